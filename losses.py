@@ -1,0 +1,253 @@
+"""Losses and the numbers that describe them: tensors in, tensors out, no model in sight.
+
+A loss is a *term*, what each token costs, times *weights*, how much each token counts:
+
+    per_token = term(logp, old_logp, adv) + beta * kl_k3(logp, ref_logp)           # (B, T)
+    loss      = aggregate(per_token, weights) = sum over b, t of per_token * weights
+
+The two choices are independent, and `LOSSES` at the bottom pairs them under the names of the `--loss-type` flag.
+
+Dimension key: N prompts in a step, G completions per prompt, B = N*G rows with the groups contiguous (or the rows of a
+micro-batch), T target positions, V vocabulary.
+Alignment rule: every (B, T) tensor speaks about the response tokens, x[b, t] about token targets[b, t], and T counts
+responses only. The one shift (the state *before* a token predicts it) happened in `token_logps` (model.py): nothing here
+is ever sliced [:, 1:]. `mask` (B, T) is 1 where a target counts, its first eos included, and 0 after.
+
+The weights belong to one optimizer update: make them once, from the mask of *all* its rows, then cut them like the rows.
+
+    weights = token_weights(mask, args.loss_type, args.max_completion_length)      # (B, T), the whole update
+    for rows in micro_batches:                                                     # any partition of the B rows
+        per_token = clipped_surrogate(logp[rows], old_logp[rows], adv[rows])
+        aggregate(per_token, weights[rows]).backward()                             # adds up to the full-batch gradient
+
+So `--micro-batch-size` is about memory and cannot change the gradient. All log-probs and KLs are in nats per token.
+"""
+import torch
+
+# ---------------------------------------------------------------------------- rewards -> advantages
+
+
+def _groups(rewards, G):
+    """The G completions of each prompt as a row, and whether they all got the same reward up to float noise.
+
+    rewards: (B,), any real dtype.  Returns groups (N, G) in floating point, and flat (N, 1) bool.
+    Flat: max - min <= 1e-6, relative where rewards exceed 1 (0.1 + 0.2 and 0.3 are the same reward; NeMo-RL#4158).
+    """
+    assert rewards.ndim == 1, f"rewards must be (B,), got {tuple(rewards.shape)}"
+    if G < 2:
+        raise ValueError(f"a group needs at least 2 completions to be compared, got G = {G}")
+    if len(rewards) % G:
+        raise ValueError(f"{len(rewards)} rewards do not divide into groups of {G}")
+    groups = _at_least_float32(rewards).reshape(-1, G)                             # (N, G)
+    spread = groups.amax(1, keepdim=True) - groups.amin(1, keepdim=True)           # (N, 1)
+    return groups, spread <= 1e-6 * groups.abs().amax(1, keepdim=True).clamp(min=1)
+
+
+def group_advantage(rewards, G, scale_by_std=True, eps=1e-4):
+    """Group-relative advantage of DeepSeekMath eq. 3 and its section 4.1.2 (arXiv:2402.03300): (r - mean) / (std + eps).
+
+    scale_by_std=False is Dr. GRPO (2503.20783): r - mean, so that nearly solved and nearly hopeless prompts are not magnified.
+    std is torch's, unbiased, as in R1-V and TRL; numpy's default is not, which makes advantages 1.15 times larger at G = 4.
+    A group with equal rewards gets exactly 0: no signal, and float noise must not be blown up into one.
+
+    rewards: (B,), the G completions of one prompt contiguous.  Returns (B,) float, zero-mean within each group.
+    Raises ValueError if G < 2, if B is not a multiple of G, or if a reward is NaN or infinite.
+    """
+    if not torch.isfinite(rewards).all():
+        bad = (~torch.isfinite(rewards)).nonzero().flatten().tolist()
+        raise ValueError(f"rewards of rows {bad} are not finite: one NaN would spread to its whole group")
+    groups, flat = _groups(rewards, G)                                             # (N, G), (N, 1)
+    adv = groups - groups.mean(1, keepdim=True)
+    if scale_by_std:
+        adv = adv / (groups.std(1, keepdim=True) + eps)
+    return adv.masked_fill(flat, 0.0).flatten()                                    # (B,)
+
+
+# ---------------------------------------------------------------------------- terms: what a token costs, (B, T)
+
+
+def clipped_surrogate(logp, old_logp, adv, epsilon=0.2, epsilon_high=None):
+    """PPO's clipped objective (arXiv:1707.06347, eq. 7), to be minimised: -min(ratio A, clip(ratio, 1-eps, 1+eps_high) A).
+
+    epsilon_high=None means epsilon; a larger one is DAPO's clip-higher (2503.14476, section 3.1; 0.28 there).
+    On-policy the ratio is 1 and the value is -adv, which averages to 0 over a group: watch the reward, not this number.
+    The gradient is then -adv per token: 0 is where the loss starts, not a sign that nothing is learnt.
+
+    logp, old_logp: (B, T) nats; old_logp counts as a constant, so passing logp itself is right on-policy.  adv: (B,).
+    Returns per_token (B, T).  A clipped token has zero gradient (see clip_ratio).  Raises ValueError for a negative epsilon.
+    """
+    _check(logp, old_logp, adv)
+    low, high = _clip_range(epsilon, epsilon_high)
+    ratio = (logp - old_logp.detach()).exp()                                       # (B, T)
+    adv = adv[:, None]                                                             # (B, 1)
+    return -torch.minimum(ratio * adv, ratio.clamp(low, high) * adv)
+
+
+def kl_k3(logp, ref_logp):
+    """Schulman's k3 estimate of KL(policy || ref), DeepSeekMath eq. 4 (http://joschu.net/blog/kl-approx.html).
+
+    With r = ref / policy it is r - log r - 1: never negative, 0 only where both agree, and right on average when the tokens
+    were sampled from the policy. That holds for its value; its gradient is on average the one of KL(ref || policy), the
+    other direction, as in DeepSeekMath and TRL: fine as a leash, not fine as a measurement of slope.
+
+    logp, ref_logp: (B, T) nats; ref_logp counts as a constant.  Returns (B, T) nats, >= 0.
+    """
+    _check(logp, ref_logp)
+    log_r = ref_logp.detach() - logp                                               # (B, T)
+    return torch.expm1(log_r) - log_r       # expm1: exp(x) - 1 - x in float32 would round to noise, even negative, near 0
+
+
+def nll(logp):
+    """Negative log-likelihood of the targets, the supervised term.  logp: (B, T) nats.  Returns (B, T) nats, >= 0."""
+    assert logp.ndim == 2, f"logp must be (B, T), got {tuple(logp.shape)}"
+    return -logp
+
+
+# ---------------------------------------------------------------------------- weights: how much a token counts, (B, T)
+
+
+def seq_mean(mask, max_completion_length=None):
+    """Mean over rows of each row's token mean: 1 / (length_b * B).  DeepSeekMath eq. 3, TRL's "grpo".
+
+    Every completion weighs the same, so a token of a long one weighs less: long wrong answers are punished less per token.
+    An empty row (a masked truncated completion) still counts among the B, as in TRL: it adds 0 and dilutes the rest.
+    """
+    return mask / mask.sum(1, keepdim=True).clamp(min=1) / len(mask)
+
+
+def token_mean(mask, max_completion_length=None):
+    """Mean over all tokens that count: 1 / mask.sum().  DAPO (2503.14476, section 3.3); also plain supervised learning.
+
+    Masked rows count nowhere, numerator or denominator (TRL's "dapo" counted them below until trl#6439).
+    """
+    return mask / mask.sum().clamp(min=1)
+
+
+def constant(mask, max_completion_length):
+    """Sum over tokens divided by a constant, 1 / (B * max_completion_length).  Dr. GRPO (2503.20783), TRL's "dr_grpo".
+
+    No length appears in the weight, so no length is favoured. The price is scale: if answers use a tenth of the budget, the
+    gradient is a tenth of the token mean's; choose the learning rate (or the clipping of its norm) accordingly.
+    """
+    if max_completion_length is None or max_completion_length < 1:
+        raise ValueError(f"this loss divides by max_completion_length, got {max_completion_length}")
+    return mask / (len(mask) * max_completion_length)
+
+
+def token_weights(mask, loss_type, max_completion_length=None):
+    """Weight of each token in the loss called `loss_type`, for ALL the rows of one optimizer update (module docstring).
+
+    mask: (B, T) of 0 and 1, any dtype.  Returns (B, T) floats, 0 outside the mask; all 0, never NaN, for an empty mask.
+    max_completion_length: tokens, needed by "dr_grpo" only.  Raises ValueError for an unknown loss_type.
+    """
+    assert mask.ndim == 2, f"mask must be (B, T), got {tuple(mask.shape)}"
+    if loss_type not in LOSSES:
+        raise ValueError(f"unknown loss type {loss_type!r}; there are {', '.join(LOSSES)}")
+    _, reduction = LOSSES[loss_type]
+    return reduction(_at_least_float32(mask), max_completion_length)
+
+
+def sft_weights(mask):
+    """Weights of the supervised loss: mask / mask.sum() over the whole update.  mask: (B, T).  Returns (B, T)."""
+    return token_weights(mask, "sft")
+
+
+def aggregate(per_token, weights):
+    """sum(per_token * weights): the loss, or these rows' share of it.  per_token, weights: (B, T).  Returns a scalar.
+
+    A NaN in the padding is passed on rather than hidden, because it would reach the gradient all the same.
+    """
+    _check(per_token, weights)
+    return (per_token * weights).sum()
+
+
+def truncation_mask(mask, finished):
+    """Silence the completions cut at the length limit (`--mask-truncated-completions`; DAPO section 3.4, overlong filtering).
+
+    An unfinished answer was cut, which is not the same as wrong. Advantages are computed before this, from full groups.
+    mask: (B, T); finished: (B,), true where the row ended with an eos.  Returns a new (B, T) mask of the same dtype.
+    """
+    assert finished.shape == mask.shape[:1], f"mask {tuple(mask.shape)}, finished {tuple(finished.shape)}"
+    return mask * finished.to(mask.dtype)[:, None]
+
+
+# ---------------------------------------------------------------------------- metrics: scalar tensors without gradient
+
+
+@torch.no_grad()
+def masked_mean(x, mask):
+    """Mean of x over the tokens that count; 0 if there are none.  x, mask: (B, T), x may be anything outside.  Returns ()."""
+    _check(x, mask)
+    return _at_least_float32(x).masked_fill(mask == 0, 0).sum() / (mask != 0).sum().clamp(min=1)
+
+
+@torch.no_grad()
+def clip_ratio(logp, old_logp, adv, mask, epsilon=0.2, epsilon_high=None):
+    """Fraction of tokens whose policy gradient clipped_surrogate sets to zero, and nothing else.
+
+    low_mean: ratio < 1-eps and adv < 0 (already pushed down enough); high_mean: ratio > 1+eps_high and adv > 0 (already up
+    enough); region_mean: their sum. Outside the range with the *other* sign the gradient stays (VLM-R1 counts those instead).
+    logp, old_logp, mask: (B, T); adv: (B,).  Returns {"low_mean", "high_mean", "region_mean"}, fractions in [0, 1].
+    """
+    _check(logp, old_logp, adv)
+    low, high = _clip_range(epsilon, epsilon_high)
+    ratio, adv = (logp - old_logp).exp(), adv[:, None]                             # (B, T), (B, 1)
+    low_mean = masked_mean((ratio < low) & (adv < 0), mask)
+    high_mean = masked_mean((ratio > high) & (adv > 0), mask)
+    return {"low_mean": low_mean, "high_mean": high_mean, "region_mean": low_mean + high_mean}
+
+
+@torch.no_grad()
+def frac_reward_zero_std(rewards, G):
+    """Fraction of the N groups whose G rewards are equal up to float noise: those teach nothing.  rewards: (B,).  Returns ()."""
+    return _groups(rewards, G)[1].float().mean()
+
+
+@torch.no_grad()
+def logp_difference(sampling_logp, logp, mask):
+    """How far the rollout engine and the trainer disagree about the very same tokens, under the same weights.
+
+    sampling_logp: (B, T) as recorded while sampling; logp: (B, T) recomputed by the trainer before any update; nats.
+    Returns {"mean", "max"} of |difference| in nats, and {"k3"}, an estimate of KL(rollout || trainer) in nats per token.
+    """
+    _check(sampling_logp, logp)
+    _check(logp, mask)
+    gap = (sampling_logp - logp).abs().masked_fill(mask == 0, 0)                   # (B, T)
+    return {"mean": masked_mean(gap, mask), "max": gap.max(), "k3": masked_mean(kl_k3(sampling_logp, logp), mask)}
+
+
+# ---------------------------------------------------------------------------- small helpers
+
+
+def _at_least_float32(x):
+    """float64 stays (tests), all else becomes float32: bf16 cannot count beyond 256, and a bool has no mean."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _clip_range(epsilon, epsilon_high):
+    """(1 - epsilon, 1 + epsilon_high), where None means symmetric."""
+    epsilon_high = epsilon if epsilon_high is None else epsilon_high
+    if epsilon < 0 or epsilon_high < 0:
+        raise ValueError(f"the clip range must contain 1, got epsilon {epsilon}, epsilon_high {epsilon_high}")
+    return 1 - epsilon, 1 + epsilon_high
+
+
+def _check(x, y, adv=None):
+    """x and y are (B, T), adv is (B,): otherwise broadcasting would return some plausible number."""
+    assert x.ndim == 2 and x.shape == y.shape, f"expected two (B, T), got {tuple(x.shape)} and {tuple(y.shape)}"
+    assert adv is None or adv.shape == x.shape[:1], f"adv must be (B,) = ({len(x)},), got {tuple(adv.shape)}"
+
+
+# name: (term, reduction). Add a loss: write either one, pair it with the other, name it here.
+# train_grpo.py offers every name but "sft", whose term has no advantage.
+# "bnpo" and "dapo": in TRL, bnpo divides by the tokens of the local (micro-)batch, so its gradient depends on a memory flag,
+# and dapo by those of the whole accumulated batch. Here, where one device sees the whole update and a memory flag must not
+# change the gradient, the local batch *is* the whole batch, and the two names mean the same. (The BNPO of arXiv:2506.02864
+# is something else, a Beta normalisation of rewards.)
+LOSSES = {
+    "grpo": (clipped_surrogate, seq_mean),
+    "bnpo": (clipped_surrogate, token_mean),
+    "dapo": (clipped_surrogate, token_mean),
+    "dr_grpo": (clipped_surrogate, constant),
+    "sft": (nll, token_mean),
+}

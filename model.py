@@ -1,0 +1,554 @@
+"""Qwen2-VL, as every script uses it: load, quantise, adapt, freeze, compute log-probs, save, export. One class of model, three sizes:
+`tiny` (1.3 M parameters, made here, for laptops and tests), 2B and 7B. All three take the same path through this file.
+
+Dimension key: N prompts, G completions of each, B = N * G rows (or rows of a micro-batch), groups contiguous; T response positions;
+S prompt and response together; V vocabulary; D model width. Every (B, T) tensor speaks about the response tokens `targets`.
+
+    python model.py export --model runs/grpo --output-dir exported      # one merged checkpoint that stock transformers loads
+    python model.py info   --model Qwen/Qwen2-VL-2B-Instruct            # what would be trained, and how large it is
+"""
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
+
+import toyworld
+import utils
+from utils import UserError
+
+# LoRA goes on the language model's linear layers, by full name: the short names alone also hit the vision tower of Qwen2.5-VL.
+LORA_TARGETS = r"model\.language_model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj"
+# bitsandbytes matches these from the start of a module's full name: "visual" alone would skip nothing (facts that bite, 5).
+KEEP_UNQUANTISED = ["model.visual", "lm_head"]
+VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
+SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>", "<|box_end|>",
+                  "<|quad_start|>", "<|quad_end|>") + VISION_TOKENS
+# Qwen2-VL's chat format: what its tokenizer's own template renders for text and images (videos and image numbering left out).
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
+    "<|im_start|>{{ message['role'] }}\n{% if message['content'] is string %}{{ message['content'] }}<|im_end|>\n{% else %}"
+    "{% for content in message['content'] %}{% if content['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
+    "{% elif 'text' in content %}{{ content['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
+
+
+@dataclass
+class Processor:
+    """Text and pictures to numbers and back. special: ids by name (see `special_ids`). context: the most tokens a prompt and its answer may have."""
+    tokenizer: object
+    image_processor: object
+    special: SimpleNamespace
+    context: int
+
+    def save(self, directory):
+        """The tokenizer, its chat template and the image processor, as transformers reads them."""
+        self.tokenizer.save_pretrained(directory)
+        self.image_processor.save_pretrained(directory)
+
+    def decode(self, ids):
+        """Text of a response: (T,) ids up to the first end-of-text token, special tokens left out."""
+        ids = [int(i) for i in ids]
+        end = next((t for t, i in enumerate(ids) if i in self.special.eos_ids), len(ids))
+        return self.tokenizer.decode(ids[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+# ----------------------------------------------------------------------------------------------------------------- tiny
+
+def tiny_tokenizer():
+    """Byte-level BPE learned from the toy world's texts, with Qwen2-VL's chat format and special tokens. Any Unicode text round-trips,
+    because all 256 bytes are in the vocabulary and nothing is normalised."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+    # Qwen2's own pattern: a digit is a token of its own, a word carries the space before it.
+    words = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(words), behavior="isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(vocab_size=512, min_frequency=2, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False)
+    template_words = ["  Output the thinking process in <think> </think> and final answer (number) (option) in <answer> </answer> tags.",
+                      "system\nYou are a helpful assistant.\n", "user\n", "assistant\n", "Answer the question using a single word or phrase."] * 50
+    tokenizer.train_from_iterator([*template_words, *toyworld.tokenizer_text()], trainer)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", padding_side="left", model_max_length=4096,
+                                   additional_special_tokens=[t for t in SPECIAL_TOKENS if t not in ("<|im_end|>", "<|endoftext|>")])
+    fast.chat_template = CHAT_TEMPLATE
+    return fast
+
+
+def tiny(seed=0):
+    """(model, tokenizer, image processor) of the untrained preset: a Qwen2-VL of 1.3 M parameters in float32 with weights from `seed`.
+
+    initializer_range 0.06 in both towers: at 0.02 so narrow a model sits on a plateau for thousands of steps (DESIGN section 5).
+    """
+    from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
+    tokenizer = tiny_tokenizer()
+    ids = special_ids(tokenizer)
+    config = Qwen2VLConfig(
+        text_config=dict(vocab_size=len(tokenizer), hidden_size=128, intermediate_size=384, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
+                         max_position_embeddings=4096, initializer_range=0.06, rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
+                         bos_token_id=ids.pad_id, eos_token_id=ids.eos_ids[0], pad_token_id=ids.pad_id),
+        vision_config=dict(depth=2, embed_dim=96, num_heads=4, hidden_size=128, mlp_ratio=4, patch_size=14, spatial_merge_size=2, temporal_patch_size=2, initializer_range=0.06),
+        image_token_id=ids.image_id, video_token_id=ids.video_id, vision_start_token_id=ids.vision_ids[0], vision_end_token_id=ids.vision_ids[1], tie_word_embeddings=True)
+    torch.manual_seed(seed)
+    model = Qwen2VLForConditionalGeneration(config)
+    model.generation_config.eos_token_id, model.generation_config.pad_token_id = ids.eos_ids, ids.pad_id
+    return model, tokenizer, image_processor_class()(size={"shortest_edge": 3136, "longest_edge": 12845056})
+
+
+def image_processor_class():
+    """Qwen2-VL's image processor on PIL: AutoProcessor, and in some versions the plain class, needs torchvision."""
+    try:
+        from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+        return Qwen2VLImageProcessorPil
+    except ImportError:                                              # transformers before 5.4
+        from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
+        return Qwen2VLImageProcessor
+
+
+def special_ids(tokenizer):
+    """Ids that matter, by name. eos_ids: both of Qwen2-VL's, end of turn first; pad_id is the second. vision_ids: never sampled, and masked
+    in every log-prob, because a sampled one breaks the training forward."""
+    ids = dict(zip(SPECIAL_TOKENS, tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS))))
+    missing = [token for token in ("<|im_end|>", "<|endoftext|>", *VISION_TOKENS) if ids[token] is None or ids[token] == tokenizer.unk_token_id]
+    if missing:
+        raise UserError(f"the tokenizer has no {', '.join(missing)}: not one of Qwen2-VL")
+    return SimpleNamespace(eos_ids=[ids["<|im_end|>"], ids["<|endoftext|>"]], pad_id=ids["<|endoftext|>"], image="<|image_pad|>", image_id=ids["<|image_pad|>"],
+                           video_id=ids["<|video_pad|>"], vision=VISION_TOKENS, vision_ids=[ids[token] for token in VISION_TOKENS])
+
+
+# ----------------------------------------------------------------------------------------------------------------- load
+
+def locate(name):
+    """What --model names: (base, adapter) as paths or hub names. base is "tiny", a full checkpoint, or what an adapter was trained on; adapter
+    is None or the adapter's directory. UserError if there is no such thing."""
+    if name == "tiny":
+        return "tiny", None
+    path = Path(name)
+    if not path.is_dir():
+        looks_local = path.exists() or str(name).startswith((".", "/", "~")) or str(name).count("/") != 1 or str(name).split("/")[0] in ("runs", "checkpoints", "models")
+        if looks_local:
+            raise UserError(f"--model {name}: no such directory; name a checkpoint's directory, a hub name (owner/model) or tiny")
+        path = fetch(name)
+    if (path / "adapter_config.json").is_file():
+        base = read_config(path / "adapter_config.json").get("base_model_name_or_path")
+        if not base:
+            raise UserError(f"{path}/adapter_config.json does not name its base model; set base_model_name_or_path there")
+        beside = path / base
+        if not Path(base).is_dir() and beside.is_dir():
+            base = str(beside)
+        if Path(base).is_absolute() and not Path(base).is_dir():
+            raise UserError(f"{path}/adapter_config.json names the base model {base}, which is not there; correct base_model_name_or_path")
+        inner_base, inner = locate(base)
+        if inner:
+            raise UserError(f"{path} is an adapter on {base}, itself an adapter; merge that first: python model.py export --model {base} --output-dir merged")
+        return inner_base, path
+    if not (path / "config.json").is_file():
+        newest = utils.checkpoints(path)
+        raise UserError(f"--model {name} holds no config.json and no adapter_config.json: not a Hugging Face checkpoint" + (f"; did you mean {newest[-1]}?" if newest else ""))
+    kind = read_config(path / "config.json").get("model_type")
+    if kind != "qwen2_vl":
+        raise UserError(f"{path}/config.json: model_type is {kind}, but only qwen2_vl (Qwen2-VL) can be loaded; name a Qwen2-VL checkpoint")
+    return str(path), None
+
+
+def fetch(name):
+    """The hub snapshot of `name` as a local directory. UserError if it cannot be had."""
+    from huggingface_hub import snapshot_download
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.txt"]))
+    except Exception as error:                                       # the hub client raises some twenty types: network, gating, spelling
+        raise UserError(f"--model {name} is no local directory and could not be fetched from the hub ({type(error).__name__}); check the name, or download it and give its directory") from None
+
+
+def read_config(file):
+    try:
+        return json.loads(Path(file).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} is not readable JSON ({error}); fetch the checkpoint again") from None
+
+
+def load_processor(directory, max_pixels=None, min_pixels=None):
+    """Processor of a checkpoint's directory, without AutoProcessor (which needs torchvision). The chat template is the tokenizer's, or the
+    checkpoint's chat_template.json (2024) or .jinja, or Qwen2-VL's format."""
+    from transformers import AutoTokenizer
+    directory = Path(directory)
+    if not any((directory / file).is_file() for file in ("tokenizer.json", "vocab.json")):
+        raise UserError(f"{directory} holds no tokenizer.json; copy the tokenizer's files of the original checkpoint there")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(directory)
+        config_file = directory / "preprocessor_config.json"
+        settings = read_config(config_file) if config_file.is_file() else {}
+        settings = {k: v for k, v in settings.items() if k in ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb", "rescale_factor", "image_mean", "image_std",
+                                                               "patch_size", "temporal_patch_size", "merge_size", "resample")}
+        size = {"shortest_edge": min_pixels or 3136, "longest_edge": max_pixels or 401408}
+        image_processor = image_processor_class()(size=size, **settings)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{directory}: its tokenizer or image processor cannot be read ({str(error).splitlines()[0][:120]}); fetch the checkpoint again") from None
+    if size["shortest_edge"] > size["longest_edge"]:
+        raise UserError(f"--min-pixels {min_pixels} is more than --max-pixels {max_pixels}; lower it")
+    if tokenizer.chat_template is None:
+        legacy = directory / "chat_template.json"
+        tokenizer.chat_template = read_config(legacy)["chat_template"] if legacy.is_file() else CHAT_TEMPLATE
+    config = directory / "config.json"
+    flat = read_config(config) if config.is_file() else {}
+    context = flat.get("text_config", flat).get("max_position_embeddings", 32768)
+    return Processor(tokenizer, image_processor, special_ids(tokenizer), context)
+
+
+def load(name, dtype=torch.float32, device="cpu", quant="none", train=None, max_pixels=None, min_pixels=None, seed=0):
+    """(policy, processor) from --model. The policy is a Qwen2VLForConditionalGeneration, or a PeftModel around one.
+
+    train: None for inference, or a namespace with lora_r, lora_alpha, lora_dropout, freeze_vision, freeze_merger, freeze_llm and
+    gradient_checkpointing. What trains is float32 whatever `dtype` is, and computes under autocast: in bfloat16, at a learning rate of
+    1e-6, an AdamW step is smaller than a weight's last bit and is lost (facts that bite, 17). What does not train is kept in `dtype`.
+    quant "nf4": the language model's linears in 4 bits, vision tower and head left alone. Raises UserError for whatever does not fit.
+    """
+    from transformers import Qwen2VLForConditionalGeneration
+    from transformers.utils import logging
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    base, adapter = locate(name)
+    lora_r = train.lora_r if train else 0
+    full = bool(train) and not lora_r and not adapter
+    if quant == "nf4" and full:
+        raise UserError("--quant nf4 weights cannot be trained themselves; add --lora-r 16, or leave --quant away")
+    if base == "tiny":
+        model, tokenizer, image_processor = tiny(seed)
+        image_processor.size = {"shortest_edge": min_pixels or 3136, "longest_edge": max_pixels or 401408}
+        processor = Processor(tokenizer, image_processor, special_ids(tokenizer), 4096)
+        if quant == "nf4":                                           # bitsandbytes quantises while loading: save, and load like any other
+            with tempfile.TemporaryDirectory() as directory:
+                model.save_pretrained(directory)
+                model = from_pretrained(Qwen2VLForConditionalGeneration, directory, dtype, device, quant)
+    else:
+        model = from_pretrained(Qwen2VLForConditionalGeneration, base, torch.float32 if full else dtype, device, quant)
+        processor = load_processor(base, max_pixels, min_pixels)
+    if quant == "none":
+        model.to(device)
+    model.generation_config.top_k, model.generation_config.top_p, model.generation_config.temperature = 50, 1.0, 1.0
+    model.generation_config.repetition_penalty, model.generation_config.do_sample = 1.0, False   # the published ones are silently greedy
+    model.requires_grad_(False)
+    policy = model
+    if adapter:
+        policy = load_adapter(model, adapter, train)
+    elif lora_r:
+        from peft import LoraConfig, get_peft_model
+        torch.manual_seed(seed)
+        policy = get_peft_model(model, LoraConfig(r=lora_r, lora_alpha=train.lora_alpha or 2 * lora_r, lora_dropout=train.lora_dropout, target_modules=LORA_TARGETS, task_type="CAUSAL_LM"))
+    if full:
+        unfreeze(model, train)
+        for module in model.modules():                               # frozen parts back to --dtype, trained ones stay float32
+            for parameter in module.parameters(recurse=False):
+                if not parameter.requires_grad:
+                    parameter.data = parameter.data.to(dtype)
+    elif not train and quant == "none":
+        model.to(dtype)
+    for parameter in policy.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    if train and not any(p.requires_grad for p in policy.parameters()):
+        raise UserError("everything is frozen: leave away one of --freeze-vision, --freeze-merger, --freeze-llm")
+    if train and train.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.config.use_cache = True                                    # a checkpoint saved with it off generates at a crawl
+    model.compute_dtype = dtype
+    policy.eval()
+    return policy, processor
+
+
+def from_pretrained(cls, directory, dtype, device, quant):
+    """cls.from_pretrained, in 4 bits if asked, with the ways it fails put in words. Weights that are missing are an error, not noise."""
+    options = dict(dtype=dtype, attn_implementation="sdpa")
+    if quant == "nf4":
+        try:
+            import bitsandbytes
+            from transformers import BitsAndBytesConfig
+        except ImportError:
+            raise UserError("--quant nf4 needs bitsandbytes: pip install bitsandbytes") from None
+        options["device_map"] = {"": device}
+        options["quantization_config"] = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+                                                            bnb_4bit_compute_dtype=dtype, llm_int8_skip_modules=KEEP_UNQUANTISED)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model, report = cls.from_pretrained(directory, output_loading_info=True, **options)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise UserError(f"{directory} cannot be loaded as Qwen2-VL ({str(error).strip().splitlines()[0][:160]}); fetch or save the checkpoint again") from None
+    lacking = sorted(report["missing_keys"]) + [str(entry[0]) for entry in report.get("mismatched_keys", [])]
+    lacking = [key for key in lacking if not (key == "lm_head.weight" and model.config.tie_word_embeddings)]
+    if lacking:
+        raise UserError(f"{directory}: {len(lacking)} weights are missing or of the wrong shape ({', '.join(lacking[:3])}, ...); the checkpoint is incomplete, fetch it again")
+    if quant == "nf4":
+        for module in model.modules():
+            if isinstance(module, bitsandbytes.nn.Linear4bit):
+                # bitsandbytes 0.50.2 repacks a layer at its first evaluation on CPUs with AVX512-BF16, after which no gradient passes (facts that bite, 14).
+                module.support_avx512bf16_for_cpu = False
+        inside = [n for n, m in model.named_modules() if isinstance(m, bitsandbytes.nn.Linear4bit)]
+        wrong = [n for n in inside if not n.startswith("model.language_model.layers.")]
+        if wrong or len(inside) != 7 * model.config.text_config.num_hidden_layers:
+            raise UserError(f"bitsandbytes put {len(inside)} layers in 4 bits, {len(wrong)} of them outside the language model ({wrong[:2]}); use the versions of requirements.txt")
+    return model
+
+
+def load_adapter(model, adapter, train):
+    """PeftModel of `model` with the adapter in directory `adapter`, trainable if `train`."""
+    from peft import PeftModel
+    config = read_config(adapter / "adapter_config.json")
+    if train and train.lora_r and train.lora_r != config.get("r"):
+        raise UserError(f"--lora-r {train.lora_r}, but the adapter in {adapter} has rank {config.get('r')}; leave --lora-r away, or merge it first: "
+                        f"python model.py export --model {adapter} --output-dir merged")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            policy = PeftModel.from_pretrained(model, adapter, is_trainable=bool(train))
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise UserError(f"the adapter in {adapter} does not fit its base ({str(error).strip().splitlines()[0][:160]}); correct base_model_name_or_path in its adapter_config.json") from None
+    missing = [str(w.message) for w in caught if "missing" in str(w.message).lower() and "adapter" in str(w.message).lower()]
+    if missing:                                                      # e.g. saved under the module names of transformers 4: loads nothing, silently
+        raise UserError(f"the adapter in {adapter} does not fit its base: {missing[0][:200]}")
+    if train:
+        for module in policy.modules():
+            for dropout in getattr(module, "lora_dropout", {}).values() if hasattr(module, "lora_dropout") else ():
+                if isinstance(dropout, torch.nn.Dropout):
+                    dropout.p = train.lora_dropout
+    return policy
+
+
+def unfreeze(model, flags):
+    """Full fine-tuning: requires_grad on all parameters but those of the parts named by --freeze-vision, --freeze-merger, --freeze-llm."""
+    for name, parameter in model.named_parameters():
+        part = "merger" if name.startswith("model.visual.merger") else "vision" if name.startswith("model.visual") else "llm"
+        parameter.requires_grad_(not {"merger": flags.freeze_merger, "vision": flags.freeze_vision, "llm": flags.freeze_llm}[part])
+
+
+def load_from_args(args, train=False, resume=None, needs_training=None):
+    """load() as the command line asks for it; the processor remembers nothing, args learns what was decided (lora_r, quant, dtype, device).
+
+    resume: a checkpoint's directory to take the weights from. needs_training: the sentence to stop with if --model is the untrained `tiny`.
+    """
+    if args.model == "tiny" and needs_training:
+        raise UserError(f"--model tiny is the untrained preset, and {needs_training}. Train one first (four minutes on two cores):\n"
+                        "  python train_sft.py --model tiny --data count --learning-rate 2e-3 --max-steps 1000 --output-dir runs/sft\nthen use --model runs/sft")
+    base, adapter = locate(args.model)
+    if args.quant is None:
+        args.quant = utils.read_args(args.model).get("quant", "none") if adapter else "none"
+        if args.quant != "none":
+            print(f"the adapter was trained on {args.quant} weights: loading them so (--quant none to change that)")
+    if train:
+        if args.lora_r is None:
+            args.lora_r = read_config(adapter / "adapter_config.json").get("r", 0) if adapter else 16 if args.quant == "nf4" else 0
+        if (adapter or args.lora_r) and (args.freeze_vision or args.freeze_merger or args.freeze_llm):
+            raise UserError("with LoRA only the adapter in the language model trains: --freeze-vision, --freeze-merger and --freeze-llm are for --lora-r 0")
+    device = utils.pick_device(args.device)
+    dtype = utils.pick_dtype(args.dtype, device)
+    args.device, args.dtype = str(device), str(dtype).removeprefix("torch.")
+    policy, processor = load(str(resume or args.model), dtype, device, args.quant, args if train else None, args.max_pixels, args.min_pixels, args.seed)
+    return policy, processor
+
+
+def describe(policy):
+    """One line: parameters, how many train, where."""
+    total = sum(p.numel() * (2 if p.__class__.__name__ == "Params4bit" else 1) for p in policy.parameters())
+    trained = sum(p.numel() for p in policy.parameters() if p.requires_grad)
+    core = core_of(policy)
+    return f"{total / 1e6:.2f} M parameters, {trained / 1e6:.2f} M trained, {str(core.compute_dtype).removeprefix('torch.')} on {core.device}"
+
+
+# --------------------------------------------------------------------------------------------------------------- forward
+
+def core_of(policy):
+    """The Qwen2VLForConditionalGeneration inside a PeftModel (whose LoRA layers sit in it), or the policy itself."""
+    return policy.get_base_model() if hasattr(policy, "get_base_model") else policy
+
+
+def autocast(core):
+    """Mixed precision as the whole project uses it, in rollout and update alike: float32 weights compute in core.compute_dtype."""
+    dtype = getattr(core, "compute_dtype", core.dtype)
+    return contextlib.nullcontext() if dtype in (torch.float32, torch.float64) else torch.autocast(core.device.type, dtype=dtype)
+
+
+def image_features(core, pixel_values, grid):
+    """(image tokens, D) from the vision tower and merger, all images of a batch in order."""
+    out = core.model.visual(pixel_values.to(core.model.visual.dtype), grid_thw=grid)
+    return out.pooler_output if hasattr(out, "pooler_output") else out
+
+
+def embed(core, batch):
+    """(B, S, D) input embeddings of a collated batch: words by id, pictures by position. Each prompt's images go through the vision tower
+    once, however many responses it has."""
+    embeds = core.model.language_model.embed_tokens(batch["input_ids"])                       # (B, S, D)
+    if batch["pixel_values"] is None:
+        return embeds
+    features = image_features(core, batch["pixel_values"], batch["grid"]).to(embeds.dtype)    # (image tokens, D)
+    flat = embeds.flatten(0, 1).index_put((batch["image_to"],), features[batch["image_from"]])
+    return flat.view_as(embeds)
+
+
+def token_logps(policy, batch, temperature=1.0, suppress=(), entropy=False, chunk=1024):
+    """log pi(targets | prompt, earlier targets) of a batch from data.collate: (B, T) float32, 0 where the mask is 0; carries gradient.
+
+    temperature: logits are divided by it, as in sampling. suppress: ids that cannot be sampled (processor.special.vision_ids): their logits
+    are minus infinity here too, so that these are the log-probs of the distribution that was sampled from. The head runs over `chunk`
+    tokens at a time and is recomputed in the backward pass: the (B, T, V) logits never exist at once (7B, 8 x 1024 tokens: 12 GB).
+    Returns logp, or (logp, entropy (B, T) in nats, no gradient) with entropy=True.
+    """
+    core = core_of(policy)
+    with autocast(core):
+        # No attention mask: padding is on the right, and attention is causal.
+        states = core.model.language_model(inputs_embeds=embed(core, batch), position_ids=batch["positions"], attention_mask={"full_attention": None}, use_cache=False).last_hidden_state
+        keep = batch["mask"].bool()                                                           # (B, T)
+        rows = torch.arange(len(states), device=states.device)[:, None].expand_as(keep)
+        states = states[rows[keep], batch["predicts"][keep]]                                  # (tokens, D)
+        targets = batch["targets"][keep]                                                      # (tokens,)
+
+        def head(h, t):
+            logits = core.lm_head(h).float() / temperature                                    # (chunk, V)
+            logits[:, list(suppress)] = -torch.inf
+            logp = logits.log_softmax(-1)
+            spread = -(logp.detach().exp() * logp.detach().clamp_min(-1e4)).sum(-1) if entropy else logp.new_zeros(len(h))
+            return logp.gather(1, t[:, None])[:, 0], spread
+
+        pieces = [checkpoint(head, h, t, use_reentrant=False) if torch.is_grad_enabled() else head(h, t) for h, t in zip(states.split(chunk), targets.split(chunk))]
+    scatter = lambda values: torch.zeros_like(batch["mask"]).masked_scatter(keep, values)
+    logp = scatter(torch.cat([p for p, _ in pieces]))
+    return (logp, scatter(torch.cat([e for _, e in pieces]))) if entropy else logp
+
+
+class Reference:
+    """The frozen policy that training started from, for KL(policy || reference). `with reference as policy: token_logps(policy, ...)`.
+
+    A fresh LoRA: the same weights with the adapter off. A LoRA that training continues: a second, frozen copy of that adapter (with the
+    adapter off one would get the model from before it). Full fine-tuning: a frozen copy of the model, which costs its size once more.
+    """
+    def __init__(self, policy, args):
+        self.policy, (_, adapter) = policy, locate(args.model)
+        self.copy = self.loaded = None
+        if adapter:
+            policy.load_adapter(str(adapter), adapter_name="reference", is_trainable=False)
+            policy.set_adapter("default")                            # load_adapter leaves requires_grad as it was for inference: switch back
+            self.loaded = [p for n, p in policy.named_parameters() if ".reference." in n]
+            for parameter in self.loaded:
+                parameter.requires_grad_(False)
+        elif not hasattr(policy, "get_base_model"):
+            core = core_of(policy)
+            self.copy, _ = load(args.model, core.compute_dtype, core.device, "none", None, seed=args.seed)
+            size = sum(p.numel() * p.element_size() for p in self.copy.parameters())
+            print(f"--beta above 0 with full fine-tuning keeps a frozen copy of the model: {size / 2**30:.2f} GiB more (LoRA needs none)")
+
+    def __enter__(self):
+        if self.copy is not None:
+            return self.copy
+        self.trained = [p for p in self.policy.parameters() if p.requires_grad]
+        if self.loaded is not None:
+            self.policy.set_adapter("reference")
+        else:
+            self.off = self.policy.disable_adapter()
+            self.off.__enter__()
+        return self.policy
+
+    def __exit__(self, *error):
+        if self.copy is not None:
+            return
+        if self.loaded is not None:
+            self.policy.set_adapter("default")                       # PEFT flips requires_grad with the active adapter
+            for parameter in self.loaded:
+                parameter.requires_grad_(False)
+        else:
+            self.off.__exit__(*error)
+        for parameter in self.trained:
+            parameter.requires_grad_(True)
+
+
+# ------------------------------------------------------------------------------------------------------------------ save
+
+def save(policy, processor, directory):
+    """A directory that stock transformers (full) or PEFT (adapter) loads, with tokenizer, chat template and image processor. Trained weights
+    are written in float32, exactly as they are, so that training resumed from here does not notice."""
+    directory = Path(directory)
+    if hasattr(policy, "get_base_model"):
+        config = policy.peft_config["default"]
+        if os.path.isdir(config.base_model_name_or_path or ""):
+            config.base_model_name_or_path = os.path.abspath(config.base_model_name_or_path)
+        policy.save_pretrained(directory, selected_adapters=["default"])
+    else:
+        policy.save_pretrained(directory)
+    processor.save(directory)
+
+
+def export(args):
+    """`python model.py export`: one merged checkpoint in `--dtype`. Merged in float32 from the unquantised base, and cast last: merging into
+    4-bit weights destroys the adapter, and into bfloat16 loses most of a young one (facts/performance.md, 4.2).
+
+    Prints the mean |difference in log-prob| between the trained policy, as it was trained, and the exported one, on 16 prompts.
+    """
+    import data                                                      # upwards, against the rule of this project, for the comparison only
+    import generate
+    run_args = utils.read_args(args.model)
+    base, adapter = locate(args.model)
+    out = Path(args.output_dir)
+    if out.exists() and any(out.iterdir()):
+        raise UserError(f"--output-dir {out} is not empty; name a new directory")
+    device = utils.pick_device(args.device)
+    policy, processor = load(args.model, torch.float32, "cpu", "none", None, args.max_pixels, args.min_pixels)
+    merged = policy.merge_and_unload() if adapter else policy
+    dtype = getattr(torch, args.dtype)
+    merged.to(dtype)
+    merged.config.dtype = dtype
+    merged.generation_config.eos_token_id, merged.generation_config.pad_token_id = processor.special.eos_ids, processor.special.pad_id
+    out.mkdir(parents=True, exist_ok=True)
+    merged.save_pretrained(out, max_shard_size="4GB")
+    processor.save(out)
+    if (Path(args.model) / "args.json").is_file():
+        shutil.copy(Path(args.model) / "args.json", out / "args.json")   # names the prompt template
+    print(f"wrote {out} ({args.dtype}{', adapter merged' if adapter else ''})")
+
+    spec = args.data or (run_args.get("data") if data.split_name(run_args.get("data", ""))[0] in toyworld.TASKS or Path(str(run_args.get("data"))).exists() else "count:test")
+    examples = data.head(data.read(spec), 16)
+    template = run_args.get("prompt_template") or data.DEFAULT_TEMPLATE
+    prompts = [data.encode_prompt(e, processor, template, run_args.get("system_prompt"), 64) for e in examples]
+    trained_dtype = utils.pick_dtype(run_args.get("dtype", "float32"), device)
+    trained, _ = load(args.model, trained_dtype, device, run_args.get("quant") or "none", None)
+    sampled = generate.rollout(trained, prompts, processor.special, max_completion_length=64, temperature=0)
+    batch = data.collate(prompts, sampled.targets, sampled.mask, device=device)
+    exported, _ = load(str(out), dtype, device, "none", None)
+    with torch.no_grad():
+        before, after = (token_logps(p, batch, suppress=processor.special.vision_ids) for p in (trained, exported))
+    gap = float(((before - after).abs().sum() / batch["mask"].sum()))
+    print(f"mean |difference in log-prob| between the policy as trained ({run_args.get('quant') or 'none'}, {str(trained_dtype).removeprefix('torch.')}) and the exported one, over "
+          f"{int(batch['mask'].sum())} greedy tokens of {len(prompts)} prompts: {gap:.2e}")
+    return gap
+
+
+def parse_args(argv=None):
+    p = utils.Parser(__doc__)
+    p.add_argument("command", choices=["export", "info"], help="export: write one merged checkpoint; info: print what --model is")
+    p.add_argument("--model", "--model-name-or-path", required=True, help="as in the training scripts")
+    p.add_argument("--output-dir", help="where the exported checkpoint goes")
+    p.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16", help="weights of the exported checkpoint")
+    p.add_argument("--device", default="auto", help="where the exported policy is compared with the trained one")
+    p.add_argument("--data", help="prompts for the comparison; default: those of the training run")
+    p.add_argument("--max-pixels", type=utils.positive, default=401408, help="pixel budget of the images in the comparison")
+    p.add_argument("--min-pixels", type=utils.positive, default=3136, help="smaller images are enlarged to this")
+    args = p.parse_args(argv)
+    if args.command == "export" and not args.output_dir:
+        p.error("export needs --output-dir")
+    return args
+
+
+def main(args):
+    if args.command == "export":
+        return export(args)
+    policy, processor = load(args.model, torch.float32, "cpu")
+    print(f"{args.model}: {describe(policy)}; vocabulary {core_of(policy).config.text_config.vocab_size}, context {processor.context} tokens")
+
+
+if __name__ == "__main__":
+    utils.run(main, parse_args)

@@ -1,0 +1,525 @@
+"""Run: python -m pytest -q tests/test_losses.py        (about 3 s on CPU, most of it importing torch; no network)
+
+Closed forms, properties, and a second implementation in plain python loops. Float64 throughout, so that tolerances can be
+tight, except where float32 itself is the subject.
+"""
+import ast
+import math
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import losses
+from losses import (LOSSES, aggregate, clip_ratio, clipped_surrogate, frac_reward_zero_std, group_advantage, kl_k3,
+                    logp_difference, masked_mean, nll, sft_weights, token_weights, truncation_mask)
+
+RL_LOSSES = [name for name in LOSSES if name != "sft"]
+MAX_LEN = 12
+
+
+def make_batch(N=3, G=4, T=9, seed=0, noise=0.3, dtype=torch.float64):
+    """Log-probs of an off-policy batch: logp (leaf), old_logp, ref_logp, adv, mask with ragged lengths 1..T, all G > 1."""
+    g = torch.Generator().manual_seed(seed)
+    rand = lambda *shape: torch.rand(*shape, generator=g, dtype=torch.float64).to(dtype)
+    B = N * G
+    old_logp = -2 * rand(B, T) - 0.1
+    logp = old_logp + noise * (2 * rand(B, T) - 1)
+    ref_logp = old_logp + noise * (2 * rand(B, T) - 1)
+    adv = group_advantage(rand(B), G)
+    lengths = torch.randint(1, T + 1, (B,), generator=g)
+    mask = (torch.arange(T) < lengths[:, None]).to(dtype)
+    return logp.requires_grad_(), old_logp, ref_logp, adv, mask
+
+
+def full_loss(loss_type, logp, old_logp, ref_logp, adv, mask, beta=0.1, weights=None):
+    """The line a training script writes: term + beta * KL, weighted."""
+    term, _ = LOSSES[loss_type]
+    per_token = nll(logp) if term is nll else term(logp, old_logp, adv) + beta * kl_k3(logp, ref_logp)
+    return aggregate(per_token, token_weights(mask, loss_type, MAX_LEN) if weights is None else weights)
+
+
+# ---------------------------------------------------------------------------- advantages
+
+
+def test_advantage_by_hand():
+    # rewards 1, 0, 0, 0: mean 1/4, squared deviations 9/16 + 3/16 = 3/4, unbiased variance 1/4, std 1/2 (biased: 0.433)
+    rewards = torch.tensor([1.0, 0, 0, 0, 2, 4, 2, 4])
+    got = group_advantage(rewards, G=4, eps=0.0)
+    s = math.sqrt(4 / 3)                                                    # 2, 4, 2, 4: deviations of 1, 4 / (4 - 1)
+    torch.testing.assert_close(got, torch.tensor([1.5, -0.5, -0.5, -0.5, -1 / s, 1 / s, -1 / s, 1 / s]))
+    assert group_advantage(rewards, G=4)[0].item() == pytest.approx(0.75 / (0.5 + 1e-4))
+    torch.testing.assert_close(group_advantage(rewards, 4, scale_by_std=False)[:4], torch.tensor([0.75, -0.25, -0.25, -0.25]))
+
+
+@pytest.mark.parametrize("scale_by_std", [True, False])
+def test_advantage_is_zero_mean_within_each_group_not_only_overall(scale_by_std):
+    rewards = torch.arange(12, dtype=torch.float64) ** 2
+    adv = group_advantage(rewards, 4, scale_by_std)
+    torch.testing.assert_close(adv.view(3, 4).sum(1), torch.zeros(3, dtype=torch.float64), atol=1e-12, rtol=0)
+    assert adv.shape == (12,) and adv.abs().min() > 0.01
+
+
+def test_advantage_ignores_shift_and_positive_scale():
+    rewards = torch.rand(12, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    adv = group_advantage(rewards, 4, eps=0.0)
+    torch.testing.assert_close(group_advantage(rewards + 7, 4, eps=0.0), adv)
+    torch.testing.assert_close(group_advantage(rewards * 50, 4, eps=0.0), adv)
+    torch.testing.assert_close(group_advantage(-rewards, 4, eps=0.0), -adv)
+    centred = group_advantage(rewards, 4, scale_by_std=False)                # Dr. GRPO keeps the scale, on purpose
+    torch.testing.assert_close(group_advantage(rewards * 50 + 7, 4, scale_by_std=False), 50 * centred)
+
+
+def test_permuting_groups_and_members_permutes_advantages():
+    rewards = torch.rand(12, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    adv = group_advantage(rewards, 4)
+    groups, members = torch.tensor([2, 0, 1]), torch.tensor([3, 1, 0, 2])
+    order = torch.arange(12).view(3, 4)[groups][:, members].flatten()
+    torch.testing.assert_close(group_advantage(rewards[order], 4), adv[order])
+    assert not torch.allclose(adv[order], adv)
+
+
+def test_equal_rewards_give_exactly_zero_even_with_float_noise():
+    """0.1 + 0.2 != 0.3: a weighted sum of rewards differs in the last bit, and with a small eps (or none) the division by std
+    turns that bit into advantages of order 1 (NeMo-RL#4158). Deterministic inputs, so no false alarms."""
+    noisy = torch.tensor([0.1 + 0.2, 0.3, 0.3, 0.3], dtype=torch.float64)
+    assert noisy.unique().numel() == 2
+    cancelled, large = torch.tensor([1e-8, 0.0, 0.0, -1e-8]), torch.tensor([100.0, 100.00001, 100.0, 100.0])
+    for rewards in (noisy, torch.full((4,), 0.1), torch.zeros(4), cancelled, large):
+        for scale_by_std in (True, False):
+            assert group_advantage(rewards, 4, scale_by_std, eps=0.0).tolist() == [0, 0, 0, 0]
+        assert frac_reward_zero_std(rewards, 4) == 1
+    assert group_advantage(torch.tensor([0.3, 0.3001, 0.3, 0.3]), 4).abs().min() > 0.1      # small, but a real difference
+
+
+def test_advantage_accepts_integer_and_bool_rewards():
+    for dtype in (torch.int64, torch.bool, torch.bfloat16):
+        rewards = torch.tensor([1, 0, 0, 0], dtype=dtype)
+        torch.testing.assert_close(group_advantage(rewards, 4, eps=0.0), torch.tensor([1.5, -0.5, -0.5, -0.5]))
+
+
+@pytest.mark.parametrize("rewards, G, message", [
+    ([1.0, 0.0, 1.0], 2, "divide"),
+    ([1.0, 0.0], 1, "at least 2"),                                           # std of one number: R1-V trained on NaN
+    ([1.0, float("nan")], 2, r"\[1\]"),
+    ([float("-inf"), 1.0], 2, r"\[0\]"),
+])
+def test_advantage_refuses(rewards, G, message):
+    with pytest.raises(ValueError, match=message):
+        group_advantage(torch.tensor(rewards), G)
+
+
+# ---------------------------------------------------------------------------- the surrogate
+
+
+def test_on_policy_value_and_gradient():
+    """On-policy the per-token loss is -adv; its weighted sum is 0 for grpo (the famous "loss is 0"), the gradient is not."""
+    logp, _, _, adv, mask = make_batch()
+    for loss_type in RL_LOSSES:
+        logp.grad = None
+        weights = token_weights(mask, loss_type, MAX_LEN)
+        per_token = clipped_surrogate(logp, logp.detach(), adv)
+        torch.testing.assert_close(per_token, -adv[:, None].expand_as(logp))
+        loss = aggregate(per_token, weights)
+        loss.backward()
+        torch.testing.assert_close(logp.grad, -adv[:, None] * weights)
+        assert logp.grad.abs().max() > 1e-3
+        if loss_type == "grpo":
+            assert loss.item() == pytest.approx(-adv.mean().item(), abs=1e-12) and abs(loss.item()) < 1e-12
+
+
+def test_token_mean_on_policy_gradient_is_minus_adv_over_n_tokens():
+    logp, _, _, adv, mask = make_batch()
+    full_loss("dapo", logp, logp.detach(), logp.detach(), adv, mask).backward()
+    torch.testing.assert_close(logp.grad, -adv[:, None] * mask / mask.sum())
+
+
+def test_passing_logp_itself_as_old_keeps_the_gradient():
+    """logp - logp without the detach is a constant: the loss value is right and nothing is learnt."""
+    logp, _, _, adv, _ = make_batch()
+    clipped_surrogate(logp, logp, adv).sum().backward()
+    torch.testing.assert_close(logp.grad, -adv[:, None].expand_as(logp))
+
+
+@pytest.mark.parametrize("ratio, adv, epsilon_high, value, slope", [
+    # inside the range: -ratio * A, d/dlogp = -ratio * A
+    (1.1, 2.0, None, -2.2, -2.2), (0.9, -2.0, None, 1.8, 1.8),
+    # beyond it on the side that was already rewarded: constant, no gradient
+    (1.5, 2.0, None, -2.4, 0.0), (0.5, -2.0, None, 1.6, 0.0),
+    # beyond it on the other side: the mistake may still be corrected, at full size
+    (0.5, 2.0, None, -1.0, -1.0), (1.5, -2.0, None, 3.0, 3.0),
+    # clip-higher moves the upper bound only
+    (1.25, 2.0, 0.28, -2.5, -2.5), (1.3, 2.0, 0.28, -2.56, 0.0), (0.75, -2.0, 0.28, 1.6, 0.0),
+])
+def test_clip_by_hand(ratio, adv, epsilon_high, value, slope):
+    logp = torch.tensor([[math.log(ratio) - 1.0]], dtype=torch.float64, requires_grad=True)
+    old_logp = torch.tensor([[-1.0]], dtype=torch.float64)
+    per_token = clipped_surrogate(logp, old_logp, torch.tensor([adv], dtype=torch.float64), 0.2, epsilon_high)
+    per_token.sum().backward()
+    assert per_token.item() == pytest.approx(value, abs=1e-12)
+    assert logp.grad.item() == pytest.approx(slope, abs=1e-12)
+
+
+def test_surrogate_refuses_a_range_without_one():
+    logp, old_logp, _, adv, _ = make_batch()
+    for bad in ({"epsilon": -0.1}, {"epsilon": 0.2, "epsilon_high": -0.1}):
+        with pytest.raises(ValueError, match="epsilon"):
+            clipped_surrogate(logp, old_logp, adv, **bad)
+
+
+@pytest.mark.parametrize("loss_type", RL_LOSSES)
+def test_group_with_equal_rewards_contributes_nothing(loss_type):
+    logp, old_logp, _, _, mask = make_batch()
+    rewards = torch.tensor([0.1 + 0.2, 0.3, 0.3, 0.3, 1, 0, 0, 0, 1, 1, 1, 1], dtype=torch.float64)
+    adv = group_advantage(rewards, 4)
+    full_loss(loss_type, logp, old_logp, old_logp, adv, mask, beta=0.0).backward()
+    touched = logp.grad.abs().sum(1).view(3, 4).sum(1) > 0
+    assert touched.tolist() == [False, True, False]
+
+
+# ---------------------------------------------------------------------------- KL
+
+
+def test_k3_by_hand_and_sign():
+    logp = torch.tensor([[math.log(0.5), math.log(0.5), math.log(0.5)]], dtype=torch.float64)
+    ref_logp = torch.tensor([[math.log(0.25), math.log(0.5), math.log(1.0)]], dtype=torch.float64)
+    expected = [[0.5 + math.log(2) - 1, 0.0, 2 - math.log(2) - 1]]          # r - log r - 1 at r = 1/2, 1, 2
+    torch.testing.assert_close(kl_k3(logp, ref_logp), torch.tensor(expected, dtype=torch.float64))
+
+
+def test_k3_is_never_negative_and_zero_only_where_equal():
+    diff = torch.cat([-torch.logspace(-5, 1, 500), torch.logspace(-5, 1, 500)]).double()[None]
+    logp = torch.full_like(diff, -1.5)
+    assert (kl_k3(logp, logp + diff) > 0).all()
+    assert (kl_k3(logp, logp) == 0).all()
+
+
+def test_k3_float32_is_not_noise_near_zero():
+    """exp(d) - 1 - d in float32 is off by 6e-8 whatever d is, sometimes below 0; near the reference k3 itself is smaller."""
+    diff = torch.linspace(-1e-3, 1e-3, 2001)[None]
+    zero = torch.zeros_like(diff)
+    exact = torch.expm1(diff.double()) - diff.double()
+    assert (kl_k3(zero, diff) >= 0).all()
+    assert (kl_k3(zero, diff).double() - exact).abs().max() < 1e-10
+    naive = diff.exp() - 1 - diff
+    assert (naive < 0).any() and (naive.double() - exact).abs().max() > 1e-8          # the test can tell the two apart
+
+
+def test_k3_expectation_is_the_exact_kl_and_its_gradient_the_other_direction():
+    """Enumerate a categorical over V = 7: E_policy[k3] = KL(policy || ref), and E_policy[grad k3] = grad KL(ref || policy)."""
+    g = torch.Generator().manual_seed(3)
+    logits = torch.randn(7, generator=g, dtype=torch.float64, requires_grad=True)
+    ref = torch.randn(7, generator=g, dtype=torch.float64).log_softmax(0)
+    logp = logits.log_softmax(0)
+    exact = (logp.exp() * (logp - ref)).sum()
+    expectation = logp.exp().detach() @ kl_k3(logp[None], ref[None])[0]      # the sampling probabilities carry no gradient
+    assert expectation.item() == pytest.approx(exact.item(), abs=1e-12) and exact > 0.1
+    got, = torch.autograd.grad(expectation, logits, retain_graph=True)
+    forward, = torch.autograd.grad((ref.exp() * (ref - logp)).sum(), logits, retain_graph=True)
+    reverse, = torch.autograd.grad(exact, logits)
+    torch.testing.assert_close(got, forward)
+    assert not torch.allclose(got, reverse, atol=1e-2)
+
+
+def test_reference_gets_no_gradient():
+    logp, _, ref_logp, _, _ = make_batch()
+    ref_logp.requires_grad_()
+    kl_k3(logp, ref_logp).sum().backward()
+    assert ref_logp.grad is None and logp.grad.abs().max() > 0
+
+
+# ---------------------------------------------------------------------------- weights and aggregation
+
+
+def loop_loss(loss_type, logp, old_logp, ref_logp, adv, mask, beta=0.1, epsilon=0.2):
+    """The papers' formulas in plain python floats: DeepSeekMath eq. 3, DAPO section 3.3, Dr. GRPO, cross-entropy."""
+    rows = []                                                                # one list of token losses per completion
+    for b in range(len(logp)):
+        rows.append([])
+        for t in range(logp.shape[1]):
+            if not mask[b, t]:
+                continue
+            lp, old, ref, A = (x.item() for x in (logp[b, t], old_logp[b, t], ref_logp[b, t], adv[b]))
+            ratio = math.exp(lp - old)
+            clipped = min(max(ratio, 1 - epsilon), 1 + epsilon)
+            kl = math.exp(ref - lp) - (ref - lp) - 1
+            rows[b].append(-lp if loss_type == "sft" else -(min(ratio * A, clipped * A) - beta * kl))
+    total, tokens = sum(map(sum, rows)), sum(map(len, rows))
+    if loss_type == "grpo":
+        return sum(sum(row) / len(row) for row in rows if row) / len(rows)
+    if loss_type == "dr_grpo":
+        return total / (len(rows) * MAX_LEN)
+    assert loss_type in ("dapo", "bnpo", "sft")
+    return total / tokens
+
+
+@pytest.mark.parametrize("empty_row", [False, True])
+@pytest.mark.parametrize("loss_type", LOSSES)
+def test_matches_plain_python(loss_type, empty_row):
+    batch = make_batch(noise=0.6)
+    if empty_row:
+        batch[-1][5] = 0
+    with torch.no_grad():
+        got = full_loss(loss_type, *batch).item()
+    assert got == pytest.approx(loop_loss(loss_type, *batch), abs=1e-12) and abs(got) > 1e-4
+
+
+def test_loss_types_differ_on_ragged_rows():
+    batch = make_batch(noise=0.6)
+    values = {name: round(full_loss(name, *batch).item(), 10) for name in LOSSES}
+    assert values["dapo"] == values["bnpo"]                                  # one device: the local batch is the whole one
+    assert len(set(values.values())) == len(LOSSES) - 1
+
+
+def test_weights_by_hand():
+    mask = torch.tensor([[1, 1, 1, 1], [1, 0, 0, 0]])
+    torch.testing.assert_close(token_weights(mask, "grpo"), torch.tensor([[1, 1, 1, 1], [4, 0, 0, 0]]) / 8)
+    torch.testing.assert_close(token_weights(mask, "dapo"), mask / 5)
+    torch.testing.assert_close(token_weights(mask, "dr_grpo", 10), mask / 20)
+    torch.testing.assert_close(sft_weights(mask), mask / 5)
+
+
+@pytest.mark.parametrize("loss_type", LOSSES)
+@pytest.mark.parametrize("sizes", [[1] * 12, [5, 7], [3, 0, 8, 1]])
+def test_micro_batches_add_up_to_the_full_batch(loss_type, sizes):
+    """--micro-batch-size is about memory. Averaging the micro-batches' own means, as TRL does for bnpo, fails this for
+    ragged lengths. The padding is trimmed per micro-batch too, as the scripts do."""
+    logp, old_logp, ref_logp, adv, mask = make_batch(noise=0.6)
+    full = full_loss(loss_type, logp, old_logp, ref_logp, adv, mask)
+    full_grad, = torch.autograd.grad(full, logp)
+    weights = token_weights(mask, loss_type, MAX_LEN)
+    order = torch.randperm(12, generator=torch.Generator().manual_seed(4))
+    total = 0.0
+    for rows in order.split(sizes):
+        width = int(mask[rows].sum(1).max()) if len(rows) else 0
+        part = [x[rows, :width] for x in (logp, old_logp, ref_logp)]
+        loss = full_loss(loss_type, *part, adv[rows], mask[rows, :width], weights=weights[rows, :width])
+        loss.backward()
+        total += loss.item()
+    assert total == pytest.approx(full.item(), abs=1e-12)
+    torch.testing.assert_close(logp.grad, full_grad, atol=1e-12, rtol=0)
+    assert full_grad.abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("loss_type", LOSSES)
+def test_extra_padding_changes_nothing(loss_type):
+    batch = make_batch(noise=0.6)
+    logp, old_logp, ref_logp, adv, mask = batch
+    pad = lambda x, value: torch.cat([x.detach(), torch.full((len(x), 5), value, dtype=x.dtype)], 1)
+    padded = pad(logp, -3.0).requires_grad_(), pad(old_logp, -1.0), pad(ref_logp, -9.0), adv, pad(mask, 0.0)
+    loss, padded_loss = full_loss(loss_type, *batch), full_loss(loss_type, *padded)
+    assert padded_loss.item() == pytest.approx(loss.item(), abs=1e-12)
+    grad, = torch.autograd.grad(loss, logp)
+    padded_grad, = torch.autograd.grad(padded_loss, padded[0])
+    torch.testing.assert_close(padded_grad[:, :9], grad, atol=1e-12, rtol=0)
+    assert (padded_grad[:, 9:] == 0).all()
+
+
+@pytest.mark.parametrize("loss_type", LOSSES)
+def test_permuting_groups_changes_nothing(loss_type):
+    batch = make_batch(noise=0.6)
+    order = torch.arange(12).view(3, 4)[[2, 0, 1]].flatten()
+    permuted = [x[order] for x in batch]
+    assert full_loss(loss_type, *permuted).item() == pytest.approx(full_loss(loss_type, *batch).item(), abs=1e-12)
+    weights = token_weights(batch[-1], loss_type, MAX_LEN)
+    torch.testing.assert_close(token_weights(permuted[-1], loss_type, MAX_LEN), weights[order])
+
+
+@pytest.mark.parametrize("loss_type", LOSSES)
+def test_first_eos_is_inside_and_everything_after_it_outside(loss_type):
+    """eos is also pad on Qwen: a mask from `ids == pad` would drop the eos of every answer and the policy never learns to
+    stop (tiny-grpo). The mask comes from lengths, and the losses must honour it to the token."""
+    eos = 7
+    targets = torch.tensor([[3, 5, eos, eos, eos], [3, 4, 5, 6, eos], [3, 4, 5, 6, 8]])
+    lengths = torch.tensor([3, 5, 5])                                        # the last row was cut: it has no eos
+    mask = (torch.arange(5) < lengths[:, None]).double()
+    logp = torch.full((3, 5), -1.0, dtype=torch.float64, requires_grad=True)
+    adv = torch.tensor([1.0, -1.0, 0.5], dtype=torch.float64)
+    full_loss(loss_type, logp, logp.detach(), logp.detach(), adv, mask).backward()
+    assert targets[0, 2] == targets[0, 3] == eos
+    assert ((logp.grad != 0) == (mask == 1)).all()                           # (0, 2) learns, (0, 3) and (0, 4) do not
+
+
+@pytest.mark.parametrize("loss_type", LOSSES)
+def test_truncated_rows_fall_silent(loss_type):
+    logp, old_logp, ref_logp, adv, mask = make_batch()
+    finished = torch.tensor([True] * 12)
+    finished[[0, 7]] = False
+    kept = truncation_mask(mask, finished)
+    assert (kept[[0, 7]] == 0).all() and torch.equal(kept[finished], mask[finished]) and kept.dtype == mask.dtype
+    full_loss(loss_type, logp, old_logp, ref_logp, adv, kept).backward()
+    assert torch.isfinite(logp.grad).all() and (logp.grad[[0, 7]] == 0).all() and (logp.grad[finished].abs().sum(1) > 0).all()
+
+    logp.grad = None                                                         # every row cut: zero, not 0 / 0
+    nothing = full_loss(loss_type, logp, old_logp, ref_logp, adv, truncation_mask(mask, torch.zeros(12, dtype=torch.bool)))
+    nothing.backward()
+    assert nothing.item() == 0 and (logp.grad == 0).all()
+
+
+def test_who_counts_a_masked_row():
+    """grpo and dr_grpo keep dividing by all B rows (TRL); the token mean forgets the row altogether (trl#6439)."""
+    mask = torch.ones(4, 5)
+    kept = truncation_mask(mask, torch.tensor([True, True, True, False]))
+    totals = {name: token_weights(kept, name, 5).sum().item() for name in LOSSES}
+    assert totals == pytest.approx({"grpo": 0.75, "bnpo": 1, "dapo": 1, "dr_grpo": 0.75, "sft": 1})
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.uint8, torch.bfloat16, torch.float32])
+def test_mask_dtype_does_not_matter(dtype):
+    mask = torch.ones(3, 333)                                                # 999 tokens: bfloat16 would count 1000
+    mask[0, 4:] = 0
+    for loss_type in LOSSES:
+        torch.testing.assert_close(token_weights(mask.to(dtype), loss_type, 400), token_weights(mask, loss_type, 400))
+    assert truncation_mask(mask.to(dtype), torch.tensor([True, False, True])).dtype == dtype
+    x = torch.arange(999.0).view(3, 333)
+    torch.testing.assert_close(masked_mean(x, mask.to(dtype)), x[mask == 1].mean())
+
+
+def test_token_weights_refuses():
+    mask = torch.ones(2, 3)
+    with pytest.raises(ValueError, match="grpo, bnpo, dapo, dr_grpo, sft"):
+        token_weights(mask, "gpro")
+    for bad in (None, 0, -5):
+        with pytest.raises(ValueError, match="max_completion_length"):
+            token_weights(mask, "dr_grpo", bad)
+
+
+def test_supervised_is_cross_entropy():
+    g = torch.Generator().manual_seed(5)
+    logits = torch.randn(4, 6, 11, generator=g, dtype=torch.float64)
+    targets = torch.randint(11, (4, 6), generator=g)
+    mask = (torch.arange(6) < torch.tensor([6, 1, 3, 4])[:, None]).double()
+    logp = logits.log_softmax(-1).gather(-1, targets[..., None]).squeeze(-1)
+    labels = targets.masked_fill(mask == 0, -100).flatten()
+    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels)
+    torch.testing.assert_close(aggregate(nll(logp), sft_weights(mask)), expected)
+
+
+# ---------------------------------------------------------------------------- metrics
+
+
+@pytest.mark.parametrize("epsilon_high", [None, 0.28])
+def test_clip_ratio_counts_exactly_the_zero_gradient_tokens(epsilon_high):
+    """Against autograd. VLM-R1 counts ratio*A < clip(ratio)*A instead, the tokens where the *unclipped* term is chosen."""
+    logp, old_logp, _, adv, mask = make_batch(N=8, T=50, noise=0.6)
+    logp = (logp + 0.2 * adv.sign()[:, None]).detach().requires_grad_()     # as after some updates: moved the way adv points
+    clipped_surrogate(logp, old_logp, adv, 0.2, epsilon_high).sum().backward()
+    dead = (logp.grad == 0) & (mask == 1)                                    # adv is never 0 here, so clipping is the cause
+    assert adv.abs().min() > 1e-3
+    got = clip_ratio(logp, old_logp, adv, mask, 0.2, epsilon_high)
+    up = (adv > 0)[:, None]
+    expected = {"low_mean": dead & ~up, "high_mean": dead & up, "region_mean": dead}
+    for name, tokens in expected.items():
+        assert got[name].item() == pytest.approx(tokens.sum().item() / mask.sum().item(), abs=1e-6), name
+        assert 0.1 < got[name].item() < 0.9
+    ratio = (logp - old_logp).exp().detach()
+    inverted = masked_mean(ratio * adv[:, None] < ratio.clamp(0.8, 1.2 if epsilon_high is None else 1.28) * adv[:, None], mask)
+    assert 0.02 < inverted < got["region_mean"] / 2                          # the data tells the two metrics apart
+
+
+def test_clip_ratio_on_the_boundary_and_without_advantage():
+    """At ratio = 1 + eps exactly the gradient is still there; where adv is 0 it is gone, but not through clipping."""
+    old_logp = torch.zeros(1, 3, dtype=torch.float64)
+    logp = torch.tensor([[0.3, -0.3, 0.0]], dtype=torch.float64, requires_grad=True)
+    high, low, _ = logp.exp()[0].tolist()
+    epsilon, epsilon_high = 1 - low, high - 1                                # both differences are exact between 1/2 and 2
+    for adv in (1.0, -1.0):
+        adv = torch.tensor([adv], dtype=torch.float64)
+        grad, = torch.autograd.grad(clipped_surrogate(logp, old_logp, adv, epsilon, epsilon_high).sum(), logp)
+        assert (grad != 0).all()
+        assert clip_ratio(logp, old_logp, adv, torch.ones(1, 3), epsilon, epsilon_high)["region_mean"] == 0
+    far = torch.full((1, 3), 5.0, dtype=torch.float64)
+    assert clip_ratio(far, old_logp, torch.zeros(1, dtype=torch.float64), torch.ones(1, 3))["region_mean"] == 0
+
+
+def test_frac_reward_zero_std():
+    rewards = torch.tensor([1.0, 1, 1, 0, 0.1 + 0.2, 0.3, 0, 0])
+    assert frac_reward_zero_std(rewards, 2).item() == 0.75
+    assert frac_reward_zero_std(rewards, 4).item() == 0.0
+    with pytest.raises(ValueError):
+        frac_reward_zero_std(rewards, 3)
+
+
+def test_masked_mean():
+    x = torch.tensor([[1.0, 3.0, float("nan")], [8.0, float("inf"), -5.0]], requires_grad=True)
+    mask = torch.tensor([[1, 1, 0], [1, 0, 0]])
+    got = masked_mean(x, mask)
+    assert got.item() == 4.0 and got.shape == () and not got.requires_grad
+    assert masked_mean(x, torch.zeros_like(mask)).item() == 0.0
+
+
+def test_logp_difference_by_hand():
+    sampling_logp = torch.tensor([[math.log(0.5), math.log(0.5), 99.0]], dtype=torch.float64)
+    logp = torch.tensor([[math.log(0.25), math.log(0.5), -99.0]], dtype=torch.float64)
+    got = logp_difference(sampling_logp, logp, torch.tensor([[1, 1, 0]]))
+    assert got["mean"].item() == pytest.approx(math.log(2) / 2)
+    assert got["max"].item() == pytest.approx(math.log(2))
+    assert got["k3"].item() == pytest.approx((0.5 + math.log(2) - 1) / 2)
+    same = logp_difference(logp, logp, torch.ones(1, 3))
+    assert same["mean"] == same["max"] == same["k3"] == 0
+
+
+def test_logp_difference_k3_is_kl_from_rollout_to_trainer():
+    g = torch.Generator().manual_seed(6)
+    p, q = torch.randn(2, 1, 7, generator=g, dtype=torch.float64).log_softmax(-1)        # rollout, trainer
+    # every token of the vocabulary once, so the mean weights them 1/7; reweight by hand to an expectation under the rollout
+    k3 = torch.stack([logp_difference(p[:, v:v + 1], q[:, v:v + 1], torch.ones(1, 1))["k3"] for v in range(7)])
+    assert (p.exp()[0] @ k3).item() == pytest.approx((p.exp() * (p - q)).sum().item(), abs=1e-12)
+    assert (p.exp()[0] @ k3).item() != pytest.approx((q.exp() * (q - p)).sum().item(), abs=1e-3)
+
+
+# ---------------------------------------------------------------------------- manners
+
+
+def test_no_function_writes_to_its_arguments():
+    logp, old_logp, ref_logp, adv, mask = args = make_batch(noise=0.6)
+    rewards, finished = torch.rand(12), torch.rand(12) > 0.5
+    weights = token_weights(mask, "grpo")
+    everything = [*args, rewards, finished, weights]
+    before = [x.detach().clone() for x in everything]
+    group_advantage(rewards, 4), frac_reward_zero_std(rewards, 4)
+    for loss_type in LOSSES:
+        full_loss(loss_type, *args)
+    truncation_mask(mask, finished).zero_()                                  # a new tensor: writing to it reaches no argument
+    aggregate(ref_logp, weights)
+    for loss_type in LOSSES:
+        token_weights(mask, loss_type, MAX_LEN).zero_()
+    clip_ratio(logp, old_logp, adv, mask), logp_difference(old_logp, logp, mask), masked_mean(logp, mask)
+    group_advantage(rewards, 4).zero_(), sft_weights(mask).zero_(), nll(old_logp).zero_()
+    for x, y in zip(everything, before, strict=True):
+        assert torch.equal(x, y)
+
+
+@pytest.mark.parametrize("call", [
+    lambda lp, adv, m: clipped_surrogate(lp, lp[:, 1:], adv),                # the off-by-one of a second shift
+    lambda lp, adv, m: clipped_surrogate(lp, lp, adv[:, None]),              # (B, 1) would broadcast
+    lambda lp, adv, m: clipped_surrogate(lp, lp, adv[:1]),
+    lambda lp, adv, m: kl_k3(lp, lp[:1]),                                    # (1, T) would broadcast
+    lambda lp, adv, m: nll(lp[0]),
+    lambda lp, adv, m: aggregate(lp, m[:, :1]),
+    lambda lp, adv, m: token_weights(m[0], "grpo"),
+    lambda lp, adv, m: truncation_mask(m, m),
+    lambda lp, adv, m: masked_mean(lp, m[:1]),
+    lambda lp, adv, m: clip_ratio(lp, lp, adv, m[:, :1]),
+    lambda lp, adv, m: logp_difference(lp, lp, m[:, 1:]),
+    lambda lp, adv, m: group_advantage(adv.view(3, 4), 4),
+])
+def test_wrong_shapes_are_refused_rather_than_broadcast(call):
+    logp, _, _, adv, mask = make_batch()
+    with pytest.raises(AssertionError):
+        call(logp.detach(), adv, mask)
+
+
+def test_slide_size_and_imports():
+    """losses.py imports torch only, and each function's code (docstring aside) fits on a slide: 15 lines."""
+    source = Path(losses.__file__).read_text()
+    tree = ast.parse(source)
+    imported = [n for n in ast.walk(tree) if isinstance(n, (ast.Import, ast.ImportFrom))]
+    assert [ast.unparse(n) for n in imported] == ["import torch"]
+    functions = [n for n in tree.body if isinstance(n, ast.FunctionDef)]
+    assert len(functions) > 10
+    for f in functions:
+        assert ast.get_docstring(f), f.name
+        assert f.end_lineno - f.body[0].end_lineno <= 15, f.name

@@ -1,0 +1,288 @@
+"""GRPO: reinforcement learning from question-answer pairs alone (DeepSeekMath, arXiv:2402.03300; R1-V for pictures).
+
+    A_i  = (r_i - mean r) / (std r + 1e-4)                      within the G completions of one prompt
+    loss = - sum_it w_it min(ratio_it A_i, clip(ratio_it, 1 - eps, 1 + eps_high) A_i) + beta k3(pi || ref)_it
+
+with ratio = pi / pi_old, and weights w that say which mean is taken (--loss-type; losses.py). Differences from R1-V's trainer:
+ 1. Rewards read the last <answer> body only, not the whole completion (rewards.py says what each original does wrong).
+ 2. Prompts are never truncated; picture and prompt are encoded once for the G completions of a rollout.
+ 3. The rollout is in eval mode and samples the whole distribution: no top-k 50, no repetition penalty from the checkpoint.
+ 4. beta is 0 by default, and then there is no reference policy at all. R1-V's was 0.04.
+ 5. One step is one rollout and --num-iterations updates on it. --micro-batch-size changes memory, never the gradient.
+
+On a laptop (after the train_sft.py command; five minutes on two cores):
+    python train_grpo.py --model runs/sft --data count --eval-data count:test --learning-rate 1e-4 --max-grad-norm 0.2 \\
+        --prompts-per-step 16 --num-generations 8 --max-steps 160 --output-dir runs/grpo
+On one GPU (QLoRA):
+    python train_grpo.py --model Qwen/Qwen2-VL-2B-Instruct --quant nf4 --data clevr_cogen_a_train/ --gradient-checkpointing \\
+        --prompts-per-step 8 --num-generations 8 --max-steps 500 --output-dir runs/clevr
+"""
+import json
+import time
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+import data
+import generate
+import losses
+import model as modeling
+import rewards
+import utils
+
+
+def parse_args(argv=None):
+    p = utils.Parser(__doc__)
+    utils.add_model_flags(p)
+    utils.add_training_flags(p)
+    utils.add_data_flags(p)
+    g = p.add_argument_group("rollout")
+    g.add_argument("--prompts-per-step", type=utils.positive, default=8, help="N, questions asked per step")
+    g.add_argument("--num-generations", type=utils.positive, default=8, help="G, completions per question (at least 2)")
+    g.add_argument("--max-completion-length", type=utils.positive, default=512, help="tokens of a completion at most")
+    g.add_argument("--temperature", type=utils.not_negative, default=1.0, help="sampling temperature; log-probs use the same")
+    g.add_argument("--top-p", type=utils.fraction, default=1.0, help="sample among the likeliest tokens that make up this mass; below 1 importance ratios are no longer exact")
+    g.add_argument("--top-k", type=utils.count, default=0, help="sample among this many likeliest tokens, 0: all; above 0 importance ratios are no longer exact")
+    g = p.add_argument_group("objective")
+    g.add_argument("--reward-funcs", nargs="+", default=["accuracy", "format"], metavar="NAME", help=f"rewards to add up: {', '.join(sorted(rewards.REWARDS))} (default: accuracy format)")
+    g.add_argument("--reward-weights", nargs="+", type=float, metavar="W", help="one weight per reward; default: all 1")
+    g.add_argument("--loss-type", choices=[name for name in sorted(losses.LOSSES) if name != "sft"], default="grpo", help="which mean over tokens: grpo of each completion, then of all; dapo and bnpo over all tokens; dr_grpo by a constant")
+    g.add_argument("--scale-rewards", choices=["group", "none"], default="group", help="divide advantages by the group's standard deviation, or not (Dr. GRPO)")
+    g.add_argument("--beta", type=utils.not_negative, default=0.0, help="weight of KL(policy || reference); 0 needs no reference")
+    g.add_argument("--epsilon", type=utils.not_negative, default=0.2, help="clip the ratio below 1 - epsilon")
+    g.add_argument("--epsilon-high", type=utils.not_negative, help="clip the ratio above 1 + this; default: epsilon (DAPO's clip-higher: 0.28)")
+    g.add_argument("--num-iterations", type=utils.positive, default=1, help="mu, updates on each rollout; clipping matters above 1 only")
+    g.add_argument("--mask-truncated-completions", action="store_true", default=False, help="completions cut at --max-completion-length teach nothing (DAPO's overlong filtering)")
+    utils.add_optimization_flags(p, "peak learning rate; default: 1e-5 with LoRA, 1e-6 without")
+    utils.add_evaluation_flags(p)
+    utils.add_output_flags(p)
+    args = p.parse_args(argv)
+    if args.num_generations < 2:
+        p.error(f"--num-generations must be at least 2 for a group-relative advantage, got {args.num_generations}")
+    if args.temperature == 0:
+        p.error("--temperature must be above 0: greedy completions of one prompt are all the same")
+    unknown = [name for name in args.reward_funcs if name not in rewards.REWARDS]
+    if unknown:
+        p.error(f"--reward-funcs {unknown[0]} is unknown; there are {', '.join(sorted(rewards.REWARDS))}")
+    if args.reward_weights and len(args.reward_weights) != len(args.reward_funcs):
+        p.error(f"--reward-weights needs one weight for each of {' '.join(args.reward_funcs)}, got {len(args.reward_weights)}")
+    return args
+
+
+def main(args):
+    # ---- setup: everything that can be wrong is found out before the first step --------------------------------------------------
+    resume = utils.open_output_dir(args)
+    N, G, out = args.prompts_per_step, args.num_generations, Path(args.output_dir)
+    trained_with = utils.read_args(args.model)
+    args.prompt_template = args.prompt_template or trained_with.get("prompt_template") or data.DEFAULT_TEMPLATE
+    args.system_prompt = args.system_prompt if args.system_prompt is not None else trained_with.get("system_prompt")
+    data.template_of(args.prompt_template)
+    examples = data.read(args.data, args.seed, args.level)
+    args.eval_data = args.eval_data or data.default_eval(args.data)
+    eval_sets = {spec: data.head(data.read(spec, level=args.level), args.max_eval_samples) for spec in args.eval_data}
+    for example in examples if not isinstance(examples, data.ToyStream) else []:
+        rewards_check(example)
+    max_steps = data.steps_of(args, examples, N)
+
+    # ---- model -------------------------------------------------------------------------------------------------------------------
+    policy, processor = modeling.load_from_args(args, train=True, resume=resume, needs_training="reinforcement learning needs one that already answers now and then")
+    if args.learning_rate is None:
+        args.learning_rate = 1e-5 if args.lora_r else 1e-6
+    encode = lambda example: data.encode_prompt(example, processor, args.prompt_template, args.system_prompt, args.max_completion_length)
+    for example in data.head(examples, 64):                          # a prompt that does not fit should not come up after an hour
+        encode(example)
+    reference = modeling.Reference(policy, args) if args.beta else None
+    trained = [q for q in policy.parameters() if q.requires_grad]
+    optimizer = utils.make_optimizer(args.optim, trained, args.learning_rate)
+    step = 0
+    if resume:
+        state = utils.load_state(resume)
+        optimizer.load_state_dict(state["optimizer"])
+        step = state["step"]
+    utils.write_args(out, args)
+    metrics_log = utils.MetricsLog(out, step if resume else None, args.report_to, args.logging_steps)
+    (out / "samples").mkdir(exist_ok=True)
+    suppress = processor.special.vision_ids
+    print(f"model: {modeling.describe(policy)}")
+    print(f"each step: {N} questions x {G} completions = {N * G} rows, {args.num_iterations} update(s) of {-(-N * G // args.micro_batch_size)} micro-batches; {max_steps} steps")
+    print("What to watch: the loss VALUE says nothing here. On-policy the ratio is 1 and advantages average to zero, so it is near 0 (or beta x KL) from the first step to the last, "
+          "while its gradient is not. What moves: reward up; adv_abs, the mean |advantage|, and frac_reward_zero_std, the share of groups whose completions all score the same and teach nothing.")
+
+    # ---- helpers -----------------------------------------------------------------------------------------------------------------
+    def evaluate(name):
+        """Greedy answers to a held-out set, kept in samples/: {metric: value}."""
+        texts, lengths, _ = generate.answer_all(policy, processor, eval_sets[name], args.prompt_template, args.system_prompt, batch_size=args.eval_batch_size,
+                                                describe=f"asking {name}", max_completion_length=args.max_completion_length, temperature=0)
+        with open(eval_file(name, step), "w", encoding="utf-8") as file:
+            for e, text in zip(eval_sets[name], texts):
+                file.write(json.dumps({"id": e.id, "question": e.question, "answer": e.answer, "prediction": text, "accuracy": rewards.accuracy(text, e)}) + "\n")
+        scores = rewards.summary(texts, eval_sets[name]) | {"mean_length": sum(lengths) / max(1, len(lengths))}
+        return {f"eval/{name}/{k}": v for k, v in scores.items()}
+
+    def eval_file(name, at):
+        return out / "samples" / f"eval_{args.eval_data.index(name)}_{Path(name).name.replace(':', '-')}_{at:06d}.jsonl"
+
+    def logps(prompts, targets, mask, with_policy, entropy=False):
+        """token_logps of all rows without gradient, a micro-batch at a time: (B, T) on the CPU."""
+        pieces = []
+        with torch.no_grad():
+            for a, b, first, last, counts in data.micro_batches(len(targets), args.micro_batch_size, [G] * len(prompts)):
+                batch = data.collate(prompts[first:last], targets[a:b], mask[a:b], counts, policy.device)
+                pieces.append(modeling.token_logps(with_policy, batch, args.temperature, suppress).cpu())
+        return torch.cat(pieces)
+
+    def save_model(directory):
+        modeling.save(policy, processor, directory)
+        utils.write_args(directory, args)
+
+    # ---- before ------------------------------------------------------------------------------------------------------------------
+    if step == 0:
+        before = {}
+        for name in eval_sets:
+            before |= evaluate(name)
+            print(f"before: {name}: accuracy {before[f'eval/{name}/accuracy']:.3f}, of readable answers {before[f'eval/{name}/accuracy_parsed']:.3f}, format {before[f'eval/{name}/format_rate']:.3f}")
+        metrics_log.log(0, before)
+
+    # ---- loop --------------------------------------------------------------------------------------------------------------------
+    bar = tqdm(total=max_steps, initial=step, desc="grpo", unit="step")
+    with utils.StopRequest() as stop:
+        while step < max_steps:
+            started = time.perf_counter()
+            utils.seed_everything(args.seed, step)
+            chosen = data.take(examples, step * N, N, args.seed)
+            prompts = [encode(e) for e in chosen]
+
+            # 1. sample G completions for each of N prompts -> B = N * G rows
+            roll = generate.rollout(policy, prompts, processor.special, G, args.max_completion_length, args.temperature, args.top_p, args.top_k, seed=args.seed * 1_000_000 + step)
+            targets, mask = roll.targets, roll.mask                                           # (B, T)
+            completions = [processor.decode(ids[:n]) for ids, n in zip(targets, roll.lengths)]
+            rollout_seconds = time.perf_counter() - started
+
+            # 2. score them
+            parts, failed = rewards.reward_parts(completions, [e for e in chosen for _ in range(G)], args.reward_funcs)
+            scores = torch.tensor(rewards.total(parts, args.reward_weights))                  # (B,)
+
+            # 3. compare within the group: advantages, zero-mean per group
+            adv = losses.group_advantage(scores, G, args.scale_rewards == "group")            # (B,)
+
+            # 4. how much each token counts, over the whole step; log-probs before any update, where they are needed
+            finished = torch.tensor([reason == "stop" for reason in roll.finish])
+            counted = losses.truncation_mask(mask, finished) if args.mask_truncated_completions else mask
+            weights = losses.token_weights(counted, args.loss_type, args.max_completion_length)
+            ref_logp = old_logp = None
+            if reference:
+                with reference as frozen:
+                    ref_logp = logps(prompts, targets, mask, frozen)                          # (B, T)
+            if args.num_iterations > 1:
+                old_logp = logps(prompts, targets, mask, policy)                              # (B, T); with one update it is logp itself
+
+            # 5. a few clipped gradient steps, in micro-batches
+            scale = utils.lr_scale(step, max_steps, args.warmup_steps, args.lr_scheduler_type)
+            for group in optimizer.param_groups:
+                group["lr"] = args.learning_rate * scale
+            policy.train()
+            clipped = []
+            for iteration in range(args.num_iterations):
+                optimizer.zero_grad()
+                loss, now, spread = 0.0, torch.zeros_like(mask), torch.zeros_like(mask)
+                for a, b, first, last, counts in data.micro_batches(len(targets), args.micro_batch_size, [G] * N):
+                    batch = data.collate(prompts[first:last], targets[a:b], mask[a:b], counts, policy.device)
+                    logp, entropy = modeling.token_logps(policy, batch, args.temperature, suppress, entropy=True)
+                    old = logp.detach() if old_logp is None else old_logp[a:b].to(logp)
+                    term, _ = losses.LOSSES[args.loss_type]
+                    per_token = term(logp, old, adv[a:b].to(logp), args.epsilon, args.epsilon_high)
+                    if reference:
+                        per_token = per_token + args.beta * losses.kl_k3(logp, ref_logp[a:b].to(logp))
+                    part = losses.aggregate(per_token, weights[a:b].to(logp))
+                    part.backward()
+                    loss, now[a:b], spread[a:b] = loss + part.item(), logp.detach().cpu(), entropy.cpu()
+                grad_norm = torch.nn.utils.clip_grad_norm_(trained, args.max_grad_norm or float("inf"))
+                if not torch.isfinite(grad_norm):
+                    raise utils.UserError(f"the gradient of step {step + 1} is {float(grad_norm)}; lower --learning-rate or use --dtype float32, and resume from the last checkpoint")
+                optimizer.step()
+                clipped.append(losses.clip_ratio(now, now if old_logp is None else old_logp, adv, mask, args.epsilon, args.epsilon_high))
+                if iteration == 0:
+                    first_logp, first_entropy = now, spread
+            step += 1
+
+            # 6. log, evaluate, save
+            seconds, tokens = time.perf_counter() - started, int(mask.sum())
+            gap = losses.logp_difference(roll.logp, first_logp, mask)
+            metrics = {"loss": loss, "reward": scores.mean(), "reward_std": scores.view(N, G).std(1).mean()}
+            metrics |= {f"rewards/{name}": sum(values) / len(values) for name, values in parts.items()}
+            metrics |= {f"rewards/{name}/failed": count for name, count in failed.items()}
+            metrics |= {"adv_abs": adv.abs().mean(), "frac_reward_zero_std": losses.frac_reward_zero_std(scores, G), "grad_norm": grad_norm, "learning_rate": args.learning_rate * scale,
+                        "entropy": losses.masked_mean(first_entropy, mask), "kl": losses.masked_mean(losses.kl_k3(first_logp, ref_logp), mask) if reference else 0.0,
+                        "completions/mean_length": roll.lengths.float().mean(), "completions/max_length": roll.lengths.max(), "completions/clipped_ratio": 1 - finished.float().mean(),
+                        "sampling_logp_difference/mean": gap["mean"], "sampling_logp_difference/max": gap["max"], "sampling_logp_difference/k3": gap["k3"]}
+            metrics |= {f"clip_ratio/{k}": sum(c[k] for c in clipped) / len(clipped) for k in clipped[0]}
+            metrics |= {"step_time": seconds, "rollout_time": rollout_seconds, "tokens_per_second": tokens / seconds}
+            last_step = step == max_steps or stop.requested
+            look = step == 1 or last_step or step % (args.eval_steps or 50) == 0
+            if args.eval_steps and step % args.eval_steps == 0 and step < max_steps:
+                for name in eval_sets:
+                    metrics |= evaluate(name)
+            if step == max_steps:
+                for name in eval_sets:
+                    metrics |= evaluate(name)
+            metrics = {k: float(v) for k, v in metrics.items()}
+            bar.update()
+            bar.set_postfix(reward=f"{metrics['reward']:.2f}")
+            metrics_log.log(step, metrics, ["reward", *(f"rewards/{n}" for n in parts), "adv_abs", "frac_reward_zero_std", "grad_norm", "loss", *(f"eval/{n}/accuracy" for n in eval_sets)], last_step)
+            if look:
+                save_samples(out / "samples", step, chosen, completions, parts, adv, G)
+                utils.say(f"  one of them: {chosen[0].question}  ->  {completions[0][:300]!r}  (answer {chosen[0].answer}, reward {float(scores[0]):g}, advantage {float(adv[0]):+.2f})")
+            if last_step or args.save_steps and step % args.save_steps == 0:
+                utils.save_checkpoint(out, step, save_model, {"optimizer": optimizer.state_dict()}, args.save_total_limit)
+            if stop.requested and step < max_steps:
+                bar.close()
+                print(f"stopped after step {step}; go on with --resume-from-checkpoint")
+                raise SystemExit(130)
+    bar.close()
+
+    # ---- the end: publish, compare, draw -----------------------------------------------------------------------------------------
+    utils.publish(out, save_model)
+    lines = {m["step"]: m for m in utils.read_metrics(metrics_log.path)}
+    before, after = lines[0], lines[step]
+    utils.plot_curve(metrics_log.path, out / "curve.png", [
+        ("greedy accuracy", [f"eval/{name}/accuracy" for name in eval_sets]), ("reward of the samples", [f"rewards/{name}" for name in args.reward_funcs]),
+        ("signal", ["adv_abs", "frac_reward_zero_std", "grad_norm"]), ("entropy (nats), KL", ["entropy", "kl"]), ("tokens per completion", ["completions/mean_length"])],
+        f"train_grpo.py, {args.model}, {args.data}, {N} x {G}, seed {args.seed}")
+    first = args.eval_data[0]
+    said = [{r["id"]: r for r in map(json.loads, open(eval_file(first, at), encoding="utf-8"))} for at in (0, step)]
+    changed = sorted(eval_sets[first][:200], key=lambda e: said[0][e.id]["accuracy"] == said[1][e.id]["accuracy"])[:5] + eval_sets[first][:3]
+    utils.plot_samples([{"images": data.open_images(e), "question": e.question, "answer": e.answer,
+                         "completions": [(f"{when}: {answers[e.id]['prediction']}", {"accuracy": answers[e.id]["accuracy"]}) for when, answers in zip(("before", "after"), said)]} for e in changed],
+                       out / "samples" / "before_after.png", f"{first}: answers that changed, and three others")
+    utils.write_json(out / "result.json", {"accuracy": after[f"eval/{first}/accuracy"], "n": int(after[f"eval/{first}/n"]), "accuracy_before": before[f"eval/{first}/accuracy"], "data": first, "steps": step,
+                                           "before": {k: v for k, v in before.items() if k.startswith("eval/")}, "after": {k: v for k, v in after.items() if k.startswith("eval/")}})
+    print(f"\n{'greedy accuracy':<28}{'before':>8}{'after':>8}   95 % interval   readable answers only   format")
+    for name in eval_sets:
+        b, a = ({k.rsplit("/", 1)[1]: v for k, v in line.items() if k.startswith(f"eval/{name}/")} for line in (before, after))
+        print(f"{name + ' (' + str(int(a['n'])) + ')':<28}{b['accuracy']:>8.3f}{a['accuracy']:>8.3f}   {a['accuracy_low']:.3f} - {a['accuracy_high']:.3f}   "
+              f"{b['accuracy_parsed']:.3f} -> {a['accuracy_parsed']:.3f}          {b['format_rate']:.3f} -> {a['format_rate']:.3f}")
+    print(f"the model is in {out}, the curve in {out}/curve.png, answers before and after in {out}/samples/before_after.png")
+
+
+def rewards_check(example):
+    """UserError for a gold answer that no reward could read."""
+    try:
+        rewards.check_gold(example.answer, example.choices)
+    except ValueError as error:
+        raise utils.UserError(f"{example.source}: {error}") from None
+
+
+def save_samples(directory, step, chosen, completions, parts, adv, G):
+    """samples/step_N.jsonl: every completion of the step with its scores. samples/step_N.png: some of them, beside what the model saw."""
+    with open(directory / f"step_{step:06d}.jsonl", "w", encoding="utf-8") as file:
+        for b, text in enumerate(completions):
+            e = chosen[b // G]
+            file.write(json.dumps({"id": e.id, "question": e.question, "answer": e.answer, "completion": text, **{k: v[b] for k, v in parts.items()}, "advantage": float(adv[b])}) + "\n")
+    rows = [{"images": data.open_images(e), "question": e.question, "answer": e.answer,
+             "completions": [(completions[b], {k: v[b] for k, v in parts.items()}) for b in range(n * G, n * G + min(3, G))]} for n, e in enumerate(chosen[:6])]
+    utils.plot_samples(rows, directory / f"step_{step:06d}.png", f"step {step}: sampled completions and their rewards")
+
+
+if __name__ == "__main__":
+    utils.run(main, parse_args)

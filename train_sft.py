@@ -1,0 +1,156 @@
+"""Supervised stage: teach a Qwen2-VL to imitate worked answers to questions about pictures.
+
+    loss = - sum over response tokens of log pi(token | picture, question, tokens before) / number of response tokens
+
+The loss is on the response alone, its end-of-turn token included. Differences from R1-V's SFT script: the prompt is masked out of the loss,
+no generation prompt follows the answer, images come before the text as they do in RL, and samples are not packed.
+
+On a laptop (tiny model, four minutes on two cores; its teacher is fallible on purpose, see toyworld.py):
+    python train_sft.py --model tiny --data count --learning-rate 2e-3 --max-steps 1000 --output-dir runs/sft
+On a GPU (QLoRA; the projector alone, as LLaVA's first stage, is --lora-r 0 --freeze-vision --freeze-llm):
+    python train_sft.py --model Qwen/Qwen2-VL-2B-Instruct --quant nf4 --data warmup.jsonl --gradient-checkpointing --output-dir runs/sft
+"""
+import time
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+import data
+import generate
+import losses
+import model as modeling
+import rewards
+import toyworld
+import utils
+
+
+
+def parse_args(argv=None):
+    p = utils.Parser(__doc__)
+    utils.add_model_flags(p)
+    utils.add_training_flags(p)
+    g = utils.add_data_flags(p)
+    g.add_argument("--teacher", choices=toyworld.TEACHERS, default="fallible", help="toy tasks: whose solutions to imitate; fallible overlooks things and leaves RL something to mend")
+    g.add_argument("--batch-size", type=utils.positive, default=32, help="examples per step")
+    g.add_argument("--max-completion-length", type=utils.positive, default=512, help="longest response to train on or generate, in tokens")
+    utils.add_optimization_flags(p, "peak learning rate; default: 1e-4 with LoRA, 1e-5 without")
+    utils.add_evaluation_flags(p)
+    utils.add_output_flags(p)
+    p.set_defaults(micro_batch_size=32)
+    return p.parse_args(argv)
+
+
+def main(args):
+    # ---- setup: everything that can be wrong is found out before the first step --------------------------------------------------
+    resume = utils.open_output_dir(args)
+    args.prompt_template = args.prompt_template or utils.read_args(args.model).get("prompt_template") or data.DEFAULT_TEMPLATE
+    data.template_of(args.prompt_template)
+    examples = data.read(args.data, args.seed, args.level, args.teacher)
+    args.eval_data = args.eval_data or data.default_eval(args.data)
+    eval_sets = {spec: data.head(data.read(spec, level=args.level), args.max_eval_samples) for spec in args.eval_data}
+    max_steps = data.steps_of(args, examples, args.batch_size)
+
+    # ---- model -------------------------------------------------------------------------------------------------------------------
+    policy, processor = modeling.load_from_args(args, train=True, resume=resume)
+    if args.learning_rate is None:
+        args.learning_rate = 1e-4 if args.lora_r else 1e-5
+    encode = lambda example: (data.encode_prompt(example, processor, args.prompt_template, args.system_prompt, args.max_completion_length),
+                              data.encode_target(example, processor, args.prompt_template, args.max_completion_length))
+    for example in data.head(examples, 64):                          # what does not fit should not come up after an hour
+        encode(example)
+    optimizer = utils.make_optimizer(args.optim, [q for q in policy.parameters() if q.requires_grad], args.learning_rate)
+    step = 0
+    if resume:
+        state = utils.load_state(resume)
+        optimizer.load_state_dict(state["optimizer"])
+        step = state["step"]
+    utils.write_args(args.output_dir, args)
+    metrics_log = utils.MetricsLog(args.output_dir, step if resume else None, args.report_to, args.logging_steps)
+    print(f"model: {modeling.describe(policy)}")
+    print(f"data: {args.data} ({'endless, drawn here' if isinstance(examples, data.ToyStream) else f'{len(examples)} examples'}), {args.batch_size} examples a step, {max_steps} steps")
+    print("The loss counts response tokens only. It falls fast while the model learns to write, then slowly, then fast again when it learns to look.")
+
+    def evaluate(name, sheet):
+        texts, _, _ = generate.answer_all(policy, processor, eval_sets[name], args.prompt_template, args.system_prompt, batch_size=args.eval_batch_size, describe=f"asking {name}",
+                                          max_completion_length=args.max_completion_length, temperature=0)
+        if sheet:
+            rows = [{"images": data.open_images(e), "question": e.question, "answer": e.answer, "completions": [(t, {"accuracy": rewards.accuracy(t, e)})]} for e, t in zip(eval_sets[name][:8], texts)]
+            (Path(args.output_dir) / "samples").mkdir(exist_ok=True)
+            utils.plot_samples(rows, Path(args.output_dir) / "samples" / f"step_{step:06d}.png", f"greedy answers on {name}, step {step}")
+        return {f"eval/{name}/{k}": v for k, v in rewards.summary(texts, eval_sets[name]).items()}
+
+    def save_model(directory):
+        modeling.save(policy, processor, directory)
+        utils.write_args(directory, args)
+
+    def save():
+        utils.save_checkpoint(args.output_dir, step, save_model, {"optimizer": optimizer.state_dict()}, args.save_total_limit)
+
+    # ---- loop --------------------------------------------------------------------------------------------------------------------
+    bar = tqdm(total=max_steps, initial=step, desc="sft", unit="step")
+    with utils.StopRequest() as stop:
+        while step < max_steps:
+            started = time.perf_counter()
+            utils.seed_everything(args.seed, step)
+
+            # 1. a batch: prompts, and what to say
+            prompts, rows = zip(*[encode(e) for e in data.take(examples, step * args.batch_size, args.batch_size, args.seed)])
+            targets, mask = data.pad_targets(rows, processor.special.pad_id)                  # (B, T)
+            weights = losses.token_weights(mask, "sft")                                       # (B, T), of the whole batch
+
+            # 2. log-probs and gradient, a few rows at a time
+            scale = utils.lr_scale(step, max_steps, args.warmup_steps, args.lr_scheduler_type)
+            for group in optimizer.param_groups:
+                group["lr"] = args.learning_rate * scale
+            policy.train()
+            optimizer.zero_grad()
+            loss = 0.0
+            for a, b, first, last, counts in data.micro_batches(len(rows), args.micro_batch_size, [1] * len(rows)):
+                batch = data.collate(prompts[first:last], targets[a:b], mask[a:b], counts, policy.device)
+                logp = modeling.token_logps(policy, batch, suppress=processor.special.vision_ids)
+                part = losses.aggregate(losses.nll(logp), weights[a:b].to(policy.device))
+                part.backward()
+                loss += part.item()
+            grad_norm = float(torch.nn.utils.clip_grad_norm_(policy.parameters(), args.max_grad_norm or float("inf")))
+
+            # 3. update
+            optimizer.step()
+            step += 1
+
+            # 4. log, evaluate, save
+            seconds = time.perf_counter() - started
+            last_step = step == max_steps or stop.requested
+            metrics = {"loss": loss, "perplexity": float(torch.tensor(loss).exp()), "grad_norm": grad_norm, "learning_rate": args.learning_rate * scale,
+                       "step_time": seconds, "tokens_per_second": float(mask.sum()) / seconds}
+            if args.eval_steps and step % args.eval_steps == 0 and step < max_steps:
+                for name in eval_sets:
+                    metrics |= evaluate(name, sheet=name == args.eval_data[0])
+            bar.update()
+            bar.set_postfix(loss=f"{loss:.3f}")
+            metrics_log.log(step, metrics, ["loss", "grad_norm", "learning_rate", *(f"eval/{n}/accuracy" for n in eval_sets)], last_step)
+            if last_step or args.save_steps and step % args.save_steps == 0:
+                save()
+            if stop.requested and step < max_steps:
+                bar.close()
+                print(f"stopped after step {step}; go on with --resume-from-checkpoint")
+                raise SystemExit(130)
+    bar.close()
+
+    # ---- the end: measure, publish, draw -----------------------------------------------------------------------------------------
+    utils.publish(args.output_dir, save_model)
+    final = {}
+    for name in eval_sets:
+        final |= evaluate(name, sheet=name == args.eval_data[0])
+    curve = Path(args.output_dir) / "curve.png"
+    panels = [("loss", ["loss"]), ("gradient norm", ["grad_norm"]), ("greedy accuracy", [f"eval/{name}/accuracy" for name in eval_sets])]
+    utils.plot_curve(metrics_log.path, curve, panels, f"train_sft.py, {args.model}, {args.data}")
+    first = args.eval_data[0]
+    utils.write_json(Path(args.output_dir) / "result.json", {k: final[f"eval/{first}/{k}"] for k in ("accuracy", "n")} | {"data": first, "steps": step, **final})
+    for name in eval_sets:
+        print(f"{name}: accuracy {final[f'eval/{name}/accuracy']:.3f} of {final[f'eval/{name}/n']} greedy answers, format {final[f'eval/{name}/format_rate']:.3f}")
+    print(f"the model is in {args.output_dir}; what it said is in {args.output_dir}/samples, the curve in {curve}")
+
+
+if __name__ == "__main__":
+    utils.run(main, parse_args)

@@ -1,0 +1,526 @@
+"""What every script needs and no paper is about: flags, errors for people, checkpoints, the log, the learning rate, pictures.
+
+Nothing here knows about models, prompts or rewards. Needs torch; matplotlib, wandb and tensorboard are imported where used.
+"""
+import argparse
+import contextlib
+import difflib
+import importlib.metadata
+import json
+import math
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import torch
+
+
+class UserError(ValueError):
+    """Something the person at the keyboard can mend: one sentence naming the file and line, and the remedy. Exit code 2."""
+
+
+def run(main, parse_args, argv=None):
+    """The last line of every script: parse, run, and turn a UserError into one sentence on stderr and exit code 2."""
+    try:
+        main(parse_args(argv))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+# ---------------------------------------------------------------------------------------------------------------- flags
+
+# Flags of TRL, R1-V and VLM-R1 that mean nothing here, and what to type instead. The ones that we share have their name and meaning.
+ELSEWHERE = {
+    "--per-device-train-batch-size": "--prompts-per-step (what a step learns from) and --micro-batch-size (what fits in memory)",
+    "--gradient-accumulation-steps": "--micro-batch-size; accumulation follows from it and never changes the gradient",
+    "--per-device-eval-batch-size": "--eval-batch-size",
+    "--generation-batch-size": "--prompts-per-step and --num-generations",
+    "--steps-per-generation": "--num-iterations",
+    "--dataset-name": "--data", "--data-file-paths": "--data", "--dataset-config": "--data with the path of the files",
+    "--dataset-train-split": "--data NAME:train", "--dataset-test-split": "--eval-data NAME:test", "--val-split-ratio": "--eval-data",
+    "--image-folders": "paths beside the data file: relative image paths resolve there",
+    "--max-prompt-length": "--max-pixels; prompts are never truncated here, because that cuts image tokens",
+    "--max-length": "--max-completion-length, and --max-pixels for the prompt",
+    "--bf16": "--dtype bfloat16", "--fp16": "--dtype bfloat16 or float32 (Qwen2-VL overflows in float16)", "--torch-dtype": "--dtype",
+    "--use-peft": "--lora-r 16", "--load-in-4bit": "--quant nf4", "--load-in-8bit": "--quant nf4", "--use-bnb-nested-quant": "--quant nf4",
+    "--bnb-4bit-quant-type": "--quant nf4", "--lora-target-modules": "nothing: LoRA goes on every linear layer of the language model",
+    "--lora-task-type": "nothing: it is always causal language modelling", "--freeze-vision-modules": "--freeze-vision --freeze-merger",
+    "--use-dora": "nothing: plain LoRA only", "--use-rslora": "nothing: plain LoRA only; set --lora-alpha",
+    "--use-vllm": "nothing: generation is built in", "--vllm-mode": "nothing: generation is built in",
+    "--vllm-device": "nothing: generation is built in", "--vllm-gpu-memory-utilization": "nothing: generation is built in",
+    "--deepspeed": "nothing: one GPU; --quant nf4 and --gradient-checkpointing save memory",
+    "--attn-implementation": "nothing: PyTorch's scaled_dot_product_attention is used",
+    "--warmup-ratio": "--warmup-steps 0.1 (a value below 1 is a share of all steps)", "--min-p": "--top-p", "--repetition-penalty": "nothing: it breaks importance ratios",
+    "--log-completions": "nothing: completions are always saved in samples/", "--run-name": "--output-dir", "--logging-dir": "--output-dir",
+    "--eval-strategy": "--eval-steps", "--evaluation-strategy": "--eval-steps", "--save-strategy": "--save-steps", "--logging-strategy": "--logging-steps",
+    "--save-only-model": "nothing: checkpoints can always be resumed; --save-total-limit bounds them", "--overwrite-output-dir": "another --output-dir",
+    "--remove-unused-columns": "nothing: unused columns are kept in the example's meta", "--push-to-hub": "`huggingface-cli upload` on the output directory",
+    "--config": "flags on the command line (args.json in --output-dir keeps them)", "--sync-ref-model": "nothing: the reference stays where training started",
+    "--delta": "--epsilon-high", "--task-type": "--reward-funcs", "--is-reward-customized-from-vlm-module": "--reward-funcs", "--reward-method": "--reward-funcs",
+    "--weight-decay": "nothing: it is 0", "--data-seed": "--seed", "--max-new-tokens": "--max-completion-length", "--load-best-model-at-end": "--eval-steps and --save-steps",
+    "--do-train": "nothing", "--do-eval": "--eval-data", "--use-liger-kernel": "nothing: the head is always computed in chunks",
+    "--precompute-ref-log-probs": "nothing", "--importance-sampling-level": "nothing yet: importance ratios are per token", "--ddp-timeout": "nothing: one GPU", "--dataloader-num-workers": "nothing",
+}
+
+
+class HelpFormatter(argparse.HelpFormatter):
+    """Shows the default where there is one worth showing, and keeps the paragraphs of the script's docstring."""
+    def __init__(self, prog):
+        super().__init__(prog, max_help_position=34, width=130)
+
+    def _get_help_string(self, action):
+        shown = action.default not in (None, False, argparse.SUPPRESS, "") and "%(default)" not in (action.help or "")
+        return f"{action.help} (default: %(default)s)" if shown and action.option_strings else action.help
+
+    def _fill_text(self, text, width, indent):
+        return textwrap.dedent(text)
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with dashes and underscores alike, no abbreviations, a guess at typos, and a word on other projects' flags."""
+    def __init__(self, description):
+        super().__init__(description=description, allow_abbrev=False, formatter_class=HelpFormatter)
+
+    def parse_known_args(self, args=None, namespace=None):
+        dashed = []
+        for word in sys.argv[1:] if args is None else args:
+            name, equals, value = word.partition("=")
+            dashed.append(name.replace("_", "-") + equals + value if name.startswith("--") else word)
+        return super().parse_known_args(dashed, namespace)
+
+    def parse_args(self, args=None, namespace=None):
+        known, unknown = self.parse_known_args(args, namespace)
+        for word in unknown:
+            flag = word.partition("=")[0]
+            if flag in ELSEWHERE:
+                self.error(f"{flag} has no meaning here; use {ELSEWHERE[flag]}")
+            near = difflib.get_close_matches(flag, self._option_string_actions, n=1)
+            self.error(f"unknown argument {word}" + (f"; did you mean {near[0]}?" if near else "; --help lists the flags"))
+        known.argv = list(sys.argv[1:] if args is None else args)
+        return known
+
+
+def positive(text):
+    """argparse type: a whole number of at least 1."""
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
+    return int(text)
+
+
+def not_negative(text):
+    """argparse type: a finite number of at least 0."""
+    if not 0 <= float(text) < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number of at least 0")
+    return float(text)
+
+
+def count(text):
+    """argparse type: a whole number of at least 0."""
+    if int(text) < 0:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 0")
+    return int(text)
+
+
+def fraction(text):
+    """argparse type: a number in (0, 1]."""
+    if not 0 < float(text) <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0 and at most 1")
+    return float(text)
+
+
+for _type, _word in ((positive, "whole number"), (count, "whole number"), (not_negative, "number"), (fraction, "number")):
+    _type.__name__ = _word                                          # argparse says "invalid whole number value: 'x'"
+
+
+def add_model_flags(parser):
+    """--model and how to load it; the same in every script."""
+    g = parser.add_argument_group("model")
+    g.add_argument("--model", "--model-name-or-path", required=True, help="`tiny` (the untrained preset), a local Hugging Face directory (a full Qwen2-VL checkpoint, or a "
+                   "PEFT adapter that names its base), or a hub name such as Qwen/Qwen2-VL-2B-Instruct")
+    g.add_argument("--quant", choices=["none", "nf4"], help="nf4: the language model's linear layers in 4 bits (QLoRA); default: what the adapter was trained with, else none")
+    g.add_argument("--dtype", choices=["auto", "float32", "bfloat16"], default="auto", help="arithmetic; auto is bfloat16 on a GPU and float32 on a CPU. Trained weights are float32 in any case")
+    g.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps; auto is cuda where there is one, else cpu")
+    g.add_argument("--max-pixels", type=positive, default=401408, help="shrink larger images to this many pixels; 28 x 28 pixels are one token, so 401408 is 512 tokens")
+    g.add_argument("--min-pixels", type=positive, default=3136, help="enlarge smaller images to this many pixels")
+    g.add_argument("--system-prompt", help="the system turn; default: the chat template's own (Qwen2-VL: You are a helpful assistant.)")
+    return g
+
+
+def add_training_flags(parser):
+    """What may change in the model; the same in every training script."""
+    g = parser.add_argument_group("adapter and freezing")
+    g.add_argument("--lora-r", type=count, help="rank of LoRA on the language model's linear layers; 0 trains the weights themselves; default: 16 with --quant nf4, else 0")
+    g.add_argument("--lora-alpha", type=positive, help="LoRA scale is alpha / r; default: 2 r")
+    g.add_argument("--lora-dropout", type=not_negative, default=0.0, help="LoRA dropout; keep 0 in RL, where rollout and update must be the same policy")
+    g.add_argument("--freeze-vision", action="store_true", help="full fine-tuning: leave the vision tower as it is (not the merger)")
+    g.add_argument("--freeze-merger", action="store_true", help="full fine-tuning: leave the merger (vision to language projector) as it is")
+    g.add_argument("--freeze-llm", action="store_true", help="full fine-tuning: leave the language model as it is, embeddings and head included")
+    g.add_argument("--gradient-checkpointing", action=argparse.BooleanOptionalAction, default=False, help="recompute activations in the backward pass: slower, much less memory")
+    return g
+
+
+def add_data_flags(parser):
+    """--data and --eval-data; the same in every script that reads examples."""
+    g = parser.add_argument_group("data")
+    g.add_argument("--data", required=True, help="a toy task (count), or a JSON, JSONL or parquet file or a folder of them; toy tasks and folders take a split: count:train, count:test, count:ood")
+    g.add_argument("--prompt-template", default=None, help="how a question is put, by name (see TEMPLATES in data.py); default: the one the checkpoint was trained with, else r1v")
+    g.add_argument("--level", type=int, choices=[1, 2, 3], default=3, help="difficulty of toy tasks")
+    return g
+
+
+def add_optimization_flags(parser, learning_rate_help):
+    g = parser.add_argument_group("optimization")
+    g.add_argument("--learning-rate", type=not_negative, help=learning_rate_help)
+    g.add_argument("--lr-scheduler-type", choices=sorted(SCHEDULES), default="linear", help="shape of the learning rate after the warm-up")
+    g.add_argument("--warmup-steps", type=not_negative, default=0, help="steps of linear warm-up; below 1: a share of all steps")
+    g.add_argument("--max-steps", type=positive, help="steps of training; default: from --num-train-epochs (toy tasks never end and need --max-steps)")
+    g.add_argument("--num-train-epochs", type=not_negative, default=1.0, help="passes over a data file, when --max-steps is not given")
+    g.add_argument("--max-grad-norm", type=not_negative, default=1.0, help="clip the gradient to this norm; 0 does not clip")
+    g.add_argument("--optim", choices=["adamw", "adamw_8bit"], default="adamw", help="adamw_8bit keeps the moments in 8 bits (bitsandbytes)")
+    g.add_argument("--micro-batch-size", type=positive, default=8, help="responses per forward pass: memory only, never the gradient")
+    g.add_argument("--seed", type=count, default=0, help="of the data order, the sampling and new weights")
+    return g
+
+
+def add_evaluation_flags(parser):
+    g = parser.add_argument_group("evaluation")
+    g.add_argument("--eval-data", nargs="+", default=[], metavar="DATA", help="like --data, one or several; accuracy of greedy answers before, during and after training")
+    g.add_argument("--eval-steps", type=count, default=0, help="steps between evaluations; 0: only before and after")
+    g.add_argument("--max-eval-samples", type=positive, default=512, help="questions of each --eval-data to ask")
+    g.add_argument("--eval-batch-size", type=positive, default=64, help="answers generated at a time")
+    return g
+
+
+def add_output_flags(parser):
+    g = parser.add_argument_group("output")
+    g.add_argument("--output-dir", required=True, help="where checkpoints, metrics, pictures and the result go")
+    g.add_argument("--save-steps", type=count, default=100, help="steps between checkpoints; 0: only the last")
+    g.add_argument("--save-total-limit", type=positive, default=2, help="checkpoints to keep, newest first")
+    g.add_argument("--logging-steps", type=positive, default=1, help="steps between lines on the screen (metrics.jsonl gets every step)")
+    g.add_argument("--resume-from-checkpoint", nargs="?", const="newest", metavar="DIR", help="go on from DIR, or without a value from the newest checkpoint in --output-dir; none there yet: start over")
+    g.add_argument("--report-to", choices=["none", "wandb", "tensorboard"], default="none", help="also send the metrics there (installed separately)")
+    return g
+
+
+# ---------------------------------------------------------------------------------------------- device, seeds, schedule
+
+def pick_device(name):
+    """torch.device for --device; auto is cuda where there is one, else cpu. UserError if it is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {name} cannot be used here ({str(error).splitlines()[0]}); --device cpu always can") from None
+    return torch.device(name)
+
+
+def pick_dtype(name, device):
+    """torch.dtype for --dtype; auto is bfloat16 on a GPU and float32 elsewhere."""
+    if name == "auto":
+        name = "bfloat16" if device.type == "cuda" else "float32"
+    return getattr(torch, name)
+
+
+def seed_everything(seed, step=0):
+    """Seeds Python and torch from (seed, step). Called at the start of every step, so that nothing random needs to be saved: a resumed
+    run draws at step s what an uninterrupted one draws there."""
+    mixed = random.Random(f"{seed} {step}").getrandbits(63)
+    random.seed(mixed)
+    torch.manual_seed(mixed)
+
+
+def epoch_order(size, epoch, seed):
+    """A permutation of range(size), a pure function of (epoch, seed)."""
+    order = list(range(size))
+    random.Random(f"order {seed} {epoch}").shuffle(order)
+    return order
+
+
+SCHEDULES = {  # share of the learning rate after warm-up, from progress in [0, 1)
+    "constant": lambda progress: 1.0,
+    "linear": lambda progress: 1.0 - progress,
+    "cosine": lambda progress: 0.5 * (1.0 + math.cos(math.pi * progress)),
+}
+
+
+def lr_scale(step, max_steps, warmup_steps=0, kind="linear"):
+    """Learning rate at `step` (0-based) as a share of its peak: linear warm-up, then SCHEDULES[kind] down to step max_steps.
+
+    warmup_steps below 1 is a share of max_steps (transformers 5). The first step is never wasted on a rate of 0.
+    """
+    warmup = round(warmup_steps * max_steps) if warmup_steps < 1 else int(warmup_steps)
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    return SCHEDULES[kind]((step - warmup) / max(1, max_steps - warmup))
+
+
+def make_optimizer(name, parameters, learning_rate):
+    """AdamW without weight decay over float32 `parameters`; adamw_8bit needs bitsandbytes."""
+    if name == "adamw":
+        return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0)
+    try:
+        import bitsandbytes
+    except ImportError:
+        raise UserError("--optim adamw_8bit needs bitsandbytes: pip install bitsandbytes, or use --optim adamw") from None
+    return bitsandbytes.optim.AdamW8bit(parameters, lr=learning_rate, weight_decay=0.0)
+
+
+# ------------------------------------------------------------------------------------------- the output directory of a run
+
+def open_output_dir(args, quiet=False):
+    """Makes --output-dir and finds the checkpoint to go on from: its path, or None to start at step 0.
+
+    UserError if it cannot be written to, if it holds another run's checkpoints and --resume-from-checkpoint was not given (nothing
+    finished is lost), or if the named checkpoint is not one.
+    """
+    out = Path(args.output_dir)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / f".writable-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"--output-dir {out} cannot be written to ({error.strerror}); name another directory") from None
+    for leftover in out.glob(".*.tmp"):                              # a save that was killed half-way
+        shutil.rmtree(leftover, ignore_errors=True)
+    found = checkpoints(out)
+    if args.resume_from_checkpoint is None:
+        if found:
+            raise UserError(f"{out} already holds {found[-1].name} of an earlier run; add --resume-from-checkpoint to go on from it, or name another --output-dir")
+        return None
+    if args.resume_from_checkpoint == "newest":
+        if not quiet:
+            print(f"resuming from {found[-1]}" if found else f"no checkpoint in {out} yet: starting from the beginning")
+        return found[-1] if found else None
+    path = Path(args.resume_from_checkpoint)
+    if not (path / "state.pt").is_file():
+        raise UserError(f"--resume-from-checkpoint {path} is not a checkpoint (it has no state.pt); newest in {out}: {found[-1] if found else 'none'}")
+    return path
+
+
+def checkpoints(out):
+    """The finished checkpoints in a run's directory, oldest first."""
+    found = [p for p in Path(out).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", p.name) and (p / "state.pt").is_file()]
+    return sorted(found, key=lambda p: int(p.name.split("-")[1]))
+
+
+def save_checkpoint(out, step, save_model, state, keep):
+    """Writes out/checkpoint-STEP: the model by save_model(directory), and `state` (a dict of tensors and plain values) as state.pt.
+
+    Written beside it and renamed when whole, so that a directory of that name is always complete, whatever killed the run. Older ones
+    beyond `keep` go afterwards.
+    """
+    out = Path(out)
+    temporary, final = out / f".checkpoint-{step}.tmp", out / f"checkpoint-{step}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    save_model(temporary)
+    torch.save({**state, "step": step}, temporary / "state.pt")
+    shutil.rmtree(final, ignore_errors=True)
+    os.replace(temporary, final)
+    for old in checkpoints(out)[:-keep]:
+        shutil.rmtree(old)
+
+
+def load_state(checkpoint):
+    """state.pt of a checkpoint. UserError if it is broken."""
+    try:
+        return torch.load(Path(checkpoint) / "state.pt", map_location="cpu", weights_only=True)
+    except Exception as error:                                       # torch raises a handful of unrelated types for a damaged file
+        raise UserError(f"{checkpoint}/state.pt cannot be read ({type(error).__name__}); delete that directory and resume from the one before") from None
+
+
+def publish(out, save_model):
+    """The finished model into the run's directory itself, so that `--model runs/grpo` loads it. Each file appears whole."""
+    temporary = Path(out) / ".final.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    save_model(temporary)
+    for file in temporary.iterdir():
+        os.replace(file, Path(out) / file.name)
+    temporary.rmdir()
+
+
+def write_json(path, value):
+    """JSON file, whole or not at all."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def write_args(out, args, **extra):
+    """args.json: the flags as they were used, the command, the commit of this code, the versions it ran with."""
+    def git(*words):
+        done = subprocess.run(["git", "-C", str(Path(__file__).resolve().parent), *words], capture_output=True, text=True)
+        return done.stdout.strip() if done.returncode == 0 else None
+    versions = {"python": sys.version.split()[0]}
+    for package in ("torch", "transformers", "peft", "bitsandbytes", "math-verify"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    flags = {k: v for k, v in vars(args).items() if k != "argv"}
+    try:
+        commit = git("rev-parse", "HEAD")
+        if commit and git("status", "--porcelain", "--untracked-files=no"):
+            commit += " with changes"
+    except OSError:                                                  # no git on this machine
+        commit = None
+    write_json(Path(out) / "args.json", {**flags, **extra, "script": Path(sys.argv[0]).name, "argv": getattr(args, "argv", None), "commit": commit, "versions": versions})
+
+
+def read_args(directory):
+    """args.json of a run's directory or checkpoint, {} where there is none (a published checkpoint, a hub name)."""
+    try:
+        return json.loads((Path(directory) / "args.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+class StopRequest:
+    """Ctrl-C asks for a stop after the step in progress (state is whole there); a second Ctrl-C stops at once.
+
+    with StopRequest() as stop: ... if stop.requested: save and leave."""
+    requested = False
+
+    def __enter__(self):
+        try:
+            self.before = signal.signal(signal.SIGINT, self.handle)
+        except ValueError:                                           # not in the main thread: Ctrl-C cannot arrive here
+            self.before = None
+        return self
+
+    def __exit__(self, *_):
+        if self.before is not None:
+            signal.signal(signal.SIGINT, self.before)
+
+    def handle(self, *_):
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+        print("\nstopping after this step (Ctrl-C again: at once)", file=sys.stderr)
+
+
+# ------------------------------------------------------------------------------------------------------------------- log
+
+class MetricsLog:
+    """metrics.jsonl (one line a step, never a step twice) and one aligned line on the screen; wandb or tensorboard if asked."""
+    def __init__(self, out, resume_step=None, report_to="none", every=1):
+        """resume_step: the step of the checkpoint resumed from; later lines, of steps whose weights were lost, are dropped."""
+        self.path, self.every, self.send = Path(out) / "metrics.jsonl", every, None
+        kept = [] if resume_step is None else [m for m in read_metrics(self.path) if m["step"] <= resume_step]
+        temporary = self.path.with_name(".metrics.part")
+        temporary.write_text("".join(json.dumps(m) + "\n" for m in kept))
+        os.replace(temporary, self.path)
+        try:
+            if report_to == "wandb":
+                import wandb
+                self.send = wandb.init(project="nanovlr", dir=str(out), name=Path(out).name, resume="allow").log
+            elif report_to == "tensorboard":
+                from torch.utils.tensorboard import SummaryWriter
+                writer = SummaryWriter(str(out))
+                self.send = lambda metrics, step: [writer.add_scalar(k, v, step) for k, v in metrics.items()]
+        except ImportError:
+            raise UserError(f"--report-to {report_to} needs it installed: pip install {report_to}") from None
+
+    def log(self, step, metrics, show=(), last=False):
+        """metrics: name -> number. `show`: the names to print, every `every` steps and at the last."""
+        line = {"step": step} | {k: (v if math.isfinite(v) else None) for k, v in metrics.items()}
+        with open(self.path, "a") as file:
+            file.write(json.dumps(line) + "\n")
+        if self.send:
+            self.send(metrics, step=step)
+        shown = [f"{k.split('/', 1)[-1] if k.startswith('eval/') else k} {metrics[k]:.4g}" for k in show if k in metrics]
+        if shown and (last or step % self.every == 0):
+            say(f"step {step:>5}  " + "  ".join(f"{text:<16}" for text in shown).rstrip())
+
+
+def read_metrics(path):
+    """The lines of a metrics.jsonl; an incomplete last line (the run was killed while writing) is left out."""
+    lines = []
+    if Path(path).is_file():
+        for text in Path(path).read_text().splitlines():
+            with contextlib.suppress(ValueError):
+                lines.append(json.loads(text))
+    return lines
+
+
+def say(text):
+    """Prints above a progress bar instead of through it."""
+    from tqdm import tqdm
+    tqdm.write(text)
+    sys.stdout.flush()
+
+
+# -------------------------------------------------------------------------------------------------------------- pictures
+
+def plot_curve(metrics_path, png, panels, title="", x="step"):
+    """curve.png from metrics.jsonl. panels: list of (heading, [metric names]); names without data are left out, and so are empty panels."""
+    import matplotlib
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    lines = read_metrics(metrics_path)
+    drawn = []
+    for heading, names in panels:
+        curves = [(name, [(m["step"], m[name]) for m in lines if m.get(name) is not None]) for name in names]
+        curves = [(name, points) for name, points in curves if points]
+        if curves:
+            drawn.append((heading, curves))
+    if not drawn:
+        return
+    figure, axes = plt.subplots(1, len(drawn), figsize=(4.6 * len(drawn), 3.6), squeeze=False)
+    for ax, (heading, curves) in zip(axes[0], drawn):
+        for name, points in curves:
+            steps, values = zip(*points)
+            sparse = len(points) < 40
+            line = ax.plot(steps, values, marker="o" if sparse else None, label=name, alpha=1 if sparse else 0.35, lw=2 if sparse else 1)[0]
+            if not sparse:                                           # the eye wants the trend, honesty wants the noise: both
+                width = max(1, len(values) // 20)
+                smooth = [sum(values[max(0, i - width):i + 1]) / len(values[max(0, i - width):i + 1]) for i in range(len(values))]
+                ax.plot(steps, smooth, color=line.get_color(), lw=2)
+        ax.set_title(heading, fontsize=10)
+        ax.set_xlabel(x)
+        ax.grid(alpha=0.3)
+        ax.legend(fontsize=7)
+    figure.suptitle(title, fontsize=10)
+    figure.tight_layout()
+    figure.savefig(png, dpi=110)
+    plt.close(figure)
+
+
+def plot_samples(rows, png, title=""):
+    """A sheet a person can look at. rows: dicts with `images` (PIL), `question`, `answer`, `completions` (list of (text, scores dict))."""
+    import matplotlib
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    texts = []
+    for row in rows:
+        blocks = [f"{row['question'].strip()}   [answer: {row['answer']}]"]
+        for text, scores in row["completions"]:
+            blocks.append("  ".join(f"{name} {value:g}" for name, value in scores.items()) + "  |  " + text.strip())
+        wrapped = ["\n".join(textwrap.wrap(printable(block), 125, subsequent_indent="      ", max_lines=7)) for block in blocks]
+        texts.append("\n".join(wrapped))
+    heights = [max(1.5, 0.17 * (t.count("\n") + 2)) for t in texts]
+    figure, axes = plt.subplots(len(rows), 2, figsize=(13, sum(heights) + 0.5), squeeze=False, gridspec_kw={"width_ratios": [1, 6], "height_ratios": heights})
+    for row, text, (left, right) in zip(rows, texts, axes):
+        if row["images"]:
+            left.imshow(row["images"][0])
+        left.axis("off")
+        right.axis("off")
+        right.text(0, 1, text, va="top", ha="left", fontsize=7.5, family="monospace", parse_math=False, transform=right.transAxes)
+    figure.suptitle(title, fontsize=10)
+    figure.tight_layout()
+    figure.savefig(png, dpi=100)
+    plt.close(figure)
+
+
+def printable(text):
+    """Text that matplotlib can draw and a terminal can show: control characters, surrogates and missing glyphs as question marks."""
+    return "".join(c if c.isprintable() and ord(c) < 0x2E80 else "?" for c in text.replace("\n", " "))
