@@ -13,7 +13,6 @@ import io
 import json
 import os
 import re
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -123,13 +122,18 @@ def read_json(file):
         raise UserError(f"{file}:{error.lineno}: broken JSON ({error.msg}, column {error.colno}); mend that line") from None
     except RecursionError:
         raise UserError(f"{file}: JSON nested too deeply; expected a list of flat objects") from None
+    except ValueError as error:                                      # a number of more than 4300 digits
+        raise UserError(f"{file}: broken JSON ({str(error)[:60]}); mend that number") from None
     if not isinstance(rows, list):
         raise UserError(f"{file}: expected a list of objects, [{{...}}, {{...}}], found {type(rows).__name__}")
-    decoder, at, found = json.JSONDecoder(), text.index("[") + 1, []
+    decoder, at, found = json.JSONDecoder(), text.find("[") + 1, []   # an empty file has no "[" and no rows
+    line = text.count("\n", 0, at) + 1
     for record in rows:                                              # a second pass, for the line where each record begins
-        at = re.compile(r"[\s,]*").match(text, at).end()
-        found.append((text.count("\n", 0, at) + 1, record))
-        at = decoder.raw_decode(text, at)[1]
+        start = re.compile(r"[\s,]*").match(text, at).end()
+        line += text.count("\n", at, start)
+        found.append((line, record))
+        at = decoder.raw_decode(text, start)[1]
+        line += text.count("\n", start, at)                          # counted on from the record before: from the top would be quadratic
     return found
 
 
@@ -140,8 +144,8 @@ def read_jsonl(file):
         if line.strip():
             try:
                 rows.append((number, json.loads(line)))
-            except (json.JSONDecodeError, RecursionError) as error:
-                raise UserError(f"{file}:{number}: broken JSON ({getattr(error, 'msg', 'nested too deeply')}); mend or delete that line") from None
+            except (ValueError, RecursionError) as error:           # ValueError: broken, or a number of more than 4300 digits
+                raise UserError(f"{file}:{number}: broken JSON ({getattr(error, 'msg', str(error)[:60])}); mend or delete that line") from None
     return rows
 
 
@@ -149,7 +153,8 @@ def read_text(file):
     try:
         return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"{file}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{file}:{line}: not UTF-8 text (byte {error.start} of the file); save it as UTF-8") from None
 
 
 def read_parquet(file):
@@ -170,6 +175,7 @@ READERS = {".json": read_json, ".jsonl": read_jsonl, ".parquet": read_parquet}
 IMAGE_KEYS = ("images", "image", "image_path")
 QUESTION_KEYS = ("question", "problem")
 ANSWER_KEYS = ("answer", "ground_truth")
+IMAGE_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)     # what PIL raises for damaged or absurdly large files
 ANSWER_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
@@ -190,6 +196,8 @@ def to_example(record, file, line):
             if value is not None:
                 if not isinstance(value, types) or isinstance(value, bool):
                     raise UserError(f"{where}: `{key}` must be {' or '.join(t.__name__ for t in types)}, found {type(value).__name__}")
+                if not str(value).isascii() and re.search("[\ud800-\udfff]", str(value)):
+                    raise UserError(f"{where}: `{key}` contains half of a surrogate pair (a character cut in two); mend or delete the record")
                 if not str(value).strip():
                     raise UserError(f"{where}: `{key}` is empty; fill it in or delete the record")
                 return str(value)
@@ -231,26 +239,30 @@ def locate(image, file, where):
     if not isinstance(image, str) or not image:
         raise UserError(f"{where}: an image must be a path (or embedded bytes in parquet), found {type(image).__name__}")
     path = file.parent / image                                       # an absolute `image` replaces the folder
-    if not path.is_file():
-        raise UserError(f"{where}: image {path} does not exist; relative paths resolve beside {file.name}")
+    if not os.path.isfile(path):                                     # unlike path.is_file(), also False for a name too long: base64 in place of a path
+        raise UserError(f"{where}: image {short(path)} does not exist; relative paths resolve beside {file.name}")
     return path
+
+
+def short(text, most=200):
+    """One line of at most `most` characters, for messages."""
+    text = " ".join(str(text).split())
+    return text if len(text) <= most else text[:most] + "..."
 
 
 def open_image(image, where):
     """RGB PIL image from a PIL image, a path or encoded bytes; transparency is laid on white. UserError for what cannot be decoded."""
+    name = "its embedded image" if isinstance(image, bytes) else f"image {getattr(image, 'filename', image)}"
     try:
         if not isinstance(image, Image.Image):
             image = Image.open(io.BytesIO(image) if isinstance(image, bytes) else image)
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image.load()
+        image.load()
         if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         image = image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        name = "its embedded image" if isinstance(image, bytes) else getattr(image, "filename", image)
-        raise UserError(f"{where}: image {name} cannot be opened ({str(error)[:80] or type(error).__name__}); replace the file or delete the record") from None
+    except IMAGE_ERRORS as error:
+        raise UserError(f"{where}: {name} cannot be opened ({short(error, 80) or type(error).__name__}); replace the file or delete the record") from None
     if max(image.size) > 200 * min(image.size):
         raise UserError(f"{where}: image of {image.width} x {image.height} pixels is too narrow for Qwen2-VL (sides at most 200 : 1); crop it or delete the record")
     return image
@@ -272,7 +284,7 @@ def check_images(examples, decode=2000):
             else:
                 try:
                     Image.open(io.BytesIO(image) if isinstance(image, bytes) else image).close()
-                except (OSError, SyntaxError, ValueError):
+                except IMAGE_ERRORS:
                     open_image(image, example.source)                # for its message
     from tqdm import tqdm
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
@@ -353,6 +365,8 @@ def encode_prompt(example, processor, template=DEFAULT_TEMPLATE, system_prompt=N
     for token in special.vision:
         if token in text:
             raise UserError(f"{example.source}: the question contains the reserved token {token}; remove it")
+        if token in (system_prompt or ""):
+            raise UserError(f"--system-prompt contains the reserved token {token}; remove it")
     messages = [{"role": "user", "content": [{"type": "image"}] * len(example.images) + [{"type": "text", "text": text}]}]
     if system_prompt is not None:
         messages.insert(0, {"role": "system", "content": system_prompt})

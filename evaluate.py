@@ -78,6 +78,8 @@ def main(args):
     examples = data.head(data.read(args.data, level=args.level), args.max_eval_samples)
     policy, processor = modeling.load_from_args(args, needs_training="its answers would be noise")
     predictions = out / "predictions.jsonl"
+    for example in examples[:64]:                                    # what does not fit should not come up half-way
+        data.encode_prompt(example, processor, args.prompt_template, args.system_prompt, args.max_completion_length)
     records = utils.read_metrics(predictions) if resume else []
     if [r["id"] for r in records] != [e.id for e in examples[:len(records)]] or any(len(r["samples"]) != args.num_samples for r in records):
         raise utils.UserError(f"{predictions} holds answers to other questions; name another --output-dir, or leave --resume-from-checkpoint away to start over")

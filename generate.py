@@ -168,7 +168,7 @@ def parse_args(argv=None):
     g.add_argument("--raw", action="store_true", help="print the completion and nothing else")
     g = p.add_argument_group("rollout")
     g.add_argument("--num-generations", type=utils.positive, default=1, help="G, answers to sample")
-    g.add_argument("--max-completion-length", type=utils.positive, default=512, help="tokens at most")
+    g.add_argument("--max-completion-length", type=utils.positive, default=512, help="tokens of a completion at most")
     g.add_argument("--temperature", type=utils.not_negative, default=0.0, help="sampling temperature; 0: greedy")
     g.add_argument("--top-p", type=utils.fraction, default=1.0, help="sample among the likeliest tokens that make up this mass; 1: all")
     g.add_argument("--top-k", type=utils.count, default=0, help="sample among this many likeliest tokens; 0: all")

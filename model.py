@@ -63,6 +63,11 @@ class Processor:
 
 # ----------------------------------------------------------------------------------------------------------------- tiny
 
+TINY_TEXT = dict(hidden_size=128, intermediate_size=384, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=4096, initializer_range=0.06,
+                 rope_parameters={"rope_type": "default", "rope_theta": 100.0, "mrope_section": [4, 6, 6]})
+TINY_VISION = dict(depth=2, embed_dim=96, num_heads=4, hidden_size=128, mlp_ratio=4, patch_size=14, spatial_merge_size=2, temporal_patch_size=2, initializer_range=0.06)
+
+
 def tiny_tokenizer():
     """Byte-level BPE learned from the toy world's texts, with Qwen2-VL's chat format and special tokens. Any Unicode text round-trips,
     because all 256 bytes are in the vocabulary and nothing is normalised."""
@@ -92,10 +97,8 @@ def tiny(seed=0):
     tokenizer = tiny_tokenizer()
     ids = special_ids(tokenizer)
     config = Qwen2VLConfig(
-        text_config=dict(vocab_size=len(tokenizer), hidden_size=128, intermediate_size=384, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
-                         max_position_embeddings=4096, initializer_range=0.06, rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
-                         bos_token_id=ids.pad_id, eos_token_id=ids.eos_ids[0], pad_token_id=ids.pad_id),
-        vision_config=dict(depth=2, embed_dim=96, num_heads=4, hidden_size=128, mlp_ratio=4, patch_size=14, spatial_merge_size=2, temporal_patch_size=2, initializer_range=0.06),
+        text_config=dict(TINY_TEXT, vocab_size=len(tokenizer), bos_token_id=ids.pad_id, eos_token_id=ids.eos_ids[0], pad_token_id=ids.pad_id),
+        vision_config=dict(TINY_VISION),
         image_token_id=ids.image_id, video_token_id=ids.video_id, vision_start_token_id=ids.vision_ids[0], vision_end_token_id=ids.vision_ids[1], tie_word_embeddings=True)
     torch.manual_seed(seed)
     model = Qwen2VLForConditionalGeneration(config)
@@ -197,6 +200,8 @@ def load_processor(directory, max_pixels=None, min_pixels=None):
     if tokenizer.chat_template is None:
         legacy = directory / "chat_template.json"
         tokenizer.chat_template = read_config(legacy)["chat_template"] if legacy.is_file() else CHAT_TEMPLATE
+    if "?" not in tokenizer.apply_chat_template([{"role": "user", "content": [{"type": "text", "text": "?"}]}], tokenize=False):
+        tokenizer.chat_template = CHAT_TEMPLATE                      # the base models' (Qwen2-VL-2B without -Instruct) knows no turns: it renders nothing
     config = directory / "config.json"
     flat = read_config(config) if config.is_file() else {}
     context = flat.get("text_config", flat).get("max_position_embeddings", 32768)
@@ -228,6 +233,8 @@ def load(name, dtype=torch.float32, device="cpu", quant="none", train=None, max_
             with tempfile.TemporaryDirectory() as directory:
                 model.save_pretrained(directory)
                 model = from_pretrained(Qwen2VLForConditionalGeneration, directory, dtype, device, quant)
+        elif not full:
+            model.to(dtype)
     else:
         model = from_pretrained(Qwen2VLForConditionalGeneration, base, torch.float32 if full else dtype, device, quant)
         processor = load_processor(base, max_pixels, min_pixels)
@@ -250,7 +257,8 @@ def load(name, dtype=torch.float32, device="cpu", quant="none", train=None, max_
                 if not parameter.requires_grad:
                     parameter.data = parameter.data.to(dtype)
     elif not train and quant == "none":
-        model.to(dtype)
+        for parameter in model.parameters():                         # not model.to(dtype): that rounds the rotary frequencies too
+            parameter.data = parameter.data.to(dtype)
     for parameter in policy.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
@@ -266,7 +274,8 @@ def load(name, dtype=torch.float32, device="cpu", quant="none", train=None, max_
 
 def from_pretrained(cls, directory, dtype, device, quant):
     """cls.from_pretrained, in 4 bits if asked, with the ways it fails put in words. Weights that are missing are an error, not noise."""
-    options = dict(dtype=dtype, attn_implementation="sdpa")
+    from safetensors import SafetensorError
+    options = dict(dtype=dtype, attn_implementation="sdpa", ignore_mismatched_sizes=True)     # mismatches are reported below, with their names
     if quant == "nf4":
         try:
             import bitsandbytes
@@ -280,7 +289,7 @@ def from_pretrained(cls, directory, dtype, device, quant):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             model, report = cls.from_pretrained(directory, output_loading_info=True, **options)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise UserError(f"{directory} cannot be loaded as Qwen2-VL ({str(error).strip().splitlines()[0][:160]}); fetch or save the checkpoint again") from None
     lacking = sorted(report["missing_keys"]) + [str(entry[0]) for entry in report.get("mismatched_keys", [])]
     lacking = [key for key in lacking if not (key == "lm_head.weight" and model.config.tie_word_embeddings)]
@@ -301,6 +310,7 @@ def from_pretrained(cls, directory, dtype, device, quant):
 def load_adapter(model, adapter, train):
     """PeftModel of `model` with the adapter in directory `adapter`, trainable if `train`."""
     from peft import PeftModel
+    from safetensors import SafetensorError
     config = read_config(adapter / "adapter_config.json")
     if train and train.lora_r and train.lora_r != config.get("r"):
         raise UserError(f"--lora-r {train.lora_r}, but the adapter in {adapter} has rank {config.get('r')}; leave --lora-r away, or merge it first: "
@@ -309,6 +319,8 @@ def load_adapter(model, adapter, train):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             policy = PeftModel.from_pretrained(model, adapter, is_trainable=bool(train))
+    except SafetensorError as error:
+        raise UserError(f"the adapter in {adapter} cannot be read ({str(error)[:120]}); fetch or save it again") from None
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise UserError(f"the adapter in {adapter} does not fit its base ({str(error).strip().splitlines()[0][:160]}); correct base_model_name_or_path in its adapter_config.json") from None
     missing = [str(w.message) for w in caught if "missing" in str(w.message).lower() and "adapter" in str(w.message).lower()]
@@ -345,6 +357,8 @@ def load_from_args(args, train=False, resume=None, needs_training=None):
     if train:
         if args.lora_r is None:
             args.lora_r = read_config(adapter / "adapter_config.json").get("r", 0) if adapter else 16 if args.quant == "nf4" else 0
+        if base == "tiny" and args.lora_r:
+            raise UserError("--lora-r adapts a trained model, but --model tiny is untrained, and lies in no directory that an adapter could name; use --lora-r 0 --quant none")
         if (adapter or args.lora_r) and (args.freeze_vision or args.freeze_merger or args.freeze_llm):
             raise UserError("with LoRA only the adapter in the language model trains: --freeze-vision, --freeze-merger and --freeze-llm are for --lora-r 0")
     device = utils.pick_device(args.device)

@@ -40,7 +40,7 @@ OVERLOOKED = 2 / 3                          # the fallible teacher's chance of m
 def draw_scene(meta, rng):
     """The picture of meta["objects"], a list of (row, column, color, shape). Sizes and shades vary a little from object to object."""
     scale = 4                               # draw large, shrink once: smooth edges
-    grey = rng.randint(222, 244)
+    grey = rng.randint(108, 128)                # CLEVR's background, and the middle of what the vision tower expects
     image = Image.new("RGB", (GRID * CELL * scale,) * 2, (grey, grey, grey))
     draw = ImageDraw.Draw(image)
     for row, column, color, shape in meta["objects"]:
@@ -61,10 +61,12 @@ def draw_scene(meta, rng):
 
 def count(rng, fewest, most, teacher):
     """How many objects of a kind are in the picture? Returns the dict shown at the top of this file, without its image."""
-    # Half of the scenes are small: from them the first words are learned (see the top of the file).
-    number = rng.randint(fewest, min(fewest + 1, most)) if rng.random() < 0.5 else rng.randint(fewest, most)
+    # A third of the scenes are small: from them the first words are learned (see the top of the file).
+    number = rng.randint(fewest, min(fewest + 1, most)) if rng.random() < 0.33 else rng.randint(fewest, most)
     cells = sorted(rng.sample([(r, c) for r in range(GRID) for c in range(GRID)], number))
-    objects = [(r, c, rng.choice(list(COLORS)), rng.choice(SHAPES)) for r, c in cells]
+    # Few kinds in a scene, so that there is something to count: with all kinds equally likely, two answers in three would be 1.
+    colors, shapes = rng.sample(list(COLORS), rng.randint(1, 3)), rng.sample(SHAPES, rng.randint(1, 3))
+    objects = [(r, c, rng.choice(colors), rng.choice(shapes)) for r, c in cells]
 
     # Ask about something that is there three times in four, so that 0 is an answer but not the usual one.
     _, _, color, shape = rng.choice(objects)

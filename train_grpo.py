@@ -81,7 +81,7 @@ def main(args):
     examples = data.read(args.data, args.seed, args.level)
     args.eval_data = args.eval_data or data.default_eval(args.data)
     eval_sets = {spec: data.head(data.read(spec, level=args.level), args.max_eval_samples) for spec in args.eval_data}
-    for example in examples if not isinstance(examples, data.ToyStream) else []:
+    for example in [*(examples if not isinstance(examples, data.ToyStream) else []), *sum(eval_sets.values(), [])]:
         rewards_check(example)
     max_steps = data.steps_of(args, examples, N)
 
@@ -90,7 +90,7 @@ def main(args):
     if args.learning_rate is None:
         args.learning_rate = 1e-5 if args.lora_r else 1e-6
     encode = lambda example: data.encode_prompt(example, processor, args.prompt_template, args.system_prompt, args.max_completion_length)
-    for example in data.head(examples, 64):                          # a prompt that does not fit should not come up after an hour
+    for example in sum((data.head(e, 64) for e in (examples, *eval_sets.values())), []):    # a prompt that does not fit should not come up after an hour
         encode(example)
     reference = modeling.Reference(policy, args) if args.beta else None
     trained = [q for q in policy.parameters() if q.requires_grad]
@@ -126,6 +126,7 @@ def main(args):
     def logps(prompts, targets, mask, with_policy, entropy=False):
         """token_logps of all rows without gradient, a micro-batch at a time: (B, T) on the CPU."""
         pieces = []
+        policy.eval()                                                # without LoRA dropout, as in the rollout
         with torch.no_grad():
             for a, b, first, last, counts in data.micro_batches(len(targets), args.micro_batch_size, [G] * len(prompts)):
                 batch = data.collate(prompts[first:last], targets[a:b], mask[a:b], counts, policy.device)

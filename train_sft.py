@@ -10,6 +10,7 @@ On a laptop (tiny model, four minutes on two cores; its teacher is fallible on p
 On a GPU (QLoRA; the projector alone, as LLaVA's first stage, is --lora-r 0 --freeze-vision --freeze-llm):
     python train_sft.py --model Qwen/Qwen2-VL-2B-Instruct --quant nf4 --data warmup.jsonl --gradient-checkpointing --output-dir runs/sft
 """
+import math
 import time
 from pathlib import Path
 
@@ -59,6 +60,8 @@ def main(args):
                               data.encode_target(example, processor, args.prompt_template, args.max_completion_length))
     for example in data.head(examples, 64):                          # what does not fit should not come up after an hour
         encode(example)
+    for example in sum((data.head(e, 64) for e in eval_sets.values()), []):
+        data.encode_prompt(example, processor, args.prompt_template, args.system_prompt, args.max_completion_length)
     optimizer = utils.make_optimizer(args.optim, [q for q in policy.parameters() if q.requires_grad], args.learning_rate)
     step = 0
     if resume:
@@ -113,6 +116,8 @@ def main(args):
                 part.backward()
                 loss += part.item()
             grad_norm = float(torch.nn.utils.clip_grad_norm_(policy.parameters(), args.max_grad_norm or float("inf")))
+            if not math.isfinite(grad_norm):
+                raise utils.UserError(f"the gradient of step {step + 1} is {grad_norm}; lower --learning-rate or use --dtype float32, and resume from the last checkpoint")
 
             # 3. update
             optimizer.step()

@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import warnings
 from pathlib import Path
 
 import torch
@@ -96,15 +97,21 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(dashed, namespace)
 
     def parse_args(self, args=None, namespace=None):
+        for word in sys.argv[1:] if args is None else args:         # first: such a command lacks some of our required flags, too
+            flag = word.partition("=")[0].replace("_", "-")
+            if flag in ELSEWHERE and flag not in self._option_string_actions:
+                self.error(f"{flag} has no meaning here; use {ELSEWHERE[flag]}")
         known, unknown = self.parse_known_args(args, namespace)
         for word in unknown:
             flag = word.partition("=")[0]
-            if flag in ELSEWHERE:
-                self.error(f"{flag} has no meaning here; use {ELSEWHERE[flag]}")
             near = difflib.get_close_matches(flag, self._option_string_actions, n=1)
             self.error(f"unknown argument {word}" + (f"; did you mean {near[0]}?" if near else "; --help lists the flags"))
         known.argv = list(sys.argv[1:] if args is None else args)
         return known
+
+    def error(self, message):
+        """One sentence on stderr and exit code 2, as for a UserError; argparse would print fifty flags above it."""
+        self.exit(2, f"error: {message}\n")
 
 
 def positive(text):
@@ -316,7 +323,8 @@ def save_checkpoint(out, step, save_model, state, keep):
     """Writes out/checkpoint-STEP: the model by save_model(directory), and `state` (a dict of tensors and plain values) as state.pt.
 
     Written beside it and renamed when whole, so that a directory of that name is always complete, whatever killed the run. Older ones
-    beyond `keep` go afterwards.
+    beyond `keep` go afterwards; so do those of later steps, left by a run that was taken back to an earlier checkpoint (as its lines in
+    metrics.jsonl do): "newest" would go on from them.
     """
     out = Path(out)
     temporary, final = out / f".checkpoint-{step}.tmp", out / f"checkpoint-{step}"
@@ -326,7 +334,9 @@ def save_checkpoint(out, step, save_model, state, keep):
     torch.save({**state, "step": step}, temporary / "state.pt")
     shutil.rmtree(final, ignore_errors=True)
     os.replace(temporary, final)
-    for old in checkpoints(out)[:-keep]:
+    done = checkpoints(out)
+    now = done.index(final) + 1
+    for old in done[:max(0, now - keep)] + done[now:]:
         shutil.rmtree(old)
 
 
@@ -485,11 +495,11 @@ def plot_curve(metrics_path, png, panels, title="", x="step"):
                 width = max(1, len(values) // 20)
                 smooth = [sum(values[max(0, i - width):i + 1]) / len(values[max(0, i - width):i + 1]) for i in range(len(values))]
                 ax.plot(steps, smooth, color=line.get_color(), lw=2)
-        ax.set_title(heading, fontsize=10)
+        ax.set_title(printable(heading), fontsize=10, parse_math=False)
         ax.set_xlabel(x)
         ax.grid(alpha=0.3)
         ax.legend(fontsize=7)
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(printable(title), fontsize=10, parse_math=False)
     figure.tight_layout()
     figure.savefig(png, dpi=110)
     plt.close(figure)
@@ -515,9 +525,11 @@ def plot_samples(rows, png, title=""):
         left.axis("off")
         right.axis("off")
         right.text(0, 1, text, va="top", ha="left", fontsize=7.5, family="monospace", parse_math=False, transform=right.transAxes)
-    figure.suptitle(title, fontsize=10)
-    figure.tight_layout()
-    figure.savefig(png, dpi=100)
+    figure.suptitle(printable(title), fontsize=10, parse_math=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")                              # glyphs that the font lacks are drawn as boxes, which is all right
+        figure.tight_layout()
+        figure.savefig(png, dpi=100)
     plt.close(figure)
 
 

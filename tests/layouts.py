@@ -8,12 +8,18 @@ Nothing here uses transformers' own classes, which know only today's layout (but
     write_2024("somewhere", "2b")               the exact shapes of Qwen2-VL-2B-Instruct: 4,417,971,200 bytes in bfloat16
     write_2024("somewhere", "7b-2layers")       two layers of the 7B: its head is not tied to the embeddings
 """
+import functools
 import json
+import random
+import sys
 from pathlib import Path
 
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import data
 import model as modeling
 
 TEXT = ["hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size", "tie_word_embeddings"]
@@ -44,7 +50,7 @@ def write_2024(directory, size="tiny", seed=0, dtype=torch.bfloat16, shard_bytes
     text, section, first, vision, temperature = SIZES[size]
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    words = json.loads(modeling.tiny_tokenizer().backend_tokenizer.to_str())["model"]
+    words = learned_words()
     first = len(words["vocab"]) if first is None else first
     ids = {token: first + i for i, token in enumerate(SPECIAL)}
     text = dict(text, vocab_size=text["vocab_size"] or (first + len(SPECIAL) + 127) // 128 * 128)     # more rows than tokens, like the real ones
@@ -69,6 +75,12 @@ def write_2024(directory, size="tiny", seed=0, dtype=torch.bfloat16, shard_bytes
         shard_bytes = 200_000 * dtype.itemsize if size.startswith("tiny") else 2_000_000_000
     write_weights(directory, weights(text, vision, seed, dtype, scale or (0.06 if size.startswith("tiny") else 0.02)), shard_bytes)
     return directory
+
+
+@functools.cache
+def learned_words():
+    """{"vocab": ..., "merges": ...} of the tiny tokenizer."""
+    return json.loads(modeling.tiny_tokenizer().backend_tokenizer.to_str())["model"]
 
 
 def write_tokenizer(directory, words, first):
@@ -155,3 +167,39 @@ def write_weights(directory, named, shard_bytes):
         path.rename(directory / name)
     index = {"metadata": {"total_size": total}, "weight_map": {name: names[number - 1] for name, number in sorted(where.items())}}
     (directory / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+# ------------------------------------------------------------------------------------- what test_model.py and test_generate.py both use
+
+def picture(width, height, seed=0):
+    """A picture of coarse random blocks: unlike any other, and unlike grey for the vision tower."""
+    rng = random.Random(f"{width} {height} {seed}")
+    small = Image.new("RGB", (max(1, width // 14), max(1, height // 14)))
+    small.putdata([tuple(rng.randrange(256) for _ in range(3)) for _ in range(small.width * small.height)])
+    return small.resize((width, height), Image.NEAREST)
+
+
+def questions():
+    """Nine examples: six pictures of different sizes, two pictures in one prompt, and two prompts of text alone."""
+    sizes = [(112, 112), (56, 56), (140, 56), (84, 196), (168, 112), (28, 280)]
+    found = [data.Example(f"one {w} x {h}", [picture(w, h)], f"How many red objects are there? {w}", "1") for w, h in sizes]
+    found.append(data.Example("two", [picture(56, 84), picture(140, 112, 1)], "Are these the same?", "no"))
+    found.append(data.Example("text", [], "How many?", "2"))
+    return found + [data.Example("more text", [], "Row 1: red circle (1), blue square. Row 2: none. How many blue squares are there?", "1")]
+
+
+def prompts_of(processor, chosen=slice(None), template="none"):
+    return [data.encode_prompt(e, processor, template) for e in questions()[chosen]]
+
+
+def stock_inputs(prompts, special, responses=None):
+    """What stock transformers' forward takes, right-padded: ids, mask, image positions by token type. One response (or none) per prompt.
+    Made without data.collate, and without M-RoPE positions: the model finds its own."""
+    rows = [torch.cat([p.ids, r]) if responses else p.ids for p, r in zip(prompts, responses or prompts)]
+    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=special.pad_id)
+    mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(r) for r in rows], batch_first=True)
+    inputs = {"input_ids": ids, "attention_mask": mask, "mm_token_type_ids": (ids == special.image_id).long()}
+    pictured = [p for p in prompts if p.pixel_values is not None]
+    if pictured:
+        inputs |= {"pixel_values": torch.cat([p.pixel_values for p in pictured]), "image_grid_thw": torch.cat([p.grid for p in pictured])}
+    return inputs

@@ -1,0 +1,777 @@
+"""Run: python -m pytest -q tests/test_data.py        (about 12 s on CPU, half of it importing transformers; no network)
+
+Readers on files written here, bad input of every kind, prompts against literal strings and transformers' own positions, collate
+against a literal example and plain loops.
+"""
+import copy
+import dataclasses
+import io
+import json
+import random
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import data
+import toyworld
+from data import Example, Prompt, collate, encode_prompt, encode_target, micro_batches, open_image, pad_targets, read, rope_positions, take
+from utils import UserError
+
+RECORDS = Path(__file__).resolve().parents[2] / "shared" / "data" / "records"
+
+
+def png(width=56, height=56, color="red", kind="PNG"):
+    """An encoded picture."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height), color).save(buffer, kind)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with two pictures in it."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_bytes(png(color="red"))
+    (tmp_path / "images" / "b.png").write_bytes(png(color="blue"))
+    return tmp_path
+
+
+def write(folder, records, name="set.jsonl"):
+    """Records in a JSON, JSONL or parquet file."""
+    path = folder / name
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(r) + "\n" for r in records))
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(records, indent=1))
+    else:
+        pyarrow = pytest.importorskip("pyarrow")
+        import pyarrow.parquet
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(records), path)
+    return path
+
+
+def refusal(call, *args, within=1.0, **more):
+    """The text of the UserError that the call must raise soon: one line, of a bearable length. Timed in processor seconds, so that a busy
+    machine raises no false alarm; ten times as much by the clock, so that waiting for something does."""
+    start, clock = time.process_time(), time.perf_counter()
+    with pytest.raises(UserError) as error:
+        call(*args, **more)
+    text = str(error.value)
+    assert time.process_time() - start < within and time.perf_counter() - clock < 10 * within
+    assert "\n" not in text and len(text) < 600, text
+    return text
+
+
+# ----------------------------------------------------------------------------------------------------------- readers
+
+
+def test_r1v_record(folder):
+    record = {"image": "images/a.png", "problem": "How many items are there?", "solution": "<answer> 3 </answer>", "origin": "clevr"}
+    [example] = read(write(folder, [record]))
+    assert example == Example("set.jsonl:1", [folder / "images" / "a.png"], "How many items are there?", "3", None, None, None, {"origin": "clevr"}, f"{folder / 'set.jsonl'}:1")
+    assert data.open_images(example)[0].getpixel((0, 0)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("name", ["set.jsonl", "set.json", "set.parquet"])
+def test_plain_record_in_every_format(folder, name):
+    records = [{"id": "q1", "image": "images/a.png", "question": "Which color?", "answer": "red", "task": "colors"}, {"id": "q2", "image": "images/b.png", "question": "And now?", "answer": "blue", "task": "colors"}]
+    got = read(write(folder, records, name))
+    assert [(e.id, e.question, e.answer, e.task, e.images, e.meta) for e in got] == [
+        ("q1", "Which color?", "red", "colors", [folder / "images" / "a.png"], {}), ("q2", "And now?", "blue", "colors", [folder / "images" / "b.png"], {})]
+
+
+def test_several_images_none_choices_and_numbers(folder):
+    got = read(write(folder, [
+        {"images": ["images/a.png", "images/b.png"], "question": "Same <image> or <image>?", "answer": "no", "choices": ["yes", "no"]},
+        {"question": "2 + 2?", "answer": 4}, {"image": None, "question": "Half?", "answer": 0.5, "choices": [1, 0.5]},
+        {"images": [], "question": "Nothing?", "answer": " yes\n"},
+        {"image_path": str(folder / "images" / "a.png"), "question": "Absolute?", "ground_truth": 7}]))
+    assert [len(e.images) for e in got] == [2, 0, 0, 0, 1]
+    assert [e.answer for e in got] == ["no", "4", "0.5", "yes", "7"]
+    assert [e.choices for e in got] == [["yes", "no"], None, ["1", "0.5"], None, None]
+    assert got[0].question == "Same  or ?"                           # placeholders go: images always come first here
+    assert [image.getpixel((3, 3)) for image in data.open_images(got[0])] == [(255, 0, 0), (0, 0, 255)]
+
+
+@pytest.mark.parametrize("record, answer, solution", [
+    ({"solution": "<answer> 3 </answer>"}, "3", None),                                                 # nothing worked out to imitate
+    ({"solution": "<think> one, two </think><answer> 2 </answer>"}, "2", "<think> one, two </think><answer> 2 </answer>"),
+    ({"thinking": "<think> one </think>", "solution": "<answer> 1 </answer>"}, "1", "<think> one </think>\n<answer> 1 </answer>"),
+    ({"thinking": "one, two", "solution": "<answer>2</answer>"}, "2", "one, two\n<answer>2</answer>"),
+    ({"solution": "First <answer> 3 </answer>, no: <answer>\n4 </answer>"}, "4", "First <answer> 3 </answer>, no: <answer>\n4 </answer>"),
+    ({"solution": "42"}, "42", "42"),
+    ({"answer": "5", "solution": "Two and three.\nSo 5."}, "5", "Two and three.\nSo 5.")])
+def test_where_answer_and_solution_come_from(tmp_path, record, answer, solution):
+    record = {"problem": "How many?", **record}
+    before = copy.deepcopy(record)
+    example = data.to_example(record, tmp_path / "x.json", 1)
+    assert (example.answer, example.solution) == (answer, solution)
+    assert record == before
+
+
+def test_relative_paths_resolve_beside_the_file_and_not_where_one_stands(folder, monkeypatch, tmp_path_factory):
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    inner = folder / "inner"
+    inner.mkdir()
+    [example] = read(write(inner, [{"image": "../images/a.png", "question": "q", "answer": "a"}]))
+    assert example.images[0].resolve() == (folder / "images" / "a.png").resolve()
+
+
+@pytest.mark.parametrize("prefix", ["", "\n\n  ", "\ufeff"])
+@pytest.mark.parametrize("indent", [None, 0, 3])
+def test_lines_of_a_json_list_are_where_its_records_begin(tmp_path, prefix, indent):
+    path = tmp_path / "x.json"
+    records = [{"question": f"[{n}]\n{{,", "answer": "a", "deep": {"list": [1, [2]]}} for n in range(4)]
+    path.write_text(prefix + json.dumps(records, indent=indent), encoding="utf-8")
+    lines = path.read_text(encoding="utf-8").split("\n")
+    starts = [n for n, line in enumerate(lines, 1) if line.strip(" ,[") == "{"] if indent is not None else [1 + prefix.count("\n")] * 4
+    assert data.read_json(path) == list(zip(starts, records)) and len(starts) == 4
+
+
+def test_a_json_list_of_many_records_is_read_at_once(tmp_path):
+    """Line numbers were counted from the top for every record: 20,000 took 20 s, and R1-V's 37,000 a minute. False alarm: only on a machine
+    fifty times slower than ours (0.1 s)."""
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps([{"question": "q" * 200, "answer": "1"}] * 20000, indent=1))
+    start = time.process_time()
+    assert data.read_json(path)[-1][0] == 2 + 4 * 19999
+    assert time.process_time() - start < 5
+
+
+def test_jsonl_with_blank_lines_other_line_ends_and_line_separators_inside_texts(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_bytes("\ufeff{\"question\": \"one\u2028two\", \"answer\": \"é\"}\r\n\r\n  \n{\"question\": \"q\", \"answer\": \"2\"}".encode())
+    assert data.read_jsonl(path) == [(1, {"question": "one\u2028two", "answer": "é"}), (4, {"question": "q", "answer": "2"})]
+
+
+def test_a_hub_snapshot(tmp_path):
+    """A folder as huggingface_hub leaves it: parquet shards with embedded bytes, train and test side by side."""
+    inner = tmp_path / "data"
+    inner.mkdir()
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / ".cache" / "train-x.json").write_text("not for us")
+    (tmp_path / "dataset_infos.json").write_text("{}")
+    row = lambda n, color: {"image": {"bytes": png(color=color), "path": f"{n}.png"}, "problem": f"q{n}", "solution": f"<answer> {n} </answer>"}
+    write(inner, [row(0, "red"), row(1, "lime")], "train-00000-of-00002.parquet")
+    write(inner, [row(2, "blue")], "train-00001-of-00002.parquet")
+    write(inner, [row(3, "white")], "test-00000-of-00001.parquet")
+    train, named, test = read(tmp_path), read(f"{tmp_path}:train"), read(f"{tmp_path}:test")
+    assert [e.answer for e in train] == [e.answer for e in named] == ["0", "1", "2"] and [e.answer for e in test] == ["3"]
+    assert [data.open_images(e)[0].getpixel((5, 5)) for e in train + test] == [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)]
+    assert train[1].source == f"{inner / 'train-00000-of-00002.parquet'}:2"
+    assert "ood" in refusal(read, f"{tmp_path}:ood")
+
+
+def test_a_folder_without_names_of_splits_is_read_whole_in_order(tmp_path):
+    write(tmp_path, [{"question": "q", "answer": 2}], "b.jsonl")
+    write(tmp_path, [{"question": "q", "answer": 1}], "a.json")
+    (tmp_path / "readme.md").write_text("# not data")
+    assert [e.answer for e in read(tmp_path)] == ["1", "2"]
+
+
+def test_parquet_lists_of_images(tmp_path):
+    path = write(tmp_path, [{"images": [{"bytes": png(color="red"), "path": None}, {"bytes": png(color="blue"), "path": None}], "question": "q", "answer": "a", "choices": ["a", "b"]}], "x.parquet")
+    [example] = read(path)
+    assert [image.getpixel((0, 0)) for image in data.open_images(example)] == [(255, 0, 0), (0, 0, 255)] and example.choices == ["a", "b"]
+
+
+def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    (tmp_path / "x.parquet").write_bytes(b"PAR1")
+    assert "pip install pyarrow" in refusal(read, tmp_path / "x.parquet")
+
+
+@pytest.mark.skipif(not RECORDS.is_dir(), reason=f"{RECORDS} (public records, not part of this repository) is not there")
+@pytest.mark.parametrize("name", ["r1v_geoqa.jsonl", "r1v_superclevr.jsonl"])
+def test_published_r1v_records(tmp_path, name):
+    """Their images are not there, which is what the message must say; with images put there, every record is read."""
+    text = refusal(read, RECORDS / name)
+    records = [json.loads(line) for line in (RECORDS / name).read_text().splitlines()]
+    assert text.startswith(f"{RECORDS / name}:1: image ") and Path(records[0]["image_path"]).name in text and "does not exist" in text and "relative paths" in text
+    for record in records:
+        picture = tmp_path / record["image_path"]
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        picture.write_bytes(png())
+    (tmp_path / name).write_text((RECORDS / name).read_text())
+    got = read(tmp_path / name)
+    assert [(e.question, e.answer) for e in got] == [(r["question"].strip(), str(r["ground_truth"]).strip()) for r in records] and len(got) > 3
+
+
+# ------------------------------------------------------------------------------------------------------- toy streams
+
+
+def test_toy_task_by_name_and_split():
+    for spec, split in (("count", "train"), ("count:train", "train"), ("count:test", "test"), ("count:ood", "ood")):
+        stream = read(spec, seed=3, level=2, teacher="gold")
+        record = toyworld.example("count", split, 5, 3 if split == "train" else 0, 2, "gold")
+        example = stream[5]
+        assert (example.question, example.answer, example.solution, example.meta, example.task) == (record["question"], record["answer"], record["solution"], record["meta"], "count")
+        assert example.images[0].tobytes() == record["image"].tobytes() and stream[5].images[0] is not example.images[0]
+
+
+def test_every_run_is_measured_on_the_same_questions():
+    for split in ("test", "ood"):
+        one, two = read(f"count:{split}", seed=1), read(f"count:{split}", seed=2)
+        assert [(one[i].id, one[i].question, one[i].meta) for i in range(20)] == [(two[i].id, two[i].question, two[i].meta) for i in range(20)]
+    assert [read("count", seed=1)[i].meta for i in range(5)] != [read("count", seed=2)[i].meta for i in range(5)]
+
+
+@pytest.mark.parametrize("spec, parts", [("count", ("count", None)), ("count:test", ("count", "test")), ("C:\\data\\x.json", ("C:\\data\\x.json", None)), ("count:tset", ("count:tset", None)),
+                                         ("dir:with:colons:ood", ("dir:with:colons", "ood")), (Path("x.json"), ("x.json", None)), (":test", ("", "test"))])
+def test_split_name(spec, parts):
+    assert data.split_name(spec) == parts
+
+
+def test_a_folder_named_like_a_toy_task_is_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "count").mkdir()
+    write(tmp_path / "count", [{"question": "q", "answer": "mine"}])
+    assert [e.answer for e in read("count")] == ["mine"]
+
+
+def test_heads_steps_and_what_to_evaluate_on(tmp_path, monkeypatch, capsys):
+    from argparse import Namespace
+    monkeypatch.chdir(tmp_path)
+    stream, few = read("count"), [Example(str(n), [], "q", "a") for n in range(10)]
+    assert [e.id for e in data.head(stream, 3)] == ["count:train:0:0", "count:train:0:1", "count:train:0:2"]
+    assert data.head(few, 3) == few[:3] and data.head(few, 99) == few
+    args = lambda **flags: Namespace(**{"data": "count", "max_steps": None, "num_train_epochs": 1.0, **flags})
+    assert data.steps_of(args(max_steps=7), stream, 4) == 7
+    assert "--max-steps" in refusal(data.steps_of, args(), stream, 4)
+    assert [data.steps_of(args(num_train_epochs=e), few, 4) for e in (0.01, 1.0, 3.0)] == [1, 2, 8]
+    assert data.default_eval("count:train") == ["count:test"] and not capsys.readouterr().out
+    assert data.default_eval("x.json") == ["x.json"] and "not held out" in capsys.readouterr().out
+
+
+# --------------------------------------------------------------------------------------------------------- bad input
+
+GOOD = {"question": "q", "answer": "a"}
+
+BAD_RECORDS = {     # name: (the record, what the message must contain besides file and line)
+    "missing image": ({**GOOD, "image": "images/none.png"}, ["none.png does not exist", "relative paths resolve beside set."]),
+    "one image of two missing": ({**GOOD, "images": ["images/a.png", "gone.png"]}, ["gone.png does not exist"]),
+    "no answer": ({"question": "q"}, ["no answer", "`answer`", "`solution`"]),
+    "empty answer": ({"question": "q", "answer": "  "}, ["`answer` is empty", "fill it in"]),
+    "null answer": ({"question": "q", "answer": None}, ["no answer"]),
+    "empty answer tag": ({"question": "q", "solution": "<think> hm </think><answer> </answer>"}, ["no answer"]),
+    "long solution without a tag": ({"question": "q", "solution": "word " * 50}, ["no answer", "<answer>"]),
+    "no question": ({"answer": "a", "prompt": "q"}, ["no question", "`question` or `problem`", "answer, prompt"]),
+    "empty question": ({"question": "", "answer": "a"}, ["`question` is empty"]),
+    "nothing": ({}, ["no question"]),
+    "question of the wrong type": ({"question": 5, "answer": "a"}, ["`question` must be str", "found int"]),
+    "question a list": ({"question": ["q"], "answer": "a"}, ["`question` must be str", "found list"]),
+    "answer of the wrong type": ({"question": "q", "answer": ["a"]}, ["`answer` must be str or int or float", "found list"]),
+    "answer true": ({"question": "q", "answer": True}, ["`answer` must be", "found bool"]),
+    "solution of the wrong type": ({"question": "q", "answer": "a", "solution": 3}, ["`solution` must be str", "found int"]),
+    "choices of the wrong type": ({**GOOD, "choices": "abc"}, ["`choices` must be a list of texts"]),
+    "choices of lists": ({**GOOD, "choices": [["a"]]}, ["`choices` must be a list of texts"]),
+    "image of the wrong type": ({**GOOD, "image": 3}, ["an image must be a path", "found int"]),
+    "image with a NUL": ({**GOOD, "image": "a\0.png"}, ["does not exist"]),
+    "base64 for a path": ({**GOOD, "image": "iVBORw0KGgo" + "A" * 5000}, ["does not exist", "iVBORw0KGgo"]),
+    "image a folder": ({**GOOD, "image": "images"}, ["does not exist"]),
+    "not an object": ([1, 2], ["expected an object", "found list"]),
+    "half a surrogate pair": ({"question": "cut \ud83d", "answer": "a"}, ["`question`", "surrogate"]),
+    "truncated PNG": ({**GOOD, "image": "images/cut.png"}, ["cut.png cannot be opened", "replace the file or delete the record"]),
+    "text for a PNG": ({**GOOD, "image": "images/text.png"}, ["text.png cannot be opened"]),
+    "empty PNG": ({**GOOD, "image": "images/empty.png"}, ["empty.png cannot be opened"]),
+    "narrow image": ({**GOOD, "image": "images/narrow.png"}, ["2 x 500 pixels", "200 : 1", "crop it"]),
+    "absurdly large image": ({**GOOD, "image": "images/bomb.png"}, ["bomb.png cannot be opened", "exceeds limit"]),
+}
+
+
+def bad_images(folder):
+    noise = Image.effect_noise((100, 100), 90).convert("RGB")
+    buffer = io.BytesIO()
+    noise.save(buffer, "PNG")
+    (folder / "images" / "cut.png").write_bytes(buffer.getvalue()[:5000])
+    (folder / "images" / "text.png").write_text("I am no picture")
+    (folder / "images" / "empty.png").touch()
+    (folder / "images" / "narrow.png").write_bytes(png(2, 500))
+    header = bytearray(png())                                        # width and height of 60,000, made up: nothing so large is written or read
+    header[16:24] = (60000).to_bytes(4, "big") * 2
+    import zlib
+    header[29:33] = zlib.crc32(header[12:29]).to_bytes(4, "big")
+    (folder / "images" / "bomb.png").write_bytes(header)
+
+
+@pytest.mark.parametrize("name", ["set.jsonl", "set.json"])
+@pytest.mark.parametrize("fault", BAD_RECORDS)
+def test_bad_records_are_refused_with_file_line_and_remedy(folder, fault, name):
+    record, expected = BAD_RECORDS[fault]
+    bad_images(folder)
+    path = write(folder, [GOOD, {**GOOD, "image": "images/a.png"}, record, GOOD], name)
+    text = refusal(read, path)
+    line = 3 if name == "set.jsonl" else path.read_text().split("\n").index(" {" if isinstance(record, dict) and record else " {}," if record == {} else " [", 10) + 1
+    assert text.startswith(f"{path}:{line}: "), text
+    for words in expected:
+        assert words in text, text
+
+
+@pytest.mark.parametrize("content, expected", [
+    (b'{"question": "q", "answer": "a"}\n{"question": "q",\n', ":2: broken JSON"), (b'{"question": "q", "answer": "a"}\nquestion\n', ":2: broken JSON"),
+    (b'\n\n{"question": "q" "answer": "a"}', ":3: broken JSON"), (b"", "holds no record"), (b" \n\n", "holds no record"),
+    (b'{"question": "q", "answer": "a"}\n\n{"question": "caf\xe9", "answer": "a"}\n', ":3: not UTF-8 text"), (b'\xff\xfe{\x00"\x00', ":1: not UTF-8 text"),
+    (b'{"question": "q", "answer": ' + b"1" * 5000 + b"}", ":1: broken JSON"), (b"[" * 100_000, ":1: broken JSON"), (b"5\n", ":1: expected an object"), (b"null\n", ":1: expected an object")])
+def test_bad_jsonl_files(tmp_path, content, expected):
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(content)
+    text = refusal(read, path)
+    assert text.startswith(str(path)) and expected in text
+    assert any(word in text for word in ("mend", "save it as", "expected")), f"no remedy in: {text}"
+
+
+@pytest.mark.parametrize("content, expected", [
+    (b'[\n{"question": "q", "answer": "a"},\n{"question": "q",]\n', ":3: broken JSON"), (b'[{"question": "q", "answer": "a"}', ":1: broken JSON"), (b"", "holds no record"),
+    (b"\n \n", "holds no record"), (b"[]", "holds no record"), (b'{"question": "q", "answer": "a"}', "expected a list of objects"), (b'"text"', "expected a list of objects"),
+    (b"null", "expected a list of objects"), (b'[{"question": "q",\n "answer": "caf\xe9"}]', ":2: not UTF-8 text"), (b"[" * 100_000, "nested too deeply"),
+    (b'[{"question": "q", "answer": ' + b"1" * 5000 + b"}]", "broken JSON"), (b'[\n1, 2]', ":2: expected an object")])
+def test_bad_json_files(tmp_path, content, expected):
+    path = tmp_path / "x.json"
+    path.write_bytes(content)
+    text = refusal(read, path)
+    assert text.startswith(str(path)) and expected in text
+    assert any(word in text for word in ("mend", "save it as", "expected")), f"no remedy in: {text}"
+
+
+def test_bad_parquet_files(tmp_path):
+    pytest.importorskip("pyarrow")
+    whole = write(tmp_path, [{"question": "q", "answer": "a", "image": {"bytes": png()[:60], "path": "x.png"}}], "x.parquet").read_bytes()
+    text = refusal(read, tmp_path / "x.parquet", within=5)           # the first use imports pyarrow
+    assert text.startswith(f"{tmp_path / 'x.parquet'}:1: its embedded image cannot be opened") and "delete the record" in text
+    for damaged in (b"", b"PAR1", whole[:len(whole) // 2], b"x" * 100):
+        (tmp_path / "x.parquet").write_bytes(damaged)
+        assert "not a readable parquet file" in refusal(read, tmp_path / "x.parquet")
+    write(tmp_path, [{"question": "q", "answer": "a"}, {"question": "q", "answer": None}], "y.parquet")
+    assert refusal(read, tmp_path / "y.parquet").startswith(f"{tmp_path / 'y.parquet'}:2: no answer")
+
+
+def test_bad_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for spec in ("cuont", "count:tset", "none.json", "none.json:test"):
+        text = refusal(read, spec)
+        assert f"--data {spec}" in text and "toy task (count)" in text
+    (tmp_path / "x.csv").write_text("a,b")
+    assert "only .json, .jsonl, .parquet" in refusal(read, "x.csv")
+    (tmp_path / "folder").mkdir()
+    assert "holds no .json" in refusal(read, "folder")
+    write(tmp_path, [GOOD], "x.jsonl")
+    assert "leave :test away" in refusal(read, "x.jsonl:test")
+    (tmp_path / "folder.json").mkdir()
+    (tmp_path / "folder" / "x.json").mkdir()
+    assert "folder/x.json cannot be read" in refusal(read, "folder")
+
+
+def test_bad_images_are_found_beyond_those_that_are_decoded_at_the_start(folder):
+    """Headers are read even where decoding waits; what decoding would say comes when the image's turn does."""
+    bad_images(folder)
+    examples = lambda name: [Example("0", [], "q", "a"), Example("1", [folder / "images" / name], "q", "a", source="set.json:9")]
+    for name in ("text.png", "empty.png", "bomb.png"):
+        assert refusal(data.check_images, examples(name), decode=1).startswith("set.json:9: ")
+    data.check_images(examples("cut.png"), decode=1)
+    assert refusal(data.open_images, examples("cut.png")[1]).startswith("set.json:9: ")
+
+
+def test_one_bad_image_of_many_stops_at_once(folder):
+    """A thousand pictures queue behind it: the message must not wait for them."""
+    bad_images(folder)
+    noise = Image.effect_noise((600, 600), 90).convert("RGB")
+    noise.save(folder / "images" / "noise.png")                      # about 20 ms to decode
+    examples = [Example("0", [folder / "images" / "text.png"], "q", "a", source="set.json:1")] + [Example("1", [folder / "images" / "noise.png"], "q", "a")] * 1500
+    refusal(data.check_images, examples, within=5)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "BMP"])
+def test_damaged_pictures_are_opened_or_refused_but_nothing_else(kind):
+    whole, rng, refused = png(40, 40, kind=kind), random.Random(kind), 0
+    for _ in range(150):
+        damaged = bytearray(whole[:rng.randrange(1, len(whole) + 1)])
+        for _ in range(rng.choice([0, 1, 4])):
+            damaged[rng.randrange(len(damaged))] = rng.randrange(256)
+        try:
+            assert open_image(bytes(damaged), "x.json:1").mode == "RGB"
+        except UserError as error:
+            assert str(error).startswith("x.json:1: ") and "\n" not in str(error)
+            refused += 1
+    assert refused > 30
+
+
+# ------------------------------------------------------------------------------------------------------------ images
+
+
+@pytest.mark.parametrize("mode, pixel, expected", [
+    ("RGBA", (255, 0, 0, 0), (255, 255, 255)), ("RGBA", (255, 0, 0, 255), (255, 0, 0)), ("RGBA", (0, 0, 0, 128), (127, 127, 127)), ("LA", (0, 0), (255, 255, 255)),
+    ("LA", (0, 255), (0, 0, 0)), ("L", 100, (100, 100, 100)), ("1", 1, (255, 255, 255)), ("RGB", (1, 2, 3), (1, 2, 3)), ("CMYK", (0, 0, 0, 0), (255, 255, 255))])
+def test_transparency_is_laid_on_white_and_every_mode_becomes_rgb(mode, pixel, expected):
+    image = Image.new(mode, (30, 30), pixel)
+    before = image.tobytes()
+    opened = open_image(image, "x")
+    assert opened.mode == "RGB" and opened.size == (30, 30) and max(abs(a - b) for a, b in zip(opened.getpixel((4, 4)), expected)) <= 1
+    assert image.mode == mode and image.tobytes() == before
+
+
+def test_transparent_palette_from_bytes():
+    image = Image.new("P", (30, 30), 1)
+    image.putpalette([10, 20, 30, 200, 0, 0])
+    for transparent, expected in ((1, (255, 255, 255)), (0, (200, 0, 0))):
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG", transparency=transparent)
+        assert open_image(buffer.getvalue(), "x").getpixel((4, 4)) == expected
+
+
+def test_sides_of_200_to_1_are_the_limit(tiny):
+    _, processor = tiny
+    for size in ((1, 200), (2, 400), (400, 2)):
+        prompt = encode_prompt(Example("0", [Image.new("RGB", size)], "q", "a"), processor)
+        assert len(prompt.image_at) == prompt.grid.prod() // 4
+    for size in ((1, 201), (201, 1)):
+        text = refusal(open_image, Image.new("RGB", size), "x.json:4")
+        assert text.startswith("x.json:4: ") and f"{size[0]} x {size[1]}" in text
+
+
+@pytest.mark.parametrize("width, height", [(1, 1), (20, 20), (28, 28), (112, 112), (30, 500), (1000, 900), (3000, 100)])
+@pytest.mark.parametrize("low, high", [(3136, 401408), (50176, 100352), (3136, 12544)])
+def test_pixels_stay_within_their_limits(tiny, width, height, low, high):
+    import model
+    processor = dataclasses.replace(tiny[1], image_processor=model.image_processor_class()(size={"shortest_edge": low, "longest_edge": high}))
+    prompt = encode_prompt(Example("0", [Image.new("RGB", (width, height), "red")], "q", "a"), processor)
+    _, rows, columns = prompt.grid[0].tolist()
+    pixels = rows * columns * 14 * 14
+    assert rows % 2 == columns % 2 == 0 and prompt.pixel_values.shape == (rows * columns, 1176)
+    assert low <= pixels <= high or min(rows, columns) == 2          # a strip of one token's height cannot be made thinner
+    assert len(prompt.image_at) == rows * columns // 4
+    if low <= width * height <= high and width % 28 == height % 28 == 0:
+        assert (rows, columns) == (height // 14, width // 14)        # within the limits nothing is resized
+    want, got = width / height, columns / rows
+    assert abs(want - got) / want < 0.5 or min(rows, columns) <= 4   # the shape is kept, up to rounding to whole tokens
+
+
+# ----------------------------------------------------------------------------------------------------------- prompts
+
+HELPFUL = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+
+
+@pytest.mark.parametrize("images, system, template, expected", [
+    (0, None, "none", HELPFUL + "<|im_start|>user\nHow many?<|im_end|>\n<|im_start|>assistant\n"),
+    (0, "Be brief.", "none", "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHow many?<|im_end|>\n<|im_start|>assistant\n"),
+    (1, None, "none", HELPFUL + "<|im_start|>user\n<|vision_start|>PADS<|vision_end|>How many?<|im_end|>\n<|im_start|>assistant\n"),
+    (2, "Be brief.", "direct", "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n<|vision_start|>PADS<|vision_end|><|vision_start|>PADS<|vision_end|>How many?\n"
+     "Answer the question using a single word or phrase.<|im_end|>\n<|im_start|>assistant\n"),
+    (1, None, "r1v", HELPFUL + "<|im_start|>user\n<|vision_start|>PADS<|vision_end|>How many?  Output the thinking process in <think> </think> and final answer (number) in "
+     "<answer> </answer> tags.<|im_end|>\n<|im_start|>assistant\n")])
+def test_prompt_text_is_qwen2_vls(tiny, images, system, template, expected):
+    _, processor = tiny
+    example = Example("0", [Image.new("RGB", (56, 84), "red")] * images, "How many?", "3")
+    prompt = encode_prompt(example, processor, template, system)
+    assert prompt.text == expected.replace("PADS", "<|image_pad|>" * 6)                       # 2 x 3 tokens of 28 x 28 pixels
+    assert processor.tokenizer.decode(prompt.ids) == prompt.text
+    assert len(prompt.image_at) == 6 * images and prompt.positions.shape == (3, len(prompt.ids)) and prompt.ids.dtype == torch.long
+    assert (prompt.pixel_values is None) == (prompt.grid is None) == (images == 0)
+
+
+def test_special_tokens_are_single_ids_and_not_spelt_out(tiny):
+    _, processor = tiny
+    prompt = encode_prompt(Example("0", [Image.new("RGB", (56, 56))], "q", "a"), processor, "none")
+    ids = Counter(prompt.ids.tolist())
+    name = processor.tokenizer.convert_tokens_to_ids
+    assert [ids[name(t)] for t in ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|image_pad|>", "<|vision_end|>")] == [3, 2, 1, 4, 1]
+
+
+def test_the_example_and_its_pictures_are_not_written_to(tiny):
+    _, processor = tiny
+    picture = Image.new("RGBA", (60, 60), (255, 0, 0, 100))
+    example = Example("0", [picture, picture], "q {question} {0} %s", "a", ["x"], "s", "t", {"m": [1]}, "f:1")
+    before = (copy.deepcopy(dataclasses.asdict(dataclasses.replace(example, images=[]))), picture.tobytes())
+    prompt = encode_prompt(example, processor, "r1v")
+    assert (dataclasses.asdict(dataclasses.replace(example, images=[])), picture.tobytes()) == before and example.images == [picture, picture]
+    assert "q {question} {0} %s  Output" in prompt.text              # braces in a question are text
+
+
+def test_reserved_tokens_in_texts_are_refused(tiny):
+    _, processor = tiny
+    for token in ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"):
+        for images in ([], [Image.new("RGB", (28, 28))]):
+            example = Example("0", images, f"What is {token}?", "a", solution=f"It is {token}.", source="set.json:7")
+            text = refusal(encode_prompt, example, processor)
+            assert text.startswith("set.json:7: ") and token in text and "remove it" in text
+            assert "--system-prompt" in refusal(encode_prompt, dataclasses.replace(example, question="q"), processor, system_prompt=f"Like {token}")
+        text = refusal(encode_target, example, processor, "r1v", 100)
+        assert text.startswith("set.json:7: ") and "solution" in text and token in text
+
+
+def test_a_prompt_longer_than_the_context_is_refused_and_never_cut(tiny):
+    _, processor = tiny
+    prompt = encode_prompt(Example("0", [Image.new("RGB", (560, 560))], "word " * 50, "a"), processor)
+    exact = dataclasses.replace(processor, context=len(prompt.ids) + 10)
+    example = Example("0", [Image.new("RGB", (560, 560))], "word " * 50, "a", source="set.json:2")
+    assert torch.equal(encode_prompt(example, exact, room=10).ids, prompt.ids)
+    text = refusal(encode_prompt, example, exact, room=11)
+    assert text.startswith("set.json:2: ") and f"{len(prompt.ids)} tokens" in text and "400 of them from images" in text and "--max-pixels" in text
+    assert processor.context == 4096
+    assert "context" in refusal(encode_prompt, dataclasses.replace(example, images=[], question="日本語" * 3000), processor)
+
+
+def test_unknown_template():
+    assert all(name in refusal(data.template_of, "r2v") for name in ("--prompt-template r2v", *data.TEMPLATES))
+
+
+def test_targets(tiny):
+    _, processor = tiny
+    worked = Example("0", [], "q", "3", solution="  <think> x </think><answer> 3 </answer>\n", source="set.json:8")
+    plain = Example("0", [], "q", "3")
+    assert [data.target_text(plain, t) for t in ("r1v", "think", "option", "direct", "none")] == ["<answer> 3 </answer>"] * 3 + ["3"] * 2
+    assert data.target_text(worked, "r1v") == data.target_text(worked, "direct") == "<think> x </think><answer> 3 </answer>"
+    ids = encode_target(worked, processor, "r1v", 100)
+    assert ids[-1] == processor.special.eos_ids[0] == processor.tokenizer.convert_tokens_to_ids("<|im_end|>") and (ids[:-1] < min(processor.special.vision_ids)).all()
+    assert processor.decode(ids) == "<think> x </think><answer> 3 </answer>"
+    assert torch.equal(encode_target(worked, processor, "r1v", len(ids)), ids)
+    text = refusal(encode_target, worked, processor, "r1v", len(ids) - 1)
+    assert text.startswith("set.json:8: ") and f"{len(ids)} tokens" in text and "--max-completion-length" in text
+
+
+TEXTS = ["", " ", "\n", "\n\n\r\n\t ", "plain", "\U0001f600 \U0001f468\u200d\U0001f469\u200d\U0001f467", "e\u0301 vs \u00e9", "n\u0303o\u0308 NFD", "ﬁ ﬀ Å \u212b", "שלום עולם \u202ertl\u202c",
+         "مرحبا 123", "a\x00b\x00", "\x7f\x1b[0m\x80", "日本語　全角", "\ufeffBOM", "\uffff\U0010ffff", "  two  spaces ", "tabs\t\tand\x0bvertical", "1234567890 3.14", "don't DON'T", "<think>", "</answer>", "ᄀ\u1161\u11a8"]
+
+
+def test_any_text_goes_through_the_tokenizer_and_back(tiny):
+    tokenizer = tiny[1].tokenizer
+    rng = random.Random(0)
+    alphabet = [chr(c) for c in range(0x110000) if not 0xD800 <= c < 0xE000]
+    texts = TEXTS + ["".join(rng.choice(alphabet) for _ in range(rng.randrange(1, 12))) for _ in range(300)] + ["".join(rng.choices("".join(TEXTS), k=30)) for _ in range(300)]
+    for text in texts:
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False) == text, ascii(text)
+        assert not set(ids) & set(tiny[1].special.vision_ids)
+
+
+def test_the_processors_decode_stops_at_either_end_and_leaves_text_as_it_is(tiny):
+    processor = tiny[1]
+    for text in TEXTS:
+        ids = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+        for eos in processor.special.eos_ids:
+            assert processor.decode(torch.tensor(ids + [eos] + ids)) == text
+        assert processor.decode(ids) == text
+
+
+# --------------------------------------------------------------------------------------------------------- positions
+
+
+def test_positions_by_hand():
+    """Two words, an image of 2 x 3, one word: the image stands at time 2 and counts rows and columns from there; after it comes 2 + 3."""
+    is_image = torch.tensor([0, 0, 1, 1, 1, 1, 1, 1, 0]).bool()
+    positions, following = rope_positions(is_image, [(2, 3)])
+    assert positions.tolist() == [[0, 1, 2, 2, 2, 2, 2, 2, 5], [0, 1, 2, 2, 2, 3, 3, 3, 5], [0, 1, 2, 3, 4, 2, 3, 4, 5]] and following == 6
+
+
+@pytest.mark.parametrize("sizes", [[], [(112, 112)], [(28, 28)], [(56, 280)], [(280, 56)], [(112, 56), (84, 140)], [(28, 28), (300, 100)], [(200, 200), (56, 56), (100, 300)]])
+def test_positions_and_expansion_equal_transformers(tiny, sizes):
+    policy, processor = tiny
+    example = Example("0", [Image.new("RGB", size) for size in sizes], "How many red objects are there?", "3")
+    prompt = encode_prompt(example, processor)
+    rows = prompt.ids[None]
+    if sizes:
+        is_image = (rows == processor.special.image_id)
+        assert is_image.sum() == (prompt.grid.prod(1) // 4).sum() == len(prompt.image_at)
+        positions, deltas = policy.model.get_rope_index(rows, mm_token_type_ids=is_image.int(), image_grid_thw=prompt.grid)
+        assert is_image[0, prompt.image_at].all()
+        features = policy.model.get_image_features(prompt.pixel_values, prompt.grid).pooler_output
+        assert [len(f) for f in features] == (prompt.grid.prod(1) // 4).tolist()              # what the tower makes fits where it goes
+    else:
+        positions, deltas = torch.arange(rows.shape[1]).expand(3, 1, -1), torch.zeros(1, 1, dtype=torch.long)
+    assert torch.equal(prompt.positions, positions[:, 0])
+    assert prompt.following == rows.shape[1] + int(deltas)           # transformers' position of the first generated token
+
+
+def test_a_collated_batch_means_to_the_model_what_transformers_own_inputs_do(tiny):
+    """The whole of this file at once: the states from collate's tensors, and stock transformers' from ids, pixels and a left-out position."""
+    import model
+    policy, processor = tiny
+    examples = [Example("0", [Image.effect_noise((112, 84), 80)], "How many circles are there?", "3"), Example("1", [], "None?", "no"),
+                Example("2", [Image.effect_noise((56, 56), 80), Image.effect_noise((84, 112), 80)], "Same?", "no")]
+    prompts = [encode_prompt(e, processor) for e in examples]
+    targets, mask = pad_targets([encode_target(e, processor, "r1v", 50) for e in examples for _ in range(2)], processor.special.pad_id)
+    targets[1, :3] = targets[3, 2]                                   # the two responses of a prompt differ
+    batch = collate(prompts, targets, mask)
+    with torch.no_grad():
+        got = model.token_logps(policy, batch)
+        for b in range(len(targets)):
+            prompt, length = prompts[b // 2], int(mask[b].sum())
+            ids = torch.cat([prompt.ids, targets[b, :length]])[None]
+            pictures = {} if prompt.grid is None else {"pixel_values": prompt.pixel_values, "image_grid_thw": prompt.grid, "mm_token_type_ids": (ids == processor.special.image_id).int()}
+            logits = policy(input_ids=ids, attention_mask=torch.ones_like(ids), **pictures).logits[0]
+            expected = logits.log_softmax(-1)[len(prompt.ids) - 1:-1].gather(1, targets[b, :length, None])[:, 0]
+            torch.testing.assert_close(got[b, :length], expected, rtol=1e-4, atol=1e-4)
+            assert (got[b, length:] == 0).all()
+
+
+# ---------------------------------------------------------------------------------------------------------------- take
+
+
+def test_take_is_pure_and_every_epoch_a_permutation():
+    examples = [Example(str(n), [], "q", "a") for n in range(7)]
+    before = copy.deepcopy(examples)
+    straight = take(examples, 0, 70, seed=3)
+    assert examples == before
+    epochs = [tuple(e.id for e in straight[i:i + 7]) for i in range(0, 70, 7)]
+    assert all(sorted(epoch) == list("0123456") for epoch in epochs)
+    assert len(set(epochs)) >= 8                                     # ten draws of 5,040 orders: a repeat or two by chance, at most
+    for start in range(0, 63):
+        for number in (1, 4, 7):
+            assert take(examples, start, number, seed=3) == straight[start:start + number]
+    assert [e.id for e in take(examples, 0, 70, seed=4)] != [e.id for e in straight]
+    assert take(examples, 5, 0, seed=3) == []
+
+
+def test_take_does_not_touch_global_randomness():
+    examples = [Example(str(n), [], "q", "a") for n in range(7)]
+    random.seed(1), torch.manual_seed(1)
+    states = random.getstate(), torch.get_rng_state()
+    take(examples, 3, 9, 0)
+    assert random.getstate() == states[0] and torch.equal(torch.get_rng_state(), states[1])
+
+
+def test_resuming_mid_way_equals_the_straight_run():
+    for examples in ([Example(str(n), [], "q", "a") for n in range(10)], read("count", seed=2)):
+        ids = lambda taken: [e.id for e in taken]
+        straight = [i for step in range(8) for i in ids(take(examples, step * 3, 3, seed=5))]
+        resumed = [i for step in range(5, 8) for i in ids(take(examples, step * 3, 3, seed=5))]
+        assert straight[15:] == resumed and len(straight) == 24
+
+
+def test_one_example_and_steps_larger_than_the_data():
+    [only] = examples = [Example("0", [], "q", "a")]
+    assert take(examples, 5, 3, 0) == [only] * 3
+    pair = [Example("0", [], "q", "a"), Example("1", [], "q", "a")]
+    assert Counter(e.id for e in take(pair, 0, 100, 0)) == {"0": 50, "1": 50}
+
+
+# ------------------------------------------------------------------------------------------------------------- collate
+
+
+def fake_prompt(ids, image_at=(), following=None, fill=0.0):
+    """A Prompt of these ids; positions 0, 1, 2, ... in all three dimensions, so that mix-ups show; four patches an image token."""
+    n = len(image_at)
+    return Prompt(torch.tensor(ids), torch.arange(len(ids)).expand(3, -1).contiguous(), len(ids) if following is None else following, torch.tensor(image_at, dtype=torch.long),
+                  torch.full((4 * n, 1176), fill) if n else None, torch.tensor([[1, 2, 2 * n]]) if n else None)
+
+
+def test_pad_targets_by_hand():
+    targets, mask = pad_targets([torch.tensor([5, 6, 9]), torch.tensor([9]), torch.tensor([7, 9])], pad_id=0)
+    assert targets.tolist() == [[5, 6, 9], [9, 0, 0], [7, 9, 0]] and targets.dtype == torch.long
+    assert mask.tolist() == [[1, 1, 1], [1, 0, 0], [1, 1, 0]] and mask.dtype == torch.float32
+
+
+def test_the_mask_comes_from_lengths_and_not_from_the_pad_token():
+    targets, mask = pad_targets([torch.tensor([0, 0, 0]), torch.tensor([5])], pad_id=0)      # a response may hold the pad token: it also ends texts
+    assert mask.sum(1).tolist() == [3, 1]
+
+
+def test_collate_by_hand():
+    """Prompt A (3 ids, one image token at 1, next position 7) has one response; prompt B (2 ids) has two."""
+    a, b = fake_prompt([11, 90, 12], [1], following=7, fill=1.0), fake_prompt([21, 22])
+    targets = torch.tensor([[31, 32], [41, 0], [51, 52]])
+    mask = torch.tensor([[1.0, 1], [1, 0], [1, 1]])
+    batch = collate([a, b], targets, mask, [1, 2])
+    assert batch["input_ids"].tolist() == [[11, 90, 12, 31, 32], [21, 22, 41, 0, 0], [21, 22, 51, 52, 0]]
+    assert batch["predicts"].tolist() == [[2, 3], [1, 2], [1, 2]]    # the state before each target
+    for dimension in range(3):
+        assert batch["positions"][dimension, 0].tolist() == [0, 1, 2, 7, 8]
+        assert batch["positions"][dimension, 1:, :4].tolist() == [[0, 1, 2, 3]] * 2
+    assert batch["image_to"].tolist() == [1] and batch["image_from"].tolist() == [0]
+    assert torch.equal(batch["targets"], targets) and torch.equal(batch["mask"], mask)
+    assert torch.equal(batch["pixel_values"], a.pixel_values) and torch.equal(batch["grid"], a.grid)
+
+
+def test_every_response_of_a_group_sees_its_own_image_once_encoded():
+    prompts = [fake_prompt([90, 90, 1], [0, 1], fill=1.0), fake_prompt([1]), fake_prompt([1, 90], [1], fill=2.0)]
+    batch = collate(prompts, torch.ones(6, 2, dtype=torch.long), torch.ones(6, 2))           # two rows each by default
+    S = batch["input_ids"].shape[1]
+    assert S == 3 + 2 and batch["pixel_values"].shape == (4 * 3, 1176) and batch["grid"].tolist() == [[1, 2, 4], [1, 2, 2]]
+    where = {(int(to) // S, int(to) % S): int(row) for to, row in zip(batch["image_to"], batch["image_from"])}
+    assert where == {(0, 0): 0, (0, 1): 1, (1, 0): 0, (1, 1): 1, (4, 1): 2, (5, 1): 2}
+    assert all(batch["input_ids"][b, s] == 90 for b, s in where) and (batch["input_ids"] == 90).sum() == len(where)
+
+
+def test_text_only_batch_has_no_pixels():
+    batch = collate([fake_prompt([1, 2])], torch.ones(2, 1, dtype=torch.long), torch.ones(2, 1))
+    assert batch["pixel_values"] is None and batch["grid"] is None and len(batch["image_to"]) == len(batch["image_from"]) == 0
+
+
+def test_each_target_follows_the_state_that_predicts_it():
+    """Plain loops over random ragged batches."""
+    rng = random.Random(0)
+    for _ in range(50):
+        prompts = [fake_prompt([rng.randrange(1, 50) for _ in range(rng.randrange(1, 6))], following=rng.randrange(20)) for _ in range(rng.randrange(1, 4))]
+        counts = [rng.randrange(1, 4) for _ in prompts]
+        rows = [torch.tensor([rng.randrange(50, 99) for _ in range(rng.randrange(1, 7))]) for _ in range(sum(counts))]
+        targets, mask = pad_targets(rows, 0)
+        batch = collate(prompts, targets, mask, counts)
+        owner = [p for p, count in zip(prompts, counts) for _ in range(count)]
+        for b, (prompt, row) in enumerate(zip(owner, rows)):
+            assert batch["input_ids"][b].tolist() == (prompt.ids.tolist() + row.tolist() + [0] * 99)[:batch["input_ids"].shape[1]]
+            for t in range(len(row)):
+                assert batch["input_ids"][b, batch["predicts"][b, t] + 1] == targets[b, t]
+                assert (batch["positions"][:, b, batch["predicts"][b, t] + 1] == prompt.following + t).all()
+
+
+def test_collate_does_not_write_to_its_inputs():
+    prompts, targets, mask, counts = [fake_prompt([1, 90], [1], fill=1.0), fake_prompt([2, 3, 4])], torch.tensor([[5, 6], [7, 0], [8, 9]]), torch.tensor([[1.0, 1], [1, 0], [1, 1]]), [2, 1]
+    before = copy.deepcopy((prompts, targets, mask, counts))
+    batch = collate(prompts, targets, mask, counts)
+    for value in (batch["input_ids"], batch["positions"], batch["predicts"]):
+        value += 1
+    for old, new in zip(before[0], prompts):
+        assert all(torch.equal(getattr(old, f), getattr(new, f)) for f in ("ids", "positions", "image_at")) and old.following == new.following
+    assert torch.equal(before[1], targets) and torch.equal(before[2], mask) and counts == before[3]
+
+
+def test_collate_refuses_counts_that_do_not_fit():
+    for counts in ([1, 1], [3], [1, 1, 1]):
+        with pytest.raises(AssertionError):
+            collate([fake_prompt([1]), fake_prompt([2])], torch.ones(3, 1, dtype=torch.long), torch.ones(3, 1), counts)
+
+
+# ------------------------------------------------------------------------------------------------------- micro-batches
+
+
+def test_micro_batches_by_hand():
+    assert list(micro_batches(6, 4, [3, 3])) == [(0, 4, 0, 2, [3, 1]), (4, 6, 1, 2, [2])]
+    assert list(micro_batches(4, 8, [2, 2])) == [(0, 4, 0, 2, [2, 2])]
+    assert list(micro_batches(3, 1, [1, 2])) == [(0, 1, 0, 1, [1]), (1, 2, 1, 2, [1]), (2, 3, 1, 2, [1])]
+    assert list(micro_batches(0, 4, [])) == []
+
+
+def test_micro_batches_cover_every_row_once_with_its_own_prompt():
+    rng = random.Random(0)
+    for _ in range(300):
+        counts = [rng.choice([0, 1, 1, 2, 5, 8]) for _ in range(rng.randrange(1, 8))]
+        rows, size, before = sum(counts), rng.randrange(1, 12), list(counts)
+        owner = [n for n, count in enumerate(counts) for _ in range(count)]
+        seen = []
+        for start, end, first, last, piece in micro_batches(rows, size, counts):
+            assert 0 < end - start <= size and sum(piece) == end - start and len(piece) == last - first
+            assert [n for n, count in enumerate(piece, first) for _ in range(count)] == owner[start:end]
+            seen += range(start, end)
+        assert seen == list(range(rows)) and counts == before
+
+
+def test_micro_batches_collate_to_the_rows_of_the_whole():
+    prompts = [fake_prompt([11, 90, 12], [1], following=5, fill=1.0), fake_prompt([21]), fake_prompt([90, 31], [0], fill=2.0)]
+    counts, rng = [3, 1, 2], random.Random(1)
+    targets, mask = pad_targets([torch.tensor([rng.randrange(40, 90) for _ in range(rng.randrange(1, 5))]) for _ in range(6)], 0)
+    whole = collate(prompts, targets, mask, counts)
+    for start, end, first, last, piece in micro_batches(6, 2, counts):
+        part = collate(prompts[first:last], targets[start:end], mask[start:end], piece)
+        S = part["input_ids"].shape[1]
+        assert torch.equal(part["input_ids"], whole["input_ids"][start:end, :S]) and torch.equal(part["predicts"], whole["predicts"][start:end])
+        P = part["predicts"][:, :1] + 1                              # positions agree wherever there is a token
+        for b in range(end - start):
+            assert torch.equal(part["positions"][:, b, :P[b] + targets.shape[1]], whole["positions"][:, start + b, :P[b] + targets.shape[1]])
+        if len(part["image_to"]):
+            lookup = lambda batch, b: [(int(to) % batch["input_ids"].shape[1], float(batch["pixel_values"][4 * int(f), 0])) for to, f in zip(batch["image_to"], batch["image_from"])
+                                       if int(to) // batch["input_ids"].shape[1] == b]
+            assert [lookup(part, b) for b in range(end - start)] == [lookup(whole, start + b) for b in range(end - start)]

@@ -1,0 +1,416 @@
+"""Run: python -m pytest -q tests/test_generate.py        (about 40 s on one core, no network)
+
+The rollout engine against stock `model.generate`, run one prompt at a time, and against the trainer's `token_logps`. Random models loop on
+one token, which would hide most mistakes: the ones here do not, and the tests fail as degenerate if they do.
+"""
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
+import data
+import generate
+import layouts
+import model as modeling
+import utils
+from utils import UserError
+
+NEVER = 10 ** 6                             # an id that no vocabulary has: rows go on to the end
+LENGTH = 64
+
+
+def flags(**changed):
+    return SimpleNamespace(**(dict(lora_r=0, lora_alpha=None, lora_dropout=0.0, freeze_vision=False, freeze_merger=False, freeze_llm=False, gradient_checkpointing=False) | changed))
+
+
+def stopping_at(processor, *ids, vision_ids=None):
+    """processor.special with other ids that end a row."""
+    return SimpleNamespace(**(vars(processor.special) | {"eos_ids": list(ids)} | ({} if vision_ids is None else {"vision_ids": vision_ids})))
+
+
+@pytest.fixture(scope="session")
+def lively(tmp_path_factory):
+    """A checkpoint directory in the layout of 2024, untied: large weights, so that what it says varies."""
+    return layouts.write_2024(tmp_path_factory.mktemp("lively"), "tiny-untied", dtype=torch.float32, scale=0.12)
+
+
+@pytest.fixture
+def loaded(lively):
+    return modeling.load(str(lively))
+
+
+@pytest.fixture(scope="session")
+def loaded_once(lively):
+    """For tests that change nothing."""
+    return modeling.load(str(lively))
+
+
+def with_lora(directory, **changed):
+    policy, processor = modeling.load(str(directory), train=flags(lora_r=4, **changed))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in policy.named_parameters():
+            if "lora_B" in name:
+                parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+    return policy, processor
+
+
+def stock_greedy(policy, processor, prompts, length, eos_ids):
+    """Stock generate, one prompt at a time: list of (T,) ids."""
+    found = []
+    for prompt in prompts:
+        inputs = layouts.stock_inputs([prompt], processor.special)
+        out = policy.generate(**inputs, max_new_tokens=length, do_sample=False, repetition_penalty=1.0, temperature=1.0, top_k=50, top_p=1.0, suppress_tokens=processor.special.vision_ids,
+                              eos_token_id=eos_ids, pad_token_id=processor.special.pad_id)
+        found.append(out[0, len(prompt.ids):].tolist())
+    return found
+
+
+def rows_of(out):
+    return [row[:n].tolist() for row, n in zip(out.targets, out.lengths)]
+
+
+def trainer_logps(policy, processor, prompts, out, temperature=1.0):
+    batch = data.collate(prompts, out.targets, out.mask)
+    with torch.no_grad():
+        return modeling.token_logps(policy, batch, temperature, processor.special.vision_ids)
+
+
+# ------------------------------------------------------------------------------------------------------------ against stock generate
+
+@pytest.mark.parametrize("kind", ["tiny", "lively", "lora"])
+def test_greedy_tokens_equal_stock_generate(kind, tiny, loaded_once, lively):
+    """Nine prompts in one batch: six picture sizes, two pictures, text alone."""
+    policy, processor = tiny if kind == "tiny" else loaded_once if kind == "lively" else with_lora(lively)
+    prompts = layouts.prompts_of(processor)
+    out = generate.rollout(policy, prompts, stopping_at(processor, NEVER), 1, LENGTH, temperature=0)
+    said = rows_of(out)
+    assert len(prompts) >= 8 and len({tuple(p.grid.flatten().tolist()) for p in prompts if p.grid is not None}) >= 6
+    assert all(len(row) == LENGTH for row in said) and out.finish == ["length"] * len(prompts)
+    assert len({token for row in said for token in row}) >= 20 and len(set(map(tuple, said))) >= 6, "degenerate: this model would not notice"
+    assert said == stock_greedy(policy, processor, prompts, LENGTH, [NEVER])
+    assert (out.logp - trainer_logps(policy, processor, prompts, out)).abs().max() < 2e-5
+    if kind == "lora":                                                                        # the adapter took part
+        assert said != rows_of(generate.rollout(loaded_once[0], prompts, stopping_at(processor, NEVER), 1, LENGTH, temperature=0))
+
+
+def test_greedy_rows_stop_where_stock_generate_stops(loaded_once):
+    """Two ids end a row, chosen so that rows end at many different places and leave the batch on the way."""
+    policy, processor = loaded_once
+    prompts = layouts.prompts_of(processor)
+    said = rows_of(generate.rollout(policy, prompts, stopping_at(processor, NEVER), 1, LENGTH, temperature=0))
+    first = lambda row, ids: min((row.index(i) + 1 for i in ids if i in row), default=LENGTH)
+    tokens = sorted({token for row in said for token in row})
+    stops = max(([a, b] for a in tokens for b in tokens if a < b), key=lambda ids: len({first(row, ids) for row in said}))
+    out = generate.rollout(policy, prompts, stopping_at(processor, *stops), 1, LENGTH, temperature=0)
+    assert len(set(out.lengths.tolist())) >= 5, "degenerate: rows end together"
+    assert rows_of(out) == stock_greedy(policy, processor, prompts, LENGTH, stops) == [row[:first(row, stops)] for row in said]
+
+
+def test_one_prompt_of_each_kind_alone(loaded_once):
+    policy, processor = loaded_once
+    special = stopping_at(processor, NEVER)
+    prompts = layouts.prompts_of(processor)
+    together = rows_of(generate.rollout(policy, prompts, special, 1, 16, temperature=0))
+    assert [rows_of(generate.rollout(policy, [p], special, 1, 16, temperature=0))[0] for p in prompts] == together
+
+
+# ------------------------------------------------------------------------------------------------------------ log-probs, seeds, stops
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_log_probs_are_the_trainers(temperature, loaded_once):
+    policy, processor = loaded_once
+    prompts = layouts.prompts_of(processor)
+    special = stopping_at(processor, *range(0, 40))                                           # rows end early and apart
+    out = generate.rollout(policy, prompts, special, 4, 40, temperature, seed=5)
+    assert len(set(out.lengths.tolist())) >= 6
+    assert (out.logp - trainer_logps(policy, processor, prompts, out, temperature)).abs().max() < 2e-5
+    assert out.logp.dtype == out.mask.dtype == torch.float32 and out.lengths.dtype == torch.long and out.logp.shape == out.targets.shape == out.mask.shape
+    cut = generate.rollout(policy, prompts, special, 4, 40, temperature, top_p=0.5, seed=5)   # logp stays that of the whole distribution
+    assert (cut.logp - trainer_logps(policy, processor, prompts, cut, temperature)).abs().max() < 2e-5
+
+
+def test_what_a_row_says_depends_on_seed_and_row_alone(loaded_once):
+    """Not on who else is in the batch, nor on who has left it. (Draws are compared with cumulative sums that differ by 1e-7 between batch
+    shapes: with these 500 tokens the chance that one lands in between, on another machine, is about 1e-4.)"""
+    policy, processor = loaded_once
+    prompts, special = layouts.prompts_of(processor, slice(3, 9)), stopping_at(processor, *range(0, 20))
+    run = lambda chosen, first_row=0, seed=7, G=4: rows_of(generate.rollout(policy, chosen, special, G, 30, seed=seed, first_row=first_row))
+    together = run(prompts)
+    assert len(set(map(len, together))) >= 6, "degenerate: rows end together, nobody leaves the batch"
+    for n, prompt in enumerate(prompts):
+        assert run([prompt], first_row=4 * n) == together[4 * n:4 * n + 4]
+    assert run(prompts[2:3], first_row=9, G=1) == together[9:10]
+    assert run(prompts) == together
+    assert all(len({tuple(row) for row in together[4 * n:4 * n + 4]}) == 4 for n in range(6)), "two completions of one prompt are the same"
+    assert sum(a == b for a, b in zip(together, run(prompts, seed=8))) <= 1
+
+
+def test_ends_masks_and_finish_reasons(loaded_once):
+    """The same draws with and without stop ids: a row is what it would have been, up to its first stop. One row ends at its first token, one
+    never; and one says a stop id as its very last token, which is complete, not cut."""
+    policy, processor = loaded_once
+    prompts, T = layouts.prompts_of(processor, slice(4, 8)), 20
+    free = rows_of(generate.rollout(policy, prompts, stopping_at(processor, NEVER), 2, T, seed=3))
+    stop_first = free[0][0]
+    last = next(row[-1] for row in free[1:] if row[-1] not in row[:-1] and stop_first not in row and not any(row[-1] == other[0] for other in free))
+    stops = [stop_first, last]
+    out = generate.rollout(policy, prompts, stopping_at(processor, *stops), 2, T, seed=3)
+    expected = [row[:next((t + 1 for t, token in enumerate(row) if token in stops), T)] for row in free]
+    assert rows_of(out) == expected and out.lengths.tolist() == [len(row) for row in expected]
+    assert out.finish == ["stop" if row[-1] in stops else "length" for row in expected]
+    assert min(map(len, expected)) == 1 and "length" in out.finish and any(len(row) == T and reason == "stop" for row, reason in zip(expected, out.finish)), "degenerate"
+    assert torch.equal(out.mask, (torch.arange(T) < out.lengths[:, None]).float())
+    assert (out.targets[out.mask == 0] == processor.special.pad_id).all() and (out.logp[out.mask == 0] == 0).all()
+    everything = generate.rollout(policy, prompts, stopping_at(processor, *range(policy.config.text_config.vocab_size)), 2, T, seed=3)
+    assert everything.targets.shape == (8, 1) and everything.finish == ["stop"] * 8 and [r[0] for r in rows_of(everything)] == [r[0] for r in free]
+    assert generate.rollout(policy, prompts, stopping_at(processor, NEVER), 2, 1, seed=3).targets.tolist() == [[r[0]] for r in free]
+
+
+def test_vision_tokens_are_never_said(loaded):
+    """A sampled one breaks the training forward. Here the head favours them: without suppression most tokens are vision tokens."""
+    policy, processor = loaded
+    vision = processor.special.vision_ids
+    with torch.no_grad():
+        policy.lm_head.weight[vision] *= 8
+    prompts = layouts.prompts_of(processor, slice(4, 8))
+    special, open_ = stopping_at(processor, NEVER), stopping_at(processor, NEVER, vision_ids=[])
+    for temperature in (0, 1.0):
+        assert torch.isin(generate.rollout(policy, prompts, open_, 4, 16, temperature).targets, torch.tensor(vision)).float().mean() > 0.3, "degenerate"
+        out = generate.rollout(policy, prompts, special, 4, 16, temperature)
+        assert not torch.isin(out.targets, torch.tensor(vision)).any() and torch.isfinite(out.logp).all()
+        assert (out.logp - trainer_logps(policy, processor, prompts, out)).abs().max() < 2e-5
+
+
+# ------------------------------------------------------------------------------------------------------------ the sampler
+
+def p_value(counts, probabilities):
+    """Of Pearson's chi-square test; cells expected less than 10 times are one cell."""
+    expected, counts = probabilities.double() * counts.sum(), counts.double()
+    assert (counts[expected == 0] == 0).all()
+    rare = expected < 10
+    expected, counts = (torch.cat([x[~rare], x[rare].sum()[None]]) for x in (expected, counts))
+    expected, counts = expected[expected > 0], counts[expected > 0]
+    statistic = ((counts - expected) ** 2 / expected).sum()
+    return float(torch.special.gammaincc(torch.tensor((len(expected) - 1) / 2, dtype=torch.float64), statistic / 2))
+
+
+def reference_distribution(logits, temperature, top_p, top_k):
+    """Plain Python: temper, keep the k likeliest, of those the smallest set whose mass reaches top_p, renormalise."""
+    weights = [2.718281828459045 ** (float(x) / temperature) for x in logits]
+    order = sorted(range(len(weights)), key=lambda i: -weights[i])
+    order = order[:top_k] if top_k else order
+    total, kept, mass = sum(weights[i] for i in order), [], 0.0
+    for i in order:
+        if mass >= top_p:
+            break
+        kept.append(i)
+        mass += weights[i] / total
+    return torch.tensor([weights[i] / sum(weights[j] for j in kept) if i in kept else 0.0 for i in range(len(weights))], dtype=torch.float64)
+
+
+LOGITS = torch.tensor([0.3, -1.0, 2.0, 0.9, -torch.inf, 1.4, -2.5, 0.0, 1.1, -torch.inf])
+
+
+@pytest.mark.parametrize("temperature, top_p, top_k", [(1.0, 1.0, 0), (0.7, 1.0, 0), (2.0, 1.0, 0), (1.0, 1.0, 3), (1.0, 1.0, 1), (1.0, 0.6, 0), (0.7, 0.9, 0), (1.3, 0.8, 5), (1.0, 1e-9, 0), (1.0, 1.0, 100)])
+def test_sampled_distribution_is_the_reference(temperature, top_p, top_k):
+    """Draws on an even grid: each token is hit as often as its probability says, to within two draws."""
+    n = 20_000
+    uniform = (torch.arange(n, dtype=torch.float64) + 0.5) / n
+    tokens, logp = generate.sample(LOGITS.expand(n, -1), uniform, temperature, top_p, top_k)
+    expected = reference_distribution(LOGITS, temperature, top_p, top_k)
+    assert (tokens.bincount(minlength=10) - n * expected).abs().max() <= 2
+    assert torch.allclose(logp, (LOGITS / temperature).log_softmax(-1)[tokens]) and logp.dtype == torch.float32
+
+
+def test_sampler_passes_a_chi_square_test():
+    """100,000 rows, each with its own seed, as `rollout` draws them: the first draw of each, and the tenth. Three tests at 1e-6 each: a false
+    alarm 3 times in a million machines (the draws are seeded, so never twice on one)."""
+    uniforms = generate.row_uniforms(0, range(100_000), 10)
+    expected = reference_distribution(LOGITS, 1.0, 1.0, 0)
+    drawn = [generate.sample(LOGITS.expand(len(uniforms), -1), uniforms[:, t])[0] for t in (0, 9)]
+    for tokens in drawn:
+        assert p_value(tokens.bincount(minlength=10), expected) > 1e-6
+    # neighbouring rows, whose seeds are close, say independent things
+    pairs = (drawn[0][:-1:2] * 10 + drawn[0][1::2]).bincount(minlength=100)
+    assert p_value(pairs, torch.outer(expected, expected).flatten()) > 1e-6
+
+
+def test_draws_are_uniform_across_seeds_and_rows():
+    """The first draw of row 0 in 20,000 training steps, whose seeds follow one another. False alarm: 2e-6."""
+    draws = torch.cat([generate.row_uniforms(3_000_000 + step, [0, 1], 1).T for step in range(20_000)])
+    assert draws.dtype == torch.float64 and (draws >= 0).all() and (draws < 1).all()
+    for column in draws.T:
+        assert p_value((column * 20).long().bincount(minlength=20), torch.full((20,), 0.05)) > 1e-6
+    assert abs(float(torch.corrcoef(draws.T)[0, 1])) < 5 / 20_000 ** 0.5                      # 5 sigma: 6e-7
+    assert torch.equal(generate.row_uniforms(4, [9, 2], 5), torch.stack([generate.row_uniforms(4, [r], 8)[0, :5] for r in (9, 2)]))
+
+
+def test_extreme_draws_and_logits():
+    first, last = torch.tensor([0.0], dtype=torch.float64), torch.tensor([1 - 2 ** -53], dtype=torch.float64)
+    logits = torch.tensor([[-torch.inf, 1.0, 0.0, -torch.inf]])
+    assert generate.sample(logits, first)[0] == 1 and generate.sample(logits, last)[0] == 2   # never a token of probability 0
+    sure = torch.tensor([[-torch.inf, 500.0, -500.0, 0.0]])
+    for uniform in (first, last):
+        token, logp = generate.sample(sure, uniform)
+        assert token == 1 and logp == 0
+    token, logp = generate.sample(torch.tensor([[1.0, 3.0, 2.0]]), None, temperature=0)
+    assert token == 1 and torch.allclose(logp, torch.tensor([1.0, 3.0, 2.0]).log_softmax(0)[1])
+    before = logits.clone()
+    generate.sample(logits, first, 0.5, 0.9, 2)
+    assert torch.equal(logits, before)
+
+
+# ------------------------------------------------------------------------------------------------------------ modes, updates
+
+@pytest.mark.parametrize("training", [False, True])
+def test_mode_is_restored_and_never_in_the_way(training, lively):
+    """In train mode, with gradient checkpointing, transformers' layers drop the cache and the tokens come out wrong from the second on; with
+    dropout they come out random."""
+    policy, processor = with_lora(lively, gradient_checkpointing=True, lora_dropout=0.5)
+    prompts, special = layouts.prompts_of(processor, slice(4, 8)), stopping_at(processor, NEVER)
+    expected = rows_of(generate.rollout(policy, prompts, special, 1, 12, temperature=0))
+    policy.train(training)
+    assert rows_of(generate.rollout(policy, prompts, special, 1, 12, temperature=0)) == expected
+    assert all(module.training == training for module in policy.modules()) and modeling.core_of(policy).model.language_model.gradient_checkpointing
+    assert expected == stock_greedy(policy.eval(), processor, prompts, 12, [NEVER])
+    assert not any(p.grad is not None for p in policy.parameters())
+
+
+@pytest.mark.parametrize("kind", ["full", "lora", "nf4"])
+def test_a_rollout_uses_the_weights_of_its_moment(kind, lively):
+    policy, processor = modeling.load(str(lively), quant="nf4" if kind == "nf4" else "none", train=flags(lora_r=0 if kind == "full" else 4))
+    prompts, special = layouts.prompts_of(processor, slice(4, 8)), stopping_at(processor, NEVER)
+    run = lambda: generate.rollout(policy, prompts, special, 2, 12, temperature=1.0, seed=1)
+    optimizer = utils.make_optimizer("adamw", [p for p in policy.parameters() if p.requires_grad], 1e-2)
+    outs = [run()]
+    for _ in range(2):
+        policy.train()
+        logp = modeling.token_logps(policy, data.collate(prompts, outs[-1].targets, outs[-1].mask), suppress=processor.special.vision_ids)
+        assert (logp.detach() - outs[-1].logp).abs().max() < 2e-5                             # on-policy: the ratio is 1
+        optimizer.zero_grad()
+        (-logp.sum()).backward()
+        optimizer.step()
+        outs.append(run())
+        assert (outs[-1].logp - trainer_logps(policy.eval(), processor, prompts, outs[-1])).abs().max() < 2e-5
+    assert not torch.equal(outs[0].targets, outs[2].targets)
+
+
+@pytest.mark.parametrize("quant", ["none", "nf4"])
+def test_bfloat16_rollout_is_the_trainers_policy_to_bfloat16s_precision(quant, lively):
+    policy, processor = modeling.load(str(lively), torch.bfloat16, quant=quant, train=flags(lora_r=4))
+    prompts = layouts.prompts_of(processor)
+    out = generate.rollout(policy, prompts, stopping_at(processor, NEVER), 2, 16, seed=2)
+    gap = (out.logp - trainer_logps(policy, processor, prompts, out)).abs()
+    assert gap.mean() < 0.03 and out.logp.std() > 0.3, gap.mean()
+
+
+# ------------------------------------------------------------------------------------------------------------ as a command
+
+def ask(directory, *words):
+    return generate.main(generate.parse_args(["--model", str(directory), "--max-completion-length", "12", *map(str, words)]))
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What was put to the model: texts of the encoded prompts."""
+    texts, encode = [], data.encode_prompt
+    def listening(*arguments, **options):
+        prompt = encode(*arguments, **options)
+        texts.append(prompt.text)
+        return prompt
+    monkeypatch.setattr(data, "encode_prompt", listening)
+    return texts
+
+
+@pytest.fixture
+def picture_file(tmp_path):
+    layouts.picture(112, 84).save(tmp_path / "picture.png")
+    return tmp_path / "picture.png"
+
+
+def test_answer_all_does_not_depend_on_the_batch_size(loaded_once):
+    policy, processor = loaded_once
+    options = dict(num_generations=2, max_completion_length=10, temperature=1.0, seed=4)
+    whole = generate.answer_all(policy, processor, layouts.questions(), "r1v", **options)
+    assert [len(part) for part in whole] == [18, 18, 18] and len(set(whole[0])) > 9
+    for batch_size in (1, 3, 8):
+        assert generate.answer_all(policy, processor, layouts.questions(), "r1v", batch_size=batch_size, **options) == whole
+
+
+def test_command_prints_the_answer(lively, picture_file, loaded_once, capsys, asked):
+    ask(lively, "--image", picture_file, "--prompt", "How many red objects are there?")
+    out = capsys.readouterr().out
+    policy, processor = loaded_once
+    expected = generate.rollout(policy, [data.encode_prompt(data.Example("", [picture_file], "How many red objects are there?", ""), processor, "none")], processor.special, 1, 12, temperature=0)
+    text = processor.decode(expected.targets[0][:expected.lengths[0]])
+    assert text and out == f"{text}\n({int(expected.lengths[0])} tokens, {'complete' if expected.finish[0] == 'stop' else 'cut at --max-completion-length'}; prompt template: none)\n"
+    assert asked[0].endswith("<|vision_end|>How many red objects are there?<|im_end|>\n<|im_start|>assistant\n")
+    ask(lively, "--image", picture_file, "--prompt", "How many red objects are there?", "--raw")
+    assert capsys.readouterr().out == text + "\n"
+    ask(lively, "--prompt", "How many?", "--raw", "--temperature", "1", "--num_generations", "3", "--seed", "5")
+    assert len(capsys.readouterr().out) > 3
+    ask(lively, "--image", picture_file, picture_file, "--prompt", "Same?", "--raw")
+    assert asked[-1].count("<|vision_start|>") == 2
+
+
+def test_raw_prints_nothing_else_to_stdout_in_a_process_of_its_own(lively, picture_file, capsys):
+    ask(lively, "--image", picture_file, "--prompt", "How many?", "--raw")
+    expected = capsys.readouterr().out
+    script = Path(generate.__file__)
+    done = subprocess.run([sys.executable, script, "--model", lively, "--max-completion-length", "12", "--image", picture_file, "--prompt", "How many?", "--raw"], capture_output=True, timeout=120)
+    assert done.returncode == 0, done.stderr.decode()
+    assert done.stdout.decode("utf-8") == expected and expected.strip()
+
+
+def test_raw_of_an_adapter_that_says_how_it_is_loaded(lively, picture_file, tmp_path, capsys):
+    """--raw keeps even our own remarks off stdout."""
+    policy, processor = with_lora(lively)
+    modeling.save(policy, processor, tmp_path / "run")
+    utils.write_json(tmp_path / "run" / "args.json", {"quant": "nf4"})
+    ask(tmp_path / "run", "--image", picture_file, "--prompt", "How many?", "--raw")
+    out, err = capsys.readouterr()
+    assert "adapter was trained on nf4" in err and "nf4" not in out
+
+
+def test_checkpoints_template_and_system_prompt_are_used(lively, tmp_path, asked, capsys):
+    for file in lively.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    utils.write_json(tmp_path / "args.json", {"prompt_template": "r1v", "system_prompt": "Be brief."})
+    question = data.TEMPLATES["r1v"].replace("{question}", "How many?")
+    for words, expected in [((), question), (("--prompt-template", "none"), "How many?"), (("--prompt-template", "direct"), data.TEMPLATES["direct"].replace("{question}", "How many?"))]:
+        ask(tmp_path, "--prompt", "How many?", *words)
+        assert asked[-1] == f"<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n{expected}<|im_end|>\n<|im_start|>assistant\n"
+    ask(tmp_path, "--prompt", "How many?", "--system-prompt", "")
+    assert asked[-1].startswith("<|im_start|>system\n<|im_end|>\n")
+    assert "prompt template: r1v" in capsys.readouterr().out
+
+
+def test_missing_image_is_one_sentence_and_exit_code_2(lively, capsys):
+    with pytest.raises(SystemExit) as left:
+        utils.run(generate.main, generate.parse_args, ["--model", str(lively), "--image", "nowhere.png", "--prompt", "How many?"])
+    assert left.value.code == 2 and capsys.readouterr() == ("", "error: --image nowhere.png does not exist; check the path\n")
+
+
+def test_bad_questions_are_refused_in_one_sentence(lively, tmp_path, picture_file):
+    def refuses(*words, says):
+        with pytest.raises(UserError, match=says) as caught:
+            ask(lively, *words)
+        assert "\n" not in str(caught.value)
+    refuses("--image", tmp_path / "gone.png", "--prompt", "?", says="gone.png does not exist")
+    picture_file.write_bytes(picture_file.read_bytes()[:60])
+    refuses("--image", picture_file, "--prompt", "?", says="picture.png cannot be opened")
+    refuses("--prompt", "a <|image_pad|> b", says="reserved token")
+    refuses("--prompt", "?", "--prompt-template", "r2v", says="--prompt-template r2v is unknown")
+    refuses("--prompt", "word " * 40_000, says="context")
+    with pytest.raises(UserError, match="untrained"):
+        generate.main(generate.parse_args(["--model", "tiny", "--prompt", "?"]))
+    for words in (["--temperature", "-1"], ["--top-p", "0"], ["--num-generations", "0"], ["--max-new-tokens", "5"]):
+        with pytest.raises(SystemExit) as left:
+            generate.parse_args(["--model", "x", "--prompt", "?", *words])
+        assert left.value.code == 2

@@ -1,0 +1,786 @@
+"""Run: python -m pytest -q tests/test_model.py        (about 45 s on one core, no network)
+
+Everything is compared with stock transformers and PEFT, or with a checkpoint whose every number is known (tests/layouts.py writes it in the
+layout published in 2024).
+"""
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
+import data
+import generate
+import layouts
+import model as modeling
+import utils
+from utils import UserError
+
+bitsandbytes = pytest.importorskip("bitsandbytes")
+PROJECTIONS = [f"self_attn.{p}_proj" for p in "qkvo"] + [f"mlp.{p}_proj" for p in ("gate", "up", "down")]
+
+
+def flags(**changed):
+    """The flags of a training script that model.load reads."""
+    return SimpleNamespace(**(dict(lora_r=0, lora_alpha=None, lora_dropout=0.0, freeze_vision=False, freeze_merger=False, freeze_llm=False, gradient_checkpointing=False) | changed))
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory):
+    """A checkpoint in the layout of 2024, tied, in three files."""
+    return layouts.write_2024(tmp_path_factory.mktemp("published"), "tiny", dtype=torch.float32)
+
+
+@pytest.fixture(scope="session")
+def untied(tmp_path_factory):
+    """The same, with a head of its own, in one file."""
+    return layouts.write_2024(tmp_path_factory.mktemp("untied"), "tiny-untied", seed=1, dtype=torch.float32, shard_bytes=0)
+
+
+@pytest.fixture(scope="session")
+def adapter(published, tmp_path_factory):
+    """A LoRA directory on `published`, r 4, whose B is not zero."""
+    policy, processor = modeling.load(str(published), train=flags(lora_r=4))
+    randomise_lora(policy)
+    directory = tmp_path_factory.mktemp("adapter")
+    modeling.save(policy, processor, directory)
+    return directory
+
+
+def randomise_lora(policy, scale=0.05, seed=0):
+    """A trained adapter's stand-in: B is zero in a fresh one, which hides what goes wrong in A, and everything that forgets the adapter."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in policy.named_parameters():
+            if "lora_B" in name:
+                parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))
+
+
+def responses_of(processor, lengths, seed=0):
+    """Random response ids of these lengths, never a special token."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randint(0, min(processor.special.eos_ids + processor.special.vision_ids), (n,), generator=generator) for n in lengths]
+
+
+def batch_of(processor, prompts, responses, G=1, dtype=torch.float32):
+    targets, mask = data.pad_targets(responses, processor.special.pad_id)
+    batch = data.collate(prompts, targets, mask, [G] * len(prompts))
+    return {k: v.to(dtype) if k == "pixel_values" and v is not None else v for k, v in batch.items()}
+
+
+def stock_logps(model, prompts, responses, special, temperature=1.0):
+    """(logp, entropy), each a list of (T_b,): cross-entropy of the stock forward's logits, everything in float64 from there on."""
+    inputs = layouts.stock_inputs(prompts, special, responses)
+    if "pixel_values" in inputs:
+        inputs["pixel_values"] = inputs["pixel_values"].to(next(model.parameters()).dtype)
+    logits = model(**inputs, use_cache=False).logits.double() / temperature
+    blocked = torch.zeros(logits.shape[-1])
+    blocked[special.vision_ids] = -torch.inf
+    logps, entropies = [], []
+    for b, (prompt, response) in enumerate(zip(prompts, responses)):
+        row = (logits[b] + blocked)[len(prompt.ids) - 1:len(prompt.ids) - 1 + len(response)]
+        logps.append(-torch.nn.functional.cross_entropy(row, response, reduction="none"))
+        entropies.append(torch.distributions.Categorical(logits=row.detach()).entropy())
+    return logps, entropies
+
+
+def gradients(policy):
+    return {n: p.grad.clone() for n, p in policy.named_parameters() if p.grad is not None}
+
+
+def relative(a, b):
+    return float((a - b).norm() / b.norm().clamp_min(1e-300))
+
+
+# ------------------------------------------------------------------------------------------------------------ the layout of 2024
+
+@pytest.mark.parametrize("which", ["published", "untied"])
+def test_published_layout_gives_exactly_the_weights_written(which, request):
+    directory = request.getfixturevalue(which)
+    assert (directory / "model.safetensors.index.json").is_file() == (which == "published")
+    policy, processor = modeling.load(str(directory))
+    config = json.loads((directory / "config.json").read_text())
+    text = {k: config[k] for k in layouts.TEXT}
+    vision = (config["vision_config"]["depth"], config["vision_config"]["embed_dim"], config["vision_config"]["num_heads"])
+    # today's names, spelt out here and not taken from transformers' table
+    renamed = lambda name: re.sub(r"^visual\.", "model.visual.", name) if name.startswith("visual.") else re.sub(r"^model\.", "model.language_model.", name)
+    written = {renamed(n): w for n, w in layouts.weights(text, vision, 0 if which == "published" else 1, torch.float32, 0.06)}
+    state = policy.state_dict()
+    assert set(state) - {"lm_head.weight"} == set(written) - {"lm_head.weight"}
+    for name, value in written.items():
+        assert torch.equal(state[name], value), name
+    if text["tie_word_embeddings"]:
+        assert policy.lm_head.weight is policy.model.language_model.embed_tokens.weight
+    else:
+        assert not torch.equal(policy.lm_head.weight, policy.model.language_model.embed_tokens.weight)
+    rope = policy.config.text_config.rope_parameters
+    assert rope["rope_theta"] == 1e6 and list(rope["mrope_section"]) == [4, 6, 6]
+    assert policy.config.text_config.vocab_size > len(processor.tokenizer)
+    assert processor.special.image_id == config["image_token_id"] and processor.special.eos_ids == [config["eos_token_id"], config["bos_token_id"]]
+    assert processor.special.vision_ids == [config[f"vision_{n}token_id"] for n in ("start_", "end_", "")] + [config["image_token_id"], config["video_token_id"]]
+    assert processor.context == 32768
+    # its generation_config asks for top_k 1 and a repetition penalty
+    assert (policy.generation_config.top_k, policy.generation_config.repetition_penalty, policy.generation_config.do_sample) == (50, 1.0, False)
+
+
+def test_writer_has_the_published_size_of_the_2b():
+    """4,417,971,200 bytes is what the published index of Qwen2-VL-2B states: every tensor of it is written, with its shape."""
+    text, _, _, vision, _ = layouts.SIZES["2b"]
+    assert sum(2 * torch.Size(shape).numel() for shape in layouts.shapes(text, vision).values()) == 4_417_971_200
+
+
+def test_layout_in_bfloat16_is_not_changed_by_loading(tmp_path):
+    directory = layouts.write_2024(tmp_path, "tiny", seed=3)                                  # bfloat16, as published
+    state = modeling.load(str(directory), torch.bfloat16)[0].state_dict()
+    for name, value in layouts.weights(json.loads((directory / "config.json").read_text()), (2, 64, 4), 3, torch.bfloat16, 0.06):
+        name = "model." + name if name.startswith("visual") else name.replace("model.", "model.language_model.", 1)
+        assert state[name].dtype == torch.bfloat16 and torch.equal(state[name], value)
+
+
+@pytest.mark.parametrize("train", [None, flags(lora_r=4), flags(), flags(freeze_vision=True)], ids=["inference", "lora", "full", "frozen"])
+def test_rotary_frequencies_stay_float32_in_bfloat16(train, published):
+    """model.to(bfloat16) would round the frequencies too: by 0.2 %, so that at position 1,000 the angles are off by radians."""
+    core = modeling.core_of(modeling.load(str(published), torch.bfloat16, train=train)[0])
+    exact = modeling.core_of(modeling.load(str(published))[0])
+    for name, buffer in exact.named_buffers():
+        if "inv_freq" in name:
+            assert torch.equal(core.get_buffer(name).float(), buffer), name
+
+
+def test_chat_template_comes_from_the_tokenizer_or_chat_template_json_or_ours(published, tmp_path):
+    messages = [{"role": "user", "content": [{"type": "image"}, {"type": "image"}, {"type": "text", "text": "Same?"}]}]
+    render = lambda: modeling.load_processor(tmp_path / "c").tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    shutil.copytree(published, tmp_path / "c", ignore=shutil.ignore_patterns("*.safetensors"))
+    expected = ("<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n" + "<|vision_start|><|image_pad|><|vision_end|>" * 2 + "Same?<|im_end|>\n<|im_start|>assistant\n")
+    assert render() == expected
+    config = json.loads((tmp_path / "c" / "tokenizer_config.json").read_text())
+    del config["chat_template"]
+    (tmp_path / "c" / "tokenizer_config.json").write_text(json.dumps(config))
+    assert render() == expected
+    (tmp_path / "c" / "chat_template.json").write_text(json.dumps({"chat_template": "from the file: {{ messages[0]['content'][-1]['text'] }}"}))
+    assert render() == "from the file: Same?"
+    # that of the base models, Qwen2-VL-2B and 7B without -Instruct, goes through parts of content, not turns: of a conversation it renders nothing
+    parts = "{% for part in messages %}{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% elif 'text' in part %}{{ part['text'] }}{% endif %}{% endfor %}"
+    (tmp_path / "c" / "chat_template.json").write_text(json.dumps({"chat_template": parts}))
+    assert render() == expected
+    (tmp_path / "c" / "chat_template.json").unlink()
+    assert render() == expected
+
+
+def test_pixel_budget_is_the_flags_not_the_checkpoints(published):
+    processor = modeling.load_processor(published, max_pixels=28 * 28 * 4, min_pixels=28 * 28)
+    prompt = data.encode_prompt(data.Example("", [layouts.picture(280, 280)], "?", ""), processor, "none")
+    assert 1 <= len(prompt.image_at) <= 4
+    assert len(data.encode_prompt(data.Example("", [layouts.picture(28, 28)], "?", ""), processor, "none").image_at) == 1
+
+
+# ------------------------------------------------------------------------------------------------------------------ tiny preset
+
+def test_tiny_is_the_same_for_a_seed_and_its_tokenizer_loses_nothing(tiny):
+    policy, processor = tiny
+    size = sum(p.numel() for p in policy.parameters())
+    assert 1.0e6 < size < 1.6e6 and modeling.describe(policy).startswith(f"{size / 1e6:.2f} M parameters, 0.00 M trained, float32")
+    state = policy.state_dict()
+    again, other = modeling.tiny(0)[0].state_dict(), modeling.tiny(1)[0].state_dict()
+    assert all(torch.equal(state[n], again[n]) for n in state)
+    assert not torch.equal(state["lm_head.weight"], other["lm_head.weight"])
+    for text in ("How many red objects are there?", "  two spaces\n\n\tand a tab ", "naïve cafe\u0301", "深度 \U0001f468\u200d\U0001f469\u200d\U0001f467 \u202eabc", "\x00\x7f\u0085\ufeff\uffff", "1234567890", "<think> </think>"):
+        assert processor.tokenizer.decode(processor.tokenizer(text, add_special_tokens=False)["input_ids"], clean_up_tokenization_spaces=False) == text
+    assert processor.context >= 4096
+
+
+def test_decode_ends_at_the_first_end_of_text_and_survives_ids_without_a_token(published):
+    processor = modeling.load_processor(published)
+    words = processor.tokenizer("red circle", add_special_tokens=False)["input_ids"]
+    end, pad = processor.special.eos_ids
+    assert processor.decode(words + [end] + words) == processor.decode(torch.tensor(words + [pad, pad])) == processor.decode(words) == "red circle"
+    assert processor.decode([]) == processor.decode([end]) == ""
+    assert processor.decode(words + [len(processor.tokenizer) + 3]) == "red circle"           # a row of padding in the vocabulary
+
+
+# ------------------------------------------------------------------------------------------------------------------ log-probs
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("which", ["published", "untied"])
+def test_token_logps_equal_the_stock_cross_entropy(which, temperature, request):
+    """Six picture sizes, two pictures, and text alone, in one batch with responses of 1 to 12 tokens; then the entropy likewise."""
+    policy, processor = modeling.load(str(request.getfixturevalue(which)))
+    prompts = layouts.prompts_of(processor)
+    responses = responses_of(processor, [5, 1, 12, 3, 7, 2, 9, 4, 6])
+    batch = batch_of(processor, prompts, responses)
+    before = {k: v.clone() for k, v in batch.items()}
+    with torch.no_grad():
+        logp, entropy = modeling.token_logps(policy, batch, temperature, processor.special.vision_ids, entropy=True)
+        expected = stock_logps(policy, prompts, responses, processor.special, temperature)
+    assert all(torch.equal(batch[k], before[k]) for k in batch), "inputs changed"
+    for mine, theirs in zip((logp, entropy), expected):
+        assert mine.shape == batch["targets"].shape and mine.dtype == torch.float32
+        assert torch.equal(mine[batch["mask"] == 0], torch.zeros(int((batch["mask"] == 0).sum())))
+        for b, row in enumerate(theirs):
+            assert (mine[b, :len(row)] - row).abs().max() < 2e-5
+    assert logp.std() > 0.1                                                                   # not one number everywhere
+
+
+def test_rows_of_a_group_share_the_picture_and_not_the_answer(published):
+    policy, processor = modeling.load(str(published))
+    prompts, responses = layouts.prompts_of(processor, slice(4, 8)), responses_of(processor, [3, 6, 2, 5, 1, 4, 7, 7])
+    with torch.no_grad():
+        logp = modeling.token_logps(policy, batch_of(processor, prompts, responses, G=2), suppress=processor.special.vision_ids)
+        expected, _ = stock_logps(policy, [p for p in prompts for _ in range(2)], responses, processor.special)
+    for b, row in enumerate(expected):
+        assert (logp[b, :len(row)] - row).abs().max() < 2e-5
+
+
+def test_suppressed_ids_have_no_mass_and_cost_nothing_elsewhere(published):
+    """Over the whole vocabulary as target, probabilities sum to 1 with the five vision ids at 0; without `suppress` they take part."""
+    policy, processor = modeling.load(str(published))
+    prompt, V = layouts.prompts_of(processor, slice(0, 1)), policy.config.text_config.vocab_size
+    batch = batch_of(processor, prompt, list(torch.arange(V)[:, None]), G=V)
+    with torch.no_grad():
+        mass = modeling.token_logps(policy, batch, suppress=processor.special.vision_ids)[:, 0].exp()
+        whole = modeling.token_logps(policy, batch)[:, 0].exp()
+    assert torch.equal(mass[processor.special.vision_ids], torch.zeros(5)) and abs(float(mass.sum()) - 1) < 1e-5
+    assert (whole[processor.special.vision_ids] > 0).all() and abs(float(whole.sum()) - 1) < 1e-5
+
+
+def test_chunk_size_and_padding_change_nothing(published):
+    policy, processor = modeling.load(str(published))
+    policy.requires_grad_(True)
+    prompts, responses = layouts.prompts_of(processor, slice(0, 4)), responses_of(processor, [5, 1, 12, 3])
+    batch = batch_of(processor, prompts, responses)
+    found = []
+    for chunk in (1024, 1, 4):
+        policy.zero_grad()
+        logp, entropy = modeling.token_logps(policy, batch, 0.7, processor.special.vision_ids, entropy=True, chunk=chunk)
+        (logp * torch.arange(12.)).sum().backward()
+        found.append((logp.detach(), entropy, gradients(policy)))
+    for logp, entropy, grads in found[1:]:
+        assert (logp - found[0][0]).abs().max() < 1e-5 and (entropy - found[0][1]).abs().max() < 1e-5
+        assert max(relative(grads[n], found[0][2][n]) for n in grads) < 1e-5
+    targets, mask = data.pad_targets(responses, processor.special.pad_id)
+    wider = data.collate(prompts, torch.nn.functional.pad(targets, (0, 9), value=7), torch.nn.functional.pad(mask, (0, 9)))
+    with torch.no_grad():
+        assert (modeling.token_logps(policy, wider, 0.7, processor.special.vision_ids)[:, :12] - found[0][0]).abs().max() < 1e-5
+
+
+# ------------------------------------------------------------------------------------------------------------------ gradients
+
+def test_checkpointed_gradients_are_the_plain_ones(published):
+    """Float64: layers recomputed and head in chunks, against the same without either (1e-10), and against the stock forward's (1e-5: norms,
+    the softmax of attention and log-probs are float32 in both, and rounded in different places)."""
+    policy, processor = modeling.load(str(published), train=flags(gradient_checkpointing=True))
+    policy.double()
+    policy.compute_dtype = torch.float64
+    prompts, responses = layouts.prompts_of(processor, slice(3, 8)), responses_of(processor, [5, 1, 12, 3, 4])
+    batch = batch_of(processor, prompts, responses, dtype=torch.float64)
+    weights = torch.rand(batch["mask"].shape, generator=torch.Generator().manual_seed(0)) * batch["mask"]
+    calls = []
+    hook = policy.model.language_model.layers[0].input_layernorm.register_forward_hook(lambda *_: calls.append("layer"))
+    policy.train()
+    (modeling.token_logps(policy, batch, 0.7, processor.special.vision_ids, chunk=4) * weights).sum().backward()
+    assert len(calls) == 2, "gradient checkpointing is not on"
+    hook.remove()
+    checkpointed = gradients(policy)
+
+    policy.gradient_checkpointing_disable()
+    policy.zero_grad()
+    (modeling.token_logps(policy, batch, 0.7, processor.special.vision_ids, chunk=10 ** 9) * weights).sum().backward()
+    plain = gradients(policy)
+    assert set(checkpointed) == set(plain) == {n for n, _ in policy.named_parameters()}
+    assert max(relative(checkpointed[n], plain[n]) for n in plain) < 1e-10
+
+    policy.zero_grad()
+    logps, _ = stock_logps(policy, prompts, responses, processor.special, 0.7)
+    sum((row * weights[b, :len(row)].double()).sum() for b, row in enumerate(logps)).backward()
+    stock = gradients(policy)
+    assert max(relative(plain[n], stock[n]) for n in stock) < 1e-5
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.float64, 1e-10)])
+def test_micro_batches_do_not_change_gradients(dtype, tolerance, published, monkeypatch):
+    """Four prompts (pictures of three sizes, and text), two rows each, cut into pieces of 1, 3 and 5 rows: through groups, too.
+
+    In float64 the vision tower's rotation is done in float64: transformers does it in float32, and float32(a) + float32(b) is not
+    float32(a + b) when a cut through a group sends two gradients through it (1e-8, in the tower alone)."""
+    if dtype == torch.float64:
+        from transformers.models.qwen2_vl import modeling_qwen2_vl as theirs
+        turn = lambda x, cos, sin: x * cos.unsqueeze(-2) + theirs.rotate_half(x) * sin.unsqueeze(-2)
+        monkeypatch.setattr(theirs, "apply_rotary_pos_emb_vision", lambda q, k, cos, sin: (turn(q, cos, sin), turn(k, cos, sin)))
+    policy, processor = modeling.load(str(published), dtype)
+    policy.requires_grad_(True)
+    prompts = layouts.prompts_of(processor, slice(4, 8))
+    targets, mask = data.pad_targets(responses_of(processor, [3, 6, 2, 5, 1, 4, 7, 7]), processor.special.pad_id)
+    weights = torch.randn(mask.shape, generator=torch.Generator().manual_seed(0))
+    found = []
+    for size in (8, 1, 3, 5):
+        policy.zero_grad()
+        for a, b, first, last, counts in data.micro_batches(8, size, [2] * 4):
+            batch = data.collate(prompts[first:last], targets[a:b], mask[a:b], counts)
+            (modeling.token_logps(policy, batch, suppress=processor.special.vision_ids) * weights[a:b]).sum().backward()
+        found.append(gradients(policy))
+    worst = max(relative(grads[n], found[0][n]) for grads in found[1:] for n in found[0])
+    assert worst < tolerance, worst
+
+
+# ------------------------------------------------------------------------------------------------------- what trains, and what does not
+
+def train_steps(policy, processor, steps=1, dtype=torch.float32, chosen=slice(4, 8), lengths=(3, 6, 2, 5, 1, 4, 7, 7), learning_rate=1e-2):
+    """Real optimizer steps on a fixed batch; returns the losses."""
+    optimizer = utils.make_optimizer("adamw", [p for p in policy.parameters() if p.requires_grad], learning_rate)
+    prompts = layouts.prompts_of(processor, chosen)
+    batch = batch_of(processor, prompts, responses_of(processor, lengths), G=2)
+    policy.train()
+    found = []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = -(modeling.token_logps(policy, batch, suppress=processor.special.vision_ids) * batch["mask"]).sum() / batch["mask"].sum()
+        loss.backward()
+        optimizer.step()
+        found.append(loss.item())
+    policy.eval()
+    return found
+
+
+def changed(policy, before):
+    return {n for n, p in policy.named_parameters() if not torch.equal(p.detach(), before[n])}
+
+
+@pytest.mark.parametrize("frozen", [(), ("vision",), ("merger",), ("llm",), ("vision", "merger"), ("vision", "llm"), ("merger", "llm")], ids=lambda f: "+".join(f) or "nothing")
+@pytest.mark.parametrize("which", ["published", "untied"])
+def test_freezing_really_freezes_and_everything_else_moves(which, frozen, request):
+    """`module.requires_grad_ = False` freezes nothing and says nothing (R1-V, VLM-R1): so train a step and compare every weight."""
+    policy, processor = modeling.load(str(request.getfixturevalue(which)), train=flags(**{f"freeze_{part}": True for part in frozen}))
+    before = {n: p.detach().clone() for n, p in policy.named_parameters()}
+    train_steps(policy, processor)
+    part = lambda name: "merger" if ".merger." in name else "vision" if ".visual." in name else "llm"
+    expected = {n for n in before if part(n) not in frozen}
+    assert {part(n) for n in before} == {"vision", "merger", "llm"}
+    assert changed(policy, before) == expected == {n for n, p in policy.named_parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize("quant", ["none", "nf4"])
+def test_lora_changes_every_adapter_weight_and_nothing_else(quant, published):
+    """Two steps: B is zero at first, so A's first gradient is zero."""
+    policy, processor = modeling.load(str(published), quant=quant, train=flags(lora_r=4))
+    before = {n: p.detach().clone() for n, p in policy.named_parameters()}
+    losses = train_steps(policy, processor, steps=2)
+    expected = {f"base_model.model.model.language_model.layers.{i}.{p}.lora_{ab}.default.weight" for i in range(2) for p in PROJECTIONS for ab in "AB"}
+    assert changed(policy, before) == expected and losses[1] < losses[0]
+
+
+def test_lora_dropout_and_alpha(published):
+    policy, _ = modeling.load(str(published), train=flags(lora_r=4, lora_dropout=0.1, lora_alpha=4))
+    config = policy.peft_config["default"]
+    assert (config.r, config.lora_alpha, config.lora_dropout) == (4, 4, 0.1)
+    assert modeling.load(str(published), train=flags(lora_r=4))[0].peft_config["default"].lora_alpha == 8
+
+
+# ------------------------------------------------------------------------------------------------------------------ 4 bits, bfloat16
+
+def test_four_bit_layers_are_exactly_the_language_models_linears(published, untied):
+    for directory in (published, untied):
+        for policy in (modeling.load(str(directory), quant="nf4")[0], modeling.load(str(directory), torch.bfloat16, quant="nf4", train=flags(lora_r=4))[0]):
+            core = modeling.core_of(policy)
+            inside = {n.removesuffix(".base_layer") for n, m in core.named_modules() if isinstance(m, bitsandbytes.nn.Linear4bit) and not hasattr(m, "base_layer")}
+            assert inside == {f"model.language_model.layers.{i}.{p}" for i in range(2) for p in PROJECTIONS}
+            assert type(core.lm_head) is torch.nn.Linear
+            assert not any(isinstance(m, bitsandbytes.nn.Linear4bit) for m in core.model.visual.modules())
+    plain = modeling.load(str(published))[0]
+    assert modeling.describe(plain).split(" M")[0] == modeling.describe(modeling.load(str(published), quant="nf4")[0]).split(" M")[0]
+
+
+def test_four_bit_needs_lora(published):
+    with pytest.raises(UserError, match="--lora-r"):
+        modeling.load(str(published), quant="nf4", train=flags())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("quant", ["none", "nf4"])
+def test_gradients_reach_every_adapter_after_a_rollout(quant, dtype, published):
+    """bitsandbytes 0.50.2 repacks 4-bit layers at their first evaluation on CPUs with AVX512-BF16, and then returns no gradient, without a word: a
+    rollout before the update was enough to stop all adapters below the last layer from learning. The same gradient must come out before
+    and after."""
+    policy, processor = modeling.load(str(published), dtype, quant=quant, train=flags(lora_r=4, gradient_checkpointing=True))
+    randomise_lora(policy)
+    prompts = layouts.prompts_of(processor, slice(4, 8))
+    batch = batch_of(processor, prompts, responses_of(processor, [3, 6, 2, 5]))
+    found = []
+    for _ in range(2):
+        policy.train()
+        policy.zero_grad()
+        modeling.token_logps(policy, batch, suppress=processor.special.vision_ids).sum().backward()
+        found.append(gradients(policy))
+        generate.rollout(policy, prompts, processor.special, 2, 6, seed=1)
+    assert len(found[0]) == 2 * 2 * 7 and all(g.abs().max() > 0 for g in found[1].values())
+    assert max(relative(found[1][n], found[0][n]) for n in found[0]) == 0
+
+
+@pytest.mark.parametrize("train", [flags(lora_r=4), flags(), flags(freeze_vision=True, freeze_merger=True)], ids=["lora", "full", "frozen"])
+def test_bfloat16_keeps_trained_weights_in_float32_and_computes_in_bfloat16(train, published):
+    """At a learning rate of 1e-6 an AdamW step is lost in a bfloat16 weight. On CPU too, where --dtype bfloat16 can be asked for."""
+    policy, processor = modeling.load(str(published), torch.bfloat16, train=train)
+    core, seen = modeling.core_of(policy), {}
+    for name in ("model.language_model.layers.1.mlp.down_proj", "model.language_model.layers.0.self_attn.q_proj", "lm_head", "model.visual.blocks.1.mlp.fc1", "model.visual.merger.mlp.2"):
+        core.get_submodule(name).register_forward_hook(lambda module, inputs, output, name=name: seen.update({name: output.dtype}))
+    for name, parameter in policy.named_parameters():
+        assert parameter.dtype == (torch.float32 if parameter.requires_grad else torch.bfloat16), name
+    before = {n: p.detach().clone() for n, p in policy.named_parameters()}
+    losses = train_steps(policy, processor, steps=2, learning_rate=1e-6)
+    assert all(torch.isfinite(torch.tensor(losses))) and set(seen.values()) == {torch.bfloat16} and len(seen) == 5
+    assert changed(policy, before) == {n for n, p in policy.named_parameters() if p.requires_grad}
+    assert not any(p.requires_grad and p.dtype != torch.float32 for p in policy.parameters())
+    # and it is the same policy as in float32, within what bfloat16 rounds
+    exact, _ = modeling.load(str(published))
+    batch = batch_of(processor, layouts.prompts_of(processor), responses_of(processor, [6] * 9))
+    with torch.no_grad():
+        gap = (modeling.token_logps(policy, batch) - modeling.token_logps(exact, batch)).abs().mean()
+    assert gap < 0.05, gap
+
+
+# ------------------------------------------------------------------------------------------------------------------ save, load, export
+
+def stock_model(directory, **options):
+    from transformers import Qwen2VLForConditionalGeneration
+    return Qwen2VLForConditionalGeneration.from_pretrained(directory, **options).eval()
+
+
+@torch.no_grad()
+def logits_of(model, processor, chosen=slice(4, 8)):
+    return model(**layouts.stock_inputs(layouts.prompts_of(processor, chosen), processor.special)).logits
+
+
+def test_adapter_directory_loads_with_stock_peft(adapter, published):
+    from peft import PeftModel
+    policy, processor = modeling.load(str(adapter))
+    assert isinstance(policy, PeftModel) and not any(p.requires_grad for p in policy.parameters())
+    stock = PeftModel.from_pretrained(stock_model(published, dtype=torch.float32), str(adapter))
+    mine, theirs, base = logits_of(policy, processor), logits_of(stock, processor), logits_of(stock_model(published, dtype=torch.float32), processor)
+    assert (mine - theirs).abs().max() < 1e-5 and (mine - base).abs().max() > 1e-2
+    resumed, _ = modeling.load(str(adapter), train=flags(lora_r=4))
+    assert {n for n, p in resumed.named_parameters() if p.requires_grad} == {n for n, _ in resumed.named_parameters() if "lora_" in n}
+    assert torch.equal(logits_of(resumed, processor), mine)
+    saved = json.loads((adapter / "adapter_config.json").read_text())
+    assert saved["base_model_name_or_path"] == str(published)
+
+
+def test_adapter_names_its_base_by_absolute_path(published, tmp_path, monkeypatch):
+    """Trained with a relative --model, loaded from another directory."""
+    monkeypatch.chdir(published.parent)
+    policy, processor = modeling.load(published.name, train=flags(lora_r=4))
+    modeling.save(policy, processor, tmp_path / "out")
+    monkeypatch.chdir(tmp_path)
+    assert modeling.locate(str(tmp_path / "out")) == (str(published), tmp_path / "out")
+    modeling.load("out" if Path("out").is_dir() else str(tmp_path / "out"))
+
+
+def test_full_save_loads_with_stock_transformers(published, untied, tmp_path):
+    for directory in (published, untied):
+        policy, processor = modeling.load(str(directory), train=flags())
+        train_steps(policy, processor, learning_rate=1e-3)
+        out = tmp_path / directory.name
+        modeling.save(policy, processor, out)
+        stock = stock_model(out)
+        assert {p.dtype for p in stock.parameters()} == {torch.float32}
+        assert all(torch.equal(stock.state_dict()[n], v) for n, v in policy.state_dict().items()) and torch.equal(logits_of(stock, processor), logits_of(policy, processor))
+        again, processor_again = modeling.load(str(out), train=flags())
+        assert all(torch.equal(again.state_dict()[n], v) for n, v in policy.state_dict().items())
+        assert [p.text for p in layouts.prompts_of(processor_again)] == [p.text for p in layouts.prompts_of(processor)]
+        assert all(torch.equal(a.ids, b.ids) and (a.pixel_values is None or torch.equal(a.pixel_values, b.pixel_values)) for a, b in zip(layouts.prompts_of(processor_again), layouts.prompts_of(processor)))
+
+
+def stock_greedy(model, processor, prompts, length):
+    """Greedy answers of stock generate, one prompt at a time."""
+    found = []
+    for prompt in prompts:
+        inputs = layouts.stock_inputs([prompt], processor.special)
+        out = model.generate(**inputs, max_new_tokens=length, do_sample=False, repetition_penalty=1.0, temperature=1.0, top_k=50, top_p=1.0, suppress_tokens=processor.special.vision_ids,
+                             eos_token_id=processor.special.eos_ids, pad_token_id=processor.special.pad_id)
+        found.append(out[0, len(prompt.ids):].tolist())
+    return found
+
+
+def export(model, out, *more):
+    return modeling.main(modeling.parse_args(["export", "--model", str(model), "--output-dir", str(out), "--data", "count:test", *more]))
+
+
+@pytest.mark.parametrize("kind", ["adapter", "full"])
+def test_float32_export_answers_as_the_policy_does(kind, adapter, untied, tmp_path, capsys):
+    source = adapter if kind == "adapter" else untied
+    gap = export(source, tmp_path / "out", "--dtype", "float32")
+    assert gap < 1e-5 and "mean |difference in log-prob|" in capsys.readouterr().out
+    policy, processor = modeling.load(str(source))
+    prompts = layouts.prompts_of(processor)
+    sampled = generate.rollout(policy, prompts, processor.special, 1, 24, temperature=0)
+    answers = stock_greedy(stock_model(tmp_path / "out"), processor, prompts, 24)
+    assert answers == [row[:n].tolist() for row, n in zip(sampled.targets, sampled.lengths)]
+    assert len({token for answer in answers for token in answer}) >= 10, "degenerate"
+    if kind == "adapter":                                                                     # it is the trained policy, not its base
+        assert answers != stock_greedy(modeling.load(modeling.locate(str(adapter))[0])[0], processor, prompts, 24)
+
+
+def test_export_of_a_four_bit_run_says_what_it_costs(published, tmp_path, capsys):
+    """Merged from the unquantised base: the exported policy is not the one that was trained, and export says by how much."""
+    policy, processor = modeling.load(str(published), quant="nf4", train=flags(lora_r=4))
+    randomise_lora(policy)
+    modeling.save(policy, processor, tmp_path / "run")
+    utils.write_json(tmp_path / "run" / "args.json", {"quant": "nf4", "dtype": "float32", "prompt_template": "none", "data": "count"})
+    gap = export(tmp_path / "run", tmp_path / "out")
+    said = capsys.readouterr().out
+    assert 1e-4 < gap < 1 and f"{gap:.2e}" in said and "nf4" in said and "16 prompts" in said
+    stock = stock_model(tmp_path / "out")
+    assert {p.dtype for p in stock.parameters()} == {torch.bfloat16} and not any("lora" in n for n in stock.state_dict())
+    # exactly W + B A alpha / r of the unquantised base, cast last
+    base, state, run = stock_model(published, dtype=torch.float32).state_dict(), stock.state_dict(), dict(policy.named_parameters())
+    for i in range(2):
+        for p in PROJECTIONS:
+            name = f"model.language_model.layers.{i}.{p}"
+            A, B = (run[f"base_model.model.{name}.lora_{ab}.default.weight"].detach() for ab in "AB")
+            merged = base[f"{name}.weight"] + 2 * B @ A
+            assert (state[f"{name}.weight"].float() - merged).abs().max() <= merged.abs().max() * 2 ** -8
+    assert json.loads((tmp_path / "out" / "args.json").read_text())["prompt_template"] == "none"
+    with pytest.raises(UserError, match="not empty"):
+        export(tmp_path / "run", tmp_path / "out")
+
+
+def test_info_and_parser(published, capsys):
+    modeling.main(modeling.parse_args(["info", "--model", str(published)]))
+    assert "M parameters" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        modeling.parse_args(["export", "--model", str(published)])
+
+
+# ------------------------------------------------------------------------------------------------------------------ the reference policy
+
+def reference_of(policy, model, seed=0):
+    return modeling.Reference(policy, SimpleNamespace(model=str(model), seed=seed))
+
+
+def reference_logps(reference, batch):
+    with reference as frozen, torch.no_grad():
+        return modeling.token_logps(frozen, batch)
+
+
+@pytest.mark.parametrize("kind", ["fresh", "continued", "full"])
+def test_reference_is_the_policy_that_training_started_from(kind, published, adapter, capsys):
+    """A continued LoRA's reference is that adapter, not the base beneath it (with the adapter off, KL starts far from 0); and PEFT's
+    set_adapter flips requires_grad, after which nothing would learn."""
+    source = adapter if kind == "continued" else published
+    policy, processor = modeling.load(str(source), train=flags(lora_r=0 if kind == "full" else 4))
+    reference = reference_of(policy, source)
+    trains = {n for n, p in policy.named_parameters() if p.requires_grad}
+    assert trains and not any(".reference." in n for n in trains)
+    batch = batch_of(processor, layouts.prompts_of(processor, slice(4, 8)), responses_of(processor, [3, 6, 2, 5]))
+    logps = lambda: modeling.token_logps(policy, batch).detach()
+    start, at_start = logps(), reference_logps(reference, batch)
+    assert torch.equal(start, at_start)                                                       # KL is exactly 0
+    assert {n for n, p in policy.named_parameters() if p.requires_grad} == trains
+    if kind == "continued":
+        base, _ = modeling.load(str(published))
+        with torch.no_grad():
+            assert (modeling.token_logps(base, batch) - at_start).abs().max() > 1e-2
+    train_steps(policy, processor, steps=2)
+    assert (logps() - start).abs().max() > 1e-2                                               # the policy has moved,
+    assert torch.equal(reference_logps(reference, batch), at_start)                           # the reference has not,
+    assert {n for n, p in policy.named_parameters() if p.requires_grad} == trains
+    moved = logps()
+    try:                                                                                      # not even after an error inside
+        with reference:
+            raise KeyError
+    except KeyError:
+        pass
+    assert torch.equal(logps(), moved) and {n for n, p in policy.named_parameters() if p.requires_grad} == trains
+    assert ("frozen copy" in capsys.readouterr().out) == (kind == "full")
+
+
+def test_saving_beside_a_reference_writes_the_trained_adapter_alone(adapter, tmp_path):
+    policy, processor = modeling.load(str(adapter), train=flags(lora_r=4))
+    reference_of(policy, adapter)
+    train_steps(policy, processor, steps=1)
+    modeling.save(policy, processor, tmp_path / "out")
+    again, _ = modeling.load(str(tmp_path / "out"))
+    assert not (tmp_path / "out" / "reference").exists()
+    assert torch.equal(logits_of(again, processor), logits_of(policy, processor))
+
+
+# ------------------------------------------------------------------------------------------------------------------ what goes wrong
+
+def broken(published, tmp_path, **edits):
+    """A copy of the checkpoint with config.json edited."""
+    shutil.copytree(published, tmp_path / "bad")
+    config = json.loads((tmp_path / "bad" / "config.json").read_text())
+    (tmp_path / "bad" / "config.json").write_text(json.dumps(config | edits))
+    return tmp_path / "bad"
+
+
+def refuses(directory, *words, **options):
+    """One sentence that names the file (or flag) and what to do about it."""
+    with pytest.raises(UserError) as caught:
+        modeling.load(str(directory), **options)
+    for word in words:
+        assert word in str(caught.value), str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_not_qwen2_vl(published, tmp_path):
+    refuses(broken(published, tmp_path, model_type="llava"), "config.json", "llava", "qwen2_vl", "name a Qwen2-VL checkpoint")
+
+
+def test_broken_config(published, tmp_path):
+    bad = broken(published, tmp_path)
+    (bad / "config.json").write_text("{")
+    refuses(bad, "config.json", "fetch")
+
+
+@pytest.mark.parametrize("quant", ["none", "nf4"])
+def test_missing_weights_file(quant, published, tmp_path):
+    bad = broken(published, tmp_path)
+    sorted(bad.glob("*.safetensors"))[1].unlink()
+    refuses(bad, str(bad), "fetch", quant=quant, train=flags(lora_r=4))
+
+
+@pytest.mark.parametrize("keep", [0, 5, 4000, 0.7])
+def test_truncated_safetensors(keep, published, tmp_path):
+    bad = broken(published, tmp_path)
+    part = sorted(bad.glob("*.safetensors"))[1]
+    content = part.read_bytes()
+    part.write_bytes(content[:int(keep * len(content)) if keep == 0.7 else keep])
+    refuses(bad, str(bad), "fetch")
+
+
+def test_no_weights_at_all(published, tmp_path):
+    bad = broken(published, tmp_path)
+    for file in bad.glob("model*"):
+        file.unlink()
+    refuses(bad, str(bad), "fetch")
+
+
+def test_weights_of_another_size_or_missing_from_the_files(published, untied, tmp_path):
+    refuses(broken(published, tmp_path / "a", intermediate_size=320), "wrong shape", "fetch")
+    refuses(broken(published, tmp_path / "b", num_hidden_layers=3), "missing", "layers.2", "fetch")
+    refuses(broken(published, tmp_path / "c", tie_word_embeddings=False), "lm_head.weight", "fetch")
+
+
+def test_tokenizer_missing_or_broken_or_of_another_family(published, tmp_path):
+    bad = broken(published, tmp_path / "a")
+    for name in ("tokenizer.json", "vocab.json"):
+        (bad / name).unlink()
+    refuses(bad, "tokenizer.json", "copy")
+    bad = broken(published, tmp_path / "b")
+    (bad / "tokenizer.json").write_text((bad / "tokenizer.json").read_text()[:5000])
+    refuses(bad, str(bad), "fetch")
+    bad = broken(published, tmp_path / "c")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (bad / name).write_text((bad / name).read_text().replace("<|image_pad|>", "<image>"))
+    refuses(bad, "<|image_pad|>", "Qwen2-VL")
+
+
+def test_no_such_directory(tmp_path):
+    refuses(tmp_path / "nothing", "nothing", "no such directory", "tiny")
+    for name in ("./runs/x", "runs/x", "x", "a/b/c"):
+        refuses(name, name, "no such directory")
+    refuses(tmp_path, str(tmp_path), "config.json")
+    (tmp_path / "checkpoint-4").mkdir()
+    (tmp_path / "checkpoint-4" / "state.pt").touch()
+    refuses(tmp_path, "did you mean", "checkpoint-4")
+
+
+def test_hub_name_that_cannot_be_fetched(monkeypatch):
+    import huggingface_hub
+    def fail(*_, **__):
+        raise ConnectionError("no network here")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    refuses("someone/no-such-model", "someone/no-such-model", "check the name")
+
+
+def adapter_with(adapter, tmp_path, **edits):
+    shutil.copytree(adapter, tmp_path / "edited")
+    file = tmp_path / "edited" / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | edits))
+    return tmp_path / "edited"
+
+
+def test_adapter_without_its_base(adapter, tmp_path):
+    refuses(adapter_with(adapter, tmp_path / "a", base_model_name_or_path=str(tmp_path / "gone")), "adapter_config.json", "gone", "base_model_name_or_path")
+    refuses(adapter_with(adapter, tmp_path / "b", base_model_name_or_path=None), "adapter_config.json", "base_model_name_or_path")
+    refuses(adapter_with(adapter, tmp_path / "c", base_model_name_or_path=str(adapter)), "itself an adapter", "export")
+
+
+def test_adapter_of_another_size(adapter, tmp_path, tmp_path_factory):
+    other = layouts.write_2024(tmp_path / "wide", "tiny", dtype=torch.float32)
+    config = json.loads((other / "config.json").read_text())
+    text = {k: config[k] for k in layouts.TEXT} | {"intermediate_size": 320}
+    for file in other.glob("model*"):
+        file.unlink()
+    layouts.write_weights(other, layouts.weights(text, (2, 64, 4), 0, torch.float32, 0.06), 0)
+    (other / "config.json").write_text(json.dumps(config | text))
+    refuses(adapter_with(adapter, tmp_path, base_model_name_or_path=str(other)), "edited", "does not fit", "base_model_name_or_path")
+
+
+def test_adapter_under_the_names_of_transformers_4_is_not_silently_ignored(adapter, tmp_path):
+    from safetensors.torch import load_file, save_file
+    old = adapter_with(adapter, tmp_path)
+    file = old / "adapter_model.safetensors"
+    save_file({k.replace("model.language_model.", "model."): v for k, v in load_file(file).items()}, file)
+    refuses(old, "edited", "does not fit")
+
+
+def test_adapter_weights_missing_or_truncated(adapter, tmp_path):
+    bad = adapter_with(adapter, tmp_path / "a")
+    (bad / "adapter_model.safetensors").write_bytes((bad / "adapter_model.safetensors").read_bytes()[:3000])
+    refuses(bad, str(bad))
+    bad = adapter_with(adapter, tmp_path / "b")
+    (bad / "adapter_model.safetensors").unlink()
+    refuses(bad, str(bad))
+
+
+def test_another_rank_than_the_adapters(adapter):
+    refuses(adapter, "--lora-r 8", "rank 4", "export", train=flags(lora_r=8))
+
+
+def test_everything_frozen(published):
+    refuses(published, "--freeze-vision", "--freeze-merger", "--freeze-llm", train=flags(freeze_vision=True, freeze_merger=True, freeze_llm=True))
+
+
+def test_smallest_picture_above_the_largest(published):
+    refuses(published, "--min-pixels", "--max-pixels", min_pixels=10 ** 6, max_pixels=10 ** 5)
+
+
+# ------------------------------------------------------------------------------------------------------------------ the command line
+
+def command_line(*words):
+    parser = utils.Parser("")
+    utils.add_model_flags(parser)
+    utils.add_training_flags(parser)
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args([str(w) for w in words])
+
+
+def test_untrained_tiny_is_refused_where_a_trained_model_is_needed():
+    with pytest.raises(UserError, match="python train_sft.py --model tiny"):
+        modeling.load_from_args(command_line("--model", "tiny"), train=True, needs_training="RL needs a start")
+
+
+def test_flags_decide_rank_and_quantisation(published, adapter, tmp_path):
+    args = command_line("--model", published, "--quant", "nf4")
+    policy, _ = modeling.load_from_args(args, train=True)
+    assert args.lora_r == 16 == policy.peft_config["default"].r and args.dtype == "float32" and args.device == "cpu"
+    args = command_line("--model", published)
+    assert not hasattr(modeling.load_from_args(args, train=True)[0], "peft_config") and (args.lora_r, args.quant) == (0, "none")
+    run = adapter_with(adapter, tmp_path)
+    utils.write_json(run / "args.json", {"quant": "nf4"})
+    args = command_line("--model", run)
+    policy, _ = modeling.load_from_args(args, train=True)
+    assert (args.lora_r, args.quant) == (4, "nf4") and any(isinstance(m, bitsandbytes.nn.Linear4bit) for m in policy.modules())
+    with pytest.raises(UserError, match="--lora-r 0"):
+        modeling.load_from_args(command_line("--model", published, "--lora-r", "4", "--freeze-vision"), train=True)
+
+
+def test_lora_on_the_untrained_preset_can_be_loaded_again_or_is_refused(tmp_path):
+    """Its weights come from a seed and lie in no directory: an adapter on them would name no base."""
+    with pytest.raises(UserError, match="--lora-r 0"):
+        modeling.load_from_args(command_line("--model", "tiny", "--lora-r", "4"), train=True)

@@ -1,0 +1,81 @@
+"""Run: python -m pytest -q -s -m slow tests/test_real_size.py        (minutes on two cores; 7 GB of disk, no network)
+
+Random weights in the layout and the exact shapes published in 2024: what fits, and how much memory it takes, before anybody downloads
+anything. Each training runs in a process of its own, whose peak memory is printed. The same test with a tiny checkpoint is not slow (15 s).
+"""
+import json
+import math
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
+import layouts
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Two GRPO steps, watched: which parameters moved, where the 4-bit layers are, and the most memory the process ever held.
+WATCHED = """
+import json, resource, sys, time, zlib
+sys.path.insert(0, sys.argv[1])
+import bitsandbytes, generate, model as modeling, rewards, train_grpo
+seen, load, rollout, said = {}, modeling.load, generate.rollout, []
+rewards.REWARDS["length"] = lambda completion, example: zlib.crc32(completion.encode("utf-8", "replace")) / 2 ** 32     # different texts, different rewards
+def listening(*arguments, **options):
+    out = rollout(*arguments, **options)
+    said.append(out.targets.tolist())
+    return out
+generate.rollout = listening
+def watching(*arguments, **options):
+    policy, processor = load(*arguments, **options)
+    seen.update(policy=policy, before={n: p.detach().clone() for n, p in policy.named_parameters() if p.requires_grad}, special=vars(processor.special),
+                checksum={n: float(p.detach().float().sum()) for n, p in policy.named_parameters() if not p.requires_grad})
+    return policy, processor
+modeling.load = watching
+started = time.time()
+train_grpo.main(train_grpo.parse_args(sys.argv[3:]))
+policy = seen["policy"]
+core = modeling.core_of(policy)
+named = dict(policy.named_parameters())
+json.dump({"seconds": time.time() - started, "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20,
+           "trained": len(seen["before"]), "lora": sum("lora_" in n for n in seen["before"]), "moved": sum(not named[n].equal(p) for n, p in seen["before"].items()),
+           "frozen_moved": [n for n, c in seen["checksum"].items() if float(named[n].detach().float().sum()) != c],
+           "four_bit": [n for n, m in core.named_modules() if isinstance(m, bitsandbytes.nn.Linear4bit) and not hasattr(m, "base_layer")],
+           "tied": core.lm_head.weight is core.model.language_model.embed_tokens.weight, "vocabulary": core.lm_head.weight.shape[0], "special": seen["special"],
+           "said": said, "checkpointing": core.model.language_model.gradient_checkpointing}, open(sys.argv[2], "w"))
+"""
+
+
+@pytest.mark.parametrize("size, layers, vocabulary, tied", [("tiny", 2, 512, True), pytest.param("7b-2layers", 2, 152064, False, marks=pytest.mark.slow), pytest.param("2b", 28, 151936, True, marks=pytest.mark.slow)])
+def test_two_grpo_steps(size, layers, vocabulary, tied, tmp_path):
+    """NF4, LoRA r 8, gradient checkpointing, one picture, G 2, 8 new tokens: exactly the adapter trains, and all of it."""
+    started = time.time()
+    directory = layouts.write_2024(tmp_path / "checkpoint", size)
+    layouts.picture(224, 168).save(tmp_path / "picture.png")
+    (tmp_path / "one.jsonl").write_text(json.dumps({"image": "picture.png", "question": "How many red objects are there?", "answer": "3"}) + "\n")
+    print(f"\n{size}: written in {time.time() - started:.0f} s, {sum(f.stat().st_size for f in directory.iterdir()) / 2**30:.2f} GiB")
+    arguments = ["--model", directory, "--data", tmp_path / "one.jsonl", "--quant", "nf4", "--dtype", "bfloat16", "--lora-r", "8", "--gradient-checkpointing", "--max-steps", "2", "--num-generations", "2",
+                 "--prompts-per-step", "1", "--max-completion-length", "8", "--learning-rate", "1e-4", "--reward-funcs", "length", "--save-steps", "0", "--output-dir", tmp_path / "run"]
+    done = subprocess.run([sys.executable, "-c", WATCHED, ROOT, tmp_path / "seen.json", *map(str, arguments)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    seen = json.loads((tmp_path / "seen.json").read_text())
+    metrics = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    shutil.rmtree(directory)
+    print(f"{size}: two GRPO steps, {seen['seconds']:.0f} s with loading; peak memory {seen['peak_gib']:.2f} GiB; " + ", ".join(f"step {m['step']}: {m['step_time']:.0f} s" for m in metrics if m.get("step_time")))
+    steps = [m for m in metrics if m["step"] > 0]
+    assert [m["step"] for m in steps] == [1, 2]
+    assert all(math.isfinite(m["loss"]) and math.isfinite(m["grad_norm"]) and m["entropy"] > 1 for m in steps)
+    assert (seen["vocabulary"], seen["tied"], seen["checkpointing"]) == (vocabulary, tied, True)
+    assert len(seen["four_bit"]) == 7 * layers and all(n.startswith("model.language_model.layers.") for n in seen["four_bit"])
+    assert seen["trained"] == seen["lora"] == 14 * layers and not seen["frozen_moved"]
+    assert seen["moved"] == seen["trained"]                                                   # B at the first step, A from the second on
+    sampled = [rows for rows in seen["said"] if len(rows) == 2]
+    assert len(sampled) == 2 and all(rows[0] != rows[1] for rows in sampled)                  # although generation_config.json says top_k 1
+    if size != "tiny":
+        special = seen["special"]
+        assert special["eos_ids"] == [151645, 151643] and special["vision_ids"] == list(range(151652, 151657)) and special["image_id"] == 151655
+    assert (tmp_path / "run" / "adapter_model.safetensors").is_file()

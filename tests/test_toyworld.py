@@ -1,0 +1,242 @@
+"""Run: python -m pytest -q tests/test_toyworld.py        (about 3 s on CPU; no network)
+
+Thousands of scenes without their pictures, a few dozen with. The gold answer, the teacher's errors and the place of every object are
+worked out again here, from what was drawn and from the text alone.
+"""
+import math
+import re
+from collections import Counter
+
+import pytest
+from PIL import Image
+
+import toyworld
+from toyworld import CELL, COLORS, GRID, LEVELS, OOD_OBJECTS, SHAPES, SPLITS, TASKS, TEACHERS, example
+
+ROWS = re.compile(r"<think> Row 1: (.*?)\. Row 2: (.*?)\. Row 3: (.*?)\. Row 4: (.*?)\. </think><answer> (\d+) </answer>")
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Examples without pictures (drawing comes last, so nothing else changes): thousands in a second."""
+    monkeypatch.setitem(TASKS, "count", (toyworld.count, lambda meta, rng: None))
+
+
+def scenes(number, split="train", **more):
+    return [example("count", split, i, **more) for i in range(number)]
+
+
+def gold(record):
+    """The answer, from meta["objects"] and the words of the question alone."""
+    words = re.fullmatch(r"How many (.*) are there\?", record["question"])[1].split()
+    wanted = [word.removesuffix("s") for word in words if word != "objects"]
+    return sum(all(word in (color, shape) for word in wanted) for _, _, color, shape in record["meta"]["objects"])
+
+
+def told(record):
+    """([(row, "red circle", running count or None)], answer) of the worked solution's text."""
+    match = ROWS.fullmatch(record["solution"])
+    assert match, record["solution"]
+    found = []
+    for row, text in enumerate(match.groups()[:4]):
+        for part in text.split(", ") if text != "none" else []:
+            item = re.fullmatch(r"(\w+ \w+)(?: \((\d+)\))?", part)
+            found.append((row, item[1], item[2] and int(item[2])))
+    return found, int(match[5])
+
+
+# ------------------------------------------------------------------------------------------------------ reproducible
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("teacher", TEACHERS)
+def test_same_arguments_same_example_down_to_the_pixels(split, teacher):
+    one, two = (example("count", split, 7, 3, 2, teacher) for _ in range(2))
+    assert one["image"].tobytes() == two["image"].tobytes()
+    assert {k: v for k, v in one.items() if k != "image"} == {k: v for k, v in two.items() if k != "image"}
+
+
+def test_the_stream_is_the_one_that_published_figures_were_made_with():
+    """README's table and the tiny model's tokenizer depend on the stream; a change here asks for new figures, not for a new literal."""
+    record = example("count", "train", 0, 0, 3, "fallible")
+    assert (record["question"], record["answer"]) == ("How many circles are there?", "1")
+    assert record["solution"] == "<think> Row 1: none. Row 2: none. Row 3: yellow circle (1). Row 4: green triangle. </think><answer> 1 </answer>"
+
+
+def test_every_argument_matters(undrawn):
+    base = dict(split="train", index=0, seed=0, level=3, teacher="fallible")
+    for name, other in (("split", "test"), ("index", 1), ("seed", 1), ("level", 1), ("teacher", "gold")):
+        assert any(example("count", **{**base, "index": 20 + i}) != example("count", **{**base, "index": 20 + i, name: other if name != "index" else 50 + i})
+                   for i in range(20)), name
+
+
+def test_examples_do_not_depend_on_one_another_nor_on_global_randomness(undrawn):
+    import random
+    straight = scenes(20)
+    random.seed(5)
+    assert [example("count", "train", i) for i in reversed(range(20))] == straight[::-1]
+    state = random.getstate()
+    example("count")
+    assert random.getstate() == state
+
+
+# ------------------------------------------------------------------------------------------------------------ splits
+
+
+def test_splits_are_disjoint_whatever_the_seed_level_and_teacher(undrawn):
+    seen = {split: set() for split in SPLITS}
+    for seed in range(4):
+        for split in SPLITS:
+            for teacher in TEACHERS:
+                for i in range(300):
+                    seen[split].add(repr(example("count", split, i, seed, 1 + i % 3, teacher)["meta"]["objects"]))
+    assert not seen["train"] & seen["test"] and not seen["train"] & seen["ood"] and not seen["test"] & seen["ood"]
+    assert all(len(contents) > 600 for contents in seen.values())    # many different scenes, so that disjoint means something
+
+
+def test_a_test_scene_is_told_by_its_contents_alone(undrawn):
+    for record in scenes(300, "test"):
+        assert toyworld.in_test(record)
+        assert toyworld.in_test({"meta": {"objects": [list(o) for o in record["meta"]["objects"]]}})
+    assert not any(toyworld.in_test(record) for record in scenes(300))
+
+
+def test_numbers_of_objects(undrawn):
+    for split in ("train", "test"):
+        for level, (fewest, most) in LEVELS.items():
+            sizes = Counter(len(r["meta"]["objects"]) for r in scenes(300, split, level=level))
+            assert set(sizes) == set(range(fewest, most + 1)), f"{split} level {level}: {sizes}"
+    sizes = Counter(len(r["meta"]["objects"]) for r in scenes(300, "ood"))
+    assert set(sizes) == {7, 8, 9} and OOD_OBJECTS == (7, 9)
+    assert min(sizes) > max(most for _, most in LEVELS.values())
+
+
+def test_one_object_a_cell_all_colors_and_shapes_occur(undrawn):
+    kinds = Counter()
+    for record in scenes(300) + scenes(100, "ood"):
+        cells = [(r, c) for r, c, _, _ in record["meta"]["objects"]]
+        assert len(set(cells)) == len(cells) and cells == sorted(cells) and all(0 <= x < GRID for cell in cells for x in cell)
+        kinds.update((color, shape) for _, _, color, shape in record["meta"]["objects"])
+    assert set(kinds) == {(color, shape) for color in COLORS for shape in SHAPES}
+
+
+# ----------------------------------------------------------------------------------------------- answers and teachers
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_gold_answer_counted_again(undrawn, split):
+    for teacher in TEACHERS:
+        for record in scenes(500, split, teacher=teacher):
+            assert record["answer"] == str(gold(record)), record     # the fallible teacher's answer is never the gold one's source
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_gold_solution_lists_everything_and_ends_in_the_gold_answer(undrawn, split):
+    for record in scenes(500, split, teacher="gold"):
+        listed, answer = told(record)
+        assert [(r, name) for r, name, _ in listed] == [(r, f"{color} {shape}") for r, _, color, shape in record["meta"]["objects"]]
+        assert str(answer) == record["answer"] == record["meta"]["taught"]
+
+
+def test_running_count_in_the_solution_is_right(undrawn):
+    for teacher in TEACHERS:
+        for record in scenes(300, teacher=teacher):
+            listed, answer = told(record)
+            marks = [n for _, _, n in listed if n is not None]
+            assert marks == list(range(1, answer + 1))
+            wanted = {name for _, name, n in listed if n is not None}
+            assert not wanted & {name for _, name, n in listed if n is None}          # the same thing always counts, or never does
+
+
+def test_fallible_teacher_overlooks_the_right_hand_column_two_times_in_three(undrawn):
+    """Overlooked of n are binomial(n, 2/3). The bound is 5 standard deviations: a correct teacher with another stream of random numbers
+    would fall outside with probability 6e-7; a teacher at 0.6 or 0.73 falls outside almost surely (n is about 2,000)."""
+    missing = right = wrong_answers = 0
+    records = scenes(3000)
+    for record in records:
+        listed, answer = told(record)
+        for row in range(GRID):
+            there = [(c, f"{color} {shape}") for r, c, color, shape in record["meta"]["objects"] if r == row]
+            said = [name for r, name, _ in listed if r == row]
+            last = bool(there) and there[-1][0] == GRID - 1
+            right += last
+            if said != [name for _, name in there]:
+                assert last and said == [name for _, name in there[:-1]], "overlooked something outside the right-hand column"
+                missing += 1
+        assert answer == int(record["meta"]["taught"]) <= int(record["answer"])
+        wrong_answers += answer != int(record["answer"])
+    assert right > 1500
+    assert abs(missing - right * 2 / 3) < 5 * math.sqrt(right * 2 / 9), f"{missing} of {right}"
+    assert 0.1 < wrong_answers / len(records) < 0.4                  # flawed, but worth imitating
+
+
+CONSTANT_GUESS = 0.55                       # what always giving the most frequent answer may score
+
+
+def test_most_frequent_answer_is_no_strategy_out_of_distribution(undrawn):
+    answers = Counter(r["answer"] for r in scenes(600, "ood"))
+    assert answers.most_common(1)[0][1] < CONSTANT_GUESS * 600 and len(answers) >= 5
+
+
+@pytest.mark.parametrize("level", [pytest.param(1, marks=pytest.mark.xfail(strict=True, reason="one or two objects: always saying 1 scores 60 % (measured, 4,000 scenes)")), 2, 3])
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_most_frequent_answer_is_no_strategy(undrawn, split, level):
+    """It once was one: with all kinds equally likely in a scene, always saying 1 scored 73, 67 and 63 % at levels 1, 2 and 3. Now 60, 48 and 41 %:
+    of 1,000 scenes at 0.48, more than 0.55 come out with probability 5e-6 should the stream change."""
+    answers = Counter(r["answer"] for r in scenes(1000, split, level=level))
+    assert answers.most_common(1)[0][1] < CONSTANT_GUESS * 1000, f"{split} level {level}: {answers}"
+
+
+def test_answers_and_questions_are_varied(undrawn):
+    for level, (_, most) in LEVELS.items():
+        answers = Counter(r["answer"] for r in scenes(600, level=level))
+        assert {"0", "1", "2"} <= set(answers) <= {str(n) for n in range(most + 1)}
+        assert 0.1 < answers["0"] / 600 < 0.3                        # 0 is an answer, but not the usual one
+    wanted = Counter(r["meta"]["wanted"] for r in scenes(600))
+    assert len(wanted) == len(COLORS) + len(SHAPES) + len(COLORS) * len(SHAPES)      # colors, shapes, and both
+
+
+# ------------------------------------------------------------------------------------------------------------ pictures
+
+
+def test_objects_sit_in_their_cells_and_nothing_is_anywhere_else():
+    """Qwen2-VL merges 28 x 28 pixels into one token: each object must lie wholly within its cell, in its color."""
+    for split in SPLITS:
+        for index in range(25):
+            record = example("count", split, index)
+            image = record["image"]
+            assert isinstance(image, Image.Image) and image.mode == "RGB" and image.size == (GRID * CELL, GRID * CELL) == (112, 112)
+            colors = {(r, c): color for r, c, color, _ in record["meta"]["objects"]}
+            for row in range(GRID):
+                for column in range(GRID):
+                    cell = image.crop((column * CELL, row * CELL, (column + 1) * CELL, (row + 1) * CELL))
+                    assert cell.size == (28, 28)
+                    # The background is grey, and smoothing rings by up to 10 levels (measured); a color is over 100 away from grey.
+                    border = [cell.getpixel((x, y)) for x in range(28) for y in range(28) if min(x, y) == 0 or max(x, y) == 27]
+                    assert all(max(p) - min(p) <= 16 for p in border), f"{split} {index}: something on the border of cell {row}, {column}"
+                    centre = cell.getpixel((14, 14))
+                    if (row, column) in colors:
+                        assert max(abs(a - b) for a, b in zip(centre, COLORS[colors[row, column]])) <= 14
+                    else:
+                        assert all(max(p) - min(p) <= 2 for p in cell.get_flattened_data()), "an empty cell is grey"
+
+
+def test_shapes_can_be_told_apart():
+    """Area of the bounding box that is filled: a square 1, a circle pi / 4, a triangle 1 / 2; within 0.1, for small smoothed drawings."""
+    share = {"square": 1.0, "circle": math.pi / 4, "triangle": 0.5}
+    for index in range(25):
+        record = example("count", "train", index)
+        for row, column, _, shape in record["meta"]["objects"]:
+            cell = record["image"].crop((column * CELL, row * CELL, (column + 1) * CELL, (row + 1) * CELL))
+            inside = [(x, y) for x in range(28) for y in range(28) if max(cell.getpixel((x, y))) - min(cell.getpixel((x, y))) > 40]
+            width, height = (max(p[i] for p in inside) - min(p[i] for p in inside) + 1 for i in (0, 1))
+            assert len(inside) / (width * height) == pytest.approx(share[shape], abs=0.1), (index, shape)
+
+
+# ------------------------------------------------------------------------------------------------- the tokenizer's texts
+
+
+def test_tokenizer_texts_cover_every_split_and_are_reproducible(undrawn):
+    texts = list(toyworld.tokenizer_text(3))
+    assert texts == list(toyworld.tokenizer_text(3)) and len(texts) == 3 * len(SPLITS) * len(TASKS) * 2
+    assert example("count", "ood", 2, teacher=TEACHERS[0])["question"] in texts
