@@ -362,7 +362,7 @@ def encode_prompt(example, processor, template=DEFAULT_TEMPLATE, system_prompt=N
     """
     tokenizer, special = processor.tokenizer, processor.special
     text = template_of(template).replace("{question}", example.question)
-    for token in special.vision:
+    for token in special.reserved:
         if token in text:
             raise UserError(f"{example.source}: the question contains the reserved token {token}; remove it")
         if token in (system_prompt or ""):
@@ -424,7 +424,7 @@ def target_text(example, template):
 def encode_target(example, processor, template, max_length):
     """(T,) ids of the target text and the end-of-turn token. UserError if it is longer than max_length or spells a vision token."""
     text = target_text(example, template)
-    for token in processor.special.vision:
+    for token in processor.special.reserved:
         if token in text:
             raise UserError(f"{example.source}: the solution contains the reserved token {token}; remove it")
     ids = processor.tokenizer(text, add_special_tokens=False)["input_ids"] + [processor.special.eos_ids[0]]

@@ -42,7 +42,7 @@ def pass_at_k(n, right, k):
 def sampled_scores(records, k):
     """Shares over records (dicts with answer, choices, samples, right): majority@k and pass@k."""
     voted = [rewards.match_answer(majority(r["samples"][:k]), r["answer"], r["choices"]) for r in records]
-    passed = [pass_at_k(len(r["right"]), sum(r["right"]), k) for r in records]
+    passed = [pass_at_k(len(r["right"]), int(sum(r["right"])), k) for r in records]
     return sum(voted) / len(records), sum(passed) / len(records)
 
 

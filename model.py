@@ -64,7 +64,7 @@ class Processor:
 # ----------------------------------------------------------------------------------------------------------------- tiny
 
 TINY_TEXT = dict(hidden_size=128, intermediate_size=384, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=4096, initializer_range=0.06,
-                 rope_parameters={"rope_type": "default", "rope_theta": 100.0, "mrope_section": [4, 6, 6]})
+                 rope_parameters={"rope_type": "default", "rope_theta": 10.0, "mrope_section": [2, 7, 7]})
 TINY_VISION = dict(depth=2, embed_dim=96, num_heads=4, hidden_size=128, mlp_ratio=4, patch_size=14, spatial_merge_size=2, temporal_patch_size=2, initializer_range=0.06)
 
 
@@ -124,7 +124,7 @@ def special_ids(tokenizer):
     if missing:
         raise UserError(f"the tokenizer has no {', '.join(missing)}: not one of Qwen2-VL")
     return SimpleNamespace(eos_ids=[ids["<|im_end|>"], ids["<|endoftext|>"]], pad_id=ids["<|endoftext|>"], image="<|image_pad|>", image_id=ids["<|image_pad|>"],
-                           video_id=ids["<|video_pad|>"], vision=VISION_TOKENS, vision_ids=[ids[token] for token in VISION_TOKENS])
+                           video_id=ids["<|video_pad|>"], reserved=VISION_TOKENS + ("<|im_start|>", "<|im_end|>", "<|endoftext|>"), vision_ids=[ids[token] for token in VISION_TOKENS])
 
 
 # ----------------------------------------------------------------------------------------------------------------- load
@@ -234,7 +234,8 @@ def load(name, dtype=torch.float32, device="cpu", quant="none", train=None, max_
                 model.save_pretrained(directory)
                 model = from_pretrained(Qwen2VLForConditionalGeneration, directory, dtype, device, quant)
         elif not full:
-            model.to(dtype)
+            for parameter in model.parameters():                     # not model.to(dtype): that rounds the rotary frequencies too
+                parameter.data = parameter.data.to(dtype)
     else:
         model = from_pretrained(Qwen2VLForConditionalGeneration, base, torch.float32 if full else dtype, device, quant)
         processor = load_processor(base, max_pixels, min_pixels)
@@ -256,9 +257,6 @@ def load(name, dtype=torch.float32, device="cpu", quant="none", train=None, max_
             for parameter in module.parameters(recurse=False):
                 if not parameter.requires_grad:
                     parameter.data = parameter.data.to(dtype)
-    elif not train and quant == "none":
-        for parameter in model.parameters():                         # not model.to(dtype): that rounds the rotary frequencies too
-            parameter.data = parameter.data.to(dtype)
     for parameter in policy.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
@@ -453,7 +451,8 @@ class Reference:
                 parameter.requires_grad_(False)
         elif not hasattr(policy, "get_base_model"):
             core = core_of(policy)
-            self.copy, _ = load(args.model, core.compute_dtype, core.device, "none", None, seed=args.seed)
+            self.copy, _ = load(args.model, torch.float32, core.device, "none", None, seed=args.seed)    # float32 under autocast, as the policy is:
+            self.copy.compute_dtype = core.compute_dtype                                                # else the KL starts at rounding noise, not 0
             size = sum(p.numel() * p.element_size() for p in self.copy.parameters())
             print(f"--beta above 0 with full fine-tuning keeps a frozen copy of the model: {size / 2**30:.2f} GiB more (LoRA needs none)")
 

@@ -5,8 +5,8 @@ One example of `count`, as every task here returns it (a plain dict; data.py tur
     image     112 x 112 PIL picture, four rows of four cells, each cell 28 x 28 pixels
     question  "How many red objects are there?"
     answer    "2"
-    solution  "<think> Row 1: red circle (1), blue square. Row 2: none. Row 3: red square (2). Row 4: none. </think>
-              <answer> 2 </answer>"
+    solution  "<think> Looking for red objects. Row 1: red circle (1), blue square. Row 2: none. Row 3: red square (2).
+              Row 4: none. </think><answer> 2 </answer>"
     meta      {"objects": [[row, column, color, shape], ...], ...}   what was drawn, for people and for tests
 
 Two things about these pictures are there for the tiny model and were measured (DESIGN section 5). Objects sit on the 28-pixel grid of
@@ -20,6 +20,7 @@ otherwise, whatever seed or index drew it. `ood` holds more objects than any tra
 right-hand column two times in three, and answers accordingly. The gold `answer` stays right. A model warm-started on such solutions
 reasons fluently and badly, which is where reinforcement learning from answers alone can show that it does something.
 """
+import itertools
 import math
 import random
 import zlib
@@ -44,17 +45,16 @@ def draw_scene(meta, rng):
     image = Image.new("RGB", (GRID * CELL * scale,) * 2, (grey, grey, grey))
     draw = ImageDraw.Draw(image)
     for row, column, color, shape in meta["objects"]:
-        radius = rng.uniform(8.5, 11.5) * scale
-        x, y = ((column + 0.5) * CELL + rng.uniform(-1, 1)) * scale, ((row + 0.5) * CELL + rng.uniform(-1, 1)) * scale
-        fill = tuple(max(0, min(255, channel + rng.randint(-12, 12))) for channel in COLORS[color])
+        radius = rng.uniform(9.5, 11.0) * scale
+        x, y = ((column + 0.5) * CELL + rng.uniform(-0.5, 0.5)) * scale, ((row + 0.5) * CELL + rng.uniform(-0.5, 0.5)) * scale
+        fill = tuple(max(0, min(255, channel + rng.randint(-8, 8))) for channel in COLORS[color])
         edge = tuple(channel * 2 // 3 for channel in fill)
         if shape == "circle":
             draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=fill, outline=edge, width=scale)
         elif shape == "square":
-            side = radius * 0.88
-            draw.rectangle((x - side, y - side, x + side, y + side), fill=fill, outline=edge, width=scale)
+            draw.rectangle((x - radius, y - radius, x + radius, y + radius), fill=fill, outline=edge, width=scale)
         else:
-            corners = [(x + radius * math.sin(a), y + radius * 0.15 - radius * math.cos(a)) for a in (0, 2.0944, 4.1888)]
+            corners = [(x + 1.1 * radius * math.sin(a), y + (0.2 - 1.1 * math.cos(a)) * radius) for a in (0, 2.0944, 4.1888)]
             draw.polygon(corners, fill=fill, outline=edge, width=scale)
     return image.resize((GRID * CELL,) * 2, Image.LANCZOS)
 
@@ -79,7 +79,7 @@ def count(rng, fewest, most, teacher):
     seen = objects
     if teacher == "fallible":
         seen = [o for o in objects if not (o[1] == GRID - 1 and rng.random() < OVERLOOKED)]
-    lines, total = [], 0
+    lines, total = [f"Looking for {wanted}."], 0
     for row in range(GRID):
         words = []
         for o in seen:
@@ -111,11 +111,12 @@ def example(task, split="train", index=0, seed=0, level=3, teacher="fallible"):
     """
     fewest, most = OOD_OBJECTS if split == "ood" else LEVELS[level]
     compose, draw = TASKS[task]
-    rng = random.Random(f"{task} {split} {seed} {index}")     # a string seeds by its SHA-512: stable across versions of Python
-    while True:
-        record = compose(rng, fewest, most, teacher)
+    for attempt in itertools.count():
+        # a string seeds by its SHA-512: the same on every machine and Python. Composing and drawing have a generator each, so that the
+        # teacher, who draws lots too, changes neither the scene nor its picture.
+        record = compose(random.Random(f"{task} {split} {seed} {index} {attempt}"), fewest, most, teacher)
         if split == "ood" or in_test(record) == (split == "test"):
-            return {"image": draw(record["meta"], rng), **record}
+            return {"image": draw(record["meta"], random.Random(f"draw {task} {split} {seed} {index}")), **record}
 
 
 def tokenizer_text(samples=200):

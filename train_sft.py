@@ -62,7 +62,8 @@ def main(args):
         encode(example)
     for example in sum((data.head(e, 64) for e in eval_sets.values()), []):
         data.encode_prompt(example, processor, args.prompt_template, args.system_prompt, args.max_completion_length)
-    optimizer = utils.make_optimizer(args.optim, [q for q in policy.parameters() if q.requires_grad], args.learning_rate)
+    # beta2 0.95, as small language models are usually trained: the second moment follows the sudden turns of early learning.
+    optimizer = utils.make_optimizer(args.optim, [q for q in policy.parameters() if q.requires_grad], args.learning_rate, betas=(0.9, 0.95))
     step = 0
     if resume:
         state = utils.load_state(resume)

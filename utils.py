@@ -269,15 +269,15 @@ def lr_scale(step, max_steps, warmup_steps=0, kind="linear"):
     return SCHEDULES[kind]((step - warmup) / max(1, max_steps - warmup))
 
 
-def make_optimizer(name, parameters, learning_rate):
+def make_optimizer(name, parameters, learning_rate, betas=(0.9, 0.999)):
     """AdamW without weight decay over float32 `parameters`; adamw_8bit needs bitsandbytes."""
     if name == "adamw":
-        return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0)
+        return torch.optim.AdamW(parameters, lr=learning_rate, betas=betas, weight_decay=0.0)
     try:
         import bitsandbytes
     except ImportError:
         raise UserError("--optim adamw_8bit needs bitsandbytes: pip install bitsandbytes, or use --optim adamw") from None
-    return bitsandbytes.optim.AdamW8bit(parameters, lr=learning_rate, weight_decay=0.0)
+    return bitsandbytes.optim.AdamW8bit(parameters, lr=learning_rate, betas=betas, weight_decay=0.0)
 
 
 # ------------------------------------------------------------------------------------------- the output directory of a run

@@ -143,10 +143,14 @@ def test_layout_in_bfloat16_is_not_changed_by_loading(tmp_path):
 
 
 @pytest.mark.parametrize("train", [None, flags(lora_r=4), flags(), flags(freeze_vision=True)], ids=["inference", "lora", "full", "frozen"])
-def test_rotary_frequencies_stay_float32_in_bfloat16(train, published):
+@pytest.mark.parametrize("which", ["tiny", "published"])
+def test_rotary_frequencies_stay_float32_in_bfloat16(which, train, published, tiny, monkeypatch):
     """model.to(bfloat16) would round the frequencies too: by 0.2 %, so that at position 1,000 the angles are off by radians."""
-    core = modeling.core_of(modeling.load(str(published), torch.bfloat16, train=train)[0])
-    exact = modeling.core_of(modeling.load(str(published))[0])
+    monkeypatch.setattr(modeling, "tiny_tokenizer", lambda: tiny[1].tokenizer)                # a second saved
+    exact = tiny[0] if which == "tiny" else modeling.core_of(modeling.load(str(published))[0])
+    policy = modeling.load("tiny" if which == "tiny" else str(published), torch.bfloat16, train=train)[0]
+    core = modeling.core_of(policy)
+    assert {p.dtype for p in policy.parameters()} - {torch.float32} == ({torch.bfloat16} if train is None or train.lora_r or train.freeze_vision else set())
     for name, buffer in exact.named_buffers():
         if "inv_freq" in name:
             assert torch.equal(core.get_buffer(name).float(), buffer), name

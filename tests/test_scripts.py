@@ -5,6 +5,7 @@ happened. Most run in this process, by main(parse_args([...])); where the proces
 """
 import contextlib
 import importlib
+import itertools
 import json
 import multiprocessing
 import multiprocessing.forkserver
@@ -36,7 +37,7 @@ SCRIPTS = {"train_sft": train_sft, "train_grpo": train_grpo, "evaluate": evaluat
 TIMING = {"step_time", "rollout_time", "tokens_per_second"}
 SHORT = "--data count --max-completion-length 12 --max-eval-samples 4"
 GRPO = f"{SHORT} --prompts-per-step 2 --num-generations 2 --reward-funcs vowels"
-SFT = "--data count --batch-size 2 --max-eval-samples 4 --max-completion-length 200"
+SFT = "--data count --level 1 --batch-size 2 --max-eval-samples 4 --max-completion-length 80"
 
 
 def vowels(completion, example=None):
@@ -257,6 +258,23 @@ def test_what_an_evaluation_leaves(chain):
     assert min(map(opened, [chain.eval / "curve.png", chain.eval / "samples" / "answers.png"])) > 50
 
 
+def test_pass_at_k_is_the_share_of_k_subsets_with_a_right_one():
+    for n, right in itertools.product(range(1, 6), range(6)):
+        if right <= n:
+            answers = [1] * right + [0] * (n - right)
+            for k in range(1, n + 1):
+                drawn = [max(subset) for subset in itertools.combinations(answers, k)]
+                assert evaluate.pass_at_k(n, right, k) == pytest.approx(sum(drawn) / len(drawn))
+
+
+def test_majority_counts_what_can_be_read():
+    said = lambda *answers: [f"<think> x </think><answer> {a} </answer>" if a else "no tags" for a in answers]
+    assert evaluate.majority(said("3", "4", "4")) == "4" and evaluate.majority(said("3", "4")) == "3", "ties: the first"
+    assert evaluate.majority(said("4", "3.0", "3")) == "3.0" and evaluate.majority(said(None, None, "5")) == "5" and evaluate.majority(said(None)) is None and evaluate.majority([]) is None
+    records = [{"answer": "3", "choices": None, "samples": said("3", "4", "4", None), "right": [1.0, 0.0, 0.0, 0.0]}]
+    assert [evaluate.sampled_scores(records, k) for k in (1, 3, 4)] == [(1, 0.25), (0, 0.75), (0, 1)]
+
+
 def test_an_evaluation_that_was_cut_goes_on(chain, tmp_path, no_pictures, capsys):
     out = tmp_path / "eval"
     shutil.copytree(chain.eval, out)
@@ -313,11 +331,11 @@ def pictures(tmp_path_factory):
     return folder / "d.jsonl"
 
 
-def test_sft_overfits_one_batch_and_then_answers_it(pictures, tmp_path, no_pictures, capsys):
+def test_sft_overfits_one_batch_and_then_answers_it(pictures, base, tmp_path, no_pictures, capsys):
     """Loss 6 at first, 0.002 to 0.01 at the end and accuracy 1, for each of four seeds; 0.01 is reached after about 30 of these 50 steps."""
-    train(train_sft, f"--model tiny --data {pictures} --batch-size 4 --max-completion-length 64 --max-steps 50 --learning-rate 3e-3 --save-steps 0 --output-dir {tmp_path}")
+    train(train_sft, f"--model {base} --data {pictures} --batch-size 4 --max-completion-length 64 --max-steps 50 --learning-rate 3e-3 --save-steps 0 --output-dir {tmp_path}")
     lines = metrics_of(tmp_path)
-    assert lines[0]["loss"] > 4 and lines[-1]["loss"] < 0.1 and lines[-1]["perplexity"] == pytest.approx(2.718281828 ** lines[-1]["loss"], rel=1e-4)
+    assert 5 < lines[0]["loss"] < 8 and lines[-1]["loss"] < 0.1 and lines[-1]["perplexity"] == pytest.approx(2.718281828 ** lines[-1]["loss"], rel=1e-4)
     result = read(tmp_path / "result.json")
     assert result["accuracy"] == 1 and result["n"] == 4 and "not held out" in capsys.readouterr().out
     for colour in COLOURS:                                           # and the picture alone decides
@@ -326,7 +344,9 @@ def test_sft_overfits_one_batch_and_then_answers_it(pictures, tmp_path, no_pictu
 
 
 def test_grpo_raises_a_toy_reward(base, tmp_path, no_pictures):
-    """From 0.22 (the share of vowels in noise) to 0.5 - 1.0 in 20 steps. FALSE_ALARM"""
+    """From 0.22 (the share of vowels in noise) to 0.4 - 1.0 in 24 steps: over 30 seeds the gain was 0.22 to 0.81. Without learning it is 0
+    with a standard deviation of about 0.02. A false alarm (no gain of 0.1): never in those 30, so below one in ten by the rule of three, and
+    with a fixed seed only a new version of torch draws again."""
     train(train_grpo, f"--model {base} {GRPO} --max-eval-samples 1 --num-generations 8 --max-completion-length 8 --micro-batch-size 16 --lr-scheduler-type constant --max-steps 24 --save-steps 0 "
                       f"--learning-rate 3e-3 --output-dir {tmp_path}")
     reward = [line["reward"] for line in metrics_of(tmp_path)[1:]]
@@ -336,7 +356,7 @@ def test_grpo_raises_a_toy_reward(base, tmp_path, no_pictures):
 # ------------------------------------------------------------------------------------------------ the same twice, whatever fits
 
 def test_same_seed_same_metrics_and_another_seed_others(base, tmp_path, no_pictures):
-    for script, line in ((train_grpo, f"--model {base} {GRPO} --max-steps 3 --beta 0.04 --num-iterations 2 --learning-rate 1e-3"), (train_sft, f"--model tiny {SFT} --max-steps 2 --learning-rate 2e-3")):
+    for script, line in ((train_grpo, f"--model {base} {GRPO} --max-steps 3 --beta 0.04 --num-iterations 2 --learning-rate 1e-3"), (train_sft, f"--model {base} {SFT} --max-steps 2 --learning-rate 2e-3")):
         runs = {}
         for name, seed in (("a", 3), ("b", 3), ("c", 4)):
             out = tmp_path / script.__name__ / name
@@ -354,7 +374,7 @@ def one_step(script, line, monkeypatch):
         def step(self):
             caught["gradients"] = [q.grad.clone() for group in self.param_groups for q in group["params"]]
     with monkeypatch.context() as patch:
-        patch.setattr(utils, "make_optimizer", lambda name, parameters, rate: Recording(parameters, rate))
+        patch.setattr(utils, "make_optimizer", lambda name, parameters, rate, **_: Recording(parameters, rate))
         train(script, line)
     return caught["gradients"], next(m for m in metrics_of(line.split()[-1]) if m["step"] == 1)
 
@@ -376,21 +396,20 @@ def test_micro_batches_change_memory_not_gradients(script, more, base, tmp_path,
 # ------------------------------------------------------------------------------------------------------------ kill -9, Ctrl-C
 
 def child(script, argv, log, dies_at):
-    """In a process of its own: what `python SCRIPT argv` does, its output in a file; dies_at ("module.function", n): by SIGKILL, in the n-th
-    call of it."""
+    """In a process of its own: what `python SCRIPT argv` does, its output in a file. dies_at: ("module.function", n) and a signal, SIGKILL
+    if none is given, that it gets in the n-th call of that function."""
     torch.set_num_threads(1)
     sys.stdout = sys.stderr = open(log, "a", buffering=1)
     rewards.REWARDS["vowels"] = vowels
     if dies_at:
-        where, left = dies_at[0], [dies_at[1]]
-        module, name = where.rsplit(".", 1)
-        module = importlib.import_module(module)
+        where, left, what = dies_at[0], [dies_at[1]], (*dies_at, signal.SIGKILL)[2]
+        module, name = importlib.import_module(where.rsplit(".", 1)[0]), where.rsplit(".", 1)[1]
         real = getattr(module, name)
 
         def counted(*args, **kwargs):
             left[0] -= 1
             if left[0] == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), what)
             return real(*args, **kwargs)
         setattr(module, name, counted)
     module = importlib.import_module(script)
@@ -403,7 +422,7 @@ def start():
     if not hasattr(signal, "SIGKILL"):
         pytest.skip("no SIGKILL on this system")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["train_sft", "train_grpo", "peft", "matplotlib.pyplot"])
+    context.set_forkserver_preload(["test_scripts", "peft", "matplotlib.pyplot"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
@@ -438,7 +457,7 @@ def run_with_kills(start, script, line, out, moments, seed=0):
             deadline = time.monotonic() + 120
             while process.is_alive() and lines_in(out) < moment and time.monotonic() < deadline:
                 time.sleep(0.002)
-            time.sleep(rng.uniform(0, 0.3))
+            time.sleep(rng.uniform(0, 0.1))
             process.kill()
         killed += finish(process, log) == -signal.SIGKILL
         steps = [m["step"] for m in utils.read_metrics(out / "metrics.jsonl")]
@@ -473,7 +492,7 @@ def test_killed_and_resumed_is_the_same_run(kind, start, base, tmp_path):
     other = start(script, f"{line} --output-dir {whole}", tmp_path / "whole.log")
     killed = run_with_kills(start, script, line, pieces, moments)
     assert finish(other, tmp_path / "whole.log") == 0
-    assert killed >= len(moments) - 1, "the moments never came: nothing was tested"
+    assert killed > len(moments) / 2, "the moments never came: nothing was tested"
     assert same_run(pieces, whole) and "no checkpoint in" in (tmp_path / "pieces.log").read_text()
 
 
@@ -512,14 +531,9 @@ def test_ctrl_c_saves_and_leaves_with_130(start, base, tmp_path):
     line = f"--model {base} {GRPO} --learning-rate 1e-3 --max-steps 5 --save-steps 0"
     whole, out, log = tmp_path / "whole", tmp_path / "out", tmp_path / "out.log"
     other = start("train_grpo", f"{line} --output-dir {whole}", tmp_path / "whole.log")
-    process = start("train_grpo", f"{line} --output-dir {out}", log)
-    while process.is_alive() and lines_in(out) < 3:
-        time.sleep(0.002)
-    os.kill(process.pid, signal.SIGINT)
-    assert finish(process, log) == 130, log.read_text()
-    done = metrics_of(out)[-1]["step"]
-    assert 2 <= done < 5 and [p.name for p in utils.checkpoints(out)] == [f"checkpoint-{done}"] and not (out / "result.json").exists()
-    assert f"stopped after step {done}; go on with --resume-from-checkpoint" in log.read_text()
+    assert finish(start("train_grpo", f"{line} --output-dir {out}", log, ("losses.group_advantage", 3, signal.SIGINT)), log) == 130, log.read_text()
+    assert metrics_of(out)[-1]["step"] == 3 and [p.name for p in utils.checkpoints(out)] == ["checkpoint-3"] and not (out / "result.json").exists()
+    assert "stopping after this step" in log.read_text() and "stopped after step 3; go on with --resume-from-checkpoint" in log.read_text()
     assert finish(start("train_grpo", f"{line} --output-dir {out} --resume-from-checkpoint", log), log) == 0
     assert finish(other, tmp_path / "whole.log") == 0 and metrics_of(out) == metrics_of(whole) and same_weights(out, whole)
 
@@ -579,7 +593,7 @@ def bad_file(tmp_path):
 @pytest.mark.parametrize("case", BAD_FILES)
 def test_bad_data_is_refused_before_any_training(case, bad_file, base, tmp_path, capsys):
     file, wanted = bad_file(case)
-    said = refusal(train_grpo, ["--model", base, "--data", file, "--eval-data", "count:test", "--max-eval-samples", "2", "--max-steps", "1", "--output-dir", tmp_path / "out"], capsys)
+    said = refusal(train_grpo, ["--model", base, "--data", file, "--eval-data", "count:test", "--max-eval-samples", "1", "--max-steps", "1", "--output-dir", tmp_path / "out"], capsys)
     assert [w for w in wanted if w not in said] == [] and lines_in(tmp_path / "out") == 0
 
 
@@ -587,7 +601,7 @@ def test_bad_data_is_refused_before_any_training(case, bad_file, base, tmp_path,
 def test_so_it_is_in_the_other_scripts_and_in_data_for_evaluation(case, bad_file, base, tmp_path, capsys):
     """`too long` in --eval-data once came up after the training: supervised runs are measured at the end."""
     file, wanted = bad_file(case)
-    for number, (script, line) in enumerate([(train_sft, f"--model {base} --data {file} --max-steps 1"), (train_sft, f"--model {base} --data count --max-steps 1 --eval-data count:test {file}"),
+    for number, (script, line) in enumerate([(train_sft, f"--model {base} --data {file} --max-steps 1"), (train_sft, f"--model {base} --data count --max-steps 1 --max-eval-samples 2 --eval-data count:test {file}"),
                                              (train_grpo, f"--model {base} --data count --max-steps 1 --eval-data {file} --max-eval-samples 2"), (evaluate, f"--model {base} --data {file}")]):
         out = tmp_path / f"out{number}"
         said = refusal(script, f"{line} --output-dir {out}".split(), capsys)
@@ -637,6 +651,8 @@ def test_refused_in_one_sentence(case, base, tmp_path, capsys):
     (tmp_path / "gpt" / "config.json").write_text('{"model_type": "gpt2"}')
     (tmp_path / "file").write_text("not a folder, not a picture")
     argv = line.format(base=base, out=tmp_path).split()
+    if script.startswith("train"):
+        argv += ["--max-eval-samples", "1"]
     if "--output-dir" not in argv and script != "generate":
         argv += ["--output-dir", str(tmp_path / "out")]
     said = refusal({**SCRIPTS, "model": modeling}[script], argv, capsys, lines=3 if case == "untrained" else 1)
@@ -645,7 +661,7 @@ def test_refused_in_one_sentence(case, base, tmp_path, capsys):
 
 @pytest.mark.parametrize("script", [train_grpo, evaluate], ids=lambda s: s.__name__)
 def test_the_untrained_preset_is_answered_with_the_command_that_trains_it(script, tmp_path, capsys):
-    said = refusal(script, f"--model tiny --data count:test --max-completion-length 9 --output-dir {tmp_path}".split() + ["--max-steps", "1"] * (script is train_grpo), capsys, lines=3)
+    said = refusal(script, f"--model tiny --data count:test --max-eval-samples 1 --max-completion-length 9 --output-dir {tmp_path}".split() + ["--max-steps", "1"] * (script is train_grpo), capsys, lines=3)
     command = next(line for line in said.splitlines() if "python train_sft.py" in line)
     assert train_sft.parse_args(command.split()[2:]).model == "tiny" and "untrained" in said
 
@@ -774,16 +790,32 @@ def test_reward_weights_are_used_in_the_order_of_the_names(base, tmp_path, no_pi
     assert step["reward"] == pytest.approx(2 * step["rewards/vowels"] - 0.5 * step["rewards/length"], rel=1e-5) and step["rewards/length"] > 0
 
 
-def test_truncated_completions_teach_nothing_if_so_asked(base, tmp_path, no_pictures):
-    step = grpo(base, tmp_path, "--mask-truncated-completions --max-completion-length 3")[0]
-    assert step["completions/clipped_ratio"] == 1 and step["adv_abs"] > 0, "another seed, please: this one finishes within 3 tokens"
+def test_truncated_completions_teach_nothing_if_so_asked(base, tmp_path, no_pictures, monkeypatch):
+    rollout = generate.rollout
+
+    def all_cut(*args, **kwargs):
+        rolled = rollout(*args, **kwargs)
+        rolled.finish = ["length"] * len(rolled.finish)
+        return rolled
+    monkeypatch.setattr(generate, "rollout", all_cut)
+    step = grpo(base, tmp_path, "--mask-truncated-completions")[0]
+    assert step["completions/clipped_ratio"] == 1 and step["adv_abs"] > 0
     assert step["grad_norm"] == 0 and step["loss"] == 0 and same_weights(tmp_path, base)
 
 
 def test_clip_higher_clips_less(base, tmp_path, no_pictures):
-    """The second of two updates on one rollout, at a rate high enough for ratios to leave 1 +- 0.05."""
+    """Three updates on one rollout, at a rate high enough for ratios to leave 1 +- 0.05. The loss of the last is no longer 0: its ratio is to
+    the policy that sampled, not to itself."""
     clipped = {high: grpo(base, tmp_path / str(high), f"--num-iterations 3 --learning-rate 1e-2 --epsilon 0.05 --epsilon-high {high}")[0] for high in (0.05, 1000)}
     assert clipped[0.05]["clip_ratio/high_mean"] > 0 == clipped[1000]["clip_ratio/high_mean"]
+    assert min(abs(step["loss"]) for step in clipped.values()) > 1e-3 and not same_weights(tmp_path / "0.05", tmp_path / "1000")
+
+
+def test_loss_types_weigh_tokens_differently(base, tmp_path, no_pictures):
+    """Where completions have different lengths: each its mean (grpo), all tokens alike (dapo, bnpo), by the longest allowed (dr_grpo)."""
+    steps = {kind: grpo(base, tmp_path / kind, f"--loss-type {kind} --num-generations 16 --max-completion-length 32 --micro-batch-size 32 --max-grad-norm 0")[0] for kind in ("grpo", "dapo", "dr_grpo")}
+    assert steps["grpo"]["completions/clipped_ratio"] < 1, "another seed, please: with this one no completion ends"
+    assert len({round(step["grad_norm"], 5) for step in steps.values()}) == 3
 
 
 @pytest.mark.parametrize("flags", ["", "--lora-r 4", "continued", "--quant nf4"])

@@ -63,6 +63,14 @@ def test_the_stream_is_the_one_that_published_figures_were_made_with():
     assert record["solution"] == "<think> Row 1: none. Row 2: none. Row 3: yellow circle (1). Row 4: green triangle. </think><answer> 1 </answer>"
 
 
+def test_the_teacher_changes_neither_scene_nor_picture():
+    for split in SPLITS:
+        for index in range(10):
+            fallible, gold = (example("count", split, index, teacher=teacher) for teacher in ("fallible", "gold"))
+            assert fallible["image"].tobytes() == gold["image"].tobytes()
+            assert [fallible[k] for k in ("question", "answer")] == [gold[k] for k in ("question", "answer")]
+
+
 def test_every_argument_matters(undrawn):
     base = dict(split="train", index=0, seed=0, level=3, teacher="fallible")
     for name, other in (("split", "test"), ("index", 1), ("seed", 1), ("level", 1), ("teacher", "gold")):
@@ -178,7 +186,7 @@ def test_most_frequent_answer_is_no_strategy_out_of_distribution(undrawn):
     assert answers.most_common(1)[0][1] < CONSTANT_GUESS * 600 and len(answers) >= 5
 
 
-@pytest.mark.parametrize("level", [pytest.param(1, marks=pytest.mark.xfail(strict=True, reason="one or two objects: always saying 1 scores 60 % (measured, 4,000 scenes)")), 2, 3])
+@pytest.mark.parametrize("level", [2, 3])     # with one or two objects, level 1, always saying 1 scores 60 %: that level is for first words
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_most_frequent_answer_is_no_strategy(undrawn, split, level):
     """It once was one: with all kinds equally likely in a scene, always saying 1 scored 73, 67 and 63 % at levels 1, 2 and 3. Now 60, 48 and 41 %:
