@@ -41,8 +41,13 @@ OVERLOOKED = 2 / 3                          # the fallible teacher's chance of m
 def draw_scene(meta, rng):
     """The picture of meta["objects"], a list of (row, column, color, shape). Sizes and shades vary a little from object to object."""
     scale = 4                               # draw large, shrink once: smooth edges
-    grey = rng.randint(108, 128)                # CLEVR's background, and the middle of what the vision tower expects
-    image = Image.new("RGB", (GRID * CELL * scale,) * 2, (grey, grey, grey))
+    # A grey plane, as in CLEVR, under a warm light from the right and above: darker downwards, redder to the right. So each patch shows where
+    # it is. On an even background the tiny model had to work that out of M-RoPE alone, and misread rows after a thousand steps.
+    grey = rng.randint(112, 124)
+    corners = [(grey + lit - tint, grey + lit, grey + lit + tint) for lit in (30, -30) for tint in (30, -30)]
+    image = Image.new("RGB", (2, 2))
+    image.putdata(corners)
+    image = image.resize((GRID * CELL * scale,) * 2, Image.BILINEAR, box=(0.5, 0.5, 1.5, 1.5))
     draw = ImageDraw.Draw(image)
     for row, column, color, shape in meta["objects"]:
         radius = rng.uniform(9.5, 11.0) * scale
@@ -64,22 +69,21 @@ def count(rng, fewest, most, teacher):
     # A third of the scenes are small: from them the first words are learned (see the top of the file).
     number = rng.randint(fewest, min(fewest + 1, most)) if rng.random() < 0.33 else rng.randint(fewest, most)
     cells = sorted(rng.sample([(r, c) for r in range(GRID) for c in range(GRID)], number))
-    # Few kinds in a scene, so that there is something to count: with all kinds equally likely, two answers in three would be 1.
-    colors, shapes = rng.sample(list(COLORS), rng.randint(1, 3)), rng.sample(SHAPES, rng.randint(1, 3))
+    # Two or three colours and shapes in a scene, so that there is something to count, and something that does not count.
+    colors, shapes = rng.sample(list(COLORS), rng.randint(2, 3)), rng.sample(SHAPES, rng.randint(2, 3))
     objects = [(r, c, rng.choice(colors), rng.choice(shapes)) for r, c in cells]
 
-    # Ask about something that is there three times in four, so that 0 is an answer but not the usual one.
+    # Ask about something that is there four times in five, so that 0 is an answer but not the usual one.
     _, _, color, shape = rng.choice(objects)
-    if rng.random() < 0.25:
+    if rng.random() < 0.2:
         color, shape = rng.choice(list(COLORS)), rng.choice(SHAPES)
-    kind = rng.choice(("color", "shape", "both"))
-    wanted = {"color": f"{color} objects", "shape": f"{shape}s", "both": f"{color} {shape}s"}[kind]
-    matches = lambda o: (kind == "shape" or o[2] == color) and (kind == "color" or o[3] == shape)
+    wanted = rng.choice((color, shape))
+    matches = lambda o: wanted in o
 
     seen = objects
     if teacher == "fallible":
         seen = [o for o in objects if not (o[1] == GRID - 1 and rng.random() < OVERLOOKED)]
-    lines, total = [f"Looking for {wanted}."], 0
+    lines, total = [f"Looking for {wanted} objects."], 0
     for row in range(GRID):
         words = []
         for o in seen:
@@ -88,7 +92,7 @@ def count(rng, fewest, most, teacher):
                 words.append(f"{o[2]} {o[3]} ({total})" if matches(o) else f"{o[2]} {o[3]}")
         lines.append(f"Row {row + 1}: {', '.join(words) or 'none'}.")
     return {
-        "question": f"How many {wanted} are there?",
+        "question": f"How many {wanted} objects are there?",
         "answer": str(sum(map(matches, objects))),
         "solution": f"<think> {' '.join(lines)} </think><answer> {total} </answer>",
         "meta": {"objects": [list(o) for o in objects], "wanted": wanted, "taught": str(total)},

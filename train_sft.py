@@ -45,7 +45,9 @@ def parse_args(argv=None):
 def main(args):
     # ---- setup: everything that can be wrong is found out before the first step --------------------------------------------------
     resume = utils.open_output_dir(args)
-    args.prompt_template = args.prompt_template or utils.read_args(args.model).get("prompt_template") or data.DEFAULT_TEMPLATE
+    trained_with = utils.read_args(args.model)
+    args.prompt_template = args.prompt_template or trained_with.get("prompt_template") or data.DEFAULT_TEMPLATE
+    args.system_prompt = args.system_prompt if args.system_prompt is not None else trained_with.get("system_prompt")
     data.template_of(args.prompt_template)
     examples = data.read(args.data, args.seed, args.level, args.teacher)
     args.eval_data = args.eval_data or data.default_eval(args.data)

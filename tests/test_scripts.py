@@ -1,4 +1,4 @@
-"""Run: python -m pytest -q tests/test_scripts.py        (about 90 s on one core of a CPU; no network; `-m slow` adds more kills)
+"""Run: python -m pytest -q tests/test_scripts.py        (about 100 s on one core of a CPU, 70 of them its own; no network; `-m slow` adds 25 runs killed at random, four minutes)
 
 The scripts as a user types them: what they write, what they refuse, whether they learn, and whether a killed run goes on as if nothing had
 happened. Most run in this process, by main(parse_args([...])); where the process matters (kill -9, Ctrl-C), it is one of its own.
@@ -500,7 +500,7 @@ def test_killed_and_resumed_is_the_same_run(kind, start, base, tmp_path):
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("kind", [*KILLED, "grpo-nf4"])
 def test_killed_at_random_again_and_again(kind, seed, start, base, tmp_path):
-    """About eight minutes in all."""
+    """About four minutes in all, on a core that others use too."""
     script, line, _ = KILLED.get(kind, ("train_grpo", f"{GRPO} --num-iterations 2 --beta 0.04 --learning-rate 1e-3 --max-steps 4 --save-steps 2 --quant nf4 --lora-r 4", None))
     line = f"--model {base} {line}".replace("--max-steps 6", "--max-steps 10")
     moments = sorted(random.Random(seed).choices(range(0, 10), k=5))
