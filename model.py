@@ -64,7 +64,7 @@ class Processor:
 # ----------------------------------------------------------------------------------------------------------------- tiny
 
 TINY_TEXT = dict(hidden_size=128, intermediate_size=384, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=4096, initializer_range=0.06,
-                 rope_parameters={"rope_type": "default", "rope_theta": 10.0, "mrope_section": [2, 7, 7]})
+                 rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]})
 TINY_VISION = dict(depth=2, embed_dim=96, num_heads=4, hidden_size=128, mlp_ratio=4, patch_size=14, spatial_merge_size=2, temporal_patch_size=2, initializer_range=0.06)
 
 

@@ -59,8 +59,8 @@ def test_same_arguments_same_example_down_to_the_pixels(split, teacher):
 def test_the_stream_is_the_one_that_published_figures_were_made_with():
     """README's table and the tiny model's tokenizer depend on the stream; a change here asks for new figures, not for a new literal."""
     record = example("count", "train", 0, 0, 3, "fallible")
-    assert (record["question"], record["answer"]) == ("How many circles are there?", "1")
-    assert record["solution"] == "<think> Row 1: none. Row 2: none. Row 3: yellow circle (1). Row 4: green triangle. </think><answer> 1 </answer>"
+    assert (record["question"], record["answer"]) == ("How many triangle objects are there?", "3")
+    assert record["solution"] == "<think> Looking for triangle objects. Row 1: red square, yellow square. Row 2: yellow square, green triangle (1). Row 3: yellow triangle (2), red triangle (3). Row 4: none. </think><answer> 3 </answer>"
 
 
 def test_the_teacher_changes_neither_scene_nor_picture():
