@@ -9,9 +9,9 @@ One example of `count`, as every task here returns it (a plain dict; data.py tur
               Row 4: none. </think><answer> 2 </answer>"
     meta      {"objects": [[row, column, color, shape], ...], ...}   what was drawn, for people and for tests
 
-Two things about these pictures are there for the tiny model and were measured (DESIGN section 5). Objects sit on the 28-pixel grid of
-Qwen2-VL's merged patches, so that one object is one image token; and scenes of one or two objects are common, because they
-are where a network that knows nothing learns its first colours.
+Three things about these pictures are there for the tiny model (docs/log.md has what was tried). Objects sit on the 28-pixel grid of Qwen2-VL's
+merged patches, so that one object is one image token. Scenes of one or two objects are common, because they are where a network
+that knows nothing learns its first colours. And the light changes across the scene, so that a patch shows where it is.
 
 **Splits are disjoint by construction.** A scene belongs to `test` if a checksum of its contents says so, and to `train`
 otherwise, whatever seed or index drew it. `ood` holds more objects than any training scene does.
@@ -42,7 +42,7 @@ def draw_scene(meta, rng):
     """The picture of meta["objects"], a list of (row, column, color, shape). Sizes and shades vary a little from object to object."""
     scale = 4                               # draw large, shrink once: smooth edges
     # A grey plane, as in CLEVR, under a warm light from the right and above: darker downwards, redder to the right. So each patch shows where
-    # it is. On an even background the tiny model had to work that out of M-RoPE alone, and misread rows after a thousand steps.
+    # it is; on an even background the tiny model has to work that out of M-RoPE alone, which took it two to three times as many steps.
     grey = rng.randint(112, 124)
     corners = [(grey + lit - tint, grey + lit, grey + lit + tint) for lit in (30, -30) for tint in (30, -30)]
     image = Image.new("RGB", (2, 2))
