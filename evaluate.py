@@ -69,7 +69,7 @@ def parse_args(argv=None):
 def main(args):
     # ---- setup -------------------------------------------------------------------------------------------------------------------
     out, resume = Path(args.output_dir), args.resume_from_checkpoint is not None
-    args.resume_from_checkpoint = args.resume_from_checkpoint or "newest"    # an evaluation has no checkpoints, only answers
+    args.resume_from_checkpoint = "newest"                           # an evaluation has no checkpoints, only answers
     utils.open_output_dir(args, quiet=True)
     trained_with = utils.read_args(args.model)
     args.prompt_template = args.prompt_template or trained_with.get("prompt_template") or data.DEFAULT_TEMPLATE
@@ -81,8 +81,9 @@ def main(args):
     for example in examples[:64]:                                    # what does not fit should not come up half-way
         data.encode_prompt(example, processor, args.prompt_template, args.system_prompt, args.max_completion_length)
     records = utils.read_metrics(predictions) if resume else []
-    if [r["id"] for r in records] != [e.id for e in examples[:len(records)]] or any(len(r["samples"]) != args.num_samples for r in records):
-        raise utils.UserError(f"{predictions} holds answers to other questions; name another --output-dir, or leave --resume-from-checkpoint away to start over")
+    before, same = utils.read_args(out), ("model", "data", "level", "num_samples", "temperature", "top_p", "top_k", "seed", "prompt_template", "system_prompt", "max_completion_length")
+    if records and ([r["id"] for r in records] != [e.id for e in examples[:len(records)]] or any(before.get(k) != getattr(args, k) for k in same)):
+        raise utils.UserError(f"{predictions} holds answers of another evaluation; name another --output-dir, or leave --resume-from-checkpoint away to start over")
     utils.write_args(out, args)
     print(f"model: {modeling.describe(policy)}; prompt template {args.prompt_template}")
     print(f"asking {len(examples)} questions of {args.data}: greedily" + (f", and {args.num_samples} samples each at temperature {args.temperature}" if args.num_samples else "")
@@ -91,8 +92,8 @@ def main(args):
     # ---- ask, a batch at a time; every finished batch is on disk -------------------------------------------------------------------
     step = max(1, args.eval_batch_size // max(1, args.num_samples))
     shared = dict(batch_size=args.eval_batch_size, max_completion_length=args.max_completion_length)
-    with open(predictions, "w", encoding="utf-8") as file:
-        file.writelines(json.dumps(r) + "\n" for r in records)
+    utils.write_lines(predictions, records)
+    with open(predictions, "a", encoding="utf-8") as file:
         for start in tqdm(range(len(records), len(examples), step), desc="evaluate", unit="batch"):
             batch = examples[start:start + step]
             greedy, lengths, _ = generate.answer_all(policy, processor, batch, args.prompt_template, args.system_prompt, temperature=0, **shared)
@@ -125,7 +126,7 @@ def main(args):
         result |= {f"pass@{N}_low": low, f"pass@{N}_high": high}
         print(f"of {N} samples: one alone is right {result['mean_sample_accuracy']:.3f}, majority@{N} {result[f'majority@{N}']:.3f}, pass@{N} {result[f'pass@{N}']:.3f}")
         scaling = out / "scaling.jsonl"
-        scaling.write_text("".join(json.dumps(c) + "\n" for c in curve))
+        utils.write_lines(scaling, curve)
         utils.plot_curve(scaling, out / "curve.png", [("accuracy against number of samples", ["majority@k", "pass@k", "greedy"])], f"{args.model}, {args.data}", x="samples")
     utils.write_json(out / "result.json", result)
     (out / "samples").mkdir(exist_ok=True)

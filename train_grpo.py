@@ -18,6 +18,7 @@ On one GPU (QLoRA):
         --prompts-per-step 8 --num-generations 8 --max-steps 500 --output-dir runs/clevr
 """
 import json
+import math
 import time
 from pathlib import Path
 
@@ -65,6 +66,8 @@ def parse_args(argv=None):
     unknown = [name for name in args.reward_funcs if name not in rewards.REWARDS]
     if unknown:
         p.error(f"--reward-funcs {unknown[0]} is unknown; there are {', '.join(sorted(rewards.REWARDS))}")
+    if args.reward_weights and not all(math.isfinite(w) for w in args.reward_weights):
+        p.error("--reward-weights must be finite numbers")
     if args.reward_weights and len(args.reward_weights) != len(args.reward_funcs):
         p.error(f"--reward-weights needs one weight for each of {' '.join(args.reward_funcs)}, got {len(args.reward_weights)}")
     return args
@@ -248,7 +251,7 @@ def main(args):
     before, after = lines[0], lines[step]
     utils.plot_curve(metrics_log.path, out / "curve.png", [
         ("greedy accuracy", [f"eval/{name}/accuracy" for name in eval_sets]), ("reward of the samples", [f"rewards/{name}" for name in args.reward_funcs]),
-        ("signal", ["adv_abs", "frac_reward_zero_std", "grad_norm"]), ("entropy (nats), KL", ["entropy", "kl"]), ("tokens per completion", ["completions/mean_length"])],
+        ("signal", ["adv_abs", "frac_reward_zero_std", "grad_norm"]), ("nats per token", ["entropy", "kl"] if args.beta else ["entropy"]), ("tokens per completion", ["completions/mean_length"])],
         f"train_grpo.py, {args.model}, {args.data}, {N} x {G}, seed {args.seed}")
     first = args.eval_data[0]
     said = [{r["id"]: r for r in map(json.loads, open(eval_file(first, at), encoding="utf-8"))} for at in (0, step)]

@@ -33,6 +33,9 @@ def run(main, parse_args, argv=None):
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:                                        # outside the training loop, which saves first (StopRequest)
+        print("interrupted; finished checkpoints and answers are kept, and --resume-from-checkpoint goes on from them", file=sys.stderr)
+        sys.exit(130)
 
 
 # ---------------------------------------------------------------------------------------------------------------- flags
@@ -359,12 +362,22 @@ def publish(out, save_model):
     temporary.rmdir()
 
 
-def write_json(path, value):
-    """JSON file, whole or not at all."""
+def write_whole(path, text):
+    """A text file, whole or not at all."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
+
+
+def write_json(path, value):
+    """JSON file, whole or not at all."""
+    write_whole(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_lines(path, records):
+    """JSON Lines file, whole or not at all."""
+    write_whole(path, "".join(json.dumps(record) + "\n" for record in records))
 
 
 def write_args(out, args, **extra):
@@ -426,9 +439,7 @@ class MetricsLog:
         """resume_step: the step of the checkpoint resumed from; later lines, of steps whose weights were lost, are dropped."""
         self.path, self.every, self.send = Path(out) / "metrics.jsonl", every, None
         kept = [] if resume_step is None else [m for m in read_metrics(self.path) if m["step"] <= resume_step]
-        temporary = self.path.with_name(".metrics.part")
-        temporary.write_text("".join(json.dumps(m) + "\n" for m in kept))
-        os.replace(temporary, self.path)
+        write_lines(self.path, kept)
         try:
             if report_to == "wandb":
                 import wandb
@@ -485,8 +496,12 @@ def plot_curve(metrics_path, png, panels, title="", x="step"):
             drawn.append((heading, curves))
     if not drawn:
         return
-    figure, axes = plt.subplots(1, len(drawn), figsize=(4.6 * len(drawn), 3.6), squeeze=False)
-    for ax, (heading, curves) in zip(axes[0], drawn):
+    columns = min(3, len(drawn))
+    height = -(-len(drawn) // columns)
+    figure, axes = plt.subplots(height, columns, figsize=(4.2 * columns, 3.0 * height + 0.3), squeeze=False)
+    for ax in axes.flat[len(drawn):]:
+        ax.axis("off")
+    for ax, (heading, curves) in zip(axes.flat, drawn):
         for name, points in curves:
             steps, values = zip(*points)
             sparse = len(points) < 40
@@ -515,7 +530,7 @@ def plot_samples(rows, png, title=""):
         blocks = [f"{row['question'].strip()}   [answer: {row['answer']}]"]
         for text, scores in row["completions"]:
             blocks.append("  ".join(f"{name} {value:g}" for name, value in scores.items()) + "  |  " + text.strip())
-        wrapped = ["\n".join(textwrap.wrap(printable(block), 125, subsequent_indent="      ", max_lines=7)) for block in blocks]
+        wrapped = ["\n".join(textwrap.wrap(printable(block), 160, subsequent_indent="      ", max_lines=7)) for block in blocks]
         texts.append("\n".join(wrapped))
     heights = [max(1.5, 0.17 * (t.count("\n") + 2)) for t in texts]
     figure, axes = plt.subplots(len(rows), 2, figsize=(13, sum(heights) + 0.5), squeeze=False, gridspec_kw={"width_ratios": [1, 6], "height_ratios": heights})
