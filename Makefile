@@ -9,10 +9,10 @@ BIN = .venv/bin
 demo: .venv/installed
 	@echo "== 1 of 2: warm start. A Qwen2-VL of 1.4 M parameters learns to describe drawn scenes and to count, from a teacher who"
 	@echo "==         overlooks two in three of the objects in the right-hand column. It learns the teacher's mistakes too."
-	$(BIN)/python train_sft.py --model tiny --data count --learning-rate 2e-3 --max-steps 600 --logging-steps 50 --seed $(SEED) --output-dir $(OUT)/sft --resume-from-checkpoint
+	$(BIN)/python train_sft.py --model tiny --data count --learning-rate 2e-3 --max-steps 600 --eval-batch-size 64 --logging-steps 50 --seed $(SEED) --output-dir $(OUT)/sft --resume-from-checkpoint
 	@echo "== 2 of 2: GRPO. Now it sees questions and right answers only, no reasoning, and is rewarded for answering right."
 	$(BIN)/python train_grpo.py --model $(OUT)/sft --data count --eval-data count:test count:ood --eval-steps 40 --learning-rate 1e-4 --max-grad-norm 0.2 \
-		--prompts-per-step 16 --num-generations 8 --max-steps 160 --logging-steps 10 --micro-batch-size 64 --seed $(SEED) --output-dir $(OUT)/grpo --resume-from-checkpoint
+		--prompts-per-step 16 --num-generations 8 --max-steps 160 --logging-steps 10 --micro-batch-size 64 --eval-batch-size 64 --seed $(SEED) --output-dir $(OUT)/grpo --resume-from-checkpoint
 
 seeds: .venv/installed
 	for seed in 0 1 2; do $(MAKE) demo SEED=$$seed OUT=runs/seed$$seed || exit 1; done
@@ -25,7 +25,8 @@ test-slow: .venv/installed
 	$(BIN)/python -m pytest -m "slow or not slow"
 
 .venv/installed: requirements.txt requirements-test.txt
-	test -d .venv || $(PYTHON) -m venv .venv
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "error: Python 3.10 or newer is needed; for example: make demo PYTHON=python3.12")'
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -r requirements.txt -r requirements-test.txt
 	touch $@

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 from PIL import Image
+from tqdm import tqdm
 
 import toyworld
 from utils import UserError, epoch_order
@@ -226,7 +227,7 @@ def to_example(record, file, line):
     question = question.replace("<image>", "").strip()               # placeholders of other formats: images always come first here
     known = {*IMAGE_KEYS, *QUESTION_KEYS, *ANSWER_KEYS, "solution", "thinking", "choices", "id", "task"}
     meta = {k: v for k, v in record.items() if k not in known}
-    return Example(str(record.get("id", f"{file.name}:{line}")), images, question, answer.strip(), [str(c) for c in choices] if choices else None,
+    return Example(str(record["id"] if record.get("id") is not None else f"{file.name}:{line}"), images, question, answer.strip(), [str(c) for c in choices] if choices else None,
                    solution, record.get("task"), meta, where)
 
 
@@ -286,7 +287,6 @@ def check_images(examples, decode=2000):
                     Image.open(io.BytesIO(image) if isinstance(image, bytes) else image).close()
                 except IMAGE_ERRORS:
                     open_image(image, example.source)                # for its message
-    from tqdm import tqdm
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for _ in tqdm(pool.map(check, enumerate(examples)), total=len(examples), desc="checking images", disable=len(examples) < 500, leave=False):
             pass
@@ -354,15 +354,10 @@ def template_of(name):
     return TEMPLATES[name]
 
 
-def encode_prompt(example, processor, template=DEFAULT_TEMPLATE, system_prompt=None, room=0):
-    """Prompt of an example: chat template, images first, each <|image_pad|> repeated once per merged patch (grid.prod() / 4).
-
-    room: tokens that must still fit after the prompt. A prompt is never truncated, because that cuts image tokens: what does not fit
-    raises UserError, as does text that spells a vision token.
-    """
-    tokenizer, special = processor.tokenizer, processor.special
+def render(example, processor, template=DEFAULT_TEMPLATE, system_prompt=None):
+    """The prompt as text, by the chat template, images first, one <|image_pad|> for each. UserError if it spells a reserved token."""
     text = template_of(template).replace("{question}", example.question)
-    for token in special.reserved:
+    for token in processor.special.reserved:
         if token in text:
             raise UserError(f"{example.source}: the question contains the reserved token {token}; remove it")
         if token in (system_prompt or ""):
@@ -370,7 +365,48 @@ def encode_prompt(example, processor, template=DEFAULT_TEMPLATE, system_prompt=N
     messages = [{"role": "user", "content": [{"type": "image"}] * len(example.images) + [{"type": "text", "text": text}]}]
     if system_prompt is not None:
         messages.insert(0, {"role": "system", "content": system_prompt})
-    rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return processor.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+
+def must_fit(example, processor, length, pads, room):
+    """UserError unless `length` prompt tokens, `pads` of them from images, and `room` more fit the model's context."""
+    if length + room > processor.context:
+        raise UserError(f"{example.source}: the prompt has {length} tokens ({pads} of them from images) and with {room} more for the answer does not fit the model's context of "
+                        f"{processor.context}; lower --max-pixels or --max-completion-length, or shorten the question")
+
+
+def check_fit(examples, processor, template, system_prompt, room, targets=False):
+    """Every prompt of a file (the first few of a toy task) against the model's context, before any work: its text is tokenised, its images
+    measured by their headers. targets: the supervised responses too. Raises UserError as `encode_prompt` and `encode_target` would."""
+    merge = processor.image_processor.merge_size ** 2
+    for example in tqdm(head(examples, 16) if isinstance(examples, ToyStream) else examples, desc="checking lengths", leave=False, disable=isinstance(examples, ToyStream) or len(examples) < 500):
+        pads = 0
+        for image in example.images:
+            size = (image if isinstance(image, Image.Image) else Image.open(io.BytesIO(image) if isinstance(image, bytes) else image)).size
+            pads += processor.image_processor.get_number_of_image_patches(size[1], size[0]) // merge
+        words = len(processor.tokenizer(render(example, processor, template, system_prompt), add_special_tokens=False)["input_ids"]) - len(example.images)
+        must_fit(example, processor, words + pads, pads, room)
+        if targets:
+            encode_target(example, processor, template, room)
+
+
+def check_golds(examples, check):
+    """check(answer, choices) on every example of a file; what it objects to becomes a UserError naming file and line."""
+    for example in () if isinstance(examples, ToyStream) else examples:
+        try:
+            check(example.answer, example.choices)
+        except ValueError as error:
+            raise UserError(f"{example.source}: {error}") from None
+
+
+def encode_prompt(example, processor, template=DEFAULT_TEMPLATE, system_prompt=None, room=0):
+    """Prompt of an example: chat template, images first, each <|image_pad|> repeated once per merged patch (grid.prod() / 4).
+
+    room: tokens that must still fit after the prompt. A prompt is never truncated, because that cuts image tokens: what does not fit
+    raises UserError, as does text that spells a reserved token.
+    """
+    special = processor.special
+    rendered = render(example, processor, template, system_prompt)
     pixel_values = grid = None
     counts = []
     if example.images:
@@ -380,10 +416,8 @@ def encode_prompt(example, processor, template=DEFAULT_TEMPLATE, system_prompt=N
         parts = rendered.split(special.image)
         assert len(parts) == len(counts) + 1, f"the chat template placed {len(parts) - 1} images, not {len(counts)}"
         rendered = parts[0] + "".join(special.image * n + part for n, part in zip(counts, parts[1:]))
-    ids = torch.tensor(tokenizer(rendered, add_special_tokens=False)["input_ids"])
-    if len(ids) + room > processor.context:
-        raise UserError(f"{example.source}: the prompt has {len(ids)} tokens ({sum(counts)} of them from images) and with {room} more for the answer does not fit the model's context of "
-                        f"{processor.context}; lower --max-pixels or --max-completion-length, or shorten the question")
+    ids = torch.tensor(processor.tokenizer(rendered, add_special_tokens=False)["input_ids"])
+    must_fit(example, processor, len(ids), sum(counts), room)
     is_image = ids == special.image_id
     positions, following = rope_positions(is_image, [] if grid is None else (grid[:, 1:] // processor.image_processor.merge_size).tolist())
     return Prompt(ids, positions, following, is_image.nonzero()[:, 0], pixel_values, grid, rendered)

@@ -23,15 +23,15 @@ import rewards
 import utils
 
 
-def majority(completions):
-    """The commonest answer of some completions, as one of them wrote it, or None if none can be read. "3", "3.0" and " 3 " vote together; ties
-    go to the answer that came first."""
+def majority(completions, choices=None):
+    """The commonest answer of some completions, as one of them wrote it, or None if none can be read. "3", "3.0" and " 3 " vote together, and
+    with `choices` so do "B", "(b)" and the text of B; ties go to the answer that came first."""
     answers = [answer for answer in map(rewards.extract_answer, completions) if answer is not None]
     if not answers:
         return None
-    votes = Counter(map(rewards.normalize_answer, answers))           # keeps the order of arrival, and most_common is stable
-    winner = votes.most_common(1)[0][0]
-    return next(answer for answer in answers if rewards.normalize_answer(answer) == winner)
+    forms = [rewards.normalize_answer(answer, choices) for answer in answers]
+    winner = Counter(forms).most_common(1)[0][0]                      # keeps the order of arrival, and most_common is stable
+    return answers[forms.index(winner)]
 
 
 def pass_at_k(n, right, k):
@@ -41,13 +41,13 @@ def pass_at_k(n, right, k):
 
 def sampled_scores(records, k):
     """Shares over records (dicts with answer, choices, samples, right): majority@k and pass@k."""
-    voted = [rewards.match_answer(majority(r["samples"][:k]), r["answer"], r["choices"]) for r in records]
+    voted = [rewards.match_answer(majority(r["samples"][:k], r["choices"]), r["answer"], r["choices"]) for r in records]
     passed = [pass_at_k(len(r["right"]), int(sum(r["right"])), k) for r in records]
     return sum(voted) / len(records), sum(passed) / len(records)
 
 
 def parse_args(argv=None):
-    p = utils.Parser(__doc__)
+    p = utils.Parser(__doc__, "evaluate.py")
     utils.add_model_flags(p)
     utils.add_data_flags(p)
     g = p.add_argument_group("rollout")
@@ -59,7 +59,7 @@ def parse_args(argv=None):
     g.add_argument("--seed", type=utils.count, default=0, help="of the sampling")
     g = p.add_argument_group("evaluation")
     g.add_argument("--max-eval-samples", type=utils.positive, default=512, help="questions to ask")
-    g.add_argument("--eval-batch-size", type=utils.positive, default=64, help="answers generated at a time")
+    g.add_argument("--eval-batch-size", type=utils.positive, default=16, help="answers generated at a time")
     g = p.add_argument_group("output")
     g.add_argument("--output-dir", required=True, help="where result.json, predictions.jsonl and pictures go")
     g.add_argument("--resume-from-checkpoint", nargs="?", const="newest", metavar="DIR", help="keep the answers already in --output-dir and ask the rest")
@@ -69,17 +69,18 @@ def parse_args(argv=None):
 def main(args):
     # ---- setup -------------------------------------------------------------------------------------------------------------------
     out, resume = Path(args.output_dir), args.resume_from_checkpoint is not None
-    args.resume_from_checkpoint = "newest"                           # an evaluation has no checkpoints, only answers
-    utils.open_output_dir(args, quiet=True)
+    utils.make_writable(out)
+    if (out / "metrics.jsonl").is_file():
+        raise utils.UserError(f"--output-dir {out} holds a training run, whose result.json and curve would be overwritten; name another")
     trained_with = utils.read_args(args.model)
     args.prompt_template = args.prompt_template or trained_with.get("prompt_template") or data.DEFAULT_TEMPLATE
     args.system_prompt = args.system_prompt if args.system_prompt is not None else trained_with.get("system_prompt")
     data.template_of(args.prompt_template)
     examples = data.head(data.read(args.data, level=args.level), args.max_eval_samples)
+    data.check_golds(examples, rewards.check_gold)
     policy, processor = modeling.load_from_args(args, needs_training="its answers would be noise")
     predictions = out / "predictions.jsonl"
-    for example in examples[:64]:                                    # what does not fit should not come up half-way
-        data.encode_prompt(example, processor, args.prompt_template, args.system_prompt, args.max_completion_length)
+    data.check_fit(examples, processor, args.prompt_template, args.system_prompt, args.max_completion_length)
     records = utils.read_metrics(predictions) if resume else []
     before, same = utils.read_args(out), ("model", "data", "level", "num_samples", "temperature", "top_p", "top_k", "seed", "prompt_template", "system_prompt", "max_completion_length")
     if records and ([r["id"] for r in records] != [e.id for e in examples[:len(records)]] or any(before.get(k) != getattr(args, k) for k in same)):

@@ -41,9 +41,9 @@ def sample(logits, uniform, temperature=1.0, top_p=1.0, top_k=0):
     if temperature == 0:
         tokens = logp.argmax(-1)
     else:
-        probs = logp.double().exp()
+        probs = (logp.cpu() if logp.device.type == "mps" else logp).double().exp()            # Apple's GPUs have no float64
         if top_k and top_k < probs.shape[-1]:
-            probs = probs.masked_fill(logp < logp.topk(top_k).values[:, -1:], 0)
+            probs = probs.masked_fill((logp < logp.topk(top_k).values[:, -1:]).to(probs.device), 0)
         if top_p < 1:
             ordered, order = probs.sort(descending=True)
             ordered = ordered / ordered.sum(-1, keepdim=True)
@@ -51,7 +51,7 @@ def sample(logits, uniform, temperature=1.0, top_p=1.0, top_k=0):
             probs = probs.masked_fill(torch.zeros_like(beyond).scatter(-1, order, beyond), 0)
         cumulative = probs.cumsum(-1)
         # right=True: the first token whose cumulative mass exceeds the draw, so one of probability 0 is never taken
-        tokens = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)[:, 0].clamp_max(logits.shape[-1] - 1)
+        tokens = torch.searchsorted(cumulative, uniform.to(probs.device)[:, None] * cumulative[:, -1:], right=True)[:, 0].clamp_max(logits.shape[-1] - 1).to(logp.device)
     return tokens, logp.gather(-1, tokens[:, None])[:, 0]
 
 
@@ -79,7 +79,9 @@ def rollout(policy, prompts, special, num_generations=1, max_completion_length=2
     was_training = policy.training
     policy.eval()
     language_model, eos = core.model.language_model, torch.tensor(special.eos_ids, device=device)
-    uniforms = row_uniforms(seed, range(first_row, first_row + B), max_completion_length).to(device) if temperature else None
+    uniforms = row_uniforms(seed, range(first_row, first_row + B), max_completion_length) if temperature else None
+    if uniforms is not None and device.type != "mps":
+        uniforms = uniforms.to(device)
     targets = torch.full((B, max_completion_length), special.pad_id, device=device)
     logps = torch.zeros(B, max_completion_length, device=device)
     lengths = torch.full((B,), max_completion_length, device=device)
@@ -100,7 +102,7 @@ def rollout(policy, prompts, special, num_generations=1, max_completion_length=2
             # 3. one token a row
             logits = core.lm_head(state).float()                                              # (live, V)
             logits[:, special.vision_ids] = -torch.inf
-            tokens, logp = sample(logits, uniforms[live, t] if temperature else None, temperature, top_p, top_k)
+            tokens, logp = sample(logits, uniforms[live.to(uniforms.device), t] if temperature else None, temperature, top_p, top_k)
             writes = live[~ended]
             targets[writes, t], logps[writes, t] = tokens[~ended], logp[~ended]
             stops = torch.isin(tokens, eos) & ~ended
@@ -159,7 +161,7 @@ def answer_all(policy, processor, examples, template, system_prompt=None, num_ge
 
 
 def parse_args(argv=None):
-    p = utils.Parser(__doc__)
+    p = utils.Parser(__doc__, "generate.py")
     utils.add_model_flags(p)
     g = p.add_argument_group("question")
     g.add_argument("--image", nargs="*", default=[], help="one or several image files")

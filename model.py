@@ -1,11 +1,10 @@
 """Qwen2-VL, as every script uses it: load, quantise, adapt, freeze, compute log-probs, save, export. One class of model, three sizes:
-`tiny` (1.3 M parameters, made here, for laptops and tests), 2B and 7B. All three take the same path through this file.
+`tiny` (1.4 M parameters, made here, for laptops and tests), 2B and 7B. All three take the same path through this file.
 
 Dimension key: N prompts, G completions of each, B = N * G rows (or rows of a micro-batch), groups contiguous; T response positions;
 S prompt and response together; V vocabulary; D model width. Every (B, T) tensor speaks about the response tokens `targets`.
 
     python model.py export --model runs/grpo --output-dir exported      # one merged checkpoint that stock transformers loads
-    python model.py info   --model Qwen/Qwen2-VL-2B-Instruct            # what would be trained, and how large it is
 """
 import contextlib
 import json
@@ -89,7 +88,7 @@ def tiny_tokenizer():
 
 
 def tiny(seed=0):
-    """(model, tokenizer, image processor) of the untrained preset: a Qwen2-VL of 1.3 M parameters in float32 with weights from `seed`.
+    """(model, tokenizer, image processor) of the untrained preset: a Qwen2-VL of 1.4 M parameters in float32 with weights from `seed`.
 
     initializer_range 0.06 in both towers: at 0.02 so narrow a model sits on a plateau for thousands of steps (DESIGN section 5).
     """
@@ -181,6 +180,7 @@ def read_config(file):
 def load_processor(directory, max_pixels=None, min_pixels=None):
     """Processor of a checkpoint's directory, without AutoProcessor (which needs torchvision). The chat template is the tokenizer's, or the
     checkpoint's chat_template.json (2024) or .jinja, or Qwen2-VL's format."""
+    from jinja2 import TemplateError
     from transformers import AutoTokenizer
     directory = Path(directory)
     if not any((directory / file).is_file() for file in ("tokenizer.json", "vocab.json")):
@@ -200,7 +200,11 @@ def load_processor(directory, max_pixels=None, min_pixels=None):
     if tokenizer.chat_template is None:
         legacy = directory / "chat_template.json"
         tokenizer.chat_template = read_config(legacy)["chat_template"] if legacy.is_file() else CHAT_TEMPLATE
-    if "?" not in tokenizer.apply_chat_template([{"role": "user", "content": [{"type": "text", "text": "?"}]}], tokenize=False):
+    try:
+        speaks = "?" in tokenizer.apply_chat_template([{"role": "user", "content": [{"type": "text", "text": "?"}]}], tokenize=False)
+    except (TemplateError, TypeError):
+        speaks = False
+    if not speaks:
         tokenizer.chat_template = CHAT_TEMPLATE                      # the base models' (Qwen2-VL-2B without -Instruct) knows no turns: it renders nothing
     config = directory / "config.json"
     flat = read_config(config) if config.is_file() else {}
@@ -251,6 +255,8 @@ def load(name, dtype=torch.float32, device="cpu", quant="none", train=None, max_
         from peft import LoraConfig, get_peft_model
         torch.manual_seed(seed)
         policy = get_peft_model(model, LoraConfig(r=lora_r, lora_alpha=train.lora_alpha or 2 * lora_r, lora_dropout=train.lora_dropout, target_modules=LORA_TARGETS, task_type="CAUSAL_LM"))
+        if base != "tiny" and not Path(name).is_dir():               # the hub's name, not this machine's cache
+            policy.peft_config["default"].base_model_name_or_path = name
     if full:
         unfreeze(model, train)
         for module in model.modules():                               # frozen parts back to --dtype, trained ones stay float32
@@ -287,6 +293,8 @@ def from_pretrained(cls, directory, dtype, device, quant):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             model, report = cls.from_pretrained(directory, output_loading_info=True, **options)
+    except torch.OutOfMemoryError:
+        raise
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise UserError(f"{directory} cannot be loaded as Qwen2-VL ({str(error).strip().splitlines()[0][:160]}); fetch or save the checkpoint again") from None
     lacking = sorted(report["missing_keys"]) + [str(entry[0]) for entry in report.get("mismatched_keys", [])]
@@ -345,7 +353,7 @@ def load_from_args(args, train=False, resume=None, needs_training=None):
     resume: a checkpoint's directory to take the weights from. needs_training: the sentence to stop with if --model is the untrained `tiny`.
     """
     if args.model == "tiny" and needs_training:
-        raise UserError(f"--model tiny is the untrained preset, and {needs_training}. Train one first (four minutes on two cores):\n"
+        raise UserError(f"--model tiny is the untrained preset, and {needs_training}. Train one first (about seven minutes on two cores):\n"
                         "  python train_sft.py --model tiny --data count --learning-rate 2e-3 --max-steps 1000 --output-dir runs/sft\nthen use --model runs/sft")
     base, adapter = locate(args.model)
     if args.quant is None:
@@ -359,6 +367,9 @@ def load_from_args(args, train=False, resume=None, needs_training=None):
             raise UserError("--lora-r adapts a trained model, but --model tiny is untrained, and lies in no directory that an adapter could name; use --lora-r 0 --quant none")
         if (adapter or args.lora_r) and (args.freeze_vision or args.freeze_merger or args.freeze_llm):
             raise UserError("with LoRA only the adapter in the language model trains: --freeze-vision, --freeze-merger and --freeze-llm are for --lora-r 0")
+    trained_with = utils.read_args(args.model)                       # the same pictures in evaluation as in training
+    args.max_pixels = args.max_pixels or trained_with.get("max_pixels") or 401408
+    args.min_pixels = args.min_pixels or trained_with.get("min_pixels") or 3136
     device = utils.pick_device(args.device)
     dtype = utils.pick_dtype(args.dtype, device)
     args.device, args.dtype = str(device), str(dtype).removeprefix("torch.")
@@ -387,10 +398,22 @@ def autocast(core):
     return contextlib.nullcontext() if dtype in (torch.float32, torch.float64) else torch.autocast(core.device.type, dtype=dtype)
 
 
-def image_features(core, pixel_values, grid):
-    """(image tokens, D) from the vision tower and merger, all images of a batch in order."""
-    out = core.model.visual(pixel_values.to(core.model.visual.dtype), grid_thw=grid)
-    return out.pooler_output if hasattr(out, "pooler_output") else out
+def image_features(core, pixel_values, grid, most=16384):
+    """(image tokens, D) from the vision tower and merger, all images of a batch in order. Without gradient, in runs of whole images of at most
+    `most` patches: a batch of 64 photographs at once would need gigabytes for the tower alone."""
+    patches = grid.prod(-1).tolist()
+    runs, now = [[]], 0
+    for i, n in enumerate(patches):
+        if runs[-1] and now + n > most and not torch.is_grad_enabled():
+            runs.append([])
+            now = 0
+        runs[-1].append(i)
+        now += n
+    features = []
+    for pixels, run in zip(pixel_values.to(core.model.visual.dtype).split([sum(patches[i] for i in run) for run in runs]), runs):
+        out = core.model.visual(pixels, grid_thw=grid[run])
+        features.append(out.pooler_output if hasattr(out, "pooler_output") else out)
+    return torch.cat(features)
 
 
 def embed(core, batch):
@@ -404,15 +427,17 @@ def embed(core, batch):
     return flat.view_as(embeds)
 
 
-def token_logps(policy, batch, temperature=1.0, suppress=(), entropy=False, chunk=1024):
+def token_logps(policy, batch, temperature=1.0, suppress=(), entropy=False, chunk=None):
     """log pi(targets | prompt, earlier targets) of a batch from data.collate: (B, T) float32, 0 where the mask is 0; carries gradient.
 
     temperature: logits are divided by it, as in sampling. suppress: ids that cannot be sampled (processor.special.vision_ids): their logits
     are minus infinity here too, so that these are the log-probs of the distribution that was sampled from. The head runs over `chunk`
-    tokens at a time and is recomputed in the backward pass: the (B, T, V) logits never exist at once (7B, 8 x 1024 tokens: 12 GB).
+    tokens at a time (default: such that a chunk's logits are 128 MB) and is recomputed in the backward pass: the (B, T, V) logits never
+    exist at once (7B, 8 x 1024 tokens: 5 GB in float32, several times over).
     Returns logp, or (logp, entropy (B, T) in nats, no gradient) with entropy=True.
     """
     core = core_of(policy)
+    chunk = chunk or max(64, 2 ** 25 // core.config.text_config.vocab_size)
     with autocast(core):
         # No attention mask: padding is on the right, and attention is causal.
         states = core.model.language_model(inputs_embeds=embed(core, batch), position_ids=batch["positions"], attention_mask={"full_attention": None}, use_cache=False).last_hidden_state
@@ -490,7 +515,7 @@ def save(policy, processor, directory):
         config = policy.peft_config["default"]
         if os.path.isdir(config.base_model_name_or_path or ""):
             config.base_model_name_or_path = os.path.abspath(config.base_model_name_or_path)
-        policy.save_pretrained(directory, selected_adapters=["default"])
+        policy.save_pretrained(directory, selected_adapters=["default"], save_embedding_layers=False)
     else:
         policy.save_pretrained(directory)
     processor.save(directory)
@@ -510,7 +535,7 @@ def export(args):
     if out.exists() and any(out.iterdir()):
         raise UserError(f"--output-dir {out} is not empty; name a new directory")
     device = utils.pick_device(args.device)
-    policy, processor = load(args.model, torch.float32, "cpu", "none", None, args.max_pixels, args.min_pixels)
+    policy, processor = load(args.model, torch.float32, "cpu", "none", None, run_args.get("max_pixels"), run_args.get("min_pixels"))
     merged = policy.merge_and_unload() if adapter else policy
     dtype = getattr(torch, args.dtype)
     merged.to(dtype)
@@ -541,27 +566,17 @@ def export(args):
 
 
 def parse_args(argv=None):
-    p = utils.Parser(__doc__)
-    p.add_argument("command", choices=["export", "info"], help="export: write one merged checkpoint; info: print what --model is")
+    p = utils.Parser(__doc__, "model.py")
+    p.add_argument("command", choices=["export"], help="write one merged checkpoint")
     p.add_argument("--model", "--model-name-or-path", required=True, help="as in the training scripts")
-    p.add_argument("--output-dir", help="where the exported checkpoint goes")
+    p.add_argument("--output-dir", required=True, help="where the exported checkpoint goes")
     p.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16", help="weights of the exported checkpoint")
     p.add_argument("--device", default="auto", help="where the exported policy is compared with the trained one")
     p.add_argument("--data", help="prompts for the comparison; default: those of the training run")
-    p.add_argument("--max-pixels", type=utils.positive, default=401408, help="pixel budget of the images in the comparison")
-    p.add_argument("--min-pixels", type=utils.positive, default=3136, help="smaller images are enlarged to this")
-    args = p.parse_args(argv)
-    if args.command == "export" and not args.output_dir:
-        p.error("export needs --output-dir")
-    return args
+    return p.parse_args(argv)
 
 
-def main(args):
-    if args.command == "export":
-        return export(args)
-    policy, processor = load(args.model, torch.float32, "cpu")
-    print(f"{args.model}: {describe(policy)}; vocabulary {core_of(policy).config.text_config.vocab_size}, context {processor.context} tokens")
-
+main = export
 
 if __name__ == "__main__":
     utils.run(main, parse_args)

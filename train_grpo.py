@@ -34,7 +34,7 @@ import utils
 
 
 def parse_args(argv=None):
-    p = utils.Parser(__doc__)
+    p = utils.Parser(__doc__, "train_grpo.py")
     utils.add_model_flags(p)
     utils.add_training_flags(p)
     utils.add_data_flags(p)
@@ -83,9 +83,9 @@ def main(args):
     data.template_of(args.prompt_template)
     examples = data.read(args.data, args.seed, args.level)
     args.eval_data = args.eval_data or data.default_eval(args.data)
-    eval_sets = {spec: data.head(data.read(spec, level=args.level), args.max_eval_samples) for spec in args.eval_data}
-    for example in [*(examples if not isinstance(examples, data.ToyStream) else []), *sum(eval_sets.values(), [])]:
-        rewards_check(example)
+    eval_sets = {spec: data.head(examples if spec == args.data else data.read(spec, level=args.level), args.max_eval_samples) for spec in args.eval_data}
+    for some in (examples, *eval_sets.values()):
+        data.check_golds(some, rewards.check_gold)
     max_steps = data.steps_of(args, examples, N)
 
     # ---- model -------------------------------------------------------------------------------------------------------------------
@@ -93,8 +93,8 @@ def main(args):
     if args.learning_rate is None:
         args.learning_rate = 1e-5 if args.lora_r else 1e-6
     encode = lambda example: data.encode_prompt(example, processor, args.prompt_template, args.system_prompt, args.max_completion_length)
-    for example in sum((data.head(e, 64) for e in (examples, *eval_sets.values())), []):    # a prompt that does not fit should not come up after an hour
-        encode(example)
+    for some in (examples, *eval_sets.values()):
+        data.check_fit(some, processor, args.prompt_template, args.system_prompt, args.max_completion_length)
     reference = modeling.Reference(policy, args) if args.beta else None
     trained = [q for q in policy.parameters() if q.requires_grad]
     optimizer = utils.make_optimizer(args.optim, trained, args.learning_rate)
@@ -126,7 +126,7 @@ def main(args):
     def eval_file(name, at):
         return out / "samples" / f"eval_{args.eval_data.index(name)}_{Path(name).name.replace(':', '-')}_{at:06d}.jsonl"
 
-    def logps(prompts, targets, mask, with_policy, entropy=False):
+    def logps(prompts, targets, mask, with_policy):
         """token_logps of all rows without gradient, a micro-batch at a time: (B, T) on the CPU."""
         pieces = []
         policy.eval()                                                # without LoRA dropout, as in the rollout
@@ -224,10 +224,7 @@ def main(args):
             metrics |= {"step_time": seconds, "rollout_time": rollout_seconds, "tokens_per_second": tokens / seconds}
             last_step = step == max_steps or stop.requested
             look = step == 1 or last_step or step % (args.eval_steps or 50) == 0
-            if args.eval_steps and step % args.eval_steps == 0 and step < max_steps:
-                for name in eval_sets:
-                    metrics |= evaluate(name)
-            if step == max_steps:
+            if step == max_steps or args.eval_steps and step % args.eval_steps == 0:
                 for name in eval_sets:
                     metrics |= evaluate(name)
             metrics = {k: float(v) for k, v in metrics.items()}
@@ -254,10 +251,10 @@ def main(args):
         ("signal", ["adv_abs", "frac_reward_zero_std", "grad_norm"]), ("nats per token", ["entropy", "kl"] if args.beta else ["entropy"]), ("tokens per completion", ["completions/mean_length"])],
         f"train_grpo.py, {args.model}, {args.data}, {N} x {G}, seed {args.seed}")
     first = args.eval_data[0]
-    said = [{r["id"]: r for r in map(json.loads, open(eval_file(first, at), encoding="utf-8"))} for at in (0, step)]
-    changed = sorted(eval_sets[first][:200], key=lambda e: said[0][e.id]["accuracy"] == said[1][e.id]["accuracy"])[:5] + eval_sets[first][:3]
+    said = list(zip(eval_sets[first], utils.read_metrics(eval_file(first, 0)), utils.read_metrics(eval_file(first, step))))
+    changed = sorted(said[:200], key=lambda triple: triple[1]["accuracy"] == triple[2]["accuracy"])[:5] + said[:3]
     utils.plot_samples([{"images": data.open_images(e), "question": e.question, "answer": e.answer,
-                         "completions": [(f"{when}: {answers[e.id]['prediction']}", {"accuracy": answers[e.id]["accuracy"]}) for when, answers in zip(("before", "after"), said)]} for e in changed],
+                         "completions": [(f"{when}: {answer['prediction']}", {"accuracy": answer["accuracy"]}) for when, answer in zip(("before", "after"), answers)]} for e, *answers in changed],
                        out / "samples" / "before_after.png", f"{first}: answers that changed, and three others")
     utils.write_json(out / "result.json", {"accuracy": after[f"eval/{first}/accuracy"], "n": int(after[f"eval/{first}/n"]), "accuracy_before": before[f"eval/{first}/accuracy"], "data": first, "steps": step,
                                            "before": {k: v for k, v in before.items() if k.startswith("eval/")}, "after": {k: v for k, v in after.items() if k.startswith("eval/")}})
@@ -267,14 +264,6 @@ def main(args):
         print(f"{name + ' (' + str(int(a['n'])) + ')':<28}{b['accuracy']:>8.3f}{a['accuracy']:>8.3f}   {a['accuracy_low']:.3f} - {a['accuracy_high']:.3f}   "
               f"{b['accuracy_parsed']:.3f} -> {a['accuracy_parsed']:.3f}          {b['format_rate']:.3f} -> {a['format_rate']:.3f}")
     print(f"the model is in {out}, the curve in {out}/curve.png, answers before and after in {out}/samples/before_after.png")
-
-
-def rewards_check(example):
-    """UserError for a gold answer that no reward could read."""
-    try:
-        rewards.check_gold(example.answer, example.choices)
-    except ValueError as error:
-        raise utils.UserError(f"{example.source}: {error}") from None
 
 
 def save_samples(directory, step, chosen, completions, parts, adv, G):

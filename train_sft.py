@@ -5,7 +5,7 @@
 The loss is on the response alone, its end-of-turn token included. Differences from R1-V's SFT script: the prompt is masked out of the loss,
 no generation prompt follows the answer, images come before the text as they do in RL, and samples are not packed.
 
-On a laptop (tiny model, four minutes on two cores; its teacher is fallible on purpose, see toyworld.py):
+On a laptop (tiny model, about seven minutes on two cores; its teacher is fallible on purpose, see toyworld.py):
     python train_sft.py --model tiny --data count --learning-rate 2e-3 --max-steps 1000 --output-dir runs/sft
 On a GPU (QLoRA; the projector alone, as LLaVA's first stage, is --lora-r 0 --freeze-vision --freeze-llm):
     python train_sft.py --model Qwen/Qwen2-VL-2B-Instruct --quant nf4 --data warmup.jsonl --gradient-checkpointing --output-dir runs/sft
@@ -26,9 +26,8 @@ import toyworld
 import utils
 
 
-
 def parse_args(argv=None):
-    p = utils.Parser(__doc__)
+    p = utils.Parser(__doc__, "train_sft.py")
     utils.add_model_flags(p)
     utils.add_training_flags(p)
     g = utils.add_data_flags(p)
@@ -51,7 +50,9 @@ def main(args):
     data.template_of(args.prompt_template)
     examples = data.read(args.data, args.seed, args.level, args.teacher)
     args.eval_data = args.eval_data or data.default_eval(args.data)
-    eval_sets = {spec: data.head(data.read(spec, level=args.level), args.max_eval_samples) for spec in args.eval_data}
+    eval_sets = {spec: data.head(examples if spec == args.data else data.read(spec, level=args.level), args.max_eval_samples) for spec in args.eval_data}
+    for some in eval_sets.values():
+        data.check_golds(some, rewards.check_gold)
     max_steps = data.steps_of(args, examples, args.batch_size)
 
     # ---- model -------------------------------------------------------------------------------------------------------------------
@@ -60,10 +61,9 @@ def main(args):
         args.learning_rate = 1e-4 if args.lora_r else 1e-5
     encode = lambda example: (data.encode_prompt(example, processor, args.prompt_template, args.system_prompt, args.max_completion_length),
                               data.encode_target(example, processor, args.prompt_template, args.max_completion_length))
-    for example in data.head(examples, 64):                          # what does not fit should not come up after an hour
-        encode(example)
-    for example in sum((data.head(e, 64) for e in eval_sets.values()), []):
-        data.encode_prompt(example, processor, args.prompt_template, args.system_prompt, args.max_completion_length)
+    data.check_fit(examples, processor, args.prompt_template, args.system_prompt, args.max_completion_length, targets=True)
+    for some in eval_sets.values():
+        data.check_fit(some, processor, args.prompt_template, args.system_prompt, args.max_completion_length)
     # beta2 0.95, as small language models are usually trained: the second moment follows the sudden turns of early learning.
     optimizer = utils.make_optimizer(args.optim, [q for q in policy.parameters() if q.requires_grad], args.learning_rate, betas=(0.9, 0.95))
     step = 0
@@ -131,7 +131,7 @@ def main(args):
             last_step = step == max_steps or stop.requested
             metrics = {"loss": loss, "perplexity": float(torch.tensor(loss).exp()), "grad_norm": grad_norm, "learning_rate": args.learning_rate * scale,
                        "step_time": seconds, "tokens_per_second": float(mask.sum()) / seconds}
-            if args.eval_steps and step % args.eval_steps == 0 and step < max_steps:
+            if step == max_steps or args.eval_steps and step % args.eval_steps == 0:
                 for name in eval_sets:
                     metrics |= evaluate(name, sheet=name == args.eval_data[0])
             bar.update()
@@ -147,14 +147,12 @@ def main(args):
 
     # ---- the end: measure, publish, draw -----------------------------------------------------------------------------------------
     utils.publish(args.output_dir, save_model)
-    final = {}
-    for name in eval_sets:
-        final |= evaluate(name, sheet=name == args.eval_data[0])
+    final = {m["step"]: m for m in utils.read_metrics(metrics_log.path)}[step]
     curve = Path(args.output_dir) / "curve.png"
     panels = [("loss", ["loss"]), ("gradient norm", ["grad_norm"]), ("greedy accuracy", [f"eval/{name}/accuracy" for name in eval_sets])]
     utils.plot_curve(metrics_log.path, curve, panels, f"train_sft.py, {args.model}, {args.data}")
     first = args.eval_data[0]
-    utils.write_json(Path(args.output_dir) / "result.json", {k: final[f"eval/{first}/{k}"] for k in ("accuracy", "n")} | {"data": first, "steps": step, **final})
+    utils.write_json(Path(args.output_dir) / "result.json", {k: final[f"eval/{first}/{k}"] for k in ("accuracy", "n")} | {"data": first, "steps": step} | {k: v for k, v in final.items() if k.startswith("eval/")})
     for name in eval_sets:
         print(f"{name}: accuracy {final[f'eval/{name}/accuracy']:.3f} of {final[f'eval/{name}/n']} greedy answers, format {final[f'eval/{name}/format_rate']:.3f}")
     print(f"the model is in {args.output_dir}; what it said is in {args.output_dir}/samples, the curve in {curve}")

@@ -28,8 +28,15 @@ class UserError(ValueError):
 
 def run(main, parse_args, argv=None):
     """The last line of every script: parse, run, and turn a UserError into one sentence on stderr and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):                          # a pipe on Windows cannot write all that a model says
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     try:
         main(parse_args(argv))
+    except torch.OutOfMemoryError as error:
+        print(f"error: the GPU's memory is full ({str(error).splitlines()[0][:120]}); lower --micro-batch-size, --eval-batch-size, --prompts-per-step or --max-pixels, "
+              "or add --gradient-checkpointing or --quant nf4; --resume-from-checkpoint goes on", file=sys.stderr)
+        sys.exit(2)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -42,7 +49,7 @@ def run(main, parse_args, argv=None):
 
 # Flags of TRL, R1-V and VLM-R1 that mean nothing here, and what to type instead. The ones that we share have their name and meaning.
 ELSEWHERE = {
-    "--per-device-train-batch-size": "--prompts-per-step (what a step learns from) and --micro-batch-size (what fits in memory)",
+    "--per-device-train-batch-size": "--prompts-per-step (in train_sft.py --batch-size: what a step learns from) and --micro-batch-size (what fits in memory)",
     "--gradient-accumulation-steps": "--micro-batch-size; accumulation follows from it and never changes the gradient",
     "--per-device-eval-batch-size": "--eval-batch-size",
     "--generation-batch-size": "--prompts-per-step and --num-generations",
@@ -65,12 +72,13 @@ ELSEWHERE = {
     "--log-completions": "nothing: completions are always saved in samples/", "--run-name": "--output-dir", "--logging-dir": "--output-dir",
     "--eval-strategy": "--eval-steps", "--evaluation-strategy": "--eval-steps", "--save-strategy": "--save-steps", "--logging-strategy": "--logging-steps",
     "--save-only-model": "nothing: checkpoints can always be resumed; --save-total-limit bounds them", "--overwrite-output-dir": "another --output-dir",
-    "--remove-unused-columns": "nothing: unused columns are kept in the example's meta", "--push-to-hub": "`huggingface-cli upload` on the output directory",
+    "--remove-unused-columns": "nothing: unused columns are kept in the example's meta", "--push-to-hub": "`hf upload` on the output directory",
     "--config": "flags on the command line (args.json in --output-dir keeps them)", "--sync-ref-model": "nothing: the reference stays where training started",
     "--delta": "--epsilon-high", "--task-type": "--reward-funcs", "--is-reward-customized-from-vlm-module": "--reward-funcs", "--reward-method": "--reward-funcs",
     "--weight-decay": "nothing: it is 0", "--data-seed": "--seed", "--max-new-tokens": "--max-completion-length", "--load-best-model-at-end": "--eval-steps and --save-steps",
     "--do-train": "nothing", "--do-eval": "--eval-data", "--use-liger-kernel": "nothing: the head is always computed in chunks",
-    "--precompute-ref-log-probs": "nothing", "--importance-sampling-level": "nothing yet: importance ratios are per token", "--ddp-timeout": "nothing: one GPU", "--dataloader-num-workers": "nothing",
+    "--precompute-ref-log-probs": "nothing", "--importance-sampling-level": "nothing yet: importance ratios are per token", "--ddp-timeout": "nothing: one GPU", "--packing": "nothing: samples are not packed", "--max-seq-length": "--max-completion-length",
+    "--dataset-num-proc": "nothing", "--adam-beta1": "nothing: it is 0.9", "--adam-beta2": "nothing: it is 0.999 (0.95 in train_sft.py)", "--use-liger": "nothing: the head is always computed in chunks", "--dataloader-num-workers": "nothing",
 }
 
 
@@ -80,7 +88,7 @@ class HelpFormatter(argparse.HelpFormatter):
         super().__init__(prog, max_help_position=34, width=130)
 
     def _get_help_string(self, action):
-        shown = action.default not in (None, False, argparse.SUPPRESS, "") and "%(default)" not in (action.help or "")
+        shown = action.default is not None and action.default is not False and action.default not in (argparse.SUPPRESS, "", []) and "%(default)" not in (action.help or "")
         return f"{action.help} (default: %(default)s)" if shown and action.option_strings else action.help
 
     def _fill_text(self, text, width, indent):
@@ -89,8 +97,8 @@ class HelpFormatter(argparse.HelpFormatter):
 
 class Parser(argparse.ArgumentParser):
     """argparse with dashes and underscores alike, no abbreviations, a guess at typos, and a word on other projects' flags."""
-    def __init__(self, description):
-        super().__init__(description=description, allow_abbrev=False, formatter_class=HelpFormatter)
+    def __init__(self, description, script=None):
+        super().__init__(prog=script, description=description, allow_abbrev=False, formatter_class=HelpFormatter)
 
     def parse_known_args(self, args=None, namespace=None):
         dashed = []
@@ -107,8 +115,11 @@ class Parser(argparse.ArgumentParser):
         known, unknown = self.parse_known_args(args, namespace)
         for word in unknown:
             flag = word.partition("=")[0]
+            if word.lower() in ("true", "false"):
+                self.error(f"unknown argument {word}: flags such as --gradient-checkpointing take no value; --no-gradient-checkpointing switches off")
             near = difflib.get_close_matches(flag, self._option_string_actions, n=1)
             self.error(f"unknown argument {word}" + (f"; did you mean {near[0]}?" if near else "; --help lists the flags"))
+        known.script = self.prog
         known.argv = list(sys.argv[1:] if args is None else args)
         return known
 
@@ -145,7 +156,14 @@ def fraction(text):
     return float(text)
 
 
-for _type, _word in ((positive, "whole number"), (count, "whole number"), (not_negative, "number"), (fraction, "number")):
+def dropout(text):
+    """argparse type: a number in [0, 1)."""
+    if not 0 <= float(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 to below 1")
+    return float(text)
+
+
+for _type, _word in ((dropout, "number"), (positive, "whole number"), (count, "whole number"), (not_negative, "number"), (fraction, "number")):
     _type.__name__ = _word                                          # argparse says "invalid whole number value: 'x'"
 
 
@@ -157,8 +175,8 @@ def add_model_flags(parser):
     g.add_argument("--quant", choices=["none", "nf4"], help="nf4: the language model's linear layers in 4 bits (QLoRA); default: what the adapter was trained with, else none")
     g.add_argument("--dtype", choices=["auto", "float32", "bfloat16"], default="auto", help="arithmetic; auto is bfloat16 on a GPU and float32 on a CPU. Trained weights are float32 in any case")
     g.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps; auto is cuda where there is one, else cpu")
-    g.add_argument("--max-pixels", type=positive, default=401408, help="shrink larger images to this many pixels; 28 x 28 pixels are one token, so 401408 is 512 tokens")
-    g.add_argument("--min-pixels", type=positive, default=3136, help="enlarge smaller images to this many pixels")
+    g.add_argument("--max-pixels", type=positive, help="shrink larger images to this many pixels, 28 x 28 of which are one token; default: as the checkpoint was trained here, else 401408 (512 tokens)")
+    g.add_argument("--min-pixels", type=positive, help="enlarge smaller images to this many pixels; default: as the checkpoint was trained here, else 3136")
     g.add_argument("--system-prompt", help="the system turn; default: the chat template's own (Qwen2-VL: You are a helpful assistant.)")
     return g
 
@@ -168,7 +186,7 @@ def add_training_flags(parser):
     g = parser.add_argument_group("adapter and freezing")
     g.add_argument("--lora-r", type=count, help="rank of LoRA on the language model's linear layers; 0 trains the weights themselves; default: 16 with --quant nf4, else 0")
     g.add_argument("--lora-alpha", type=positive, help="LoRA scale is alpha / r; default: 2 r")
-    g.add_argument("--lora-dropout", type=not_negative, default=0.0, help="LoRA dropout; keep 0 in RL, where rollout and update must be the same policy")
+    g.add_argument("--lora-dropout", type=dropout, default=0.0, help="LoRA dropout; keep 0 in RL, where rollout and update must be the same policy")
     g.add_argument("--freeze-vision", action="store_true", help="full fine-tuning: leave the vision tower as it is (not the merger)")
     g.add_argument("--freeze-merger", action="store_true", help="full fine-tuning: leave the merger (vision to language projector) as it is")
     g.add_argument("--freeze-llm", action="store_true", help="full fine-tuning: leave the language model as it is, embeddings and head included")
@@ -204,7 +222,7 @@ def add_evaluation_flags(parser):
     g.add_argument("--eval-data", nargs="+", default=[], metavar="DATA", help="like --data, one or several; accuracy of greedy answers before, during and after training")
     g.add_argument("--eval-steps", type=count, default=0, help="steps between evaluations; 0: only before and after")
     g.add_argument("--max-eval-samples", type=positive, default=512, help="questions of each --eval-data to ask")
-    g.add_argument("--eval-batch-size", type=positive, default=64, help="answers generated at a time")
+    g.add_argument("--eval-batch-size", type=positive, default=16, help="answers generated at a time")
     return g
 
 
@@ -234,8 +252,8 @@ def pick_device(name):
 
 def pick_dtype(name, device):
     """torch.dtype for --dtype; auto is bfloat16 on a GPU and float32 elsewhere."""
-    if name == "auto":
-        name = "bfloat16" if device.type == "cuda" else "float32"
+    if name == "auto":                                               # cards before Ampere only emulate bfloat16, and Qwen2-VL overflows in float16
+        name = "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     return getattr(torch, name)
 
 
@@ -285,13 +303,9 @@ def make_optimizer(name, parameters, learning_rate, betas=(0.9, 0.999)):
 
 # ------------------------------------------------------------------------------------------- the output directory of a run
 
-def open_output_dir(args, quiet=False):
-    """Makes --output-dir and finds the checkpoint to go on from: its path, or None to start at step 0.
-
-    UserError if it cannot be written to, if it holds another run's checkpoints and --resume-from-checkpoint was not given (nothing
-    finished is lost), or if the named checkpoint is not one.
-    """
-    out = Path(args.output_dir)
+def make_writable(out):
+    """Makes the directory `out`. UserError if it cannot be written to."""
+    out = Path(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
         probe = out / f".writable-{os.getpid()}"
@@ -299,6 +313,16 @@ def open_output_dir(args, quiet=False):
         probe.unlink()
     except OSError as error:
         raise UserError(f"--output-dir {out} cannot be written to ({error.strerror}); name another directory") from None
+
+
+def open_output_dir(args):
+    """Makes --output-dir and finds the checkpoint to go on from: its path, or None to start at step 0.
+
+    UserError if it cannot be written to, if it holds another run's checkpoints and --resume-from-checkpoint was not given (nothing
+    finished is lost), or if the named checkpoint is not one.
+    """
+    out = Path(args.output_dir)
+    make_writable(out)
     for leftover in out.glob(".*.tmp"):                              # a save that was killed half-way
         shutil.rmtree(leftover, ignore_errors=True)
     found = checkpoints(out)
@@ -307,13 +331,38 @@ def open_output_dir(args, quiet=False):
             raise UserError(f"{out} already holds {found[-1].name} of an earlier run; add --resume-from-checkpoint to go on from it, or name another --output-dir")
         return None
     if args.resume_from_checkpoint == "newest":
-        if not quiet:
-            print(f"resuming from {found[-1]}" if found else f"no checkpoint in {out} yet: starting from the beginning")
+        print(f"resuming from {found[-1]}" if found else f"no checkpoint in {out} yet: starting from the beginning")
+        if found:
+            same_run(args, found[-1])
         return found[-1] if found else None
     path = Path(args.resume_from_checkpoint)
-    if not (path / "state.pt").is_file():
-        raise UserError(f"--resume-from-checkpoint {path} is not a checkpoint (it has no state.pt); newest in {out}: {found[-1] if found else 'none'}")
+    if path.resolve() not in [p.resolve() for p in found]:
+        raise UserError(f"--resume-from-checkpoint {path} is not a checkpoint in --output-dir {out} (newest there: {found[-1].name if found else 'none'}); "
+                        "a run goes on where its metrics are. To start a new run from its weights, use --model")
+    same_run(args, path)
     return path
+
+
+# What may change when a run goes on: how long, how often, where, in what portions; nothing that changes what is learned.
+FREE_ON_RESUME = {"max_steps", "num_train_epochs", "save_steps", "save_total_limit", "logging_steps", "report_to", "eval_steps", "eval_batch_size", "micro_batch_size",
+                  "gradient_checkpointing", "device", "output_dir", "resume_from_checkpoint", "argv"}
+
+
+def same_run(args, checkpoint):
+    """A resumed run is the run that was interrupted: flags left to their default take the value they had, and one that was changed raises
+    UserError, as do another script's checkpoint and --max-steps already passed."""
+    was = read_args(checkpoint)
+    for name, value in vars(args).items():
+        if name in FREE_ON_RESUME or name not in was:
+            continue
+        if value in (None, "auto", []):
+            setattr(args, name, was[name])
+        elif value != was[name]:
+            flag = "this script" if name == "script" else f"--{name.replace('_', '-')}"
+            raise UserError(f"{flag} was {was[name]} when {checkpoint} was made and is {value} now; give it as it was, or name another --output-dir")
+    step = int(Path(checkpoint).name.split("-")[1])
+    if args.max_steps and step > args.max_steps:
+        raise UserError(f"{checkpoint} is already past --max-steps {args.max_steps}; raise it")
 
 
 def checkpoints(out):
@@ -396,7 +445,7 @@ def write_args(out, args, **extra):
             commit += " with changes"
     except OSError:                                                  # no git on this machine
         commit = None
-    write_json(Path(out) / "args.json", {**flags, **extra, "script": Path(sys.argv[0]).name, "argv": getattr(args, "argv", None), "commit": commit, "versions": versions})
+    write_json(Path(out) / "args.json", {**flags, **extra, "argv": getattr(args, "argv", None), "commit": commit, "versions": versions})
 
 
 def read_args(directory):

@@ -99,7 +99,7 @@ def test_a_whole_command_of_trl_is_answered_with_our_flag_and_not_with_what_it_l
 def test_what_is_ours_is_not_listed_as_foreign_and_advice_names_real_flags():
     ours = set(training_parser()._option_string_actions)
     assert not ours & set(utils.ELSEWHERE)
-    other_scripts = {"--prompts-per-step", "--num-generations", "--num-iterations", "--max-completion-length", "--epsilon-high", "--reward-funcs", "--top-p"}
+    other_scripts = {"--prompts-per-step", "--batch-size", "--num-generations", "--num-iterations", "--max-completion-length", "--epsilon-high", "--reward-funcs", "--top-p"}
     for flag, advice in utils.ELSEWHERE.items():
         assert re.fullmatch(r"--[a-z0-9-]+", flag)
         assert set(re.findall(r"--[a-z][a-z-]+", advice)) <= ours | other_scripts, (flag, advice)
@@ -160,14 +160,16 @@ def test_run_lets_programming_errors_through():
 # ------------------------------------------------------------------------------------------- devices, seeds, schedule
 
 
-def test_device_and_dtype():
+def test_device_and_dtype(monkeypatch):
     assert utils.pick_device("cpu") == torch.device("cpu")
     assert utils.pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
     for name in ("cuda:99", "toaster"):
         with pytest.raises(UserError, match=f"--device {name}.*--device cpu"):
             utils.pick_device(name)
     assert utils.pick_dtype("auto", torch.device("cpu")) is torch.float32
-    assert utils.pick_dtype("auto", torch.device("cuda")) is torch.bfloat16
+    for there, dtype in ((True, torch.bfloat16), (False, torch.float32)):     # a T4 only emulates bfloat16
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: there)
+        assert utils.pick_dtype("auto", torch.device("cuda")) is dtype
     assert utils.pick_dtype("bfloat16", torch.device("cpu")) is torch.bfloat16
 
 
@@ -370,7 +372,7 @@ def test_publish_puts_the_model_into_the_directory_itself(tmp_path):
 
 
 def output(path, resume=None):
-    return Namespace(output_dir=str(path), resume_from_checkpoint=resume)
+    return Namespace(output_dir=str(path), resume_from_checkpoint=resume, max_steps=None)
 
 
 def test_a_fresh_directory_is_made(tmp_path):
@@ -407,10 +409,27 @@ def test_resuming_from_a_named_checkpoint(tmp_path):
     for step in (9, 10):
         save(tmp_path, step)
     assert utils.open_output_dir(output(tmp_path, str(tmp_path / "checkpoint-9"))) == tmp_path / "checkpoint-9"
-    assert utils.open_output_dir(output(tmp_path / "elsewhere", str(tmp_path / "checkpoint-9"))) == tmp_path / "checkpoint-9"
+    with pytest.raises(UserError, match="is not a checkpoint in --output-dir.*--model"):      # its metrics would be missing
+        utils.open_output_dir(output(tmp_path / "elsewhere", str(tmp_path / "checkpoint-9")))
     for wrong in (tmp_path, tmp_path / "checkpoint-11"):
         with pytest.raises(UserError, match="is not a checkpoint.*checkpoint-10"):
             utils.open_output_dir(output(tmp_path, str(wrong)))
+
+
+def test_a_resumed_run_is_the_run_that_was_interrupted(tmp_path):
+    """Flags left to their default take the value they had; a changed one is refused, unless it only says how long, how often or in what portions."""
+    was = {"script": "train_grpo.py", "seed": 0, "lora_r": 8, "quant": "nf4", "dtype": "float32", "learning_rate": 1e-4, "eval_data": ["count:test"], "save_steps": 5, "max_steps": 9}
+    save(tmp_path, 9)
+    utils.write_json(tmp_path / "checkpoint-9" / "args.json", was)
+    flags = lambda **changes: Namespace(**{**vars(output(tmp_path, "newest")), "script": "train_grpo.py", "seed": 0, "lora_r": None, "quant": None, "dtype": "auto", "learning_rate": None,
+                                           "eval_data": [], "save_steps": 5, "max_steps": 9, **changes})
+    args = flags(save_steps=7, max_steps=12)
+    assert utils.open_output_dir(args) == tmp_path / "checkpoint-9"
+    assert [args.lora_r, args.quant, args.dtype, args.learning_rate, args.eval_data, args.save_steps, args.max_steps] == [8, "nf4", "float32", 1e-4, ["count:test"], 7, 12]
+    for changes, words in (({"seed": 1}, "--seed was 0"), ({"quant": "none"}, "--quant was nf4"), ({"learning_rate": 2e-4}, "--learning-rate was 0.0001"),
+                           ({"script": "train_sft.py"}, "this script was train_grpo.py"), ({"max_steps": 8}, "past --max-steps 8")):
+        with pytest.raises(UserError, match=words):
+            utils.open_output_dir(flags(**changes))
 
 
 def test_what_a_killed_save_left_is_removed(tmp_path):
