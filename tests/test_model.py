@@ -519,12 +519,12 @@ def test_float32_export_answers_as_the_policy_does(kind, adapter, untied, tmp_pa
     assert gap < 1e-5 and "mean |difference in log-prob|" in capsys.readouterr().out
     policy, processor = modeling.load(str(source))
     prompts = layouts.prompts_of(processor)
-    sampled = generate.rollout(policy, prompts, processor.special, 1, 24, temperature=0)
-    answers = stock_greedy(stock_model(tmp_path / "out"), processor, prompts, 24)
+    sampled = generate.rollout(policy, prompts, processor.special, 1, 64, temperature=0)
+    answers = stock_greedy(stock_model(tmp_path / "out"), processor, prompts, 64)
     assert answers == [row[:n].tolist() for row, n in zip(sampled.targets, sampled.lengths)]
     assert len({token for answer in answers for token in answer}) >= 10, "degenerate"
     if kind == "adapter":                                                                     # it is the trained policy, not its base
-        assert answers != stock_greedy(modeling.load(modeling.locate(str(adapter))[0])[0], processor, prompts, 24)
+        assert answers != stock_greedy(modeling.load(modeling.locate(str(adapter))[0])[0], processor, prompts, 64)
 
 
 def test_export_of_a_four_bit_run_says_what_it_costs(published, tmp_path, capsys):
@@ -551,9 +551,8 @@ def test_export_of_a_four_bit_run_says_what_it_costs(published, tmp_path, capsys
         export(tmp_path / "run", tmp_path / "out")
 
 
-def test_info_and_parser(published, capsys):
-    modeling.main(modeling.parse_args(["info", "--model", str(published)]))
-    assert "M parameters" in capsys.readouterr().out
+def test_describe_and_parser(published):
+    assert "M parameters, 0.00 M trained, float32 on cpu" in modeling.describe(modeling.load(str(published))[0])
     with pytest.raises(SystemExit):
         modeling.parse_args(["export", "--model", str(published)])
 

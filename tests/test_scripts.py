@@ -284,7 +284,7 @@ def test_an_evaluation_that_was_cut_goes_on(chain, tmp_path, no_pictures, capsys
     train(evaluate, line)
     assert "answered already" in capsys.readouterr().out
     assert (out / "predictions.jsonl").read_bytes() == whole and read(out / "result.json") == read(chain.eval / "result.json")
-    assert "other questions" in refusal(evaluate, line.replace("--num-samples 3", "--num-samples 2").split(), capsys)
+    assert "another evaluation" in refusal(evaluate, line.replace("--num-samples 3", "--num-samples 2").split(), capsys)
 
 
 def test_asking_about_a_picture(chain, tmp_path, capsys):
