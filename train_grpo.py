@@ -245,12 +245,14 @@ def main(args):
     # ---- the end: publish, compare, draw -----------------------------------------------------------------------------------------
     utils.publish(out, save_model)
     lines = {m["step"]: m for m in utils.read_metrics(metrics_log.path)}
-    before, after = lines[0], lines[step]
+    before, after, first = lines[0], lines[step], args.eval_data[0]
+    if f"eval/{first}/accuracy" not in after:                        # resumed to stop at a step that an earlier, longer run did not evaluate
+        for name in eval_sets:
+            after |= evaluate(name)
     utils.plot_curve(metrics_log.path, out / "curve.png", [
         ("greedy accuracy", [f"eval/{name}/accuracy" for name in eval_sets]), ("reward of the samples", [f"rewards/{name}" for name in args.reward_funcs]),
         ("signal", ["adv_abs", "frac_reward_zero_std", "grad_norm"]), ("nats per token", ["entropy", "kl"] if args.beta else ["entropy"]), ("tokens per completion", ["completions/mean_length"])],
         f"train_grpo.py, {args.model}, {args.data}, {N} x {G}, seed {args.seed}")
-    first = args.eval_data[0]
     said = list(zip(eval_sets[first], utils.read_metrics(eval_file(first, 0)), utils.read_metrics(eval_file(first, step))))
     changed = sorted(said[:200], key=lambda triple: triple[1]["accuracy"] == triple[2]["accuracy"])[:5] + said[:3]
     utils.plot_samples([{"images": data.open_images(e), "question": e.question, "answer": e.answer,

@@ -148,6 +148,9 @@ def main(args):
     # ---- the end: measure, publish, draw -----------------------------------------------------------------------------------------
     utils.publish(args.output_dir, save_model)
     final = {m["step"]: m for m in utils.read_metrics(metrics_log.path)}[step]
+    if f"eval/{args.eval_data[0]}/accuracy" not in final:            # resumed to stop at a step that an earlier, longer run did not evaluate
+        for name in eval_sets:
+            final |= evaluate(name, sheet=name == args.eval_data[0])
     curve = Path(args.output_dir) / "curve.png"
     panels = [("loss", ["loss"]), ("gradient norm", ["grad_norm"]), ("greedy accuracy", [f"eval/{name}/accuracy" for name in eval_sets])]
     utils.plot_curve(metrics_log.path, curve, panels, f"train_sft.py, {args.model}, {args.data}")

@@ -116,3 +116,7 @@ def test_flags_in_the_text_exist(readme):
             known |= set(caught.value.args[0]._option_string_actions)
     shown = {flag.replace("_", "-") for code in re.findall(r"(?<!`)`([^`\n]+)`(?!`)", readme) if code.startswith("--") or ".py" in code for flag in re.findall(r"(?<![\w-])--[a-z][\w-]*", code)}
     assert sorted(shown - known) == []
+
+
+def test_nothing_in_the_readme_waits_to_be_filled_in(readme):
+    assert "@@" not in readme and "TODO" not in readme
