@@ -324,6 +324,16 @@ def default_eval(spec):
     return [spec]
 
 
+def read_eval(args, examples):
+    """{DATA: examples to ask} for each --eval-data, or for `default_eval`; what is also --data is not read twice."""
+    args.eval_data = args.eval_data or default_eval(args.data)
+    sets = {}
+    for spec in args.eval_data:
+        found = examples if spec == args.data else read(spec, level=args.level)
+        sets[spec] = head(found, args.max_eval_samples)
+    return sets
+
+
 def head(examples, number):
     """The first `number` examples, or all there are."""
     if isinstance(examples, ToyStream):

@@ -82,7 +82,8 @@ def main(args):
     predictions = out / "predictions.jsonl"
     data.check_fit(examples, processor, args.prompt_template, args.system_prompt, args.max_completion_length)
     records = utils.read_metrics(predictions) if resume else []
-    before, same = utils.read_args(out), ("model", "data", "level", "num_samples", "temperature", "top_p", "top_k", "seed", "prompt_template", "system_prompt", "max_completion_length")
+    before = utils.read_args(out)
+    same = ("model", "data", "level", "num_samples", "temperature", "top_p", "top_k", "seed", "prompt_template", "system_prompt", "max_completion_length")
     if records and ([r["id"] for r in records] != [e.id for e in examples[:len(records)]] or any(before.get(k) != getattr(args, k) for k in same)):
         raise utils.UserError(f"{predictions} holds answers of another evaluation; name another --output-dir, or leave --resume-from-checkpoint away to start over")
     utils.write_args(out, args)
@@ -132,9 +133,12 @@ def main(args):
     utils.write_json(out / "result.json", result)
     (out / "samples").mkdir(exist_ok=True)
     picked = sorted(range(len(records)), key=lambda i: (records[i]["accuracy"], i))[:4] + list(range(min(4, len(records))))
-    utils.plot_samples([{"images": data.open_images(examples[i]), "question": examples[i].question, "answer": examples[i].answer,
-                         "completions": [(f"greedy: {records[i]['prediction']}", {"accuracy": records[i]["accuracy"]})] + [(s, {"accuracy": r}) for s, r in zip(records[i]["samples"][:2], records[i]["right"])]}
-                        for i in picked], out / "samples" / "answers.png", f"{args.model} on {args.data}: four wrong answers if there are any, then the first four")
+    rows = []
+    for i in picked:
+        said = [(f"greedy: {records[i]['prediction']}", {"accuracy": records[i]["accuracy"]})]
+        said += [(sample, {"accuracy": right}) for sample, right in zip(records[i]["samples"][:2], records[i]["right"])]
+        rows.append({"images": data.open_images(examples[i]), "question": examples[i].question, "answer": examples[i].answer, "completions": said})
+    utils.plot_samples(rows, out / "samples" / "answers.png", f"{args.model} on {args.data}: four wrong answers if there are any, then the first four")
     print(f"{out}/result.json has the figures, {out}/predictions.jsonl every answer, {out}/samples/answers.png some of them beside their pictures")
 
 

@@ -51,7 +51,8 @@ def sample(logits, uniform, temperature=1.0, top_p=1.0, top_k=0):
             probs = probs.masked_fill(torch.zeros_like(beyond).scatter(-1, order, beyond), 0)
         cumulative = probs.cumsum(-1)
         # right=True: the first token whose cumulative mass exceeds the draw, so one of probability 0 is never taken
-        tokens = torch.searchsorted(cumulative, uniform.to(probs.device)[:, None] * cumulative[:, -1:], right=True)[:, 0].clamp_max(logits.shape[-1] - 1).to(logp.device)
+        tokens = torch.searchsorted(cumulative, uniform.to(probs.device)[:, None] * cumulative[:, -1:], right=True)[:, 0]
+        tokens = tokens.clamp_max(logits.shape[-1] - 1).to(logp.device)
     return tokens, logp.gather(-1, tokens[:, None])[:, 0]
 
 
@@ -91,7 +92,8 @@ def rollout(policy, prompts, special, num_generations=1, max_completion_length=2
         batch = left_padded(prompts, special.pad_id, device)
         embeds = modeling.embed(core, batch)                                                  # (N, P, D)
         cache = DynamicCache(config=language_model.config)
-        state = language_model(inputs_embeds=embeds, position_ids=batch["positions"], attention_mask=batch["attention_mask"], past_key_values=cache, use_cache=True).last_hidden_state[:, -1]
+        state = language_model(inputs_embeds=embeds, position_ids=batch["positions"], attention_mask=batch["attention_mask"],
+                               past_key_values=cache, use_cache=True).last_hidden_state[:, -1]                # (N, D)
         # 2. G rows for each prompt
         cache.batch_repeat_interleave(G)
         state, attention = state.repeat_interleave(G, 0), batch["attention_mask"].repeat_interleave(G, 0)
@@ -120,7 +122,8 @@ def rollout(policy, prompts, special, num_generations=1, max_completion_length=2
             attention = torch.cat([attention, attention.new_ones(len(live), 1)], 1)
             position = (following[live] + t).expand(3, 1, -1).transpose(1, 2)                 # (3, live, 1)
             embeds = language_model.embed_tokens(tokens[:, None])
-            state = language_model(inputs_embeds=embeds, position_ids=position, attention_mask=attention, past_key_values=cache, use_cache=True).last_hidden_state[:, -1]
+            state = language_model(inputs_embeds=embeds, position_ids=position, attention_mask=attention,
+                                   past_key_values=cache, use_cache=True).last_hidden_state[:, -1]            # (live, D)
 
     policy.train(was_training)
     T = int(lengths.max())

@@ -17,7 +17,6 @@ On one GPU (QLoRA):
     python train_grpo.py --model Qwen/Qwen2-VL-2B-Instruct --quant nf4 --data clevr_cogen_a_train/ --gradient-checkpointing \\
         --prompts-per-step 8 --num-generations 8 --max-steps 500 --output-dir runs/clevr
 """
-import json
 import math
 import time
 from pathlib import Path
@@ -82,14 +81,14 @@ def main(args):
     args.system_prompt = args.system_prompt if args.system_prompt is not None else trained_with.get("system_prompt")
     data.template_of(args.prompt_template)
     examples = data.read(args.data, args.seed, args.level)
-    args.eval_data = args.eval_data or data.default_eval(args.data)
-    eval_sets = {spec: data.head(examples if spec == args.data else data.read(spec, level=args.level), args.max_eval_samples) for spec in args.eval_data}
+    eval_sets = data.read_eval(args, examples)
     for some in (examples, *eval_sets.values()):
         data.check_golds(some, rewards.check_gold)
     max_steps = data.steps_of(args, examples, N)
 
     # ---- model -------------------------------------------------------------------------------------------------------------------
-    policy, processor = modeling.load_from_args(args, train=True, resume=resume, needs_training="reinforcement learning needs one that already answers now and then")
+    policy, processor = modeling.load_from_args(args, train=True, resume=resume,
+                                                needs_training="reinforcement learning needs one that already answers now and then")
     if args.learning_rate is None:
         args.learning_rate = 1e-5 if args.lora_r else 1e-6
     encode = lambda example: data.encode_prompt(example, processor, args.prompt_template, args.system_prompt, args.max_completion_length)
@@ -108,18 +107,19 @@ def main(args):
     (out / "samples").mkdir(exist_ok=True)
     suppress = processor.special.vision_ids
     print(f"model: {modeling.describe(policy)}")
-    print(f"each step: {N} questions x {G} completions = {N * G} rows, {args.num_iterations} update(s) of {-(-N * G // args.micro_batch_size)} micro-batches; {max_steps} steps")
-    print("What to watch: the loss VALUE says nothing here. On-policy the ratio is 1 and advantages average to zero, so it is near 0 (or beta x KL) from the first step to the last, "
-          "while its gradient is not. What moves: reward up; adv_abs, the mean |advantage|, and frac_reward_zero_std, the share of groups whose completions all score the same and teach nothing.")
+    pieces = -(-N * G // args.micro_batch_size)
+    print(f"each step: {N} questions x {G} completions = {N * G} rows, {args.num_iterations} update(s) of {pieces} micro-batches; {max_steps} steps")
+    print("What to watch: the loss VALUE says nothing here. On-policy the ratio is 1 and advantages average to zero, so it is near 0 (or beta x KL)\n"
+          "from the first step to the last, while its gradient is not. What moves: reward, up; adv_abs, the mean |advantage|; and\n"
+          "frac_reward_zero_std, the share of groups whose completions all score the same and teach nothing.")
 
     # ---- helpers -----------------------------------------------------------------------------------------------------------------
     def evaluate(name):
         """Greedy answers to a held-out set, kept in samples/: {metric: value}."""
-        texts, lengths, _ = generate.answer_all(policy, processor, eval_sets[name], args.prompt_template, args.system_prompt, batch_size=args.eval_batch_size,
-                                                describe=f"asking {name}", max_completion_length=args.max_completion_length, temperature=0)
-        with open(eval_file(name, step), "w", encoding="utf-8") as file:
-            for e, text in zip(eval_sets[name], texts):
-                file.write(json.dumps({"id": e.id, "question": e.question, "answer": e.answer, "prediction": text, "accuracy": rewards.accuracy(text, e)}) + "\n")
+        texts, lengths, _ = generate.answer_all(policy, processor, eval_sets[name], args.prompt_template, args.system_prompt, describe=f"asking {name}",
+                                                batch_size=args.eval_batch_size, max_completion_length=args.max_completion_length, temperature=0)
+        utils.write_lines(eval_file(name, step), [{"id": e.id, "question": e.question, "answer": e.answer, "prediction": text, "accuracy": rewards.accuracy(text, e)}
+                                                  for e, text in zip(eval_sets[name], texts)])
         scores = rewards.summary(texts, eval_sets[name]) | {"mean_length": sum(lengths) / max(1, len(lengths))}
         return {f"eval/{name}/{k}": v for k, v in scores.items()}
 
@@ -145,7 +145,8 @@ def main(args):
         before = {}
         for name in eval_sets:
             before |= evaluate(name)
-            print(f"before: {name}: accuracy {before[f'eval/{name}/accuracy']:.3f}, of readable answers {before[f'eval/{name}/accuracy_parsed']:.3f}, format {before[f'eval/{name}/format_rate']:.3f}")
+            print(f"before: {name}: accuracy {before[f'eval/{name}/accuracy']:.3f}, of readable answers {before[f'eval/{name}/accuracy_parsed']:.3f}, "
+                  f"format {before[f'eval/{name}/format_rate']:.3f}")
         metrics_log.log(0, before)
 
     # ---- loop --------------------------------------------------------------------------------------------------------------------
@@ -158,7 +159,8 @@ def main(args):
             prompts = [encode(e) for e in chosen]
 
             # 1. sample G completions for each of N prompts -> B = N * G rows
-            roll = generate.rollout(policy, prompts, processor.special, G, args.max_completion_length, args.temperature, args.top_p, args.top_k, seed=args.seed * 1_000_000 + step)
+            roll = generate.rollout(policy, prompts, processor.special, G, args.max_completion_length, args.temperature, args.top_p, args.top_k,
+                                    seed=args.seed * 1_000_000 + step)
             targets, mask = roll.targets, roll.mask                                           # (B, T)
             completions = [processor.decode(ids[:n]) for ids, n in zip(targets, roll.lengths)]
             rollout_seconds = time.perf_counter() - started
@@ -203,7 +205,8 @@ def main(args):
                     loss, now[a:b], spread[a:b] = loss + part.item(), logp.detach().cpu(), entropy.cpu()
                 grad_norm = torch.nn.utils.clip_grad_norm_(trained, args.max_grad_norm or float("inf"))
                 if not torch.isfinite(grad_norm):
-                    raise utils.UserError(f"the gradient of step {step + 1} is {float(grad_norm)}; lower --learning-rate or use --dtype float32, and resume from the last checkpoint")
+                    raise utils.UserError(f"the gradient of step {step + 1} is {float(grad_norm)}; lower --learning-rate or use --dtype float32, "
+                                          "and resume from the last checkpoint")
                 optimizer.step()
                 clipped.append(losses.clip_ratio(now, now if old_logp is None else old_logp, adv, mask, args.epsilon, args.epsilon_high))
                 if iteration == 0:
@@ -212,16 +215,27 @@ def main(args):
 
             # 6. log, evaluate, save
             seconds, tokens = time.perf_counter() - started, int(mask.sum())
-            gap = losses.logp_difference(roll.logp, first_logp, mask)
-            metrics = {"loss": loss, "reward": scores.mean(), "reward_std": scores.view(N, G).std(1).mean()}
-            metrics |= {f"rewards/{name}": sum(values) / len(values) for name, values in parts.items()}
-            metrics |= {f"rewards/{name}/failed": count for name, count in failed.items()}
-            metrics |= {"adv_abs": adv.abs().mean(), "frac_reward_zero_std": losses.frac_reward_zero_std(scores, G), "grad_norm": grad_norm, "learning_rate": args.learning_rate * scale,
-                        "entropy": losses.masked_mean(first_entropy, mask), "kl": losses.masked_mean(losses.kl_k3(first_logp, ref_logp), mask) if reference else 0.0,
-                        "completions/mean_length": roll.lengths.float().mean(), "completions/max_length": roll.lengths.max(), "completions/clipped_ratio": 1 - finished.float().mean(),
-                        "sampling_logp_difference/mean": gap["mean"], "sampling_logp_difference/max": gap["max"], "sampling_logp_difference/k3": gap["k3"]}
-            metrics |= {f"clip_ratio/{k}": sum(c[k] for c in clipped) / len(clipped) for k in clipped[0]}
-            metrics |= {"step_time": seconds, "rollout_time": rollout_seconds, "tokens_per_second": tokens / seconds}
+            metrics = {
+                "loss": loss,
+                "reward": scores.mean(),
+                "reward_std": scores.view(N, G).std(1).mean(),
+                **{f"rewards/{name}": sum(values) / len(values) for name, values in parts.items()},
+                **{f"rewards/{name}/failed": count for name, count in failed.items()},
+                "adv_abs": adv.abs().mean(),
+                "frac_reward_zero_std": losses.frac_reward_zero_std(scores, G),
+                "grad_norm": grad_norm,
+                "learning_rate": args.learning_rate * scale,
+                "entropy": losses.masked_mean(first_entropy, mask),
+                "kl": losses.masked_mean(losses.kl_k3(first_logp, ref_logp), mask) if reference else 0.0,
+                **{f"clip_ratio/{k}": sum(c[k] for c in clipped) / len(clipped) for k in clipped[0]},
+                "completions/mean_length": roll.lengths.float().mean(),
+                "completions/max_length": roll.lengths.max(),
+                "completions/clipped_ratio": 1 - finished.float().mean(),
+                **{f"sampling_logp_difference/{k}": v for k, v in losses.logp_difference(roll.logp, first_logp, mask).items()},
+                "step_time": seconds,
+                "rollout_time": rollout_seconds,
+                "tokens_per_second": tokens / seconds,
+            }
             last_step = step == max_steps or stop.requested
             look = step == 1 or last_step or step % (args.eval_steps or 50) == 0
             if step == max_steps or args.eval_steps and step % args.eval_steps == 0:
@@ -230,10 +244,12 @@ def main(args):
             metrics = {k: float(v) for k, v in metrics.items()}
             bar.update()
             bar.set_postfix(reward=f"{metrics['reward']:.2f}")
-            metrics_log.log(step, metrics, ["reward", *(f"rewards/{n}" for n in parts), "adv_abs", "frac_reward_zero_std", "grad_norm", "loss", *(f"eval/{n}/accuracy" for n in eval_sets)], last_step)
+            show = ["reward", *(f"rewards/{name}" for name in parts), "adv_abs", "frac_reward_zero_std", "grad_norm", "loss"]
+            metrics_log.log(step, metrics, show + [f"eval/{name}/accuracy" for name in eval_sets], last_step)
             if look:
                 save_samples(out / "samples", step, chosen, completions, parts, adv, G)
-                utils.say(f"  one of them: {chosen[0].question}  ->  {completions[0][:300]!r}  (answer {chosen[0].answer}, reward {float(scores[0]):g}, advantage {float(adv[0]):+.2f})")
+                utils.say(f"  one of them: {chosen[0].question}  ->  {completions[0][:300]!r}  "
+                          f"(answer {chosen[0].answer}, reward {float(scores[0]):g}, advantage {float(adv[0]):+.2f})")
             if last_step or args.save_steps and step % args.save_steps == 0:
                 utils.save_checkpoint(out, step, save_model, {"optimizer": optimizer.state_dict()}, args.save_total_limit)
             if stop.requested and step < max_steps:
@@ -249,17 +265,16 @@ def main(args):
     if f"eval/{first}/accuracy" not in after:                        # resumed to stop at a step that an earlier, longer run did not evaluate
         for name in eval_sets:
             after |= evaluate(name)
-    utils.plot_curve(metrics_log.path, out / "curve.png", [
-        ("greedy accuracy", [f"eval/{name}/accuracy" for name in eval_sets]), ("reward of the samples", [f"rewards/{name}" for name in args.reward_funcs]),
-        ("signal", ["adv_abs", "frac_reward_zero_std", "grad_norm"]), ("nats per token", ["entropy", "kl"] if args.beta else ["entropy"]), ("tokens per completion", ["completions/mean_length"])],
-        f"train_grpo.py, {args.model}, {args.data}, {N} x {G}, seed {args.seed}")
-    said = list(zip(eval_sets[first], utils.read_metrics(eval_file(first, 0)), utils.read_metrics(eval_file(first, step))))
-    changed = sorted(said[:200], key=lambda triple: triple[1]["accuracy"] == triple[2]["accuracy"])[:5] + said[:3]
-    utils.plot_samples([{"images": data.open_images(e), "question": e.question, "answer": e.answer,
-                         "completions": [(f"{when}: {answer['prediction']}", {"accuracy": answer["accuracy"]}) for when, answer in zip(("before", "after"), answers)]} for e, *answers in changed],
-                       out / "samples" / "before_after.png", f"{first}: answers that changed, and three others")
-    utils.write_json(out / "result.json", {"accuracy": after[f"eval/{first}/accuracy"], "n": int(after[f"eval/{first}/n"]), "accuracy_before": before[f"eval/{first}/accuracy"], "data": first, "steps": step,
-                                           "before": {k: v for k, v in before.items() if k.startswith("eval/")}, "after": {k: v for k, v in after.items() if k.startswith("eval/")}})
+    panels = [("greedy accuracy", [f"eval/{name}/accuracy" for name in eval_sets]),
+              ("reward of the samples", [f"rewards/{name}" for name in args.reward_funcs]),
+              ("signal", ["adv_abs", "frac_reward_zero_std", "grad_norm"]),
+              ("nats per token", ["entropy", "kl"] if args.beta else ["entropy"]),
+              ("tokens per completion", ["completions/mean_length"])]
+    utils.plot_curve(metrics_log.path, out / "curve.png", panels, f"train_grpo.py, {args.model}, {args.data}, {N} x {G}, seed {args.seed}")
+    plot_before_after(out / "samples" / "before_after.png", first, eval_sets[first], utils.read_metrics(eval_file(first, 0)), utils.read_metrics(eval_file(first, step)))
+    only_eval = lambda line: {k: v for k, v in line.items() if k.startswith("eval/")}
+    utils.write_json(out / "result.json", {"accuracy": after[f"eval/{first}/accuracy"], "n": int(after[f"eval/{first}/n"]), "accuracy_before": before[f"eval/{first}/accuracy"],
+                                           "data": first, "steps": step, "before": only_eval(before), "after": only_eval(after)})
     print(f"\n{'greedy accuracy':<28}{'before':>8}{'after':>8}   95 % interval   readable answers only   format")
     for name in eval_sets:
         b, a = ({k.rsplit("/", 1)[1]: v for k, v in line.items() if k.startswith(f"eval/{name}/")} for line in (before, after))
@@ -268,14 +283,27 @@ def main(args):
     print(f"the model is in {out}, the curve in {out}/curve.png, answers before and after in {out}/samples/before_after.png")
 
 
+def plot_before_after(png, name, examples, before, after):
+    """A sheet of held-out pictures with what was answered before and after training: five answers that changed, if there are, and three others.
+    before, after: the lines of samples/eval_*.jsonl, in the order of `examples`."""
+    triples = list(zip(examples, before, after))
+    rows = []
+    for e, b, a in sorted(triples[:200], key=lambda t: t[1]["accuracy"] == t[2]["accuracy"])[:5] + triples[:3]:
+        said = [(f"{when}: {answer['prediction']}", {"accuracy": answer["accuracy"]}) for when, answer in (("before", b), ("after", a))]
+        rows.append({"images": data.open_images(e), "question": e.question, "answer": e.answer, "completions": said})
+    utils.plot_samples(rows, png, f"{name}: answers that changed, and three others")
+
+
 def save_samples(directory, step, chosen, completions, parts, adv, G):
     """samples/step_N.jsonl: every completion of the step with its scores. samples/step_N.png: some of them, beside what the model saw."""
-    with open(directory / f"step_{step:06d}.jsonl", "w", encoding="utf-8") as file:
-        for b, text in enumerate(completions):
-            e = chosen[b // G]
-            file.write(json.dumps({"id": e.id, "question": e.question, "answer": e.answer, "completion": text, **{k: v[b] for k, v in parts.items()}, "advantage": float(adv[b])}) + "\n")
-    rows = [{"images": data.open_images(e), "question": e.question, "answer": e.answer,
-             "completions": [(completions[b], {k: v[b] for k, v in parts.items()}) for b in range(n * G, n * G + min(3, G))]} for n, e in enumerate(chosen[:6])]
+    scores = [{name: values[b] for name, values in parts.items()} for b in range(len(completions))]
+    utils.write_lines(directory / f"step_{step:06d}.jsonl",
+                      [{"id": chosen[b // G].id, "question": chosen[b // G].question, "answer": chosen[b // G].answer, "completion": completions[b], **scores[b], "advantage": float(adv[b])}
+                       for b in range(len(completions))])
+    rows = []
+    for n, e in enumerate(chosen[:6]):
+        some = range(n * G, n * G + min(3, G))
+        rows.append({"images": data.open_images(e), "question": e.question, "answer": e.answer, "completions": [(completions[b], scores[b]) for b in some]})
     utils.plot_samples(rows, directory / f"step_{step:06d}.png", f"step {step}: sampled completions and their rewards")
 
 

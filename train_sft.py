@@ -49,8 +49,7 @@ def main(args):
     args.system_prompt = args.system_prompt if args.system_prompt is not None else trained_with.get("system_prompt")
     data.template_of(args.prompt_template)
     examples = data.read(args.data, args.seed, args.level, args.teacher)
-    args.eval_data = args.eval_data or data.default_eval(args.data)
-    eval_sets = {spec: data.head(examples if spec == args.data else data.read(spec, level=args.level), args.max_eval_samples) for spec in args.eval_data}
+    eval_sets = data.read_eval(args, examples)
     for some in eval_sets.values():
         data.check_golds(some, rewards.check_gold)
     max_steps = data.steps_of(args, examples, args.batch_size)
@@ -74,14 +73,16 @@ def main(args):
     utils.write_args(args.output_dir, args)
     metrics_log = utils.MetricsLog(args.output_dir, step if resume else None, args.report_to, args.logging_steps)
     print(f"model: {modeling.describe(policy)}")
-    print(f"data: {args.data} ({'endless, drawn here' if isinstance(examples, data.ToyStream) else f'{len(examples)} examples'}), {args.batch_size} examples a step, {max_steps} steps")
+    how_many = "endless, drawn here" if isinstance(examples, data.ToyStream) else f"{len(examples)} examples"
+    print(f"data: {args.data} ({how_many}), {args.batch_size} examples a step, {max_steps} steps")
     print("The loss counts response tokens only. It falls fast while the model learns to write, then slowly, then fast again when it learns to look.")
 
     def evaluate(name, sheet):
-        texts, _, _ = generate.answer_all(policy, processor, eval_sets[name], args.prompt_template, args.system_prompt, batch_size=args.eval_batch_size, describe=f"asking {name}",
-                                          max_completion_length=args.max_completion_length, temperature=0)
+        texts, _, _ = generate.answer_all(policy, processor, eval_sets[name], args.prompt_template, args.system_prompt, describe=f"asking {name}",
+                                          batch_size=args.eval_batch_size, max_completion_length=args.max_completion_length, temperature=0)
         if sheet:
-            rows = [{"images": data.open_images(e), "question": e.question, "answer": e.answer, "completions": [(t, {"accuracy": rewards.accuracy(t, e)})]} for e, t in zip(eval_sets[name][:8], texts)]
+            rows = [{"images": data.open_images(e), "question": e.question, "answer": e.answer, "completions": [(text, {"accuracy": rewards.accuracy(text, e)})]}
+                    for e, text in zip(eval_sets[name][:8], texts)]
             (Path(args.output_dir) / "samples").mkdir(exist_ok=True)
             utils.plot_samples(rows, Path(args.output_dir) / "samples" / f"step_{step:06d}.png", f"greedy answers on {name}, step {step}")
         return {f"eval/{name}/{k}": v for k, v in rewards.summary(texts, eval_sets[name]).items()}
@@ -120,7 +121,8 @@ def main(args):
                 loss += part.item()
             grad_norm = float(torch.nn.utils.clip_grad_norm_(policy.parameters(), args.max_grad_norm or float("inf")))
             if not math.isfinite(grad_norm):
-                raise utils.UserError(f"the gradient of step {step + 1} is {grad_norm}; lower --learning-rate or use --dtype float32, and resume from the last checkpoint")
+                raise utils.UserError(f"the gradient of step {step + 1} is {grad_norm}; lower --learning-rate or use --dtype float32, "
+                                      "and resume from the last checkpoint")
 
             # 3. update
             optimizer.step()
@@ -155,9 +157,10 @@ def main(args):
     panels = [("loss", ["loss"]), ("gradient norm", ["grad_norm"]), ("greedy accuracy", [f"eval/{name}/accuracy" for name in eval_sets])]
     utils.plot_curve(metrics_log.path, curve, panels, f"train_sft.py, {args.model}, {args.data}")
     first = args.eval_data[0]
-    utils.write_json(Path(args.output_dir) / "result.json", {k: final[f"eval/{first}/{k}"] for k in ("accuracy", "n")} | {"data": first, "steps": step} | {k: v for k, v in final.items() if k.startswith("eval/")})
+    utils.write_json(Path(args.output_dir) / "result.json", {"accuracy": final[f"eval/{first}/accuracy"], "n": int(final[f"eval/{first}/n"]), "data": first, "steps": step,
+                                                             **{k: v for k, v in final.items() if k.startswith("eval/")}})
     for name in eval_sets:
-        print(f"{name}: accuracy {final[f'eval/{name}/accuracy']:.3f} of {final[f'eval/{name}/n']} greedy answers, format {final[f'eval/{name}/format_rate']:.3f}")
+        print(f"{name}: accuracy {final[f'eval/{name}/accuracy']:.3f} of {int(final[f'eval/{name}/n'])} greedy answers, format {final[f'eval/{name}/format_rate']:.3f}")
     print(f"the model is in {args.output_dir}; what it said is in {args.output_dir}/samples, the curve in {curve}")
 
 

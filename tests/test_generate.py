@@ -3,7 +3,6 @@
 The rollout engine against stock `model.generate`, run one prompt at a time, and against the trainer's `token_logps`. Random models loop on
 one token, which would hide most mistakes: the ones here do not, and the tests fail as degenerate if they do.
 """
-import json
 import subprocess
 import sys
 from pathlib import Path
