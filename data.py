@@ -22,7 +22,7 @@ from PIL import Image
 from tqdm import tqdm
 
 import toyworld
-from utils import UserError, epoch_order
+from utils import UserError, epoch_order, read_args
 
 # How a question is put to the model. r1v is R1-V's training prompt, byte for byte (two spaces); the same in training and evaluation.
 TEMPLATES = {
@@ -362,6 +362,15 @@ def template_of(name):
     if name not in TEMPLATES:
         raise UserError(f"--prompt-template {name} is unknown; there are {', '.join(TEMPLATES)}")
     return TEMPLATES[name]
+
+
+def ask_as_trained(args, otherwise=DEFAULT_TEMPLATE):
+    """Fills in --prompt-template and --system-prompt where they were not given: as the checkpoint's training run had them (its args.json), so that
+    training and evaluation ask alike. UserError for an unknown template."""
+    trained_with = read_args(args.model)
+    args.prompt_template = args.prompt_template or trained_with.get("prompt_template") or otherwise
+    args.system_prompt = args.system_prompt if args.system_prompt is not None else trained_with.get("system_prompt")
+    template_of(args.prompt_template)
 
 
 def render(example, processor, template=DEFAULT_TEMPLATE, system_prompt=None):

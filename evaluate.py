@@ -72,16 +72,13 @@ def main(args):
     utils.make_writable(out)
     if (out / "metrics.jsonl").is_file():
         raise utils.UserError(f"--output-dir {out} holds a training run, whose result.json and curve would be overwritten; name another")
-    trained_with = utils.read_args(args.model)
-    args.prompt_template = args.prompt_template or trained_with.get("prompt_template") or data.DEFAULT_TEMPLATE
-    args.system_prompt = args.system_prompt if args.system_prompt is not None else trained_with.get("system_prompt")
-    data.template_of(args.prompt_template)
+    data.ask_as_trained(args)
     examples = data.head(data.read(args.data, level=args.level), args.max_eval_samples)
     data.check_golds(examples, rewards.check_gold)
     policy, processor = modeling.load_from_args(args, needs_training="its answers would be noise")
     predictions = out / "predictions.jsonl"
     data.check_fit(examples, processor, args.prompt_template, args.system_prompt, args.max_completion_length)
-    records = utils.read_metrics(predictions) if resume else []
+    records = utils.read_lines(predictions) if resume else []
     before = utils.read_args(out)
     same = ("model", "data", "level", "num_samples", "temperature", "top_p", "top_k", "seed", "prompt_template", "system_prompt", "max_completion_length")
     if records and ([r["id"] for r in records] != [e.id for e in examples[:len(records)]] or any(before.get(k) != getattr(args, k) for k in same)):

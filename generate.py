@@ -182,27 +182,24 @@ def parse_args(argv=None):
 
 
 def main(args):
-    trained_with = utils.read_args(args.model).get("prompt_template")
-    template = args.prompt_template or trained_with or "none"
-    data.template_of(template)
+    data.ask_as_trained(args, otherwise="none")
     for image in args.image:
         if not Path(image).is_file():
             raise utils.UserError(f"--image {image} does not exist; check the path")
     example = data.Example("question", [Path(i) for i in args.image], args.prompt, "", source="--image")
     data.check_images([example])
-    system = args.system_prompt if args.system_prompt is not None else utils.read_args(args.model).get("system_prompt")
     out = sys.stdout
     if args.raw:
         sys.stdout = sys.stderr                                      # whatever loading has to say
     try:
         policy, processor = modeling.load_from_args(args, needs_training="it has nothing to say yet")
-        texts, lengths, finish = answer_all(policy, processor, [example], template, system, args.num_generations, args.num_generations,
+        texts, lengths, finish = answer_all(policy, processor, [example], args.prompt_template, args.system_prompt, args.num_generations, args.num_generations,
                                             max_completion_length=args.max_completion_length, temperature=args.temperature, top_p=args.top_p, top_k=args.top_k, seed=args.seed)
     finally:
         sys.stdout = out
     for text, length, reason in zip(texts, lengths, finish):
         text = text.encode("utf-8", "replace").decode("utf-8")
-        print(text if args.raw else f"{text}\n({length} tokens, {'complete' if reason == 'stop' else 'cut at --max-completion-length'}; prompt template: {template})")
+        print(text if args.raw else f"{text}\n({length} tokens, {'complete' if reason == 'stop' else 'cut at --max-completion-length'}; prompt template: {args.prompt_template})")
 
 
 if __name__ == "__main__":

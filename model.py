@@ -7,6 +7,7 @@ S prompt and response together; V vocabulary; D model width. Every (B, T) tensor
     python model.py export --model runs/grpo --output-dir exported      # one merged checkpoint that stock transformers loads
 """
 import contextlib
+import functools
 import json
 import os
 import shutil
@@ -160,8 +161,9 @@ def locate(name):
     return str(path), None
 
 
+@functools.cache
 def fetch(name):
-    """The hub snapshot of `name` as a local directory. UserError if it cannot be had."""
+    """The hub snapshot of `name` as a local directory, asked for once a run. UserError if it cannot be had."""
     from huggingface_hub import snapshot_download
     try:
         return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.txt"]))
@@ -324,6 +326,8 @@ def load_adapter(model, adapter, train):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             policy = PeftModel.from_pretrained(model, adapter, is_trainable=bool(train))
+    except torch.OutOfMemoryError:
+        raise
     except SafetensorError as error:
         raise UserError(f"the adapter in {adapter} cannot be read ({str(error)[:120]}); fetch or save it again") from None
     except (OSError, ValueError, RuntimeError, KeyError) as error:

@@ -76,10 +76,7 @@ def main(args):
     # ---- setup: everything that can be wrong is found out before the first step --------------------------------------------------
     resume = utils.open_output_dir(args)
     N, G, out = args.prompts_per_step, args.num_generations, Path(args.output_dir)
-    trained_with = utils.read_args(args.model)
-    args.prompt_template = args.prompt_template or trained_with.get("prompt_template") or data.DEFAULT_TEMPLATE
-    args.system_prompt = args.system_prompt if args.system_prompt is not None else trained_with.get("system_prompt")
-    data.template_of(args.prompt_template)
+    data.ask_as_trained(args)
     examples = data.read(args.data, args.seed, args.level)
     eval_sets = data.read_eval(args, examples)
     for some in (examples, *eval_sets.values()):
@@ -203,10 +200,7 @@ def main(args):
                     part = losses.aggregate(per_token, weights[a:b].to(logp))
                     part.backward()
                     loss, now[a:b], spread[a:b] = loss + part.item(), logp.detach().cpu(), entropy.cpu()
-                grad_norm = torch.nn.utils.clip_grad_norm_(trained, args.max_grad_norm or float("inf"))
-                if not torch.isfinite(grad_norm):
-                    raise utils.UserError(f"the gradient of step {step + 1} is {float(grad_norm)}; lower --learning-rate or use --dtype float32, "
-                                          "and resume from the last checkpoint")
+                grad_norm = utils.clip_gradient(trained, args.max_grad_norm, step + 1)
                 optimizer.step()
                 clipped.append(losses.clip_ratio(now, now if old_logp is None else old_logp, adv, mask, args.epsilon, args.epsilon_high))
                 if iteration == 0:
@@ -260,7 +254,7 @@ def main(args):
 
     # ---- the end: publish, compare, draw -----------------------------------------------------------------------------------------
     utils.publish(out, save_model)
-    lines = {m["step"]: m for m in utils.read_metrics(metrics_log.path)}
+    lines = {m["step"]: m for m in utils.read_lines(metrics_log.path)}
     before, after, first = lines[0], lines[step], args.eval_data[0]
     if f"eval/{first}/accuracy" not in after:                        # resumed to stop at a step that an earlier, longer run did not evaluate
         for name in eval_sets:
@@ -271,7 +265,7 @@ def main(args):
               ("nats per token", ["entropy", "kl"] if args.beta else ["entropy"]),
               ("tokens per completion", ["completions/mean_length"])]
     utils.plot_curve(metrics_log.path, out / "curve.png", panels, f"train_grpo.py, {args.model}, {args.data}, {N} x {G}, seed {args.seed}")
-    plot_before_after(out / "samples" / "before_after.png", first, eval_sets[first], utils.read_metrics(eval_file(first, 0)), utils.read_metrics(eval_file(first, step)))
+    plot_before_after(out / "samples" / "before_after.png", first, eval_sets[first], utils.read_lines(eval_file(first, 0)), utils.read_lines(eval_file(first, step)))
     only_eval = lambda line: {k: v for k, v in line.items() if k.startswith("eval/")}
     utils.write_json(out / "result.json", {"accuracy": after[f"eval/{first}/accuracy"], "n": int(after[f"eval/{first}/n"]), "accuracy_before": before[f"eval/{first}/accuracy"],
                                            "data": first, "steps": step, "before": only_eval(before), "after": only_eval(after)})

@@ -10,7 +10,6 @@ On a laptop (tiny model, about seven minutes on two cores; its teacher is fallib
 On a GPU (QLoRA; the projector alone, as LLaVA's first stage, is --lora-r 0 --freeze-vision --freeze-llm):
     python train_sft.py --model Qwen/Qwen2-VL-2B-Instruct --quant nf4 --data warmup.jsonl --gradient-checkpointing --output-dir runs/sft
 """
-import math
 import time
 from pathlib import Path
 
@@ -44,10 +43,7 @@ def parse_args(argv=None):
 def main(args):
     # ---- setup: everything that can be wrong is found out before the first step --------------------------------------------------
     resume = utils.open_output_dir(args)
-    trained_with = utils.read_args(args.model)
-    args.prompt_template = args.prompt_template or trained_with.get("prompt_template") or data.DEFAULT_TEMPLATE
-    args.system_prompt = args.system_prompt if args.system_prompt is not None else trained_with.get("system_prompt")
-    data.template_of(args.prompt_template)
+    data.ask_as_trained(args)
     examples = data.read(args.data, args.seed, args.level, args.teacher)
     eval_sets = data.read_eval(args, examples)
     for some in eval_sets.values():
@@ -119,10 +115,7 @@ def main(args):
                 part = losses.aggregate(losses.nll(logp), weights[a:b].to(policy.device))
                 part.backward()
                 loss += part.item()
-            grad_norm = float(torch.nn.utils.clip_grad_norm_(policy.parameters(), args.max_grad_norm or float("inf")))
-            if not math.isfinite(grad_norm):
-                raise utils.UserError(f"the gradient of step {step + 1} is {grad_norm}; lower --learning-rate or use --dtype float32, "
-                                      "and resume from the last checkpoint")
+            grad_norm = utils.clip_gradient(policy.parameters(), args.max_grad_norm, step + 1)
 
             # 3. update
             optimizer.step()
@@ -149,7 +142,7 @@ def main(args):
 
     # ---- the end: measure, publish, draw -----------------------------------------------------------------------------------------
     utils.publish(args.output_dir, save_model)
-    final = {m["step"]: m for m in utils.read_metrics(metrics_log.path)}[step]
+    final = {m["step"]: m for m in utils.read_lines(metrics_log.path)}[step]
     if f"eval/{args.eval_data[0]}/accuracy" not in final:            # resumed to stop at a step that an earlier, longer run did not evaluate
         for name in eval_sets:
             final |= evaluate(name, sheet=name == args.eval_data[0])

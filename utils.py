@@ -301,6 +301,14 @@ def make_optimizer(name, parameters, learning_rate, betas=(0.9, 0.999)):
     return bitsandbytes.optim.AdamW8bit(parameters, lr=learning_rate, betas=betas, weight_decay=0.0)
 
 
+def clip_gradient(parameters, max_norm, step):
+    """Clips to max_norm (0: not at all) and returns the norm before that, a float. UserError, before the weights are spoiled, if it is not finite."""
+    norm = float(torch.nn.utils.clip_grad_norm_(parameters, max_norm or math.inf))
+    if not math.isfinite(norm):
+        raise UserError(f"the gradient of step {step} is {norm}; lower --learning-rate or use --dtype float32, and resume from the last checkpoint")
+    return norm
+
+
 # ------------------------------------------------------------------------------------------- the output directory of a run
 
 def make_writable(out):
@@ -487,7 +495,7 @@ class MetricsLog:
     def __init__(self, out, resume_step=None, report_to="none", every=1):
         """resume_step: the step of the checkpoint resumed from; later lines, of steps whose weights were lost, are dropped."""
         self.path, self.every, self.send = Path(out) / "metrics.jsonl", every, None
-        kept = [] if resume_step is None else [m for m in read_metrics(self.path) if m["step"] <= resume_step]
+        kept = [] if resume_step is None else [m for m in read_lines(self.path) if m["step"] <= resume_step]
         write_lines(self.path, kept)
         try:
             if report_to == "wandb":
@@ -512,8 +520,8 @@ class MetricsLog:
             say(f"step {step:>5}  " + "  ".join(f"{text:<16}" for text in shown).rstrip())
 
 
-def read_metrics(path):
-    """The lines of a metrics.jsonl; an incomplete last line (the run was killed while writing) is left out."""
+def read_lines(path):
+    """The records of a JSON Lines file, [] where there is none; an incomplete last line (the run was killed while writing) is left out."""
     lines = []
     if Path(path).is_file():
         for text in Path(path).read_text().splitlines():
@@ -536,7 +544,7 @@ def plot_curve(metrics_path, png, panels, title="", x="step"):
     import matplotlib
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
-    lines = read_metrics(metrics_path)
+    lines = read_lines(metrics_path)
     drawn = []
     for heading, names in panels:
         curves = [(name, [(m["step"], m[name]) for m in lines if m.get(name) is not None]) for name in names]

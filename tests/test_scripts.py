@@ -226,7 +226,7 @@ def test_what_a_run_leaves(chain, name):
         wanted |= {"reward", "reward_std", "rewards/accuracy", "rewards/format", "frac_reward_zero_std", "kl", "entropy", "clip_ratio/region_mean", "completions/mean_length",
                    "completions/clipped_ratio", "sampling_logp_difference/mean", "adv_abs"}
         assert lines[0]["eval/count:test/n"] == lines[2]["eval/count:test/n"] == 4
-    assert wanted <= lines[-1].keys() and TIMING - {"rollout_time"} <= utils.read_metrics(out / "metrics.jsonl")[-1].keys()
+    assert wanted <= lines[-1].keys() and TIMING - {"rollout_time"} <= utils.read_lines(out / "metrics.jsonl")[-1].keys()
     pictures = [*(out / "samples").glob("*.png"), out / "curve.png"]
     assert len(pictures) >= 3 and min(map(opened, pictures)) > 50
     assert [p.name for p in utils.checkpoints(out)] == ["checkpoint-2"] and not list(out.glob(".*"))
@@ -460,7 +460,7 @@ def run_with_kills(start, script, line, out, moments, seed=0):
             time.sleep(rng.uniform(0, 0.1))
             process.kill()
         killed += finish(process, log) == -signal.SIGKILL
-        steps = [m["step"] for m in utils.read_metrics(out / "metrics.jsonl")]
+        steps = [m["step"] for m in utils.read_lines(out / "metrics.jsonl")]
         assert steps == sorted(set(steps))
     assert finish(start(script, f"{line} --output-dir {out} --resume-from-checkpoint", log), log) == 0, log.read_text()[-2000:]
     return killed

@@ -581,13 +581,13 @@ def test_resuming_drops_later_lines_and_a_half_written_one(tmp_path, killed):
     for step in range(4, 9):
         resumed.log(step, {"a": step})
     assert steps(tmp_path) == list(range(9))
-    assert [m["a"] for m in utils.read_metrics(log.path)] == list(range(9))
+    assert [m["a"] for m in utils.read_lines(log.path)] == list(range(9))
 
 
 def test_a_half_written_line_in_the_middle_of_nowhere(tmp_path):
-    assert utils.read_metrics(tmp_path / "none.jsonl") == []
+    assert utils.read_lines(tmp_path / "none.jsonl") == []
     (tmp_path / "m.jsonl").write_text('{"step": 1}\n{"step": 2')
-    assert utils.read_metrics(tmp_path / "m.jsonl") == [{"step": 1}]
+    assert utils.read_lines(tmp_path / "m.jsonl") == [{"step": 1}]
 
 
 def test_resuming_into_an_empty_directory(tmp_path):
