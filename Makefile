@@ -1,6 +1,8 @@
 # make demo   the whole loop on a laptop: warm start, reinforcement learning, measured before and after (see README)
 # make test   the tests; `make test-slow` also runs the real-size ones (2B in 4 bits: 15 GB of memory, some minutes)
 # make seeds  three reseeded runs of the demo and the table in README (about half an hour on two cores)
+# make tasks  the same for the tasks `spatial` and `ground` (about an hour)
+# make length after `make seeds`: what paying for length does, and what contains it; docs/length.png (about forty minutes)
 PYTHON ?= python3
 OUT ?= runs/demo
 SEED ?= 0
@@ -18,6 +20,32 @@ seeds: .venv/installed
 	for seed in 0 1 2; do $(MAKE) demo SEED=$$seed OUT=runs/seed$$seed || exit 1; done
 	$(BIN)/python tests/seed_table.py runs/seed0 runs/seed1 runs/seed2
 
+# One task from warm start to result: `make spatial`, `make ground SEED=1 OUT=runs/ground1`.
+REWARDS_spatial = accuracy format
+REWARDS_ground = iou format
+spatial ground: .venv/installed
+	$(BIN)/python train_sft.py --model tiny --data $@ --prompt-template think --learning-rate 2e-3 --max-steps 800 --eval-batch-size 64 --logging-steps 50 --seed $(SEED) --output-dir $(OUT)/sft --resume-from-checkpoint
+	$(BIN)/python train_grpo.py --model $(OUT)/sft --data $@ --eval-data $@:test $@:ood --eval-steps 40 --reward-funcs $(REWARDS_$@) --learning-rate 1e-4 --max-grad-norm 0.2 \
+		--prompts-per-step 16 --num-generations 8 --max-steps 160 --logging-steps 10 --micro-batch-size 64 --eval-batch-size 64 --seed $(SEED) --output-dir $(OUT)/grpo --resume-from-checkpoint
+
+tasks: .venv/installed
+	for task in spatial ground; do for seed in 0 1 2; do $(MAKE) $$task SEED=$$seed OUT=runs/$$task$$seed || exit 1; done; done
+	for task in spatial ground; do $(BIN)/python tests/seed_table.py runs/$${task}0 runs/$${task}1 runs/$${task}2 || exit 1; done
+
+# The warm starts of `make seeds`, with 0.001 a token on top of accuracy and format: alone, and beside VLM-R1's repetition penalty.
+LENGTH = --data count --eval-data count:test --eval-steps 40 --learning-rate 1e-4 --max-grad-norm 0.2 --prompts-per-step 16 --num-generations 8 --max-steps 160 \
+	--max-completion-length 256 --logging-steps 10 --micro-batch-size 64 --eval-batch-size 64 --reward-funcs accuracy format length repetition
+length: .venv/installed
+	for seed in 0 1 2; do \
+		$(BIN)/python train_grpo.py --model runs/seed$$seed/sft $(LENGTH) --reward-weights 1 1 0 0 --seed $$seed --output-dir runs/length-none$$seed --resume-from-checkpoint && \
+		$(BIN)/python train_grpo.py --model runs/seed$$seed/sft $(LENGTH) --reward-weights 1 1 1 0 --seed $$seed --output-dir runs/length-paid$$seed --resume-from-checkpoint && \
+		$(BIN)/python train_grpo.py --model runs/seed$$seed/sft $(LENGTH) --reward-weights 1 1 1 1 --seed $$seed --output-dir runs/length-contained$$seed --resume-from-checkpoint || exit 1; done
+	$(BIN)/python tests/seed_plot.py docs/length.png --title "count, GRPO, three seeds (band: their range)" \
+		--metrics "greedy accuracy=eval/count:test/accuracy" "tokens per completion=completions/mean_length" "length reward=rewards/length" \
+		"repetition (0: none)=rewards/repetition" "reflection words per completion=completions/reflection_words" "accuracy of the samples=rewards/accuracy" \
+		--runs accuracy=runs/length-none0,runs/length-none1,runs/length-none2 "+ length=runs/length-paid0,runs/length-paid1,runs/length-paid2" \
+		"+ length + repetition=runs/length-contained0,runs/length-contained1,runs/length-contained2"
+
 test: .venv/installed
 	$(BIN)/python -m pytest
 
@@ -34,4 +62,4 @@ test-slow: .venv/installed
 clean:
 	rm -rf .venv runs
 
-.PHONY: demo seeds test test-slow clean
+.PHONY: demo seeds spatial ground tasks length test test-slow clean

@@ -11,6 +11,7 @@ tokens only; the mask comes from lengths, never from `ids == pad`, because in Qw
 """
 import io
 import json
+import math
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -24,16 +25,36 @@ from tqdm import tqdm
 import toyworld
 from utils import UserError, epoch_order, read_args
 
-# How a question is put to the model. r1v is R1-V's training prompt, byte for byte (two spaces); the same in training and evaluation.
+# How a question is put to the model. r1v is R1-V's training prompt, byte for byte (two spaces); the same in training and evaluation. Those below the
+# line are what the published evaluations asked with, byte for byte too; where the question itself holds the instructions (Visual-RFT's detection and
+# classification sets, R3V's conversations), `none` adds nothing.
 TEMPLATES = {
     "r1v": "{question}  Output the thinking process in <think> </think> and final answer (number) in <answer> </answer> tags.",
     "think": "{question}  Output the thinking process in <think> </think> and final answer in <answer> </answer> tags.",
     "option": "{question}  Output the thinking process in <think> </think> and final answer (option) in <answer> </answer> tags.",
     "direct": "{question}\nAnswer the question using a single word or phrase.",
     "none": "{question}",
+    # ---- R1-V (evaluation differs from training), VisualThinker, VLM-R1 (rec_direct is its baseline's), Visual-RFT's LISA (its spelling), R3V on Qwen-VL
+    "superclevr": "{question} First output the thinking process in <think> </think> and final answer (number) in <answer> </answer> tags.",
+    "geoqa": "{question} Output the thinking process in <think> </think> and final answer (number) in <answer> </answer> tags.",
+    "cvbench": "{question}\nOutput the thinking process in <think> </think> and final answer in <answer> </answer> tags.",
+    "vlmr1": "{question} First output the thinking process in <think> </think> tags and then output the final answer in <answer> </answer> tags.",
+    "rec": "{question} First output the thinking process in <think> </think> tags and then output the final answer in <answer> </answer> tags. "
+           "Output the final answer in JSON format.",
+    "rec_direct": "{question} Please provide the bounding box coordinate in JSON format.",
+    "lisa": "{question} Output the thinking process in <think> </think> and your grouding box. "
+            "Following \"<think> thinking process </think>\n<answer>(x1,y1),(x2,y2)</answer>)\" format.",
+    "chartqa": "{question}\nFirst generate a step-by-step solution, then answer the question with a numerical value, Yes/No, or a word or phrase.",
+    "clevr_math": "{question}\nFirst generate a step-by-step solution, then answer the question using a single numerical value (0-10).",
+    "tabmwp": "{question}\nFirst generate a step-by-step solution, then answer the question using a single word or phrase.",
+    "tabmwp_choices": "{question}\nFirst generate a step-by-step solution, then answer with the option\u2019s letter from the given choices directly.",
 }
 DEFAULT_TEMPLATE = "r1v"
-TAGGED = ("r1v", "think", "option")         # templates that ask for <answer> tags
+
+# How a model writes the corners of a box (--box-format): in thousandths of the picture's sides (Qwen2-VL), in pixels of the picture as it was resized for
+# the model (Qwen2.5-VL), or in pixels of the original. What a person sees, and Example.meta["boxes"], is always the last.
+BOX_FORMATS = ("norm1000", "resized", "pixels")
+MIN_PIXELS, MAX_PIXELS = 3136, 401408       # --min-pixels and --max-pixels where they are not given
 
 
 @dataclass
@@ -41,7 +62,10 @@ class Example:
     """The one record every reader produces.
 
     images: PIL images, paths or encoded bytes; opened by `open_images` when needed. answer: gold, without tags. solution: the worked
-    response to imitate, or None. source: "file:line" for error messages.
+    response to imitate, or None. source: "file:line" for error messages. meta: whatever else the record holds.
+    A box example is one with meta["boxes"], [{"bbox_2d": [x1, y1, x2, y2], "label": text or None}, ...] in pixels of its one image, whose [width, height] is
+    meta["size"]; [] means that there is nothing to find, and `answer` is the same as JSON text. meta["box_format"] is how the model writes boxes (BOX_FORMATS),
+    and meta["resized"] the [width, height] it sees, if it writes them so.
     """
     id: str
     images: list
@@ -58,13 +82,18 @@ class Example:
 
 class ToyStream:
     """An endless, indexable list of examples of a toy task (toyworld.example): stream[i] is always the same example."""
-    def __init__(self, task, split, seed, level, teacher):
-        self.task, self.split, self.seed, self.level, self.teacher = task, split, seed, level, teacher
+    def __init__(self, task, split, seed, level, teacher, box_format="norm1000", pixels=(MIN_PIXELS, MAX_PIXELS)):
+        self.task, self.split, self.seed, self.level, self.teacher, self.box_format, self.pixels = task, split, seed, level, teacher, box_format, pixels
 
     def __getitem__(self, index):
         record = toyworld.example(self.task, self.split, index, self.seed, self.level, self.teacher)
-        return Example(f"{self.task}:{self.split}:{self.seed}:{index}", [record["image"]], record["question"], record["answer"], record.get("choices"),
-                       record["solution"], self.task, record["meta"], f"toy task {self.task}")
+        example = Example(f"{self.task}:{self.split}:{self.seed}:{index}", [record["image"]], record["question"], record["answer"], record.get("choices"),
+                          record["solution"], self.task, record["meta"], f"toy task {self.task}")
+        set_box_format(example, self.box_format, *self.pixels)
+        if "boxes" in example.meta and self.box_format != "norm1000":   # the toy teacher writes 0 to 1000; what he thinks, in pixels, is meta["taught"]
+            taught = answer_text(example, json.loads(example.meta["taught"]))
+            example.solution = ANSWER_TAG.sub(lambda _: f"<answer> {taught} </answer>", example.solution)
+        return example
 
 
 def split_name(spec):
@@ -73,16 +102,18 @@ def split_name(spec):
     return (name, split) if colon and split in toyworld.SPLITS else (str(spec), None)
 
 
-def read(spec, seed=0, level=3, teacher="fallible"):
+def read(spec, seed=0, level=3, teacher="fallible", box_format="norm1000", min_pixels=MIN_PIXELS, max_pixels=MAX_PIXELS):
     """--data or --eval-data to a list of Example, or to a ToyStream (no length) for a toy task.
 
     seed, level and teacher are for toy tasks. The test and ood splits of a toy task do not depend on the seed: every run is
-    measured on the same questions. Raises UserError, naming file, line and remedy, for anything that would fail later:
-    every image is looked at now.
+    measured on the same questions. box_format: how the model writes boxes, for box examples; the two limits are for "resized".
+    Raises UserError, naming file, line and remedy, for anything that would fail later: every image is looked at now.
     """
     name, split = split_name(spec)
+    if box_format not in BOX_FORMATS:
+        raise UserError(f"--box-format {box_format} is unknown; there are {', '.join(BOX_FORMATS)}")
     if name in toyworld.TASKS and not Path(name).exists():
-        return ToyStream(name, split or "train", seed if split in (None, "train") else 0, level, teacher)
+        return ToyStream(name, split or "train", seed if split in (None, "train") else 0, level, teacher, box_format, (min_pixels, max_pixels))
     path = Path(name)
     if not path.exists():
         raise UserError(f"--data {spec}: no such file or folder, and not a toy task ({', '.join(sorted(toyworld.TASKS))})")
@@ -95,6 +126,7 @@ def read(spec, seed=0, level=3, teacher="fallible"):
         if split and not named:
             raise UserError(f"{path} has no file whose name begins with {split}; leave :{split} away to read all of it")
         files = named or files
+        files = [p for p in files if p.suffix == ".parquet" or p.with_suffix(".parquet") not in files]   # CV-Bench holds test_2d.parquet and, without images, test_2d.jsonl
     elif split:
         raise UserError(f"{spec}: a single file has no split; leave :{split} away")
     if not files:
@@ -110,12 +142,14 @@ def read(spec, seed=0, level=3, teacher="fallible"):
         examples += [to_example(record, file, line) for line, record in rows]
         if not rows:
             raise UserError(f"{file} holds no record; expected objects with image(s), question (or problem) and answer (or solution)")
+    for example in examples:
+        set_box_format(example, box_format, min_pixels, max_pixels)
     check_images(examples)
     return examples
 
 
 def read_json(file):
-    """[(line, record)] of a JSON file that holds a list of objects."""
+    """[(line, record)] of a JSON file that holds a list of objects, or as TabMWP's an object of them: {"33": {...}} is read as [{"id": "33", ...}]."""
     text = read_text(file)
     try:
         rows = json.loads(text) if text.strip() else []
@@ -125,15 +159,22 @@ def read_json(file):
         raise UserError(f"{file}: JSON nested too deeply; expected a list of flat objects") from None
     except ValueError as error:                                      # a number of more than 4300 digits
         raise UserError(f"{file}: broken JSON ({str(error)[:60]}); mend that number") from None
-    if not isinstance(rows, list):
+    keyed = isinstance(rows, dict) and rows and all(isinstance(row, dict) for row in rows.values())
+    if not isinstance(rows, list) and not keyed:
         raise UserError(f"{file}: expected a list of objects, [{{...}}, {{...}}], found {type(rows).__name__}")
-    decoder, at, found = json.JSONDecoder(), text.find("[") + 1, []   # an empty file has no "[" and no rows
-    line = text.count("\n", 0, at) + 1
-    for record in rows:                                              # a second pass, for the line where each record begins
-        start = re.compile(r"[\s,]*").match(text, at).end()
+    decoder, at, found = json.JSONDecoder(), text.find("{" if keyed else "[") + 1, []
+    gap, line, ids = re.compile(r"[\s,:]*"), text.count("\n", 0, at) + 1, set()
+    while (start := gap.match(text, at).end()) < len(text) and text[start] not in "]}":       # a second pass, for the line where each record begins
         line += text.count("\n", at, start)
+        record, at = decoder.raw_decode(text, start)
+        if keyed:
+            key = record
+            if key in ids:
+                raise UserError(f"{file}:{line}: {key!r} is there a second time; delete one of them")
+            ids.add(key)
+            record, at = decoder.raw_decode(text, gap.match(text, at).end())
+            record = {"id": key, **record}
         found.append((line, record))
-        at = decoder.raw_decode(text, start)[1]
         line += text.count("\n", start, at)                          # counted on from the record before: from the top would be quadratic
     return found
 
@@ -178,71 +219,368 @@ QUESTION_KEYS = ("question", "problem")
 ANSWER_KEYS = ("answer", "ground_truth")
 IMAGE_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)     # what PIL raises for damaged or absurdly large files
 ANSWER_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+SHORT_ANSWER = 100                          # characters: a text without tags that is longer is no answer
 
 
 def to_example(record, file, line):
-    """Example from one record: R1-V's (image, problem, solution "<answer> 3 </answer>") or the plain one (image or images, question, answer).
+    """Example from one record of any layout in LAYOUTS, which is recognised by its keys; else from R1-V's or a plain one (`plain`).
 
-    {"image": "a.png", "problem": "How many?", "solution": "<answer> 3 </answer>"}  ->  question "How many?", answer "3"
-    {"images": ["a.png", "b.png"], "question": "Same?", "answer": "yes", "choices": ["yes", "no"]}
-    `solution` may hold the reasoning too; R1-V's SFT data have it apart, in `thinking`. Relative paths resolve beside `file`.
+    A layout's function turns a record into (fields, meta): `fields` are question, images, and where there are any answer, choices, solution, id,
+    task, boxes, box_format, box_style and folders (in which its images may be); `meta` is what else is worth keeping.
     """
     where = f"{file}:{line}"
     if not isinstance(record, dict):
         raise UserError(f"{where}: expected an object with question and answer, found {type(record).__name__}")
+    layout = next((function for keys, function in LAYOUTS if keys <= record.keys()), plain)
+    fields, meta = layout(record, where)
+    answer, boxes = fields.get("answer"), fields.get("boxes")
+    if boxes is None and not (answer or "").strip():
+        raise UserError(f"{where}: no answer; expected `answer`, or `solution` with <answer> ... </answer>")
+    images = fields["images"] if isinstance(fields["images"], list) else [] if fields["images"] is None else [fields["images"]]
+    images = [locate(image, file, where, fields.get("folders", ("",))) for image in images]
+    if boxes is not None:
+        boxes, size = gold_boxes(boxes, fields.get("box_format") or "pixels", images, where)
+        answer = boxes_to_text(boxes, "pixels", size)
+        meta = {**meta, "boxes": boxes, "size": size, **({"box_style": fields["box_style"]} if fields.get("box_style") else {})}
+    question = text_of(fields, ["question"], where).replace("<image>", "").strip()    # placeholders of other formats: images always come first here
+    return Example(str(fields["id"] if fields.get("id") is not None else f"{file.name}:{line}"), images, question, answer.strip(), fields.get("choices"),
+                   fields.get("solution"), fields.get("task"), meta, where)
 
-    def text_of(keys, types=(str,)):
-        for key in keys:
-            value = record.get(key)
-            if value is not None:
-                if not isinstance(value, types) or isinstance(value, bool):
-                    raise UserError(f"{where}: `{key}` must be {' or '.join(t.__name__ for t in types)}, found {type(value).__name__}")
-                if not str(value).isascii() and re.search("[\ud800-\udfff]", str(value)):
-                    raise UserError(f"{where}: `{key}` contains half of a surrogate pair (a character cut in two); mend or delete the record")
-                if not str(value).strip():
-                    raise UserError(f"{where}: `{key}` is empty; fill it in or delete the record")
-                return str(value)
-        return None
 
-    question = text_of(QUESTION_KEYS)
+def text_of(record, keys, where, types=(str,)):
+    """The first of these keys that the record has, as text; None if it has none. UserError for another type, half a character or emptiness."""
+    for key in keys:
+        value = record.get(key)
+        if value is not None:
+            if not isinstance(value, types) or isinstance(value, bool):
+                raise UserError(f"{where}: `{key}` must be {' or '.join(t.__name__ for t in types)}, found {type(value).__name__}")
+            if not str(value).isascii() and re.search("[\ud800-\udfff]", str(value)):
+                raise UserError(f"{where}: `{key}` contains half of a surrogate pair (a character cut in two); mend or delete the record")
+            if not str(value).strip():
+                raise UserError(f"{where}: `{key}` is empty; fill it in or delete the record")
+            return str(value)
+    return None
+
+
+def needed(record, key, where, types=(str,)):
+    """text_of a key that this layout cannot do without."""
+    text = text_of(record, [key], where, types)
+    if text is None:
+        raise UserError(f"{where}: `{key}` is null; fill it in or delete the record")
+    return text
+
+
+def choices_of(record, where):
+    """`choices` as a list of texts, or None."""
+    choices = record.get("choices")
+    if choices is not None and not (isinstance(choices, list) and all(isinstance(c, (str, int, float)) for c in choices)):
+        raise UserError(f"{where}: `choices` must be a list of texts")
+    return [str(c) for c in choices] if choices else None
+
+
+def without(record, *keys):
+    """What is left of a record."""
+    return {k: v for k, v in record.items() if k not in keys}
+
+
+def gold_in(text):
+    """The answer that a worked solution comes to, "" if that cannot be told: the last tagged one, else what follows the last "Answer:" (R3V, Geo170K),
+    else all of it, if it is short.
+
+    "<think> one, two </think><answer> 2 </answer>" -> "2"; "Solution:\\n1. ...\\nAnswer: B" -> "B"; "Answer:\\nYes" -> "Yes"; "3.5" -> "3.5"
+    """
+    tagged = ANSWER_TAG.findall(text)
+    if tagged:
+        return tagged[-1].strip()
+    answer = text.rpartition("Answer:")[2].strip()
+    return answer if len(answer) < SHORT_ANSWER else ""
+
+
+# ---- the layouts of published files, each with a record
+
+def plain(record, where):
+    """R1-V's layout, that of the sets built like it, and the plain one.
+
+    {"image": "a.png", "problem": "How many?", "solution": "<answer> 3 </answer>"}  ->  question "How many?", answer "3"        R1-V, Visual-RFT's classification
+    {"images": ["a.png", "b.png"], "question": "Same?", "answer": "yes", "choices": ["yes", "no"]}
+    {"image": "a.jpg", "problem": "Please ...", "solution": [10, 20, 200, 300], "normalized_solution": [...]}                    VLM-R1's REC, in pixels
+    {"image": "a.jpg", "problem": "Detect ...", "solution": "<answer>[{'Position': [110, 120, 210, 230], 'Confidence': 1}]</answer>"}   Visual-RFT, 0 to 1000
+    {"image": "a.png", "question": "Find the cats.", "boxes": [[10, 20, 200, 300], {"bbox_2d": [5, 5, 9, 9], "label": "cat"}], "box_format": "pixels"}
+    `solution` may hold the reasoning too; R1-V's SFT data have it apart, in `thinking`. Relative paths resolve beside the file. `box_format` says how this
+    record's boxes are written: pixels of the image (also if it is left out) or norm1000.
+    """
+    question = text_of(record, QUESTION_KEYS, where)
     if question is None:
         raise UserError(f"{where}: no question; expected `question` or `problem`, found {', '.join(map(str, record)) or 'nothing'}")
-    answer = text_of(ANSWER_KEYS, (str, int, float))
-    solution, thinking = text_of(["solution"]), text_of(["thinking"])
+    answer = text_of(record, ANSWER_KEYS, where, (str, int, float))
+    boxes, solution, box_format, style = record.get("boxes"), record.get("solution"), None, None
+    if isinstance(solution, list) and boxes is None:
+        boxes, solution = [solution], None
+    else:
+        solution = text_of(record, ["solution"], where)
+    if boxes is not None and answer is not None and not boxes_in(answer, where):
+        raise UserError(f"{where}: both an answer and boxes; delete the one that is not asked for")
+    tagged = ANSWER_TAG.findall(solution or "")
+    if tagged and answer is None and boxes is None:
+        boxes, box_format, style = boxes_in(tagged[-1], where) or (None, None, None)
     if answer is None and solution is not None:
-        tagged = ANSWER_TAG.findall(solution)
-        answer = tagged[-1].strip() if tagged else (solution.strip() if len(solution) < 100 else "")
-    if not (answer or "").strip():
-        raise UserError(f"{where}: no answer; expected `answer`, or `solution` with <answer> ... </answer>")
+        answer = gold_in(solution)
+    thinking = text_of(record, ["thinking"], where)
     if thinking and solution:
         solution = f"{thinking.strip()}\n{solution.strip()}"         # R1-distilled: "<think>...</think>", then "<answer>...</answer>"
     if solution is not None and "<think>" not in solution and ANSWER_TAG.fullmatch(solution.strip()):
         solution = None                                              # R1-V's: only the answer in tags; nothing worked out to imitate
-    choices = record.get("choices")
-    if choices is not None and not (isinstance(choices, list) and all(isinstance(c, (str, int, float)) for c in choices)):
-        raise UserError(f"{where}: `choices` must be a list of texts")
-
     images = next((record[key] for key in IMAGE_KEYS if record.get(key) is not None), [])
-    images = [locate(image, file, where) for image in (images if isinstance(images, list) else [images])]
-    question = question.replace("<image>", "").strip()               # placeholders of other formats: images always come first here
-    known = {*IMAGE_KEYS, *QUESTION_KEYS, *ANSWER_KEYS, "solution", "thinking", "choices", "id", "task"}
-    meta = {k: v for k, v in record.items() if k not in known}
-    return Example(str(record["id"] if record.get("id") is not None else f"{file.name}:{line}"), images, question, answer.strip(), [str(c) for c in choices] if choices else None,
-                   solution, record.get("task"), meta, where)
+    fields = {"question": question, "images": images, "answer": answer, "choices": choices_of(record, where), "solution": solution, "id": record.get("id"),
+              "task": record.get("task"), "boxes": boxes, "box_format": record.get("box_format") or box_format, "box_style": style}
+    return fields, without(record, *IMAGE_KEYS, *QUESTION_KEYS, *ANSWER_KEYS, "solution", "thinking", "choices", "id", "task", "boxes", "box_format")
 
 
-def locate(image, file, where):
-    """A record's image as a path beside `file`, or as the encoded bytes it embeds."""
+def conversation(record, where):
+    """VLM-R1's JSONL, LLaVA's, Geo170K's and R3V's JSON, Visual-RFT's LISA: the first question and its answer. Later turns are left out, as in VLM-R1.
+
+    {"image": "a.png", "conversations": [{"from": "human", "value": "<image>How many?"}, {"from": "gpt", "value": 3}]}
+    {"image": "a.png", "conversations": [{"from": "user", "value": "How many?"}, {"from": "assistant", "value": "Solution:\\n1. ...\\nAnswer: 3"}]}
+    {"image": ["a.png", "b.png"], "conversations": [..., {"from": "gpt", "value": "yes"}], "accu_reward_method": "yes_no"}
+    {"image": "a.png", "conversations": [..., {"from": "gpt", "value": [10, 20, 200, 300]}]}                                       a box, in pixels
+    {"conversations": [{"from": "user", "value": "<img>/x/a.jpg</img> Output ..."}, {"from": "assistant", "value": "(100,200),(300,400)"}]}   LISA, 0 to 1000
+    Their images are given by name, and the folder apart: beside the file, or in a folder there of one of the usual names.
+    """
+    turns = record["conversations"]
+    if not (isinstance(turns, list) and len(turns) >= 2 and all(isinstance(turn, dict) for turn in turns[:2])
+            and turns[0].get("from") in ("human", "user") and turns[1].get("from") in ("gpt", "assistant")):
+        raise UserError(f"{where}: `conversations` must begin with a turn from human (or user) and one from gpt (or assistant), each with `from` and `value`")
+    question, value = needed(turns[0], "value", where), turns[1].get("value")
+    images = next((record[key] for key in IMAGE_KEYS if record.get(key) is not None), [])
+    images = images if isinstance(images, list) else [images]
+    tagged = re.findall(r"<img>(.*?)</img>", question)
+    images, question = images + tagged, re.sub(r"<img>.*?</img>", "", question)
+    marks = question.count("<image>")
+    if marks and marks != len(images):
+        raise UserError(f"{where}: {marks} <image> in the question, but {len(images)} images; there must be one for each, or no <image> at all")
+    answer = solution = found = None
+    if isinstance(value, list):
+        found = ([value], "pixels", None)
+    else:
+        value = needed(turns[1], "value", where, (str, int, float)).strip()
+        answer = gold_in(value)
+        nothing = record.get("accu_reward_method") in DETECTION_METHODS and answer.lower().rstrip(".") == "none"
+        found = ([], "pixels", None) if nothing else boxes_in((ANSWER_TAG.findall(value) or [value])[-1], where, corners=bool(tagged))
+        if not (answer or found):
+            raise UserError(f"{where}: no answer; expected the reply to hold <answer> ... </answer> or \"Answer: ...\", or to be an answer of fewer than {SHORT_ANSWER} characters")
+        rest = ANSWER_TAG.sub("", value) if "<answer>" in value else value.removesuffix(answer).strip().removesuffix("Answer:")
+        solution = value if rest.strip() and not (found and "<think>" not in value) else None     # more than the answer: worked out
+    boxes, box_format, style = found or (None, None, None)
+    fields = {"question": question, "images": images, "folders": ("", "images", "png", "tables", "clevr_math_imgs"), "answer": answer, "choices": choices_of(record, where),
+              "solution": solution, "id": record.get("id"), "task": record.get("task"), "boxes": boxes, "box_format": record.get("box_format") or box_format, "box_style": style}
+    return fields, without(record, *IMAGE_KEYS, "conversations", "choices", "id", "task", "box_format")
+
+
+def chartqa(record, where):
+    """ChartQA, in its published tree: test/test_human.json, with the pictures in test/png.
+
+    {"imgname": "12.png", "query": "What is the max?", "label": "14"}
+    """
+    fields = {"question": needed(record, "query", where), "images": needed(record, "imgname", where), "folders": ("png", "../png"),
+              "answer": needed(record, "label", where, (str, int, float)), "id": record.get("id")}
+    return fields, without(record, "imgname", "query", "label", "id")
+
+
+def tabmwp(record, where):
+    """TabMWP's problems_*.json, with the pictures in tables/. The question is put as R3V puts it, with unit and options. The published `solution`
+    ends in a sentence, not in an answer that a reward could read: it is kept in meta, and not imitated.
+
+    {"id": "33", "question": "Is the function linear?", "choices": ["linear", "nonlinear"], "answer": "nonlinear", "unit": null, "ques_type": "multi_choice",
+     "ans_type": "boolean_text", "grade": 8, ...}  ->  question "Is the function linear?\\nOptions:\\n(A) linear\\n(B) nonlinear", image tables/33.png
+    """
+    name, unit, choices = needed(record, "id", where, (str, int)), text_of(record, ["unit"], where), choices_of(record, where)
+    question = needed(record, "question", where) + (f" (Unit: {unit})" if unit else "")
+    fields = {"question": with_options(question, choices), "images": f"{name}.png", "folders": ("tables",), "answer": needed(record, "answer", where, (str, int, float)),
+              "choices": choices, "id": name}
+    return fields, without(record, "id", "question", "choices", "answer")
+
+
+def cvbench(record, where):
+    """CV-Bench: `prompt` is the question with its options; task (Count, Relation, Depth, Distance) and source (ADE20K, COCO, Omni3D) are for its averages.
+
+    {"idx": 0, "type": "2D", "task": "Count", "image": {"bytes": ...}, "question": "How many organs are in the image?", "choices": ["3", "2"], "answer": "(A)",
+     "prompt": "How many organs are in the image? Select from the following choices.\\n(A) 3\\n(B) 2", "filename": "...", "source": "ADE20K"}
+    """
+    fields = {"question": needed(record, "prompt", where), "images": record.get("image") or needed(record, "filename", where), "answer": needed(record, "answer", where),
+              "choices": choices_of(record, where), "id": record.get("idx"), "task": needed(record, "task", where)}
+    return fields, without(record, "idx", "image", "prompt", "answer", "choices")
+
+
+def m3cot(record, where):
+    """M3CoT: context, question and options are put together. `rationale` is prose without a marked answer: kept in meta, imitated only if it has tags.
+
+    {"id": "s-1", "category": "...", "image": {"bytes": ...}, "question": "Which one?", "choices": ["a", "b"], "context": "", "answer": "B", "rationale": "...",
+     "domain": "science", "topic": "..."}  ->  question "Which one?\\nOptions:\\n(A) a\\n(B) b"
+    """
+    context, choices = str(record.get("context") or "").strip(), choices_of(record, where)
+    question = with_options(needed(record, "question", where), choices)
+    rationale = record.get("rationale")
+    fields = {"question": f"{context}\n{question}" if context else question, "images": record.get("image"), "answer": needed(record, "answer", where), "choices": choices,
+              "solution": rationale if isinstance(rationale, str) and ANSWER_TAG.search(rationale) else None, "id": record.get("id")}
+    return fields, without(record, "id", "question", "image", "answer", "choices", "context")
+
+
+def with_options(question, choices):
+    """The question and its options, lettered: "Which?\\nOptions:\\n(A) a\\n(B) b" (R3V)."""
+    return question + "".join(["\nOptions:"] + [f"\n({chr(65 + n)}) {choice}" for n, choice in enumerate(choices)]) if choices else question
+
+
+LAYOUTS = [  # (the keys by which a record is recognised, its function), tried in this order
+    ({"conversations"}, conversation),
+    ({"imgname", "query", "label"}, chartqa),
+    ({"question", "answer", "choices", "unit", "ques_type", "ans_type"}, tabmwp),
+    ({"question", "answer", "choices", "prompt", "task", "source"}, cvbench),
+    ({"question", "answer", "choices", "rationale", "domain", "topic"}, m3cot),
+]
+
+
+# ---- boxes
+
+DETECTION_METHODS = ("map", "od_ap", "od_ap50", "odLength", "weighted_sum")          # VLM-R1's rewards whose gold "None" means that there is nothing to find
+FENCE = re.compile(r"```(?:json)?\s*(.*?)\s*```", re.DOTALL)
+CORNERS = re.compile(r"\(\s*(\d+)\s*,\s*(\d+)\s*\)\s*,\s*\(\s*(\d+)\s*,\s*(\d+)\s*\)")
+
+
+def boxes_in(text, where, corners=False):
+    """(boxes, box_format, style) that a gold answer's text writes down, or None if it is another kind of answer. json and regular expressions only.
+
+    "[{'Position': [110, 120, 210, 230], 'Confidence': 1}]", "No Objects"     Visual-RFT's detection: 0 to 1000
+    "(100,200),(300,400)"                                                     its LISA: 0 to 1000; read so only if `corners`, as it could be two points elsewhere
+    '```json\\n[{"bbox_2d": [10, 20, 200, 300], "label": "cat"}]\\n```'         VLM-R1's detection: pixels
+    UserError for what begins like boxes and cannot be read.
+    """
+    text = text.strip()
+    if text == "[]" or text.lower().rstrip(".") == "no objects":
+        return [], "norm1000", "position"
+    pair = corners and CORNERS.fullmatch(text)
+    if pair:
+        return [[int(v) for v in pair.groups()]], "norm1000", "corners"
+    if not re.search("[\"'](Position|bbox_2d)[\"']", text):
+        return None
+    fenced = FENCE.search(text)
+    body = fenced[1] if fenced else text
+    try:
+        found = json.loads(body.replace("'", '"') if "'Position'" in body else body)
+    except (ValueError, RecursionError):
+        found = None
+    found = [found] if isinstance(found, dict) else found
+    if isinstance(found, list) and all(isinstance(box, dict) and "Position" in box for box in found):
+        return [box["Position"] for box in found], "norm1000", "position"
+    if isinstance(found, list) and all(isinstance(box, dict) and "bbox_2d" in box for box in found):
+        return found, "pixels", None
+    raise UserError(f"{where}: the answer looks like a list of boxes, but is none ({short(text, 60)}); mend or delete the record")
+
+
+def gold_boxes(boxes, box_format, images, where):
+    """(boxes, size) of a record, for Example.meta. UserError for what is no box, or lies outside the picture by more than a pixel (rounding; cut off here).
+
+    [[100, 200, 300, 400]] of "norm1000" in a picture of 640 x 480  ->  [{"bbox_2d": [64.0, 96.0, 192.0, 192.0], "label": None}], [640, 480]
+    """
+    if box_format not in ("pixels", "norm1000"):
+        raise UserError(f"{where}: `box_format` {short(box_format, 40)} is unknown; a file's boxes are in pixels (of the image, the default) or norm1000 "
+                        "(0 to 1000 across its width and height)")
+    if len(images) != 1:
+        raise UserError(f"{where}: boxes lie in one image, but this record has {len(images)}; name one")
+    if not isinstance(boxes, list):
+        raise UserError(f"{where}: `boxes` must be a list of boxes, [[x1, y1, x2, y2], ...], found {type(boxes).__name__}")
+    try:
+        with Image.open(io.BytesIO(images[0]) if isinstance(images[0], bytes) else images[0]) as image:
+            size = list(image.size)                                  # the header: nothing is decoded yet
+    except IMAGE_ERRORS:
+        size = list(open_image(images[0], where).size)               # for its message
+    found = []
+    for box in boxes:
+        corners, label = (box.get("bbox_2d"), box.get("label")) if isinstance(box, dict) else (box, None)
+        if not (isinstance(corners, list) and len(corners) == 4 and all(isinstance(v, (int, float)) and not isinstance(v, bool) and abs(v) < 1e9 for v in corners)):
+            raise UserError(f"{where}: a box must be four numbers, [x1, y1, x2, y2] or {{\"bbox_2d\": [x1, y1, x2, y2], \"label\": \"...\"}}, found {short(box, 60)}; mend it")
+        if label is not None and not (isinstance(label, str) and label.strip()):
+            raise UserError(f"{where}: the label of a box must be a text, found {short(label, 60) or 'an empty one'}; mend it, or leave `label` away")
+        if box_format == "norm1000":
+            corners = [v * side / 1000 for v, side in zip(corners, size * 2)]
+        if any(not -1 <= v <= side + 1 for v, side in zip(corners, size * 2)):
+            hint = "write \"box_format\": \"norm1000\" if it is in 0 to 1000" if box_format == "pixels" else "write \"box_format\": \"pixels\" if it is in pixels"
+            raise UserError(f"{where}: box {short(box, 60)} lies outside the picture of {size[0]} x {size[1]} pixels; mend it, or {hint}")
+        corners = [min(max(v, 0), side) for v, side in zip(corners, size * 2)]
+        if not (corners[0] < corners[2] and corners[1] < corners[3]):
+            raise UserError(f"{where}: box {short(box, 60)} encloses nothing; it must be [left, top, right, bottom], not [left, top, width, height]")
+        found.append({"bbox_2d": corners, "label": label})
+    return found, size
+
+
+def boxes_to_text(boxes, box_format, size, resized=None, style=None):
+    """Boxes (meta["boxes"], pixels) written as the model writes them, in whole numbers; a box thinner than one of its steps is rounded outwards.
+
+    one without a label  {"bbox_2d": [10, 20, 200, 300]}      else [{"bbox_2d": [10, 20, 200, 300], "label": "cat"}, ...], [] for none      (VLM-R1)
+    style "position"     [{'Position': [10, 20, 200, 300], 'Confidence': 1}], No Objects for none                             (what Visual-RFT's questions ask for)
+    style "corners"      (10,20),(200,300)                                                                                    (LISA in Visual-RFT)
+    """
+    steps = {"norm1000": (1000, 1000), "resized": resized, "pixels": size}[box_format]
+    written = []
+    for box in boxes:
+        corners = [0] * 4
+        for axis in (0, 1):
+            low, high = box["bbox_2d"][axis] * steps[axis] / size[axis], box["bbox_2d"][axis + 2] * steps[axis] / size[axis]
+            whole = (round(low), round(high))
+            corners[axis], corners[axis + 2] = whole if whole[0] < whole[1] else (math.floor(low), math.ceil(high))
+        written.append({"bbox_2d": corners, **({"label": box["label"]} if box.get("label") else {})})
+    if style == "corners":
+        return ",".join("({},{}),({},{})".format(*box["bbox_2d"]) for box in written)
+    if style == "position":
+        return str([{"Position": box["bbox_2d"], "Confidence": 1} for box in written]) if written else "No Objects"
+    return json.dumps(written[0] if len(written) == 1 and "label" not in written[0] else written, ensure_ascii=False)
+
+
+def answer_text(example, boxes):
+    """These boxes as this box example's answer would be written by the model."""
+    meta = example.meta
+    return boxes_to_text(boxes, meta.get("box_format", BOX_FORMATS[0]), meta["size"], meta.get("resized"), meta.get("box_style"))
+
+
+def set_box_format(example, box_format, min_pixels, max_pixels):
+    """Notes in a box example how the model writes boxes; other examples stay as they are."""
+    if "boxes" in example.meta:
+        example.meta["box_format"] = box_format
+        if box_format == "resized":
+            example.meta["resized"] = resized_size(example.meta["size"], min_pixels, max_pixels)
+
+
+def resized_size(size, min_pixels=MIN_PIXELS, max_pixels=MAX_PIXELS, step=28):
+    """[width, height] that Qwen2-VL's image processor makes of an image: multiples of 28, the area within the limits, the shape kept as far as that allows.
+
+    [640, 480] -> [644, 476]: rounded to the nearest multiple, unless that breaks a limit; then scaled to it, and rounded down (or up, to the lower one)."""
+    width, height = size
+    rounded = [round(width / step) * step, round(height / step) * step]
+    if rounded[0] * rounded[1] > max_pixels:
+        scale = math.sqrt(width * height / max_pixels)
+        return [max(step, math.floor(side / scale / step) * step) for side in size]
+    if rounded[0] * rounded[1] < min_pixels:
+        scale = math.sqrt(min_pixels / (width * height))
+        return [math.ceil(side * scale / step) * step for side in size]
+    return rounded
+
+
+def locate(image, file, where, folders=("",)):
+    """A record's image as a path, in the first of these folders beside `file` that holds it, or as the encoded bytes it embeds.
+    An absolute path that does not exist (Visual-RFT's LISA names its authors' disk) is looked for by its name there."""
     if isinstance(image, dict):
         image = image.get("bytes") or image.get("path")
     if isinstance(image, bytes):
         return image
     if not isinstance(image, str) or not image:
         raise UserError(f"{where}: an image must be a path (or embedded bytes in parquet), found {type(image).__name__}")
-    path = file.parent / image                                       # an absolute `image` replaces the folder
-    if not os.path.isfile(path):                                     # unlike path.is_file(), also False for a name too long: base64 in place of a path
-        raise UserError(f"{where}: image {short(path)} does not exist; relative paths resolve beside {file.name}")
-    return path
+    places = [file.parent / folder / image for folder in folders]    # an absolute `image` replaces the folder
+    if len(folders) > 1 and os.path.isabs(image):
+        places += [file.parent / folder / os.path.basename(image) for folder in folders]
+    for path in places:
+        if os.path.isfile(path):                                     # unlike path.is_file(), also False for a name too long: base64 in place of a path
+            return path
+    others = ", ".join(folder for folder in folders[1:])
+    raise UserError(f"{where}: image {short(places[0])} does not exist{f', nor in {others} there' if others else ''}; relative paths resolve beside {file.name}")
 
 
 def short(text, most=200):
@@ -329,7 +667,7 @@ def read_eval(args, examples):
     args.eval_data = args.eval_data or default_eval(args.data)
     sets = {}
     for spec in args.eval_data:
-        found = examples if spec == args.data else read(spec, level=args.level)
+        found = examples if spec == args.data else read(spec, level=args.level, box_format=args.box_format, min_pixels=args.min_pixels, max_pixels=args.max_pixels)
         sets[spec] = head(found, args.max_eval_samples)
     return sets
 
@@ -365,17 +703,26 @@ def template_of(name):
 
 
 def ask_as_trained(args, otherwise=DEFAULT_TEMPLATE):
-    """Fills in --prompt-template and --system-prompt where they were not given: as the checkpoint's training run had them (its args.json), so that
-    training and evaluation ask alike. UserError for an unknown template."""
+    """Fills in --prompt-template, --system-prompt, --box-format and the limits on pixels where they were not given: as the checkpoint's training run had
+    them (its args.json), so that training and evaluation ask alike. UserError for an unknown template."""
     trained_with = read_args(args.model)
     args.prompt_template = args.prompt_template or trained_with.get("prompt_template") or otherwise
     args.system_prompt = args.system_prompt if args.system_prompt is not None else trained_with.get("system_prompt")
+    for name, default in (("box_format", BOX_FORMATS[0]), ("min_pixels", MIN_PIXELS), ("max_pixels", MAX_PIXELS)):
+        if hasattr(args, name):                                      # asking about one picture (generate.py) knows no boxes
+            setattr(args, name, getattr(args, name) or trained_with.get(name) or default)
     template_of(args.prompt_template)
+
+
+def wording(example, template=DEFAULT_TEMPLATE):
+    """The question as the template puts it. `tabmwp` asks for a letter where there are choices (its _choices twin), as R3V does."""
+    twin = f"{template}_choices"
+    return template_of(twin if example.choices and twin in TEMPLATES else template).replace("{question}", example.question)
 
 
 def render(example, processor, template=DEFAULT_TEMPLATE, system_prompt=None):
     """The prompt as text, by the chat template, images first, one <|image_pad|> for each. UserError if it spells a reserved token."""
-    text = template_of(template).replace("{question}", example.question)
+    text = wording(example, template)
     for token in processor.special.reserved:
         if token in text:
             raise UserError(f"{example.source}: the question contains the reserved token {token}; remove it")
@@ -410,10 +757,10 @@ def check_fit(examples, processor, template, system_prompt, room, targets=False)
 
 
 def check_golds(examples, check):
-    """check(answer, choices) on every example of a file; what it objects to becomes a UserError naming file and line."""
+    """check(answer, choices, meta) on every example of a file; what it objects to becomes a UserError naming file and line."""
     for example in () if isinstance(examples, ToyStream) else examples:
         try:
-            check(example.answer, example.choices)
+            check(example.answer, example.choices, example.meta)
         except ValueError as error:
             raise UserError(f"{example.source}: {error}") from None
 
@@ -468,10 +815,12 @@ def rope_positions(is_image, grids):
 
 
 def target_text(example, template):
-    """What the supervised stage imitates: the worked solution where there is one, else the answer, in tags if the template asks for them."""
+    """What the supervised stage imitates: the worked solution where there is one, else the answer (boxes as the model writes them), in tags if the
+    prompt asks for them: the template, or the question itself, as Visual-RFT's do."""
     if example.solution:
         return example.solution.strip()
-    return f"<answer> {example.answer} </answer>" if template in TAGGED else example.answer
+    answer = answer_text(example, example.meta["boxes"]) if "boxes" in example.meta else example.answer
+    return f"<answer> {answer} </answer>" if "<answer>" in wording(example, template) else answer
 
 
 def encode_target(example, processor, template, max_length):

@@ -8,25 +8,30 @@ What is counted, and how:
     majority@k      the commonest readable answer among the first k samples is right (ties: the one that came first).
     pass@k          the chance that at least one of k samples is right, unbiased from N (Chen et al. 2021, arXiv:2107.03374, eq. 1).
 Prompt template and system prompt are those of the checkpoint's training run (args.json), so that training and evaluation ask alike.
+
+A published protocol (protocols.PROTOCOLS) asks and scores as that benchmark does, by our rule and, where it is known, by the original's, bugs included
+(accuracy_original). It also scores outputs that anybody saved, one {"prediction": text, "answer": gold, ...} a line, without a model:
+
+    python evaluate.py --model Qwen/Qwen2-VL-2B-Instruct --data geoqa.jsonl --protocol geoqa --output-dir runs/geoqa
+    python evaluate.py --predictions outputs.jsonl --protocol geoqa --output-dir runs/rescored
 """
 import json
 import math
+import sys
 from collections import Counter
 from pathlib import Path
 
 from tqdm import tqdm
 
-import data
-import generate
-import model as modeling
+import protocols
 import rewards
 import utils
 
 
-def majority(completions, choices=None):
+def majority(completions, choices=None, read=rewards.extract_answer):
     """The commonest answer of some completions, as one of them wrote it, or None if none can be read. "3", "3.0" and " 3 " vote together, and
     with `choices` so do "B", "(b)" and the text of B; ties go to the answer that came first."""
-    answers = [answer for answer in map(rewards.extract_answer, completions) if answer is not None]
+    answers = [answer for answer in map(read, completions) if answer is not None]
     if not answers:
         return None
     forms = [rewards.normalize_answer(answer, choices) for answer in answers]
@@ -39,9 +44,13 @@ def pass_at_k(n, right, k):
     return 1.0 - math.comb(n - right, k) / math.comb(n, k)
 
 
-def sampled_scores(records, k):
-    """Shares over records (dicts with answer, choices, samples, right): majority@k and pass@k."""
-    voted = [rewards.match_answer(majority(r["samples"][:k], r["choices"]), r["answer"], r["choices"]) for r in records]
+def sampled_scores(records, k, protocol=None, examples=()):
+    """Shares over records (dicts with answer, choices, samples, right): majority@k and pass@k; majority under a protocol as it reads and scores."""
+    if protocol:
+        winners = [majority(r["samples"][:k], r["choices"], protocols.answer_line if protocol in protocols.UNTAGGED else rewards.extract_answer) for r in records]
+        voted = [winner is not None and protocols.PROTOCOLS[protocol]["ours"](f"<answer>{winner}</answer>", e) for winner, e in zip(winners, examples)]
+    else:
+        voted = [rewards.match_answer(majority(r["samples"][:k], r["choices"]), r["answer"], r["choices"]) for r in records]
     passed = [pass_at_k(len(r["right"]), int(sum(r["right"])), k) for r in records]
     return sum(voted) / len(records), sum(passed) / len(records)
 
@@ -60,31 +69,131 @@ def parse_args(argv=None):
     g = p.add_argument_group("evaluation")
     g.add_argument("--max-eval-samples", type=utils.positive, default=512, help="questions to ask")
     g.add_argument("--eval-batch-size", type=utils.positive, default=16, help="answers generated at a time")
+    g.add_argument("--protocol", choices=sorted(protocols.PROTOCOLS), help="ask (unless --prompt-template says otherwise) and score as this benchmark's published evaluation does, by our rule "
+                   "and by the original one")
+    g.add_argument("--predictions", metavar="FILE", help="score these saved outputs under --protocol instead of asking a model: JSONL with prediction and answer, and where there are any id, "
+                   "question, choices, task, source, unit, size, resized, box_format; --model and --data are not needed")
     g = p.add_argument_group("output")
     g.add_argument("--output-dir", required=True, help="where result.json, predictions.jsonl and pictures go")
     g.add_argument("--resume-from-checkpoint", nargs="?", const="newest", metavar="DIR", help="keep the answers already in --output-dir and ask the rest")
-    return p.parse_args(argv)
+    words = [word.partition("=")[0].replace("_", "-") for word in (sys.argv[1:] if argv is None else argv) if word.startswith("--")]
+    rescored = "--predictions" in words
+    for action in p._actions:
+        action.required = action.required and not (rescored and action.dest in ("model", "data"))
+    args = p.parse_args(argv)
+    if rescored and not args.protocol:
+        p.error(f"--predictions needs --protocol, by which to score them: {', '.join(sorted(protocols.PROTOCOLS))}")
+    for word in words if rescored else ():
+        if word not in ("--predictions", "--protocol", "--output-dir", "--box-format"):
+            p.error(f"--predictions scores saved outputs and asks no model: leave {word} away, or --predictions")
+    return args
 
 
 def main(args):
+    rescore(args) if args.predictions else ask(args)
+
+
+def rescore(args):
+    """--predictions: saved outputs under --protocol, without a model. Everything that could be refused is, before anything is scored or written."""
+    out, path = Path(args.output_dir), Path(args.predictions)
+    records = read_predictions(path)
+    for line, record in records:
+        try:
+            protocols.to_example(record, args.protocol, args.box_format)
+        except ValueError as error:
+            raise utils.UserError(f"{path}:{line}: {error}") from None
+    utils.make_writable(out)
+    if (out / "metrics.jsonl").is_file():
+        raise utils.UserError(f"--output-dir {out} holds a training run, whose result.json would be overwritten; name another")
+    if (out / "predictions.jsonl").exists() and path.resolve() == (out / "predictions.jsonl").resolve():
+        raise utils.UserError(f"--predictions {path} would be overwritten with the scores; name another --output-dir")
+    utils.write_args(out, args)
+    result, rows = protocols.score([record for _, record in records], args.protocol, args.box_format, lambda work: tqdm(work, desc="score", unit="record"))
+    utils.write_lines(out / "predictions.jsonl", rows)
+    report(out, result | {"predictions": args.predictions}, rows)
+
+
+def read_predictions(path):
+    """[(line, record)] of a JSON Lines file. UserError for a file that is missing, empty or broken."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise utils.UserError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+    except OSError as error:
+        raise utils.UserError(f"--predictions {path} cannot be read ({error.strerror or error}); check the path") from None
+    records = []
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                records.append((number, json.loads(line)))
+            except (ValueError, RecursionError) as error:
+                raise utils.UserError(f"{path}:{number}: broken JSON ({getattr(error, 'msg', str(error)[:60])}); one object a line is expected") from None
+    if not records:
+        raise utils.UserError(f"{path} holds no record; expected one {{\"prediction\": ..., \"answer\": ...}} a line")
+    return records
+
+
+def report(out, result, rows):
+    """Writes result.json and disagreements.jsonl of a protocol; prints the figures and three rows on which the two scorers differ."""
+    utils.write_json(out / "result.json", result)
+    print(f"{result['protocol']}: n {result['n']}")
+    print(f"  {'accuracy, ours':<24}{result['accuracy']:.4f}   95 % interval {result['accuracy_low']:.4f} to {result['accuracy_high']:.4f}; {result['parse_failures']} could not be read, of the others "
+          f"{result['accuracy_parsed']:.4f}")
+    for name in ("mean_iou", "mAP", "AP50", "cvbench", "cvbench_2d", "cvbench_3d"):
+        if name in result:
+            print(f"  {name:<24}{result[name]:.4f}")
+    for name, parts in result.get("by", {}).items():
+        if len(parts) <= 12:
+            print(f"  by {name + ':':<21}" + "  ".join(f"{value} {part['accuracy']:.4f} ({part['n']})" for value, part in parts.items()))
+    differ = protocols.disagreements(rows)
+    utils.write_lines(out / "disagreements.jsonl", differ)
+    if "accuracy_original" in result:
+        print(f"  {'accuracy, original':<24}{result['accuracy_original']:.4f}   {result['original']}" + (f"; {result['original_timeouts']} ran out of time" if result["original_timeouts"] else ""))
+        print(f"  {'they differ on':<24}{len(differ)} records: {out}/disagreements.jsonl")
+    for row in differ[:3]:
+        said = " ".join(row["prediction"].split())
+        print(f"    gold {row['answer']!r}, read {row['extracted']!r}: ours {row['accuracy']:g}, original {row['accuracy_original']:g}; text ends {said[-120:]!r}")
+
+
+def suited(examples, protocol):
+    """The examples as the protocol scores them. UserError for one that it cannot score."""
+    found = []
+    for e in examples:
+        try:
+            found.append(protocols.to_example({**e.meta, "id": e.id, "question": e.question, "answer": e.answer, "choices": e.choices, "task": e.task, "prediction": ""}, protocol)[1])
+        except ValueError as error:
+            raise utils.UserError(f"{e.source} does not suit --protocol {protocol}: {error}") from None
+    return found
+
+
+def ask(args):
+    """--model and --data: asks the checkpoint."""
+    import data
+    import generate
+    import model as modeling
+
     # ---- setup -------------------------------------------------------------------------------------------------------------------
     out, resume = Path(args.output_dir), args.resume_from_checkpoint is not None
     utils.make_writable(out)
     if (out / "metrics.jsonl").is_file():
         raise utils.UserError(f"--output-dir {out} holds a training run, whose result.json and curve would be overwritten; name another")
+    if args.protocol:
+        args.prompt_template = args.prompt_template or protocols.PROTOCOLS[args.protocol]["template"]
     data.ask_as_trained(args)
-    examples = data.head(data.read(args.data, level=args.level), args.max_eval_samples)
+    examples = data.head(data.read(args.data, level=args.level, box_format=args.box_format, min_pixels=args.min_pixels, max_pixels=args.max_pixels), args.max_eval_samples)
     data.check_golds(examples, rewards.check_gold)
+    judged = suited(examples, args.protocol) if args.protocol else examples
+    right = protocols.PROTOCOLS[args.protocol]["ours"] if args.protocol else rewards.accuracy
     policy, processor = modeling.load_from_args(args, needs_training="its answers would be noise")
     predictions = out / "predictions.jsonl"
     data.check_fit(examples, processor, args.prompt_template, args.system_prompt, args.max_completion_length)
     records = utils.read_lines(predictions) if resume else []
     before = utils.read_args(out)
-    same = ("model", "data", "level", "num_samples", "temperature", "top_p", "top_k", "seed", "prompt_template", "system_prompt", "max_completion_length")
+    same = ("model", "data", "level", "num_samples", "temperature", "top_p", "top_k", "seed", "prompt_template", "system_prompt", "max_completion_length", "protocol", "box_format")
     if records and ([r["id"] for r in records] != [e.id for e in examples[:len(records)]] or any(before.get(k) != getattr(args, k) for k in same)):
         raise utils.UserError(f"{predictions} holds answers of another evaluation; name another --output-dir, or leave --resume-from-checkpoint away to start over")
     utils.write_args(out, args)
-    print(f"model: {modeling.describe(policy)}; prompt template {args.prompt_template}")
+    print(f"model: {modeling.describe(policy)}; prompt template {args.prompt_template}" + (f"; protocol {args.protocol}" if args.protocol else ""))
     print(f"asking {len(examples)} questions of {args.data}: greedily" + (f", and {args.num_samples} samples each at temperature {args.temperature}" if args.num_samples else "")
           + (f"; {len(records)} are answered already" if records else ""))
 
@@ -102,19 +211,22 @@ def main(args):
                                                     top_p=args.top_p, top_k=args.top_k, seed=args.seed, first_row=start * args.num_samples, **shared)
             for i, (e, text) in enumerate(zip(batch, greedy)):
                 mine = samples[i * args.num_samples:(i + 1) * args.num_samples]
-                records.append({"id": e.id, "question": e.question, "answer": e.answer, "choices": e.choices, "prediction": text, "tokens": lengths[i],
-                                "accuracy": rewards.accuracy(text, e), "samples": mine, "right": [rewards.accuracy(s, e) for s in mine]})
+                row = {"id": e.id, "question": e.question, "answer": e.answer, "choices": e.choices, "prediction": text}
+                row |= protocols.score_one(text, judged[start + i], args.protocol) if args.protocol else rewards.marks(text, e)
+                records.append(row | {"tokens": lengths[i], "samples": mine, "right": [right(s, judged[start + i]) for s in mine]})
                 file.write(json.dumps(records[-1]) + "\n")
             file.flush()
 
     # ---- count, draw ---------------------------------------------------------------------------------------------------------------
-    result = rewards.summary([r["prediction"] for r in records], examples)
+    result = rewards.summary([r["prediction"] for r in records], examples) | (protocols.totals(records, args.protocol) if args.protocol else {})
     result |= {"data": args.data, "model": args.model, "mean_length": sum(r["tokens"] for r in records) / len(records)}
     print(f"Test@1 (greedy): accuracy {result['accuracy']:.3f}, 95 % interval {result['accuracy_low']:.3f} to {result['accuracy_high']:.3f}, n {result['n']}; of readable answers "
-          f"{result['accuracy_parsed']:.3f}; format {result['format_rate']:.3f}; {result['parse_failures']} could not be read")
+          f"{result['accuracy_parsed']:.3f}; format {result['format_rate']:.3f}; {result['parse_failures']} could not be read" + (f"; mean IoU {result['iou']:.3f}" if "iou" in result else ""))
+    if args.protocol:
+        report(out, result, records)
     curve = []
     for k in range(1, args.num_samples + 1):
-        voted, passed = sampled_scores(records, k)
+        voted, passed = sampled_scores(records, k, args.protocol, judged)
         curve.append({"step": k, "majority@k": voted, "pass@k": passed, "greedy": result["accuracy"]})
     if curve:
         N = args.num_samples
@@ -134,7 +246,8 @@ def main(args):
     for i in picked:
         said = [(f"greedy: {records[i]['prediction']}", {"accuracy": records[i]["accuracy"]})]
         said += [(sample, {"accuracy": right}) for sample, right in zip(records[i]["samples"][:2], records[i]["right"])]
-        rows.append({"images": data.open_images(examples[i]), "question": examples[i].question, "answer": examples[i].answer, "completions": said})
+        rows.append({"images": data.open_images(examples[i]), "question": examples[i].question, "answer": examples[i].answer, "completions": said,
+                     "boxes": rewards.drawn_boxes(examples[i], records[i]["prediction"], *records[i]["samples"][:2])})
     utils.plot_samples(rows, out / "samples" / "answers.png", f"{args.model} on {args.data}: four wrong answers if there are any, then the first four")
     print(f"{out}/result.json has the figures, {out}/predictions.jsonl every answer, {out}/samples/answers.png some of them beside their pictures")
 

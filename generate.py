@@ -16,6 +16,7 @@ from transformers import DynamicCache
 
 import data
 import model as modeling
+import rewards
 import utils
 
 
@@ -170,6 +171,7 @@ def parse_args(argv=None):
     g.add_argument("--image", nargs="*", default=[], help="one or several image files")
     g.add_argument("--prompt", required=True, help="the question; goes verbatim into the chat template, unless the checkpoint's args.json names the template it was trained with")
     g.add_argument("--prompt-template", help="put the question by this template of data.py instead (none: verbatim)")
+    utils.add_box_format(g)
     g.add_argument("--raw", action="store_true", help="print the completion and nothing else")
     g = p.add_argument_group("rollout")
     g.add_argument("--num-generations", type=utils.positive, default=1, help="G, answers to sample")
@@ -179,6 +181,16 @@ def parse_args(argv=None):
     g.add_argument("--top-k", type=utils.count, default=0, help="sample among this many likeliest tokens; 0: all")
     g.add_argument("--seed", type=utils.count, default=0, help="of the sampling")
     return p.parse_args(argv)
+
+
+def in_pixels(text, example, args):
+    """The boxes of an answer about one picture, in that picture's own pixels; [] if it has none."""
+    if len(example.images) != 1:
+        return []
+    size = data.open_images(example)[0].size
+    resized = data.resized_size(size, args.min_pixels, args.max_pixels)
+    asked = data.Example("question", [], "", "", meta={"boxes": [], "size": size, "resized": resized, "box_format": args.box_format})
+    return rewards.predicted_boxes(text, asked) or []
 
 
 def main(args):
@@ -200,6 +212,8 @@ def main(args):
     for text, length, reason in zip(texts, lengths, finish):
         text = text.encode("utf-8", "replace").decode("utf-8")
         print(text if args.raw else f"{text}\n({length} tokens, {'complete' if reason == 'stop' else 'cut at --max-completion-length'}; prompt template: {args.prompt_template})")
+        for box in () if args.raw else in_pixels(text, example, args):
+            print(f"  {box['label'] or 'box'}: {[round(v) for v in box['bbox_2d']]} in pixels of {args.image[0]}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,14 @@
 r"""Rewards: text in, float out, one dict of names.
 
     REWARDS[name](completion, example) -> float
+    REWARDS[name](completion, example, tokens, max_tokens) -> float      (the names in NEEDS_TOKENS)
 
 `completion` is the text the policy wrote; `example` has `.answer` (the gold, a string such as "3", "140°", "(A)", "yes",
-r"\sqrt{3}") and `.choices` (list of option texts, or None).  To add a reward, write such a function and name it in REWARDS.
+r"\sqrt{3}"), `.choices` (list of option texts, or None) and, if boxes are asked for, `.meta["boxes"]`.  RANGES has the range of every reward, and
+docs/rewards.md where each comes from.  To add a reward, write such a function and name it in REWARDS and RANGES.
+
+The file: finding the answer, one spelling for each answer, comparing answers, math-verify in its process, reading boxes, comparing boxes, the rewards
+(is the answer right, is it written as asked, how long is it, boxes), names and combining.
 
 The path of an answer, cheapest test first:
 
@@ -16,6 +21,7 @@ A policy under RL emits every text there is, so nothing here may hang, raise, or
 """
 
 import atexit
+import bisect
 import functools
 import json
 import logging
@@ -70,8 +76,8 @@ def parse_failure(completion):
 # one spelling for each answer
 
 REPLACEMENTS = [  # in this order
-    ("\u2212", "-"), ("\u2044", "/"), ("\u00f7", "/"), ("\u00d7", r"\times "), ("\u00b7", r"\cdot "), ("\u22c5", r"\cdot "),
-    ("\u03c0", r"\pi "), ("\u221e", r"\infty "), ("^{\\circ}", "°"), ("^\\circ", "°"), ("\\degree", "°"), ("\\%", "%"),
+    ("\u2212", "-"), ("\u2044", "/"), ("\u2215", "/"), ("\u00f7", "/"), ("\\div", "/"), ("\u2236", ":"), ("\u00d7", r"\times "), ("\u00b7", r"\cdot "), ("\u22c5", r"\cdot "),
+    ("\u03c0", r"\pi "), ("\u221e", r"\infty "), ("\\degree", "°"), ("\\%", "%"),
     ("\\$", " "), ("$", " "), ("{,}", ","), ("\\,", " "), ("\\;", " "), ("\\:", " "), ("\\!", " "), ("\\ ", " "), ("~", " "),
     ("\\(", " "), ("\\)", " "), ("\\[", " "), ("\\]", " "), ("\\dfrac", "\\frac"), ("\\tfrac", "\\frac"),
     ("\\left(", "("), ("\\right)", ")"), ("\\left[", "["), ("\\right]", "]"),
@@ -80,16 +86,21 @@ SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 QUOTES = ['""', "''", "``", "“”", "‘’", "«»"]
 
 
+@functools.lru_cache(maxsize=8192)  # a step compares thousands of texts, most of them the same
 def _clean(text):
     """Unicode, LaTeX dressing, quotes, spaces and the final period in one spelling; case kept.  At most MAX_ANSWER long."""
     text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+", lambda m: "^{" + m.group().translate(SUPERSCRIPTS) + "}", text)
-    text = re.sub("([¼½¾⅐-⅞])", r" \1", text.replace("º", "°"))  # the space keeps 3½ from becoming 31/2
+    text = re.sub("([¼½¾⅐-⅞])", r" \1", text.replace("º", "°").replace("˚", "°"))  # the space keeps 3½ from becoming 31/2
     text = unicodedata.normalize("NFKC", text)  # full-width digits and brackets, ㎝, ½
-    text = re.sub(r"\\(?:text|textbf|mathrm|mathbf|mbox)\s*\{([^{}]*)\}", r" \1 ", text)
+    text = re.sub(r"\\(?:text|textbf|textrm|mathrm|mathbf|boldsymbol|mbox)\s*\{((?:[^{}]|\{[^{}]*\})*)\}", r" \1 ", text)
+    text = re.sub(r"(?:\{\})?\s*\^\s*(?:\{\s*(?:\\circ|o)\s*\}|(?:\\circ|(?<=[0-9]\^)o)(?![A-Za-z]))", "°", text)
+    text = re.sub(r"\^\s*(?:\{\s*0?\.5\s*\}|0?\.5(?![0-9]))", r"^{\\frac{1}{2}}", text)
+    text = re.sub(r"^\s*–(?=\s*[0-9.\\√])", "-", text)  # a dash between two numbers is no minus
     for old, new in REPLACEMENTS:
         text = text.replace(old, new)
     text = re.sub(r"√\s*\(([^()]*)\)|(?<![\\A-Za-z])sqrt\s*\(([^()]*)\)", lambda m: "\\sqrt{" + (m[1] or m[2] or "") + "}", text)
-    text = re.sub(r"√\s*([0-9.]+|[A-Za-z])", r"\\sqrt{\1}", text).replace("√", "\\sqrt")
+    text = re.sub(r"√\s*([0-9.]+|[A-Za-z])|(?<![\\A-Za-z])sqrt\s*([0-9.]+)", lambda m: "\\sqrt{" + (m[1] or m[2]) + "}", text)
+    text = re.sub(r"√|(?<![\\A-Za-z])sqrt(?=\s*\{)", r"\\sqrt", text)
     text = re.sub(r"\\sqrt\s*([0-9A-Za-z])", r"\\sqrt{\1}", text)
     text = re.sub(r"(?<![A-Za-z\\])pi(?![A-Za-z])", r"\\pi ", text)
     before = None
@@ -122,11 +133,11 @@ def _text(text):
 
 UNITS = {
     "°": "° degree degrees deg 度", "°c": "°c", "°f": "°f", "%": "% percent pct",
-    "mm": "mm millimeter millimeters millimetre millimetres", "cm": "cm centimeter centimeters centimetre centimetres 厘米",
-    "dm": "dm", "m": "m meter meters metre metres 米", "km": "km kilometer kilometers kilometre kilometres",
+    "mm": "mm millimeter millimeters millimetre millimetres 毫米", "cm": "cm centimeter centimeters centimetre centimetres 厘米 公分",
+    "dm": "dm 分米", "m": "m meter meters metre metres 米", "km": "km kilometer kilometers kilometre kilometres 千米 公里",
     "in": "in inch inches", "ft": "ft foot feet", "yd": "yd yard yards", "mi": "mi mile miles",
-    "mg": "mg", "g": "g gram grams", "kg": "kg kilogram kilograms", "lb": "lb lbs pound pounds",
-    "s": "s sec second seconds", "min": "min minute minutes", "h": "h hr hour hours", "day": "day days", "year": "year years",
+    "mg": "mg", "g": "g gram grams 克", "kg": "kg kilogram kilograms 千克 公斤", "lb": "lb lbs pound pounds",
+    "s": "s sec second seconds 秒", "min": "min minute minutes 分钟", "h": "h hr hour hours 小时", "day": "day days", "year": "year years",
     "ml": "ml milliliter milliliters", "l": "l liter liters litre litres", "unit": "unit units",
     "dollar": "dollar dollars", "cent": "cent cents", "people": "people person persons",
 }  # fmt: skip
@@ -137,32 +148,40 @@ NOT_COUNTED = set(
     "tens hundreds thousands millions billions trillions dozens pairs scores twos threes fours fives sixes sevens eights nines".split()
 )
 SINGULAR = set("object item thing shape cube sphere cylinder ball block square circle triangle".split())
-POWERS = {"square": "2", "sq": "2", "cubic": "3"}
+POWERS = {"square": "2", "sq": "2", "cubic": "3", "平方": "2", "立方": "3"}
+
+UNIT = re.compile(
+    r"(.*?(?:[0-9.)}]|\\pi))\s*(?:(square|sq|cubic)\.?\s+|(平方|立方))?(°\s?[CFcf]?|%|[A-Za-z]+|[\u4e00-\u9fff]{1,4})"
+    r"(?:\s*(?:\^|\*\*)\s*\{?\s*([23])\s*\}?|([23]))?"
+)
 
 
 def _split_unit(text):
     """'240\\pi cm^{2}' -> ('240\\pi', 'cm2'), '7 cubes' -> ('7', 'cube'); the unit is '' if the end is not one."""
-    m = re.fullmatch(
-        r"(.*?(?:[0-9.)}]|\\pi))\s*(?:(square|sq|cubic)\.?\s+)?(°\s?[CFcf]?|%|[A-Za-z]+|[度米]|厘米)(?:\^?\{?([23])\}?)?", text
-    )
+    m = UNIT.fullmatch(text)
     if not m:
         return text, ""
-    word = m[3].replace(" ", "").casefold()
+    word = m[4].replace(" ", "").casefold()
     unit = UNITS.get(word)
-    if unit is None and (word in SINGULAR or re.fullmatch(r"[a-z]{3,}s", word)) and word not in NOT_COUNTED:
-        unit = word if word in SINGULAR else word[:-1]
+    if unit is None and (word in SINGULAR or re.fullmatch(r"[a-z]{3,}s|[\u4e00-\u9fff]+", word)) and word not in NOT_COUNTED and word[0] not in "十百千万亿半点分":
+        unit = word[:-1] if word.endswith("s") else word
     if unit is None:
         return text, ""
-    return m[1], unit + (m[4] or POWERS.get(m[2], ""))
+    return m[1], unit + (m[5] or m[6] or POWERS.get(m[2] or m[3], ""))
 
 
 NUMBER = r"(?:(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+)"
 NUMERIC = re.compile(rf"([+-]?)\s*(?:({NUMBER})(?:\s*/\s*({NUMBER}))?|\\frac\s*\{{\s*({NUMBER})\s*\}}\s*\{{\s*({NUMBER})\s*\}})")
 
+MIXED = re.compile(r"([+-]?)\s*([0-9]{1,30})\s+([0-9]{1,30})\s*/\s*([1-9][0-9]{0,29})")  # 2 2/5
+
 
 def _number(text):
     """(exact value, unit) if the cleaned text is one number and perhaps a unit, else None.  3.0, 1,000, 1/2, \\frac{1}{2}, 7 cubes."""
     value, unit = _split_unit(text)
+    mixed = MIXED.fullmatch(value)
+    if mixed:
+        return (-1 if mixed[1] == "-" else 1) * (int(mixed[2]) + Fraction(int(mixed[3]), int(mixed[4]))), unit
     m = NUMERIC.fullmatch(value)
     if not m:
         return None
@@ -303,6 +322,8 @@ def _same_mathematics(prediction, gold):
     if "=" in prediction and "=" in gold:  # two equations: math-verify compares their solutions
         if prediction.count("=") > 1 or not re.search("[A-Za-z]", prediction.partition("=")[0]):
             return False  # "3 = 7" for "x = 7"
+        if re.search(r"sin|cos|tan|cot|ln|log", prediction + gold):
+            return False  # solving sin(cos(tan x))^9 = 3 takes sympy two seconds
     else:
         prediction, gold = _drop_assignment(prediction), _drop_assignment(gold)
         if "=" in prediction or "=" in gold:
@@ -327,7 +348,7 @@ def _list(text):
 
 def _drop_assignment(text):
     r"""'x = 7' -> '7', 'AB = 7' -> '7', '\angle ABC = 7' -> '7'; anything else, 'two = 7' included, as it is."""
-    return re.sub(r"^(?:(?:\\angle|∠)\s*[A-Za-z]{1,3}|[A-Za-z]|[A-Z]{2})\s*=\s*(?=[^=]+$)", "", text)
+    return re.sub(r"^(?:m?\s*(?:\\angle|∠|angle)\s*[A-Za-z]{1,3}|[A-Za-z]|[A-Z]{2})\s*=\s*(?=[^=]+$)", "", text)
 
 
 # What may reach the symbolic comparison: plain algebra.  A closed list, so that prose, code and control characters never do.
@@ -338,6 +359,7 @@ REFUSED = re.compile(
     r"|[)}]\s*\^\s*\{?\s*-?[0-9]{2}"  # (9^99)^99
     r"|\^\s*\{?\s*-?[0-9]{4}"  # 9^{99999}
     r"|[0-9]{31}"  # long numbers
+    r"|(?:[-+]\s*){3}"  # a run of signs: the grammar nests them
     r"|[0-9]\s+[0-9]|\{\s*\}"  # "3 7" and "3{}7" are 37 in LaTeX
     r"|(?<!\\)\b(?:or|and)\b"
 )
@@ -392,26 +414,29 @@ def symbolically_equal(gold, prediction):
 
 @functools.lru_cache(maxsize=4096)  # the completions of a group repeat their answers; a TimeoutError is not remembered
 def _ask_worker(gold, prediction):
-    global _worker
-    if _worker.pid != os.getpid():  # we are a fork: the pipes belong to the parent, and its lock may be taken for ever
-        _worker = _MathWorker()
-    return _worker.ask(gold, prediction)
+    return _worker.ask([gold, prediction])["equal"]
 
 
-class _MathWorker:
-    """A child process that answers one JSON line per comparison; started at first use, shared by all threads of a process.
+class MathWorker:
+    """A child process, `python script --worker`, that answers one JSON line per question; started at first use, shared by all threads of a process.
 
-    A comparison is bounded by ANSWER_SECONDS, start-up (importing sympy) is not counted.  A worker that is late or dies is replaced at once,
-    so only the next symbolic comparison waits for the new one's imports.
+    A question is bounded by `seconds`; start-up (importing sympy) is not counted.  A worker that is late or dies is replaced at once,
+    so only the next question waits for the new one's imports.  A forked process has a worker of its own.  The child's side is serve().
     """
 
-    def __init__(self):
+    def __init__(self, script, seconds):
+        self.script, self.seconds = os.path.abspath(script), seconds
+        self.forget()
+        if hasattr(os, "register_at_fork"):  # the pipes belong to the parent, and its lock may be taken for ever
+            os.register_at_fork(after_in_child=self.forget)
+
+    def forget(self):
         self.pid, self.lock = os.getpid(), threading.Lock()
         self.process = self.answers = None
         self.ready = False
 
     def start(self):
-        command = [sys.executable, os.path.abspath(__file__), "--worker"]
+        command = [sys.executable, self.script, "--worker"]
         # bufsize=0: a buffered pipe has a lock of its own, which a fork could inherit taken.
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0)
         self.answers, self.ready = queue.Queue(), False
@@ -437,9 +462,9 @@ class _MathWorker:
             raise RuntimeError(f"the math-verify worker cannot start: {hello['error'] if hello else 'it died'}")
         self.ready = True
 
-    def ask(self, gold, prediction):
-        """True or False; TimeoutError if the worker was late or died of the question; RuntimeError if there can be none."""
-        question = (json.dumps([gold, prediction]) + "\n").encode()
+    def ask(self, question):
+        """The answer to a question, both anything JSON can say; TimeoutError if the worker was late or died of it; RuntimeError if there can be none."""
+        line = (json.dumps(question) + "\n").encode()
         with self.lock:
             if self.process is not None and self.process.poll() is not None:
                 self.stop()  # it died between two questions
@@ -449,8 +474,8 @@ class _MathWorker:
                 self.wait_until_ready()
             answer = None
             try:
-                self.process.stdin.write(question)
-                answer = self.answers.get(timeout=ANSWER_SECONDS)
+                self.process.stdin.write(line)
+                answer = self.answers.get(timeout=self.seconds)
             except (queue.Empty, BrokenPipeError):
                 pass
             finally:  # after Ctrl-C too: an answer that nobody read would be taken for the next one's
@@ -458,11 +483,11 @@ class _MathWorker:
                     self.stop()
                     self.start()
             if answer is None:
-                raise TimeoutError(f"math-verify did not finish {prediction!r} against {gold!r} in {ANSWER_SECONDS} s")
-            return answer["equal"]
+                raise TimeoutError(f"math-verify did not finish {question!r} in {self.seconds} s")
+            return answer
 
 
-_worker = _MathWorker()  # no process yet
+_worker = MathWorker(__file__, ANSWER_SECONDS)  # no process yet
 
 
 def _read_lines(pipe, answers):
@@ -470,6 +495,30 @@ def _read_lines(pipe, answers):
         for line in pipe:
             answers.put(json.loads(line))
     answers.put(None)  # the process has ended
+
+
+def serve(answer, warm_up, seconds):
+    """The worker's side: a JSON line in, the JSON of answer(question) out, until stdin ends (with the parent).
+
+    warm_up() is called first (imports, tables); its ImportError is told to the parent.  answer must not return None.
+    """
+    import faulthandler
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
+    out, sys.stdout = sys.stdout, sys.stderr  # a library that prints must not answer
+    try:
+        warm_up()
+    except ImportError as error:
+        print(json.dumps({"error": f"{error} (pip install math-verify)"}), file=out, flush=True)
+        return
+    print(json.dumps({"ready": True}), file=out, flush=True)
+    for line in sys.stdin:
+        # If the parent dies while we compute, nobody kills us: this timer needs neither the GIL nor signals.
+        faulthandler.dump_traceback_later(10 * seconds, exit=True)
+        reply = answer(json.loads(line))
+        faulthandler.cancel_dump_traceback_later()
+        print(json.dumps(reply), file=out, flush=True)
 
 
 def _compare_latex(gold, prediction):
@@ -482,53 +531,382 @@ def _compare_latex(gold, prediction):
     return bool(verify(read(gold), read(prediction), timeout_seconds=None))
 
 
-def _serve():
-    """The worker: a line with [gold, prediction] in, a line with {"equal": ...} out, until stdin ends (with the parent)."""
-    import faulthandler
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
-    out, sys.stdout = sys.stdout, sys.stderr  # a library that prints must not answer
+def _answer_question(question):
     try:
-        for gold, prediction in [(r"\frac{1}{2}", "0.5"), (r"2\sqrt{3}", r"\sqrt{12}"), ("x+1", "1+x"), ("2x=4", "x=2")]:
-            _compare_latex(gold, prediction)  # imports and warms the parser's tables
-    except ImportError as error:
-        print(json.dumps({"error": f"{error} (pip install math-verify)"}), file=out, flush=True)
-        return
-    print(json.dumps({"ready": True}), file=out, flush=True)
-    for line in sys.stdin:
-        # If the parent dies while we compute, nobody kills us: this timer needs neither the GIL nor signals.
-        faulthandler.dump_traceback_later(10 * ANSWER_SECONDS, exit=True)
-        try:
-            equal = _compare_latex(*json.loads(line))
-        except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
-            equal = False  # sympy could not make sense of it
-        faulthandler.cancel_dump_traceback_later()
-        print(json.dumps({"equal": equal}), file=out, flush=True)
+        return {"equal": _compare_latex(*question)}
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
+        return {"equal": False}  # sympy could not make sense of it
+
+
+def _warm_up():
+    for gold, prediction in [(r"\frac{1}{2}", "0.5"), (r"2\sqrt{3}", r"\sqrt{12}"), ("x+1", "1+x"), ("2x=4", "x=2")]:
+        _compare_latex(gold, prediction)  # imports and warms the parser's tables
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# the rewards
+# boxes: reading them
+#
+# A box is (x1, y1, x2, y2), x1 < x2 and y1 < y2.  Gold boxes are in pixels of the original image, which is what a person sees.  What the policy
+# writes is in one of three conventions, and example.meta["box_format"] says in which: guessing it is how an IoU reward stays at 0 for a
+# whole run (Visual-RFT issues 143, 152, 232: 0-1000 data, a Qwen2.5-VL that writes pixels; VLM-R1's reward assumes the latter).
+
+BOX_FORMATS = ("norm1000", "resized", "pixels")  # 0..1000 of width and height (Qwen2-VL) | pixels of the image the model saw (Qwen2.5-VL) | original pixels
+MAX_BOXES = 300  # a longer list is no answer
+
+_N = r"\s*([+-]?(?:[0-9]{1,9}(?:\.[0-9]{0,20})?|\.[0-9]{1,20})(?:[eE][+-]?[0-9]{1,2})?)\s*"
+_KEY = r"[\"']?\s*:\s*"
+BOX_TOKEN = re.compile(
+    rf"(?P<box>[\[(]{_N},{_N},{_N},{_N}[\])])"  # [1, 2, 3, 4]
+    rf"|(?P<corners>[\[(]{_N},{_N}[\])]\s*,?\s*[\[(]{_N},{_N}[\])])"  # (1,2),(3,4): LISA and Qwen2-VL's own
+    rf"|(?P<label>\b(?i:label|category|class){_KEY}(?:\"((?:[^\"\\]|\\.){{0,200}})\"|'((?:[^'\\]|\\.){{0,200}})'))"
+    rf"|(?P<score>\b(?i:confidence|score){_KEY}[\"']?{_N})"
+    r"|<\|object_ref_start\|>(?P<reference>[^<]{0,200})<\|object_ref_end\|>"
+    r"|(?P<brace>[{}])"
+)
+EMPTY_LIST = re.compile(r"none|null|nothing|no (?:objects?|boxes|box)(?: found| detected)?")
 
 
-def check_gold(answer, choices=None):
+def parse_boxes(text):
+    """The boxes a text names: [{"bbox_2d": (x1, y1, x2, y2), "label": str or None, "score": float in [0, 1] or None}, ...].
+
+    [] if it says in so many words that there are none ("[]", "none", "No Objects"); None if it cannot be read, or names more than MAX_BOXES.
+
+        [10, 20, 30, 40]    (10,20),(30,40)    <|object_ref_start|>cat<|object_ref_end|><|box_start|>(10,20),(30,40)<|box_end|>
+        ```json [{"bbox_2d": [10, 20, 30, 40], "label": "cat"}, ...] ```    [{'Position': [10, 20, 30, 40], 'Confidence': 0.9}, ...]
+
+    One pass of a regex, so prose around the boxes, newlines, either quotes, fences, integers or decimals, and a list that was cut off are all the
+    same to it, and there is nothing to recurse into.  Corners are put in order (Visual-RFT pays swapped ones 2.0); boxes without area are dropped.
+    Every box counts, wherever it stands in the answer: VLM-R1 trains on the first and evaluates the last, and both may be hedged.
+    """
+    if text is None or len(text) > MAX_TAIL:
+        return None
+    found, boxes, label, score, seen = [], [], None, None, 0
+    for m in BOX_TOKEN.finditer(text):
+        kind = m.lastgroup
+        if kind in ("brace", "reference"):  # the end of what one label and score are about
+            found += [{"bbox_2d": box, "label": label, "score": score} for box in boxes]
+            boxes, label, score = [], m["reference"] and m["reference"].strip(), None
+        elif kind == "label":
+            value = m[12] if m[12] is not None else m[13]
+            label = re.sub(r"\\(?:u([0-9a-fA-F]{4})|(.))", lambda e: chr(int(e[1], 16)) if e[1] else e[2], value).strip() or None
+        elif kind == "score":
+            score = min(1.0, max(0.0, float(m[15])))
+        else:
+            seen += 1
+            if seen > MAX_BOXES:
+                return None
+            box = _ordered(*map(float, m.group(2, 3, 4, 5) if kind == "box" else m.group(7, 8, 9, 10)))
+            boxes += [box] if box else []
+    found += [{"bbox_2d": box, "label": label, "score": score} for box in boxes]
+    if found or seen:
+        return found or None  # boxes without area are not the statement that there is nothing
+    plain = re.sub("```(?:json)?", "", text).strip("[]{}()'\"`., \n\t")
+    said = EMPTY_LIST.fullmatch(" ".join(plain.split()).casefold()) or (not plain and re.search(r"\[\s*\]", text))
+    return [] if said else None
+
+
+def _ordered(x1, y1, x2, y2):
+    """The corners in order, or None if the box has no area."""
+    box = min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)
+    return box if box[0] < box[2] and box[1] < box[3] and math.isfinite((box[2] - box[0]) * (box[3] - box[1])) else None
+
+
+def _scale(box_format, size, resized):
+    """(horizontal, vertical) pixels of the original per unit of the convention."""
+    if box_format not in BOX_FORMATS:
+        raise ValueError(f"box_format is {box_format!r}; it is one of {', '.join(BOX_FORMATS)}")
+    if box_format == "pixels":
+        return 1.0, 1.0
+    if not size:
+        raise ValueError(f"boxes in {box_format} cannot be turned into pixels without the size of the original image: meta['size'] = [width, height]")
+    if box_format == "norm1000":
+        return size[0] / 1000, size[1] / 1000
+    if not resized:
+        raise ValueError("boxes in resized pixels cannot be turned into original ones without the size the model saw: meta['resized'] = [width, height]")
+    return size[0] / resized[0], size[1] / resized[1]
+
+
+def to_pixels(box, box_format, size=None, resized=None):
+    """A box as the policy writes it -> pixels of the original image.  size and resized are [width, height]."""
+    x, y = _scale(box_format, size, resized)
+    return box[0] * x, box[1] * y, box[2] * x, box[3] * y
+
+
+def from_pixels(box, box_format, size=None, resized=None):
+    """The inverse of to_pixels: pixels of the original image -> as the policy writes it (not rounded)."""
+    x, y = _scale(box_format, size, resized)
+    return box[0] / x, box[1] / y, box[2] / x, box[3] / y
+
+
+def _meta(example):
+    return getattr(example, "meta", None) or {}
+
+
+def gold_boxes(example):
+    """example.meta["boxes"]: [{"bbox_2d": [x1, y1, x2, y2] in original pixels, "label": str or None}, ...]; [] says there is nothing to find."""
+    boxes = _meta(example).get("boxes")
+    if boxes is None:
+        raise ValueError("this reward needs an example with boxes (meta['boxes'])")
+    return boxes
+
+
+def predicted_boxes(completion, example):
+    """parse_boxes of the answer body, in pixels of the original image; None if there is no readable answer."""
+    boxes, meta = parse_boxes(extract_answer(completion)), _meta(example)
+    if boxes is None:
+        return None
+    x, y = _scale(meta.get("box_format", "norm1000"), meta.get("size"), meta.get("resized"))
+    return [{**b, "bbox_2d": (b["bbox_2d"][0] * x, b["bbox_2d"][1] * y, b["bbox_2d"][2] * x, b["bbox_2d"][3] * y)} for b in boxes]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# boxes: comparing them
+
+
+def iou(a, b):
+    """Intersection over union of two boxes, in [0, 1].  Touching boxes have 0.  (VLM-R1 counts an overlap one pixel wide as none.)"""
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    shared = width * height
+    return min(1.0, shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared))
+
+
+def giou(a, b):
+    """Generalised IoU (Rezatofighi et al. 2019, arXiv:1902.09630): IoU minus the share of the enclosing box that neither covers; in (-1, 1]."""
+    shared = max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared
+    around = (max(a[2], b[2]) - min(a[0], b[0])) * (max(a[3], b[3]) - min(a[1], b[1]))
+    return max(-1.0, min(1.0, shared / union + union / around - 1))
+
+
+def normalize_label(label):
+    """One spelling of a class: case, spaces, underscores and hyphens aside.  None stays None."""
+    return None if label is None else re.sub(r"[\s_\-\u2010-\u2015\u2212]+", "", unicodedata.normalize("NFKC", label).strip("\"'`.。 ").casefold())
+
+
+def match_boxes(predicted, gold, threshold, labels=True, overlap=iou, by_score=False):
+    """Greedy one-to-one pairs, each better than the threshold: [(index in predicted, index in gold, overlap), ...].
+
+    The largest overlap is paired first (VLM-R1); by_score lets the surest prediction choose first (Visual-RFT, COCO; no score counts as 1).
+    With labels, a gold box that has a label is only matched by a prediction with the same one.
+    """
+    p_labels, g_labels = [normalize_label(p.get("label")) for p in predicted], [normalize_label(g.get("label")) for g in gold]
+    pairs = []
+    for i, p in enumerate(predicted):
+        for j, g in enumerate(gold):
+            if not labels or g_labels[j] is None or g_labels[j] == p_labels[i]:
+                share = overlap(p["bbox_2d"], g["bbox_2d"])
+                if share > threshold:
+                    pairs.append(((-_score(p) if by_score else 0, i if by_score else 0, -share, i, j), i, j, share))
+    used_p, used_g, matches = set(), set(), []
+    for _, i, j, share in sorted(pairs):
+        if i not in used_p and j not in used_g:
+            used_p.add(i)
+            used_g.add(j)
+            matches.append((i, j, share))
+    return matches
+
+
+def _score(box):
+    return 1.0 if box.get("score") is None else box["score"]
+
+
+RECALLS = [i * 0.01 for i in range(100)] + [1.0]  # COCO's linspace, to the last bit
+THRESHOLDS = [0.5 + 0.05 * i for i in range(10)]  # COCO's 0.50:0.05:0.95
+MAX_DETECTIONS = 100  # COCO's, per image and class
+
+
+def average_precision(detections, golds, threshold):
+    """COCO's 101-point average precision of one class over a set of images, in [0, 1]; 0 if there is no gold.
+
+    detections: [(image_id, box, score), ...], golds: [(image_id, box), ...].  Per image the surest detection chooses first and takes the free gold box
+    with the largest IoU >= threshold; all are then ranked by score.  Equal scores keep the order in which they are given, as in pycocotools.
+    """
+    return _average_precisions(detections, golds, [threshold])[0]
+
+
+def _average_precisions(detections, golds, thresholds):
+    free = {}
+    for image, box in golds:
+        free.setdefault(image, []).append(box)
+    by_image = {}
+    for image, box, score in detections:
+        by_image.setdefault(image, []).append((score, box))
+    hits = []  # (score, one bool per threshold), image by image
+    for image, found in by_image.items():
+        boxes = free.get(image, [])
+        taken = [set() for _ in thresholds]
+        for score, box in sorted(found, key=lambda pair: -pair[0])[:MAX_DETECTIONS]:
+            shares = [iou(box, other) for other in boxes]
+            right = []
+            for threshold, used in zip(thresholds, taken):
+                best = max((j for j in range(len(boxes)) if j not in used and shares[j] >= threshold), key=lambda j: (shares[j], j), default=None)
+                right.append(best is not None)
+                used.add(best)
+            hits.append((score, right))
+    hits.sort(key=lambda hit: -hit[0])  # stable
+    return [_area_under([right[k] for _, right in hits], len(golds)) for k in range(len(thresholds))]
+
+
+def _area_under(right, n_gold):
+    """Mean over 101 recalls of the best precision at that recall or beyond; `right` is ranked."""
+    precision, recall, hits = [], [], 0
+    for rank, hit in enumerate(right, 1):
+        hits += hit
+        precision.append(hits / rank)
+        recall.append(hits / max(1, n_gold))
+    for k in range(len(precision) - 2, -1, -1):
+        precision[k] = max(precision[k], precision[k + 1])
+    return sum(precision[k] for k in (bisect.bisect_left(recall, r) for r in RECALLS) if k < len(precision)) / len(RECALLS) if n_gold else 0.0
+
+
+def mean_average_precision(images):
+    """{"mAP", "AP50"} of a set, each in [0, 1]: images is a list of (predicted, gold) lists of boxes; predicted may be None (unreadable: finds nothing).
+
+    The mean over the classes of gold and predictions together: a class that is only predicted counts 0.  COCO and VLM-R1 drop those, so that inventing
+    classes is free.  A box without a score has score 1.  A set with nothing to find scores 1 if nothing is found and everything could be read.
+    """
+    detections, golds = {}, {}
+    for image, (predicted, gold) in enumerate(images):
+        for p in predicted or []:
+            detections.setdefault(normalize_label(p.get("label")), []).append((image, p["bbox_2d"], _score(p)))
+        for g in gold:
+            golds.setdefault(normalize_label(g.get("label")), []).append((image, g["bbox_2d"]))
+    if not detections and not golds:
+        nothing = float(all(predicted is not None for predicted, _ in images))
+        return {"mAP": nothing, "AP50": nothing}
+    per_class = [_average_precisions(detections.get(name, []), golds.get(name, []), THRESHOLDS) for name in {**golds, **detections}]
+    return {"mAP": sum(map(sum, per_class)) / (len(per_class) * len(THRESHOLDS)), "AP50": sum(row[0] for row in per_class) / len(per_class)}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# the rewards: is the answer right
+#
+# f(completion, example) -> float; those named in NEEDS_TOKENS are called as f(completion, example, tokens, max_tokens).  RANGES has every range.
+
+
+def check_gold(answer, choices=None, meta=None):
     """ValueError if the gold cannot be scored against: call it once per example, at load time.
 
     Empty golds score 1.0 for everything in align-anything and for empty answers in Visual-RFT.  With choices, the gold must name one of them.
+    With meta["boxes"], every box must have an area, and what turns the policy's coordinates into pixels must be there.
     """
     if not isinstance(answer, str) or not answer.strip():
         raise ValueError(f"the gold answer is empty or not text: {answer!r}")
     if choices and choice_index(answer, choices) is None:
         raise ValueError(f"the gold answer {answer!r} is neither a letter nor a text of the choices {choices!r}")
+    if meta and meta.get("boxes") is not None:
+        _scale(meta.get("box_format", "norm1000"), meta.get("size"), meta.get("resized"))
+        for gold in meta["boxes"]:
+            box = gold.get("bbox_2d") if isinstance(gold, dict) else None
+            if not box or len(box) != 4 or not all(isinstance(v, (int, float)) and math.isfinite(v) for v in box) or box[0] >= box[2] or box[1] >= box[3]:
+                raise ValueError(f"a gold box is {{'bbox_2d': [x1, y1, x2, y2], 'label': ...}} with x1 < x2 and y1 < y2, not {gold!r}")
 
 
 def accuracy(completion, example):
     """1.0 if the answer body matches example.answer, else 0.0 (see match_answer).  ValueError if the gold is empty.
 
-    R1-V's accuracy with its faults removed: it scores the whole completion, not the answer, and compares tags, units and case.
+    Of an example with boxes: 1.0 if every gold box is matched at IoU > 0.5 (with its label, where it has one) and there is no other box; if there is nothing to
+    find, 1.0 for an answer that says so.
+
+    R1-V's accuracy with its faults removed: it scores the whole completion, not the answer, and compares tags, units and case.  VLM-R1's default pays
+    a wrong text its Levenshtein ratio ("7 or 3" for 7: 0.286); a wrong answer is worth nothing here.
     """
     check_gold(example.answer)
-    return float(match_answer(extract_answer(completion), example.answer, example.choices))
+    if _meta(example).get("boxes") is None:
+        return float(match_answer(extract_answer(completion), example.answer, example.choices))
+    predicted, gold = predicted_boxes(completion, example), gold_boxes(example)
+    return float(predicted is not None and len(predicted) == len(gold) == len(match_boxes(predicted, gold, 0.5)))
+
+
+def mcq(completion, example):
+    """1.0 if the answer names the gold's choice, by letter in any bracket or (with example.choices) by its text, else 0.0.  Never mathematics.
+
+    VLM-R1's mcq: a gold "(A)" never scores, "(A)" and "Option C is right." have no letter, and "I think A, but B." is A.  VisualThinker takes the last
+    letter of a sentence.  Here two letters are none, and a sentence is none.
+    """
+    body, choices = extract_answer(completion), example.choices
+    if body is None:
+        return 0.0
+    if choices:
+        right = choice_index(example.answer, choices)
+        return float(right is not None and choice_index(body, choices) == right)
+    right, named = _letter(example.answer), _letter(body)
+    return float(right is not None and named is not None and named[0] == right[0])
+
+
+def yes_no(completion, example):
+    """1.0 if the answer begins with the gold's yes or no and does not contain the other, else 0.0.
+
+    VLM-R1's yes_no looks for the letters: "I do not know" is no, and two texts with neither are equal.
+    """
+    body, gold = extract_answer(completion), _text(example.answer)
+    return float(body is not None and len(body) <= MAX_ANSWER and gold in ("yes", "no") and match_answer(body, gold))
+
+
+def all_match(completion, example):
+    """1.0 if the answer is the gold's text (case, spaces, quotes and the final period aside), else 0.0.
+
+    VLM-R1's all_match (its GUI task), which takes the whole completion for the answer if there is no tag, and scores an empty one against an empty gold.
+    """
+    body = extract_answer(completion)
+    return float(body is not None and _text(body) == _text(example.answer) != "")
+
+
+# Words that may stand around a class name.  None of them is a class ("dog" may be), or an answer would be paid for two golds.
+AROUND_LABEL = set(
+    "a an the this that there it is its it's image picture photo shows show contains depicts of in type kind species model class category label variant breed answer".split()
+)
+
+
+def classification(completion, example):
+    """1.0 if the answer is the gold class: equal but for case, spaces, underscores and hyphens; or the class among words that name nothing ("a photo of a lily").
+
+    Visual-RFT's rule is `gold in answer or answer in gold` on squeezed text: it pays the empty answer, "A" for "A320" and "rose or lily" for both.  Its first stage
+    is math-verify, to which 737-800 is a subtraction.  One direction here, on word boundaries, and no answer is paid for two golds: before a gold with a digit a
+    maker may stand ("Boeing 737-800"), but no other word with one; "A320-200" is not "A320"; "water lily" is not "lily".
+    """
+    body = extract_answer(completion)
+    if body is None or len(body) > MAX_ANSWER or not normalize_label(example.answer):
+        return 0.0
+    if normalize_label(body) == normalize_label(example.answer):
+        return 1.0
+    text, gold = (unicodedata.normalize("NFKC", t).casefold().strip("\"'`.。 ") for t in (body, example.answer))
+    parts = [re.escape(part) for part in re.split(r"[\s_\-]+", gold) if part]
+    m = re.search(r"(?<![\w\-])" + r"[\s_\-]?".join(parts) + r"(?![\w\-])", text)
+    if not m:
+        return 0.0
+    before, after = text[: m.start()].replace(":", " ").split(), text[m.end() :].split()
+    unknown = [word for word in before + after if word not in AROUND_LABEL]
+    if not unknown:
+        return 1.0
+    maker = len(unknown) <= 2 and unknown == before[-len(unknown) :] and all(word.replace("-", "").isalpha() for word in unknown)
+    return float(maker and bool(re.search("[0-9]", gold)) and not {"or", "and", "not", "no"} & set(unknown))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# the rewards: is it written as asked
+
+
+def _blocks(text, tags):
+    """[(tag, body), ...] if the text is a flat sequence of `<tag>body</tag>` with only whitespace between, and every body says something; else None."""
+    pieces = re.split("(</?(?:" + "|".join(tags) + ")>)", text)  # text, tag, text, tag, ..., text
+    if len(pieces) % 4 != 1 or any(outside.strip() for outside in pieces[::4]):
+        return None
+    blocks = []
+    for opened, body, closed in zip(pieces[1::4], pieces[2::4], pieces[3::4]):
+        if opened[1] == "/" or closed != "</" + opened[1:] or not body.strip():
+            return None
+        blocks.append((opened[1:-1], body))
+    return blocks
+
+
+FOUR_TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+
+
+def _order(text, tags):
+    return [tag for tag, _ in _blocks(text, tags) or []]
 
 
 def format_strict(completion, example=None):
@@ -537,45 +915,304 @@ def format_strict(completion, example=None):
     Each of the four tags exactly once, both bodies non-empty; whitespace is free around and between the blocks.  R1-V's fullmatch refuses
     a final newline, and lets nested blocks, repeated blocks and empty bodies pass.
     """
-    tags = ["<think>", "</think>", "<answer>", "</answer>"]
-    if any(completion.count(tag) != 1 for tag in tags):
+    return float(_order(completion, ["think", "answer"]) == ["think", "answer"])
+
+
+def format_lenient(completion, example=None):
+    """1.0 if the completion contains `<think>...</think> <answer>...</answer>`, each tag once, whatever stands before and after; else 0.0.
+
+    open-r1-multimodal's and R1-Onevision's grpo.py: re.match without DOTALL, so that a newline in the thinking scores 0 and a leading space too.
+    """
+    if any(completion.count(tag) != 1 for tag in FOUR_TAGS):
         return 0.0
-    before, _, rest = completion.partition("<think>")
-    thinking, _, rest = rest.partition("</think>")
-    between, _, rest = rest.partition("<answer>")
-    answer, closed, after = rest.partition("</answer>")  # closed is "" if the tags came in another order
-    outside = before + between + after
-    return float(closed != "" and not outside.strip() and thinking.strip() != "" and answer.strip() != "")
+    return format_strict(completion[completion.find("<think>") : completion.find("</answer>") + len("</answer>")])
 
 
-def length(completion, example=None):
-    """0.001 per word, at most 1.0 (VisualThinker, where it is per token and unbounded).
+def format_rec(completion, example=None):
+    """1.0 if format_strict holds and the answer has a box one can read (parse_boxes), else 0.0.
+
+    VLM-R1's format_reward_rec searches the completion: text around, repeated blocks and empty thinking pass, decimals, one-line JSON without braces and
+    (1,2),(3,4) do not, and the box may stand behind the answer.
+    """
+    return float(format_strict(completion) == 1.0 and bool(parse_boxes(extract_answer(completion))))
+
+
+def format_multi_think(completion, example=None):
+    """1.0 if the completion is one or more `<think>` blocks and then one `<answer>`, else 0.0; non-empty, flat, whitespace between.
+
+    R1-Onevision's data has thinking in several blocks, which its released format reward does not treat (its strict pattern passes them by accident, as it passes two
+    answers); open-r1-multimodal merges them when it prepares data.
+    """
+    order = _order(completion, ["think", "answer"])
+    return float(len(order) > 1 and order[-1] == "answer" and order.count("answer") == 1)
+
+
+def format_caption(completion, example=None):
+    """1.0 if the completion is `<caption>...</caption> <think>...</think> <answer>...</answer>` and nothing else, else 0.0.
+
+    Efficient-R1-VLLM claims that being made to describe the picture first helps; it released neither this reward nor a number.
+    """
+    return float(_order(completion, ["caption", "think", "answer"]) == ["caption", "think", "answer"])
+
+
+def tag_count(completion, example=None):
+    """0.25 for each of the four tags that occurs exactly once: 0, 0.25, ..., 1.0.
+
+    HF open-r1 PR 418, for models whose format reward stays 0.  There the newlines belong to the tags; here a tag is a tag.  Says nothing about order.
+    """
+    return 0.25 * sum(completion.count(tag) == 1 for tag in FOUR_TAGS)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# the rewards: how long it is
+#
+# tokens is the length of the completion in tokens, max_tokens the longest it could have been (--max-completion-length).
+
+
+def length(completion, example, tokens, max_tokens):
+    """0.001 per token, at most 1.0 (VisualThinker, where it is unbounded and the processor is loaded again at every call).
 
     Range [0, 1].  Gameable by repetition, and known to be gamed: VisualThinker reports longer text and no better answers.  It is here
     to show that.
     """
-    return min(1.0, 0.001 * len(completion.split()))
+    return min(1.0, 0.001 * max(0, tokens))
 
 
-REWARDS = {"accuracy": accuracy, "format": format_strict, "length": length}
+def cosine(completion, example, tokens, max_tokens):
+    """Half a cosine over the length, by correctness: right 1.0 -> 0.5, wrong 0.0 -> -0.5, from no token to max_tokens.  Range [-0.5, 1].
+
+    The "length" of VLM-R1 (after Yeo et al. 2025, arXiv:2502.03373): brief is better, right or wrong, and any right answer beats any wrong one.  HF open-r1 has
+    it the other way for wrong answers (-1.0 -> -0.5: a longer attempt is forgiven), which pays for padding whatever the policy cannot solve.
+    VLM-R1 overwrites the correctness with 1.0, and its curve is periodic: 2,048 tokens are worth as much as none.  Here the length is clamped.
+    """
+    best, worst = (1.0, 0.5) if accuracy(completion, example) else (0.0, -0.5)
+    share = min(1.0, max(0, tokens) / max(1, max_tokens))
+    return worst + (best - worst) * (1 + math.cos(math.pi * share)) / 2
 
 
-def reward_parts(completions, examples, names):
+def soft_overlong(completion, example, tokens, max_tokens):
+    """0 up to L_max - L_cache tokens, then linear to -1 at L_max: DAPO, arXiv:2503.14476 eq. 13.  Range [-1, 0].
+
+    L_max is max_tokens; L_cache is a fifth of it (DAPO: 4,096 of 20,480).
+    """
+    cache = max(1, max_tokens) / 5
+    return max(-1.0, min(0.0, (max_tokens - cache - tokens) / cache))
+
+
+def repetition(completion, example=None):
+    """-(1 - distinct / all) of the 6-grams of the words, or of the boxes in the answer if that is worse.  Range [-1, 0].
+
+    VLM-R1's repetition.  There fewer than 6 words are never repetitive and 6 have one 6-gram, so that "a a a a a" is free: up to 6 words are measured in
+    2-grams here.  A completion without spaces is one word: words are cut into pieces of 8 characters beyond 32.  And a box list hides the thinking from it: the worse
+    of the two counts here.  Only the last MAX_TAIL characters are read.
+    """
+    words = []
+    for word in completion[-MAX_TAIL:].lower().split():
+        words += [word] if len(word) <= 32 else [word[i : i + 8] for i in range(0, len(word), 8)]
+    n = 6 if len(words) > 6 else 2
+    worst = _repeated(list(zip(*(words[i:] for i in range(n)))))
+    boxes = parse_boxes(extract_answer(completion)) if "[" in completion or "(" in completion else None
+    return min(worst, _repeated([(b["bbox_2d"], b["label"]) for b in boxes])) if boxes else worst
+
+
+def _repeated(items):
+    return len(set(items)) / len(items) - 1 if items else 0.0
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# the rewards: boxes
+#
+# All need example.meta["boxes"] (ValueError without: see check_rewards), read the answer body only and never send it through a numeric verifier, which
+# reduces Visual-RFT's gold to the y1 of its first box: "[]" after a thinking that mentions that number scores 1.0 there.  Where there is nothing to find, an
+# answer that says so ("[]", "none", "No Objects") has the highest score and everything else 0 (Visual-RFT: 0 for all).
+
+
+def _on_boxes(score, nothing_found=1.0):
+    """A reward from score(predicted, gold), both lists non-empty, in pixels of the original image."""
+
+    @functools.wraps(score)
+    def reward(completion, example):
+        gold = gold_boxes(example)
+        predicted = predicted_boxes(completion, example)
+        if predicted is None or bool(predicted) != bool(gold):
+            return 0.0
+        return float(score(predicted, gold)) if gold else nothing_found
+
+    del reward.__wrapped__  # its signature is a reward's
+    return reward
+
+
+def _shared(matches, predicted, gold):
+    """Sum of the matched overlaps over the longer list: a missed box and a surplus one cost the same."""
+    return min(1.0, sum(share for _, _, share in matches) / max(len(predicted), len(gold)))
+
+
+@_on_boxes
+def soft_iou(predicted, gold):
+    """`iou`: the IoU of one box and one gold; of lists, the sum of the matched IoUs over the longer list.  Range [0, 1].
+
+    VLM-R1's REC reward.  It reads the first box and its evaluation the last; here naming two boxes halves the score.  It takes integers only, and pixels of the resized
+    image whatever the model writes.
+    """
+    return _shared(match_boxes(predicted, gold, 0.0), predicted, gold)
+
+
+@_on_boxes
+def hard_iou(predicted, gold):
+    """`iou_hard`: 1.0 if `iou` is over 0.5, else 0.0: the old VLM-R1 and R1-Onevision.  One of two boxes for one object is therefore never enough."""
+    return _shared(match_boxes(predicted, gold, 0.0), predicted, gold) > 0.5
+
+
+@functools.partial(_on_boxes, nothing_found=2.0)
+def giou_plus_one(predicted, gold):
+    """`giou`: generalised IoU + 1 of one box and one gold; of lists, the matched sum over the longer list.  Range [0, 2].
+
+    Visual-RFT's LISA reward, which pays swapped corners 2.0 and mixes the corners of two boxes.  Mind that junk next to the gold still earns up to 1.0: that slope is
+    what GIoU is for.
+    """
+    matches = match_boxes(predicted, gold, -1.0, overlap=giou)
+    return min(2.0, sum(1 + share for _, _, share in matches) / max(len(predicted), len(gold)))
+
+
+@_on_boxes
+def accuracy_iou(predicted, gold):
+    """Sum of the matched IoUs over the longer list, matched by confidence at IoU > 0.5.  Range [0, 1].
+
+    Visual-RFT's detection reward.  A newline in the answer or a missing Confidence scores 0 there, and a box with the right y1 alone 1.0.  Repeated boxes are
+    removed there; here they are surplus.
+    """
+    return _shared(match_boxes(predicted, gold, 0.5, by_score=True), predicted, gold)
+
+
+@_on_boxes
+def accuracy_confidence(predicted, gold):
+    """Confidence of the matched boxes over (number of gold boxes + confidence of the unmatched ones).  Range [0, 1].
+
+    After Visual-RFT's mean over the predictions of c if matched and 1 - c if not.  That pays a junk box with confidence 0 the full 1.0, and dilutes
+    a missed or unsure box with as many of them as one likes.  Here an unmatched box never raises the reward and costs what it claims; a missed gold counts.  Confidences
+    are cut to [0, 1]; a matched box without one earns nothing, an unmatched one counts as sure.
+    """
+    right = {i for i, _, _ in match_boxes(predicted, gold, 0.5, by_score=True)}
+    claimed = sum(_score(p) for i, p in enumerate(predicted) if i not in right)
+    return sum(predicted[i]["score"] or 0.0 for i in right) / (len(gold) + claimed)
+
+
+AT_LEAST_HALF = math.nextafter(0.5, 0)  # match_boxes wants more than its threshold
+
+
+@_on_boxes
+def weighted_sum(predicted, gold):
+    """0.7 position + 0.3 completeness: matched IoU (>= 0.5) per gold box, and 1 - (share of golds missed + share of boxes not matched) / 2.  Range [0, 1].
+
+    VLM-R1's weighted_sum.  There a box with the wrong label is taken for a find in completeness (0.225 for one such box and two golds, 0 here).
+    """
+    matches = match_boxes(predicted, gold, AT_LEAST_HALF)
+    position = sum(share for _, _, share in matches) / len(gold)
+    completeness = 1 - ((len(gold) - len(matches)) / len(gold) + (len(predicted) - len(matches)) / len(predicted)) / 2
+    return min(1.0, 0.7 * position + 0.3 * completeness)
+
+
+def _image_map(predicted, gold, thresholds):
+    """Mean AP of one image's boxes over the thresholds and the classes of both lists, at one operating point: their scores are not asked for.
+
+    COCO ranks boxes of equal score as listed, so that what follows the last hit is free.  All at once, AP is precision times the recalls reached.
+    """
+    names = {normalize_label(b.get("label")) for b in predicted + gold}
+    result = 0.0
+    for name in names:
+        p, g = ([b for b in boxes if normalize_label(b.get("label")) == name] for boxes in (predicted, gold))
+        matches = [share for _, _, share in match_boxes(p, g, math.nextafter(thresholds[0], 0))] if p and g else []
+        for threshold in thresholds:
+            hits = sum(share >= threshold for share in matches)
+            result += hits / len(p) * bisect.bisect_right(RECALLS, hits / len(g)) / len(RECALLS) if hits else 0.0
+    return min(1.0, result / (len(names) * len(thresholds)))
+
+
+@_on_boxes
+def od_ap(predicted, gold):
+    """COCO's mAP (IoU 0.50:0.95) of the one image, with a price on false boxes.  Range [0, 1].
+
+    VLM-R1's od_ap is gamed by spamming boxes: with all scores 1.0, what follows the hits costs nothing, and boxes with a label that is not in the gold are
+    dropped.  Here precision falls with every false box, and a class that is only predicted counts 0.
+    """
+    return _image_map(predicted, gold, THRESHOLDS)
+
+
+@_on_boxes
+def od_ap50(predicted, gold):
+    """od_ap at IoU 0.5 alone.  Range [0, 1].  VLM-R1's has the same holes."""
+    return _image_map(predicted, gold, THRESHOLDS[:1])
+
+
+@_on_boxes
+def od_length(predicted, gold):
+    """od_ap times min(1, golds / boxes): VLM-R1's odLength, its own remedy against spam.  Range [0, 1].  There unknown labels are still free of AP's part."""
+    return _image_map(predicted, gold, THRESHOLDS) * min(1.0, len(gold) / len(predicted))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# names, and combining them
+
+REWARDS = {
+    "accuracy": accuracy, "mcq": mcq, "yes_no": yes_no, "all_match": all_match, "classification": classification,
+    "format": format_strict, "format_lenient": format_lenient, "format_rec": format_rec, "format_multi_think": format_multi_think,
+    "format_caption": format_caption, "tag_count": tag_count,
+    "length": length, "cosine": cosine, "repetition": repetition, "soft_overlong": soft_overlong,
+    "iou": soft_iou, "iou_hard": hard_iou, "giou": giou_plus_one, "accuracy_iou": accuracy_iou, "accuracy_confidence": accuracy_confidence,
+    "weighted_sum": weighted_sum, "od_ap": od_ap, "od_ap50": od_ap50, "od_length": od_length,
+}  # fmt: skip
+NEEDS_TOKENS = {"length", "cosine", "soft_overlong"}
+NEEDS_BOXES = {"iou", "iou_hard", "giou", "accuracy_iou", "accuracy_confidence", "weighted_sum", "od_ap", "od_ap50", "od_length"}
+RANGES = {name: (0.0, 1.0) for name in REWARDS} | {  # (lowest, highest), or the set of values
+    **{name: {0.0, 1.0} for name in ["accuracy", "mcq", "yes_no", "all_match", "classification", "iou_hard"]},
+    **{name: {0.0, 1.0} for name in REWARDS if name.startswith("format")}, "tag_count": {0.0, 0.25, 0.5, 0.75, 1.0},
+    "cosine": (-0.5, 1.0), "repetition": (-1.0, 0.0), "soft_overlong": (-1.0, 0.0), "giou": (0.0, 2.0),
+}  # fmt: skip
+
+
+def check_rewards(names, examples, functions=REWARDS):
+    """ValueError, in a sentence, if a named reward does not exist or has nothing to score in an example.  Call it once, before training.
+
+    A reward that cannot work scores 0 all night (VLM-R1's yes_no, on golds without yes or no: 1).  check_gold looks at the golds themselves.
+    """
+    unknown = [name for name in names if name not in functions]
+    if unknown:
+        raise ValueError(f"unknown reward {', '.join(map(repr, unknown))}; known are {', '.join(sorted(functions))}")
+    for i, example in enumerate(examples):
+        which = f"example {getattr(example, 'id', None) or i} with the answer {example.answer!r}"
+        has_boxes = _meta(example).get("boxes") is not None
+        for name in names:
+            if name in NEEDS_BOXES and not has_boxes:
+                raise ValueError(f"reward {name} needs examples with boxes (meta['boxes']); {which} has none")
+            if name == "yes_no" and _text(example.answer) not in ("yes", "no"):
+                raise ValueError(f"reward yes_no needs answers that are yes or no; not so {which}")
+            if name == "mcq" and (choice_index(example.answer, example.choices) if example.choices else _letter(example.answer)) is None:
+                raise ValueError(f"reward mcq needs answers that are a choice or its letter; not so {which}")
+
+
+def reward_parts(completions, examples, names, tokens=None, max_tokens=None, functions=REWARDS):
     """Score each completion against its example: ({name: [float, ...]}, {name: number of failures}).
 
-    A reward that raises or returns nan or inf scores 0.0, is counted (log it as `rewards/<name>/failed`), and its first traceback is logged.
+    tokens is the length of each completion in tokens and max_tokens its limit, for the rewards in NEEDS_TOKENS.  functions may have more rewards than REWARDS
+    (a reward model's).  A reward that raises or returns nan or inf scores 0.0, is counted (log it as `rewards/<name>/failed`), and its first traceback is logged.
     """
-    unknown = [name for name in names if name not in REWARDS]
+    unknown = [name for name in names if name not in functions]
     if unknown:
-        raise ValueError(f"unknown reward {', '.join(map(repr, unknown))}; known are {', '.join(sorted(REWARDS))}")
+        raise ValueError(f"unknown reward {', '.join(map(repr, unknown))}; known are {', '.join(sorted(functions))}")
     if len(completions) != len(examples):
         raise ValueError(f"{len(completions)} completions but {len(examples)} examples: repeat each example for its group")
+    counting = [name for name in names if name in NEEDS_TOKENS]
+    if counting and (tokens is None or max_tokens is None):
+        raise ValueError(f"reward {counting[0]} is about the number of tokens: it needs tokens and max_tokens")
+    if tokens is not None and len(tokens) != len(completions):
+        raise ValueError(f"{len(completions)} completions but {len(tokens)} token counts")
     parts, failed = {}, {}
     for name in names:
         parts[name], failed[name] = [], 0
-        for completion, example in zip(completions, examples):
+        for i, (completion, example) in enumerate(zip(completions, examples)):
             try:
-                score = float(REWARDS[name](completion, example))
+                more = (int(tokens[i]), int(max_tokens)) if name in NEEDS_TOKENS else ()
+                score = float(functions[name](completion, example, *more))
                 if not math.isfinite(score):
                     raise ValueError(f"reward {name} returned {score}")
             except Exception:  # whatever a new reward raises: it must not end a night's run, nor pass unseen
@@ -608,16 +1245,49 @@ def wilson(k, n, z=1.96):
 
 def summary(completions, examples):
     """What an evaluation reports, one answer a question: accuracy in [0, 1] over all n (what cannot be read is wrong, never guessed), its 95 %
-    interval, accuracy_parsed over the answers that could be read, format_rate, parse_failures (a count)."""
+    interval, accuracy_parsed over the answers that could be read, format_rate, parse_failures (a count), and the mean iou of examples with boxes, if any."""
     n = len(completions)
     right = sum(accuracy(c, e) for c, e in zip(completions, examples))
-    failures = sum(map(parse_failure, completions))
+    boxed = [(c, e) for c, e in zip(completions, examples) if _meta(e).get("boxes") is not None]
+    failures = sum(map(parse_failure, completions)) + sum(not parse_failure(c) and predicted_boxes(c, e) is None for c, e in boxed)
     low, high = wilson(right, n)
-    return {"accuracy": right / max(1, n), "n": n, "accuracy_low": low, "accuracy_high": high, "accuracy_parsed": right / max(1, n - failures),
-            "format_rate": sum(map(format_strict, completions)) / max(1, n), "parse_failures": failures}
+    result = {"accuracy": right / max(1, n), "n": n, "accuracy_low": low, "accuracy_high": high, "accuracy_parsed": right / max(1, n - failures),
+              "format_rate": sum(map(format_strict, completions)) / max(1, n), "parse_failures": failures}
+    return result | ({"iou": sum(soft_iou(c, e) for c, e in boxed) / len(boxed)} if boxed else {})
+
+
+def marks(completion, example):
+    """What an answer sheet says of one answer: its accuracy, and its iou if the example has boxes."""
+    found = {"accuracy": accuracy(completion, example)}
+    return found | ({"iou": soft_iou(completion, example)} if _meta(example).get("boxes") is not None else {})
+
+
+def drawn_boxes(example, *completions):
+    """The boxes to draw on an example's picture: the gold ones, then those of each completion, as corners in pixels; [] for an example without boxes."""
+    if _meta(example).get("boxes") is None:
+        return []
+    return [[b["bbox_2d"] for b in boxes or []] for boxes in (gold_boxes(example), *(predicted_boxes(text, example) for text in completions))]
+
+
+REFLECTION_WORDS = (
+    "wait", "hmm", "hold on", "recheck", "re-check", "double-check", "let me check", "let me verify", "let me recount", "let me count again", "let me look again",
+    "check again", "count again", "look again", "think again", "rethink", "re-think", "reconsider", "re-examine", "re-evaluate", "recount", "actually",
+    "on second thought", "alternatively", "i made a mistake", "that's not right", "that is not right",
+)  # fmt: skip
+# The longest first; a space is any whitespace, a hyphen may be a space or left out.
+_PHRASES = (re.escape(words).replace(r"\ ", r"\s+").replace(r"\-", r"[\s-]?") for words in sorted(REFLECTION_WORDS, key=len, reverse=True))
+REFLECTION = re.compile(rf"(?<!\w)(?:{'|'.join(_PHRASES)})(?!\w)", re.IGNORECASE)
+
+
+def reflections(completion):
+    """How many reflection words or phrases the thinking has ("wait", "re-check", "on second thought"), at word boundaries, overlapping ones once.
+
+    The count that "aha moment" plots show beside accuracy.  The thinking is what stands before the last `</think>`, or, without one, before the first `<answer>`.
+    """
+    return len(REFLECTION.findall(completion.rpartition("</think>")[0] or completion.partition("<answer>")[0]))
 
 
 if __name__ == "__main__":
     if sys.argv[1:] != ["--worker"]:
         sys.exit("rewards.py is a module: see its docstring, and tests/test_rewards.py")
-    _serve()
+    serve(_answer_question, _warm_up, ANSWER_SECONDS)

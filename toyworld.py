@@ -9,6 +9,10 @@ One example of `count`, as every task here returns it (a plain dict; data.py tur
               Row 4: none. </think><answer> 2 </answer>"
     meta      {"objects": [[row, column, color, shape], ...], ...}   what was drawn, for people and for tests
 
+`spatial` asks in which quarter of the picture an object is (multiple choice, with "choices"). `ground` asks for boxes: of one object, or of all
+objects of a kind, with their names. Its gold is meta["boxes"], in pixels of the picture, meta["size"]; its
+worked solutions write boxes as Qwen2-VL does, from 0 to 1000 across the picture's width and height.
+
 Three things about these pictures are there for the tiny model (docs/log.md has what was tried). Objects sit on the 28-pixel grid of Qwen2-VL's
 merged patches, so that one object is one image token. Scenes of one or two objects are common, because they are where a network
 that knows nothing learns its first colours. And the light changes across the scene, so that a patch shows where it is.
@@ -17,10 +21,12 @@ that knows nothing learns its first colours. And the light changes across the sc
 otherwise, whatever seed or index drew it. `ood` holds more objects than any training scene does.
 
 **The fallible teacher.** With `teacher="fallible"` the worked solution is that of somebody who overlooks each object in the
-right-hand column two times in three, and answers accordingly. The gold `answer` stays right. A model warm-started on such solutions
-reasons fluently and badly, which is where reinforcement learning from answers alone can show that it does something.
+right-hand column two times in three, and answers accordingly; his boxes, two times in three, are drawn carelessly wide. The gold `answer`
+stays right. A model warm-started on such solutions reasons fluently and badly, which is where reinforcement learning from answers alone
+can show that it does something.
 """
 import itertools
+import json
 import math
 import random
 import zlib
@@ -36,10 +42,19 @@ TEACHERS = ("fallible", "gold")
 LEVELS = {1: (1, 2), 2: (1, 4), 3: (1, 6)}  # difficulty: fewest and most objects in a scene
 OOD_OBJECTS = (7, 9)                        # more than at any level
 OVERLOOKED = 2 / 3                          # the fallible teacher's chance of missing an object in the right-hand column
+CARELESS, MARGIN = 2 / 3, 4                 # his chance of drawing a box too wide, and by how many pixels on each side
+
+
+def corners_of(shape, x, y, radius):
+    """The outline of a shape as points, in the units of its arguments; of a circle, the corners of the square around it."""
+    if shape == "triangle":
+        return [(x + 1.1 * radius * math.sin(a), y + (0.2 - 1.1 * math.cos(a)) * radius) for a in (0, 2.0944, 4.1888)]
+    return [(x - radius, y - radius), (x + radius, y + radius)]
 
 
 def draw_scene(meta, rng):
-    """The picture of meta["objects"], a list of (row, column, color, shape). Sizes and shades vary a little from object to object."""
+    """The picture of meta["objects"], a list of (row, column, color, shape), or of (row, column, color, shape, x, y, radius) in pixels where size
+    and place matter. Otherwise they vary a little from object to object, as shades always do."""
     scale = 4                               # draw large, shrink once: smooth edges
     # A grey plane, as in CLEVR, under a warm light from the right and above: darker downwards, redder to the right. So each patch shows where
     # it is; on an even background the tiny model has to work that out of M-RoPE alone, which took it two to three times as many steps.
@@ -49,29 +64,42 @@ def draw_scene(meta, rng):
     image.putdata(corners)
     image = image.resize((GRID * CELL * scale,) * 2, Image.BILINEAR, box=(0.5, 0.5, 1.5, 1.5))
     draw = ImageDraw.Draw(image)
-    for row, column, color, shape in meta["objects"]:
-        radius = rng.uniform(9.5, 11.0) * scale
-        x, y = ((column + 0.5) * CELL + rng.uniform(-0.5, 0.5)) * scale, ((row + 0.5) * CELL + rng.uniform(-0.5, 0.5)) * scale
+    for row, column, color, shape, *place in meta["objects"]:
+        if place:
+            x, y, radius = (scale * value for value in place)
+        else:
+            radius = rng.uniform(9.5, 11.0) * scale
+            x, y = ((column + 0.5) * CELL + rng.uniform(-0.5, 0.5)) * scale, ((row + 0.5) * CELL + rng.uniform(-0.5, 0.5)) * scale
         fill = tuple(max(0, min(255, channel + rng.randint(-8, 8))) for channel in COLORS[color])
         edge = tuple(channel * 2 // 3 for channel in fill)
+        outline = corners_of(shape, x, y, radius)
         if shape == "circle":
-            draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=fill, outline=edge, width=scale)
+            draw.ellipse((*outline[0], *outline[1]), fill=fill, outline=edge, width=scale)
         elif shape == "square":
-            draw.rectangle((x - radius, y - radius, x + radius, y + radius), fill=fill, outline=edge, width=scale)
+            draw.rectangle((*outline[0], *outline[1]), fill=fill, outline=edge, width=scale)
         else:
-            corners = [(x + 1.1 * radius * math.sin(a), y + (0.2 - 1.1 * math.cos(a)) * radius) for a in (0, 2.0944, 4.1888)]
-            draw.polygon(corners, fill=fill, outline=edge, width=scale)
+            draw.polygon(outline, fill=fill, outline=edge, width=scale)
     return image.resize((GRID * CELL,) * 2, Image.LANCZOS)
 
 
-def count(rng, fewest, most, teacher):
-    """How many objects of a kind are in the picture? Returns the dict shown at the top of this file, without its image."""
+def scene(rng, fewest, most):
+    """Objects of a random scene, (row, column, color, shape) in reading order."""
     # A third of the scenes are small: from them the first words are learned (see the top of the file).
     number = rng.randint(fewest, min(fewest + 1, most)) if rng.random() < 0.33 else rng.randint(fewest, most)
     cells = sorted(rng.sample([(r, c) for r in range(GRID) for c in range(GRID)], number))
     # Two or three colours and shapes in a scene, so that there is something to count, and something that does not count.
     colors, shapes = rng.sample(list(COLORS), rng.randint(2, 3)), rng.sample(SHAPES, rng.randint(2, 3))
-    objects = [(r, c, rng.choice(colors), rng.choice(shapes)) for r, c in cells]
+    return [(r, c, rng.choice(colors), rng.choice(shapes)) for r, c in cells]
+
+
+def overlooks(teacher, rng, o):
+    """Whether the fallible teacher misses this object."""
+    return teacher == "fallible" and o[1] == GRID - 1 and rng.random() < OVERLOOKED
+
+
+def count(rng, fewest, most, teacher):
+    """How many objects of a kind are in the picture? Returns the dict shown at the top of this file, without its image."""
+    objects = scene(rng, fewest, most)
 
     # Ask about something that is there four times in five, so that 0 is an answer but not the usual one.
     _, _, color, shape = rng.choice(objects)
@@ -80,9 +108,7 @@ def count(rng, fewest, most, teacher):
     wanted = rng.choice((color, shape))
     matches = lambda o: wanted in o
 
-    seen = objects
-    if teacher == "fallible":
-        seen = [o for o in objects if not (o[1] == GRID - 1 and rng.random() < OVERLOOKED)]
+    seen = [o for o in objects if not overlooks(teacher, rng, o)]
     lines, total = [f"Looking for {wanted} objects."], 0
     for row in range(GRID):
         words = []
@@ -99,12 +125,109 @@ def count(rng, fewest, most, teacher):
     }
 
 
-TASKS = {"count": (count, draw_scene)}      # name: (who invents a record, who draws it from record["meta"])
+def reading(objects, mark):
+    """A scene in words, row by row, each object followed by mark(object): ["Row 1: blue square, red circle (top right).", "Row 2: none.", ...]."""
+    return [f"Row {row + 1}: {', '.join(f'{o[2]} {o[3]}{mark(o)}' for o in objects if o[0] == row) or 'none'}." for row in range(GRID)]
+
+
+def only_ones(objects):
+    """The colours and shapes that one object of the scene has and no other, with that object."""
+    holders = [(kind, [o for o in objects if kind in o]) for kind in (*COLORS, *SHAPES)]
+    return [(kind, found[0]) for kind, found in holders if len(found) == 1]
+
+
+def spatial(rng, fewest, most, teacher):
+    """Where is the one red (round, ...) object? Multiple choice in the words of SAT, VisualThinker-R1-Zero's training set.
+
+    question  "Where is the red object? Choose between the following options: bottom left, top right, top left, bottom right"
+    answer    "top right"         choices  ["bottom left", "top right", "top left", "bottom right"]
+    solution  "<think> Looking for the red object. Row 1: none. Row 2: blue square, red circle (top right). Row 3: none. Row 4: none. </think>
+              <answer> top right </answer>"
+    Who overlooks the object guesses. Questions that compare two objects are more than the tiny model learned in 600 steps (docs/log.md).
+    """
+    unique = []
+    while not unique:
+        objects = scene(rng, fewest, most)
+        unique = only_ones(objects)
+    wanted, target = rng.choice(unique)
+    place = lambda o: f"{'top' if o[0] < GRID // 2 else 'bottom'} {'left' if o[1] < GRID // 2 else 'right'}"
+    choices = rng.sample(["top left", "top right", "bottom left", "bottom right"], 4)
+    seen = [o for o in objects if not overlooks(teacher, rng, o)]
+    taught = place(target) if target in seen else rng.choice(choices)
+    lines = [f"Looking for the {wanted} object.", *reading(seen, lambda o: f" ({place(o)})" if o is target else "")]
+    return {
+        "question": f"Where is the {wanted} object? Choose between the following options: {', '.join(choices)}",
+        "answer": place(target),
+        "choices": choices,
+        "solution": f"<think> {' '.join(lines)} </think><answer> {taught} </answer>",
+        "meta": {"objects": [list(o) for o in objects], "wanted": wanted, "taught": taught},
+    }
+
+
+def ground(rng, fewest, most, teacher):
+    """Where is it? One box; or several with their names, or none at all.
+
+    question  "Draw a box around the red object."     "Find all red objects."
+    answer    [{"label": "red circle", "bbox_2d": [33, 33, 51, 51]}]   (JSON text; pixels of the picture)
+    solution  "<think> Looking for red objects. Row 1: none. Row 2: red circle (1: 2, 2). Row 3: blue square. Row 4: none. </think>
+              <answer> [{\"label\": \"red circle\", \"bbox_2d\": [295, 295, 455, 455]}] </answer>"   (0 to 1000)
+    In brackets stand a running number, the row and the column of what is wanted: where its box will be. In the answer the label comes before the box, so that
+    the model knows what it is about to draw a box around.
+    """
+    objects = []
+    for row, column, color, shape in scene(rng, fewest, most):
+        objects.append((row, column, color, shape, (column + 0.5) * CELL, (row + 0.5) * CELL, round(rng.uniform(7.0, 11.0), 2)))
+    unique = only_ones(objects)
+    if unique and rng.random() < 0.5:
+        kind, target = rng.choice(unique)
+        wanted, question = [target], f"Draw a box around the {kind} object."
+    else:
+        kinds = [kind for kind in (*COLORS, *SHAPES) if sum(kind in o for o in objects) <= 3]   # at most three boxes to write
+        there = [kind for kind in kinds if any(kind in o for o in objects)]
+        kind = rng.choice(there if there and rng.random() < 0.8 else kinds)
+        wanted, question = [o for o in objects if kind in o], f"Find all {kind} objects."
+    side = GRID * CELL
+
+    def box(o, margin):
+        xs, ys = zip(*corners_of(o[3], o[4], o[5], o[6]))
+        return [max(0, min(side, round(v))) for v in (min(xs) - margin, min(ys) - margin, max(xs) + margin, max(ys) + margin)]
+
+    def text(pairs, scale):
+        return json.dumps([{"label": f"{o[2]} {o[3]}", "bbox_2d": [round(v * scale) for v in b]} for o, b in pairs])
+
+    gold = [(o, box(o, 0)) for o in wanted]
+    noticed = [o for o in objects if not overlooks(teacher, rng, o)]
+    seen = [o for o in wanted if o in noticed]
+    lines = [f"Looking for {kind} objects.", *reading(noticed, lambda o: f" ({seen.index(o) + 1}: {o[0] + 1}, {o[1] + 1})" if o in seen else "")]
+    said = [(o, box(o, MARGIN if teacher == "fallible" and rng.random() < CARELESS else 0)) for o in seen]
+    return {
+        "question": question,
+        "answer": text(gold, 1),
+        "solution": f"<think> {' '.join(lines)} </think><answer> {text(said, 1000 / side)} </answer>",
+        "meta": {"objects": [list(o) for o in objects], "wanted": kind, "taught": text(said, 1), "size": [side, side],
+                 "boxes": [{"label": f"{o[2]} {o[3]}", "bbox_2d": b} for o, b in gold]},
+    }
+
+
+# name: (who invents a record, who draws it from record["meta"])
+TASKS = {"count": (count, draw_scene), "spatial": (spatial, draw_scene), "ground": (ground, draw_scene)}
 
 
 def in_test(record):
     """Whether a scene belongs to the test split: one in eight does, by a checksum of what is drawn (not of seed or index)."""
-    return zlib.crc32(repr(record["meta"]["objects"]).encode()) % 8 == 0
+    return zlib.crc32(repr([o[:4] for o in record["meta"]["objects"]]).encode()) % 8 == 0
+
+
+def record(task, split="train", index=0, seed=0, level=3, teacher="fallible"):
+    """`example` without its picture: a hundred times as fast."""
+    fewest, most = OOD_OBJECTS if split == "ood" else LEVELS[level]
+    compose, _ = TASKS[task]
+    for attempt in itertools.count():
+        # a string seeds by its SHA-512: the same on every machine and Python. Composing and drawing have a generator each, so that the
+        # teacher, who draws lots too, changes neither the scene nor its picture.
+        found = compose(random.Random(f"{task} {split} {seed} {index} {attempt}"), fewest, most, teacher)
+        if split == "ood" or in_test(found) == (split == "test"):
+            return found
 
 
 def example(task, split="train", index=0, seed=0, level=3, teacher="fallible"):
@@ -113,14 +236,9 @@ def example(task, split="train", index=0, seed=0, level=3, teacher="fallible"):
     task: a key of TASKS; split: train, test or ood; level: 1 to 3 (most objects: 2, 4, 6; ignored by ood); teacher: who wrote the
     solution, fallible or gold (the answer is right either way).
     """
-    fewest, most = OOD_OBJECTS if split == "ood" else LEVELS[level]
-    compose, draw = TASKS[task]
-    for attempt in itertools.count():
-        # a string seeds by its SHA-512: the same on every machine and Python. Composing and drawing have a generator each, so that the
-        # teacher, who draws lots too, changes neither the scene nor its picture.
-        record = compose(random.Random(f"{task} {split} {seed} {index} {attempt}"), fewest, most, teacher)
-        if split == "ood" or in_test(record) == (split == "test"):
-            return {"image": draw(record["meta"], random.Random(f"draw {task} {split} {seed} {index}")), **record}
+    found = record(task, split, index, seed, level, teacher)
+    _, draw = TASKS[task]
+    return {"image": draw(found["meta"], random.Random(f"draw {task} {split} {seed} {index}")), **found}
 
 
 def tokenizer_text(samples=200):
@@ -128,6 +246,6 @@ def tokenizer_text(samples=200):
     for task in sorted(TASKS):
         for index in range(samples):
             for split in SPLITS:
-                record = example(task, split, index, teacher=TEACHERS[index % 2])
-                yield record["question"]
-                yield record["solution"]
+                found = record(task, split, index, teacher=TEACHERS[index % 2])
+                yield found["question"]
+                yield found["solution"]

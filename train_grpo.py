@@ -45,7 +45,8 @@ def parse_args(argv=None):
     g.add_argument("--top-p", type=utils.fraction, default=1.0, help="sample among the likeliest tokens that make up this mass; below 1 importance ratios are no longer exact")
     g.add_argument("--top-k", type=utils.count, default=0, help="sample among this many likeliest tokens, 0: all; above 0 importance ratios are no longer exact")
     g = p.add_argument_group("objective")
-    g.add_argument("--reward-funcs", nargs="+", default=["accuracy", "format"], metavar="NAME", help=f"rewards to add up: {', '.join(sorted(rewards.REWARDS))} (default: accuracy format)")
+    g.add_argument("--reward-funcs", nargs="+", default=["accuracy", "format"], metavar="NAME", help=f"rewards to add up: {', '.join(sorted(rewards.REWARDS))}; or a sequence-classification checkpoint with one output, as a directory or hub name, "
+                   "which scores question and completion (default: accuracy format)")
     g.add_argument("--reward-weights", nargs="+", type=float, metavar="W", help="one weight per reward; default: all 1")
     g.add_argument("--loss-type", choices=[name for name in sorted(losses.LOSSES) if name != "sft"], default="grpo", help="which mean over tokens: grpo of each completion, then of all; dapo and bnpo over all tokens; dr_grpo by a constant")
     g.add_argument("--scale-rewards", choices=["group", "none"], default="group", help="divide advantages by the group's standard deviation, or not (Dr. GRPO)")
@@ -62,9 +63,11 @@ def parse_args(argv=None):
         p.error(f"--num-generations must be at least 2 for a group-relative advantage, got {args.num_generations}")
     if args.temperature == 0:
         p.error("--temperature must be above 0: greedy completions of one prompt are all the same")
-    unknown = [name for name in args.reward_funcs if name not in rewards.REWARDS]
+    unknown = [name for name in args.reward_funcs if name not in rewards.REWARDS and not modeling.names_checkpoint(name)]
     if unknown:
-        p.error(f"--reward-funcs {unknown[0]} is unknown; there are {', '.join(sorted(rewards.REWARDS))}")
+        p.error(f"--reward-funcs {unknown[0]} is neither a reward ({', '.join(sorted(rewards.REWARDS))}) nor a checkpoint's directory or hub name")
+    if len(set(args.reward_funcs)) < len(args.reward_funcs):
+        p.error("--reward-funcs names a reward twice; use --reward-weights to count it more")
     if args.reward_weights and not all(math.isfinite(w) for w in args.reward_weights):
         p.error("--reward-weights must be finite numbers")
     if args.reward_weights and len(args.reward_weights) != len(args.reward_funcs):
@@ -77,10 +80,15 @@ def main(args):
     resume = utils.open_output_dir(args)
     N, G, out = args.prompts_per_step, args.num_generations, Path(args.output_dir)
     data.ask_as_trained(args)
-    examples = data.read(args.data, args.seed, args.level)
+    examples = data.read(args.data, args.seed, args.level, "gold", args.box_format, args.min_pixels, args.max_pixels)
     eval_sets = data.read_eval(args, examples)
     for some in (examples, *eval_sets.values()):
         data.check_golds(some, rewards.check_gold)
+    formulas = [name for name in args.reward_funcs if name in rewards.REWARDS]
+    try:
+        rewards.check_rewards(formulas, data.head(examples, 16) if isinstance(examples, data.ToyStream) else examples)
+    except ValueError as error:
+        raise utils.UserError(f"--reward-funcs: {error}; choose other rewards, or data that have what they need") from None
     max_steps = data.steps_of(args, examples, N)
 
     # ---- model -------------------------------------------------------------------------------------------------------------------
@@ -92,6 +100,7 @@ def main(args):
     for some in (examples, *eval_sets.values()):
         data.check_fit(some, processor, args.prompt_template, args.system_prompt, args.max_completion_length)
     reference = modeling.Reference(policy, args) if args.beta else None
+    judges = {name: modeling.RewardModel(name, policy.device, policy.dtype) for name in args.reward_funcs if name not in formulas}
     trained = [q for q in policy.parameters() if q.requires_grad]
     optimizer = utils.make_optimizer(args.optim, trained, args.learning_rate)
     step = 0
@@ -115,7 +124,7 @@ def main(args):
         """Greedy answers to a held-out set, kept in samples/: {metric: value}."""
         texts, lengths, _ = generate.answer_all(policy, processor, eval_sets[name], args.prompt_template, args.system_prompt, describe=f"asking {name}",
                                                 batch_size=args.eval_batch_size, max_completion_length=args.max_completion_length, temperature=0)
-        utils.write_lines(eval_file(name, step), [{"id": e.id, "question": e.question, "answer": e.answer, "prediction": text, "accuracy": rewards.accuracy(text, e)}
+        utils.write_lines(eval_file(name, step), [{"id": e.id, "question": e.question, "answer": e.answer, "prediction": text, **rewards.marks(text, e)}
                                                   for e, text in zip(eval_sets[name], texts)])
         scores = rewards.summary(texts, eval_sets[name]) | {"mean_length": sum(lengths) / max(1, len(lengths))}
         return {f"eval/{name}/{k}": v for k, v in scores.items()}
@@ -143,7 +152,7 @@ def main(args):
         for name in eval_sets:
             before |= evaluate(name)
             print(f"before: {name}: accuracy {before[f'eval/{name}/accuracy']:.3f}, of readable answers {before[f'eval/{name}/accuracy_parsed']:.3f}, "
-                  f"format {before[f'eval/{name}/format_rate']:.3f}")
+                  f"format {before[f'eval/{name}/format_rate']:.3f}" + (f", mean IoU {before[f'eval/{name}/iou']:.3f}" if f"eval/{name}/iou" in before else ""))
         metrics_log.log(0, before)
 
     # ---- loop --------------------------------------------------------------------------------------------------------------------
@@ -163,7 +172,13 @@ def main(args):
             rollout_seconds = time.perf_counter() - started
 
             # 2. score them
-            parts, failed = rewards.reward_parts(completions, [e for e in chosen for _ in range(G)], args.reward_funcs)
+            asked = [e for e in chosen for _ in range(G)]
+            parts, failed = rewards.reward_parts(completions, asked, formulas, roll.lengths.tolist(), args.max_completion_length)
+            for name, judge in judges.items():
+                judged = judge.score([e.question for e in asked], completions, args.micro_batch_size)
+                parts[name], failed[name] = [v if math.isfinite(v) else 0.0 for v in judged], sum(not math.isfinite(v) for v in judged)
+            parts = {name: parts[name] for name in args.reward_funcs}                         # the order of --reward-weights
+            reward_seconds = time.perf_counter() - started - rollout_seconds
             scores = torch.tensor(rewards.total(parts, args.reward_weights))                  # (B,)
 
             # 3. compare within the group: advantages, zero-mean per group
@@ -225,9 +240,11 @@ def main(args):
                 "completions/mean_length": roll.lengths.float().mean(),
                 "completions/max_length": roll.lengths.max(),
                 "completions/clipped_ratio": 1 - finished.float().mean(),
+                "completions/reflection_words": sum(map(rewards.reflections, completions)) / len(completions),
                 **{f"sampling_logp_difference/{k}": v for k, v in losses.logp_difference(roll.logp, first_logp, mask).items()},
                 "step_time": seconds,
                 "rollout_time": rollout_seconds,
+                "reward_time": reward_seconds,
                 "tokens_per_second": tokens / seconds,
             }
             last_step = step == max_steps or stop.requested
@@ -239,7 +256,7 @@ def main(args):
             bar.update()
             bar.set_postfix(reward=f"{metrics['reward']:.2f}")
             show = ["reward", *(f"rewards/{name}" for name in parts), "adv_abs", "frac_reward_zero_std", "grad_norm", "loss"]
-            metrics_log.log(step, metrics, show + [f"eval/{name}/accuracy" for name in eval_sets], last_step)
+            metrics_log.log(step, metrics, show + [f"eval/{name}/{k}" for name in eval_sets for k in ("accuracy", "iou") if f"eval/{name}/{k}" in metrics], last_step)
             if look:
                 save_samples(out / "samples", step, chosen, completions, parts, adv, G)
                 utils.say(f"  one of them: {chosen[0].question}  ->  {completions[0][:300]!r}  "
@@ -259,11 +276,12 @@ def main(args):
     if f"eval/{first}/accuracy" not in after:                        # resumed to stop at a step that an earlier, longer run did not evaluate
         for name in eval_sets:
             after |= evaluate(name)
-    panels = [("greedy accuracy", [f"eval/{name}/accuracy" for name in eval_sets]),
+    panels = [("greedy accuracy", [f"eval/{name}/{k}" for name in eval_sets for k in ("accuracy", "iou")]),
               ("reward of the samples", [f"rewards/{name}" for name in args.reward_funcs]),
               ("signal", ["adv_abs", "frac_reward_zero_std", "grad_norm"]),
               ("nats per token", ["entropy", "kl"] if args.beta else ["entropy"]),
-              ("tokens per completion", ["completions/mean_length"])]
+              ("tokens per completion", ["completions/mean_length"]),
+              ("reflection words per completion (wait, re-check, ...)", ["completions/reflection_words"])]
     utils.plot_curve(metrics_log.path, out / "curve.png", panels, f"train_grpo.py, {args.model}, {args.data}, {N} x {G}, seed {args.seed}")
     plot_before_after(out / "samples" / "before_after.png", first, eval_sets[first], utils.read_lines(eval_file(first, 0)), utils.read_lines(eval_file(first, step)))
     only_eval = lambda line: {k: v for k, v in line.items() if k.startswith("eval/")}
@@ -273,7 +291,8 @@ def main(args):
     for name in eval_sets:
         b, a = ({k.rsplit("/", 1)[1]: v for k, v in line.items() if k.startswith(f"eval/{name}/")} for line in (before, after))
         print(f"{name + ' (' + str(int(a['n'])) + ')':<28}{b['accuracy']:>8.3f}{a['accuracy']:>8.3f}   {a['accuracy_low']:.3f} - {a['accuracy_high']:.3f}   "
-              f"{b['accuracy_parsed']:.3f} -> {a['accuracy_parsed']:.3f}          {b['format_rate']:.3f} -> {a['format_rate']:.3f}")
+              f"{b['accuracy_parsed']:.3f} -> {a['accuracy_parsed']:.3f}          {b['format_rate']:.3f} -> {a['format_rate']:.3f}"
+              + (f"\n{'  mean IoU':<28}{b['iou']:>8.3f}{a['iou']:>8.3f}" if "iou" in a else ""))
     print(f"the model is in {out}, the curve in {out}/curve.png, answers before and after in {out}/samples/before_after.png")
 
 
@@ -283,8 +302,8 @@ def plot_before_after(png, name, examples, before, after):
     triples = list(zip(examples, before, after))
     rows = []
     for e, b, a in sorted(triples[:200], key=lambda t: t[1]["accuracy"] == t[2]["accuracy"])[:5] + triples[:3]:
-        said = [(f"{when}: {answer['prediction']}", {"accuracy": answer["accuracy"]}) for when, answer in (("before", b), ("after", a))]
-        rows.append({"images": data.open_images(e), "question": e.question, "answer": e.answer, "completions": said})
+        said = [(f"{when}: {answer['prediction']}", rewards.marks(answer["prediction"], e)) for when, answer in (("before", b), ("after", a))]
+        rows.append({"images": data.open_images(e), "boxes": rewards.drawn_boxes(e, b["prediction"], a["prediction"]), "question": e.question, "answer": e.answer, "completions": said})
     utils.plot_samples(rows, png, f"{name}: answers that changed, and three others")
 
 
@@ -297,7 +316,8 @@ def save_samples(directory, step, chosen, completions, parts, adv, G):
     rows = []
     for n, e in enumerate(chosen[:6]):
         some = range(n * G, n * G + min(3, G))
-        rows.append({"images": data.open_images(e), "question": e.question, "answer": e.answer, "completions": [(completions[b], scores[b]) for b in some]})
+        rows.append({"images": data.open_images(e), "boxes": rewards.drawn_boxes(e, *(completions[b] for b in some)), "question": e.question, "answer": e.answer,
+                     "completions": [(completions[b], scores[b]) for b in some]})
     utils.plot_samples(rows, directory / f"step_{step:06d}.png", f"step {step}: sampled completions and their rewards")
 
 

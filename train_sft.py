@@ -44,7 +44,7 @@ def main(args):
     # ---- setup: everything that can be wrong is found out before the first step --------------------------------------------------
     resume = utils.open_output_dir(args)
     data.ask_as_trained(args)
-    examples = data.read(args.data, args.seed, args.level, args.teacher)
+    examples = data.read(args.data, args.seed, args.level, args.teacher, args.box_format, args.min_pixels, args.max_pixels)
     eval_sets = data.read_eval(args, examples)
     for some in eval_sets.values():
         data.check_golds(some, rewards.check_gold)
@@ -77,7 +77,7 @@ def main(args):
         texts, _, _ = generate.answer_all(policy, processor, eval_sets[name], args.prompt_template, args.system_prompt, describe=f"asking {name}",
                                           batch_size=args.eval_batch_size, max_completion_length=args.max_completion_length, temperature=0)
         if sheet:
-            rows = [{"images": data.open_images(e), "question": e.question, "answer": e.answer, "completions": [(text, {"accuracy": rewards.accuracy(text, e)})]}
+            rows = [{"images": data.open_images(e), "question": e.question, "answer": e.answer, "boxes": rewards.drawn_boxes(e, text), "completions": [(text, rewards.marks(text, e))]}
                     for e, text in zip(eval_sets[name][:8], texts)]
             (Path(args.output_dir) / "samples").mkdir(exist_ok=True)
             utils.plot_samples(rows, Path(args.output_dir) / "samples" / f"step_{step:06d}.png", f"greedy answers on {name}, step {step}")
@@ -153,7 +153,8 @@ def main(args):
     utils.write_json(Path(args.output_dir) / "result.json", {"accuracy": final[f"eval/{first}/accuracy"], "n": int(final[f"eval/{first}/n"]), "data": first, "steps": step,
                                                              **{k: v for k, v in final.items() if k.startswith("eval/")}})
     for name in eval_sets:
-        print(f"{name}: accuracy {final[f'eval/{name}/accuracy']:.3f} of {int(final[f'eval/{name}/n'])} greedy answers, format {final[f'eval/{name}/format_rate']:.3f}")
+        print(f"{name}: accuracy {final[f'eval/{name}/accuracy']:.3f} of {int(final[f'eval/{name}/n'])} greedy answers, format {final[f'eval/{name}/format_rate']:.3f}"
+              + (f", mean IoU {final[f'eval/{name}/iou']:.3f}" if f"eval/{name}/iou" in final else ""))
     print(f"the model is in {args.output_dir}; what it said is in {args.output_dir}/samples, the curve in {curve}")
 
 

@@ -197,10 +197,16 @@ def add_training_flags(parser):
 def add_data_flags(parser):
     """--data and --eval-data; the same in every script that reads examples."""
     g = parser.add_argument_group("data")
-    g.add_argument("--data", required=True, help="a toy task (count), or a JSON, JSONL or parquet file or a folder of them; toy tasks and folders take a split: count:train, count:test, count:ood")
+    g.add_argument("--data", required=True, help="a toy task (count, spatial, ground), or a JSON, JSONL or parquet file or a folder of them; toy tasks and folders take a split: count:train, count:test, count:ood")
     g.add_argument("--prompt-template", default=None, help="how a question is put, by name (see TEMPLATES in data.py); default: the one the checkpoint was trained with, else r1v")
     g.add_argument("--level", type=int, choices=[1, 2, 3], default=3, help="difficulty of toy tasks")
+    add_box_format(g)
     return g
+
+
+def add_box_format(group):
+    group.add_argument("--box-format", choices=["norm1000", "resized", "pixels"], help="how the model writes boxes: norm1000, thousandths of the picture's sides (Qwen2-VL); resized, pixels of the "
+                       "picture as it is shown to the model (Qwen2.5-VL); pixels, of the original; default: as the checkpoint was trained here, else norm1000")
 
 
 def add_optimization_flags(parser, learning_rate_help):
@@ -577,8 +583,12 @@ def plot_curve(metrics_path, png, panels, title="", x="step"):
     plt.close(figure)
 
 
+BOX_COLORS = ("white", "red", "gold", "blue")
+
+
 def plot_samples(rows, png, title=""):
-    """A sheet a person can look at. rows: dicts with `images` (PIL), `question`, `answer`, `completions` (list of (text, scores dict))."""
+    """A sheet a person can look at. rows: dicts with `images` (PIL), `question`, `answer`, `completions` (list of (text, scores dict)) and perhaps
+    `boxes`, in pixels of the first image: the gold ones (white, broken), then those of each completion (red, yellow, blue, in this order)."""
     import matplotlib
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
@@ -594,6 +604,9 @@ def plot_samples(rows, png, title=""):
     for row, text, (left, right) in zip(rows, texts, axes):
         if row["images"]:
             left.imshow(row["images"][0])
+        for i, (boxes, color) in enumerate(zip(row.get("boxes") or [], BOX_COLORS)):
+            for x1, y1, x2, y2 in boxes[:20]:
+                left.add_patch(plt.Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, lw=1.5, ec=color, ls="--" if i == 0 else "-"))
         left.axis("off")
         right.axis("off")
         right.text(0, 1, text, va="top", ha="left", fontsize=7.5, family="monospace", parse_math=False, transform=right.transAxes)

@@ -16,8 +16,9 @@ def main(runs):
     rows = []
     for name in names:
         label = name.removeprefix("eval/")
-        for key, what in (("accuracy", "accuracy"), ("accuracy_parsed", "accuracy, readable answers only"), ("format_rate", "format rate"), ("mean_length", "tokens per answer")):
-            rows.append((f"{label}, {what} (n = {results[0]['after'][name + '/n']:.0f})", [(r["before"][f"{name}/{key}"], r["after"][f"{name}/{key}"]) for r in results]))
+        for key, what in (("accuracy", "accuracy"), ("iou", "mean IoU"), ("accuracy_parsed", "accuracy, readable answers only"), ("format_rate", "format rate"), ("mean_length", "tokens per answer")):
+            if f"{name}/{key}" in results[0]["after"]:
+                rows.append((f"{label}, {what} (n = {results[0]['after'][name + '/n']:.0f})", [(r["before"][f"{name}/{key}"], r["after"][f"{name}/{key}"]) for r in results]))
     print("| greedy | " + " | ".join(f"seed {s}" for s in seeds) + " | mean | range after |")
     print("|---|" + "---|" * (len(seeds) + 2))
     for label, pairs in rows:

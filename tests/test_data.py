@@ -1,4 +1,4 @@
-"""Run: python -m pytest -q tests/test_data.py        (about 12 s on CPU, half of it importing transformers; no network)
+"""Run: python -m pytest -q tests/test_data.py        (about 15 s on CPU, half of it importing transformers; no network)
 
 Readers on files written here, bad input of every kind, prompts against literal strings and transformers' own positions, collate
 against a literal example and plain loops.
@@ -22,7 +22,8 @@ import toyworld
 from data import Example, Prompt, collate, encode_prompt, encode_target, micro_batches, open_image, pad_targets, read, rope_positions, take
 from utils import UserError
 
-RECORDS = Path(__file__).resolve().parents[2] / "shared" / "data" / "records"
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+RECORDS = SHARED / "records"
 
 
 def png(width=56, height=56, color="red", kind="PNG"):
@@ -202,7 +203,417 @@ def test_published_r1v_records(tmp_path, name):
     assert [(e.question, e.answer) for e in got] == [(r["question"].strip(), str(r["ground_truth"]).strip()) for r in records] and len(got) > 3
 
 
+# ------------------------------------------------------------------------------------------------- published layouts
+
+def one(folder, record, name="set.jsonl", **more):
+    """The example of a file that holds this record."""
+    [example] = read(write(folder, [record], name), **more)
+    return example
+
+
+def turns(question, value, names=("human", "gpt")):
+    return {"conversations": [{"from": names[0], "value": question}, {"from": names[1], "value": value}]}
+
+
+@pytest.fixture
+def wide(tmp_path):
+    """A folder with a picture of 640 x 480."""
+    (tmp_path / "a.png").write_bytes(png(640, 480))
+    return tmp_path
+
+
+def test_chartqa_in_its_published_tree(tmp_path):
+    for folder in ("test/png", "train/png", "train/annotations", "flat/png", "flat/human"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "test/png/12.png").write_bytes(png())
+    (tmp_path / "flat/png/12.png").write_bytes(png())
+    record = {"imgname": "12.png", "query": "What is the max?", "label": "14"}
+    write(tmp_path / "test", [record], "test_human.json")
+    write(tmp_path / "test", [{**record, "label": 0.5}], "test_augmented.json")
+    write(tmp_path / "flat/human", [record], "x.json")
+    got = read(f"{tmp_path}:test")
+    assert [(e.question, e.answer, e.choices, e.solution, e.meta) for e in got] == [("What is the max?", answer, None, None, {}) for answer in ("0.5", "14")]
+    assert [e.images for e in got] == [[tmp_path / "test/png/12.png"]] * 2 and got[1].source == f"{tmp_path / 'test/test_human.json'}:2"
+    assert read(tmp_path / "flat/human/x.json")[0].images[0].resolve() == tmp_path / "flat/png/12.png"
+    text = refusal(read, write(tmp_path / "test", [{**record, "imgname": "13.png"}], "x.json"))
+    assert "png/13.png does not exist" in text and "../png" in text
+
+
+TABMWP = {"33": {"question": "Is the function linear?", "choices": ["linear", "nonlinear"], "answer": "nonlinear", "unit": None, "table_title": None, "table": "x | y\n10 | 15",
+                 "solution": "The function is nonlinear.", "ques_type": "multi_choice", "ans_type": "boolean_text", "grade": 8, "split": "dev"},
+          "117": {"question": "What is the weight?", "choices": None, "answer": "10", "unit": "pounds", "table_title": None, "table": "x", "solution": "It is 10.",
+                  "ques_type": "free_text", "ans_type": "integer_number", "grade": 3, "split": "dev"}}
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_tabmwp_record(tmp_path, indent):
+    (tmp_path / "tables").mkdir()
+    for pid in TABMWP:
+        (tmp_path / "tables" / f"{pid}.png").write_bytes(png())
+    path = tmp_path / "problems_dev.json"
+    path.write_text(json.dumps(TABMWP, indent=indent))
+    choice, free = read(path)
+    assert (choice.id, choice.question, choice.answer, choice.choices, choice.solution) == (
+        "33", "Is the function linear?\nOptions:\n(A) linear\n(B) nonlinear", "nonlinear", ["linear", "nonlinear"], None)
+    assert (free.id, free.question, free.answer, free.choices, free.images) == ("117", "What is the weight? (Unit: pounds)", "10", None, [tmp_path / "tables" / "117.png"])
+    assert {k: free.meta[k] for k in ("unit", "ques_type", "ans_type", "grade", "split", "solution")} == {
+        "unit": "pounds", "ques_type": "free_text", "ans_type": "integer_number", "grade": 3, "split": "dev", "solution": "It is 10."}
+    lines = path.read_text().split("\n")
+    assert [e.source for e in (choice, free)] == [f"{path}:{lines.index(f' {chr(34)}{pid}{chr(34)}: {{') + 1 if indent else 1}" for pid in TABMWP]
+    (tmp_path / "tables" / "117.png").unlink()
+    assert refusal(read, path).startswith(f"{free.source}: image ")
+
+
+def test_an_object_of_objects_names_none_twice(tmp_path):
+    path = tmp_path / "x.json"
+    path.write_text('{"1": {"question": "q", "answer": "a"},\n "1": {"question": "q", "answer": "b"}}')
+    assert f"{path}:2: '1' is there a second time" in refusal(read, path)
+    path.write_text('{"1": {"question": "q", "answer": "a"},\n "2": {"question": "q"}}')
+    assert refusal(read, path).startswith(f"{path}:2: no answer")
+
+
+@pytest.mark.skipif(not (SHARED / "tabmwp").is_dir(), reason=f"{SHARED / 'tabmwp'} (public records, not part of this repository) is not there")
+def test_published_tabmwp():
+    import rewards
+    path = SHARED / "tabmwp" / "problems_dev64.json"
+    raw, got = json.loads(path.read_text()), read(path)
+    data.check_golds(got, rewards.check_gold)
+    assert [e.id for e in got] == list(raw) and len(got) == 64
+    for example, record in zip(got, raw.values()):
+        assert example.question.startswith(record["question"]) and ("\nOptions:\n(A) " in example.question) == bool(record["choices"])
+        assert ("(Unit: " in example.question) == bool(record["unit"]) and example.answer == record["answer"].strip() and example.images[0].name == f"{example.id}.png"
+    lines = path.read_text().split("\n")
+    assert all(f'"{e.id}": {{' in lines[int(e.source.rpartition(":")[2]) - 1] for e in got)
+
+
+@pytest.mark.skipif(not (SHARED / "tabmwp").is_dir(), reason=f"{SHARED / 'tabmwp'} (public records, not part of this repository) is not there")
+def test_published_worked_solutions_and_their_wording():
+    """R3V's warm-up file names its pictures bare; they lie in tables/. Its questions end as our templates do."""
+    got = read(SHARED / "tabmwp" / "warmup_cot64.json")
+    assert len(got) == 64 and all(e.images[0].parent.name == "tables" and e.solution.endswith("Answer: " + e.answer) for e in got)
+    assert [e.answer for e in got[:5]] == ["B", "D", "74", "A", "3"]
+    ends = {True: data.TEMPLATES["tabmwp_choices"], False: data.TEMPLATES["tabmwp"]}
+    assert all(e.question.endswith(ends["\nOptions:\n(A) " in e.question].replace("{question}", "")) for e in got)
+
+
+@pytest.mark.skipif(not RECORDS.is_dir(), reason=f"{RECORDS} (public records, not part of this repository) is not there")
+@pytest.mark.parametrize("name, worked, answers, template", [
+    ("r3v_chartqa_qwenvl_sft_gpt.json", True, ["Yes", "49", "73", "6.785", "2018", "2", "35.5", "44"], "chartqa"),
+    ("r3v_clevr_qwenvl_sft_gpt.json", True, ["0", "4", "2", "10", "2", "6", "10", "8"], "clevr_math"),
+    ("r3v_chartqa_sft_qa.json", False, ["0.334", "Premier Inn - other", "3.19", "Germany", "2012", "2003", "3.52173913", "329"], None),
+    ("r3v_clevr_sft_qa.json", False, ["3", "2", "5", "2", "5", "3", "1", "8"], None)])
+def test_published_conversations(tmp_path, name, worked, answers, template):
+    records = json.loads((RECORDS / name).read_text())
+    assert "does not exist, nor in images, png, tables" in refusal(read, RECORDS / name)
+    (tmp_path / "png").mkdir()
+    for record in records:
+        (tmp_path / "png" / record["image"]).write_bytes(png())
+    (tmp_path / name).write_text((RECORDS / name).read_text())
+    got = read(tmp_path / name)
+    assert [e.answer for e in got] == answers
+    assert [e.solution for e in got] == [r["conversations"][1]["value"].strip() if worked else None for r in records]
+    assert [e.question for e in got] == [r["conversations"][0]["value"].strip() for r in records]
+    assert [data.target_text(e, "none") for e in got] == [e.solution or e.answer for e in got]
+    assert template is None or all(e.question.endswith(data.TEMPLATES[template].replace("{question}", "")) for e in got)
+
+
+@pytest.mark.skipif(not RECORDS.is_dir(), reason=f"{RECORDS} (public records, not part of this repository) is not there")
+def test_published_records_of_several_images(tmp_path):
+    name = "vlmr1_gui_multi_image.jsonl"
+    records = [json.loads(line) for line in (RECORDS / name).read_text().splitlines()]
+    for record in records:
+        for picture in record["image"]:
+            (tmp_path / picture).write_bytes(png())
+    (tmp_path / name).write_text((RECORDS / name).read_text())
+    got = read(tmp_path / name)
+    assert [(len(e.images), e.answer, e.solution) for e in got] == [(2, r["conversations"][1]["value"], None) for r in records] and got[0].answer == "Operation No Response"
+
+
+@pytest.mark.parametrize("value, answer, solution", [
+    ("yes", "yes", None), (3.5, "3.5", None), (" 7\n", "7", None), ("<answer> 7 </answer>", "7", None), ("Answer: 7", "7", None), ("Answer: \nB", "B", None),
+    ("<think> one </think><answer> 1 </answer>", "1", "<think> one </think><answer> 1 </answer>"), ("Solution:\n1. One.\n\nAnswer:\nYes\n", "Yes", "Solution:\n1. One.\n\nAnswer:\nYes"),
+    ("So it is two. Answer:B", "B", "So it is two. Answer:B"), ("Answer: 3 is wrong.\nAnswer: 4", "4", "Answer: 3 is wrong.\nAnswer: 4"), ("word " * 40 + "\nAnswer: no", "no", "word " * 40 + "\nAnswer: no")])
+@pytest.mark.parametrize("names", [("human", "gpt"), ("user", "assistant")])
+def test_answers_of_conversations(folder, value, answer, solution, names):
+    example = one(folder, {"id": 5, "image": "a.png", **turns("<image>\nHow many?", value, names), "accu_reward_method": "mcq"})     # the picture lies in images/
+    assert example == Example("5", [folder / "images" / "a.png"], "How many?", answer, None, solution, None, {"accu_reward_method": "mcq"}, f"{folder / 'set.jsonl'}:1")
+
+
+def test_conversations_without_and_with_several_images(folder):
+    assert one(folder, turns("2 + 2?", 4)).images == []
+    example = one(folder, {"image": ["images/b.png", "images/a.png"], **turns("<image><image>Same?", "no")})
+    assert [path.name for path in example.images] == ["b.png", "a.png"] and example.question == "Same?"
+    later = turns("2 + 2?", 4)
+    later["conversations"] += [{"from": "human", "value": "And 3 + 3?"}, {"from": "gpt", "value": "6"}]
+    assert (one(folder, later).question, one(folder, later).answer) == ("2 + 2?", "4")
+
+
+CVBENCH = {"idx": 7, "type": "2D", "task": "Count", "image": "a.png", "question": "How many organs?", "choices": ["3", "2"], "answer": "(A)",
+           "prompt": "How many organs? Select from the following choices.\n(A) 3\n(B) 2", "filename": "img/2D/count/ade20k_10.png", "source": "ADE20K"}
+
+
+@pytest.mark.parametrize("name", ["test_2d.jsonl", "test_2d.parquet"])
+def test_cvbench_row(wide, name):
+    row = {**CVBENCH, "image": {"bytes": png(), "path": None}} if name.endswith("parquet") else CVBENCH
+    example = one(wide, row, name)
+    assert (example.id, example.question, example.answer, example.choices, example.task, len(example.images)) == ("7", CVBENCH["prompt"], "(A)", ["3", "2"], "Count", 1)
+    assert (example.meta["task"], example.meta["source"], example.meta["type"]) == ("Count", "ADE20K", "2D")
+    assert data.wording(example, "cvbench") == CVBENCH["prompt"] + "\nOutput the thinking process in <think> </think> and final answer in <answer> </answer> tags."
+
+
+def test_a_cvbench_snapshot_is_read_once(tmp_path):
+    """It holds the parquet file with the pictures, and the same rows without them as JSON lines."""
+    write(tmp_path, [{**CVBENCH, "image": {"bytes": png(), "path": None}}], "test_2d.parquet")
+    write(tmp_path, [data.without(CVBENCH, "image")], "test_2d.jsonl")
+    assert len(read(tmp_path)) == len(read(f"{tmp_path}:test")) == 1
+    assert "ade20k_10.png does not exist" in refusal(read, tmp_path / "test_2d.jsonl")
+
+
+M3COT = {"id": "s-1", "category": "c", "image_id": "i", "question": "Which one?", "choices": ["a cat", "a dog"], "context": "Look.", "answer": "B", "rationale": "It barks.", "split": "test",
+         "image": "a.png", "domain": "science", "topic": "t"}
+
+
+def test_m3cot_row(wide):
+    example = one(wide, M3COT)
+    assert (example.id, example.question, example.answer, example.choices, example.solution) == ("s-1", "Look.\nWhich one?\nOptions:\n(A) a cat\n(B) a dog", "B", M3COT["choices"], None)
+    assert (example.meta["domain"], example.meta["topic"], example.meta["rationale"]) == ("science", "t", "It barks.")
+    for context in (None, ""):
+        assert one(wide, {**M3COT, "context": context, "image": None}).question == "Which one?\nOptions:\n(A) a cat\n(B) a dog"
+    tagged = "<think> It barks. </think><answer> B </answer>"
+    assert one(wide, {**M3COT, "rationale": tagged}).solution == tagged
+    assert data.wording(example, "tabmwp").endswith("then answer with the option\u2019s letter from the given choices directly.")
+
+
+def test_visual_rft_classification(wide):
+    question = "Identify the model.\nThe output answer format should be as follows:\n<think> ... </think> <answer>species name</answer>\nPlease strictly follow the format."
+    example = one(wide, {"image": "a.png", "problem": question, "solution": "<answer>737-800</answer>"})
+    assert (example.question, example.answer, example.solution, example.meta) == (question, "737-800", None, {})
+    assert data.target_text(example, "none") == "<answer> 737-800 </answer>"           # the question asks for tags itself
+
+
+# ------------------------------------------------------------------------------------------------------------- boxes
+
+BOXES = {     # layout: (record, the boxes of its answer in pixels of 640 x 480, its answer)
+    "VLM-R1 REC": ({"image": "a.png", "problem": "the man on the left", "normal_caption": "man", "solution": [10, 20, 200, 300], "normalized_solution": [16, 42, 312, 625]},
+                   [([10, 20, 200, 300], None)], '{"bbox_2d": [10, 20, 200, 300]}'),
+    "Visual-RFT": ({"image": "a.png", "problem": "Detect.", "solution": "<answer>[{'Position': [100, 250, 500, 500], 'Confidence': 1}, {'Position': [0, 0, 1000, 1000], 'Confidence': 1}]</answer>"},
+                   [([64, 120, 320, 240], None), ([0, 0, 640, 480], None)], '[{\'Position\''),
+    "Visual-RFT, nothing": ({"image": "a.png", "problem": "Detect.", "solution": "<answer>No Objects</answer>"}, [], "[]"),
+    "LISA": (turns("<img>/mnt/authors/disk/a.png</img> Output the bounding box.", "(100,250),(500,500)", ("user", "assistant")), [([64, 120, 320, 240], None)], None),
+    "VLM-R1 box": ({"image": "a.png", **turns("<image>Where?", [10, 20.5, 200, 300])}, [([10, 20.5, 200, 300], None)], '{"bbox_2d": [10, 20, 200, 300]}'),
+    "VLM-R1 detection": ({"image": "a.png", **turns("<image>Find.", '```json\n[{"bbox_2d": [1, 2, 3, 4], "label": "cat"}]\n```'), "accu_reward_method": "od_ap"},
+                         [([1, 2, 3, 4], "cat")], '[{"bbox_2d": [1, 2, 3, 4], "label": "cat"}]'),
+    "VLM-R1 detection, nothing": ({"image": "a.png", **turns("<image>Find.", "None"), "accu_reward_method": "od_ap"}, [], "[]"),
+    "plain": ({"image": "a.png", "question": "Find.", "boxes": [[10, 20, 200, 300], {"bbox_2d": [0, 0, 640, 480], "label": "wall"}]},
+              [([10, 20, 200, 300], None), ([0, 0, 640, 480], "wall")], '[{"bbox_2d": [10, 20, 200, 300]}, {"bbox_2d": [0, 0, 640, 480], "label": "wall"}]'),
+    "plain, norm1000": ({"image": "a.png", "question": "Find.", "boxes": [[0, 0, 500, 1000]], "box_format": "norm1000"}, [([0, 0, 320, 480], None)], '{"bbox_2d": [0, 0, 320, 480]}'),
+    "plain, nothing": ({"image": "a.png", "question": "Find.", "boxes": []}, [], "[]"),
+    "a pixel over the edge": ({"image": "a.png", "question": "Find.", "boxes": [[-0.4, 3, 640.6, 481]]}, [([0, 3, 640, 480], None)], '{"bbox_2d": [0, 3, 640, 480]}'),
+}
+
+
+@pytest.mark.parametrize("name", BOXES)
+def test_boxes_of_every_layout_become_pixels(wide, name):
+    record, boxes, answer = BOXES[name]
+    before = copy.deepcopy(record)
+    example = one(wide, record)
+    assert [(box["bbox_2d"], box["label"]) for box in example.meta["boxes"]] == boxes and example.meta["size"] == [640, 480] and example.meta["box_format"] == "norm1000"
+    assert "resized" not in example.meta and example.solution is None and [path.name for path in example.images] == ["a.png"]
+    if answer and answer.startswith(("[{\"", "{", "[]")):
+        assert example.answer == answer
+    assert json.loads(example.answer) is not None and record == before
+    assert example.meta.get("accu_reward_method") == record.get("accu_reward_method") and not {"box_format", "solution"} & set(data.without(example.meta, "box_format"))
+
+
+@pytest.mark.parametrize("name", BOXES)
+@pytest.mark.parametrize("box_format", data.BOX_FORMATS)
+def test_what_is_imitated_scores_full_marks(wide, name, box_format):
+    """The supervised target of each layout, in each convention, read back by the rewards: the gold boxes, up to rounding."""
+    import rewards
+    assert rewards.BOX_FORMATS == data.BOX_FORMATS
+    example = one(wide, BOXES[name][0], box_format=box_format, max_pixels=200 * 200)
+    rewards.check_gold(example.answer, example.choices, example.meta)
+    found = rewards.predicted_boxes(data.target_text(example, "think"), example)
+    assert len(found) == len(example.meta["boxes"])
+    step = 1 if box_format == "pixels" else 640 / min(1000, *example.meta.get("resized", [1000]))
+    for got, gold in zip(found, example.meta["boxes"]):
+        assert got["label"] == gold["label"] and max(abs(a - b) for a, b in zip(got["bbox_2d"], gold["bbox_2d"])) <= step
+
+
+def test_boxes_are_written_in_the_models_convention(wide):
+    rec, rft, lisa = ({**BOXES[name][0]} for name in ("VLM-R1 REC", "Visual-RFT", "LISA"))
+    assert [data.target_text(one(wide, rec, box_format=f), "rec") for f in data.BOX_FORMATS] == [
+        '<answer> {"bbox_2d": [16, 42, 312, 625]} </answer>', '<answer> {"bbox_2d": [10, 20, 201, 298]} </answer>', '<answer> {"bbox_2d": [10, 20, 200, 300]} </answer>']
+    assert one(wide, rec, box_format="resized").meta["resized"] == [644, 476]
+    assert one(wide, rec, box_format="resized", max_pixels=100 * 100).meta["resized"] == [112, 84]
+    assert data.target_text(one(wide, rft), "none") == "[{'Position': [100, 250, 500, 500], 'Confidence': 1}, {'Position': [0, 0, 1000, 1000], 'Confidence': 1}]"   # as its question asks
+    assert data.target_text(one(wide, BOXES["Visual-RFT, nothing"][0]), "think") == "<answer> No Objects </answer>"
+    assert data.target_text(one(wide, lisa), "lisa") == "<answer> (100,250),(500,500) </answer>"
+    worked = "<think> there </think><answer>[{'Position': [100, 250, 500, 500], 'Confidence': 1}]</answer>"
+    example = one(wide, {**rft, "solution": worked})
+    assert example.solution == data.target_text(example, "none") == worked and len(example.meta["boxes"]) == 1
+
+
+@pytest.mark.parametrize("boxes, box_format, expected", [
+    ([], "pixels", "[]"), ([((10, 20, 30, 40), None)], "norm1000", '{"bbox_2d": [100, 100, 300, 200]}'), ([((10, 20, 30, 40), "é")], "resized", '[{"bbox_2d": [5, 20, 15, 40], "label": "é"}]'),
+    ([((10.2, 20, 10.4, 20.6), None)], "pixels", '{"bbox_2d": [10, 20, 11, 21]}'), ([((99.7, 199.9, 100, 200), None)], "pixels", '{"bbox_2d": [99, 199, 100, 200]}')])
+def test_boxes_to_text(boxes, box_format, expected):
+    boxes = [{"bbox_2d": list(corners), "label": label} for corners, label in boxes]
+    assert data.boxes_to_text(boxes, box_format, [100, 200], [50, 200]) == expected
+
+
+def test_the_conversion_is_that_of_the_rewards():
+    import rewards
+    rng = random.Random(0)
+    for _ in range(200):
+        size, resized, box_format = [rng.randrange(30, 2000), rng.randrange(30, 2000)], [rng.randrange(28, 1000), rng.randrange(28, 1000)], rng.choice(data.BOX_FORMATS)
+        xs, ys = sorted(rng.uniform(0, size[0]) for _ in range(2)), sorted(rng.uniform(0, size[1]) for _ in range(2))
+        box = [xs[0], ys[0], xs[1], ys[1]]
+        whole = json.loads(data.boxes_to_text([{"bbox_2d": box, "label": None}], box_format, size, resized))["bbox_2d"]
+        assert all(abs(a - b) <= 1 for a, b in zip(whole, rewards.from_pixels(box, box_format, size, resized))) and whole[0] < whole[2] and whole[1] < whole[3]
+
+
+def test_resized_size_equals_transformers():
+    try:
+        from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
+    except ImportError:
+        from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+    assert data.resized_size([640, 480]) == [644, 476]
+    rng = random.Random(0)
+    for _ in range(2000):
+        width, height = rng.choice([(rng.randrange(1, 3000), rng.randrange(1, 3000)), (rng.randrange(1, 90), rng.randrange(1, 90))])
+        if max(width, height) <= 200 * min(width, height):
+            low, high = rng.choice([(3136, 401408), (50176, 100352), (3136, 12845056)])
+            assert data.resized_size([width, height], low, high) == list(smart_resize(height, width, 28, low, high))[::-1]
+
+
+def test_resized_is_what_the_model_sees(tiny, wide):
+    import model
+    processor = dataclasses.replace(tiny[1], image_processor=model.image_processor_class()(size={"shortest_edge": 3136, "longest_edge": 50176}))
+    example = one(wide, BOXES["plain"][0], box_format="resized", max_pixels=50176)
+    _, rows, columns = encode_prompt(example, processor).grid[0].tolist()
+    assert example.meta["resized"] == [columns * 14, rows * 14]
+
+
+BAD_BOXES = {     # name: (what a plain record has beside image and question, what the message must say)
+    "outside": ({"boxes": [[10, 20, 700, 300]]}, ["[10, 20, 700, 300] lies outside the picture of 640 x 480 pixels", '"norm1000"']),
+    "outside, norm1000": ({"boxes": [[10, 20, 1100, 300]], "box_format": "norm1000"}, ["lies outside", '"pixels"']),
+    "negative": ({"boxes": [[-5, 20, 100, 300]]}, ["lies outside"]),
+    "flat": ({"boxes": [[10, 20, 10, 300]]}, ["encloses nothing", "[left, top, right, bottom]"]),
+    "width and height": ({"boxes": [[300, 200, 50, 40]]}, ["encloses nothing", "not [left, top, width, height]"]),
+    "three numbers": ({"boxes": [[1, 2, 3]]}, ["must be four numbers", "found [1, 2, 3]"]),
+    "texts": ({"boxes": [["1", "2", "3", "4"]]}, ["must be four numbers"]),
+    "true": ({"boxes": [[True, 2, 3, 4]]}, ["must be four numbers"]),
+    "NaN": ({"boxes": [[float("nan"), 2, 3, 4]]}, ["must be four numbers"]),
+    "infinite": ({"boxes": [[1, 2, float("inf"), 4]]}, ["must be four numbers"]),
+    "a number of 400 digits": ({"boxes": [[1, 2, 10 ** 400, 4]]}, ["must be four numbers"]),
+    "no list": ({"boxes": "1, 2, 3, 4"}, ["`boxes` must be a list", "found str"]),
+    "one box, no list of it": ({"boxes": [1, 2, 3, 4]}, ["must be four numbers", "found 1"]),
+    "no corners": ({"boxes": [{"bbox": [1, 2, 3, 4], "label": "a"}]}, ["must be four numbers", "bbox_2d"]),
+    "label of the wrong type": ({"boxes": [{"bbox_2d": [1, 2, 3, 4], "label": 3}]}, ["label of a box must be a text", "found 3"]),
+    "empty label": ({"boxes": [{"bbox_2d": [1, 2, 3, 4], "label": " "}]}, ["label of a box must be a text", "an empty one"]),
+    "unknown format": ({"boxes": [[1, 2, 3, 4]], "box_format": "xywh"}, ["`box_format` xywh is unknown", "pixels", "norm1000"]),
+    "resized is no format of files": ({"boxes": [[1, 2, 3, 4]], "box_format": "resized"}, ["`box_format` resized is unknown"]),
+    "format of the wrong type": ({"boxes": [[1, 2, 3, 4]], "box_format": ["pixels"]}, ["`box_format` ['pixels'] is unknown"]),
+    "no image": ({"boxes": [[1, 2, 3, 4]], "image": None}, ["boxes lie in one image, but this record has 0"]),
+    "two images": ({"boxes": [[1, 2, 3, 4]], "image": ["a.png", "a.png"]}, ["boxes lie in one image, but this record has 2"]),
+    "broken image": ({"boxes": [[1, 2, 3, 4]], "image": "text.png"}, ["text.png cannot be opened"]),
+    "an answer too": ({"boxes": [[1, 2, 3, 4]], "answer": "3"}, ["both an answer and boxes"]),
+    "REC of five": ({"solution": [1, 2, 3, 4, 5]}, ["must be four numbers", "found [1, 2, 3, 4, 5]"]),
+    "REC outside": ({"solution": [10, 20, 200, 700]}, ["lies outside"]),
+    "broken Visual-RFT": ({"solution": "<answer>[{'Position': [1, 2, 3</answer>"}, ["looks like a list of boxes"]),
+    "Visual-RFT outside": ({"solution": "<answer>[{'Position': [1, 2, 3, 1400], 'Confidence': 1}]</answer>"}, ["lies outside"]),
+    "code": ({"solution": "<answer>[{'Position': [1, 2, 3, __import__('os')], 'Confidence': 1}]</answer>"}, ["looks like a list of boxes"]),
+    "JSON bomb": ({"solution": "<answer>" + "[" * 100_000 + "'Position'</answer>"}, ["looks like a list of boxes"]),
+}
+
+
+@pytest.mark.parametrize("fault", BAD_BOXES)
+def test_bad_boxes_are_refused_with_file_line_and_remedy(wide, fault):
+    record, expected = BAD_BOXES[fault]
+    (wide / "text.png").write_text("I am no picture")
+    path = write(wide, [GOOD, {"image": "a.png", "question": "q", **record}])
+    text = refusal(read, path)
+    assert text.startswith(f"{path}:2: ") and all(words in text for words in expected), text
+
+
+BAD_LAYOUTS = {     # name: (record, what the message must say)
+    "one turn": ({"conversations": [{"from": "human", "value": "q"}]}, ["`conversations` must begin with a turn from human"]),
+    "no turns": ({"conversations": None}, ["`conversations` must begin"]),
+    "the reply first": (turns("q", "a", ("gpt", "human")), ["`conversations` must begin"]),
+    "texts for turns": ({"conversations": ["q", "a"]}, ["`conversations` must begin"]),
+    "no question": (turns(None, "a"), ["`value` is null"]),
+    "no reply": (turns("q", None), ["`value` is null"]),
+    "reply true": (turns("q", True), ["`value` must be", "found bool"]),
+    "reply an object": (turns("q", {"a": 1}), ["`value` must be", "found dict"]),
+    "long reply without an answer": (turns("q", "word " * 50), ["no answer", "Answer:", "fewer than 100 characters"]),
+    "a list of three": (turns("q", [1, 2, 3]), ["boxes lie in one image"]),
+    "a list of three, with an image": ({"image": "a.png", **turns("q", [1, 2, 3])}, ["must be four numbers"]),
+    "fewer images than marks": ({"image": "a.png", **turns("<image><image>q", "a")}, ["2 <image> in the question, but 1 images"]),
+    "an image nowhere": ({"image": "b.png", **turns("q", "a")}, ["b.png does not exist, nor in images, png", "relative paths resolve beside set.jsonl"]),
+    "an absolute image nowhere": (turns("<img>/mnt/b.png</img>q", "(1,2),(3,4)"), ["/mnt/b.png does not exist"]),
+    "ChartQA without a label": ({"imgname": "12.png", "query": "q", "label": None}, ["`label` is null"]),
+    "ChartQA, a list for a label": ({"imgname": "12.png", "query": "q", "label": ["a"]}, ["`label` must be str", "found list"]),
+    "TabMWP without a number": (TABMWP["33"], ["`id` is null"]),
+    "TabMWP, unit": ({"id": "3", **TABMWP["33"], "unit": 3}, ["`unit` must be str", "found int"]),
+    "CV-Bench without an image": ({**CVBENCH, "image": None, "filename": None}, ["`filename` is null"]),
+    "CV-Bench without a prompt": ({**CVBENCH, "prompt": ""}, ["`prompt` is empty"]),
+    "M3CoT, choices": ({**M3COT, "choices": "ab"}, ["`choices` must be a list of texts"]),
+    "M3CoT, half a character": ({**M3COT, "choices": ["\ud83d"]}, ["surrogate"]),
+}
+
+
+@pytest.mark.parametrize("fault", BAD_LAYOUTS)
+def test_bad_records_of_published_layouts(wide, fault):
+    record, expected = BAD_LAYOUTS[fault]
+    path = write(wide, [GOOD, record])
+    text = refusal(read, path)
+    assert text.startswith(f"{path}:2: ") and all(words in text for words in expected), text
+
+
+def test_two_points_are_boxes_in_lisa_only(wide):
+    assert one(wide, {"image": "a.png", "problem": "q", "solution": "<answer>(1,2),(3,4)</answer>"}).answer == "(1,2),(3,4)"
+    assert one(wide, {"image": "a.png", **turns("q", "(1,2),(3,4)")}).meta == {}
+    assert one(wide, {"image": "a.png", **turns("q", "None")}).answer == "None"
+
+
+def test_box_format_flag():
+    import argparse
+
+    import utils
+    parser = argparse.ArgumentParser()
+    utils.add_data_flags(parser)
+    [flag] = [a for a in parser._actions if a.dest == "box_format"]
+    assert tuple(flag.choices) == data.BOX_FORMATS
+    assert "--box-format xywh" in refusal(read, "count", box_format="xywh")
+
+
+def test_the_box_format_is_that_of_the_training_run(tmp_path):
+    from argparse import Namespace
+    asked = lambda given, model: Namespace(model=str(model), prompt_template=None, system_prompt=None, box_format=given, min_pixels=None, max_pixels=None)
+    (tmp_path / "args.json").write_text(json.dumps({"box_format": "resized", "max_pixels": 50176}))
+    for given, model, expected in ((None, tmp_path, ("resized", 3136, 50176)), ("pixels", tmp_path, ("pixels", 3136, 50176)), (None, "elsewhere", ("norm1000", 3136, 401408))):
+        args = asked(given, model)
+        data.ask_as_trained(args)
+        assert (args.box_format, args.min_pixels, args.max_pixels) == expected
+
+
 # ------------------------------------------------------------------------------------------------------- toy streams
+
+@pytest.mark.parametrize("box_format", data.BOX_FORMATS)
+def test_toy_boxes_in_every_convention(box_format):
+    """`ground` writes its worked solutions from 0 to 1000; in the other conventions they say the same."""
+    import rewards
+    stream, standard = read("ground", box_format=box_format, max_pixels=84 * 84), read("ground")
+    for n in range(40):
+        example, plain = stream[n], standard[n]
+        assert example.meta["box_format"] == box_format and example.meta.get("resized") == ([84, 84] if box_format == "resized" else None)
+        assert (example.answer, example.question, example.meta["boxes"]) == (plain.answer, plain.question, plain.meta["boxes"])
+        assert example.solution.split("<answer>")[0] == plain.solution.split("<answer>")[0]
+        found, expected = (rewards.predicted_boxes(e.solution, e) for e in (example, plain))
+        assert len(found) == len(expected)
+        for a, b in zip(found, expected):
+            assert a["label"] == b["label"] and max(abs(x - y) for x, y in zip(a["bbox_2d"], b["bbox_2d"])) < 1.1
 
 
 def test_toy_task_by_name_and_split():
@@ -354,7 +765,7 @@ def test_bad_names(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for spec in ("cuont", "count:tset", "none.json", "none.json:test"):
         text = refusal(read, spec)
-        assert f"--data {spec}" in text and "toy task (count)" in text
+        assert f"--data {spec}" in text and f"toy task ({', '.join(sorted(toyworld.TASKS))})" in text
     (tmp_path / "x.csv").write_text("a,b")
     assert "only .json, .jsonl, .parquet" in refusal(read, "x.csv")
     (tmp_path / "folder").mkdir()

@@ -787,3 +787,70 @@ def test_lora_on_the_untrained_preset_can_be_loaded_again_or_is_refused(tmp_path
     """Its weights come from a seed and lie in no directory: an adapter on them would name no base."""
     with pytest.raises(UserError, match="--lora-r 0"):
         modeling.load_from_args(command_line("--model", "tiny", "--lora-r", "4"), train=True)
+
+
+# ------------------------------------------------------------------------------------------------------ a model as reward
+
+
+@pytest.fixture(scope="module")
+def reward_checkpoint(tmp_path_factory):
+    """A random sequence classifier with one output and a tokenizer that is not the policy's: words, no chat template, as old reward models have."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import GPTNeoXConfig, GPTNeoXForSequenceClassification, PreTrainedTokenizerFast
+    directory = tmp_path_factory.mktemp("reward_model")
+    words = {word: i for i, word in enumerate(["<unk>", "<end>", "how", "many", "three", "four", "so", "wait"])}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>", unk_token="<unk>", model_max_length=64).save_pretrained(directory)
+    torch.manual_seed(0)
+    config = GPTNeoXConfig(vocab_size=len(words), hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, num_labels=1,
+                         max_position_embeddings=64, initializer_range=0.5)
+    GPTNeoXForSequenceClassification(config).save_pretrained(directory)
+    return directory
+
+
+def test_reward_model_scores_each_text_as_if_it_were_alone(reward_checkpoint):
+    """Ragged texts in one padded batch against each of them by itself, through transformers' own classes."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    questions, answers = ["how many", "how", "how many many many"], ["three", "wait wait so four so three", "four"]
+    judge = modeling.RewardModel(str(reward_checkpoint))
+    scores = judge.score(questions, answers)
+    tokenizer, plain = AutoTokenizer.from_pretrained(reward_checkpoint), AutoModelForSequenceClassification.from_pretrained(reward_checkpoint).eval()
+    plain.config.pad_token_id = 1
+    alone = [plain(**tokenizer(f"{q}\n{a}", return_tensors="pt", return_token_type_ids=False)).logits[0, 0].item() for q, a in zip(questions, answers)]
+    assert all(type(s) is float for s in scores) and len(set(scores)) == 3
+    assert scores == pytest.approx(alone, abs=1e-5)
+    assert judge.score(questions, answers, batch_size=1) == pytest.approx(scores, abs=1e-5)
+
+
+def test_reward_model_reads_a_conversation_if_its_tokenizer_has_a_template(reward_checkpoint):
+    judge = modeling.RewardModel(str(reward_checkpoint))
+    plain = judge.score(["how many"], ["three"])
+    judge.tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }} so {% endfor %}"
+    spelled = modeling.RewardModel(str(reward_checkpoint)).score(["how many so"], ["three so"])
+    assert judge.score(["how many"], ["three"]) == pytest.approx(spelled, abs=1e-5) and spelled != pytest.approx(plain, abs=1e-3)
+
+
+def test_reward_model_keeps_the_end_of_a_text_that_is_too_long(reward_checkpoint):
+    judge = modeling.RewardModel(str(reward_checkpoint))
+    start = judge.score(["how"], ["so " * 200 + "three"])
+    assert start == pytest.approx(judge.score(["many"], ["so " * 500 + "three"]), abs=1e-5) and start != pytest.approx(judge.score(["how"], ["so " * 200 + "four"]), abs=1e-3)
+
+
+def test_what_is_no_reward_model_is_refused_with_a_sentence(reward_checkpoint, tmp_path):
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, GPTNeoXForSequenceClassification
+    with pytest.raises(UserError, match="cannot be loaded"):
+        modeling.RewardModel(str(tmp_path / "nothing"))
+    shutil.copytree(reward_checkpoint, tmp_path / "two")
+    config = GPTNeoXConfig.from_pretrained(reward_checkpoint, num_labels=2, id2label={0: "a", 1: "b"})
+    GPTNeoXForSequenceClassification(config).save_pretrained(tmp_path / "two")
+    with pytest.raises(UserError, match="2 outputs"):
+        modeling.RewardModel(str(tmp_path / "two"))
+    shutil.copytree(reward_checkpoint, tmp_path / "language")
+    GPTNeoXForCausalLM(GPTNeoXConfig.from_pretrained(reward_checkpoint, num_labels=1)).save_pretrained(tmp_path / "language")
+    with pytest.raises(UserError, match="score.weight"):
+        modeling.RewardModel(str(tmp_path / "language"))
+
+
+def test_a_name_is_a_checkpoint_if_it_looks_like_one(tmp_path):
+    assert modeling.names_checkpoint("owner/model") and modeling.names_checkpoint(str(tmp_path)) and not modeling.names_checkpoint("acuracy")

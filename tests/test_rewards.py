@@ -10,8 +10,11 @@ import json
 import math
 import multiprocessing
 import os
+import random
+import re
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -22,23 +25,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import fuzz_rewards
 import rewards
+from fuzz_rewards import in_range
 
-RANGES = {"accuracy": {0.0, 1.0}, "format": {0.0, 1.0}, "length": (0.0, 1.0)}
+# Other programs on this machine count in wall time: then the symbolic worker is given more of it, and our own time is measured in CPU seconds always.
+PATIENCE = 10 if hasattr(os, "getloadavg") and os.getloadavg()[0] > (os.cpu_count() or 1) else 1
 
 
 def example(answer, choices=None):
     return SimpleNamespace(answer=answer, choices=choices)
 
 
-def in_range(name, score):
-    allowed = RANGES[name]
-    return type(score) is float and (score in allowed if isinstance(allowed, set) else allowed[0] <= score <= allowed[1])
-
-
 @pytest.fixture(scope="module", autouse=True)
 def warm_worker():
     """Importing sympy takes 0.5 s to many seconds: done once here, so that the time limits below are about comparing."""
+    rewards._worker.seconds *= PATIENCE
     assert rewards.symbolically_equal("x+1", "1+x")
 
 
@@ -69,6 +71,43 @@ FORMAT = [  # completion, ours, R1-V's number (documentation), rule
 @pytest.mark.parametrize("completion, ours, r1v, rule", FORMAT)
 def test_format_golden(completion, ours, r1v, rule):
     assert rewards.format_strict(completion, example("b")) == ours, rule
+
+
+BOX = "<answer>[1, 2, 3, 4]</answer>"
+FORMATS = [  # completion; strict, lenient, rec, multi_think, caption; tag_count.  The originals that differ: open-r1-mm's lenient, VLM-R1's rec
+    ("<think>a</think><answer>b</answer>", 1, 1, 0, 1, 0, 1.0),
+    ("<think>a\nb</think>\n\n<answer>b</answer>", 1, 1, 0, 1, 0, 1.0),  # lenient: 0 in the original, no DOTALL
+    ("<think>a</think><answer>b</answer> extra", 0, 1, 0, 0, 0, 1.0),
+    ("So: <think>a</think><answer>b</answer>", 0, 1, 0, 0, 0, 1.0),  # lenient: 0 in the original, even for a space
+    ("<think>a</think> so <answer>b</answer>", 0, 0, 0, 0, 0, 1.0),
+    ("<think>a</think><think>c</think>\n<answer>b</answer>", 0, 0, 0, 1, 0, 0.5),  # strict and lenient: 1 in the originals
+    ("<think>a</think><answer>b</answer><answer>c</answer>", 0, 0, 0, 0, 0, 0.5),  # likewise
+    ("<think>a<answer>b</answer></think><answer>c</answer>", 0, 0, 0, 0, 0, 0.5),  # likewise
+    ("<think>a</think><think></think><answer>b</answer>", 0, 0, 0, 0, 0, 0.5),
+    ("<think></think><answer></answer>", 0, 0, 0, 0, 0, 1.0),  # likewise
+    ("<answer>b</answer>", 0, 0, 0, 0, 0, 0.5),
+    ("<think>a</think><think>a</think>", 0, 0, 0, 0, 0, 0.0),
+    ("<think>a</think>the steps<answer>so 3</answer>", 0, 0, 0, 0, 0, 1.0),  # R1-Onevision's data: thinking, then steps outside of it
+    ("the steps <answer>b</answer>", 0, 0, 0, 0, 0, 0.5),  # ... steps without thinking
+    ("<think>a</think>b", 0, 0, 0, 0, 0, 0.5),  # ... no answer tag
+    ("<caption>a</caption><think>a</think><answer>b</answer>", 0, 1, 0, 0, 1, 1.0),
+    ("<caption>a</caption>\n<think>a</think>\n<answer>b</answer>\n", 0, 1, 0, 0, 1, 1.0),
+    ("<think>a</think><caption>a</caption><answer>b</answer>", 0, 0, 0, 0, 0, 1.0),
+    ("<caption></caption><think>a</think><answer>b</answer>", 0, 1, 0, 0, 0, 1.0),
+    ("<think>a</think>" + BOX, 1, 1, 1, 1, 0, 1.0),  # rec: 0 in the original, no braces
+    ('<think>a</think><answer>```json\n{"bbox_2d": [1.5, 2, 3, 4]}\n```</answer>', 1, 1, 1, 1, 0, 1.0),  # rec: 0 in the original, a decimal
+    ("<think>a</think><answer>(1,2),(3,4)</answer>", 1, 1, 1, 1, 0, 1.0),
+    ("<think>a</think><answer>[1, 2, 3]</answer>", 1, 1, 0, 1, 0, 1.0),
+    ("<think>a</think><answer>none</answer>", 1, 1, 0, 1, 0, 1.0),
+    ("<think>a</think><answer>{x</answer>{[1, 2, 3, 4]}</answer>", 0, 0, 0, 0, 0, 0.75),  # rec: 1 in the original
+    ("", 0, 0, 0, 0, 0, 0.0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("row", FORMATS)
+def test_other_formats_golden(row):
+    names = ["format", "format_lenient", "format_rec", "format_multi_think", "format_caption", "tag_count"]
+    assert [rewards.REWARDS[name](row[0], example("b")) for name in names] == list(row[1:])
 
 
 THINK = "<think>a</think>"
@@ -151,6 +190,33 @@ def test_other_answer(prediction, gold):
     assert rewards.match_answer(prediction, gold) is False
 
 
+GEOQA = {  # golds as GEOQA writes them; answers as policies do
+    "140°": ["140", "140 degrees", r"140^\circ", r"$140^{\circ}$", r"140^{\circ }", r"140{}^\circ", r"140^{o}", "140^o", "140˚", "140º", r"140\degree", r"140\text{ degrees}", "140度", r"m\angle A = 140^\circ", "angle ABC = 140°", r"\boldsymbol{140}"],
+    "3cm": ["3", "3 cm", "3.0 cm", r"3\text{cm}", r"3\ \mathrm{cm}", "3㎝", "3厘米", "AB=3cm", "3 centimeters"],
+    "9米": ["9", "9 m", "9 meters", r"9\text{ m}"],
+    "√{3}": ["√3", r"\sqrt{3}", r"\sqrt3", "sqrt(3)", "sqrt 3", "sqrt{3}", r"3^{\frac{1}{2}}", "3^{0.5}", "3^0.5", r"\frac{3}{\sqrt{3}}", r"\sqrt{3} cm"],
+    "8√{3}": ["8√3", r"8\sqrt{3}", r"8 \sqrt {3}", "8*sqrt(3)", r"8\times\sqrt{3}", "8·√3", r"\sqrt{192}", "8√(3)", "8√3 cm"],
+    r"\frac{12}{5}": ["12/5", "2.4", r"\dfrac{12}{5}", "2 2/5", r"2\frac{2}{5}", "2⅖", r"12\div5", "12÷5", "12∕5"],
+    "240πcm^{2}": ["240π", "240π cm²", r"240\pi \text{ cm}^2", r"240\pi\text{cm}^{2}", r"240\pi\,\mathrm{cm^2}", r"240\pi \text{ cm²}", r"240\pi \text{ square cm}", "240 pi square cm", "240π sq cm", "240π㎠", "240π平方厘米", "240*pi"],
+    "1:2": ["1/2", "1∶2", "1：2"], "-1": ["−1", "–1"], "40海里": ["40", "40 海里"], "3√{2}-3": [r"3\sqrt{2}-3", "3(√2-1)"], "100(√{3}+1)m": [r"100(\sqrt{3}+1)", "100√3+100"],
+}  # fmt: skip
+NOT_GEOQA = {
+    "140°": ["141°", "40", "140 cm", "140 or 40"], "3cm": ["3m", "3cm²", "30"], "√{3}": ["3", "√2", "1.732"], "8√{3}": ["8", "83", "√3"], "240πcm^{2}": ["240", "240π cm", "240π cm³", "753.98"],
+    r"\frac{12}{5}": ["12", "5", r"\frac125"], "7": ["7万", "3或7", "3–7"], "-2": ["3–5"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("gold", GEOQA)
+def test_geoqa_answers(gold):
+    """R1-V's scorer accepts a correct LaTeX answer for 4 of the 77 golds with √ or π, and the bare leading number for 56 (facts section 1g)."""
+    assert [answer for answer in GEOQA[gold] if not rewards.match_answer(answer, gold)] == []
+
+
+@pytest.mark.parametrize("gold", NOT_GEOQA)
+def test_geoqa_other_answers(gold):
+    assert [answer for answer in NOT_GEOQA[gold] if rewards.match_answer(answer, gold)] == []
+
+
 ANIMALS, NUMBERS = ["cat", "dog", "black cat"], [r"2\sqrt{3}", "4", "0.5"]
 
 
@@ -193,10 +259,312 @@ def test_extract_and_parse_failure():
     assert rewards.extract_answer("<think>" + "x" * 300_000 + "<answer>7</answer>") is None
 
 
+# ---- length
+
+
 def test_length_is_gameable_and_bounded():
-    assert rewards.length("a b\nc", example("3")) == pytest.approx(0.003)
-    assert rewards.length("", example("3")) == 0.0
-    assert rewards.length("so " * 5000, example("3")) == 1.0  # the known failure: repetition is paid in full
+    assert rewards.length("any", example("3"), 3, 512) == pytest.approx(0.003)
+    assert rewards.length("", example("3"), 0, 512) == 0.0
+    assert rewards.length("so " * 5000, example("3"), 5000, 8192) == 1.0  # the known failure: repetition is paid in full
+
+
+def test_cosine_is_not_periodic():
+    """VLM-R1 [measured]: 0 -> 1.0, 256 -> .9268, 512 -> .75, 1024 -> .5, and then 1536 -> .75, 2048 -> 1.0, right or wrong."""
+    right, wrong = "<answer>3</answer>", "<answer>4</answer>"
+    lengths = [0, 256, 512, 1024, 1536, 2048]
+    assert [rewards.cosine(right, example("3"), n, 1024) for n in lengths] == pytest.approx([1, 0.926777, 0.75, 0.5, 0.5, 0.5], abs=1e-6)
+    assert [rewards.cosine(wrong, example("3"), n, 1024) for n in lengths] == pytest.approx([0, -0.073223, -0.25, -0.5, -0.5, -0.5], abs=1e-6)
+    scores = [rewards.cosine(right, example("3"), n, 1024) for n in range(0, 3000, 50)]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_soft_overlong_is_dapo_13():
+    """L_max = 20,480 and L_cache = 4,096 as in the paper."""
+    score = lambda n: rewards.soft_overlong("", example("3"), n, 20480)  # noqa: E731
+    assert [score(n) for n in (0, 16384, 18432, 20480, 40960)] == [0, 0, -0.5, -1, -1]
+
+
+@pytest.mark.parametrize(
+    "completion, score",
+    [
+        ("", 0), ("one", 0), ("the cat and the dog", 0), ("one two three four five six seven", 0), ("a a a a a a a a", 1 / 3 - 1),  # VLM-R1's own number
+        ("a a a a a", 1 / 4 - 1), ("a a a a a a", 1 / 5 - 1), ("a b a b a", 2 / 4 - 1), ("Wait WAIT wait " * 100, 1 / 295 - 1), ("a b c d e f g " * 2, 7 / 9 - 1),
+        ("x" * 8000, 1 / 995 - 1),  # one word without end
+        ('<answer>[{"bbox_2d": [1, 2, 3, 4], "label": "a"}, {"bbox_2d": [1, 2, 3, 4], "label": "a"}, {"bbox_2d": [1, 2, 3, 5], "label": "a"}]</answer>', 2 / 3 - 1),
+    ],
+)  # fmt: skip
+def test_repetition_golden(completion, score):
+    assert rewards.repetition(completion) == pytest.approx(score)
+
+
+def test_repetition_in_the_thinking_is_not_hidden_by_boxes():
+    """VLM-R1 looks at the boxes alone if there are any."""
+    assert rewards.repetition("<think>" + "so it is " * 200 + '</think><answer>```json [{"bbox_2d": [1, 2, 3, 4], "label": "a"}] ```</answer>') < -0.9
+    assert rewards.repetition("<think>It is left of the tree, near the middle.</think><answer>[1, 2, 3, 4]</answer>") == 0
+
+
+# ---- classes, letters, yes and no
+
+
+@pytest.mark.parametrize(
+    "answer, gold, score",
+    [
+        ("737-800", "737-800", 1), ("737_800", "737-800", 1), ("Boeing 737-800", "737-800", 1), ("golden retriever", "Golden_Retriever", 1), ("Golden-Retriever.", "golden retriever", 1), ("a photo of a lily", "lily", 1),
+        ("This is an image of a Golden Retriever", "golden_retriever", 1), ("", "lily", 0), ("A", "A320", 0), ("A320", "A", 0), ("A320-200", "A320", 0), ("Airbus A320", "A320", 1), ("rose or lily", "lily", 0), ("lily rose", "lily", 0), ("lily, rose", "lily", 0),
+        ("rose\nlily", "lily", 0), ("not a lily", "lily", 0), ("water lily", "lily", 0), ("lilypad", "lily", 0), ("lil", "lily", 0), ("A320 737-800", "737-800", 0), ("A320 or 737-800", "737-800", 0), ("-63", "737-800", 0), ("737-800 A320", "737-800", 0),
+        ("not Boeing 737-800", "737-800", 0), ("cat dog", "dog", 0), ("lily " * 100, "lily", 0), ("...", "...", 0),
+    ],
+)  # fmt: skip
+def test_classification(answer, gold, score):
+    """Visual-RFT pays 'rose or lily' for both, 'A' for A320, and the empty answer for everything."""
+    assert rewards.REWARDS["classification"](f"<think>{gold}</think><answer>{answer}</answer>", example(gold)) == score
+
+
+def test_no_answer_is_paid_for_two_classes():
+    classes = ["737-800", "737-700", "A320", "A320-200", "Spitfire", "lily", "water lily", "rose", "golden retriever", "cat"]
+    for answer in [f"{a}{joint}{b}" for a in classes for b in classes for joint in (" ", ", ", " or ", "-", "_", "\n", ": ")] + classes:
+        assert sum(rewards.classification(f"<answer>{answer}</answer>", example(gold)) for gold in classes) <= 1, answer
+
+
+@pytest.mark.parametrize(
+    "answer, gold, choices, score",
+    [
+        ("A", "A", None, 1), ("(A)", "A", None, 1), ("A", "(A)", None, 1), ("[a].", "A", None, 1), ("A)", "A", None, 1), ("A. cat", "A", None, 1), ("I think A, but B.", "A", None, 0), ("A or B", "A", None, 0), ("I.", "A", None, 0), ("", "A", None, 0),
+        ("B", "dog", ANIMALS, 1), ("dog", "B", ANIMALS, 1), ("A or B", "B", ANIMALS, 0), ("√12", "A", NUMBERS, 0), ("7", "7", None, 0),
+    ],
+)  # fmt: skip
+def test_mcq(answer, gold, choices, score):
+    assert rewards.REWARDS["mcq"](f"<think>A</think><answer>{answer}</answer>", example(gold, choices)) == score
+
+
+@pytest.mark.parametrize("answer, gold, score", [("Yes", "yes", 1), ("No, it is not", "No", 1), ("I do not know", "no", 0), ("maybe", "perhaps", 0), ("yes and no", "yes", 0), ("", "no", 0), ("nobody", "no", 0)])
+def test_yes_no(answer, gold, score):
+    """VLM-R1: 'I do not know' is no, and two texts with neither are equal."""
+    assert rewards.REWARDS["yes_no"](f"<answer>{answer}</answer>", example(gold)) == score
+
+
+def test_all_match():
+    score = lambda answer, gold: rewards.REWARDS["all_match"](f"<answer>{answer}</answer>", example(gold))  # noqa: E731
+    assert score(" Click the\n'OK' button. ", "click the 'ok' button") == 1 and score("click", "click ok") == 0 and score("...", ".") == 0
+    assert rewards.all_match("click", example("click")) == 0  # no tag; VLM-R1 takes the whole completion
+
+
+# ---- boxes
+
+PARSED = [  # text, [(box, label, score)]
+    ("[10, 20, 30, 40]", [((10, 20, 30, 40), None, None)]), ("The box is [10.5,20,\n30,40].", [((10.5, 20, 30, 40), None, None)]), ("(10,20),(30,40)", [((10, 20, 30, 40), None, None)]),
+    ('```json\n[{"bbox_2d": [10, 20, 30, 40], "label": "a cat"}, {"label": "it\'s", "bbox_2d": [1, 2, 3, 4]}]\n```', [((10, 20, 30, 40), "a cat", None), ((1, 2, 3, 4), "it's", None)]),
+    ("[{'Position': [10, 20, 30, 40], 'Confidence': 0.9}, {'Position': [1, 2, 3, 4]}]", [((10, 20, 30, 40), None, 0.9), ((1, 2, 3, 4), None, None)]),
+    ('[{"Position": [10, 20, 30, 40], "Confidence": 1.5}]', [((10, 20, 30, 40), None, 1.0)]), ("[{'Position': [1, 2, 3, 4], 'Confidence': -2}]", [((1, 2, 3, 4), None, 0.0)]),
+    ("<|object_ref_start|>cat<|object_ref_end|><|box_start|>(10,20),(30,40)<|box_end|><|box_start|>(1,2),(3,4)<|box_end|>", [((10, 20, 30, 40), "cat", None), ((1, 2, 3, 4), "cat", None)]),
+    ("[30, 40, 10, 20]", [((10, 20, 30, 40), None, None)]), ("[[1, 2, 3, 4], [5, 5, 5, 9]]", [((1, 2, 3, 4), None, None)]), ('[{"bbox_2d": [1, 2, 3, 4], "label": "a"}, {"bbox_2d": [5, 6', [((1, 2, 3, 4), "a", None)]),
+    ('{"bbox_2d": [1, 2, 3, 4], "label": "[9, 9, 99, 99] \\"b\\""}', [((1, 2, 3, 4), '[9, 9, 99, 99] "b"', None)]), ('{"bbox_2d": [1, 2, 3, 4], "label": "caf\\u00e9"}', [((1, 2, 3, 4), "café", None)]),
+    ("[]", []), ("none", []), ("No Objects", []), ("['No Objects']", []), ("```json\n[]\n```", []), ("None.", []),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text, boxes", PARSED)
+def test_parse_boxes(text, boxes):
+    assert [(b["bbox_2d"], b["label"], b["score"]) for b in rewards.parse_boxes(text)] == boxes
+
+
+@pytest.mark.parametrize("text", [None, "", "on the left", "[1, 2, 3]", "[1, 2, 3, 4, 5]", "{}", "[0, 0, 0, 0]", "[nan, 1, 2, 3]", "[1e999, 1, 2, 3]", "[" + "9" * 400 + ",1,2,3]", "[1,2,3,4]" * 301, "none of these, but two", "[" * 90_000, "x" * 200_000])
+def test_unreadable_boxes(text):
+    """A box without area is not the statement that there is nothing."""
+    assert rewards.parse_boxes(text) is None
+
+
+def test_coordinates_are_explicit():
+    box = (100.0, 50.0, 300.0, 200.0)
+    assert rewards.from_pixels(box, "norm1000", [400, 200]) == (250, 250, 750, 1000) and rewards.from_pixels(box, "resized", [400, 200], [200, 100]) == (50, 25, 150, 100)
+    for box_format in rewards.BOX_FORMATS:
+        there = rewards.from_pixels(box, box_format, [400, 200], [196, 112])
+        assert rewards.to_pixels(there, box_format, [400, 200], [196, 112]) == pytest.approx(box)
+        written = boxed([box], box_format=box_format, size=[400, 200], resized=[196, 112])
+        assert score("accuracy", f"[{', '.join(map(str, there))}]", written) == 1
+    assert rewards.to_pixels(box, "pixels") == box
+    with pytest.raises(ValueError, match="size of the original"):
+        rewards.to_pixels(box, "norm1000")
+    with pytest.raises(ValueError, match="size the model saw"):
+        rewards.to_pixels(box, "resized", [400, 200])
+    with pytest.raises(ValueError, match="norm1000, resized, pixels"):
+        rewards.to_pixels(box, "qwen", [400, 200])
+
+
+def boxed(boxes, labels=None, **meta):
+    """An example with gold boxes in pixels; the policy writes pixels too, unless meta says otherwise."""
+    gold = [{"bbox_2d": list(box), "label": label} for box, label in zip(boxes, labels or [None] * len(boxes))]
+    return SimpleNamespace(answer=json.dumps(gold), choices=None, meta={"box_format": "pixels", "boxes": gold, **meta})
+
+
+def score(name, answer, gold):
+    return rewards.REWARDS[name](f"<think>I see 120.</think>\n<answer>\n{answer}\n</answer>", gold)
+
+
+def test_iou_and_giou_closed_forms():
+    a = (0.0, 0.0, 10.0, 10.0)
+    assert rewards.iou(a, a) == 1 and rewards.giou(a, a) == 1
+    assert rewards.iou(a, (5, 0, 15, 10)) == pytest.approx(1 / 3) and rewards.giou(a, (5, 0, 15, 10)) == pytest.approx(1 / 3)  # the union fills the enclosing box
+    assert rewards.iou(a, (10, 0, 20, 10)) == 0 and rewards.giou(a, (10, 0, 20, 10)) == 0
+    assert rewards.iou(a, (30, 0, 40, 10)) == 0 and rewards.giou(a, (30, 0, 40, 10)) == pytest.approx(20 / 40 - 1)
+    assert rewards.iou(a, (9, 0, 19, 10)) == pytest.approx(10 / 190)  # one pixel wide: VLM-R1 says 0
+
+
+def test_match_boxes_is_greedy_and_knows_labels():
+    def b(*box, label=None, score=None):
+        return {"bbox_2d": box, "label": label, "score": score}
+
+    gold = [b(0, 0, 10, 10, label="Cat"), b(4, 0, 14, 10)]
+    near, nearer = b(0, 0, 10, 11, label="cat", score=0.9), b(0, 0, 10, 10, label="c-a_t", score=0.1)
+    assert [m[:2] for m in rewards.match_boxes([near, nearer], gold, 0.5)] == [(1, 0)]  # the larger overlap first
+    assert [m[:2] for m in rewards.match_boxes([near, nearer], gold, 0.5, by_score=True)] == [(0, 0)]  # the surer first
+    assert [m[:2] for m in rewards.match_boxes([near, nearer], gold, 0.3)] == [(1, 0), (0, 1)]
+    dog = b(0, 0, 10, 10, label="dog")
+    assert [m[:2] for m in rewards.match_boxes([dog], gold, 0.4)] == [(0, 1)]  # the gold without a label takes any
+    assert [m[:2] for m in rewards.match_boxes([dog], gold, 0.4, labels=False)] == [(0, 0)]
+    assert rewards.match_boxes([b(0, 0, 10, 10)], gold[:1], 0.5) == [] == rewards.match_boxes([], gold, 0.5)  # no label is not the right one
+    assert rewards.match_boxes([b(0, 0, 10, 20)], [b(0, 0, 10, 10)], 0.5) == []  # IoU exactly 0.5 is not over 0.5
+
+
+ONE = boxed([(0, 0, 100, 100)])
+TWO = boxed([(0, 0, 100, 100), (200, 200, 300, 300)])
+PETS = boxed([(0, 0, 100, 100), (200, 200, 300, 300)], ["cat", "dog"])
+NOTHING = boxed([])
+RIGHT = '[{"bbox_2d": [0, 0, 100, 100], "label": "cat"}, {"bbox_2d": [200, 200, 300, 300], "label": "dog"}]'
+CAT, JUNK, UNICORN = '{"bbox_2d": [0, 0, 100, 100], "label": "cat"}', '{"bbox_2d": [400, 400, 500, 500], "label": "cat"}', '{"bbox_2d": [0, 0, 100, 100], "label": "unicorn"}'
+HALF = "[0, 0, 100, 50]"  # IoU exactly 0.5 with ONE
+BOX_GOLDEN = [  # reward, answer, gold, score, what the original says
+    ("iou", "[0, 0, 100, 100]", ONE, 1, ""), ("iou", HALF, ONE, 0.5, ""), ("iou", "[0.0, 0.0, 100.0, 50.0]", ONE, 0.5, "0: integers only"), ("iou", "[0, 0, 100, 100], [0, 0, 100, 50]", ONE, 0.5, "1: the first"),
+    ("iou", "[400, 400, 500, 500]", ONE, 0, ""), ("iou", "[100, 100, 0, 0]", ONE, 1, "swapped corners"), ("iou", "[0, 0, 100, 100]", TWO, 0.5, ""), ("iou", "on the left", ONE, 0, ""), ("iou", "", ONE, 0, ""), ("iou", "[]", ONE, 0, ""), ("iou", "[0, 0, 0, 0]", ONE, 0, ""),
+    ("iou_hard", "[0, 0, 100, 51]", ONE, 1, ""), ("iou_hard", HALF, ONE, 0, ""), ("iou_hard", "[0, 0, 100, 100], [0, 0, 100, 100]", ONE, 0, "1: the first"),
+    ("giou", "(0,0),(100,100)", ONE, 2, ""), ("giou", "(0,0),(100,50)", ONE, 1.5, "1.5"), ("giou", "(100,100),(0,0)", ONE, 2, "2.0 without an order of corners, by accident"), ("giou", "(300,0),(400,100)", ONE, 0.5, ""), ("giou", "(0,0),(100,100),(0,0),(100,100)", ONE, 1, "1.25: mixes two boxes"),
+    ("giou", "(0,0)", ONE, 0, ""), ("giou", "[]", NOTHING, 2, "-"),
+    ("accuracy_iou", "[{'Position': [0, 0, 100, 100], 'Confidence': 0.9}, {'Position': [200, 200, 300, 300], 'Confidence': 0.9}]", TWO, 1, "the same; 0 over two lines"), ("accuracy_iou", "[{'Position': [0, 0, 100, 80], 'Confidence': 0.9}]", TWO, 0.4, "the same"),
+    ("accuracy_iou", "[{'Position': [0, 0, 100, 50], 'Confidence': 0.9}]", ONE, 0, "the same"), ("accuracy_iou", "[{'Position': [0, 0, 100, 100]}]", ONE, 1, "0: KeyError"), ("accuracy_iou", "[]", ONE, 0, "the same"),
+    ("accuracy_iou", "[{'Position': [0, 0, 100, 100], 'Confidence': 1}, {'Position': [0, 0, 100, 100], 'Confidence': 1}]", ONE, 0.5, "1: repeated boxes are dropped"),
+    ("accuracy_confidence", "[{'Position': [0, 0, 100, 100], 'Confidence': 0.9}, {'Position': [200, 200, 300, 300], 'Confidence': 0.9}]", TWO, 0.9, "0.9"), ("accuracy_confidence", "[{'Position': [0, 0, 100, 100], 'Confidence': 0.5}, {'Position': [200, 200, 300, 300], 'Confidence': 0.5}]", TWO, 0.5, "0.5"),
+    ("accuracy_confidence", "[{'Position': [0, 0, 100, 100], 'Confidence': 0.9}]", TWO, 0.45, "0.9: a missed object costs nothing"), ("accuracy_confidence", "[{'Position': [400, 400, 500, 500], 'Confidence': 0.0}]", ONE, 0, "1: the junk box"),
+    ("accuracy_confidence", "[{'Position': [0, 0, 100, 100], 'Confidence': 0.9}, {'Position': [200, 200, 300, 300], 'Confidence': 0.9}, {'Position': [400, 400, 500, 500], 'Confidence': 0.9}, {'Position': [600, 0, 700, 9], 'Confidence': 0.1}]", TWO, 0.6, "0.7"),
+    ("accuracy_confidence", "[{'Position': [0, 0, 100, 100]}]", ONE, 0, "0: KeyError"), ("accuracy_confidence", "[{'Position': [0, 0, 100, 100], 'Confidence': 1.5}]", ONE, 1, "1"),
+    ("weighted_sum", RIGHT, PETS, 1, "1"), ("weighted_sum", f"[{CAT}]", PETS, 0.575, "0.575"), ("weighted_sum", f"[{UNICORN}]", PETS, 0, "0.225: a wrong label completes"), ("weighted_sum", f"[{RIGHT}, {JUNK}, {UNICORN}]", PETS, 0.925, "0.925"),
+    ("weighted_sum", HALF, TWO, 0.4, "0.40"), ("weighted_sum", "none", NOTHING, 1, "1"), ("weighted_sum", "none", PETS, 0, "0"),
+    ("od_ap", RIGHT, PETS, 1, "1"), ("od_ap", f"[{CAT}]", PETS, 0.5, "0.5"), ("od_ap", f"[{CAT}, {JUNK}]", boxed([(0, 0, 100, 100)], ["cat"]), 0.5, "1: junk after the hit is free"), ("od_ap", f"[{RIGHT}, {UNICORN}]", PETS, 2 / 3, "1: unknown labels are dropped"),
+    ("od_ap", "[0, 0, 100, 80]", ONE, 0.7, "7 of 10 thresholds"), ("od_ap", "[0, 0, 100, 100]", TWO, 51 / 101, "COCO's 101 points"), ("od_ap", "[]", NOTHING, 1, "1"), ("od_ap", "[1, 2, 3, 4]", NOTHING, 0, "0"),
+    ("od_ap50", HALF, ONE, 1, "1: COCO's thresholds are inclusive"), ("od_ap50", RIGHT, PETS, 1, "1"), ("od_ap50", f"[{CAT}, {JUNK}]", boxed([(0, 0, 100, 100)], ["cat"]), 0.5, "1"),
+    ("od_length", RIGHT, PETS, 1, "1"), ("od_length", f"[{CAT}, {JUNK}]", boxed([(0, 0, 100, 100)], ["cat"]), 0.25, "0.5"),
+    ("accuracy", RIGHT, PETS, 1, ""), ("accuracy", f"[{CAT}]", PETS, 0, ""), ("accuracy", f"[{RIGHT}, {JUNK}]", PETS, 0, ""), ("accuracy", f"[{UNICORN}]", boxed([(0, 0, 100, 100)], ["cat"]), 0, ""), ("accuracy", "[0, 0, 100, 51]", ONE, 1, ""), ("accuracy", HALF, ONE, 0, ""),
+    ("accuracy", "No Objects", NOTHING, 1, ""), ("accuracy", "[1, 2, 3, 4]", NOTHING, 0, ""), ("accuracy", "I see", NOTHING, 0, ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name, answer, gold, expected, original", BOX_GOLDEN)
+def test_boxes_golden(name, answer, gold, expected, original):
+    assert score(name, answer, gold) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", sorted(rewards.NEEDS_BOXES))
+def test_no_box_reward_reads_the_thinking(name):
+    """Visual-RFT: math-verify reduces the gold [110, 120, 210, 230] to 120, which the thinking mentions: IoU 1.0, confidence 1.0."""
+    gold = boxed([(110, 120, 210, 230)])
+    assert score(name, "[]", gold) == 0 == score(name, "120", gold) == score(name, "", gold)
+    assert rewards.REWARDS[name]("<think>[110, 120, 210, 230]</think>", gold) == 0 == rewards.REWARDS[name]("<answer>[110, 120, 210, 230]</answer><think>so</think>", gold)
+    assert score(name, "[]", NOTHING) == rewards.REWARDS[name]("<answer>No Objects</answer>", NOTHING) == max(rewards.RANGES[name])  # D8
+    assert score(name, "[1, 2, 3, 4]", NOTHING) == 0 == score(name, "I see nothing.", NOTHING)
+
+
+@pytest.mark.parametrize("name", sorted(rewards.NEEDS_BOXES | {"accuracy"}))
+def test_box_spam_never_pays(name):
+    """Junk boxes after right ones never raise a reward, and lower all but the confidence (of junk that claims nothing)."""
+    right = "{'Position': [0, 0, 100, 100], 'Confidence': 0.8}"
+    for confidence in ("0.0", "0.5", "1.0"):
+        scores = [score(name, "[" + ", ".join([right] + [f"{{'Position': [{400 + i}, 400, 500, 500], 'Confidence': {confidence}}}" for i in range(n)]) + "]", ONE) for n in (0, 1, 10, 90)]
+        assert scores == sorted(scores, reverse=True)
+        assert scores[1] < scores[0] or (name, confidence) == ("accuracy_confidence", "0.0")
+        assert score(name, "[" + ", ".join([right] * 301) + "]", ONE) == 0
+
+
+def test_average_precision_closed_form():
+    a, b, far = (0, 0, 10, 10), (20, 0, 30, 10), (90, 90, 99, 99)
+    assert rewards.average_precision([(0, a, 1.0)], [(0, a)], 0.5) == pytest.approx(1)
+    assert rewards.average_precision([(0, far, 0.9), (0, a, 0.8)], [(0, a)], 0.5) == pytest.approx(0.5)
+    assert rewards.average_precision([(0, a, 0.9), (0, far, 0.8)], [(0, a)], 0.5) == pytest.approx(1)  # COCO: junk of less confidence is free
+    assert rewards.average_precision([(0, a, 0.9)], [(0, a), (1, b)], 0.5) == pytest.approx(51 / 101)
+    assert rewards.average_precision([(1, a, 0.9)], [(0, a)], 0.5) == 0 == rewards.average_precision([], [(0, a)], 0.5) == rewards.average_precision([(0, a, 1)], [], 0.5)
+    cat = {"bbox_2d": a, "label": "cat", "score": None}
+    assert rewards.mean_average_precision([([cat], [cat]), (None, [])]) == pytest.approx({"mAP": 1, "AP50": 1})
+    assert rewards.mean_average_precision([([cat, {**cat, "label": "unicorn"}], [cat])])["mAP"] == pytest.approx(0.5)  # COCO drops the class without a gold
+    assert rewards.mean_average_precision([([], []), ([], [])])["mAP"] == 1 and rewards.mean_average_precision([([], []), (None, [])])["mAP"] == 0
+
+
+def test_average_precision_is_pycocotools(capsys):
+    """Random sets, with equal scores, several images and classes: the same number from the reference implementation."""
+    pytest.importorskip("pycocotools")
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    rng = random.Random(0)
+    for trial in range(6):
+        def some(n):
+            boxes = [(rng.randrange(60), rng.randrange(60), rng.randrange(5, 40), rng.randrange(5, 40)) for _ in range(n)]
+            return [{"bbox_2d": (x, y, x + w, y + h), "label": rng.choice(["a", "b"])} for x, y, w, h in boxes]
+
+        images = []
+        for _ in range(8):
+            gold = some(rng.randrange(1, 6))
+            near = [{"bbox_2d": tuple(v + rng.randrange(-2, 3) for v in g["bbox_2d"]), "label": g["label"]} for g in gold if rng.random() < 0.8]
+            images.append(([{**p, "score": rng.choice([0.2, 0.5, 0.9, rng.random()])} for p in near + some(rng.randrange(4))], gold))
+        xywh = lambda b: [b[0], b[1], b[2] - b[0], b[3] - b[1]]  # noqa: E731
+        names = {"a": 1, "b": 2}
+        truth = [{"id": 0, "image_id": i, "category_id": names[g["label"]], "bbox": xywh(g["bbox_2d"]), "area": xywh(g["bbox_2d"])[2] * xywh(g["bbox_2d"])[3], "iscrowd": 0} for i, (_, gold) in enumerate(images) for g in gold]
+        found = [{"image_id": i, "category_id": names[p["label"]], "bbox": xywh(p["bbox_2d"]), "score": p["score"]} for i, (predicted, _) in enumerate(images) for p in predicted]
+        for k, row in enumerate(truth, 1):
+            row["id"] = k
+        coco = COCO()
+        coco.dataset = {"images": [{"id": i} for i in range(len(images))], "categories": [{"id": i, "name": n} for n, i in names.items()], "annotations": truth, "info": {}}
+        coco.createIndex()
+        evaluation = COCOeval(coco, coco.loadRes(found), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+        ours = rewards.mean_average_precision(images)
+        assert ours["mAP"] == pytest.approx(evaluation.stats[0], abs=1e-9) and ours["AP50"] == pytest.approx(evaluation.stats[1], abs=1e-9)
+        assert 0.1 < ours["mAP"] < 0.9
+
+
+def test_setup_errors_are_found_before_training():
+    for name in rewards.NEEDS_BOXES:
+        with pytest.raises(ValueError, match="boxes"):
+            rewards.REWARDS[name]("<answer>[1, 2, 3, 4]</answer>", example("3"))
+    with pytest.raises(ValueError, match="reward iou needs examples with boxes .* example 1 with the answer 'x' has none"):
+        rewards.check_rewards(["accuracy", "iou"], [ONE, example("x")])
+    with pytest.raises(ValueError, match="yes_no needs answers that are yes or no; not so example 0 with the answer '7'"):
+        rewards.check_rewards(["yes_no"], [example("7")])
+    with pytest.raises(ValueError, match="mcq needs"):
+        rewards.check_rewards(["mcq"], [example("cat")])
+    with pytest.raises(ValueError, match="unknown reward 'iuo'; known are accuracy"):
+        rewards.check_rewards(["iuo"], [])
+    rewards.check_rewards(["accuracy", "iou", "od_ap"], [ONE, NOTHING])
+    rewards.check_rewards(["mcq", "yes_no"], [example("yes", ["yes", "no"])])
+    for meta, words in [({"boxes": [{"bbox_2d": [5, 5, 5, 9]}]}, "x1 < x2"), ({"boxes": [[1, 2, 3, 4]]}, "gold box"), ({"boxes": [], "box_format": "norm1000"}, "size"), ({"boxes": [], "box_format": "resized", "size": [1, 1]}, "model saw")]:
+        with pytest.raises(ValueError, match=words):
+            rewards.check_gold("[]", None, {"box_format": "pixels", **meta})
+    rewards.check_gold(ONE.answer, None, ONE.meta)
+
+
+def test_summary_of_boxes():
+    texts = [f"<think>a</think><answer>{body}</answer>" for body in ("[0, 0, 100, 100]", HALF, "left", "")]
+    result = rewards.summary(texts, [ONE] * 4)
+    assert result["accuracy"] == 0.25 and result["iou"] == pytest.approx(1.5 / 4) and result["parse_failures"] == 2 and result["accuracy_parsed"] == 0.5
+    assert "iou" not in rewards.summary(["<answer>3</answer>"], [example("3")])
+
+
+def test_reflections():
+    text = "<think>Wait, I should re-check. Let me recheck: hmm, actually no. Waiter! Actuality. On second\nthought, double check it.</think><answer>wait</answer>"
+    assert rewards.reflections(text) == 7  # wait, re-check, recheck, hmm, actually, on second thought, double check
+    assert rewards.reflections("wait <answer>wait</answer>") == 1 and rewards.reflections("<think>wait, wait") == 2 and rewards.reflections("") == 0
+    for phrase in rewards.REFLECTION_WORDS:
+        assert rewards.reflections(f"<think>so {phrase}, 7</think>") == 1, phrase
+
 
 
 def test_check_gold():
@@ -217,17 +585,36 @@ def test_check_gold():
 
 def test_parts_and_total():
     completions = ["<think>a</think><answer>3</answer>", "<answer>3</answer>", "no"]
-    parts, failed = rewards.reward_parts(completions, [example("3")] * 3, ["accuracy", "format", "length"])
+    parts, failed = rewards.reward_parts(completions, [example("3")] * 3, ["accuracy", "format", "length"], tokens=[9, 6, 1], max_tokens=512)
     assert parts["accuracy"] == [1, 1, 0] and parts["format"] == [1, 0, 0]
     assert failed == {"accuracy": 0, "format": 0, "length": 0}
     assert rewards.total(parts, [1.0, 0.5, 0.0]) == [1.5, 1.0, 0.0]
-    assert rewards.total(parts) == pytest.approx([2.001, 1.001, 0.001])
+    assert rewards.total(parts) == pytest.approx([2.009, 1.006, 0.001])
     with pytest.raises(ValueError, match="2 reward weights for 3 rewards"):
         rewards.total(parts, [1.0, 1.0])
-    with pytest.raises(ValueError, match="acuracy.*accuracy, format, length"):
+    with pytest.raises(ValueError, match="acuracy.*accuracy, accuracy_confidence"):
         rewards.reward_parts(completions, [example("3")] * 3, ["acuracy"])
     with pytest.raises(ValueError, match="3 completions but 1 examples"):
         rewards.reward_parts(completions, [example("3")], ["format"])
+
+
+def test_rewards_about_length_need_the_tokens():
+    for name in rewards.NEEDS_TOKENS:
+        with pytest.raises(ValueError, match=f"{name} is about the number of tokens"):
+            rewards.reward_parts(["a"], [example("3")], ["accuracy", name])
+    with pytest.raises(ValueError, match="2 completions but 1 token counts"):
+        rewards.reward_parts(["a", "b"], [example("3")] * 2, ["length"], tokens=[1], max_tokens=9)
+    parts, _ = rewards.reward_parts(["", ""], [example("3")] * 2, ["soft_overlong", "cosine"], tokens=[0, 100], max_tokens=100)
+    assert parts == {"soft_overlong": [0, -1], "cosine": [0, -0.5]}
+
+
+def test_other_functions_can_be_added():
+    """A reward model's score, for one run; REWARDS stays as it is."""
+    functions = {**rewards.REWARDS, "judge": lambda completion, example: 0.5}
+    assert rewards.reward_parts(["a"], [example("3")], ["judge", "format"], functions=functions)[0] == {"judge": [0.5], "format": [0]}
+    rewards.check_rewards(["judge"], [example("3")], functions)
+    with pytest.raises(ValueError, match="unknown reward 'judge'"):
+        rewards.reward_parts(["a"], [example("3")], ["judge"])
 
 
 def test_exceptions_are_counted_not_swallowed(monkeypatch, caplog):
@@ -243,13 +630,36 @@ def test_exceptions_are_counted_not_swallowed(monkeypatch, caplog):
 
 
 def test_inputs_are_not_changed():
-    completions, examples, names = ["<answer>b</answer>", "no"], [example("B", ["x", "b"]), example("3")], list(rewards.REWARDS)
+    completions, examples, names = ["<answer>b</answer>", "<answer>[9, 9, 1, 1]</answer>"], [copy.deepcopy(PETS), copy.deepcopy(ONE)], list(rewards.REWARDS)
     before = copy.deepcopy((completions, examples, names))
-    parts, _ = rewards.reward_parts(completions, examples, names)
-    assert (completions, examples, names) == before
-    parts_before, weights = copy.deepcopy(parts), [1.0, 2.0, 3.0]
+    parts, failed = rewards.reward_parts(completions, examples, names, tokens=[3, 3], max_tokens=9)
+    assert (completions, examples, names) == before and not any(failed.values())
+    parts_before, weights = copy.deepcopy(parts), [1.0] * len(names)
     rewards.total(parts, weights)
-    assert parts == parts_before and weights == [1.0, 2.0, 3.0]
+    assert parts == parts_before and weights == [1.0] * len(names)
+
+
+def test_names_ranges_and_docs():
+    """docs/rewards.md has every reward, with the range of RANGES, and every test it names exists."""
+    text = (Path(rewards.__file__).parent / "docs" / "rewards.md").read_text(encoding="utf-8")
+    assert set(rewards.RANGES) == set(rewards.REWARDS) and rewards.NEEDS_TOKENS | rewards.NEEDS_BOXES <= set(rewards.REWARDS)
+    rows = {row.split("|")[1].strip(): row for row in text.splitlines() if row.startswith("| `")}
+    for name, allowed in rewards.RANGES.items():
+        row = rows[f"`{name}`"]
+        assert row.split("|")[2].strip() == (", ".join(f"{v:g}" for v in sorted(allowed)) if isinstance(allowed, set) else f"[{allowed[0]:g}, {allowed[1]:g}]"), row
+        assert re.search(r"`test_\w+`", row), row
+    for name in set(re.findall(r"`(test_\w+)`", text)):
+        assert name in globals() or f"def {name}(" in "".join(path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_*.py")), name
+
+
+def test_scoring_a_step_is_quick():
+    """64 prompts x 8 completions of 500 tokens: tens of milliseconds of CPU (the limit is ten times that)."""
+    rng = random.Random(0)
+    words = "the left ball is red and near that cube so there are two more in front of it".split()
+    texts = [f"<think>{' '.join(rng.choice(words) for _ in range(450))}</think><answer>{rng.randrange(9)}</answer>" for _ in range(512)]
+    start = time.thread_time()
+    rewards.reward_parts(texts, [example("3")] * 512, ["accuracy", "format", "repetition"])
+    assert time.thread_time() - start < 0.5
 
 
 # ---- any text, any thread, bounded time
@@ -266,32 +676,36 @@ COMPLETIONS = ["<think>a</think><answer>" + body + "</answer>" for body in BODIE
     "<answer>" * 200_000, "</answer>" * 200_000, "<answer></answer>" * 100_000, "<think>" * 200_000, "</think>" * 200_000, "<think></think>" * 200_000 + "<answer>3</answer>",
     "<answer>" * 100_000 + "3" + "</answer>" * 100_000, "<think>" + "<" * 3_000_000, "<answer" * 500_000, "a " * 2_000_000, " " * 5_000_000, "\ud800" * 1_000_000,
 ]  # fmt: skip
-GOLDS = [example("3"), example(r"x^2+\sqrt{3}"), example("B", ["3", r"\sqrt{3}", "x"])]
+COMPLETIONS += ["<answer>" + body + "</answer>" for body in [
+    "[1,2,3,4]," * 300, "[1,2,3,4]," * 9_000, "".join(f"[{i},0,{i + 9},9]," for i in range(300)), '{"label":"' * 9_000, '"label":"\\' * 9_000, "[1," * 30_000, "[ " * 40_000, "[" + " " * 90_000, "label: '" * 9_000,
+    "<|object_ref_start|>" * 5_000, "{" * 90_000, "(1,2)" * 15_000, "Confidence:" * 8_000, "[1" + "1," * 40_000 + "]", "no objects " * 8_000, "-_ " * 30_000]] + ["a b c d e f g " * 50_000, "let me " * 200_000]  # fmt: skip
 
 
 def slowest_and_wrong(completions=COMPLETIONS):
-    """(seconds of the slowest single reward call, what it was, list of scores out of range)"""
+    """(seconds of CPU of the slowest single reward call, what it was, list of scores out of range)"""
     rewards._ask_worker.cache_clear()  # or a fork would only repeat what its parent has worked out
+    rewards._worker.seconds = rewards.ANSWER_SECONDS * PATIENCE
     slowest, what, wrong = 0.0, "", []
     for completion in completions:
-        for gold in GOLDS:
-            for name, reward in rewards.REWARDS.items():
-                start = time.perf_counter()
-                score = reward(completion, gold)
-                seconds = time.perf_counter() - start
+        for index in (0, 3, 5) if len(completion) < 50_000 else (3,):  # a number, algebra, choices; one box, two conventions, several
+            for name, arguments in fuzz_rewards.calls(index, completion):
+                start = time.thread_time()
+                score = rewards.REWARDS[name](*arguments)
+                seconds = time.thread_time() - start
                 if seconds > slowest:
-                    slowest, what = seconds, f"{name} of {completion[:60]!r} against {gold.answer!r}"
+                    slowest, what = seconds, f"{name} of {completion[:60]!r} against {arguments[1].answer!r}"
                 if not in_range(name, score):
                     wrong.append((name, completion[:60], score))
+        rewards.reflections(completion)
     return slowest, what, wrong
 
 
 def test_adversarial_text():
-    """A new worker's imports are not counted in the limit; no text below should cost a worker, so there is none to count."""
+    """With the worker's 0.8 s, under a second.  A new worker's imports are not counted in the limit; no text below should cost a worker, so there is none to count."""
     worker = rewards._worker.process.pid
     slowest, what, wrong = slowest_and_wrong()
     assert not wrong
-    assert slowest < 1.0, what
+    assert slowest < 0.2, what
     assert rewards._worker.process.pid == worker, "a text got past the guards and its comparison had to be killed"
 
 
@@ -305,16 +719,17 @@ def test_adversarial_text_in_a_thread():
 
     threads = [threading.Thread(target=work) for _ in range(2)]
     [t.start() for t in threads]
-    [t.join(60) for t in threads]
+    [t.join(60 * PATIENCE) for t in threads]
     assert len(results) == 4
     for result in results:
         if isinstance(result, float):
             assert result == 1.0
         else:
-            assert not result[2] and result[0] < 1.0, result[1]
+            assert not result[2] and result[0] < 0.2, result[1]
 
 
 def in_another_process(queue):
+    rewards._worker.seconds *= PATIENCE
     equal = rewards.symbolically_equal(r"\sqrt{76}", r"2\sqrt{19}")  # new to the cache, so it starts this process's own worker
     queue.put((equal, rewards._worker.process.pid, slowest_and_wrong(COMPLETIONS[:60])))
 
@@ -329,12 +744,12 @@ def test_adversarial_text_in_a_process(method):
     with rewards._worker.lock:  # as if another thread were asking: a fork copies the lock taken, and nobody there ever frees it
         process.start()
     try:
-        equal, worker, (slowest, what, wrong) = results.get(timeout=60)
+        equal, worker, (slowest, what, wrong) = results.get(timeout=60 * PATIENCE)
     finally:
         process.join(1)
         process.kill()
     assert equal and not wrong
-    assert slowest < 1.0, what
+    assert slowest < 0.2, what
     assert worker != rewards._worker.process.pid, "a fork must not talk through its parent's pipes: answers would be mixed up"
     assert rewards.symbolically_equal(r"\sqrt{28}", r"2\sqrt{7}"), "the parent's worker must outlive the child"
 
@@ -342,12 +757,14 @@ def test_adversarial_text_in_a_process(method):
 def test_a_hanging_comparison_is_killed(monkeypatch, caplog):
     """With the guards off, 9^(9^(9^9)) keeps sympy in one C call that no signal or thread interrupts."""
     monkeypatch.setattr(rewards, "_algebra", lambda text: text)
+    monkeypatch.setattr(rewards._worker, "seconds", rewards.ANSWER_SECONDS)
     worker = rewards._worker.process
     start = time.perf_counter()
     equal = rewards.symbolically_equal("1", "9^{9^{9^{9}}}+x")
     seconds = time.perf_counter() - start
-    assert equal is False and seconds < 1.0
+    assert equal is False and seconds < 1.0 * PATIENCE
     assert worker.poll() is not None and "counted as not equal" in caplog.text
+    monkeypatch.undo()
     assert rewards.symbolically_equal(r"\sqrt{44}", r"2\sqrt{11}")  # and the next question is answered, by a new worker
 
 
@@ -364,7 +781,7 @@ def test_worker_ends_with_its_parent():
     pid = int(child.stdout)
     if not sys.platform.startswith("linux"):
         pytest.skip("looks into /proc to see whether a process that is not our child still runs")
-    end = time.time() + 5
+    end = time.time() + 5 * PATIENCE
     while time.time() < end and os.path.exists(f"/proc/{pid}") and Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z":
         time.sleep(0.02)
     assert time.time() < end, "the worker outlived its parent"
@@ -378,7 +795,7 @@ def test_missing_math_verify_is_said(monkeypatch):
     def without(command, **kwargs):
         return popen([command[0], "-c", code.format(command[1])], **kwargs)
 
-    monkeypatch.setattr(rewards, "_worker", rewards._MathWorker())
+    monkeypatch.setattr(rewards, "_worker", rewards.MathWorker(rewards.__file__, rewards.ANSWER_SECONDS))
     monkeypatch.setattr(rewards.subprocess, "Popen", without)
     parts, failed = rewards.reward_parts(["<answer>3.0</answer>", "<answer>3+0y</answer>"], [example("3")] * 2, ["accuracy"])
     assert parts == {"accuracy": [1.0, 0.0]} and failed == {"accuracy": 1}
@@ -397,22 +814,41 @@ def test_text_is_never_executed(tmp_path):
 
 
 PIECES = st.sampled_from(
-    ["<think>", "</think>", "<answer>", "</answer>", "3", "7", " or ", "A", "B", ")", "(", ".", ":", ",", "=", "x", "+", "^", "{", "}", "\\frac", "\\sqrt", "\\", "√", "π", "°", "%", "cm", "yes", "\n", "½", "1,000"]
+    ["<think>", "</think>", "<answer>", "</answer>", "3", "7", " or ", "A", "B", ")", "(", ".", ":", ",", "=", "x", "+", "^", "{", "}", "\\frac", "\\sqrt", "\\", "√", "π", "°", "%", "cm", "yes", "\n", "½", "1,000", "[1, 2, 3, 4]", '"label": "cat"']
 )  # fmt: skip
+CANARY = os.path.join(tempfile.gettempdir(), f"nanovlr-canary-{os.getpid()}")
 TEXTS = st.one_of(
     st.text(alphabet=st.characters(), max_size=80),  # surrogates included
     st.lists(PIECES, max_size=20).map("".join),
     st.lists(PIECES, max_size=12).map(lambda pieces: "<answer>" + "".join(pieces) + "</answer>"),
+    st.integers(0, 10**6).map(lambda index: fuzz_rewards.completion("test", index, CANARY)),  # what fuzz_rewards.py makes 100,000 of
 )
 
 
-@settings(deadline=None, max_examples=200, derandomize=True, database=None)
-@given(TEXTS, st.sampled_from(GOLDS), TEXTS)
-def test_any_text_scores_in_range(completion, gold, other):
-    for name, reward in rewards.REWARDS.items():
-        assert in_range(name, reward(completion, gold))
+@settings(deadline=None, max_examples=250, derandomize=True, database=None)
+@given(TEXTS, st.integers(0, 1000), TEXTS)
+def test_any_text_scores_in_range(completion, index, other):
+    other = other[:2000]
+    for name, arguments in fuzz_rewards.calls(index, completion):
+        assert in_range(name, rewards.REWARDS[name](*arguments)), name
     assert json.dumps(rewards.normalize_answer(other)) and isinstance(rewards.match_answer(other, completion), bool)
     if other.strip():
         assert rewards.match_answer(other, other) or rewards._text(other) == ""  # reflexive
     canonical = rewards.normalize_answer(other)
     assert rewards.normalize_answer(canonical) == canonical  # idempotent, or votes would depend on who counts
+    assert rewards.reflections(completion) >= 0 and not os.path.exists(CANARY)
+
+
+NEAR = st.tuples(st.integers(0, 60), st.integers(0, 60), st.integers(1, 60), st.integers(1, 60)).map(lambda b: (b[0], b[1], b[0] + b[2], b[1] + b[3]))
+
+
+@settings(deadline=None, max_examples=150, derandomize=True, database=None)
+@given(st.lists(NEAR, min_size=1, max_size=4), st.lists(st.tuples(NEAR, st.integers(0, 10)), max_size=5), st.integers(0, 10))
+def test_a_junk_box_never_raises_a_reward(gold, predicted, confidence):
+    """Whatever was predicted, one more box far from every gold is worth nothing, or less.  (Not so for giou, whose slope from near to far is its purpose.)"""
+    far = [((900, 900, 950, 950), confidence)]
+    write = lambda boxes: "[" + ", ".join(f"{{'Position': {list(b)}, 'Confidence': {c / 10}}}" for b, c in boxes) + "]"  # noqa: E731
+    example_ = boxed(gold)
+    for name in sorted(rewards.NEEDS_BOXES - {"giou"}) + ["accuracy"]:
+        assert score(name, write(predicted + far), example_) <= score(name, write(predicted), example_) + 1e-9, name
+    assert score("giou", write([(b, 10) for b in gold]), example_) == pytest.approx(2)

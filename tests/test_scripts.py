@@ -34,7 +34,7 @@ import utils
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = {"train_sft": train_sft, "train_grpo": train_grpo, "evaluate": evaluate, "generate": generate}
-TIMING = {"step_time", "rollout_time", "tokens_per_second"}
+TIMING = {"step_time", "rollout_time", "reward_time", "tokens_per_second"}
 SHORT = "--data count --max-completion-length 12 --max-eval-samples 4"
 GRPO = f"{SHORT} --prompts-per-step 2 --num-generations 2 --reward-funcs vowels"
 SFT = "--data count --level 1 --batch-size 2 --max-eval-samples 4 --max-completion-length 80"
@@ -855,3 +855,40 @@ def test_epochs_of_a_file_and_the_rest_of_it(pictures, base, tmp_path, no_pictur
     """Four pictures, 3 a step, 2 epochs: round(8 / 3) = 3 steps; every picture comes up in each epoch."""
     train(train_sft, f"--model {base} --data {pictures} --batch-size 3 --num-train-epochs 2 --max-completion-length 64 --save-steps 0 --output-dir {tmp_path}")
     assert [m["step"] for m in metrics_of(tmp_path)] == [1, 2, 3]
+
+
+# ------------------------------------------------------------------------------------------------------ other tasks and rewards
+
+
+@pytest.mark.parametrize("task, names", [("spatial", "accuracy format mcq repetition"), ("ground", "iou accuracy_iou od_length format_rec"), ("count", "accuracy length cosine soft_overlong")])
+def test_every_kind_of_reward_runs_in_a_step(task, names, base, tmp_path, no_pictures):
+    train(train_grpo, f"--model {base} --data {task} --max-completion-length 12 --max-eval-samples 4 --prompts-per-step 2 --num-generations 2 --max-steps 1 --reward-funcs {names}",
+          "--output-dir", tmp_path / "run")
+    first, last = metrics_of(tmp_path / "run")
+    assert all(f"rewards/{name}" in last and last[f"rewards/{name}/failed"] == 0 for name in names.split())
+    assert last["reward"] == pytest.approx(sum(last[f"rewards/{name}"] for name in names.split()), abs=1e-5)
+    assert last["completions/reflection_words"] >= 0
+    assert ("iou" in read(tmp_path / "run" / "result.json")["after"].__str__()) == (task == "ground")
+
+
+def test_length_counts_tokens_not_words(base, tmp_path, no_pictures):
+    train(train_grpo, f"--model {base} {SHORT} --prompts-per-step 2 --num-generations 2 --max-steps 1 --reward-funcs length", "--output-dir", tmp_path / "run")
+    last = metrics_of(tmp_path / "run")[-1]
+    assert last["rewards/length"] == pytest.approx(0.001 * last["completions/mean_length"])
+
+
+def test_a_reward_for_boxes_without_boxes_stops_before_any_work(base, tmp_path, capsys):
+    line = refusal(train_grpo, ["--model", str(base), *SHORT.split(), "--max-steps", "1", "--reward-funcs", "iou", "--output-dir", str(tmp_path / "run")], capsys)
+    assert "iou" in line and "boxes" in line
+
+
+def test_a_checkpoint_as_reward(base, tmp_path, no_pictures, capsys, monkeypatch):
+    """Its score is the step's reward, by its own tokenizer, and what is not finite counts as failed."""
+    monkeypatch.setattr(modeling, "RewardModel", lambda name, device, dtype: SimpleNamespace(
+        score=lambda questions, completions, size: [float("nan")] + [2.0] * (len(completions) - 1)))
+    train(train_grpo, f"--model {base} {SHORT} --prompts-per-step 2 --num-generations 2 --max-steps 1 --reward-funcs judges/one vowels --reward-weights 3 0", "--output-dir", tmp_path / "run")
+    last = metrics_of(tmp_path / "run")[-1]
+    assert last["rewards/judges/one"] == pytest.approx(1.5) and last["rewards/judges/one/failed"] == 1 and last["reward"] == pytest.approx(4.5)
+    monkeypatch.undo()
+    line = refusal(train_grpo, ["--model", str(base), *SHORT.split(), "--max-steps", "1", "--reward-funcs", str(tmp_path / "no" / "model"), "--output-dir", str(tmp_path / "x")], capsys)
+    assert "cannot be loaded" in line

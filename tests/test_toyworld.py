@@ -3,6 +3,7 @@
 Thousands of scenes without their pictures, a few dozen with. The gold answer, the teacher's errors and the place of every object are
 worked out again here, from what was drawn and from the text alone.
 """
+import json
 import math
 import re
 from collections import Counter
@@ -262,6 +263,153 @@ def test_shapes_can_be_told_apart():
             inside = [(x, y) for x, y in cell if background(record["image"], x, y) > 40]
             width, height = (max(p[i] for p in inside) - min(p[i] for p in inside) + 1 for i in (0, 1))
             assert len(inside) / (width * height) == pytest.approx(share[shape], abs=0.12), (index, shape)
+
+
+# ------------------------------------------------------------------------------------------------------ spatial, ground
+
+@pytest.mark.parametrize("task", ["spatial", "ground"])
+def test_splits_of_the_other_tasks_are_disjoint_too(task):
+    """By the cells that are taken and what is in them: for `ground`, a picture that differs in pixels of size only is the same scene."""
+    seen = {split: {repr([o[:4] for o in toyworld.record(task, split, i, seed)["meta"]["objects"]]) for seed in range(3) for i in range(300)} for split in SPLITS}
+    assert not seen["train"] & seen["test"] and not seen["train"] & seen["ood"] and not seen["test"] & seen["ood"]
+    assert all(len(contents) > 600 for contents in seen.values())
+
+
+@pytest.mark.parametrize("task", ["spatial", "ground"])
+def test_the_teacher_changes_neither_question_nor_answer_nor_picture(task):
+    for index in range(30):
+        fallible, gold_one = (example(task, "train", index, teacher=teacher) for teacher in ("fallible", "gold"))
+        assert all(fallible[key] == gold_one[key] for key in fallible if key not in ("solution", "meta"))
+        assert fallible["meta"]["objects"] == gold_one["meta"]["objects"]
+
+
+def wanted_of(record):
+    """The objects that the question's words fit."""
+    kind = re.search(r"(\w+) objects?\b", record["question"])[1]
+    return [o for o in record["meta"]["objects"] if kind in o]
+
+
+def scan_of(record):
+    """{(row, "red circle"): text in brackets or ""} in the order of the worked solution's text."""
+    found = []
+    for row, text in re.findall(r"Row (\d): (.*?)\.", record["solution"]):
+        found += [(int(row) - 1, name, mark) for name, mark in re.findall(r"(?:^|, )([a-z]+ [a-z]+)(?: \(([^)]*)\))?", text)]
+    return found
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_spatial_answer_worked_out_again(split):
+    """From the question's words and the objects alone: one object fits, and it is in that quarter; the gold teacher reads everything and says so."""
+    answers, first = Counter(), Counter()
+    for index in range(600):
+        r = toyworld.record("spatial", split, index, teacher="gold")
+        (row, column, *_), = wanted_of(r)
+        quarter = f"{['top', 'bottom'][row // 2]} {['left', 'right'][column // 2]}"
+        options = re.fullmatch(r"Where is the \w+ object\? Choose between the following options: (.*)", r["question"])[1].split(", ")
+        assert options == r["choices"] and sorted(options) == ["bottom left", "bottom right", "top left", "top right"]
+        assert r["answer"] == quarter == r["meta"]["taught"] and r["solution"].endswith(f"<answer> {quarter} </answer>")
+        assert [(o[0], f"{o[2]} {o[3]}", quarter if o in wanted_of(r) else "") for o in r["meta"]["objects"]] == scan_of(r)
+        answers[r["answer"]] += 1
+        first[options.index(r["answer"])] += 1
+    for counts in (answers, first):                                  # four quarters, four places in the list: none is the usual one
+        assert max(counts.values()) < 0.34 * 600 and min(counts.values()) > 0.16 * 600, counts
+
+
+def overlooked(task, index):
+    """Of one fallible solution: (number of objects in the right-hand column, how many of those were missed). He misses no others."""
+    r = toyworld.record(task, "train", index)
+    told, right, missed = scan_of(r), 0, 0
+    for row in range(GRID):
+        there = [o for o in r["meta"]["objects"] if o[0] == row]
+        said = [name for at, name, _ in told if at == row]
+        last = bool(there) and there[-1][1] == GRID - 1
+        right += last
+        if said != [f"{o[2]} {o[3]}" for o in there]:
+            assert last and said == [f"{o[2]} {o[3]}" for o in there[:-1]], "overlooked something outside the right-hand column"
+            missed += 1
+    return right, missed
+
+
+@pytest.mark.parametrize("task", ["spatial", "ground"])
+def test_the_other_tasks_teacher_misses_the_right_hand_column_two_times_in_three(task):
+    """Binomial, five standard deviations, as above."""
+    right, missed = (sum(n) for n in zip(*(overlooked(task, i) for i in range(2000))))
+    assert right > 1000 and abs(missed - right * 2 / 3) < 5 * math.sqrt(right * 2 / 9), (missed, right)
+
+
+def test_who_overlooked_the_object_guesses_its_quarter():
+    """All four about equally often, so that one guess in four is right."""
+    guesses, right = Counter(), 0
+    for index in range(4000):
+        r = toyworld.record("spatial", "train", index)
+        if not any(mark for _, _, mark in scan_of(r)):
+            guesses[r["meta"]["taught"]] += 1
+            right += r["meta"]["taught"] == r["answer"]
+        else:
+            assert r["meta"]["taught"] == r["answer"]
+    total = sum(guesses.values())
+    assert total > 400 and abs(right - total / 4) < 5 * math.sqrt(total * 3 / 16)
+    assert all(abs(n - total / 4) < 5 * math.sqrt(total * 3 / 16) for n in guesses.values())
+
+
+def boxes_in(text):
+    return [(tuple(item["bbox_2d"]), item["label"]) for item in json.loads(text)]
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_ground_boxes_hold_the_object_and_nothing_more(split):
+    """The box is worked out again from the picture: the pixels of the object's cell that are not background; half a pixel of smoothing either way."""
+    checked = 0
+    for index in range(40):
+        r = example("ground", split, index, teacher="gold")
+        assert r["meta"]["size"] == list(r["image"].size)
+        assert boxes_in(r["answer"]) == [(tuple(b["bbox_2d"]), b["label"]) for b in r["meta"]["boxes"]]
+        for (x1, y1, x2, y2), label in boxes_in(r["answer"]):
+            row, column = int((y1 + y2) / 2 // CELL), int((x1 + x2) / 2 // CELL)
+            found, = [o for o in r["meta"]["objects"] if tuple(o[:2]) == (row, column)]
+            assert label == f"{found[2]} {found[3]}"
+            cell = [(column * CELL + x, row * CELL + y) for x in range(CELL) for y in range(CELL)]
+            inside = [(x, y) for x, y in cell if background(r["image"], x, y) > 40]
+            seen = [min(x for x, _ in inside), min(y for _, y in inside), max(x for x, _ in inside) + 1, max(y for _, y in inside) + 1]
+            assert all(abs(a - b) <= 1.5 for a, b in zip((x1, y1, x2, y2), seen)), (index, (x1, y1, x2, y2), seen)
+            checked += 1
+    assert checked > 30
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_ground_asks_for_what_it_says(split):
+    kinds = Counter()
+    for index in range(600):
+        r = toyworld.record("ground", split, index, teacher="gold")
+        one = re.fullmatch(r"Draw a box around the \w+ object\.", r["question"])
+        assert one or re.fullmatch(r"Find all \w+ objects\.", r["question"])
+        wanted = wanted_of(r)
+        assert [label for _, label in boxes_in(r["answer"])] == [f"{o[2]} {o[3]}" for o in wanted] and len(wanted) <= 3 and (not one or len(wanted) == 1)
+        kinds["one" if one else len(wanted)] += 1
+        # the worked solution numbers what is wanted, with row and column; its boxes are the gold ones, from 0 to 1000 instead of 0 to 112
+        assert [mark for _, _, mark in scan_of(r) if mark] == [f"{i + 1}: {o[0] + 1}, {o[1] + 1}" for i, o in enumerate(wanted)]
+        said = boxes_in(re.search(r"<answer> (.*) </answer>", r["solution"])[1])
+        assert [(tuple(round(v * 1000 / 112) for v in box), label) for box, label in boxes_in(r["answer"])] == said
+        assert r["meta"]["taught"] == r["answer"]
+    assert all(kinds[kind] >= 0.02 * 600 for kind in ("one", 0, 1, 2, 3)), kinds
+
+
+def test_ground_teacher_is_careless_two_times_in_three():
+    """His boxes are the gold ones, or four pixels wider on each side, up to the border (the outline is widened before it is rounded: a pixel either way)."""
+    wide = boxes = 0
+    near = lambda a, b: all(abs(x - y) <= 1 for x, y in zip(a, b))
+    for index in range(2000):
+        r = toyworld.record("ground", "train", index)
+        numbered = {(row, name): mark for row, name, mark in scan_of(r)}
+        assert len(boxes_in(r["meta"]["taught"])) == sum(bool(mark) for _, _, mark in scan_of(r))
+        for box, label in boxes_in(r["meta"]["taught"]):
+            gold_box, = [g for g, l in boxes_in(r["answer"]) if l == label and int((g[0] + g[2]) / 2 // CELL) == int((box[0] + box[2]) / 2 // CELL)
+                         and int((g[1] + g[3]) / 2 // CELL) == int((box[1] + box[3]) / 2 // CELL)]
+            wider = tuple(max(0, min(112, v + d)) for v, d in zip(gold_box, (-4, -4, 4, 4)))
+            assert numbered and (near(box, gold_box) or near(box, wider))
+            boxes += 1
+            wide += not near(box, gold_box)
+    assert boxes > 1500 and abs(wide - boxes * 2 / 3) < 5 * math.sqrt(boxes * 2 / 9), (wide, boxes)
 
 
 # ------------------------------------------------------------------------------------------------- the tokenizer's texts

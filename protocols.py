@@ -1,0 +1,961 @@
+r"""The published evaluation protocols, ours beside the originals: text in, float out. For scoring only; what trains is in rewards.py.
+
+    ORIGINALS[name](completion, example) -> float      what a published reward or scorer computes, bugs included
+    PROTOCOLS[name]                                    how a benchmark is asked, read, scored by us, and scored by its project
+    score(records, name) -> (result, rows)             saved outputs re-scored: {"prediction": text, "answer": gold, ...} each
+
+The originals are written from descriptions and measured vectors of R1-V, open-r1-multimodal, VisualThinker, VLM-R1, Visual-RFT, align-anything
+and R3V (MM-Self-Improve), not from their code. They are kept to reproduce published numbers and to show where those come from: a user who trains
+on one of them gets the hacks that come with it, so none of them is in rewards.REWARDS.
+
+Most of them hand the model's whole text to math-verify in its default setting, whose expression path calls sympy.parse_expr, that is Python's
+eval. See `_limit` for why nothing but digits and operators gets there, and for the process it happens in.
+"""
+import functools
+import hashlib
+import json
+import math
+import os
+import re
+import sys
+from fractions import Fraction
+from types import SimpleNamespace
+
+import rewards
+
+MATH_SECONDS = 5            # for one original's symbolic comparison, as math-verify's own limit; a later one raises TimeoutError
+MATH_BYTES = 2 << 30        # address space of the process it runs in
+
+
+# -------------------------------------------------------------------------------------------------------- part 1: the originals
+#
+# Each takes (completion, example) with example.answer the gold as text, without tags, and returns what the project's function returned. Those in
+# NEEDS_TOKENS take (completion, example, tokens, max_tokens) instead. TimeoutError where math-verify did not finish: `score` counts it, as 0.
+
+NEEDS_TOKENS = {"visualthinker_length", "vlmr1_length"}
+
+
+def first_answer(text, dotall=True):
+    """Body of the first <answer>...</answer>, not stripped, or None; dotall=False: of the first that lies on one line (re.search without DOTALL)."""
+    at = text.find("<answer>")
+    while at >= 0:
+        end = text.find("</answer>", at)
+        if end < 0:
+            return None
+        newline = -1 if dotall else text.find("\n", at, end)
+        if newline < 0:
+            return text[at + 8:end]
+        at = text.find("<answer>", newline)                          # no tag before this newline can close on its own line
+    return None
+
+
+def last_answer(text):
+    """Body of the last pair that re.findall(r"<answer>(.*?)</answer>", text, re.DOTALL) finds, or None."""
+    body, at = None, text.find("<answer>")
+    while at >= 0:
+        end = text.find("</answer>", at)
+        if end < 0:
+            break
+        body, at = text[at + 8:end], text.find("<answer>", end)
+    return body
+
+
+def indel_ratio(a, b):
+    """Levenshtein.ratio: 2 LCS(a, b) / (len(a) + len(b)), 1.0 for two empty texts. Bit-parallel (Hyyrö 2004): one addition per character of b."""
+    if not a and not b:
+        return 1.0
+    where = {}
+    for i, char in enumerate(a):
+        where[char] = where.get(char, 0) | 1 << i
+    full = unmatched = (1 << len(a)) - 1
+    for char in b:
+        hit = unmatched & where.get(char, 0)
+        unmatched = (unmatched + hit | unmatched - hit) & full
+    return 2 * (len(a) - bin(unmatched).count("1")) / (len(a) + len(b))
+
+
+# ---- R1-V, open-r1-multimodal, VisualThinker
+
+def r1v_accuracy(completion, example):
+    """R1-V (also open-r1-multimodal, VisualThinker and Visual-RFT as a first stage). 0 or 1: math-verify on the *whole* text, or equal strings.
+
+    Bugs: a number, \\boxed{} or "final answer" in the thinking beats the tag, because digits glued to tags are not read; of "3 or 7" the last
+    counts; the arguments of `verify` are reversed; the tag is searched without DOTALL, so "\\nA\\n" is not found; strings are compared with case.
+    """
+    body = first_answer(completion, dotall=False)
+    body = completion.strip() if body is None else body.strip()
+    if body == example.answer.strip():                               # its second stage; first here, because it is the cheaper half of an "or"
+        return 1.0
+    return float(verify(completion, f"<answer> {example.answer} </answer>"))
+
+
+def r1v_format(completion, example=None):
+    """R1-V, Visual-RFT, VisualThinker, VLM-R1. 0 or 1: fullmatch of <think>.*?</think>\\s*<answer>.*?</answer> with DOTALL, here without backtracking.
+
+    Bugs: empty bodies pass, and nested and repeated blocks; a final newline fails.
+    """
+    framed = completion.startswith("<think>") and completion.endswith("</answer>")
+    return float(framed and bool(re.search(r"</think>\s*<answer>", completion[7:-9])))
+
+
+def open_r1_format(completion, example=None):
+    """open-r1-multimodal, R1-Onevision's grpo.py. 0 or 1: the same with re.match and without DOTALL: a newline in the thinking fails, text after it passes."""
+    return float(bool(re.match(r"<think>.*?</think>\s*<answer>.*?</answer>", completion)))
+
+
+def visualthinker_accuracy(completion, example):
+    """VisualThinker. 0 or 1: R1-V's rule, or the last standalone letter A to H of the answer is the gold.
+
+    Bugs: R1-V's; "A." is no letter; of "A or B" the last counts, unless a space between them was used up by the first.
+    """
+    body = first_answer(completion, dotall=False)
+    body = completion.strip() if body is None else body.strip()
+    letters = re.findall(r"(?:^|\s|\[|\()([A-H])(?:\s|\]|\)|$)", body)
+    if letters and letters[-1] == example.answer.strip():
+        return 1.0
+    return r1v_accuracy(completion, example)
+
+
+def visualthinker_length(completion, example, tokens, max_tokens=None):
+    """VisualThinker. 0.001 a token, unbounded. It is paid for repetition: longer text, no better answers."""
+    return 0.001 * tokens
+
+
+# ---- VLM-R1
+
+def clean_text(text):
+    """VLM-R1's normal form: last answer body if any; newlines to spaces (dropped after white space); stripped; final periods away; lower case."""
+    body = last_answer(text)
+    text = text if body is None else body
+    return re.sub(r"(?<=\s)\n|(?<!\s)\n", lambda m: "" if m.start() and text[m.start() - 1].isspace() else " ", text).strip().rstrip(".").lower()
+
+
+CHOICE_WORDS = "答案 选择 正确 是 对 ANSWER CORRECT CHOOSE SELECT RIGHT 认为 应该 觉得 THINK BELIEVE SHOULD".split()
+
+
+def extract_choice(text):
+    """VLM-R1's letter of a choice, or None. Any capital before . , ? ! : ; or the end; of several the one with most points.
+
+    Bugs: "(A)" and "A)" are none; any capital A to Z counts ("I."). The points of a letter are those of its first occurrence anywhere, inside
+    words too: the only reading under which "I think A, but B." is A, as measured.
+    """
+    text = re.sub(r"\s+", " ", text.upper())
+    letters = re.findall(r"(?<![A-Z])([A-Z])(?=[.,?!:;]|$)", text)
+    if len(letters) < 2:
+        return letters[0] if letters else None
+    points = {}
+    for letter in letters:
+        at = text.find(letter)
+        near = text[max(0, at - 20):at + 20]
+        points[letter] = sum(word in near for word in CHOICE_WORDS) + 2 * (at > 0.7 * len(text)) + (text[at + 1:at + 2] in tuple("。.!！,，"))
+    return max(points, key=points.get)                               # ties: the first
+
+
+def vlmr1_accuracy(completion, example):
+    """VLM-R1's accuracy "default". [0, 1]: math-verify on the last answer body (or the whole text); else float, letter or Levenshtein ratio.
+
+    Bugs: a wrong text answer is paid for its letters; without tags the thinking is scored; an empty gold would pay everything.
+    """
+    gold, said = example.answer, last_answer(completion)
+    said = completion.strip() if said is None else said.strip()
+    late = None
+    try:
+        if verify(said, gold):
+            return 1.0
+    except TimeoutError as error:
+        late = error
+    a, b = clean_text(said), clean_text(gold)
+    if re.search(r"\d", gold):
+        try:
+            score = float(float(a) == float(b))
+        except ValueError:
+            score = indel_ratio(a, b)
+    elif extract_choice(gold):
+        score = float(extract_choice(said) == extract_choice(gold))
+    else:
+        score = indel_ratio(a, b)
+    if late and score < 1:
+        raise late
+    return score
+
+
+def vlmr1_mcq(completion, example):
+    """VLM-R1's "mcq". 0 or 1: the letters of `extract_choice` agree. Bugs: a gold "(A)" has none and is compared with its tags, so nothing is right."""
+    said = first_answer(completion)
+    letter = extract_choice(completion.strip() if said is None else said.strip())
+    return float(letter is not None and letter == (extract_choice(example.answer) or f"<answer> {example.answer} </answer>"))
+
+
+def vlmr1_yes_no(completion, example):
+    """VLM-R1's "yes_no". 0 or 1: the first "yes" or "no" anywhere agrees. Bugs: "I do not know" is no; two texts with neither agree."""
+    said = first_answer(completion)
+    said, gold = (re.search("yes|no", text.lower()) for text in (completion if said is None else said, example.answer))
+    return float((said and said[0]) == (gold and gold[0]))
+
+
+def vlmr1_all_match(completion, example):
+    """VLM-R1's "all_match". 0 or 1: equal in normal form."""
+    return float(clean_text(completion) == clean_text(example.answer))
+
+
+def vlmr1_length(completion, example, tokens, max_tokens=None):
+    """VLM-R1's cosine "length", documented as [-0.5, 1]. Really [0.5, 1] whatever the answer (correctness is overwritten by 1), and periodic: at
+    0 and at 2048 tokens 1.0, at 1024 0.5."""
+    return 1.0 - 0.5 * (1 - math.cos(math.pi * tokens / 1024)) / 2
+
+
+def vlmr1_repetition(completion, example=None):
+    """VLM-R1's "repetition". [-1, 0]: -(1 - unique / all) of 6-grams of words, or of "box_label" where the text holds JSON boxes.
+
+    Here plain json only: the original repairs broken JSON (json_repair) before it falls back to words.
+    """
+    for found in (fence(completion, "```json"), fence(completion, "```"), box_span(completion)):
+        if found is not None:
+            try:
+                items = [f"{item['bbox_2d']}_{item['label']}" for item in json.loads(found)]
+            except (KeyError, RecursionError, TypeError, ValueError):
+                break
+            return -(1 - len(set(items)) / len(items)) if items else 0.0
+    words = completion.lower().split()
+    grams = list(zip(*(words[i:] for i in range(6))))
+    return -(1 - len(set(grams)) / len(grams)) if grams else 0.0
+
+
+def fence(text, opening, last=False):
+    """What stands between ```json and ```, or None."""
+    at = text.rfind(opening) if last else text.find(opening)
+    end = text.find("```", at + len(opening))
+    return text[at + len(opening):end] if at >= 0 and end >= 0 else None
+
+
+def box_span(text):
+    """From the first '[{' to the last '}]' of a text with "bbox_2d" and "label", or None."""
+    at, end = text.find("[{"), text.rfind("}]")
+    return text[at:end + 2] if 0 <= at < end and '"bbox_2d"' in text and '"label"' in text else None
+
+
+def fenced_boxes(text, last=False):
+    """[{"bbox_2d", "label"}] of a ```json fence; [] if there is none or it cannot be read."""
+    try:
+        found = json.loads(fence(text, "```json", last) or "[]")
+        return [{"bbox_2d": [float(v) for v in item["bbox_2d"]], "label": str(item["label"]).lower(), "score": None} for item in found]
+    except (KeyError, RecursionError, TypeError, ValueError):
+        return []
+
+
+def gold_fence(example):
+    """The gold boxes as VLM-R1 has them: in pixels, labels in lower case."""
+    return [{"bbox_2d": list(map(float, box["bbox_2d"])), "label": str(box["label"]).lower(), "score": None} for box in example.meta["boxes"]]
+
+
+def vlmr1_weighted_sum(completion, example):
+    """VLM-R1's detection score. [0, 1]: 0.7 sum of IoU / n_gold + 0.3 (1 - (missed share + junk share) / 2), greedy from the largest IoU, at least 0.5.
+
+    Bugs: a wrong label zeroes the IoU but is not missed; a prediction without a label raises NameError or takes the one before.
+    """
+    gold, content = gold_fence(example), clean_text(completion)
+    if not gold:
+        return float(content == "none" or not fenced_boxes(content))
+    found = fenced_boxes(content)
+    if not found:
+        return 0.0
+    pairs = sorted(((iou(p["bbox_2d"], g["bbox_2d"]), -i, -j) for i, p in enumerate(found) for j, g in enumerate(gold)), reverse=True)
+    used_p, used_g, position = set(), set(), 0.0
+    for value, i, j in pairs:
+        if value >= 0.5 and i not in used_p and j not in used_g:
+            used_p.add(i), used_g.add(j)
+            position += value * (found[-i]["label"] == gold[-j]["label"])
+    missed, junk = 1 - len(used_g) / len(gold), 1 - len(used_p) / len(found)
+    return 0.7 * position / len(gold) + 0.3 * (1 - (missed + junk) / 2)
+
+
+def vlmr1_od_ap(completion, example, which="mAP"):
+    """VLM-R1's "od_ap". [0, 1]: COCO mAP of one image, all scores 1. Bug: predictions with a label that the gold lacks are dropped, so spam is free."""
+    body = last_answer(completion)
+    if body is None:
+        return 0.0
+    gold, found = gold_fence(example), fenced_boxes(body, last=True)
+    if not gold or not found:
+        return float(not gold and not found)
+    known = {g["label"] for g in gold}
+    return float(rewards.mean_average_precision([([p for p in found if p["label"] in known], gold)])[which])
+
+
+def vlmr1_od_ap50(completion, example):
+    """VLM-R1's "od_ap50". [0, 1]: the same at IoU 0.5 only."""
+    return vlmr1_od_ap(completion, example, "AP50")
+
+
+def vlmr1_od_length(completion, example):
+    """VLM-R1's "odLength". [0, 1]: mAP, times n_gold / n_predicted where more were predicted than there are."""
+    gold, found = gold_fence(example), fenced_boxes(last_answer(completion) or "", last=True)
+    return vlmr1_od_ap(completion, example) * min(1.0, len(gold) / max(1, len(found)) if gold else 1.0)
+
+
+INTEGER_BOX = re.compile(r"\[(\d+),\s*(\d+),\s*(\d+),\s*(\d+)]")
+
+
+def vlmr1_box_iou(found, example):
+    """IoU of four integers with the first gold box, after scaling from the resized image, where its size is known. Overlaps of one pixel are 0."""
+    if not example.meta["boxes"]:
+        return 0.0
+    a, b = [int(v) for v in found], example.meta["boxes"][0]["bbox_2d"]
+    if example.meta.get("resized") and example.meta.get("size"):
+        (w, h), (W, H) = example.meta["resized"], example.meta["size"]
+        a = [a[0] * W / w, a[1] * H / h, a[2] * W / w, a[3] * H / h]
+    x1, y1, x2, y2 = max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]) - 1, min(a[3], b[3]) - 1
+    overlap = (x2 - x1 + 1) * (y2 - y1 + 1) if x1 < x2 and y1 < y2 else 0
+    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - overlap
+    return overlap / union if union else 0.0                         # theirs: ZeroDivisionError, caught, 0
+
+
+def vlmr1_iou(completion, example):
+    """VLM-R1's REC reward. [0, 1]: IoU of the *first* integer box of the first answer. Bugs: floats are not read; coordinates are Qwen2.5-VL's."""
+    found = INTEGER_BOX.search(first_answer(completion) or "")
+    return float(vlmr1_box_iou(found.groups(), example)) if found else 0.0
+
+
+def vlmr1_iou_hard(completion, example):
+    """Old VLM-R1, R1-Onevision. 0 or 1: that IoU is above 0.5."""
+    return float(vlmr1_iou(completion, example) > 0.5)
+
+
+def vlmr1_rec(completion, example):
+    """VLM-R1's REC evaluation. 0 or 1: IoU above 0.5, of the *last* integer box inside braces in the first answer (the reward takes the first)."""
+    body = first_answer(completion) or ""
+    found = INTEGER_BOX.findall(body[body.find("{") + 1:body.rfind("}")]) if "{" in body else []
+    return float(vlmr1_box_iou(found[-1] if found else (0, 0, 0, 0), example) > 0.5)
+
+
+def vlmr1_format_rec(completion, example=None):
+    """VLM-R1's REC format. 0 or 1: <think>, </think> <answer>, {, an integer box, } and </answer> in this order, anything between and around."""
+    at = 0
+    for pattern in (r"<think>", r"</think>\s*<answer>", r"\{", r"\[\d+,\s*\d+,\s*\d+,\s*\d+\]", r"\}", r"</answer>"):
+        found = re.compile(pattern).search(completion, at)           # the earliest of each is enough, and linear
+        if not found:
+            return 0.0
+        at = found.end()
+    return 1.0
+
+
+# ---- Visual-RFT
+
+def iou(a, b):
+    """Plain IoU of two boxes as they are written: corners are not ordered."""
+    overlap = max(0, min(a[2], b[2]) - max(a[0], b[0])) * max(0, min(a[3], b[3]) - max(a[1], b[1]))
+    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - overlap
+    return overlap / union if union else 0.0
+
+
+def visualrft_gold(example):
+    """The gold as Visual-RFT writes it: "[{'Position': [x1, y1, x2, y2], 'Confidence': 1}, ...]" in 0 to 1000."""
+    text = example.meta.get("solution")
+    if isinstance(text, str):
+        return last_answer(text) or text
+    boxes = [rewards.from_pixels(box["bbox_2d"], "norm1000", example.meta["size"]) for box in example.meta["boxes"]]
+    return "[" + ", ".join(f"{{'Position': [{', '.join(str(round(v)) for v in box)}], 'Confidence': 1}}" for box in boxes) + "]"
+
+
+def visualrft_read(text):
+    """Visual-RFT's reading of a list of boxes: quotes changed, a cut list closed after its last whole item, then json. ValueError and others as json's."""
+    text = text.replace("[[", "[").replace("]]", "]").replace("\n", "").replace("<answer>", "").replace("</answer>", "").strip()
+    if not text.endswith("]"):
+        text = text[:text.rfind("},")] + "}]" if "}," in text else text
+    items = json.loads(text.replace("'", '"'))
+    if not isinstance(items[0], dict):
+        raise TypeError(items)
+    seen = {}
+    for item in items:
+        seen.setdefault(tuple(item["Position"]), float(item["Confidence"]))
+    return list(seen.items())                                        # one of equal boxes, the first
+
+
+def visualrft_matches(completion, example):
+    """[(IoU or 0 if not above 0.5, confidence)] of each prediction, by confidence, and the number of golds. Raises what the original swallows."""
+    body = first_answer(completion, dotall=False)
+    found = sorted(visualrft_read(completion.strip() if body is None else body.strip()), key=lambda item: -item[1])
+    free = [box for box, _ in visualrft_read(visualrft_gold(example))]
+    total, scored = len(free), []
+    for box, confidence in found:
+        best = max(free, key=lambda g: iou(box, g), default=None)
+        value = iou(box, best) if best else 0.0
+        scored.append((value if value > 0.5 else 0.0, confidence))
+        if value > 0.5:
+            free.remove(best)
+    return scored, total
+
+
+READING = (AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError)
+
+
+def visualrft_iou(completion, example):
+    """Visual-RFT's detection reward. [0, 1]: sum of IoU / max(n_gold, n_predicted), predictions by confidence, IoU above 0.5.
+
+    Bugs: math-verify comes first and reads one number of each text, the y1 of the first box: the same y1 is 1.0, whatever the rest. An answer on
+    several lines, a cut one and a right "No Objects" are 0.
+    """
+    if verify(completion, f"<answer>{visualrft_gold(example)}</answer>"):
+        return 1.0
+    try:
+        scored, total = visualrft_matches(completion, example)
+        return min(1.0, sum(value for value, _ in scored) / max(total, len(scored)))
+    except READING:
+        return 0.0
+
+
+def visualrft_confidence(completion, example):
+    """Visual-RFT's confidence reward. [0, 1]: mean over predictions of c where matched, else 1 - c. Bugs: as above, and one junk box with c = 0 is 1.0."""
+    if verify(completion, f"<answer>{visualrft_gold(example)}</answer>"):
+        return 1.0
+    try:
+        scored, _ = visualrft_matches(completion, example)
+        return min(1.0, max(0.0, sum(c if value else 1 - c for value, c in scored) / len(scored)))
+    except (*READING, ZeroDivisionError):
+        return 0.0
+
+
+def same_class(gold, said):
+    """Visual-RFT: either text, without spaces and "_", is part of the other."""
+    gold, said = (text.replace(" ", "").replace("_", "").lower() for text in (gold, said))
+    return gold in said or said in gold
+
+
+def visualrft_classification(completion, example):
+    """Visual-RFT's classification reward. 0 or 1: math-verify on the whole text, or substring either way. Bugs: an empty answer, "A" for "A320" and
+    "rose or lily" for "lily" are right."""
+    body = first_answer(completion, dotall=False)
+    if same_class(example.answer, completion.strip() if body is None else body.strip()):
+        return 1.0
+    return float(verify(completion, f"<answer>{example.answer}</answer>"))
+
+
+def visualrft_classification_eval(completion, example):
+    """Visual-RFT's evaluation of classification. 0 or 1: substring either way; no tag on one line: wrong. An empty answer is right."""
+    body = first_answer(completion, dotall=False)
+    return float(body is not None and same_class(example.answer, body))
+
+
+def visualrft_lisa(completion, example):
+    """Visual-RFT's LISA reward. [0, 2]: GIoU + 1 of "(x1,y1),(x2,y2)" in 0 to 1000; 2 for equal text, 1 if math-verify finds a common number.
+
+    Bugs: corners in the wrong order give 2.0; of two boxes the first corners of both are taken.
+    """
+    gold = example.meta.get("solution")
+    if not isinstance(gold, str):
+        if not example.meta["boxes"]:
+            return 0.0
+        x1, y1, x2, y2 = (round(v) for v in rewards.from_pixels(example.meta["boxes"][0]["bbox_2d"], "norm1000", example.meta["size"]))
+        gold = f"({x1},{y1}),({x2},{y2})"
+    body = first_answer(completion)
+    body = completion.strip() if body is None else body.strip()
+    if verify(completion, f"<answer>{gold}</answer>"):
+        return 1.0
+    if body == gold:
+        return 2.0
+    boxes = []
+    for text in (body, gold):
+        found = [[int(v) / 1000 for v in pair] for pair in re.findall(r"\(\s*(\d+)\s*,\s*(\d+)\s*\)\s*,\s*\(\s*(\d+)\s*,\s*(\d+)\s*\)", text)]
+        if not found:
+            return 0.0
+        boxes.append(found[0] if len(found) == 1 else found[0][:2] + found[1][:2])
+    a, b = boxes
+    overlap = max(0, min(a[2], b[2]) - max(a[0], b[0])) * max(0, min(a[3], b[3]) - max(a[1], b[1]))
+    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - overlap
+    hull = (max(a[2], b[2]) - min(a[0], b[0])) * (max(a[3], b[3]) - min(a[1], b[1]))
+    return overlap / union - (hull - union) / hull + 1 if union and hull else 0.0
+
+
+# ---- align-anything
+
+def align_math_verifier(completion, example):
+    """align-anything's (lmm-r1's) reward server. 0 to 1.5: 0.5 format + accuracy, LaTeX only. Bugs: a gold that LaTeX cannot read ("2") makes every tagged
+    answer right; no space is allowed between the blocks; "$27$" is not read, only \\boxed{27}."""
+    think, answer = "<think>((?!</think>).)*</think>", "<answer>((?!</answer>).)*</answer>"
+    tidy = completion.count("<think>") == completion.count("<answer>") == 1 and re.fullmatch(think + answer, completion, re.DOTALL)
+    body = first_answer(completion)
+    right = body is not None and _ask("latex", body, example.answer)
+    return 0.5 * bool(tidy) + float(right)
+
+
+# ---- the evaluation scripts
+
+def r1v_superclevr(completion, example):
+    """R1-V's SuperCLEVR evaluation. 0 or 1: <answer>\\s*(\\d+)\\s*</answer>, first, is the gold integer. "7 cubes" and "seven" are wrong."""
+    found = re.search(r"<answer>\s*(\d{1,4000})\s*</answer>", completion)      # int() refuses more digits than that
+    return float(bool(found) and int(found[1]) == int(float(example.answer)))
+
+
+def r1v_geoqa(completion, example):
+    """R1-V's GEOQA evaluation. 0 or 1: verify(parse(whole output), parse(gold)), reversed. Of golds such as "8√{3}" it reads the leading 8 (60 of 754) or
+    nothing (17), so a right LaTeX answer is wrong; and it needs no tag."""
+    return float(verify(completion, example.answer))
+
+
+def visualthinker_cvbench(completion, example):
+    """VisualThinker's CV-Bench evaluation. 0 or 1: math-verify, which may also find a letter or a choice's text, on the answer or else the whole text."""
+    body = first_answer(completion, dotall=False)
+    body = completion if body is None else body.strip()
+    choices, index = example.choices or [], None
+    index = rewards.choice_index(example.answer, choices) if choices else None
+    letter = chr(ord("A") + index) if index is not None else example.answer.strip(" ().").upper()[:1]
+    text = choices[index] if index is not None else example.answer
+    letters = [form.format(c) for c in "ABCDEF" for form in ("{}", "({})")]
+    strings = letters + [c.lower() for c in letters] + [str(c) for c in choices]
+    return float(_ask("strings", body, [text.lower(), text, letter, letter.lower(), f"({letter.lower()})", f"({letter})"], strings))
+
+
+def r3v_answer(text):
+    """R3V: all that follows the first "Answer:", or else the whole text."""
+    found = re.search(r"Answer:\s*(\S.*)", text, re.DOTALL)
+    return (found[1] if found else text).strip()
+
+
+def r3v_chartqa(completion, example):
+    """R3V's ChartQA scorer. 0 or 1: both floats and within 5 % of the gold, else equal without case. Bugs: "70%" and "1,000" are no floats; all that
+    follows the first "Answer:" is compared; no rule for years."""
+    said, gold = r3v_answer(completion), example.answer.strip()
+    try:
+        return float(abs(float(said) - float(gold)) <= 0.05 * abs(float(gold)))
+    except ValueError:
+        return float(said.lower() == gold.lower())
+
+
+def tabmwp_normal(text, unit=None):
+    """PromptPG's normal form of a TabMWP answer: "$1,735." -> "1735", "3/4" -> "0.75", "8.20" -> "8.2"; of a text the unit is removed."""
+    text = re.sub(r"\\frac\{([^{}]+)\}\{([^{}]+)\}", r"\1/\2", str(text).replace("\u2212", "-")).strip()
+    text = re.sub(r"^\$", "", text)
+    text = re.sub(r"[,./]$", "", text).strip()
+    plain = text.replace(",", "")
+    if re.fullmatch(r"-?[0-9]+(?:\.[0-9]*)?|-?\.[0-9]+|-?[0-9]+/[0-9]*[1-9][0-9]*", plain) and len(plain) < 100:
+        value = round(float(Fraction(plain)), 3)
+        return str(int(value)) if value == int(value) else str(value)
+    return (text.replace(unit, "").strip() if unit else text).lower()
+
+
+TABMWP_LETTER = [r"Answer: ([A-Za-z])\b", r"^\(([A-Za-z])\)$", r"^([A-Za-z])$", r"([A-Za-z])\. ", r"[Tt]he answer is ([A-Z])\b", r"^\(([A-Za-z])\) ", r"[Tt]he answer is \(([A-Za-z])\)"]
+TABMWP_FREE = [r"Answer: (.*)", r"[Tt]he answer is (.*)$", r"[Tt]he table shows that (.*)", r" = (-?\$?[0-9][0-9,./]*)", r"(?:be|is) (-?\$?[0-9][0-9,./]*)",
+               r"(?:are|was) (-?\$?[0-9][0-9,./]*)", r"were (-?\$?[0-9][0-9,./]*)", r"([0-9]{1,2}:[0-9]{2} [AP]\.M\.)", r"(-?\$?[0-9][0-9,./]*)"]
+
+
+def r3v_tabmwp(completion, example):
+    """R3V's TabMWP scorer (PromptPG's rules and one more pattern). 0 or 1.
+
+    Bugs: a letter beyond the list is a *random* choice, here one drawn from the record's id so that a score can be repeated; where no letter is found,
+    the choice with most words in common is taken for the answer; "Answer:" must be followed by a space and then takes the rest of the text.
+    """
+    text = re.sub(r"\\frac\{([^{}]+)\}\{([^{}]+)\}", r"\1/\2", completion).replace("\u2212", "-").strip()
+    text = text if re.search(r"[AP]\.M\.$", text) else text.rstrip(".")
+    unit, choices = example.meta.get("unit"), example.choices
+    if choices:
+        found = next(filter(None, (re.search(pattern, text) for pattern in TABMWP_LETTER)), None)
+        if found:
+            index = ord(found[1].upper()) - ord("A")
+            said = choices[index if index < len(choices) else int(hashlib.sha256(str(example.id).encode("utf-8", "replace")).hexdigest(), 16) % len(choices)]
+        else:
+            said = max(choices, key=lambda choice: common_words(text, choice))
+        right = rewards.choice_index(example.answer, choices)
+        gold = choices[right] if right is not None else example.answer
+    else:
+        matches = next(filter(None, (list(re.finditer(pattern, text, re.DOTALL if i == 0 else 0)) for i, pattern in enumerate(TABMWP_FREE))), None)
+        said, gold = (matches[-1][1] if matches else text).strip().rstrip("."), example.answer
+    return float(tabmwp_normal(said, unit) == tabmwp_normal(gold, unit))
+
+
+def common_words(a, b):
+    """Share of words that two texts have in common: 2.0 for equal texts."""
+    x, y = a.split(" "), b.split(" ")
+    return 2.0 if a == b else len(set(x) & set(y)) / max(len(x), len(y)) if len(x) + len(y) > 2 else 0.0
+
+
+ORIGINALS = {
+    "r1v_accuracy": r1v_accuracy, "r1v_format": r1v_format, "open_r1_format": open_r1_format, "visualthinker_accuracy": visualthinker_accuracy,
+    "visualthinker_length": visualthinker_length, "vlmr1_accuracy": vlmr1_accuracy, "vlmr1_mcq": vlmr1_mcq, "vlmr1_yes_no": vlmr1_yes_no,
+    "vlmr1_all_match": vlmr1_all_match, "vlmr1_length": vlmr1_length, "vlmr1_repetition": vlmr1_repetition, "vlmr1_weighted_sum": vlmr1_weighted_sum,
+    "vlmr1_od_ap": vlmr1_od_ap, "vlmr1_od_ap50": vlmr1_od_ap50, "vlmr1_od_length": vlmr1_od_length, "vlmr1_iou": vlmr1_iou, "vlmr1_iou_hard": vlmr1_iou_hard,
+    "vlmr1_rec": vlmr1_rec, "vlmr1_format_rec": vlmr1_format_rec, "visualrft_iou": visualrft_iou, "visualrft_confidence": visualrft_confidence,
+    "visualrft_classification": visualrft_classification, "visualrft_classification_eval": visualrft_classification_eval, "visualrft_lisa": visualrft_lisa,
+    "align_math_verifier": align_math_verifier, "r1v_superclevr": r1v_superclevr, "r1v_geoqa": r1v_geoqa, "visualthinker_cvbench": visualthinker_cvbench,
+    "r3v_chartqa": r3v_chartqa, "r3v_tabmwp": r3v_tabmwp,
+}
+
+
+# ---------------------------------------------------------------------------------- math-verify as the originals call it, in a process of its own
+
+_worker = rewards.MathWorker(os.path.abspath(__file__), MATH_SECONDS)      # no process until the first question
+
+
+def verify(first, second):
+    """math_verify.verify(parse(first), parse(second)) in its default setting: LaTeX and plain expressions, anywhere in the texts. TimeoutError if late.
+
+    With math-verify 0.9.0; the originals pin 0.5.2, which differs only in LaTeX with a unit glued to its number ("$8m$" is 8 here and 8*m there): 20 of
+    1,536 comparisons over GEOQA's golds.
+    """
+    return _ask("default", first, second)
+
+
+def _ask(*question):
+    question = json.dumps(question)
+    return (_ask_once if len(question) < 20_000 else _ask_once.__wrapped__)(question)
+
+
+@functools.lru_cache(maxsize=4096)                                   # the completions of a group repeat their answers; errors are not remembered
+def _ask_once(question):
+    return _worker.ask(json.loads(question))["equal"]
+
+
+def _compare(kind, said, gold, strings=()):
+    """One question of `_ask`, inside the worker. Whatever math-verify raises is "not equal" (in "latex": equal), as in the originals."""
+    from math_verify import ExprExtractionConfig, LatexExtractionConfig, StringExtractionConfig, parse, verify as compare
+    try:
+        if kind == "default":
+            return bool(compare(parse(said, parsing_timeout=None), parse(gold, parsing_timeout=None), timeout_seconds=None))
+        if kind == "strings":
+            known = [LatexExtractionConfig(), ExprExtractionConfig(), StringExtractionConfig(strings=tuple(strings))]
+            return bool(compare(gold=gold, target=parse(said, known, parsing_timeout=None), timeout_seconds=None))
+        gold = parse(gold, [LatexExtractionConfig()], parsing_timeout=None)
+        said = parse(said, [LatexExtractionConfig(try_extract_without_anchor=False, boxed_match_priority=0)], parsing_timeout=None)
+        return not gold or bool(compare(said, gold, timeout_seconds=None))
+    except Exception:                                                # sympy raises anything; the originals swallow it all
+        return kind == "latex"
+
+
+def _limit():
+    """The worker's memory, and no way out of it: after this, starting programs, opening sockets and writing or removing files all raise.
+
+    Read in math-verify 0.9.0 (0.5.2 has the same pattern): text reaches sympy.parse_expr, that is eval, only through the group `expr` of its pattern:
+    digits (of any script), ".", white space and + - * / ^ ( ) × ÷. No letter, underscore, quote, comma or square bracket: no name, no attribute, no
+    string, nothing to call. What such text can still do is to be large (9**9**9), which time and memory limits end. The audit hook is there in
+    case a later version lets more through.
+    """
+    try:
+        import resource
+        most = resource.getrlimit(resource.RLIMIT_AS)[1]
+        resource.setrlimit(resource.RLIMIT_AS, (MATH_BYTES if most == resource.RLIM_INFINITY else min(MATH_BYTES, most), most))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    except (ImportError, OSError, ValueError):                       # Windows has no such limits, macOS not all of them; the time limit holds anywhere
+        pass
+    sys.dont_write_bytecode = True                                   # sympy imports more of itself when a question needs it
+    sys.addaudithook(_refuse)
+
+
+REFUSED = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.startfile", "os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink",
+           "os.truncate", "os.chmod", "os.chown", "os.kill", "subprocess.", "socket.", "shutil.", "ctypes.", "urllib.", "ftplib.", "smtplib.", "webbrowser.")
+
+
+def _refuse(event, arguments):
+    if event.startswith(REFUSED):
+        raise PermissionError(f"{event} in the math worker")
+    if event == "open" and (set(arguments[1] or "") & set("wax+") or (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)):
+        raise PermissionError(f"writing {arguments[0]!r} in the math worker")
+
+
+def _warm_up():
+    """Imports, the parser's tables, and then the limits: nothing of a model has been read before."""
+    import math_verify  # noqa: F401
+    for said, gold in ((r"$\frac{1}{2}$", "0.5"), (r"\boxed{2\sqrt{3}}", r"$\sqrt{12}$"), ("1/2 + 3", "3.5"), ("$x+1$", "$1+x$")):
+        _compare("default", said, gold)
+    _limit()
+
+
+# ------------------------------------------------------------------------------------------------------------- part 2: the protocols
+#
+# Ours reads the answer body only (rewards.extract_answer); text without tags is a parse failure, wrong and never guessed. Three sets that are published
+# with "Answer: ..." (chartqa, tabmwp, m3cot) are read so too, where a text has no answer tag at all.
+
+
+ANSWER_LINE = re.compile(r"(?<![^\W_])(?:final\s)?answer\s?:", re.IGNORECASE)
+
+
+def answer_line(completion):
+    """The tagged answer body; in a text without answer tags, what follows its last "Answer:" or "Final answer:" on that line or else on the next
+    line that is not empty. None if there is neither. Marks of emphasis are dropped.
+
+    R3V takes all that follows the first one, and a text without any as a whole.
+    """
+    if "<answer>" in completion or "</answer>" in completion:
+        return rewards.extract_answer(completion)
+    tail = completion.rpartition("</think>")[2][-rewards.MAX_TAIL:]
+    ends = [] if "<think>" in tail else [found.end() for found in ANSWER_LINE.finditer(tail)]
+    lines = tail[ends[-1]:].split("\n") if ends else []
+    return next((line.strip(" *\t\r") for line in lines if line.strip(" *\t\r")), None)
+
+
+def read_text(completion, example):
+    return rewards.extract_answer(completion)
+
+
+def read_line(completion, example):
+    return answer_line(completion)
+
+
+def read_choice(completion, example):
+    """The body, if it names one of the choices (or, where they are not known, a letter)."""
+    body = rewards.extract_answer(completion)
+    return body if names_choice(body, example) else None
+
+
+def read_line_choice(completion, example):
+    """The same of `answer_line`; free text where the example has no choices."""
+    body = answer_line(completion)
+    return body if not example.choices or names_choice(body, example) else None
+
+
+def names_choice(body, example):
+    if body is None:
+        return False
+    if example.choices:
+        return rewards.choice_index(body, example.choices) is not None
+    return bool(re.fullmatch("[a-z]", rewards.normalize_answer(body))) or rewards.match_answer(body, example.answer)
+
+
+def read_boxes(completion, example):
+    """The predicted boxes in pixels, or None."""
+    return rewards.predicted_boxes(completion, example)
+
+
+def score_line(completion, example):
+    """0 or 1: rewards.match_answer of `answer_line`."""
+    return float(rewards.match_answer(answer_line(completion), example.answer, example.choices))
+
+
+PLAIN_NUMBER = re.compile(r"[+-]?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,100})?(?:\.[0-9]{0,100})?")
+
+
+def plain_number(text):
+    """Exact value of "1,000", "$5.20", "70%", "-3."; None of anything else. 70 % is 70, as ChartQA's golds have it."""
+    text = "".join(text.split()).replace("\u2212", "-").replace("\\%", "%").replace("\\$", "$").rstrip("%")
+    text = re.sub(r"^([+-]?)[$€£]", r"\1", text)
+    return Fraction(text.replace(",", "").rstrip(".")) if PLAIN_NUMBER.fullmatch(text) and re.search("[0-9]", text) else None
+
+
+def score_relaxed(completion, example):
+    """ChartQA's relaxed accuracy, 0 or 1 (Masry et al. 2022; years as in Pix2Struct): a number within 5 % of the gold, other text equal but for case.
+
+    A gold of four characters that begins with 20 is a year and must be met exactly. Right where others are not: "%", "$" and thousands separators
+    are dropped on both sides (R3V: float() fails), a gold of 0 is met by 0.0 (Pix2Struct compares text), the bound itself counts, in exact arithmetic.
+    """
+    body, gold = answer_line(completion), example.answer.strip()
+    said, right = plain_number(body or ""), plain_number(gold)
+    if said is None or right is None:
+        return float(rewards.match_answer(body, gold))
+    if len(gold) == 4 and gold.startswith("20"):
+        return float(said == right)
+    return float(abs(said - right) <= abs(right) / 20)
+
+
+def score_tabmwp(completion, example):
+    """TabMWP, 0 or 1: the right choice; or PromptPG's normal forms agree, with the unit on either side left out ("5 tokens", "$1,735."), or match_answer.
+
+    R3V guesses: a letter beyond the list is drawn at random, a text without a letter goes to the most similar choice.
+    """
+    body = read_line_choice(completion, example)
+    if body is None or example.choices:
+        return float(body is not None and rewards.match_answer(body, example.answer, example.choices))
+    unit = example.meta.get("unit")
+    said, gold = (tabmwp_normal(re.sub(rf"\s*{re.escape(unit)}\.?$", "", text) if unit else text, unit) for text in (body, example.answer))
+    return float(said == gold != "" or rewards.match_answer(body, example.answer))
+
+
+def cvbench_average(rows):
+    """{"cvbench": published average}: half the mean of ADE20K and COCO (2D), half Omni3D (3D); {} unless all three sources are there."""
+    parts = [[row for row in rows if str(row.get("source")).lower() == name] for name in ("ade20k", "coco", "omni3d")]
+    if not all(parts):
+        return {}
+    ade, coco, omni = (of_rows(part)["accuracy"] for part in parts)
+    return {"cvbench": ((ade + coco) / 2 + omni) / 2, "cvbench_2d": (ade + coco) / 2, "cvbench_3d": omni}
+
+
+def mean_iou(rows):
+    """{"mean_iou"}: of REWARDS["iou"], 0 where nothing could be read; of two boxes for one object, the better one's over 2."""
+    return {"mean_iou": sum(row["iou"] for row in rows) / max(1, len(rows))}
+
+
+def detection_map(rows):
+    """{"mAP", "AP50", "categories"}: COCO's, over the whole set, a category at a time; mAP is the mean over the categories that occur in gold or
+    predictions (rewards.mean_average_precision). A query about one category names it; its boxes need no label."""
+    images, names = [], {}
+    for row in rows:
+        asked = row.get("category")
+        images.append([[{**box, "label": box.get("label") or asked} for box in boxes or []] for boxes in (row["extracted"], row["boxes"])])
+        for box in images[-1][1]:
+            names.setdefault(rewards.normalize_label(box["label"]), box["label"])
+    result = rewards.mean_average_precision(images) | {"categories": {}}
+    for name, label in names.items():
+        one = [[[box for box in boxes if rewards.normalize_label(box["label"]) == name] for boxes in image] for image in images]
+        result["categories"][str(label)] = rewards.mean_average_precision(one) | {"n": sum(len(gold) for _, gold in one)}
+    return result | mean_iou(rows)
+
+
+# template: how the project's own evaluation asks, a name in data.TEMPLATES ("none": its questions hold their instructions).
+# read(completion, example): what is scored, None if it cannot be read. ours: 0 or 1. original: a name in ORIGINALS, None if there is none that is known.
+# by: fields of the records for which accuracy is given apart. totals(rows): more figures of the set.
+PROTOCOLS = {
+    # R1-V: 200 counting questions of SuperCLEVR; 754 of GEOQA
+    "superclevr": {"template": "superclevr", "read": read_text, "ours": rewards.accuracy, "original": "r1v_superclevr"},
+    "geoqa": {"template": "geoqa", "read": read_text, "ours": rewards.accuracy, "original": "r1v_geoqa"},
+    # VisualThinker's script on CV-Bench (2,638 questions; Tong et al. 2024, arXiv:2406.16860)
+    "cvbench": {"template": "cvbench", "read": read_choice, "ours": rewards.accuracy, "original": "visualthinker_cvbench", "by": ("task", "source"), "totals": cvbench_average},
+    # VLM-R1: referring expressions (RefCOCO/+/g, LISA-Grounding), accuracy at IoU 0.5
+    "rec": {"template": "rec", "boxes": True, "read": read_boxes, "ours": rewards.accuracy, "original": "vlmr1_rec", "by": ("task",), "totals": mean_iou},
+    # Visual-RFT: mean IoU on LISA; COCO's mAP on few-shot detection, one category a question; fine-grained classification
+    "lisa": {"template": "lisa", "boxes": True, "read": read_boxes, "ours": rewards.accuracy, "original": None, "totals": mean_iou},
+    "detection": {"template": "none", "boxes": True, "read": read_boxes, "ours": rewards.accuracy, "original": None, "by": ("category",), "totals": detection_map},
+    "classification": {"template": "none", "read": read_text, "ours": rewards.classification, "original": "visualrft_classification_eval", "by": ("task",)},
+    # R3V: ChartQA (human and augmented questions), TabMWP
+    "chartqa": {"template": "chartqa", "read": read_line, "ours": score_relaxed, "original": "r3v_chartqa", "by": ("task", "type", "split")},
+    "tabmwp": {"template": "tabmwp", "read": read_line_choice, "ours": score_tabmwp, "original": "r3v_tabmwp",
+               "by": ("ques_type", "ans_type", "grades", "grade")},
+    # the letter of the option; how it was asked and scored is not public
+    "m3cot": {"template": "option", "read": read_line_choice, "ours": score_line, "original": None, "by": ("domain", "topic")},
+}
+
+
+UNTAGGED = {"chartqa", "tabmwp", "m3cot"}                            # read by answer_line
+
+
+# Other names under which saved outputs have these fields.
+ALIASES = {
+    "prediction": ("model_output", "output", "response", "completion", "generated_text", "pred"),
+    "answer": ("ground_truth", "gold", "gt", "label", "solution"),
+    "question": ("problem", "query", "prompt"),
+    "id": ("question_id", "pid", "idx", "image_path", "image"),
+    "category": ("class", "class_name"),
+}
+CATEGORY = re.compile(r"belonging to the category '([^']{1,100})'")      # Visual-RFT's question
+THOUSANDTHS = re.compile(r"Position|\(\s*[0-9.]+\s*,\s*[0-9.]+\s*\)")    # a gold written as Visual-RFT and LISA write it: 0 to 1000
+
+
+def field(record, name):
+    """record[name], or the same under another name; None if there is none."""
+    return next((record[key] for key in (name, *ALIASES.get(name, ())) if record.get(key) is not None), None)
+
+
+def to_example(record, protocol, box_format=None):
+    """(completion, example) of a saved record. ValueError, saying what is missing, for one that cannot be scored.
+
+    record: prediction, answer; and where there are any id, question, choices, task, source, unit, ... Gold boxes: `answer` as [x1, y1, x2, y2], a list of them,
+    VLM-R1's or Visual-RFT's text, "none"; or `boxes`. `size` (or `width` and `height`) is the original image's, `resized` the one the model saw, `box_format` how
+    the prediction is written (default: the argument, else norm1000). Gold numbers are original pixels, but thousandths in Visual-RFT's and LISA's notations.
+    """
+    if not isinstance(record, dict):
+        raise ValueError(f"expected an object with `prediction` and `answer`, found {type(record).__name__}")
+    prediction, gold, boxed = field(record, "prediction"), field(record, "answer"), PROTOCOLS[protocol].get("boxes")
+    if not isinstance(prediction, str):
+        raise ValueError("no `prediction`" + ("" if prediction is None else f" that is text: it is {type(prediction).__name__}") + f"; found {', '.join(map(str, record)) or 'nothing'}")
+    if gold is None and not (boxed and record.get("boxes") is not None):
+        raise ValueError(f"no `answer`; found {', '.join(map(str, record)) or 'nothing'}")
+    question, choices = field(record, "question"), record.get("choices")
+    question = question.get("question") if isinstance(question, dict) else question        # R1-V's logs keep the whole prompt record there
+    if choices is not None and not (isinstance(choices, list) and all(isinstance(c, (str, int, float)) for c in choices)):
+        raise ValueError("`choices` must be a list of texts")
+    meta = {**record, "category": field(record, "category") or next(iter(CATEGORY.findall(str(question))), None)}
+    if meta.get("size") is None and record.get("width") and record.get("height"):
+        meta["size"] = [record["width"], record["height"]]
+    meta["box_format"] = record.get("box_format") or box_format or "norm1000"
+    for key in ("size", "resized"):
+        if meta.get(key) is not None and not (isinstance(meta[key], (list, tuple)) and len(meta[key]) == 2 and all(isinstance(v, (int, float)) and v > 0 for v in meta[key])):
+            raise ValueError(f"`{key}` must be [width, height], found {meta[key]!r:.60}")
+    if boxed:
+        if isinstance(gold, str):
+            meta["solution"] = gold
+        meta["boxes"] = gold_boxes(gold if record.get("boxes") is None else record["boxes"], meta)
+        answer = json.dumps(meta["boxes"], ensure_ascii=False)
+    else:
+        if isinstance(gold, bool) or not isinstance(gold, (str, int, float)) or (isinstance(gold, float) and not math.isfinite(gold)):
+            raise ValueError(f"`answer` must be text or a number, found {json.dumps(gold)[:60]}")
+        answer = str(gold)
+        answer = (last_answer(answer) or answer).strip() if "<answer>" in answer else answer.strip()
+        meta.pop("boxes", None)
+    example = SimpleNamespace(id=field(record, "id"), question=question, answer=answer, choices=[str(c) for c in choices] if choices else None, meta=meta)
+    rewards.check_gold(answer, example.choices, meta)
+    if protocol == "superclevr" and not re.fullmatch(r"[0-9]{1,9}(?:\.0+)?", answer):
+        raise ValueError(f"the gold answer {answer[:60]!r} is not a count")
+    if protocol == "detection" and not meta["category"] and not all(box["label"] for box in meta["boxes"] or [{"label": None}]):
+        raise ValueError("which category is it? Add `category`, or a `label` to every gold box")
+    return prediction, example
+
+
+def gold_boxes(gold, meta):
+    """[{"bbox_2d": [x1, y1, x2, y2] in pixels, "label": text or None}, ...] of a gold in any of the ways `to_example` names. Without a size, thousandths
+    are taken for the pixels of a 1000 x 1000 image (and meta["size"] is set so): IoU does not change when an axis is stretched. So is "none"."""
+    def read(item):
+        box = (item.get("bbox_2d") or item.get("Position")) if isinstance(item, dict) else item
+        if not (isinstance(box, (list, tuple)) and len(box) == 4 and all(isinstance(v, (int, float)) and math.isfinite(v) for v in box)):
+            raise ValueError(f"a gold box must be [x1, y1, x2, y2] or {{'bbox_2d': [x1, y1, x2, y2], 'label': ...}}, found {str(item)[:80]}")
+        label = item.get("label") if isinstance(item, dict) else None
+        return {"bbox_2d": [min(box[0], box[2]), min(box[1], box[3]), max(box[0], box[2]), max(box[1], box[3])], "label": None if label is None else str(label)}
+
+    if isinstance(gold, str):
+        found = rewards.parse_boxes(last_answer(gold) or gold)
+        if found is None:
+            raise ValueError(f"the gold boxes cannot be read: {gold[:80]!r}")
+        boxes, thousandths = [{"bbox_2d": list(box["bbox_2d"]), "label": box["label"]} for box in found], bool(THOUSANDTHS.search(gold))
+    else:
+        items = [gold] if isinstance(gold, dict) or (isinstance(gold, list) and len(gold) == 4 and not isinstance(gold[0], (list, dict))) else gold
+        if not isinstance(items, list):
+            raise ValueError(f"the gold boxes cannot be read: {str(gold)[:80]}")
+        boxes, thousandths = [read(item) for item in items], any(isinstance(item, dict) and "Position" in item for item in items)
+    if thousandths or not boxes:
+        meta["size"] = meta.get("size") or [1000, 1000]
+        boxes = [{**box, "bbox_2d": list(rewards.to_pixels(box["bbox_2d"], "norm1000", meta["size"]))} for box in boxes]
+    return boxes
+
+
+def score(records, protocol, box_format=None, progress=iter):
+    """Saved outputs under a protocol: (result, rows), as `totals` and `score_one` describe them. ValueError for a record that `to_example` refuses.
+    progress: wraps the list that is worked through (tqdm)."""
+    read = [to_example(record, protocol, box_format) for record in records]
+    rows = [score_one(completion, example, protocol) for completion, example in progress(read)]
+    return totals(rows, protocol), rows
+
+
+def score_one(completion, example, protocol):
+    """A record's row: accuracy (ours), what was extracted (None: a parse failure), and the original's accuracy and whether it ran out of time."""
+    recipe = PROTOCOLS[protocol]
+    row = {"id": example.id, "question": example.question, "answer": example.answer, "choices": example.choices, "prediction": completion}
+    row |= {name: example.meta[name] for name in recipe.get("by", ()) if example.meta.get(name) is not None}
+    if "grades" in recipe.get("by", ()) and isinstance(example.meta.get("grade"), int):
+        row["grades"] = "1-6" if example.meta["grade"] <= 6 else "7-8"        # as TabMWP's tables have them
+    row |= {"extracted": recipe["read"](completion, example), "accuracy": recipe["ours"](completion, example)}
+    if recipe.get("boxes"):
+        row |= {"boxes": example.meta["boxes"], "iou": rewards.REWARDS["iou"](completion, example)}
+    if recipe["original"]:
+        row["original_timeout"] = False
+        try:
+            row["accuracy_original"] = ORIGINALS[recipe["original"]](completion, example)
+        except TimeoutError:
+            row["accuracy_original"], row["original_timeout"] = 0.0, True
+    return row
+
+
+def totals(rows, protocol):
+    """Figures of a set: n, accuracy (ours) with its 95 % interval, accuracy_parsed (of what could be read), parse_failures; where the project's scorer is
+    known accuracy_original, original_timeouts (each counted as 0) and disagreements (rows on which the two differ); the protocol's own averages; `by`,
+    accuracy and n by task and the like."""
+    recipe, n, right = PROTOCOLS[protocol], len(rows), sum(row["accuracy"] for row in rows)
+    failures = sum(row["extracted"] is None for row in rows)
+    low, high = rewards.wilson(right, n)
+    result = {"protocol": protocol, "accuracy": right / max(1, n), "n": n, "accuracy_low": low, "accuracy_high": high, "accuracy_parsed": right / max(1, n - failures),
+              "parse_failures": failures}
+    if recipe["original"]:
+        result |= {"original": recipe["original"], "accuracy_original": sum(row["accuracy_original"] for row in rows) / max(1, n),
+                   "original_timeouts": sum(row["original_timeout"] for row in rows), "disagreements": len(disagreements(rows))}
+    result |= recipe["totals"](rows) if "totals" in recipe else {}
+    groups = {name: sorted({str(row[name]) for row in rows if name in row}) for name in recipe.get("by", ())}
+    by = {name: {value: of_rows([row for row in rows if str(row.get(name)) == value]) for value in values} for name, values in groups.items() if values}
+    return result | ({"by": by} if by else {})
+
+
+def of_rows(rows):
+    return {"accuracy": sum(row["accuracy"] for row in rows) / len(rows), "n": len(rows)}
+
+
+def disagreements(rows):
+    """The rows on which ours and the original's differ."""
+    return [row for row in rows if "accuracy_original" in row and row["accuracy"] != row["accuracy_original"]]
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] != ["--worker"]:
+        sys.exit("protocols.py is a module: see its docstring, and evaluate.py --predictions")
+    rewards.serve(lambda question: {"equal": _compare(*question)}, _warm_up, MATH_SECONDS)

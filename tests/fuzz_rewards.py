@@ -1,0 +1,239 @@
+"""Adversarial completions against every reward.    python tests/fuzz_rewards.py --n 100000 --seed 0    (CPU, minutes)
+
+A policy under RL emits every text there is.  Completion i of a seed is assembled from the generators below (always the same one), and every reward of REWARDS scores it, against a gold
+it has a meaning for.  Checked: the score is a float, finite, in RANGES; nothing raises; no call takes over a second; no text ran as code (a canary file).  Most of the run is in the main
+thread, a fifth in worker threads, a fifth in worker processes.  Exit status 1 if anything is wrong.
+"""
+import argparse
+import os
+import random
+import sys
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import rewards
+
+LIMIT = 1.0  # seconds a call may take
+CHUNK = 250  # completions per task of a thread or process
+
+
+def example(answer, choices=None, boxes=None, **meta):
+    return SimpleNamespace(answer=answer, choices=choices, meta=meta if boxes is None else {**meta, "boxes": boxes, "size": [640, 480]})
+
+
+def gold(label, *box):
+    return {"bbox_2d": list(box), "label": label}
+
+
+PLAIN = [
+    example("3"), example("140°"), example("240πcm^{2}"), example(r"x^2+\sqrt{3}"), example(r"\frac{12}{5}"), example("B", ["a cat", "7", r"\sqrt{3}"]), example("(A)"), example("yes"),
+    example("No"), example("737-800"), example("golden retriever"), example("3, 7"), example("(1, 2)"), example("two words, and a comma"), example("√{3}"), example("2x+y=4"), example("1:2"),
+]  # fmt: skip
+BOXED = [
+    example("[10, 20, 300, 400]", boxes=[gold(None, 10, 20, 300, 400)]),
+    example("[...]", boxes=[gold("cat", 10, 20, 300, 400)], box_format="pixels"),
+    example("[...]", boxes=[gold("cat", 0, 0, 100, 100), gold("dog", 200, 200, 300, 300), gold("cat", 400, 10, 600, 450)]),
+    example("[...]", boxes=[gold("cat", 0, 120, 100, 220), gold(None, 5, 125, 100, 220)], box_format="resized", resized=[308, 224]),
+    example("[]", boxes=[]),
+]
+TAGS = ["<think>", "</think>", "<answer>", "</answer>", "<caption>", "</caption>", "<Answer>", "< answer>", "<answer", "</answer", "<|im_end|>", "<|box_start|>", "<|box_end|>",
+        "<|object_ref_start|>", "<|object_ref_end|>", "<|image_pad|>"]  # fmt: skip
+ANSWERS = ["3", "140°", r"140^{\circ}", "240π", r"240\pi\text{ cm}^{2}", r"\frac{12}{5}", "2.4", "B", "(B)", "[b].", "A. a cat", "A or B", "yes", "Yes and no", "no", "737-800", "Boeing 737-800", "golden_retriever",
+           "3, 7", "(1, 2)", "√3", r"\sqrt{3}", r"8\sqrt{3}", "none", "No Objects", "[]", "x = 3", "y=4-2x", "2/1", "70%", "3 cm²", "½", "1,000", "3万", "٣", "１２", "Ⅷ", ""]  # fmt: skip
+PIECES = ANSWERS + ["\\frac", "\\sqrt", "{", "}", "(", ")", "[", "]", "^", "_", "\\", "$", "+", "-", "*", "/", "=", ",", ";", ":", ".", "'", '"', "`", "\n", " ", "\t", "\0", "or", "and", "not", "cm", "π", "°", "%", "×", "−", "–"]
+TOWERS = ["9**9**9**9", "9^9^9^9", "9^{9^{9^{9}}}", "10^{10^{10}}", "9^{99999999}", "((9^{99})^{99})^{99}", "(9^9)^{9}", "2^{999}", "x^{99}", "999999!", "3!!!!", r"\binom{99}{9}", r"\sum_{x=1}^{999999} x", r"\int_0^1 x dx",
+          r"9^{9\cdot 9}", "1e999999999", "9" * 30 + "*" + "9" * 30, r"\sin(\cos(\tan(x)))^9", "0^{-1}", "1/0", r"\frac{1}{0}", r"\sqrt{-1}", r"\log(0)", "x^x^x", r"2^{\frac{1}{2}}", "1/3/3/3/3", "x+y+x+y-x"]  # fmt: skip
+
+
+def tower(rng, canary):
+    return rng.choice(TOWERS) + rng.choice(["", "", "+x", "=3", "°", " or 3", "cm"])
+
+
+def deep(rng, canary):
+    opening, closing = rng.choice([("(", ")"), ("{", "}"), ("[", "]"), ("\\frac{1}{", "}"), ("\\sqrt{", "}"), ("\\left(", "\\right)"), ("\\text{", "}"), ("\\boxed{", "}"), ('{"a":', "}"), ("[[", "]]"), ("**", "**")])
+    n = rng.choice([1, 2, 3, 4, 5, 8, 19, 100, 2000])
+    return opening * n + rng.choice(["x", "3", "", "\\sqrt{3}", "1,2,3,4"]) + closing * rng.choice([0, n, n, n - 1, n + 1])
+
+
+def odd(rng, canary):
+    pools = ["\0\a\b\x1b", "\ud800\udfff\udc80", "\u202e\u202d\u2066\u200f\u05d0\u0627", "\u200b\u200d\ufeff", "\ufdfa²³½√π", "e\u0301\u0300", "٣４Ⅷ㎝㎠", "\U0001f600\U0001f468\u200d", "".join(map(chr, range(32, 127)))]
+    return "".join(rng.choice(rng.choice(pools)) for _ in range(rng.choice([1, 3, 20, 190, 400])))
+
+
+def number(rng):
+    return rng.choice([str(rng.randrange(1000)), str(rng.randrange(-50, 700)), f"{rng.random() * 1000:.3f}", "0", "1e3", "1e999", "NaN", "Infinity", "-0", "9" * rng.choice([9, 10, 400]), ".5", "5.", '"7"', "null", "0x10", "1_0", "٣"])
+
+
+def box(rng):
+    if rng.random() < 0.6:  # near a gold
+        x, y, w, h = rng.choice([(10, 20, 290, 380), (0, 0, 100, 100), (200, 200, 100, 100), (400, 10, 200, 440), (0, 120, 100, 100)])
+        corners = [v + rng.randrange(-9, 10) for v in (x, y, x + w, y + h)]
+        rng.random() < 0.1 and corners.reverse()
+        return ", ".join(map(str, corners))
+    return rng.choice([", ", ",", " ,\n"]).join(number(rng) for _ in range(rng.choice([4, 4, 4, 3, 5])))
+
+
+def boxes(rng, canary):
+    quote, style = rng.choice("\"\"'"), rng.randrange(5)
+    n = rng.choice([0, 1, 1, 1, 2, 3, 5, 40, 299, 300, 301, 1000]) if rng.random() < 0.2 else rng.choice([1, 1, 2, 3])
+    same = box(rng) if rng.random() < 0.1 else None
+    items = []
+    for _ in range(n):
+        four = same or box(rng)
+        label = rng.choice(["cat", "dog", "Cat", "unicorn", "it's", 'a \\"b\\"', "\\u00e9", "", "x" * 300])
+        items.append([
+            f"[{four}]", "({},{}),({},{})".format(*(four + ",0,0,0,0").replace("\n", "").split(",")[:4]), f"{{{quote}bbox_2d{quote}: [{four}], {quote}label{quote}: {quote}{label}{quote}}}",
+            f"{{{quote}Position{quote}: [{four}], {quote}Confidence{quote}: {number(rng)}}}", f"<|object_ref_start|>{label}<|object_ref_end|><|box_start|>({four})<|box_end|>",
+        ][style])  # fmt: skip
+    text = "[" + ", ".join(items) + "]" if rng.random() < 0.8 else "\n".join(items)
+    text = text[: rng.randrange(len(text) + 1)] if rng.random() < 0.1 else text
+    return rng.choice(["{}", "{}", "```json\n{}\n```", "```{}```", "The box is {}.", "{} {}"]).replace("{}", text)
+
+
+def json_bomb(rng, canary):
+    n = rng.choice([10, 100, 100, 1000, 1000, 1000, 1000, 20000])
+    return rng.choice(["[" * n, "{" * n, '{"a":' * n, "[" * n + "]" * n, "[" + "1" * n + "]", '{"bbox_2d": [' + "1," * n + "]}", '{"label": "' * n, "'label': \"" * n, '"label":"\\' * n, "[1,2,3,4],".replace("1", "1" * 9) * (n // 10), "[ " * n,
+                       "[" + " " * n + "1", "(1,2)" * n, "(1,2),(3,4" * n, "<|object_ref_start|>" * n, '{"a":1,"a":2,' * n, "Confidence:" * n, "[1,1,1,1]" * n])  # fmt: skip
+
+
+def code(rng, canary):
+    run = f"__import__('os').system('touch {canary}')"
+    return rng.choice([run, f"${run}$", f"open('{canary}','w')", f"exec(\"open('{canary}','w')\")", f"\\operatorname{{open}}('{canary}','w')", f"[{run}, 1, 2, 3]", f"{{'Position': [{run},2,3,4]}}", f"lambda: {run}", f"{{{{{run}}}}}",
+                       f"$(touch {canary})", f"`touch {canary}`", f"; touch {canary} #", f"'; touch {canary}; '", "().__class__.__bases__[0].__subclasses__()", "exit()", "__import__('os').abort()", f"f'{{{run}}}'", f"sympy.sympify(\"{run}\")"])
+
+
+def redos(rng, canary):
+    unit = rng.choice(["a", "a ", "A. ", "1,", "1,111", "1/", " ", "\n", "x=", "=", "$", "*", "**", '"', ".", "√", "²", "\\text{", "\\\\", "\\", "%", "°", "yes ", "let me ", "wait ", "-", "_", "-_ ", "a-", "<", "<answer", "(", "^", "^\\circ", "\ufdfa", "sqrt ", "{}", "\\sqrt"])
+    return unit * rng.choice([5, 30, 66, 99, 199, 2000]) + rng.choice(["", "!", "b", "}", ">", "\0"])
+
+
+def loop(rng, canary):
+    phrase = " ".join(rng.choice(["wait", "so", "the", "cat", "is", "7", "hmm", "again", "box"]) for _ in range(rng.randrange(1, 9)))
+    return (phrase + " ") * rng.choice([1, 2, 5, 50, 500])
+
+
+def soup(rng, canary):
+    return "".join(rng.choice(PIECES) for _ in range(rng.randrange(1, 25)))
+
+
+def answer(rng, canary):
+    return rng.choice(ANSWERS)
+
+
+def mutated(rng, canary):
+    text = list(rng.choice([answer, boxes, tower, soup])(rng, canary)[:3000]) or ["3"]
+    for _ in range(rng.randrange(1, 4)):
+        i, j = sorted(rng.randrange(len(text) + 1) for _ in range(2))
+        text[i:j] = rng.choice([[], text[i:j] * 2, list(rng.choice(PIECES)), text[i:j][::-1]])
+    return "".join(text)
+
+
+BODIES = [answer, answer, soup, tower, deep, odd, boxes, boxes, boxes, json_bomb, code, redos, loop, mutated, mutated]
+SHAPES = [
+    "<think>T</think><answer>B</answer>", "<think>T</think>\n<answer>\nB\n</answer>\n", "<answer>B</answer>", "B", "", "T<answer>B</answer>", "<think>T<answer>B</answer></think>", "<answer>B</answer><think>T</think>",
+    "<think>T</think><answer>B", "<think>T</think>B", "<think>T", "<caption>T</caption><think>T</think><answer>B</answer>", "<think>T</think><think>T</think><answer>B</answer>", "<think>T</think><answer>B</answer><answer>B</answer>",
+    "<think><answer>B</answer></think><answer>B</answer>", "<answer><answer>B</answer></answer>", "<think>T</think> T <answer>B</answer> T", "<think></think><answer></answer>", "</think>T<think><answer>B</answer>", "<answer>B</answer>T</think><answer>B</answer>",
+]  # fmt: skip
+
+
+def completion(seed, index, canary):
+    rng = random.Random(f"{seed}/{index}")
+    if rng.random() < 0.05:
+        return "".join(rng.choice(TAGS + ["3", "x", " ", "[1,2,3,4]"]) for _ in range(rng.randrange(40)))
+    if rng.random() < 0.001:  # megabytes
+        unit = rng.choice([*TAGS, "x", "1", " ", "A. ", "a ", "\ud800", "[1,2,3,4],", "{", "\0", "<think></think>", "<answer>3</answer>", "wait, ", "\\text{", "<think>a</think>", "<answer></answer>"])
+        thinking = unit * (rng.randrange(1, 4) * 1_000_000 // len(unit))
+        return rng.choice(["T", "<think>T</think><answer>3</answer>", "<think>a</think><answer>T</answer>", "<answer>3</answer>T"]).replace("T", thinking)
+    pieces = rng.choice(SHAPES).replace("B", "\1B\1").replace("T", "\1T\1").split("\1")
+    thoughts = [loop, soup, answer, boxes, odd, redos]
+    return "".join({"B": lambda: rng.choice(BODIES)(rng, canary), "T": lambda: rng.choice(thoughts)(rng, canary)}.get(piece, lambda piece=piece: piece)() for piece in pieces)
+
+
+def calls(index, text):
+    """(reward, arguments) of every reward for completion number `index`: box rewards on a box gold, the others on a plain one, accuracy on both."""
+    plain, boxed = PLAIN[index % len(PLAIN)], BOXED[index % len(BOXED)]
+    counts = ((0, 0), (500, 512), (10**9, 512), (-1, 7))[index % 4]
+    for name in rewards.REWARDS:
+        for gold in [boxed] if name in rewards.NEEDS_BOXES else [plain, boxed] if name == "accuracy" else [plain]:
+            yield name, (text, gold, *(counts if name in rewards.NEEDS_TOKENS else ()))
+
+
+def in_range(name, score):
+    allowed = rewards.RANGES[name]
+    return type(score) is float and (score in allowed if isinstance(allowed, set) else allowed[0] <= score <= allowed[1])  # nan is in no range
+
+
+def run(seed, first, last, canary):
+    """{"calls", "wrong", "slow": calls over LIMIT, "slowest", "cpu": most seconds of CPU} of completions first..last-1; a call is (wall seconds, CPU seconds of this thread, reward, index, start of the text)."""
+    result = {"calls": 0, "wrong": [], "slow": [], "slowest": (0.0, 0.0, "", 0, ""), "cpu": 0.0}
+    for index in range(first, last):
+        text = completion(seed, index, canary)
+        for name, arguments in calls(index, text):
+            wall, cpu = time.perf_counter(), time.thread_time()
+            try:
+                score = rewards.REWARDS[name](*arguments)
+            except Exception as error:
+                score = error
+            wall, cpu = time.perf_counter() - wall, time.thread_time() - cpu
+            call = (wall, cpu, name, index, ascii(text[:60]))
+            result["calls"] += 1
+            result["slowest"], result["cpu"] = max(result["slowest"], call), max(result["cpu"], cpu)
+            if wall > LIMIT:
+                result["slow"].append(call)
+            if not in_range(name, score):
+                result["wrong"].append((name, index, ascii(score), ascii(text[:200])))
+    return result
+
+
+def again(seed, call, canary):
+    """Best wall time of three more tries, alone: a busy machine can hold up any call once, a slow pattern is slow always."""
+    _, _, name, index, _ = call
+    text, best = completion(seed, index, canary), float("inf")
+    for arguments in [a for n, a in calls(index, text) if n == name] * 3:
+        rewards._ask_worker.cache_clear()
+        start = time.perf_counter()
+        rewards.REWARDS[name](*arguments)
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument("--n", type=int, default=100_000, help="completions")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--threads", type=int, default=4)
+    p.add_argument("--processes", type=int, default=2)
+    args = p.parse_args()
+    rewards.symbolically_equal("x+1", "1+x")  # a worker's imports are not counted: it is up before the clock runs
+    canary = os.path.join(tempfile.mkdtemp(), "canary")
+    alone, in_threads = args.n * 3 // 5, args.n * 4 // 5
+    start, results = time.perf_counter(), []
+    results.append(("main thread", run(args.seed, 0, alone, canary)))
+    for kind, pool, first, last in [(f"{args.threads} threads", ThreadPoolExecutor(args.threads), alone, in_threads), (f"{args.processes} processes", ProcessPoolExecutor(args.processes), in_threads, args.n)]:
+        with pool:
+            tasks = [pool.submit(run, args.seed, i, min(last, i + CHUNK), canary) for i in range(first, last, CHUNK)]
+            results += [(kind, task.result()) for task in tasks]
+    seconds = time.perf_counter() - start
+    n_calls, wrong = sum(r["calls"] for _, r in results), [w for _, r in results for w in r["wrong"]]
+    print(f"{args.n} completions, seed {args.seed}: {n_calls} calls of {len(rewards.REWARDS)} rewards in {seconds:.0f} s, {n_calls / seconds:.0f} calls per second; load average {os.getloadavg() if hasattr(os, 'getloadavg') else '?'}")
+    for kind in dict(results):
+        wall, cpu, name, index, text = max(r["slowest"] for k, r in results if k == kind)
+        print(f"  {kind}: slowest call {wall:.3f} s wall, {cpu:.3f} s CPU of its thread: {name} of completion {index}, {text}")
+    print(f"  most CPU in a call's own thread: {max(r['cpu'] for _, r in results):.3f} s")
+    slow = [(again(args.seed, call, canary), call) for _, r in results for call in r["slow"]]
+    print(f"  over {LIMIT} s wall: {len(slow)} (other programs and threads on this machine count in wall time; each was tried again alone, best of three)")
+    for best, (wall, cpu, name, index, text) in slow:
+        print(f"    {wall:.3f} s wall, {cpu:.3f} s CPU, again {best:.3f} s: {name} of completion {index}, {text}")
+    ran = os.path.exists(canary)
+    print(f"  text run as code: {'YES' if ran else 'no'}; raised or out of range: {len(wrong)}")
+    for case in wrong[:20]:
+        print("   ", *case)
+    return int(ran or bool(wrong) or any(best > LIMIT for best, _ in slow))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,735 @@
+r"""Run: python -m pytest -q tests/test_protocols.py        (about 15 s on CPU, importing torch and sympy; no network)
+
+Two columns everywhere: ours (rewards.REWARDS, or the protocol's scorer), and what the original computes. The original's numbers are those measured on the
+projects' own functions (facts/rl_family.md sections 1b, 3b, 5b, 6b, 9e and E); where only a rule is known and no number, the case says "by rule".
+"""
+import hashlib
+import json
+import math
+import os
+import random
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import data
+import evaluate
+import protocols
+import rewards
+import utils
+
+ROOT = Path(__file__).resolve().parents[1]
+GEOQA = ROOT.parent / "shared" / "data" / "records" / "r1v_geoqa.jsonl"
+ORIGINAL = protocols.ORIGINALS
+THINK = "<think>a</think>"
+
+
+def example(answer="x", choices=None, **meta):
+    return SimpleNamespace(answer=answer, choices=choices, meta=meta, id="7")
+
+
+def boxes(*corners, label=None):
+    return [{"bbox_2d": list(box[:4]), "label": box[4] if len(box) > 4 else label} for box in corners]
+
+
+def box_example(gold, box_format="pixels", size=(1000, 1000), **meta):
+    return example(json.dumps(gold), boxes=gold, size=list(size), box_format=box_format, **meta)
+
+
+# ------------------------------------------------------------------------------------------------------------- accuracy, by text
+
+SIX = "<think>there are 4 cubes and 2 balls</think>"
+ACCURACY = [  # completion, gold, ours, R1-V, VLM-R1 (None: not measured)
+    (THINK + "<answer>3</answer>", "3", 1, 1, 1),
+    ("3", "3", 0, 1, 1),                                             # no tag: a parse failure
+    ("<think>I count 7</think><answer> seven</answer>", "7", 0, 1, 0),
+    (r"<think>\boxed{7}</think><answer>5</answer>", "7", 0, 1, 0),
+    (THINK + "<answer>3.0</answer>", "3", 1, 0, 1),
+    (THINK + "<answer>3 or 7</answer>", "7", 0, 1, 1),
+    (THINK + "<answer>7 or 3</answer>", "7", 0, 0, 0.286),
+    ("7 or 3", "7", 0, 0, 0.286),
+    (THINK + "<answer>145</answer>", "145°", 1, 0, 1),
+    (THINK + "<answer> 145 </answer>", "145°", 1, 1, None),
+    (THINK + "<answer>(A)</answer>", "A", 1, 0, 0),
+    (THINK + "<answer>A. cat</answer>", "A", 1, 0, 1),
+    (THINK + "<answer>\nA\n</answer>", "A", 1, 0, 1),
+    (THINK + "<answer>yes</answer>", "Yes", 1, 0, 1),
+    (THINK + "<answer>1/2</answer>", "0.5", 1, 0, 1),
+    (THINK + r"<answer>$\frac{1}{2}$</answer>", "0.5", 1, 1, 1),
+    (THINK + "<answer>√3</answer>", r"\sqrt{3}", 1, 0, 0.2),
+    (THINK + "<answer>1,000</answer>", "1000", 1, 0, 1),
+    (THINK + "<answer>70%</answer>", "70", 1, 0, 1),
+    ("", "3", 0, 0, 0),
+    ("<answer></answer>", "3", 0, 0, 0),
+    (SIX + "<answer>6</answer>", "2", 0, 1, None),                   # "6" glued to its tags is not read; the 2 of the thinking is
+    (SIX + "<answer>6</answer>", "6", 1, 1, None),
+    (SIX + "\n<answer> 6 </answer>", "2", 0, 0, None),
+    ("<think>The final answer is $7$.</think><answer>5</answer>", "7", 0, 1, None),
+    (THINK + "<answer>7.0</answer>", "7", 1, 0, None),
+    (THINK + "<answer> 7.0 </answer>", "7", 1, 1, None),
+]
+
+
+@pytest.mark.parametrize("completion, gold, ours, r1v, vlmr1", ACCURACY, ids=range(len(ACCURACY)))
+def test_accuracy(completion, gold, ours, r1v, vlmr1):
+    e = example(gold)
+    assert rewards.REWARDS["accuracy"](completion, e) == ours
+    assert ORIGINAL["r1v_accuracy"](completion, e) == r1v
+    if vlmr1 is not None:
+        assert ORIGINAL["vlmr1_accuracy"](completion, e) == pytest.approx(vlmr1, abs=5e-4)
+
+
+@pytest.mark.parametrize("text, parsed", [("A", None), ("√{3}", None), (r"\sqrt{3}", None), (r"2\sqrt{3}", "2"), (r"\frac{1}{2}", "1/2"), ("3cm", "3"), ("240πcm^{2}", "240"), ("9米", "9"),
+                                          ("1,000", "1000"), ("3 or 7", "7"), ("<answer>3</answer>", None), ("<answer> 3 </answer>", "3"), ("8√{3}", "8"), (" 737-800 ", "-63")])
+def test_what_math_verify_reads_in_its_default_setting(text, parsed):
+    """The reason for half of the bugs. 0.9.0, installed here, reads these as 0.5.2, pinned by R1-V. Of 1,536 further comparisons (51 golds, GEOQA's and such, 16 kinds of text)
+    the two differed in 20: LaTeX with a unit glued to its number, "$8m$", is 8 to 0.9.0 and 8*m to 0.5.2."""
+    assert protocols.verify(text, text) == (parsed is not None)
+    if parsed:
+        assert protocols.verify(text, parsed) and not protocols.verify(text, "5555")
+
+
+FORMAT = [  # completion, R1-V, open-r1-multimodal, ours (format)
+    (THINK + "<answer>b</answer>", 1, 1, 1),
+    ("<think>a</think>\n<answer>b</answer>", 1, 1, 1),
+    ("<think>a\nb</think>\n\n<answer>b</answer>", 1, 0, 1),
+    (THINK + "<answer>b</answer>\n", 0, 1, 1),
+    (" " + THINK + "<answer>b</answer>", 0, 0, 1),
+    (THINK + "<answer>b</answer> extra", 0, 1, 0),
+    (THINK + THINK + "<answer>b</answer>", 1, 1, 0),
+    (THINK + "<answer>b</answer><answer>c</answer>", 1, 1, 0),
+    (THINK + " so <answer>b</answer>", 0, 0, 0),
+    ("<think></think><answer></answer>", 1, 1, 0),
+    ("<answer>b</answer>", 0, 0, 0),
+    ("<think>a<answer>b</answer></think><answer>c</answer>", 1, 1, 0),
+]
+
+
+@pytest.mark.parametrize("completion, strict, lenient, ours", FORMAT, ids=range(len(FORMAT)))
+def test_format(completion, strict, lenient, ours):
+    assert (ORIGINAL["r1v_format"](completion), ORIGINAL["open_r1_format"](completion)) == (strict, lenient)
+    assert rewards.REWARDS["format"](completion, None) == ours
+
+
+def test_tags_without_backtracking_are_the_regexes_of_the_originals():
+    """first_answer, last_answer, r1v_format and vlmr1_format_rec are linear; on small texts they agree with the patterns they stand for."""
+    draw = random.Random(0)
+    pieces = ["<think>", "</think>", "<answer>", "</answer>", "\n", " ", "a", "{", "}", "[1, 2, 3, 4]"]
+    rec = re.compile(r"<think>.*?</think>\s*<answer>.*?\{.*\[\d+,\s*\d+,\s*\d+,\s*\d+\].*\}.*?</answer>", re.DOTALL)
+    for _ in range(5000):
+        text = "".join(draw.choices(pieces, k=draw.randint(1, 14)))
+        found = [re.search("<answer>(.*?)</answer>", text, flags) for flags in (re.DOTALL, 0)]
+        assert [protocols.first_answer(text), protocols.first_answer(text, dotall=False)] == [m and m[1] for m in found]
+        assert protocols.last_answer(text) == (re.findall("<answer>(.*?)</answer>", text, re.DOTALL) or [None])[-1]
+        assert ORIGINAL["r1v_format"](text) == bool(re.fullmatch(r"<think>.*?</think>\s*<answer>.*?</answer>", text, re.DOTALL))
+        assert ORIGINAL["vlmr1_format_rec"](text) == bool(rec.search(text))
+
+
+@pytest.mark.parametrize("said, right", [("A.", 0), ("The answer is A", 1), ("(A)", 1), ("A", 1), ("[A]", 1), ("B then A", 1), ("A then (B)", 0), ("Apple", 0)])
+def test_visualthinker_takes_the_last_standalone_letter(said, right):
+    assert ORIGINAL["visualthinker_accuracy"](f"{THINK}<answer>{said}</answer>", example("A")) == right
+    ours = rewards.REWARDS["mcq"](f"{THINK}<answer>{said}</answer>", example("A"))
+    assert ours == (said in ("A.", "(A)", "A", "[A]"))               # a sentence is no letter, two letters are none
+
+
+@pytest.mark.parametrize("text, letter", [("A", "A"), ("A. cat", "A"), ("The answer is B", "B"), ("(A)", None), ("A)", None), ("Option C is right.", None), ("I think A, but B.", "A"), ("I.", "I")])
+def test_vlmr1_letter(text, letter):
+    assert protocols.extract_choice(text) == letter
+
+
+@pytest.mark.parametrize("said, gold, ours, original", [("A", "A", 1, 1), ("A", "(A)", 1, 0), ("(A)", "A", 1, 0), ("B. dog", "B", 1, 1), ("", "B", 0, 0), ("I think A, but B.", "B", 0, 0)])
+def test_mcq(said, gold, ours, original):
+    completion = f"{THINK}<answer>{said}</answer>"
+    assert (rewards.REWARDS["mcq"](completion, example(gold)), ORIGINAL["vlmr1_mcq"](completion, example(gold))) == (ours, original)
+
+
+@pytest.mark.parametrize("said, gold, ours, original", [("Yes", "yes", 1, 1), ("No.", "no", 1, 1), ("I do not know", "no", 0, 1), ("maybe", "perhaps", 0, 1), ("yes", "no", 0, 0)])
+def test_yes_no(said, gold, ours, original):
+    completion = f"{THINK}<answer>{said}</answer>"
+    assert (rewards.REWARDS["yes_no"](completion, example(gold)), ORIGINAL["vlmr1_yes_no"](completion, example(gold))) == (ours, original)
+
+
+def test_all_match():
+    for text, ours, original in ((f"{THINK}<answer> Click\nOK. </answer>", 1, 1), ("click ok", 0, 1)):
+        assert (rewards.REWARDS["all_match"](text, example("click OK")), ORIGINAL["vlmr1_all_match"](text, example("click OK"))) == (ours, original)
+
+
+@pytest.mark.parametrize("tokens, vlmr1", [(0, 1.0), (256, 0.9268), (512, 0.75), (1024, 0.5), (1536, 0.75), (2048, 1.0)])
+def test_length(tokens, vlmr1):
+    """VLM-R1's is periodic and the same for a wrong answer; VisualThinker's has no end. Ours falls and stays down, and a wrong answer is below every right one."""
+    right, wrong, e = f"{THINK}<answer>3</answer>", f"{THINK}<answer>4</answer>", example("3")
+    assert ORIGINAL["vlmr1_length"](wrong, e, tokens, 1024) == pytest.approx(vlmr1, abs=5e-5)
+    assert ORIGINAL["visualthinker_length"](right, e, tokens, 1024) == pytest.approx(0.001 * tokens)
+    assert rewards.REWARDS["cosine"](right, e, tokens, 1024) == pytest.approx(vlmr1 if tokens <= 1024 else 0.5, abs=5e-5)
+    assert rewards.REWARDS["cosine"](wrong, e, tokens, 1024) <= 0
+    assert rewards.REWARDS["length"](right, e, tokens, 1024) == pytest.approx(min(1, 0.001 * tokens))
+
+
+def test_repetition():
+    same = "a a a a a a a a"
+    assert ORIGINAL["vlmr1_repetition"](same) == rewards.REWARDS["repetition"](same, None) == pytest.approx(-2 / 3)
+    assert ORIGINAL["vlmr1_repetition"]("a a a a a") == 0 > rewards.REWARDS["repetition"]("a a a a a", None)     # by rule: fewer than six words
+    twice = '```json\n[{"bbox_2d": [1, 2, 3, 4], "label": "a"}, {"bbox_2d": [1, 2, 3, 4], "label": "a"}]\n```'
+    assert ORIGINAL["vlmr1_repetition"](twice) == -0.5 and ORIGINAL["vlmr1_repetition"]("") == 0                    # by rule
+
+
+def test_indel_ratio():
+    """2 LCS / (len a + len b), against the quadratic recurrence."""
+    def slow(a, b):
+        row = [0] * (len(b) + 1)
+        for x in a:
+            row = step(row, x, b)
+        return 2 * row[-1] / (len(a) + len(b)) if a or b else 1.0
+
+    def step(row, x, b):
+        new = [0]
+        for j, y in enumerate(b):
+            new.append(row[j] + 1 if x == y else max(row[j + 1], new[j]))
+        return new
+
+    assert protocols.indel_ratio("7 or 3", "7") == pytest.approx(2 / 7) and protocols.indel_ratio("√3", r"\sqrt{3}") == pytest.approx(0.2)
+    draw = random.Random(1)
+    for _ in range(300):
+        a, b = ("".join(draw.choices("abc", k=draw.randint(0, 9))) for _ in range(2))
+        assert protocols.indel_ratio(a, b) == pytest.approx(slow(a, b)) == pytest.approx(protocols.indel_ratio(b, a))
+
+
+# --------------------------------------------------------------------------------------------------------------------- boxes
+
+TWO = boxes((0, 0, 100, 100), (200, 200, 300, 300), label="a")
+
+
+def fenced(*corners):
+    return f"{THINK}<answer>```json\n{json.dumps(boxes(*corners, label='a'))}\n```</answer>"
+
+
+WEIGHTED = [  # predicted, ours, VLM-R1's weighted_sum, its od_ap50 and odLength at IoU 1 (by rule: spam costs odLength only)
+    (((0, 0, 100, 100), (200, 200, 300, 300)), 1.0, 1.0),
+    (((0, 0, 100, 100),), 0.575, 0.575),
+    (((0, 0, 100, 100, "b"),), 0.0, 0.225),
+    (((0, 0, 100, 100), (200, 200, 300, 300), (500, 500, 600, 600), (700, 700, 800, 800)), 0.925, 0.925),
+    (((0, 0, 100, 50),), 0.40, 0.40),
+]
+
+
+@pytest.mark.parametrize("predicted, ours, original", WEIGHTED, ids=["exact", "one of two", "wrong label", "two and junk", "IoU exactly half"])
+def test_weighted_sum(predicted, ours, original):
+    e = box_example(TWO)
+    assert rewards.REWARDS["weighted_sum"](fenced(*predicted), e) == pytest.approx(ours)
+    assert ORIGINAL["vlmr1_weighted_sum"](fenced(*predicted), e) == pytest.approx(original)
+
+
+def test_map_is_hacked_by_unknown_labels_and_by_spam():
+    e, right = box_example(TWO), [(0, 0, 100, 100), (200, 200, 300, 300)]
+    junk = [(500 + i, 500, 600 + i, 600) for i in range(4)]
+    unknown = [(500 + i, 500, 600 + i, 600, "zzz") for i in range(4)]
+    rows = {"exact": (right, 1, 1, 1), "one": (right[:1], 51 / 101, 51 / 101, 51 / 101), "spam": (right + junk, 1, 1, 1 / 3), "unknown labels": (right + unknown, 1, 1, 1 / 3), "nothing": ([], 0, 0, 0)}
+    for name, (predicted, *wanted) in rows.items():
+        assert [ORIGINAL[k](fenced(*predicted), e) for k in ("vlmr1_od_ap", "vlmr1_od_ap50", "vlmr1_od_length")] == pytest.approx(wanted), name
+    for name in ("spam", "unknown labels"):
+        assert rewards.REWARDS["od_ap"](fenced(*rows[name][0]), e) < 0.6
+    empty = box_example([])
+    assert ORIGINAL["vlmr1_od_ap"]("<answer>None</answer>", empty) == rewards.REWARDS["od_ap"]("<answer>None</answer>", empty) == 1
+    assert ORIGINAL["vlmr1_od_ap"]("None", empty) == 0               # no tag
+
+
+def test_referring_expressions():
+    """VLM-R1 trains on the first box and evaluates the last; both are integers in pixels of the resized image. Two boxes are half an answer here."""
+    gold, off = [100, 100, 200, 200], [300, 300, 400, 400]
+    e = box_example(boxes(gold), "resized", size=(1000, 500), resized=[500, 500])
+    seen = [[50, 100, 100, 200], [150, 300, 200, 400]]              # the same two as the model saw them
+    say = lambda *found: f"{THINK}<answer>{json.dumps([{'bbox_2d': box} for box in found])}</answer>"
+    cases = [(say(seen[0]), 1, 1, 1), (say(seen[0], seen[1]), 0.5, 1, 0), (say(seen[1], seen[0]), 0.5, 0, 1), (say([50.0, 100.0, 100.0, 200.0]), 1, 0, 0), (f"{THINK}I see none", 0, 0, 0)]
+    for completion, ours, reward, evaluated in cases:
+        assert rewards.REWARDS["iou"](completion, e) == pytest.approx(ours)
+        assert [ORIGINAL[k](completion, e) for k in ("vlmr1_iou", "vlmr1_rec")] == pytest.approx([reward, evaluated])
+    assert ORIGINAL["vlmr1_iou_hard"](cases[0][0], e) == 1
+    e = box_example(boxes((0, 0, 10, 10)))                           # an overlap one pixel wide: none there, 1/19 of the union here
+    assert ORIGINAL["vlmr1_iou"](say([9, 0, 19, 10]), e) == 0 < rewards.REWARDS["iou"](say([9, 0, 19, 10]), e)
+    assert ORIGINAL["vlmr1_iou"](say([0, 0, 10, 20]), e) == rewards.REWARDS["iou"](say([0, 0, 10, 20]), e) == 0.5
+    assert ORIGINAL["vlmr1_format_rec"](say(gold)) == 1 and ORIGINAL["vlmr1_format_rec"](f"{THINK}<answer>[1, 2, 3, 4]</answer>") == 0
+
+
+FLOWERS = boxes((100, 100, 300, 152), (500, 500, 600, 557))
+NEAR = [(100, 102, 300, 152), (500, 501, 600, 557)]                  # IoU 50/52 and 56/57; other y1, or math-verify pays them 1.0
+JUNK = [(800, 801, 850, 850), (900, 901, 950, 950)]
+
+
+def positions(*scored):
+    return "[" + ", ".join(f"{{'Position': {list(box)}, 'Confidence': {c}}}" for box, c in scored) + "]"
+
+
+RFT = {  # answer: (ours iou, ours confidence, Visual-RFT's iou, Visual-RFT's confidence)
+    "both .9": (positions((NEAR[0], .9), (NEAR[1], .9)), .972, .9, .972, .9),
+    "both .5": (positions((NEAR[0], .5), (NEAR[1], .5)), .972, .5, .972, .5),
+    "one .9": (positions((NEAR[0], .9)), .481, .45, .481, .9),
+    "two and junk": (positions((NEAR[0], .9), (NEAR[1], .9), (JUNK[0], .9), (JUNK[1], .1)), .486, .6, .486, .7),
+    "junk of confidence 0": (positions((JUNK[0], 0)), 0, 0, 0, 1.0),
+    "confidence 1.5": (positions((NEAR[0], 1.5), (NEAR[1], 1.5)), .972, 1, .972, 1),
+    "no confidence": (f"[{{'Position': {list(NEAR[0])}}}]", .481, 0, 0, 0),
+    "the right y1 only": (positions(((800, 100, 850, 850), .3)), 0, 0, 1, 1),
+    "several lines": (positions((NEAR[0], .9), (NEAR[1], .9)).replace("{", "\n{"), .972, .9, 0, 0),
+}
+
+
+@pytest.mark.parametrize("answer, iou, confidence, their_iou, their_confidence", RFT.values(), ids=RFT)
+def test_visual_rft_detection(answer, iou, confidence, their_iou, their_confidence):
+    e, completion = box_example(FLOWERS, "norm1000"), f"{THINK}<answer>{answer}</answer>"
+    assert [ORIGINAL[k](completion, e) for k in ("visualrft_iou", "visualrft_confidence")] == pytest.approx([their_iou, their_confidence], abs=5e-4)
+    assert [rewards.REWARDS[k](completion, e) for k in ("accuracy_iou", "accuracy_confidence")] == pytest.approx([iou, confidence], abs=5e-3)
+
+
+def test_visual_rft_detection_without_an_answer():
+    e, empty = box_example(FLOWERS, "norm1000"), box_example([], "norm1000")
+    cut = f"{THINK}<answer>[{{'Position': {list(NEAR[0])}, 'Confidence': 0.9}}, {{'Posi"
+    mentioned = "<think> I see 100 </think><answer>[]</answer>"      # the y1 of the first gold box
+    for name in ("visualrft_iou", "visualrft_confidence"):
+        assert ORIGINAL[name](cut, e) == 0
+        assert ORIGINAL[name](mentioned, e) == 1
+        assert ORIGINAL[name](f"{THINK}<answer>No Objects</answer>", empty) == 0
+    for name in ("accuracy_iou", "accuracy_confidence"):
+        assert rewards.REWARDS[name](mentioned, e) == 0 and rewards.REWARDS[name](f"{THINK}<answer>No Objects</answer>", empty) == 1
+
+
+LISA = [  # answer, ours, Visual-RFT's: GIoU + 1
+    ("(100,100),(200,200)", 2.0, 2.0), ("(100,100),(200,150)", 1.5, 1.5), ("(300,300),(400,400)", 0.222, 0.222), ("(200,200),(100,100)", 2.0, 2.0),
+    ("(100,100),(200,200),(150,150),(250,250)", 1.0, 1.25), ("nothing", 0.0, 0.0),
+]
+
+
+@pytest.mark.parametrize("answer, ours, original", LISA, ids=[answer for answer, _, _ in LISA])
+def test_lisa(answer, ours, original):
+    """Swapped corners: 2.0 in both, but there because a negative width times a negative height passes, here because corners are put in order."""
+    e = box_example(boxes((100, 100, 200, 200)), "norm1000")
+    completion = f"{THINK}<answer>{answer}</answer>"
+    assert ORIGINAL["visualrft_lisa"](completion, e) == pytest.approx(original, abs=5e-4)
+    assert rewards.REWARDS["giou"](completion, e) == pytest.approx(ours, abs=5e-4)
+
+
+def test_lisa_far_apart():
+    e, completion = box_example(boxes((0, 0, 90, 90)), "norm1000"), f"{THINK}<answer>(900,900),(990,990)</answer>"
+    assert ORIGINAL["visualrft_lisa"](completion, e) == pytest.approx(0.017, abs=5e-4) == pytest.approx(rewards.REWARDS["giou"](completion, e), abs=5e-4)     # 2 / 121
+    swapped = box_example(boxes((100, 100, 200, 200)), "norm1000")
+    assert ORIGINAL["visualrft_lisa"](f"{THINK}<answer>(250,250),(150,150)</answer>", swapped) > rewards.REWARDS["giou"](f"{THINK}<answer>(250,250),(150,150)</answer>", swapped)
+
+
+@pytest.mark.parametrize("said, gold, ours, original", [("", "lily", 0, 1), ("A", "A320", 0, 1), ("rose or lily", "lily", 0, 1), ("737-800", "737-800", 1, 1), ("Boeing 737-800", "737-800", 1, 1),
+                                                        ("Water Lily", "water_lily", 1, 1), ("rose", "lily", 0, 0)])
+def test_classification(said, gold, ours, original):
+    completion = f"{THINK}<answer>{said}</answer>"
+    assert rewards.REWARDS["classification"](completion, example(gold)) == ours
+    assert ORIGINAL["visualrft_classification"](completion, example(gold)) == ORIGINAL["visualrft_classification_eval"](completion, example(gold)) == original
+
+
+def test_classification_goes_through_a_numeric_verifier_there():
+    assert ORIGINAL["visualrft_classification"](f"{THINK}<answer> 737-800 </answer>", example(" -63 ")) == 1       # by rule: a subtraction
+    assert ORIGINAL["visualrft_classification_eval"]("lily", example("lily")) == 0                                 # no tag
+
+
+@pytest.mark.parametrize("completion, gold, original", [
+    ("<answer>9</answer>", "2", 1.0), ("<answer>9</answer>", "336", 1.0), ("9", "2", 0.0), (f"{THINK}<answer>9</answer>", "27", 1.5),        # the gold cannot be read: anything is right
+    (f"{THINK}<answer>$27$</answer>", "$27$", 0.5), (rf"{THINK}<answer>\boxed{{27}}</answer>", "$27$", 1.5), (rf"{THINK}<answer>\boxed{{28}}</answer>", "$27$", 0.5),
+    (rf"{THINK} <answer>\boxed{{27}}</answer>", "$27$", 1.0)])
+def test_align_anything(completion, gold, original):
+    assert ORIGINAL["align_math_verifier"](completion, example(gold)) == original
+    assert rewards.REWARDS["accuracy"](completion, example(gold)) == ("27" in completion)
+
+
+# ------------------------------------------------------------------------------------------ text is never run, and always ends
+
+CODE = ["__import__('os').system('touch {0}')", " __import__('os').system('touch {0}') ", "$__import__('os').system('touch {0}')$", r"\boxed{{__import__('os').system('touch {0}')}}",
+        "1/2+__import__('os').system('touch {0}')", "answer: 1+(lambda: open('{0}', 'w'))()", r"$\text{{__import__('os').system('touch {0}')}}$", r"\(open('{0}','w')\)", "1 + 1;import os;os.system('touch {0}')",
+        "\\[ exec(\"open('{0}','w')\") \\]", "9 - (open('{0}', 'w'))", r"$\operatorname{{open}}('{0}', 'w')$", "＿＿import＿＿(ｏｓ).system(touch {0})", "1*\n__import__('os').system('touch {0}')"]
+
+
+def test_no_text_is_run_as_code(tmp_path):
+    target = tmp_path / "run"
+    for text in CODE:
+        text = text.format(target)
+        for first, second in ((text, "1"), ("1", text), (f"<answer> {text} </answer>", text)):
+            try:
+                protocols.verify(first, second)
+                protocols._ask("latex", first, second)
+                protocols._ask("strings", first, [second], [second])
+            except TimeoutError:
+                pass
+    assert not target.exists()
+
+
+def test_only_digits_and_operators_reach_eval():
+    """sympy.parse_expr gets what math-verify's pattern calls `expr`: of random text made of what code needs, never a letter, quote, comma or bracket."""
+    from math_verify import ExprExtractionConfig, parser
+    patterns = [pattern for pattern, _ in parser.lazy_expr_regex(ExprExtractionConfig())]
+    draw, reached = random.Random(2), 0
+    pieces = list("0123456789.+-*/^() ×÷\n\t_'\"[]{}:;,=abcxyzλ٣½") + ["__import__('os')", "open", "answer is ", "answer: ", "final answer is ", " 1/2", "(1+2)", "$", "**", "\u2028"]
+    for _ in range(20000):
+        text = "".join(draw.choices(pieces, k=draw.randint(3, 25)))
+        for pattern in patterns:
+            for found in pattern.finditer(text):
+                expr = found.groupdict().get("expr")
+                if expr:
+                    reached += 1
+                    assert re.fullmatch(r"[\d.\s+\-*/^()×÷]+", expr), (text, expr)
+    assert reached > 500
+
+
+def test_none_of_that_code_reaches_eval(monkeypatch, tmp_path):
+    """The same from the other end: what parse_expr is called with, here in this process, for texts that are code."""
+    from math_verify import parser
+    seen, before = [], parser.parse_expr
+    monkeypatch.setattr(parser, "parse_expr", lambda text, **options: [seen.append(text), before(text, **options)][1])
+    for text in CODE:
+        text = text.format(tmp_path / "run")
+        for said in (text, f"1 {text}", f"answer: 3*{text}", f"${text}$", f"7/2 {text}"):
+            for kind, more in (("default", ()), ("latex", ()), ("strings", (["a"],))):
+                protocols._compare(kind, said, ["1"] if more else "1", *more)
+    assert seen and all(re.fullmatch(r"[\d.\s+\-*/()×÷]+", text) for text in seen) and not (tmp_path / "run").exists()
+
+
+def test_the_workers_process_cannot_get_out(tmp_path):
+    """The limits of the worker, in a process of their own: no program, no file, no socket; reading and importing still work."""
+    code = f"""
+import os, socket, subprocess, sys
+sys.path.insert(0, {str(ROOT)!r})
+import protocols
+protocols._limit()
+for attempt in (lambda: os.system('touch {tmp_path}/a'), lambda: subprocess.run(['touch', '{tmp_path}/b']), lambda: open('{tmp_path}/c', 'w'), lambda: os.open('{tmp_path}/d', os.O_CREAT | os.O_WRONLY),
+                lambda: socket.create_connection(('127.0.0.1', 9)), lambda: os.mkdir('{tmp_path}/e'), lambda: os.remove(protocols.__file__), lambda: bytearray(1 << 40)):
+    try:
+        attempt()
+    except (PermissionError, MemoryError):
+        continue
+    print('got out')
+import wave
+print(len(open(protocols.__file__).read()) > 1000)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == ["True"], done.stdout + done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_takes_too_long_counts_as_wrong_and_is_counted(monkeypatch):
+    monkeypatch.setattr(protocols._worker, "seconds", 2)
+    records = [{"prediction": "<answer> 9**9**9**9 - 1 </answer>", "answer": "3"}, {"prediction": "<answer> 3 </answer>", "answer": "3"}]
+    result, rows = protocols.score(records, "geoqa")
+    assert rows[0]["accuracy_original"] == 0 and rows[0]["original_timeout"] and result["original_timeouts"] == 1
+    assert rows[1]["accuracy_original"] == 1 and result["accuracy"] == 0.5 and result["disagreements"] == 0
+
+
+def test_texts_that_break_things_are_scored_all_the_same(monkeypatch):
+    """Each original ends on each, in its range or by TimeoutError. (The fuzz test of the rewards is in test_rewards.py; the originals never train.)"""
+    monkeypatch.setattr(protocols._worker, "seconds", 2)
+    nasty = ["", "\x00", "\ud800", "<answer>" * 3000, "</think><answer>" * 2000, "{" * 5000, "[" * 5000, "<answer>" + "[" * 3000 + "</answer>", "```json" + "[" * 3000 + "```",
+             "<answer>" + "9" * 5000 + "</answer>", "<answer> " + "\\frac{" * 100 + " </answer>", "\u202e<answer>3</answer>", "Answer: " * 500, "[{" * 500 + "}]" * 500, "<think>" * 3000,
+             "<answer>[{'Position': [1, 2], 'Confidence': 'x'}]</answer>", '<answer>```json [{"bbox_2d": [1, 2, "x", NaN], "label": 3}]```</answer>', "<answer>(0,0),(0,0)</answer>"]
+    e = example("3", ["3", "4"], boxes=boxes((1, 2, 3, 4)), size=[1000, 1000])
+    for name, function in ORIGINAL.items():
+        for text in nasty:
+            try:
+                value = function(text, e, *((10, 20) if name in protocols.NEEDS_TOKENS else ()))
+            except TimeoutError:
+                continue
+            assert isinstance(value, float) and -1 <= value <= 2, (name, text[:30])
+
+
+# ---------------------------------------------------------------------------------------------------------- the protocols
+
+def test_every_protocol_is_asked_in_a_known_way():
+    for name, recipe in protocols.PROTOCOLS.items():
+        assert recipe["template"] in data.TEMPLATES and (recipe["original"] is None or recipe["original"] in ORIGINAL), name
+    assert {"superclevr", "geoqa", "cvbench", "rec", "lisa", "detection", "classification", "chartqa", "tabmwp", "m3cot"} == set(protocols.PROTOCOLS)
+
+
+@pytest.mark.parametrize("text, read", [
+    ("<answer> 3 </answer>", "3"), ("Answer: 4\n<answer>3</answer>", "3"), ("Solution:\n1. x\nAnswer: B", "B"), ("Solution:\n\nAnswer:\n\n Yes\nmore", "Yes"), ("Answer: 3\nAnswer: 4", "4"),
+    ("The final answer: 12 cm", "12 cm"), ("**Answer:** B", "B"), ("answer : 7", "7"), ("Answer: 3\nAnswer:", None), ("the answer is 3", None), ("", None), ("Answer: 3</answer>", None),
+    ("<think>Answer: 3", None), ("<think>Answer: 3</think> so Answer: 4", "4"), ("bananswer: 3", None), ("Final Answer:\t5", "5")])
+def test_answer_line(text, read):
+    assert protocols.answer_line(text) == read
+
+
+RELAXED = [  # said, gold, ours, R3V's
+    ("5.2", "5", 1, 1), ("5.26", "5", 0, 0), ("5.25", "5", 1, 1), ("4.75", "5", 1, 1), ("4.74", "5", 0, 0), ("14%", "14", 1, 0), ("14", "14%", 1, 0), ("$1,000", "1000", 1, 0), ("0.0", "0", 1, 1),
+    ("0", "0.0", 1, 1), ("0.01", "0", 0, 0), ("2019", "2018", 0, 1), ("2018", "2018", 1, 1), ("2018.0", "2018", 1, 1), ("1900", "1990", 1, 1), ("-5", "5", 0, 0), ("Yes", "yes", 1, 1), ("Blue.", "blue", 1, 0),
+    ("red", "blue", 0, 0), ("70%", "0.7", 0, 0), ("3 or 5", "5", 0, 0), ("nan", "5", 0, 0)]
+
+
+@pytest.mark.parametrize("said, gold, ours, original", RELAXED)
+def test_chartqa_relaxed(said, gold, ours, original):
+    row = protocols.score([{"prediction": f"Solution:\n1. ...\nAnswer: {said}", "answer": gold}], "chartqa")[1][0]
+    assert (row["accuracy"], row["accuracy_original"]) == (ours, original)
+
+
+def test_r3v_takes_all_that_follows_the_first_answer():
+    row = protocols.score([{"prediction": "Answer: 3\nNo, Answer: 4", "label": "4"}], "chartqa")[1][0]
+    assert (row["accuracy"], row["accuracy_original"], row["extracted"]) == (1, 0, "4")
+
+
+@pytest.mark.parametrize("text, normal", [("$1,735.", "1735"), ("3/4", "0.75"), ("8.20", "8.2"), ("1/0", "1/0"), (r"\frac{1}{2}", "0.5"), ("\u22125", "-5"), ("1,000", "1000"), ("0.66666", "0.667"), ("6:30 A.M", "6:30 a.m")])
+def test_tabmwp_normal_form(text, normal):
+    assert protocols.tabmwp_normal(text) == normal
+
+
+CHOICES = ["shortage", "surplus"]
+TABMWP = [  # prediction, gold, choices, unit, ours, R3V's, why
+    ("Answer: B", "surplus", CHOICES, None, 1, 1), ("Answer: (B)", "surplus", CHOICES, None, 1, 0), ("Answer: surplus", "surplus", CHOICES, None, 1, 1), ("Answer: A", "surplus", CHOICES, None, 0, 0),
+    ("There is a surplus", "surplus", CHOICES, None, 0, 1),         # no answer: the most similar choice
+    ("Answer: $1,735.", "1735", None, None, 1, 1), ("Answer: 0.75", "3/4", None, None, 1, 1), ("Answer: 8.20", "8.2", None, None, 1, 1), ("Answer: 5 tokens", "5", None, "tokens", 1, 1), ("Answer: 5.0 tokens", "5", None, "tokens", 1, 0),
+    ("Answer: blue tokens", "blue", None, "tokens", 1, 1), ("Answer:\n10", "10", None, None, 1, 1),                  # there the last number, as luck has it
+    ("First 3 and then 10", "10", None, None, 0, 1), ("The answer is 12", "12", None, None, 0, 1)]
+
+
+@pytest.mark.parametrize("prediction, gold, choices, unit, ours, original", TABMWP)
+def test_tabmwp(prediction, gold, choices, unit, ours, original):
+    row = protocols.score([{"id": "33", "prediction": prediction, "answer": gold, "choices": choices, "unit": unit}], "tabmwp")[1][0]
+    assert (row["accuracy"], row["accuracy_original"]) == (ours, original)
+
+
+def test_r3v_draws_a_choice_for_a_letter_beyond_the_list():
+    """At random there; from the record's id here, so that a score can be repeated. Ours: no such choice, a parse failure."""
+    choices = ["a", "b", "c"]
+    rows = protocols.score([{"id": i, "prediction": "Answer: Z", "answer": "b", "choices": choices} for i in range(300)], "tabmwp")[1]
+    drawn = [choices[int(hashlib.sha256(str(i).encode()).hexdigest(), 16) % 3] == "b" for i in range(300)]
+    assert [row["accuracy_original"] == 1 for row in rows] == drawn and 70 < sum(drawn) < 130
+    assert not any(row["accuracy"] for row in rows) and all(row["extracted"] is None for row in rows)
+
+
+def test_tabmwp_splits():
+    records = [{"prediction": f"Answer: {i}", "answer": "1", "ques_type": "free_text", "ans_type": kind, "grade": grade} for i, kind, grade in ((1, "integer_number", 3), (2, "integer_number", 7), (1, "decimal_number", 8))]
+    by = protocols.score(records, "tabmwp")[0]["by"]
+    assert by["ans_type"] == {"decimal_number": {"accuracy": 1.0, "n": 1}, "integer_number": {"accuracy": 0.5, "n": 2}}
+    assert by["grades"] == {"1-6": {"accuracy": 1.0, "n": 1}, "7-8": {"accuracy": 0.5, "n": 2}} and set(by["grade"]) == {"3", "7", "8"} and by["ques_type"]["free_text"]["n"] == 3
+
+
+def test_superclevr():
+    cases = [("<answer> 4 </answer>", 4, 1, 1), ("<answer>4.0</answer>", 4, 1, 0), ("<answer>4 items</answer>", 4, 1, 0), ("4", 4, 0, 0), ("<think>it is <answer>4</answer> so</think><answer>5</answer>", 4, 0, 1)]
+    result, rows = protocols.score([{"prediction": text, "ground_truth": gold} for text, gold, _, _ in cases], "superclevr")
+    assert [(row["accuracy"], row["accuracy_original"]) for row in rows] == [case[2:] for case in cases]
+    assert result["parse_failures"] == 1 and result["disagreements"] == 3 and result["accuracy"] == 0.6 and result["accuracy_original"] == 0.4
+    assert (result["accuracy_low"], result["accuracy_high"]) == rewards.wilson(3, 5)
+
+
+def test_geoqa_roots():
+    """60 of 754 golds parse to their leading number, 17 to nothing: the right answer is wrong there, and the bare number right."""
+    cases = [(rf"{THINK}<answer>$8\sqrt{{3}}$</answer>", "8√{3}", 1, 0), (f"{THINK}<answer>8</answer>", "8√{3}", 0, 0), (f"{THINK}<answer> 8 </answer>", "8√{3}", 0, 1), (f"{THINK}<answer>√3</answer>", "√{3}", 1, 0),
+             (rf"{THINK}<answer>$240\pi$ cm²</answer>", "240πcm^{2}", 1, 0), ("so it is 140", "140°", 0, 1)]
+    rows = protocols.score([{"prediction": text, "answer": gold} for text, gold, _, _ in cases], "geoqa")[1]
+    assert [(row["accuracy"], row["accuracy_original"]) for row in rows] == [case[2:] for case in cases]
+
+
+def test_cvbench():
+    base = {"answer": "(B)", "choices": ["cat", "the dog"], "task": "Relation"}
+    cases = [("<answer>B</answer>", 1, 1), ("<answer>(B)</answer>", 1, 1), ("<answer>the dog</answer>", 1, 1), ("<answer>B. the dog</answer>", 1, 1), ("<answer>A</answer>", 0, 0), ("It must be B", 0, 1), ("<answer>a bird</answer>", 0, 0)]
+    result, rows = protocols.score([{**base, "prediction": text} for text, _, _ in cases], "cvbench")
+    assert [(row["accuracy"], row["accuracy_original"]) for row in rows] == [case[1:] for case in cases]
+    assert result["parse_failures"] == 2 and "cvbench" not in result  # no tag, and no choice
+
+
+def test_cvbench_average_is_the_published_one():
+    """Half 2D (itself half ADE20K, half COCO), half 3D, whatever the numbers of questions."""
+    right = {"ADE20K": [1, 0], "COCO": [1, 1, 1, 0], "Omni3D": [0, 0, 0, 0, 1]}
+    records = [{"prediction": f"<answer>{'A' if r else 'B'}</answer>", "answer": "(A)", "choices": ["x", "y"], "source": name, "task": "Depth" if name == "Omni3D" else "Count"} for name, rs in right.items() for r in rs]
+    result = protocols.score(records, "cvbench")[0]
+    assert result["cvbench"] == pytest.approx(((0.5 + 0.75) / 2 + 0.2) / 2) and result["accuracy"] == pytest.approx(5 / 11)
+    assert result["by"]["task"]["Count"] == {"accuracy": pytest.approx(4 / 6), "n": 6}
+
+
+def test_m3cot():
+    rows = protocols.score([{"prediction": text, "answer": "B", "choices": ["a cat", "a dog"], "domain": "science"} for text in ("Answer: B", "<answer>(b)</answer>", "Answer: a dog", "the point B", "Answer: both", "Answer: A")], "m3cot")[1]
+    assert [row["accuracy"] for row in rows] == [1, 1, 1, 0, 0, 0] and [row["extracted"] is None for row in rows] == [False, False, False, True, True, False]
+
+
+def test_rec():
+    say = lambda *found: f"<answer>{json.dumps([{'bbox_2d': box, 'label': 'man'} for box in found])}</answer>"
+    base = {"solution": [100, 100, 200, 200], "size": [1000, 500], "resized": [500, 500], "box_format": "resized"}
+    result, rows = protocols.score([{**base, "prediction": text} for text in (say([50, 100, 100, 200]), say([50, 100, 100, 151]), say([50, 100, 100, 150]), say([0, 0, 9, 9], [50, 100, 100, 200]), "[50, 100, 100, 200]")], "rec")
+    assert [row["accuracy"] for row in rows] == [1, 1, 0, 0, 0] and [row["accuracy_original"] for row in rows] == [1, 1, 0, 1, 0]
+    assert [row["iou"] for row in rows] == pytest.approx([1, 0.51, 0.5, 0.5, 0]) and result["mean_iou"] == pytest.approx(0.502) and result["parse_failures"] == 1
+
+
+def test_box_format_of_the_flag_and_of_the_record():
+    record = {"prediction": "<answer>[100, 100, 200, 200]</answer>", "answer": [200, 50, 400, 100], "width": 2000, "height": 500}
+    assert protocols.score([record], "rec")[0]["accuracy"] == 1      # thousandths
+    assert protocols.score([record], "rec", "pixels")[0]["accuracy"] == 0
+    assert protocols.score([{**record, "box_format": "norm1000"}], "rec", "pixels")[0]["accuracy"] == 1
+    with pytest.raises(ValueError, match="resized"):
+        protocols.score([record], "rec", "resized")
+
+
+def test_lisa_mean_iou():
+    records = [{"prediction": f"<answer>{box}</answer>", "answer": "(100,100),(300,300)"} for box in ("(100,100),(300,300)", "(100,100),(300,200)", "(500,500),(600,600)", "the man")]
+    result = protocols.score(records, "lisa")[0]
+    assert result["mean_iou"] == pytest.approx(1.5 / 4) and result["accuracy"] == 0.25 and result["parse_failures"] == 1 and "accuracy_original" not in result
+
+
+def test_detection_map():
+    """Two categories over three images, one query each: cats all found, the surer of two dog boxes is wrong: precision 1/2 from the first recall on."""
+    cat, dog = "<answer>[{'Position': [0, 0, 100, 100], 'Confidence': 1}]</answer>", "<answer>[{'Position': [100, 100, 200, 200], 'Confidence': 1}]</answer>"
+    ask = "Detect all objects belonging to the category '{}' in the image, and ..."
+    records = [{"prediction": cat.replace(": 1}", ": 0.9}"), "solution": cat, "problem": ask.format("cat")}, {"prediction": cat, "solution": cat, "problem": ask.format("cat")},
+               {"prediction": "<answer>[{'Position': [700, 700, 800, 800], 'Confidence': 0.9}, {'Position': [100, 100, 200, 200], 'Confidence': 0.5}]</answer>", "solution": dog, "category": "dog"}]
+    result = protocols.score(records, "detection")[0]
+    assert result["categories"]["cat"] == {"mAP": pytest.approx(1), "AP50": pytest.approx(1), "n": 2} and result["categories"]["dog"]["AP50"] == pytest.approx(0.5)
+    assert result["mAP"] == pytest.approx(0.75) and result["AP50"] == pytest.approx(0.75) and result["accuracy"] == pytest.approx(2 / 3)
+    nothing = protocols.score([{"prediction": "<answer>No Objects</answer>", "answer": "No Objects", "category": "cat"}], "detection")[0]
+    assert nothing["accuracy"] == 1 and nothing["mAP"] == 1
+
+
+def test_gold_boxes_in_every_notation():
+    wanted = [[100.0, 50.0, 300.0, 250.0]]
+    for gold in ([100, 50, 300, 250], [[100, 50, 300, 250]], [{"bbox_2d": [100, 50, 300, 250], "label": "a"}], '[{"bbox_2d": [100, 50, 300, 250]}]', "[100, 50, 300, 250]", [300, 250, 100, 50]):
+        assert [box["bbox_2d"] for box in protocols.gold_boxes(gold, {"size": [2000, 500]})] == wanted
+    for gold in ("<answer>[{'Position': [50, 100, 150, 500], 'Confidence': 1}]</answer>", "(50,100),(150,500)", [{"Position": [50, 100, 150, 500]}]):
+        assert [box["bbox_2d"] for box in protocols.gold_boxes(gold, {"size": [2000, 500]})] == [pytest.approx(wanted[0])]
+    assert protocols.gold_boxes("none", {}) == protocols.gold_boxes([], {}) == []
+    for gold in ("the man", 7, [1, 2, 3], [[1, 2, 3]], [[1, 2, 3, "x"]], [float("nan"), 1, 2, 3], {"bbox_2d": None}):
+        with pytest.raises(ValueError):
+            protocols.gold_boxes(gold, {"size": [10, 10]})
+
+
+def test_records_under_other_names():
+    logged = {"question": {"image_path": "a.png", "question": "How many?", "ground_truth": 4}, "ground_truth": 4, "model_output": "<answer>4</answer>", "extracted_answer": 4}       # R1-V's own log
+    completion, e = protocols.to_example(logged, "superclevr")
+    assert (completion, e.answer, e.question) == ("<answer>4</answer>", "4", "How many?")
+    assert protocols.to_example({"output": "x", "solution": "<answer> 3 </answer>"}, "geoqa")[1].answer == "3"
+    assert protocols.to_example({"response": "x", "gold": 0.5, "answer": "2"}, "geoqa")[1].answer == "2"
+
+
+# ------------------------------------------------------------------------------------------------- evaluate.py --predictions
+
+def rescore(tmp_path, records, protocol, *more):
+    path = tmp_path / "saved.jsonl"
+    path.write_text("\n".join(record if isinstance(record, str) else json.dumps(record) for record in records), encoding="utf-8")
+    evaluate.main(evaluate.parse_args(["--predictions", str(path), "--protocol", protocol, "--output-dir", str(tmp_path / "out"), *more]))
+    return json.loads((tmp_path / "out" / "result.json").read_text())
+
+
+@pytest.mark.skipif(not GEOQA.is_file(), reason="the real records of ../shared/data are not on this machine")
+def test_geoqa_from_end_to_end(tmp_path, capsys):
+    """Its own golds as answers: in tags ours takes each as right, in LaTeX too; untagged text is a parse failure; a number in the thinking is none."""
+    golds = [json.loads(line)["ground_truth"] for line in GEOQA.read_text(encoding="utf-8").splitlines() if line.strip()] + ["8√{3}", "240πcm^{2}", "9米"]
+    latex = [gold.replace("√", "\\sqrt").replace("π", "\\pi ").replace("°", "^\\circ") for gold in golds]
+    records = [{"id": f"tag{i}", "prediction": f"<think>Say 12345.</think>\n<answer> {gold} </answer>", "answer": gold} for i, gold in enumerate(golds)]
+    records += [{"id": f"latex{i}", "model_output": f"<think>Say 12345.</think><answer>${text}$</answer>", "ground_truth": gold} for i, (text, gold) in enumerate(zip(latex, golds))]
+    records += [{"id": f"bare{i}", "prediction": f"The angle is {gold}.", "answer": gold} for i, gold in enumerate(golds)]
+    records += [{"id": f"thought{i}", "prediction": f"<think> It is {gold} , I think.</think><answer>12345</answer>", "answer": gold} for i, gold in enumerate(golds)]
+    n = len(golds)
+    result, out = rescore(tmp_path, records, "geoqa"), tmp_path / "out"
+    rows = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+    wrong = [(row["id"], row["answer"], row["extracted"]) for row in rows[:2 * n] if not row["accuracy"]]
+    assert wrong == [] and not any(row["accuracy"] for row in rows[2 * n:])
+    assert result["n"] == 4 * n == len(rows) and result["parse_failures"] == n and result["accuracy"] == 0.5 and result["accuracy_parsed"] == pytest.approx(2 / 3)
+    assert 0.5 < result["accuracy_original"] < 1 and result["original"] == "r1v_geoqa"
+    differ = [json.loads(line) for line in (out / "disagreements.jsonl").read_text().splitlines()]
+    assert len(differ) == result["disagreements"] == sum(row["accuracy"] != row["accuracy_original"] for row in rows) > n
+    assert {"accuracy", "accuracy_original", "extracted", "answer", "prediction"} <= differ[0].keys()
+    said = capsys.readouterr().out
+    assert "accuracy, ours" in said and "accuracy, original" in said and said.count("gold '") == 3 and (out / "args.json").is_file()
+
+
+def test_boxes_from_end_to_end(tmp_path):
+    record = {"prediction": "<answer>[10, 10, 20, 20]</answer>", "answer": [10, 10, 20, 20], "category": "cat"}
+    assert rescore(tmp_path, [record], "detection", "--box-format", "pixels")["mAP"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("records, protocol, words", [
+    ([{"prediction": "x", "answer": "3"}, "{broken"], "geoqa", ["saved.jsonl:2:", "broken JSON"]),
+    ([{"answer": "3"}], "geoqa", ["saved.jsonl:1:", "no `prediction`"]), ([{"prediction": 3, "answer": "3"}], "geoqa", ["is int"]), ([{"prediction": "x"}], "geoqa", ["no `answer`"]),
+    ([["x"]], "geoqa", ["expected an object"]), ([{"prediction": "x", "answer": " "}], "geoqa", ["empty"]), ([{"prediction": "x", "answer": True}], "geoqa", ["text or a number"]),
+    ([{"prediction": "x", "answer": "four"}], "superclevr", ["not a count"]), ([{"prediction": "x", "answer": "the man", "size": [9, 9]}], "rec", ["boxes cannot be read"]),
+    ([{"prediction": "x", "answer": [1, 2, 3, 4]}], "rec", ["size"]), ([{"prediction": "x", "answer": [1, 2, 3, 4], "size": "big"}], "rec", ["`size`"]),
+    ([{"prediction": "x", "answer": [1, 2, 3, 4], "size": [9, 9]}], "detection", ["category"]), ([{"prediction": "x", "answer": "C", "choices": ["a", "b"]}], "cvbench", ["choices"]), ([""], "geoqa", ["no record"])])
+def test_what_cannot_be_scored_is_refused_before_any_work(tmp_path, records, protocol, words):
+    with pytest.raises(utils.UserError) as error:
+        rescore(tmp_path, records, protocol)
+    assert all(word in str(error.value) for word in words), error.value
+    assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
+
+
+def test_files_that_are_not_there_or_would_be_overwritten(tmp_path):
+    line = ["--predictions", str(tmp_path / "none.jsonl"), "--protocol", "geoqa", "--output-dir", str(tmp_path / "out")]
+    with pytest.raises(utils.UserError, match="none.jsonl cannot be read"):
+        evaluate.main(evaluate.parse_args(line))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "predictions.jsonl").write_text(json.dumps({"prediction": "<answer>3</answer>", "answer": "3"}))
+    with pytest.raises(utils.UserError, match="would be overwritten"):
+        evaluate.main(evaluate.parse_args(["--predictions", str(tmp_path / "out" / "predictions.jsonl"), "--protocol", "geoqa", "--output-dir", str(tmp_path / "out")]))
+
+
+@pytest.mark.parametrize("line, words", [
+    ("--predictions f --output-dir o", ["--protocol"]), ("--predictions f --protocol geoqa --model tiny --output-dir o", ["--model"]), ("--predictions=f --protocol geoqa --output-dir o --data count", ["--data"]),
+    ("--predictions f --protocol geoqa --output-dir o --num_samples 4", ["--num-samples"]), ("--predictions f --protocol nonsense --output-dir o", ["nonsense", "geoqa"]),
+    ("--protocol geoqa --output-dir o", ["--model"]), ("--predictions f --protocol geoqa", ["--output-dir"])])
+def test_flags_that_do_not_go_together(line, words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        evaluate.parse_args(line.split())
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and said.count("\n") == 1 and all(word in said for word in words), said
+
+
+def test_rescoring_needs_no_model_code(tmp_path):
+    """In a process of its own: neither transformers nor our model is imported."""
+    (tmp_path / "p.jsonl").write_text(json.dumps({"prediction": "<answer>3</answer>", "answer": 3}))
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import evaluate; evaluate.main(evaluate.parse_args('--predictions p.jsonl --protocol superclevr --output-dir out'.split())); print({{'transformers', 'model', 'peft'}} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0 and done.stdout.rstrip().endswith("set()"), done.stdout + done.stderr
+
+
+# ------------------------------------------------------------------------------------------------------ evaluate.py --protocol
+
+def ask(monkeypatch, tmp_path, says, line):
+    """evaluate.py with a model that says says(example, sample number or None): (result, rows of predictions.jsonl, templates asked with)."""
+    import generate
+    import model
+    asked = []
+
+    def answer_all(policy, processor, examples, template, system_prompt=None, num_generations=1, **_):
+        asked.append(template)
+        greedy = _["temperature"] == 0
+        texts = [says(e, None if greedy else k) for e in examples for k in range(num_generations)]
+        return texts, [len(text) for text in texts], None
+
+    monkeypatch.setattr(model, "load_from_args", lambda *_, **__: (None, None))
+    monkeypatch.setattr(model, "describe", lambda policy: "a parrot")
+    monkeypatch.setattr(data, "check_fit", lambda *_, **__: None)
+    monkeypatch.setattr(generate, "answer_all", answer_all)
+    monkeypatch.setattr(utils, "plot_samples", lambda *_, **__: None)
+    monkeypatch.setattr(utils, "plot_curve", lambda *_, **__: None)
+    evaluate.main(evaluate.parse_args(["--model", "parrot", "--output-dir", str(tmp_path), *line.split()]))
+    return json.loads((tmp_path / "result.json").read_text()), utils.read_lines(tmp_path / "predictions.jsonl"), set(asked)
+
+
+def test_a_protocol_asks_and_scores_as_the_original_does(monkeypatch, tmp_path, capsys):
+    """Odd questions are answered in words that the original cannot read; of three samples two are right."""
+    says = lambda e, k: f"<think>7</think><answer>{(e.answer + ' objects' if int(e.id[-1]) % 2 else e.answer) if k != 1 else 99}</answer>"
+    result, rows, asked = ask(monkeypatch, tmp_path, says, "--data count:test --max-eval-samples 6 --num-samples 3 --protocol superclevr")
+    assert asked == {"superclevr"} and result["accuracy"] == 1 and result["accuracy_original"] == 0.5 and result["disagreements"] == 3
+    assert result["majority@3"] == 1 and result["mean_sample_accuracy"] == pytest.approx(2 / 3) and all(row["right"] == [1, 0, 1] for row in rows)
+    assert len(utils.read_lines(tmp_path / "disagreements.jsonl")) == 3 and "accuracy, original" in capsys.readouterr().out
+    again, rows_again, asked = ask(monkeypatch, tmp_path, says, "--data count:test --max-eval-samples 6 --num-samples 3 --protocol superclevr --prompt-template direct")
+    assert asked == {"direct"} and again["accuracy"] == 1
+    line = "--data count:test --max-eval-samples 6 --num-samples 3 --protocol superclevr --prompt-template direct --resume-from-checkpoint"
+    assert ask(monkeypatch, tmp_path, None, line) == (again, rows_again, set()), "all answered already: nothing is asked, the figures are the same"
+    with pytest.raises(utils.UserError, match="another evaluation"):
+        ask(monkeypatch, tmp_path, None, line.replace("superclevr", "geoqa"))
+
+
+def test_a_protocol_on_data_that_it_does_not_suit(monkeypatch, tmp_path):
+    with pytest.raises(utils.UserError, match="--protocol rec"):
+        ask(monkeypatch, tmp_path, lambda e, k: "", "--data count:test --max-eval-samples 2 --protocol rec")
+
+
+def test_a_protocol_for_boxes(monkeypatch, tmp_path):
+    says = lambda e, k: "<answer>" + json.dumps([{"bbox_2d": [round(v) for v in rewards.from_pixels(box["bbox_2d"], "norm1000", e.meta["size"])], "label": box["label"]} for box in e.meta["boxes"]]) + "</answer>"
+    result, rows, asked = ask(monkeypatch, tmp_path, says, "--data ground:test --max-eval-samples 5 --protocol lisa")
+    assert asked == {"lisa"} and result["accuracy"] == 1 and result["mean_iou"] > 0.9 and len(rows) == 5 and "iou" in rows[0]
+
+
+def test_without_a_protocol_nothing_has_changed(monkeypatch, tmp_path):
+    result, rows, asked = ask(monkeypatch, tmp_path, lambda e, k: f"<think>x</think><answer>{e.answer}</answer>", "--data count:test --max-eval-samples 3")
+    assert asked == {"r1v"} and result["accuracy"] == result["format_rate"] == 1 and "accuracy_original" not in result and not (tmp_path / "disagreements.jsonl").exists()
+    assert {"id", "question", "answer", "choices", "prediction", "tokens", "accuracy", "samples", "right"} <= rows[0].keys()
