@@ -2,7 +2,7 @@
 # make test   the tests; `make test-slow` also runs the real-size ones (2B in 4 bits: 15 GB of memory, some minutes)
 # make seeds  three reseeded runs of the demo and the table in README (about half an hour on two cores)
 # make tasks  the same for the tasks `spatial` and `ground` (about an hour)
-# make length after `make seeds`: what paying for length does, and what contains it; docs/length.png (about forty minutes)
+# make length after `make tasks`: what paying for length does, and what contains it; docs/length.png (about forty minutes)
 PYTHON ?= python3
 OUT ?= runs/demo
 SEED ?= 0
@@ -21,30 +21,33 @@ seeds: .venv/installed
 	$(BIN)/python tests/seed_table.py runs/seed0 runs/seed1 runs/seed2
 
 # One task from warm start to result: `make spatial`, `make ground SEED=1 OUT=runs/ground1`.
-REWARDS_spatial = accuracy format
+STEPS_spatial = 600
+STEPS_ground = 700
+# `spatial` watches length and repetition without paying for them: `make length` compares with it.
+REWARDS_spatial = accuracy format length repetition --reward-weights 1 1 0 0
 REWARDS_ground = iou format
 spatial ground: .venv/installed
-	$(BIN)/python train_sft.py --model tiny --data $@ --prompt-template think --learning-rate 2e-3 --max-steps 800 --eval-batch-size 64 --logging-steps 50 --seed $(SEED) --output-dir $(OUT)/sft --resume-from-checkpoint
-	$(BIN)/python train_grpo.py --model $(OUT)/sft --data $@ --eval-data $@:test $@:ood --eval-steps 40 --reward-funcs $(REWARDS_$@) --learning-rate 1e-4 --max-grad-norm 0.2 \
-		--prompts-per-step 16 --num-generations 8 --max-steps 160 --logging-steps 10 --micro-batch-size 64 --eval-batch-size 64 --seed $(SEED) --output-dir $(OUT)/grpo --resume-from-checkpoint
+	$(BIN)/python train_sft.py --model tiny --data $@ --prompt-template think --learning-rate 2e-3 --max-steps $(STEPS_$@) --eval-batch-size 64 --logging-steps 50 --seed $(SEED) --output-dir $(OUT)/sft --resume-from-checkpoint
+	$(BIN)/python train_grpo.py --model $(OUT)/sft --data $@ --eval-data $@:test $@:ood --eval-steps 25 --reward-funcs $(REWARDS_$@) --learning-rate 1e-4 --max-grad-norm 0.2 \
+		--prompts-per-step 16 --num-generations 8 --max-steps 100 --max-completion-length 256 --logging-steps 10 --micro-batch-size 64 --eval-batch-size 64 --seed $(SEED) \
+		--output-dir $(OUT)/grpo --resume-from-checkpoint
 
 tasks: .venv/installed
 	for task in spatial ground; do for seed in 0 1 2; do $(MAKE) $$task SEED=$$seed OUT=runs/$$task$$seed || exit 1; done; done
 	for task in spatial ground; do $(BIN)/python tests/seed_table.py runs/$${task}0 runs/$${task}1 runs/$${task}2 || exit 1; done
 
-# The warm starts of `make seeds`, with 0.001 a token on top of accuracy and format: alone, and beside VLM-R1's repetition penalty.
-LENGTH = --data count --eval-data count:test --eval-steps 40 --learning-rate 1e-4 --max-grad-norm 0.2 --prompts-per-step 16 --num-generations 8 --max-steps 160 \
+# From the same warm starts as `spatial`: 0.001 a token on top of accuracy and format, alone and beside VLM-R1's repetition penalty.
+LENGTH = --data spatial --eval-data spatial:test --eval-steps 25 --learning-rate 1e-4 --max-grad-norm 0.2 --prompts-per-step 16 --num-generations 8 --max-steps 100 \
 	--max-completion-length 256 --logging-steps 10 --micro-batch-size 64 --eval-batch-size 64 --reward-funcs accuracy format length repetition
 length: .venv/installed
 	for seed in 0 1 2; do \
-		$(BIN)/python train_grpo.py --model runs/seed$$seed/sft $(LENGTH) --reward-weights 1 1 0 0 --seed $$seed --output-dir runs/length-none$$seed --resume-from-checkpoint && \
-		$(BIN)/python train_grpo.py --model runs/seed$$seed/sft $(LENGTH) --reward-weights 1 1 1 0 --seed $$seed --output-dir runs/length-paid$$seed --resume-from-checkpoint && \
-		$(BIN)/python train_grpo.py --model runs/seed$$seed/sft $(LENGTH) --reward-weights 1 1 1 1 --seed $$seed --output-dir runs/length-contained$$seed --resume-from-checkpoint || exit 1; done
-	$(BIN)/python tests/seed_plot.py docs/length.png --title "count, GRPO, three seeds (band: their range)" \
-		--metrics "greedy accuracy=eval/count:test/accuracy" "tokens per completion=completions/mean_length" "length reward=rewards/length" \
-		"repetition (0: none)=rewards/repetition" "reflection words per completion=completions/reflection_words" "accuracy of the samples=rewards/accuracy" \
-		--runs accuracy=runs/length-none0,runs/length-none1,runs/length-none2 "+ length=runs/length-paid0,runs/length-paid1,runs/length-paid2" \
-		"+ length + repetition=runs/length-contained0,runs/length-contained1,runs/length-contained2"
+		$(BIN)/python train_grpo.py --model runs/spatial$$seed/sft $(LENGTH) --reward-weights 1 1 1 0 --seed $$seed --output-dir runs/length$$seed/paid --resume-from-checkpoint && \
+		$(BIN)/python train_grpo.py --model runs/spatial$$seed/sft $(LENGTH) --reward-weights 1 1 1 1 --seed $$seed --output-dir runs/length$$seed/contained --resume-from-checkpoint || exit 1; done
+	$(BIN)/python tests/seed_plot.py docs/length.png --title "spatial, GRPO, three seeds (band: their range)" \
+		--metrics "greedy accuracy=eval/spatial:test/accuracy" "accuracy of the samples=rewards/accuracy" "tokens per completion=completions/mean_length" \
+		"reflection words per completion (wait, check again)=completions/reflection_words" "repetition (0: none)=rewards/repetition" "format=rewards/format" \
+		--runs "accuracy + format=runs/spatial0/grpo,runs/spatial1/grpo,runs/spatial2/grpo" "+ length=runs/length0/paid,runs/length1/paid,runs/length2/paid" \
+		"+ length + repetition=runs/length0/contained,runs/length1/contained,runs/length2/contained"
 
 test: .venv/installed
 	$(BIN)/python -m pytest

@@ -143,7 +143,9 @@ def spatial(rng, fewest, most, teacher):
     answer    "top right"         choices  ["bottom left", "top right", "top left", "bottom right"]
     solution  "<think> Looking for the red object. Row 1: none. Row 2: blue square, red circle (top right). Row 3: none. Row 4: none. </think>
               <answer> top right </answer>"
-    Who overlooks the object guesses. Questions that compare two objects are more than the tiny model learned in 600 steps (docs/log.md).
+    Who overlooks the object guesses; or, half of the time, writes "Wait, let me check again." and reads the scene once more, with new luck, before he does. So
+    there is something that reflection is good for, and that a reward for length can make too much of. Questions that compare two objects are
+    more than the tiny model learned in 600 steps (docs/log.md).
     """
     unique = []
     while not unique:
@@ -152,9 +154,14 @@ def spatial(rng, fewest, most, teacher):
     wanted, target = rng.choice(unique)
     place = lambda o: f"{'top' if o[0] < GRID // 2 else 'bottom'} {'left' if o[1] < GRID // 2 else 'right'}"
     choices = rng.sample(["top left", "top right", "bottom left", "bottom right"], 4)
-    seen = [o for o in objects if not overlooks(teacher, rng, o)]
+    lines = [f"Looking for the {wanted} object."]
+    for look in range(2):
+        seen = [o for o in objects if not overlooks(teacher, rng, o)]
+        lines += reading(seen, lambda o: f" ({place(o)})" if o is target else "")
+        if target in seen or look == 1 or rng.random() < 0.5:
+            break
+        lines.append("Wait, let me check again.")
     taught = place(target) if target in seen else rng.choice(choices)
-    lines = [f"Looking for the {wanted} object.", *reading(seen, lambda o: f" ({place(o)})" if o is target else "")]
     return {
         "question": f"Where is the {wanted} object? Choose between the following options: {', '.join(choices)}",
         "answer": place(target),

@@ -212,7 +212,9 @@ def main():
     canary = os.path.join(tempfile.mkdtemp(), "canary")
     alone, in_threads = args.n * 3 // 5, args.n * 4 // 5
     start, results = time.perf_counter(), []
-    results.append(("main thread", run(args.seed, 0, alone, canary)))
+    for i in range(0, alone, 20 * CHUNK):
+        results.append(("main thread", run(args.seed, i, min(alone, i + 20 * CHUNK), canary)))
+        print(f"{min(alone, i + 20 * CHUNK)} completions, {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
     for kind, pool, first, last in [(f"{args.threads} threads", ThreadPoolExecutor(args.threads), alone, in_threads), (f"{args.processes} processes", ProcessPoolExecutor(args.processes), in_threads, args.n)]:
         with pool:
             tasks = [pool.submit(run, args.seed, i, min(last, i + CHUNK), canary) for i in range(first, last, CHUNK)]

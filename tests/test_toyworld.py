@@ -289,10 +289,13 @@ def wanted_of(record):
     return [o for o in record["meta"]["objects"] if kind in o]
 
 
-def scan_of(record):
-    """{(row, "red circle"): text in brackets or ""} in the order of the worked solution's text."""
+AGAIN = " Wait, let me check again. "
+
+
+def scan_of(record, look=0):
+    """[(row, "red circle", text in brackets or "")] of the worked solution's first look at the scene (or another), in the order of its text."""
     found = []
-    for row, text in re.findall(r"Row (\d): (.*?)\.", record["solution"]):
+    for row, text in re.findall(r"Row (\d): (.*?)\.", record["solution"].split(AGAIN)[look]):
         found += [(int(row) - 1, name, mark) for name, mark in re.findall(r"(?:^|, )([a-z]+ [a-z]+)(?: \(([^)]*)\))?", text)]
     return found
 
@@ -308,7 +311,7 @@ def test_spatial_answer_worked_out_again(split):
         options = re.fullmatch(r"Where is the \w+ object\? Choose between the following options: (.*)", r["question"])[1].split(", ")
         assert options == r["choices"] and sorted(options) == ["bottom left", "bottom right", "top left", "top right"]
         assert r["answer"] == quarter == r["meta"]["taught"] and r["solution"].endswith(f"<answer> {quarter} </answer>")
-        assert [(o[0], f"{o[2]} {o[3]}", quarter if o in wanted_of(r) else "") for o in r["meta"]["objects"]] == scan_of(r)
+        assert AGAIN not in r["solution"] and [(o[0], f"{o[2]} {o[3]}", quarter if o in wanted_of(r) else "") for o in r["meta"]["objects"]] == scan_of(r)
         answers[r["answer"]] += 1
         first[options.index(r["answer"])] += 1
     for counts in (answers, first):                                  # four quarters, four places in the list: none is the usual one
@@ -337,12 +340,25 @@ def test_the_other_tasks_teacher_misses_the_right_hand_column_two_times_in_three
     assert right > 1000 and abs(missed - right * 2 / 3) < 5 * math.sqrt(right * 2 / 9), (missed, right)
 
 
+def test_who_overlooked_the_object_looks_again_half_of_the_time_and_sees_it_one_time_in_three():
+    missed = again = found = 0
+    for index in range(4000):
+        r = toyworld.record("spatial", "train", index)
+        looks = r["solution"].count(AGAIN) + 1
+        seen = [any(mark for _, _, mark in scan_of(r, look)) for look in range(looks)]
+        assert looks <= 2 and not (looks == 2 and seen[0])
+        missed, again, found = missed + (not seen[0]), again + (looks == 2), found + (looks == 2 and seen[1])
+        assert toyworld.record("spatial", "train", index, teacher="gold")["solution"].count(AGAIN) == 0
+    assert missed > 400 and abs(again - missed / 2) < 5 * math.sqrt(missed / 4), (again, missed)
+    assert abs(found - again / 3) < 5 * math.sqrt(again * 2 / 9), (found, again)
+
+
 def test_who_overlooked_the_object_guesses_its_quarter():
     """All four about equally often, so that one guess in four is right."""
     guesses, right = Counter(), 0
     for index in range(4000):
         r = toyworld.record("spatial", "train", index)
-        if not any(mark for _, _, mark in scan_of(r)):
+        if not any(mark for _, _, mark in scan_of(r, -1)):
             guesses[r["meta"]["taught"]] += 1
             right += r["meta"]["taught"] == r["answer"]
         else:
