@@ -226,7 +226,7 @@ def test_what_a_run_leaves(chain, name):
         wanted |= {"reward", "reward_std", "rewards/accuracy", "rewards/format", "frac_reward_zero_std", "kl", "entropy", "clip_ratio/region_mean", "completions/mean_length",
                    "completions/clipped_ratio", "sampling_logp_difference/mean", "adv_abs"}
         assert lines[0]["eval/count:test/n"] == lines[2]["eval/count:test/n"] == 4
-    assert wanted <= lines[-1].keys() and TIMING - {"rollout_time"} <= utils.read_lines(out / "metrics.jsonl")[-1].keys()
+    assert wanted <= lines[-1].keys() and TIMING - {"rollout_time", "reward_time"} <= utils.read_lines(out / "metrics.jsonl")[-1].keys()
     pictures = [*(out / "samples").glob("*.png"), out / "curve.png"]
     assert len(pictures) >= 3 and min(map(opened, pictures)) > 50
     assert [p.name for p in utils.checkpoints(out)] == ["checkpoint-2"] and not list(out.glob(".*"))
@@ -612,7 +612,7 @@ def test_so_it_is_in_the_other_scripts_and_in_data_for_evaluation(case, bad_file
 REFUSED = {
     "unknown task": ("train_grpo", "--model {base} --data cuont", ["cuont", "not a toy task (count"]),
     "unknown split": ("train_grpo", "--model {base} --data count:tset", ["count:tset", "toy task"]),
-    "unknown reward": ("train_grpo", "--model {base} --data count --reward-funcs accuracy speed", ["speed", "accuracy, format, length"]),
+    "unknown reward": ("train_grpo", "--model {base} --data count --reward-funcs accuracy speed", ["speed", "accuracy, accuracy_confidence"]),
     "unknown flag": ("train_grpo", "--model {base} --data count --num-generation 4", ["--num-generation", "did you mean --num-generations"]),
     "unknown template": ("train_grpo", "--model {base} --data count --prompt-template r2v", ["r2v", "r1v"]),
     "a number that is none": ("train_grpo", "--model {base} --data count --max-steps many", ["--max-steps", "whole number", "many"]),
