@@ -51,17 +51,17 @@ def timed(function, repeats, device="cpu"):
 
 
 def long_completions(examples, G, tokenizer, tokens, seed=0):
-    """(completions, examples) of B = N * G rows: reasoning of random words and an answer, right half of the time, `tokens` tokens long in all. A group's
-    answers repeat, as those of a policy do; no two texts are the same."""
+    """(completions, examples) of B = N * G rows, each close to `tokens` tokens long: reasoning of random words, no two alike, and an answer as the gold teacher
+    writes it; the right one half of the time, else one to another question, so that answers repeat within a group as a policy's do."""
     rng = random.Random(seed)
+    endings = ["</think>" + e.solution.partition("</think>")[2] for e in examples]
     texts, asked = [], []
-    for e in examples:
-        wrong = [str(int(e.answer) + 1) if e.answer.isdigit() else other for other in ("B", "C")]
+    for e, right in zip(examples, endings):
         for _ in range(G):
-            answer = f"</think><answer> {e.answer if rng.random() < 0.5 else rng.choice(wrong)} </answer>"
-            room = tokens - len(tokenizer("<think> " + answer)["input_ids"])
-            words = tokenizer(" ".join(rng.choice(WORDS) for _ in range(tokens)))["input_ids"][:room]
-            texts.append("<think> " + tokenizer.decode(words) + answer)
+            ending = right if rng.random() < 0.5 else rng.choice(endings)
+            room = tokens - len(tokenizer("<think> " + ending)["input_ids"])
+            words = tokenizer(" ".join(rng.choice(WORDS) for _ in range(tokens)))["input_ids"][:max(0, room)]
+            texts.append("<think> " + tokenizer.decode(words) + ending)
             asked.append(e)
     return texts, asked
 
