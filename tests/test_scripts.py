@@ -11,6 +11,7 @@ import multiprocessing
 import multiprocessing.forkserver
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -892,3 +893,24 @@ def test_a_checkpoint_as_reward(base, tmp_path, no_pictures, capsys, monkeypatch
     monkeypatch.undo()
     line = refusal(train_grpo, ["--model", str(base), *SHORT.split(), "--max-steps", "1", "--reward-funcs", str(tmp_path / "no" / "model"), "--output-dir", str(tmp_path / "x")], capsys)
     assert "cannot be loaded" in line
+
+
+def test_boxes_in_an_answer_are_said_in_pixels_of_the_picture(base, tmp_path, capsys, monkeypatch):
+    """Thousandths of a picture of 200 x 100: (500, 500) is (100, 50). --box-format pixels takes them as they are; --raw says nothing but the text."""
+    Image.new("RGB", (200, 100), "red").save(tmp_path / "picture.png")
+    text = '<think> so </think><answer> [{"label": "cat", "bbox_2d": [100, 200, 500, 500]}] </answer>'
+    monkeypatch.setattr(generate, "answer_all", lambda *args, **more: ([text], [9], ["stop"]))
+    for flags, told in (("", "cat: [20, 20, 100, 50]"), ("--box-format pixels", "cat: [100, 200, 500, 500]"), ("--raw", None)):
+        train(generate, f"--model {base} --image {tmp_path / 'picture.png'} --prompt Where? {flags}")
+        said = capsys.readouterr().out
+        assert (told in said and "pixels of" in said) if told else said.strip() == text
+
+
+def test_a_finished_pair_of_runs_makes_a_figure(tmp_path):
+    """tests/seed_plot.py as the Makefile calls it: mean and range over runs, printed and drawn."""
+    for run, values in {"a0": [0.0, 1.0], "a1": [0.2, 0.6], "b0": [0.5, 0.5]}.items():
+        (tmp_path / run).mkdir()
+        (tmp_path / run / "metrics.jsonl").write_text("".join(json.dumps({"step": 10 * i, "x": v}) + "\n" for i, v in enumerate(values)))
+    done = subprocess.run([sys.executable, ROOT / "tests" / "seed_plot.py", tmp_path / "x.png", "--metrics", "the x=x", "--runs", f"a={tmp_path}/a0,{tmp_path}/a1", f"b={tmp_path}/b0"],
+                          capture_output=True, text=True, check=True).stdout
+    assert re.search(r"the x +a +0\.100 -> +0\.800 +range at the end 0\.600 - 1\.000", done) and opened(tmp_path / "x.png") > 50

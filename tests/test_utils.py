@@ -658,3 +658,15 @@ def test_printable():
     assert utils.printable("a\x00b\x1b\ud83d\U0001f600日") == "a?b????"
     assert utils.printable("two\nlines") == "two lines"
     assert all(c.isprintable() for c in utils.printable("".join(map(chr, range(0x3000)))))
+
+
+def test_boxes_are_drawn_on_the_picture(tmp_path):
+    """Gold in white, the completions' in red, yellow and blue: seen in the pixels of the sheet, and nowhere without boxes."""
+    row = {"images": [Image.new("RGB", (112, 112), (0, 128, 0))], "question": "Where?", "answer": "there", "completions": [("here", {"iou": 0.5})]}
+
+    def shades(**more):
+        utils.plot_samples([row | more], tmp_path / "sheet.png")
+        return {color for _, color in Image.open(tmp_path / "sheet.png").convert("RGB").getcolors(1 << 24)}
+    boxes = [[(10, 10, 50, 50)], [(20, 20, 60, 60), (70, 70, 90, 100)], [(1, 1, 30, 30)], [(60, 5, 100, 30)]]
+    assert {(255, 0, 0), (255, 215, 0), (0, 0, 255)} <= shades(boxes=boxes) and not {(255, 0, 0), (255, 215, 0), (0, 0, 255)} & shades()
+    assert (255, 0, 0) not in shades(boxes=boxes[:1]) and (255, 0, 0) not in shades(boxes=[])
