@@ -24,7 +24,7 @@ import json, resource, sys, time, zlib
 sys.path.insert(0, sys.argv[1])
 import bitsandbytes, generate, model as modeling, rewards, train_grpo
 seen, load, rollout, said = {}, modeling.load, generate.rollout, []
-rewards.REWARDS["length"] = lambda completion, example: zlib.crc32(completion.encode("utf-8", "replace")) / 2 ** 32     # different texts, different rewards
+rewards.REWARDS["length"] = lambda completion, *_: zlib.crc32(completion.encode("utf-8", "replace")) / 2 ** 32     # different texts, different rewards
 def listening(*arguments, **options):
     out = rollout(*arguments, **options)
     said.append(out.targets.tolist())
