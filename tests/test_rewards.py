@@ -98,7 +98,7 @@ FORMATS = [  # completion; strict, lenient, rec, multi_think, caption; tag_count
     ('<think>a</think><answer>```json\n{"bbox_2d": [1.5, 2, 3, 4]}\n```</answer>', 1, 1, 1, 1, 0, 1.0),  # rec: 0 in the original, a decimal
     ("<think>a</think><answer>(1,2),(3,4)</answer>", 1, 1, 1, 1, 0, 1.0),
     ("<think>a</think><answer>[1, 2, 3]</answer>", 1, 1, 0, 1, 0, 1.0),
-    ("<think>a</think><answer>none</answer>", 1, 1, 0, 1, 0, 1.0),
+    ("<think>a</think><answer>none</answer>", 1, 1, 1, 1, 0, 1.0),  # rec: an answer where there is nothing to find; 0 in the original
     ("<think>a</think><answer>{x</answer>{[1, 2, 3, 4]}</answer>", 0, 0, 0, 0, 0, 0.75),  # rec: 1 in the original
     ("", 0, 0, 0, 0, 0, 0.0),
 ]  # fmt: skip
@@ -446,7 +446,7 @@ BOX_GOLDEN = [  # reward, answer, gold, score, what the original says
     ("accuracy_confidence", "[{'Position': [0, 0, 100, 100], 'Confidence': 0.9}]", TWO, 0.45, "0.9: a missed object costs nothing"), ("accuracy_confidence", "[{'Position': [400, 400, 500, 500], 'Confidence': 0.0}]", ONE, 0, "1: the junk box"),
     ("accuracy_confidence", "[{'Position': [0, 0, 100, 100], 'Confidence': 0.9}, {'Position': [200, 200, 300, 300], 'Confidence': 0.9}, {'Position': [400, 400, 500, 500], 'Confidence': 0.9}, {'Position': [600, 0, 700, 9], 'Confidence': 0.1}]", TWO, 0.6, "0.7"),
     ("accuracy_confidence", "[{'Position': [0, 0, 100, 100]}]", ONE, 0, "0: KeyError"), ("accuracy_confidence", "[{'Position': [0, 0, 100, 100], 'Confidence': 1.5}]", ONE, 1, "1"),
-    ("weighted_sum", RIGHT, PETS, 1, "1"), ("weighted_sum", f"[{CAT}]", PETS, 0.575, "0.575"), ("weighted_sum", f"[{UNICORN}]", PETS, 0, "0.225: a wrong label completes"), ("weighted_sum", f"[{RIGHT}, {JUNK}, {UNICORN}]", PETS, 0.925, "0.925"),
+    ("weighted_sum", RIGHT, PETS, 1, "1"), ("weighted_sum", f"[{CAT}]", PETS, 0.575, "0.575"), ("weighted_sum", f"[{UNICORN}]", PETS, 0, "0.225: a wrong label completes"), ("weighted_sum", f"[{RIGHT}, {JUNK}, {UNICORN}]", PETS, 0.575, "0.925: junk does not lower position"),
     ("weighted_sum", HALF, TWO, 0.4, "0.40"), ("weighted_sum", "none", NOTHING, 1, "1"), ("weighted_sum", "none", PETS, 0, "0"),
     ("od_ap", RIGHT, PETS, 1, "1"), ("od_ap", f"[{CAT}]", PETS, 0.5, "0.5"), ("od_ap", f"[{CAT}, {JUNK}]", boxed([(0, 0, 100, 100)], ["cat"]), 0.5, "1: junk after the hit is free"), ("od_ap", f"[{RIGHT}, {UNICORN}]", PETS, 2 / 3, "1: unknown labels are dropped"),
     ("od_ap", "[0, 0, 100, 80]", ONE, 0.7, "7 of 10 thresholds"), ("od_ap", "[0, 0, 100, 100]", TWO, 51 / 101, "COCO's 101 points"), ("od_ap", "[]", NOTHING, 1, "1"), ("od_ap", "[1, 2, 3, 4]", NOTHING, 0, "0"),
@@ -481,6 +481,27 @@ def test_box_spam_never_pays(name):
         assert scores == sorted(scores, reverse=True)
         assert scores[1] < scores[0] or (name, confidence) == ("accuracy_confidence", "0.0")
         assert score(name, "[" + ", ".join([right] * 301) + "]", ONE) == 0
+
+
+@pytest.mark.parametrize("name", sorted(rewards.NEEDS_BOXES))
+def test_a_grid_laid_blindly_earns_next_to_nothing(name):
+    """256 boxes of 400 x 400, one of them good by chance: 0.73 in VLM-R1's weighted_sum."""
+    grid = [f"[{x}, {y}, {x + 400}, {y + 400}]" for x in range(0, 640, 40) for y in range(0, 640, 40)]
+    assert len(grid) == 256 and score(name, f"[{', '.join(grid)}]", boxed([[100, 100, 500, 500]])) < 0.16
+
+
+@pytest.mark.parametrize("text", ["score:" + " " * 90_000 + "x", "Confidence':" + " " * 90_000, "score:'" + " " * 90_000, "(1,2)" + " " * 90_000 + "x", ("score:" + " " * 2000) * 45, "[1," * 30_000,
+                                  "label:" + " " * 90_000, "[" + " " * 90_000 + "1"], ids=lambda t: f"{t[:6]}...")
+def test_reading_boxes_takes_linear_time(text):
+    """Two runs of \\s* side by side once made "score:" and 8,000 spaces take 10 s."""
+    started = time.thread_time()
+    rewards.parse_boxes(text)
+    assert time.thread_time() - started < 0.5
+
+
+def test_labels_say_nothing_where_the_gold_has_none():
+    for name in sorted(rewards.NEEDS_BOXES - {"accuracy_confidence"}):
+        assert score(name, '[{"bbox_2d": [0, 0, 100, 100], "label": "cat"}]', boxed([[0, 0, 100, 100]])) == (2.0 if name == "giou" else 1.0), name
 
 
 def test_average_precision_closed_form():
