@@ -3,8 +3,8 @@
     python bench.py rewards                     # what scoring costs, as a share of a GRPO step (10 minutes on two cores)
     python bench.py rewards --prompts 8         # the same, smaller
 
-Prints a table and writes it, with commit and versions, to --output-dir. Every time is the median of --repeats, with the range beside it; compare
-figures of one run only, and as ratios: other processes on the machine move all of them.
+Prints a table and writes it, with commit and versions, to --output-dir. Short times are the median of --repeats, with the range beside it; a GRPO step, which takes
+minutes, is measured once. Compare figures of one run only, and as ratios: other processes on the machine move all of them.
 """
 import random
 import statistics
@@ -38,14 +38,12 @@ def parse_args(argv=None):
     return p.parse_args(argv)
 
 
-def timed(function, repeats, device="cpu"):
+def timed(function, repeats):
     """Seconds of `repeats` calls, in the order they were made."""
     seconds = []
     for _ in range(repeats):
         started = time.perf_counter()
         function()
-        if str(device).startswith("cuda"):
-            torch.cuda.synchronize()
         seconds.append(time.perf_counter() - started)
     return seconds
 
@@ -108,6 +106,8 @@ def bench_rewards(args):
             logp = modeling.token_logps(policy, batch, 1.0, processor.special.vision_ids)
             losses.aggregate(losses.clipped_surrogate(logp, logp.detach(), adv[a:b].to(logp)), weights[a:b].to(logp)).backward()
         optimizer.step()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         return rolled - started, time.perf_counter() - rolled
 
     rollout_seconds, update_seconds = step()

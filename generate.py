@@ -190,7 +190,7 @@ def in_pixels(text, example, args):
     size = data.open_images(example)[0].size
     resized = data.resized_size(size, args.min_pixels, args.max_pixels)
     asked = data.Example("question", [], "", "", meta={"boxes": [], "size": size, "resized": resized, "box_format": args.box_format})
-    return rewards.predicted_boxes(text, asked) or []
+    return rewards.predicted_boxes(text if "<answer>" in text else f"<answer>{text}</answer>", asked) or []
 
 
 def main(args):

@@ -162,15 +162,17 @@ class RewardModel:
 
     @torch.no_grad()
     def score(self, questions, completions, batch_size=32):
-        """[float] of B questions and completions. Text beyond the checkpoint's context is cut on the left: the end of an answer is what counts."""
+        """[float] of B questions and completions. Text beyond the checkpoint's context loses its beginning, but for the token that the tokenizer puts before
+        all texts: the end of an answer is what counts. Scores are as fine as `dtype`: in bfloat16 three digits."""
         texts = []
         for question, completion in zip(questions, completions):
             turns = [{"role": "user", "content": question}, {"role": "assistant", "content": completion}]
             texts.append(self.tokenizer.apply_chat_template(turns, tokenize=False) if self.tokenizer.chat_template else f"{question}\n{completion}")
         rows = self.tokenizer(texts, add_special_tokens=not self.tokenizer.chat_template)["input_ids"]
+        rows = [row if len(row) <= self.most else row[:1] + row[len(row) - self.most + 1:] if row[0] in self.tokenizer.all_special_ids else row[-self.most:] for row in rows]
         scores = []
         for start in range(0, len(rows), batch_size):
-            batch = self.tokenizer.pad({"input_ids": [row[-self.most:] for row in rows[start:start + batch_size]]}, return_tensors="pt").to(self.model.device)
+            batch = self.tokenizer.pad({"input_ids": rows[start:start + batch_size]}, return_tensors="pt").to(self.model.device)
             scores += self.model(**batch).logits[:, 0].float().tolist()
         return scores
 

@@ -100,7 +100,7 @@ def main(args):
     for some in (examples, *eval_sets.values()):
         data.check_fit(some, processor, args.prompt_template, args.system_prompt, args.max_completion_length)
     reference = modeling.Reference(policy, args) if args.beta else None
-    judges = {name: modeling.RewardModel(name, policy.device, policy.dtype) for name in args.reward_funcs if name not in formulas}
+    judges = {name: modeling.RewardModel(name, policy.device, modeling.core_of(policy).compute_dtype) for name in args.reward_funcs if name not in formulas}
     trained = [q for q in policy.parameters() if q.requires_grad]
     optimizer = utils.make_optimizer(args.optim, trained, args.learning_rate)
     step = 0
