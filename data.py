@@ -91,8 +91,7 @@ class ToyStream:
                           record["solution"], self.task, record["meta"], f"toy task {self.task}")
         set_box_format(example, self.box_format, *self.pixels)
         if "boxes" in example.meta and self.box_format != "norm1000":   # the toy teacher writes 0 to 1000; what he thinks, in pixels, is meta["taught"]
-            taught = answer_text(example, json.loads(example.meta["taught"]))
-            example.solution = ANSWER_TAG.sub(lambda _: f"<answer> {taught} </answer>", example.solution)
+            example.solution = with_answer(example.solution, answer_text(example, json.loads(example.meta["taught"])))
         return example
 
 
@@ -144,6 +143,8 @@ def read(spec, seed=0, level=3, teacher="fallible", box_format="norm1000", min_p
             raise UserError(f"{file} holds no record; expected objects with image(s), question (or problem) and answer (or solution)")
     for example in examples:
         set_box_format(example, box_format, min_pixels, max_pixels)
+        if "boxes" in example.meta and example.solution:             # worked out in the file's convention, to be imitated in the model's
+            example.solution = with_answer(example.solution, answer_text(example, example.meta["boxes"]))
     check_images(examples)
     return examples
 
@@ -296,6 +297,23 @@ def gold_in(text):
     return answer if len(answer) < SHORT_ANSWER else ""
 
 
+def with_answer(solution, answer):
+    """A worked solution that comes to this answer: in the place of its last tagged one, or after its thinking if it has none.
+
+    "<think> hm </think><answer>3</answer>", "4" -> "<think> hm </think><answer> 4 </answer>"; "I see it.", "4" -> "<think> I see it. </think><answer> 4 </answer>"
+    """
+    tagged = list(ANSWER_TAG.finditer(solution))
+    if tagged:
+        return f"{solution[:tagged[-1].start()]}<answer> {answer} </answer>{solution[tagged[-1].end():]}"
+    thinking, closed, _ = solution.rpartition("</think>")
+    return f"{thinking}</think><answer> {answer} </answer>" if closed else f"<think> {solution.strip()} </think><answer> {answer} </answer>"
+
+
+def asks_for_boxes(question, record):
+    """Whether a record speaks of boxes, so that "No Objects" is a statement about them: by its question, or by VLM-R1's `accu_reward_method`."""
+    return bool(re.search("bounding box|bbox|'Position'", question, re.IGNORECASE)) or record.get("accu_reward_method") in DETECTION_METHODS
+
+
 # ---- the layouts of published files, each with a record
 
 def plain(record, where):
@@ -318,11 +336,11 @@ def plain(record, where):
         boxes, solution = [solution], None
     else:
         solution = text_of(record, ["solution"], where)
-    if boxes is not None and answer is not None and not boxes_in(answer, where):
+    if boxes is not None and answer is not None and not boxes_in(answer, where, asked=True):
         raise UserError(f"{where}: both an answer and boxes; delete the one that is not asked for")
     tagged = ANSWER_TAG.findall(solution or "")
     if tagged and answer is None and boxes is None:
-        boxes, box_format, style = boxes_in(tagged[-1], where) or (None, None, None)
+        boxes, box_format, style = boxes_in(tagged[-1], where, asked=asks_for_boxes(question, record)) or (None, None, None)
     if answer is None and solution is not None:
         answer = gold_in(solution)
     thinking = text_of(record, ["thinking"], where)
@@ -342,9 +360,10 @@ def conversation(record, where):
     {"image": "a.png", "conversations": [{"from": "human", "value": "<image>How many?"}, {"from": "gpt", "value": 3}]}
     {"image": "a.png", "conversations": [{"from": "user", "value": "How many?"}, {"from": "assistant", "value": "Solution:\\n1. ...\\nAnswer: 3"}]}
     {"image": ["a.png", "b.png"], "conversations": [..., {"from": "gpt", "value": "yes"}], "accu_reward_method": "yes_no"}
-    {"image": "a.png", "conversations": [..., {"from": "gpt", "value": [10, 20, 200, 300]}]}                                       a box, in pixels
+    {"image": "a.png", "conversations": [..., {"from": "gpt", "value": [10, 20, 200, 300]}]}            a box, in pixels; so is the text "[10, 20, 200, 300]"
     {"conversations": [{"from": "user", "value": "<img>/x/a.jpg</img> Output ..."}, {"from": "assistant", "value": "(100,200),(300,400)"}]}   LISA, 0 to 1000
-    Their images are given by name, and the folder apart: beside the file, or in a folder there of one of the usual names.
+    Their images are given by name, and the folder apart: beside the file, or in a folder there of one of the usual names. What is worked out before an
+    untagged "Answer: 3" (R3V, Geo170K) is put in tags, so that what is learned from it can be scored: "<think> Solution:\\n1. ... </think><answer> 3 </answer>".
     """
     turns = record["conversations"]
     if not (isinstance(turns, list) and len(turns) >= 2 and all(isinstance(turn, dict) for turn in turns[:2])
@@ -363,13 +382,19 @@ def conversation(record, where):
         found = ([value], "pixels", None)
     else:
         value = needed(turns[1], "value", where, (str, int, float)).strip()
-        answer = gold_in(value)
-        nothing = record.get("accu_reward_method") in DETECTION_METHODS and answer.lower().rstrip(".") == "none"
-        found = ([], "pixels", None) if nothing else boxes_in((ANSWER_TAG.findall(value) or [value])[-1], where, corners=bool(tagged))
+        answer, reply, method = gold_in(value), (ANSWER_TAG.findall(value) or [value])[-1].strip(), record.get("accu_reward_method")
+        if method in DETECTION_METHODS and answer.lower().rstrip(".") == "none":
+            found = [], "pixels", None
+        elif FOUR_NUMBERS.fullmatch(reply) and len(images) == 1 and method in (None, "default", *DETECTION_METHODS):     # not mcq, math, ...
+            found = [[float(v) for v in reply.strip("[]").split(",")]], "pixels", None
+        else:
+            found = boxes_in(reply, where, corners=bool(tagged), asked=asks_for_boxes(question, record))
         if not (answer or found):
             raise UserError(f"{where}: no answer; expected the reply to hold <answer> ... </answer> or \"Answer: ...\", or to be an answer of fewer than {SHORT_ANSWER} characters")
         rest = ANSWER_TAG.sub("", value) if "<answer>" in value else value.removesuffix(answer).strip().removesuffix("Answer:")
-        solution = value if rest.strip() and not (found and "<think>" not in value) else None     # more than the answer: worked out
+        solution = value if ("<think>" in value if found else rest.strip()) else None                # more than the answer: worked out
+        if solution and answer and "Answer:" in value and "<answer>" not in value:
+            solution = with_answer(re.sub("</?think>", "", rest), answer)
     boxes, box_format, style = found or (None, None, None)
     fields = {"question": question, "images": images, "folders": ("", "images", "png", "tables", "clevr_math_imgs"), "answer": answer, "choices": choices_of(record, where),
               "solution": solution, "id": record.get("id"), "task": record.get("task"), "boxes": boxes, "box_format": record.get("box_format") or box_format, "box_style": style}
@@ -377,17 +402,20 @@ def conversation(record, where):
 
 
 def chartqa(record, where):
-    """ChartQA, in its published tree: test/test_human.json, with the pictures in test/png.
+    """ChartQA, in its published tree (test/test_human.json, with the pictures in test/png), or with the pictures beside the file; and as the Hub has it.
 
     {"imgname": "12.png", "query": "What is the max?", "label": "14"}
+    {"image": {"bytes": ...}, "query": "What is the max?", "label": ["14"], "human_or_machine": 0}
     """
-    fields = {"question": needed(record, "query", where), "images": needed(record, "imgname", where), "folders": ("png", "../png"),
+    if isinstance(record["label"], list) and len(record["label"]) == 1:
+        record = {**record, "label": record["label"][0]}
+    fields = {"question": needed(record, "query", where), "images": record.get("image") or needed(record, "imgname", where), "folders": ("", "png", "../png"),
               "answer": needed(record, "label", where, (str, int, float)), "id": record.get("id")}
-    return fields, without(record, "imgname", "query", "label", "id")
+    return fields, without(record, "image", "imgname", "query", "label", "id")
 
 
 def tabmwp(record, where):
-    """TabMWP's problems_*.json, with the pictures in tables/. The question is put as R3V puts it, with unit and options. The published `solution`
+    """TabMWP's problems_*.json, with the pictures in tables/ or beside the file. The question is put as R3V puts it, with unit and options. The published `solution`
     ends in a sentence, not in an answer that a reward could read: it is kept in meta, and not imitated.
 
     {"id": "33", "question": "Is the function linear?", "choices": ["linear", "nonlinear"], "answer": "nonlinear", "unit": null, "ques_type": "multi_choice",
@@ -395,7 +423,7 @@ def tabmwp(record, where):
     """
     name, unit, choices = needed(record, "id", where, (str, int)), text_of(record, ["unit"], where), choices_of(record, where)
     question = needed(record, "question", where) + (f" (Unit: {unit})" if unit else "")
-    fields = {"question": with_options(question, choices), "images": f"{name}.png", "folders": ("tables",), "answer": needed(record, "answer", where, (str, int, float)),
+    fields = {"question": with_options(question, choices), "images": f"{name}.png", "folders": ("", "tables"), "answer": needed(record, "answer", where, (str, int, float)),
               "choices": choices, "id": name}
     return fields, without(record, "id", "question", "choices", "answer")
 
@@ -433,6 +461,7 @@ def with_options(question, choices):
 LAYOUTS = [  # (the keys by which a record is recognised, its function), tried in this order
     ({"conversations"}, conversation),
     ({"imgname", "query", "label"}, chartqa),
+    ({"image", "query", "label"}, chartqa),
     ({"question", "answer", "choices", "unit", "ques_type", "ans_type"}, tabmwp),
     ({"question", "answer", "choices", "prompt", "task", "source"}, cvbench),
     ({"question", "answer", "choices", "rationale", "domain", "topic"}, m3cot),
@@ -443,19 +472,22 @@ LAYOUTS = [  # (the keys by which a record is recognised, its function), tried i
 
 DETECTION_METHODS = ("map", "od_ap", "od_ap50", "odLength", "weighted_sum")          # VLM-R1's rewards whose gold "None" means that there is nothing to find
 FENCE = re.compile(r"```(?:json)?\s*(.*?)\s*```", re.DOTALL)
+FOUR_NUMBERS = re.compile(r"\[\s*-?\d+(?:\.\d+)?(?:\s*,\s*-?\d+(?:\.\d+)?){3}\s*\]")
 CORNERS = re.compile(r"\(\s*(\d+)\s*,\s*(\d+)\s*\)\s*,\s*\(\s*(\d+)\s*,\s*(\d+)\s*\)")
 
 
-def boxes_in(text, where, corners=False):
+def boxes_in(text, where, corners=False, asked=False):
     """(boxes, box_format, style) that a gold answer's text writes down, or None if it is another kind of answer. json and regular expressions only.
 
-    "[{'Position': [110, 120, 210, 230], 'Confidence': 1}]", "No Objects"     Visual-RFT's detection: 0 to 1000
+    "[{'Position': [110, 120, 210, 230], 'Confidence': 1}]", "No Objects"     Visual-RFT's detection: 0 to 1000; the latter and "[]" only if boxes were `asked` for
     "(100,200),(300,400)"                                                     its LISA: 0 to 1000; read so only if `corners`, as it could be two points elsewhere
     '```json\\n[{"bbox_2d": [10, 20, 200, 300], "label": "cat"}]\\n```'         VLM-R1's detection: pixels
     UserError for what begins like boxes and cannot be read.
     """
     text = text.strip()
-    if text == "[]" or text.lower().rstrip(".") == "no objects":
+    if asked and text == "[]":
+        return [], "pixels", None
+    if asked and text.lower().rstrip(".") == "no objects":
         return [], "norm1000", "position"
     pair = corners and CORNERS.fullmatch(text)
     if pair:
@@ -465,7 +497,7 @@ def boxes_in(text, where, corners=False):
     fenced = FENCE.search(text)
     body = fenced[1] if fenced else text
     try:
-        found = json.loads(body.replace("'", '"') if "'Position'" in body else body)
+        found = json.loads(json_quotes(body) if "'Position'" in body else body)
     except (ValueError, RecursionError):
         found = None
     found = [found] if isinstance(found, dict) else found
@@ -474,6 +506,12 @@ def boxes_in(text, where, corners=False):
     if isinstance(found, list) and all(isinstance(box, dict) and "bbox_2d" in box for box in found):
         return found, "pixels", None
     raise UserError(f"{where}: the answer looks like a list of boxes, but is none ({short(text, 60)}); mend or delete the record")
+
+
+def json_quotes(text):
+    """Python's quotes as JSON's, in one pass: [{'label': "men's", 'note': 'a "b"'}] -> [{"label": "men's", "note": "a \\"b\\""}]."""
+    inside = lambda m: re.sub(r'\\.|"', lambda e: {"\\'": "'", '"': '\\"'}.get(e[0], e[0]), m[1], flags=re.DOTALL)
+    return re.sub(r"""\\.|"(?:[^"\\]|\\.)*"|'((?:[^'\\]|\\.)*)'""", lambda m: m[0] if m[1] is None else f'"{inside(m)}"', text, flags=re.DOTALL)
 
 
 def gold_boxes(boxes, box_format, images, where):
@@ -515,7 +553,8 @@ def gold_boxes(boxes, box_format, images, where):
 def boxes_to_text(boxes, box_format, size, resized=None, style=None):
     """Boxes (meta["boxes"], pixels) written as the model writes them, in whole numbers; a box thinner than one of its steps is rounded outwards.
 
-    one without a label  {"bbox_2d": [10, 20, 200, 300]}      else [{"bbox_2d": [10, 20, 200, 300], "label": "cat"}, ...], [] for none      (VLM-R1)
+    one without a label  {"bbox_2d": [10, 20, 200, 300]}      else [{"label": "cat", "bbox_2d": [10, 20, 200, 300]}, ...], [] for none      (VLM-R1, but for the
+                         order: as in toyworld's `ground`, the label comes first, so that the model knows what it is about to draw a box around)
     style "position"     [{'Position': [10, 20, 200, 300], 'Confidence': 1}], No Objects for none                             (what Visual-RFT's questions ask for)
     style "corners"      (10,20),(200,300)                                                                                    (LISA in Visual-RFT)
     """
@@ -527,7 +566,7 @@ def boxes_to_text(boxes, box_format, size, resized=None, style=None):
             low, high = box["bbox_2d"][axis] * steps[axis] / size[axis], box["bbox_2d"][axis + 2] * steps[axis] / size[axis]
             whole = (round(low), round(high))
             corners[axis], corners[axis + 2] = whole if whole[0] < whole[1] else (math.floor(low), math.ceil(high))
-        written.append({"bbox_2d": corners, **({"label": box["label"]} if box.get("label") else {})})
+        written.append({**({"label": box["label"]} if box.get("label") else {}), "bbox_2d": corners})
     if style == "corners":
         return ",".join("({},{}),({},{})".format(*box["bbox_2d"]) for box in written)
     if style == "position":
@@ -542,8 +581,11 @@ def answer_text(example, boxes):
 
 
 def set_box_format(example, box_format, min_pixels, max_pixels):
-    """Notes in a box example how the model writes boxes; other examples stay as they are."""
+    """Notes in a box example how the model writes boxes; other examples stay as they are. UserError if its question asks for another convention."""
     if "boxes" in example.meta:
+        if example.meta.get("box_style") and box_format != "norm1000":
+            raise UserError(f"{example.source}: its boxes are those of Visual-RFT, whose questions ask for 0 to 1000, not for --box-format {box_format}; "
+                            "read it with --box-format norm1000")
         example.meta["box_format"] = box_format
         if box_format == "resized":
             example.meta["resized"] = resized_size(example.meta["size"], min_pixels, max_pixels)
@@ -709,7 +751,7 @@ def ask_as_trained(args, otherwise=DEFAULT_TEMPLATE):
     args.prompt_template = args.prompt_template or trained_with.get("prompt_template") or otherwise
     args.system_prompt = args.system_prompt if args.system_prompt is not None else trained_with.get("system_prompt")
     for name, default in (("box_format", BOX_FORMATS[0]), ("min_pixels", MIN_PIXELS), ("max_pixels", MAX_PIXELS)):
-        if hasattr(args, name):                                      # asking about one picture (generate.py) knows no boxes
+        if hasattr(args, name):                                      # a caller that has none of these flags needs none
             setattr(args, name, getattr(args, name) or trained_with.get(name) or default)
     template_of(args.prompt_template)
 

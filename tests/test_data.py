@@ -8,6 +8,7 @@ import dataclasses
 import io
 import json
 import random
+import re
 import sys
 import time
 from collections import Counter
@@ -236,7 +237,15 @@ def test_chartqa_in_its_published_tree(tmp_path):
     assert [e.images for e in got] == [[tmp_path / "test/png/12.png"]] * 2 and got[1].source == f"{tmp_path / 'test/test_human.json'}:2"
     assert read(tmp_path / "flat/human/x.json")[0].images[0].resolve() == tmp_path / "flat/png/12.png"
     text = refusal(read, write(tmp_path / "test", [{**record, "imgname": "13.png"}], "x.json"))
-    assert "png/13.png does not exist" in text and "../png" in text
+    assert "13.png does not exist, nor in png, ../png there" in text
+
+
+def test_chartqa_as_the_hub_has_it_and_with_pictures_beside_the_file(wide):
+    hub = {"image": {"bytes": png(), "path": None}, "query": "What is the max?", "label": ["14"], "human_or_machine": 0}
+    example = one(wide, hub, "test-00000-of-00001.parquet")
+    assert (example.question, example.answer, example.solution, example.meta, example.images) == ("What is the max?", "14", None, {"human_or_machine": 0}, [png()])
+    beside = one(wide, {"imgname": "a.png", "query": "What is the max?", "label": "14"})
+    assert (beside.answer, beside.images, beside.meta) == ("14", [wide / "a.png"], {}) and one(wide, {"image": "a.png", "query": "q", "label": [0.5]}).answer == "0.5"
 
 
 TABMWP = {"33": {"question": "Is the function linear?", "choices": ["linear", "nonlinear"], "answer": "nonlinear", "unit": None, "table_title": None, "table": "x | y\n10 | 15",
@@ -260,7 +269,9 @@ def test_tabmwp_record(tmp_path, indent):
         "unit": "pounds", "ques_type": "free_text", "ans_type": "integer_number", "grade": 3, "split": "dev", "solution": "It is 10."}
     lines = path.read_text().split("\n")
     assert [e.source for e in (choice, free)] == [f"{path}:{lines.index(f' {chr(34)}{pid}{chr(34)}: {{') + 1 if indent else 1}" for pid in TABMWP]
-    (tmp_path / "tables" / "117.png").unlink()
+    (tmp_path / "tables" / "117.png").rename(tmp_path / "117.png")
+    assert read(path)[1].images == [tmp_path / "117.png"]
+    (tmp_path / "117.png").unlink()
     assert refusal(read, path).startswith(f"{free.source}: image ")
 
 
@@ -290,10 +301,13 @@ def test_published_tabmwp():
 def test_published_worked_solutions_and_their_wording():
     """R3V's warm-up file names its pictures bare; they lie in tables/. Its questions end as our templates do."""
     got = read(SHARED / "tabmwp" / "warmup_cot64.json")
-    assert len(got) == 64 and all(e.images[0].parent.name == "tables" and e.solution.endswith("Answer: " + e.answer) for e in got)
+    assert len(got) == 64 and all(e.images[0].parent.name == "tables" and e.solution.endswith(f" </think><answer> {e.answer} </answer>") for e in got)
     assert [e.answer for e in got[:5]] == ["B", "D", "74", "A", "3"]
     ends = {True: data.TEMPLATES["tabmwp_choices"], False: data.TEMPLATES["tabmwp"]}
     assert all(e.question.endswith(ends["\nOptions:\n(A) " in e.question].replace("{question}", "")) for e in got)
+    import rewards
+    for name in ("accuracy", "format"):                              # without tags, imitating these earned nothing: 0 of 64
+        assert [rewards.REWARDS[name](data.target_text(e, "none"), e) for e in got] == [1.0] * 64
 
 
 @pytest.mark.skipif(not RECORDS.is_dir(), reason=f"{RECORDS} (public records, not part of this repository) is not there")
@@ -311,7 +325,8 @@ def test_published_conversations(tmp_path, name, worked, answers, template):
     (tmp_path / name).write_text((RECORDS / name).read_text())
     got = read(tmp_path / name)
     assert [e.answer for e in got] == answers
-    assert [e.solution for e in got] == [r["conversations"][1]["value"].strip() if worked else None for r in records]
+    thinking = [r["conversations"][1]["value"].rpartition("Answer:")[0].strip() for r in records]
+    assert [e.solution for e in got] == [f"<think> {words} </think><answer> {answer} </answer>" if worked else None for words, answer in zip(thinking, answers)]
     assert [e.question for e in got] == [r["conversations"][0]["value"].strip() for r in records]
     assert [data.target_text(e, "none") for e in got] == [e.solution or e.answer for e in got]
     assert template is None or all(e.question.endswith(data.TEMPLATES[template].replace("{question}", "")) for e in got)
@@ -331,8 +346,10 @@ def test_published_records_of_several_images(tmp_path):
 
 @pytest.mark.parametrize("value, answer, solution", [
     ("yes", "yes", None), (3.5, "3.5", None), (" 7\n", "7", None), ("<answer> 7 </answer>", "7", None), ("Answer: 7", "7", None), ("Answer: \nB", "B", None),
-    ("<think> one </think><answer> 1 </answer>", "1", "<think> one </think><answer> 1 </answer>"), ("Solution:\n1. One.\n\nAnswer:\nYes\n", "Yes", "Solution:\n1. One.\n\nAnswer:\nYes"),
-    ("So it is two. Answer:B", "B", "So it is two. Answer:B"), ("Answer: 3 is wrong.\nAnswer: 4", "4", "Answer: 3 is wrong.\nAnswer: 4"), ("word " * 40 + "\nAnswer: no", "no", "word " * 40 + "\nAnswer: no")])
+    ("<think> one </think><answer> 1 </answer>", "1", "<think> one </think><answer> 1 </answer>"), 
+    ("Solution:\n1. One.\n\nAnswer:\nYes\n", "Yes", "<think> Solution:\n1. One. </think><answer> Yes </answer>"), ("So it is two. Answer:B", "B", "<think> So it is two. </think><answer> B </answer>"),
+    ("Answer: 3 is wrong.\nAnswer: 4", "4", "<think> Answer: 3 is wrong. </think><answer> 4 </answer>"), ("<think> one </think>\nAnswer: 1", "1", "<think> one </think><answer> 1 </answer>"),
+    ("word " * 40 + "\nAnswer: no", "no", "<think> " + "word " * 40 + "</think><answer> no </answer>"), ("Answer: 3? <answer> 4 </answer>", "4", "Answer: 3? <answer> 4 </answer>")])
 @pytest.mark.parametrize("names", [("human", "gpt"), ("user", "assistant")])
 def test_answers_of_conversations(folder, value, answer, solution, names):
     example = one(folder, {"id": 5, "image": "a.png", **turns("<image>\nHow many?", value, names), "accu_reward_method": "mcq"})     # the picture lies in images/
@@ -398,14 +415,18 @@ BOXES = {     # layout: (record, the boxes of its answer in pixels of 640 x 480,
                    [([10, 20, 200, 300], None)], '{"bbox_2d": [10, 20, 200, 300]}'),
     "Visual-RFT": ({"image": "a.png", "problem": "Detect.", "solution": "<answer>[{'Position': [100, 250, 500, 500], 'Confidence': 1}, {'Position': [0, 0, 1000, 1000], 'Confidence': 1}]</answer>"},
                    [([64, 120, 320, 240], None), ([0, 0, 640, 480], None)], '[{\'Position\''),
-    "Visual-RFT, nothing": ({"image": "a.png", "problem": "Detect.", "solution": "<answer>No Objects</answer>"}, [], "[]"),
+    "Visual-RFT, nothing": ({"image": "a.png", "problem": "Provide the bounding boxes.", "solution": "<answer>No Objects</answer>"}, [], "[]"),
     "LISA": (turns("<img>/mnt/authors/disk/a.png</img> Output the bounding box.", "(100,250),(500,500)", ("user", "assistant")), [([64, 120, 320, 240], None)], None),
     "VLM-R1 box": ({"image": "a.png", **turns("<image>Where?", [10, 20.5, 200, 300])}, [([10, 20.5, 200, 300], None)], '{"bbox_2d": [10, 20, 200, 300]}'),
+    "VLM-R1 box as a text": ({"image": "a.png", **turns("<image>Where?", " [10, 20.5,200,300]\n")}, [([10, 20.5, 200, 300], None)], '{"bbox_2d": [10, 20, 200, 300]}'),
     "VLM-R1 detection": ({"image": "a.png", **turns("<image>Find.", '```json\n[{"bbox_2d": [1, 2, 3, 4], "label": "cat"}]\n```'), "accu_reward_method": "od_ap"},
-                         [([1, 2, 3, 4], "cat")], '[{"bbox_2d": [1, 2, 3, 4], "label": "cat"}]'),
+                         [([1, 2, 3, 4], "cat")], '[{"label": "cat", "bbox_2d": [1, 2, 3, 4]}]'),
     "VLM-R1 detection, nothing": ({"image": "a.png", **turns("<image>Find.", "None"), "accu_reward_method": "od_ap"}, [], "[]"),
+    "VLM-R1 detection, an empty list": ({"image": "a.png", **turns("<image>Find.", "[]"), "accu_reward_method": "odLength"}, [], "[]"),
+    "Visual-RFT, labels": ({"image": "a.png", "problem": "q", "solution": "<answer>" + str([{"Position": [100, 250, 500, 500], "label": "men's \"x\""}, {"Position": [0, 0, 1000, 1000], "label": "men's"}])
+                            + "</answer>"}, [([64, 120, 320, 240], None), ([0, 0, 640, 480], None)], None),
     "plain": ({"image": "a.png", "question": "Find.", "boxes": [[10, 20, 200, 300], {"bbox_2d": [0, 0, 640, 480], "label": "wall"}]},
-              [([10, 20, 200, 300], None), ([0, 0, 640, 480], "wall")], '[{"bbox_2d": [10, 20, 200, 300]}, {"bbox_2d": [0, 0, 640, 480], "label": "wall"}]'),
+              [([10, 20, 200, 300], None), ([0, 0, 640, 480], "wall")], '[{"bbox_2d": [10, 20, 200, 300]}, {"label": "wall", "bbox_2d": [0, 0, 640, 480]}]'),
     "plain, norm1000": ({"image": "a.png", "question": "Find.", "boxes": [[0, 0, 500, 1000]], "box_format": "norm1000"}, [([0, 0, 320, 480], None)], '{"bbox_2d": [0, 0, 320, 480]}'),
     "plain, nothing": ({"image": "a.png", "question": "Find.", "boxes": []}, [], "[]"),
     "a pixel over the edge": ({"image": "a.png", "question": "Find.", "boxes": [[-0.4, 3, 640.6, 481]]}, [([0, 3, 640, 480], None)], '{"bbox_2d": [0, 3, 640, 480]}'),
@@ -431,6 +452,10 @@ def test_what_is_imitated_scores_full_marks(wide, name, box_format):
     """The supervised target of each layout, in each convention, read back by the rewards: the gold boxes, up to rounding."""
     import rewards
     assert rewards.BOX_FORMATS == data.BOX_FORMATS
+    if name.startswith(("Visual-RFT", "LISA")) and box_format != "norm1000":          # their questions say "between 0 and 1000"
+        text = refusal(one, wide, BOXES[name][0], box_format=box_format)
+        assert text.startswith(f"{wide / 'set.jsonl'}:1: ") and f"--box-format {box_format}" in text and text.endswith("--box-format norm1000")
+        return
     example = one(wide, BOXES[name][0], box_format=box_format, max_pixels=200 * 200)
     rewards.check_gold(example.answer, example.choices, example.meta)
     found = rewards.predicted_boxes(data.target_text(example, "think"), example)
@@ -449,13 +474,58 @@ def test_boxes_are_written_in_the_models_convention(wide):
     assert data.target_text(one(wide, rft), "none") == "[{'Position': [100, 250, 500, 500], 'Confidence': 1}, {'Position': [0, 0, 1000, 1000], 'Confidence': 1}]"   # as its question asks
     assert data.target_text(one(wide, BOXES["Visual-RFT, nothing"][0]), "think") == "<answer> No Objects </answer>"
     assert data.target_text(one(wide, lisa), "lisa") == "<answer> (100,250),(500,500) </answer>"
-    worked = "<think> there </think><answer>[{'Position': [100, 250, 500, 500], 'Confidence': 1}]</answer>"
+    worked = "<think> there </think><answer> [{'Position': [100, 250, 500, 500], 'Confidence': 1}] </answer>"
     example = one(wide, {**rft, "solution": worked})
     assert example.solution == data.target_text(example, "none") == worked and len(example.meta["boxes"]) == 1
 
 
+IN_PIXELS = '{"bbox_2d": [10,20,200,300]}'
+WORKED_BOXES = {     # name: (a record with a worked solution, what the target says around {boxes})
+    "VLM-R1": ({"image": "a.png", **turns("q", f"<think>hm</think><answer>{IN_PIXELS}</answer>")}, "<think>hm</think><answer> {boxes} </answer>"),
+    "VLM-R1, four numbers": ({"image": "a.png", **turns("q", "<think>hm</think><answer>[10, 20, 200, 300]</answer>")}, "<think>hm</think><answer> {boxes} </answer>"),
+    "VLM-R1, fenced": ({"image": "a.png", **turns("q", f"<think>hm</think>```json\n{IN_PIXELS}\n```")}, "<think>hm</think><answer> {boxes} </answer>"),
+    "plain": ({"image": "a.png", "problem": "q", "thinking": "<think>hm</think>", "solution": f"<answer>{IN_PIXELS}</answer>"}, "<think>hm</think>\n<answer> {boxes} </answer>"),
+    "plain, thinks again": ({"image": "a.png", "problem": "q", "solution": f"<answer>no \\1</answer> <answer>{IN_PIXELS}</answer>."}, "<answer>no \\1</answer> <answer> {boxes} </answer>."),
+    "plain, untagged": ({"image": "a.png", "problem": "q", "boxes": [[10, 20, 200, 300]], "solution": "There it is.\n"}, "<think> There it is. </think><answer> {boxes} </answer>"),
+}
+
+
+@pytest.mark.parametrize("name", WORKED_BOXES)
+@pytest.mark.parametrize("box_format, boxes", [("norm1000", "[16, 42, 312, 625]"), ("resized", "[10, 20, 201, 298]"), ("pixels", "[10, 20, 200, 300]")])
+def test_worked_solutions_say_their_boxes_in_the_models_convention(wide, name, box_format, boxes):
+    """They were imitated to the letter, in the file's pixels: learned at the default norm1000, that is an IoU of 0.27."""
+    import rewards
+    record, expected = WORKED_BOXES[name]
+    example = one(wide, record, box_format=box_format)
+    assert data.target_text(example, "rec") == expected.replace("{boxes}", f'{{"bbox_2d": {boxes}}}')
+    assert rewards.REWARDS["iou"](example.solution, example) > 0.99 and example.meta["boxes"][0]["bbox_2d"] == [10, 20, 200, 300]
+
+
+@pytest.mark.parametrize("record, answer", [
+    ({"problem": "What is left on the table?", "solution": "<answer>No objects.</answer>"}, "No objects."), ({"problem": "Which indices?", "solution": "<answer>[]</answer>"}, "[]"),
+    (turns("How many boxes are there?", "No Objects"), "No Objects"), ({**turns("Which rows?", "[1, 2, 3, 4]"), "accu_reward_method": "all_match"}, "[1, 2, 3, 4]")])
+def test_what_only_looks_like_boxes_is_a_text(wide, record, answer):
+    example = one(wide, {"image": "a.png", **record})
+    assert example.answer == answer and "boxes" not in example.meta and data.target_text(example, "think") == f"<answer> {answer} </answer>"
+    assert data.to_example(turns("Sort them.", "[1, 2, 3, 4]"), wide / "x.json", 1).answer == "[1, 2, 3, 4]"        # no picture: no box
+
+
+@pytest.mark.parametrize("value", [[{"label": "men's"}], [{"a": 'say "x"', "b": "it's \"y\" \\ z"}], {"tab\n": ["'", '"', "\\'", '\\"']}, [], "é"])
+def test_pythons_quotes_as_jsons(value):
+    """Against Python's own way to write a value, and JSON's."""
+    assert json.loads(data.json_quotes(str(value) if not isinstance(value, str) else repr(value))) == value
+    assert data.json_quotes(json.dumps({"a": "it's"})) == '{"a": "it\'s"}'
+
+
+def test_quotes_take_linear_time():
+    for hostile in ("'" + "\\'" * 200_000, "\"'" * 200_000, "'\\" * 200_000, '\'"\\' * 200_000):
+        start = time.process_time()
+        data.json_quotes(hostile)
+        assert time.process_time() - start < 5
+
+
 @pytest.mark.parametrize("boxes, box_format, expected", [
-    ([], "pixels", "[]"), ([((10, 20, 30, 40), None)], "norm1000", '{"bbox_2d": [100, 100, 300, 200]}'), ([((10, 20, 30, 40), "é")], "resized", '[{"bbox_2d": [5, 20, 15, 40], "label": "é"}]'),
+    ([], "pixels", "[]"), ([((10, 20, 30, 40), None)], "norm1000", '{"bbox_2d": [100, 100, 300, 200]}'), ([((10, 20, 30, 40), "é")], "resized", '[{"label": "é", "bbox_2d": [5, 20, 15, 40]}]'),
     ([((10.2, 20, 10.4, 20.6), None)], "pixels", '{"bbox_2d": [10, 20, 11, 21]}'), ([((99.7, 199.9, 100, 200), None)], "pixels", '{"bbox_2d": [99, 199, 100, 200]}')])
 def test_boxes_to_text(boxes, box_format, expected):
     boxes = [{"bbox_2d": list(corners), "label": label} for corners, label in boxes]
@@ -553,7 +623,8 @@ BAD_LAYOUTS = {     # name: (record, what the message must say)
     "an image nowhere": ({"image": "b.png", **turns("q", "a")}, ["b.png does not exist, nor in images, png", "relative paths resolve beside set.jsonl"]),
     "an absolute image nowhere": (turns("<img>/mnt/b.png</img>q", "(1,2),(3,4)"), ["/mnt/b.png does not exist"]),
     "ChartQA without a label": ({"imgname": "12.png", "query": "q", "label": None}, ["`label` is null"]),
-    "ChartQA, a list for a label": ({"imgname": "12.png", "query": "q", "label": ["a"]}, ["`label` must be str", "found list"]),
+    "ChartQA, two labels": ({"imgname": "12.png", "query": "q", "label": ["a", "b"]}, ["`label` must be str", "found list"]),
+    "ChartQA without a picture": ({"image": None, "query": "q", "label": ["a"]}, ["`imgname` is null"]),
     "TabMWP without a number": (TABMWP["33"], ["`id` is null"]),
     "TabMWP, unit": ({"id": "3", **TABMWP["33"], "unit": 3}, ["`unit` must be str", "found int"]),
     "CV-Bench without an image": ({**CVBENCH, "image": None, "filename": None}, ["`filename` is null"]),
@@ -610,6 +681,9 @@ def test_toy_boxes_in_every_convention(box_format):
         assert example.meta["box_format"] == box_format and example.meta.get("resized") == ([84, 84] if box_format == "resized" else None)
         assert (example.answer, example.question, example.meta["boxes"]) == (plain.answer, plain.question, plain.meta["boxes"])
         assert example.solution.split("<answer>")[0] == plain.solution.split("<answer>")[0]
+        assert re.sub(r"\d+, \d+, \d+, \d+", "", example.solution) == re.sub(r"\d+, \d+, \d+, \d+", "", plain.solution)       # the label first in all three
+        taught = toyworld.record("ground", "train", n)["solution"]
+        assert plain.solution == taught                              # the fallible teacher's boxes stay his
         found, expected = (rewards.predicted_boxes(e.solution, e) for e in (example, plain))
         assert len(found) == len(expected)
         for a, b in zip(found, expected):
