@@ -77,12 +77,13 @@ def parse_failure(completion):
 
 REPLACEMENTS = [  # in this order
     ("\u2212", "-"), ("\u2044", "/"), ("\u2215", "/"), ("\u00f7", "/"), ("\\div", "/"), ("\u2236", ":"), ("\u00d7", r"\times "), ("\u00b7", r"\cdot "), ("\u22c5", r"\cdot "),
-    ("\u03c0", r"\pi "), ("\u221e", r"\infty "), ("\\degree", "°"), ("\\%", "%"),
+    ("\u03c0", r"\pi "), ("\u221e", r"\infty "), ("\\textdegree{}", "°"), ("\\textdegree", "°"), ("\\degree", "°"), ("\\%", "%"), ("\\approx", "≈"),
     ("\\$", " "), ("$", " "), ("{,}", ","), ("\\,", " "), ("\\;", " "), ("\\:", " "), ("\\!", " "), ("\\ ", " "), ("~", " "),
     ("\\(", " "), ("\\)", " "), ("\\[", " "), ("\\]", " "), ("\\dfrac", "\\frac"), ("\\tfrac", "\\frac"),
     ("\\left(", "("), ("\\right)", ")"), ("\\left[", "["), ("\\right]", "]"),
 ]  # fmt: skip
 SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
+DEGREES = str.maketrans("º˚∘", "°°°")
 QUOTES = ['""', "''", "``", "“”", "‘’", "«»"]
 
 
@@ -90,10 +91,11 @@ QUOTES = ['""', "''", "``", "“”", "‘’", "«»"]
 def _clean(text):
     """Unicode, LaTeX dressing, quotes, spaces and the final period in one spelling; case kept.  At most MAX_ANSWER long."""
     text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+", lambda m: "^{" + m.group().translate(SUPERSCRIPTS) + "}", text)
-    text = re.sub("([¼½¾⅐-⅞])", r" \1", text.replace("º", "°").replace("˚", "°"))  # the space keeps 3½ from becoming 31/2
+    text = re.sub("([¼½¾⅐-⅞])", r" \1", text.translate(DEGREES))  # the space keeps 3½ from becoming 31/2
     text = unicodedata.normalize("NFKC", text)  # full-width digits and brackets, ㎝, ½
     text = re.sub(r"\\(?:text|textbf|textrm|mathrm|mathbf|boldsymbol|mbox)\s*\{((?:[^{}]|\{[^{}]*\})*)\}", r" \1 ", text)
-    text = re.sub(r"(?:\{\})?\s*\^\s*(?:\{\s*(?:\\circ|o)\s*\}|(?:\\circ|(?<=[0-9]\^)o)(?![A-Za-z]))", "°", text)
+    text = re.sub(r"(?:\{\})?\s*\^\s*(?:\{\s*(?:\\circ|o|°)\s*\}|°|(?:\\circ|(?<=[0-9]\^)o)(?![A-Za-z]))", "°", text)
+    text = re.sub(r"(?<=[0-9])\s*(?:[′’]|\^\s*(?:\{\s*\\prime\s*\}|\\prime(?![A-Za-z])))", "'", text)  # minutes of arc
     text = re.sub(r"\^\s*(?:\{\s*0?\.5\s*\}|0?\.5(?![0-9]))", r"^{\\frac{1}{2}}", text)
     text = re.sub(r"^\s*–(?=\s*[0-9.\\√])", "-", text)  # a dash between two numbers is no minus
     for old, new in REPLACEMENTS:
@@ -113,15 +115,16 @@ def _clean(text):
             text = text[1:-1]
         elif text.startswith("\\boxed{") and _closes_at_end(text):  # not "\\boxed{3} or \\boxed{7}"
             text = text[7:-1]
-    return re.sub(r"([0-9])\s*:\s*([0-9])", r"\1:\2", text)
+    text = re.sub(r"\^\s*([0-9A-Za-z])(?![0-9.])", r"^{\1}", text)
+    return re.sub(r"([0-9])\s*([:°])\s*(?=[0-9])", r"\1\2", text)
 
 
-def _closes_at_end(text):
-    """True if the first "{" of the text is closed by its last character."""
+def _closes_at_end(text, brackets="{}"):
+    """True if the first opening bracket of the text is closed by its last character."""
     depth = 0
     for i, char in enumerate(text):
-        depth += (char == "{") - (char == "}")
-        if char == "}" and depth == 0:
+        depth += (char == brackets[0]) - (char == brackets[1])
+        if char == brackets[1] and depth == 0:
             return i == len(text) - 1
     return False
 
@@ -148,11 +151,11 @@ NOT_COUNTED = set(
     "tens hundreds thousands millions billions trillions dozens pairs scores twos threes fours fives sixes sevens eights nines".split()
 )
 SINGULAR = set("object item thing shape cube sphere cylinder ball block square circle triangle".split())
-POWERS = {"square": "2", "sq": "2", "cubic": "3", "平方": "2", "立方": "3"}
+POWERS = {"square": "2", "sq": "2", "cubic": "3", "平方": "2", "立方": "3", "squared": "2", "cubed": "3"}
 
 UNIT = re.compile(
     r"(.*?(?:[0-9.)}]|\\pi))\s*(?:(square|sq|cubic)\.?\s+|(平方|立方))?(°\s?[CFcf]?|%|[A-Za-z]+|[\u4e00-\u9fff]{1,4})"
-    r"(?:\s*(?:\^|\*\*)\s*\{?\s*([23])\s*\}?|([23]))?"
+    r"(?:\s*(?:\^|\*\*)\s*\{?\s*([23])\s*\}?|([23])|\s+(squared|cubed))?"
 )
 
 
@@ -162,12 +165,12 @@ def _split_unit(text):
     if not m:
         return text, ""
     word = m[4].replace(" ", "").casefold()
-    unit = UNITS.get(word)
-    if unit is None and (word in SINGULAR or re.fullmatch(r"[a-z]{3,}s|[\u4e00-\u9fff]+", word)) and word not in NOT_COUNTED and word[0] not in "十百千万亿半点分":
+    unit, power = UNITS.get(word), m[5] or m[6] or POWERS.get(m[2] or m[3] or m[7], "")
+    if unit is None and not power and (word in SINGULAR or re.fullmatch(r"[a-z]{3,}s|[\u4e00-\u9fff]+", word)) and word not in NOT_COUNTED and word[0] not in "十百千万亿半点分":
         unit = word[:-1] if word.endswith("s") else word
     if unit is None:
         return text, ""
-    return m[1], unit + (m[5] or m[6] or POWERS.get(m[2] or m[3], ""))
+    return m[1], unit + power
 
 
 NUMBER = r"(?:(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+)"
@@ -195,6 +198,8 @@ LETTER = re.compile(r"([a-z])[.:,)]?|\(([a-z])\)[.:,]?|\[([a-z])\][.:,]?")
 LETTER_AND_TEXT = re.compile(r"(?:([a-z])(?:[.:]\s+|\)\s*)|\(([a-z])\)\s*|\[([a-z])\]\s*)([^\s.:,)].*)", re.DOTALL)
 # what follows "A. " and names a second letter: "cat (b) dog", "cat or b", "cat, b", "b"
 SECOND_LETTER = re.compile(r"(?<!\w)[a-z][).:]|(?:\bor|\band|[,/&])\s*[(\[]?[a-z](?!\w)|^[a-h]$")
+
+OPTION = re.compile(r"(?:[A-H][.:)]|\([A-H]\)|\[[A-H]\])\s+(?=\S)")  # "B. 140°"; capitals and a space, since (a)(a+1) is a product
 
 
 def _letter(text, own_words=None):
@@ -229,6 +234,7 @@ def _same_plain(a, b):
     if x and y:
         return x[0] == y[0] and (x[1] == y[1] or not x[1] or not y[1])
     # A ratio is compared term by term, never as a quotient: 4:10 and 8:20 are two different times of day.
+    a = re.sub(r"\\frac\s*\{\s*([0-9]+)\s*\}\s*\{\s*([0-9]+)\s*\}", r"\1/\2", a)
     return bool(re.fullmatch(r"[0-9]+[:/][0-9]+", a)) and a.replace("/", ":") == b.replace("/", ":")
 
 
@@ -283,7 +289,9 @@ def match_answer(prediction, gold, choices=None):
     - two answers are no answer: "3 or 7", "3, 7", "A or B", "3 = 7" never match a single gold (R1-V pays the last, Visual-RFT both);
     - a sentence is no answer: "I count 7" does not match 7, "7 cubes" does (a number and one unit or plural noun), "seven" does not;
     - 70% matches 70 and 70%, not 0.7: one answer must not match two golds;
-    - numbers are exact: 0.33 is not 1/3;  "3,5" is a list, not a decimal;  lists are ordered.
+    - numbers are exact: 0.33 is not 1/3;  "3,5" is a list, not a decimal;  lists are ordered, but for a gold with 或 ("or": "60°或120°");
+    - what stands beside an answer is dropped only where it cannot be a second one: the letter of "B. 140°" if the gold is no letter and there are no choices,
+      and "≈ 13.86" after a root, π or fraction (its value is not looked at: "8√3 ≈ 7" is 8√3, and never 7).
     """
     if prediction is None or not prediction.strip():
         return False
@@ -305,7 +313,14 @@ def match_answer(prediction, gold, choices=None):
     if named and not choices:  # gold "A" or "A. cat" without a list of choices
         picked = _letter(prediction)
         return (picked is not None and picked[0] == named[0]) or (named[1] != "" and _same_plain(prediction, named[1]))
-    return _same_mathematics(_clean(prediction), _clean(gold))
+    prediction, gold = _clean(prediction), _clean(gold)
+    option = None if choices else OPTION.match(prediction)
+    if option and not SECOND_LETTER.search(prediction[option.end() :].casefold()):
+        prediction = prediction[option.end() :]
+    exact, _, rounded = prediction.partition("≈")
+    if re.search(r"\\(?:sqrt|pi|frac)|/", exact) and _number(rounded.strip()):
+        prediction = exact.strip()
+    return _same_plain(prediction, gold) or _same_mathematics(prediction, gold)
 
 
 def _same_mathematics(prediction, gold):
@@ -314,6 +329,14 @@ def _same_mathematics(prediction, gold):
         return False  # cleaning can lengthen: one Arabic ligature becomes 18 characters
     if _number(prediction) and _number(gold):
         return _same_plain(prediction, gold)
+    if "或" in gold:
+        items, gold_items = [part.strip() for part in re.split(r"[,;或]|\bor\b", prediction)], gold.split("或")
+        for g in gold_items:
+            found = next((p for p in items if _same_plain(p, g) or _same_mathematics(p, g)), None)
+            if found is None:
+                return False
+            items.remove(found)
+        return not items
     items, gold_items = _list(prediction), _list(gold)
     if len(items) > 1 or len(gold_items) > 1:
         if len(items) != len(gold_items) or (prediction[0] in "([") != (gold[0] in "(["):
@@ -347,8 +370,12 @@ def _list(text):
 
 
 def _drop_assignment(text):
-    r"""'x = 7' -> '7', 'AB = 7' -> '7', '\angle ABC = 7' -> '7'; anything else, 'two = 7' included, as it is."""
-    return re.sub(r"^(?:m?\s*(?:\\angle|∠|angle)\s*[A-Za-z]{1,3}|[A-Za-z]|[A-Z]{2})\s*=\s*(?=[^=]+$)", "", text)
+    r"""'x = 7' -> '7', 'AB = 7' -> '7', '\angle ABC = 7' -> '7', 'sin A = 3/5' -> '3/5'; anything else, 'two = 7' included, as it is."""
+    return ASSIGNED.sub("", text)
+
+
+_ANGLE = r"(?:\\angle|∠|angle)\s*(?:[A-Za-z]{1,3}|[0-9])"
+ASSIGNED = re.compile(rf"^(?:m?\s*{_ANGLE}|\\?(?:sin|cos|tan|cot)\s*(?:{_ANGLE}|[A-Za-z]{{1,3}})|[A-Za-z]|[A-Z]{{2}})\s*=\s*(?=[^=]+$)")
 
 
 # What may reach the symbolic comparison: plain algebra.  A closed list, so that prose, code and control characters never do.
@@ -364,10 +391,12 @@ REFUSED = re.compile(
     r"|(?<!\\)\b(?:or|and)\b"
 )
 
+FRACTION_OF = re.compile(r"(?<![\w.^/})\]])([0-9]{1,30})\s*/\s*([0-9]{1,30})\s*(?=\\pi|\\sqrt|[A-Za-z(])")  # 4/3π is four thirds of π: math-verify reads 4/(3π)
+
 
 def _algebra(text):
     """The LaTeX math-verify may see, or None if the text is not plain algebra or could take long."""
-    text = text.replace("**", "^")
+    text = FRACTION_OF.sub(r"\\frac{\1}{\2} ", text.replace("**", "^"))
     if len(text) > MAX_ANSWER or not ALGEBRA.fullmatch(text) or REFUSED.search(text):
         return None
     if _depth(text) > 4:  # the grammar's time grows exponentially with bare brackets: 0.3 s for x in 7 of them, over 0.8 s in 19
@@ -389,12 +418,18 @@ def _depth(text):
     return deepest
 
 
+def _bare(text):
+    """Without spaces and the round brackets around all of it."""
+    text = text.replace(" ", "")
+    return text[1:-1] if text[0] == "(" and _closes_at_end(text, "()") else text
+
+
 def symbolically_equal(gold, prediction):
-    """math-verify on two pieces of plain algebra; False if either is not, and if it takes longer than ANSWER_SECONDS."""
+    """math-verify on two pieces of plain algebra; False if either is not, and if it takes longer than _worker.seconds (ANSWER_SECONDS, unless a protocol is scored)."""
     gold, prediction = _algebra(gold), _algebra(prediction)
     if not gold or not prediction or not re.search(r"[0-9\\+\-/^=]", gold):
         return False  # a gold of letters only is a word: "up" is not "pu"
-    if gold.replace(" ", "") == prediction.replace(" ", ""):
+    if _bare(gold) == _bare(prediction):
         return True
     try:
         return _ask_worker(gold, prediction)
@@ -420,12 +455,12 @@ def _ask_worker(gold, prediction):
 class MathWorker:
     """A child process, `python script --worker`, that answers one JSON line per question; started at first use, shared by all threads of a process.
 
-    A question is bounded by `seconds`; start-up (importing sympy) is not counted.  A worker that is late or dies is replaced at once,
+    A question is bounded by `seconds` (and those that were late are counted in `timeouts`); start-up (importing sympy) is not counted.  A worker that is late or dies is replaced at once,
     so only the next question waits for the new one's imports.  A forked process has a worker of its own.  The child's side is serve().
     """
 
     def __init__(self, script, seconds):
-        self.script, self.seconds = os.path.abspath(script), seconds
+        self.script, self.seconds, self.timeouts = os.path.abspath(script), seconds, 0
         self.forget()
         if hasattr(os, "register_at_fork"):  # the pipes belong to the parent, and its lock may be taken for ever
             os.register_at_fork(after_in_child=self.forget)
@@ -483,6 +518,7 @@ class MathWorker:
                     self.stop()
                     self.start()
             if answer is None:
+                self.timeouts += 1
                 raise TimeoutError(f"math-verify did not finish {question!r} in {self.seconds} s")
             return answer
 
@@ -539,7 +575,7 @@ def _answer_question(question):
 
 
 def _warm_up():
-    for gold, prediction in [(r"\frac{1}{2}", "0.5"), (r"2\sqrt{3}", r"\sqrt{12}"), ("x+1", "1+x"), ("2x=4", "x=2")]:
+    for gold, prediction in [(r"\frac{1}{2}", "0.5"), (r"2\sqrt{3}", r"\sqrt{12}"), ("x+1", "1+x"), ("2x=4", "x=2"), ("x^{2}-1", "(x-1)(x+1)"), (r"2\sqrt{3}+1.6", r"1.6+\sqrt{12}"), (r"\sin x", "3")]:
         _compare_latex(gold, prediction)  # imports and warms the parser's tables
 
 
@@ -612,6 +648,10 @@ def _ordered(x1, y1, x2, y2):
     return box if box[0] < box[2] and box[1] < box[3] and math.isfinite((box[2] - box[0]) * (box[3] - box[1])) else None
 
 
+SAME_PIXELS = "--box-format pixels if prediction and gold are in the same pixels"
+ADD_SIZE = f'add "size": [width, height] to the record, or {SAME_PIXELS}'
+
+
 def _scale(box_format, size, resized):
     """(horizontal, vertical) pixels of the original per unit of the convention."""
     if box_format not in BOX_FORMATS:
@@ -619,11 +659,11 @@ def _scale(box_format, size, resized):
     if box_format == "pixels":
         return 1.0, 1.0
     if not size:
-        raise ValueError(f"boxes in {box_format} cannot be turned into pixels without the size of the original image: meta['size'] = [width, height]")
+        raise ValueError(f"boxes in {box_format} need the size of the original image: {ADD_SIZE}")
     if box_format == "norm1000":
         return size[0] / 1000, size[1] / 1000
     if not resized:
-        raise ValueError("boxes in resized pixels cannot be turned into original ones without the size the model saw: meta['resized'] = [width, height]")
+        raise ValueError(f'boxes in resized need the size the model saw: add "resized": [width, height] to the record, or {SAME_PIXELS}')
     return size[0] / resized[0], size[1] / resized[1]
 
 
@@ -855,10 +895,13 @@ def all_match(completion, example):
     return float(body is not None and _text(body) == _text(example.answer) != "")
 
 
-# Words that may stand around a class name.  None of them is a class ("dog" may be), or an answer would be paid for two golds.
+# Words that may stand around a class name: none of them is a class.  The nouns of Visual-RFT's questions may be one: beside a gold that is such a noun they are not
+# passed over, or "flower plant" would be paid for two golds.
 AROUND_LABEL = set(
-    "a an the this that there it is its it's image picture photo shows show contains depicts of in type kind species model class category label variant breed answer".split()
+    "a an the this that there it is its it's image picture photo shows show contains depicts of in type kind species model class category label variant breed answer name".split()
 )
+ASKED_ABOUT = set("aircraft airplane plane plant flower car vehicle animal pet".split())
+NO_MAKER = set("or and not no never nor neither either unlike without except but than maybe perhaps possibly probably likely hardly isn't isnt wasn't can't cannot versus vs if non".split())
 
 
 def classification(completion, example):
@@ -866,7 +909,7 @@ def classification(completion, example):
 
     Visual-RFT's rule is `gold in answer or answer in gold` on squeezed text: it pays the empty answer, "A" for "A320" and "rose or lily" for both.  Its first stage
     is math-verify, to which 737-800 is a subtraction.  One direction here, on word boundaries, and no answer is paid for two golds: before a gold with a digit a
-    maker may stand ("Boeing 737-800"), but no other word with one; "A320-200" is not "A320"; "water lily" is not "lily".
+    maker may stand ("Boeing 737-800"), but no other word with one; "A320-200" is not "A320"; "water lily" is not "lily".  (A set with the classes "lily" and "lily flower" would have "lily flower" paid for both.)
     """
     body = extract_answer(completion)
     if body is None or len(body) > MAX_ANSWER or not normalize_label(example.answer):
@@ -878,12 +921,13 @@ def classification(completion, example):
     m = re.search(r"(?<![\w\-])" + r"[\s_\-]?".join(parts) + r"(?![\w\-])", text)
     if not m:
         return 0.0
-    before, after = text[: m.start()].replace(":", " ").split(), text[m.end() :].split()
-    unknown = [word for word in before + after if word not in AROUND_LABEL]
+    before, after = (re.findall(r"[^\s:,!?]+", part) for part in (text[: m.start()], text[m.end() :]))
+    around = AROUND_LABEL if gold in ASKED_ABOUT else AROUND_LABEL | ASKED_ABOUT
+    unknown = [word for word in before + after if word not in around]
     if not unknown:
         return 1.0
     maker = len(unknown) <= 2 and unknown == before[-len(unknown) :] and all(word.replace("-", "").isalpha() for word in unknown)
-    return float(maker and bool(re.search("[0-9]", gold)) and not {"or", "and", "not", "no"} & set(unknown))
+    return float(maker and bool(re.search("[0-9]", gold)) and not NO_MAKER & set(unknown))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1007,13 +1051,26 @@ def repetition(completion, example=None):
     2-grams here.  A completion without spaces is one word: words are cut into pieces of 8 characters beyond 32.  And a box list hides the thinking from it: the worse
     of the two counts here.  Only the last MAX_TAIL characters are read.
     """
+    worst = _repeated_ngrams(completion, 6)
+    boxes = parse_boxes(extract_answer(completion)) if "[" in completion or "(" in completion else None
+    return min(worst, _repeated([(b["bbox_2d"], b["label"]) for b in boxes])) if boxes else worst
+
+
+def repetition_penalty(completion, example=None):
+    """-(1 - distinct / all) of the 3-grams of the words.  Range [-1, 0].
+
+    HF open-r1's get_repetition_penalty_reward with its defaults (ngram_size 3, max_penalty -1), and its rule for short texts and long words as in `repetition`.  Stricter:
+    a policy paid for length makes lists, "red circle, red circle, blue circle", in which 6-grams hardly ever come twice (README, docs/log.md).
+    """
+    return _repeated_ngrams(completion, 3)
+
+
+def _repeated_ngrams(completion, n):
     words = []
     for word in completion[-MAX_TAIL:].lower().split():
         words += [word] if len(word) <= 32 else [word[i : i + 8] for i in range(0, len(word), 8)]
-    n = 6 if len(words) > 6 else 2
-    worst = _repeated(list(zip(*(words[i:] for i in range(n)))))
-    boxes = parse_boxes(extract_answer(completion)) if "[" in completion or "(" in completion else None
-    return min(worst, _repeated([(b["bbox_2d"], b["label"]) for b in boxes])) if boxes else worst
+    n = n if len(words) > n else 2
+    return _repeated(list(zip(*(words[i:] for i in range(n)))))
 
 
 def _repeated(items):
@@ -1163,7 +1220,7 @@ REWARDS = {
     "accuracy": accuracy, "mcq": mcq, "yes_no": yes_no, "all_match": all_match, "classification": classification,
     "format": format_strict, "format_lenient": format_lenient, "format_rec": format_rec, "format_multi_think": format_multi_think,
     "format_caption": format_caption, "tag_count": tag_count,
-    "length": length, "cosine": cosine, "repetition": repetition, "soft_overlong": soft_overlong,
+    "length": length, "cosine": cosine, "repetition": repetition, "repetition_penalty": repetition_penalty, "soft_overlong": soft_overlong,
     "iou": soft_iou, "iou_hard": hard_iou, "giou": giou_plus_one, "accuracy_iou": accuracy_iou, "accuracy_confidence": accuracy_confidence,
     "weighted_sum": weighted_sum, "od_ap": od_ap, "od_ap50": od_ap50, "od_length": od_length,
 }  # fmt: skip
@@ -1172,7 +1229,7 @@ NEEDS_BOXES = {"iou", "iou_hard", "giou", "accuracy_iou", "accuracy_confidence",
 RANGES = {name: (0.0, 1.0) for name in REWARDS} | {  # (lowest, highest), or the set of values
     **{name: {0.0, 1.0} for name in ["accuracy", "mcq", "yes_no", "all_match", "classification", "iou_hard"]},
     **{name: {0.0, 1.0} for name in REWARDS if name.startswith("format")}, "tag_count": {0.0, 0.25, 0.5, 0.75, 1.0},
-    "cosine": (-0.5, 1.0), "repetition": (-1.0, 0.0), "soft_overlong": (-1.0, 0.0), "giou": (0.0, 2.0),
+    "cosine": (-0.5, 1.0), "repetition": (-1.0, 0.0), "repetition_penalty": (-1.0, 0.0), "soft_overlong": (-1.0, 0.0), "giou": (0.0, 2.0),
 }  # fmt: skip
 
 
