@@ -36,18 +36,18 @@ tasks: .venv/installed
 	for task in spatial ground; do for seed in 0 1 2; do $(MAKE) $$task SEED=$$seed OUT=runs/$$task$$seed || exit 1; done; done
 	for task in spatial ground; do $(BIN)/python tests/seed_table.py runs/$${task}0 runs/$${task}1 runs/$${task}2 || exit 1; done
 
-# From the same warm starts as `spatial`: 0.001 a token on top of accuracy and format, alone and beside five times VLM-R1's repetition penalty.
+# From the same warm starts as `spatial`: 0.001 a token on top of accuracy and format, alone and beside open-r1's penalty on repeated 3-grams.
 LENGTH = --data spatial --eval-data spatial:test --eval-steps 25 --learning-rate 1e-4 --max-grad-norm 0.2 --prompts-per-step 16 --num-generations 8 --max-steps 100 \
-	--max-completion-length 256 --logging-steps 10 --micro-batch-size 64 --eval-batch-size 64 --reward-funcs accuracy format length repetition
+	--max-completion-length 256 --logging-steps 10 --micro-batch-size 64 --eval-batch-size 64 --reward-funcs accuracy format length repetition repetition_penalty
 length: .venv/installed
 	for seed in 0 1 2; do \
-		$(BIN)/python train_grpo.py --model runs/spatial$$seed/sft $(LENGTH) --reward-weights 1 1 1 0 --seed $$seed --output-dir runs/length$$seed/paid --resume-from-checkpoint && \
-		$(BIN)/python train_grpo.py --model runs/spatial$$seed/sft $(LENGTH) --reward-weights 1 1 1 5 --seed $$seed --output-dir runs/length$$seed/contained --resume-from-checkpoint || exit 1; done
+		$(BIN)/python train_grpo.py --model runs/spatial$$seed/sft $(LENGTH) --reward-weights 1 1 1 0 0 --seed $$seed --output-dir runs/length$$seed/paid --resume-from-checkpoint && \
+		$(BIN)/python train_grpo.py --model runs/spatial$$seed/sft $(LENGTH) --reward-weights 1 1 1 0 1 --seed $$seed --output-dir runs/length$$seed/contained --resume-from-checkpoint || exit 1; done
 	$(BIN)/python tests/seed_plot.py docs/length.png --title "spatial, GRPO, three seeds (band: their range)" \
 		--metrics "greedy accuracy=eval/spatial:test/accuracy" "accuracy of the samples=rewards/accuracy" "tokens per completion=completions/mean_length" \
 		"reflection words per completion (wait, check again)=completions/reflection_words" "repetition (0: none)=rewards/repetition" "format=rewards/format" \
 		--runs "accuracy + format=runs/spatial0/grpo,runs/spatial1/grpo,runs/spatial2/grpo" "+ length=runs/length0/paid,runs/length1/paid,runs/length2/paid" \
-		"+ length + 5 repetition=runs/length0/contained,runs/length1/contained,runs/length2/contained"
+		"+ length + repetition_penalty=runs/length0/contained,runs/length1/contained,runs/length2/contained"
 
 test: .venv/installed
 	$(BIN)/python -m pytest
