@@ -108,7 +108,8 @@ def code(rng, canary):
 
 def redos(rng, canary):
     unit = rng.choice(["a", "a ", "A. ", "1,", "1,111", "1/", " ", "\n", "x=", "=", "$", "*", "**", '"', ".", "√", "²", "\\text{", "\\\\", "\\", "%", "°", "yes ", "let me ", "wait ", "-", "_", "-_ ", "a-", "<", "<answer", "(", "^", "^\\circ", "\ufdfa", "sqrt ", "{}", "\\sqrt"])
-    return unit * rng.choice([5, 30, 66, 99, 199, 2000]) + rng.choice(["", "!", "b", "}", ">", "\0"])
+    before = rng.choice(["", "", "score:", "Confidence':", 'score:"', "(1,2)", "label:", "[", "[1,", "Answer", "3 =", "\\angle", "sin "])   # runs of spaces after a key once took minutes
+    return before + unit * rng.choice([5, 30, 66, 99, 199, 2000, 20000]) + rng.choice(["", "!", "b", "}", ">", "\0"])
 
 
 def loop(rng, canary):
