@@ -47,7 +47,7 @@ def pass_at_k(n, right, k):
 def sampled_scores(records, k, protocol=None, examples=()):
     """Shares over records (dicts with answer, choices, samples, right): majority@k and pass@k; majority under a protocol as it reads and scores."""
     if protocol:
-        winners = [majority(r["samples"][:k], r["choices"], protocols.answer_line if protocol in protocols.UNTAGGED else rewards.extract_answer) for r in records]
+        winners = [majority(r["samples"][:k], r["choices"], lambda text: protocols.body(text, protocol)) for r in records]
         voted = [winner is not None and protocols.PROTOCOLS[protocol]["ours"](f"<answer>{winner}</answer>", e) for winner, e in zip(winners, examples)]
     else:
         voted = [rewards.match_answer(majority(r["samples"][:k], r["choices"]), r["answer"], r["choices"]) for r in records]
@@ -71,7 +71,7 @@ def parse_args(argv=None):
     g.add_argument("--eval-batch-size", type=utils.positive, default=16, help="answers generated at a time")
     g.add_argument("--protocol", choices=sorted(protocols.PROTOCOLS), help="ask (unless --prompt-template says otherwise) and score as this benchmark's published evaluation does, by our rule "
                    "and by the original one")
-    g.add_argument("--predictions", metavar="FILE", help="score these saved outputs under --protocol instead of asking a model: JSONL with prediction and answer, and where there are any id, "
+    g.add_argument("--predictions", metavar="FILE", help="score these saved outputs under --protocol instead of asking a model: JSONL (or R1-V's log) with prediction and answer, and where there are any id, "
                    "question, choices, task, source, unit, size, resized, box_format; --model and --data are not needed")
     g = p.add_argument_group("output")
     g.add_argument("--output-dir", required=True, help="where result.json, predictions.jsonl and pictures go")
@@ -83,6 +83,8 @@ def parse_args(argv=None):
     args = p.parse_args(argv)
     if rescored and not args.protocol:
         p.error(f"--predictions needs --protocol, by which to score them: {', '.join(sorted(protocols.PROTOCOLS))}")
+    if "--box-format" in words and args.protocol and not protocols.PROTOCOLS[args.protocol].get("boxes"):
+        p.error(f"--protocol {args.protocol} has no boxes: leave --box-format away")
     for word in words if rescored else ():
         if word not in ("--predictions", "--protocol", "--output-dir", "--box-format"):
             p.error(f"--predictions scores saved outputs and asks no model: leave {word} away, or --predictions")
@@ -90,47 +92,59 @@ def parse_args(argv=None):
 
 
 def main(args):
-    rescore(args) if args.predictions else ask(args)
+    rewards._worker.seconds = max(rewards._worker.seconds, protocols.MATH_SECONDS)         # an evaluation waits longer than training does
+    ask(args) if args.predictions is None else rescore(args)
 
 
 def rescore(args):
     """--predictions: saved outputs under --protocol, without a model. Everything that could be refused is, before anything is scored or written."""
     out, path = Path(args.output_dir), Path(args.predictions)
-    records = read_predictions(path)
-    for line, record in records:
-        try:
-            protocols.to_example(record, args.protocol, args.box_format)
-        except ValueError as error:
-            raise utils.UserError(f"{path}:{line}: {error}") from None
+    pairs = suited(read_predictions(path), args.protocol, args.box_format)
     utils.make_writable(out)
     if (out / "metrics.jsonl").is_file():
         raise utils.UserError(f"--output-dir {out} holds a training run, whose result.json would be overwritten; name another")
     if (out / "predictions.jsonl").exists() and path.resolve() == (out / "predictions.jsonl").resolve():
         raise utils.UserError(f"--predictions {path} would be overwritten with the scores; name another --output-dir")
     utils.write_args(out, args)
-    result, rows = protocols.score([record for _, record in records], args.protocol, args.box_format, lambda work: tqdm(work, desc="score", unit="record"))
+    result, rows = protocols.score(pairs, args.protocol, lambda work: tqdm(work, desc="score", unit="record"))
     utils.write_lines(out / "predictions.jsonl", rows)
     report(out, result | {"predictions": args.predictions}, rows)
 
 
-def read_predictions(path):
-    """[(line, record)] of a JSON Lines file. UserError for a file that is missing, empty or broken."""
+def suited(records, protocol, box_format=None):
+    """protocols.to_examples. UserError for a record that the protocol cannot score."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
+        return protocols.to_examples(records, protocol, box_format)
+    except ValueError as error:
+        raise utils.UserError(str(error)) from None
+
+
+def read_predictions(path):
+    """[(place, record)] of a JSON Lines file, or of R1-V's and VLM-R1's logs, one object with `results`; a record's `line` is its number there. UserError for a file
+    that is missing, empty or broken."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise utils.UserError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
     except OSError as error:
         raise utils.UserError(f"--predictions {path} cannot be read ({error.strerror or error}); check the path") from None
     records = []
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            try:
-                records.append((number, json.loads(line)))
-            except (ValueError, RecursionError) as error:
-                raise utils.UserError(f"{path}:{number}: broken JSON ({getattr(error, 'msg', str(error)[:60])}); one object a line is expected") from None
+    try:
+        whole = json.loads(text)
+    except (ValueError, RecursionError):                              # as it should be, where there is more than one line
+        whole = None
+    if isinstance(whole, dict) and isinstance(whole.get("results"), list):
+        records = [(f"{path}, result {number}", record, number) for number, record in enumerate(whole["results"], 1)]
+    else:
+        for number, line in enumerate(text.split("\n"), 1):
+            if line.strip():
+                try:
+                    records.append((f"{path}:{number}", json.loads(line), number))
+                except (ValueError, RecursionError) as error:
+                    raise utils.UserError(f"{path}:{number}: broken JSON ({getattr(error, 'msg', str(error)[:60])}); one object a line is expected") from None
     if not records:
         raise utils.UserError(f"{path} holds no record; expected one {{\"prediction\": ..., \"answer\": ...}} a line")
-    return records
+    return [(place, {**record, "line": number} if isinstance(record, dict) else record) for place, record, number in records]
 
 
 def report(out, result, rows):
@@ -138,7 +152,7 @@ def report(out, result, rows):
     utils.write_json(out / "result.json", result)
     print(f"{result['protocol']}: n {result['n']}")
     print(f"  {'accuracy, ours':<24}{result['accuracy']:.4f}   95 % interval {result['accuracy_low']:.4f} to {result['accuracy_high']:.4f}; {result['parse_failures']} could not be read, of the others "
-          f"{result['accuracy_parsed']:.4f}")
+          f"{result['accuracy_parsed']:.4f}" + (f"; {result['timeouts']} ran out of time" if result["timeouts"] else "") + (f"; predicted boxes in {result['box_format']}" if "box_format" in result else ""))
     for name in ("mean_iou", "mAP", "AP50", "cvbench", "cvbench_2d", "cvbench_3d"):
         if name in result:
             print(f"  {name:<24}{result[name]:.4f}")
@@ -155,17 +169,6 @@ def report(out, result, rows):
         print(f"    gold {row['answer']!r}, read {row['extracted']!r}: ours {row['accuracy']:g}, original {row['accuracy_original']:g}; text ends {said[-120:]!r}")
 
 
-def suited(examples, protocol):
-    """The examples as the protocol scores them. UserError for one that it cannot score."""
-    found = []
-    for e in examples:
-        try:
-            found.append(protocols.to_example({**e.meta, "id": e.id, "question": e.question, "answer": e.answer, "choices": e.choices, "task": e.task, "prediction": ""}, protocol)[1])
-        except ValueError as error:
-            raise utils.UserError(f"{e.source} does not suit --protocol {protocol}: {error}") from None
-    return found
-
-
 def ask(args):
     """--model and --data: asks the checkpoint."""
     import data
@@ -180,9 +183,15 @@ def ask(args):
     if args.protocol:
         args.prompt_template = args.prompt_template or protocols.PROTOCOLS[args.protocol]["template"]
     data.ask_as_trained(args)
-    examples = data.head(data.read(args.data, level=args.level, box_format=args.box_format, min_pixels=args.min_pixels, max_pixels=args.max_pixels), args.max_eval_samples)
+    found = data.read(args.data, level=args.level, box_format=args.box_format, min_pixels=args.min_pixels, max_pixels=args.max_pixels)
+    examples = data.head(found, args.max_eval_samples)
+    if isinstance(found, list) and len(found) > len(examples):
+        print(f"asking the first {len(examples)} of {len(found)} questions; --max-eval-samples {len(found)} asks them all")
     data.check_golds(examples, rewards.check_gold)
-    judged = suited(examples, args.protocol) if args.protocol else examples
+    judged = examples
+    if args.protocol:
+        asked = [{**e.meta, "id": e.id, "question": e.question, "answer": e.answer, "choices": e.choices, "task": e.task, "prediction": ""} for e in examples]
+        judged = [e for _, e in suited([(f"{e.source} does not suit --protocol {args.protocol}", record) for e, record in zip(examples, asked)], args.protocol)]
     right = protocols.PROTOCOLS[args.protocol]["ours"] if args.protocol else rewards.accuracy
     policy, processor = modeling.load_from_args(args, needs_training="its answers would be noise")
     predictions = out / "predictions.jsonl"
@@ -218,7 +227,7 @@ def ask(args):
             file.flush()
 
     # ---- count, draw ---------------------------------------------------------------------------------------------------------------
-    result = rewards.summary([r["prediction"] for r in records], examples) | (protocols.totals(records, args.protocol) if args.protocol else {})
+    result = rewards.summary([r["prediction"] for r in records], judged) | (protocols.totals(records, args.protocol) if args.protocol else {})
     result |= {"data": args.data, "model": args.model, "mean_length": sum(r["tokens"] for r in records) / len(records)}
     print(f"Test@1 (greedy): accuracy {result['accuracy']:.3f}, 95 % interval {result['accuracy_low']:.3f} to {result['accuracy_high']:.3f}, n {result['n']}; of readable answers "
           f"{result['accuracy_parsed']:.3f}; format {result['format_rate']:.3f}; {result['parse_failures']} could not be read" + (f"; mean IoU {result['iou']:.3f}" if "iou" in result else ""))

@@ -2,7 +2,8 @@ r"""The published evaluation protocols, ours beside the originals: text in, floa
 
     ORIGINALS[name](completion, example) -> float      what a published reward or scorer computes, bugs included
     PROTOCOLS[name]                                    how a benchmark is asked, read, scored by us, and scored by its project
-    score(records, name) -> (result, rows)             saved outputs re-scored: {"prediction": text, "answer": gold, ...} each
+    to_examples(records, name) -> pairs                saved outputs, {"prediction": text, "answer": gold, ...} each
+    score(pairs, name) -> (result, rows)               and their figures
 
 The originals are written from descriptions and measured vectors of R1-V, open-r1-multimodal, VisualThinker, VLM-R1, Visual-RFT, align-anything
 and R3V (MM-Self-Improve), not from their code. They are kept to reproduce published numbers and to show where those come from: a user who trains
@@ -18,12 +19,12 @@ import math
 import os
 import re
 import sys
-from fractions import Fraction
 from types import SimpleNamespace
 
 import rewards
 
-MATH_SECONDS = 5            # for one original's symbolic comparison, as math-verify's own limit; a later one raises TimeoutError
+MATH_SECONDS = 5            # for one symbolic comparison, as math-verify's own limit; in ours too: the 0.8 s of rewards.py are for training, and would make a figure
+                            # depend on what else the machine does. What is later is not equal, and counted
 MATH_BYTES = 2 << 30        # address space of the process it runs in
 
 
@@ -46,6 +47,18 @@ def first_answer(text, dotall=True):
         if newline < 0:
             return text[at + 8:end]
         at = text.find("<answer>", newline)                          # no tag before this newline can close on its own line
+    return None
+
+
+def first_line_answer(text):
+    r"""Body of the first <answer>\s*(.*?)\s*</answer>, stripped, or None: without DOTALL, but the newlines next to the tags belong to them."""
+    for chunk in text.split("</answer>")[:-1]:
+        head, newline, line = chunk.rstrip().rpartition("\n")
+        if newline and head.rstrip().endswith("<answer>"):
+            return line.strip()
+        _, tag, body = line.partition("<answer>")
+        if tag:
+            return body.strip()
     return None
 
 
@@ -259,7 +272,7 @@ def vlmr1_weighted_sum(completion, example):
     found = fenced_boxes(content)
     if not found:
         return 0.0
-    pairs = sorted(((iou(p["bbox_2d"], g["bbox_2d"]), -i, -j) for i, p in enumerate(found) for j, g in enumerate(gold)), reverse=True)
+    pairs = sorted(((raw_iou(p["bbox_2d"], g["bbox_2d"]), -i, -j) for i, p in enumerate(found) for j, g in enumerate(gold)), reverse=True)
     used_p, used_g, position = set(), set(), 0.0
     for value, i, j in pairs:
         if value >= 0.5 and i not in used_p and j not in used_g:
@@ -340,7 +353,7 @@ def vlmr1_format_rec(completion, example=None):
 
 # ---- Visual-RFT
 
-def iou(a, b):
+def raw_iou(a, b):
     """Plain IoU of two boxes as they are written: corners are not ordered."""
     overlap = max(0, min(a[2], b[2]) - max(a[0], b[0])) * max(0, min(a[3], b[3]) - max(a[1], b[1]))
     union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - overlap
@@ -377,8 +390,8 @@ def visualrft_matches(completion, example):
     free = [box for box, _ in visualrft_read(visualrft_gold(example))]
     total, scored = len(free), []
     for box, confidence in found:
-        best = max(free, key=lambda g: iou(box, g), default=None)
-        value = iou(box, best) if best else 0.0
+        best = max(free, key=lambda g: raw_iou(box, g), default=None)
+        value = raw_iou(box, best) if best else 0.0
         scored.append((value if value > 0.5 else 0.0, confidence))
         if value > 0.5:
             free.remove(best)
@@ -493,8 +506,8 @@ def r1v_geoqa(completion, example):
 
 def visualthinker_cvbench(completion, example):
     """VisualThinker's CV-Bench evaluation. 0 or 1: math-verify, which may also find a letter or a choice's text, on the answer or else the whole text."""
-    body = first_answer(completion, dotall=False)
-    body = completion if body is None else body.strip()
+    body = first_line_answer(completion)
+    body = completion if body is None else body
     choices, index = example.choices or [], None
     index = rewards.choice_index(example.answer, choices) if choices else None
     letter = chr(ord("A") + index) if index is not None else example.answer.strip(" ().").upper()[:1]
@@ -521,44 +534,50 @@ def r3v_chartqa(completion, example):
 
 
 def tabmwp_normal(text, unit=None):
-    """PromptPG's normal form of a TabMWP answer: "$1,735." -> "1735", "3/4" -> "0.75", "8.20" -> "8.2"; of a text the unit is removed."""
+    """PromptPG's normal form of a TabMWP answer: "$1,735." -> "1735", "3/4" -> "0.75", "8.20" -> "8.2", "+5" -> "5"; of a text the unit is removed.
+    None of what looks like a number and is none: "1/0", "1.2.3"."""
     text = re.sub(r"\\frac\{([^{}]+)\}\{([^{}]+)\}", r"\1/\2", str(text).replace("\u2212", "-")).strip()
     text = re.sub(r"^\$", "", text)
     text = re.sub(r"[,./]$", "", text).strip()
-    plain = text.replace(",", "")
-    if re.fullmatch(r"-?[0-9]+(?:\.[0-9]*)?|-?\.[0-9]+|-?[0-9]+/[0-9]*[1-9][0-9]*", plain) and len(plain) < 100:
-        value = round(float(Fraction(plain)), 3)
+    if re.fullmatch(r"[-+]?[0-9,./]{1,99}", text) and re.search("[0-9]", text):
+        top, _, bottom = text.replace(",", "").partition("/")
+        try:
+            value = round(float(top) / float(bottom or 1), 3)
+        except (ValueError, ZeroDivisionError):
+            return None
         return str(int(value)) if value == int(value) else str(value)
     return (text.replace(unit, "").strip() if unit else text).lower()
 
 
-TABMWP_LETTER = [r"Answer: ([A-Za-z])\b", r"^\(([A-Za-z])\)$", r"^([A-Za-z])$", r"([A-Za-z])\. ", r"[Tt]he answer is ([A-Z])\b", r"^\(([A-Za-z])\) ", r"[Tt]he answer is \(([A-Za-z])\)"]
-TABMWP_FREE = [r"Answer: (.*)", r"[Tt]he answer is (.*)$", r"[Tt]he table shows that (.*)", r" = (-?\$?[0-9][0-9,./]*)", r"(?:be|is) (-?\$?[0-9][0-9,./]*)",
-               r"(?:are|was) (-?\$?[0-9][0-9,./]*)", r"were (-?\$?[0-9][0-9,./]*)", r"([0-9]{1,2}:[0-9]{2} [AP]\.M\.)", r"(-?\$?[0-9][0-9,./]*)"]
+TABMWP_LETTER = [r"Answer: ([A-Za-z])", r"^\(([A-Za-z])\)$", r"^([A-Za-z])$", r"^([A-Za-z])\. ", r"The answer is ([A-Z])", r"^\(([A-Za-z])\) [\s\S]", r"The answer is \(([A-Za-z])\) [\s\S]"]
+TABMWP_FREE = [r"Answer: ([\s\S]*)", r"The answer is ([\s\S]+)$", r"The table shows that (-?\$?[0-9][0-9,./]*) ", r" = (-?\$?[0-9][0-9,./]*)", r" (?:be|is) (-?\$?[0-9][0-9,./]*)",
+               r" (?:are|was) (-?\$?[0-9][0-9,./]*)", r" were (-?\$?[0-9][0-9,./]*)", r"([0-9]{1,2}:[0-9]{2} [AP]\.M\.)", r"(-?\$?[0-9][0-9,./]*)"]
+FINAL_PERIOD = re.compile(r"(?<![AP]\.M)\.$")
 
 
 def r3v_tabmwp(completion, example):
     """R3V's TabMWP scorer (PromptPG's rules and one more pattern). 0 or 1.
 
-    Bugs: a letter beyond the list is a *random* choice, here one drawn from the record's id so that a score can be repeated; where no letter is found,
-    the choice with most words in common is taken for the answer; "Answer:" must be followed by a space and then takes the rest of the text.
+    Bugs: a letter A to F beyond the list is a *random* choice, here one drawn from the record's id so that a score can be repeated; any word after
+    "Answer: " gives its first letter ("decrease" is D), and no letter goes to the choice with most words in common; "Answer:" must be followed by a space and
+    then takes the rest of the text; what cannot be turned into a number is 0. Where facts/selftrain_mpo_data.md 1.8 says less, its measured behaviour is followed.
     """
     text = re.sub(r"\\frac\{([^{}]+)\}\{([^{}]+)\}", r"\1/\2", completion).replace("\u2212", "-").strip()
-    text = text if re.search(r"[AP]\.M\.$", text) else text.rstrip(".")
-    unit, choices = example.meta.get("unit"), example.choices
+    text, unit, choices = FINAL_PERIOD.sub("", text), example.meta.get("unit"), example.choices
     if choices:
-        found = next(filter(None, (re.search(pattern, text) for pattern in TABMWP_LETTER)), None)
-        if found:
-            index = ord(found[1].upper()) - ord("A")
-            said = choices[index if index < len(choices) else int(hashlib.sha256(str(example.id).encode("utf-8", "replace")).hexdigest(), 16) % len(choices)]
-        else:
+        letters = (found[1].upper() for pattern in TABMWP_LETTER for found in [re.search(pattern, text)] if found)
+        index = next(("ABCDEF".index(letter) for letter in letters if letter in "ABCDEF"), None)
+        if index is None:
             said = max(choices, key=lambda choice: common_words(text, choice))
+        else:
+            said = choices[index if index < len(choices) else int(hashlib.sha256(str(example.id).encode("utf-8", "replace")).hexdigest(), 16) % len(choices)]
         right = rewards.choice_index(example.answer, choices)
         gold = choices[right] if right is not None else example.answer
     else:
-        matches = next(filter(None, (list(re.finditer(pattern, text, re.DOTALL if i == 0 else 0)) for i, pattern in enumerate(TABMWP_FREE))), None)
-        said, gold = (matches[-1][1] if matches else text).strip().rstrip("."), example.answer
-    return float(tabmwp_normal(said, unit) == tabmwp_normal(gold, unit))
+        found = next(filter(None, (re.findall(pattern, text) for pattern in TABMWP_FREE)), [text])
+        said, gold = FINAL_PERIOD.sub("", found[-1].strip()), example.answer
+    said = tabmwp_normal(said, unit)
+    return float(("0" if said is None else said) == tabmwp_normal(gold, unit))
 
 
 def common_words(a, b):
@@ -663,54 +682,43 @@ def _warm_up():
 # with "Answer: ..." (chartqa, tabmwp, m3cot) are read so too, where a text has no answer tag at all.
 
 
-ANSWER_LINE = re.compile(r"(?<![^\W_])(?:final\s)?answer\s?:", re.IGNORECASE)
+ANSWER_LINE = re.compile(r"(?<![^\W_])answer\**\s?(?:is\s?)?[:：]", re.IGNORECASE)
 
 
 def answer_line(completion):
-    """The tagged answer body; in a text without answer tags, what follows its last "Answer:" or "Final answer:" on that line or else on the next
-    line that is not empty. None if there is neither. Marks of emphasis are dropped.
+    """The tagged answer body; in a text without answer tags, what follows its last "Answer:" or "answer is:" on that line or else on the next
+    line that is not empty. None if there is neither. Marks of emphasis and of the end of a turn are dropped.
 
     R3V takes all that follows the first one, and a text without any as a whole.
     """
     if "<answer>" in completion or "</answer>" in completion:
         return rewards.extract_answer(completion)
-    tail = completion.rpartition("</think>")[2][-rewards.MAX_TAIL:]
+    tail = re.sub(r"<\|im_end\|>|<\|endoftext\|>|</s>", "\n", completion.rpartition("</think>")[2][-rewards.MAX_TAIL:])
     ends = [] if "<think>" in tail else [found.end() for found in ANSWER_LINE.finditer(tail)]
     lines = tail[ends[-1]:].split("\n") if ends else []
     return next((line.strip(" *\t\r") for line in lines if line.strip(" *\t\r")), None)
 
 
-def read_text(completion, example):
-    return rewards.extract_answer(completion)
+def body(completion, protocol):
+    """The answer as text, or None."""
+    return answer_line(completion) if PROTOCOLS[protocol].get("line") else rewards.extract_answer(completion)
 
 
-def read_line(completion, example):
-    return answer_line(completion)
+def read(completion, example, protocol):
+    """What is scored, None if it cannot be read: the boxes in pixels, or the body; where a choice is asked for, one that names none of them is not read."""
+    if PROTOCOLS[protocol].get("boxes"):
+        return rewards.predicted_boxes(completion, example)
+    found = body(completion, protocol)
+    return None if found is None or PROTOCOLS[protocol].get("choose") and example.choices and rewards.choice_index(found, example.choices) is None else found
 
 
-def read_choice(completion, example):
-    """The body, if it names one of the choices (or, where they are not known, a letter)."""
-    body = rewards.extract_answer(completion)
-    return body if names_choice(body, example) else None
+MEASURES = set(rewards.UNITS.values()) - {"unit", "people"}
 
 
-def read_line_choice(completion, example):
-    """The same of `answer_line`; free text where the example has no choices."""
-    body = answer_line(completion)
-    return body if not example.choices or names_choice(body, example) else None
-
-
-def names_choice(body, example):
-    if body is None:
-        return False
-    if example.choices:
-        return rewards.choice_index(body, example.choices) is not None
-    return bool(re.fullmatch("[a-z]", rewards.normalize_answer(body))) or rewards.match_answer(body, example.answer)
-
-
-def read_boxes(completion, example):
-    """The predicted boxes in pixels, or None."""
-    return rewards.predicted_boxes(completion, example)
+def score_count(completion, example):
+    """0 or 1: the answer is the gold number, as digits, perhaps with the thing that is counted ("4 cubes"); no measure, no equation, no sum."""
+    value, unit = rewards._split_unit(rewards._clean((rewards.extract_answer(completion) or "")[:rewards.MAX_ANSWER + 1]))
+    return float(bool(re.fullmatch(r"[0-9]{1,9}(?:\.0+)?", value)) and unit not in MEASURES and float(value) == float(example.answer))
 
 
 def score_line(completion, example):
@@ -718,42 +726,37 @@ def score_line(completion, example):
     return float(rewards.match_answer(answer_line(completion), example.answer, example.choices))
 
 
-PLAIN_NUMBER = re.compile(r"[+-]?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,100})?(?:\.[0-9]{0,100})?")
-
-
-def plain_number(text):
-    """Exact value of "1,000", "$5.20", "70%", "-3."; None of anything else. 70 % is 70, as ChartQA's golds have it."""
-    text = "".join(text.split()).replace("\u2212", "-").replace("\\%", "%").replace("\\$", "$").rstrip("%")
-    text = re.sub(r"^([+-]?)[$€£]", r"\1", text)
-    return Fraction(text.replace(",", "").rstrip(".")) if PLAIN_NUMBER.fullmatch(text) and re.search("[0-9]", text) else None
-
-
 def score_relaxed(completion, example):
     """ChartQA's relaxed accuracy, 0 or 1 (Masry et al. 2022; years as in Pix2Struct): a number within 5 % of the gold, other text equal but for case.
 
-    A gold of four characters that begins with 20 is a year and must be met exactly. Right where others are not: "%", "$" and thousands separators
-    are dropped on both sides (R3V: float() fails), a gold of 0 is met by 0.0 (Pix2Struct compares text), the bound itself counts, in exact arithmetic.
+    A gold 2000 to 2099 is a year and must be met exactly (published: any four characters that begin with 20, so 20.1 and 205% too). Right where others are not: a
+    unit, "%", "$" and thousands separators may stand by a number (R3V: float() fails), though two units must agree; a gold of 0 is met by 0.0 (Pix2Struct
+    compares text), the bound itself counts, in exact arithmetic.
     """
-    body, gold = answer_line(completion), example.answer.strip()
-    said, right = plain_number(body or ""), plain_number(gold)
+    found, gold = answer_line(completion) or "", example.answer.strip()
+    said, right = (rewards._number(rewards._clean(re.sub("[£€]", "", text))) if len(text) <= rewards.MAX_ANSWER else None for text in (found, gold))
     if said is None or right is None:
-        return float(rewards.match_answer(body, gold))
-    if len(gold) == 4 and gold.startswith("20"):
-        return float(said == right)
-    return float(abs(said - right) <= abs(right) / 20)
+        return float(rewards.match_answer(found, gold))
+    if said[1] and right[1] and said[1] != right[1]:
+        return 0.0
+    return float(abs(said[0] - right[0]) <= (0 if re.fullmatch("20[0-9]{2}", gold) else abs(right[0]) / 20))
 
 
 def score_tabmwp(completion, example):
-    """TabMWP, 0 or 1: the right choice; or PromptPG's normal forms agree, with the unit on either side left out ("5 tokens", "$1,735."), or match_answer.
+    """TabMWP, 0 or 1: the right choice; or PromptPG's normal forms agree, with the unit on either side left out ("5 tokens", "5 token", "$1,735."), or
+    match_answer with the gold in its unit, so that "5 apples" are not 5 tokens. "3:00 PM" is "3:00 P.M.".
 
     R3V guesses: a letter beyond the list is drawn at random, a text without a letter goes to the most similar choice.
     """
-    body = read_line_choice(completion, example)
-    if body is None or example.choices:
-        return float(body is not None and rewards.match_answer(body, example.answer, example.choices))
-    unit = example.meta.get("unit")
-    said, gold = (tabmwp_normal(re.sub(rf"\s*{re.escape(unit)}\.?$", "", text) if unit else text, unit) for text in (body, example.answer))
-    return float(said == gold != "" or rewards.match_answer(body, example.answer))
+    found = read(completion, example, "tabmwp")
+    if found is None or example.choices:
+        return float(found is not None and rewards.match_answer(found, example.answer, example.choices))
+    unit = example.meta.get("unit") or ""
+    said, gold = (re.sub(r"(?<=[0-9])\s*([AaPp])\.?\s?[Mm]\b\.?", r" \1M", text) for text in (found, example.answer))
+    if unit:
+        said, gold = (re.sub(rf"\s*{re.escape(unit.removesuffix('s'))}(?:e?s)?\.?$", "", text) for text in (said, gold))
+    normal = tabmwp_normal(said, unit)
+    return float(bool(normal) and normal == tabmwp_normal(gold, unit) or rewards.match_answer(said, f"{gold} {unit}" if rewards._number(rewards._clean(gold)) else gold))
 
 
 def cvbench_average(rows):
@@ -772,11 +775,13 @@ def mean_iou(rows):
 
 def detection_map(rows):
     """{"mAP", "AP50", "categories"}: COCO's, over the whole set, a category at a time; mAP is the mean over the categories that occur in gold or
-    predictions (rewards.mean_average_precision). A query about one category names it; its boxes need no label."""
+    predictions (rewards.mean_average_precision). A query about one category names it, and its boxes' labels say nothing more. If nothing is named, there is one
+    class without a name."""
     images, names = [], {}
+    nameless = not any(row.get("category") or any(box["label"] for box in row["boxes"]) for row in rows)
     for row in rows:
         asked = row.get("category")
-        images.append([[{**box, "label": box.get("label") or asked} for box in boxes or []] for boxes in (row["extracted"], row["boxes"])])
+        images.append([[{**box, "label": None if nameless else asked or box.get("label")} for box in boxes or []] for boxes in (row["extracted"], row["boxes"])])
         for box in images[-1][1]:
             names.setdefault(rewards.normalize_label(box["label"]), box["label"])
     result = rewards.mean_average_precision(images) | {"categories": {}}
@@ -787,30 +792,27 @@ def detection_map(rows):
 
 
 # template: how the project's own evaluation asks, a name in data.TEMPLATES ("none": its questions hold their instructions).
-# read(completion, example): what is scored, None if it cannot be read. ours: 0 or 1. original: a name in ORIGINALS, None if there is none that is known.
+# ours(completion, example): 0 or 1. original: a name in ORIGINALS, None if there is none that is known.
+# boxes: the answer is boxes. line: read by answer_line. choose: one of the choices is asked for. (See `read`.)
 # by: fields of the records for which accuracy is given apart. totals(rows): more figures of the set.
 PROTOCOLS = {
     # R1-V: 200 counting questions of SuperCLEVR; 754 of GEOQA
-    "superclevr": {"template": "superclevr", "read": read_text, "ours": rewards.accuracy, "original": "r1v_superclevr"},
-    "geoqa": {"template": "geoqa", "read": read_text, "ours": rewards.accuracy, "original": "r1v_geoqa"},
+    "superclevr": {"template": "superclevr", "ours": score_count, "original": "r1v_superclevr"},
+    "geoqa": {"template": "geoqa", "ours": rewards.accuracy, "original": "r1v_geoqa"},
     # VisualThinker's script on CV-Bench (2,638 questions; Tong et al. 2024, arXiv:2406.16860)
-    "cvbench": {"template": "cvbench", "read": read_choice, "ours": rewards.accuracy, "original": "visualthinker_cvbench", "by": ("task", "source"), "totals": cvbench_average},
+    "cvbench": {"template": "cvbench", "choose": True, "ours": rewards.accuracy, "original": "visualthinker_cvbench", "by": ("task", "source"), "totals": cvbench_average},
     # VLM-R1: referring expressions (RefCOCO/+/g, LISA-Grounding), accuracy at IoU 0.5
-    "rec": {"template": "rec", "boxes": True, "read": read_boxes, "ours": rewards.accuracy, "original": "vlmr1_rec", "by": ("task",), "totals": mean_iou},
+    "rec": {"template": "rec", "boxes": True, "ours": rewards.accuracy, "original": "vlmr1_rec", "by": ("task",), "totals": mean_iou},
     # Visual-RFT: mean IoU on LISA; COCO's mAP on few-shot detection, one category a question; fine-grained classification
-    "lisa": {"template": "lisa", "boxes": True, "read": read_boxes, "ours": rewards.accuracy, "original": None, "totals": mean_iou},
-    "detection": {"template": "none", "boxes": True, "read": read_boxes, "ours": rewards.accuracy, "original": None, "by": ("category",), "totals": detection_map},
-    "classification": {"template": "none", "read": read_text, "ours": rewards.classification, "original": "visualrft_classification_eval", "by": ("task",)},
+    "lisa": {"template": "lisa", "boxes": True, "ours": rewards.accuracy, "original": None, "totals": mean_iou},
+    "detection": {"template": "none", "boxes": True, "ours": rewards.accuracy, "original": None, "by": ("category",), "totals": detection_map},
+    "classification": {"template": "none", "ours": rewards.classification, "original": "visualrft_classification_eval", "by": ("task",)},
     # R3V: ChartQA (human and augmented questions), TabMWP
-    "chartqa": {"template": "chartqa", "read": read_line, "ours": score_relaxed, "original": "r3v_chartqa", "by": ("task", "type", "split")},
-    "tabmwp": {"template": "tabmwp", "read": read_line_choice, "ours": score_tabmwp, "original": "r3v_tabmwp",
-               "by": ("ques_type", "ans_type", "grades", "grade")},
+    "chartqa": {"template": "chartqa", "line": True, "ours": score_relaxed, "original": "r3v_chartqa", "by": ("task", "type", "split")},
+    "tabmwp": {"template": "tabmwp", "line": True, "choose": True, "ours": score_tabmwp, "original": "r3v_tabmwp", "by": ("ques_type", "ans_type", "grades", "grade")},
     # the letter of the option; how it was asked and scored is not public
-    "m3cot": {"template": "option", "read": read_line_choice, "ours": score_line, "original": None, "by": ("domain", "topic")},
+    "m3cot": {"template": "option", "line": True, "choose": True, "ours": score_line, "original": None, "by": ("domain", "topic")},
 }
-
-
-UNTAGGED = {"chartqa", "tabmwp", "m3cot"}                            # read by answer_line
 
 
 # Other names under which saved outputs have these fields.
@@ -830,70 +832,89 @@ def field(record, name):
     return next((record[key] for key in (name, *ALIASES.get(name, ())) if record.get(key) is not None), None)
 
 
+def is_number(value):
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def to_example(record, protocol, box_format=None):
-    """(completion, example) of a saved record. ValueError, saying what is missing, for one that cannot be scored.
+    """(completion, example) of a saved record. ValueError, saying what is missing and what to do, for one that cannot be scored.
 
     record: prediction, answer; and where there are any id, question, choices, task, source, unit, ... Gold boxes: `answer` as [x1, y1, x2, y2], a list of them,
-    VLM-R1's or Visual-RFT's text, "none"; or `boxes`. `size` (or `width` and `height`) is the original image's, `resized` the one the model saw, `box_format` how
-    the prediction is written (default: the argument, else norm1000). Gold numbers are original pixels, but thousandths in Visual-RFT's and LISA's notations.
+    VLM-R1's or Visual-RFT's text, "none"; or `boxes`. `size` (or `width` and `height`) is the original image's, `resized` the one the model saw. How the
+    prediction is written: `box_format`, else the argument, else "resized" if that size is known, else norm1000; but pixels in a `rec` record without any size
+    (VLM-R1 before 2025-06-26). Gold numbers are original pixels, but thousandths in Visual-RFT's and LISA's notations. What was asked for (rec, lisa, or a
+    detection query's category) is what a box must show: labels are not compared there.
     """
     if not isinstance(record, dict):
         raise ValueError(f"expected an object with `prediction` and `answer`, found {type(record).__name__}")
     prediction, gold, boxed = field(record, "prediction"), field(record, "answer"), PROTOCOLS[protocol].get("boxes")
+    names = ", ".join(map(str, record)) or "nothing"
     if not isinstance(prediction, str):
-        raise ValueError("no `prediction`" + ("" if prediction is None else f" that is text: it is {type(prediction).__name__}") + f"; found {', '.join(map(str, record)) or 'nothing'}")
+        if prediction is None and "prediction" in record:
+            raise ValueError("`prediction` is null; write what the model said, or \"\" if it said nothing")
+        raise ValueError(f"no `prediction`{'' if prediction is None else f' that is text: it is {type(prediction).__name__}'}; found {names}; give what the model said, as text")
     if gold is None and not (boxed and record.get("boxes") is not None):
-        raise ValueError(f"no `answer`; found {', '.join(map(str, record)) or 'nothing'}")
+        raise ValueError(f"no `answer`; found {names}; add the gold answer{' or `boxes`' if boxed else ''}")
     question, choices = field(record, "question"), record.get("choices")
     question = question.get("question") if isinstance(question, dict) else question        # R1-V's logs keep the whole prompt record there
     if choices is not None and not (isinstance(choices, list) and all(isinstance(c, (str, int, float)) for c in choices)):
-        raise ValueError("`choices` must be a list of texts")
+        raise ValueError("`choices` must be a list of texts; mend it, or leave it away where there are none")
     meta = {**record, "category": field(record, "category") or next(iter(CATEGORY.findall(str(question))), None)}
-    if meta.get("size") is None and record.get("width") and record.get("height"):
-        meta["size"] = [record["width"], record["height"]]
-    meta["box_format"] = record.get("box_format") or box_format or "norm1000"
-    for key in ("size", "resized"):
-        if meta.get(key) is not None and not (isinstance(meta[key], (list, tuple)) and len(meta[key]) == 2 and all(isinstance(v, (int, float)) and v > 0 for v in meta[key])):
-            raise ValueError(f"`{key}` must be [width, height], found {meta[key]!r:.60}")
+    for key in ("category", "unit"):
+        if isinstance(meta.get(key), (dict, list, bool)):
+            raise ValueError(f"`{key}` must be text, found {meta[key]!r:.60}; mend it, or leave it away")
+        meta[key] = None if meta.get(key) is None else str(meta[key])
+    if meta.get("size") is None and not (record.get("width") is None and record.get("height") is None):
+        meta["size"] = [record.get("width"), record.get("height")]
+    for key, other in (("size", " or two numbers, `width` and `height`"), ("resized", "")):
+        if meta.get(key) is not None and not (isinstance(meta[key], (list, tuple)) and len(meta[key]) == 2 and all(is_number(v) and v > 0 for v in meta[key])):
+            raise ValueError(f"`{key}` must be [width, height] in pixels{other}; found {meta[key]!r:.60}")
+    unknown = "resized" if meta.get("resized") else "pixels" if protocol == "rec" and not meta.get("size") else "norm1000"
+    meta["box_format"] = record.get("box_format") or box_format or unknown
     if boxed:
         if isinstance(gold, str):
             meta["solution"] = gold
         meta["boxes"] = gold_boxes(gold if record.get("boxes") is None else record["boxes"], meta)
+        if protocol != "detection" or meta["category"]:
+            meta["boxes"] = [{**box, "label": None} for box in meta["boxes"]]
         answer = json.dumps(meta["boxes"], ensure_ascii=False)
     else:
-        if isinstance(gold, bool) or not isinstance(gold, (str, int, float)) or (isinstance(gold, float) and not math.isfinite(gold)):
-            raise ValueError(f"`answer` must be text or a number, found {json.dumps(gold)[:60]}")
+        if not isinstance(gold, str) and not is_number(gold):
+            raise ValueError(f"`answer` must be text or a number, found {json.dumps(gold)[:60]}; for boxes there are the protocols rec, lisa and detection")
         answer = str(gold)
         answer = (last_answer(answer) or answer).strip() if "<answer>" in answer else answer.strip()
         meta.pop("boxes", None)
     example = SimpleNamespace(id=field(record, "id"), question=question, answer=answer, choices=[str(c) for c in choices] if choices else None, meta=meta)
     rewards.check_gold(answer, example.choices, meta)
     if protocol == "superclevr" and not re.fullmatch(r"[0-9]{1,9}(?:\.0+)?", answer):
-        raise ValueError(f"the gold answer {answer[:60]!r} is not a count")
-    if protocol == "detection" and not meta["category"] and not all(box["label"] for box in meta["boxes"] or [{"label": None}]):
-        raise ValueError("which category is it? Add `category`, or a `label` to every gold box")
+        raise ValueError(f"the gold answer {answer[:60]!r} is not a count; leave the record out, or name another --protocol")
     return prediction, example
 
 
 def gold_boxes(gold, meta):
     """[{"bbox_2d": [x1, y1, x2, y2] in pixels, "label": text or None}, ...] of a gold in any of the ways `to_example` names. Without a size, thousandths
     are taken for the pixels of a 1000 x 1000 image (and meta["size"] is set so): IoU does not change when an axis is stretched. So is "none"."""
+    ways = "write [x1, y1, x2, y2] or {'bbox_2d': [x1, y1, x2, y2], 'label': ...}, or a list of them"
+
     def read(item):
         box = (item.get("bbox_2d") or item.get("Position")) if isinstance(item, dict) else item
-        if not (isinstance(box, (list, tuple)) and len(box) == 4 and all(isinstance(v, (int, float)) and math.isfinite(v) for v in box)):
-            raise ValueError(f"a gold box must be [x1, y1, x2, y2] or {{'bbox_2d': [x1, y1, x2, y2], 'label': ...}}, found {str(item)[:80]}")
+        if isinstance(box, (list, tuple)):
+            box = [float(v) if isinstance(v, str) and re.fullmatch(r"\s*-?[0-9]{1,9}(?:\.[0-9]{1,20})?\s*", v) else v for v in box]
+        if not (isinstance(box, (list, tuple)) and len(box) == 4 and all(map(is_number, box))):
+            raise ValueError(f"the gold box {str(item)[:80]} cannot be read; {ways}")
         label = item.get("label") if isinstance(item, dict) else None
         return {"bbox_2d": [min(box[0], box[2]), min(box[1], box[3]), max(box[0], box[2]), max(box[1], box[3])], "label": None if label is None else str(label)}
 
     if isinstance(gold, str):
-        found = rewards.parse_boxes(last_answer(gold) or gold)
+        text = last_answer(gold) or gold
+        found = rewards.parse_boxes(text if re.search(r"[\[({a-zA-Z]", text) else f"[{text}]")      # "10, 20, 110, 220"
         if found is None:
-            raise ValueError(f"the gold boxes cannot be read: {gold[:80]!r}")
+            raise ValueError(f"the gold boxes cannot be read: {gold[:80]!r}; {ways}, or \"none\"")
         boxes, thousandths = [{"bbox_2d": list(box["bbox_2d"]), "label": box["label"]} for box in found], bool(THOUSANDTHS.search(gold))
     else:
         items = [gold] if isinstance(gold, dict) or (isinstance(gold, list) and len(gold) == 4 and not isinstance(gold[0], (list, dict))) else gold
         if not isinstance(items, list):
-            raise ValueError(f"the gold boxes cannot be read: {str(gold)[:80]}")
+            raise ValueError(f"the gold boxes cannot be read: {str(gold)[:80]}; {ways}")
         boxes, thousandths = [read(item) for item in items], any(isinstance(item, dict) and "Position" in item for item in items)
     if thousandths or not boxes:
         meta["size"] = meta.get("size") or [1000, 1000]
@@ -901,24 +922,45 @@ def gold_boxes(gold, meta):
     return boxes
 
 
-def score(records, protocol, box_format=None, progress=iter):
-    """Saved outputs under a protocol: (result, rows), as `totals` and `score_one` describe them. ValueError for a record that `to_example` refuses.
-    progress: wraps the list that is worked through (tqdm)."""
-    read = [to_example(record, protocol, box_format) for record in records]
-    rows = [score_one(completion, example, protocol) for completion, example in progress(read)]
+def to_examples(records, protocol, box_format=None):
+    """[(completion, example), ...] of (place, record) pairs, place as a person finds the record ("outputs.jsonl:3"). ValueError, beginning with the place, for one that
+    `to_example` refuses, and in detection for one that names no category where others do."""
+    pairs, unnamed = [], []
+    for place, record in records:
+        try:
+            pairs.append(to_example(record, protocol, box_format))
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from None
+        meta = pairs[-1][1].meta
+        if protocol == "detection" and not meta["category"] and not (meta["boxes"] and all(box["label"] for box in meta["boxes"])):
+            unnamed.append(place)
+    if 0 < len(unnamed) < len(pairs):
+        raise ValueError(f"{unnamed[0]}: which category is it? Other records name one. Add `category`, or a `label` to every gold box")
+    return pairs
+
+
+def score(pairs, protocol, progress=iter):
+    """What `to_examples` gives, under a protocol: (result, rows), as `totals` and `score_one` describe them. progress: wraps the list that is worked through (tqdm)."""
+    rows = [score_one(completion, example, protocol) for completion, example in progress(pairs)]
     return totals(rows, protocol), rows
 
 
 def score_one(completion, example, protocol):
-    """A record's row: accuracy (ours), what was extracted (None: a parse failure), and the original's accuracy and whether it ran out of time."""
+    """A record's row: accuracy (ours), what was extracted (None: a parse failure), the original's accuracy, and whether either ran out of time."""
     recipe = PROTOCOLS[protocol]
-    row = {"id": example.id, "question": example.question, "answer": example.answer, "choices": example.choices, "prediction": completion}
+    row = {"line": example.meta["line"]} if "line" in example.meta else {}
+    row |= {"id": example.id, "question": example.question, "answer": example.answer, "choices": example.choices, "prediction": completion}
     row |= {name: example.meta[name] for name in recipe.get("by", ()) if example.meta.get(name) is not None}
     if "grades" in recipe.get("by", ()) and isinstance(example.meta.get("grade"), int):
         row["grades"] = "1-6" if example.meta["grade"] <= 6 else "7-8"        # as TabMWP's tables have them
-    row |= {"extracted": recipe["read"](completion, example), "accuracy": recipe["ours"](completion, example)}
+    worker, seconds, late = rewards._worker, rewards._worker.seconds, rewards._worker.timeouts
+    worker.seconds = max(seconds, MATH_SECONDS)
+    try:
+        row |= {"extracted": read(completion, example, protocol), "accuracy": recipe["ours"](completion, example), "timeout": worker.timeouts > late}
+    finally:
+        worker.seconds = seconds
     if recipe.get("boxes"):
-        row |= {"boxes": example.meta["boxes"], "iou": rewards.REWARDS["iou"](completion, example)}
+        row |= {"boxes": example.meta["boxes"], "box_format": example.meta["box_format"], "iou": rewards.REWARDS["iou"](completion, example)}
     if recipe["original"]:
         row["original_timeout"] = False
         try:
@@ -929,14 +971,17 @@ def score_one(completion, example, protocol):
 
 
 def totals(rows, protocol):
-    """Figures of a set: n, accuracy (ours) with its 95 % interval, accuracy_parsed (of what could be read), parse_failures; where the project's scorer is
-    known accuracy_original, original_timeouts (each counted as 0) and disagreements (rows on which the two differ); the protocol's own averages; `by`,
-    accuracy and n by task and the like."""
+    """Figures of a set: n, accuracy (ours) with its 95 % interval, accuracy_parsed (of what could be read), parse_failures, timeouts (comparisons of
+    ours that did not end in time: not equal); how predicted boxes were read; where the project's scorer is known
+    accuracy_original, original_timeouts (each counted as 0) and disagreements (rows on which the two differ); the protocol's own averages; `by`, accuracy and n by
+    task and the like."""
     recipe, n, right = PROTOCOLS[protocol], len(rows), sum(row["accuracy"] for row in rows)
     failures = sum(row["extracted"] is None for row in rows)
     low, high = rewards.wilson(right, n)
     result = {"protocol": protocol, "accuracy": right / max(1, n), "n": n, "accuracy_low": low, "accuracy_high": high, "accuracy_parsed": right / max(1, n - failures),
-              "parse_failures": failures}
+              "parse_failures": failures, "timeouts": sum(row["timeout"] for row in rows)}
+    if recipe.get("boxes"):
+        result["box_format"] = ", ".join(sorted({row["box_format"] for row in rows}))
     if recipe["original"]:
         result |= {"original": recipe["original"], "accuracy_original": sum(row["accuracy_original"] for row in rows) / max(1, n),
                    "original_timeouts": sum(row["original_timeout"] for row in rows), "disagreements": len(disagreements(rows))}

@@ -14,7 +14,7 @@ The path of an answer, cheapest test first:
 
     completion --extract_answer--> body --match_answer(body, gold, choices)--> True / False
         choice letters, equal text, yes/no, numbers with units           (a few regexes on at most 200 characters)
-        what is left and looks like mathematics: math-verify             (in a separate process, 0.8 s at most)
+        what is left and looks like mathematics: math-verify             (in a separate process, 0.8 s at most; 5 s when protocols.py scores)
 
 What the projects this follows got wrong (R1-V, VLM-R1, VisualThinker, Visual-RFT) is named where it is avoided.
 A policy under RL emits every text there is, so nothing here may hang, raise, or run the text.
@@ -94,12 +94,12 @@ def _clean(text):
     text = re.sub("([¼½¾⅐-⅞])", r" \1", text.translate(DEGREES))  # the space keeps 3½ from becoming 31/2
     text = unicodedata.normalize("NFKC", text)  # full-width digits and brackets, ㎝, ½
     text = re.sub(r"\\(?:text|textbf|textrm|mathrm|mathbf|boldsymbol|mbox)\s*\{((?:[^{}]|\{[^{}]*\})*)\}", r" \1 ", text)
-    text = re.sub(r"(?:\{\})?\s*\^\s*(?:\{\s*(?:\\circ|o|°)\s*\}|°|(?:\\circ|(?<=[0-9]\^)o)(?![A-Za-z]))", "°", text)
-    text = re.sub(r"(?<=[0-9])\s*(?:[′’]|\^\s*(?:\{\s*\\prime\s*\}|\\prime(?![A-Za-z])))", "'", text)  # minutes of arc
     text = re.sub(r"\^\s*(?:\{\s*0?\.5\s*\}|0?\.5(?![0-9]))", r"^{\\frac{1}{2}}", text)
     text = re.sub(r"^\s*–(?=\s*[0-9.\\√])", "-", text)  # a dash between two numbers is no minus
     for old, new in REPLACEMENTS:
         text = text.replace(old, new)
+    text = re.sub(r"(?:\{\})?(?:\s*\^)+\s*(?:\{\s*(?:\\circ|o|°)\s*\}|°|(?:\\circ|(?<=[0-9]\^)o)(?![A-Za-z]))", "°", text)
+    text = re.sub(r"(?<=[0-9])\s*(?:[′’]|\^\s*(?:\{\s*\\prime\s*\}|\\prime(?![A-Za-z])))", "'", text)  # minutes of arc
     text = re.sub(r"√\s*\(([^()]*)\)|(?<![\\A-Za-z])sqrt\s*\(([^()]*)\)", lambda m: "\\sqrt{" + (m[1] or m[2] or "") + "}", text)
     text = re.sub(r"√\s*([0-9.]+|[A-Za-z])|(?<![\\A-Za-z])sqrt\s*([0-9.]+)", lambda m: "\\sqrt{" + (m[1] or m[2]) + "}", text)
     text = re.sub(r"√|(?<![\\A-Za-z])sqrt(?=\s*\{)", r"\\sqrt", text)
@@ -115,7 +115,7 @@ def _clean(text):
             text = text[1:-1]
         elif text.startswith("\\boxed{") and _closes_at_end(text):  # not "\\boxed{3} or \\boxed{7}"
             text = text[7:-1]
-    text = re.sub(r"\^\s*([0-9A-Za-z])(?![0-9.])", r"^{\1}", text)
+    text = re.sub(r"\^\s*([0-9A-NP-Za-np-z])(?![0-9A-Za-z.])", r"^{\1}", text)  # ^o is a degree
     return re.sub(r"([0-9])\s*([:°])\s*(?=[0-9])", r"\1\2", text)
 
 
@@ -331,12 +331,14 @@ def _same_mathematics(prediction, gold):
         return _same_plain(prediction, gold)
     if "或" in gold:
         items, gold_items = [part.strip() for part in re.split(r"[,;或]|\bor\b", prediction)], gold.split("或")
+        if len(items) != len(gold_items):
+            return False
         for g in gold_items:
             found = next((p for p in items if _same_plain(p, g) or _same_mathematics(p, g)), None)
             if found is None:
                 return False
             items.remove(found)
-        return not items
+        return True
     items, gold_items = _list(prediction), _list(gold)
     if len(items) > 1 or len(gold_items) > 1:
         if len(items) != len(gold_items) or (prediction[0] in "([") != (gold[0] in "(["):
@@ -834,9 +836,9 @@ def check_gold(answer, choices=None, meta=None):
     With meta["boxes"], every box must have an area, and what turns the policy's coordinates into pixels must be there.
     """
     if not isinstance(answer, str) or not answer.strip():
-        raise ValueError(f"the gold answer is empty or not text: {answer!r}")
+        raise ValueError(f"the gold answer is empty or not text: {answer!r}; mend the record, or leave it out")
     if choices and choice_index(answer, choices) is None:
-        raise ValueError(f"the gold answer {answer!r} is neither a letter nor a text of the choices {choices!r}")
+        raise ValueError(f"the gold answer {answer!r} is neither a letter nor a text of the choices {choices!r}; mend the record, or leave it out")
     if meta and meta.get("boxes") is not None:
         _scale(meta.get("box_format", "norm1000"), meta.get("size"), meta.get("resized"))
         for gold in meta["boxes"]:
@@ -909,7 +911,8 @@ def classification(completion, example):
 
     Visual-RFT's rule is `gold in answer or answer in gold` on squeezed text: it pays the empty answer, "A" for "A320" and "rose or lily" for both.  Its first stage
     is math-verify, to which 737-800 is a subtraction.  One direction here, on word boundaries, and no answer is paid for two golds: before a gold with a digit a
-    maker may stand ("Boeing 737-800"), but no other word with one; "A320-200" is not "A320"; "water lily" is not "lily".  (A set with the classes "lily" and "lily flower" would have "lily flower" paid for both.)
+    maker may stand ("Boeing 737-800"), but no other word with one; "A320-200" is not "A320"; "water lily" is not "lily".
+    (A set with the classes "lily" and "lily flower" would have "lily flower" paid for both.)
     """
     body = extract_answer(completion)
     if body is None or len(body) > MAX_ANSWER or not normalize_label(example.answer):

@@ -708,7 +708,7 @@ BODIES = [
 ]  # fmt: skip
 COMPLETIONS = ["<think>a</think><answer>" + body + "</answer>" for body in BODIES] + [
     "<answer>" * 20_000, "</answer>" * 20_000, "<answer></answer>" * 10_000, "<think>" * 20_000, "</think>" * 20_000, "<think></think>" * 20_000 + "<answer>3</answer>",
-    "<answer>" * 10_000 + "3" + "</answer>" * 10_000, "<think>" + "<" * 3_00_000, "<answer" * 50_000, "a " * 2_00_000, " " * 5_000_000, "\ud800" * 1_00_000,
+    "<answer>" * 10_000 + "3" + "</answer>" * 10_000, "<think>" + "<" * 300_000, "<answer" * 50_000, "a " * 200_000, " " * 500_000, "\ud800" * 100_000,
 ]  # fmt: skip
 COMPLETIONS += ["<answer>" + body + "</answer>" for body in [
     "[1,2,3,4]," * 300, "[1,2,3,4]," * 9_000, "".join(f"[{i},0,{i + 9},9]," for i in range(300)), '{"label":"' * 9_000, '"label":"\\' * 9_000, "[1," * 30_000, "[ " * 40_000, "[" + " " * 90_000, "label: '" * 9_000,
@@ -859,7 +859,7 @@ TEXTS = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=120, derandomize=True, database=None)
+@settings(deadline=None, max_examples=250, derandomize=True, database=None)
 @given(TEXTS, st.integers(0, 1000), TEXTS)
 def test_any_text_scores_in_range(completion, index, other):
     other = other[:2000]
@@ -876,7 +876,7 @@ def test_any_text_scores_in_range(completion, index, other):
 NEAR = st.tuples(st.integers(0, 60), st.integers(0, 60), st.integers(1, 60), st.integers(1, 60)).map(lambda b: (b[0], b[1], b[0] + b[2], b[1] + b[3]))
 
 
-@settings(deadline=None, max_examples=80, derandomize=True, database=None)
+@settings(deadline=None, max_examples=150, derandomize=True, database=None)
 @given(st.lists(NEAR, min_size=1, max_size=4), st.lists(st.tuples(NEAR, st.integers(0, 10)), max_size=5), st.integers(0, 10))
 def test_a_junk_box_never_raises_a_reward(gold, predicted, confidence):
     """Whatever was predicted, one more box far from every gold is worth nothing, or less.  (Not so for giou, whose slope from near to far is its purpose.)"""
