@@ -32,6 +32,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 import unicodedata
 from fractions import Fraction
 
@@ -457,8 +458,9 @@ def _ask_worker(gold, prediction):
 class MathWorker:
     """A child process, `python script --worker`, that answers one JSON line per question; started at first use, shared by all threads of a process.
 
-    A question is bounded by `seconds` (and those that were late are counted in `timeouts`); start-up (importing sympy) is not counted.  A worker that is late or dies is replaced at once,
-    so only the next question waits for the new one's imports.  A forked process has a worker of its own.  The child's side is serve().
+    A question is bounded by `seconds`, and those that were late are counted in `timeouts`; only the very first waits for start-up (importing sympy) besides.  A worker
+    that is late or dies is ended, and an understudy that has done its imports meanwhile takes over; if several are lost in a row, the questions that find none
+    ready in time are late too.  A forked process has workers of its own.  The child's side is serve().
     """
 
     def __init__(self, script, seconds):
@@ -469,60 +471,74 @@ class MathWorker:
 
     def forget(self):
         self.pid, self.lock = os.getpid(), threading.Lock()
-        self.process = self.answers = None
-        self.ready = False
+        self.process = self.answers = self.understudy = None
+        self.ready = self.started = False  # ready: this worker has said so; started: one of them has
 
     def start(self):
+        """(process, queue of its answers) of a new child, which now imports."""
         command = [sys.executable, self.script, "--worker"]
         # bufsize=0: a buffered pipe has a lock of its own, which a fork could inherit taken.
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0)
-        self.answers, self.ready = queue.Queue(), False
+        process, answers = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0), queue.Queue()
         # A thread that reads, because waiting on a pipe with a time limit does not exist on Windows.
-        threading.Thread(target=_read_lines, args=(self.process.stdout, self.answers), daemon=True).start()
+        threading.Thread(target=_read_lines, args=(process.stdout, answers), daemon=True).start()
         atexit.unregister(self.stop)
         atexit.register(self.stop)
+        return process, answers
+
+    def replace(self):
+        """Ends the worker, if there is one; its understudy takes over, and a new one starts."""
+        _end(self.process)
+        (self.process, self.answers), self.understudy = self.understudy or self.start(), self.start()
+        self.ready = False
 
     def stop(self):
-        if self.process is not None and self.pid == os.getpid():
-            self.process.kill()
-            self.process.wait()
-            self.process.stdin.close()  # stdout is closed by its reading thread
-        self.process = None
+        if self.pid == os.getpid():
+            _end(self.process)
+            _end(self.understudy and self.understudy[0])
+        self.process = self.understudy = None
 
-    def wait_until_ready(self):
+    def wait_until_ready(self, deadline):
         try:
-            hello = self.answers.get(timeout=START_SECONDS)
+            hello = self.answers.get(timeout=max(0.0, deadline - time.monotonic()) if self.started else START_SECONDS)
         except queue.Empty:
+            if self.started:
+                return False
             hello = {"error": f"it did not start within {START_SECONDS} s"}
         if hello is None or "error" in hello:
             self.stop()
             raise RuntimeError(f"the math-verify worker cannot start: {hello['error'] if hello else 'it died'}")
-        self.ready = True
+        self.ready = self.started = True
+        return True
 
     def ask(self, question):
         """The answer to a question, both anything JSON can say; TimeoutError if the worker was late or died of it; RuntimeError if there can be none."""
         line = (json.dumps(question) + "\n").encode()
         with self.lock:
-            if self.process is not None and self.process.poll() is not None:
-                self.stop()  # it died between two questions
-            if self.process is None:
-                self.start()
-            if not self.ready:
-                self.wait_until_ready()
-            answer = None
-            try:
-                self.process.stdin.write(line)
-                answer = self.answers.get(timeout=self.seconds)
-            except (queue.Empty, BrokenPipeError):
-                pass
-            finally:  # after Ctrl-C too: an answer that nobody read would be taken for the next one's
-                if answer is None:
-                    self.stop()
-                    self.start()
+            first, answer = not self.started, None
+            deadline = time.monotonic() + self.seconds
+            if self.process is None or self.process.poll() is not None:  # none yet, or it died between two questions
+                self.replace()
+            if self.ready or self.wait_until_ready(deadline):
+                deadline = time.monotonic() + self.seconds if first else deadline
+                try:
+                    self.process.stdin.write(line)
+                    answer = self.answers.get(timeout=max(0.0, deadline - time.monotonic()))
+                except (queue.Empty, BrokenPipeError):
+                    pass
+                finally:  # after Ctrl-C too: an answer that nobody read would be taken for the next one's
+                    if answer is None:
+                        self.replace()
             if answer is None:
                 self.timeouts += 1
                 raise TimeoutError(f"math-verify did not finish {question!r} in {self.seconds} s")
             return answer
+
+
+def _end(process):
+    if process is not None:
+        process.kill()
+        process.wait()
+        process.stdin.close()  # stdout is closed by its reading thread
 
 
 _worker = MathWorker(__file__, ANSWER_SECONDS)  # no process yet

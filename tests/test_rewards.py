@@ -802,6 +802,21 @@ def test_a_hanging_comparison_is_killed(monkeypatch, caplog):
     assert rewards.symbolically_equal(r"\sqrt{44}", r"2\sqrt{11}")  # and the next question is answered, by a new worker
 
 
+def test_several_hanging_comparisons_in_a_row_are_each_bounded(monkeypatch):
+    """The question after a late one used to wait for sympy's imports without limit: 7 s on a busy machine, for a right answer. Now an understudy takes over at once."""
+    monkeypatch.setattr(rewards, "_algebra", lambda text: text)
+    monkeypatch.setattr(rewards._worker, "seconds", rewards.ANSWER_SECONDS)
+    before = rewards._worker.timeouts
+    for i in range(3):
+        start = time.perf_counter()
+        assert rewards.symbolically_equal("1", f"9^{{9^{{9^{{9}}}}}}+{i + 10}") is False
+        assert time.perf_counter() - start < 1.0 * PATIENCE
+    assert rewards._worker.timeouts == before + 3
+    monkeypatch.undo()
+    monkeypatch.setattr(rewards._worker, "seconds", 60)
+    assert rewards.symbolically_equal(r"\sqrt{60}", r"2\sqrt{15}")
+
+
 def test_a_dead_worker_is_replaced():
     rewards._worker.process.kill()
     rewards._worker.process.wait()
