@@ -455,6 +455,11 @@ def _ask_worker(gold, prediction):
     return _worker.ask([gold, prediction])["equal"]
 
 
+def timeouts():
+    """How many symbolic comparisons of this process have run out of time so far, and were counted as not equal."""
+    return _worker.timeouts
+
+
 class MathWorker:
     """A child process, `python script --worker`, that answers one JSON line per question; started at first use, shared by all threads of a process.
 
