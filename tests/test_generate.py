@@ -91,7 +91,7 @@ def test_greedy_tokens_equal_stock_generate(kind, tiny, loaded_once, lively):
     said = rows_of(out)
     assert len(prompts) >= 8 and len({tuple(p.grid.flatten().tolist()) for p in prompts if p.grid is not None}) >= 6
     assert all(len(row) == LENGTH for row in said) and out.finish == ["length"] * len(prompts)
-    assert len({token for row in said for token in row}) >= 20 and len(set(map(tuple, said))) >= 6, "degenerate: this model would not notice"
+    assert len({token for row in said for token in row}) >= 15 and len(set(map(tuple, said))) >= 6, "degenerate: this model would not notice"
     assert said == stock_greedy(policy, processor, prompts, LENGTH, [NEVER])
     assert (out.logp - trainer_logps(policy, processor, prompts, out)).abs().max() < 2e-5
     if kind == "lora":                                                                        # the adapter took part
