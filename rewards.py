@@ -491,9 +491,9 @@ class MathWorker:
         return process, answers
 
     def replace(self):
-        """Ends the worker, if there is one; its understudy takes over, and a new one starts."""
+        """Ends the worker, if there is one; its understudy takes over. (The next understudy starts when this one is ready, so as not to hold it up.)"""
         _end(self.process)
-        (self.process, self.answers), self.understudy = self.understudy or self.start(), self.start()
+        (self.process, self.answers), self.understudy = self.understudy or self.start(), None
         self.ready = False
 
     def stop(self):
@@ -513,6 +513,7 @@ class MathWorker:
             self.stop()
             raise RuntimeError(f"the math-verify worker cannot start: {hello['error'] if hello else 'it died'}")
         self.ready = self.started = True
+        self.understudy = self.understudy or self.start()
         return True
 
     def ask(self, question):
