@@ -5,7 +5,6 @@ projects' own functions (facts/rl_family.md sections 1b, 3b, 5b, 6b, 9e and E); 
 """
 import hashlib
 import json
-import math
 import os
 import random
 import re
