@@ -70,7 +70,7 @@ def bench_rewards(args):
     device, N, G, T = utils.pick_device(args.device), args.prompts, args.num_generations, args.max_completion_length
     policy, processor = modeling.load("tiny", device=device, train=SimpleNamespace(lora_r=0, lora_alpha=0, lora_dropout=0.0, freeze_vision=False, freeze_merger=False,
                                                                                   freeze_llm=False, gradient_checkpointing=False))
-    optimizer = utils.make_optimizer("adamw", [q for q in policy.parameters()], 1e-6)
+    optimizer = utils.make_optimizer("adamw", list(policy.parameters()), 1e-6)
     rows = []
 
     # ---- scoring: every reward alone on questions of its kind, and the usual sets ------------------------------------------------

@@ -183,14 +183,11 @@ def parse_args(argv=None):
     return p.parse_args(argv)
 
 
-def in_pixels(text, example, args):
+def in_pixels(text, example):
     """The boxes of an answer about one picture, in that picture's own pixels; [] if it has none."""
     if len(example.images) != 1:
         return []
-    size = data.open_images(example)[0].size
-    resized = data.resized_size(size, args.min_pixels, args.max_pixels)
-    asked = data.Example("question", [], "", "", meta={"boxes": [], "size": size, "resized": resized, "box_format": args.box_format})
-    return rewards.predicted_boxes(text if "<answer>" in text else f"<answer>{text}</answer>", asked) or []
+    return rewards.predicted_boxes(text if "<answer>" in text else f"<answer>{text}</answer>", example) or []
 
 
 def main(args):
@@ -200,6 +197,9 @@ def main(args):
             raise utils.UserError(f"--image {image} does not exist; check the path")
     example = data.Example("question", [Path(i) for i in args.image], args.prompt, "", source="--image")
     data.check_images([example])
+    if len(args.image) == 1:                                         # in which a box of the answer can be told in pixels
+        size = data.open_images(example)[0].size
+        example.meta = {"size": size, "resized": data.resized_size(size, args.min_pixels, args.max_pixels), "box_format": args.box_format}
     out = sys.stdout
     if args.raw:
         sys.stdout = sys.stderr                                      # whatever loading has to say
@@ -212,7 +212,7 @@ def main(args):
     for text, length, reason in zip(texts, lengths, finish):
         text = text.encode("utf-8", "replace").decode("utf-8")
         print(text if args.raw else f"{text}\n({length} tokens, {'complete' if reason == 'stop' else 'cut at --max-completion-length'}; prompt template: {args.prompt_template})")
-        for box in () if args.raw else in_pixels(text, example, args):
+        for box in () if args.raw else in_pixels(text, example):
             print(f"  {box['label'] or 'box'}: {[round(v) for v in box['bbox_2d']]} in pixels of {args.image[0]}")
 
 

@@ -303,7 +303,7 @@ def plot_before_after(png, name, examples, before, after):
     triples = list(zip(examples, before, after))
     rows = []
     for e, b, a in sorted(triples[:200], key=lambda t: t[1]["accuracy"] == t[2]["accuracy"])[:5] + triples[:3]:
-        said = [(f"{when}: {answer['prediction']}", rewards.marks(answer["prediction"], e)) for when, answer in (("before", b), ("after", a))]
+        said = [(f"{when}: {answer['prediction']}", {k: answer[k] for k in ("accuracy", "iou") if k in answer}) for when, answer in (("before", b), ("after", a))]
         rows.append({"images": data.open_images(e), "boxes": rewards.drawn_boxes(e, b["prediction"], a["prediction"]), "question": e.question, "answer": e.answer, "completions": said})
     utils.plot_samples(rows, png, f"{name}: answers that changed, and three others")
 
