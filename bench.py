@@ -1,18 +1,36 @@
 """The measurements that README quotes, each beside what it is compared with, in one run on the same work.
 
+    python bench.py                             # rollout, update and whole GRPO step against stock transformers, and against TRL where it is installed (12 minutes)
+    python bench.py memory                      # peak memory of an update with the real vocabulary, against full logits
+    python bench.py --scaling                   # seconds against G, P and T, drawn in scaling.png
     python bench.py rewards                     # what scoring costs, as a share of a GRPO step (10 minutes on two cores)
-    python bench.py rewards --prompts 8         # the same, smaller
+    python bench.py --device cuda --model DIR --shapes 1000x512x8 1000x512x32      # a checkpoint of one's own on a GPU
 
-Prints a table and writes it, with commit and versions, to --output-dir. Short times are the median of --repeats, with the range beside it; a GRPO step, which takes
-minutes, is measured once. Compare figures of one run only, and as ratios: other processes on the machine move all of them.
+Prints a table and writes it, with commit and versions, to --output-dir. Short times are the median of --repeats, with the range beside it; the GRPO step of
+`rewards`, which takes minutes, is measured once. Compare figures of one run only, and as ratios: other processes on the machine move all of them. So the sides of
+a comparison take turns (A B C, A B C, ...), each after one turn that does not count, and a ratio is one of medians, with the range of the turns' own ratios.
+Seconds are the CPU time of this process, on one thread; on a GPU they are seconds of the clock, synchronised.
+
+Dimension key: N prompts, G completions of each, B = N * G rows; P tokens of a prompt, T of a completion; V vocabulary. Nothing ends a row before T.
 """
+import concurrent.futures
+import contextlib
+import dataclasses
+import functools
+import importlib.util
+import math
+import multiprocessing
 import random
 import statistics
+import sys
+import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import torch
+from PIL import Image
+from tqdm import tqdm
 
 import data
 import generate
@@ -23,20 +41,523 @@ import toyworld
 import utils
 
 WORDS = "so the next one is a small red object near row column left right wait let me check again and then count total blue circle square of it".split()
+# (hidden, intermediate, layers, vocabulary): "8m", in which everything weighs as in the real ones but for the size; "head", nearly all of whose memory is the head's.
+MODELS = {"8m": (256, 768, 6, 4096), "head": (64, 192, 2, 151936)}
+
+
+def shape(text):
+    """argparse type: PxTxG."""
+    P, T, G = (int(n) for n in text.split("x"))
+    if P < 48 or T < 2 or G < 2:
+        raise ValueError
+    return P, T, G
 
 
 def parse_args(argv=None):
     p = utils.Parser(__doc__, "bench.py")
-    p.add_argument("what", choices=sorted(MEASUREMENTS), help="which measurement")
-    p.add_argument("--prompts", type=utils.positive, default=64, help="N, questions of a step")
-    p.add_argument("--num-generations", type=utils.positive, default=8, help="G, completions per question")
-    p.add_argument("--max-completion-length", type=utils.positive, default=500, help="tokens of every completion")
-    p.add_argument("--micro-batch-size", type=utils.positive, default=32, help="rows per forward and backward pass of the update")
-    p.add_argument("--repeats", type=utils.positive, default=5, help="times that scoring is measured; the GRPO step, which takes minutes, once")
+    p.add_argument("what", nargs="?", choices=sorted(MEASUREMENTS), default="speed", help="which measurement; default: speed")
+    p.add_argument("--scaling", action="store_true", help="the same as the measurement `scaling`")
+    p.add_argument("--shapes", nargs="+", type=shape, metavar="PxTxG", 
+                   help="prompt tokens (at least 48; most are one picture's), completion tokens and completions; default: 188x96x8 188x96x32 944x64x8 944x64x32 (speed), 60x512x8 (memory), "
+                   "444x64x8 (scaling)")
+    p.add_argument("--model", help="a checkpoint's directory; default: a random one, made for this: of 8 M parameters, or for `memory` with 151,936 words")
+    p.add_argument("--prompts", type=utils.positive, default=64, help="rewards: N, questions of a step")
+    p.add_argument("--num-generations", type=utils.positive, default=8, help="rewards: G, completions per question")
+    p.add_argument("--max-completion-length", type=utils.positive, default=500, help="rewards: tokens of every completion")
+    p.add_argument("--micro-batch-size", type=utils.positive, default=32, help="rewards: rows per forward and backward pass of the update")
+    p.add_argument("--repeats", type=utils.positive, default=3, help="turns of each side; the GRPO step of `rewards`, which takes minutes, has one")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
+    p.add_argument("--dtype", choices=["auto", "float32", "bfloat16"], default="auto", help="of the frozen weights, and what is computed in; auto: bfloat16 on a GPU")
     p.add_argument("--output-dir", default="runs/bench", help="where bench_NAME.json goes")
-    return p.parse_args(argv)
+    args = p.parse_args(argv)
+    args.what = "scaling" if args.scaling else args.what
+    return args
 
+
+# ------------------------------------------------------------------------------------------------------- one model, two ways to use it
+
+def write_model(directory, size, seed=0):
+    """A random Qwen2-VL of MODELS[size] with the tiny preset's words. The text model's weights are doubled and the head's are eight times as large, or else
+    whatever it is asked it would say the same few tokens."""
+    from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
+    hidden, intermediate, layers, vocabulary = MODELS[size]
+    tokenizer = modeling.tiny_tokenizer()
+    special = modeling.special_ids(tokenizer)
+    head_size = hidden // 4
+    section = [head_size // 8, head_size * 3 // 16, head_size * 3 // 16]                      # time, height, width: half a head in all, cut as in the real ones
+    config = Qwen2VLConfig(
+        text_config=dict(hidden_size=hidden, intermediate_size=intermediate, num_hidden_layers=layers, num_attention_heads=4, num_key_value_heads=2, vocab_size=vocabulary, max_position_embeddings=4096,
+                         rope_parameters={"rope_type": "default", "rope_theta": 1e6, "mrope_section": section}, bos_token_id=special.pad_id, eos_token_id=special.eos_ids[0], pad_token_id=special.pad_id),
+        vision_config=dict(depth=4, embed_dim=128, num_heads=4, hidden_size=hidden), tie_word_embeddings=False,
+        image_token_id=special.image_id, video_token_id=special.video_id, vision_start_token_id=special.vision_ids[0], vision_end_token_id=special.vision_ids[1])
+    torch.manual_seed(seed)
+    model = Qwen2VLForConditionalGeneration(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() > 1 and "visual" not in name:
+                parameter.mul_(8 if "lm_head" in name else 2)
+    model.save_pretrained(directory)
+    modeling.Processor(tokenizer, modeling.image_processor_class()(), special, 4096).save(directory)
+
+
+def load_bench(directory, device, dtype, seed=0):
+    """(policy, processor, special) of a checkpoint with LoRA r 8 whose B is not zero. special: with the end-of-text tokens among those that are never sampled,
+    so that every row of every side has T tokens, and all sides draw from one distribution."""
+    flags = SimpleNamespace(lora_r=8, lora_alpha=16, lora_dropout=0.0, freeze_vision=False, freeze_merger=False, freeze_llm=False, gradient_checkpointing=False)
+    policy, processor = modeling.load(directory, dtype, device, train=flags, max_pixels=12845056, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in policy.named_parameters():
+            if "lora_B" in name:
+                parameter.copy_(0.02 * torch.randn(parameter.shape, generator=generator))
+    special = SimpleNamespace(**vars(processor.special) | {"vision_ids": [*processor.special.vision_ids, *processor.special.eos_ids]})
+    return policy, processor, special
+
+
+def side_of(P):
+    """Side of the square picture that a prompt of P tokens holds, in tokens: the rest, 42 words at least and two tokens around it, is text."""
+    return math.isqrt(P - 44)
+
+
+def random_prompt(special, P, seed=0):
+    """data.Prompt of P tokens: twelve random words, a picture of noise, random words."""
+    generator, side = torch.Generator().manual_seed(seed), side_of(P)
+    words = torch.randint(min(special.vision_ids), (P - side * side - 2,), generator=generator)
+    ids = torch.cat([words[:12], torch.tensor(special.vision_ids[:1]), torch.full((side * side,), special.image_id), torch.tensor(special.vision_ids[1:2]), words[12:]])
+    is_image = ids == special.image_id
+    positions, following = data.rope_positions(is_image, [(side, side)])
+    return data.Prompt(ids, positions, following, is_image.nonzero()[:, 0], torch.randn(4 * side * side, 1176, generator=generator), torch.tensor([[1, 2 * side, 2 * side]]))
+
+
+def stock_inputs(prompts, special, device, completions=None):
+    """What stock transformers takes: one row for each of `prompts`, all of one length, with `completions` (B, T) behind them if given."""
+    ids = torch.stack([p.ids for p in prompts])                                               # (B, P)
+    if completions is not None:
+        ids = torch.cat([ids, completions], 1)                                                # (B, P + T)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "mm_token_type_ids": (ids == special.image_id).long(),
+              "pixel_values": torch.cat([p.pixel_values for p in prompts]), "image_grid_thw": torch.cat([p.grid for p in prompts])}
+    return {name: value.to(device) for name, value in inputs.items()}
+
+
+def repeated(prompts, G):
+    """[a, b] -> [a, a, ..., b, b, ...], G times each."""
+    return [p for p in prompts for _ in range(G)]
+
+
+@contextlib.contextmanager
+def stock(policy):
+    """transformers' own attention for what is measured as theirs (load() sets one that also knows packed rows), and the project's mixed precision."""
+    core = modeling.core_of(policy)
+    config = core.model.language_model.config
+    ours, config._attn_implementation = config._attn_implementation, "sdpa"
+    try:
+        with modeling.autocast(core):
+            yield
+    finally:
+        config._attn_implementation = ours
+
+
+def stock_generate(policy, special, prompts, T, **options):
+    """(B, T) from `model.generate`: a row for each of `prompts`, or num_return_sequences of them. Samples from the whole distribution but `special.vision_ids`."""
+    options = dict(do_sample=True, temperature=1.0, top_k=0, top_p=1.0) | options
+    with torch.no_grad(), stock(policy):
+        out = policy.generate(**stock_inputs(prompts, special, policy.device), max_new_tokens=T, repetition_penalty=1.0, suppress_tokens=special.vision_ids, pad_token_id=special.pad_id, **options)
+    return out[:, len(prompts[0].ids):]
+
+
+def stock_logps(policy, special, prompts, completions):
+    """(B, T) log-probs from the stock forward pass with all of the logits, a row of prompt, picture and completion each."""
+    T = completions.shape[1]
+    with stock(policy):
+        logits = policy(**stock_inputs(prompts, special, policy.device, completions.cpu()), use_cache=False, logits_to_keep=T + 1).logits[:, :-1].float()    # (B, T, V)
+    logits[..., special.vision_ids] = -torch.inf
+    return logits.log_softmax(-1).gather(-1, completions.to(logits.device)[..., None])[..., 0]
+
+
+def our_logps(policy, special, prompts, completions, counts):
+    """(B, T) log-probs as the training scripts have them; `counts` rows for each prompt. Lists of one are the plain path: each row with its own prompt and picture."""
+    mask = torch.ones(completions.shape)
+    prompts = [dataclasses.replace(p) for p in prompts]              # what is cached in a prompt lasts for one step
+    modeling.cache_features(policy, prompts)
+    batch = data.collate(prompts, completions, mask, counts, policy.device)
+    return modeling.token_logps(policy, batch, 1.0, special.vision_ids)
+
+
+def backward(logp, G, seed=0):
+    """The GRPO loss of rewards drawn by `seed`, and its gradient."""
+    mask = torch.ones_like(logp)
+    adv = losses.group_advantage(torch.rand(len(logp), generator=torch.Generator().manual_seed(seed)), G).to(logp)
+    losses.aggregate(losses.clipped_surrogate(logp, logp.detach(), adv), losses.token_weights(mask, "grpo")).backward()
+
+
+# ------------------------------------------------------------------------------------------------------------------ the sides
+
+def rollout_sides(policy, special, N, P, T, G):
+    """{name: call(turn)}, ours first: G completions of each prompt."""
+    prompts = [random_prompt(special, P, n) for n in range(N)]
+    return {"ours": lambda turn: generate.rollout(policy, prompts, special, G, T, seed=turn),
+            "generate, prompts and pictures repeated": lambda turn: stock_generate(policy, special, repeated(prompts, G), T),
+            "generate, num_return_sequences=G": lambda turn: stock_generate(policy, special, prompts, T, num_return_sequences=G)}
+
+
+def update_sides(policy, special, N, P, T, G):
+    """{name: call(turn)}: log-probs, loss and gradient of given completions, one prompt at a time."""
+    prompts = [random_prompt(special, P, n) for n in range(N)]
+    completions = torch.randint(min(special.vision_ids), (N * G, T), generator=torch.Generator().manual_seed(0))
+    rows = [completions[n * G:(n + 1) * G] for n in range(N)]
+
+    def update(logps_of):
+        def call(turn):
+            policy.zero_grad()
+            for prompt, group in zip(prompts, rows):
+                backward(logps_of(prompt, group), G)
+        return call
+    return {"ours": update(lambda prompt, group: our_logps(policy, special, [prompt], group, [G])),
+            "plain: prompt and picture repeated": update(lambda prompt, group: our_logps(policy, special, [prompt] * G, group, [1] * G)),
+            "the same with full logits": update(lambda prompt, group: stock_logps(policy, special, [prompt] * G, group))}
+
+
+def step_sides(policy, special, N, P, T, G):
+    """{name: call(turn)}: a whole GRPO step without the cost of rewards."""
+    prompts = [random_prompt(special, P, n) for n in range(N)]
+    optimizer = utils.make_optimizer("adamw", [p for p in policy.parameters() if p.requires_grad], 1e-9)
+
+    def straightforward(turn):
+        """Everything repeated G times, in the rollout and again in the one forward pass of the update."""
+        policy.eval()
+        completions = stock_generate(policy, special, repeated(prompts, G), T)
+        policy.train()
+        optimizer.zero_grad()
+        backward(stock_logps(policy, special, repeated(prompts, G), completions), G, turn)
+        optimizer.step()
+    return {"ours": lambda turn: our_step(policy, special, prompts, T, G, optimizer, turn), "straightforward loop": straightforward}
+
+
+def our_step(policy, special, prompts, T, G, optimizer, turn):
+    """A step of train_grpo.py, with random rewards."""
+    N = len(prompts)
+    prompts = [dataclasses.replace(p) for p in prompts]
+    modeling.cache_features(policy, prompts)
+    roll = generate.rollout(policy, prompts, special, G, T, seed=turn)
+    weights = losses.token_weights(roll.mask, "grpo")
+    adv = losses.group_advantage(torch.rand(N * G, generator=torch.Generator().manual_seed(turn)), G)
+    policy.train()
+    optimizer.zero_grad()
+    for a, b, first, last, counts in data.micro_batches(N * G, N * G, [G] * N):
+        batch = data.collate(prompts[first:last], roll.targets[a:b], roll.mask[a:b], counts, policy.device)
+        logp = modeling.token_logps(policy, batch, 1.0, special.vision_ids)
+        losses.aggregate(losses.clipped_surrogate(logp, logp.detach(), adv[a:b].to(logp)), weights[a:b].to(logp)).backward()
+    optimizer.step()
+
+
+SIDES = {"rollout": rollout_sides, "update": update_sides, "step": step_sides}
+
+
+def check_same_work(policy, special, P, G=2, T=16):
+    """ValueError unless all sides do the same work, on a prompt of P tokens: the same greedy tokens (in float32; in bfloat16 near-ties fall either way), log-probs
+    of the rollout that the stock forward pass confirms, and the same gradients."""
+    exact = modeling.core_of(policy).compute_dtype == torch.float32
+    prompt = random_prompt(special, P)
+    policy.eval()
+    if exact:
+        ours = generate.rollout(policy, [prompt], special, 1, 2 * T, temperature=0).targets
+        stock = stock_generate(policy, special, [prompt], 2 * T, do_sample=False).cpu()
+        if not torch.equal(ours, stock):
+            raise ValueError(f"P = {P}: greedy tokens differ from those of model.generate, {ours.tolist()} and {stock.tolist()}: the figures would compare different work")
+    roll = generate.rollout(policy, [prompt], special, G, T)
+    with torch.no_grad():
+        gap = (roll.logp - stock_logps(policy, special, [prompt] * G, roll.targets).cpu()).abs()
+    if not gap.mean() < (1e-4 if exact else 0.05):
+        raise ValueError(f"P = {P}: log-probs of the rollout differ by {gap.mean():.1e} on average from those of the stock forward pass")
+    gradients = {}
+    for name, side in update_sides(policy, special, 1, P, T, G).items():
+        side(0)
+        gradients[name] = torch.cat([p.grad.flatten() for p in policy.parameters() if p.requires_grad])
+    policy.zero_grad()
+    ours, *others = gradients.values()
+    for name, other in zip([*gradients][1:], others):
+        difference = float((ours - other).norm() / other.norm())
+        if not difference < (1e-4 if exact else 0.1):
+            raise ValueError(f"P = {P}: the gradient of the update differs by {difference:.1e} (relative) from that of '{name}'")
+
+
+# --------------------------------------------------------------------------------------------------------------------- measuring
+
+def clock(device):
+    """Seconds: of this process's CPU time, or of the clock once the GPU has done what it was told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+        return time.perf_counter()
+    return time.process_time()
+
+
+def race(sides, repeats, device, describe=""):
+    """{name: [seconds of each turn]} of calls that take turns, after one turn that does not count. Each is called with the number of the turn."""
+    seconds = {name: [] for name in sides}
+    bar = tqdm(total=len(sides) * (repeats + 1), desc=describe, leave=False)
+    for turn in range(repeats + 1):
+        for name, side in sides.items():
+            started = clock(device)
+            side(turn)
+            if turn:
+                seconds[name].append(clock(device) - started)
+            bar.update()
+    bar.close()
+    return seconds
+
+
+def rows_of(seconds, **described):
+    """Table rows from race(): the first side is ours, which the others' ratios are over. A ratio is of medians; low and high: of the turns' own."""
+    ours = next(iter(seconds.values()))
+    rows = []
+    for name, theirs in seconds.items():
+        ratios = [b / a for a, b in zip(ours, theirs)]
+        rows.append({**described, "side": name, "seconds": statistics.median(theirs), "all_seconds": theirs, "ratio": statistics.median(theirs) / statistics.median(ours), "low": min(ratios), "high": max(ratios)})
+    return rows
+
+
+def peak_memory(device):
+    """The most memory that this process ever had, in bytes; on a GPU, what torch ever had allocated there."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    status = Path("/proc/self/status")
+    if status.is_file():                                             # on Linux getrusage's figure is passed on to child processes
+        return 1024 * int(next(line for line in status.read_text().splitlines() if line.startswith("VmHWM")).split()[1])
+    import resource                                                  # Windows has none
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def in_child(directory, device, dtype, kind, name, N, P, T, G):
+    """peak_memory() of a process that loads a checkpoint and takes one turn of a side; name None: only loads, with the libraries that sides of this kind need."""
+    device = torch.device(device)
+    with one_thread(device):
+        if kind == "trl" and name:
+            trl_steps(directory, device, dtype, P, T, G, 0)
+        else:
+            if kind == "trl":
+                import datasets                                      # noqa: F401
+                from trl import GRPOTrainer                          # noqa: F401
+            policy, _, special = load_bench(directory, device, dtype)
+            if name:
+                SIDES[kind](policy, special, N, P, T, G)[name](0)
+    return peak_memory(device)
+
+
+@functools.cache
+def child_peak(*arguments):
+    """in_child(*arguments), in a fresh process."""
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(in_child, *arguments).result()
+
+
+def peak_of(directory, device, dtype, kind, name, N, P, T, G):
+    """Bytes at the peak of one turn of a side, beyond those of the loaded model. The side has a process of its own; what one that only loads needs is taken off."""
+    loaded = child_peak(directory, str(device), dtype, "trl" if kind == "trl" else "step", None, 0, 0, 0, 0)
+    return child_peak(directory, str(device), dtype, kind, name, N, P, T, G) - loaded
+
+
+# ----------------------------------------------------------------------------------------------------------- TRL, where it is installed
+
+def trl_steps(directory, device, dtype, P, T, G, steps, between=lambda turn: None):
+    """[seconds] of `steps` steps of TRL's GRPOTrainer after one that does not count, with the same model, picture, question and settings as `trl_rows` gives ours.
+
+    between(turn): called after every step, and not timed. Its AutoProcessor needs torchvision for videos: it gets a processor without them."""
+    from datasets import Dataset
+    from transformers import PrinterCallback, Qwen2VLProcessor, TrainerCallback
+    from trl import GRPOConfig, GRPOTrainer
+
+    class Pictures(Qwen2VLProcessor):
+        def __init__(self, image_processor=None, tokenizer=None, chat_template=None):
+            super().__init__(image_processor, tokenizer, None, chat_template)
+
+    class Turns(TrainerCallback):
+        def on_train_begin(self, *_, **__):
+            self.started, self.turn = clock(device), 0
+
+        def on_step_end(self, *_, **__):
+            seconds.append(clock(device) - self.started)
+            between(self.turn)
+            self.started, self.turn = clock(device), self.turn + 1
+
+    def reward(completion_ids, **_):
+        if [len(ids) for ids in completion_ids] != [T] * G:
+            raise ValueError(f"TRL's completions have {[len(ids) for ids in completion_ids]} tokens, not {G} x {T}: the figures would compare different work")
+        return [random.random() for _ in completion_ids]
+
+    seconds, example = [], trl_example(P)
+    policy, processor, special = load_bench(directory, device, dtype)
+    theirs = Pictures(processor.image_processor, processor.tokenizer, processor.tokenizer.chat_template)
+    question = [{"role": "user", "content": [{"type": "image", "image": example.images[0]}, {"type": "text", "text": example.question}]}]
+    asked = theirs.apply_chat_template([question], tokenize=True, return_dict=True, add_generation_prompt=True)["input_ids"][0]
+    if asked != data.encode_prompt(example, processor, "none").ids.tolist():
+        raise ValueError("TRL's prompt differs from ours: the figures would compare different work")
+    with tempfile.TemporaryDirectory() as out:
+        config = GRPOConfig(output_dir=out, per_device_train_batch_size=G, num_generations=G, max_completion_length=T, max_steps=steps + 1, temperature=1.0, beta=0.0, num_iterations=1, loss_type="grpo",
+                            learning_rate=1e-9, lr_scheduler_type="constant", max_grad_norm=0.0, gradient_checkpointing=False, use_cpu=device.type == "cpu", bf16=dtype == torch.bfloat16,
+                            generation_kwargs={"suppress_tokens": special.vision_ids}, logging_strategy="no", save_strategy="no", report_to="none", disable_tqdm=True)
+        rows = Dataset.from_list([{"prompt": [{"role": "user", "content": example.question}], "image": example.images[0]}] * (steps + 1))
+        trainer = GRPOTrainer(policy, reward, config, rows, processing_class=theirs, callbacks=[Turns()])
+        trainer.remove_callback(PrinterCallback)
+        with stock(policy):
+            trainer.train()
+    return seconds[1:]
+
+
+def trl_example(P):
+    """A question about a picture of noise as large as that of random_prompt(P)."""
+    side = 28 * side_of(P)
+    return data.Example("trl", [Image.frombytes("RGB", (side, side), random.Random(0).randbytes(3 * side * side))], "How many red objects are there?", "1", source="bench.py")
+
+
+def trl_rows(directory, device, dtype, policy, processor, special, P, T, G, repeats):
+    """Rows of a whole step, ours and TRL's, which take turns. Both read the picture and write the prompt; neither pays for a reward."""
+    example = trl_example(P)
+    optimizer = utils.make_optimizer("adamw", [p for p in policy.parameters() if p.requires_grad], 1e-9)
+    ours = []
+
+    def our_turn(turn):
+        started = clock(device)
+        our_step(policy, special, [data.encode_prompt(example, processor, "none")], T, G, optimizer, turn)
+        ours.append(clock(device) - started)
+    theirs = trl_steps(directory, device, dtype, P, T, G, repeats, our_turn)
+    return rows_of({"ours": ours[1:], "TRL's GRPOTrainer": theirs}, what="step", N=1, P=len(data.encode_prompt(example, processor, "none").ids), T=T, G=G)
+
+
+# ------------------------------------------------------------------------------------------------------------------ speed, memory, scaling
+
+@contextlib.contextmanager
+def one_thread(device):
+    """torch on one thread if `device` is the CPU: on more, a process's CPU time counts threads that wait."""
+    before = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def checkpoint(args, size):
+    """The directory of --model, or of a random model of MODELS[size], made for the time being."""
+    with tempfile.TemporaryDirectory() as made:
+        if args.model is None:
+            write_model(made, size)
+        yield args.model or made
+
+
+def table(rows):
+    """Prints one block of lines for each comparison."""
+    head = None
+    for row in rows:
+        now = [row[k] for k in ("what", "N", "P", "T", "G")]
+        if now != head:
+            print(f"\n{row['what'] + (', ' + str(row['N']) + ' prompts' if row['N'] > 1 else ''):<8} P {row['P']}, T {row['T']}, G {row['G']}"[:60].ljust(62) + f"{'seconds':>9}{'ratio':>9}{'range':>16}{'peak MB':>10}")
+            head = now
+        if "seconds" in row:
+            print(f"  {row['side']:<60}{row['seconds']:>9.3f}{row['ratio']:>9.2f}{format(row['low'], '.2f') + ' - ' + format(row['high'], '.2f'):>16}" + (f"{row['peak_bytes'] / 1e6:>10.0f}" if "peak_bytes" in row else ""))
+        else:
+            print(f"  {row['side']:<60}{'not installed':>34}" if "peak_bytes" not in row else f"  {row['side']:<60}{'':>34}{row['peak_bytes'] / 1e6:>10.0f}")
+
+
+def bench_speed(args):
+    """Rollout for every shape; update, whole step and peak memory for the first shape of each P; a step of two prompts for the first of all."""
+    device = utils.pick_device(args.device)
+    dtype = utils.pick_dtype(args.dtype, device)
+    shapes = args.shapes or [(188, 96, 8), (188, 96, 32), (944, 64, 8), (944, 64, 32)]
+    firsts = [s for i, s in enumerate(shapes) if s[0] not in [t[0] for t in shapes[:i]]]
+    rows = []
+    with one_thread(device), checkpoint(args, "8m") as directory:
+        policy, processor, special = load_bench(directory, device, dtype)
+        for P in {s[0] for s in shapes}:
+            check_same_work(policy, special, P)
+        plan = [("rollout", 1, s) for s in shapes] + [("update", 1, s) for s in firsts] + [("step", 1, s) for s in firsts] + [("step", 2, shapes[0])]
+        for kind, N, (P, T, G) in plan:
+            policy.eval()
+            seconds = race(SIDES[kind](policy, special, N, P, T, G), args.repeats, device, f"{kind} {P}x{T}x{G}")
+            more = rows_of(seconds, what=kind, N=N, P=P, T=T, G=G)
+            if N == 1 and (P, T, G) in firsts:
+                more = [{**row, "peak_bytes": peak_of(directory, device, dtype, kind, row["side"], N, P, T, G)} for row in more]
+            rows += more
+            table(more)
+        for P, T, G in firsts:
+            if importlib.util.find_spec("trl"):
+                more = trl_rows(directory, device, dtype, policy, processor, special, P, T, G, args.repeats)
+                more[1]["peak_bytes"] = peak_of(directory, device, dtype, "trl", more[1]["side"], 1, P, T, G)
+            else:
+                more = [{"what": "step", "N": 1, "P": P, "T": T, "G": G, "side": "TRL's GRPOTrainer"}]
+            rows += more
+            table(more)
+        described = modeling.describe(policy)
+    return {"rows": rows, "model": described, "clock": "synchronised seconds" if device.type == "cuda" else "CPU seconds of one thread"}
+
+
+def bench_memory(args):
+    """Peak memory of the update of one prompt with the published vocabulary, beyond the loaded model."""
+    device = utils.pick_device(args.device)
+    dtype = utils.pick_dtype(args.dtype, device)
+    rows = []
+    with one_thread(device), checkpoint(args, "head") as directory:
+        policy, _, special = load_bench(directory, device, dtype)
+        for P, T, G in args.shapes or [(60, 512, 8)]:
+            peak = {name: peak_of(directory, device, dtype, "update", name, 1, P, T, G) for name in update_sides(policy, special, 1, P, T, G)}
+            more = [{"what": "update", "N": 1, "P": P, "T": T, "G": G, "side": name, "peak_bytes": peak[name], "share_of_full_logits": peak[name] / peak["the same with full logits"]} for name in peak]
+            table(more)
+            rows += more
+        V = modeling.core_of(policy).config.text_config.vocab_size
+    print(f"V {V}; ours over full logits: {rows[0]['share_of_full_logits']:.3f}")
+    return {"rows": rows, "V": V}
+
+
+def bench_scaling(args):
+    """Seconds of our side against G, P and T: half of, once and twice each of a shape, whose others stay. A rollout of one token is vision tower and prefill."""
+    device = utils.pick_device(args.device)
+    dtype = utils.pick_dtype(args.dtype, device)
+    base = dict(zip("PTG", (args.shapes or [(444, 64, 8)])[0]))
+    along = {axis: [base[axis] // 2, base[axis], 2 * base[axis]] for axis in "GPT"}
+    rows = []
+    with one_thread(device), checkpoint(args, "8m") as directory:
+        policy, _, special = load_bench(directory, device, dtype)
+        for axis, values in along.items():
+            for value in values:
+                P, T, G = ({**base, axis: value}[k] for k in "PTG")
+                policy.eval()
+                sides = {"pictures and prefill": rollout_sides(policy, special, 1, P, 1, G)["ours"]} | {kind: SIDES[kind](policy, special, 1, P, T, G)["ours"] for kind in SIDES}
+                for name, seconds in race(sides, args.repeats, device, f"{axis} = {value}").items():
+                    rows.append({"against": axis, "value": value, "P": P, "T": T, "G": G, "what": name, "seconds": statistics.median(seconds), "low": min(seconds), "high": max(seconds)})
+    for axis, values in along.items():
+        print(f"\n{'seconds against ' + axis:<26}" + "".join(f"{value:>10}" for value in values))
+        for name in sides:
+            print(f"  {name:<24}" + "".join(f"{row['seconds']:>10.3f}" for row in rows if (row["against"], row["what"]) == (axis, name)))
+    plot_scaling(rows, Path(args.output_dir) / "scaling.png", base)
+    print(f"\n{args.output_dir}/scaling.png draws them")
+    return {"rows": rows}
+
+
+def plot_scaling(rows, png, base):
+    """One panel for each of G, P and T: seconds, with the range of the turns, of each part of a step."""
+    import matplotlib
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    figure, axes = plt.subplots(1, 3, figsize=(12.6, 3.6), sharey=True)
+    for ax, axis in zip(axes, "GPT"):
+        for name in dict.fromkeys(row["what"] for row in rows):
+            points = [row for row in rows if (row["against"], row["what"]) == (axis, name)]
+            middle = [row["seconds"] for row in points]
+            spread = [[row["seconds"] - row["low"] for row in points], [row["high"] - row["seconds"] for row in points]]
+            ax.errorbar([row["value"] for row in points], middle, spread, marker="o", lw=2, capsize=3, label=name)
+        ax.set_title("with " + ", ".join(f"{k} = {v}" for k, v in base.items() if k != axis), fontsize=10)
+        ax.set_xlabel({"G": "G, completions", "P": "P, tokens of the prompt", "T": "T, tokens of a completion"}[axis])
+        ax.set_ylim(bottom=0)
+        ax.grid(alpha=0.3)
+    axes[0].set_ylabel("seconds")
+    axes[0].legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(png, dpi=110)
+    plt.close(figure)
+
+
+# --------------------------------------------------------------------------------------------------------------------------- rewards
 
 def timed(function, repeats):
     """Seconds of `repeats` calls, in the order they were made."""
@@ -122,7 +643,7 @@ def bench_rewards(args):
     return {"rows": rows, "tokens": statistics.mean(lengths)}
 
 
-MEASUREMENTS = {"rewards": bench_rewards}
+MEASUREMENTS = {"memory": bench_memory, "rewards": bench_rewards, "scaling": bench_scaling, "speed": bench_speed}
 
 
 def main(args):

@@ -4,7 +4,8 @@ From a record on disk to tensors, with the shapes of one toy question (a 112 x 1
 
     Example    id, images (not yet opened), question, answer, choices, solution, task, meta
     Prompt     ids (P,) with 16 <|image_pad|>, positions (3, P) for M-RoPE, pixel_values (64, 1176), grid (1, 3)
-    collate    N prompts and B responses -> input_ids (B, S), positions (3, B, S), targets (B, T), mask (B, T), ...
+    collate    one prompt, B >= 2 responses -> packed [prompt | r1 | ... | rB]: input_ids (1, S), positions (3, 1, S), targets (B, T), mask (B, T), ...
+               otherwise, N prompts and B responses -> input_ids (B, S), positions (3, B, S), ... padded on the right
 
 The unit of work is a prompt and one or more responses: B rows in N groups, the rows of a prompt contiguous. T counts response
 tokens only; the mask comes from lengths, never from `ids == pad`, because in Qwen2-VL pad is also an end-of-text token.
@@ -727,7 +728,8 @@ def head(examples, number):
 class Prompt:
     """One encoded prompt. ids: (P,) long, image tokens expanded. positions: (3, P) long, M-RoPE (time, height, width). following: the
     position of the first response token (the same in all three). pixel_values: (patches, 1176) float or None; grid: (images, 3) long
-    or None, in patches. image_at: (image tokens,) long, where the vision tower's output goes."""
+    or None, in patches. image_at: (image tokens,) long, where the vision tower's output goes. features: (image tokens, D), that output, if
+    model.cache_features has kept it."""
     ids: torch.Tensor
     positions: torch.Tensor
     following: int
@@ -735,6 +737,7 @@ class Prompt:
     pixel_values: torch.Tensor = None
     grid: torch.Tensor = None
     text: str = ""
+    features: torch.Tensor = None
 
 
 def template_of(name):
@@ -888,19 +891,34 @@ def pad_targets(rows, pad_id):
     return targets, (torch.arange(targets.shape[1]) < lengths[:, None]).float()
 
 
-def collate(prompts, targets, mask, counts=None, device="cpu"):
-    """N prompts and B responses as one right-padded batch, each row [its prompt | its response].
+def collate(prompts, targets, mask, counts=None, device="cpu", packed=True):
+    """N prompts and B responses as one batch for the model: packed if it is one prompt with two responses or more, else padded on the right.
 
     prompts: list of N Prompt; targets, mask: (B, T) from pad_targets or a rollout; counts: how many consecutive rows belong to each
-    prompt (default: B / N each). Nothing needs an attention mask: attention is causal and padding comes last.
-    Returns a dict of tensors on `device`: input_ids (B, S); positions (3, B, S); targets, mask (B, T); predicts (B, T), the index in S of
-    the state that predicts each target (the one before it: the only shift in this project); pixel_values, grid: each prompt's once;
-    image_to, image_from (.,): flat index in (B*S) of each image token, and which feature row goes there.
+    prompt (default: B / N each). packed=False: padded in any case, which is the test's reference.
+    Returns a dict of tensors on `device`: input_ids (rows, S); positions (3, rows, S); targets, mask (B, T); predicts (B, T), the index in S of
+    the state that predicts each target (the one before it: the only shift in this project); pixel_values, grid: each prompt's once, or
+    features, where model.cache_features has been; image_to, image_from (.,): flat index in (rows*S) of each image token, and which feature
+    row goes there. rows: B if padded. If packed 1, and there are to_rows, from_rows: see `pack`.
     """
-    B, T = targets.shape
+    B = len(targets)
     counts = counts or [B // len(prompts)] * len(prompts)
     assert sum(counts) == B and len(counts) == len(prompts), f"{counts} rows of {len(prompts)} prompts, but {B} responses"
-    lengths = mask.sum(1).long().tolist()
+    lengths = mask.sum(1).long()                                                              # (B,)
+    batch = pack(prompts[0], targets, lengths) if packed and len(prompts) == 1 and B > 1 else pad(prompts, targets, lengths, counts)
+    batch |= {"targets": targets, "mask": mask, "pixel_values": None, "grid": None}
+    pictured = [p for p in prompts if p.pixel_values is not None]
+    if pictured and all(p.features is not None for p in pictured):
+        batch["features"] = torch.cat([p.features for p in pictured])
+    elif pictured:
+        batch |= {"pixel_values": torch.cat([p.pixel_values for p in pictured]), "grid": torch.cat([p.grid for p in pictured])}
+    return {name: value if value is None else value.to(device) for name, value in batch.items()}
+
+
+def pad(prompts, targets, lengths, counts):
+    """Rows [its prompt | its response | padding]. Nothing needs an attention mask: attention is causal and padding comes last."""
+    B, T = targets.shape
+    lengths = lengths.tolist()
     S = max(len(p.ids) for p in prompts) + T
     input_ids = targets.new_zeros(B, S)
     positions = torch.zeros(3, B, S, dtype=torch.long)
@@ -919,19 +937,44 @@ def collate(prompts, targets, mask, counts=None, device="cpu"):
             image_to.append(prompt.image_at + b * S)
             image_from.append(features)
         row += count
-    pictured = [p for p in prompts if p.pixel_values is not None]
-    batch = {"input_ids": input_ids, "positions": positions, "targets": targets, "mask": mask, "predicts": predicts,
-             "image_to": torch.cat(image_to), "image_from": torch.cat(image_from),
-             "pixel_values": torch.cat([p.pixel_values for p in pictured]) if pictured else None,
-             "grid": torch.cat([p.grid for p in pictured]) if pictured else None}
-    return {name: value if value is None else value.to(device) for name, value in batch.items()}
+    return {"input_ids": input_ids, "positions": positions, "predicts": predicts, "image_to": torch.cat(image_to), "image_from": torch.cat(image_from)}
+
+
+def pack(prompt, targets, lengths):
+    """[prompt | r1 | r2 | ... | rB] in one row without padding: S = P + sum(lengths). Each response's positions start again after the prompt, and
+    its first token is predicted by the prompt's last, which they share.
+
+    The attention (model.packed_attention) takes the responses apart again. to_rows (B, L), L the longest one's length (at least 1): the index in S of
+    each of their tokens, 0 where there is none. from_rows (sum(lengths),): the flat index in (B*L) of each response token.
+    Lengths 2 and 1 after a prompt of 3 tokens: predicts [[2, 3], [2, .]], to_rows [[3, 4], [5, 0]], from_rows [0, 1, 2].
+    """
+    (B, T), P, longest = targets.shape, len(prompt.ids), max(1, int(lengths.max()))
+    t = torch.arange(T)
+    held = t < lengths[:, None]                                                               # (B, T)
+    index = (P + lengths.cumsum(0) - lengths)[:, None] + t                                    # (B, T), in S
+    predicts = (index - 1).masked_fill(~held, 0)
+    predicts[:, :1] = P - 1
+    positions = (prompt.following + t).expand(B, T)[held]                                     # (sum(lengths),)
+    return {"input_ids": torch.cat([prompt.ids, targets[held]])[None], "positions": torch.cat([prompt.positions, positions.expand(3, -1)], 1)[:, None], "predicts": predicts,
+            "image_to": prompt.image_at, "image_from": torch.arange(len(prompt.image_at)),
+            "to_rows": index[:, :longest].masked_fill(~held[:, :longest], 0), "from_rows": (torch.arange(B)[:, None] * longest + t)[held]}
 
 
 def micro_batches(rows, size, counts):
     """Cuts B rows in groups of `counts` into pieces of at most `size` rows: yields (first row, end row, first prompt, end prompt, counts
-    of the piece). A piece may cut through a group: its prompt is then encoded once more."""
+    of the piece). A group of two rows or more makes pieces of its own, as even as can be (8 rows, size 5: 4 and 4), so that `collate` can
+    pack them; its prompt is encoded once a piece. Groups of one row share a piece."""
     owner = [n for n, count in enumerate(counts) for _ in range(count)]
-    for start in range(0, rows, size):
-        end = min(rows, start + size)
-        first, last = owner[start], owner[end - 1]
-        yield start, end, first, last + 1, [sum(o == n for o in owner[start:end]) for n in range(first, last + 1)]
+    start = 0
+    while start < rows:
+        first, end = owner[start], start + 1
+        if counts[first] > 1:
+            end, pieces = start + counts[first], math.ceil(counts[first] / size)
+            cuts = [start + counts[first] * i // pieces for i in range(pieces + 1)]
+        else:
+            while end < min(rows, start + size) and counts[owner[end]] == 1:
+                end += 1
+            cuts = [start, end]
+        for a, b in zip(cuts, cuts[1:]):
+            yield a, b, owner[a], owner[b - 1] + 1, [sum(o == n for o in owner[a:b]) for n in range(owner[a], owner[b - 1] + 1)]
+        start = end

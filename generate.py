@@ -2,22 +2,37 @@
 
     python generate.py --model runs/grpo --image picture.png --prompt "How many red objects are there?"
 
-`rollout` encodes each image once and prefills each prompt once, whatever the number of completions; then all B = N * G rows decode
-together, and rows that ended leave the batch. It samples by itself: a checkpoint's generation_config is not consulted, because Qwen2-VL's
-(top_k 1, temperature 0.01, repetition penalty 1.05) silently makes sampling greedy.
+One prompt, many responses: `rollout` encodes each image once, prefills each prompt once and keeps its keys and values once; then the G rows of every
+prompt decode together, by a step of our own over the model's own weights (LoRA unmerged), each row with a cache for its own words only:
+
+    prefill                      once a prompt   images, prompt -> its keys and values, the state that says the first token
+    speak                        every step      state -> token and its log-prob (kernels.head_sample)
+    think                        every step      token -> state: 28 x (attention over [prompt | own words], MLP)
+
+On a GPU `think` and `speak` are one CUDA graph: static addresses, nothing read by the host. Weights are arranged anew for each rollout and dropped after it,
+so none can be stale. `rollout` samples by itself: a checkpoint's generation_config is not consulted, because Qwen2-VL's (top_k 1, temperature 0.01,
+repetition penalty 1.05) silently makes sampling greedy.
 """
+import functools
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
+import torch.nn.functional as F
 from tqdm import tqdm
 from transformers import DynamicCache
 
 import data
+import kernels
 import model as modeling
 import rewards
 import utils
+
+PREFILL_TOKENS = 4096                       # of several prompts in one prefill pass: enough to keep a GPU busy
+BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48)      # rows for which a CUDA graph is captured; from 64 on every 32
 
 
 @dataclass
@@ -30,6 +45,8 @@ class Rollout:
     lengths: torch.Tensor
     finish: list
 
+
+# --------------------------------------------------------------------------------------------------------------- sampling
 
 def sample(logits, uniform, temperature=1.0, top_p=1.0, top_k=0):
     """One token a row by inverting the cumulative distribution. logits: (B, V); uniform: (B,) float64 in [0, 1).
@@ -50,10 +67,7 @@ def sample(logits, uniform, temperature=1.0, top_p=1.0, top_k=0):
             ordered = ordered / ordered.sum(-1, keepdim=True)
             beyond = ordered.cumsum(-1) - ordered >= top_p                                    # the smallest set whose mass reaches top_p
             probs = probs.masked_fill(torch.zeros_like(beyond).scatter(-1, order, beyond), 0)
-        cumulative = probs.cumsum(-1)
-        # right=True: the first token whose cumulative mass exceeds the draw, so one of probability 0 is never taken
-        tokens = torch.searchsorted(cumulative, uniform.to(probs.device)[:, None] * cumulative[:, -1:], right=True)[:, 0]
-        tokens = tokens.clamp_max(logits.shape[-1] - 1).to(logp.device)
+        tokens = kernels.inverse_cdf(probs, uniform.to(probs.device)).to(logp.device)
     return tokens, logp.gather(-1, tokens[:, None])[:, 0]
 
 
@@ -68,84 +82,368 @@ def row_uniforms(seed, rows, length):
     return draws
 
 
+# --------------------------------------------------------------------------------------------------------------- the model's weights
+
+def dtype_of(core):
+    """What the model computes in."""
+    return getattr(core, "compute_dtype", core.dtype)
+
+
+def known(module):
+    """(linear layer, its adapter's name or None) of a layer that the decode step can compute by itself; None for any other.
+
+    Known are torch.nn.Linear and bitsandbytes' Linear4bit, each alone or under one vanilla LoRA adapter of PEFT, active and unmerged. Not known: several adapters at
+    once, DoRA and its like, adapters with biases, 8-bit layers.
+    """
+    name = None
+    if hasattr(module, "lora_A"):
+        active = [] if module.disable_adapters or module.merged else [name for name in module.active_adapters if name in module.lora_A]
+        if len(active) > 1 or any(name in module.lora_variant or module.lora_bias.get(name) for name in active):
+            return None
+        module, name = module.base_layer, active[0] if active else None
+    return (module, name) if type(module) is torch.nn.Linear or type(module).__name__ == "Linear4bit" else None
+
+
+def weights_of(module, dtype):
+    """(weight (out, in), bias (out,) or None, A (r, in), B (out, r)) of a known layer in `dtype`: y = x weight' + bias + x A' B', r 0 without an adapter.
+
+    4-bit weights are dequantised, to the very numbers that the trainer multiplies with. Adapters stay unmerged: merging into bfloat16 rounds most of a young one
+    away (facts/performance.md, 4.2).
+    """
+    layer, name = known(module)
+    weight, bias = layer.weight, layer.bias
+    if type(layer) is not torch.nn.Linear:
+        from bitsandbytes.functional import dequantize_4bit
+        weight = dequantize_4bit(weight.data, weight.quant_state)
+    weight = weight.to(dtype)
+    if name is None:
+        A, B = weight.new_zeros(0, weight.shape[1]), weight.new_zeros(len(weight), 0)
+    else:
+        A, B = module.lora_A[name].weight.to(dtype), (module.lora_B[name].weight * module.scaling[name]).to(dtype)
+    return weight, None if bias is None else bias.to(dtype), A, B
+
+
+def joined(modules, dtype, copy):
+    """One function x (B, in) -> (B, sum of outs) for linear layers that read the same x. Their weights and their adapters' A are one matrix, x [W1; W2; A1; A2]', and
+    the adapters' B another, [B1, 0; 0, B2]: two multiplications for up to three layers with LoRA. Without `copy`, or with a layer that is not known, each layer's own forward.
+    """
+    if not copy or not all(map(known, modules)):
+        def own(x):                                                  # no cache of cast weights: a CUDA graph would keep addresses that autocast frees
+            with torch.autocast(x.device.type, dtype=dtype, enabled=dtype in (torch.bfloat16, torch.float16), cache_enabled=False):
+                return torch.cat([module(x).to(dtype) for module in modules], -1)
+        return own
+    weights, biases, As, Bs = zip(*(weights_of(module, dtype) for module in modules))
+    n, B = sum(map(len, weights)), torch.block_diag(*Bs).T.contiguous()                       # (sum of r, n)
+    weight, bias = torch.cat(weights + As).T.contiguous(), None                               # (in, n + sum of r): read faster so by a CPU, for few rows by a tenth
+    if any(b is not None for b in biases):
+        bias = torch.cat([w.new_zeros(len(w)) if b is None else b for w, b in zip(weights, biases)] + [weight.new_zeros(len(B))])
+    multiply = (lambda x: x.to(dtype) @ weight) if bias is None else (lambda x: torch.addmm(bias, x.to(dtype), weight))
+    if not len(B):
+        return multiply
+
+    def with_adapters(x):
+        y = multiply(x)
+        return torch.addmm(y[:, :n], y[:, n:], B)
+    return with_adapters
+
+
+def normed(module):
+    """An RMSNorm as torch's fused one; anything else as it is."""
+    if not hasattr(module, "variance_epsilon"):
+        return module
+    return lambda x: F.rms_norm(x, module.weight.shape, module.weight.to(x.dtype), module.variance_epsilon)
+
+
+@functools.cache
+def say_once(text):
+    utils.say(text)
+
+
+def linear_layers(core):
+    """{name: module} of the language model's linear layers, adapters included, seven a layer."""
+    return {f"{i}.{part}.{name}_proj": getattr(getattr(layer, part), f"{name}_proj") for i, layer in enumerate(core.model.language_model.layers)
+            for part, names in (("self_attn", "qkvo"), ("mlp", ("gate", "up", "down"))) for name in names}
+
+
+def arrange(core, copy=True):
+    """The language model as a decode step wants it: functions over its weights of this moment. To be built for each rollout and dropped after it, so that it is never stale.
+
+    copy: whether there is room for a second copy of the linear layers in the compute dtype (`plan`). head: (V, D) in the compute dtype, or None if lm_head is not a
+    plain linear layer.
+    """
+    language_model, dtype = core.model.language_model, dtype_of(core)
+    foreign = [f"{name} ({type(module).__name__})" for name, module in linear_layers(core).items() if not known(module)]
+    if foreign:
+        say_once(f"rollout: {len(foreign)} linear layers are of a kind that the decode step does not know ({foreign[0]}, ...): their own forward is called, which is slower")
+    layers = []
+    for layer in language_model.layers:
+        attention, mlp = layer.self_attn, layer.mlp
+        layers.append(SimpleNamespace(
+            norm1=normed(layer.input_layernorm), qkv=joined([attention.q_proj, attention.k_proj, attention.v_proj], dtype, copy), o=joined([attention.o_proj], dtype, copy),
+            norm2=normed(layer.post_attention_layernorm), gate_up=joined([mlp.gate_proj, mlp.up_proj], dtype, copy), down=joined([mlp.down_proj], dtype, copy), act=mlp.act_fn))
+    plain = type(core.lm_head) is torch.nn.Linear and core.lm_head.bias is None
+    if not plain:
+        say_once(f"rollout: lm_head ({type(core.lm_head).__name__}) is of a kind that the decode step does not know: its own forward is called")
+    return SimpleNamespace(layers=layers, dtype=dtype, embed=language_model.embed_tokens, norm=normed(language_model.norm), rotary=language_model.rotary_emb,
+                           head=core.lm_head.weight.to(dtype) if plain else None, own_head=joined([core.lm_head], dtype, False), foreign=bool(foreign) or not plain)
+
+
+# --------------------------------------------------------------------------------------------------------------- the plan
+
+def free_memory(device):
+    """Bytes that a rollout may take on this device."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    if Path("/proc/meminfo").is_file():
+        return next(int(line.split()[1]) * 1024 for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable"))
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2 if hasattr(os, "sysconf") else 8 * 2 ** 30
+
+
+def plan(core, prompts, G, T, free):
+    """How a rollout fits into `free` bytes: (copy, waves). copy: whether the linear layers' weights are copied into the compute dtype. waves: list of (first prompt, end
+    prompt, first generation, end generation); one wave if all fits, else several of about the same size, none of which takes more than there is."""
+    config, itemsize = core.config.text_config, dtype_of(core).itemsize
+    D, ff, V = config.hidden_size, config.intermediate_size, config.vocab_size
+    heads, kv = config.num_attention_heads, config.num_key_value_heads
+    token = 2 * config.num_hidden_layers * kv * (D // heads) * itemsize                       # keys and values of one token
+    longest, patches = max(len(p.ids) for p in prompts), max((int(p.grid.prod(-1).sum()) for p in prompts if p.grid is not None), default=0)
+    row = T * token + 24 * V                                                                  # logits, log-probs, probabilities and their sums
+    prefill = max(longest, PREFILL_TOKENS) * (token + itemsize * (6 * D + 5 * ff) + 8 * D) + patches * 40 * core.config.vision_config.embed_dim * itemsize
+    copies = sum(known(m)[0].in_features * known(m)[0].out_features for m in linear_layers(core).values() if known(m)) * itemsize
+    rows = lambda taken: int((0.9 * free - prefill - taken) / (row + longest * token / G))
+    copy = rows(copies) >= min(len(prompts) * G, 8)
+    fit = max(1, rows(copies if copy else 0))
+    if fit < G:                                                      # not even one prompt's: its rows in several waves
+        cuts = even_cuts(G, fit)
+        return copy, [(n, n + 1, a, b) for n in range(len(prompts)) for a, b in zip(cuts, cuts[1:])]
+    cuts = even_cuts(len(prompts), fit // G)
+    return copy, [(a, b, 0, G) for a, b in zip(cuts, cuts[1:])]
+
+
+def even_cuts(total, most):
+    """[0, ..., total]: the ends of as few pieces as possible of at most `most`, of about the same size."""
+    pieces = -(-total // most)
+    return [total * i // pieces for i in range(pieces + 1)]
+
+
+# --------------------------------------------------------------------------------------------------------------- the engine
+
 @torch.no_grad()
 def rollout(policy, prompts, special, num_generations=1, max_completion_length=256, temperature=1.0, top_p=1.0, top_k=0, seed=0, first_row=0):
     """Sample `num_generations` (G) completions for each of N prompts. Returns a Rollout of B = N * G rows, the rows of a prompt contiguous.
 
     prompts: list of data.Prompt, of any lengths and image sizes. special: processor.special; its vision ids are never sampled, its eos_ids end
-    a row. Row b draws from (seed, first_row + b). Runs in eval mode, with no dropout and no gradient checkpointing (in train mode,
-    checkpointing drops the cache and the tokens come out wrong), and restores the mode. logp is that of the tempered distribution.
+    a row. Row b draws from (seed, first_row + b), whoever else is in the batch. Runs in eval mode, with no dropout and no gradient checkpointing (in train mode,
+    checkpointing drops the cache and the tokens come out wrong), and restores the mode. logp is that of the tempered distribution. What does not fit into memory at
+    once is done in several waves.
     """
-    core, G = modeling.core_of(policy), num_generations
-    device, B = core.device, len(prompts) * num_generations
-    was_training = policy.training
+    core, G, T = modeling.core_of(policy), num_generations, max_completion_length
+    B, was_training = len(prompts) * G, policy.training
     policy.eval()
-    language_model, eos = core.model.language_model, torch.tensor(special.eos_ids, device=device)
-    uniforms = row_uniforms(seed, range(first_row, first_row + B), max_completion_length) if temperature else None
-    if uniforms is not None and device.type != "mps":
-        uniforms = uniforms.to(device)
-    targets = torch.full((B, max_completion_length), special.pad_id, device=device)
-    logps = torch.zeros(B, max_completion_length, device=device)
-    lengths = torch.full((B,), max_completion_length, device=device)
-
-    with modeling.autocast(core):
-        # 1. images once, prompts once, padded on the left so that all of them end at the same place
-        batch = left_padded(prompts, special.pad_id, device)
-        embeds = modeling.embed(core, batch)                                                  # (N, P, D)
-        cache = DynamicCache(config=language_model.config)
-        state = language_model(inputs_embeds=embeds, position_ids=batch["positions"], attention_mask=batch["attention_mask"],
-                               past_key_values=cache, use_cache=True).last_hidden_state[:, -1]                # (N, D)
-        # 2. G rows for each prompt
-        cache.batch_repeat_interleave(G)
-        state, attention = state.repeat_interleave(G, 0), batch["attention_mask"].repeat_interleave(G, 0)
-        following = torch.tensor([p.following for p in prompts], device=device).repeat_interleave(G)
-        live = torch.arange(B, device=device)                                                 # rows still in the batch
-        ended = torch.zeros(B, dtype=torch.bool, device=device)                               # of those, which have ended
-        for t in range(max_completion_length):
-            # 3. one token a row
-            logits = core.lm_head(state).float()                                              # (live, V)
-            logits[:, special.vision_ids] = -torch.inf
-            tokens, logp = sample(logits, uniforms[live.to(uniforms.device), t] if temperature else None, temperature, top_p, top_k)
-            writes = live[~ended]
-            targets[writes, t], logps[writes, t] = tokens[~ended], logp[~ended]
-            stops = torch.isin(tokens, eos) & ~ended
-            lengths[live[stops]] = t + 1
-            ended = ended | stops
-            running = int((~ended).sum())
-            if running == 0 or t == max_completion_length - 1:
-                break
-            # 4. rows that ended leave, once a quarter of them has: copying the cache costs about as much as a few steps
-            if running <= 0.75 * len(live):
-                keep = (~ended).nonzero()[:, 0]
-                cache.batch_select_indices(keep)
-                live, attention, tokens, ended = live[keep], attention[keep], tokens[keep], ended[keep]
-            # 5. and on: in a response all three M-RoPE positions count 1, 2, 3, ...
-            attention = torch.cat([attention, attention.new_ones(len(live), 1)], 1)
-            position = (following[live] + t).expand(3, 1, -1).transpose(1, 2)                 # (3, live, 1)
-            embeds = language_model.embed_tokens(tokens[:, None])
-            state = language_model(inputs_embeds=embeds, position_ids=position, attention_mask=attention,
-                                   past_key_values=cache, use_cache=True).last_hidden_state[:, -1]            # (live, D)
-
-    policy.train(was_training)
-    T = int(lengths.max())
-    stopped = torch.isin(targets.gather(1, lengths[:, None] - 1)[:, 0], eos).tolist()
-    mask = (torch.arange(T, device=device) < lengths[:, None]).float()
-    return Rollout(targets[:, :T].cpu(), logps[:, :T].cpu(), mask.cpu(), lengths.cpu(), ["stop" if s else "length" for s in stopped])
+    try:
+        copy, waves = plan(core, prompts, G, T, free_memory(core.device))
+        if len(waves) > 1:
+            say_once(f"rollout: {B} rows of {T} tokens do not fit into memory at once: {len(waves)} waves")
+        weights = arrange(core, copy)
+        targets, logp = torch.full((B, T), special.pad_id), torch.zeros(B, T)
+        for first, end, g, g_end in waves:
+            rows = [n * G + i for n in range(first, end) for i in range(g, g_end)]
+            draws = row_uniforms(seed, [first_row + b for b in rows], T) if temperature else None
+            targets[rows], logp[rows] = Wave(core, weights, prompts[first:end], special, g_end - g, T, draws, temperature, top_p, top_k).run()
+    finally:
+        policy.train(was_training)
+    ends = torch.isin(targets, torch.tensor(special.eos_ids))                                 # after its first end a row holds nothing but padding
+    stopped = ends.any(1)
+    lengths = torch.where(stopped, ends.int().argmax(1) + 1, T)
+    mask = (torch.arange(int(lengths.max())) < lengths[:, None]).float()
+    return Rollout(targets[:, :mask.shape[1]].clone(), logp[:, :mask.shape[1]].clone(), mask, lengths, ["stop" if s else "length" for s in stopped.tolist()])
 
 
-def left_padded(prompts, pad_id, device):
-    """N prompts padded on the left to one length P: what `embed` and a prefill need. Padding is masked, and its positions do not matter."""
-    P = max(len(p.ids) for p in prompts)
-    ids, attention = torch.full((len(prompts), P), pad_id), torch.zeros(len(prompts), P, dtype=torch.long)
-    positions = torch.zeros(3, len(prompts), P, dtype=torch.long)
-    for n, prompt in enumerate(prompts):
-        start = P - len(prompt.ids)
-        ids[n, start:], attention[n, start:], positions[:, n, start:] = prompt.ids, 1, prompt.positions
-    image_to = torch.cat([p.image_at + (n + 1) * P - len(p.ids) for n, p in enumerate(prompts)])
-    pictured = [p for p in prompts if p.pixel_values is not None]
-    batch = {"input_ids": ids, "attention_mask": attention, "positions": positions, "image_to": image_to, "image_from": torch.arange(len(image_to)),
-             "pixel_values": torch.cat([p.pixel_values for p in pictured]) if pictured else None, "grid": torch.cat([p.grid for p in pictured]) if pictured else None}
-    return {name: value if value is None else value.to(device) for name, value in batch.items()}
+class Wave:
+    """The rows that decode together, and everything a step reads and writes, at addresses that do not change.
+
+    b rows take part, at the front of every buffer; row i of them is row `live[i]` of the wave, of prompt `group[i]`. Rows that ended say padding to a spare last row of
+    `targets`, until they leave (`leave`).
+    """
+    def __init__(self, core, weights, prompts, special, G, T, draws, temperature, top_p, top_k):
+        self.core, self.weights, self.T, self.sampling = core, weights, T, (temperature, top_p, top_k)
+        device, dtype, config = core.device, weights.dtype, core.config.text_config
+        N, B, L = len(prompts), len(prompts) * G, config.num_hidden_layers
+        self.H, self.KV, self.K = config.num_attention_heads, config.num_key_value_heads, config.hidden_size // config.num_attention_heads
+        self.graphs = {} if can_capture(device, weights) else None
+        self.b = b = bucket(B) if self.graphs is not None else B
+        spare = b - B                                                # rows that only fill up a bucket: ended from the start
+
+        # what the prompts share
+        longest = max(len(p.ids) for p in prompts)
+        self.prefix = [(torch.zeros(N, self.KV, longest, self.K, dtype=dtype, device=device), torch.zeros(N, self.KV, longest, self.K, dtype=dtype, device=device)) for _ in range(L)]
+        lengths = [len(p.ids) for p in prompts]
+        self.prefix_lengths = torch.tensor(lengths, device=device) if min(lengths) < longest else None
+        states = self.prefill(prompts)                                                        # (N, D)
+        self.state = torch.cat([states.repeat_interleave(G, 0), states.new_zeros(spare, states.shape[1])])    # (b, D)
+        first = min(p.following for p in prompts)
+        where = torch.arange(first, max(p.following for p in prompts) + T, device=device)
+        cos, sin = weights.rotary(states[None], where[None, None].expand(3, 1, -1))           # in a response all three M-RoPE positions count 1, 2, 3, ...
+        half = self.K // 2
+        self.cos, self.sin = cos[0, :, None], torch.cat([-sin[0, :, :half], sin[0, :, half:]], -1)[:, None]   # (positions, 1, K), the sign of rotate_half in sin
+
+        # what each row has of its own
+        self.suffix = [(torch.zeros(b, self.KV, T, self.K, dtype=dtype, device=device), torch.zeros(b, self.KV, T, self.K, dtype=dtype, device=device)) for _ in range(L)]
+        group = torch.arange(N).repeat_interleave(G)
+        self.following = torch.cat([torch.tensor([p.following - first for p in prompts])[group], torch.zeros(spare, dtype=torch.long)]).to(device)    # (b,)
+        self.group, self.members, self.G = group.tolist() + [None] * spare, None, G           # members None: the rows of a prompt are contiguous, G each
+        if self.graphs is not None:
+            self.members = self.table(N, G).to(device)
+        self.live = torch.arange(b, device=device).clamp_max(B)                               # (b,)
+        self.ended = self.live == B
+        self.tokens = torch.full((b,), special.pad_id, device=device)
+        self.t = torch.zeros(1, dtype=torch.long, device=device)                              # how many of its own tokens each row has in its cache
+
+        # what comes out, and what goes in
+        self.targets = torch.full((B + 1, T), special.pad_id, device=device)
+        self.logp = torch.zeros(B + 1, T, device=device)
+        self.draws = None if draws is None else torch.cat([draws, draws.new_zeros(1, T)]).to(device, torch.float32 if device.type == "mps" else torch.float64)
+        self.eos, self.pad_id = torch.tensor(special.eos_ids, device=device), special.pad_id
+        self.banned = torch.zeros(config.vocab_size, dtype=torch.bool, device=device)
+        self.banned[special.vision_ids] = True
+
+    def prefill(self, prompts):
+        """Each prompt once: its keys and values into `prefix`; returns the states that say the first tokens, (N, D). Padded on the right, where causal attention needs no mask."""
+        order = sorted(range(len(prompts)), key=lambda n: len(prompts[n].ids))
+        passes = [[]]
+        for n in order:
+            if passes[-1] and (len(passes[-1]) + 1) * len(prompts[n].ids) > PREFILL_TOKENS:
+                passes.append([])
+            passes[-1].append(n)
+        states = [None] * len(prompts)
+        with modeling.autocast(self.core):
+            for chosen in passes:
+                nothing = torch.zeros(len(chosen), 0)
+                batch = data.collate([prompts[n] for n in chosen], nothing.long(), nothing, device=self.core.device)
+                cache = DynamicCache(config=self.core.config.text_config)
+                out = self.core.model.language_model(inputs_embeds=modeling.embed(self.core, batch), position_ids=batch["positions"], attention_mask={"full_attention": None},
+                                                     past_key_values=cache, use_cache=True).last_hidden_state
+                for (k, v), layer in zip(self.prefix, cache.layers):
+                    k[chosen, :, :layer.keys.shape[2]], v[chosen, :, :layer.keys.shape[2]] = layer.keys.to(k.dtype), layer.values.to(v.dtype)
+                for i, n in enumerate(chosen):
+                    states[n] = out[i, len(prompts[n].ids) - 1]
+        return torch.stack(states)
+
+    def table(self, N, M):
+        """members (N, M): which of the b rows belong to each prompt, -1 for none."""
+        members, seen = torch.full((N, M), -1), [0] * N
+        for i, n in enumerate(self.group):
+            if n is not None:
+                members[n, seen[n]] = i
+                seen[n] += 1
+        return members
+
+    def think(self, span=None):
+        """One token further: `tokens` (b,) -> `state` (b, D). span: how many of the rows' own tokens there are with this one, if the host knows (no mask, nothing of the
+        cache read beyond it); None: as `t` says, and rows that ended cost no attention."""
+        w, b, H, KV, K = self.weights, self.b, self.H, self.KV, self.K
+        h = w.embed(self.tokens[:b])                                                          # (b, D)
+        at = self.following[:b] + self.t
+        cos, sin = self.cos[at], self.sin[at]                                                 # (b, 1, K)
+        lengths = None if span else torch.where(self.ended[:b], 0, self.t + 1)
+        for layer, (prefix_k, prefix_v), (suffix_k, suffix_v) in zip(w.layers, self.prefix, self.suffix):
+            y = layer.qkv(layer.norm1(h))                                                     # (b, (H + 2 KV) K)
+            qk, v = y[:, :(H + KV) * K].view(b, H + KV, K), y[:, (H + KV) * K:].view(b, KV, 1, K)
+            swapped = qk.view(b, H + KV, 2, K // 2).flip(2).view(b, H + KV, K)
+            qk = torch.addcmul(qk * cos, swapped, sin).to(w.dtype)                            # rotated
+            suffix_k[:b].index_copy_(2, self.t, qk[:, H:, None])
+            suffix_v[:b].index_copy_(2, self.t, v)
+            seen = kernels.shared_prefix_attention(qk[:, :H], prefix_k, prefix_v, suffix_k[:b, :, :span], suffix_v[:b, :, :span], self.members, self.prefix_lengths, lengths)   # (b, H, K)
+            h = h + layer.o(seen.reshape(b, H * K))
+            gate, up = layer.gate_up(layer.norm2(h)).chunk(2, -1)
+            h = h + layer.down(layer.act(gate) * up)
+        self.state[:b] = w.norm(h)
+        self.t += 1
+
+    def speak(self):
+        """`state` -> the next token of each row and its log-prob, into `tokens`, `targets` and `logp`. Rows that ended say padding."""
+        b, (temperature, top_p, top_k) = self.b, self.sampling
+        uniform = None if self.draws is None else self.draws[self.live[:b], self.t]           # (b,)
+        if self.weights.head is not None and (top_p, top_k) == (1.0, 0):
+            tokens, logp = kernels.head_sample(self.state[:b].to(self.weights.dtype), self.weights.head, self.banned, uniform, temperature)
+        else:
+            logits = F.linear(self.state[:b].to(self.weights.dtype), self.weights.head) if self.weights.head is not None else self.weights.own_head(self.state[:b])
+            tokens, logp = sample(logits.float().masked_fill(self.banned, -torch.inf), uniform, temperature, top_p, top_k)
+        ended = self.ended[:b]
+        tokens, logp = torch.where(ended, self.pad_id, tokens), torch.where(ended, 0.0, logp)
+        self.targets[self.live[:b], self.t], self.logp[self.live[:b], self.t] = tokens, logp
+        self.tokens[:b] = tokens
+        ended |= torch.isin(tokens, self.eos)
+
+    def leave(self, keep, b):
+        """Rows other than `keep` (indices, ascending) leave: those move to the front of every buffer, and b >= len(keep) rows go on."""
+        n, said = len(keep), int(self.t)
+        for k, v in self.suffix:
+            k[:n, :, :said], v[:n, :, :said] = k[keep, :, :said], v[keep, :, :said]
+        for buffer in (self.following, self.live, self.tokens, self.ended, self.state):
+            buffer[:n] = buffer[keep]
+        self.live[n:], self.ended[n:] = len(self.targets) - 1, True
+        self.group = [self.group[i] for i in keep.tolist()] + [None] * (b - n)
+        self.b = b
+        if self.graphs is not None:                                  # at the same address, and as wide as ever
+            self.members.copy_(self.table(*self.members.shape))
+            return
+        there = sorted(set(self.group))                              # prompts without a row leave too
+        if len(there) < len(self.prefix[0][0]):
+            self.prefix = [(k[there], v[there]) for k, v in self.prefix]
+            self.prefix_lengths = None if self.prefix_lengths is None else self.prefix_lengths[there]
+            self.group = [there.index(n) for n in self.group]
+        self.members = self.table(len(there), max(map(self.group.count, set(self.group)))).to(keep.device)
+
+    def run(self):
+        """Decodes to the end. Returns targets (B, T) and logp (B, T) on the CPU."""
+        self.speak()
+        every = 1 if self.graphs is None else 16                     # the host asks who has ended: a GPU would wait for the answer
+        for said in range(1, self.T):
+            if (said - 1) % every == 0:
+                running = (~self.ended[:self.b]).nonzero()[:, 0]
+                n = len(running)
+                if n == 0:
+                    break
+                if self.graphs is not None and bucket(n) < self.b or self.graphs is None and n <= 0.75 * self.b:      # moving costs about as much as a few steps
+                    self.leave(running, n if self.graphs is None else bucket(n))
+            if self.graphs is None:
+                self.think(said)
+                self.speak()
+            else:
+                if self.b not in self.graphs:
+                    self.graphs[self.b] = self.capture()
+                self.graphs[self.b].replay()
+        return self.targets[:-1].cpu(), self.logp[:-1].cpu()
+
+    def capture(self):
+        """`think` and `speak` for b rows as a CUDA graph. Warmed up first, on another stream, as torch asks for: kernels are compiled and workspaces allocated there. What the
+        warm-up said is taken back; what it wrote behind `t` is written again by the replay."""
+        kept = [(buffer, buffer.clone()) for buffer in (self.tokens, self.ended, self.t, self.state)]
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(2):
+                self.think()
+                self.speak()
+                for buffer, value in kept:
+                    buffer.copy_(value)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self.think()
+            self.speak()
+        return graph
+
+
+def can_capture(device, weights):
+    """Whether a step can be a CUDA graph: not with layers whose forward is not ours, which may read values on the host (8-bit layers do)."""
+    return device.type == "cuda" and not weights.foreign
+
+
+def bucket(rows):
+    """The number of rows, at least this many, that a CUDA graph is captured for."""
+    return next((size for size in BUCKETS if size >= rows), -(-rows // 32) * 32)
 
 
 def answer_all(policy, processor, examples, template, system_prompt=None, num_generations=1, batch_size=64, describe="", first_row=0, **sampling):

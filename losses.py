@@ -216,6 +216,14 @@ def logp_difference(sampling_logp, logp, mask):
     return {"mean": masked_mean(gap, mask), "max": gap.max(), "k3": masked_mean(kl_k3(sampling_logp, logp), mask)}
 
 
+@torch.no_grad()
+def rollout_agrees(sampling_logp, logp, mask):
+    """Whether log-probs recorded while sampling may serve as old_logp: 99 % of the first ratios exp(logp - sampling_logp) lie in [0.9, 1.1], and k3 is at most 1e-3 nats a token."""
+    gap = logp_difference(sampling_logp, logp, mask)
+    near = ((logp - sampling_logp).exp() - 1).abs() <= 0.1                         # (B, T)
+    return bool(masked_mean(near.float(), mask) >= 0.99 and gap["k3"] <= 1e-3)
+
+
 # ---------------------------------------------------------------------------- small helpers
 
 

@@ -2,7 +2,8 @@
 `tiny` (1.4 M parameters, made here, for laptops and tests), 2B and 7B. All three take the same path through this file.
 
 Dimension key: N prompts, G completions of each, B = N * G rows (or rows of a micro-batch), groups contiguous; T response positions;
-S prompt and response together; V vocabulary; D model width. Every (B, T) tensor speaks about the response tokens `targets`.
+S prompt and response together, or packed: one prompt and all its responses; P prompt length; V vocabulary; D model width; H query heads,
+KV key/value heads, K head size. Every (B, T) tensor speaks about the response tokens `targets`.
 
     python model.py export --model runs/grpo --output-dir exported      # one merged checkpoint that stock transformers loads
 """
@@ -16,9 +17,15 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import torch
+from torch.nn.attention.bias import causal_lower_right
+from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 import toyworld
 import utils
@@ -323,6 +330,7 @@ def load(name, dtype=torch.float32, device="cpu", quant="none", train=None, max_
     if train and train.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model.config.use_cache = True                                    # a checkpoint saved with it off generates at a crawl
+    model.model.language_model.config._attn_implementation = "packed"   # never switched, not saved; the vision tower keeps sdpa
     model.compute_dtype = dtype
     policy.eval()
     return policy, processor
@@ -452,6 +460,46 @@ def autocast(core):
     return contextlib.nullcontext() if dtype in (torch.float32, torch.float64) else torch.autocast(core.device.type, dtype=dtype)
 
 
+class Packing(NamedTuple):
+    """Where the responses lie in [prompt | r1 | ... | rG] (data.pack): to_rows (G, T), the index in S of each response's tokens; from_rows (response
+    tokens,), the way back, in G*T. Passed down as the attention mask, so that gradient checkpointing recomputes with the one it ran with."""
+    to_rows: torch.Tensor
+    from_rows: torch.Tensor
+
+
+def packed_attention(module, query, key, value, attention_mask, scaling=None, dropout=0.0, **more):
+    """Causal attention over [prompt | r1 | ... | rG] where each response sees the prompt and itself (as in Prefix Grouper, arXiv:2506.05433).
+
+    query: (1, H, S, K); key, value: (1, KV, S, K). Returns ((1, S, H, K), None). Two calls without a mask tensor on CUDA: the prompt on itself, and the
+    responses, padded to (G, T) here and nowhere else, on [prompt | itself], aligned to the lower right; padding comes last, where
+    nobody looks. Anything but a Packing as attention_mask: transformers' own sdpa, for stock forward and generate.
+    """
+    if not isinstance(attention_mask, Packing):
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **more)
+    to_rows, from_rows = attention_mask
+    (G, T), P = to_rows.shape, query.shape[2] - len(from_rows)
+    ragged = len(from_rows) < G * T
+    query, key = query.to(value.dtype), key.to(value.dtype)          # rotated in float32 under autocast, which the call with a CausalBias bypasses
+
+    def rows(x):                                                     # (1, heads, S, K) -> (G, heads, T, K)
+        tokens = x[0].transpose(0, 1)                                                         # (S, heads, K)
+        tokens = tokens.index_select(0, to_rows.flatten()) if ragged else tokens[P:]          # (G * T, heads, K)
+        return tokens.unflatten(0, (G, T)).transpose(1, 2)
+
+    def both(x):                                                     # (1, KV, S, K) -> (G, KV, P + T, K)
+        return torch.cat([x[:, :, :P].expand(G, -1, -1, -1), rows(x)], 2)
+
+    same = dict(dropout_p=dropout, scale=scaling, enable_gqa=True)
+    prompt = scaled_dot_product_attention(query[:, :, :P], key[:, :, :P], value[:, :, :P], is_causal=True, **same)              # (1, H, P, K)
+    own = scaled_dot_product_attention(rows(query), both(key), both(value), attn_mask=causal_lower_right(T, P + T), **same)     # (G, H, T, K)
+    own = own.transpose(1, 2).flatten(0, 1)                                                   # (G * T, H, K)
+    return torch.cat([prompt[0].transpose(0, 1), own.index_select(0, from_rows) if ragged else own])[None], None
+
+
+AttentionInterface.register("packed", packed_attention)
+AttentionMaskInterface.register("packed", sdpa_mask)
+
+
 def image_features(core, pixel_values, grid, most=16384):
     """(image tokens, D) from the vision tower and merger, all images of a batch in order. Without gradient, in runs of whole images of at most
     `most` patches: a batch of 64 photographs at once would need gigabytes for the tower alone."""
@@ -470,19 +518,35 @@ def image_features(core, pixel_values, grid, most=16384):
     return torch.cat(features)
 
 
+@torch.no_grad()
+def cache_features(policy, prompts):
+    """Where tower and merger are frozen: every prompt's image features, once, into `prompt.features` (image tokens, D), whence `data.collate` takes
+    them for all passes. Where one of them trains it does nothing: features of a step ago are another model's, and carry no gradient."""
+    core = core_of(policy)
+    pictured = [p for p in prompts if p.pixel_values is not None]
+    if not pictured or any(p.requires_grad for p in core.model.visual.parameters()):
+        return
+    with autocast(core):
+        features = image_features(core, torch.cat([p.pixel_values for p in pictured]).to(core.device), torch.cat([p.grid for p in pictured]).to(core.device))
+    for prompt, own in zip(pictured, features.split([len(p.image_at) for p in pictured])):
+        prompt.features = own
+
+
 def embed(core, batch):
-    """(B, S, D) input embeddings of a collated batch: words by id, pictures by position. Each prompt's images go through the vision tower
-    once, however many responses it has."""
-    embeds = core.model.language_model.embed_tokens(batch["input_ids"])                       # (B, S, D)
-    if batch["pixel_values"] is None:
+    """(rows, S, D) input embeddings of a collated batch: words by id, pictures by position. Each prompt's images go through the vision tower
+    once, however many responses it has; not at all if the batch holds their `features`."""
+    embeds = core.model.language_model.embed_tokens(batch["input_ids"])                       # (rows, S, D)
+    features = batch.get("features")
+    if features is None and batch["pixel_values"] is None:
         return embeds
-    features = image_features(core, batch["pixel_values"], batch["grid"]).to(embeds.dtype)    # (image tokens, D)
-    flat = embeds.flatten(0, 1).index_put((batch["image_to"],), features[batch["image_from"]])
+    if features is None:
+        features = image_features(core, batch["pixel_values"], batch["grid"])                 # (image tokens, D)
+    flat = embeds.flatten(0, 1).index_put((batch["image_to"],), features.to(embeds.dtype)[batch["image_from"]])
     return flat.view_as(embeds)
 
 
 def token_logps(policy, batch, temperature=1.0, suppress=(), entropy=False, chunk=None):
-    """log pi(targets | prompt, earlier targets) of a batch from data.collate: (B, T) float32, 0 where the mask is 0; carries gradient.
+    """log pi(targets | prompt, earlier targets) of a batch from data.collate, packed or padded: (B, T) float32, 0 where the mask is 0; carries gradient.
 
     temperature: logits are divided by it, as in sampling. suppress: ids that cannot be sampled (processor.special.vision_ids): their logits
     are minus infinity here too, so that these are the log-probs of the distribution that was sampled from. The head runs over `chunk`
@@ -492,11 +556,12 @@ def token_logps(policy, batch, temperature=1.0, suppress=(), entropy=False, chun
     """
     core = core_of(policy)
     chunk = chunk or max(64, 2 ** 25 // core.config.text_config.vocab_size)
+    # Padded rows need no attention mask: padding is on the right, and attention is causal.
+    packing = Packing(batch["to_rows"], batch["from_rows"]) if "to_rows" in batch else None
     with autocast(core):
-        # No attention mask: padding is on the right, and attention is causal.
-        states = core.model.language_model(inputs_embeds=embed(core, batch), position_ids=batch["positions"], attention_mask={"full_attention": None}, use_cache=False).last_hidden_state
+        states = core.model.language_model(inputs_embeds=embed(core, batch), position_ids=batch["positions"], attention_mask={"full_attention": packing}, use_cache=False).last_hidden_state
         keep = batch["mask"].bool()                                                           # (B, T)
-        rows = torch.arange(len(states), device=states.device)[:, None].expand_as(keep)
+        rows = torch.arange(len(keep), device=states.device).clamp_max(len(states) - 1)[:, None].expand_as(keep)              # packed: all in row 0
         states = states[rows[keep], batch["predicts"][keep]]                                  # (tokens, D)
         targets = batch["targets"][keep]                                                      # (tokens,)
 

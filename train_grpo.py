@@ -113,7 +113,7 @@ def main(args):
     (out / "samples").mkdir(exist_ok=True)
     suppress = processor.special.vision_ids
     print(f"model: {modeling.describe(policy)}")
-    pieces = -(-N * G // args.micro_batch_size)
+    pieces = N * -(-G // args.micro_batch_size)
     print(f"each step: {N} questions x {G} completions = {N * G} rows, {args.num_iterations} update(s) of {pieces} micro-batches; {max_steps} steps")
     print("What to watch: the loss VALUE says nothing here. On-policy the ratio is 1 and advantages average to zero, so it is near 0 (or beta x KL)\n"
           "from the first step to the last, while its gradient is not. What moves: reward, up; adv_abs, the mean |advantage|; and\n"
@@ -163,6 +163,7 @@ def main(args):
             utils.seed_everything(args.seed, step)
             chosen = data.take(examples, step * N, N, args.seed)
             prompts = [encode(e) for e in chosen]
+            modeling.cache_features(policy, prompts)                 # a frozen vision tower sees each picture once a step, not once a pass
 
             # 1. sample G completions for each of N prompts -> B = N * G rows
             roll = generate.rollout(policy, prompts, processor.special, G, args.max_completion_length, args.temperature, args.top_p, args.top_k,
@@ -184,16 +185,14 @@ def main(args):
             # 3. compare within the group: advantages, zero-mean per group
             adv = losses.group_advantage(scores, G, args.scale_rewards == "group")            # (B,)
 
-            # 4. how much each token counts, over the whole step; log-probs before any update, where they are needed
+            # 4. how much each token counts, over the whole step; log-probs of the reference
             finished = torch.tensor([reason == "stop" for reason in roll.finish])
             counted = losses.truncation_mask(mask, finished) if args.mask_truncated_completions else mask
             weights = losses.token_weights(counted, args.loss_type, args.max_completion_length)
-            ref_logp = old_logp = None
+            ref_logp = old_logp = None                               # old_logp None: before the first update it is logp itself, at no cost
             if reference:
                 with reference as frozen:
                     ref_logp = logps(prompts, targets, mask, frozen)                          # (B, T)
-            if args.num_iterations > 1:
-                old_logp = logps(prompts, targets, mask, policy)                              # (B, T); with one update it is logp itself
 
             # 5. a few clipped gradient steps, in micro-batches
             scale = utils.lr_scale(step, max_steps, args.warmup_steps, args.lr_scheduler_type)
@@ -215,11 +214,13 @@ def main(args):
                     part = losses.aggregate(per_token, weights[a:b].to(logp))
                     part.backward()
                     loss, now[a:b], spread[a:b] = loss + part.item(), logp.detach().cpu(), entropy.cpu()
-                grad_norm = utils.clip_gradient(trained, args.max_grad_norm, step + 1)
-                optimizer.step()
                 clipped.append(losses.clip_ratio(now, now if old_logp is None else old_logp, adv, mask, args.epsilon, args.epsilon_high))
                 if iteration == 0:
-                    first_logp, first_entropy = now, spread
+                    first_entropy = spread
+                    gap, agrees = check_agreement(roll.logp, now, mask, step + 1, args.lora_dropout)
+                    first_logp, old_logp = now, roll.logp if agrees else now                  # for further updates: what was sampled from, or what this pass computed
+                grad_norm = utils.clip_gradient(trained, args.max_grad_norm, step + 1)
+                optimizer.step()
             step += 1
 
             # 6. log, evaluate, save
@@ -242,7 +243,8 @@ def main(args):
                 "completions/max_length": roll.lengths.max(),
                 "completions/clipped_ratio": 1 - finished.float().mean(),
                 "completions/reflection_words": sum(map(rewards.reflections, completions)) / len(completions),
-                **{f"sampling_logp_difference/{k}": v for k, v in losses.logp_difference(roll.logp, first_logp, mask).items()},
+                **{f"sampling_logp_difference/{k}": v for k, v in gap.items()},
+                **({"old_logp_from_rollout": agrees} if args.num_iterations > 1 else {}),
                 "step_time": seconds,
                 "rollout_time": rollout_seconds,
                 "reward_time": reward_seconds,
@@ -295,6 +297,19 @@ def main(args):
               f"{b['accuracy_parsed']:.3f} -> {a['accuracy_parsed']:.3f}          {b['format_rate']:.3f} -> {a['format_rate']:.3f}"
               + (f"\n{'  mean IoU':<28}{b['iou']:>8.3f}{a['iou']:>8.3f}" if "iou" in a else ""))
     print(f"the model is in {out}, the curve in {out}/curve.png, answers before and after in {out}/samples/before_after.png")
+
+
+def check_agreement(sampling_logp, logp, mask, step, dropout):
+    """(losses.logp_difference, whether sampling_logp can stand for logp in the ratios of further updates) of the first pass of a step, when rollout and trainer have the same
+    weights and differ by rounding alone. Says so above a KL of 1e-3 nats a token; above 1e-2, where the data are another policy's, UserError. LoRA dropout, which only the
+    trainer has, makes a difference of its own: then it never stops."""
+    gap = losses.logp_difference(sampling_logp, logp, mask)
+    if gap["k3"] > 1e-3:
+        text = f"step {step}: rollout and update disagree about the same tokens: KL {gap['k3']:.1e} nats a token, largest difference of log-probs {gap['max']:.2f}"
+        if gap["k3"] > 1e-2 and not dropout:
+            raise utils.UserError(f"{text}. What is learned from would be another policy's; use --dtype float32, and report this")
+        utils.say(f"  warning: {text}" + (" (--lora-dropout is in the update only)" if dropout else ""))
+    return gap, losses.rollout_agrees(sampling_logp, logp, mask)
 
 
 def plot_before_after(png, name, examples, before, after):

@@ -218,7 +218,7 @@ def add_optimization_flags(parser, learning_rate_help):
     g.add_argument("--num-train-epochs", type=not_negative, default=1.0, help="passes over a data file, when --max-steps is not given")
     g.add_argument("--max-grad-norm", type=not_negative, default=1.0, help="clip the gradient to this norm; 0 does not clip")
     g.add_argument("--optim", choices=["adamw", "adamw_8bit"], default="adamw", help="adamw_8bit keeps the moments in 8 bits (bitsandbytes)")
-    g.add_argument("--micro-batch-size", type=positive, default=8, help="responses per forward pass: memory only, never the gradient")
+    g.add_argument("--micro-batch-size", type=positive, default=8, help="responses per forward pass (of one question, where it has several): memory only, never the gradient")
     g.add_argument("--seed", type=count, default=0, help="of the data order, the sampling and new weights")
     return g
 

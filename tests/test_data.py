@@ -1194,7 +1194,7 @@ def test_each_target_follows_the_state_that_predicts_it():
         counts = [rng.randrange(1, 4) for _ in prompts]
         rows = [torch.tensor([rng.randrange(50, 99) for _ in range(rng.randrange(1, 7))]) for _ in range(sum(counts))]
         targets, mask = pad_targets(rows, 0)
-        batch = collate(prompts, targets, mask, counts)
+        batch = collate(prompts, targets, mask, counts, packed=False)
         owner = [p for p, count in zip(prompts, counts) for _ in range(count)]
         for b, (prompt, row) in enumerate(zip(owner, rows)):
             assert batch["input_ids"][b].tolist() == (prompt.ids.tolist() + row.tolist() + [0] * 99)[:batch["input_ids"].shape[1]]
@@ -1203,12 +1203,69 @@ def test_each_target_follows_the_state_that_predicts_it():
                 assert (batch["positions"][:, b, batch["predicts"][b, t] + 1] == prompt.following + t).all()
 
 
+def test_pack_by_hand():
+    """A prompt of 3 ids (one image token at 1, next position 7) and responses of 2, 0 and 1 tokens: six tokens, none of padding."""
+    prompt = fake_prompt([11, 90, 12], [1], following=7, fill=1.0)
+    targets, mask = torch.tensor([[31, 32], [88, 88], [41, 88]]), torch.tensor([[1.0, 1], [0, 0], [1, 0]])
+    batch = collate([prompt], targets, mask)
+    assert batch["input_ids"].tolist() == [[11, 90, 12, 31, 32, 41]]
+    assert batch["positions"].tolist() == [[[0, 1, 2, 7, 8, 7]]] * 3
+    assert batch["predicts"][mask.bool()].tolist() == [2, 3, 2]      # the first token of every response is predicted by the prompt's last
+    assert batch["to_rows"].tolist() == [[3, 4], [0, 0], [5, 0]] and batch["from_rows"].tolist() == [0, 1, 4]
+    assert batch["image_to"].tolist() == [1] and batch["image_from"].tolist() == [0]
+    assert torch.equal(batch["targets"], targets) and torch.equal(batch["mask"], mask)
+    assert torch.equal(batch["pixel_values"], prompt.pixel_values) and torch.equal(batch["grid"], prompt.grid)
+    empty = collate([prompt], targets, torch.zeros(3, 2))
+    assert empty["input_ids"].tolist() == [[11, 90, 12]] and empty["to_rows"].tolist() == [[0]] * 3 and len(empty["from_rows"]) == 0
+
+
+def test_only_one_prompt_with_two_responses_or_more_is_packed():
+    one, two, ones = fake_prompt([1, 2]), fake_prompt([3]), lambda *shape: torch.ones(*shape, dtype=torch.long)
+    rows = lambda prompts, B, **more: len(collate(prompts, ones(B, 2), torch.ones(B, 2), **more)["input_ids"])
+    assert rows([one], 2) == rows([one], 8) == 1
+    assert (rows([one], 1), rows([one, two], 2), rows([one, two], 4), rows([one], 2, packed=False)) == (1, 2, 4, 2)
+    assert "to_rows" not in collate([one], ones(1, 2), torch.ones(1, 2)) and "to_rows" in collate([one], ones(2, 2), torch.ones(2, 2))
+
+
+def test_packed_tokens_and_the_way_back():
+    """Plain loops over random ragged groups, some responses empty."""
+    rng = random.Random(0)
+    for _ in range(100):
+        prompt = fake_prompt([rng.randrange(1, 50) for _ in range(rng.randrange(1, 6))], following=rng.randrange(20))
+        rows, P = [torch.tensor([rng.randrange(50, 99) for _ in range(rng.choice([0, 1, 2, 3, 7]))], dtype=torch.long) for _ in range(rng.randrange(2, 6))], len(prompt.ids)
+        targets, mask = pad_targets([*rows, torch.tensor([60] * rng.randrange(1, 9))], 0)     # wider than the longest of `rows`, at times
+        targets, mask = targets[:-1], mask[:-1]
+        batch = collate([prompt], targets, mask)
+        ids, positions, predicts = batch["input_ids"][0], batch["positions"][:, 0], batch["predicts"]
+        assert ids.tolist() == prompt.ids.tolist() + [int(i) for row in rows for i in row]
+        assert torch.equal(positions[:, :P], prompt.positions) and batch["to_rows"].shape == (len(rows), max(1, *map(len, rows)))
+        at = P
+        for b, row in enumerate(rows):
+            for t in range(len(row)):
+                assert predicts[b, t] == (P - 1 if t == 0 else at + t - 1) and (positions[:, at + t] == prompt.following + t).all()
+                assert batch["to_rows"][b, t] == at + t and batch["from_rows"][at - P + t] == b * batch["to_rows"].shape[1] + t
+            at += len(row)
+        assert batch["to_rows"].flatten()[batch["from_rows"]].tolist() == list(range(P, at))
+        assert 0 <= int(batch["to_rows"].min()) and int(batch["to_rows"].max()) < at and 0 <= int(predicts.min()) and int(predicts.max()) < at
+
+
+def test_features_take_the_place_of_the_pixels_if_every_picture_has_them():
+    prompts = [fake_prompt([90, 1], [0], fill=1.0), fake_prompt([1]), fake_prompt([90, 90], [0, 1], fill=2.0)]
+    ones = torch.ones(3, 2, dtype=torch.long), torch.ones(3, 2)
+    prompts[0].features = torch.full((1, 5), 1.0)
+    assert "features" not in collate(prompts, *ones) and len(collate(prompts, *ones)["pixel_values"]) == 12
+    prompts[2].features = torch.full((2, 5), 2.0)
+    batch = collate(prompts, *ones)
+    assert batch["pixel_values"] is None and batch["grid"] is None and batch["features"][:, 0].tolist() == [1, 2, 2] and batch["image_from"].tolist() == [0, 1, 2]
+    assert collate(prompts[2:], *ones)["features"].shape == (2, 5)
+
+
 def test_collate_does_not_write_to_its_inputs():
     prompts, targets, mask, counts = [fake_prompt([1, 90], [1], fill=1.0), fake_prompt([2, 3, 4])], torch.tensor([[5, 6], [7, 0], [8, 9]]), torch.tensor([[1.0, 1], [1, 0], [1, 1]]), [2, 1]
     before = copy.deepcopy((prompts, targets, mask, counts))
-    batch = collate(prompts, targets, mask, counts)
-    for value in (batch["input_ids"], batch["positions"], batch["predicts"]):
-        value += 1
+    for batch in (collate(prompts, targets, mask, counts), collate(prompts[:1], targets, mask)):
+        for value in (batch["input_ids"], batch["positions"], batch["predicts"]):
+            value += 1
     for old, new in zip(before[0], prompts):
         assert all(torch.equal(getattr(old, f), getattr(new, f)) for f in ("ids", "positions", "image_at")) and old.following == new.following
     assert torch.equal(before[1], targets) and torch.equal(before[2], mask) and counts == before[3]
@@ -1224,9 +1281,11 @@ def test_collate_refuses_counts_that_do_not_fit():
 
 
 def test_micro_batches_by_hand():
-    assert list(micro_batches(6, 4, [3, 3])) == [(0, 4, 0, 2, [3, 1]), (4, 6, 1, 2, [2])]
-    assert list(micro_batches(4, 8, [2, 2])) == [(0, 4, 0, 2, [2, 2])]
+    assert list(micro_batches(6, 4, [3, 3])) == [(0, 3, 0, 1, [3]), (3, 6, 1, 2, [3])]        # never two prompts where one has two rows
+    assert list(micro_batches(4, 8, [2, 2])) == [(0, 2, 0, 1, [2]), (2, 4, 1, 2, [2])]
+    assert list(micro_batches(8, 5, [8])) == [(0, 4, 0, 1, [4]), (4, 8, 0, 1, [4])]          # not 5 and 3
     assert list(micro_batches(3, 1, [1, 2])) == [(0, 1, 0, 1, [1]), (1, 2, 1, 2, [1]), (2, 3, 1, 2, [1])]
+    assert list(micro_batches(7, 2, [1, 1, 1, 2, 1, 1])) == [(0, 2, 0, 2, [1, 1]), (2, 3, 2, 3, [1]), (3, 5, 3, 4, [2]), (5, 7, 4, 6, [1, 1])]
     assert list(micro_batches(0, 4, [])) == []
 
 
@@ -1240,6 +1299,7 @@ def test_micro_batches_cover_every_row_once_with_its_own_prompt():
         for start, end, first, last, piece in micro_batches(rows, size, counts):
             assert 0 < end - start <= size and sum(piece) == end - start and len(piece) == last - first
             assert [n for n, count in enumerate(piece, first) for _ in range(count)] == owner[start:end]
+            assert len(piece) == 1 or max(counts[n] for n in owner[start:end]) == 1, "two prompts, one of which has several rows"
             seen += range(start, end)
         assert seen == list(range(rows)) and counts == before
 
@@ -1250,7 +1310,7 @@ def test_micro_batches_collate_to_the_rows_of_the_whole():
     targets, mask = pad_targets([torch.tensor([rng.randrange(40, 90) for _ in range(rng.randrange(1, 5))]) for _ in range(6)], 0)
     whole = collate(prompts, targets, mask, counts)
     for start, end, first, last, piece in micro_batches(6, 2, counts):
-        part = collate(prompts[first:last], targets[start:end], mask[start:end], piece)
+        part = collate(prompts[first:last], targets[start:end], mask[start:end], piece, packed=False)
         S = part["input_ids"].shape[1]
         assert torch.equal(part["input_ids"], whole["input_ids"][start:end, :S]) and torch.equal(part["predicts"], whole["predicts"][start:end])
         P = part["predicts"][:, :1] + 1                              # positions agree wherever there is a token

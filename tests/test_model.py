@@ -305,18 +305,25 @@ def test_checkpointed_gradients_are_the_plain_ones(published):
     assert max(relative(plain[n], stock[n]) for n in stock) < 1e-5
 
 
+def all_in_float64(policy, monkeypatch):
+    """The vision tower's rotation and the language model's norms are done in float32 by transformers whatever the weights are, and float32(a) + float32(b)
+    is not float32(a + b) when two gradients go through them here and their sum there (1e-8 to 1e-7): here they are done in float64."""
+    from transformers.models.qwen2_vl import modeling_qwen2_vl as theirs
+    turn = lambda x, cos, sin: x * cos.unsqueeze(-2) + theirs.rotate_half(x) * sin.unsqueeze(-2)
+    monkeypatch.setattr(theirs, "apply_rotary_pos_emb_vision", lambda q, k, cos, sin: (turn(q, cos, sin), turn(k, cos, sin)))
+    norm = lambda self, x: self.weight * x * (x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon).rsqrt()
+    monkeypatch.setattr(type(modeling.core_of(policy).model.language_model.norm), "forward", norm)
+
+
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.float64, 1e-10)])
 def test_micro_batches_do_not_change_gradients(dtype, tolerance, published, monkeypatch):
     """Four prompts (pictures of three sizes, and text), two rows each, cut into pieces of 1, 3 and 5 rows: through groups, too.
 
-    In float64 the vision tower's rotation is done in float64: transformers does it in float32, and float32(a) + float32(b) is not
-    float32(a + b) when a cut through a group sends two gradients through it (1e-8, in the tower alone)."""
-    if dtype == torch.float64:
-        from transformers.models.qwen2_vl import modeling_qwen2_vl as theirs
-        turn = lambda x, cos, sin: x * cos.unsqueeze(-2) + theirs.rotate_half(x) * sin.unsqueeze(-2)
-        monkeypatch.setattr(theirs, "apply_rotary_pos_emb_vision", lambda q, k, cos, sin: (turn(q, cos, sin), turn(k, cos, sin)))
+    Those of 8 and 3 rows are packed, those of 1 padded."""
     policy, processor = modeling.load(str(published), dtype)
     policy.requires_grad_(True)
+    if dtype == torch.float64:
+        all_in_float64(policy, monkeypatch)
     prompts = layouts.prompts_of(processor, slice(4, 8))
     targets, mask = data.pad_targets(responses_of(processor, [3, 6, 2, 5, 1, 4, 7, 7]), processor.special.pad_id)
     weights = torch.randn(mask.shape, generator=torch.Generator().manual_seed(0))
@@ -329,6 +336,202 @@ def test_micro_batches_do_not_change_gradients(dtype, tolerance, published, monk
         found.append(gradients(policy))
     worst = max(relative(grads[n], found[0][n]) for grads in found[1:] for n in found[0])
     assert worst < tolerance, worst
+
+
+# ------------------------------------------------------------------------------------------------------------------ packed: [prompt | r1 ... rG]
+
+LENGTHS = [6, 0, 1, 9, 5, 5, 3, 1, 12, 4, 2]                          # of the responses to a picture, two pictures, and text alone; none longest but once
+COUNTS = [4, 2, 5]
+
+
+def packed_case(processor, dtype=torch.float32):
+    """prompts (3), targets (11, 12), mask: two ragged groups and one of equal lengths."""
+    prompts = layouts.prompts_of(processor, slice(5, 8))
+    targets, mask = data.pad_targets(responses_of(processor, LENGTHS), processor.special.pad_id)
+    for prompt in prompts:
+        prompt.pixel_values = None if prompt.pixel_values is None else prompt.pixel_values.to(dtype)
+    return prompts, targets, mask
+
+
+def both_ways(policy, processor, dtype=torch.float32, temperature=0.7):
+    """[(logp, entropy, gradients)] of the padded batch of all prompts at once, and of the packed ones, each prompt's forward before the one backward."""
+    prompts, targets, mask = packed_case(processor, dtype)
+    weights = torch.randn(mask.shape, generator=torch.Generator().manual_seed(0))
+    starts = [sum(COUNTS[:n]) for n in range(4)]
+    padded = [data.collate(prompts, targets, mask, COUNTS)]
+    packed = [data.collate([p], targets[a:b], mask[a:b]) for p, a, b in zip(prompts, starts, starts[1:])]
+    assert [len(b["input_ids"]) for b in padded + packed] == [11, 1, 1, 1] and [b["input_ids"].shape[1] for b in packed] == [len(p.ids) + n for p, n in zip(prompts, (16, 10, 22))]
+    found = []
+    for batches in (padded, packed):
+        policy.zero_grad()
+        logp, entropy = (torch.cat(x) for x in zip(*[modeling.token_logps(policy, batch, temperature, processor.special.vision_ids, entropy=True) for batch in batches]))
+        (logp * weights).sum().backward()
+        found.append((logp.detach(), entropy, gradients(policy)))
+    return found
+
+
+@pytest.mark.parametrize("checkpointed", [False, True], ids=["kept", "recomputed"])
+@pytest.mark.parametrize("kind", ["lora", "full", "nf4"])
+def test_packed_equals_padded(kind, checkpointed, published):
+    """Log-probs, entropy and each parameter's gradient, the vision tower's too. Three prompts' forwards come before the one backward, so that a
+    packing that does not travel with its own graph is recomputed with another prompt's."""
+    policy, processor = modeling.load(str(published), quant="nf4" if kind == "nf4" else "none", train=flags(lora_r=0 if kind == "full" else 8, gradient_checkpointing=checkpointed))
+    randomise_lora(policy)
+    policy.train()
+    calls = []
+    modeling.core_of(policy).model.language_model.layers[0].input_layernorm.register_forward_hook(lambda *_: calls.append("layer"))
+    (logp, entropy, padded), (packed_logp, packed_entropy, packed) = both_ways(policy, processor)
+    assert len(calls) == (8 if checkpointed else 4)
+    assert (logp - packed_logp).abs().max() < 1e-5 and (entropy - packed_entropy).abs().max() < 1e-5 and logp.std() > 0.1
+    assert set(packed) == set(padded) == {n for n, p in policy.named_parameters() if p.requires_grad} and len(packed) == (28 if kind != "full" else len(list(policy.parameters())))
+    worst = max((relative(packed[n], padded[n]), n) for n in padded)
+    assert worst[0] < 1e-5 and all(g.norm() > 0 for g in packed.values()), worst
+
+
+@pytest.mark.parametrize("train", [flags(lora_r=8), flags(gradient_checkpointing=True)], ids=["lora", "full"])
+def test_packed_equals_padded_in_float64(train, published, monkeypatch):
+    policy, processor = modeling.load(str(published), train=train)
+    randomise_lora(policy)
+    policy.double().train()
+    modeling.core_of(policy).compute_dtype = torch.float64
+    all_in_float64(policy, monkeypatch)
+    (logp, _, padded), (packed_logp, _, packed) = both_ways(policy, processor, torch.float64)
+    assert (logp - packed_logp).abs().max() < 2e-6                                            # float32 from the head on: a last bit
+    worst = max((relative(packed[n], padded[n]), n) for n in padded)
+    assert worst[0] < 1e-10, worst
+
+
+@pytest.mark.parametrize("train", [None, flags(lora_r=8), flags()], ids=["inference", "lora", "full"])
+def test_packed_bfloat16_is_as_exact_as_the_stock_forward(train, published):
+    """Mean |error| against float32 with the same weights (rounded to bfloat16), at most 1.25 times that of the stock forward."""
+    errors = {}
+    exact, processor = modeling.load(str(published), train=train)
+    randomise_lora(exact)
+    for parameter in exact.parameters():
+        parameter.data = parameter.data.bfloat16().float()
+    policy, _ = modeling.load(str(published), torch.bfloat16, train=train)
+    policy.load_state_dict(exact.state_dict())
+    prompts, T = layouts.prompts_of(processor, slice(0, 8)), 24
+    responses = responses_of(processor, [T - i % 3 for i in range(32)])
+    special = processor.special
+    with torch.no_grad():
+        for n, prompt in enumerate(prompts):
+            rows = responses[4 * n:4 * n + 4]
+            truth, _ = stock_logps(exact, [prompt] * 4, rows, special)
+            with modeling.autocast(modeling.core_of(policy)):
+                stock, _ = stock_logps(policy, [prompt] * 4, rows, special)
+            packed = modeling.token_logps(policy, batch_of(processor, [prompt], rows, G=4), suppress=special.vision_ids)
+            for name, found in (("stock", stock), ("packed", packed)):
+                errors.setdefault(name, []).extend(float(e) for row, true in zip(found, truth) for e in (row[:len(true)] - true).abs())
+    stock, packed = (sum(errors[k]) / len(errors[k]) for k in ("stock", "packed"))
+    assert len(errors["packed"]) > 700 and 1e-3 < stock < 5e-2 and packed <= 1.25 * stock, (packed, stock)
+
+
+def test_responses_of_a_pack_do_not_see_each_other_and_their_order_does_not_matter(published):
+    policy, processor = modeling.load(str(published))
+    prompt, rows = layouts.prompts_of(processor, slice(6, 7)), responses_of(processor, [7, 2, 0, 9, 9])
+    with torch.no_grad():
+        logps = lambda rows: modeling.token_logps(policy, batch_of(processor, prompt, rows, G=len(rows)), suppress=processor.special.vision_ids)
+        logp, order = logps(rows), torch.tensor([3, 0, 4, 2, 1])
+        assert (logps([rows[i] for i in order]) - logp[order]).abs().max() < 1e-5
+        for changed in (0, 3):
+            others = [b for b in range(5) if b != changed]
+            rows_now = [(row + 1) % 100 if b == changed else row for b, row in enumerate(rows)]
+            now = logps(rows_now)
+            assert (now[others] - logp[others]).abs().max() < 1e-6 and (now[changed] - logp[changed]).abs().max() > 1e-2
+        assert (logps(rows[:2]) - logp[:2, :7]).abs().max() < 1e-5                            # nor does their number
+        first = torch.stack([r[0] for r in rows if len(r)])
+        assert not torch.equal(logp[[0, 1, 3, 4], 0], torch.zeros(4)) and len(set(first.tolist())) > 1
+
+
+def test_a_pack_of_empty_responses_is_harmless(published):
+    policy, processor = modeling.load(str(published), train=flags())
+    prompt = layouts.prompts_of(processor, slice(0, 1))
+    logp = modeling.token_logps(policy, data.collate(prompt, torch.ones(3, 4, dtype=torch.long), torch.zeros(3, 4)))
+    logp.sum().backward()
+    assert torch.equal(logp, torch.zeros(3, 4)) and all(torch.equal(g, torch.zeros_like(g)) for g in gradients(policy).values())
+
+
+def test_packed_update_holds_neither_all_logits_nor_a_mask_of_the_whole_length(published, monkeypatch):
+    """The shape of everything that is computed, forward and backward. G * T = 8 * 48 response tokens, less one, S = P + 383."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+    policy, processor = modeling.load(str(published), train=flags(lora_r=4))
+    # what torch makes of a CausalBias on CPU; the thing itself cannot be made under a dispatch mode
+    monkeypatch.setattr(modeling, "causal_lower_right", lambda T, L: torch.ones(T, L, dtype=torch.bool).tril(L - T))
+    shapes = set()
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            shapes.update(tuple(x.shape) for x in tree_leaves(out) if isinstance(x, torch.Tensor))
+            return out
+
+    batch = batch_of(processor, layouts.prompts_of(processor, slice(7, 8)), responses_of(processor, [48] * 7 + [47]), G=8)
+    S, V = batch["input_ids"].shape[1], policy.config.text_config.vocab_size
+    with Watch():
+        modeling.token_logps(policy, batch, chunk=64).sum().backward()
+    assert (1, S, 128) in shapes and (64, V) in shapes                                        # it did watch
+    assert not [s for s in shapes if sum(d >= S for d in s) > 1], "(S, S)"
+    assert max(torch.Size(s).numel() for s in shapes if V in s and 128 not in s) == 64 * V, "(B, T, V)"
+
+
+def test_stock_generate_with_padding_is_unmoved_and_the_attention_is_not_saved(published, tmp_path):
+    policy, processor = modeling.load(str(published))
+    core = modeling.core_of(policy)
+    assert core.config.text_config._attn_implementation == "packed" and core.model.visual.config._attn_implementation == "sdpa"
+    policy.save_pretrained(tmp_path / "saved")
+    assert "packed" not in (tmp_path / "saved" / "config.json").read_text()
+    stock = stock_model(tmp_path / "saved", dtype=torch.float32)
+    assert stock.config.text_config._attn_implementation == "sdpa"
+    inputs = layouts.stock_inputs(layouts.prompts_of(processor, slice(5, 8)), processor.special)
+    shifts = (1 - inputs["attention_mask"]).sum(1).tolist()
+    inputs |= {k: torch.stack([row.roll(n) for row, n in zip(inputs[k], shifts)]) for k in ("input_ids", "attention_mask", "mm_token_type_ids")}   # padded on the left
+    out = [m.generate(**inputs, max_new_tokens=12, do_sample=False, output_logits=True, return_dict_in_generate=True) for m in (policy, stock)]
+    assert max(shifts) > 0 and torch.equal(out[0].sequences, out[1].sequences)
+    assert max(float((a - b).abs().max()) for a, b in zip(out[0].logits, out[1].logits)) < 1e-5
+
+
+# ------------------------------------------------------------------------------------------------------------------ image features, once
+
+def tower_calls(policy):
+    calls = []
+    modeling.core_of(policy).model.visual.register_forward_hook(lambda *_: calls.append("tower"))
+    return calls
+
+
+@pytest.mark.parametrize("train", [None, flags(lora_r=8), flags(freeze_vision=True, freeze_merger=True)], ids=["inference", "lora", "frozen"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_features_of_a_frozen_tower_are_computed_once_and_change_nothing(dtype, train, published):
+    policy, processor = modeling.load(str(published), dtype, train=train)
+    randomise_lora(policy)
+    prompts, targets, mask = packed_case(processor)
+    starts = [sum(COUNTS[:n]) for n in range(4)]
+
+    def logps():
+        batches = [data.collate(prompts, targets, mask, COUNTS)] + [data.collate([p], targets[a:b], mask[a:b]) for p, a, b in zip(prompts, starts, starts[1:])]
+        return [modeling.token_logps(policy, batch, suppress=processor.special.vision_ids).detach() for batch in batches]
+    before, calls = logps(), tower_calls(policy)
+    modeling.cache_features(policy, prompts)
+    assert len(calls) == 1 and [None if p.features is None else (len(p.features), p.features.requires_grad) for p in prompts] == [(len(prompts[0].image_at), False), (len(prompts[1].image_at), False), None]
+    after = logps()
+    assert len(calls) == 1
+    assert max(float((a - b).abs().max()) for a, b in zip(before, after)) < (1e-5 if dtype == torch.float32 else 0.1)
+    modeling.cache_features(policy, prompts[2:])                                              # text alone
+    assert len(calls) == 1 and prompts[2].features is None
+
+
+@pytest.mark.parametrize("train", [flags(), flags(freeze_vision=True), flags(freeze_merger=True)], ids=["both", "merger", "tower"])
+def test_features_are_not_kept_where_tower_or_merger_train(train, published):
+    policy, processor = modeling.load(str(published), train=train)
+    prompts, targets, mask = packed_case(processor)
+    calls = tower_calls(policy)
+    modeling.cache_features(policy, prompts)
+    assert not calls and all(p.features is None for p in prompts)
+    modeling.token_logps(policy, data.collate(prompts[:1], targets[:4], mask[:4]), suppress=processor.special.vision_ids).sum().backward()
+    assert len(calls) == 1                                                                    # once for four responses
+    reached = {n for n, g in gradients(policy).items() if n.startswith("model.visual") and g.norm() > 0}
+    assert reached == {n for n, p in policy.named_parameters() if n.startswith("model.visual") and p.requires_grad} and reached
 
 
 # ------------------------------------------------------------------------------------------------------- what trains, and what does not
