@@ -42,29 +42,31 @@ def shared_prefix_attention_reference(q, prefix_k, prefix_v, suffix_k, suffix_v,
     """The same in torch: two matrix products for the scores, one softmax over both, two products for the output.
 
     Two softmaxes merged by log-sum-exp, and torch's flash attention for the CPU, which is private, took the same time within 15 % (P 60 to 944, B 8 to
-    128). Low precision is computed in float32, which costs a bf16 CPU nothing and is four times as accurate.
+    128). Low precision is computed in float32, which on a CPU with bf16 took about as long and erred a quarter as much.
     """
     (B, H, K), (N, KV, P, _), T, dtype = q.shape, prefix_k.shape, suffix_k.shape[2], q.dtype
-    q, prefix_k, prefix_v, suffix_k, suffix_v = (x.to(torch.promote_types(dtype, torch.float32)) for x in (q, prefix_k, prefix_v, suffix_k[:B], suffix_v[:B]))
+    R, suffix_k, suffix_v = H // KV, suffix_k[:B], suffix_v[:B]
+    if dtype in (torch.float16, torch.bfloat16):
+        q, prefix_k, prefix_v, suffix_k, suffix_v = q.float(), prefix_k.float(), prefix_v.float(), suffix_k.float(), suffix_v.float()
 
     def by_group(x):                                                 # (B, KV, R, X) -> (N, KV, M, R, X); nobody, -1, reads the last row
-        return (x.unflatten(0, (N, -1)) if members is None else x[members]).transpose(1, 2)
+        return (x.view(N, B // N, KV, R, -1) if members is None else x[members]).transpose(1, 2)
 
     def by_row(x):                                                   # and back; nobody writes to a spare last row
         x = x.transpose(1, 2)
-        return x.flatten(0, 1) if members is None else x.new_zeros(B + 1, *x.shape[2:]).index_put_((members,), x)[:B]
+        return x.reshape(B, KV, R, -1) if members is None else x.new_zeros(B + 1, *x.shape[2:]).index_put_((members,), x)[:B]
 
-    rows = q.reshape(B, KV, H // KV, K)
+    rows = q.reshape(B, KV, R, K)
     groups = by_group(rows)                                                                                           # (N, KV, M, R, K)
-    prefix = torch.bmm(groups.reshape(N * KV, -1, K), prefix_k.flatten(0, 1).transpose(1, 2)).view(*groups.shape[:-1], P)
-    suffix = torch.bmm(rows.flatten(0, 1), suffix_k.flatten(0, 1).transpose(1, 2)).view(B, KV, -1, T)
+    prefix = torch.bmm(groups.reshape(N * KV, -1, K), prefix_k.flatten(0, 1).transpose(1, 2)).view(N, KV, -1, R, P)
+    suffix = torch.bmm(rows.flatten(0, 1), suffix_k.flatten(0, 1).transpose(1, 2)).view(B, KV, R, T)
     if prefix_lengths is not None:
         prefix = prefix.masked_fill((torch.arange(P, device=q.device) >= prefix_lengths[:, None])[:, None, None, None], -torch.inf)
     if suffix_lengths is not None:
         suffix = suffix.masked_fill((torch.arange(T, device=q.device) >= suffix_lengths[:, None])[:, None, None], -torch.inf)
     probs = torch.cat([prefix, by_group(suffix)], -1).mul_(K ** -0.5).softmax(-1)                                     # (N, KV, M, R, P + T)
-    seen_prefix = torch.bmm(probs[..., :P].reshape(N * KV, -1, P), prefix_v.flatten(0, 1)).view_as(groups)            # (N, KV, M, R, K)
-    seen_suffix = torch.bmm(by_row(probs[..., P:]).reshape(B * KV, -1, T), suffix_v.flatten(0, 1)).view_as(rows)      # (B, KV, R, K)
+    seen_prefix = torch.bmm(probs[..., :P].reshape(N * KV, -1, P), prefix_v.flatten(0, 1)).view(N, KV, -1, R, K)      # (N, KV, M, R, K)
+    seen_suffix = torch.bmm(by_row(probs[..., P:]).reshape(B * KV, R, T), suffix_v.flatten(0, 1)).view(B, KV, R, K)  # (B, KV, R, K)
     out = by_row(seen_prefix) + seen_suffix
     if suffix_lengths is not None:
         out = torch.where((suffix_lengths > 0)[:, None, None, None], out, 0)
