@@ -6,7 +6,7 @@ One prompt, many responses: `rollout` encodes each image once, prefills each pro
 prompt decode together, by a step of our own over the model's own weights (LoRA unmerged), each row with a cache for its own words only:
 
     prefill                      once a prompt   images, prompt -> its keys and values, the state that says the first token
-    speak                        every step      state -> token and its log-prob (kernels.head_sample)
+    speak                        every step      state -> token and its log-prob (decode_kernels.head_sample)
     think                        every step      token -> state: 28 x (attention over [prompt | own words], MLP)
 
 On a GPU `think` and `speak` are one CUDA graph: static addresses, nothing read by the host. Weights are arranged anew for each rollout and dropped after it,
@@ -26,7 +26,7 @@ from tqdm import tqdm
 from transformers import DynamicCache
 
 import data
-import kernels
+import decode_kernels as kernels
 import model as modeling
 import rewards
 import utils

@@ -7,6 +7,8 @@ Each comes as `x_reference`, a few lines of torch that are the CPU path and what
 signature, and `x`, which takes the second where it can. Nothing here reads a value on the host: a step made of these can be captured in a
 CUDA graph, and lengths and members refreshed in place between replays. Triton comes with the CUDA builds of torch; without it all works.
 
+Not `kernels.py`: that name is a package of Hugging Face's, which transformers and bitsandbytes import where it is installed.
+
 Dimension key: N prompts, M rows of a prompt at most, B rows, P prompt length, T suffix length, V vocabulary, D model width, H query heads,
 KV key/value heads, R = H / KV query heads to each of them, K head size.
 """

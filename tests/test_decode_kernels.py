@@ -1,7 +1,7 @@
-"""The operations of a decode step: `pytest tests/test_kernels.py`, about 17 s, of which most is Triton's interpreter.
+"""The operations of a decode step: `pytest tests/test_decode_kernels.py`, about 17 s, of which most is Triton's interpreter.
 
 Triton decides when it is imported whether its kernels are interpreted, so conftest.py says so before anything else: on a CPU they run as written. On a machine with
-a GPU, `TRITON_INTERPRET=0 pytest tests/test_kernels.py` runs the same tests there. Not in bf16, whose products are garbage in the interpreter.
+a GPU, `TRITON_INTERPRET=0 pytest tests/test_decode_kernels.py` runs the same tests there. Not in bf16, whose products are garbage in the interpreter.
 """
 import os
 
@@ -15,7 +15,7 @@ import torch
 from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import kernels
+import decode_kernels as kernels
 
 COMPILED = os.environ["TRITON_INTERPRET"] == "0"
 DEVICE = "cuda" if COMPILED and torch.cuda.is_available() else "cpu"
