@@ -16,7 +16,6 @@ Dimension key: N prompts, G completions of each, B = N * G rows; P tokens of a p
 import concurrent.futures
 import contextlib
 import dataclasses
-import functools
 import importlib.util
 import math
 import multiprocessing
@@ -71,6 +70,8 @@ def parse_args(argv=None):
     p.add_argument("--output-dir", default="runs/bench", help="where bench_NAME.json goes")
     args = p.parse_args(argv)
     args.what = "scaling" if args.scaling else args.what
+    if args.what == "scaling" and args.shapes and (len(args.shapes) > 1 or any(n < least for n, least in zip(args.shapes[0], (96, 4, 4)))):
+        p.error("scaling halves one shape and doubles it: give --shapes one, of at least 96x4x4")
     return args
 
 
@@ -245,7 +246,8 @@ def our_step(policy, special, prompts, T, G, optimizer, turn):
     optimizer.zero_grad()
     for a, b, first, last, counts in data.micro_batches(N * G, N * G, [G] * N):
         batch = data.collate(prompts[first:last], roll.targets[a:b], roll.mask[a:b], counts, policy.device)
-        logp = modeling.token_logps(policy, batch, 1.0, special.vision_ids)
+        logp, _ = modeling.token_logps(policy, batch, 1.0, special.vision_ids, entropy=True)
+        losses.logp_difference(roll.logp[a:b].to(logp), logp.detach(), batch["mask"])
         losses.aggregate(losses.clipped_surrogate(logp, logp.detach(), adv[a:b].to(logp)), weights[a:b].to(logp)).backward()
     optimizer.step()
 
@@ -316,44 +318,39 @@ def rows_of(seconds, **described):
     return rows
 
 
-def peak_memory(device):
-    """The most memory that this process ever had, in bytes; on a GPU, what torch ever had allocated there."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated()
-    status = Path("/proc/self/status")
-    if status.is_file():                                             # on Linux getrusage's figure is passed on to child processes
-        return 1024 * int(next(line for line in status.read_text().splitlines() if line.startswith("VmHWM")).split()[1])
-    import resource                                                  # Windows has none
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
 def in_child(directory, device, dtype, kind, name, N, P, T, G):
-    """peak_memory() of a process that loads a checkpoint and takes one turn of a side; name None: only loads, with the libraries that sides of this kind need."""
+    """Bytes at the peak of one turn of a side beyond what was held before it, in a process that has taken a small turn already: without that, what libraries set up when first
+    used is most of it. On a GPU what torch allocates; on Linux the process's resident memory, whose high-water mark can be reset; elsewhere None."""
     device = torch.device(device)
+    status = lambda field: 1024 * int(next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field)).split()[1])
+    if device.type != "cuda" and not Path("/proc/self/clear_refs").exists():
+        return None
     with one_thread(device):
-        if kind == "trl" and name:
-            trl_steps(directory, device, dtype, P, T, G, 0)
+        start = []
+
+        def reset():
+            if device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats()
+                start.append(torch.cuda.memory_allocated())
+            else:
+                Path("/proc/self/clear_refs").write_text("5")        # the high-water mark is what is resident now
+                start.append(status("VmRSS"))
+        if kind == "trl":
+            trl_steps(directory, device, dtype, P, T, G, 1, lambda turn: turn or reset())     # its first step is as large as the one that counts: what it left behind is in its favour
         else:
-            if kind == "trl":
-                import datasets                                      # noqa: F401
-                from trl import GRPOTrainer                          # noqa: F401
             policy, _, special = load_bench(directory, device, dtype)
-            if name:
-                SIDES[kind](policy, special, N, P, T, G)[name](0)
-    return peak_memory(device)
-
-
-@functools.cache
-def child_peak(*arguments):
-    """in_child(*arguments), in a fresh process."""
-    with concurrent.futures.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(in_child, *arguments).result()
+            SIDES[kind](policy, special, N, 48, 2, 2)[name](0)
+            side = SIDES[kind](policy, special, N, P, T, G)[name]
+            policy.zero_grad()
+            reset()
+            side(0)
+        return (torch.cuda.max_memory_allocated() if device.type == "cuda" else status("VmHWM")) - start[0]
 
 
 def peak_of(directory, device, dtype, kind, name, N, P, T, G):
-    """Bytes at the peak of one turn of a side, beyond those of the loaded model. The side has a process of its own; what one that only loads needs is taken off."""
-    loaded = child_peak(directory, str(device), dtype, "trl" if kind == "trl" else "step", None, 0, 0, 0, 0)
-    return child_peak(directory, str(device), dtype, kind, name, N, P, T, G) - loaded
+    """in_child(...) of a fresh process."""
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(in_child, directory, str(device), dtype, kind, name, N, P, T, G).result()
 
 
 # ----------------------------------------------------------------------------------------------------------- TRL, where it is installed
@@ -454,10 +451,11 @@ def table(rows):
         if now != head:
             print(f"\n{row['what'] + (', ' + str(row['N']) + ' prompts' if row['N'] > 1 else ''):<8} P {row['P']}, T {row['T']}, G {row['G']}"[:60].ljust(62) + f"{'seconds':>9}{'ratio':>9}{'range':>16}{'peak MB':>10}")
             head = now
+        peak = f"{row['peak_bytes'] / 1e6:>10.0f}" if row.get("peak_bytes") is not None else ""
         if "seconds" in row:
-            print(f"  {row['side']:<60}{row['seconds']:>9.3f}{row['ratio']:>9.2f}{format(row['low'], '.2f') + ' - ' + format(row['high'], '.2f'):>16}" + (f"{row['peak_bytes'] / 1e6:>10.0f}" if "peak_bytes" in row else ""))
+            print(f"  {row['side']:<60}{row['seconds']:>9.3f}{row['ratio']:>9.2f}{format(row['low'], '.2f') + ' - ' + format(row['high'], '.2f'):>16}" + peak)
         else:
-            print(f"  {row['side']:<60}{'not installed':>34}" if "peak_bytes" not in row else f"  {row['side']:<60}{'':>34}{row['peak_bytes'] / 1e6:>10.0f}")
+            print(f"  {row['side']:<60}" + (f"{'':>34}{peak}" if peak else f"{'not installed':>34}"))
 
 
 def bench_speed(args):

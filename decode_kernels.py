@@ -82,8 +82,8 @@ def shared_prefix_attention_triton(q, prefix_k, prefix_v, suffix_k, suffix_v, me
     assert all(x.stride(-1) == 1 and x.dtype == q.dtype for x in (q, prefix_k, prefix_v, suffix_k, suffix_v)), "one dtype, and the head dimension contiguous"
     assert prefix_k.stride() == prefix_v.stride() and suffix_k.stride() == suffix_v.stride(), "keys and values lie alike"
     assert all(x is None or x.is_contiguous() for x in (members, prefix_lengths, suffix_lengths))
-    BQ = min(64, max(16, triton.next_power_of_2(M * R)))             # query rows to a tile; 16 is the least that tl.dot takes
-    BR, BN = max(16, triton.next_power_of_2(R)), 64 if q.element_size() == 2 else 32
+    most, BN = (64, 64) if q.element_size() == 2 else (16, 16)       # float32 has no tensor cores: larger tiles would not fit into registers
+    BQ, BR = min(most, max(16, triton.next_power_of_2(M * R))), max(16, triton.next_power_of_2(R))            # query rows to a tile; 16 is the least that tl.dot takes
     tiles = triton.cdiv(M * R, BQ)
     splits = prefix_splits(P, N * KV * tiles, q.device)
     parts = torch.empty(B, H, splits + 1, K, dtype=torch.float32, device=q.device)
@@ -253,6 +253,7 @@ if triton is not None:
             b = tl.load(weight + token.to(tl.int64)[None, :] * stride_weight + d[:, None], mask=(token < V)[None, :] & (d < D)[:, None], other=0.0)
             acc += tl.dot(a, b, input_precision="ieee")
         out = tl.load(banned + token, mask=token < V, other=1) != 0
+        acc = acc.to(states.dtype.element_ty).to(tl.float32)         # rounded as the trainer's head rounds them
         logits = tl.where(out[None, :], float("-inf"), acc / temperature)                                             # (BB, BV)
         top = tl.max(logits, 1)
         at = row * tiles + tl.program_id(1)
@@ -289,7 +290,7 @@ if triton is not None:
             b = tl.load(weight + token.to(tl.int64)[:, None] * stride_weight + d[None, :], mask=(token < V)[:, None] & (d < D)[None, :], other=0.0).to(tl.float32)
             acc += tl.sum(a[None, :] * b, 1)
         out = tl.load(banned + token, mask=token < V, other=1) != 0
-        logits = tl.where(out, float("-inf"), acc / temperature)                                                      # (BV,)
+        logits = tl.where(out, float("-inf"), acc.to(states.dtype.element_ty).to(tl.float32) / temperature)           # (BV,)
         if GREEDY:
             pick = tl.min(tl.where(logits == tl.max(logits, 0), column, BV - 1), 0)
         else:

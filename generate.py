@@ -2,8 +2,8 @@
 
     python generate.py --model runs/grpo --image picture.png --prompt "How many red objects are there?"
 
-One prompt, many responses: `rollout` encodes each image once, prefills each prompt once and keeps its keys and values once; then the G rows of every
-prompt decode together, by a step of our own over the model's own weights (LoRA unmerged), each row with a cache for its own words only:
+One prompt, many responses: `rollout` encodes each image once, prefills each prompt once and keeps its keys and values once (if its G rows fit into
+memory together: `plan`); then the G rows of every prompt decode together, by a step of our own over the model's own weights (LoRA unmerged), each row with a cache for its own words only:
 
     prefill                      once a prompt   images, prompt -> its keys and values, the state that says the first token
     speak                        every step      state -> token and its log-prob (decode_kernels.head_sample)
@@ -89,16 +89,22 @@ def dtype_of(core):
     return getattr(core, "compute_dtype", core.dtype)
 
 
+def precision(device, dtype):
+    """model.autocast without its cache of cast weights: that is a second copy of a fully trained model, at addresses that it frees while a CUDA graph still reads them."""
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype in (torch.bfloat16, torch.float16), cache_enabled=False)
+
+
 def known(module):
     """(linear layer, its adapter's name or None) of a layer that the decode step can compute by itself; None for any other.
 
     Known are torch.nn.Linear and bitsandbytes' Linear4bit, each alone or under one vanilla LoRA adapter of PEFT, active and unmerged. Not known: several adapters at
-    once, DoRA and its like, adapters with biases, 8-bit layers.
+    once, DoRA, AdaLoRA and their like, adapters with biases, one that is merged and switched off, 8-bit layers.
     """
     name = None
     if hasattr(module, "lora_A"):
         active = [] if module.disable_adapters or module.merged else [name for name in module.active_adapters if name in module.lora_A]
-        if len(active) > 1 or any(name in module.lora_variant or module.lora_bias.get(name) for name in active):
+        plain = all(type(module.lora_A[name]) is torch.nn.Linear and name not in module.lora_variant and not module.lora_bias.get(name) for name in active)
+        if len(active) > 1 or not plain or module.merged and module.disable_adapters:
             return None
         module, name = module.base_layer, active[0] if active else None
     return (module, name) if type(module) is torch.nn.Linear or type(module).__name__ == "Linear4bit" else None
@@ -128,8 +134,8 @@ def joined(modules, dtype, copy):
     the adapters' B another, [B1, 0; 0, B2]: two multiplications for up to three layers with LoRA. Without `copy`, or with a layer that is not known, each layer's own forward.
     """
     if not copy or not all(map(known, modules)):
-        def own(x):                                                  # no cache of cast weights: a CUDA graph would keep addresses that autocast frees
-            with torch.autocast(x.device.type, dtype=dtype, enabled=dtype in (torch.bfloat16, torch.float16), cache_enabled=False):
+        def own(x):
+            with precision(x.device, dtype):
                 return torch.cat([module(x).to(dtype) for module in modules], -1)
         return own
     weights, biases, As, Bs = zip(*(weights_of(module, dtype) for module in modules))
@@ -199,21 +205,33 @@ def free_memory(device):
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2 if hasattr(os, "sysconf") else 8 * 2 ** 30
 
 
-def plan(core, prompts, G, T, free):
+def plan(core, prompts, G, T, free, cut=False):
     """How a rollout fits into `free` bytes: (copy, waves). copy: whether the linear layers' weights are copied into the compute dtype. waves: list of (first prompt, end
-    prompt, first generation, end generation); one wave if all fits, else several of about the same size, none of which takes more than there is."""
-    config, itemsize = core.config.text_config, dtype_of(core).itemsize
+    prompt, first generation, end generation); one wave if all fits, else several of about the same size. An estimate, with a tenth of `free` left over. cut: top-k or top-p.
+
+    A prompt whose own G rows do not fit is encoded and prefilled once a wave.
+    """
+    config, dtype, B = core.config.text_config, dtype_of(core), len(prompts) * G
     D, ff, V = config.hidden_size, config.intermediate_size, config.vocab_size
-    heads, kv = config.num_attention_heads, config.num_key_value_heads
-    token = 2 * config.num_hidden_layers * kv * (D // heads) * itemsize                       # keys and values of one token
-    longest, patches = max(len(p.ids) for p in prompts), max((int(p.grid.prod(-1).sum()) for p in prompts if p.grid is not None), default=0)
-    row = T * token + 24 * V                                                                  # logits, log-probs, probabilities and their sums
-    prefill = max(longest, PREFILL_TOKENS) * (token + itemsize * (6 * D + 5 * ff) + 8 * D) + patches * 40 * core.config.vision_config.embed_dim * itemsize
-    copies = sum(known(m)[0].in_features * known(m)[0].out_features for m in linear_layers(core).values() if known(m)) * itemsize
-    rows = lambda taken: int((0.9 * free - prefill - taken) / (row + longest * token / G))
-    copy = rows(copies) >= min(len(prompts) * G, 8)
-    fit = max(1, rows(copies if copy else 0))
-    if fit < G:                                                      # not even one prompt's: its rows in several waves
+    token = 2 * config.num_hidden_layers * config.num_key_value_heads * (D // config.num_attention_heads) * dtype.itemsize   # keys and values of one token
+    longest = max(len(p.ids) for p in prompts)
+    row = T * token + (60 if cut else 24) * V                                                 # logits, log-probs, probabilities and their sums; sorted, if cut
+    pictures = [int(p.grid.prod(-1).sum()) for p in prompts if p.grid is not None and p.features is None]
+    patches = max(max(pictures), min(sum(pictures), 4 * PREFILL_TOKENS)) if pictures else 0   # that one pass has, four to a token
+    prefill = max(longest, PREFILL_TOKENS) * (token + dtype.itemsize * (6 * D + 5 * ff) + 8 * D) + patches * 40 * core.config.vision_config.embed_dim * dtype.itemsize
+    head = V * D * dtype.itemsize if getattr(core.lm_head, "weight", None) is not None and core.lm_head.weight.dtype != dtype else 0
+    copies = sum(known(m)[0].in_features * known(m)[0].out_features for m in linear_layers(core).values() if known(m)) * dtype.itemsize
+
+    def fitting(taken):
+        """How many rows fit beside `taken` bytes."""
+        room = 0.9 * free - prefill - head - taken
+        rows = int(room / (row + longest * token / G))
+        rows = rows if rows >= G else int((room - longest * token) / row)                     # some of one prompt's, and all of its prefix
+        return rows if core.device.type != "cuda" else next((size for size in range(rows, 0, -1) if bucket(size) == size), 0)
+
+    copy = fitting(copies) > 0 and 2 * fitting(copies) >= min(B, fitting(0))                  # without copies a step is slower, but not than two
+    fit = max(1, fitting(copies if copy else 0))
+    if fit < G:
         cuts = even_cuts(G, fit)
         return copy, [(n, n + 1, a, b) for n in range(len(prompts)) for a, b in zip(cuts, cuts[1:])]
     cuts = even_cuts(len(prompts), fit // G)
@@ -241,7 +259,7 @@ def rollout(policy, prompts, special, num_generations=1, max_completion_length=2
     B, was_training = len(prompts) * G, policy.training
     policy.eval()
     try:
-        copy, waves = plan(core, prompts, G, T, free_memory(core.device))
+        copy, waves = plan(core, prompts, G, T, free_memory(core.device), cut=(top_p, top_k) != (1.0, 0))
         if len(waves) > 1:
             say_once(f"rollout: {B} rows of {T} tokens do not fit into memory at once: {len(waves)} waves")
         weights = arrange(core, copy)
@@ -262,8 +280,8 @@ def rollout(policy, prompts, special, num_generations=1, max_completion_length=2
 class Wave:
     """The rows that decode together, and everything a step reads and writes, at addresses that do not change.
 
-    b rows take part, at the front of every buffer; row i of them is row `live[i]` of the wave, of prompt `group[i]`. Rows that ended say padding to a spare last row of
-    `targets`, until they leave (`leave`).
+    b rows take part, at the front of every buffer; row i of them is row `live[i]` of the wave, of prompt `group[i]`. Rows that ended say padding until they leave (`leave`).
+    Rows that only fill up a bucket have ended from the start, and write to a spare last row of `targets`.
     """
     def __init__(self, core, weights, prompts, special, G, T, draws, temperature, top_p, top_k):
         self.core, self.weights, self.T, self.sampling = core, weights, T, (temperature, top_p, top_k)
@@ -316,7 +334,7 @@ class Wave:
                 passes.append([])
             passes[-1].append(n)
         states = [None] * len(prompts)
-        with modeling.autocast(self.core):
+        with precision(self.core.device, self.weights.dtype):
             for chosen in passes:
                 nothing = torch.zeros(len(chosen), 0)
                 batch = data.collate([prompts[n] for n in chosen], nothing.long(), nothing, device=self.core.device)
@@ -387,10 +405,12 @@ class Wave:
         self.b = b
         if self.graphs is not None:                                  # at the same address, and as wide as ever
             self.members.copy_(self.table(*self.members.shape))
+            self.graphs.clear()                                      # for more rows than there will ever be again; the host has just waited, so none is running
             return
         there = sorted(set(self.group))                              # prompts without a row leave too
         if len(there) < len(self.prefix[0][0]):
-            self.prefix = [(k[there], v[there]) for k, v in self.prefix]
+            for i, (k, v) in enumerate(self.prefix):                 # a layer at a time, as each is a copy
+                self.prefix[i] = (k[there], v[there])
             self.prefix_lengths = None if self.prefix_lengths is None else self.prefix_lengths[there]
             self.group = [there.index(n) for n in self.group]
         self.members = self.table(len(there), max(map(self.group.count, set(self.group)))).to(keep.device)
@@ -420,7 +440,7 @@ class Wave:
         """`think` and `speak` for b rows as a CUDA graph. Warmed up first, on another stream, as torch asks for: kernels are compiled and workspaces allocated there. What the
         warm-up said is taken back; what it wrote behind `t` is written again by the replay."""
         kept = [(buffer, buffer.clone()) for buffer in (self.tokens, self.ended, self.t, self.state)]
-        stream = torch.cuda.Stream()
+        stream = side_stream(self.core.device)
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(2):
@@ -434,6 +454,12 @@ class Wave:
             self.think()
             self.speak()
         return graph
+
+
+@functools.cache
+def side_stream(device):
+    """The stream to warm up on, always the same: torch keeps a workspace for each that was ever multiplied on."""
+    return torch.cuda.Stream(device)
 
 
 def can_capture(device, weights):

@@ -470,9 +470,9 @@ class Packing(NamedTuple):
 def packed_attention(module, query, key, value, attention_mask, scaling=None, dropout=0.0, **more):
     """Causal attention over [prompt | r1 | ... | rG] where each response sees the prompt and itself (as in Prefix Grouper, arXiv:2506.05433).
 
-    query: (1, H, S, K); key, value: (1, KV, S, K). Returns ((1, S, H, K), None). Two calls without a mask tensor on CUDA: the prompt on itself, and the
-    responses, padded to (G, T) here and nowhere else, on [prompt | itself], aligned to the lower right; padding comes last, where
-    nobody looks. Anything but a Packing as attention_mask: transformers' own sdpa, for stock forward and generate.
+    query: (1, H, S, K); key, value: (1, KV, S, K). Returns ((1, S, H, K), None). Two calls, without a mask tensor where torch has flash or memory-efficient
+    attention: the prompt on itself, and the responses, padded to (G, T) here and nowhere else, on [prompt | itself], aligned to the lower right;
+    padding comes last, where nobody looks. Anything but a Packing as attention_mask: transformers' own sdpa, for stock forward and generate.
     """
     if not isinstance(attention_mask, Packing):
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **more)
@@ -480,6 +480,9 @@ def packed_attention(module, query, key, value, attention_mask, scaling=None, dr
     (G, T), P = to_rows.shape, query.shape[2] - len(from_rows)
     ragged = len(from_rows) < G * T
     query, key = query.to(value.dtype), key.to(value.dtype)          # rotated in float32 under autocast, which the call with a CausalBias bypasses
+
+    if query.is_cuda and (query.dtype not in (torch.float16, torch.bfloat16) or torch.cuda.get_device_capability(query.device)[0] < 8):
+        key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], 1) for x in (key, value))     # there only flash, which this cannot be, takes fewer of them
 
     def rows(x):                                                     # (1, heads, S, K) -> (G, heads, T, K)
         tokens = x[0].transpose(0, 1)                                                         # (S, heads, K)
@@ -502,7 +505,7 @@ AttentionMaskInterface.register("packed", sdpa_mask)
 
 def image_features(core, pixel_values, grid, most=16384):
     """(image tokens, D) from the vision tower and merger, all images of a batch in order. Without gradient, in runs of whole images of at most
-    `most` patches: a batch of 64 photographs at once would need gigabytes for the tower alone."""
+    `most` patches: a batch of 64 photographs at once would need gigabytes for the tower alone. pixel_values may lie anywhere."""
     patches = grid.prod(-1).tolist()
     runs, now = [[]], 0
     for i, n in enumerate(patches):
@@ -512,8 +515,8 @@ def image_features(core, pixel_values, grid, most=16384):
         runs[-1].append(i)
         now += n
     features = []
-    for pixels, run in zip(pixel_values.to(core.model.visual.dtype).split([sum(patches[i] for i in run) for run in runs]), runs):
-        out = core.model.visual(pixels, grid_thw=grid[run])
+    for pixels, run in zip(pixel_values.split([sum(patches[i] for i in run) for run in runs]), runs):
+        out = core.model.visual(pixels.to(core.device, core.model.visual.dtype), grid_thw=grid[run].to(core.device))
         features.append(out.pooler_output if hasattr(out, "pooler_output") else out)
     return torch.cat(features)
 
@@ -527,7 +530,7 @@ def cache_features(policy, prompts):
     if not pictured or any(p.requires_grad for p in core.model.visual.parameters()):
         return
     with autocast(core):
-        features = image_features(core, torch.cat([p.pixel_values for p in pictured]).to(core.device), torch.cat([p.grid for p in pictured]).to(core.device))
+        features = image_features(core, torch.cat([p.pixel_values for p in pictured]), torch.cat([p.grid for p in pictured]))
     for prompt, own in zip(pictured, features.split([len(p.image_at) for p in pictured])):
         prompt.features = own
 

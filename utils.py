@@ -253,6 +253,8 @@ def pick_device(name):
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"--device {name} cannot be used here ({str(error).splitlines()[0]}); --device cpu always can") from None
+    if torch.device(name).type == "cuda":
+        torch.cuda.set_device(name)                                  # streams, graphs and Triton's kernels go where this says
     return torch.device(name)
 
 
@@ -449,7 +451,7 @@ def write_args(out, args, **extra):
         done = subprocess.run(["git", "-C", str(Path(__file__).resolve().parent), *words], capture_output=True, text=True)
         return done.stdout.strip() if done.returncode == 0 else None
     versions = {"python": sys.version.split()[0]}
-    for package in ("torch", "transformers", "peft", "bitsandbytes", "math-verify"):
+    for package in ("torch", "transformers", "peft", "bitsandbytes", "math-verify", "triton", "trl"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
     flags = {k: v for k, v in vars(args).items() if k != "argv"}

@@ -113,14 +113,6 @@ def test_turns_alternate_and_ratios_are_over_ours():
     assert theirs["seconds"] == 6 and theirs["ratio"] == 3 and (theirs["low"], theirs["high"]) == (1.5, 4) and theirs["what"] == "step" and theirs["G"] == 8
 
 
-def test_peak_memory_is_of_the_process():
-    """It never falls, and a tensor that comes and goes shows."""
-    before = bench.peak_memory(CPU)
-    torch.ones(2 ** 27)                                              # 512 MiB of float32
-    after = bench.peak_memory(CPU)
-    assert after >= before and after > 2 ** 29 and bench.peak_memory(CPU) >= after
-
-
 def test_speed_prints_and_writes_every_figure(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(bench, "peak_of", lambda directory, device, dtype, kind, name, N, P, T, G: 1000 * len(name))     # a process each would take a minute
     find = importlib.util.find_spec
@@ -146,7 +138,7 @@ def test_speed_prints_and_writes_every_figure(tmp_path, capsys, monkeypatch):
     assert "not installed" in out and "straightforward loop" in out and json.loads((tmp_path / "args.json").read_text())["what"] == "speed"
 
 
-def test_peaks_are_those_of_a_process_beyond_one_that_only_loads(directory):
+def test_peaks_are_those_of_one_turn(directory):
     """The step of a process of its own: log-probs of 8 x 96 tokens with full logits of 4096 words are 12.6 MB, held at least twice, and more besides."""
     peak = bench.peak_of(directory, CPU, torch.float32, "update", "the same with full logits", 1, 48, 96, 8)
     assert 2 * 4 * 8 * 96 * 4096 < peak < 4e8

@@ -14,7 +14,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import losses
 from losses import (LOSSES, aggregate, clip_ratio, clipped_surrogate, frac_reward_zero_std, group_advantage, kl_k3,
-                    logp_difference, masked_mean, nll, sft_weights, token_weights, truncation_mask)
+                    logp_difference, masked_mean, nll, rollout_agrees, sft_weights, token_weights, truncation_mask)
 
 RL_LOSSES = [name for name in LOSSES if name != "sft"]
 MAX_LEN = 12
@@ -523,3 +523,15 @@ def test_slide_size_and_imports():
     for f in functions:
         assert ast.get_docstring(f), f.name
         assert f.end_lineno - f.body[0].end_lineno <= 15, f.name
+
+
+def test_rollout_agrees_by_ratios_and_by_kl():
+    """99 % of the ratios in [0.9, 1.1], and k3 <= 1e-3, each by itself; what the mask leaves out does not count, and nan never agrees."""
+    logp, mask = torch.full((10, 100), -1.0, dtype=torch.float64), torch.ones(10, 100)
+    moved = lambda tokens, by: (logp.flatten() - by * (torch.arange(1000) < tokens)).view(10, 100)     # sampling log-probs of the first `tokens` tokens
+    agrees = lambda sampling, mask=mask: rollout_agrees(sampling, logp, mask)
+    assert agrees(logp) and agrees(moved(10, math.log(1.2))) and not agrees(moved(11, math.log(1.2)))
+    assert agrees(moved(1000, math.log(1.04))) and not agrees(moved(1000, math.log(1.06)))              # k3 of a ratio r is r - 1 - log r: 8e-4, 1.7e-3
+    assert not agrees(moved(10, math.log(2.0)))                                                         # 0.307 x 1 %
+    assert agrees(moved(11, math.log(1.2)), (torch.arange(1000) > 1).view(10, 100).float())
+    assert not agrees(torch.full_like(logp, math.nan))

@@ -812,6 +812,36 @@ def test_clip_higher_clips_less(base, tmp_path, no_pictures):
     assert min(abs(step["loss"]) for step in clipped.values()) > 1e-3 and not same_weights(tmp_path / "0.05", tmp_path / "1000")
 
 
+@pytest.mark.parametrize("off, says, from_rollout", [(0.0, None, 1), (0.05, "warning", 0), (0.3, "error", None), (float("nan"), "error", None)])
+@pytest.mark.parametrize("flags", ["", "--lora-r 4 --lora-dropout 0.2"])
+def test_a_rollout_that_disagrees_with_the_update(flags, off, says, from_rollout, base, tmp_path, no_pictures, monkeypatch, capsys):
+    """Log-probs off by 0.05 nats: a KL of 1.3e-3, a warning, and old_logp computed; by 0.3: 4e-2, and the step is not taken. LoRA dropout, which the rollout has not, is no disagreement."""
+    rollout = generate.rollout
+
+    def noisy(*args, **kwargs):
+        rolled = rollout(*args, **kwargs)
+        rolled.logp = rolled.logp + off * rolled.mask
+        return rolled
+    monkeypatch.setattr(generate, "rollout", noisy)
+    if says == "error":
+        with pytest.raises(utils.UserError, match="step 1: rollout and update disagree"):
+            grpo(base, tmp_path, f"{flags} --num-iterations 2")
+        return
+    step = grpo(base, tmp_path, f"{flags} --num-iterations 2")[0]
+    assert ("warning: step 1: rollout and update disagree" in capsys.readouterr().out) == (says == "warning")
+    assert step["old_logp_from_rollout"] == from_rollout and step["sampling_logp_difference/mean"] == pytest.approx(off, abs=1e-4)
+
+
+def test_log_probs_of_the_rollout_serve_as_old_ones(base, tmp_path, no_pictures, monkeypatch):
+    """Three updates with them, and with those the update computes itself: the same but for rounding."""
+    line = "--num-iterations 3 --learning-rate 1e-2"
+    recorded = grpo(base, tmp_path / "a", line)[0]
+    monkeypatch.setattr(train_grpo.losses, "rollout_agrees", lambda *_: False)
+    computed = grpo(base, tmp_path / "b", line)[0]
+    assert (recorded.pop("old_logp_from_rollout"), computed.pop("old_logp_from_rollout")) == (1, 0)
+    assert recorded == pytest.approx(computed, rel=1e-3, abs=1e-5)
+
+
 def test_loss_types_weigh_tokens_differently(base, tmp_path, no_pictures):
     """Where completions have different lengths: each its mean (grpo), all tokens alike (dapo, bnpo), by the longest allowed (dr_grpo)."""
     steps = {kind: grpo(base, tmp_path / kind, f"--loss-type {kind} --num-generations 16 --max-completion-length 32 --micro-batch-size 32 --max-grad-norm 0")[0] for kind in ("grpo", "dapo", "dr_grpo")}
