@@ -1,6 +1,6 @@
 """The measurements that README quotes, each beside what it is compared with, in one run on the same work.
 
-    python bench.py                             # rollout, update and whole GRPO step against stock transformers, and against TRL where it is installed (12 minutes)
+    python bench.py                             # rollout, update and whole GRPO step against stock transformers, and against TRL where it is installed (15 minutes)
     python bench.py memory                      # peak memory of an update with the real vocabulary, against full logits
     python bench.py --scaling                   # seconds against G, P and T, drawn in scaling.png
     python bench.py rewards                     # what scoring costs, as a share of a GRPO step (10 minutes on two cores)
@@ -21,7 +21,6 @@ import math
 import multiprocessing
 import random
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -326,25 +325,18 @@ def in_child(directory, device, dtype, kind, name, N, P, T, G):
     if device.type != "cuda" and not Path("/proc/self/clear_refs").exists():
         return None
     with one_thread(device):
-        start = []
-
-        def reset():
-            if device.type == "cuda":
-                torch.cuda.reset_peak_memory_stats()
-                start.append(torch.cuda.memory_allocated())
-            else:
-                Path("/proc/self/clear_refs").write_text("5")        # the high-water mark is what is resident now
-                start.append(status("VmRSS"))
-        if kind == "trl":
-            trl_steps(directory, device, dtype, P, T, G, 1, lambda turn: turn or reset())     # its first step is as large as the one that counts: what it left behind is in its favour
+        policy, _, special = load_bench(directory, device, dtype)
+        SIDES[kind](policy, special, N, 48, 2, 2)[name](0)
+        side = SIDES[kind](policy, special, N, P, T, G)[name]
+        policy.zero_grad()
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
         else:
-            policy, _, special = load_bench(directory, device, dtype)
-            SIDES[kind](policy, special, N, 48, 2, 2)[name](0)
-            side = SIDES[kind](policy, special, N, P, T, G)[name]
-            policy.zero_grad()
-            reset()
-            side(0)
-        return (torch.cuda.max_memory_allocated() if device.type == "cuda" else status("VmHWM")) - start[0]
+            Path("/proc/self/clear_refs").write_text("5")            # the high-water mark is what is resident now
+            before = status("VmRSS")
+        side(0)
+        return (torch.cuda.max_memory_allocated() if device.type == "cuda" else status("VmHWM")) - before
 
 
 def peak_of(directory, device, dtype, kind, name, N, P, T, G):
@@ -481,7 +473,6 @@ def bench_speed(args):
         for P, T, G in firsts:
             if importlib.util.find_spec("trl"):
                 more = trl_rows(directory, device, dtype, policy, processor, special, P, T, G, args.repeats)
-                more[1]["peak_bytes"] = peak_of(directory, device, dtype, "trl", more[1]["side"], 1, P, T, G)
             else:
                 more = [{"what": "step", "N": 1, "P": P, "T": T, "G": G, "side": "TRL's GRPOTrainer"}]
             rows += more
@@ -546,8 +537,8 @@ def plot_scaling(rows, png, base):
             ax.errorbar([row["value"] for row in points], middle, spread, marker="o", lw=2, capsize=3, label=name)
         ax.set_title("with " + ", ".join(f"{k} = {v}" for k, v in base.items() if k != axis), fontsize=10)
         ax.set_xlabel({"G": "G, completions", "P": "P, tokens of the prompt", "T": "T, tokens of a completion"}[axis])
-        ax.set_ylim(bottom=0)
         ax.grid(alpha=0.3)
+    axes[0].set_ylim(0, 1.05 * max(row["high"] for row in rows))     # of all panels: each limit set in the loop would hold for the next, too
     axes[0].set_ylabel("seconds")
     axes[0].legend(fontsize=8)
     figure.tight_layout()

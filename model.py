@@ -23,9 +23,6 @@ import torch
 from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
 import toyworld
 import utils
@@ -279,7 +276,8 @@ def load(name, dtype=torch.float32, device="cpu", quant="none", train=None, max_
     1e-6, an AdamW step is smaller than a weight's last bit and is lost (facts that bite, 17). What does not train is kept in `dtype`.
     quant "nf4": the language model's linears in 4 bits, vision tower and head left alone. Raises UserError for whatever does not fit.
     """
-    from transformers import Qwen2VLForConditionalGeneration
+    from transformers import AttentionInterface, AttentionMaskInterface, Qwen2VLForConditionalGeneration
+    from transformers.masking_utils import sdpa_mask
     from transformers.utils import logging
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -330,6 +328,8 @@ def load(name, dtype=torch.float32, device="cpu", quant="none", train=None, max_
     if train and train.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model.config.use_cache = True                                    # a checkpoint saved with it off generates at a crawl
+    AttentionInterface.register("packed", packed_attention)
+    AttentionMaskInterface.register("packed", sdpa_mask)
     model.model.language_model.config._attn_implementation = "packed"   # never switched, not saved; the vision tower keeps sdpa
     model.compute_dtype = dtype
     policy.eval()
@@ -475,6 +475,7 @@ def packed_attention(module, query, key, value, attention_mask, scaling=None, dr
     padding comes last, where nobody looks. Anything but a Packing as attention_mask: transformers' own sdpa, for stock forward and generate.
     """
     if not isinstance(attention_mask, Packing):
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward           # here, and in load(): two seconds that --help need not wait
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **more)
     to_rows, from_rows = attention_mask
     (G, T), P = to_rows.shape, query.shape[2] - len(from_rows)
@@ -497,10 +498,6 @@ def packed_attention(module, query, key, value, attention_mask, scaling=None, dr
     own = scaled_dot_product_attention(rows(query), both(key), both(value), attn_mask=causal_lower_right(T, P + T), **same)     # (G, H, T, K)
     own = own.transpose(1, 2).flatten(0, 1)                                                   # (G * T, H, K)
     return torch.cat([prompt[0].transpose(0, 1), own.index_select(0, from_rows) if ragged else own])[None], None
-
-
-AttentionInterface.register("packed", packed_attention)
-AttentionMaskInterface.register("packed", sdpa_mask)
 
 
 def image_features(core, pixel_values, grid, most=16384):
