@@ -306,7 +306,8 @@ class Wave:
         self.cos, self.sin = cos[0, :, None], torch.cat([-sin[0, :, :half], sin[0, :, half:]], -1)[:, None]   # (positions, 1, K), the sign of rotate_half in sin
 
         # what each row has of its own
-        self.suffix = [(torch.zeros(b, self.KV, T, self.K, dtype=dtype, device=device), torch.zeros(b, self.KV, T, self.K, dtype=dtype, device=device)) for _ in range(L)]
+        memory = torch.empty if self.graphs is None else torch.zeros # a step that is not a graph reads nothing beyond what it has written: a CPU need not touch it
+        self.suffix = [(memory(b, self.KV, T, self.K, dtype=dtype, device=device), memory(b, self.KV, T, self.K, dtype=dtype, device=device)) for _ in range(L)]
         group = torch.arange(N).repeat_interleave(G)
         self.following = torch.cat([torch.tensor([p.following - first for p in prompts])[group], torch.zeros(spare, dtype=torch.long)]).to(device)    # (b,)
         self.group, self.members, self.G = group.tolist() + [None] * spare, None, G           # members None: the rows of a prompt are contiguous, G each
