@@ -84,11 +84,6 @@ def row_uniforms(seed, rows, length):
 
 # --------------------------------------------------------------------------------------------------------------- the model's weights
 
-def dtype_of(core):
-    """What the model computes in."""
-    return getattr(core, "compute_dtype", core.dtype)
-
-
 def precision(device, dtype):
     """model.autocast without its cache of cast weights: that is a second copy of a fully trained model, at addresses that it frees while a CUDA graph still reads them."""
     return torch.autocast(device.type, dtype=dtype, enabled=dtype in (torch.bfloat16, torch.float16), cache_enabled=False)
@@ -177,7 +172,7 @@ def arrange(core, copy=True):
     copy: whether there is room for a second copy of the linear layers in the compute dtype (`plan`). head: (V, D) in the compute dtype, or None if lm_head is not a
     plain linear layer.
     """
-    language_model, dtype = core.model.language_model, dtype_of(core)
+    language_model, dtype = core.model.language_model, modeling.dtype_of(core)
     foreign = [f"{name} ({type(module).__name__})" for name, module in linear_layers(core).items() if not known(module)]
     if foreign:
         say_once(f"rollout: {len(foreign)} linear layers are of a kind that the decode step does not know ({foreign[0]}, ...): their own forward is called, which is slower")
@@ -211,7 +206,7 @@ def plan(core, prompts, G, T, free, cut=False):
 
     A prompt whose own G rows do not fit is encoded and prefilled once a wave.
     """
-    config, dtype, B = core.config.text_config, dtype_of(core), len(prompts) * G
+    config, dtype, B = core.config.text_config, modeling.dtype_of(core), len(prompts) * G
     D, ff, V = config.hidden_size, config.intermediate_size, config.vocab_size
     token = 2 * config.num_hidden_layers * config.num_key_value_heads * (D // config.num_attention_heads) * dtype.itemsize   # keys and values of one token
     longest = max(len(p.ids) for p in prompts)
@@ -306,11 +301,11 @@ class Wave:
         self.cos, self.sin = cos[0, :, None], torch.cat([-sin[0, :, :half], sin[0, :, half:]], -1)[:, None]   # (positions, 1, K), the sign of rotate_half in sin
 
         # what each row has of its own
-        memory = torch.empty if self.graphs is None else torch.zeros # a step that is not a graph reads nothing beyond what it has written: a CPU need not touch it
+        memory = torch.empty if self.graphs is None else torch.zeros  # a step that is not a graph reads nothing beyond what it has written: a CPU need not touch it
         self.suffix = [(memory(b, self.KV, T, self.K, dtype=dtype, device=device), memory(b, self.KV, T, self.K, dtype=dtype, device=device)) for _ in range(L)]
         group = torch.arange(N).repeat_interleave(G)
         self.following = torch.cat([torch.tensor([p.following - first for p in prompts])[group], torch.zeros(spare, dtype=torch.long)]).to(device)    # (b,)
-        self.group, self.members, self.G = group.tolist() + [None] * spare, None, G           # members None: the rows of a prompt are contiguous, G each
+        self.group, self.members = group.tolist() + [None] * spare, None                      # members None: the rows of a prompt are contiguous, G each
         if self.graphs is not None:
             self.members = self.table(N, G).to(device)
         self.live = torch.arange(b, device=device).clamp_max(B)                               # (b,)

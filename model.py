@@ -454,9 +454,14 @@ def core_of(policy):
     return policy.get_base_model() if hasattr(policy, "get_base_model") else policy
 
 
+def dtype_of(core):
+    """What the model computes in, whatever its weights are."""
+    return getattr(core, "compute_dtype", core.dtype)
+
+
 def autocast(core):
-    """Mixed precision as the whole project uses it, in rollout and update alike: float32 weights compute in core.compute_dtype."""
-    dtype = getattr(core, "compute_dtype", core.dtype)
+    """Mixed precision as the whole project uses it, in rollout and update alike: float32 weights compute in dtype_of(core)."""
+    dtype = dtype_of(core)
     return contextlib.nullcontext() if dtype in (torch.float32, torch.float64) else torch.autocast(core.device.type, dtype=dtype)
 
 
