@@ -964,17 +964,21 @@ def micro_batches(rows, size, counts):
     """Cuts B rows in groups of `counts` into pieces of at most `size` rows: yields (first row, end row, first prompt, end prompt, counts
     of the piece). A group of two rows or more makes pieces of its own, as even as can be (8 rows, size 5: 4 and 4), so that `collate` can
     pack them; its prompt is encoded once a piece. Groups of one row share a piece."""
-    owner = [n for n, count in enumerate(counts) for _ in range(count)]
-    start = 0
+    first = start = 0
     while start < rows:
-        first, end = owner[start], start + 1
-        if counts[first] > 1:
-            end, pieces = start + counts[first], math.ceil(counts[first] / size)
-            cuts = [start + counts[first] * i // pieces for i in range(pieces + 1)]
-        else:
-            while end < min(rows, start + size) and counts[owner[end]] == 1:
-                end += 1
-            cuts = [start, end]
+        last = first + 1
+        if not counts[first]:                # a prompt without responses
+            first = last
+            continue
+        while counts[first] == 1 and last < len(counts) and counts[last] == 1 and last - first < size:
+            last += 1
+        cuts = even_cuts(sum(counts[first:last]), size)
         for a, b in zip(cuts, cuts[1:]):
-            yield a, b, owner[a], owner[b - 1] + 1, [sum(o == n for o in owner[a:b]) for n in range(owner[a], owner[b - 1] + 1)]
-        start = end
+            yield start + a, start + b, first, last, [b - a] if last == first + 1 else counts[first:last]
+        first, start = last, start + cuts[-1]
+
+
+def even_cuts(total, most):
+    """[0, ..., total]: the ends of as few pieces as possible of at most `most`, of about the same size."""
+    pieces = math.ceil(total / most)
+    return [total * i // pieces for i in range(pieces + 1)]

@@ -194,8 +194,10 @@ if triton is not None:
 def inverse_cdf(probs, uniform):
     """One token a row by inverting the cumulative distribution: what a row draws does not depend on the rows beside it.
 
-    probs: (B, V), of any sum above 0; uniform: (B,) in [0, 1), float64 for a fine grid. Returns (B,) long. Needs float64, which Apple's GPUs lack.
+    probs: (B, V), of any sum above 0; uniform: (B,) in [0, 1), float64 for a fine grid. Returns (B,) long.
     """
+    if probs.device.type == "mps":                                   # Apple's GPUs have no float64
+        return inverse_cdf(probs.cpu(), uniform.cpu()).to(probs.device)
     cumulative = probs.cumsum(-1, dtype=torch.float64)
     # right=True: the first token whose cumulative mass exceeds the draw, so one of probability 0 is never taken
     tokens = torch.searchsorted(cumulative, uniform.double()[:, None] * cumulative[:, -1:], right=True)[:, 0]
@@ -216,12 +218,7 @@ def head_sample_reference(states, weight, banned, uniform, temperature=1.0):
     """The same in torch, over the (B, V) logits."""
     bias = torch.zeros_like(banned, dtype=weight.dtype).masked_fill(banned, -torch.inf)
     probs = (F.linear(states, weight, bias).float() / (temperature or 1.0)).softmax(-1)                               # (B, V)
-    if temperature == 0:
-        tokens = probs.argmax(-1)
-    elif probs.device.type == "mps":
-        tokens = inverse_cdf(probs.cpu(), uniform.cpu()).to(probs.device)
-    else:
-        tokens = inverse_cdf(probs, uniform)
+    tokens = probs.argmax(-1) if temperature == 0 else inverse_cdf(probs, uniform)
     return tokens, probs.gather(-1, tokens[:, None])[:, 0].log()
 
 

@@ -84,11 +84,6 @@ def row_uniforms(seed, rows, length):
 
 # --------------------------------------------------------------------------------------------------------------- the model's weights
 
-def precision(device, dtype):
-    """model.autocast without its cache of cast weights: that is a second copy of a fully trained model, at addresses that it frees while a CUDA graph still reads them."""
-    return torch.autocast(device.type, dtype=dtype, enabled=dtype in (torch.bfloat16, torch.float16), cache_enabled=False)
-
-
 def known(module):
     """(linear layer, its adapter's name or None) of a layer that the decode step can compute by itself; None for any other.
 
@@ -124,13 +119,14 @@ def weights_of(module, dtype):
     return weight, None if bias is None else bias.to(dtype), A, B
 
 
-def joined(modules, dtype, copy):
+def joined(modules, core, copy):
     """One function x (B, in) -> (B, sum of outs) for linear layers that read the same x. Their weights and their adapters' A are one matrix, x [W1; W2; A1; A2]', and
     the adapters' B another, [B1, 0; 0, B2]: two multiplications for up to three layers with LoRA. Without `copy`, or with a layer that is not known, each layer's own forward.
     """
+    dtype = modeling.dtype_of(core)
     if not copy or not all(map(known, modules)):
-        def own(x):
-            with precision(x.device, dtype):
+        def own(x):                                                  # no cache of cast weights: a CUDA graph would read addresses that autocast frees
+            with modeling.autocast(core, cache_enabled=False):
                 return torch.cat([module(x).to(dtype) for module in modules], -1)
         return own
     weights, biases, As, Bs = zip(*(weights_of(module, dtype) for module in modules))
@@ -170,7 +166,7 @@ def arrange(core, copy=True):
     """The language model as a decode step wants it: functions over its weights of this moment. To be built for each rollout and dropped after it, so that it is never stale.
 
     copy: whether there is room for a second copy of the linear layers in the compute dtype (`plan`). head: (V, D) in the compute dtype, or None if lm_head is not a
-    plain linear layer.
+    plain linear layer; logits: x (B, D) -> (B, V) in either case.
     """
     language_model, dtype = core.model.language_model, modeling.dtype_of(core)
     foreign = [f"{name} ({type(module).__name__})" for name, module in linear_layers(core).items() if not known(module)]
@@ -180,13 +176,15 @@ def arrange(core, copy=True):
     for layer in language_model.layers:
         attention, mlp = layer.self_attn, layer.mlp
         layers.append(SimpleNamespace(
-            norm1=normed(layer.input_layernorm), qkv=joined([attention.q_proj, attention.k_proj, attention.v_proj], dtype, copy), o=joined([attention.o_proj], dtype, copy),
-            norm2=normed(layer.post_attention_layernorm), gate_up=joined([mlp.gate_proj, mlp.up_proj], dtype, copy), down=joined([mlp.down_proj], dtype, copy), act=mlp.act_fn))
+            norm1=normed(layer.input_layernorm), qkv=joined([attention.q_proj, attention.k_proj, attention.v_proj], core, copy), o=joined([attention.o_proj], core, copy),
+            norm2=normed(layer.post_attention_layernorm), gate_up=joined([mlp.gate_proj, mlp.up_proj], core, copy), down=joined([mlp.down_proj], core, copy), act=mlp.act_fn))
     plain = type(core.lm_head) is torch.nn.Linear and core.lm_head.bias is None
     if not plain:
         say_once(f"rollout: lm_head ({type(core.lm_head).__name__}) is of a kind that the decode step does not know: its own forward is called")
+    head = core.lm_head.weight.to(dtype) if plain else None
+    logits = (lambda x: F.linear(x.to(dtype), head)) if plain else joined([core.lm_head], core, copy=False)
     return SimpleNamespace(layers=layers, dtype=dtype, embed=language_model.embed_tokens, norm=normed(language_model.norm), rotary=language_model.rotary_emb,
-                           head=core.lm_head.weight.to(dtype) if plain else None, own_head=joined([core.lm_head], dtype, False), foreign=bool(foreign) or not plain)
+                           head=head, logits=logits, foreign=bool(foreign) or not plain)
 
 
 # --------------------------------------------------------------------------------------------------------------- the plan
@@ -227,16 +225,10 @@ def plan(core, prompts, G, T, free, cut=False):
     copy = fitting(copies) > 0 and 2 * fitting(copies) >= min(B, fitting(0))                  # without copies a step is slower, but not than two
     fit = max(1, fitting(copies if copy else 0))
     if fit < G:
-        cuts = even_cuts(G, fit)
+        cuts = data.even_cuts(G, fit)
         return copy, [(n, n + 1, a, b) for n in range(len(prompts)) for a, b in zip(cuts, cuts[1:])]
-    cuts = even_cuts(len(prompts), fit // G)
+    cuts = data.even_cuts(len(prompts), fit // G)
     return copy, [(a, b, 0, G) for a, b in zip(cuts, cuts[1:])]
-
-
-def even_cuts(total, most):
-    """[0, ..., total]: the ends of as few pieces as possible of at most `most`, of about the same size."""
-    pieces = -(-total // most)
-    return [total * i // pieces for i in range(pieces + 1)]
 
 
 # --------------------------------------------------------------------------------------------------------------- the engine
@@ -283,8 +275,8 @@ class Wave:
         device, dtype, config = core.device, weights.dtype, core.config.text_config
         N, B, L = len(prompts), len(prompts) * G, config.num_hidden_layers
         self.H, self.KV, self.K = config.num_attention_heads, config.num_key_value_heads, config.hidden_size // config.num_attention_heads
-        self.graphs = {} if can_capture(device, weights) else None
-        self.b = b = bucket(B) if self.graphs is not None else B
+        self.graphed, self.graph = can_capture(device, weights), None
+        self.b = b = bucket(B) if self.graphed else B
         spare = b - B                                                # rows that only fill up a bucket: ended from the start
 
         # what the prompts share
@@ -301,12 +293,12 @@ class Wave:
         self.cos, self.sin = cos[0, :, None], torch.cat([-sin[0, :, :half], sin[0, :, half:]], -1)[:, None]   # (positions, 1, K), the sign of rotate_half in sin
 
         # what each row has of its own
-        memory = torch.empty if self.graphs is None else torch.zeros  # a step that is not a graph reads nothing beyond what it has written: a CPU need not touch it
+        memory = torch.zeros if self.graphed else torch.empty         # a step that is not a graph reads nothing beyond what it has written: a CPU need not touch it
         self.suffix = [(memory(b, self.KV, T, self.K, dtype=dtype, device=device), memory(b, self.KV, T, self.K, dtype=dtype, device=device)) for _ in range(L)]
         group = torch.arange(N).repeat_interleave(G)
         self.following = torch.cat([torch.tensor([p.following - first for p in prompts])[group], torch.zeros(spare, dtype=torch.long)]).to(device)    # (b,)
         self.group, self.members = group.tolist() + [None] * spare, None                      # members None: the rows of a prompt are contiguous, G each
-        if self.graphs is not None:
+        if self.graphed:
             self.members = self.table(N, G).to(device)
         self.live = torch.arange(b, device=device).clamp_max(B)                               # (b,)
         self.ended = self.live == B
@@ -330,7 +322,7 @@ class Wave:
                 passes.append([])
             passes[-1].append(n)
         states = [None] * len(prompts)
-        with precision(self.core.device, self.weights.dtype):
+        with modeling.autocast(self.core, cache_enabled=False):      # the cache would be a second copy of a fully trained model
             for chosen in passes:
                 nothing = torch.zeros(len(chosen), 0)
                 batch = data.collate([prompts[n] for n in chosen], nothing.long(), nothing, device=self.core.device)
@@ -381,8 +373,7 @@ class Wave:
         if self.weights.head is not None and (top_p, top_k) == (1.0, 0):
             tokens, logp = kernels.head_sample(self.state[:b].to(self.weights.dtype), self.weights.head, self.banned, uniform, temperature)
         else:
-            logits = F.linear(self.state[:b].to(self.weights.dtype), self.weights.head) if self.weights.head is not None else self.weights.own_head(self.state[:b])
-            tokens, logp = sample(logits.float().masked_fill(self.banned, -torch.inf), uniform, temperature, top_p, top_k)
+            tokens, logp = sample(self.weights.logits(self.state[:b]).float().masked_fill(self.banned, -torch.inf), uniform, temperature, top_p, top_k)
         ended = self.ended[:b]
         tokens, logp = torch.where(ended, self.pad_id, tokens), torch.where(ended, 0.0, logp)
         self.targets[self.live[:b], self.t], self.logp[self.live[:b], self.t] = tokens, logp
@@ -399,9 +390,9 @@ class Wave:
         self.live[n:], self.ended[n:] = len(self.targets) - 1, True
         self.group = [self.group[i] for i in keep.tolist()] + [None] * (b - n)
         self.b = b
-        if self.graphs is not None:                                  # at the same address, and as wide as ever
+        if self.graphed:                                             # at the same address, and as wide as ever
             self.members.copy_(self.table(*self.members.shape))
-            self.graphs.clear()                                      # for more rows than there will ever be again; the host has just waited, so none is running
+            self.graph = None                                        # for more rows than there will ever be again; the host has just waited, so it is not running
             return
         there = sorted(set(self.group))                              # prompts without a row leave too
         if len(there) < len(self.prefix[0][0]):
@@ -414,22 +405,22 @@ class Wave:
     def run(self):
         """Decodes to the end. Returns targets (B, T) and logp (B, T) on the CPU."""
         self.speak()
-        every = 1 if self.graphs is None else 16                     # the host asks who has ended: a GPU would wait for the answer
+        every = 16 if self.graphed else 1                            # the host asks who has ended: a GPU would wait for the answer
         for said in range(1, self.T):
             if (said - 1) % every == 0:
                 running = (~self.ended[:self.b]).nonzero()[:, 0]
                 n = len(running)
                 if n == 0:
                     break
-                if self.graphs is not None and bucket(n) < self.b or self.graphs is None and n <= 0.75 * self.b:      # moving costs about as much as a few steps
-                    self.leave(running, n if self.graphs is None else bucket(n))
-            if self.graphs is None:
+                rows = bucket(n) if self.graphed else n
+                if rows < self.b and (self.graphed or n <= 0.75 * self.b):                    # moving costs about as much as a few steps
+                    self.leave(running, rows)
+            if self.graphed:
+                self.graph = self.graph or self.capture()
+                self.graph.replay()
+            else:
                 self.think(said)
                 self.speak()
-            else:
-                if self.b not in self.graphs:
-                    self.graphs[self.b] = self.capture()
-                self.graphs[self.b].replay()
         return self.targets[:-1].cpu(), self.logp[:-1].cpu()
 
     def capture(self):

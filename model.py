@@ -459,10 +459,10 @@ def dtype_of(core):
     return getattr(core, "compute_dtype", core.dtype)
 
 
-def autocast(core):
-    """Mixed precision as the whole project uses it, in rollout and update alike: float32 weights compute in dtype_of(core)."""
+def autocast(core, cache_enabled=True):
+    """Mixed precision as the whole project uses it, in rollout and update alike: float32 weights compute in dtype_of(core). cache_enabled: torch's, of weights once cast."""
     dtype = dtype_of(core)
-    return contextlib.nullcontext() if dtype in (torch.float32, torch.float64) else torch.autocast(core.device.type, dtype=dtype)
+    return contextlib.nullcontext() if dtype in (torch.float32, torch.float64) else torch.autocast(core.device.type, dtype=dtype, cache_enabled=cache_enabled)
 
 
 class Packing(NamedTuple):
