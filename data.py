@@ -3,6 +3,7 @@
 From a record on disk to tensors, with the shapes of one toy question (a 112 x 112 picture is 8 x 8 patches, 16 tokens after merging):
 
     Example    id, images (not yet opened), question, answer, choices, solution, task, meta
+    Pair       an example, and a better and a worse response to it (`read_pairs`)
     Prompt     ids (P,) with 16 <|image_pad|>, positions (3, P) for M-RoPE, pixel_values (64, 1176), grid (1, 3)
     collate    one prompt, B >= 2 responses -> packed [prompt | r1 | ... | rB]: input_ids (1, S), positions (3, 1, S), targets (B, T), mask (B, T), ...
                otherwise, N prompts and B responses -> input_ids (B, S), positions (3, B, S), ... padded on the right
@@ -14,9 +15,10 @@ import io
 import json
 import math
 import os
+import random
 import re
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -34,6 +36,7 @@ TEMPLATES = {
     "think": "{question}  Output the thinking process in <think> </think> and final answer in <answer> </answer> tags.",
     "option": "{question}  Output the thinking process in <think> </think> and final answer (option) in <answer> </answer> tags.",
     "direct": "{question}\nAnswer the question using a single word or phrase.",
+    "answer": "{question}  Output the final answer in <answer> </answer> tags.",
     "none": "{question}",
     # ---- R1-V (evaluation differs from training), VisualThinker, VLM-R1 (rec_direct is its baseline's), Visual-RFT's LISA (its spelling), R3V on Qwen-VL
     "superclevr": "{question} First output the thinking process in <think> </think> and final answer (number) in <answer> </answer> tags.",
@@ -51,6 +54,13 @@ TEMPLATES = {
     "tabmwp_choices": "{question}\nFirst generate a step-by-step solution, then answer with the option\u2019s letter from the given choices directly.",
 }
 DEFAULT_TEMPLATE = "r1v"
+
+# What R3V asks after the candidates, by template and byte for byte; other templates ask it plainly (`select_prompt`).
+SELECT = {
+    "chartqa": "Which prediction is correct? Give the final answer with a numerical value, Yes/No, or a word or phrase.",
+    "clevr_math": "Which prediction is correct? Give the final answer with a single numerical value (0-10).",
+    "tabmwp": "Which prediction has the right OCR, reasoning and calculations? Give the final answer.",
+}
 
 # How a model writes the corners of a box (--box-format): in thousandths of the picture's sides (Qwen2-VL), in pixels of the picture as it was resized for
 # the model (Qwen2.5-VL), or in pixels of the original. What a person sees, and Example.meta["boxes"], is always the last.
@@ -77,6 +87,15 @@ class Example:
     task: str = None
     meta: dict = field(default_factory=dict)
     source: str = ""
+
+
+@dataclass
+class Pair:
+    """A question with a better and a worse response. example: an Example, its answer "" where the record has none; chosen, rejected: texts, without the
+    end-of-turn token."""
+    example: Example
+    chosen: str
+    rejected: str
 
 
 # -------------------------------------------------------------------------------------------------------------- readers
@@ -114,9 +133,23 @@ def read(spec, seed=0, level=3, teacher="fallible", box_format="norm1000", min_p
         raise UserError(f"--box-format {box_format} is unknown; there are {', '.join(BOX_FORMATS)}")
     if name in toyworld.TASKS and not Path(name).exists():
         return ToyStream(name, split or "train", seed if split in (None, "train") else 0, level, teacher, box_format, (min_pixels, max_pixels))
-    path = Path(name)
-    if not path.exists():
+    if not Path(name).exists():
         raise UserError(f"--data {spec}: no such file or folder, and not a toy task ({', '.join(sorted(toyworld.TASKS))})")
+    examples = []
+    for file in files_of(spec):
+        examples += [to_example(record, file, line) for line, record in rows_of(file, "image(s), question (or problem) and answer (or solution)")]
+    for example in examples:
+        set_box_format(example, box_format, min_pixels, max_pixels)
+        if "boxes" in example.meta and example.solution:             # worked out in the file's convention, to be imitated in the model's
+            example.solution = with_answer(example.solution, answer_text(example, example.meta["boxes"]))
+    check_images(examples)
+    return examples
+
+
+def files_of(spec):
+    """The data files that "x.jsonl", a folder or "folder:test" stands for, in order. UserError if there are none."""
+    name, split = split_name(spec)
+    path = Path(name)
     files = [path]
     if path.is_dir():
         files = sorted(p for p in path.rglob("*") if p.suffix in READERS and not any(part.startswith(".") for part in p.relative_to(path).parts)
@@ -131,23 +164,20 @@ def read(spec, seed=0, level=3, teacher="fallible", box_format="norm1000", min_p
         raise UserError(f"{spec}: a single file has no split; leave :{split} away")
     if not files:
         raise UserError(f"{path} holds no {', '.join(READERS)} file")
-    examples = []
-    for file in files:
-        if file.suffix not in READERS:
-            raise UserError(f"{file}: only {', '.join(READERS)} files can be read")
-        try:
-            rows = READERS[file.suffix](file)
-        except OSError as error:
-            raise UserError(f"{file} cannot be read ({error.strerror or error}); check the path and its permissions") from None
-        examples += [to_example(record, file, line) for line, record in rows]
-        if not rows:
-            raise UserError(f"{file} holds no record; expected objects with image(s), question (or problem) and answer (or solution)")
-    for example in examples:
-        set_box_format(example, box_format, min_pixels, max_pixels)
-        if "boxes" in example.meta and example.solution:             # worked out in the file's convention, to be imitated in the model's
-            example.solution = with_answer(example.solution, answer_text(example, example.meta["boxes"]))
-    check_images(examples)
-    return examples
+    return files
+
+
+def rows_of(file, expected):
+    """[(line, record)] of a file. UserError if it cannot be read or is empty, which says that objects with what is `expected` should be in it."""
+    if file.suffix not in READERS:
+        raise UserError(f"{file}: only {', '.join(READERS)} files can be read")
+    try:
+        rows = READERS[file.suffix](file)
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror or error}); check the path and its permissions") from None
+    if not rows:
+        raise UserError(f"{file} holds no record; expected objects with {expected}")
+    return rows
 
 
 def read_json(file):
@@ -217,6 +247,7 @@ def read_parquet(file):
 READERS = {".json": read_json, ".jsonl": read_jsonl, ".parquet": read_parquet}
 
 IMAGE_KEYS = ("images", "image", "image_path")
+USUAL_FOLDERS = ("", "images", "png", "tables", "clevr_math_imgs")                  # where images lie that are given by name, beside their file
 QUESTION_KEYS = ("question", "problem")
 ANSWER_KEYS = ("answer", "ground_truth")
 IMAGE_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)     # what PIL raises for damaged or absurdly large files
@@ -397,7 +428,7 @@ def conversation(record, where):
         if solution and answer and "Answer:" in value and "<answer>" not in value:
             solution = with_answer(re.sub("</?think>", "", rest), answer)
     boxes, box_format, style = found or (None, None, None)
-    fields = {"question": question, "images": images, "folders": ("", "images", "png", "tables", "clevr_math_imgs"), "answer": answer, "choices": choices_of(record, where),
+    fields = {"question": question, "images": images, "folders": USUAL_FOLDERS, "answer": answer, "choices": choices_of(record, where),
               "solution": solution, "id": record.get("id"), "task": record.get("task"), "boxes": boxes, "box_format": record.get("box_format") or box_format, "box_style": style}
     return fields, without(record, *IMAGE_KEYS, "conversations", "choices", "id", "task", "box_format")
 
@@ -467,6 +498,147 @@ LAYOUTS = [  # (the keys by which a record is recognised, its function), tried i
     ({"question", "answer", "choices", "prompt", "task", "source"}, cvbench),
     ({"question", "answer", "choices", "rationale", "domain", "topic"}, m3cot),
 ]
+
+
+# ---- preference pairs
+
+PROMPT_KEYS = ("prompt", "conversations", "messages", *QUESTION_KEYS)
+PAIR_KEYS = "question (or prompt, or conversations), chosen and rejected"
+ROLES = {"human": "user", "gpt": "assistant"}
+
+
+def read_pairs(spec, image_folder=None):
+    """A file or folder of preference pairs, in any layout of `to_pair` or by an MMPR meta file, to a list of Pair: those that it repeats, several times.
+
+    In a folder that holds a meta.json, only this is read. image_folder: where relative image paths resolve, instead of beside their file.
+    Raises UserError, naming file, line and remedy, for anything that would fail later: every image is looked at now.
+    """
+    if not Path(split_name(spec)[0]).exists():
+        raise UserError(f"{spec}: no such file or folder; name a file of preference pairs")
+    if image_folder is not None and not os.path.isdir(image_folder):
+        raise UserError(f"--image-folder {image_folder}: no such folder")
+    root = None if image_folder is None else Path(image_folder)
+    files, rows, made = files_of(spec), [], {}
+    for file in [f for f in files if f.name == "meta.json"] or files:
+        for line, record in rows_of(file, PAIR_KEYS):
+            is_set = isinstance(record, dict) and "annotation" in record and "chosen" not in record
+            rows += annotated(record, file, line, root) if is_set else [(record, file, line, root)]
+    for row in rows:
+        if id(row[0]) not in made:                                   # a repeated record is made, and its images are looked at, once
+            made[id(row[0])] = to_pair(*row)
+    if not rows:
+        raise UserError(f"{spec} holds no pair: its sets are sampled down to none; raise their repeat_time")
+    check_images([pair.example for pair in made.values()])
+    return [made[id(record)] for record, *_ in rows]
+
+
+def annotated(record, file, line, root):
+    """What `to_pair` is to be given for one set of an MMPR meta file, whole copies first.
+
+    {"scienceqa": {"root": "MMPR/images/ScienceQA", "annotation": "MMPR/annotations/scienceqa.jsonl", "data_augment": false, "repeat_time": 1, "length": 12345}}
+    `repeat_time` 2.5: all of it twice, then half of it, sampled by the set's name alone and left in order; 0.1: a tenth. root: --image-folder, in which the set's
+    own folder is looked for first.
+    """
+    where, name = f"{file}:{line}: set {short(record.get('id'), 60)}", record.get("id")
+    repeat, images = record.get("repeat_time", 1), text_of({"root": record.get("root") or None}, ["root"], where) or ""
+    if isinstance(repeat, bool) or not isinstance(repeat, (int, float)) or not 0 <= repeat < 1e6:
+        raise UserError(f"{where}: `repeat_time` must be a number, 1 for once, 0.5 for half of it, found {short(repeat, 40)}")
+    annotation = near(needed(record, "annotation", where), file)
+    if not annotation.is_file():
+        raise UserError(f"{where}: annotation {short(annotation)} does not exist, nor does it above {file.name}; fetch it, or delete the set")
+    folder = near(images, file) if root is None else root / images if os.path.isdir(root / images) else root
+    rows = [(row, annotation, number, folder) for number, row in rows_of(annotation, PAIR_KEYS)]
+    sample = random.Random(str(name)).sample(range(len(rows)), int(len(rows) * repeat) - len(rows) * int(repeat))
+    return rows * int(repeat) + [rows[n] for n in sorted(sample)]
+
+
+def near(name, file):
+    """What a meta file means by a path: one beside it, in the two folders above it (MMPR's begin with the name of its own), or from where one stands."""
+    places = [folder / name for folder in (file.parent, *list(file.resolve().parent.parents)[:2], Path())]
+    return next((path for path in places if os.path.exists(path)), places[0])
+
+
+def to_pair(record, file, line, root=None):
+    """Pair from one record. A prompt is under one of PROMPT_KEYS, or is how both responses begin; prompt and responses are texts, turns or lists of turns (`turns_of`).
+
+    {"image": "a.png", "question": "<image>\nHow many?", "chosen": "... Final answer: 7", "rejected": "... Final answer: 5"}              MMPR; no image: text only
+    {"image_path": "a.png", "text": "{\"question\": \"How many?\", \"chosen\": \"Two.\", \"rejected\": \"Three.\"}"}                    RLHF-V; `text` may be an object
+    {"images": ["a.png"], "prompt": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "How many?"}]}],
+     "chosen": [{"role": "assistant", "content": "Two."}], "rejected": [{"role": "assistant", "content": "Three."}]}                       TRL, conversational
+    {"image": "a.png", "prompt": "How many?", "chosen": "Two.", "rejected": "Three."}                                                      TRL, standard; VL-RLHF
+    {"chosen": [{"role": "user", "content": "How many?"}, {"role": "assistant", "content": "Two."}], "rejected": [the same, another]}      TRL, implicit prompt
+    {"conversations": [{"from": "human", "value": "<image>How many?"}], "chosen": {"from": "gpt", "value": "Two."},
+     "rejected": {"from": "gpt", "value": "Three."}, "images": ["a.png"]}                                                                  LLaMA-Factory
+    A pair has one question: longer conversations and system turns are refused, not cut. `answer` (MMPR's is `answer_gt`), if there, is kept.
+    """
+    where = f"{file}:{line}"
+    if not isinstance(record, dict):
+        raise UserError(f"{where}: expected an object with {PAIR_KEYS}, found {type(record).__name__}")
+    if "text" in record and "chosen" not in record:
+        inner = record["text"]
+        try:
+            inner = json.loads(inner) if isinstance(inner, str) else inner
+        except (ValueError, RecursionError):
+            inner = None
+        if not isinstance(inner, dict):
+            raise UserError(f"{where}: `text` must be an object with question, chosen and rejected, or one as JSON; mend or delete the record")
+        record = {**without(record, "text"), **inner}
+    if not {"chosen", "rejected"} <= record.keys():
+        raise UserError(f"{where}: no pair; expected {PAIR_KEYS}, found {', '.join(map(str, record)) or 'nothing'}")
+    if record.get("video"):
+        raise UserError(f"{where}: the pair is about a video, and only images can be read; delete the record")
+    key = next((key for key in PROMPT_KEYS if record.get(key) is not None), None)
+    replies = {name: turns_of(record[name], "assistant", name, where) for name in ("chosen", "rejected")}
+    begun = [turns_of(record[key], "user", key, where)] if key else []
+    begun += [turns[:-1] for turns in replies.values() if len(turns) > 1 or not key]          # how the responses begin
+    if not all(begun):
+        raise UserError(f"{where}: no prompt; expected `question`, `prompt` or `conversations`, or that chosen and rejected begin with it")
+    if any(turns != begun[0] for turns in begun):
+        raise UserError(f"{where}: chosen and rejected do not answer the same prompt; mend or delete the record")
+    spoken = ["system"] * bool(record.get("system")) + [role for role, *_ in begun[0]]
+    if spoken != ["user"] or any(turns[-1][0] != "assistant" for turns in replies.values()):
+        raise UserError(f"{where}: a pair must be one turn from user (or human) and two replies from assistant (or gpt), found a prompt of {short(', '.join(spoken), 60)} "
+                        f"and replies of {short(', '.join(turns[-1][0] for turns in replies.values()), 60)}; a system prompt is given by --system-prompt; delete longer "
+                        "conversations")
+    chosen, rejected = (turns[-1][1].strip() for turns in replies.values())
+    if chosen == rejected:
+        raise UserError(f"{where}: chosen and rejected are the same text; delete the record")
+    _, question, embedded = begun[0][0]
+    images = next((record[key] for key in IMAGE_KEYS if record.get(key)), embedded)
+    images = images if isinstance(images, list) else [images]
+    marks = question.count("<image>")
+    if marks and marks != len(images):
+        raise UserError(f"{where}: {marks} <image> in the question, but {len(images)} images; there must be one for each, or no <image> at all")
+    question = needed({"question": question.replace("<image>", "").strip()}, "question", where)
+    name = next((record[key] for key in ("id", "idx") if record.get(key) is not None), f"{file.name}:{line}")
+    answer = next((str(record[key]).strip() for key in (*ANSWER_KEYS, "answer_gt") if isinstance(record.get(key), (str, int, float))), "")
+    meta = without(record, *IMAGE_KEYS, *PROMPT_KEYS, *ANSWER_KEYS, "answer_gt", "chosen", "rejected", "choices", "id", "idx", "task", "video", "system")
+    return Pair(Example(str(name), [locate(image, file, where, USUAL_FOLDERS, root) for image in images], question, answer, choices_of(record, where), None,
+                        text_of(record, ["task"], where), meta, where), chosen, rejected)
+
+
+def turns_of(value, role, key, where):
+    """[(role, text, images)] of what is under this key: a text of this role, a turn, or a list of turns, {"role", "content"} (TRL) or {"from", "value"} (LLaMA-Factory).
+
+    {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "How many?"}]}  ->  [("user", "<image>How many?", [])]; a part may embed its image
+    """
+    turns = []
+    for turn in value if isinstance(value, list) else [value if isinstance(value, dict) else {"role": role, "content": value}]:
+        speaker = turn.get("role") or turn.get("from") if isinstance(turn, dict) else None
+        if not isinstance(speaker, str):
+            raise UserError(f"{where}: `{key}` must be a text or a list of turns, each with `role` and `content` (or `from` and `value`), found {short(turn, 60)}; mend it")
+        speaker, images = ROLES.get(speaker, speaker), []
+        content = next((turn[name] for name in ("content", "value") if turn.get(name) is not None), None)
+        if isinstance(content, list):
+            kinds = [part.get("type") if isinstance(part, dict) else type(part).__name__ for part in content]
+            if not set(kinds) <= ({"text"} if speaker == "assistant" else {"text", "image"}):
+                raise UserError(f"{where}: `{key}` holds {short(', '.join(map(str, kinds)), 60)}; a reply is made of text, a prompt of text and images; delete the record")
+            images = [part["image"] for kind, part in zip(kinds, content) if kind == "image" and part.get("image") is not None]
+            content = "".join("<image>" if kind == "image" else needed({key: part.get("text")}, key, where) for kind, part in zip(kinds, content))
+        turns.append((speaker, needed({key: content}, key, where), images))
+    if not turns:
+        raise UserError(f"{where}: `{key}` is empty; fill it in or delete the record")
+    return turns
 
 
 # ---- boxes
@@ -607,8 +779,8 @@ def resized_size(size, min_pixels=MIN_PIXELS, max_pixels=MAX_PIXELS, step=28):
     return rounded
 
 
-def locate(image, file, where, folders=("",)):
-    """A record's image as a path, in the first of these folders beside `file` that holds it, or as the encoded bytes it embeds.
+def locate(image, file, where, folders=("",), root=None):
+    """A record's image as a path, in the first of these folders beside `file` (or in the folder `root`) that holds it, or as the encoded bytes it embeds.
     An absolute path that does not exist (Visual-RFT's LISA names its authors' disk) is looked for by its name there."""
     if isinstance(image, dict):
         image = image.get("bytes") or image.get("path")
@@ -616,14 +788,16 @@ def locate(image, file, where, folders=("",)):
         return image
     if not isinstance(image, str) or not image:
         raise UserError(f"{where}: an image must be a path (or embedded bytes in parquet), found {type(image).__name__}")
-    places = [file.parent / folder / image for folder in folders]    # an absolute `image` replaces the folder
+    beside = root or file.parent
+    places = [beside / folder / image for folder in folders]         # an absolute `image` replaces the folder
     if len(folders) > 1 and os.path.isabs(image):
-        places += [file.parent / folder / os.path.basename(image) for folder in folders]
+        places += [beside / folder / os.path.basename(image) for folder in folders]
     for path in places:
         if os.path.isfile(path):                                     # unlike path.is_file(), also False for a name too long: base64 in place of a path
             return path
     others = ", ".join(folder for folder in folders[1:])
-    raise UserError(f"{where}: image {short(places[0])} does not exist{f', nor in {others} there' if others else ''}; relative paths resolve beside {file.name}")
+    raise UserError(f"{where}: image {short(places[0])} does not exist{f', nor in {others} there' if others else ''}; relative paths resolve "
+                    f"{f'in {short(root)}' if root else f'beside {file.name}'}")
 
 
 def short(text, most=200):
@@ -765,6 +939,38 @@ def wording(example, template=DEFAULT_TEMPLATE):
     return template_of(twin if example.choices and twin in TEMPLATES else template).replace("{question}", example.question)
 
 
+def refine_prompt(prompt, wrong):
+    """R3V's self-refine (arXiv:2411.00855): a question, as `wording` puts it, with a wrong response to mend. Target: a right one."""
+    return f"{prompt}\nModel's prediction:\n{quoted(wrong)}\nJudge the correctness of the model's prediction and refine it."
+
+
+def select_prompt(prompt, candidates, instruction=None):
+    """R3V's self-select: a question, as `wording` puts it, with several responses. Target: the final answer alone, no index and no reasoning.
+
+    instruction: SELECT.get(template); None asks plainly, and for an answer in tags where the question itself does:
+        <question>  Output the thinking process ... in <answer> </answer> tags.
+        Model's prediction 1:
+        <think> ... </think><answer> 3 </answer>
+        Model's prediction 2:
+        <think> ... </think><answer> 4 </answer>
+        Which prediction is correct? Give the final answer in <answer> </answer> tags.              -> <answer> 3 </answer>
+    """
+    if instruction is None:
+        instruction = f"Which prediction is correct? Give the final answer{' in <answer> </answer> tags' if '<answer>' in prompt else ''}."
+    shown = "".join(f"Model's prediction {k}:\n{quoted(text)}\n" for k, text in enumerate(candidates, 1))
+    return f"{prompt}\n{shown}{instruction}"
+
+
+def quoted(completion):
+    """A response as it may stand in a prompt: a policy can spell <|image_pad|> letter by letter, which must not become an image."""
+    return completion.replace("<|", "< |")
+
+
+def asked(example, text):
+    """The example with `text` for its question, to be encoded with template "none": pictures, choices and boxes stay, the worked solution does not."""
+    return replace(example, question=text, solution=None)
+
+
 def render(example, processor, template=DEFAULT_TEMPLATE, system_prompt=None):
     """The prompt as text, by the chat template, images first, one <|image_pad|> for each. UserError if it spells a reserved token."""
     text = wording(example, template)
@@ -788,8 +994,8 @@ def must_fit(example, processor, length, pads, room):
 
 def check_fit(examples, processor, template, system_prompt, room, targets=False):
     """Every prompt of a file (the first few of a toy task) against the model's context, before any work: its text is tokenised, its images
-    measured by their headers. targets: the supervised responses too. Raises UserError as `encode_prompt` and `encode_target` would."""
-    merge = processor.image_processor.merge_size ** 2
+    measured by their headers. targets: the supervised responses too. Raises UserError as `encode_prompt` and `encode_target` would. Returns the tokens of each prompt."""
+    merge, lengths = processor.image_processor.merge_size ** 2, []
     for example in tqdm(head(examples, 16) if isinstance(examples, ToyStream) else examples, desc="checking lengths", leave=False, disable=isinstance(examples, ToyStream) or len(examples) < 500):
         pads = 0
         for image in example.images:
@@ -797,8 +1003,19 @@ def check_fit(examples, processor, template, system_prompt, room, targets=False)
             pads += processor.image_processor.get_number_of_image_patches(size[1], size[0]) // merge
         words = len(processor.tokenizer(render(example, processor, template, system_prompt), add_special_tokens=False)["input_ids"]) - len(example.images)
         must_fit(example, processor, words + pads, pads, room)
+        lengths.append(words + pads)
         if targets:
             encode_target(example, processor, template, room)
+    return lengths
+
+
+def check_pair_fit(pairs, processor, template, system_prompt, max_length):
+    """Every pair before any work: each response (end-of-turn token included) against max_length, the prompt with the longer one against the model's
+    context. A pair that is there several times is looked at once. Raises UserError, as for a response that spells a reserved token."""
+    once = {id(pair): pair for pair in pairs}.values()
+    for pair in tqdm(once, desc="checking lengths", leave=False, disable=len(once) < 500):
+        room = max(len(encode_response(getattr(pair, name), processor, pair.example.source, max_length, f"{name} response")) for name in ("chosen", "rejected"))
+        check_fit([pair.example], processor, template, system_prompt, room)
 
 
 def check_golds(examples, check):
@@ -869,14 +1086,18 @@ def target_text(example, template):
 
 
 def encode_target(example, processor, template, max_length):
-    """(T,) ids of the target text and the end-of-turn token. UserError if it is longer than max_length or spells a vision token."""
-    text = target_text(example, template)
+    """(T,) ids of the target text and the end-of-turn token. UserError if it is longer than max_length or spells a reserved token."""
+    return encode_response(target_text(example, template), processor, example.source, max_length, "solution")
+
+
+def encode_response(text, processor, where, max_length, name="response"):
+    """(T,) ids of a response and the end-of-turn token. UserError, which says where and by which name, if it is longer than max_length or spells a reserved token."""
     for token in processor.special.reserved:
         if token in text:
-            raise UserError(f"{example.source}: the solution contains the reserved token {token}; remove it")
+            raise UserError(f"{where}: the {name} contains the reserved token {token}; remove it")
     ids = processor.tokenizer(text, add_special_tokens=False)["input_ids"] + [processor.special.eos_ids[0]]
     if len(ids) > max_length:
-        raise UserError(f"{example.source}: the solution has {len(ids)} tokens, more than --max-completion-length {max_length}; raise it or shorten the solution")
+        raise UserError(f"{where}: the {name} has {len(ids)} tokens, more than --max-completion-length {max_length}; raise it or shorten the {name}")
     return torch.tensor(ids)
 
 

@@ -1,12 +1,16 @@
-"""Evaluation: greedy Test@1 and, from N samples a question, majority@N and pass@N, with 95 % intervals and every failure to parse counted.
+"""Evaluation: greedy Test@1 and, from N samples a question, majority@N, self-select@N and pass@N, with 95 % intervals and every failure to parse counted.
 
     python evaluate.py --model runs/grpo --data count:test --num-samples 8 --output-dir runs/eval
+    python evaluate.py --model runs/r3v --data geometry:test --num-samples 1 2 3 4 6 8 10 --self-select --output-dir runs/eval
 
 What is counted, and how:
     accuracy        greedy answers that are right, of all n. An answer that cannot be read is wrong; nothing is ever guessed.
     accuracy_parsed the same, of the answers that could be read: tells reasoning from format.
     majority@k      the commonest readable answer among the first k samples is right (ties: the one that came first).
+    self_select@k   the model is shown the first k samples and asked, greedily, for the final answer (R3V, arXiv:2411.00855). What it says counts only if it is the
+                    answer of one of them; else the majority's does. R3V scores what was said: how often this differs is counted.
     pass@k          the chance that at least one of k samples is right, unbiased from N (Chen et al. 2021, arXiv:2107.03374, eq. 1).
+Intervals are Wilson's, of n questions (for means over samples that is on the safe side); that of self-select's gain over the majority is a paired bootstrap's.
 Prompt template and system prompt are those of the checkpoint's training run (args.json), so that training and evaluation ask alike.
 
 A published protocol (protocols.PROTOCOLS) asks and scores as that benchmark does, by our rule and, where it is known, by the original's, bugs included
@@ -16,9 +20,7 @@ A published protocol (protocols.PROTOCOLS) asks and scores as that benchmark doe
     python evaluate.py --predictions outputs.jsonl --protocol geoqa --output-dir runs/rescored
 """
 import json
-import math
 import sys
-from collections import Counter
 from pathlib import Path
 
 from tqdm import tqdm
@@ -28,31 +30,89 @@ import rewards
 import utils
 
 
-def majority(completions, choices=None, read=rewards.extract_answer):
-    """The commonest answer of some completions, as one of them wrote it, or None if none can be read. "3", "3.0" and " 3 " vote together, and
-    with `choices` so do "B", "(b)" and the text of B; ties go to the answer that came first."""
-    answers = [answer for answer in map(read, completions) if answer is not None]
-    if not answers:
-        return None
-    forms = [rewards.normalize_answer(answer, choices) for answer in answers]
-    winner = Counter(forms).most_common(1)[0][0]                      # keeps the order of arrival, and most_common is stable
-    return answers[forms.index(winner)]
+def sampled_scores(records, examples, n, protocol=None, seed=0):
+    """One point of the curves, from the first n samples of every record (pass@k: from all of them). records: rows of predictions.jsonl; examples: what they
+    are judged by, under a protocol as it reads and scores. Returns a dict:
+
+    mean_sample_accuracy, majority@k, pass@k, self_select@k     shares of the questions, each with _low and _high (95 %, Wilson)
+    self_select_gain, _low, _high          self_select@k - majority@k, and its 95 % interval (rewards.bootstrap_difference)
+    self_select_unreadable, _not_a_candidate, _fell_back         shares of the selections: nothing to read, no candidate's answer, the majority's taken instead
+    self_select_by                         {what stood in the prompt: {accuracy, n}}
+    greedy_tokens, majority_tokens, self_select_tokens           a question: its prompt once a call, and all that was said
+    """
+    right = protocols.PROTOCOLS[protocol]["ours"] if protocol else rewards.accuracy
+    read = (lambda text: protocols.body(text, protocol)) if protocol else rewards.extract_answer
+    score = lambda answers: [float(answer is not None and right(f"<answer>{answer}</answer>", e)) for answer, e in zip(answers, examples)]
+    mean = lambda values: sum(values) / len(values)
+    shown = [sum(r["right"][:n]) for r in records]                    # right ones among those that vote, or stand in the prompt
+    shares = {"mean_sample_accuracy": [s / n for s in shown], "majority@k": score([rewards.majority(r["samples"][:n], r["choices"], read) for r in records]),
+              "pass@k": [rewards.pass_at_k(len(r["right"]), int(sum(r["right"])), n) for r in records]}
+    spent = [r["prompt_tokens"] + sum(r["sample_tokens"][:n]) for r in records]
+    more = {"greedy_tokens": mean([r["prompt_tokens"] + r["tokens"] for r in records]), "majority_tokens": mean(spent)}
+    if "selections" in records[0]:
+        said = [selection(r, n, protocol) for r in records]
+        answers, how = zip(*[rewards.select(text, r["samples"][:n], r["choices"], read) for text, r in zip(said, records)])
+        shares["self_select@k"] = score(answers)
+        more["self_select_tokens"] = mean([tokens + sum(r["selection_tokens"].get(str(n), [])) for tokens, r in zip(spent, records)])
+        if n > 1:                                                    # one sample is no choice, and nothing was asked
+            low, high = rewards.bootstrap_difference(shares["self_select@k"], shares["majority@k"], seed)
+            more |= {"self_select_gain": mean(shares["self_select@k"]) - mean(shares["majority@k"]), "self_select_gain_low": low, "self_select_gain_high": high}
+            unreadable = [read(text) is None for text in said]
+            more |= {"self_select_unreadable": mean(unreadable), "self_select_not_a_candidate": mean([h != "selected" and not u for h, u in zip(how, unreadable)]),
+                     "self_select_fell_back": mean([h == "majority" for h in how])}
+            parts = {"some right": [s > 0 for s in shown], "none right": [s == 0 for s in shown], "right in the minority": [0 < 2 * s < n for s in shown]}
+            parts = {name: [score for score, here in zip(shares["self_select@k"], among) if here] for name, among in parts.items()}
+            more["self_select_by"] = {name: {"accuracy": mean(scores), "n": len(scores)} for name, scores in parts.items() if scores}
+    point = {"step": n}
+    for name, values in shares.items():
+        low, high = rewards.wilson(sum(values), len(values))
+        point |= {name: mean(values), f"{name}_low": low, f"{name}_high": high}
+    return point | more
 
 
-def pass_at_k(n, right, k):
-    """1 - C(n - right, k) / C(n, k): unbiased estimate of the chance that one of k samples is right, from `right` of n."""
-    return 1.0 - math.comb(n - right, k) / math.comb(n, k)
+def selection(record, n, protocol=None):
+    """What self-select said of the first n samples; of one, that one. Where answers stand on a line, the bare answer will do, as in R3V's targets for ChartQA and CLEVR-Math."""
+    text = record["selections"].get(str(n), record["samples"][0])
+    bare = n > 1 and protocol and protocols.PROTOCOLS[protocol].get("line") and protocols.body(text, protocol) is None
+    return f"Answer: {text.strip()}" if bare else text
 
 
-def sampled_scores(records, k, protocol=None, examples=()):
-    """Shares over records (dicts with answer, choices, samples, right): majority@k and pass@k; majority under a protocol as it reads and scores."""
-    if protocol:
-        winners = [majority(r["samples"][:k], r["choices"], lambda text: protocols.body(text, protocol)) for r in records]
-        voted = [winner is not None and protocols.PROTOCOLS[protocol]["ours"](f"<answer>{winner}</answer>", e) for winner, e in zip(winners, examples)]
-    else:
-        voted = [rewards.match_answer(majority(r["samples"][:k], r["choices"]), r["answer"], r["choices"]) for r in records]
-    passed = [pass_at_k(len(r["right"]), int(sum(r["right"])), k) for r in records]
-    return sum(voted) / len(records), sum(passed) / len(records)
+def check_selections_fit(examples, processor, args, N):
+    """UserError unless N samples of full length fit into every question's selection prompt, with its answer: found out now, not after an hour. (Bytes that are
+    no text can grow when they are written again; then generate.self_select objects.)"""
+    import data
+    empty = [data.asked(e, data.select_prompt(data.wording(e, args.prompt_template), [""] * N, data.SELECT.get(args.prompt_template))) for e in examples]
+    longest, most = max(data.check_fit(empty, processor, "none", args.system_prompt, 1)), args.max_completion_length
+    fits = (processor.context - longest) // (N + 1)
+    if fits < most:
+        raise utils.UserError(f"--self-select shows {N} samples of up to {most} tokens with a question of {longest} and reads an answer of as many: too much for the model's "
+                              f"context of {processor.context}; lower --num-samples" + (f", or --max-completion-length to {fits}" if fits > 0 else ", or --max-pixels"))
+
+
+def plot_scaling(curve, result, png, title):
+    """curve.png: accuracy against the number of samples, and against what a question costs in tokens. curve: points of `sampled_scores`; bars: 95 %."""
+    import matplotlib
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    figure, (by_n, by_tokens) = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True)
+    greedy = [{"greedy": result["accuracy"], "greedy_low": result["accuracy_low"], "greedy_high": result["accuracy_high"], "greedy_tokens": curve[0]["greedy_tokens"]}]
+    by_n.axhline(result["accuracy"], color="gray", label="greedy")
+    by_n.axhspan(result["accuracy_low"], result["accuracy_high"], color="gray", alpha=0.15)
+    drawn = [(by_n, "pass@k", "step", "C0", curve), (by_n, "majority@k", "step", "C1", curve), (by_n, "self_select@k", "step", "C2", curve),
+             (by_tokens, "greedy", "greedy_tokens", "gray", greedy), (by_tokens, "majority@k", "majority_tokens", "C1", curve), (by_tokens, "self_select@k", "self_select_tokens", "C2", curve)]
+    for ax, name, x, color, points in drawn:
+        if name in points[0]:
+            bars = [[max(0, p[name] - p[f"{name}_low"]) for p in points], [max(0, p[f"{name}_high"] - p[name]) for p in points]]     # an interval can end 1e-16 short of 1
+            ax.errorbar([p[x] for p in points], [p[name] for p in points], bars, color=color, marker="o", capsize=2, label=name)
+    for ax, heading, x in ((by_n, "accuracy against number of samples", "samples, k"), (by_tokens, "accuracy against tokens", "tokens per question, prompts and answers")):
+        ax.set_title(heading, fontsize=10)
+        ax.set_xlabel(x)
+        ax.grid(alpha=0.3)
+        ax.legend(fontsize=7)
+    figure.suptitle(utils.printable(title), fontsize=10, parse_math=False)
+    figure.tight_layout()
+    figure.savefig(png, dpi=110)
+    plt.close(figure)
 
 
 def parse_args(argv=None):
@@ -60,7 +120,9 @@ def parse_args(argv=None):
     utils.add_model_flags(p)
     utils.add_data_flags(p)
     g = p.add_argument_group("rollout")
-    g.add_argument("--num-samples", type=utils.count, default=0, help="N, sampled answers per question besides the greedy one; 0: greedy only")
+    g.add_argument("--num-samples", type=utils.count, nargs="+", default=0, metavar="N", help="sampled answers per question besides the greedy one, 0: none; several numbers: the points of "
+                   "the scaling curves, of which the largest is sampled (one number N: 1 to N)")
+    g.add_argument("--self-select", action="store_true", help="show the model the first samples and ask which is right, at every point of the curves")
     g.add_argument("--max-completion-length", type=utils.positive, default=512, help="tokens of a completion at most")
     g.add_argument("--temperature", type=utils.not_negative, default=1.0, help="of the N samples; the greedy answer has none")
     g.add_argument("--top-p", type=utils.fraction, default=1.0, help="sample among the likeliest tokens that make up this mass; 1: all")
@@ -81,6 +143,9 @@ def parse_args(argv=None):
     for action in p._actions:
         action.required = action.required and not (rescored and action.dest in ("model", "data"))
     args = p.parse_args(argv)
+    args.num_samples = sorted(set(args.num_samples or [0]))
+    if args.self_select and args.num_samples[-1] < 2 and not rescored:
+        p.error("--self-select chooses among samples: give it two or more, --num-samples 3")
     if rescored and not args.protocol:
         p.error(f"--predictions needs --protocol, by which to score them: {', '.join(sorted(protocols.PROTOCOLS))}")
     if "--box-format" in words and args.protocol and not protocols.PROTOCOLS[args.protocol].get("boxes"):
@@ -193,36 +258,49 @@ def ask(args):
         asked = [{**e.meta, "id": e.id, "question": e.question, "answer": e.answer, "choices": e.choices, "task": e.task, "prediction": ""} for e in examples]
         judged = [e for _, e in suited([(f"{e.source} does not suit --protocol {args.protocol}", record) for e, record in zip(examples, asked)], args.protocol)]
     right = protocols.PROTOCOLS[args.protocol]["ours"] if args.protocol else rewards.accuracy
+    N, sizes = args.num_samples[-1], [n for n in args.num_samples if n]
+    sizes = sizes if len(sizes) > 1 else range(1, N + 1)
     policy, processor = modeling.load_from_args(args, needs_training="its answers would be noise")
     predictions = out / "predictions.jsonl"
-    data.check_fit(examples, processor, args.prompt_template, args.system_prompt, args.max_completion_length)
+    prompt_tokens = data.check_fit(examples, processor, args.prompt_template, args.system_prompt, args.max_completion_length) or [0] * len(examples)
+    if args.self_select:
+        check_selections_fit(examples, processor, args, N)
     records = utils.read_lines(predictions) if resume else []
     before = utils.read_args(out)
-    same = ("model", "data", "level", "num_samples", "temperature", "top_p", "top_k", "seed", "prompt_template", "system_prompt", "max_completion_length", "protocol", "box_format")
+    same = ("model", "data", "level", "num_samples", "self_select", "temperature", "top_p", "top_k", "seed", "prompt_template", "system_prompt", "max_completion_length", "protocol", "box_format")
     if records and ([r["id"] for r in records] != [e.id for e in examples[:len(records)]] or any(before.get(k) != getattr(args, k) for k in same)):
         raise utils.UserError(f"{predictions} holds answers of another evaluation; name another --output-dir, or leave --resume-from-checkpoint away to start over")
     utils.write_args(out, args)
     print(f"model: {modeling.describe(policy)}; prompt template {args.prompt_template}" + (f"; protocol {args.protocol}" if args.protocol else ""))
-    print(f"asking {len(examples)} questions of {args.data}: greedily" + (f", and {args.num_samples} samples each at temperature {args.temperature}" if args.num_samples else "")
-          + (f"; {len(records)} are answered already" if records else ""))
+    print(f"asking {len(examples)} questions of {args.data}: greedily" + (f", and {N} samples each at temperature {args.temperature}" if N else "")
+          + ("; which is right, it is asked again" if args.self_select else "") + (f"; {len(records)} are answered already" if records else ""))
 
     # ---- ask, a batch at a time; every finished batch is on disk -------------------------------------------------------------------
-    step = max(1, args.eval_batch_size // max(1, args.num_samples))
+    step = max(1, args.eval_batch_size // max(1, N))
     shared = dict(batch_size=args.eval_batch_size, max_completion_length=args.max_completion_length)
     utils.write_lines(predictions, records)
     with open(predictions, "a", encoding="utf-8") as file:
         for start in tqdm(range(len(records), len(examples), step), desc="evaluate", unit="batch"):
             batch = examples[start:start + step]
             greedy, lengths, _ = generate.answer_all(policy, processor, batch, args.prompt_template, args.system_prompt, temperature=0, **shared)
-            samples = []
-            if args.num_samples:
-                samples, _, _ = generate.answer_all(policy, processor, batch, args.prompt_template, args.system_prompt, args.num_samples, temperature=args.temperature,
-                                                    top_p=args.top_p, top_k=args.top_k, seed=args.seed, first_row=start * args.num_samples, **shared)
+            samples, sample_tokens = [], []
+            if N:
+                samples, sample_tokens, _ = generate.answer_all(policy, processor, batch, args.prompt_template, args.system_prompt, N, temperature=args.temperature,
+                                                                top_p=args.top_p, top_k=args.top_k, seed=args.seed, first_row=start * N, **shared)
+            asks = [(i, n) for i in range(len(batch)) for n in sizes if n > 1] if args.self_select else []
+            if asks:
+                shown = [samples[i * N:i * N + n] for i, n in asks]
+                chosen, said, read = generate.self_select(policy, processor, [batch[i] for i, _ in asks], args.prompt_template, args.system_prompt, shown, **shared)
             for i, (e, text) in enumerate(zip(batch, greedy)):
-                mine = samples[i * args.num_samples:(i + 1) * args.num_samples]
+                mine = samples[i * N:(i + 1) * N]
                 row = {"id": e.id, "question": e.question, "answer": e.answer, "choices": e.choices, "prediction": text}
                 row |= protocols.score_one(text, judged[start + i], args.protocol) if args.protocol else rewards.marks(text, e)
-                records.append(row | {"tokens": lengths[i], "samples": mine, "right": [right(s, judged[start + i]) for s in mine]})
+                row |= {"prompt_tokens": prompt_tokens[start + i], "tokens": lengths[i], "samples": mine, "right": [right(s, judged[start + i]) for s in mine],
+                        "sample_tokens": sample_tokens[i * N:(i + 1) * N]}
+                if asks:
+                    here = [j for j, (asked, _) in enumerate(asks) if asked == i]
+                    row |= {"selections": {str(asks[j][1]): chosen[j] for j in here}, "selection_tokens": {str(asks[j][1]): [read[j], said[j]] for j in here}}
+                records.append(row)
                 file.write(json.dumps(records[-1]) + "\n")
             file.flush()
 
@@ -233,30 +311,30 @@ def ask(args):
           f"{result['accuracy_parsed']:.3f}; format {result['format_rate']:.3f}; {result['parse_failures']} could not be read" + (f"; mean IoU {result['iou']:.3f}" if "iou" in result else ""))
     if args.protocol:
         report(out, result, records)
-    curve = []
-    for k in range(1, args.num_samples + 1):
-        voted, passed = sampled_scores(records, k, args.protocol, judged)
-        curve.append({"step": k, "majority@k": voted, "pass@k": passed, "greedy": result["accuracy"]})
+    curve = [sampled_scores(records, judged, n, args.protocol) | {"greedy": result["accuracy"]} for n in sizes]
     if curve:
-        N = args.num_samples
-        result |= {f"majority@{N}": curve[-1]["majority@k"], f"pass@{N}": curve[-1]["pass@k"], "mean_sample_accuracy": curve[0]["pass@k"], "scaling": curve}
-        low, high = rewards.wilson(result[f"majority@{N}"] * len(records), len(records))
-        result |= {f"majority@{N}_low": low, f"majority@{N}_high": high}
-        low, high = rewards.wilson(result[f"pass@{N}"] * len(records), len(records))
-        result |= {f"pass@{N}_low": low, f"pass@{N}_high": high}
-        print(f"of {N} samples: one alone is right {result['mean_sample_accuracy']:.3f}, majority@{N} {result[f'majority@{N}']:.3f}, pass@{N} {result[f'pass@{N}']:.3f}")
-        scaling = out / "scaling.jsonl"
-        utils.write_lines(scaling, curve)
-        utils.plot_curve(scaling, out / "curve.png", [("accuracy against number of samples", ["majority@k", "pass@k", "greedy"])], f"{args.model}, {args.data}", x="samples")
+        for name in ("majority", "pass", "self_select"):
+            result |= {f"{name}@{N}{end}": curve[-1][f"{name}@k{end}"] for end in ("", "_low", "_high") if f"{name}@k" in curve[-1]}
+        result |= {"mean_sample_accuracy": curve[-1]["mean_sample_accuracy"], "scaling": curve}
+        for c in curve:
+            print(f"of {c['step']} samples: one alone is right {c['mean_sample_accuracy']:.3f}, majority {c['majority@k']:.3f}, " + (f"self-select {c['self_select@k']:.3f}, " if args.self_select else "")
+                  + f"pass {c['pass@k']:.3f}" + ("" if "self_select_gain" not in c else f"; self-select over majority {c['self_select_gain']:+.3f}, 95 % interval {c['self_select_gain_low']:+.3f} to "
+                  f"{c['self_select_gain_high']:+.3f}; {c['self_select_fell_back']:.1%} of the selections fell back on the majority"))
+        utils.write_lines(out / "scaling.jsonl", curve)
+        plot_scaling(curve, result, out / "curve.png", f"{args.model}, {args.data}")
     utils.write_json(out / "result.json", result)
     (out / "samples").mkdir(exist_ok=True)
     picked = sorted(range(len(records)), key=lambda i: (records[i]["accuracy"], i))[:4] + list(range(min(4, len(records))))
-    rows = []
+    rows, show = [], min((n for n in sizes if n > 1), key=lambda n: abs(n - 3)) if args.self_select else 2
     for i in picked:
         said = [(f"greedy: {records[i]['prediction']}", {"accuracy": records[i]["accuracy"]})]
-        said += [(sample, {"accuracy": right}) for sample, right in zip(records[i]["samples"][:2], records[i]["right"])]
+        said += [(sample, {"accuracy": right}) for sample, right in zip(records[i]["samples"][:show], records[i]["right"])]
+        if args.self_select:
+            point = sampled_scores([records[i]], [judged[i]], show, args.protocol)
+            instead = ", the majority in its place" if point["self_select_fell_back"] else ""
+            said.append((f"self-select among these {show}{instead}: {records[i]['selections'][str(show)]}", {"accuracy": point["self_select@k"]}))
         rows.append({"images": data.open_images(examples[i]), "question": examples[i].question, "answer": examples[i].answer, "completions": said,
-                     "boxes": rewards.drawn_boxes(examples[i], records[i]["prediction"], *records[i]["samples"][:2])})
+                     "boxes": rewards.drawn_boxes(examples[i], records[i]["prediction"], *records[i]["samples"][:show])})
     utils.plot_samples(rows, out / "samples" / "answers.png", f"{args.model} on {args.data}: four wrong answers if there are any, then the first four")
     print(f"{out}/result.json has the figures, {out}/predictions.jsonl every answer, {out}/samples/answers.png some of them beside their pictures")
 

@@ -475,6 +475,18 @@ def answer_all(policy, processor, examples, template, system_prompt=None, num_ge
     return texts, lengths, finish
 
 
+def self_select(policy, processor, examples, template, system_prompt, candidates, batch_size=64, max_completion_length=256, describe=""):
+    """R3V's self-select at test time (arXiv:2411.00855): asks every example again, greedily, with its candidates (one list of texts an example) in the prompt.
+
+    Returns (texts, their lengths in tokens, their prompts' lengths in tokens). What a text chose is for rewards.select to say.
+    Raises UserError, before anything is said, for a prompt that does not fit the context.
+    """
+    asks = [data.asked(e, data.select_prompt(data.wording(e, template), mine, data.SELECT.get(template))) for e, mine in zip(examples, candidates, strict=True)]
+    read = data.check_fit(asks, processor, "none", system_prompt, max_completion_length)
+    texts, lengths, _ = answer_all(policy, processor, asks, "none", system_prompt, batch_size=batch_size, describe=describe, temperature=0, max_completion_length=max_completion_length)
+    return texts, lengths, read
+
+
 def parse_args(argv=None):
     p = utils.Parser(__doc__, "generate.py")
     utils.add_model_flags(p)

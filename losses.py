@@ -21,6 +21,10 @@ The weights belong to one optimizer update: make them once, from the mask of *al
         aggregate(per_token, weights[rows]).backward()                             # adds up to the full-batch gradient
 
 So `--micro-batch-size` is about memory and cannot change the gradient. All log-probs and KLs are in nats per token.
+
+Preferences compare whole responses: there P counts pairs (chosen, rejected) of one prompt, a log-prob is the *sum* over the
+response, (P,) nats, and `preference_loss` costs each pair by itself, (P,), under the names of `PAIR_LOSSES` at the bottom.
+The mean over the P pairs of the update is the loss; micro-batches of pairs add up just as rows do.
 """
 import torch
 
@@ -171,6 +175,139 @@ def truncation_mask(mask, finished):
     return mask * finished.to(mask.dtype)[:, None]
 
 
+def r3v_weights(mask, tasks, weights, per_example=False):
+    """Weights of R3V's self-training loss (arXiv:2411.00855): L = L_SFT + w_ref L_REF + w_sel L_SEL, each an ordinary `nll`.
+
+        L_SFT = -log M(y+ | x, I)         "cot":    the right rationale y+ of question x about image I
+        L_REF = -log M(y+ | y-, x, I)     "refine": the same target, with a wrong rationale y- in the prompt
+        L_SEL = -log M(a | C, x, I)       "select": the gold answer alone, with the candidates C = {y1 .. yN} in the prompt
+
+    Only the prompt tells the three apart. A token counts its task's weight / mask.sum(); with all weights 1 this is
+    `sft_weights`, the released code (one shuffled mix, plain SFT; the paper has no w either). Then a select target of 3 tokens
+    beside rationales of 100 hardly counts: per_example=True weighs rows alike, weight / (length_b * B). Neither divisor depends
+    on the weights: doubling one task's weight doubles its gradient and leaves the others alone.
+
+    mask: (B, T), ALL the rows of one update.  tasks: B names, such as also "direct" and "warmup".  weights: {name: float >= 0},
+    a missing name counts 1, and 0 silences a task.  Returns (B, T).  Raises ValueError for a negative or infinite weight.
+    """
+    assert mask.ndim == 2 and len(tasks) == len(mask), f"mask {tuple(mask.shape)} needs one task per row, got {len(tasks)}"
+    bad = {name: w for name, w in weights.items() if not 0 <= w < float("inf")}
+    if bad:
+        raise ValueError(f"the weight of a task must be a finite number >= 0, got {bad}")
+    mask = _at_least_float32(mask)
+    plain = seq_mean(mask) if per_example else token_mean(mask)                    # (B, T)
+    return plain * mask.new_tensor([weights.get(task, 1.0) for task in tasks])[:, None]
+
+
+# ---------------------------------------------------------------------------- preference: what a pair costs, (P,)
+
+
+def sequence_logp(logp, mask):
+    """log pi(y|x) of whole responses: the sum over their tokens.  logp, mask: (B, T).  Returns (B,) nats, at least float32.
+
+    Summed, as DPO, BCO and MPO define it; only "ipo" divides by the length, later. As in `aggregate`, a NaN in the padding is passed on.
+    """
+    _check(logp, mask)
+    return (_at_least_float32(logp) * mask).sum(1)
+
+
+def dpo(chosen, rejected, beta=0.1, label_smoothing=0.0):
+    """DPO, eq. 7 of arXiv:2305.18290, TRL's "sigmoid": -log sigma(beta h), where h = chosen - rejected.
+
+    label_smoothing e is the chance that the label is wrong (cDPO, as in TRL): -(1-e) log sigma(beta h) - e log sigma(-beta h), least at
+    a finite beta h = log((1-e)/e) rather than at infinity. Starts at ln 2 = 0.6931. Only the margin h is trained: both log-probs may fall together.
+
+    chosen, rejected: (P,) log-ratios log pi(y|x) - log ref(y|x), nats per response.  Returns (P,).
+    Raises ValueError unless beta > 0 and 0 <= label_smoothing < 0.5.
+    """
+    _check_pair(chosen, rejected, beta, label_smoothing)
+    margin = beta * (_at_least_float32(chosen) - _at_least_float32(rejected))      # (P,)
+    return -(1 - label_smoothing) * _log_sigmoid(margin) - label_smoothing * _log_sigmoid(-margin)
+
+
+def ipo(chosen, rejected, beta=0.1):
+    """IPO, eq. 17 of arXiv:2310.12036, tau = beta: (h - 1 / (2 beta))^2, a margin to reach and not to exceed.
+
+    chosen, rejected: (P,) log-ratios *divided by the response's length*, nats per token, as TRL runs it; with sums the
+    same beta would ask a long answer for far less per token.  Returns (P,).  Raises ValueError unless beta > 0.
+    """
+    _check_pair(chosen, rejected, beta)
+    return (_at_least_float32(chosen) - _at_least_float32(rejected) - 1 / (2 * beta)) ** 2
+
+
+def bco_pair(chosen, rejected, beta=0.1, delta=0.0):
+    """BCO (arXiv:2404.04656), MPO's quality term L_q (2411.10442): -log sigma(beta chosen - delta) - log sigma(-(beta rejected - delta)).
+
+    Each answer is judged by itself against the reward shift delta: the chosen is good, the rejected bad, not merely better and worse.
+    delta: from `reward_shift`, as in InternVL and TRL up to 0.28; TRL from 0.29 has 0, which pulls harder against a common fall.
+    Starts at 2 ln 2 = 1.3863 where delta is 0.
+
+    chosen, rejected: (P,) log-ratios, nats per response.  delta: a number or (P,), a constant.  Returns (P,).  Raises ValueError unless beta > 0.
+    """
+    _check_pair(chosen, rejected, beta)
+    assert not torch.is_tensor(delta) or delta.shape in ((), chosen.shape), f"delta must be a number or (P,), got {tuple(delta.shape)}"
+    delta = delta.detach() if torch.is_tensor(delta) else delta
+    return -_log_sigmoid(beta * _at_least_float32(chosen) - delta) - _log_sigmoid(delta - beta * _at_least_float32(rejected))
+
+
+def sft_pair(chosen_logp, chosen_tokens):
+    """MPO's generation term L_g (2411.10442): -log pi(chosen|x) / |chosen|, each answer divided by ITS length.
+
+    InternVL and TRL divide by the tokens of the micro-batch, which is the same at one pair per micro-batch (InternVL's setting)
+    and otherwise favours long answers and changes with a memory flag.
+    chosen_logp: (P,) sums, nats.  chosen_tokens: (P,) lengths, >= 1.  Returns (P,) nats per token.
+    """
+    _check_pair(chosen_logp, chosen_tokens)
+    return -_at_least_float32(chosen_logp) / chosen_tokens
+
+
+def preference_loss(chosen_logp, rejected_logp, ref_chosen_logp, ref_rejected_logp, chosen_tokens, rejected_tokens,
+                    loss_type=("sigmoid",), loss_weights=None, beta=0.1, label_smoothing=0.0, delta=0.0):
+    """What each pair costs: the weighted sum of the named PAIR_LOSSES (TRL's names).  `**MPO` gives InternVL's mix.
+
+    MPO starts at 0.8 * 0.6931 + 0.2 * 1.3863 + NLL = 0.8318 + NLL (delta 0).  loss_weights None: all 1, as in TRL.
+    *_logp: (P,) sums over the response, from `sequence_logp`; the reference's count as constants.  *_tokens: (P,) lengths.
+    delta: a number or (P,), from `reward_shift`, used by "bco_pair" only; label_smoothing by "sigmoid" only.
+    Returns (P,).  Raises ValueError for an unknown name, a wrong count of weights, beta <= 0, label_smoothing outside [0, 0.5), an empty response.
+    """
+    names = (loss_type,) if isinstance(loss_type, str) else tuple(loss_type)
+    loss_weights = [1.0] * len(names) if loss_weights is None else loss_weights
+    for x in (rejected_logp, ref_chosen_logp, ref_rejected_logp, chosen_tokens, rejected_tokens):
+        _check_pair(chosen_logp, x, beta, label_smoothing)
+    if not names or not set(names) <= set(PAIR_LOSSES):
+        raise ValueError(f"unknown pair loss in {list(names)}; there are {', '.join(PAIR_LOSSES)}")
+    if len(loss_weights) != len(names):
+        raise ValueError(f"{len(names)} losses ({', '.join(names)}) need as many weights, got {len(loss_weights)}")
+    if (chosen_tokens < 1).any() or (rejected_tokens < 1).any():
+        raise ValueError("a pair has an empty response: it must hold at least its eos")
+    pair = dict(chosen=_at_least_float32(chosen_logp) - ref_chosen_logp.detach(), rejected=_at_least_float32(rejected_logp) - ref_rejected_logp.detach(),
+                chosen_logp=chosen_logp, chosen_tokens=chosen_tokens, rejected_tokens=rejected_tokens, beta=beta, label_smoothing=label_smoothing, delta=delta)
+    return sum(weight * PAIR_LOSSES[name](pair) for name, weight in zip(names, loss_weights))
+
+
+@torch.no_grad()
+def reward_shift(chosen_rewards, rejected_rewards, total, count):
+    """BCO's delta, the running mean of rewards since training began (InternVL's trainer, TRL up to 0.28), updated before it is used.
+
+    Pair i's delta is the mean of (chosen + rejected) / 2 over all pairs so far, i included, in their order: the first pair's is its own
+    mean. InternVL averages means of micro-batches of one pair (and over its GPUs); counting pairs keeps that, and cutting the pairs
+    into other micro-batches changes nothing. A mean of everything, not an exponential one, though the paper says "moving average".
+
+        delta, total, count = reward_shift(beta * (chosen_logp - ref_chosen_logp), ..., total, count)      # total, count start at 0.0, 0
+
+    Evaluation does not call this (InternVL's does, a side effect): it uses total / max(count, 1). The two numbers belong in the checkpoint.
+    *_rewards: (P,) = beta * log-ratio.  Returns delta (P,) without gradient, total (float), count (int).  Raises ValueError for NaN or infinity.
+    """
+    _check_pair(chosen_rewards, rejected_rewards)
+    deltas = []
+    for mean in ((_at_least_float32(chosen_rewards) + _at_least_float32(rejected_rewards)) / 2).tolist():
+        if not abs(mean) < float("inf"):
+            raise ValueError(f"the reward of pair {len(deltas)} is {mean}: it would stay in the running mean for ever")
+        total, count = total + mean, count + 1
+        deltas.append(total / count)
+    return _at_least_float32(chosen_rewards).new_tensor(deltas), total, count
+
+
 # ---------------------------------------------------------------------------- metrics: scalar tensors without gradient
 
 
@@ -224,6 +361,22 @@ def rollout_agrees(sampling_logp, logp, mask):
     return bool(masked_mean(near.float(), mask) >= 0.99 and gap["k3"] <= 1e-3)
 
 
+@torch.no_grad()
+def preference_metrics(chosen_logp, rejected_logp, ref_chosen_logp, ref_rejected_logp, beta=0.1):
+    """What moves in preference training, under TRL's names; the reward of a response is beta * (log pi - log ref), nats.
+
+    rewards/chosen, rewards/rejected, rewards/margins (their difference); rewards/accuracies: the share of pairs with chosen > rejected,
+    strictly, so 0 at the start and not 0.5; logps/chosen, logps/rejected: sums over the response. Plain DPO lets both fall: watch logps/chosen.
+    All (P,).  Returns means over the P pairs, so micro-batches average by their counts of pairs.
+    """
+    for x in (rejected_logp, ref_chosen_logp, ref_rejected_logp):
+        _check_pair(chosen_logp, x, beta)
+    chosen_logp, rejected_logp = _at_least_float32(chosen_logp), _at_least_float32(rejected_logp)
+    chosen, rejected = beta * (chosen_logp - ref_chosen_logp), beta * (rejected_logp - ref_rejected_logp)      # (P,)
+    return {"rewards/chosen": chosen.mean(), "rewards/rejected": rejected.mean(), "rewards/margins": (chosen - rejected).mean(),
+            "rewards/accuracies": (chosen > rejected).float().mean(), "logps/chosen": chosen_logp.mean(), "logps/rejected": rejected_logp.mean()}
+
+
 # ---------------------------------------------------------------------------- small helpers
 
 
@@ -246,6 +399,18 @@ def _check(x, y, adv=None):
     assert adv is None or adv.shape == x.shape[:1], f"adv must be (B,) = ({len(x)},), got {tuple(adv.shape)}"
 
 
+def _check_pair(x, y, beta=1.0, label_smoothing=0.0):
+    """x and y are both (P,), beta > 0, label_smoothing in [0, 0.5): at 0.5 a label says nothing, beyond it the opposite."""
+    assert x.ndim == 1 and x.shape == y.shape, f"expected two (P,), got {tuple(x.shape)} and {tuple(y.shape)}"
+    if not 0 < beta < float("inf"):
+        raise ValueError(f"beta scales the log-ratios and must be a number above 0, got {beta}")
+    if not 0 <= label_smoothing < 0.5:
+        raise ValueError(f"label_smoothing is the chance that a label is wrong, in [0, 0.5), got {label_smoothing}")
+
+
+_log_sigmoid = torch.nn.functional.logsigmoid                                      # finite where sigma itself rounds to 0
+
+
 # name: (term, reduction). Add a loss: write either one, pair it with the other, name it here.
 # train_grpo.py offers every name but "sft", whose term has no advantage.
 # "bnpo" and "dapo": in TRL, bnpo divides by the tokens of the local (micro-)batch, so its gradient depends on a memory flag,
@@ -259,3 +424,13 @@ LOSSES = {
     "dr_grpo": (clipped_surrogate, constant),
     "sft": (nll, token_mean),
 }
+
+# name: cost of the pairs described by p (preference_loss says what p holds), (P,). Add one: write it above, name it here.
+PAIR_LOSSES = {
+    "sigmoid": lambda p: dpo(p["chosen"], p["rejected"], p["beta"], p["label_smoothing"]),
+    "ipo": lambda p: ipo(p["chosen"] / p["chosen_tokens"], p["rejected"] / p["rejected_tokens"], p["beta"]),
+    "bco_pair": lambda p: bco_pair(p["chosen"], p["rejected"], p["beta"], p["delta"]),
+    "sft": lambda p: sft_pair(p["chosen_logp"], p["chosen_tokens"]),
+}
+# Mixed Preference Optimization (arXiv:2411.10442): preference 0.8 + quality 0.2 + generation 1. preference_loss(..., **MPO)
+MPO = {"loss_type": ("sigmoid", "bco_pair", "sft"), "loss_weights": (0.8, 0.2, 1.0)}

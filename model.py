@@ -81,9 +81,10 @@ def tiny_tokenizer():
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(words), behavior="isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=512, min_frequency=2, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False)
+    trainer = trainers.BpeTrainer(vocab_size=640, min_frequency=2, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False)
     template_words = ["  Output the thinking process in <think> </think> and final answer (number) (option) in <answer> </answer> tags.",
-                      "system\nYou are a helpful assistant.\n", "user\n", "assistant\n", "Answer the question using a single word or phrase."] * 50
+                      "system\nYou are a helpful assistant.\n", "user\n", "assistant\n", "Answer the question using a single word or phrase.",
+                      "\nModel's prediction:\nJudge the correctness of the model's prediction and refine it.", "\nModel's prediction 1:\n\nModel's prediction 2:\nWhich prediction is correct? Give the final answer."] * 50
     tokenizer.train_from_iterator([*template_words, *toyworld.tokenizer_text()], trainer)
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", padding_side="left", model_max_length=4096,
                                    additional_special_tokens=[t for t in SPECIAL_TOKENS if t not in ("<|im_end|>", "<|endoftext|>")])

@@ -8,7 +8,7 @@ r"\sqrt{3}"), `.choices` (list of option texts, or None) and, if boxes are asked
 docs/rewards.md where each comes from.  To add a reward, write such a function and name it in REWARDS and RANGES.
 
 The file: finding the answer, one spelling for each answer, comparing answers, math-verify in its process, reading boxes, comparing boxes, the rewards
-(is the answer right, is it written as asked, how long is it, boxes), names and combining.
+(is the answer right, is it written as asked, how long is it, boxes), names and combining, many answers to one question.
 
 The path of an answer, cheapest test first:
 
@@ -34,6 +34,7 @@ import sys
 import threading
 import time
 import unicodedata
+from collections import Counter
 from fractions import Fraction
 
 log = logging.getLogger(__name__)
@@ -1373,6 +1374,59 @@ def reflections(completion):
     The count that "aha moment" plots show beside accuracy.  The thinking is what stands before the last `</think>`, or, without one, before the first `<answer>`.
     """
     return len(REFLECTION.findall(completion.rpartition("</think>")[0] or completion.partition("<answer>")[0]))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# many answers to one question
+
+
+def majority(completions, choices=None, read=extract_answer):
+    """The commonest answer of some completions, as one of them wrote it, or None if none can be read. "3", "3.0" and " 3 " vote together, and
+    with `choices` so do "B", "(b)" and the text of B; ties go to the answer that came first."""
+    answers = [answer for answer in map(read, completions) if answer is not None]
+    if not answers:
+        return None
+    forms = [normalize_answer(answer, choices) for answer in answers]
+    winner = Counter(forms).most_common(1)[0][0]  # keeps the order of arrival, and most_common is stable
+    return answers[forms.index(winner)]
+
+
+def pass_at_k(n, right, k):
+    """1 - C(n - right, k) / C(n, k): unbiased estimate of the chance that one of k samples is right, from `right` of n (Chen et al. 2021, eq. 1)."""
+    return 1.0 - math.comb(n - right, k) / math.comb(n, k)
+
+
+def select(selection, candidates, choices=None, read=extract_answer):
+    """What self-select answers (R3V, arXiv:2411.00855): (answer or None, how).
+
+    selection: the completion that had the candidates, a list of completions, in its prompt.  how: "selected", its answer can be read and says the same as
+    that of a candidate; else "majority", that of the candidates (ties: the first); "none", nothing can be read, and the answer is None.
+    R3V has no such fallback: it scores whatever the selection says.
+    """
+    chosen = read(selection)
+    answers = [answer for answer in map(read, candidates) if answer is not None]
+    form = None if chosen is None else normalize_answer(chosen, choices)
+    if chosen is not None and (any(normalize_answer(answer, choices) == form for answer in answers) or any(match_answer(chosen, answer, choices) for answer in answers)):
+        return chosen, "selected"
+    return majority(candidates, choices, read), "majority" if answers else "none"
+
+
+def bootstrap_difference(a, b, seed=0, resamples=10_000):
+    """95 % interval of mean(a) - mean(b), paired: two scores of the same n questions, which are drawn anew with replacement (percentile bootstrap,
+    Efron 1979).  Returns (low, high); (0, 0) for n = 0.  ValueError for lists of different lengths.
+
+    Only how often each difference is drawn matters, and these numbers are multinomial: n questions cost no n draws.
+    """
+    import numpy
+
+    if len(a) != len(b):
+        raise ValueError(f"a paired difference needs two scores of each question, got {len(a)} and {len(b)}")
+    if not a:
+        return 0.0, 0.0
+    values, times = numpy.unique(numpy.asarray(a, dtype=float) - numpy.asarray(b, dtype=float), return_counts=True)
+    drawn = numpy.random.default_rng(seed).multinomial(len(a), times / len(a), size=resamples)  # (resamples, values)
+    low, high = numpy.quantile(drawn @ values / len(a), [0.025, 0.975])
+    return float(low), float(high)
 
 
 if __name__ == "__main__":

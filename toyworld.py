@@ -42,6 +42,9 @@ TEACHERS = ("fallible", "gold")
 LEVELS = {1: (1, 2), 2: (1, 4), 3: (1, 6)}  # difficulty: fewest and most objects in a scene
 OOD_OBJECTS = (7, 9)                        # more than at any level
 OVERLOOKED = 2 / 3                          # the fallible teacher's chance of missing an object in the right-hand column
+MISREAD, SKIPPED, SLIPPED = 1 / 2, 1 / 8, 1 / 16   # at a table: each digit of the last column, a row, the last addition
+MISREAD_ANGLE = 1 / 3                       # in a figure: each angle, and which angles are opposite
+LOOK_ALIKE = {a: b for pair in ((0, 8), (1, 7), (2, 3), (4, 9), (5, 6)) for a, b in (pair, pair[::-1])}
 CARELESS, MARGIN = 2 / 3, 4                 # his chance of drawing a box too wide, and by how many pixels on each side
 
 
@@ -52,9 +55,26 @@ def corners_of(shape, x, y, radius):
     return [(x - radius, y - radius), (x + radius, y + radius)]
 
 
+# 3 x 5 dots for each sign that is written into a picture, row by row
+SIGNS = {"0": "111101101101111", "1": "010110010010111", "2": "111001111100111", "3": "111001011001111", "4": "101101111001001", "5": "111100111001111",
+         "6": "111100111101111", "7": "111001010010010", "8": "111101111101111", "9": "111101111001111", "?": "111001010000010"}
+
+
+def draw_text(draw, text, x, y, height, fill):
+    """Writes `text` (of SIGNS) around the point x, y, so many pixels high: drawn here, because fonts differ from machine to machine."""
+    dot = height / 5
+    left, top = x - dot * (4 * len(text) - 1) / 2, y - height / 2
+    for n, sign in enumerate(text):
+        for i, on in enumerate(SIGNS[sign]):
+            if on == "1":
+                x1, y1 = left + dot * (4 * n + i % 3), top + dot * (i // 3)
+                draw.rectangle((x1, y1, x1 + dot, y1 + dot), fill=fill)
+
+
 def draw_scene(meta, rng):
     """The picture of meta["objects"], a list of (row, column, color, shape), or of (row, column, color, shape, x, y, radius) in pixels where size
-    and place matter. Otherwise they vary a little from object to object, as shades always do."""
+    and place matter. Otherwise they vary a little from object to object, as shades always do. An object of the colour "number" is written: its shape is
+    the text. meta["lines"], [[x1, y1, x2, y2], ...] in pixels, are drawn below them."""
     scale = 4                               # draw large, shrink once: smooth edges
     # A grey plane, as in CLEVR, under a warm light from the right and above: darker downwards, redder to the right. So each patch shows where
     # it is; on an even background the tiny model has to work that out of M-RoPE alone, which took it two to three times as many steps.
@@ -64,7 +84,13 @@ def draw_scene(meta, rng):
     image.putdata(corners)
     image = image.resize((GRID * CELL * scale,) * 2, Image.BILINEAR, box=(0.5, 0.5, 1.5, 1.5))
     draw = ImageDraw.Draw(image)
+    for line in meta.get("lines", ()):
+        draw.line([scale * v for v in line], fill=(225, 225, 225), width=2 * scale)
     for row, column, color, shape, *place in meta["objects"]:
+        if color == "number":
+            x, y = ((column + 0.5) * CELL + rng.uniform(-1, 1)) * scale, ((row + 0.5) * CELL + rng.uniform(-1, 1)) * scale
+            draw_text(draw, shape, x, y, (20, 14, 11)[len(shape) - 1] * scale, (rng.randint(15, 45),) * 3)
+            continue
         if place:
             x, y, radius = (scale * value for value in place)
         else:
@@ -216,8 +242,201 @@ def ground(rng, fewest, most, teacher):
     }
 
 
+def table_readings(objects, wanted):
+    """What a table says where a question asks, [(label, digit)]: wanted is the colour of a row, or the number of a column (1 to 3)."""
+    labels = {o[0]: o[2] for o in objects if o[1] == 0}
+    cells = [o for o in objects if o[1] > 0 and wanted in (labels[o[0]], o[1])]
+    return [(labels[o[0]], int(o[3])) for o in cells]
+
+
+def table_solution(readings, wanted, slip=0):
+    """The worked solution that adds up `readings`, wrong by `slip` in the last addition: ("<think> ... </think><answer> 10 </answer>", "10")."""
+    digits = [digit for _, digit in readings]
+    if isinstance(wanted, int):
+        lines = f"Column {wanted}: {', '.join(f'{label} {digit}' for label, digit in readings)}."
+    else:
+        lines = f"Row {wanted}: {', '.join(map(str, digits))}."
+    sums, total = [], digits[0] if digits else 0
+    for n, digit in enumerate(digits[1:], 2):
+        before, total = total, total + digit + (slip if n == len(digits) else 0)
+        sums.append(f"{before}+{digit}={total}")
+    return f"<think> {lines} {', '.join(sums)}. </think><answer> {total} </answer>".replace(". .", "."), str(total)
+
+
+def table_flaw(readings, rng, kind):
+    """Readings with one flaw, the other way round as likely: "misread" a digit, or "skip" a row and, where two are left, "invent" one instead."""
+    readings = list(readings)
+    at = rng.randrange(len(readings))
+    if kind == "misread":
+        readings[at] = (readings[at][0], rng.choice([d for d in range(10) if d != readings[at][1]]))
+    elif len(readings) > 2:
+        del readings[at]
+    else:
+        free = [c for c in COLORS if c not in [label for label, _ in readings]] if len({label for label, _ in readings}) > 1 else [readings[0][0]]
+        readings.insert(rng.randrange(len(readings) + 1), (rng.choice(free), rng.randrange(10)))
+    return readings
+
+
+def table(rng, fewest, most, teacher):
+    """What do the numbers in a row, or in a column, add up to? Rows are named by the coloured shape in front of them.
+
+    question  "What is the sum of the red row?"     "What is the sum of column 2?"
+    answer    "10"
+    solution  "<think> Row red: 3, 5, 2. 3+5=8, 8+2=10. </think><answer> 10 </answer>"     "<think> Column 2: red 5, blue 4. 5+4=9. </think><answer> 9 </answer>"
+    The fallible teacher misreads a digit in the last column every other time, as the one that looks like it, and as often the other way round (LOOK_ALIKE); skips a row, or
+    invents one; and slips in his last addition, up or down. So nothing but the picture tells his readings from right ones.
+    """
+    rows = 4 if fewest >= OOD_OBJECTS[0] else rng.randint(2, 3) if most > 2 else 2
+    columns, labels = rng.randint(2, 3), rng.sample(list(COLORS), rows)
+    objects = []
+    for row, label in enumerate(labels):
+        objects += [(row, 0, label, rng.choice(SHAPES))] + [(row, column, "number", str(rng.randrange(10))) for column in range(1, columns + 1)]
+    wanted = rng.choice(labels) if rng.random() < 0.5 else rng.randint(1, columns)
+    right = table_readings(objects, wanted)
+    said, slip = list(right), 0
+    if teacher == "fallible":
+        for n, (label, digit) in enumerate(right):
+            if (wanted == columns or not isinstance(wanted, int) and n == columns - 1) and rng.random() < MISREAD:
+                said[n] = (label, LOOK_ALIKE[digit])
+        if rng.random() < SKIPPED:
+            said = table_flaw(said, rng, "skip")
+        slip = rng.choice((-1, 1)) if rng.random() < SLIPPED else 0
+    solution, taught = table_solution(said, wanted, slip)
+    return {
+        "question": f"What is the sum of {f'column {wanted}' if isinstance(wanted, int) else f'the {wanted} row'}?",
+        "answer": str(sum(digit for _, digit in right)),
+        "solution": solution,
+        "meta": {"objects": [list(o) for o in objects], "wanted": wanted, "taught": taught},
+    }
+
+
+# What is drawn for each figure, in pixels, and the (row, column) where its angles are written
+FIGURES = {
+    "triangle": ([[1, 110, 42, 2], [42, 2, 111, 110], [111, 110, 1, 110]], [(3, 0), (1, 1), (3, 2)]),
+    "line": ([[2, 84, 110, 84], [56, 84, 56, 6]], [(2, 0), (2, 3)]),
+    "crossing": ([[4, 4, 80, 80], [4, 80, 80, 4]], [(1, 0), (0, 1), (1, 2), (2, 1)]),
+}
+
+
+def angle_answer(figure, angles, opposite):
+    """The angle asked for, in degrees: what is missing from 180, or across a crossing the same."""
+    return angles[0] if figure == "crossing" and opposite else 180 - sum(angles)
+
+
+def geometry_solution(reading, choices, slip=0):
+    """The worked solution for reading = (figure, angles in degrees, opposite): ("<think> ... </think><answer> B </answer>", "B"). What comes to no option takes the nearest."""
+    figure, angles, opposite = reading
+    place = f"{figure}, {'opposite' if opposite else 'next'}" if figure == "crossing" else figure
+    lines = f"{place.capitalize()}: {', '.join(map(str, angles))}."
+    if len(angles) == 2:
+        lines += f" {angles[0]}+{angles[1]}={sum(angles)}."
+    found = angle_answer(*reading) + slip
+    if figure != "crossing" or not opposite:
+        lines += f" 180-{sum(angles)}={found}."
+    letter = "ABCD"[min(range(4), key=lambda n: abs(choices[n] - found))]
+    return f"<think> {lines} </think><answer> {letter} </answer>", letter
+
+
+def misreadings(angle):
+    """What an angle may be taken for: ten or twenty degrees less or more."""
+    return [v for v in (angle - 20, angle - 10, angle + 10, angle + 20) if 20 <= v <= 160]
+
+
+def geometry_flaw(reading, rng, kind="misread"):
+    """A reading with one angle misread, by ten or twenty degrees up or down; or, where lines cross, kind "skip", with opposite and next mixed up."""
+    figure, angles, opposite = reading
+    if kind == "skip" and figure == "crossing":
+        return figure, angles, not opposite
+    at, angles = rng.randrange(len(angles)), list(angles)
+    angles[at] = rng.choice(misreadings(angles[at]))
+    return figure, angles, opposite
+
+
+def geometry(rng, fewest, most, teacher):
+    """How large is the angle marked "?"? A triangle, an angle at a line, two lines that cross; multiple choice in the manner of GEOQA.
+
+    question  "How large is the angle marked with a question mark?\\nOptions:\\n(A) 80°\\n(B) 70°\\n(C) 110°\\n(D) 60°"
+    answer    "B"      choices  ["80°", "70°", "110°", "60°"]
+    solution  "<think> Triangle: 50, 60. 50+60=110. 180-110=70. </think><answer> B </answer>"      "<think> Crossing, opposite: 50. </think><answer> A </answer>"
+    The fallible teacher misreads every third angle by ten or twenty degrees, up or down, takes opposite for next or the other way round, and slips by ten in his subtraction.
+    What comes to none of the options takes the nearest.
+    """
+    figure = rng.choice(("triangle", "triangle", "line", "crossing")) if most > 2 else rng.choice(("line", "crossing"))
+    lines, places = FIGURES[figure]
+    places, opposite = list(places), False
+    step = 5 if fewest >= OOD_OBJECTS[0] else 10                     # ood: angles that no training picture shows
+    if figure == "triangle":
+        while True:
+            angles = [rng.randrange(20, 125, step), rng.randrange(20, 125, step)]
+            if sum(angles) <= 160 and (step == 10 or any(v % 10 for v in angles)):
+                break
+        rng.shuffle(places)
+        places = sorted(places[:2]) + places[2:]
+    else:
+        while True:
+            angles = [rng.randrange(20, 165, step)]
+            if angles[0] != 90 and (step == 10 or angles[0] % 10):
+                break
+        at = rng.randrange(len(places))
+        opposite = figure == "crossing" and rng.random() < 0.5
+        asked = (at + 2) % 4 if opposite else (at + rng.choice((1, 3))) % 4 if figure == "crossing" else 1 - at
+        places = [places[at], places[asked]]
+    objects = [(*place, "number", str(value)) for place, value in zip(places, [*angles, "?"])]
+    right = (figure, angles, opposite)
+    answer = angle_answer(*right)
+    misread = sorted({angle_answer(figure, [*angles[:n], v, *angles[n + 1:]], opposite) for n in range(len(angles)) for v in misreadings(angles[n])})
+    options = rng.sample([v for v in misread if v > 0], 2)           # two of them are where a misread angle leads
+    other = sorted({answer - 10, answer + 10, answer + 30, 180 - answer, angles[0], sum(angles)} - {answer, *options, 0, 180})
+    choices = rng.sample([answer, *options, rng.choice(other)], 4)
+    said, slip = right, 0
+    if teacher == "fallible":
+        for _ in angles:
+            if rng.random() < MISREAD_ANGLE:
+                said = geometry_flaw(said, rng)
+        if figure == "crossing" and rng.random() < MISREAD_ANGLE:
+            said = geometry_flaw(said, rng, "skip")
+        slip = rng.choice((-10, 10)) if rng.random() < SLIPPED else 0
+    solution, taught = geometry_solution(said, choices, slip)
+    options = [f"{value}°" for value in choices]
+    return {
+        "question": "How large is the angle marked with a question mark?\nOptions:" + "".join(f"\n({letter}) {option}" for letter, option in zip("ABCD", options)),
+        "answer": "ABCD"[choices.index(answer)],
+        "choices": options,
+        "solution": solution,
+        "meta": {"objects": [list(o) for o in objects], "lines": lines, "wanted": "?", "reading": [figure, angles, opposite], "values": choices, "taught": taught},
+    }
+
+
+def candidates_of(task, record, rng):
+    """Three worked solutions to a record of `table` or `geometry`, of which one is right: ([texts], where the right one stands). Only looking can tell which: the wrong ones
+    have the flaws of misreading, not slips of arithmetic, both ways as often, and the right one is the one most like the other two in one case of three:
+
+    a third of the time, three values for the same number; a sixth, two different flaws; else a flaw, and the same with another one.
+    """
+    meta = record["meta"]
+    if task == "table":
+        reading, flaw, write = table_readings(meta["objects"], meta["wanted"]), table_flaw, lambda r: table_solution(r, meta["wanted"])
+    else:
+        reading, flaw, write = meta["reading"], geometry_flaw, lambda r: geometry_solution(r, meta["values"])
+    right, gold = write(reading)
+    numbers = lambda r: [n for _, n in r] if task == "table" else r[1]
+    while True:
+        kind = rng.choice("aabcc")
+        first = flaw(reading, rng, "misread" if kind == "a" else rng.choice(("misread", "skip")))
+        second = flaw(first if kind == "c" else reading, rng, "misread" if kind == "a" else rng.choice(("misread", "skip")))
+        differ = [[n for n, (x, y) in enumerate(zip(numbers(reading), numbers(r))) if x != y] for r in (first, second)]
+        texts = [write(first), write(second)]
+        if (all(answer != gold for _, answer in texts) and first != second and (kind != "a" or differ[0] == differ[1])
+                and (task != "table" or all(2 <= len(r) <= 3 for r in (first, second)) and len(reading) <= 3)):
+            break
+    at = rng.randrange(3)
+    found = [text for text, _ in texts]
+    found.insert(at, right)
+    return found, at
+
+
 # name: (who invents a record, who draws it from record["meta"])
-TASKS = {"count": (count, draw_scene), "spatial": (spatial, draw_scene), "ground": (ground, draw_scene)}
+TASKS = {"count": (count, draw_scene), "table": (table, draw_scene), "geometry": (geometry, draw_scene), "spatial": (spatial, draw_scene), "ground": (ground, draw_scene)}
 
 
 def in_test(record):

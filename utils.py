@@ -367,6 +367,14 @@ FREE_ON_RESUME = {"max_steps", "num_train_epochs", "save_steps", "save_total_lim
 def same_run(args, checkpoint):
     """A resumed run is the run that was interrupted: flags left to their default take the value they had, and one that was changed raises
     UserError, as do another script's checkpoint and --max-steps already passed."""
+    same_flags(args, checkpoint)
+    step = int(Path(checkpoint).name.split("-")[1])
+    if args.max_steps and step > args.max_steps:
+        raise UserError(f"{checkpoint} is already past --max-steps {args.max_steps}; raise it")
+
+
+def same_flags(args, checkpoint):
+    """The part of `same_run` about flags, for any directory with an args.json."""
     was = read_args(checkpoint)
     for name, value in vars(args).items():
         if name in FREE_ON_RESUME or name not in was:
@@ -376,9 +384,6 @@ def same_run(args, checkpoint):
         elif value != was[name]:
             flag = "this script" if name == "script" else f"--{name.replace('_', '-')}"
             raise UserError(f"{flag} was {was[name]} when {checkpoint} was made and is {value} now; give it as it was, or name another --output-dir")
-    step = int(Path(checkpoint).name.split("-")[1])
-    if args.max_steps and step > args.max_steps:
-        raise UserError(f"{checkpoint} is already past --max-steps {args.max_steps}; raise it")
 
 
 def checkpoints(out):
@@ -464,10 +469,10 @@ def write_args(out, args, **extra):
     write_json(Path(out) / "args.json", {**flags, **extra, "argv": getattr(args, "argv", None), "commit": commit, "versions": versions})
 
 
-def read_args(directory):
+def read_args(directory, name="args.json"):
     """args.json of a run's directory or checkpoint, {} where there is none (a published checkpoint, a hub name)."""
     try:
-        return json.loads((Path(directory) / "args.json").read_text(encoding="utf-8"))
+        return json.loads((Path(directory) / name).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
 

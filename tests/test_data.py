@@ -20,7 +20,7 @@ from PIL import Image
 
 import data
 import toyworld
-from data import Example, Prompt, collate, encode_prompt, encode_target, micro_batches, open_image, pad_targets, read, rope_positions, take
+from data import Example, Pair, Prompt, collate, encode_prompt, encode_target, micro_batches, open_image, pad_targets, read, rope_positions, take
 from utils import UserError
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -308,6 +308,25 @@ def test_published_worked_solutions_and_their_wording():
     import rewards
     for name in ("accuracy", "format"):                              # without tags, imitating these earned nothing: 0 of 64
         assert [rewards.REWARDS[name](data.target_text(e, "none"), e) for e in got] == [1.0] * 64
+
+
+@pytest.mark.skipif(not (SHARED / "tabmwp").is_dir(), reason=f"{SHARED / 'tabmwp'} (public records, not part of this repository) is not there")
+@pytest.mark.parametrize("name", ["problems_dev64.json", "warmup_cot64.json"])
+def test_every_published_tabmwp_record_has_question_options_and_answer(name):
+    """The warm-up set and what is measured after it, by the raw records: nothing is left out, and gold letters are among the options asked about."""
+    path = SHARED / "tabmwp" / name
+    raw, got = json.loads(path.read_text()), read(path)
+    raw = list(raw.values()) if isinstance(raw, dict) else [{"question": r["conversations"][0]["value"], "answer": r["conversations"][1]["value"].rpartition("Answer:")[2].strip()} for r in raw]
+    assert len(got) == len(raw) == 64 and [e.answer for e in got] == [r["answer"].strip() for r in raw] and all(e.answer for e in got)
+    lettered = 0
+    for example, record in zip(got, raw):
+        assert example.question.startswith(record["question"].partition("\nFirst generate")[0]) and len(example.images) == 1
+        options = re.findall(r"^\(([A-Z])\) (.+)$", example.question, re.MULTILINE)
+        assert bool(options) == ("\nOptions:\n" in example.question)
+        if options:
+            lettered += 1
+            assert example.answer in (example.choices or [letter for letter, _ in options]) and [text for _, text in options] == (example.choices or [text for _, text in options])
+    assert 10 < lettered < 40
 
 
 @pytest.mark.skipif(not RECORDS.is_dir(), reason=f"{RECORDS} (public records, not part of this repository) is not there")
@@ -885,6 +904,284 @@ def test_damaged_pictures_are_opened_or_refused_but_nothing_else(kind):
     assert refused > 30
 
 
+# -------------------------------------------------------------------------------------------------------- preference pairs
+
+def user(text):
+    return {"role": "user", "content": text}
+
+
+def reply(text):
+    return {"role": "assistant", "content": text}
+
+
+A, B, Q = "images/a.png", "images/b.png", "How many?"
+PAIRS = {     # layout: (record, its images, its question, its meta); the responses are "Two." and "Three."
+    "MMPR": ({"image": A, "question": "<image>\nHow many?", "chosen": "Two.", "rejected": " Three.\n", "margin": 2}, [A], Q, {"margin": 2}),
+    "MMPR, several images": ({"image": [A, B], "question": "<image><image>Same?", "chosen": "Two.", "rejected": "Three."}, [A, B], "Same?", {}),
+    "MMPR, text only": ({"question": Q, "chosen": "Two.", "rejected": "Three."}, [], Q, {}),
+    "MMPR, no image": ({"image": None, "video": None, "question": Q, "chosen": "Two.", "rejected": "Three."}, [], Q, {}),
+    "MMPR, an empty image": ({"image": "", "question": Q, "chosen": "Two.", "rejected": "Three."}, [], Q, {}),
+    "RLHF-V": ({"idx": 0, "image_path": A, "text": json.dumps({"question": Q, "chosen": "Two.", "rejected": "Three."}), "ds_name": "RLHF-V"}, [A], Q, {"ds_name": "RLHF-V"}),
+    "RLHF-V, an object": ({"image": B, "text": {"question": Q, "chosen": "Two.", "rejected": "Three."}}, [B], Q, {}),
+    "TRL": ({"images": [A, B], "prompt": "Same?", "chosen": "Two.", "rejected": "Three."}, [A, B], "Same?", {}),
+    "VL-RLHF": ({"prompt": Q, "chosen": "Two.", "rejected": "Three.", "image": A}, [A], Q, {}),
+    "TRL, conversational": ({"images": [A], "prompt": [user(Q)], "chosen": [reply("Two.")], "rejected": [reply("Three.")], "annotation": "gpt"}, [A], Q, {"annotation": "gpt"}),
+    "TRL, parts": ({"images": [A, B], "prompt": [user([{"type": "image", "text": None}, {"type": "image", "text": None}, {"type": "text", "text": "Same?"}])],
+                    "chosen": [reply([{"type": "text", "text": "Tw"}, {"type": "text", "text": "o."}])], "rejected": [reply([{"type": "text", "text": "Three."}])]}, [A, B], "Same?", {}),
+    "TRL, image in a part": ({"prompt": [user([{"type": "text", "text": Q}, {"type": "image", "image": B}])], "chosen": "Two.", "rejected": "Three."}, [B], Q, {}),
+    "TRL, implicit": ({"images": [A], "chosen": [user(Q), reply("Two.")], "rejected": [user(Q), reply("Three.")]}, [A], Q, {}),
+    "TRL, prompt said again": ({"images": None, "prompt": Q, "chosen": [user(Q), reply("Two.")], "rejected": [user(Q), reply("Three.")]}, [], Q, {}),
+    "LLaMA-Factory": ({"conversations": [{"from": "human", "value": "<image>How many?"}], "chosen": {"from": "gpt", "value": "Two."}, "rejected": {"from": "gpt", "value": "Three."},
+                       "images": [A], "system": ""}, [A], Q, {}),
+    "messages": ({"messages": [user("<image>How many?")], "chosen": reply("Two."), "rejected": reply("Three."), "images": [A]}, [A], Q, {}),
+}
+
+
+@pytest.mark.parametrize("layout", PAIRS)
+def test_pairs_of_every_layout(folder, layout):
+    record, images, question, meta = PAIRS[layout]
+    path = write(folder, [record])
+    [pair] = data.read_pairs(path)
+    name = str(record.get("idx", "set.jsonl:1"))
+    assert pair == Pair(Example(name, [folder / image for image in images], question, "", None, None, None, meta, f"{path}:1"), "Two.", "Three.")
+
+
+@pytest.mark.parametrize("name", ["set.json", "set.jsonl", "set.parquet"])
+def test_pairs_in_every_format_and_order(folder, name):
+    records = [{"id": n, "image": A, "question": f"q{n}", "chosen": f"right {n}", "rejected": f"wrong {n}", "answer_gt": n} for n in (3, 1, 2)]
+    path = write(folder, records, name)
+    got = data.read_pairs(path)
+    lines = [2, 10, 18] if name == "set.json" else [1, 2, 3]
+    assert [(p.example.id, p.example.question, p.example.answer, p.chosen, p.rejected, p.example.source) for p in got] == [
+        (str(n), f"q{n}", str(n), f"right {n}", f"wrong {n}", f"{path}:{line}") for n, line in zip((3, 1, 2), lines)]
+
+
+def test_pairs_of_a_parquet_snapshot(tmp_path):
+    """TRL's columns as the Hub has them: shards, embedded bytes, and every part with every key."""
+    row = lambda n, color: {"images": [{"bytes": png(color=color), "path": None}], "prompt": [user([{"type": "image", "text": None}, {"type": "text", "text": f"q{n}"}])],
+                            "chosen": [reply([{"type": "text", "text": "Two."}])], "rejected": [reply([{"type": "text", "text": "Three."}])]}
+    write(tmp_path, [row(0, "red")], "train-00000-of-00002.parquet")
+    write(tmp_path, [row(1, "lime")], "train-00001-of-00002.parquet")
+    write(tmp_path, [row(2, "blue")], "test-00000-of-00001.parquet")
+    train, test = data.read_pairs(tmp_path), data.read_pairs(f"{tmp_path}:test")
+    assert [(p.example.question, p.chosen, p.rejected) for p in train + test] == [(f"q{n}", "Two.", "Three.") for n in range(3)]
+    assert [data.open_images(p.example)[0].getpixel((5, 5)) for p in train + test] == [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
+
+
+def test_pair_images_beside_the_file_in_a_usual_folder_or_in_one_named_apart(folder):
+    pair = lambda image: [{"image": image, "question": Q, "chosen": "Two.", "rejected": "Three."}]
+    [usual] = data.read_pairs(write(folder, pair("a.png")))
+    assert usual.example.images == [folder / "images" / "a.png"]
+    other = folder / "other"
+    other.mkdir()
+    (other / "a.png").write_bytes(png(color="lime"))
+    [apart] = data.read_pairs(write(folder, pair("a.png")), image_folder=str(other))
+    assert apart.example.images == [other / "a.png"]
+    text = refusal(data.read_pairs, write(folder, pair("b.png")), image_folder=other)       # it is in images/, which is not asked for
+    assert text.startswith(f"{folder / 'set.jsonl'}:1: ") and "b.png does not exist" in text and f"relative paths resolve in {other}" in text
+    assert "--image-folder nowhere: no such folder" in refusal(data.read_pairs, folder / "set.jsonl", image_folder="nowhere")
+
+
+# ---- MMPR's meta file
+
+@pytest.fixture
+def mmpr(tmp_path):
+    """MMPR's published tree: meta(repeat_time of "a", of "b") writes its meta.json, whose paths begin with the name of its own folder, and returns its path."""
+    home = tmp_path / "MMPR-v1.2"
+    for name, color in (("a", "red"), ("b", "blue")):
+        (home / "images" / name).mkdir(parents=True)
+        (home / "images" / name / "1.png").write_bytes(png(color=color))
+    (home / "annotations").mkdir()
+    for name, count in (("a", 10), ("b", 3)):
+        write(home / "annotations", [{"image": "1.png", "question": f"<image>\n{name}{n}", "chosen": "yes", "rejected": "no"} for n in range(count)], f"{name}.jsonl")
+
+    def meta(**times):
+        entry = lambda name, times: {"root": f"MMPR-v1.2/images/{name}", "annotation": f"MMPR-v1.2/annotations/{name}.jsonl", "data_augment": False, "repeat_time": times, "length": 10}
+        (home / "meta.json").write_text(json.dumps({name: entry(name, n) for name, n in times.items()}, indent=1))
+        return home / "meta.json"
+    return meta
+
+
+def test_an_mmpr_meta_file(mmpr, monkeypatch):
+    path = mmpr(b=1, a=1)
+    for spec in (path, path.parent):                                 # of a folder, what its meta.json says: not the annotations a second time
+        got = data.read_pairs(spec)
+        assert [p.example.question for p in got] == [f"b{n}" for n in range(3)] + [f"a{n}" for n in range(10)]
+        assert [data.open_images(got[n].example)[0].getpixel((0, 0)) for n in (0, 3)] == [(0, 0, 255), (255, 0, 0)]
+        assert Path(got[4].example.source.rpartition(":")[0]).samefile(path.parent / "annotations" / "a.jsonl") and got[4].example.source.endswith(":2")
+    monkeypatch.chdir(path.parent)
+    assert len(data.read_pairs("meta.json")) == 13
+
+
+@pytest.mark.parametrize("times, copies, sampled", [(0, 0, 0), (0.3, 0, 3), (0.05, 0, 0), (1, 1, 0), (1.0, 1, 0), (2, 2, 0), (2.3, 2, 3)])
+def test_repeat_time(mmpr, times, copies, sampled):
+    path = mmpr(a=times, b=1)
+    numbers = [int(p.example.question[1:]) for p in data.read_pairs(path) if p.example.question[0] == "a"]
+    assert numbers[:10 * copies] == list(range(10)) * copies
+    rest = numbers[10 * copies:]
+    assert len(rest) == len(set(rest)) == sampled and rest == sorted(rest)
+    random.seed(7)
+    assert [p.example.question for p in data.read_pairs(path)][:len(numbers)] == [f"a{n}" for n in numbers]       # the set's name decides alone
+    assert rest == sorted(random.Random("a").sample(range(10), sampled))
+
+
+def test_a_repeated_record_is_one_pair(mmpr):
+    got = data.read_pairs(mmpr(b=2))
+    assert got[0] is got[3] and len({id(p) for p in got}) == 3
+
+
+def test_records_that_are_not_sampled_need_no_image(mmpr):
+    path = mmpr(a=0.3)
+    chosen = random.Random("a").sample(range(10), 3)
+    records = [{"image": "1.png" if n in chosen else "gone.png", "question": "q", "chosen": "yes", "rejected": "no"} for n in range(10)]
+    write(path.parent / "annotations", records, "a.jsonl")
+    assert len(data.read_pairs(path)) == 3
+    assert "gone.png does not exist" in refusal(data.read_pairs, mmpr(a=1))
+
+
+def test_an_mmpr_meta_file_with_its_images_elsewhere(mmpr, tmp_path):
+    path = mmpr(a=1)
+    elsewhere = tmp_path / "disk"
+    (path.parent / "images").rename(elsewhere)
+    text = refusal(data.read_pairs, path)
+    assert "a.jsonl:1: image" in text and "1.png does not exist" in text
+    assert data.read_pairs(path, elsewhere / "a")[0].example.images == [elsewhere / "a" / "1.png"]                # in place of the set's folder
+    nested = tmp_path / "mount"
+    (nested / "MMPR-v1.2" / "images").mkdir(parents=True)
+    (elsewhere / "a").rename(nested / "MMPR-v1.2" / "images" / "a")
+    assert data.read_pairs(path, nested)[0].example.images == [nested / "MMPR-v1.2/images/a/1.png"]               # before it
+
+
+BAD_META = {     # (what the set "a" says otherwise, what the message must say)
+    "annotation nowhere": ({"annotation": "gone.jsonl"}, ["set a: annotation", "gone.jsonl does not exist", "fetch it, or delete the set"]),
+    "annotation a number": ({"annotation": 5}, ["set a: `annotation` must be str"]),
+    "root a number": ({"root": 5}, ["set a: `root` must be str"]),
+    "a text for a number": ({"repeat_time": "2"}, ["set a: `repeat_time` must be a number"]),
+    "true for a number": ({"repeat_time": True}, ["`repeat_time` must be a number"]),
+    "less than nothing": ({"repeat_time": -1}, ["`repeat_time` must be a number"]),
+    "no number": ({"repeat_time": float("nan")}, ["`repeat_time` must be a number"]),
+}
+
+
+@pytest.mark.parametrize("fault", BAD_META)
+def test_bad_meta_files(mmpr, fault):
+    change, expected = BAD_META[fault]
+    path = mmpr(b=1, a=1)
+    path.write_text(json.dumps({name: {**entry, **(change if name == "a" else {})} for name, entry in json.loads(path.read_text()).items()}, indent=1))
+    text = refusal(data.read_pairs, path)
+    assert text.startswith(f"{path}:9: ") and all(words in text for words in expected), text
+
+
+def test_a_meta_file_that_comes_to_nothing(mmpr):
+    assert "raise their repeat_time" in refusal(data.read_pairs, mmpr(b=0.1))
+
+
+# ---- refusals
+
+PAIR = {"question": "q", "chosen": "yes", "rejected": "no"}
+BAD_PAIRS = {     # name: (record, what the message must say)
+    "missing image": ({**PAIR, "image": "gone.png"}, ["gone.png does not exist, nor in images", "relative paths resolve beside set.jsonl"]),
+    "one image of two missing": ({**PAIR, "image": [A, "gone.png"]}, ["gone.png does not exist"]),
+    "broken image": ({**PAIR, "image": "images/cut.png"}, ["cut.png cannot be opened", "replace the file or delete the record"]),
+    "image of the wrong type": ({**PAIR, "image": 3}, ["an image must be a path", "found int"]),
+    "the same text": ({**PAIR, "rejected": " yes\n"}, ["chosen and rejected are the same text", "delete the record"]),
+    "empty chosen": ({**PAIR, "chosen": " "}, ["`chosen` is empty", "fill it in"]),
+    "empty rejected": ({**PAIR, "rejected": ""}, ["`rejected` is empty"]),
+    "null chosen": ({**PAIR, "chosen": None}, ["`chosen` is null"]),
+    "no turn": ({**PAIR, "chosen": []}, ["`chosen` is empty"]),
+    "chosen a number": ({**PAIR, "chosen": 5}, ["`chosen` must be str", "found int"]),
+    "rejected of texts": ({**PAIR, "rejected": ["no", "never"]}, ["`rejected` must be a text or a list of turns", "found no"]),
+    "half a surrogate pair": ({**PAIR, "rejected": "cut \ud83d"}, ["`rejected`", "surrogate"]),
+    "question a number": ({**PAIR, "question": 5}, ["`question` must be str"]),
+    "no rejected": ({"question": "q", "chosen": "yes"}, ["no pair", "chosen and rejected", "found question, chosen"]),
+    "a question and its answer": ({"question": "q", "answer": "a"}, ["no pair", "found question, answer"]),
+    "nothing": ({}, ["no pair", "found nothing"]),
+    "not an object": ([1, 2], ["expected an object with question", "found list"]),
+    "no prompt": ({"chosen": "yes", "rejected": "no"}, ["no prompt", "`question`, `prompt` or `conversations`"]),
+    "only an image for a prompt": ({**PAIR, "question": "<image>", "image": A}, ["`question` is empty"]),
+    "a video": ({**PAIR, "video": "a.mp4"}, ["about a video", "only images", "delete the record"]),
+    "a video in a part": ({**PAIR, "question": None, "prompt": [user([{"type": "video"}, {"type": "text", "text": "q"}])]}, ["`prompt` holds video, text"]),
+    "an image in a reply": ({**PAIR, "chosen": [reply([{"type": "image"}, {"type": "text", "text": "q"}])]}, ["`chosen` holds image, text", "a reply is made of text"]),
+    "a part that is empty": ({**PAIR, "chosen": [reply([{"type": "text", "text": None}])]}, ["`chosen` is null"]),
+    "more marks than images": ({**PAIR, "question": "<image><image>q", "image": A}, ["2 <image> in the question, but 1 images"]),
+    "a mark without an image": ({**PAIR, "question": "<image>q"}, ["1 <image> in the question, but 0 images"]),
+    "RLHF-V, broken JSON": ({"image": A, "text": "{"}, ["`text` must be an object with question, chosen and rejected", "mend"]),
+    "RLHF-V, a list": ({"image": A, "text": "[1]"}, ["`text` must be an object"]),
+    "RLHF-V, no chosen": ({"image": A, "text": {"question": "q", "rejected": "no"}}, ["no pair", "found image, question, rejected"]),
+    "two prompts": ({"chosen": [user("q"), reply("yes")], "rejected": [user("r"), reply("no")]}, ["do not answer the same prompt"]),
+    "a prompt and another": ({**PAIR, "chosen": [user("r"), reply("yes")]}, ["do not answer the same prompt"]),
+    "one implicit prompt": ({"chosen": [user("q"), reply("yes")], "rejected": [reply("no")]}, ["no prompt"]),
+    "several turns": ({"conversations": turns("q", "a")["conversations"] + turns("r", "b")["conversations"][:1], "chosen": "yes", "rejected": "no"},
+                      ["one turn from user", "found a prompt of user, assistant, user"]),
+    "a system turn": ({**PAIR, "question": None, "prompt": [{"role": "system", "content": "Be brief."}, user("q")]}, ["found a prompt of system, user", "--system-prompt"]),
+    "a system key": ({**PAIR, "system": "Be brief."}, ["found a prompt of system, user", "--system-prompt"]),
+    "a prompt from gpt": ({**PAIR, "question": None, "prompt": [reply("q")]}, ["found a prompt of assistant"]),
+    "a reply from human": ({**PAIR, "rejected": {"from": "human", "value": "no"}}, ["replies of assistant, user"]),
+    "a turn without a role": ({**PAIR, "chosen": [{"content": "yes"}]}, ["`chosen` must be a text or a list of turns"]),
+}
+
+
+@pytest.mark.parametrize("fault", BAD_PAIRS)
+def test_bad_pairs_are_refused_with_file_line_and_remedy(folder, fault):
+    record, expected = BAD_PAIRS[fault]
+    bad_images(folder)
+    path = write(folder, [PAIR, {**PAIR, "image": A}, record, PAIR])
+    text = refusal(data.read_pairs, path)
+    assert text.startswith(f"{path}:3: ") and all(words in text for words in expected), text
+
+
+def test_bad_files_of_pairs(tmp_path):
+    assert "none.jsonl: no such file" in refusal(data.read_pairs, "none.jsonl")
+    (tmp_path / "x.csv").write_text("a,b")
+    assert "only .json, .jsonl, .parquet" in refusal(data.read_pairs, tmp_path / "x.csv")
+    (tmp_path / "x.jsonl").write_text("\n")
+    assert "holds no record; expected objects with question (or prompt, or conversations), chosen and rejected" in refusal(data.read_pairs, tmp_path / "x.jsonl")
+    (tmp_path / "x.jsonl").write_text(json.dumps(PAIR) + "\n{")
+    assert refusal(data.read_pairs, tmp_path / "x.jsonl").startswith(f"{tmp_path / 'x.jsonl'}:2: broken JSON")
+
+
+# ---- pairs and the model
+
+def test_prompts_and_responses_of_pairs_encode(tiny, folder):
+    """As one packed group: the prompt with its pictures once, then both responses."""
+    _, processor = tiny
+    for layout in ("MMPR", "TRL, parts", "MMPR, text only"):
+        record, images, question, _ = PAIRS[layout]
+        [pair] = data.read_pairs(write(folder, [record]))
+        prompt = encode_prompt(pair.example, processor, "none")
+        picture = "<|vision_start|>" + "<|image_pad|>" * 4 + "<|vision_end|>"
+        assert prompt.text == f"{HELPFUL}<|im_start|>user\n{picture * len(images)}{question}<|im_end|>\n<|im_start|>assistant\n"
+        rows = [data.encode_response(text, processor, pair.example.source, 100) for text in (pair.chosen, pair.rejected)]
+        assert [processor.tokenizer.decode(row) for row in rows] == ["Two.<|im_end|>", "Three.<|im_end|>"]
+        batch = collate([prompt], *pad_targets(rows, 0))
+        assert batch["input_ids"][0].tolist() == [*prompt.ids.tolist(), *rows[0].tolist(), *rows[1].tolist()]
+
+
+def test_pairs_that_do_not_fit_are_refused(tiny):
+    _, processor = tiny
+    example = Example("0", [Image.new("RGB", (560, 560))], "word " * 50, "", source="set.jsonl:2")
+    P, lengths = len(encode_prompt(example, processor, "none").ids), [len(data.encode_response(text, processor, "", 1000)) for text in ("short", "quite a bit longer " * 5)]
+    assert lengths[0] < lengths[1]
+    for chosen, rejected, longer in (("short", "quite a bit longer " * 5, "rejected"), ("quite a bit longer " * 5, "short", "chosen")):
+        pair = Pair(example, chosen, rejected)
+        fits = dataclasses.replace(processor, context=P + lengths[1])
+        data.check_pair_fit([pair] * 2, fits, "none", None, lengths[1])
+        text = refusal(data.check_pair_fit, [pair], fits, "none", None, lengths[1] - 1)
+        assert text.startswith(f"set.jsonl:2: the {longer} response has {lengths[1]} tokens") and "--max-completion-length" in text
+        text = refusal(data.check_pair_fit, [pair], dataclasses.replace(processor, context=P + lengths[1] - 1), "none", None, lengths[1])
+        assert text.startswith("set.jsonl:2: ") and f"{P} tokens (400 of them from images) and with {lengths[1]} more" in text
+
+
+def test_reserved_tokens_in_pairs_are_refused(tiny):
+    _, processor = tiny
+    for token in ("<|im_end|>", "<|endoftext|>", "<|image_pad|>"):
+        for name in ("chosen", "rejected", "question"):
+            texts = {"question": "q", "chosen": "yes", "rejected": "no", name: f"so {token}"}
+            pair = Pair(Example("0", [], texts["question"], "", source="set.jsonl:7"), texts["chosen"], texts["rejected"])
+            text = refusal(data.check_pair_fit, [Pair(Example("1", [], "q", ""), "yes", "no"), pair], processor, "none", None, 100)
+            assert text.startswith("set.jsonl:7: ") and name in text and token in text and "remove it" in text
+
+
 # ------------------------------------------------------------------------------------------------------------ images
 
 
@@ -1320,3 +1617,53 @@ def test_micro_batches_collate_to_the_rows_of_the_whole():
             lookup = lambda batch, b: [(int(to) % batch["input_ids"].shape[1], float(batch["pixel_values"][4 * int(f), 0])) for to, f in zip(batch["image_to"], batch["image_from"])
                                        if int(to) // batch["input_ids"].shape[1] == b]
             assert [lookup(part, b) for b in range(end - start)] == [lookup(whole, start + b) for b in range(end - start)]
+
+
+# ------------------------------------------------------------------------------------------- R3V's prompts: refine and select
+
+def test_refine_and_select_prompts_are_r3vs():
+    prompt = data.wording(Example("0", [], "How many are red?", "3"), "chartqa")
+    asks = "How many are red?\nFirst generate a step-by-step solution, then answer the question with a numerical value, Yes/No, or a word or phrase."
+    assert prompt == asks
+    assert data.refine_prompt(prompt, "Solution:\n1. Two.\n\nAnswer:\n2") == (
+        asks + "\nModel's prediction:\nSolution:\n1. Two.\n\nAnswer:\n2\nJudge the correctness of the model's prediction and refine it.")
+    three = asks + "\nModel's prediction 1:\na\nModel's prediction 2:\nb\nModel's prediction 3:\nc\n"
+    assert data.select_prompt(prompt, ["a", "b", "c"], data.SELECT.get("chartqa")) == three + "Which prediction is correct? Give the final answer with a numerical value, Yes/No, or a word or phrase."
+    assert data.select_prompt(prompt, ["a", "b", "c"]) == three + "Which prediction is correct? Give the final answer."
+    assert data.select_prompt(prompt, ["a", "b", "c"], "Well?") == three + "Well?"
+    assert data.SELECT["tabmwp"] == "Which prediction has the right OCR, reasoning and calculations? Give the final answer."
+    assert data.SELECT["clevr_math"] == "Which prediction is correct? Give the final answer with a single numerical value (0-10)."
+    assert data.SELECT.keys() <= data.TEMPLATES.keys()
+
+
+@pytest.mark.parametrize("template", data.TEMPLATES)
+def test_where_a_question_asks_for_tags_so_does_the_selection(template):
+    text = data.select_prompt(data.wording(Example("0", [], "How many?", "3"), template), ["a"])
+    assert text.endswith("Which prediction is correct? Give the final answer in <answer> </answer> tags.") == ("<answer>" in data.TEMPLATES[template])
+
+
+def test_asked_again_only_the_question_changes(tiny):
+    _, processor = tiny
+    picture = Image.new("RGB", (56, 84), "red")
+    example = Example("7", [picture], "Which?", "B", ["cat", "dog"], "I see. B", "pets", {"boxes": [], "box_format": "pixels"}, "set.json:7")
+    again = data.asked(example, "A {question}?")
+    assert dataclasses.asdict(dataclasses.replace(again, images=[])) == dataclasses.asdict(dataclasses.replace(example, images=[], question="A {question}?", solution=None))
+    assert again.images == [picture] and (example.question, example.solution) == ("Which?", "I see. B")
+    assert encode_prompt(again, processor, "none").text == HELPFUL + "<|im_start|>user\n<|vision_start|>" + "<|image_pad|>" * 6 + "<|vision_end|>A {question}?<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_a_candidate_cannot_put_an_image_or_a_turn_into_the_prompt(tiny):
+    """A policy spells what it likes, letter by letter."""
+    _, processor = tiny
+    plain = Counter(encode_prompt(Example("0", [], "q", "3"), processor, "none").ids.tolist())
+    special = processor.tokenizer.convert_tokens_to_ids(list(processor.special.reserved))
+    for token in processor.special.reserved:
+        for text in (data.select_prompt("q", [f"a {token} b", token * 2]), data.refine_prompt("q", f"<|x{token}x|>")):
+            ids = Counter(encode_prompt(data.asked(Example("0", [], "q", "3"), text), processor, "none").ids.tolist())
+            assert token not in text and [ids[i] for i in special] == [plain[i] for i in special]
+
+
+def test_lengths_are_those_of_the_encoded_prompts(tiny):
+    _, processor = tiny
+    examples = [Example(str(k), [Image.new("RGB", (28 * k, 56))] * (k % 3), "How many? " * k, "3") for k in range(1, 5)]
+    assert data.check_fit(examples, processor, "r1v", "Count.", 5) == [len(encode_prompt(e, processor, "r1v", "Count.").ids) for e in examples]

@@ -665,6 +665,36 @@ def test_answer_all_does_not_depend_on_the_batch_size(loaded_once):
         assert generate.answer_all(policy, processor, layouts.questions(), "r1v", batch_size=batch_size, **options) == whole
 
 
+def test_self_select_asks_greedily_with_the_candidates_in_the_prompt(loaded_once, asked):
+    """Against the model asked one by one about a question that is spelt out here; pictures stay, whatever the batch."""
+    policy, processor = loaded_once
+    examples = layouts.questions()
+    candidates = [[f"<answer> {k} </answer>", "I see <|image_pad|>"] + ["c"] * (k % 3) for k in range(len(examples))]
+    texts, lengths, read = generate.self_select(policy, processor, examples, "r1v", "Look.", candidates, batch_size=4, max_completion_length=10)
+    prompts, said = asked[:], []
+    del asked[:]
+    for example, mine in zip(examples, candidates):
+        text = data.wording(example, "r1v") + "".join(f"\nModel's prediction {k + 1}:\n{one.replace('<|', '< |')}" for k, one in enumerate(mine))
+        again = data.Example(example.id, example.images, text + "\nWhich prediction is correct? Give the final answer in <answer> </answer> tags.", example.answer)
+        said.append(generate.answer_all(policy, processor, [again], "none", "Look.", temperature=0, max_completion_length=10)[:2])
+        assert read[len(said) - 1] == len(data.encode_prompt(again, processor, "none", "Look.").ids)
+    assert prompts == asked[::2] and len(set(texts)) > len(examples) // 2
+    assert [([text], [length]) for text, length in zip(texts, lengths)] == said
+    asked.clear()
+    generate.self_select(policy, processor, examples[:1], "chartqa", None, [["1", "2"]], max_completion_length=2)
+    assert data.SELECT["chartqa"] + "<|im_end|>" in asked[0]
+
+
+def test_self_select_refuses_a_prompt_that_does_not_fit_before_anything_is_said(loaded_once, asked):
+    policy, processor = loaded_once
+    examples = layouts.questions()[:3]
+    with pytest.raises(UserError, match="does not fit the model's context"):
+        generate.self_select(policy, processor, examples, "r1v", None, [["a", "b"], ["a", "b"], ["a", "word " * processor.context]], max_completion_length=10)
+    assert asked == []
+    with pytest.raises(ValueError):
+        generate.self_select(policy, processor, examples, "r1v", None, [["a", "b"]], max_completion_length=10)
+
+
 def test_command_prints_the_answer(lively, picture_file, loaded_once, capsys, asked):
     ask(lively, "--image", picture_file, "--prompt", "How many red objects are there?")
     out = capsys.readouterr().out

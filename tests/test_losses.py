@@ -13,8 +13,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import losses
-from losses import (LOSSES, aggregate, clip_ratio, clipped_surrogate, frac_reward_zero_std, group_advantage, kl_k3,
-                    logp_difference, masked_mean, nll, rollout_agrees, sft_weights, token_weights, truncation_mask)
+from losses import (LOSSES, MPO, PAIR_LOSSES, aggregate, bco_pair, clip_ratio, clipped_surrogate, dpo, frac_reward_zero_std,
+                    group_advantage, ipo, kl_k3, logp_difference, masked_mean, nll, preference_loss, preference_metrics, r3v_weights,
+                    reward_shift, rollout_agrees, sequence_logp, sft_pair, sft_weights, token_weights, truncation_mask)
 
 RL_LOSSES = [name for name in LOSSES if name != "sft"]
 MAX_LEN = 12
@@ -397,6 +398,320 @@ def test_supervised_is_cross_entropy():
     torch.testing.assert_close(aggregate(nll(logp), sft_weights(mask)), expected)
 
 
+# ---------------------------------------------------------------------------- R3V
+
+
+def test_r3v_weights_by_hand():
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0], [1, 0, 0, 0]])
+    tasks, w = ["cot", "refine", "select"], {"refine": 2.0, "select": 0.5}
+    torch.testing.assert_close(r3v_weights(mask, tasks, w), mask * torch.tensor([[1], [2], [0.5]]) / 8)
+    rows = torch.tensor([[1 / 4], [2 / 3], [0.5 / 1]]) / 3
+    torch.testing.assert_close(r3v_weights(mask, tasks, w, per_example=True), mask * rows)
+    assert (r3v_weights(mask, tasks, {"refine": 0.0})[1] == 0).all()
+    empty = torch.zeros(2, 3)
+    assert (r3v_weights(empty, ["cot", "cot"], {}) == 0).all() and (r3v_weights(empty, ["cot", "cot"], {}, True) == 0).all()
+
+
+def test_r3v_is_the_sum_of_its_three_losses_and_plain_sft_when_unweighted():
+    """L_SFT + w_ref L_REF + w_sel L_SEL, each task's loss computed alone, over the same divisor: the tokens of the update."""
+    logp, _, _, _, mask = make_batch()
+    tasks = ["cot", "refine", "select", "direct", "warmup", "cot"] * 2
+    torch.testing.assert_close(r3v_weights(mask, tasks, {}), sft_weights(mask))
+    alone = {t: sum(-(logp[b] * mask[b]).sum() for b in range(12) if tasks[b] == t) / mask.sum() for t in set(tasks)}
+    expected = sum(alone.values()) + 0.7 * alone["refine"] + 2 * alone["select"]
+    got = aggregate(nll(logp), r3v_weights(mask, tasks, {"refine": 1.7, "select": 3.0}))
+    assert got.item() == pytest.approx(expected.item(), abs=1e-12)
+    gradients = [torch.autograd.grad(x, logp, retain_graph=True)[0] for x in (got, expected)]
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("per_example", [False, True])
+def test_r3v_micro_batches_add_up(per_example):
+    logp, _, _, _, mask = make_batch()
+    weights = r3v_weights(mask, ["cot", "refine", "select"] * 4, {"refine": 2.0, "select": 0.25}, per_example)
+    full = aggregate(nll(logp), weights)
+    assert sum(aggregate(nll(logp[a:a + 5]), weights[a:a + 5]) for a in (0, 5, 10)).item() == pytest.approx(full.item(), abs=1e-12)
+
+
+def test_r3v_per_example_weighs_a_short_select_like_a_long_rationale():
+    mask = (torch.arange(100) < torch.tensor([100, 2])[:, None]).double()
+    share = lambda w: (w.sum(1) / w.sum()).tolist()
+    assert share(r3v_weights(mask, ["cot", "select"], {})) == pytest.approx([100 / 102, 2 / 102])
+    assert share(r3v_weights(mask, ["cot", "select"], {}, per_example=True)) == pytest.approx([0.5, 0.5])
+
+
+@pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf")])
+def test_r3v_refuses_a_weight_that_would_unlearn(weight):
+    with pytest.raises(ValueError, match="refine"):
+        r3v_weights(torch.ones(1, 2), ["cot"], {"refine": weight})
+
+
+# ---------------------------------------------------------------------------- preference
+
+
+def make_pairs(P=7, T=9, seed=0, noise=0.5, dtype=torch.float64):
+    """Log-probs of P pairs away from the reference: dict of (P,) sums (the policy's are leaves) and lengths, and the arguments' order."""
+    g = torch.Generator().manual_seed(seed)
+    rand = lambda: torch.rand(P, generator=g, dtype=torch.float64)
+    lengths = [torch.randint(1, T + 1, (P,), generator=g) for _ in range(2)]
+    ref = [-(0.1 + 2 * rand()) * n for n in lengths]
+    logp = [r + noise * (2 * rand() - 1) * n for r, n in zip(ref, lengths)]
+    return [x.to(dtype).requires_grad_() for x in logp] + [x.to(dtype) for x in ref] + lengths
+
+
+def at_start(P=4):
+    """The policy is the reference."""
+    _, _, ref_chosen, ref_rejected, *lengths = make_pairs(P)
+    return ref_chosen, ref_rejected, ref_chosen, ref_rejected, *lengths
+
+
+def trl_loss(name, chosen_logp, rejected_logp, ref_chosen, ref_rejected, chosen_tokens, rejected_tokens, beta, label_smoothing, delta):
+    """TRL's formulas, written again from its DPOTrainer (v0.28; "sft" per sample, as the MPO paper has it)."""
+    logsigmoid = torch.nn.functional.logsigmoid
+    if name == "sigmoid":
+        logits = (chosen_logp - rejected_logp) - (ref_chosen - ref_rejected)
+        return -logsigmoid(beta * logits) * (1 - label_smoothing) - logsigmoid(-beta * logits) * label_smoothing
+    if name == "ipo":
+        logits = (chosen_logp / chosen_tokens - rejected_logp / rejected_tokens) - (ref_chosen / chosen_tokens - ref_rejected / rejected_tokens)
+        return (logits - 1 / (2 * beta)) ** 2
+    if name == "bco_pair":
+        chosen_rewards, rejected_rewards = beta * (chosen_logp - ref_chosen), beta * (rejected_logp - ref_rejected)
+        return -logsigmoid(chosen_rewards - delta) - logsigmoid(-(rejected_rewards - delta))
+    assert name == "sft"
+    return -chosen_logp / chosen_tokens
+
+
+def test_sequence_logp_sums_the_tokens_that_count():
+    logp, _, _, _, mask = make_batch()
+    got = sequence_logp(logp, mask)
+    assert got.tolist() == pytest.approx([sum(logp[b, t].item() for t in range(9) if mask[b, t]) for b in range(12)])
+    assert torch.equal(torch.autograd.grad(got.sum(), logp)[0], mask)
+    long = torch.full((1, 333), -1.0, dtype=torch.bfloat16)                  # bfloat16 would say -332 or -334
+    for dtype in (torch.bool, torch.int64, torch.bfloat16):
+        got = sequence_logp(long, torch.ones(1, 333, dtype=dtype))
+        assert got.dtype == torch.float32 and got.item() == -333
+    spoilt = torch.tensor([[-1.0, float("nan")], [-1.0, -2.0]])
+    assert sequence_logp(spoilt, torch.tensor([[1, 0], [1, 0]])).isnan().tolist() == [True, False]          # not hidden: it would reach the gradient
+
+
+def test_at_the_start_every_loss_has_its_known_value():
+    """A run whose first loss is another number has a reference that is not the policy (or dropout on)."""
+    args = at_start()
+    nll_per_token = -args[0] / args[4]
+    first = lambda **kw: preference_loss(*args, **kw)
+    four = lambda x: torch.full((4,), x, dtype=torch.float64)
+    torch.testing.assert_close(first(), four(math.log(2)))
+    torch.testing.assert_close(first(label_smoothing=0.3), four(math.log(2)))
+    torch.testing.assert_close(first(loss_type="bco_pair"), four(2 * math.log(2)))
+    torch.testing.assert_close(first(loss_type=("ipo",)), four(25.0))
+    torch.testing.assert_close(first(**MPO), 1.2 * math.log(2) + nll_per_token)
+    assert 1.2 * math.log(2) == pytest.approx(0.8318, abs=1e-4)
+    assert preference_metrics(*args[:4])["rewards/accuracies"] == 0          # strict: nothing is preferred yet
+
+
+@pytest.mark.parametrize("beta, label_smoothing, delta", [(0.1, 0.0, 0.0), (0.5, 0.2, -0.4), (2.0, 0.49, 1.3)])
+@pytest.mark.parametrize("name", PAIR_LOSSES)
+def test_pair_losses_match_trl(name, beta, label_smoothing, delta):
+    args = make_pairs()
+    got = preference_loss(*args, (name,), beta=beta, label_smoothing=label_smoothing, delta=delta)
+    expected = trl_loss(name, *args, beta, label_smoothing, delta)
+    torch.testing.assert_close(got, expected)
+    assert got.shape == (7,) and got.std() > 1e-3
+    for x in args[:1] if name == "sft" else args[:2]:
+        torch.testing.assert_close(torch.autograd.grad(got.sum(), x, retain_graph=True)[0], torch.autograd.grad(expected.sum(), x, retain_graph=True)[0])
+
+
+def test_losses_are_weighted_and_summed():
+    args = make_pairs()
+    part = {name: trl_loss(name, *args, 0.3, 0.1, 0.7) for name in PAIR_LOSSES}
+    kw = {"beta": 0.3, "label_smoothing": 0.1, "delta": 0.7}
+    torch.testing.assert_close(preference_loss(*args, **MPO, **kw), 0.8 * part["sigmoid"] + 0.2 * part["bco_pair"] + part["sft"])
+    torch.testing.assert_close(preference_loss(*args, tuple(PAIR_LOSSES), **kw), sum(part.values()))        # no weights: 1 each, TRL
+    torch.testing.assert_close(preference_loss(*args, ["ipo", "sft"], [0.0, 2.0], **kw), 2 * part["sft"])
+
+
+def test_dpo_gradient_is_beta_sigma_of_the_error():
+    """Eq. 7's gradient: -beta sigma(-beta h) on every token of the chosen, the opposite on the rejected; large where the order is wrong."""
+    logp, ref_logp, _, _, mask = make_batch(N=4, G=2, noise=1.5)            # rows alternate chosen, rejected
+    policy, ref = sequence_logp(logp, mask), sequence_logp(ref_logp, mask)
+    h = ((policy - ref)[::2] - (policy - ref)[1::2]).detach()
+    pairs = policy[::2], policy[1::2], ref[::2], ref[1::2], mask[::2].sum(1), mask[1::2].sum(1)
+    preference_loss(*pairs, beta=0.7).sum().backward()
+    pull = 0.7 * torch.sigmoid(-0.7 * h)[:, None]                            # (P, 1)
+    torch.testing.assert_close(logp.grad[::2], -pull * mask[::2])
+    torch.testing.assert_close(logp.grad[1::2], pull * mask[1::2])
+    assert h.min() < -0.1 and h.max() > 0.1
+
+
+@pytest.mark.parametrize("name, signs", [("sigmoid", (-1, 1)), ("bco_pair", (-1, 1)), ("sft", (-1, 0))])
+def test_descent_raises_the_chosen_and_lowers_the_rejected(name, signs):
+    args = make_pairs()
+    loss = preference_loss(*args, (name,), delta=0.3).sum()
+    for x, sign in zip(args[:2], signs):
+        grad, = torch.autograd.grad(loss, x, retain_graph=True, allow_unused=True)
+        assert sign == 0 and grad is None or (grad.sign() == sign).all()
+
+
+@pytest.mark.parametrize("label_smoothing", [0.05, 0.2, 0.4])
+def test_label_smoothing_stops_at_the_log_odds_of_a_right_label(label_smoothing):
+    """cDPO = (1 - e) DPO(h) + e DPO(-h), so it is least at beta h = log((1 - e) / e), and costs there the entropy of a coin with bias e."""
+    e, beta = label_smoothing, 0.1
+    zero, h = torch.zeros(3, dtype=torch.float64), math.log((1 - e) / e) / beta + torch.tensor([0.0, -1.0, 1.0], dtype=torch.float64)
+    h.requires_grad_()
+    loss = dpo(h, zero, beta, e)
+    torch.testing.assert_close(loss, (1 - e) * dpo(h, zero, beta) + e * dpo(zero, h, beta))
+    grad, = torch.autograd.grad(loss.sum(), h)
+    assert grad[0].item() == pytest.approx(0, abs=1e-12) and grad[1] < -1e-5 and grad[2] > 1e-5
+    assert loss[0].item() == pytest.approx(-e * math.log(e) - (1 - e) * math.log(1 - e))
+
+
+@pytest.mark.parametrize("beta", [0.1, 0.5])
+def test_ipo_is_least_at_one_over_two_beta_per_token(beta):
+    """The margin is in nats per token: a chosen of 4 tokens at +m each and a rejected of 8 at -m each are 2 m apart, not 12 m."""
+    m = 1 / (4 * beta)
+    zero, four = torch.zeros(3, dtype=torch.float64), torch.full((3,), 4)
+    chosen = torch.tensor([4 * m, 4 * m - 1, 4 * m + 1], dtype=torch.float64, requires_grad=True)
+    loss = preference_loss(chosen, zero - 8 * m, zero, zero, four, 2 * four, ("ipo",), beta=beta)
+    assert loss.tolist() == pytest.approx([0, 1 / 16, 1 / 16])
+    assert torch.autograd.grad(loss.sum(), chosen)[0].tolist() == pytest.approx([0, -1 / 8, 1 / 8])
+    torch.testing.assert_close(loss, ipo(chosen / 4, -m + zero, beta))
+
+
+def test_bco_judges_each_answer_by_itself_and_dpo_only_the_margin():
+    """A common fall of both log-probs leaves DPO where it was; BCO sees it, unless the reward shift falls along (its purpose)."""
+    chosen, rejected = torch.tensor([[0.3, 2.0, -1.0], [0.1, -4.0, 3.0]], dtype=torch.float64)
+    beta, fall = 0.5, -6.0
+    torch.testing.assert_close(dpo(chosen + fall, rejected + fall, beta), dpo(chosen, rejected, beta))
+    before, after = bco_pair(chosen, rejected, beta, 0.2), bco_pair(chosen + fall, rejected + fall, beta, 0.2)
+    assert (before - after).abs().min() > 0.1
+    torch.testing.assert_close(bco_pair(chosen + fall, rejected + fall, beta, 0.2 + beta * fall), before)
+    far = torch.tensor([500.0])
+    assert bco_pair(far, -far, 0.1, 3.0).item() == pytest.approx(0, abs=1e-12) and bco_pair(-far, far, 0.1, 3.0).item() == pytest.approx(100)
+    torch.testing.assert_close(preference_loss(*at_start(), delta=5.0), preference_loss(*at_start()))      # DPO knows no delta
+    args = make_pairs()                                                      # a delta per pair is the same as one pair at a time
+    delta = torch.linspace(-1, 1, 7, dtype=torch.float64)
+    single = [preference_loss(*(x[i:i + 1] for x in args), delta=delta[i].item(), **MPO) for i in range(7)]
+    torch.testing.assert_close(preference_loss(*args, delta=delta, **MPO), torch.cat(single))
+
+
+def test_sft_pair_counts_every_answer_the_same():
+    """-0.7 nats a token costs 0.7, for 1 token as for 100. The token mean of a batch would give the long one 100 of 101 parts."""
+    tokens = torch.tensor([1, 100])
+    cost = torch.tensor([0.7, 0.1], dtype=torch.float64)
+    got = sft_pair(-cost * tokens, tokens)
+    torch.testing.assert_close(got, cost)
+    torch.testing.assert_close(sft_pair(torch.tensor([-0.7, -70.0]), tokens), torch.tensor([0.7, 0.7]))
+    token_mean = (cost * tokens).sum() / tokens.sum()
+    assert got.mean().item() == pytest.approx(0.4) and token_mean.item() == pytest.approx(10.7 / 101)
+
+
+@pytest.mark.parametrize("name", PAIR_LOSSES)
+def test_extreme_ratios_stay_finite(name):
+    """log(sigmoid(x)) is log(0) from x = -104 in float32; a policy far away must still get a gradient."""
+    chosen = torch.tensor([-2e4, 2e4, -300.0], requires_grad=True)
+    ref, n = torch.zeros(3), torch.full((3,), 10)
+    loss = preference_loss(chosen, -chosen.detach(), ref, ref, n, n, (name,), label_smoothing=0.1, delta=1.0)
+    loss.sum().backward()
+    assert torch.isfinite(loss).all() and torch.isfinite(chosen.grad).all() and chosen.grad[0] < -0.01
+
+
+def test_reward_shift_is_the_mean_of_all_pairs_so_far():
+    chosen, rejected = torch.tensor([3.0, 1.0, -2.0, 0.0]), torch.tensor([1.0, 0.0, -4.0, 2.0])            # pair means 2, 0.5, -3, 1
+    delta, total, count = reward_shift(chosen, rejected, 0.0, 0)
+    torch.testing.assert_close(delta, torch.tensor([2.0, 2.5 / 2, -0.5 / 3, 0.5 / 4]))                     # the first is its own mean: updated before use
+    assert (total, count) == (0.5, 4) and type(total) is float and type(count) is int
+    more, total, count = reward_shift(torch.tensor([4.5]), torch.tensor([4.5]), total, count)
+    assert more.tolist() == [1.0] and (total, count) == (5.0, 5)                                           # cumulative: an exponential mean would forget
+    none, total, count = reward_shift(torch.zeros(0), torch.zeros(0), total, count)
+    assert none.shape == (0,) and (total, count) == (5.0, 5)
+
+
+@pytest.mark.parametrize("sizes", [[1] * 7, [3, 4], [2, 0, 5]])
+def test_pairs_in_micro_batches_add_up_running_delta_included(sizes):
+    """InternVL's delta is a mean of micro-batch means and TRL's NLL a token mean of the micro-batch: both change with a memory flag."""
+    args, beta = make_pairs(), 0.4
+    rewards = lambda a: (beta * (a[0] - a[2]), beta * (a[1] - a[3]))
+    delta, *state = reward_shift(*rewards(args), 5.0, 9)
+    full = preference_loss(*args, beta=beta, delta=delta, **MPO).sum() / 7
+    expected = torch.autograd.grad(full, args[:2])
+    total, part_state, parts = 0.0, (5.0, 9), []
+    for rows in torch.arange(7).split(sizes):
+        part = [x[rows] for x in args]
+        part_delta, *part_state = reward_shift(*rewards(part), *part_state)
+        loss = preference_loss(*part, beta=beta, delta=part_delta, **MPO).sum() / 7
+        loss.backward()
+        total, parts = total + loss.item(), parts + part_delta.tolist()
+    assert total == pytest.approx(full.item(), abs=1e-12) and parts == delta.tolist() and part_state == state
+    for x, grad in zip(args, expected):
+        torch.testing.assert_close(x.grad, grad)
+        assert grad.abs().min() > 1e-3
+
+
+def test_reference_delta_and_metrics_carry_no_gradient():
+    args = make_pairs()
+    chosen, rejected, ref_chosen, ref_rejected = args[:4]
+    ref_chosen.requires_grad_(), ref_rejected.requires_grad_()
+    delta, _, _ = reward_shift(chosen - ref_chosen, rejected - ref_rejected, 0.0, 0)
+    assert not delta.requires_grad and not any(x.requires_grad for x in preference_metrics(*args[:4]).values())
+    own = chosen.mean()                                                      # a delta that does carry a gradient counts as a constant
+    (preference_loss(*args, tuple(PAIR_LOSSES), delta=own) + bco_pair(chosen - ref_chosen.detach(), rejected, delta=own)).sum().backward()
+    assert ref_chosen.grad is None and ref_rejected.grad is None
+    constant_delta = own.item()
+    again = preference_loss(*args, tuple(PAIR_LOSSES), delta=constant_delta) + bco_pair(chosen - ref_chosen.detach(), rejected, delta=constant_delta)
+    torch.testing.assert_close(torch.autograd.grad(again.sum(), chosen)[0], chosen.grad)
+
+
+def test_preference_metrics_by_hand():
+    chosen_logp, rejected_logp = torch.tensor([-10.0, -20.0, -30.0, -4.0]), torch.tensor([-12.0, -18.0, -30.0, -9.0])
+    ref_chosen, ref_rejected = torch.tensor([-12.0, -20.0, -33.0, -4.0]), torch.tensor([-11.0, -20.0, -33.0, -1.0])
+    got = preference_metrics(chosen_logp, rejected_logp, ref_chosen, ref_rejected, beta=0.5)
+    # rewards of the chosen 1, 0, 1.5, 0; of the rejected -0.5, 1, 1.5, -4: right, wrong, tie (not right), right
+    assert {k: v.item() for k, v in got.items()} == pytest.approx({
+        "rewards/chosen": 2.5 / 4, "rewards/rejected": -2 / 4, "rewards/margins": 4.5 / 4, "rewards/accuracies": 0.5,
+        "logps/chosen": -16, "logps/rejected": -69 / 4})
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_preference_is_computed_in_at_least_float32(dtype):
+    args = make_pairs(dtype=dtype)
+    out = torch.float64 if dtype == torch.float64 else torch.float32
+    exact = preference_loss(*(x.detach().double() for x in args), **MPO, label_smoothing=0.1)
+    loss = preference_loss(*args, **MPO, label_smoothing=0.1)
+    delta, _, _ = reward_shift(args[0], args[1], 0.0, 0)
+    assert loss.dtype == delta.dtype == out and all(v.is_floating_point() and v.dtype != torch.bfloat16 for v in preference_metrics(*args[:4]).values())
+    torch.testing.assert_close(loss.double(), exact, atol=1e-5, rtol=1e-5)  # bfloat16 arithmetic would be off by 1e-2
+    assert dpo(args[0], args[1]).dtype == ipo(args[0], args[1]).dtype == bco_pair(args[0], args[1]).dtype == sft_pair(args[0], args[4]).dtype == out
+    loss.sum().backward()
+    assert args[0].grad.dtype == dtype
+    torch.testing.assert_close(dpo(args[0], args[1]).double(), dpo(args[0].double(), args[1].double()), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kw, message", [
+    ({"loss_type": ("sigmoid", "orpo")}, "orpo.*sigmoid, ipo, bco_pair, sft"),
+    ({"loss_type": ()}, "there are"),
+    ({"loss_type": ("sigmoid", "sft"), "loss_weights": (1.0,)}, "got 1"),
+    ({"beta": 0.0}, "beta"), ({"beta": -0.1}, "beta"), ({"beta": float("nan")}, "beta"), ({"loss_type": "ipo", "beta": 0.0}, "beta"),
+    ({"label_smoothing": 0.5}, "label_smoothing"), ({"label_smoothing": -0.01}, "label_smoothing"),
+    ({"loss_type": "sft", "beta": 0.0}, "beta"), ({"loss_type": "bco_pair", "label_smoothing": 0.5}, "label_smoothing"),      # unused, still wrong
+])
+def test_preference_loss_refuses(kw, message):
+    with pytest.raises(ValueError, match=message):
+        preference_loss(*make_pairs(), **kw)
+
+
+def test_empty_responses_and_poisoned_rewards_are_refused():
+    """A length of 0 is 0 / 0 in the NLL (ms-swift#3276); one infinite reward would make every later delta infinite."""
+    for which in (4, 5):
+        args = make_pairs()
+        args[which] = args[which].clone()
+        args[which][3] = 0
+        with pytest.raises(ValueError, match="empty"):
+            preference_loss(*args)
+    for bad in (float("nan"), float("inf"), float("-inf")):
+        with pytest.raises(ValueError, match="pair 1"):
+            reward_shift(torch.tensor([0.0, bad]), torch.zeros(2), 0.0, 0)
+
+
 # ---------------------------------------------------------------------------- metrics
 
 
@@ -488,6 +803,10 @@ def test_no_function_writes_to_its_arguments():
         token_weights(mask, loss_type, MAX_LEN).zero_()
     clip_ratio(logp, old_logp, adv, mask), logp_difference(old_logp, logp, mask), masked_mean(logp, mask)
     group_advantage(rewards, 4).zero_(), sft_weights(mask).zero_(), nll(old_logp).zero_()
+    pairs = make_pairs()
+    everything, before = everything + pairs, before + [x.detach().clone() for x in pairs]
+    r3v_weights(mask, ["cot"] * 12, {"cot": 2.0}).zero_(), sequence_logp(logp, mask).detach().zero_()
+    preference_loss(*pairs, tuple(PAIR_LOSSES)).detach().zero_(), preference_metrics(*pairs[:4]), reward_shift(*pairs[:2], 0.0, 0)[0].zero_()
     for x, y in zip(everything, before, strict=True):
         assert torch.equal(x, y)
 
@@ -505,6 +824,17 @@ def test_no_function_writes_to_its_arguments():
     lambda lp, adv, m: clip_ratio(lp, lp, adv, m[:, :1]),
     lambda lp, adv, m: logp_difference(lp, lp, m[:, 1:]),
     lambda lp, adv, m: group_advantage(adv.view(3, 4), 4),
+    lambda lp, adv, m: sequence_logp(lp, m[:, :1]),
+    lambda lp, adv, m: r3v_weights(m, ["cot"], {}),                          # (1, 1) would broadcast
+    lambda lp, adv, m: dpo(adv, adv[:1]),
+    lambda lp, adv, m: ipo(adv[:, None], adv[:, None]),
+    lambda lp, adv, m: bco_pair(adv, adv[:, None]),
+    lambda lp, adv, m: bco_pair(adv, adv, delta=adv[:, None]),               # (P, P)
+    lambda lp, adv, m: sft_pair(adv, m.sum(1)[:1]),
+    lambda lp, adv, m: preference_loss(adv, adv, adv, adv[:1], m.sum(1), m.sum(1)),
+    lambda lp, adv, m: preference_loss(adv, adv, adv, adv, m.sum(1), m.sum(1)[:1]),
+    lambda lp, adv, m: preference_metrics(adv, adv, adv[:1], adv),
+    lambda lp, adv, m: reward_shift(adv, adv[:, None], 0.0, 0),
 ])
 def test_wrong_shapes_are_refused_rather_than_broadcast(call):
     logp, _, _, adv, mask = make_batch()

@@ -6,6 +6,7 @@ letters in their usual dress do; D5 yes/no by word; D11 each tag exactly once.
 """
 
 import copy
+import itertools
 import json
 import math
 import multiprocessing
@@ -901,3 +902,85 @@ def test_a_junk_box_never_raises_a_reward(gold, predicted, confidence):
     for name in sorted(rewards.NEEDS_BOXES - {"giou"}) + ["accuracy"]:
         assert score(name, write(predicted + far), example_) <= score(name, write(predicted), example_) + 1e-9, name
     assert score("giou", write([(b, 10) for b in gold]), example_) == pytest.approx(2)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# many answers to one question
+
+
+def said(*answers):
+    return [f"<think> x </think><answer> {a} </answer>" if a else "no tags" for a in answers]
+
+
+def test_pass_at_k_is_the_share_of_k_subsets_with_a_right_one():
+    for n, right in itertools.product(range(1, 6), range(6)):
+        if right <= n:
+            answers = [1] * right + [0] * (n - right)
+            for k in range(1, n + 1):
+                drawn = [max(subset) for subset in itertools.combinations(answers, k)]
+                assert rewards.pass_at_k(n, right, k) == pytest.approx(sum(drawn) / len(drawn))
+
+
+def test_majority_counts_what_can_be_read():
+    assert rewards.majority(said("3", "4", "4")) == "4" and rewards.majority(said("3", "4")) == "3", "ties: the first"
+    assert rewards.majority(said("4", "3.0", "3")) == "3.0" and rewards.majority(said(None, None, "5")) == "5"
+    assert rewards.majority(said(None)) is None and rewards.majority([]) is None
+
+
+@pytest.mark.parametrize("chosen, candidates, choices, expected", [
+    ("3", ["4", "4", "3"], None, ("3", "selected")),  # the minority may be right: what voting cannot do
+    ("3.0", ["4", "4", "3"], None, ("3.0", "selected")),  # as the selection wrote it
+    ("5", ["4", "4", "3"], None, ("4", "majority")),  # no candidate's answer
+    (None, ["3", "4", "4"], None, ("4", "majority")),  # cannot be read
+    (None, ["3", "4"], None, ("3", "majority")),  # ties: the first
+    (None, [None, "4", None], None, ("4", "majority")),
+    ("5", [None, "4"], None, ("4", "majority")),
+    ("5", [None, None], None, (None, "none")),
+    (None, [None], None, (None, "none")),
+    (None, [], None, (None, "none")),
+    ("3 or 4", ["3", "4", "4"], None, ("4", "majority")),  # both is no choice
+    ("dog", ["A", "(B)", "A"], ["cat", "dog"], ("dog", "selected")),
+    ("C", ["A", "(B)", "A"], ["cat", "dog"], ("A", "majority")),
+    (r"\sqrt{12}", ["3", r"2\sqrt{3}", "3"], None, (r"\sqrt{12}", "selected")),  # equal as mathematics
+])  # fmt: skip
+def test_select_takes_a_candidates_answer_or_the_majority(chosen, candidates, choices, expected):
+    assert rewards.select(said(chosen)[0], said(*candidates), choices) == expected
+
+
+def test_select_reads_as_it_is_told():
+    last = lambda text: text.rpartition("Answer: ")[2] or None  # noqa: E731
+    assert rewards.select("Answer: 3", ["Answer: 4", "Answer: 4", "Answer: 3"], read=last) == ("3", "selected")
+    assert rewards.select("Answer: 3", ["Answer: 4", "Answer: 4", "Answer: 3"]) == (None, "none")
+
+
+def binomial_quantile(n, p, q):
+    total = 0.0
+    for k in range(n + 1):
+        total += math.comb(n, k) * p**k * (1 - p) ** (n - k)
+        if total >= q:
+            return k
+
+
+@pytest.mark.parametrize("n, gained", [(20, 6), (50, 10), (200, 60)])
+def test_the_bootstrap_of_a_difference_is_binomial_where_nothing_is_lost(n, gained):
+    """Differences of 0 and 1: the sum of a resample is binomial(n, gained / n), whose quantiles are known."""
+    a, b = [1.0] * gained + [0.0] * (n - gained), [0.0] * n
+    expected = [binomial_quantile(n, gained / n, q) / n for q in (0.025, 0.975)]
+    for seed in range(3):
+        assert rewards.bootstrap_difference(a, b, seed) == pytest.approx(expected, abs=1.001 / n)  # a quantile that falls on a step may go either way
+        low, high = rewards.bootstrap_difference(b, a, seed)
+        assert (-high, -low) == pytest.approx(expected, abs=1.001 / n)
+
+
+def test_the_bootstrap_of_a_difference_is_paired():
+    random_ = random.Random(0)
+    a = [float(random_.random() < 0.5) for _ in range(400)]
+    assert rewards.bootstrap_difference(a, a) == (0, 0), "equal, question by question: no doubt at all"
+    b = a[1:] + a[:1]
+    low, high = rewards.bootstrap_difference(a, b)
+    differences = [x - y for x, y in zip(a, b)]
+    error = math.sqrt(sum(d * d for d in differences)) / len(a)  # their mean is 0
+    assert low == pytest.approx(-1.96 * error, rel=0.1) and high == pytest.approx(1.96 * error, rel=0.1)
+    assert rewards.bootstrap_difference(a, b, 1) == rewards.bootstrap_difference(a, b, 1) and rewards.bootstrap_difference([], []) == (0, 0)
+    with pytest.raises(ValueError, match="got 2 and 1"):
+        rewards.bootstrap_difference([1, 0], [1])

@@ -25,6 +25,7 @@ import torch
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file, save_file
 
+import data
 import evaluate
 import generate
 import model as modeling
@@ -87,6 +88,7 @@ def no_pictures(monkeypatch):
     """Drawing takes most of a short run's time."""
     monkeypatch.setattr(utils, "plot_samples", lambda *_, **__: None)
     monkeypatch.setattr(utils, "plot_curve", lambda *_, **__: None)
+    monkeypatch.setattr(evaluate, "plot_scaling", lambda *_, **__: None)
 
 
 @pytest.fixture(autouse=True)
@@ -259,21 +261,144 @@ def test_what_an_evaluation_leaves(chain):
     assert min(map(opened, [chain.eval / "curve.png", chain.eval / "samples" / "answers.png"])) > 50
 
 
-def test_pass_at_k_is_the_share_of_k_subsets_with_a_right_one():
-    for n, right in itertools.product(range(1, 6), range(6)):
-        if right <= n:
-            answers = [1] * right + [0] * (n - right)
-            for k in range(1, n + 1):
-                drawn = [max(subset) for subset in itertools.combinations(answers, k)]
-                assert evaluate.pass_at_k(n, right, k) == pytest.approx(sum(drawn) / len(drawn))
+def said(*answers):
+    return [f"<think> x </think><answer> {a} </answer>" if a else "no tags" for a in answers]
 
 
-def test_majority_counts_what_can_be_read():
-    said = lambda *answers: [f"<think> x </think><answer> {a} </answer>" if a else "no tags" for a in answers]
-    assert evaluate.majority(said("3", "4", "4")) == "4" and evaluate.majority(said("3", "4")) == "3", "ties: the first"
-    assert evaluate.majority(said("4", "3.0", "3")) == "3.0" and evaluate.majority(said(None, None, "5")) == "5" and evaluate.majority(said(None)) is None and evaluate.majority([]) is None
-    records = [{"answer": "3", "choices": None, "samples": said("3", "4", "4", None), "right": [1.0, 0.0, 0.0, 0.0]}]
-    assert [evaluate.sampled_scores(records, k) for k in (1, 3, 4)] == [(1, 0.25), (0, 0.75), (0, 1)]
+def row_of(gold, answers, selections=None, prompt_tokens=10, tokens=5):
+    """A row of predictions.jsonl, three tokens a sample, 40 read and 2 said a selection; and what it is judged by."""
+    row = {"choices": None, "samples": said(*answers), "right": [float(a == gold) for a in answers], "prompt_tokens": prompt_tokens, "tokens": tokens, "sample_tokens": [3] * len(answers)}
+    if selections is not None:
+        row |= {"selections": selections, "selection_tokens": {n: [40, 2] for n in selections}}
+    return row, SimpleNamespace(answer=gold, choices=None, meta={})
+
+
+def test_shares_among_samples_by_hand():
+    row, example = row_of("3", ["3", "4", "4", None])
+    points = [evaluate.sampled_scores([row], [example], n) for n in (1, 3, 4)]
+    assert [(p["step"], p["majority@k"], p["pass@k"], p["mean_sample_accuracy"]) for p in points] == [(1, 1, 0.25, 1), (3, 0, 0.75, 1 / 3), (4, 0, 1, 0.25)]
+    assert [(p["greedy_tokens"], p["majority_tokens"]) for p in points] == [(15, 13), (15, 19), (15, 22)] and "self_select@k" not in points[0]
+    assert all((p[f"{name}_low"], p[f"{name}_high"]) == rewards.wilson(p[name], 1) for p in points for name in ("majority@k", "pass@k", "mean_sample_accuracy"))
+
+
+def test_self_select_by_hand():
+    """Five questions with the gold 3, three samples each: chosen from the minority; unreadable, the majority right; no candidate's answer, the majority wrong; none right; nothing readable."""
+    cases = [(["4", "3", "4"], "3"), (["3", "3", "4"], None), (["4", "4", "3"], "5"), (["4", "5", "5"], "4"), ([None, None, None], "3")]
+    records, examples = zip(*[row_of("3", answers, {"3": said(chosen)[0]}) for answers, chosen in cases])
+    point = evaluate.sampled_scores(records, examples, 3)
+    assert (point["self_select@k"], point["majority@k"], point["self_select_gain"]) == (2 / 5, 1 / 5, pytest.approx(1 / 5))
+    assert (point["self_select_unreadable"], point["self_select_not_a_candidate"], point["self_select_fell_back"]) == (1 / 5, 2 / 5, 2 / 5)
+    assert point["self_select_by"] == {"some right": {"accuracy": 2 / 3, "n": 3}, "none right": {"accuracy": 0, "n": 2}, "right in the minority": {"accuracy": 1 / 2, "n": 2}}
+    assert (point["self_select_gain_low"], point["self_select_gain_high"]) == (0, pytest.approx(3 / 5)), "binomial(5, 1/5) / 5"
+    assert (point["self_select@k_low"], point["self_select@k_high"]) == rewards.wilson(2, 5)
+    assert (point["greedy_tokens"], point["majority_tokens"], point["self_select_tokens"]) == (15, 19, 61)
+    alone = evaluate.sampled_scores(records, examples, 1)
+    assert alone["self_select@k"] == alone["majority@k"] == 1 / 5 and alone["self_select_tokens"] == alone["majority_tokens"] == 13 and "self_select_gain" not in alone
+
+
+@pytest.mark.parametrize("protocol, gold, samples, chosen, right", [
+    ("chartqa", "14", ["Answer: 14", "Answer: 15", "Answer: 15"], "14", 1),                     # bare, as R3V's targets are
+    ("chartqa", "14", ["Answer: 14", "Answer: 15", "Answer: 15"], "Answer: 14", 1),
+    ("chartqa", "14", ["Answer: 14", "Answer: 15", "Answer: 15"], "I think that it is 14.", 0),  # fell back
+    ("chartqa", "14.0", ["Answer: 14.3", "Answer: 15", "Answer: 15"], "Answer: 14.3", 1),       # within 5 %, as the protocol scores
+    ("superclevr", "14", ["<answer>14</answer>", "<answer>15</answer>", "<answer>15</answer>"], "14", 0)])
+def test_self_select_reads_and_scores_as_the_protocol_does(protocol, gold, samples, chosen, right):
+    row, example = row_of(gold, [None] * 3, {"3": chosen})
+    point = evaluate.sampled_scores([row | {"samples": samples}], [example], 3, protocol)
+    assert point["self_select@k"] == right and point["self_select_fell_back"] == 1 - right and point["majority@k"] == (0 if gold != "15" else 1)
+
+
+@pytest.fixture(scope="module")
+def chooser(chain, tmp_path_factory):
+    out = tmp_path_factory.mktemp("chooser") / "eval"
+    line = f"--model {chain.sft} --data count:test --num-samples 3 1 2 --self-select --max-eval-samples 4 --eval-batch-size 3 --max-completion-length 12 --output-dir {out}"
+    train(evaluate, line)
+    return SimpleNamespace(out=out, line=line)
+
+
+def test_what_self_select_leaves(chooser):
+    result, args = read(chooser.out / "result.json"), read(chooser.out / "args.json")
+    assert args["num_samples"] == [1, 2, 3] and args["self_select"] and [c["step"] for c in result["scaling"]] == [1, 2, 3]
+    for name in ("majority", "pass", "self_select"):
+        assert 0 <= result[f"{name}@3_low"] <= result[f"{name}@3"] <= result[f"{name}@3_high"] <= 1
+        assert all({f"{name}@k", f"{name}@k_low", f"{name}@k_high"} <= c.keys() for c in result["scaling"])
+    for c in result["scaling"][1:]:
+        assert {"self_select_gain", "self_select_gain_low", "self_select_gain_high", "self_select_unreadable", "self_select_not_a_candidate", "self_select_fell_back", "self_select_by"} <= c.keys()
+    rows = utils.read_lines(chooser.out / "predictions.jsonl")
+    policy, processor = modeling.load(args["model"])
+    for row, example in zip(rows, data.head(data.read("count:test"), 4)):
+        assert row["selections"].keys() == row["selection_tokens"].keys() == {"2", "3"}, "one sample is no choice"
+        assert row["prompt_tokens"] == len(data.encode_prompt(example, processor, "r1v", "Count.").ids) and len(row["sample_tokens"]) == 3 and max(row["sample_tokens"]) <= 12
+        for n in (2, 3):                                             # the first n samples, greedily, one question at a time
+            text = data.select_prompt(data.wording(example, "r1v"), row["samples"][:n])
+            texts, lengths, _ = generate.answer_all(policy, processor, [data.asked(example, text)], "none", "Count.", temperature=0, max_completion_length=12)
+            assert row["selections"][str(n)] == texts[0]
+            assert row["selection_tokens"][str(n)] == [len(data.encode_prompt(data.asked(example, text), processor, "none", "Count.").ids), lengths[0]]
+    spent = [r["prompt_tokens"] + sum(r["sample_tokens"][:2]) for r in rows]
+    assert result["scaling"][1]["majority_tokens"] == sum(spent) / 4
+    assert result["scaling"][1]["self_select_tokens"] == sum(spent + [sum(r["selection_tokens"]["2"]) for r in rows]) / 4
+    assert min(map(opened, [chooser.out / "curve.png", chooser.out / "samples" / "answers.png"])) > 50
+
+
+def test_a_parrot_that_takes_the_second_candidate(base, tmp_path, no_pictures, monkeypatch):
+    """Sample k of 3 is right where the question's number divides by k + 1; whoever takes the second of those shown is right on the even ones."""
+    asked = []
+
+    def answer_all(policy, processor, examples, template, system_prompt=None, num_generations=1, **options):
+        if template == "none":
+            asked.extend(e.question for e in examples)
+            texts = [e.question.split("Model's prediction 2:\n")[1].split("\n")[0] for e in examples]
+        else:
+            texts = [said(e.answer if int(e.id.split(":")[-1]) % (k + 1) == 0 else 99 - k)[0] for e in examples for k in range(num_generations)]
+        return texts, [7] * len(texts), None
+
+    monkeypatch.setattr(generate, "answer_all", answer_all)
+    train(evaluate, f"--model {base} --data count:test --num-samples 2 3 --self-select --max-eval-samples 12 --eval-batch-size 7 --max-completion-length 12 --output-dir {tmp_path}")
+    result, rows = read(tmp_path / "result.json"), utils.read_lines(tmp_path / "predictions.jsonl")
+    assert [(c["step"], c["self_select@k"], c["majority@k"], c["pass@k"]) for c in result["scaling"]] == [(2, 1 / 2, 1, pytest.approx(8 / 9)), (3, 1 / 2, 1, 1)]
+    assert result["self_select@3"] == 1 / 2 and result["scaling"][1]["self_select_gain"] == -1 / 2 and result["scaling"][1]["self_select_not_a_candidate"] == 0
+    assert result["scaling"][1]["self_select_by"]["right in the minority"] == {"accuracy": 0, "n": 4}, "1, 5, 7 and 11"
+    assert result["scaling"][0]["self_select_by"] == {"some right": {"accuracy": 1 / 2, "n": 12}}, "one of two is no minority"
+    examples = data.head(data.read("count:test"), 12)
+    expected = [data.select_prompt(data.wording(e, "r1v"), row["samples"][:n]) for e, row in zip(examples, rows) for n in (2, 3)]
+    assert asked == expected and len(set(expected)) > 12
+
+
+def test_self_select_that_was_cut_goes_on(chooser, tmp_path, no_pictures, capsys):
+    out = tmp_path / "eval"
+    shutil.copytree(chooser.out, out)
+    whole = (out / "predictions.jsonl").read_bytes()
+    line = chooser.line.replace(str(chooser.out), str(out)) + " --resume-from-checkpoint"
+    for kept in (len(whole) // 3, len(whole) * 4 // 5):
+        (out / "predictions.jsonl").write_bytes(whole[:kept])
+        train(evaluate, line)
+        assert (out / "predictions.jsonl").read_bytes() == whole and read(out / "result.json") == read(chooser.out / "result.json")
+    for other in (line.replace(" --self-select", ""), line.replace("--num-samples 3 1 2", "--num-samples 3")):
+        assert "another evaluation" in refusal(evaluate, other.split(), capsys)
+
+
+def test_the_picture_of_a_perfect_score(tmp_path):
+    """Wilson's upper end of n right ones of n was 1e-16 short of 1, and a bar of negative length was no picture."""
+    records, examples = zip(*[row_of("3", ["3"] * 4, {"2": said("3")[0], "4": said("3")[0]})] * 300)
+    assert rewards.wilson(300, 300)[1] < 1
+    curve = [evaluate.sampled_scores(records, examples, n) for n in (1, 2, 4)]
+    assert all(c["self_select@k"] == c["majority@k"] == c["pass@k"] == 1 for c in curve)
+    evaluate.plot_scaling(curve, {"accuracy": 1.0, "accuracy_low": 0.9, "accuracy_high": 1.0}, tmp_path / "curve.png", "title")
+    assert opened(tmp_path / "curve.png") > 50
+
+
+def test_one_number_of_samples_is_the_whole_curve():
+    parse = lambda line: evaluate.parse_args(f"--model x --data count --output-dir o {line}".split()).num_samples
+    assert (parse(""), parse("--num-samples 8"), parse("--num-samples 4 1 4 2")) == ([0], [8], [1, 2, 4])
+
+
+def test_what_self_select_cannot_do_is_said_before_the_work(chain, tmp_path, capsys):
+    line = f"--model {chain.sft} --data count:test --max-eval-samples 2 --output-dir {tmp_path / 'out'} --self-select"
+    assert "--num-samples 3" in refusal(evaluate, line.split(), capsys)
+    said = refusal(evaluate, f"{line} --num-samples 1 10 --max-completion-length 512".split(), capsys)
+    most = int(re.search(r"--max-completion-length to (\d+)", said)[1])
+    assert "context of 4096" in said and "--num-samples" in said and 300 < most < 4096 // 11 and not lines_in(tmp_path / "out")
+    assert f"to {most}" in refusal(evaluate, f"{line} --num-samples 10 --max-completion-length {most + 1}".split(), capsys)
 
 
 def test_an_evaluation_that_was_cut_goes_on(chain, tmp_path, no_pictures, capsys):

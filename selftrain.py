@@ -1,0 +1,803 @@
+"""The iterative stage: a model answers, what came out right or wrong is sorted into a pool, and the next model learns from what is built from the pool.
+
+    star   answer-filtered self-training (STaR, arXiv:2203.14465): imitate the right answers           L = L_SFT
+    r3v    and reflect on the wrong ones (R3V, arXiv:2411.00855): mend them, choose among candidates    L = L_SFT + L_REF + L_SEL
+    dpo    prefer right to wrong ones (arXiv:2305.18290)                                                L = -log sigmoid(beta (Delta_c - Delta_r)), Delta = log pi / pi_ref
+    mpo    the same, with what is good in itself, and imitation (arXiv:2411.10442)                      L = 0.8 L_dpo + 0.2 L_bco + NLL_c / |y_c|
+An iteration: sample K answers to each question -> build training data from all pools so far -> train -> evaluate. Each leaves its files in iteration-T/, and a killed
+run goes on in the phase it was in. Iteration 0 is the given model, or, with --warmup-data, that model trained on worked solutions and direct answers.
+Differences from the releases:
+ 1. Built prompts keep their options; right candidates stand in each place equally often; sets with a right and with a wrong majority are balanced (R3V: neither).
+ 2. A selection that names no candidate's answer falls back on the majority, and is counted. What cannot be read is wrong, never guessed, and in the pool kept apart.
+ 3. The reference of dpo and mpo is the policy that the iteration starts from, an adapter included; its log-probs are computed once, before the first step.
+ 4. The reward shift delta counts pairs, so that --micro-batch-size changes memory and not the loss.
+
+On a laptop (after `python train_sft.py --model tiny --data geometry ... --output-dir runs/sft`):
+    python selftrain.py --method r3v --model runs/sft --data geometry --iterations 3 --num-generations 3 --max-steps 150 --learning-rate 5e-4 --output-dir runs/r3v
+On one GPU (QLoRA; given pairs in MMPR's, RLHF-V's or TRL's format):
+    python selftrain.py --method mpo --pairs mmpr.jsonl --image-folder images/ --model Qwen/Qwen2-VL-7B-Instruct --quant nf4 --gradient-checkpointing --output-dir runs/mpo
+
+Below come the builders, text in and text out, then the phases, then `main`.
+A pool is a list of lines, one sample each, oldest first:
+    {"id": example id, "iteration": 1, "sample": 0, "completion": text, "answer": "3" or None, "right": True, "readable": True, "tokens": 57, "finish": "stop" or "length"}
+A sample is wrong if its answer is not the gold one, and unreadable if no answer could be read in it. No builder writes to its arguments or draws lots but from the
+random.Random (or the seed) it is given.
+"""
+import dataclasses
+import json
+import math
+import random
+import re
+import shutil
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+import data
+import generate
+import losses
+import model as modeling
+import protocols
+import rewards
+import utils
+
+BUILT = ("cot", "refine", "select")         # R3V's three tasks
+
+
+# ------------------------------------------------------------------------------------------------------------- the pool
+
+def sort_pool(lines):
+    """{id: (right, wrong, unreadable)}, three lists of pool lines, each oldest to newest, ids in the order of their first line.
+
+    Unreadable samples are kept apart: R3V and MPO take them for wrong, but a text without an answer teaches something else than a wrong answer does.
+    """
+    sorts = {}
+    for line in lines:
+        groups = sorts.setdefault(line["id"], ([], [], []))
+        groups[2 if not line["readable"] else 0 if line["right"] else 1].append(line)
+    return sorts
+
+
+def has_reasoning(completion, least=20):
+    """Whether a completion reasons before it answers: at least `least` letters or digits of thinking.
+
+    That is what stands inside the think tags, and after them or without them before the first `<answer>` or `Answer:` (all of a text that has none of these). Answering
+    first and explaining later is no reasoning. R3V's Qwen2-VL code asks for more than 50 characters that do not begin with "Answer"; InternVL's for 20 of thinking.
+    """
+    thinking, _, rest = completion.rpartition("</think>")
+    return len(re.findall(r"[^\W_]", thinking.replace("<think>", "") + re.split("<answer>|Answer:", rest, maxsplit=1)[0])) >= least
+
+
+def usable(lines, least=20):
+    """The lines fit to be imitated or shown as candidates: they reason, and came to their end. What was cut at the length limit would be imitated with an end-of-turn
+    token in the middle of its sentence."""
+    return [line for line in lines if line["finish"] != "length" and has_reasoning(line["completion"], least)]
+
+
+# ---------------------------------------------------------------------------- R3V (arXiv:2411.00855): solve, refine, select
+
+def self_cot(right):
+    """Self-CoT, L_SFT: the newest right sample, or None."""
+    return right[-1] if right else None
+
+
+def self_refine(right, wrong):
+    """Self-refine, L_REF: (newest wrong, newest right), the first for the prompt and the second for the target; None if there are not both."""
+    return (wrong[-1], right[-1]) if right and wrong else None
+
+
+def self_select_sets(right, wrong, sizes=(3,), rng=None, choices=None, per_size=2):
+    """Self-select, L_SEL: sets of candidates of one question, at least one of them right and one wrong.
+
+    Size 3 is R3V's: {T[-1], T[-2], F[-1]}, kind "2+1", and {T[-1], F[-1], F[-2]}, kind "1+2", of T right and F wrong, as far as there are enough. Other sizes n
+    (2 to 6, so that more candidates than in training are no surprise at test time; sizes=(2, 3, 4, 5, 6)) get `per_size` sets each: the number of right ones is uniform
+    over what can be filled, R3V's 1 to min(|T|, n - 1), and `rng` draws which ones. Different from the release, at any size:
+    - candidates differ as texts: of equal ones only the newest counts. Twice the same text, common at low temperature, gives the answer away or wastes a place;
+    - the right ones give the same answer as the newest of them (normalize_answer, with `choices`): the release checks this only in its variant for other sizes.
+    Returns [{"right": lines, "wrong": lines, "kind": "2+1"}, ...], lines oldest to newest; [] if all are right or all are wrong.
+    """
+    right, wrong = distinct(right), distinct(wrong)
+    right = [line for line in right if rewards.normalize_answer(line["answer"], choices) == rewards.normalize_answer(right[-1]["answer"], choices)]
+    sets = []
+    for n in sizes:
+        if n < 2:
+            raise ValueError(f"a set to select from has at least 2 candidates, got size {n}")
+        fewest, most = max(1, n - len(wrong)), min(len(right), n - 1)                            # right ones
+        if n == 3:
+            sets += [(right[-k:], wrong[k - n:]) for k in (2, 1) if fewest <= k <= most]
+        elif fewest <= most:
+            for _ in range(per_size):
+                k = rng.randint(fewest, most)
+                one = tuple([lines[i] for i in sorted(rng.sample(range(len(lines)), m))] for lines, m in ((right, k), (wrong, n - k)))
+                sets += [one] if one not in sets else []
+    return [{"right": some, "wrong": others, "kind": f"{len(some)}+{len(others)}"} for some, others in sets]
+
+
+def distinct(lines):
+    """The lines without those whose text a newer one repeats."""
+    newest = {line["completion"].strip(): i for i, line in enumerate(lines)}
+    return [line for i, line in enumerate(lines) if newest[line["completion"].strip()] == i]
+
+
+def balance_kinds(sets, rng):
+    """As many sets with the right candidates in the majority as in the minority, within each size: (what is kept, in order; number dropped, drawn by rng).
+
+    Of "2+1" sets alone a model learns to take the majority of the answers shown, which needs no looking. Sets with as many right as wrong ones all stay.
+    """
+    groups = {}
+    for i, one in enumerate(sets):
+        balance = len(one["right"]) - len(one["wrong"])
+        groups.setdefault((len(one["right"]) + len(one["wrong"]), abs(balance) > 0), ([], []))[balance > 0].append(i)
+    dropped = set()
+    for (_, uneven), pair in groups.items():
+        rare, common = sorted(pair, key=len)
+        dropped |= set(rng.sample(common, len(common) - len(rare))) if uneven else set()
+    return [one for i, one in enumerate(sets) if i not in dropped], len(dropped)
+
+
+def balance_positions(sets, rng):
+    """Puts the candidates of each set in an order: every position holds a right one equally often, to within one, in the sets of each kind.
+
+    R3V shuffles and hopes; a preference for the first candidate then costs nothing in training. Here the right ones go where the fewest have been so far, ties drawn
+    by rng, over the whole data set. Returns the sets with "candidates" (lines in order) and "right_at" (positions of the right ones, from 0).
+    """
+    placed, kinds, sizes = [None] * len(sets), {}, {}
+    for i in sorted(range(len(sets)), key=lambda i: sets[i]["kind"]):         # kind by kind, so that the second can even out the first over all sets of a size
+        right, wrong = list(sets[i]["right"]), list(sets[i]["wrong"])
+        n = len(right) + len(wrong)
+        of_kind, of_size = kinds.setdefault(sets[i]["kind"], [0] * n), sizes.setdefault(n, [0] * n)
+        right_at = sorted(sorted(range(n), key=lambda at: (of_kind[at], of_size[at], rng.random()))[:len(right)])
+        rng.shuffle(right)
+        rng.shuffle(wrong)
+        for at in right_at:
+            of_kind[at] += 1
+            of_size[at] += 1
+        placed[i] = {**sets[i], "candidates": [(right if at in right_at else wrong).pop() for at in range(n)], "right_at": right_at}
+    return placed
+
+
+def final_answer(line):
+    """The target of a set: the answer alone, spelt as the sample did, in tags if it used them, else as R3V's TabMWP has it: "<answer> 3 </answer>", "Answer: 3"."""
+    return f"<answer> {line['answer']} </answer>" if "<answer>" in line["completion"] else f"Answer: {line['answer']}"
+
+
+def build(examples, pool, prompt_of, tasks=BUILT, sizes=(3,), seed=0, balance=True, hinted=(), least=20, instruction=None):
+    """The training data of one R3V iteration from the whole pool: (items, counts for the log).
+
+    examples: {id: Example}; prompt_of(example): the question as it is asked for reasoning (data.wording), its options in it, which the release's rebuilt prompts lost.
+    tasks: which of BUILT; cot alone is R3V's STaR. sizes: of the sets to select from. balance=False leaves both kinds of sets as common as they are (R3V).
+    hinted: pool lines sampled with the gold answer as a hint (hint_prompt), for STaR's rationalisation: used where nothing else is right. least: see has_reasoning.
+    instruction: of data.select_prompt, data.SELECT.get(template).
+    An item is {"id", "task", "prompt": the whole user turn, "target": what to answer}, and of "select" also "candidates" (texts), "right_at" (positions from 0) and
+    "kind". At most one cot and one refine item a question. All items of a task are together: shuffle before training.
+    counts: questions (all_right, all_wrong, mixed, by all their samples; unreadable is not right); samples that are unreadable, cut, or without reasoning; items of each
+    task and kind; select/surplus, sets dropped by balance_kinds; select/voted_right, items on which the majority of the candidates is right: what voting alone would get.
+    Raises UserError if the pool has a sample of a question that examples lacks.
+    """
+    rng = random.Random(seed)
+    counts = Counter(dict.fromkeys(["questions", "all_right", "all_wrong", "mixed", "unreadable", "cut", "no_reasoning", "rationalised", *BUILT,
+                                    "select/surplus", "select/voted_right"], 0))
+    items, sets = {task: [] for task in BUILT}, []
+    hints = {line["id"]: line for line in rationalised(hinted, least)}
+    by_id = sort_pool(pool)
+    for id in [*by_id, *(id for id in hints if id not in by_id)]:
+        if id not in examples:
+            raise utils.UserError(f"the pool has samples of example {id!r}, which is not in the data: give the --data that they were sampled from, or another --output-dir")
+        everything = by_id.get(id, ([], [], []))
+        right, wrong = (usable(lines, least) for lines in everything[:2])
+        cut = sum(line["finish"] == "length" for line in everything[0] + everything[1])
+        counts["questions"] += 1
+        counts["all_wrong" if not everything[0] else "mixed" if everything[1] or everything[2] else "all_right"] += 1
+        counts["unreadable"] += len(everything[2])
+        counts["cut"] += cut
+        counts["no_reasoning"] += len(everything[0]) + len(everything[1]) - len(right) - len(wrong) - cut
+        prompt, newest, pair = prompt_of(examples[id]), self_cot(right), self_refine(right, wrong)
+        if newest is None and id in hints:
+            newest = hints[id]
+            counts["rationalised"] += "cot" in tasks
+        if newest:
+            items["cot"].append({"id": id, "task": "cot", "prompt": prompt, "target": newest["completion"].strip()})
+        if pair and "refine" in tasks:
+            items["refine"].append({"id": id, "task": "refine", "prompt": data.refine_prompt(prompt, pair[0]["completion"].strip()),
+                                    "target": pair[1]["completion"].strip()})
+        if "select" in tasks:
+            sets += [{"id": id, **one} for one in self_select_sets(right, wrong, sizes, rng, examples[id].choices)]
+    if balance:
+        sets, counts["select/surplus"] = balance_kinds(sets, rng)
+    for one in balance_positions(sets, rng):
+        example, candidates = examples[one["id"]], [line["completion"].strip() for line in one["candidates"]]
+        vote = rewards.majority([line["answer"] for line in one["candidates"]], example.choices, lambda answer: answer)
+        counts["select/voted_right"] += any(line["right"] for line in one["candidates"] if line["answer"] == vote)
+        counts[f"select/{one['kind']}"] += 1
+        items["select"].append({"id": one["id"], "task": "select", "prompt": data.select_prompt(prompt_of(example), candidates, instruction),
+                                "target": final_answer(one["right"][-1]), "candidates": candidates, "right_at": one["right_at"], "kind": one["kind"]})
+    built = [item for task in BUILT if task in tasks for item in items[task]]
+    counts.update(item["task"] for item in built)
+    return built, dict(counts)
+
+
+# ------------------------------------------------------------------------------------- STaR (arXiv:2203.14465): rationalisation
+
+def hint_prompt(prompt, answer):
+    """The prompt with the gold answer as a hint: for sampling only, on questions nothing was right for. The training prompt is the one without."""
+    return f"{prompt}\nHint: the answer is {answer}. Show step by step, from what the picture shows, how one comes to it, without a word about this hint."
+
+
+def rationalised(lines, least=20):
+    """The newest usable right sample of each question, of samples drawn with the hint. What speaks of the hint is left out: no hint will be there to speak of."""
+    right = [line for line in usable(lines, least) if line["right"] and not re.search(r"\bhint", line["completion"], re.IGNORECASE)]
+    return list({line["id"]: line for line in right}.values())
+
+
+# --------------------------------------------------------------------------------- MPO (arXiv:2411.10442): pairs by correctness
+
+# How to ask for reasoning when sampling, by kind of picture: appended to the prompt, so that samples differ in more than luck. A pair's training prompt is the plain one.
+INSTRUCTIONS = {
+    "plain": "",
+    "background": "First recall the definitions, rules and facts that the question calls for, then reason from them step by step.",
+    "visual": "First describe what the picture shows that bears on the question, its text, numbers and layout, then reason from it step by step.",
+    "grounded": "First name each object that the question is about and say where in the picture it is, then reason from these step by step.",
+}
+INSTRUCTION_OF = {
+    "science": "background", "geometry": "background", "math": "background",
+    "chart": "visual", "table": "visual", "document": "visual", "ocr": "visual",
+    "general": "grounded", "count": "grounded", "spatial": "grounded", "ground": "grounded",
+}  # fmt: skip
+
+
+def instructed(prompt, kind):
+    """The prompt to sample with, for a kind of picture or task (INSTRUCTION_OF; plain for any other, None included). Tags and format are left to the prompt."""
+    words = INSTRUCTIONS[INSTRUCTION_OF.get(kind, "plain")]
+    return f"{prompt}\n{words}" if words else prompt
+
+
+def entails(wrong, right, choices=None):
+    """Whether the wrong answer says the right one and more, "12 cm" and "12": the pair would punish what it should reward.
+
+    The words of the right answer stand side by side in the wrong one, each by normalize_answer. MPO's code looks for characters: it drops the right "A" beside "B. Paris",
+    "1" beside "12", and, since it writes 'None' where there is no answer, "No" beside every unreadable text. Two different options (`choices`, or letters) never entail,
+    nor do lists of boxes: one box too many is a mistake.
+    """
+    forms = {rewards.normalize_answer(answer, choices) for answer in (right, wrong)}
+    if "[{" in right or len(forms) == 2 and all(re.fullmatch("[a-z]", form) for form in forms):
+        return False
+    pieces = ([piece.lstrip("([\"'").rstrip(".,;:!?)]\"'") for piece in answer.split()] for answer in (right, wrong))
+    words, more = ([rewards.normalize_answer(piece) for piece in some if piece] for some in pieces)
+    return bool(words) and any(more[i:i + len(words)] == words for i in range(len(more) - len(words) + 1))
+
+
+def correctness_pairs(right, wrong, unreadable, rng, most=15, choices=None):
+    """MPO's pairs of one question: ([(chosen, rejected), ...], the same with an unreadable rejected one), of pool lines, at most `most` each, drawn by rng.
+
+    All right x wrong but those whose answers entail (see `entails`), and all right x unreadable, kept apart, because they teach the format. Equal texts count once, and a
+    right sample that was cut is not chosen. Lengths are not matched, as in the released code. Both are empty if nothing is right.
+    """
+    right = [line for line in distinct(right) if line["finish"] != "length"]
+    pairs = [(a, b) for a in right for b in distinct(wrong) if not entails(b["answer"], a["answer"], choices)]
+    format_pairs = [(a, b) for a in right for b in distinct(unreadable)]
+    return tuple(some if len(some) <= most else [some[i] for i in sorted(rng.sample(range(len(some)), most))] for some in (pairs, format_pairs))
+
+
+# ------------------------------------------------------------- MPO's Dropout Next-Token Prediction: pairs without a gold answer
+
+def truncate_words(text, ratio=0.5):
+    """The first floor(n * ratio) of the n words of a response, split at single spaces, so that it is exactly how the text begins; no space at its end."""
+    words = text.split(" ")
+    return " ".join(words[:int(len(words) * ratio + 1e-9)])                   # 0.29 * 100 is a little less than 29
+
+
+def blind(example):
+    """The example without its images, nor a placeholder for them: what the continuation is made up from."""
+    return dataclasses.replace(example, images=[], question=example.question.replace("<image>", "").strip())
+
+
+def ntp_pair(chosen, prefix, continuation, choices=None):
+    """(chosen, rejected): a response to the picture, and its beginning (truncate_words) as the same model went on without the picture. None if that tells nothing: it went
+    on with nothing, with the same text, or to the same answer.
+
+    The two share the words of the prefix, which ends without a space while a continuation may or may not begin with one: exactly one goes between.
+    """
+    assert chosen.startswith(prefix), f"the prefix {prefix[-40:]!r} is not how the response begins"
+    rejected = f"{prefix} {continuation.strip()}" if prefix else continuation.strip()
+    answers = [rewards.extract_answer(text) for text in (chosen, rejected)]
+    same = None not in answers and len({rewards.normalize_answer(answer, choices) for answer in answers}) == 1
+    return None if same or not continuation.strip() or rejected.split() == chosen.split() else (chosen, rejected)
+
+
+# --------------------------------------------------------------------------------------------------------------------- the phases
+
+def sample_into(path, policy, processor, asks, examples, score, G, args, seed, temperature, describe, **more):
+    """G samples of each ask, appended to the file `path` a batch at a time: its lines, G for each, in order. What a run that was killed has left there is kept.
+
+    asks: examples whose question is the whole user turn; examples: what they are scored as, by score(text, example) -> (answer or None, right). more: for every line.
+    """
+    step = max(1, args.eval_batch_size // G)
+    kept = utils.read_lines(path)
+    start = len(asks) if len(kept) >= len(asks) * G else len(kept) // (step * G) * step        # whole batches: the others are drawn again as they were
+    lines = kept[:start * G]
+    utils.write_lines(path, lines)
+    with open(path, "a", encoding="utf-8") as file:
+        for at in tqdm(range(start, len(asks), step), desc=describe, unit="batch", leave=False):
+            batch = asks[at:at + step]
+            texts, lengths, finish = generate.answer_all(policy, processor, batch, "none", args.system_prompt, G, batch_size=step * G, first_row=at * G, seed=seed,
+                                                         max_completion_length=args.max_completion_length, temperature=temperature,
+                                                         top_p=args.top_p if temperature else 1.0, top_k=args.top_k if temperature else 0)
+            for row, (text, tokens, end) in enumerate(zip(texts, lengths, finish)):
+                example = examples[at + row // G]
+                # A policy can spell <|im_end|> letter by letter, which no training text may.
+                answer, right = (None, False) if any(token in text for token in processor.special.reserved) else score(text, example)
+                lines.append({"id": example.id, **more, "sample": row % G, "completion": text, "answer": answer, "right": right, "readable": answer is not None,
+                              "tokens": tokens, "finish": end})
+                file.write(json.dumps(lines[-1]) + "\n")
+            file.flush()
+    return lines
+
+
+def continue_into(path, policy, processor, chosen, asks, args, seed):
+    """DropoutNTP's continuations, appended to `path`: the beginning of each chosen text, and how the policy goes on from there without the image.
+
+    chosen: pool lines; asks: for each an example whose question is the whole user turn. Returns [{"id", "sample", "prefix", "continuation", "tokens"}, ...].
+    """
+    step = args.eval_batch_size
+    kept = utils.read_lines(path)
+    start = len(chosen) if len(kept) >= len(chosen) else len(kept) // step * step
+    lines = kept[:start]
+    utils.write_lines(path, lines)
+    with open(path, "a", encoding="utf-8") as file:
+        for at in tqdm(range(start, len(chosen), step), desc="continue without the image", unit="batch", leave=False):
+            batch = [(line, truncate_words(line["completion"].strip(), args.drop_ratio), ask) for line, ask in zip(chosen[at:at + step], asks[at:at + step])]
+            prompts = [data.continued(data.encode_prompt(blind(ask), processor, "none", args.system_prompt, 2 * args.max_completion_length), prefix, processor) for _, prefix, ask in batch]
+            roll = generate.rollout(policy, prompts, processor.special, 1, args.max_completion_length, args.temperature, args.top_p, args.top_k, seed=seed, first_row=at)
+            for (line, prefix, _), ids, n in zip(batch, roll.targets, roll.lengths.tolist()):
+                lines.append({"id": line["id"], "sample": line["sample"], "prefix": prefix, "continuation": processor.decode(ids[:n]), "tokens": n})
+                file.write(json.dumps(lines[-1]) + "\n")
+            file.flush()
+    return lines
+
+
+def reference_logps(path, policy, processor, pairs, args):
+    """log pi_ref of both responses of each pair, sums over tokens, [(chosen, rejected), ...]: those of the policy that training starts from, computed before its first
+    step, so that no second model is kept. Appended to `path` as they come."""
+    lines = utils.read_lines(path)[:len(pairs)]
+    utils.write_lines(path, lines)
+    policy.eval()
+    with open(path, "a", encoding="utf-8") as file, torch.no_grad():
+        for pair in tqdm(pairs[len(lines):], desc="reference log-probs", unit="pair", leave=False):
+            chosen, rejected = pair_logps(policy, processor, pair, args)[0].tolist()
+            lines.append({"ref_chosen_logps": chosen, "ref_rejected_logps": rejected})
+            file.write(json.dumps(lines[-1]) + "\n")
+    return [(line["ref_chosen_logps"], line["ref_rejected_logps"]) for line in lines]
+
+
+def pair_logps(policy, processor, pair, args):
+    """(log pi(y|x) of the chosen and of the rejected response (2,), sums over tokens, with gradient; their lengths (2,)): one forward pass over [prompt | chosen | rejected]."""
+    room = processor.context
+    prompt = data.encode_prompt(pair.example, processor, args.prompt_template, args.system_prompt)
+    rows = [data.encode_response(text, processor, pair.example.source, room) for text in (pair.chosen, pair.rejected)]
+    targets, mask = data.pad_targets(rows, processor.special.pad_id)                          # (2, T)
+    batch = data.collate([prompt], targets, mask, [2], policy.device)
+    logp = modeling.token_logps(policy, batch, suppress=processor.special.vision_ids)         # (2, T)
+    return losses.sequence_logp(logp, batch["mask"]), batch["mask"].sum(1)
+
+
+def imitate(policy, processor, items, examples, args):
+    """One update's gradient of star and r3v, from built items: {metric: value}."""
+    encoded = [(data.encode_prompt(data.asked(examples[item["id"]], item["prompt"]), processor, "none", args.system_prompt),
+                data.encode_response(item["target"], processor, item["id"], processor.context), item["task"]) for item in items]
+    encoded.sort(key=lambda e: len(e[0].ids) + len(e[1]))             # rows of about one length share a micro-batch; their order in the step means nothing
+    prompts, rows, tasks = zip(*encoded)
+    targets, mask = data.pad_targets(rows, processor.special.pad_id)                          # (B, T)
+    weights = losses.r3v_weights(mask, tasks, {task: getattr(args, f"{task}_weight", 1.0) for task in set(tasks)}, args.per_example)
+    loss, spent = 0.0, torch.zeros_like(mask)
+    for a, b, first, last, counts in data.micro_batches(len(rows), args.micro_batch_size, [1] * len(rows)):
+        longest = max(len(row) for row in rows[a:b])
+        batch = data.collate(prompts[first:last], targets[a:b, :longest], mask[a:b, :longest], counts, policy.device)
+        per_token = losses.nll(modeling.token_logps(policy, batch, suppress=processor.special.vision_ids))
+        part = losses.aggregate(per_token, weights[a:b, :longest].to(policy.device))
+        part.backward()
+        loss, spent[a:b, :longest] = loss + part.item(), per_token.detach().cpu()
+    of = {task: [b for b in range(len(rows)) if tasks[b] == task] for task in sorted(set(tasks))}
+    return {"loss": loss, **{f"loss/{task}": float(losses.masked_mean(spent[at], mask[at])) for task, at in of.items()}, "tokens": float(mask.sum())}
+
+
+def prefer(policy, processor, pairs, references, args, shift):
+    """One update's gradient of dpo and mpo: {metric: value}. shift: {"total", "count"} of losses.reward_shift, which moves on."""
+    loss, seen = 0.0, []
+    for pair, (ref_chosen, ref_rejected) in zip(pairs, references):
+        logps, tokens = pair_logps(policy, processor, pair, args)                             # (2,), (2,)
+        ref = logps.new_tensor([ref_chosen, ref_rejected])
+        scores = args.beta * (logps.detach() - ref)
+        delta, shift["total"], shift["count"] = losses.reward_shift(scores[:1], scores[1:], shift["total"], shift["count"])
+        part = losses.preference_loss(logps[:1], logps[1:], ref[:1], ref[1:], tokens[:1], tokens[1:], args.loss_type, args.loss_weights, args.beta, args.label_smoothing,
+                                      delta).sum() / len(pairs)
+        part.backward()
+        loss += part.item()
+        seen.append([*logps.tolist(), ref_chosen, ref_rejected, float(tokens.sum())])
+    chosen, rejected, ref_chosen, ref_rejected, tokens = torch.tensor(seen).T
+    metrics = {k: float(v) for k, v in losses.preference_metrics(chosen, rejected, ref_chosen, ref_rejected, args.beta).items()}
+    return {"loss": loss, **metrics, "logps/chosen_change": float((chosen - ref_chosen).mean()), "logps/chosen_start": float(ref_chosen.mean()),
+            "delta": shift["total"] / max(1, shift["count"]), "tokens": float(tokens.sum())}
+
+
+def train(folder, policy, processor, rows, update, args, t, state):
+    """Trains `policy` on `rows` (items or pairs), by update(rows of a step) -> metrics, and publishes it in `folder`. Goes on from the newest checkpoint there: its weights are
+    loaded already. state: a dict that is saved and restored with it."""
+    found = utils.checkpoints(folder)
+    args.learning_rate = args.learning_rate or (1e-4 if args.lora_r else 1e-5) / (10 if args.method in PREFERENCE and args.lora_r else 2 if args.method in PREFERENCE else 1)
+    max_steps = data.steps_of(args, rows, args.batch_size)
+    trained = [q for q in policy.parameters() if q.requires_grad]
+    optimizer = utils.make_optimizer(args.optim, trained, args.learning_rate)
+    step = 0
+    if found:
+        saved = utils.load_state(found[-1])
+        optimizer.load_state_dict(saved["optimizer"])
+        step = saved["step"]
+        state |= saved["more"]
+    log = utils.MetricsLog(folder, step if found else None, args.report_to, args.logging_steps)
+    save_model = lambda directory: (modeling.save(policy, processor, directory), utils.write_args(directory, args))
+    shown = ["loss", "rewards/margins", "rewards/accuracies", "logps/chosen_change", "loss/cot", "loss/refine", "loss/select", "grad_norm"]
+    fallen, change = False, []
+    bar = tqdm(total=max_steps, initial=step, desc=f"iteration {t}: train", unit="step", leave=False)
+    with utils.StopRequest() as stop:
+        while step < max_steps:
+            started = time.perf_counter()
+            utils.seed_everything(args.seed * 1000 + t, step)
+            scale = utils.lr_scale(step, max_steps, args.warmup_steps, args.lr_scheduler_type)
+            for group in optimizer.param_groups:
+                group["lr"] = args.learning_rate * scale
+            policy.train()
+            optimizer.zero_grad()
+            metrics = update(data.take(rows, step * args.batch_size, args.batch_size, args.seed * 1000 + t))
+            metrics["grad_norm"] = utils.clip_gradient(trained, args.max_grad_norm, step + 1)
+            optimizer.step()
+            step += 1
+            seconds = time.perf_counter() - started
+            metrics |= {"learning_rate": args.learning_rate * scale, "step_time": seconds, "tokens_per_second": metrics.pop("tokens") / seconds}
+            last = step == max_steps or stop.requested
+            bar.update()
+            bar.set_postfix(loss=f"{metrics['loss']:.3f}")
+            log.log(step, metrics, shown, last)
+            if "logps/chosen_change" in metrics:                      # the failure that everybody meets: both responses become unlikely, and only the margin grows
+                change = (change + [metrics["logps/chosen_change"] / abs(metrics["logps/chosen_start"])])[-10:]
+                if not fallen and sum(change) / 10 < -0.1:
+                    fallen = True
+                    utils.say(f"  warning: step {step}: the chosen responses have lost {-sum(change) / 10:.0%} of their log-probability since the start; the margin grows because the rejected "
+                              "ones lose more. --loss-type sigmoid sft (or --method mpo), a lower --learning-rate or fewer steps contain it")
+            if last or args.save_steps and step % args.save_steps == 0:
+                utils.save_checkpoint(folder, step, save_model, {"optimizer": optimizer.state_dict(), "more": state}, args.save_total_limit)
+            if stop.requested and step < max_steps:
+                bar.close()
+                print(f"stopped in the training of iteration {t}, after step {step}; go on with --resume-from-checkpoint")
+                raise SystemExit(130)
+    bar.close()
+    policy.eval()
+    utils.publish(folder, save_model)
+    utils.write_json(folder / "trained.json", {"steps": step, "rows": len(rows)})
+    for checkpoint in utils.checkpoints(folder):                      # the published model is their end
+        shutil.rmtree(checkpoint)
+
+
+def evaluate(folder, policy, processor, name, examples, args, score, at):
+    """Test@1 and, from --num-samples samples, majority, pass@N and for r3v self-select, on one --eval-data: ({metric: value}, lines for people). `at`: its number."""
+    N, template = args.num_samples, args.prompt_template
+    asks = [data.asked(e, data.wording(e, template)) for e in examples]
+    file = lambda what: folder / f"eval_{at}_{what}.jsonl"
+    greedy = sample_into(file("greedy"), policy, processor, asks, examples, score, 1, args, args.seed, 0, f"asking {name}")
+    rate = lambda marks: sum(marks) / max(1, len(examples))
+    result = {"accuracy": rate(line["right"] for line in greedy), "n": len(examples), "parse_failures": sum(not line["readable"] for line in greedy),
+              "mean_length": rate(line["tokens"] for line in greedy)}
+    result["accuracy_low"], result["accuracy_high"] = rewards.wilson(sum(line["right"] for line in greedy), len(examples))
+    said = [[(f"greedy: {line['completion']}", {"right": line["right"]})] for line in greedy]
+    if N:
+        lines = sample_into(file("samples"), policy, processor, asks, examples, score, N, args, args.seed + 1, args.temperature, f"sampling {name}")
+        groups = [lines[i:i + N] for i in range(0, len(lines), N)]
+        texts = [[line["completion"] for line in group] for group in groups]
+        read = reader(args.protocol)
+        gold = lambda answer, e: answer is not None and score(f"<answer> {answer} </answer>", e)[1]
+        result[f"majority@{N}"] = rate(gold(rewards.majority(group, e.choices, read), e) for group, e in zip(texts, examples))
+        result[f"pass@{N}"] = rate(any(line["right"] for line in group) for group in groups)
+        result["sample_accuracy"] = rate(sum(line["right"] for line in group) / N for group in groups)
+        if args.method == "r3v" and args.select_weight and N > 1:
+            if not file("selected").is_file():
+                chosen, lengths, _ = generate.self_select(policy, processor, examples, template, args.system_prompt, texts, batch_size=args.eval_batch_size,
+                                                          max_completion_length=args.max_completion_length, describe=f"selecting {name}")
+                picks = [rewards.select(text, group, e.choices, read) for text, group, e in zip(chosen, texts, examples)]
+                utils.write_lines(file("selected"), [{"id": e.id, "selection": text, "answer": answer, "how": how, "right": gold(answer, e), "tokens": n}
+                                                     for e, text, (answer, how), n in zip(examples, chosen, picks, lengths)])
+            picks = utils.read_lines(file("selected"))
+            result |= {f"self_select@{N}": rate(pick["right"] for pick in picks), "invalid_selections": rate(pick["how"] != "selected" for pick in picks)}
+            said = [mine + [(f"sample {k}: {line['completion']}", {"right": line["right"]}) for k, line in enumerate(group, 1)] + [(f"selected: {pick['selection']}", {"right": pick["right"]})]
+                    for mine, group, pick in zip(said, groups, picks)]
+    return result, said
+
+
+def reader(protocol):
+    """text -> its answer, or None, as the protocol reads it, or in tags."""
+    return (lambda text: protocols.body(text, protocol)) if protocol else rewards.extract_answer
+
+
+def scorer(protocol):
+    """score(text, example) -> (answer or None, right): by the protocol, or by the accuracy reward. Where an example has no gold answer (DropoutNTP), all that ends is right."""
+    right = protocols.PROTOCOLS[protocol]["ours"] if protocol else rewards.accuracy
+    read = reader(protocol)
+    return lambda text, example: (read(text) if example.answer else text, bool(right(text, example)) if example.answer else True)
+
+
+METHODS = {"star": ("cot",), "r3v": BUILT, "dpo": ("sigmoid",), "mpo": losses.MPO["loss_type"]}      # what is built, or what a pair costs
+PREFERENCE = ("dpo", "mpo")
+
+
+def parse_args(argv=None):
+    p = utils.Parser(__doc__, "selftrain.py")
+    p.add_argument("--method", choices=METHODS, required=True, help="star and r3v imitate what is built from the pool; dpo and mpo learn from pairs")
+    utils.add_model_flags(p)
+    utils.add_training_flags(p)
+    g = utils.add_data_flags(p)
+    g.add_argument("--max-train-samples", type=utils.positive, help="questions to learn from: the first so many; default: all of a file, 1024 of a toy task")
+    g.add_argument("--warmup-data", metavar="DATA", help="worked solutions that stay in every iteration's mix (a toy task: its fallible teacher's); iteration 0 trains on them")
+    g.add_argument("--max-warmup-samples", type=utils.positive, help="how many of them; default: all of a file, a tenth of the questions of a toy task")
+    g.add_argument("--direct-template", help="how the direct-answer data ask, by name; default: answer where reasoning is asked for in tags, else direct")
+    g.add_argument("--protocol", choices=sorted(protocols.PROTOCOLS), help="read and score answers as this benchmark does; default: the accuracy reward")
+    g = p.add_argument_group("rollout")
+    g.add_argument("--iterations", type=utils.positive, help="rounds of sampling, building and training; default: 3 for star and r3v, 1 for dpo and mpo")
+    g.add_argument("--num-generations", type=utils.positive, default=3, help="K, samples of each question in each iteration")
+    g.add_argument("--max-completion-length", type=utils.positive, default=384, help="tokens of a completion at most")
+    g.add_argument("--temperature", type=utils.not_negative, default=0.9, help="sampling temperature")
+    g.add_argument("--top-p", type=utils.fraction, default=0.95, help="sample among the likeliest tokens that make up this mass")
+    g.add_argument("--top-k", type=utils.count, default=50, help="sample among this many likeliest tokens, 0: all")
+    g.add_argument("--instructions", choices=["plain", "mpo"], default="plain", help="mpo: every other sample is asked for with one of MPO's three instructions for reasoning, by the example's task")
+    g.add_argument("--rationalization", action="store_true", default=False, help="STaR: questions without a right sample are asked again with the answer as a hint")
+    g = p.add_argument_group("objective")
+    g.add_argument("--continue-training", action="store_true", default=False, help="each iteration trains the model of the one before; default: star and r3v train the given model anew")
+    g.add_argument("--select-sizes", type=int, nargs="+", default=[3], metavar="N", help="r3v: candidates in a set to select from; 2 3 4 5 6 for scaling at test time")
+    for task, what in (("refine", "L_REF"), ("select", "L_SEL"), ("direct", "the direct answers"), ("warmup", "the warm-up solutions")):
+        g.add_argument(f"--{task}-weight", type=utils.not_negative, default=1.0, help=f"star and r3v: weight of {what} beside self-CoT; 0 leaves them out")
+    g.add_argument("--per-example", action="store_true", default=False, help="star and r3v: every example counts the same; default: every token, as in the release, so that a selection counts little")
+    g.add_argument("--pairs", metavar="DATA", help="dpo and mpo: learn from these pairs (MMPR, RLHF-V, TRL's columns, LLaMA-Factory) instead of sampling")
+    g.add_argument("--image-folder", metavar="DIR", help="where relative image paths of --pairs resolve; default: beside its file")
+    g.add_argument("--pair-source", choices=["correctness", "dropout_ntp"], default="correctness", help="correctness: right against wrong samples; dropout_ntp: a sample against its beginning, continued without the image")
+    g.add_argument("--drop-ratio", type=utils.dropout, default=0.5, help="dropout_ntp: share of the response's words that is kept")
+    g.add_argument("--max-pairs", type=utils.positive, default=15, help="pairs of a question at most, and as many with an unreadable answer")
+    g.add_argument("--loss-type", nargs="+", choices=sorted(losses.PAIR_LOSSES), help="dpo and mpo: what a pair costs, to be added up; default: sigmoid, and for mpo sigmoid bco_pair sft")
+    g.add_argument("--loss-weights", nargs="+", type=utils.not_negative, metavar="W", help="one weight per --loss-type; default: all 1, and for mpo 0.8 0.2 1.0")
+    g.add_argument("--beta", type=utils.not_negative, default=0.1, help="how far log-ratios count as rewards")
+    g.add_argument("--label-smoothing", type=utils.dropout, default=0.0, help="share of pairs taken to be the wrong way round (cDPO); below 0.5")
+    g.add_argument("--batch-size", type=utils.positive, default=32, help="examples, or pairs, per step")
+    utils.add_optimization_flags(p, "peak learning rate; default: 1e-4 with LoRA, 1e-5 without; dpo and mpo: 1e-5 and 5e-6")
+    utils.add_evaluation_flags(p)
+    p.add_argument("--num-samples", type=utils.count, default=3, help="samples of each held-out question for majority, self-select (r3v) and pass@N; 0: only greedy answers")
+    utils.add_output_flags(p)
+    p.set_defaults(micro_batch_size=32)
+    given = any(word.partition("=")[0] == "--pairs" for word in (sys.argv[1:] if argv is None else argv))
+    for action in p._actions:
+        action.required = action.required and not (given and action.dest == "data")
+    args = p.parse_args(argv)
+    prefers = args.method in PREFERENCE
+    if args.pairs and not prefers:
+        p.error(f"--pairs is for --method dpo and mpo, not {args.method}")
+    if args.pairs and args.data:
+        p.error("--pairs are given pairs, --data questions to sample pairs for: leave one of them away")
+    if args.beta == 0 and prefers:
+        p.error("--beta must be above 0: it is what turns log-ratios into rewards")
+    if args.label_smoothing >= 0.5:
+        p.error("--label-smoothing must be below 0.5: from there on the pairs would say the opposite")
+    if args.temperature == 0 and not args.pairs:
+        p.error("--temperature must be above 0: greedy samples of one question are all the same")
+    if min(args.select_sizes) < 2:
+        p.error("--select-sizes must be at least 2")
+    if args.loss_type is None:
+        args.loss_type = list(METHODS[args.method]) if prefers else []
+        args.loss_weights = args.loss_weights or (list(losses.MPO["loss_weights"]) if args.method == "mpo" else None)
+    if args.loss_weights and len(args.loss_weights) != len(args.loss_type):
+        p.error(f"--loss-weights needs one weight for each of {' '.join(args.loss_type)}, got {len(args.loss_weights)}")
+    args.iterations = args.iterations or (1 if prefers else 3)
+    if args.pairs and args.iterations > 1:
+        p.error("--pairs are given once: --iterations is for sampled ones")
+    return args
+
+
+def main(args):
+    # ---- setup: everything that can be wrong is found out before the first sample --------------------------------------------------
+    prefers, out = args.method in PREFERENCE, Path(args.output_dir)
+    utils.make_writable(out)
+    if utils.read_args(out):
+        if args.resume_from_checkpoint is None:
+            raise utils.UserError(f"{out} already holds an earlier run; add --resume-from-checkpoint to go on with it, or name another --output-dir")
+        utils.same_flags(args, out)
+    if args.pairs:
+        args.prompt_template = args.prompt_template or "none"         # given prompts are whole
+    data.ask_as_trained(args)
+    score, examples, warm, eval_sets, given = scorer(args.protocol), {}, {}, {}, None
+    read = lambda spec, **more: data.read(spec, args.seed, args.level, "fallible", args.box_format, args.min_pixels, args.max_pixels, **more)
+    if args.pairs:
+        given = data.read_pairs(args.pairs, args.image_folder)
+    else:
+        found = read(args.data, needs_answer=args.pair_source == "correctness" or not prefers)
+        questions = data.head(found, args.max_train_samples or (1024 if isinstance(found, data.ToyStream) else len(found)))
+        data.check_golds([e for e in questions if e.answer], rewards.check_gold)
+        examples = {e.id: e for e in questions}
+        if len(examples) < len(questions):
+            raise utils.UserError(f"{args.data}: {len(questions) - len(examples)} examples have the id of another; give each its own")
+    if args.warmup_data:
+        solved = read(args.warmup_data)
+        solved = data.head(solved, args.max_warmup_samples or (max(1, len(examples) // 10) if isinstance(solved, data.ToyStream) else len(solved)))
+        lacking = next((e for e in solved if not e.solution), None)
+        if lacking:
+            raise utils.UserError(f"{lacking.source}: --warmup-data needs a worked `solution` in every record; delete this one, or leave --warmup-data away")
+        warm = {f"warmup:{e.id}": e for e in solved}
+    if args.eval_data or not args.pairs:
+        eval_sets = data.read_eval(args, questions if args.pairs is None and data.split_name(args.data)[0] == args.data else [])
+    args.direct_template = args.direct_template or ("answer" if "<answer>" in data.template_of(args.prompt_template) else "direct")
+    data.template_of(args.direct_template)
+
+    # ---- model -------------------------------------------------------------------------------------------------------------------
+    def weights(t):
+        """Where iteration t's weights are: its own folder, the newest before it that trained, or None, the given model."""
+        return next((out / f"iteration-{i}" for i in range(t, -1, -1) if (out / f"iteration-{i}" / "trained.json").is_file()), None)
+
+    def load(directory):
+        generate.free_memory(utils.pick_device(args.device))
+        needs = None if args.warmup_data or args.pairs else "self-training needs one that already answers now and then, or --warmup-data"
+        return modeling.load_from_args(args, train=True, resume=directory, needs_training=needs)
+
+    policy, processor = load(weights(args.iterations))
+    for some in (examples.values(), *eval_sets.values()):
+        data.check_fit(list(some), processor, args.prompt_template, args.system_prompt, args.max_completion_length)
+    data.check_fit(list(warm.values()), processor, args.prompt_template, args.system_prompt, args.max_completion_length, targets=True)
+    if given:
+        data.check_pair_fit(given, processor, args.prompt_template, args.system_prompt, args.max_completion_length)
+    utils.write_args(out, args)
+    finished = max((t for t in range(args.iterations + 1) if (out / f"iteration-{t}" / "result.json").is_file()), default=None)
+    metrics_log = utils.MetricsLog(out, finished, args.report_to)
+    print(f"model: {modeling.describe(policy)}; prompt template {args.prompt_template}")
+    what = f"{len(given)} given pairs" if given else f"{len(examples)} questions, {args.num_generations} samples of each an iteration"
+    print(f"{args.method}: {what}, {args.iterations} iteration(s)" + (f"; {len(warm)} warm-up solutions" if warm else "") + (f"; iteration {finished} is finished" if finished is not None else ""))
+
+    def wording(e):
+        return data.wording(e, args.prompt_template)
+
+    def direct_items():
+        return [{"id": e.id, "task": "direct", "prompt": data.wording(e, args.direct_template), "target": data.target_text(dataclasses.replace(e, solution=None), args.direct_template)}
+                for e in examples.values()] if args.direct_weight else []
+
+    def warmup_items():
+        return [{"id": id, "task": "warmup", "prompt": wording(e), "target": data.target_text(e, args.prompt_template)} for id, e in warm.items()] if args.warmup_weight else []
+
+    def fits(item):
+        try:
+            data.check_fit([data.asked((examples | warm)[item["id"]], item["prompt"])], processor, "none", args.system_prompt, args.max_completion_length)
+            return True
+        except utils.UserError:
+            return False
+
+    # ---- loop --------------------------------------------------------------------------------------------------------------------
+    for t in range(args.iterations + 1):
+        folder = out / f"iteration-{t}"
+        if (folder / "result.json").is_file():
+            continue
+        folder.mkdir(exist_ok=True)
+        for leftover in folder.glob(".*.tmp"):                        # a save that was killed half-way
+            shutil.rmtree(leftover, ignore_errors=True)
+        metrics, pairs, items, loaded = {}, given if t else None, [], None
+        if not (folder / "trained.json").is_file():
+            # 1. sample K answers to each question with the model of the iteration before                    -> pool.jsonl
+            pool = []
+            if t and not given:
+                policy, processor = load(weights(t - 1))
+                K, questions = args.num_generations, list(examples.values())
+                shares = [(K, wording)] if args.instructions == "plain" else [(K - K // 2, wording), (K // 2, lambda e: instructed(wording(e), e.task))]
+                for n, (share, ask) in enumerate(shares):
+                    if share:
+                        pool += sample_into(folder / ("pool.jsonl", "pool_instructed.jsonl")[n], policy, processor, [data.asked(e, ask(e)) for e in questions], questions, score, share, args,
+                                            (args.seed * 100 + t) * 10 + n, args.temperature, f"iteration {t}: sample", iteration=t)
+                sorts = sort_pool(pool)
+                metrics |= {f"pool/{kind}": sum(len(groups[n]) for groups in sorts.values()) / len(pool) for n, kind in enumerate(("right", "wrong", "unreadable"))}
+                spent = sum(line["tokens"] for line in pool)
+
+            # 2. build: from all pools for star and r3v, from this one for dpo and mpo                        -> train.jsonl
+            if t == 0:
+                items = direct_items() + warmup_items() if warm and not prefers else warmup_items()
+            elif not prefers:
+                hinted = []
+                if args.rationalization:
+                    lost = [examples[id] for id, (right, _, _) in sorts.items() if not right]
+                    hinted = sample_into(folder / "hinted.jsonl", policy, processor, [data.asked(e, hint_prompt(wording(e), e.answer)) for e in lost], lost, score, 1, args,
+                                         args.seed, 0, f"iteration {t}: with the answer as a hint", iteration=t)
+                pools = [line for i in range(1, t + 1) for name in ("pool.jsonl", "pool_instructed.jsonl") for line in utils.read_lines(out / f"iteration-{i}" / name)]
+                tasks = [task for task in METHODS[args.method] if getattr(args, f"{task}_weight", 1)]
+                built, counts = build(examples, pools, wording, tasks, args.select_sizes, args.seed * 100 + t, hinted=hinted, instruction=data.SELECT.get(args.prompt_template))
+                whole = [item for item in built if fits(item)]
+                counts["too_long"] = len(built) - len(whole)
+                items = whole + direct_items() + warmup_items()
+                metrics |= {f"built/{name}": count for name, count in counts.items()}
+                print(f"iteration {t}: samples right {metrics['pool/right']:.3f}, wrong {metrics['pool/wrong']:.3f}, unreadable {metrics['pool/unreadable']:.3f}; of {counts['questions']} questions in all "
+                      f"pools {counts['all_right']} all right, {counts['mixed']} mixed, {counts['all_wrong']} without a right one; built " + ", ".join(f"{counts[task]} {task}" for task in tasks))
+                if not whole:
+                    raise utils.UserError(f"iteration {t}: nothing was built from {folder}/pool.jsonl, {metrics['pool/right']:.1%} of whose samples are right; start from a model that answers right now and then, "
+                                          "or raise --num-generations or --max-completion-length")
+            elif not given:
+                rng, found = random.Random(args.seed * 100 + t), []
+                if args.pair_source == "correctness":
+                    for id, (right, wrong, unreadable) in sorts.items():
+                        answers, formats = correctness_pairs(right, wrong, unreadable, rng, args.max_pairs, examples[id].choices)
+                        found += [(id, a["completion"], b["completion"], kind) for kind, some in (("answer", answers), ("format", formats)) for a, b in some]
+                else:
+                    chosen = [lines[-1] for right, _, _ in sorts.values() if (lines := usable(right, 0))]
+                    ends = continue_into(folder / "continuations.jsonl", policy, processor, chosen, [data.asked(examples[c["id"]], wording(examples[c["id"]])) for c in chosen], args,
+                                         (args.seed * 100 + t) * 10 + 9)
+                    spent = sum(line["tokens"] for line in chosen) + sum(end["tokens"] for end in ends)       # one sample a pair would do
+                    made = [(c["id"], ntp_pair(c["completion"].strip(), end["prefix"], end["continuation"], examples[c["id"]].choices)) for c, end in zip(chosen, ends)]
+                    found = [(id, *pair, "dropout_ntp") for id, pair in made if pair]
+                if not found:
+                    raise utils.UserError(f"iteration {t}: no pair could be made of {folder}/pool.jsonl ({metrics['pool/right']:.1%} of its samples are right); raise --num-generations or --max-train-samples")
+                pairs = [data.Pair(examples[id], a.strip(), b.strip()) for id, a, b, _ in found]
+                kinds = Counter(kind for *_, kind in found)
+                metrics |= {"pairs/tokens_per_pair": spent / len(pairs), **{f"pairs/{kind}": count for kind, count in kinds.items()}}
+                print(f"iteration {t}: {len(pairs)} pairs ({', '.join(f'{count} {kind}' for kind, count in kinds.items())}), {metrics['pairs/tokens_per_pair']:.0f} sampled tokens a pair")
+            if pairs:
+                utils.write_lines(folder / "train.jsonl", [{"id": p.example.id, "image": [str(i) for i in p.example.images if isinstance(i, (str, Path))], "question": p.example.question,
+                                                            "chosen": p.chosen, "rejected": p.rejected} for p in pairs])
+            elif items:
+                random.Random(args.seed * 100 + t).shuffle(items)
+                utils.write_lines(folder / "train.jsonl", items)
+
+            # 3. train: the given model, or with --continue-training (and for dpo and mpo) the one before      -> the model, in the folder
+            if items or pairs:
+                found = utils.checkpoints(folder)
+                start = weights(t - 1) if args.continue_training or prefers else None
+                policy, processor = load(found[-1] if found else start)
+                state = {"total": 0.0, "count": 0}
+                if pairs:
+                    if found:                                         # the reference is where training started; usually all of it is in the file
+                        finished_ref = len(utils.read_lines(folder / "reference.jsonl")) >= len(pairs)
+                        assert finished_ref, "a checkpoint is saved only after the reference log-probs"
+                    references = reference_logps(folder / "reference.jsonl", policy, processor, pairs, args)
+                    rows = list(zip(pairs, references))
+                    update = lambda some: prefer(policy, processor, [pair for pair, _ in some], [ref for _, ref in some], args, state)
+                else:
+                    rows, update = items, lambda some: imitate(policy, processor, some, examples | warm, args)
+                train(folder, policy, processor, rows, update, args, t, state)
+                loaded = True
+            utils.write_json(folder / "built.json", metrics)
+        if not loaded:
+            policy, processor = load(weights(t))
+        metrics = utils.read_args(folder, "built.json") | metrics
+
+        # 4. evaluate                                                                                            -> eval_*.jsonl, result.json
+        policy.eval()
+        for n, (name, some) in enumerate(eval_sets.items()):
+            result, said = evaluate(folder, policy, processor, name, some, args, score, n)
+            metrics |= {f"eval/{name}/{k}": v for k, v in result.items()}
+            if n == 0:
+                rows = sorted(zip(some, said), key=lambda row: all(marks["right"] for _, marks in row[1]))[:8]          # first those that went wrong
+                utils.plot_samples([{"images": data.open_images(e), "question": e.question, "answer": e.answer, "completions": mine} for e, mine in rows], folder / "answers.png",
+                                   f"{args.method}, iteration {t}: {name}, some that went wrong")
+            print(f"iteration {t}: {name}: " + ", ".join(f"{k} {v:.3f}" for k, v in result.items() if k in ("accuracy", "sample_accuracy") or "@" in k) + f"; {result['parse_failures']} unreadable")
+        metrics_log.log(t, {k: float(v) for k, v in metrics.items()})
+        utils.write_json(folder / "result.json", metrics)
+        draw(out, list(eval_sets), args)
+
+    # ---- the end: publish, draw --------------------------------------------------------------------------------------------------
+    last = weights(args.iterations)
+    if last:
+        utils.publish(out, lambda directory: [shutil.copy(file, directory) for file in last.iterdir() if file.suffix in (".json", ".safetensors", ".jinja", ".txt") and file.name not in
+                                              ("result.json", "built.json", "trained.json", "args.json")])
+    utils.write_json(out / "result.json", {f"iteration-{m['step']}": m for m in utils.read_lines(metrics_log.path)})
+    print(f"the model is in {out}, those of the iterations with their pools in {out}/iteration-*, the curve in {out}/curve.png")
+
+
+def draw(out, names, args):
+    """curve.png: accuracy and the make-up of the pool, by iteration."""
+    N = args.num_samples
+    panels = [(name, [f"eval/{name}/{k}" for k in ("accuracy", "sample_accuracy", f"majority@{N}", f"self_select@{N}", f"pass@{N}")]) for name in names]
+    panels += [("samples of the training questions", ["pool/right", "pool/wrong", "pool/unreadable"]), ("questions, over all pools", [f"built/{k}" for k in ("all_right", "mixed", "all_wrong")]),
+               ("built", [f"built/{k}" for k in BUILT])]
+    utils.plot_curve(out / "metrics.jsonl", out / "curve.png", panels, f"selftrain.py --method {args.method}, {args.model}, {args.pairs or args.data}, seed {args.seed}", x="iteration")
+
+
+if __name__ == "__main__":
+    utils.run(main, parse_args)
