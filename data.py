@@ -109,6 +109,10 @@ class ToyStream:
         record = toyworld.example(self.task, self.split, index, self.seed, self.level, self.teacher)
         example = Example(f"{self.task}:{self.split}:{self.seed}:{index}", [record["image"]], record["question"], record["answer"], record.get("choices"),
                           record["solution"], self.task, record["meta"], f"toy task {self.task}")
+        if record.get("ask") == "select":                            # a mixed task (toyworld.basics): each question is put in its own way
+            example.question = select_prompt(wording(example, "think"), record["candidates"])
+        if record.get("ask", "reason") != "reason":
+            example.meta["prompt_template"] = "answer" if record["ask"] == "direct" else "none"
         set_box_format(example, self.box_format, *self.pixels)
         if "boxes" in example.meta and self.box_format != "norm1000":   # the toy teacher writes 0 to 1000; what he thinks, in pixels, is meta["taught"]
             example.solution = with_answer(example.solution, answer_text(example, json.loads(example.meta["taught"])))
@@ -121,11 +125,11 @@ def split_name(spec):
     return (name, split) if colon and split in toyworld.SPLITS else (str(spec), None)
 
 
-def read(spec, seed=0, level=3, teacher="fallible", box_format="norm1000", min_pixels=MIN_PIXELS, max_pixels=MAX_PIXELS):
+def read(spec, seed=0, level=3, teacher="fallible", box_format="norm1000", min_pixels=MIN_PIXELS, max_pixels=MAX_PIXELS, needs_answer=True):
     """--data or --eval-data to a list of Example, or to a ToyStream (no length) for a toy task.
 
     seed, level and teacher are for toy tasks. The test and ood splits of a toy task do not depend on the seed: every run is
-    measured on the same questions. box_format: how the model writes boxes, for box examples; the two limits are for "resized".
+    measured on the same questions. box_format: how the model writes boxes, for box examples; the two limits are for "resized". needs_answer: see `to_example`.
     Raises UserError, naming file, line and remedy, for anything that would fail later: every image is looked at now.
     """
     name, split = split_name(spec)
@@ -137,7 +141,7 @@ def read(spec, seed=0, level=3, teacher="fallible", box_format="norm1000", min_p
         raise UserError(f"--data {spec}: no such file or folder, and not a toy task ({', '.join(sorted(toyworld.TASKS))})")
     examples = []
     for file in files_of(spec):
-        examples += [to_example(record, file, line) for line, record in rows_of(file, "image(s), question (or problem) and answer (or solution)")]
+        examples += [to_example(record, file, line, needs_answer) for line, record in rows_of(file, "image(s), question (or problem) and answer (or solution)")]
     for example in examples:
         set_box_format(example, box_format, min_pixels, max_pixels)
         if "boxes" in example.meta and example.solution:             # worked out in the file's convention, to be imitated in the model's
@@ -255,8 +259,9 @@ ANSWER_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 SHORT_ANSWER = 100                          # characters: a text without tags that is longer is no answer
 
 
-def to_example(record, file, line):
-    """Example from one record of any layout in LAYOUTS, which is recognised by its keys; else from R1-V's or a plain one (`plain`).
+def to_example(record, file, line, needs_answer=True):
+    """Example from one record of any layout in LAYOUTS, which is recognised by its keys; else from R1-V's or a plain one (`plain`). needs_answer=False: open-ended
+    questions too, whose answer is then "".
 
     A layout's function turns a record into (fields, meta): `fields` are question, images, and where there are any answer, choices, solution, id,
     task, boxes, box_format, box_style and folders (in which its images may be); `meta` is what else is worth keeping.
@@ -267,7 +272,7 @@ def to_example(record, file, line):
     layout = next((function for keys, function in LAYOUTS if keys <= record.keys()), plain)
     fields, meta = layout(record, where)
     answer, boxes = fields.get("answer"), fields.get("boxes")
-    if boxes is None and not (answer or "").strip():
+    if boxes is None and not (answer or "").strip() and needs_answer:
         raise UserError(f"{where}: no answer; expected `answer`, or `solution` with <answer> ... </answer>")
     images = fields["images"] if isinstance(fields["images"], list) else [] if fields["images"] is None else [fields["images"]]
     images = [locate(image, file, where, fields.get("folders", ("",))) for image in images]
@@ -276,7 +281,7 @@ def to_example(record, file, line):
         answer = boxes_to_text(boxes, "pixels", size)
         meta = {**meta, "boxes": boxes, "size": size, **({"box_style": fields["box_style"]} if fields.get("box_style") else {})}
     question = text_of(fields, ["question"], where).replace("<image>", "").strip()    # placeholders of other formats: images always come first here
-    return Example(str(fields["id"] if fields.get("id") is not None else f"{file.name}:{line}"), images, question, answer.strip(), fields.get("choices"),
+    return Example(str(fields["id"] if fields.get("id") is not None else f"{file.name}:{line}"), images, question, (answer or "").strip(), fields.get("choices"),
                    fields.get("solution"), fields.get("task"), meta, where)
 
 
@@ -934,7 +939,8 @@ def ask_as_trained(args, otherwise=DEFAULT_TEMPLATE):
 
 
 def wording(example, template=DEFAULT_TEMPLATE):
-    """The question as the template puts it. `tabmwp` asks for a letter where there are choices (its _choices twin), as R3V does."""
+    """The question as the template puts it, or the example's own meta["prompt_template"]. `tabmwp` asks for a letter where there are choices (its _choices twin), as R3V does."""
+    template = example.meta.get("prompt_template", template)
     twin = f"{template}_choices"
     return template_of(twin if example.choices and twin in TEMPLATES else template).replace("{question}", example.question)
 
@@ -968,7 +974,7 @@ def quoted(completion):
 
 def asked(example, text):
     """The example with `text` for its question, to be encoded with template "none": pictures, choices and boxes stay, the worked solution does not."""
-    return replace(example, question=text, solution=None)
+    return replace(example, question=text, solution=None, meta=without(example.meta, "prompt_template"))
 
 
 def render(example, processor, template=DEFAULT_TEMPLATE, system_prompt=None):
@@ -1049,6 +1055,13 @@ def encode_prompt(example, processor, template=DEFAULT_TEMPLATE, system_prompt=N
     is_image = ids == special.image_id
     positions, following = rope_positions(is_image, [] if grid is None else (grid[:, 1:] // processor.image_processor.merge_size).tolist())
     return Prompt(ids, positions, following, is_image.nonzero()[:, 0], pixel_values, grid, rendered)
+
+
+def continued(prompt, text, processor):
+    """The Prompt with the beginning of a response after it, for the policy to go on from there: its ids, and their positions one after the other."""
+    ids = torch.tensor(processor.tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.long)
+    after = (prompt.following + torch.arange(len(ids))).expand(3, -1)
+    return replace(prompt, ids=torch.cat([prompt.ids, ids]), positions=torch.cat([prompt.positions, after], 1), following=prompt.following + len(ids), text=prompt.text + text)
 
 
 def rope_positions(is_image, grids):

@@ -24,6 +24,7 @@ A sample is wrong if its answer is not the gold one, and unreadable if no answer
 random.Random (or the seed) it is given.
 """
 import dataclasses
+import gc
 import json
 import math
 import random
@@ -427,7 +428,8 @@ def train(folder, policy, processor, rows, update, args, t, state):
     """Trains `policy` on `rows` (items or pairs), by update(rows of a step) -> metrics, and publishes it in `folder`. Goes on from the newest checkpoint there: its weights are
     loaded already. state: a dict that is saved and restored with it."""
     found = utils.checkpoints(folder)
-    args.learning_rate = args.learning_rate or (1e-4 if args.lora_r else 1e-5) / (10 if args.method in PREFERENCE and args.lora_r else 2 if args.method in PREFERENCE else 1)
+    if args.learning_rate is None:
+        args.learning_rate = (1e-4 if args.lora_r else 1e-5) / (10 if args.method in PREFERENCE and args.lora_r else 2 if args.method in PREFERENCE else 1)
     max_steps = data.steps_of(args, rows, args.batch_size)
     trained = [q for q in policy.parameters() if q.requires_grad]
     optimizer = utils.make_optimizer(args.optim, trained, args.learning_rate)
@@ -462,7 +464,7 @@ def train(folder, policy, processor, rows, update, args, t, state):
             bar.set_postfix(loss=f"{metrics['loss']:.3f}")
             log.log(step, metrics, shown, last)
             if "logps/chosen_change" in metrics:                      # the failure that everybody meets: both responses become unlikely, and only the margin grows
-                change = (change + [metrics["logps/chosen_change"] / abs(metrics["logps/chosen_start"])])[-10:]
+                change = (change + [metrics["logps/chosen_change"] / max(1.0, abs(metrics["logps/chosen_start"]))])[-10:]
                 if not fallen and sum(change) / 10 < -0.1:
                     fallen = True
                     utils.say(f"  warning: step {step}: the chosen responses have lost {-sum(change) / 10:.0%} of their log-probability since the start; the margin grows because the rejected "
@@ -630,7 +632,7 @@ def main(args):
             raise utils.UserError(f"{lacking.source}: --warmup-data needs a worked `solution` in every record; delete this one, or leave --warmup-data away")
         warm = {f"warmup:{e.id}": e for e in solved}
     if args.eval_data or not args.pairs:
-        eval_sets = data.read_eval(args, questions if args.pairs is None and data.split_name(args.data)[0] == args.data else [])
+        eval_sets = data.read_eval(args, [] if args.pairs else questions)
     args.direct_template = args.direct_template or ("answer" if "<answer>" in data.template_of(args.prompt_template) else "direct")
     data.template_of(args.direct_template)
 
@@ -640,10 +642,13 @@ def main(args):
         return next((out / f"iteration-{i}" for i in range(t, -1, -1) if (out / f"iteration-{i}" / "trained.json").is_file()), None)
 
     def load(directory):
-        generate.free_memory(utils.pick_device(args.device))
+        nonlocal policy
+        policy = None                                                 # the old one goes before the next comes: two at a time would be twice the memory
+        gc.collect()
         needs = None if args.warmup_data or args.pairs else "self-training needs one that already answers now and then, or --warmup-data"
         return modeling.load_from_args(args, train=True, resume=directory, needs_training=needs)
 
+    policy = None
     policy, processor = load(weights(args.iterations))
     for some in (examples.values(), *eval_sets.values()):
         data.check_fit(list(some), processor, args.prompt_template, args.system_prompt, args.max_completion_length)
@@ -683,7 +688,10 @@ def main(args):
         for leftover in folder.glob(".*.tmp"):                        # a save that was killed half-way
             shutil.rmtree(leftover, ignore_errors=True)
         metrics, pairs, items, loaded = {}, given if t else None, [], None
-        if not (folder / "trained.json").is_file():
+        if (folder / "trained.json").is_file():
+            for checkpoint in utils.checkpoints(folder):              # killed before they were removed
+                shutil.rmtree(checkpoint)
+        else:
             # 1. sample K answers to each question with the model of the iteration before                    -> pool.jsonl
             pool = []
             if t and not given:
@@ -732,12 +740,14 @@ def main(args):
                     spent = sum(line["tokens"] for line in chosen) + sum(end["tokens"] for end in ends)       # one sample a pair would do
                     made = [(c["id"], ntp_pair(c["completion"].strip(), end["prefix"], end["continuation"], examples[c["id"]].choices)) for c, end in zip(chosen, ends)]
                     found = [(id, *pair, "dropout_ntp") for id, pair in made if pair]
+                found = [pair for pair in found if not any(token in text for text in pair[1:3] for token in processor.special.reserved)]      # spelt letter by letter
                 if not found:
                     raise utils.UserError(f"iteration {t}: no pair could be made of {folder}/pool.jsonl ({metrics['pool/right']:.1%} of its samples are right); raise --num-generations or --max-train-samples")
                 pairs = [data.Pair(examples[id], a.strip(), b.strip()) for id, a, b, _ in found]
                 kinds = Counter(kind for *_, kind in found)
                 metrics |= {"pairs/tokens_per_pair": spent / len(pairs), **{f"pairs/{kind}": count for kind, count in kinds.items()}}
                 print(f"iteration {t}: {len(pairs)} pairs ({', '.join(f'{count} {kind}' for kind, count in kinds.items())}), {metrics['pairs/tokens_per_pair']:.0f} sampled tokens a pair")
+            utils.write_json(folder / "built.json", metrics)
             if pairs:
                 utils.write_lines(folder / "train.jsonl", [{"id": p.example.id, "image": [str(i) for i in p.example.images if isinstance(i, (str, Path))], "question": p.example.question,
                                                             "chosen": p.chosen, "rejected": p.rejected} for p in pairs])
@@ -762,7 +772,6 @@ def main(args):
                     rows, update = items, lambda some: imitate(policy, processor, some, examples | warm, args)
                 train(folder, policy, processor, rows, update, args, t, state)
                 loaded = True
-            utils.write_json(folder / "built.json", metrics)
         if not loaded:
             policy, processor = load(weights(t))
         metrics = utils.read_args(folder, "built.json") | metrics

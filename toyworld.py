@@ -25,6 +25,7 @@ right-hand column two times in three, and answers accordingly; his boxes, two ti
 stays right. A model warm-started on such solutions reasons fluently and badly, which is where reinforcement learning from answers alone
 can show that it does something.
 """
+import functools
 import itertools
 import json
 import math
@@ -42,9 +43,10 @@ TEACHERS = ("fallible", "gold")
 LEVELS = {1: (1, 2), 2: (1, 4), 3: (1, 6)}  # difficulty: fewest and most objects in a scene
 OOD_OBJECTS = (7, 9)                        # more than at any level
 OVERLOOKED = 2 / 3                          # the fallible teacher's chance of missing an object in the right-hand column
-MISREAD, SKIPPED, SLIPPED = 1 / 2, 1 / 8, 1 / 16   # at a table: each digit of the last column, a row, the last addition
+MISREAD, SKIPPED, SLIPPED = 2 / 5, 1 / 8, 1 / 16   # at a table: each digit of the last column, a row, the last addition
 MISREAD_ANGLE = 1 / 3                       # in a figure: each angle, and which angles are opposite
-LOOK_ALIKE = {a: b for pair in ((0, 8), (1, 7), (2, 3), (4, 9), (5, 6)) for a, b in (pair, pair[::-1])}
+DIGITS = range(1, 7)                        # in a table: sums of three of them are soon learned
+LOOK_ALIKE = {a: b for pair in ((1, 4), (2, 3), (5, 6)) for a, b in (pair, pair[::-1])}
 CARELESS, MARGIN = 2 / 3, 4                 # his chance of drawing a box too wide, and by how many pixels on each side
 
 
@@ -89,7 +91,7 @@ def draw_scene(meta, rng):
     for row, column, color, shape, *place in meta["objects"]:
         if color == "number":
             x, y = ((column + 0.5) * CELL + rng.uniform(-1, 1)) * scale, ((row + 0.5) * CELL + rng.uniform(-1, 1)) * scale
-            draw_text(draw, shape, x, y, (20, 14, 11)[len(shape) - 1] * scale, (rng.randint(15, 45),) * 3)
+            draw_text(draw, shape, x, y, (20, 16)[len(shape) - 1] * scale, (rng.randint(15, 45),) * 3)
             continue
         if place:
             x, y, radius = (scale * value for value in place)
@@ -242,69 +244,68 @@ def ground(rng, fewest, most, teacher):
     }
 
 
-def table_readings(objects, wanted):
-    """What a table says where a question asks, [(label, digit)]: wanted is the colour of a row, or the number of a column (1 to 3)."""
-    labels = {o[0]: o[2] for o in objects if o[1] == 0}
-    cells = [o for o in objects if o[1] > 0 and wanted in (labels[o[0]], o[1])]
-    return [(labels[o[0]], int(o[3])) for o in cells]
+def table_rows(objects):
+    """What a table says, row by row: [(colour of its first cell, [digits])]."""
+    return [(o[2], [int(p[3]) for p in objects if p[0] == o[0] and p[1] > 0]) for o in objects if o[1] == 0]
 
 
-def table_solution(readings, wanted, slip=0):
-    """The worked solution that adds up `readings`, wrong by `slip` in the last addition: ("<think> ... </think><answer> 10 </answer>", "10")."""
-    digits = [digit for _, digit in readings]
-    if isinstance(wanted, int):
-        lines = f"Column {wanted}: {', '.join(f'{label} {digit}' for label, digit in readings)}."
-    else:
-        lines = f"Row {wanted}: {', '.join(map(str, digits))}."
-    sums, total = [], digits[0] if digits else 0
+def asked_cells(rows, wanted):
+    """[(row, column)] of the numbers to add up: wanted is the colour of a row, or the number of a column, from 1."""
+    return [(r, c) for r, (label, digits) in enumerate(rows) for c in range(len(digits)) if wanted in (label, c + 1)]
+
+
+def table_solution(rows, wanted, slip=0):
+    """The worked solution of who reads the table so, and is wrong by `slip` in his last addition: ("<think> ... </think><answer> 10 </answer>", "10")."""
+    digits = [rows[r][1][c] for r, c in asked_cells(rows, wanted)]
+    sums, total = [], digits[0]
     for n, digit in enumerate(digits[1:], 2):
         before, total = total, total + digit + (slip if n == len(digits) else 0)
         sums.append(f"{before}+{digit}={total}")
-    return f"<think> {lines} {', '.join(sums)}. </think><answer> {total} </answer>".replace(". .", "."), str(total)
+    read = " ".join(f"{label} {', '.join(map(str, some))}." for label, some in rows)
+    return f"<think> {read} {', '.join(sums)}. </think><answer> {total} </answer>", str(total)
 
 
-def table_flaw(readings, rng, kind):
-    """Readings with one flaw, the other way round as likely: "misread" a digit, or "skip" a row and, where two are left, "invent" one instead."""
-    readings = list(readings)
-    at = rng.randrange(len(readings))
-    if kind == "misread":
-        readings[at] = (readings[at][0], rng.choice([d for d in range(10) if d != readings[at][1]]))
-    elif len(readings) > 2:
-        del readings[at]
+def table_flaw(rows, wanted, rng, kind="misread"):
+    """A reading with one more flaw that changes the sum, one way as likely as the other: a digit misread; or, kind "skip", if a column is added up, a row skipped
+    where there are three, and one invented where there are two."""
+    rows = [(label, list(digits)) for label, digits in rows]
+    if kind == "skip" and isinstance(wanted, int):
+        if len(rows) > 2:
+            del rows[rng.randrange(len(rows))]
+        else:
+            free = [color for color in COLORS if color not in [label for label, _ in rows]]
+            rows.insert(rng.randrange(len(rows) + 1), (rng.choice(free), [rng.choice(DIGITS) for _ in rows[0][1]]))
     else:
-        free = [c for c in COLORS if c not in [label for label, _ in readings]] if len({label for label, _ in readings}) > 1 else [readings[0][0]]
-        readings.insert(rng.randrange(len(readings) + 1), (rng.choice(free), rng.randrange(10)))
-    return readings
+        r, c = rng.choice(asked_cells(rows, wanted))
+        rows[r][1][c] = rng.choice([d for d in DIGITS if d != rows[r][1][c]])
+    return rows
 
 
 def table(rng, fewest, most, teacher):
     """What do the numbers in a row, or in a column, add up to? Rows are named by the coloured shape in front of them.
 
     question  "What is the sum of the red row?"     "What is the sum of column 2?"
-    answer    "10"
-    solution  "<think> Row red: 3, 5, 2. 3+5=8, 8+2=10. </think><answer> 10 </answer>"     "<think> Column 2: red 5, blue 4. 5+4=9. </think><answer> 9 </answer>"
-    The fallible teacher misreads a digit in the last column every other time, as the one that looks like it, and as often the other way round (LOOK_ALIKE); skips a row, or
-    invents one; and slips in his last addition, up or down. So nothing but the picture tells his readings from right ones.
+    answer    "7"
+    solution  "<think> red 3, 4. blue 8, 1. 3+4=7. </think><answer> 7 </answer>"     "<think> red 3, 4. blue 8, 1. green 0, 2. 4+1=5, 5+2=7. </think><answer> 7 </answer>"
+    The fallible teacher misreads the digits of the last column, two in five, as the one that looks like it (LOOK_ALIKE), which works both ways; skips a row or invents one
+    (`table_flaw`); and slips in his last addition, up or down. So nothing but the picture tells his readings from right ones.
     """
-    rows = 4 if fewest >= OOD_OBJECTS[0] else rng.randint(2, 3) if most > 2 else 2
-    columns, labels = rng.randint(2, 3), rng.sample(list(COLORS), rows)
-    objects = []
+    number = 4 if fewest >= OOD_OBJECTS[0] else rng.randint(2, 3) if most > 2 else 2
+    labels, objects = rng.sample(list(COLORS), number), []
     for row, label in enumerate(labels):
-        objects += [(row, 0, label, rng.choice(SHAPES))] + [(row, column, "number", str(rng.randrange(10))) for column in range(1, columns + 1)]
-    wanted = rng.choice(labels) if rng.random() < 0.5 else rng.randint(1, columns)
-    right = table_readings(objects, wanted)
-    said, slip = list(right), 0
+        objects += [(row, 0, label, rng.choice(SHAPES))] + [(row, column, "number", str(rng.choice(DIGITS))) for column in (1, 2)]
+    wanted = rng.choice(labels) if rng.random() < 0.5 else rng.randint(1, 2)
+    right = table_rows(objects)
+    said, slip = right, 0
     if teacher == "fallible":
-        for n, (label, digit) in enumerate(right):
-            if (wanted == columns or not isinstance(wanted, int) and n == columns - 1) and rng.random() < MISREAD:
-                said[n] = (label, LOOK_ALIKE[digit])
-        if rng.random() < SKIPPED:
-            said = table_flaw(said, rng, "skip")
+        said = [(label, [LOOK_ALIKE[d] if c == 1 and rng.random() < MISREAD else d for c, d in enumerate(digits)]) for label, digits in right]
+        if isinstance(wanted, int) and rng.random() < SKIPPED:
+            said = table_flaw(said, wanted, rng, "skip")
         slip = rng.choice((-1, 1)) if rng.random() < SLIPPED else 0
     solution, taught = table_solution(said, wanted, slip)
     return {
         "question": f"What is the sum of {f'column {wanted}' if isinstance(wanted, int) else f'the {wanted} row'}?",
-        "answer": str(sum(digit for _, digit in right)),
+        "answer": table_solution(right, wanted)[1],
         "solution": solution,
         "meta": {"objects": [list(o) for o in objects], "wanted": wanted, "taught": taught},
     }
@@ -339,7 +340,7 @@ def geometry_solution(reading, choices, slip=0):
 
 def misreadings(angle):
     """What an angle may be taken for: ten or twenty degrees less or more."""
-    return [v for v in (angle - 20, angle - 10, angle + 10, angle + 20) if 20 <= v <= 160]
+    return [v for v in (angle - 20, angle - 10, angle + 10, angle + 20) if 20 <= v <= 95]
 
 
 def geometry_flaw(reading, rng, kind="misread"):
@@ -365,18 +366,15 @@ def geometry(rng, fewest, most, teacher):
     lines, places = FIGURES[figure]
     places, opposite = list(places), False
     step = 5 if fewest >= OOD_OBJECTS[0] else 10                     # ood: angles that no training picture shows
+    angles = [180]
+    while sum(angles) > 160:
+        angles = [20 + step * rng.randrange((95 - 20) // step + 1) for _ in places[1:3 if figure == "triangle" else 2]]
+    if step == 5 and not any(v % 10 for v in angles):
+        angles[0] += 5
     if figure == "triangle":
-        while True:
-            angles = [rng.randrange(20, 125, step), rng.randrange(20, 125, step)]
-            if sum(angles) <= 160 and (step == 10 or any(v % 10 for v in angles)):
-                break
         rng.shuffle(places)
         places = sorted(places[:2]) + places[2:]
     else:
-        while True:
-            angles = [rng.randrange(20, 165, step)]
-            if angles[0] != 90 and (step == 10 or angles[0] % 10):
-                break
         at = rng.randrange(len(places))
         opposite = figure == "crossing" and rng.random() < 0.5
         asked = (at + 2) % 4 if opposite else (at + rng.choice((1, 3))) % 4 if figure == "crossing" else 1 - at
@@ -415,19 +413,19 @@ def candidates_of(task, record, rng):
     """
     meta = record["meta"]
     if task == "table":
-        reading, flaw, write = table_readings(meta["objects"], meta["wanted"]), table_flaw, lambda r: table_solution(r, meta["wanted"])
+        wanted = meta["wanted"]
+        reading, flaw, write = table_rows(meta["objects"]), lambda r, kind: table_flaw(r, wanted, rng, kind), lambda r: table_solution(r, wanted)
+        values = lambda r: [d for _, digits in r for d in digits]
     else:
-        reading, flaw, write = meta["reading"], geometry_flaw, lambda r: geometry_solution(r, meta["values"])
+        reading, flaw, write, values = meta["reading"], lambda r, kind: geometry_flaw(r, rng, kind), lambda r: geometry_solution(r, meta["values"]), lambda r: r[1]
     right, gold = write(reading)
-    numbers = lambda r: [n for _, n in r] if task == "table" else r[1]
     while True:
         kind = rng.choice("aabcc")
-        first = flaw(reading, rng, "misread" if kind == "a" else rng.choice(("misread", "skip")))
-        second = flaw(first if kind == "c" else reading, rng, "misread" if kind == "a" else rng.choice(("misread", "skip")))
-        differ = [[n for n, (x, y) in enumerate(zip(numbers(reading), numbers(r))) if x != y] for r in (first, second)]
+        first = flaw(reading, "misread" if kind == "a" else rng.choice(("misread", "skip")))
+        second = flaw(first if kind == "c" else reading, "misread" if kind == "a" else rng.choice(("misread", "skip")))
         texts = [write(first), write(second)]
-        if (all(answer != gold for _, answer in texts) and first != second and (kind != "a" or differ[0] == differ[1])
-                and (task != "table" or all(2 <= len(r) <= 3 for r in (first, second)) and len(reading) <= 3)):
+        differ = [[n for n, (x, y) in enumerate(zip(values(reading), values(r))) if x != y] for r in (first, second)]
+        if all(answer != gold for _, answer in texts) and texts[0] != texts[1] and (kind != "a" or differ[0] == differ[1]) and (task != "table" or max(len(first), len(second)) <= 3):
             break
     at = rng.randrange(3)
     found = [text for text, _ in texts]
@@ -435,8 +433,39 @@ def candidates_of(task, record, rng):
     return found, at
 
 
+def reading_of(task, found, rng):
+    """What there is to read in a picture of `table` or `geometry`, or, one time in four, a sum as they come up there: (question, answer)."""
+    if rng.random() < 0.25:
+        a, b = (rng.randrange(1, 13), rng.choice(DIGITS)) if task == "table" else (10 * rng.randrange(2, 10), 10 * rng.randrange(2, 10))
+        return (f"What is {a}+{b}?", f"{a}+{b}={a + b}") if task == "table" or rng.random() < 0.7 else (f"What is 180-{a + b}?", f"180-{a + b}={180 - a - b}")
+    if task == "table":
+        return "Read the table.", " ".join(f"{label} {', '.join(map(str, digits))}." for label, digits in table_rows(found["meta"]["objects"]))
+    return "Read the figure.", found["solution"].removeprefix("<think> ").split(". ")[0].split(" <")[0].rstrip(".") + "."
+
+
+def basics(task, share, rng, fewest, most, teacher):
+    """What a published checkpoint brings along and the tiny model has to learn first, about pictures of `task` (table or geometry), mixed: to read them aloud, to answer
+    without and with reasoning (which it learns from this teacher), and to compare candidates. share: of what is read aloud; the others are as said below.
+
+    A record's `ask` says how its question is to be put (data.ToyStream): "read" as it stands, "direct" for the answer alone, "reason" as usual, "select" with its "candidates".
+    """
+    found = TASKS[task][0](rng, fewest, most, teacher)
+    gold, at = TASKS[task][0](random.Random(rng.random()), fewest, most, "gold"), rng.random()
+    if at < share:
+        question, answer = reading_of(task, gold, rng)
+        return {**gold, "ask": "read", "question": question, "answer": answer, "solution": answer}
+    at = (at - share) / (1 - share)
+    if at < 0.5 and fewest < OOD_OBJECTS[0]:
+        candidates, _ = candidates_of(task, gold, rng)
+        return {**gold, "ask": "select", "candidates": candidates, "solution": f"<answer> {gold['answer']} </answer>"}
+    if at < 0.6:
+        return {**gold, "ask": "direct", "solution": f"<answer> {gold['answer']} </answer>"}
+    return {**found, "ask": "reason"}
+
+
 # name: (who invents a record, who draws it from record["meta"])
 TASKS = {"count": (count, draw_scene), "table": (table, draw_scene), "geometry": (geometry, draw_scene), "spatial": (spatial, draw_scene), "ground": (ground, draw_scene)}
+TASKS |= {f"{task}_{name}": (functools.partial(basics, task, share), draw_scene) for task in ("table", "geometry") for name, share in (("reading", 1.0), ("basics", 0.1))}
 
 
 def in_test(record):

@@ -98,7 +98,9 @@ def main(args):
             utils.seed_everything(args.seed, step)
 
             # 1. a batch: prompts, and what to say
-            prompts, rows = zip(*[encode(e) for e in data.take(examples, step * args.batch_size, args.batch_size, args.seed)])
+            encoded = [encode(e) for e in data.take(examples, step * args.batch_size, args.batch_size, args.seed)]
+            encoded.sort(key=lambda e: len(e[0].ids) + len(e[1]))     # micro-batches of about one length: less padding
+            prompts, rows = zip(*encoded)
             targets, mask = data.pad_targets(rows, processor.special.pad_id)                  # (B, T)
             weights = losses.token_weights(mask, "sft")                                       # (B, T), of the whole batch
 
