@@ -3,6 +3,7 @@
 # make seeds  three reseeded runs of the demo and the table in README (about half an hour on two cores)
 # make tasks  the same for the tasks `spatial` and `ground` (about an hour)
 # make length after `make tasks`: what paying for length does, and what contains it; docs/length.png (about forty minutes)
+# make claims STaR, R3V, DPO and MPO against each other, three seeds, and the table in README (about an hour on two cores)
 PYTHON ?= python3
 OUT ?= runs/demo
 SEED ?= 0
@@ -49,6 +50,10 @@ length: .venv/installed
 		--runs "accuracy + format=runs/spatial0/grpo,runs/spatial1/grpo,runs/spatial2/grpo" "+ length=runs/length0/paid,runs/length1/paid,runs/length2/paid" \
 		"+ length + repetition_penalty=runs/length0/contained,runs/length1/contained,runs/length2/contained"
 
+# What STaR, R3V, DPO and MPO claim, tried on `table`; writes README's table. It may be stopped; the same command goes on.
+claims: .venv/installed
+	$(BIN)/python tests/claims.py runs/claims
+
 test: .venv/installed
 	$(BIN)/python -m pytest
 
@@ -65,4 +70,4 @@ test-slow: .venv/installed
 clean:
 	rm -rf .venv runs
 
-.PHONY: demo seeds spatial ground tasks length test test-slow clean
+.PHONY: demo seeds spatial ground tasks length claims test test-slow clean

@@ -12,7 +12,7 @@ Differences from the releases:
  3. The reference of dpo and mpo is the policy that the iteration starts from, an adapter included; its log-probs are computed once, before the first step.
  4. The reward shift delta counts pairs, so that --micro-batch-size changes memory and not the loss.
 
-On a laptop (after `python train_sft.py --model tiny --data geometry ... --output-dir runs/sft`):
+On a laptop (after `python train_sft.py --model tiny --data geometry --learning-rate 2e-3 --max-steps 1000 --output-dir runs/sft`):
     python selftrain.py --method r3v --model runs/sft --data geometry --iterations 3 --num-generations 3 --max-steps 150 --learning-rate 5e-4 --output-dir runs/r3v
 On one GPU (QLoRA; given pairs in MMPR's, RLHF-V's or TRL's format):
     python selftrain.py --method mpo --pairs mmpr.jsonl --image-folder images/ --model Qwen/Qwen2-VL-7B-Instruct --quant nf4 --gradient-checkpointing --output-dir runs/mpo
@@ -244,8 +244,8 @@ INSTRUCTIONS = {
     "grounded": "First name each object that the question is about and say where in the picture it is, then reason from these step by step.",
 }
 INSTRUCTION_OF = {
-    "science": "background", "geometry": "background", "math": "background",
-    "chart": "visual", "table": "visual", "document": "visual", "ocr": "visual",
+    "science": "background", "geometry": "background", "geometry_basics": "background", "geometry_reading": "visual", "math": "background",
+    "chart": "visual", "table": "visual", "table_basics": "visual", "table_reading": "visual", "document": "visual", "ocr": "visual",
     "general": "grounded", "count": "grounded", "spatial": "grounded", "ground": "grounded",
 }  # fmt: skip
 
@@ -350,7 +350,7 @@ def continue_into(path, policy, processor, chosen, asks, args, seed):
     utils.write_lines(path, lines)
     with open(path, "a", encoding="utf-8") as file:
         for at in tqdm(range(start, len(chosen), step), desc="continue without the image", unit="batch", leave=False):
-            batch = [(line, truncate_words(line["completion"].strip(), args.drop_ratio), ask) for line, ask in zip(chosen[at:at + step], asks[at:at + step])]
+            batch = [(line, truncate_words(line["completion"].strip(), args.start_ratio), ask) for line, ask in zip(chosen[at:at + step], asks[at:at + step])]
             prompts = [data.continued(data.encode_prompt(blind(ask), processor, "none", args.system_prompt, 2 * args.max_completion_length), prefix, processor) for _, prefix, ask in batch]
             roll = generate.rollout(policy, prompts, processor.special, 1, args.max_completion_length, args.temperature, args.top_p, args.top_k, seed=seed, first_row=at)
             for (line, prefix, _), ids, n in zip(batch, roll.targets, roll.lengths.tolist()):
@@ -476,6 +476,7 @@ def train(folder, policy, processor, rows, update, args, t, state):
                 print(f"stopped in the training of iteration {t}, after step {step}; go on with --resume-from-checkpoint")
                 raise SystemExit(130)
     bar.close()
+    optimizer.zero_grad()                                             # the evaluation needs the room
     policy.eval()
     utils.publish(folder, save_model)
     utils.write_json(folder / "trained.json", {"steps": step, "rows": len(rows)})
@@ -562,7 +563,7 @@ def parse_args(argv=None):
     g.add_argument("--pairs", metavar="DATA", help="dpo and mpo: learn from these pairs (MMPR, RLHF-V, TRL's columns, LLaMA-Factory) instead of sampling")
     g.add_argument("--image-folder", metavar="DIR", help="where relative image paths of --pairs resolve; default: beside its file")
     g.add_argument("--pair-source", choices=["correctness", "dropout_ntp"], default="correctness", help="correctness: right against wrong samples; dropout_ntp: a sample against its beginning, continued without the image")
-    g.add_argument("--drop-ratio", type=utils.dropout, default=0.5, help="dropout_ntp: share of the response's words that is kept")
+    g.add_argument("--start-ratio", type=utils.dropout, default=0.5, help="dropout_ntp: share of the response's words that is kept")
     g.add_argument("--max-pairs", type=utils.positive, default=15, help="pairs of a question at most, and as many with an unreadable answer")
     g.add_argument("--loss-type", nargs="+", choices=sorted(losses.PAIR_LOSSES), help="dpo and mpo: what a pair costs, to be added up; default: sigmoid, and for mpo sigmoid bco_pair sft")
     g.add_argument("--loss-weights", nargs="+", type=utils.not_negative, metavar="W", help="one weight per --loss-type; default: all 1, and for mpo 0.8 0.2 1.0")
@@ -642,14 +643,17 @@ def main(args):
         return next((out / f"iteration-{i}" for i in range(t, -1, -1) if (out / f"iteration-{i}" / "trained.json").is_file()), None)
 
     def load(directory):
-        nonlocal policy
-        policy = None                                                 # the old one goes before the next comes: two at a time would be twice the memory
-        gc.collect()
-        needs = None if args.warmup_data or args.pairs else "self-training needs one that already answers now and then, or --warmup-data"
-        return modeling.load_from_args(args, train=True, resume=directory, needs_training=needs)
+        """Makes `policy` the model in this directory, unless it is. The old one goes before the next comes: two at a time would be twice the memory."""
+        nonlocal policy, processor, held
+        if policy is None or held != directory:
+            policy = None
+            gc.collect()
+            needs = None if args.warmup_data or args.pairs else "self-training needs one that already answers now and then, or --warmup-data"
+            policy, processor = modeling.load_from_args(args, train=True, resume=directory, needs_training=needs)
+            held = directory
 
-    policy = None
-    policy, processor = load(weights(args.iterations))
+    policy = processor = held = None
+    load(weights(args.iterations))
     for some in (examples.values(), *eval_sets.values()):
         data.check_fit(list(some), processor, args.prompt_template, args.system_prompt, args.max_completion_length)
     data.check_fit(list(warm.values()), processor, args.prompt_template, args.system_prompt, args.max_completion_length, targets=True)
@@ -674,7 +678,7 @@ def main(args):
 
     def fits(item):
         try:
-            data.check_fit([data.asked((examples | warm)[item["id"]], item["prompt"])], processor, "none", args.system_prompt, args.max_completion_length)
+            data.check_fit([data.asked(examples[item["id"]], item["prompt"])], processor, "none", args.system_prompt, args.max_completion_length)
             return True
         except utils.UserError:
             return False
@@ -687,7 +691,7 @@ def main(args):
         folder.mkdir(exist_ok=True)
         for leftover in folder.glob(".*.tmp"):                        # a save that was killed half-way
             shutil.rmtree(leftover, ignore_errors=True)
-        metrics, pairs, items, loaded = {}, given if t else None, [], None
+        metrics, pairs, items = {}, given if t else None, []
         if (folder / "trained.json").is_file():
             for checkpoint in utils.checkpoints(folder):              # killed before they were removed
                 shutil.rmtree(checkpoint)
@@ -695,7 +699,7 @@ def main(args):
             # 1. sample K answers to each question with the model of the iteration before                    -> pool.jsonl
             pool = []
             if t and not given:
-                policy, processor = load(weights(t - 1))
+                load(weights(t - 1))
                 K, questions = args.num_generations, list(examples.values())
                 shares = [(K, wording)] if args.instructions == "plain" else [(K - K // 2, wording), (K // 2, lambda e: instructed(wording(e), e.task))]
                 for n, (share, ask) in enumerate(shares):
@@ -759,7 +763,7 @@ def main(args):
             if items or pairs:
                 found = utils.checkpoints(folder)
                 start = weights(t - 1) if args.continue_training or prefers else None
-                policy, processor = load(found[-1] if found else start)
+                load(found[-1] if found else start)
                 state = {"total": 0.0, "count": 0}
                 if pairs:
                     if found:                                         # the reference is where training started; usually all of it is in the file
@@ -771,9 +775,8 @@ def main(args):
                 else:
                     rows, update = items, lambda some: imitate(policy, processor, some, examples | warm, args)
                 train(folder, policy, processor, rows, update, args, t, state)
-                loaded = True
-        if not loaded:
-            policy, processor = load(weights(t))
+                held = folder
+        load(weights(t))
         metrics = utils.read_args(folder, "built.json") | metrics
 
         # 4. evaluate                                                                                            -> eval_*.jsonl, result.json

@@ -43,10 +43,10 @@ TEACHERS = ("fallible", "gold")
 LEVELS = {1: (1, 2), 2: (1, 4), 3: (1, 6)}  # difficulty: fewest and most objects in a scene
 OOD_OBJECTS = (7, 9)                        # more than at any level
 OVERLOOKED = 2 / 3                          # the fallible teacher's chance of missing an object in the right-hand column
-MISREAD, SKIPPED, SLIPPED = 2 / 5, 1 / 8, 1 / 16   # at a table: each digit of the last column, a row, the last addition
+MISREAD, SKIPPED, SLIPPED = 1 / 2, 1 / 8, 1 / 16   # at a table: each digit of the last column that looks like another, a row, the count
 MISREAD_ANGLE = 1 / 3                       # in a figure: each angle, and which angles are opposite
-DIGITS = range(1, 7)                        # in a table: sums of three of them are soon learned
-LOOK_ALIKE = {a: b for pair in ((1, 4), (2, 3), (5, 6)) for a, b in (pair, pair[::-1])}
+DIGITS = range(1, 7)                        # in a table
+LOOK_ALIKE = {1: 4, 4: 1, 3: 6, 6: 3}
 CARELESS, MARGIN = 2 / 3, 4                 # his chance of drawing a box too wide, and by how many pixels on each side
 
 
@@ -249,65 +249,70 @@ def table_rows(objects):
     return [(o[2], [int(p[3]) for p in objects if p[0] == o[0] and p[1] > 0]) for o in objects if o[1] == 0]
 
 
-def asked_cells(rows, wanted):
-    """[(row, column)] of the numbers to add up: wanted is the colour of a row, or the number of a column, from 1."""
-    return [(r, c) for r, (label, digits) in enumerate(rows) for c in range(len(digits)) if wanted in (label, c + 1)]
+def counts_here(digit, wanted):
+    """Whether a number is one of those asked for: wanted is ("greater", 3) or ("less", 3)."""
+    return digit > wanted[1] if wanted[0] == "greater" else digit < wanted[1]
 
 
 def table_solution(rows, wanted, slip=0):
-    """The worked solution of who reads the table so, and is wrong by `slip` in his last addition: ("<think> ... </think><answer> 10 </answer>", "10")."""
-    digits = [rows[r][1][c] for r, c in asked_cells(rows, wanted)]
-    sums, total = [], digits[0]
-    for n, digit in enumerate(digits[1:], 2):
-        before, total = total, total + digit + (slip if n == len(digits) else 0)
-        sums.append(f"{before}+{digit}={total}")
-    read = " ".join(f"{label} {', '.join(map(str, some))}." for label, some in rows)
-    return f"<think> {read} {', '.join(sums)}. </think><answer> {total} </answer>", str(total)
+    """The worked solution of who reads the table so, and is wrong by `slip` when he counts: ("<think> ... </think><answer> 2 </answer>", "2")."""
+    total, lines = 0, []
+    for label, digits in rows:
+        words = []
+        for digit in digits:
+            total += counts_here(digit, wanted)
+            words.append(f"{digit} ({total})" if counts_here(digit, wanted) else str(digit))
+        lines.append(f"{label} {', '.join(words)}.")
+    total = max(0, total + slip)
+    return f"<think> {' '.join(lines)} </think><answer> {total} </answer>", str(total)
 
 
-def table_flaw(rows, wanted, rng, kind="misread"):
-    """A reading with one more flaw that changes the sum, one way as likely as the other: a digit misread; or, kind "skip", if a column is added up, a row skipped
-    where there are three, and one invented where there are two."""
-    rows = [(label, list(digits)) for label, digits in rows]
-    if kind == "skip" and isinstance(wanted, int):
-        if len(rows) > 2:
-            del rows[rng.randrange(len(rows))]
+def table_flaw(rows, wanted, rng, kind="misread", change=None):
+    """A reading with one more flaw: a digit misread; or, kind "skip", a row skipped where there are three, and one invented where there are two. change: by how
+    much the flaw must change the number (+1, -1; None: not at all or anyhow). Returns None if this draw does not."""
+    found = [(label, list(digits)) for label, digits in rows]
+    if kind == "skip":
+        if len(found) > 2:
+            del found[rng.randrange(len(found))]
         else:
-            free = [color for color in COLORS if color not in [label for label, _ in rows]]
-            rows.insert(rng.randrange(len(rows) + 1), (rng.choice(free), [rng.choice(DIGITS) for _ in rows[0][1]]))
+            free = [color for color in COLORS if color not in [label for label, _ in found]]
+            found.insert(rng.randrange(len(found) + 1), (rng.choice(free), [rng.choice(DIGITS) for _ in found[0][1]]))
     else:
-        r, c = rng.choice(asked_cells(rows, wanted))
-        rows[r][1][c] = rng.choice([d for d in DIGITS if d != rows[r][1][c]])
-    return rows
+        digits = rng.choice(found)[1]
+        at = rng.randrange(len(digits))
+        digits[at] = rng.choice([d for d in DIGITS if d != digits[at]])
+    number = lambda some: sum(counts_here(d, wanted) for _, digits in some for d in digits)
+    return found if change is None or number(found) - number(rows) == change else None
 
 
 def table(rng, fewest, most, teacher):
-    """What do the numbers in a row, or in a column, add up to? Rows are named by the coloured shape in front of them.
+    """How many numbers in a table are greater (or less) than one? Rows are named by the coloured shape in front of them.
 
-    question  "What is the sum of the red row?"     "What is the sum of column 2?"
-    answer    "7"
-    solution  "<think> red 3, 4. blue 8, 1. 3+4=7. </think><answer> 7 </answer>"     "<think> red 3, 4. blue 8, 1. green 0, 2. 4+1=5, 5+2=7. </think><answer> 7 </answer>"
-    The fallible teacher misreads the digits of the last column, two in five, as the one that looks like it (LOOK_ALIKE), which works both ways; skips a row or invents one
-    (`table_flaw`); and slips in his last addition, up or down. So nothing but the picture tells his readings from right ones.
+    question  "How many numbers are greater than 3?"
+    answer    "2"
+    solution  "<think> red 3, 4 (1). blue 6 (2), 1. </think><answer> 2 </answer>"      in brackets: how many so far
+    The fallible teacher misreads the digits of the last column, one in two, as those that look alike (LOOK_ALIKE), which works both ways; skips a row or invents one
+    (`table_flaw`); and counts one too many or too few. So nothing but the picture tells his readings from right ones. Sums in place of counts are more than the tiny model
+    learns in minutes (docs/log.md).
     """
     number = 4 if fewest >= OOD_OBJECTS[0] else rng.randint(2, 3) if most > 2 else 2
     labels, objects = rng.sample(list(COLORS), number), []
     for row, label in enumerate(labels):
         objects += [(row, 0, label, rng.choice(SHAPES))] + [(row, column, "number", str(rng.choice(DIGITS))) for column in (1, 2)]
-    wanted = rng.choice(labels) if rng.random() < 0.5 else rng.randint(1, 2)
+    wanted = rng.choice([("greater", 2), ("greater", 3), ("greater", 4), ("less", 3), ("less", 4), ("less", 5)])
     right = table_rows(objects)
     said, slip = right, 0
     if teacher == "fallible":
-        said = [(label, [LOOK_ALIKE[d] if c == 1 and rng.random() < MISREAD else d for c, d in enumerate(digits)]) for label, digits in right]
-        if isinstance(wanted, int) and rng.random() < SKIPPED:
+        said = [(label, [LOOK_ALIKE.get(d, d) if c == 1 and rng.random() < MISREAD else d for c, d in enumerate(digits)]) for label, digits in right]
+        if rng.random() < SKIPPED:
             said = table_flaw(said, wanted, rng, "skip")
         slip = rng.choice((-1, 1)) if rng.random() < SLIPPED else 0
     solution, taught = table_solution(said, wanted, slip)
     return {
-        "question": f"What is the sum of {f'column {wanted}' if isinstance(wanted, int) else f'the {wanted} row'}?",
+        "question": f"How many numbers are {wanted[0]} than {wanted[1]}?",
         "answer": table_solution(right, wanted)[1],
         "solution": solution,
-        "meta": {"objects": [list(o) for o in objects], "wanted": wanted, "taught": taught},
+        "meta": {"objects": [list(o) for o in objects], "wanted": list(wanted), "taught": taught},
     }
 
 
@@ -343,101 +348,95 @@ def misreadings(angle):
     return [v for v in (angle - 20, angle - 10, angle + 10, angle + 20) if 20 <= v <= 95]
 
 
-def geometry_flaw(reading, rng, kind="misread"):
-    """A reading with one angle misread, by ten or twenty degrees up or down; or, where lines cross, kind "skip", with opposite and next mixed up."""
-    figure, angles, opposite = reading
-    if kind == "skip" and figure == "crossing":
-        return figure, angles, not opposite
-    at, angles = rng.randrange(len(angles)), list(angles)
-    angles[at] = rng.choice(misreadings(angles[at]))
-    return figure, angles, opposite
+def readings_of(figure, rng, step):
+    """Four things that a figure may say, [[figure, angles in degrees, opposite]], which come to four answers: two sizes for each angle of a triangle; four for the one at a
+    line; where lines cross, two sizes, opposite or next. Whichever is drawn, the same four might have been there, so that only the picture tells which is right."""
+    while True:
+        a, b, (d, e) = 20 + step * rng.randrange(75 // step + 1), 20 + step * rng.randrange(75 // step + 1), rng.sample((10, 20), 2)
+        if figure == "triangle":
+            readings = [[figure, [x, y], False] for x in (a, a + d) for y in (b, b + e)]
+        elif figure == "line":
+            readings = [[figure, [x], False] for x in (a, a + 10, a + 20, a + 30)]
+        else:
+            readings = [[figure, [x], opposite] for x in (a, a + d) for opposite in (False, True)]
+        fits = all(max(angles) <= 95 and sum(angles) <= 160 for _, angles, _ in readings) and len({angle_answer(*r) for r in readings}) == 4
+        if fits and (step == 10 or any(v % 10 for v in readings[0][1])):
+            return readings
 
 
 def geometry(rng, fewest, most, teacher):
     """How large is the angle marked "?"? A triangle, an angle at a line, two lines that cross; multiple choice in the manner of GEOQA.
 
-    question  "How large is the angle marked with a question mark?\\nOptions:\\n(A) 80°\\n(B) 70°\\n(C) 110°\\n(D) 60°"
-    answer    "B"      choices  ["80°", "70°", "110°", "60°"]
+    question  "How large is the angle marked with a question mark?\\nOptions:\\n(A) 80°\\n(B) 70°\\n(C) 90°\\n(D) 60°"
+    answer    "B"      choices  ["80°", "70°", "90°", "60°"]
     solution  "<think> Triangle: 50, 60. 50+60=110. 180-110=70. </think><answer> B </answer>"      "<think> Crossing, opposite: 50. </think><answer> A </answer>"
     The fallible teacher misreads every third angle by ten or twenty degrees, up or down, takes opposite for next or the other way round, and slips by ten in his subtraction.
     What comes to none of the options takes the nearest.
     """
     figure = rng.choice(("triangle", "triangle", "line", "crossing")) if most > 2 else rng.choice(("line", "crossing"))
     lines, places = FIGURES[figure]
-    places, opposite = list(places), False
-    step = 5 if fewest >= OOD_OBJECTS[0] else 10                     # ood: angles that no training picture shows
-    angles = [180]
-    while sum(angles) > 160:
-        angles = [20 + step * rng.randrange((95 - 20) // step + 1) for _ in places[1:3 if figure == "triangle" else 2]]
-    if step == 5 and not any(v % 10 for v in angles):
-        angles[0] += 5
+    places, step = list(places), 5 if fewest >= OOD_OBJECTS[0] else 10   # ood: an angle that no training picture shows
+    readings = rng.sample(readings_of(figure, rng, step), 4)
+    right = rng.choice(readings)
+    _, angles, opposite = right
+    choices = [angle_answer(*r) for r in readings]
     if figure == "triangle":
         rng.shuffle(places)
         places = sorted(places[:2]) + places[2:]
     else:
         at = rng.randrange(len(places))
-        opposite = figure == "crossing" and rng.random() < 0.5
         asked = (at + 2) % 4 if opposite else (at + rng.choice((1, 3))) % 4 if figure == "crossing" else 1 - at
         places = [places[at], places[asked]]
     objects = [(*place, "number", str(value)) for place, value in zip(places, [*angles, "?"])]
-    right = (figure, angles, opposite)
-    answer = angle_answer(*right)
-    misread = sorted({angle_answer(figure, [*angles[:n], v, *angles[n + 1:]], opposite) for n in range(len(angles)) for v in misreadings(angles[n])})
-    options = rng.sample([v for v in misread if v > 0], 2)           # two of them are where a misread angle leads
-    other = sorted({answer - 10, answer + 10, answer + 30, 180 - answer, angles[0], sum(angles)} - {answer, *options, 0, 180})
-    choices = rng.sample([answer, *options, rng.choice(other)], 4)
     said, slip = right, 0
     if teacher == "fallible":
-        for _ in angles:
-            if rng.random() < MISREAD_ANGLE:
-                said = geometry_flaw(said, rng)
-        if figure == "crossing" and rng.random() < MISREAD_ANGLE:
-            said = geometry_flaw(said, rng, "skip")
-        slip = rng.choice((-10, 10)) if rng.random() < SLIPPED else 0
+        mixed = figure == "crossing" and rng.random() < MISREAD_ANGLE
+        said = (figure, [rng.choice(misreadings(v)) if rng.random() < MISREAD_ANGLE else v for v in angles], opposite != mixed)
+        slip = rng.choice((-10, 10)) if not said[2] and rng.random() < SLIPPED else 0   # across a crossing there is nothing to subtract
     solution, taught = geometry_solution(said, choices, slip)
     options = [f"{value}°" for value in choices]
     return {
         "question": "How large is the angle marked with a question mark?\nOptions:" + "".join(f"\n({letter}) {option}" for letter, option in zip("ABCD", options)),
-        "answer": "ABCD"[choices.index(answer)],
+        "answer": "ABCD"[readings.index(right)],
         "choices": options,
         "solution": solution,
-        "meta": {"objects": [list(o) for o in objects], "lines": lines, "wanted": "?", "reading": [figure, angles, opposite], "values": choices, "taught": taught},
+        "meta": {"objects": [list(o) for o in objects], "lines": lines, "wanted": "?", "reading": right, "readings": readings, "values": choices, "taught": taught},
     }
 
 
 def candidates_of(task, record, rng):
-    """Three worked solutions to a record of `table` or `geometry`, of which one is right: ([texts], where the right one stands). Only looking can tell which: the wrong ones
-    have the flaws of misreading, not slips of arithmetic, both ways as often, and the right one is the one most like the other two in one case of three:
+    """Three worked solutions to a record of `table` or `geometry`, of which one is right, with three answers: ([texts], where the right one stands). Only looking can tell which:
+    the wrong ones have the flaws of misreading, not slips of arithmetic, both ways as often, and the right one is the one most like the other two in one case of three.
 
-    a third of the time, three values for the same number; a sixth, two different flaws; else a flaw, and the same with another one.
+    table: the three answers follow each other, and the one in the middle is one flaw away from both others; the right one is in the middle, or at either end.
+    geometry: two of the other three readings (`readings_of`).
     """
     meta = record["meta"]
-    if task == "table":
-        wanted = meta["wanted"]
-        reading, flaw, write = table_rows(meta["objects"]), lambda r, kind: table_flaw(r, wanted, rng, kind), lambda r: table_solution(r, wanted)
-        values = lambda r: [d for _, digits in r for d in digits]
+    if task == "geometry":
+        wrong = rng.sample([r for r in meta["readings"] if r != meta["reading"]], 2)
+        (right, _), *wrong = [geometry_solution(r, meta["values"]) for r in (meta["reading"], *wrong)]
     else:
-        reading, flaw, write, values = meta["reading"], lambda r, kind: geometry_flaw(r, rng, kind), lambda r: geometry_solution(r, meta["values"]), lambda r: r[1]
-    right, gold = write(reading)
-    while True:
-        kind = rng.choice("aabcc")
-        first = flaw(reading, "misread" if kind == "a" else rng.choice(("misread", "skip")))
-        second = flaw(first if kind == "c" else reading, "misread" if kind == "a" else rng.choice(("misread", "skip")))
-        texts = [write(first), write(second)]
-        differ = [[n for n, (x, y) in enumerate(zip(values(reading), values(r))) if x != y] for r in (first, second)]
-        if all(answer != gold for _, answer in texts) and texts[0] != texts[1] and (kind != "a" or differ[0] == differ[1]) and (task != "table" or max(len(first), len(second)) <= 3):
-            break
-    at = rng.randrange(3)
-    found = [text for text, _ in texts]
+        rows, wanted = table_rows(meta["objects"]), meta["wanted"]
+        right, wrong = table_solution(rows, wanted)[0], None
+        while wrong is None:
+            first, second = rng.choice(((1, -1), (-1, 1), (1, 1), (1, 1), (-1, -1), (-1, -1)))             # changes of the number, one on top of the other if they are alike
+            one = table_flaw(rows, wanted, rng, rng.choice(("misread", "skip")), first)
+            two = one and table_flaw(one if first == second else rows, wanted, rng, rng.choice(("misread", "skip")), second)
+            if two and max(len(one), len(two)) <= max(3, len(rows)):
+                wrong = [table_solution(one, wanted), table_solution(two, wanted)]
+    at, found = rng.randrange(3), [text for text, _ in wrong]
     found.insert(at, right)
     return found, at
 
 
 def reading_of(task, found, rng):
-    """What there is to read in a picture of `table` or `geometry`, or, one time in four, a sum as they come up there: (question, answer)."""
+    """What there is to read in a picture of `table` or `geometry`, or, one time in four, a comparison or a sum as they come up there: (question, answer)."""
     if rng.random() < 0.25:
-        a, b = (rng.randrange(1, 13), rng.choice(DIGITS)) if task == "table" else (10 * rng.randrange(2, 10), 10 * rng.randrange(2, 10))
-        return (f"What is {a}+{b}?", f"{a}+{b}={a + b}") if task == "table" or rng.random() < 0.7 else (f"What is 180-{a + b}?", f"180-{a + b}={180 - a - b}")
+        if task == "table":
+            a, b, word = rng.choice(DIGITS), rng.randint(2, 5), rng.choice(("greater", "less"))
+            return f"Is {a} {word} than {b}?", f"{'yes' if counts_here(a, (word, b)) else 'no'}, {a} and {b}"
+        a, b = 10 * rng.randrange(2, 10), 10 * rng.randrange(2, 10)
+        return (f"What is {a}+{b}?", f"{a}+{b}={a + b}") if rng.random() < 0.7 else (f"What is 180-{a + b}?", f"180-{a + b}={180 - a - b}")
     if task == "table":
         return "Read the table.", " ".join(f"{label} {', '.join(map(str, digits))}." for label, digits in table_rows(found["meta"]["objects"]))
     return "Read the figure.", found["solution"].removeprefix("<think> ").split(". ")[0].split(" <")[0].rstrip(".") + "."
@@ -449,14 +448,14 @@ def basics(task, share, rng, fewest, most, teacher):
 
     A record's `ask` says how its question is to be put (data.ToyStream): "read" as it stands, "direct" for the answer alone, "reason" as usual, "select" with its "candidates".
     """
-    found = TASKS[task][0](rng, fewest, most, teacher)
-    gold, at = TASKS[task][0](random.Random(rng.random()), fewest, most, "gold"), rng.random()
+    lots = random.Random(rng.random())                               # drawn first: the teacher, who draws from rng, changes nothing but his own solution
+    found, gold, at = TASKS[task][0](rng, fewest, most, teacher), TASKS[task][0](lots, fewest, most, "gold"), lots.random()
     if at < share:
-        question, answer = reading_of(task, gold, rng)
+        question, answer = reading_of(task, gold, lots)
         return {**gold, "ask": "read", "question": question, "answer": answer, "solution": answer}
     at = (at - share) / (1 - share)
     if at < 0.5 and fewest < OOD_OBJECTS[0]:
-        candidates, _ = candidates_of(task, gold, rng)
+        candidates, _ = candidates_of(task, gold, lots)
         return {**gold, "ask": "select", "candidates": candidates, "solution": f"<answer> {gold['answer']} </answer>"}
     if at < 0.6:
         return {**gold, "ask": "direct", "solution": f"<answer> {gold['answer']} </answer>"}

@@ -56,7 +56,7 @@ ELSEWHERE = {
     "--steps-per-generation": "--num-iterations",
     "--dataset-name": "--data", "--data-file-paths": "--data", "--dataset-config": "--data with the path of the files",
     "--dataset-train-split": "--data NAME:train", "--dataset-test-split": "--eval-data NAME:test", "--val-split-ratio": "--eval-data",
-    "--image-folders": "paths beside the data file: relative image paths resolve there",
+    "--image-folders": "paths beside the data file: relative image paths resolve there (selftrain.py --pairs has --image-folder)",
     "--max-prompt-length": "--max-pixels; prompts are never truncated here, because that cuts image tokens",
     "--max-length": "--max-completion-length, and --max-pixels for the prompt",
     "--bf16": "--dtype bfloat16", "--fp16": "--dtype bfloat16 or float32 (Qwen2-VL overflows in float16)", "--torch-dtype": "--dtype",
@@ -77,7 +77,7 @@ ELSEWHERE = {
     "--delta": "--epsilon-high", "--task-type": "--reward-funcs", "--is-reward-customized-from-vlm-module": "--reward-funcs", "--reward-method": "--reward-funcs",
     "--weight-decay": "nothing: it is 0", "--data-seed": "--seed", "--max-new-tokens": "--max-completion-length", "--load-best-model-at-end": "--eval-steps and --save-steps",
     "--do-train": "nothing", "--do-eval": "--eval-data", "--use-liger-kernel": "nothing: the head is always computed in chunks",
-    "--precompute-ref-log-probs": "nothing", "--importance-sampling-level": "nothing yet: importance ratios are per token", "--ddp-timeout": "nothing: one GPU", "--packing": "nothing: samples are not packed", "--max-seq-length": "--max-completion-length",
+    "--precompute-ref-log-probs": "nothing: selftrain.py always computes them before its first step", "--importance-sampling-level": "nothing yet: importance ratios are per token", "--ddp-timeout": "nothing: one GPU", "--packing": "nothing: samples are not packed", "--max-seq-length": "--max-completion-length",
     "--dataset-num-proc": "nothing", "--adam-beta1": "nothing: it is 0.9", "--adam-beta2": "nothing: it is 0.999 (0.95 in train_sft.py)", "--use-liger": "nothing: the head is always computed in chunks", "--dataloader-num-workers": "nothing",
 }
 
@@ -197,7 +197,7 @@ def add_training_flags(parser):
 def add_data_flags(parser):
     """--data and --eval-data; the same in every script that reads examples."""
     g = parser.add_argument_group("data")
-    g.add_argument("--data", required=True, help="a toy task (count, spatial, ground), or a JSON, JSONL or parquet file or a folder of them; toy tasks and folders take a split: count:train, count:test, count:ood")
+    g.add_argument("--data", required=True, help="a toy task (count, spatial, ground, table, geometry; what comes before the last two: table_reading, then table_basics), or a JSON, JSONL or parquet file or a folder of them; toy tasks and folders take a split: count:train, count:test, count:ood")
     g.add_argument("--prompt-template", default=None, help="how a question is put, by name (see TEMPLATES in data.py); default: the one the checkpoint was trained with, else r1v")
     g.add_argument("--level", type=int, choices=[1, 2, 3], default=3, help="difficulty of toy tasks")
     add_box_format(g)

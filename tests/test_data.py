@@ -1667,3 +1667,66 @@ def test_lengths_are_those_of_the_encoded_prompts(tiny):
     _, processor = tiny
     examples = [Example(str(k), [Image.new("RGB", (28 * k, 56))] * (k % 3), "How many? " * k, "3") for k in range(1, 5)]
     assert data.check_fit(examples, processor, "r1v", "Count.", 5) == [len(encode_prompt(e, processor, "r1v", "Count.").ids) for e in examples]
+
+
+# -------------------------------------------------------------------------------- toy questions put in their own ways; responses begun
+
+@pytest.mark.parametrize("task", ["table_basics", "geometry_basics"])
+def test_a_mixed_toy_task_puts_each_question_in_its_own_way(task, tiny):
+    """Whatever the template: "read" as it stands, "direct" for the answer alone, "select" with three candidates; "reason" as the template says."""
+    _, processor = tiny
+    stream, seen = read(task, teacher="gold"), Counter()
+    for index in range(60):
+        example, record = stream[index], toyworld.record(task, "train", index, teacher="gold")
+        ask, question = record["ask"], record["question"]
+        expected = {"read": question, "direct": data.TEMPLATES["answer"].replace("{question}", question), "reason": data.TEMPLATES["r1v"].replace("{question}", question)}
+        if ask == "select":
+            shown = "".join(f"Model's prediction {k}:\n{text}\n" for k, text in enumerate(record["candidates"], 1))
+            expected["select"] = data.TEMPLATES["think"].replace("{question}", question) + f"\n{shown}Which prediction is correct? Give the final answer in <answer> </answer> tags."
+        assert data.wording(example, "r1v") == expected[ask] and example.meta.get("prompt_template") == {"read": "none", "direct": "answer", "select": "none"}.get(ask)
+        assert (example.answer, example.choices, example.solution) == (record["answer"], record.get("choices"), record["solution"])
+        assert encode_prompt(example, processor, "r1v").text.endswith(f"<|vision_end|>{expected[ask]}<|im_end|>\n<|im_start|>assistant\n")
+        seen[ask] += 1
+    assert set(seen) == {"read", "direct", "reason", "select"}
+    plain = read(task.removesuffix("_basics"))[0]
+    assert "prompt_template" not in plain.meta and data.wording(plain, "think").startswith(plain.question)
+
+
+def test_asked_again_a_toy_question_no_longer_has_a_template_of_its_own():
+    """Else "answer" would be wrapped around the candidates of a question that was to be answered directly."""
+    stream = read("table_basics")
+    example = next(e for e in (stream[i] for i in range(100)) if e.meta.get("prompt_template") == "answer")
+    before = copy.deepcopy(example.meta)
+    again = data.asked(example, "Which?")
+    assert "prompt_template" not in again.meta and data.wording(again, "none") == "Which?"
+    assert {**again.meta, "prompt_template": "answer"} == before == example.meta
+
+
+@pytest.mark.parametrize("images", [0, 1, 2])
+def test_a_response_begun_continues_the_prompt(tiny, images):
+    """Ids and positions are those of prompt and text read as one: text goes on by ones, in all three dimensions."""
+    _, processor = tiny
+    prompt = encode_prompt(Example("0", [Image.new("RGB", (56, 84), "red")] * images, "How many?", "3"), processor, "think")
+    begun = "<think> red 3, 4 (1)."
+    ids = processor.tokenizer(begun, add_special_tokens=False)["input_ids"]
+    longer = data.continued(prompt, begun, processor)
+    assert longer.ids.tolist() == prompt.ids.tolist() + ids and longer.text == prompt.text + begun
+    is_image = longer.ids == processor.special.image_id
+    positions, following = rope_positions(is_image, [(3, 2)] * images)
+    assert torch.equal(longer.positions, positions) and longer.following == following == prompt.following + len(ids)
+    assert longer.positions[:, -1].tolist() == [following - 1] * 3 and torch.equal(longer.image_index, prompt.image_index) and longer.pixel_values is prompt.pixel_values
+    same = data.continued(prompt, "", processor)
+    assert torch.equal(same.ids, prompt.ids) and torch.equal(same.positions, prompt.positions) and same.following == prompt.following
+
+
+def test_open_ended_questions_need_no_answer_where_none_is_compared(folder):
+    """MPO's DropoutNTP has descriptions to write, and no gold answers; whoever scores answers is told which line lacks one."""
+    records = [{"image": "images/a.png", "question": "Describe the picture."}, {"image": "images/a.png", "question": "How many?", "answer": "3"},
+               {"image": "images/a.png", "question": "Describe it.", "answer": "  "}]
+    path = folder / "open.json"
+    path.write_text(json.dumps(records))
+    assert [(e.question, e.answer.strip()) for e in read(str(path), needs_answer=False)] == [("Describe the picture.", ""), ("How many?", "3"), ("Describe it.", "")]
+    with pytest.raises(UserError, match="open.json"):
+        read(str(path))
+    path.write_text(json.dumps(records[1:2]))
+    assert [e.answer for e in read(str(path))] == [e.answer for e in read(str(path), needs_answer=False)] == ["3"]

@@ -30,12 +30,13 @@ import evaluate
 import generate
 import model as modeling
 import rewards
+import selftrain
 import train_grpo
 import train_sft
 import utils
 
 ROOT = Path(__file__).resolve().parents[1]
-SCRIPTS = {"train_sft": train_sft, "train_grpo": train_grpo, "evaluate": evaluate, "generate": generate}
+SCRIPTS = {"train_sft": train_sft, "train_grpo": train_grpo, "selftrain": selftrain, "evaluate": evaluate, "generate": generate}
 TIMING = {"step_time", "rollout_time", "reward_time", "tokens_per_second"}
 SHORT = "--data count --max-completion-length 12 --max-eval-samples 4"
 GRPO = f"{SHORT} --prompts-per-step 2 --num-generations 2 --reward-funcs vowels"
@@ -119,6 +120,11 @@ DRIFT = {
     ("--temperature", "help"), ("--top-p", "help"), ("--top-k", "help"),      # RL: log-probs use it, and cuts break ratios
     ("--num-generations", "help"),                  # RL: at least 2
     ("--max-completion-length", "help"),            # SFT: also the longest target
+    ("--max-completion-length", "default"), ("--top-p", "default"), ("--top-k", "default"),            # self-training samples as R3V does: 384, 0.95, 50
+    ("--beta", "help"), ("--beta", "default"), ("--loss-type", "help"), ("--loss-type", "choices"), ("--loss-type", "nargs"), ("--loss-type", "default"),   # of a pair, as in TRL's DPO
+    ("--batch-size", "help"),                       # pairs, too
+    ("--num-samples", "help"), ("--num-samples", "nargs"), ("--num-samples", "default"),               # evaluate.py: several, for curves
+    ("--protocol", "help"),                         # evaluate.py: it also asks by it
     ("--learning-rate", "help"),                    # its defaults
     ("--seed", "help"),                             # training also seeds data order and weights
     ("--max-eval-samples", "help"),                 # several --eval-data
@@ -153,7 +159,8 @@ def test_the_common_flags_of_the_issue_exist(monkeypatch):
     sampling = "--temperature --top-p --top-k".split()
     published = ("--num-generations --max-completion-length --beta --epsilon --epsilon-high --num-iterations --report-to --reward-funcs --reward-weights --loss-type "
                  "--mask-truncated-completions --scale-rewards").split()
-    for name, wanted in (("train_sft", common), ("train_grpo", common + sampling + published), ("evaluate", sampling + ["--num-samples"]), ("generate", sampling + ["--raw", "--image", "--prompt"])):
+    trl = "--num-generations --max-completion-length --beta --label-smoothing --loss-type --loss-weights --report-to --num-samples --protocol".split()
+    for name, wanted in (("train_sft", common), ("train_grpo", common + sampling + published), ("selftrain", common + sampling + trl), ("evaluate", sampling + ["--num-samples"]), ("generate", sampling + ["--raw", "--image", "--prompt"])):
         options = parser_of(SCRIPTS[name], monkeypatch)._option_string_actions
         assert [flag for flag in wanted if flag not in options] == []
 
@@ -173,6 +180,7 @@ def test_help(script, monkeypatch, capsys):
 def test_dashes_and_underscores(name):
     line = {"train_sft": "--model tiny --data count --max-steps 2 --save-total-limit 3 --output-dir out",
             "train_grpo": "--model-name-or-path x --data count --num-generations 4 --no-gradient-checkpointing --output-dir out",
+            "selftrain": "--method r3v --model x --data count --num-generations 4 --refine-weight 0.5 --select-sizes 2 3 --output-dir out",
             "evaluate": "--model x --data count --num-samples 3 --output-dir out", "generate": "--model x --prompt a_b --max-completion-length 3"}[name].split()
     scored = ["--" + word[2:].replace("-", "_") if word.startswith("--") else word for word in line]
     assert {**vars(SCRIPTS[name].parse_args(line)), "argv": 0} == {**vars(SCRIPTS[name].parse_args(scored)), "argv": 0}

@@ -1,4 +1,4 @@
-"""Run: python -m pytest -q tests/test_selftrain.py        (about a minute on one core of a CPU; no network)
+"""Run: python -m pytest -q tests/test_selftrain.py        (70 s on one core of a CPU; no network)
 
 The builders of self-training on pools written here: R3V's cases by hand, balance by counting, preference pairs against the plain product of right and wrong. Then the
 phases and `main` on the untrained preset: killed in each and resumed against never killed, the reference against stock transformers, gradients against closed forms.
@@ -9,8 +9,10 @@ import importlib
 import itertools
 import json
 import math
+import os
 import random
 import shutil
+import signal
 import weakref
 import zlib
 from collections import Counter
@@ -479,8 +481,7 @@ KILLS = {
     "r3v": [("utils.save_checkpoint", 2), ("utils.publish", 1), ("utils.write_json", "iteration-0/trained.json"), ("shutil.rmtree", "iteration-0/checkpoint-1"), ("generate.answer_all", 2),
             ("generate.self_select", 1), ("utils.write_json", "iteration-0/result.json"), ("generate.answer_all", 4, "iteration-1/pool.jsonl"), ("generate.answer_all", 3), ("selftrain.build", 1),
             ("selftrain.imitate", 2), ("torch.save", 1), ("utils.write_json", "iteration-1/trained.json"), ("selftrain.evaluate", 1), ("generate.answer_all", 3, "iteration-1/eval_0_samples.jsonl"),
-            ("generate.self_select", 1), ("selftrain.draw", 1), ("selftrain.sample_into", 1), ("selftrain.train", 1), ("utils.save_checkpoint", 1), ("utils.save_checkpoint", 2),
-            ("selftrain.evaluate", 1), ("shutil.copy", 3)],
+            ("selftrain.draw", 1), ("selftrain.train", 1), ("utils.save_checkpoint", 2), ("shutil.copy", 3)],
     "mpo": [("generate.answer_all", 3), ("generate.answer_all", 5, "iteration-1/pool.jsonl"), ("selftrain.correctness_pairs", 2), ("selftrain.pair_logps", 5, "iteration-1/reference.jsonl"),
             ("selftrain.prefer", 1), ("utils.save_checkpoint", 2), ("selftrain.prefer", 1), ("utils.write_json", "iteration-1/trained.json"), ("generate.answer_all", 2)],
     "ntp": [("data.continued", 5, "iteration-1/continuations.jsonl"), ("data.continued", 3), ("selftrain.ntp_pair", 2), ("selftrain.pair_logps", 3), ("utils.save_checkpoint", 2), ("selftrain.evaluate", 1)],
@@ -510,6 +511,33 @@ def test_killed_in_each_phase_and_resumed_is_the_same_run(kind, whole, base, tmp
     before = {p: p.stat().st_mtime_ns for p in out.glob("iteration-*/*")}
     run(line)                                                                 # once more: nothing is left to do
     assert left_by(out) == wanted and {p: p.stat().st_mtime_ns for p in out.glob("iteration-*/*")} == before
+
+
+def test_ctrl_c_saves_and_leaves_with_130(whole, base, tmp_path, speaking, monkeypatch, capsys):
+    real, out = selftrain.imitate, tmp_path / "out"
+    line = f"--model {base} {LINE} {RUNS['star']} --output-dir {out} --save-steps 0"
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
+        patch.setattr(selftrain, "imitate", lambda *args: os.kill(os.getpid(), signal.SIGINT) or real(*args))
+        run(line)
+    assert stop.value.code == 130 and "stopped in the training of iteration 1, after step 1; go on with --resume-from-checkpoint" in capsys.readouterr().out
+    assert [p.name for p in utils.checkpoints(out / "iteration-1")] == ["checkpoint-1"] and not (out / "iteration-1" / "trained.json").exists()
+    run(f"{line} --resume-from-checkpoint")
+    assert left_by(out) == left_by(whole("star"))
+
+
+def test_portions_change_no_sample(base, tmp_path):
+    """--eval-batch-size may change when a run goes on: every row draws its own numbers, wherever it stands in its batch; and no two rows draw the same."""
+    policy, processor = modeling.load(base)
+    examples = data.head(data.read("count", level=1), 5)
+    asks = [data.asked(e, "How many?") for e in [examples[0]] * 5]
+    args = lambda size: SimpleNamespace(eval_batch_size=size, system_prompt=None, max_completion_length=5, top_p=1.0, top_k=0, temperature=1.0, start_ratio=0.5)
+    score = selftrain.scorer(None)
+    pools = [selftrain.sample_into(tmp_path / f"{size}.jsonl", policy, processor, asks, examples, score, 2, args(size), 7, 1.0, "") for size in (2, 4, 64)]
+    assert pools[0] == pools[1] == pools[2] == utils.read_lines(tmp_path / "64.jsonl") and len({one["completion"] for one in pools[0]}) == 10
+    assert [(one["id"], one["sample"]) for one in pools[0]] == [(e.id, k) for e in examples for k in range(2)]
+    same = [{**pools[0][0], "completion": "There are two of them"} for _ in range(5)]
+    ends = [selftrain.continue_into(tmp_path / f"end{size}.jsonl", policy, processor, same, asks, args(size), 7) for size in (1, 2, 64)]
+    assert ends[0] == ends[1] == ends[2] and {one["prefix"] for one in ends[0]} == {"There are"} and len({one["continuation"] for one in ends[0]}) == 5
 
 
 def test_a_run_in_progress_is_not_another_run(base, tmp_path, whole, speaking):
@@ -638,8 +666,8 @@ def test_star_asks_again_with_the_answer_and_with_other_instructions(whole):
 
 
 def test_an_old_policy_is_gone_before_the_next_is_loaded(base, tmp_path, speaking, monkeypatch):
-    """Two at a time would need twice the memory: 30 GB for 7B in float32."""
-    real, alive = modeling.load_from_args, []
+    """Two at a time would need twice the memory: 30 GB for 7B in float32. Nor does an evaluation drag the last step's gradient along."""
+    real, evaluate, alive = modeling.load_from_args, selftrain.evaluate, []
 
     def load_from_args(*args, **kwargs):
         gc.collect()
@@ -647,9 +675,16 @@ def test_an_old_policy_is_gone_before_the_next_is_loaded(base, tmp_path, speakin
         policy, processor = real(*args, **kwargs)
         alive.append(weakref.ref(policy))
         return policy, processor
+
+    def bare(folder, policy, *rest):
+        assert not any(p.grad is not None for p in policy.parameters())
+        return evaluate(folder, policy, *rest)
     monkeypatch.setattr(modeling, "load_from_args", load_from_args)
+    monkeypatch.setattr(selftrain, "evaluate", bare)
     run(f"--model {base} {LINE} --max-steps 1 --num-samples 0 --max-eval-samples 1 --method mpo --iterations 2 --output-dir {tmp_path / 'out'}")
-    assert len(alive) >= 4
+    assert len(alive) == 1                                                    # trained on from where it is; nothing was loaded twice
+    run(f"--model {base} {LINE} --max-steps 1 --num-samples 0 --max-eval-samples 1 --method star --iterations 2 --output-dir {tmp_path / 'star'}")
+    assert len(alive) == 1 + 1 + 1                                            # the given model answers; trained, it answers; the given model is trained anew
 
 
 def test_a_split_of_the_data_is_what_it_is_evaluated_on(base, tmp_path, speaking):
@@ -955,7 +990,7 @@ def test_what_cannot_work_is_refused_before_any_work(line, wanted, tmp_path, mon
     (tmp_path / "twins.jsonl").write_text((json.dumps(record) + "\n") * 2)
     monkeypatch.setattr(modeling, "load", lambda *_, **__: pytest.fail("a model was loaded"))
     with pytest.raises(UserError, match=wanted):
-        run(f"--model tiny --output-dir {tmp_path / 'out'} {line.format(out=tmp_path)}")
+        run(f"--model tiny --max-train-samples 4 --output-dir {tmp_path / 'out'} {line.format(out=tmp_path)}")
 
 
 def test_a_pool_without_anything_to_learn_from_says_so(base, tmp_path, speaking, monkeypatch):

@@ -1,0 +1,59 @@
+"""Does a model compare candidates by looking? Planted sets of one right and two wrong worked solutions (toyworld.candidates_of), with the right picture and with another one.
+
+    python tests/planted.py --model runs/claims/base --data table --output-dir runs/planted
+
+From the text alone no rule finds the right one more often than one time in three: the flaws go both ways, and the right one is as often as not unlike the others. So what
+is above 0.333 with the right picture, and gone with another one, is looking. Writes result.json.
+"""
+import random
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import data
+import generate
+import model as modeling
+import rewards
+import toyworld
+import utils
+
+
+def parse_args(argv=None):
+    p = utils.Parser(__doc__, "tests/planted.py")
+    utils.add_model_flags(p)
+    p.add_argument("--data", choices=["table", "geometry"], default="table", help="the toy task")
+    p.add_argument("--max-eval-samples", type=utils.positive, default=512, help="sets")
+    p.add_argument("--eval-batch-size", type=utils.positive, default=64, help="sets at a time")
+    p.add_argument("--seed", type=utils.count, default=0, help="of the sets")
+    p.add_argument("--output-dir", required=True, help="where result.json goes")
+    return p.parse_args(argv)
+
+
+def main(args):
+    utils.make_writable(args.output_dir)
+    policy, processor = modeling.load_from_args(args, needs_training="its choices would be noise")
+    n, template = args.max_eval_samples, utils.read_args(args.model).get("prompt_template", "think")
+    examples = data.head(data.read(f"{args.data}:test"), n)
+    sets = [toyworld.candidates_of(args.data, toyworld.record(args.data, "test", i, teacher="gold"), random.Random(f"planted {args.seed} {i}")) for i in range(n)]
+    candidates = [texts for texts, _ in sets]
+    moved = [data.replace(e, images=examples[i - 1].images) for i, e in enumerate(examples)]
+    right = {}
+    for name, some in (("selected_right", examples), ("swapped", moved)):
+        texts, _, _ = generate.self_select(policy, processor, some, template, None, candidates, args.eval_batch_size, 32, describe=name)
+        right[name] = [rewards.accuracy(text, e) for text, e in zip(texts, examples)]
+        if name == "selected_right":
+            named = [rewards.select(text, mine, e.choices)[1] == "selected" for text, mine, e in zip(texts, candidates, examples)]
+    places = [[r for r, (_, at) in zip(right["selected_right"], sets) if at == k] for k in range(3)]
+    result = {"data": args.data, "model": args.model, "n": n, **{name: sum(marks) / n for name, marks in right.items()}, "by_place": [sum(some) / max(1, len(some)) for some in places],
+              "not_a_candidate": 1 - sum(named) / n}
+    result["selected_right_low"], result["selected_right_high"] = rewards.wilson(sum(right["selected_right"]), n)
+    result["swapped_low"], result["swapped_high"] = rewards.wilson(sum(right["swapped"]), n)
+    utils.write_json(Path(args.output_dir) / "result.json", result)
+    print(f"chooses right {result['selected_right']:.3f} of {n} sets (95 % interval {result['selected_right_low']:.3f} to {result['selected_right_high']:.3f}; by place of the right one "
+          + " / ".join(f"{v:.3f}" for v in result["by_place"]) + f"); with another picture {result['swapped']:.3f} ({result['swapped_low']:.3f} to {result['swapped_high']:.3f}); "
+          f"{result['not_a_candidate']:.3f} named no candidate")
+
+
+if __name__ == "__main__":
+    utils.run(main, parse_args)
