@@ -11,6 +11,8 @@ Differences from the releases:
  2. A selection that names no candidate's answer falls back on the majority, and is counted. What cannot be read is wrong, never guessed, and in the pool kept apart.
  3. The reference of dpo and mpo is the policy that the iteration starts from, an adapter included; its log-probs are computed once, before the first step.
  4. The reward shift delta counts pairs, so that --micro-batch-size changes memory and not the loss.
+ 5. Rates and batches are this repository's (32 a step, linear decay, 1e-4 with LoRA; a tenth of that for pairs), not R3V's (64, 3e-5, constant after a warm-up) or MPO's (256, 5e-6 for all
+    weights, cosine; 32 samples a question at temperature 1): give theirs by --batch-size, --learning-rate, --lr-scheduler-type, --warmup-steps, --num-generations, --temperature.
 
 On a laptop (after `python train_sft.py --model tiny --data geometry --learning-rate 2e-3 --max-steps 1000 --output-dir runs/sft`):
     python selftrain.py --method r3v --model runs/sft --data geometry --iterations 3 --num-generations 3 --max-steps 150 --learning-rate 5e-4 --output-dir runs/r3v
@@ -506,8 +508,11 @@ def evaluate(folder, policy, processor, name, examples, args, score, at):
         result["sample_accuracy"] = rate(sum(line["right"] for line in group) / N for group in groups)
         if args.method == "r3v" and args.select_weight and N > 1:
             if not file("selected").is_file():
-                chosen, lengths, _ = generate.self_select(policy, processor, examples, template, args.system_prompt, texts, batch_size=args.eval_batch_size,
-                                                          max_completion_length=args.max_completion_length, describe=f"selecting {name}")
+                shown = [group if fits(data.asked(e, data.select_prompt(data.wording(e, template), group, data.SELECT.get(template))), processor, args) else [] for e, group in zip(examples, texts)]
+                whole = [i for i, group in enumerate(shown) if group]        # what has no room for all its candidates is left to the majority
+                some, spent, _ = generate.self_select(policy, processor, [examples[i] for i in whole], template, args.system_prompt, [shown[i] for i in whole], batch_size=args.eval_batch_size,
+                                                      max_completion_length=args.max_completion_length, describe=f"selecting {name}")
+                chosen, lengths = ([dict(zip(whole, values)).get(i, empty) for i in range(len(examples))] for values, empty in ((some, ""), (spent, 0)))
                 picks = [rewards.select(text, group, e.choices, read) for text, group, e in zip(chosen, texts, examples)]
                 utils.write_lines(file("selected"), [{"id": e.id, "selection": text, "answer": answer, "how": how, "right": gold(answer, e), "tokens": n}
                                                      for e, text, (answer, how), n in zip(examples, chosen, picks, lengths)])
@@ -516,6 +521,14 @@ def evaluate(folder, policy, processor, name, examples, args, score, at):
             said = [mine + [(f"sample {k}: {line['completion']}", {"right": line["right"]}) for k, line in enumerate(group, 1)] + [(f"selected: {pick['selection']}", {"right": pick["right"]})]
                     for mine, group, pick in zip(said, groups, picks)]
     return result, said
+
+
+def fits(ask, processor, args):
+    """Whether a whole user turn (an example's question), and an answer of --max-completion-length tokens, fit the model's context."""
+    try:
+        return bool(data.check_fit([ask], processor, "none", args.system_prompt, args.max_completion_length))
+    except utils.UserError:
+        return False
 
 
 def reader(protocol):
@@ -559,7 +572,7 @@ def parse_args(argv=None):
     g.add_argument("--select-sizes", type=int, nargs="+", default=[3], metavar="N", help="r3v: candidates in a set to select from; 2 3 4 5 6 for scaling at test time")
     for task, what in (("refine", "L_REF"), ("select", "L_SEL"), ("direct", "the direct answers"), ("warmup", "the warm-up solutions")):
         g.add_argument(f"--{task}-weight", type=utils.not_negative, default=1.0, help=f"star and r3v: weight of {what} beside self-CoT; 0 leaves them out")
-    g.add_argument("--per-example", action="store_true", default=False, help="star and r3v: every example counts the same; default: every token, as in the release, so that a selection counts little")
+    g.add_argument("--per-example", action="store_true", default=False, help="every example counts the same; default: every token")
     g.add_argument("--pairs", metavar="DATA", help="dpo and mpo: learn from these pairs (MMPR, RLHF-V, TRL's columns, LLaMA-Factory) instead of sampling")
     g.add_argument("--image-folder", metavar="DIR", help="where relative image paths of --pairs resolve; default: beside its file")
     g.add_argument("--pair-source", choices=["correctness", "dropout_ntp"], default="correctness", help="correctness: right against wrong samples; dropout_ntp: a sample against its beginning, continued without the image")
@@ -574,7 +587,7 @@ def parse_args(argv=None):
     utils.add_evaluation_flags(p)
     p.add_argument("--num-samples", type=utils.count, default=3, help="samples of each held-out question for majority, self-select (r3v) and pass@N; 0: only greedy answers")
     utils.add_output_flags(p)
-    p.set_defaults(micro_batch_size=32)
+    p.set_defaults(micro_batch_size=32, num_train_epochs=None)
     given = any(word.partition("=")[0] == "--pairs" for word in (sys.argv[1:] if argv is None else argv))
     for action in p._actions:
         action.required = action.required and not (given and action.dest == "data")
@@ -598,6 +611,14 @@ def parse_args(argv=None):
     if args.loss_weights and len(args.loss_weights) != len(args.loss_type):
         p.error(f"--loss-weights needs one weight for each of {' '.join(args.loss_type)}, got {len(args.loss_weights)}")
     args.iterations = args.iterations or (1 if prefers else 3)
+    if args.num_train_epochs is None:
+        args.num_train_epochs = 1.0 if prefers else 3.0
+    if args.warmup_data and prefers:
+        p.error(f"--warmup-data is for star and r3v: warm up by train_sft.py, and give --method {args.method} the result as --model")
+    if args.eval_steps:
+        p.error("--eval-steps has no meaning here: every iteration is evaluated at its end")
+    if args.resume_from_checkpoint not in (None, "newest"):
+        p.error("--resume-from-checkpoint takes no directory here: a run goes on in the phase it was in")
     if args.pairs and args.iterations > 1:
         p.error("--pairs are given once: --iterations is for sampled ones")
     return args
@@ -676,13 +697,6 @@ def main(args):
     def warmup_items():
         return [{"id": id, "task": "warmup", "prompt": wording(e), "target": data.target_text(e, args.prompt_template)} for id, e in warm.items()] if args.warmup_weight else []
 
-    def fits(item):
-        try:
-            data.check_fit([data.asked(examples[item["id"]], item["prompt"])], processor, "none", args.system_prompt, args.max_completion_length)
-            return True
-        except utils.UserError:
-            return False
-
     # ---- loop --------------------------------------------------------------------------------------------------------------------
     for t in range(args.iterations + 1):
         folder = out / f"iteration-{t}"
@@ -712,7 +726,7 @@ def main(args):
 
             # 2. build: from all pools for star and r3v, from this one for dpo and mpo                        -> train.jsonl
             if t == 0:
-                items = direct_items() + warmup_items() if warm and not prefers else warmup_items()
+                items = direct_items() + warmup_items() if warm else []
             elif not prefers:
                 hinted = []
                 if args.rationalization:
@@ -722,7 +736,7 @@ def main(args):
                 pools = [line for i in range(1, t + 1) for name in ("pool.jsonl", "pool_instructed.jsonl") for line in utils.read_lines(out / f"iteration-{i}" / name)]
                 tasks = [task for task in METHODS[args.method] if getattr(args, f"{task}_weight", 1)]
                 built, counts = build(examples, pools, wording, tasks, args.select_sizes, args.seed * 100 + t, hinted=hinted, instruction=data.SELECT.get(args.prompt_template))
-                whole = [item for item in built if fits(item)]
+                whole = [item for item in built if fits(data.asked(examples[item["id"]], item["prompt"]), processor, args)]
                 counts["too_long"] = len(built) - len(whole)
                 items = whole + direct_items() + warmup_items()
                 metrics |= {f"built/{name}": count for name, count in counts.items()}

@@ -404,12 +404,13 @@ def geometry(rng, fewest, most, teacher):
     }
 
 
-def candidates_of(task, record, rng):
+def candidates_of(task, record, rng, easy=False):
     """Three worked solutions to a record of `table` or `geometry`, of which one is right, with three answers: ([texts], where the right one stands). Only looking can tell which:
     the wrong ones have the flaws of misreading, not slips of arithmetic, both ways as often, and the right one is the one most like the other two in one case of three.
 
     table: the three answers follow each other, and the one in the middle is one flaw away from both others; the right one is in the middle, or at either end.
     geometry: two of the other three readings (`readings_of`).
+    easy: the wrong ones are of another table with the same rows, so that nearly every number is wrong: from such sets the tiny model learns that there is something to compare.
     """
     meta = record["meta"]
     if task == "geometry":
@@ -418,13 +419,19 @@ def candidates_of(task, record, rng):
     else:
         rows, wanted = table_rows(meta["objects"]), meta["wanted"]
         right, wrong = table_solution(rows, wanted)[0], None
+        while easy and (wrong is None or len({right[-12:], *(text[-12:] for text, _ in wrong)}) < 3):         # three answers
+            wrong = [table_solution([(label, [rng.choice(DIGITS) for _ in digits]) for label, digits in rows], wanted) for _ in range(2)]
+        digits = [d for _, some in rows for d in some]
+        number, most = sum(counts_here(d, wanted) for d in digits), len(digits)
+        changes = [change for change, fits in (((1, -1), 0 < number < most), ((1, 1), number + 2 <= most), ((-1, -1), number >= 2)) if fits]
+        # Changes of the number, one on top of the other if they are alike. Nine to ten, because the one in the middle fits oftener: so each is as frequent.
+        (first, second), = rng.choices(changes, [9 if change == (1, -1) else 10 for change in changes])
         while wrong is None:
-            first, second = rng.choice(((1, -1), (-1, 1), (1, 1), (1, 1), (-1, -1), (-1, -1)))             # changes of the number, one on top of the other if they are alike
             one = table_flaw(rows, wanted, rng, rng.choice(("misread", "skip")), first)
             two = one and table_flaw(one if first == second else rows, wanted, rng, rng.choice(("misread", "skip")), second)
             if two and max(len(one), len(two)) <= max(3, len(rows)):
                 wrong = [table_solution(one, wanted), table_solution(two, wanted)]
-    at, found = rng.randrange(3), [text for text, _ in wrong]
+    at, found = rng.randrange(3), rng.sample([text for text, _ in wrong], 2)
     found.insert(at, right)
     return found, at
 
@@ -454,10 +461,10 @@ def basics(task, share, rng, fewest, most, teacher):
         question, answer = reading_of(task, gold, lots)
         return {**gold, "ask": "read", "question": question, "answer": answer, "solution": answer}
     at = (at - share) / (1 - share)
-    if at < 0.5 and fewest < OOD_OBJECTS[0]:
-        candidates, _ = candidates_of(task, gold, lots)
+    if at < 0.65 and fewest < OOD_OBJECTS[0]:
+        candidates, _ = candidates_of(task, gold, lots, easy=lots.random() < 0.5)
         return {**gold, "ask": "select", "candidates": candidates, "solution": f"<answer> {gold['answer']} </answer>"}
-    if at < 0.6:
+    if at < 0.7:
         return {**gold, "ask": "direct", "solution": f"<answer> {gold['answer']} </answer>"}
     return {**found, "ask": "reason"}
 

@@ -1,6 +1,6 @@
 """Supervised stage: teach a Qwen2-VL to imitate worked answers to questions about pictures.
 
-    loss = - sum over response tokens of log pi(token | picture, question, tokens before) / number of response tokens
+    loss = - sum over response tokens of log pi(token | picture, question, tokens before) / number of response tokens       (--per-example: in each response, then their mean)
 
 The loss is on the response alone, its end-of-turn token included. Differences from R1-V's SFT script: the prompt is masked out of the loss,
 no generation prompt follows the answer, images come before the text as they do in RL, and samples are not packed.
@@ -33,6 +33,7 @@ def parse_args(argv=None):
     g.add_argument("--teacher", choices=toyworld.TEACHERS, default="fallible", help="toy tasks: whose solutions to imitate; fallible overlooks things and leaves RL something to mend")
     g.add_argument("--batch-size", type=utils.positive, default=32, help="examples per step")
     g.add_argument("--max-completion-length", type=utils.positive, default=512, help="longest response to train on or generate, in tokens")
+    g.add_argument("--per-example", action="store_true", default=False, help="every example counts the same; default: every token")
     utils.add_optimization_flags(p, "peak learning rate; default: 1e-4 with LoRA, 1e-5 without")
     utils.add_evaluation_flags(p)
     utils.add_output_flags(p)
@@ -102,7 +103,7 @@ def main(args):
             encoded.sort(key=lambda e: len(e[0].ids) + len(e[1]))     # micro-batches of about one length: less padding
             prompts, rows = zip(*encoded)
             targets, mask = data.pad_targets(rows, processor.special.pad_id)                  # (B, T)
-            weights = losses.token_weights(mask, "sft")                                       # (B, T), of the whole batch
+            weights = losses.seq_mean(mask) if args.per_example else losses.sft_weights(mask)   # (B, T), of the whole batch
 
             # 2. log-probs and gradient, a few rows at a time
             scale = utils.lr_scale(step, max_steps, args.warmup_steps, args.lr_scheduler_type)

@@ -215,7 +215,7 @@ def add_optimization_flags(parser, learning_rate_help):
     g.add_argument("--lr-scheduler-type", choices=sorted(SCHEDULES), default="linear", help="shape of the learning rate after the warm-up")
     g.add_argument("--warmup-steps", type=not_negative, default=0, help="steps of linear warm-up; below 1: a share of all steps")
     g.add_argument("--max-steps", type=positive, help="steps of training; default: from --num-train-epochs (toy tasks never end and need --max-steps)")
-    g.add_argument("--num-train-epochs", type=not_negative, default=1.0, help="passes over a data file, when --max-steps is not given")
+    g.add_argument("--num-train-epochs", type=not_negative, default=1.0, help="passes over a data file, when --max-steps is not given (selftrain.py: over what an iteration builds, 3 for star and r3v)")
     g.add_argument("--max-grad-norm", type=not_negative, default=1.0, help="clip the gradient to this norm; 0 does not clip")
     g.add_argument("--optim", choices=["adamw", "adamw_8bit"], default="adamw", help="adamw_8bit keeps the moments in 8 bits (bitsandbytes)")
     g.add_argument("--micro-batch-size", type=positive, default=8, help="responses per forward pass (of one question, where it has several): memory only, never the gradient")
@@ -361,7 +361,7 @@ def open_output_dir(args):
 
 # What may change when a run goes on: how long, how often, where, in what portions; nothing that changes what is learned.
 FREE_ON_RESUME = {"max_steps", "num_train_epochs", "save_steps", "save_total_limit", "logging_steps", "report_to", "eval_steps", "eval_batch_size", "micro_batch_size",
-                  "gradient_checkpointing", "device", "output_dir", "resume_from_checkpoint", "argv"}
+                  "gradient_checkpointing", "device", "output_dir", "resume_from_checkpoint", "argv", "iterations"}
 
 
 def same_run(args, checkpoint):

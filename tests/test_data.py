@@ -1714,7 +1714,7 @@ def test_a_response_begun_continues_the_prompt(tiny, images):
     is_image = longer.ids == processor.special.image_id
     positions, following = rope_positions(is_image, [(3, 2)] * images)
     assert torch.equal(longer.positions, positions) and longer.following == following == prompt.following + len(ids)
-    assert longer.positions[:, -1].tolist() == [following - 1] * 3 and torch.equal(longer.image_index, prompt.image_index) and longer.pixel_values is prompt.pixel_values
+    assert longer.positions[:, -1].tolist() == [following - 1] * 3 and torch.equal(longer.image_at, prompt.image_at) and longer.pixel_values is prompt.pixel_values
     same = data.continued(prompt, "", processor)
     assert torch.equal(same.ids, prompt.ids) and torch.equal(same.positions, prompt.positions) and same.following == prompt.following
 
@@ -1722,7 +1722,7 @@ def test_a_response_begun_continues_the_prompt(tiny, images):
 def test_open_ended_questions_need_no_answer_where_none_is_compared(folder):
     """MPO's DropoutNTP has descriptions to write, and no gold answers; whoever scores answers is told which line lacks one."""
     records = [{"image": "images/a.png", "question": "Describe the picture."}, {"image": "images/a.png", "question": "How many?", "answer": "3"},
-               {"image": "images/a.png", "question": "Describe it.", "answer": "  "}]
+               {"image": "images/a.png", "question": "Describe it.", "answer": None}]
     path = folder / "open.json"
     path.write_text(json.dumps(records))
     assert [(e.question, e.answer.strip()) for e in read(str(path), needs_answer=False)] == [("Describe the picture.", ""), ("How many?", "3"), ("Describe it.", "")]
