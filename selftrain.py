@@ -66,13 +66,13 @@ def sort_pool(lines):
 
 
 def has_reasoning(completion, least=20):
-    """Whether a completion reasons before it answers: at least `least` letters or digits of thinking.
+    """Whether a completion reasons before it answers: at least `least` characters of thinking.
 
     That is what stands inside the think tags, and after them or without them before the first `<answer>` or `Answer:` (all of a text that has none of these). Answering
     first and explaining later is no reasoning. R3V's Qwen2-VL code asks for more than 50 characters that do not begin with "Answer"; InternVL's for 20 of thinking.
     """
     thinking, _, rest = completion.rpartition("</think>")
-    return len(re.findall(r"[^\W_]", thinking.replace("<think>", "") + re.split("<answer>|Answer:", rest, maxsplit=1)[0])) >= least
+    return len((thinking.replace("<think>", "") + re.split("<answer>|Answer:", rest, maxsplit=1)[0]).strip()) >= least
 
 
 def usable(lines, least=20):

@@ -18,10 +18,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 SEEDS = (0, 1, 2)
 SIZES = range(3, 9)                         # candidates to choose from at test time
-TRAINED = "--data table --max-train-samples 512 --warmup-data table --iterations 3 --num-generations 3 --max-steps 100 --learning-rate 1e-3 --per-example"
+TRAINED = "--data table --max-train-samples 512 --warmup-data table --iterations 3 --num-generations 3 --max-steps 60 --learning-rate 5e-4 --per-example"
+CHOOSE = " --select-sizes 2 3 4"          # with three samples a question, sets of two right and one wrong, all different, are rare: right solutions are alike here
 ASKED = "--data table:test --max-eval-samples 256 --eval-batch-size 64"
 SHARED = "--max-completion-length 100 --eval-batch-size 96 --max-eval-samples 256 --logging-steps 20 --save-steps 50"
-PAIRED = "--data table --max-train-samples 512 --num-generations 8 --max-pairs 4 --max-steps 100 --learning-rate 1e-4 --num-samples 0"
+PAIRED = "--data table --max-train-samples 512 --num-generations 8 --max-pairs 4 --max-steps 60 --learning-rate 1e-4 --num-samples 0"
 
 
 def jobs(out):
@@ -35,9 +36,9 @@ def jobs(out):
     trained, then = [], []
     for seed in SEEDS:
         for method in ("r3v", "star"):
-            trained.append((f"{out}/{method}{seed}", f"selftrain.py --method {method} --model {base} {TRAINED} {SHARED} --seed {seed}"))
+            trained.append((f"{out}/{method}{seed}", f"selftrain.py --method {method} --model {base} {TRAINED}{CHOOSE * (method == 'r3v')} {SHARED} --seed {seed}"))
     for name, flag in (("noselect", "--select-weight 0"), ("norefine", "--refine-weight 0")):
-        trained.append((f"{out}/{name}", f"selftrain.py --method r3v --model {base} {TRAINED} {SHARED} {flag} --seed 0"))
+        trained.append((f"{out}/{name}", f"selftrain.py --method r3v --model {base} {TRAINED}{CHOOSE} {SHARED} {flag} --seed 0"))
     for seed in SEEDS:
         then.append((f"{out}/scaling{seed}", f"evaluate.py --model {out}/r3v{seed} {ASKED} --num-samples 1 {' '.join(map(str, SIZES))} --self-select --temperature 0.9 --top-p 0.95 --top-k 50 --max-completion-length 100 --seed {seed}"))
         for method in ("dpo", "mpo"):

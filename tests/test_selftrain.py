@@ -90,8 +90,8 @@ def test_has_reasoning(completion, reasons):
     assert selftrain.has_reasoning(completion) == reasons
 
 
-def test_has_reasoning_counts_letters_and_digits():
-    assert selftrain.has_reasoning("<think> ab - c1 </think><answer> 3 </answer>", 4) and not selftrain.has_reasoning("<think> ab - c1 </think><answer> 3 </answer>", 5)
+def test_has_reasoning_counts_characters():
+    assert selftrain.has_reasoning("<think> ab - c1 </think><answer> 3 </answer>", 7) and not selftrain.has_reasoning("<think> ab - c1 </think><answer> 3 </answer>", 8)
 
 
 # ------------------------------------------------------------------------------------------------------------- R3V

@@ -99,7 +99,7 @@ def test_a_whole_command_of_trl_is_answered_with_our_flag_and_not_with_what_it_l
 def test_what_is_ours_is_not_listed_as_foreign_and_advice_names_real_flags():
     ours = set(training_parser()._option_string_actions)
     assert not ours & set(utils.ELSEWHERE)
-    other_scripts = {"--prompts-per-step", "--batch-size", "--num-generations", "--num-iterations", "--max-completion-length", "--epsilon-high", "--reward-funcs", "--top-p"}
+    other_scripts = {"--prompts-per-step", "--batch-size", "--num-generations", "--num-iterations", "--max-completion-length", "--epsilon-high", "--reward-funcs", "--top-p", "--pairs", "--image-folder"}
     for flag, advice in utils.ELSEWHERE.items():
         assert re.fullmatch(r"--[a-z0-9-]+", flag)
         assert set(re.findall(r"--[a-z][a-z-]+", advice)) <= ours | other_scripts, (flag, advice)
