@@ -14,8 +14,8 @@ Differences from the releases:
  5. Rates and batches are this repository's (32 a step, linear decay, 1e-4 with LoRA; a tenth of that for pairs), not R3V's (64, 3e-5, constant after a warm-up) or MPO's (256, 5e-6 for all
     weights, cosine; 32 samples a question at temperature 1): give theirs by --batch-size, --learning-rate, --lr-scheduler-type, --warmup-steps, --num-generations, --temperature.
 
-On a laptop (after `python train_sft.py --model tiny --data geometry --learning-rate 2e-3 --max-steps 1000 --output-dir runs/sft`):
-    python selftrain.py --method r3v --model runs/sft --data geometry --iterations 3 --num-generations 3 --max-steps 150 --learning-rate 5e-4 --output-dir runs/r3v
+On a laptop (runs/basics: the tiny model after README's two train_sft.py commands):
+    python selftrain.py --method r3v --model runs/basics --data geometry --iterations 3 --num-generations 3 --max-steps 60 --learning-rate 5e-4 --per-example --output-dir runs/r3v
 On one GPU (QLoRA; given pairs in MMPR's, RLHF-V's or TRL's format):
     python selftrain.py --method mpo --pairs mmpr.jsonl --image-folder images/ --model Qwen/Qwen2-VL-7B-Instruct --quant nf4 --gradient-checkpointing --output-dir runs/mpo
 
@@ -653,6 +653,7 @@ def main(args):
         if lacking:
             raise utils.UserError(f"{lacking.source}: --warmup-data needs a worked `solution` in every record; delete this one, or leave --warmup-data away")
         warm = {f"warmup:{e.id}": e for e in solved}
+    everything = examples | warm
     if args.eval_data or not args.pairs:
         eval_sets = data.read_eval(args, [] if args.pairs else questions)
     args.direct_template = args.direct_template or ("answer" if "<answer>" in data.template_of(args.prompt_template) else "direct")
@@ -787,7 +788,7 @@ def main(args):
                     rows = list(zip(pairs, references))
                     update = lambda some: prefer(policy, processor, [pair for pair, _ in some], [ref for _, ref in some], args, state)
                 else:
-                    rows, update = items, lambda some: imitate(policy, processor, some, examples | warm, args)
+                    rows, update = items, lambda some: imitate(policy, processor, some, everything, args)
                 train(folder, policy, processor, rows, update, args, t, state)
                 held = folder
         load(weights(t))
