@@ -4,6 +4,7 @@
     python bench.py memory                      # peak memory of an update with the real vocabulary, against full logits
     python bench.py --scaling                   # seconds against G, P and T, drawn in scaling.png
     python bench.py rewards                     # what scoring costs, as a share of a GRPO step (10 minutes on two cores)
+    python bench.py --gpu                       # on a GPU: first whether it is right, then decode step, GRPO step and memory of the 2B and the 7B (bench_gpu.py; half an hour)
     python bench.py --device cuda --model DIR --shapes 1000x512x8 1000x512x32      # a checkpoint of one's own on a GPU
 
 Prints a table and writes it, with commit and versions, to --output-dir. Short times are the median of --repeats, with the range beside it; the GRPO step of
@@ -39,8 +40,14 @@ import toyworld
 import utils
 
 WORDS = "so the next one is a small red object near row column left right wait let me check again and then count total blue circle square of it".split()
-# (hidden, intermediate, layers, vocabulary): "8m", in which everything weighs as in the real ones but for the size; "head", nearly all of whose memory is the head's.
-MODELS = {"8m": (256, 768, 6, 4096), "head": (64, 192, 2, 151936)}
+# hidden, intermediate, layers, vocabulary, heads, key and value heads, head tied, vision (depth, width, heads): "8m", in which everything weighs as in the real ones but for the
+# size; "head", nearly all of whose memory is the head's; and the published shapes.
+MODELS = {
+    "8m": (256, 768, 6, 4096, 4, 2, False, (4, 128, 4)),
+    "head": (64, 192, 2, 151936, 4, 2, False, (4, 128, 4)),
+    "2b": (1536, 8960, 28, 151936, 12, 2, True, (32, 1280, 16)),
+    "7b": (3584, 18944, 28, 152064, 28, 4, False, (32, 1280, 16)),
+}
 
 
 def shape(text):
@@ -55,9 +62,13 @@ def parse_args(argv=None):
     p = utils.Parser(__doc__, "bench.py")
     p.add_argument("what", nargs="?", choices=sorted(MEASUREMENTS), default="speed", help="which measurement; default: speed")
     p.add_argument("--scaling", action="store_true", help="the same as the measurement `scaling`")
-    p.add_argument("--shapes", nargs="+", type=shape, metavar="PxTxG", 
+    p.add_argument("--gpu", action="store_true", help="the same as the measurement `gpu`")
+    p.add_argument("--only", nargs="+", choices=["check", "decode", "step", "memory"], default=["check", "decode", "step", "memory"], help="gpu: these sections; default: all")
+    p.add_argument("--sizes", nargs="+", choices=sorted(MODELS), default=["2b", "7b"], help="gpu: random models of these shapes")
+    p.add_argument("--rows", nargs="+", type=utils.positive, default=[8, 16, 32, 64], help="gpu: rows that decode together")
+    p.add_argument("--shapes", nargs="+", type=shape, metavar="PxTxG",
                    help="prompt tokens (at least 48; most are one picture's), completion tokens and completions; default: 188x96x8 188x96x32 944x64x8 944x64x32 (speed), 60x512x8 (memory), "
-                   "444x64x8 (scaling)")
+                   "444x64x8 (scaling), 1000x512x8 (gpu)")
     p.add_argument("--model", help="a checkpoint's directory; default: a random one, made for this: of 8 M parameters, or for `memory` with 151,936 words")
     p.add_argument("--prompts", type=utils.positive, default=64, help="rewards: N, questions of a step")
     p.add_argument("--num-generations", type=utils.positive, default=8, help="rewards: G, completions per question")
@@ -68,7 +79,7 @@ def parse_args(argv=None):
     p.add_argument("--dtype", choices=["auto", "float32", "bfloat16"], default="auto", help="of the frozen weights, and what is computed in; auto: bfloat16 on a GPU")
     p.add_argument("--output-dir", default="runs/bench", help="where bench_NAME.json goes")
     args = p.parse_args(argv)
-    args.what = "scaling" if args.scaling else args.what
+    args.what = "scaling" if args.scaling else "gpu" if args.gpu else args.what
     if args.what == "scaling" and args.shapes and (len(args.shapes) > 1 or any(n < least for n, least in zip(args.shapes[0], (96, 4, 4)))):
         p.error("scaling halves one shape and doubles it: give --shapes one, of at least 96x4x4")
     return args
@@ -76,35 +87,37 @@ def parse_args(argv=None):
 
 # ------------------------------------------------------------------------------------------------------- one model, two ways to use it
 
-def write_model(directory, size, seed=0):
-    """A random Qwen2-VL of MODELS[size] with the tiny preset's words. The text model's weights are doubled and the head's are eight times as large, or else
-    whatever it is asked it would say the same few tokens."""
+def write_model(directory, size, seed=0, device="cpu", dtype=torch.float32):
+    """A random Qwen2-VL of MODELS[size] with the tiny preset's words. Weights are as large, for the model's width, as makes it say something else each time: at the usual
+    0.02 the small one would say the same few tokens, whatever it is asked."""
     from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
-    hidden, intermediate, layers, vocabulary = MODELS[size]
+    hidden, intermediate, layers, vocabulary, heads, kv_heads, tied, (depth, width, vision_heads) = MODELS[size]
     tokenizer = modeling.tiny_tokenizer()
     special = modeling.special_ids(tokenizer)
-    head_size = hidden // 4
+    head_size = hidden // heads
     section = [head_size // 8, head_size * 3 // 16, head_size * 3 // 16]                      # time, height, width: half a head in all, cut as in the real ones
     config = Qwen2VLConfig(
-        text_config=dict(hidden_size=hidden, intermediate_size=intermediate, num_hidden_layers=layers, num_attention_heads=4, num_key_value_heads=2, vocab_size=vocabulary, max_position_embeddings=4096,
-                         rope_parameters={"rope_type": "default", "rope_theta": 1e6, "mrope_section": section}, bos_token_id=special.pad_id, eos_token_id=special.eos_ids[0], pad_token_id=special.pad_id),
-        vision_config=dict(depth=4, embed_dim=128, num_heads=4, hidden_size=hidden), tie_word_embeddings=False,
+        text_config=dict(hidden_size=hidden, intermediate_size=intermediate, num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=kv_heads, vocab_size=vocabulary,
+                         max_position_embeddings=4096, rope_parameters={"rope_type": "default", "rope_theta": 1e6, "mrope_section": section}, bos_token_id=special.pad_id,
+                         eos_token_id=special.eos_ids[0], pad_token_id=special.pad_id),
+        vision_config=dict(depth=depth, embed_dim=width, num_heads=vision_heads, hidden_size=hidden), tie_word_embeddings=tied,
         image_token_id=special.image_id, video_token_id=special.video_id, vision_start_token_id=special.vision_ids[0], vision_end_token_id=special.vision_ids[1])
     torch.manual_seed(seed)
-    model = Qwen2VLForConditionalGeneration(config)
+    with torch.device(device):
+        model = Qwen2VLForConditionalGeneration._from_config(config, dtype=dtype)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.dim() > 1 and "visual" not in name:
-                parameter.mul_(8 if "lm_head" in name else 2)
+                parameter.mul_((8 if "lm_head" in name else 2) * 16 / math.sqrt(hidden))
     model.save_pretrained(directory)
     modeling.Processor(tokenizer, modeling.image_processor_class()(), special, 4096).save(directory)
 
 
-def load_bench(directory, device, dtype, seed=0):
-    """(policy, processor, special) of a checkpoint with LoRA r 8 whose B is not zero. special: with the end-of-text tokens among those that are never sampled,
+def load_bench(directory, device, dtype, seed=0, quant="none", lora_r=8, gradient_checkpointing=False):
+    """(policy, processor, special) of a checkpoint with LoRA whose B is not zero. special: with the end-of-text tokens among those that are never sampled,
     so that every row of every side has T tokens, and all sides draw from one distribution."""
-    flags = SimpleNamespace(lora_r=8, lora_alpha=16, lora_dropout=0.0, freeze_vision=False, freeze_merger=False, freeze_llm=False, gradient_checkpointing=False)
-    policy, processor = modeling.load(directory, dtype, device, train=flags, max_pixels=12845056, seed=seed)
+    flags = SimpleNamespace(lora_r=lora_r, lora_alpha=2 * lora_r, lora_dropout=0.0, freeze_vision=False, freeze_merger=False, freeze_llm=False, gradient_checkpointing=gradient_checkpointing)
+    policy, processor = modeling.load(directory, dtype, device, quant, train=flags, max_pixels=12845056, seed=seed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in policy.named_parameters():
@@ -217,38 +230,44 @@ def update_sides(policy, special, N, P, T, G):
             "the same with full logits": update(lambda prompt, group: stock_logps(policy, special, [prompt] * G, group))}
 
 
-def step_sides(policy, special, N, P, T, G):
-    """{name: call(turn)}: a whole GRPO step without the cost of rewards."""
+def step_sides(policy, special, N, P, T, G, micro=None):
+    """{name: call(turn)}: a whole GRPO step without the cost of rewards. micro: rows to a forward and backward pass, by whole groups; None: all."""
     prompts = [random_prompt(special, P, n) for n in range(N)]
     optimizer = utils.make_optimizer("adamw", [p for p in policy.parameters() if p.requires_grad], 1e-9)
+    micro = micro or N * G
 
     def straightforward(turn):
-        """Everything repeated G times, in the rollout and again in the one forward pass of the update."""
+        """Everything repeated G times, in the rollout and again in the forward pass of the update."""
         policy.eval()
-        completions = stock_generate(policy, special, repeated(prompts, G), T)
+        rows = repeated(prompts, G)
+        completions = stock_generate(policy, special, rows, T)
         policy.train()
         optimizer.zero_grad()
-        backward(stock_logps(policy, special, repeated(prompts, G), completions), G, turn)
+        for a in range(0, N * G, micro):
+            backward(stock_logps(policy, special, rows[a:a + micro], completions[a:a + micro]), G, turn)
         optimizer.step()
-    return {"ours": lambda turn: our_step(policy, special, prompts, T, G, optimizer, turn), "straightforward loop": straightforward}
+    return {"ours": lambda turn: our_step(policy, special, prompts, T, G, optimizer, turn, micro), "straightforward loop": straightforward}
 
 
-def our_step(policy, special, prompts, T, G, optimizer, turn):
-    """A step of train_grpo.py, with random rewards."""
+def our_step(policy, special, prompts, T, G, optimizer, turn, micro=None, reached=lambda phase: None):
+    """A step of train_grpo.py, with random rewards. micro: rows to a forward and backward pass. reached(phase) is called after the rollout, the update's gradient, the optimizer."""
     N = len(prompts)
     prompts = [dataclasses.replace(p) for p in prompts]
     modeling.cache_features(policy, prompts)
     roll = generate.rollout(policy, prompts, special, G, T, seed=turn)
+    reached("rollout")
     weights = losses.token_weights(roll.mask, "grpo")
     adv = losses.group_advantage(torch.rand(N * G, generator=torch.Generator().manual_seed(turn)), G)
     policy.train()
     optimizer.zero_grad()
-    for a, b, first, last, counts in data.micro_batches(N * G, N * G, [G] * N):
+    for a, b, first, last, counts in data.micro_batches(N * G, micro or N * G, [G] * N):
         batch = data.collate(prompts[first:last], roll.targets[a:b], roll.mask[a:b], counts, policy.device)
         logp, _ = modeling.token_logps(policy, batch, 1.0, special.vision_ids, entropy=True)
         losses.logp_difference(roll.logp[a:b].to(logp), logp.detach(), batch["mask"])
         losses.aggregate(losses.clipped_surrogate(logp, logp.detach(), adv[a:b].to(logp)), weights[a:b].to(logp)).backward()
+    reached("update")
     optimizer.step()
+    reached("optimizer")
 
 
 SIDES = {"rollout": rollout_sides, "update": update_sides, "step": step_sides}
@@ -632,15 +651,24 @@ def bench_rewards(args):
     return {"rows": rows, "tokens": statistics.mean(lengths)}
 
 
-MEASUREMENTS = {"memory": bench_memory, "rewards": bench_rewards, "scaling": bench_scaling, "speed": bench_speed}
+def bench_gpu(args):
+    """The figures of a GPU (bench_gpu.py, which builds on this file)."""
+    from bench_gpu import bench_gpu
+    return bench_gpu(args)
+
+
+MEASUREMENTS = {"gpu": bench_gpu, "memory": bench_memory, "rewards": bench_rewards, "scaling": bench_scaling, "speed": bench_speed}
 
 
 def main(args):
     out = Path(args.output_dir)
     utils.make_writable(out)
     utils.write_args(out, args)                                      # commit and versions
-    utils.write_json(out / f"bench_{args.what}.json", MEASUREMENTS[args.what](args))
+    result = MEASUREMENTS[args.what](args)
+    utils.write_json(out / f"bench_{args.what}.json", result)
     print(f"\n{out}/bench_{args.what}.json has the figures, {out}/args.json the commit and versions")
+    if result.get("failed"):
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

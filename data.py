@@ -110,7 +110,7 @@ class ToyStream:
         example = Example(f"{self.task}:{self.split}:{self.seed}:{index}", [record["image"]], record["question"], record["answer"], record.get("choices"),
                           record["solution"], self.task, record["meta"], f"toy task {self.task}")
         if record.get("ask") == "select":                            # a mixed task (toyworld.basics): each question is put in its own way
-            example.question = select_prompt(wording(example, "think"), record["candidates"])
+            example.question = select_prompt(wording(example, "think"), example.meta["candidates"])
         if record.get("ask", "reason") != "reason":
             example.meta["prompt_template"] = "answer" if record["ask"] == "direct" else "none"
         set_box_format(example, self.box_format, *self.pixels)

@@ -190,9 +190,11 @@ def arrange(core, copy=True):
 # --------------------------------------------------------------------------------------------------------------- the plan
 
 def free_memory(device):
-    """Bytes that a rollout may take on this device."""
+    """Bytes that a rollout may take on this device: what the card has free, and this process may take (torch.cuda.set_per_process_memory_fraction)."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        free, total = torch.cuda.mem_get_info(device)
+        reserved = torch.cuda.memory_reserved(device)
+        return min(free, int(torch.cuda.get_per_process_memory_fraction(device) * total) - reserved) + reserved - torch.cuda.memory_allocated(device)
     if Path("/proc/meminfo").is_file():
         return next(int(line.split()[1]) * 1024 for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable"))
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2 if hasattr(os, "sysconf") else 8 * 2 ** 30

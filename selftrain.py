@@ -246,8 +246,8 @@ INSTRUCTIONS = {
     "grounded": "First name each object that the question is about and say where in the picture it is, then reason from these step by step.",
 }
 INSTRUCTION_OF = {
-    "science": "background", "geometry": "background", "geometry_basics": "background", "geometry_reading": "visual", "math": "background",
-    "chart": "visual", "table": "visual", "table_basics": "visual", "table_reading": "visual", "document": "visual", "ocr": "visual",
+    "science": "background", "geometry": "background", "math": "background",
+    "chart": "visual", "table": "visual", "document": "visual", "ocr": "visual",
     "general": "grounded", "count": "grounded", "spatial": "grounded", "ground": "grounded",
 }  # fmt: skip
 

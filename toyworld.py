@@ -43,7 +43,7 @@ TEACHERS = ("fallible", "gold")
 LEVELS = {1: (1, 2), 2: (1, 4), 3: (1, 6)}  # difficulty: fewest and most objects in a scene
 OOD_OBJECTS = (7, 9)                        # more than at any level
 OVERLOOKED = 2 / 3                          # the fallible teacher's chance of missing an object in the right-hand column
-MISREAD, SKIPPED, SLIPPED = 1 / 2, 1 / 8, 1 / 16   # at a table: each digit of the last column that looks like another, a row, the count
+ROW_WRONG, MISREAD, SLIPPED = 0.6, 1 / 8, 1 / 16   # at a table: the last row overlooked or one more seen, each digit that looks like another, the count
 MISREAD_ANGLE = 1 / 3                       # in a figure: each angle, and which angles are opposite
 DIGITS = range(1, 7)                        # in a table
 LOOK_ALIKE = {1: 4, 4: 1, 3: 6, 6: 3}
@@ -267,22 +267,42 @@ def table_solution(rows, wanted, slip=0):
     return f"<think> {' '.join(lines)} </think><answer> {total} </answer>", str(total)
 
 
-def table_flaw(rows, wanted, rng, kind="misread", change=None):
-    """A reading with one more flaw: a digit misread; or, kind "skip", a row skipped where there are three, and one invented where there are two. change: by how
-    much the flaw must change the number (+1, -1; None: not at all or anyhow). Returns None if this draw does not."""
+def table_flaw(rows, rng, kind):
+    """A reading with one more flaw: kind "skip" leaves a row out, "invent" puts one in, "misread" takes a digit for another. None if there is no row to leave out, or no colour left."""
     found = [(label, list(digits)) for label, digits in rows]
-    if kind == "skip":
-        if len(found) > 2:
-            del found[rng.randrange(len(found))]
-        else:
-            free = [color for color in COLORS if color not in [label for label, _ in found]]
-            found.insert(rng.randrange(len(found) + 1), (rng.choice(free), [rng.choice(DIGITS) for _ in found[0][1]]))
-    else:
+    free = [color for color in COLORS if color not in [label for label, _ in found]]
+    if kind == "skip" and len(found) > 1:
+        del found[rng.randrange(len(found))]
+    elif kind == "invent" and free:
+        found.insert(rng.randrange(len(found) + 1), (rng.choice(free), [rng.choice(DIGITS) for _ in found[0][1]]))
+    elif kind == "misread":
         digits = rng.choice(found)[1]
         at = rng.randrange(len(digits))
         digits[at] = rng.choice([d for d in DIGITS if d != digits[at]])
-    number = lambda some: sum(counts_here(d, wanted) for _, digits in some for d in digits)
-    return found if change is None or number(found) - number(rows) == change else None
+    else:
+        return None
+    return found
+
+
+def any_table(rng, fewest, most):
+    """(rows, wanted): what a random table says, of one to four rows of one number (level 1: two rows at most; ood: of two numbers, three rows or four), and which numbers are asked for."""
+    number, columns = (rng.randint(3, 4), 2) if fewest >= OOD_OBJECTS[0] else (rng.randint(1, 4 if most > 2 else 2), 1)
+    rows = [(label, [rng.choice(DIGITS) for _ in range(columns)]) for label in rng.sample(list(COLORS), number)]
+    return rows, rng.choice([("greater", 2), ("greater", 3), ("greater", 4), ("less", 3), ("less", 4), ("less", 5)])
+
+
+def table_record(rows, wanted, rng, said=None, slip=0):
+    """A record of the table that says `rows`, with the worked solution of who reads `said` in it."""
+    objects = []
+    for row, (label, digits) in enumerate(rows):
+        objects += [(row, 0, label, rng.choice(SHAPES))] + [(row, column, "number", str(d)) for column, d in enumerate(digits, 1)]
+    solution, taught = table_solution(rows if said is None else said, wanted, slip)
+    return {
+        "question": f"How many numbers are {wanted[0]} than {wanted[1]}?",
+        "answer": table_solution(rows, wanted)[1],
+        "solution": solution,
+        "meta": {"objects": [list(o) for o in objects], "wanted": list(wanted), "taught": taught},
+    }
 
 
 def table(rng, fewest, most, teacher):
@@ -290,30 +310,24 @@ def table(rng, fewest, most, teacher):
 
     question  "How many numbers are greater than 3?"
     answer    "2"
-    solution  "<think> red 3, 4 (1). blue 6 (2), 1. </think><answer> 2 </answer>"      in brackets: how many so far
-    The fallible teacher misreads the digits of the last column, one in two, as those that look alike (LOOK_ALIKE), which works both ways; skips a row or invents one
-    (`table_flaw`); and counts one too many or too few. So nothing but the picture tells his readings from right ones. Sums in place of counts are more than the tiny model
-    learns in minutes (docs/log.md).
+    solution  "<think> red 4 (1). green 1. blue 6 (2). </think><answer> 2 </answer>"      in brackets: how many so far
+    The fallible teacher, three times in five, overlooks the last row if it is a red or yellow one, and sees another below it if it is blue or green; now and then he misreads digits
+    that look alike (LOOK_ALIKE), or counts one too many or too few. So flaws go both ways, and nothing but the picture tells his readings from right ones. Sums in place of
+    counts are more than the tiny model learns in minutes, and so is telling candidates apart by single digits (docs/log.md).
     """
-    number = 4 if fewest >= OOD_OBJECTS[0] else rng.randint(2, 3) if most > 2 else 2
-    labels, objects = rng.sample(list(COLORS), number), []
-    for row, label in enumerate(labels):
-        objects += [(row, 0, label, rng.choice(SHAPES))] + [(row, column, "number", str(rng.choice(DIGITS))) for column in (1, 2)]
-    wanted = rng.choice([("greater", 2), ("greater", 3), ("greater", 4), ("less", 3), ("less", 4), ("less", 5)])
-    right = table_rows(objects)
-    said, slip = right, 0
+    rows, wanted = any_table(rng, fewest, most)
+    lots = random.Random(rng.random())                               # the teacher's own: his luck changes nothing in the picture
+    said, slip = rows, 0
     if teacher == "fallible":
-        said = [(label, [LOOK_ALIKE.get(d, d) if c == 1 and rng.random() < MISREAD else d for c, d in enumerate(digits)]) for label, digits in right]
-        if rng.random() < SKIPPED:
-            said = table_flaw(said, wanted, rng, "skip")
-        slip = rng.choice((-1, 1)) if rng.random() < SLIPPED else 0
-    solution, taught = table_solution(said, wanted, slip)
-    return {
-        "question": f"How many numbers are {wanted[0]} than {wanted[1]}?",
-        "answer": table_solution(right, wanted)[1],
-        "solution": solution,
-        "meta": {"objects": [list(o) for o in objects], "wanted": list(wanted), "taught": taught},
-    }
+        said = [(label, [LOOK_ALIKE.get(d, d) if lots.random() < MISREAD else d for d in digits]) for label, digits in rows]
+        if lots.random() < ROW_WRONG:
+            if rows[-1][0] in ("red", "yellow"):
+                said = said[:-1] or said
+            else:
+                free = [color for color in COLORS if color not in [label for label, _ in said]]
+                said = said + [(lots.choice(free), [lots.choice(DIGITS) for _ in rows[0][1]])] if free else said
+        slip = lots.choice((-1, 1)) if lots.random() < SLIPPED else 0
+    return table_record(rows, wanted, rng, said, slip)
 
 
 # What is drawn for each figure, in pixels, and the (row, column) where its angles are written
@@ -404,36 +418,30 @@ def geometry(rng, fewest, most, teacher):
     }
 
 
-def candidates_of(task, record, rng, easy=False):
-    """Three worked solutions to a record of `table` or `geometry`, of which one is right, with three answers: ([texts], where the right one stands). Only looking can tell which:
-    the wrong ones have the flaws of misreading, not slips of arithmetic, both ways as often, and the right one is the one most like the other two in one case of three.
+def planted(task, rng, fewest, most):
+    """(record, texts, at): three worked solutions with three answers to a question of `table` or `geometry`, of which number `at` is right. Nothing but the picture tells which:
+    the three readings are drawn first, by a law that knows no order, and then lots decide which of them the picture shows. So whatever rule reads the texts alone is right one
+    time in three. None of them slips in arithmetic, which would be found without looking.
 
-    table: the three answers follow each other, and the one in the middle is one flaw away from both others; the right one is in the middle, or at either end.
-    geometry: two of the other three readings (`readings_of`).
-    easy: the wrong ones are of another table with the same rows, so that nearly every number is wrong: from such sets the tiny model learns that there is something to compare.
+    table: a table, and two more that differ from it, or one from the other, by a row (three times in four) or a digit. geometry: three of `readings_of`, which come to four answers.
     """
-    meta = record["meta"]
     if task == "geometry":
-        wrong = rng.sample([r for r in meta["readings"] if r != meta["reading"]], 2)
-        (right, _), *wrong = [geometry_solution(r, meta["values"]) for r in (meta["reading"], *wrong)]
+        record = geometry(rng, fewest, most, "gold")
+        readings = [record["meta"]["reading"], *rng.sample([r for r in record["meta"]["readings"] if r != record["meta"]["reading"]], 2)]
+        texts = [geometry_solution(reading, record["meta"]["values"])[0] for reading in readings]
     else:
-        rows, wanted = table_rows(meta["objects"]), meta["wanted"]
-        right, wrong = table_solution(rows, wanted)[0], None
-        while easy and (wrong is None or len({right[-12:], *(text[-12:] for text, _ in wrong)}) < 3):         # three answers
-            wrong = [table_solution([(label, [rng.choice(DIGITS) for _ in digits]) for label, digits in rows], wanted) for _ in range(2)]
-        digits = [d for _, some in rows for d in some]
-        number, most = sum(counts_here(d, wanted) for d in digits), len(digits)
-        changes = [change for change, fits in (((1, -1), 0 < number < most), ((1, 1), number + 2 <= most), ((-1, -1), number >= 2)) if fits]
-        # Changes of the number, one on top of the other if they are alike. Nine to ten, because the one in the middle fits oftener: so each is as frequent.
-        (first, second), = rng.choices(changes, [9 if change == (1, -1) else 10 for change in changes])
-        while wrong is None:
-            one = table_flaw(rows, wanted, rng, rng.choice(("misread", "skip")), first)
-            two = one and table_flaw(one if first == second else rows, wanted, rng, rng.choice(("misread", "skip")), second)
-            if two and max(len(one), len(two)) <= max(3, len(rows)):
-                wrong = [table_solution(one, wanted), table_solution(two, wanted)]
-    at, found = rng.randrange(3), rng.sample([text for text, _ in wrong], 2)
-    found.insert(at, right)
-    return found, at
+        readings = []
+        while len({table_solution(reading, wanted)[1] for reading in readings}) < 3:
+            rows, wanted = any_table(rng, fewest, most)
+            kinds = rng.choices(("skip", "invent", "misread"), (3, 3, 2), k=2)
+            one = table_flaw(rows, rng, kinds[0])
+            two = one and table_flaw(rng.choice((rows, one)), rng, kinds[1])
+            readings = [rows, one, two] if two else []
+            rng.shuffle(readings)
+        record = table_record(readings[0], wanted, rng)
+        texts = [table_solution(reading, wanted)[0] for reading in readings]
+    at, wrong = rng.randrange(3), rng.sample(texts[1:], 2)
+    return record, [*wrong[:at], texts[0], *wrong[at:]], at
 
 
 def reading_of(task, found, rng):
@@ -449,29 +457,31 @@ def reading_of(task, found, rng):
     return "Read the figure.", found["solution"].removeprefix("<think> ").split(". ")[0].split(" <")[0].rstrip(".") + "."
 
 
-def basics(task, share, rng, fewest, most, teacher):
-    """What a published checkpoint brings along and the tiny model has to learn first, about pictures of `task` (table or geometry), mixed: to read them aloud, to answer
-    without and with reasoning (which it learns from this teacher), and to compare candidates. share: of what is read aloud; the others are as said below.
+def basics(task, shares, rng, fewest, most, teacher):
+    """What a published checkpoint brings along and the tiny model has to learn first, about pictures of `task` (table or geometry), mixed by `shares`: to read them aloud, to
+    compare candidates (`planted`), to answer without reasoning, and, with what is left, to answer with reasoning, which it learns from this teacher.
 
-    A record's `ask` says how its question is to be put (data.ToyStream): "read" as it stands, "direct" for the answer alone, "reason" as usual, "select" with its "candidates".
+    A record's `ask` says how its question is to be put (data.ToyStream): "read" as it stands, "select" with the "candidates" of its meta, "direct" for the answer alone,
+    "reason" as usual. There are no candidates out of distribution: they would be of pictures that are in it.
     """
-    lots = random.Random(rng.random())                               # drawn first: the teacher, who draws from rng, changes nothing but his own solution
+    lots = random.Random(rng.random())                               # the teacher, who draws from rng, changes nothing but his own solution
     found, gold, at = TASKS[task][0](rng, fewest, most, teacher), TASKS[task][0](lots, fewest, most, "gold"), lots.random()
-    if at < share:
+    read, select, direct = itertools.accumulate(shares)
+    if at < read:
         question, answer = reading_of(task, gold, lots)
         return {**gold, "ask": "read", "question": question, "answer": answer, "solution": answer}
-    at = (at - share) / (1 - share)
-    if at < 0.65 and fewest < OOD_OBJECTS[0]:
-        candidates, _ = candidates_of(task, gold, lots, easy=lots.random() < 0.5)
-        return {**gold, "ask": "select", "candidates": candidates, "solution": f"<answer> {gold['answer']} </answer>"}
-    if at < 0.7:
+    if at < select and fewest < OOD_OBJECTS[0]:
+        record, texts, right = planted(task, lots, fewest, most)
+        return {**record, "ask": "select", "solution": f"<answer> {record['answer']} </answer>", "meta": {**record["meta"], "candidates": texts, "right_at": right}}
+    if at < direct:
         return {**gold, "ask": "direct", "solution": f"<answer> {gold['answer']} </answer>"}
     return {**found, "ask": "reason"}
 
 
 # name: (who invents a record, who draws it from record["meta"])
 TASKS = {"count": (count, draw_scene), "table": (table, draw_scene), "geometry": (geometry, draw_scene), "spatial": (spatial, draw_scene), "ground": (ground, draw_scene)}
-TASKS |= {f"{task}_{name}": (functools.partial(basics, task, share), draw_scene) for task in ("table", "geometry") for name, share in (("reading", 1.0), ("basics", 0.1))}
+TASKS |= {f"{task}_{name}": (functools.partial(basics, task, shares), draw_scene) for task in ("table", "geometry")
+          for name, shares in (("reading", (1, 0, 0)), ("select", (0, 1, 0)), ("basics", (0.1, 0.45, 0.1)))}
 
 
 def in_test(record):

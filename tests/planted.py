@@ -1,11 +1,10 @@
-"""Does a model compare candidates by looking? Planted sets of one right and two wrong worked solutions (toyworld.candidates_of), with the right picture and with another one.
+"""Does a model compare candidates by looking? Planted sets of one right and two wrong worked solutions (toyworld.planted), with the right picture and with another one.
 
     python tests/planted.py --model runs/claims/base --data table --output-dir runs/planted
 
-From the text alone no rule finds the right one more often than one time in three: the flaws go both ways, and the right one is as often as not unlike the others. So what
-is above 0.333 with the right picture, and gone with another one, is looking. Writes result.json.
+Which of the three is right was drawn by lot, and the picture made to show it: no rule about the text is right more often than one time in three. So what is above 0.333 with the
+right picture, and gone with another one, is looking. Writes result.json.
 """
-import random
 import sys
 from pathlib import Path
 
@@ -15,7 +14,6 @@ import data
 import generate
 import model as modeling
 import rewards
-import toyworld
 import utils
 
 
@@ -33,18 +31,16 @@ def parse_args(argv=None):
 def main(args):
     utils.make_writable(args.output_dir)
     policy, processor = modeling.load_from_args(args, needs_training="its choices would be noise")
-    n, template = args.max_eval_samples, utils.read_args(args.model).get("prompt_template", "think")
-    examples = data.head(data.read(f"{args.data}:test"), n)
-    sets = [toyworld.candidates_of(args.data, toyworld.record(args.data, "test", i, teacher="gold"), random.Random(f"planted {args.seed} {i}")) for i in range(n)]
-    candidates = [texts for texts, _ in sets]
+    n = args.max_eval_samples
+    examples = data.head(data.read(f"{args.data}_select:test"), n)
     moved = [data.replace(e, images=examples[i - 1].images) for i, e in enumerate(examples)]
     right = {}
     for name, some in (("selected_right", examples), ("swapped", moved)):
-        texts, _, _ = generate.self_select(policy, processor, some, template, None, candidates, args.eval_batch_size, 32, describe=name)
+        texts, _, _ = generate.answer_all(policy, processor, some, "none", batch_size=args.eval_batch_size, describe=name, temperature=0, max_completion_length=32)
         right[name] = [rewards.accuracy(text, e) for text, e in zip(texts, examples)]
         if name == "selected_right":
-            named = [rewards.select(text, mine, e.choices)[1] == "selected" for text, mine, e in zip(texts, candidates, examples)]
-    places = [[r for r, (_, at) in zip(right["selected_right"], sets) if at == k] for k in range(3)]
+            named = [rewards.select(text, e.meta["candidates"], e.choices)[1] == "selected" for text, e in zip(texts, examples)]
+    places = [[r for r, e in zip(right["selected_right"], examples) if e.meta["right_at"] == k] for k in range(3)]
     result = {"data": args.data, "model": args.model, "n": n, **{name: sum(marks) / n for name, marks in right.items()}, "by_place": [sum(some) / max(1, len(some)) for some in places],
               "not_a_candidate": 1 - sum(named) / n}
     result["selected_right_low"], result["selected_right_high"] = rewards.wilson(sum(right["selected_right"]), n)

@@ -123,6 +123,7 @@ DRIFT = {
     ("--max-completion-length", "default"), ("--top-p", "default"), ("--top-k", "default"),            # self-training samples as R3V does: 384, 0.95, 50
     ("--beta", "help"), ("--beta", "default"), ("--loss-type", "help"), ("--loss-type", "choices"), ("--loss-type", "nargs"), ("--loss-type", "default"),   # of a pair, as in TRL's DPO
     ("--batch-size", "help"),                       # pairs, too
+    ("--num-train-epochs", "default"),              # self-training: 3 of what was built, 1 of pairs
     ("--num-samples", "help"), ("--num-samples", "nargs"), ("--num-samples", "default"),               # evaluate.py: several, for curves
     ("--protocol", "help"),                         # evaluate.py: it also asks by it
     ("--learning-rate", "help"),                    # its defaults

@@ -1,0 +1,110 @@
+"""Run: python -m pytest -q tests/test_bench_gpu.py        (about a minute on one core; no network)
+
+The GPU's measurements at toy size on a CPU: every section runs and writes what it says, and its checks can fail. What only a GPU has (the graph itself, the
+profile, the limit on a process's memory) does not run here."""
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import bench
+import bench_gpu
+import decode_kernels as kernels
+import generate
+import model as modeling
+import utils
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    made = tmp_path_factory.mktemp("8m")
+    bench.write_model(made, "8m")
+    return str(made)
+
+
+def test_without_a_gpu_it_says_so_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(utils.UserError, match="finds none here"):
+        bench.main(bench.parse_args(["--gpu", "--output-dir", str(tmp_path)]))
+
+
+def test_every_section_runs_and_writes_its_figures(tmp_path, capsys):
+    bench.main(bench.parse_args(["--gpu", "--device", "cpu", "--sizes", "8m", "--shapes", "60x8x4", "--rows", "4", "8", "--repeats", "1", "--output-dir", str(tmp_path)]))
+    said, result = capsys.readouterr().out, json.loads((tmp_path / "bench_gpu.json").read_text())
+    assert "FAILED" not in said and result["failed"] == 0 and all(row["ok"] for row in result["check"]) and len(result["check"]) > 10
+    decode = [row for row in result["decode"] if row["what"] == "decode" and row["weights"] == "bf16"]
+    assert [row["B"] for row in decode] == [4, 8]
+    for row in decode:
+        assert row["step_ms"] > 0 and row["generate_decode_ms"] > 0 and row["tokens_per_second"] == pytest.approx(1e3 * row["B"] / row["decode_ms"])
+        assert row["ratio"] == pytest.approx(row["generate_decode_ms"] / row["decode_ms"]) and row["roofline_share"] == pytest.approx(row["roofline_ms"] / row["step_ms"])
+    assert {(row["what"], row["side"]) for row in result["step"]} >= {("step", "ours"), ("step", "straightforward loop"), ("update", "ours"), ("update", "plain: prompt and picture repeated")}
+    assert [list(row)[-4:] for row in result["memory"]] == [["load", "rollout", "update", "optimizer"]]
+    assert set(result) >= {"card", "bandwidth", "check_seconds", "memory_seconds"} and json.loads((tmp_path / "args.json").read_text())["commit"]
+
+
+def test_a_wrong_kernel_fails_the_check(tmp_path, monkeypatch, capsys):
+    """An attention that forgets the last token of each suffix, and a head that is off by a tenth of a nat."""
+    attention, head = kernels.shared_prefix_attention_reference, kernels.head_sample_reference
+    monkeypatch.setattr(kernels, "shared_prefix_attention", lambda *a: attention(*a[:-1], (a[-1] - 1).clamp_min(1)))
+    found = bench_gpu.kernel_checks(CPU, 2, 3, 40, 12, ((2, 3, 32),), (64, 500))
+    assert not any(figure <= limit for what, figure, limit in found if "attention" in what) and all(figure <= limit for what, figure, limit in found if "head" in what)
+    monkeypatch.setattr(kernels, "shared_prefix_attention", attention)
+    monkeypatch.setattr(kernels, "head_sample", lambda *a: (lambda tokens, logp: (tokens, logp + 0.1))(*head(*a)))
+    found = bench_gpu.kernel_checks(CPU, 2, 3, 40, 12, ((2, 3, 32),), (64, 500))
+    assert all(figure <= limit for what, figure, limit in found if "attention" in what) and not any(figure <= limit for what, figure, limit in found if "exact" in what)
+    assert not bench_gpu.relative(torch.tensor([float("nan")]), torch.ones(1)) <= 1
+
+
+def test_the_graph_check_sees_a_replay_that_differs(directory, monkeypatch):
+    """As on a GPU (rows in buckets, lengths in tensors), with a replay that is right, and with one that computes another step's position."""
+    policy, _, special = bench.load_bench(directory, CPU, torch.float32)
+    monkeypatch.setattr(generate, "can_capture", lambda device, weights: True)
+    monkeypatch.setattr(generate.Wave, "capture", lambda wave: SimpleNamespace(replay=lambda: (wave.think(), wave.speak())))
+    assert bench_gpu.graph_check(policy, special, 2, 60, 16, 3, True) == 0.0
+
+    def stale(wave):
+        following = wave.following.clone() + 1
+        def replay():
+            wave.following, kept = following, wave.following
+            wave.think()
+            wave.following = kept
+            wave.speak()
+        return SimpleNamespace(replay=replay)
+    monkeypatch.setattr(generate.Wave, "capture", stale)
+    assert bench_gpu.graph_check(policy, special, 2, 60, 16, 3, True) > 1e-3
+
+
+def test_bytes_of_a_step_are_counted_from_the_model(directory):
+    policy, _, _ = bench.load_bench(directory, CPU, torch.float32)
+    layer = 256 * 256 + 2 * 256 * 128 + 256 * 256 + 3 * 256 * 768
+    adapters = sum(p.numel() for n, p in policy.named_parameters() if "lora_" in n)
+    expected = 4 * (6 * layer + adapters + 4096 * 256) + 2 * 6 * 2 * 64 * 4 * (2 * 100 + 2 * 4 * 25)
+    assert bench_gpu.bytes_of_step(policy, 2, 100, 50, 4, "none") == expected
+
+
+def test_the_plan_can_be_forced_and_comes_back(directory):
+    before = generate.plan
+    with bench_gpu.planned(False):
+        assert generate.plan(None, [1, 2], 3, 4, 5) == (False, [(0, 2, 0, 3)])
+    assert generate.plan is before
+
+
+def test_a_process_may_be_limited(monkeypatch):
+    """What a rollout may take is what the process may: the card's free memory is another matter."""
+    for name, value in (("mem_get_info", (100, 140)), ("memory_reserved", 20), ("memory_allocated", 15), ("get_per_process_memory_fraction", 0.5)):
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    assert generate.free_memory(torch.device("cuda")) == 70 - 20 + 20 - 15
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: 1.0)
+    assert generate.free_memory(torch.device("cuda")) == 100 + 20 - 15
+
+
+def test_the_published_shapes():
+    """Parameters of the linear layers as facts/performance.md has them: 1.310 and 6.525 billion, and the published vocabularies."""
+    for size, linear, vocabulary in (("2b", 1.310e9, 151936), ("7b", 6.525e9, 152064)):
+        hidden, intermediate, layers, V, heads, kv_heads, tied, vision = bench.MODELS[size]
+        assert V == vocabulary and hidden // heads == 128 and tied == (size == "2b") and vision == (32, 1280, 16)
+        assert abs(layers * (2 * hidden * hidden + 2 * hidden * kv_heads * 128 + 3 * hidden * intermediate) / linear - 1) < 1e-3
+    assert modeling.TINY_TEXT                    # the tiny preset is not among them
