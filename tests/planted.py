@@ -32,7 +32,7 @@ def main(args):
     utils.make_writable(args.output_dir)
     policy, processor = modeling.load_from_args(args, needs_training="its choices would be noise")
     n = args.max_eval_samples
-    examples = data.head(data.read(f"{args.data}_select:test"), n)
+    examples = data.head(data.read(f"{args.data}_select:test", args.seed), n)
     moved = [data.replace(e, images=examples[i - 1].images) for i, e in enumerate(examples)]
     right = {}
     for name, some in (("selected_right", examples), ("swapped", moved)):

@@ -1681,7 +1681,7 @@ def test_a_mixed_toy_task_puts_each_question_in_its_own_way(task, tiny):
         ask, question = record["ask"], record["question"]
         expected = {"read": question, "direct": data.TEMPLATES["answer"].replace("{question}", question), "reason": data.TEMPLATES["r1v"].replace("{question}", question)}
         if ask == "select":
-            shown = "".join(f"Model's prediction {k}:\n{text}\n" for k, text in enumerate(record["candidates"], 1))
+            shown = "".join(f"Model's prediction {k}:\n{text}\n" for k, text in enumerate(record["meta"]["candidates"], 1))
             expected["select"] = data.TEMPLATES["think"].replace("{question}", question) + f"\n{shown}Which prediction is correct? Give the final answer in <answer> </answer> tags."
         assert data.wording(example, "r1v") == expected[ask] and example.meta.get("prompt_template") == {"read": "none", "direct": "answer", "select": "none"}.get(ask)
         assert (example.answer, example.choices, example.solution) == (record["answer"], record.get("choices"), record["solution"])

@@ -455,8 +455,8 @@ def drawn_table(record):
 
 
 def read_aloud(solution):
-    """[(label, digit, digit)] of a table's worked solution: running totals in brackets are left out."""
-    return [(label, int(a), int(b)) for label, a, b in re.findall(r"([a-z]+) (\d)(?: \(\d+\))?, (\d)(?: \(\d+\))?\.", solution)]
+    """[(label, digit, ...)] of a table's worked solution: running totals in brackets are left out."""
+    return [(label, *map(int, re.findall(r"(\d)(?: \(\d+\))?", digits))) for label, digits in re.findall(r"([a-z]+) (\d[^.]*)\.", solution)]
 
 
 def fits(question):
@@ -471,8 +471,9 @@ def counted(question, rows):
 
 def rows_drawn(record):
     cells = drawn_table(record)
-    assert set(cells) == {(row, column) for row in range(len(cells) // 3) for column in range(3)}
-    return [(cells[row, 0], int(cells[row, 1]), int(cells[row, 2])) for row in range(len(cells) // 3)]
+    rows, columns = (1 + max(at) for at in zip(*cells))
+    assert set(cells) == {(row, column) for row in range(rows) for column in range(columns)}
+    return [(cells[row, 0], *(int(cells[row, column]) for column in range(1, columns))) for row in range(rows)]
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -481,37 +482,23 @@ def test_table_answer_counted_again(split):
     for index in range(600):
         r = toyworld.record("table", split, index, teacher="gold")
         rows = rows_drawn(r)
-        assert len({label for label, _, _ in rows}) == len(rows) and all(digit in toyworld.DIGITS for row in rows for digit in row[1:])
+        assert len({row[0] for row in rows}) == len(rows) and all(digit in toyworld.DIGITS for row in rows for digit in row[1:])
         assert r["answer"] == str(counted(r["question"], rows)) == r["meta"]["taught"]
         assert read_aloud(r["solution"]) == rows and r["solution"].endswith(f" </think><answer> {r['answer']} </answer>")
         assert [int(n) for n in re.findall(r"\((\d+)\)", r["solution"])] == list(range(1, int(r["answer"]) + 1))      # each that counts, in turn
         assert all(fits(r["question"])(int(digit)) == bool(mark) for digit, mark in re.findall(r"(\d)( \(\d+\))?[,.]", r["solution"]))
-        sizes[len(rows)] += 1
+        sizes[len(rows), len(rows[0]) - 1] += 1
         asks[r["question"]] += 1
         answers[r["answer"]] += 1
-    assert set(sizes) == ({4} if split == "ood" else {2, 3}) and max(answers.values()) < 0.4 * 600
-    assert len(asks) > 3 and all(near(n, 600, 1 / len(asks)) for n in asks.values())
-    assert {len(rows_drawn(toyworld.record("table", "train", i, level=1))) for i in range(20)} == {2}
-
-
-def unchanged(question, rows):
-    """How likely the misreadings of a last column of so many random digits leave the count as it is: all changes, one row at a time."""
-    changes = {0: 1.0}
-    for _ in range(rows):
-        after = Counter()
-        for sum_, chance in changes.items():
-            for digit in toyworld.DIGITS:
-                look = toyworld.LOOK_ALIKE.get(digit, digit)
-                for said, share in ((digit, 1 - toyworld.MISREAD), (look, toyworld.MISREAD)):
-                    after[sum_ + fits(question)(said) - fits(question)(digit)] += chance * share / len(toyworld.DIGITS)
-        changes = after
-    return changes[0]
+    assert set(sizes) == ({(3, 2), (4, 2)} if split == "ood" else {(rows, 1) for rows in (1, 2, 3, 4)}) and all(near(n, 600, 1 / len(sizes)) for n in sizes.values())
+    assert max(answers.values()) < 0.45 * 600 and len(asks) > 3 and all(near(n, 600, 1 / len(asks)) for n in asks.values())
+    assert {len(rows_drawn(toyworld.record("table", "train", i, level=1))) for i in range(20)} == {1, 2}
 
 
 def test_table_teacher_errs_as_he_says_and_both_ways():
-    """Digits of the last column, one in two, as those that look alike; rows, one in eight; the count, one time in sixteen, up or down (but not below nothing). He is right at least
-    where misreadings cancel out and he neither skips nor slips; and at most where, when he does, it happens to make up for them."""
-    count, errors, at_least = Counter(), [], 0
+    """Three times in five the last row is overlooked (red, yellow) or another is seen below it (blue, green), where that can be; one digit in eight that looks like another is taken
+    for it; one count in sixteen is wrong by one, up or down (but not below nothing)."""
+    count, errors = Counter(), []
     for index in range(4000):
         r = toyworld.record("table", "train", index)
         rows, said, taught = rows_drawn(r), read_aloud(r["solution"]), int(r["meta"]["taught"])
@@ -521,23 +508,21 @@ def test_table_teacher_errs_as_he_says_and_both_ways():
         count[f"slip {slip}"] += 1
         count["could slip down"] += counted(r["question"], said) > 0
         errors.append(taught - int(r["answer"]))
-        at_least += unchanged(r["question"], len(rows)) * 7 / 8 * 15 / 16
-        if len(said) != len(rows):
-            fewer, more = sorted((said, rows), key=len)
-            left = {label for label, _, _ in fewer}
-            assert len(more) == len(fewer) + 1 and [label for label, _, _ in more if label in left] == [label for label, _, _ in fewer]
-            count["skipped" if said is fewer else "invented"] += 1
-            continue
-        for (label, first, last), (label_said, first_said, last_said) in zip(rows, said):
-            assert (label, first) == (label_said, first_said) and last_said in (last, toyworld.LOOK_ALIKE.get(last))
-            count["alike"] += last in toyworld.LOOK_ALIKE
-            count["misread"] += last_said != last
-    assert near(count["misread"], count["alike"], 1 / 2) and near(count["slip 1"], 4000, 1 / 32) and near(count["slip -1"], count["could slip down"], 1 / 32)
-    assert near(count["skipped"] + count["invented"], 4000, 1 / 8) and near(count["skipped"], count["skipped"] + count["invented"], 1 / 2)
-    right = errors.count(0)
-    assert at_least - 5 * math.sqrt(1000) < right < at_least + 4000 * (1 / 8 + 1 / 16) + 5 * math.sqrt(1000), (right, at_least)
-    assert 0.4 < right / 4000 < 0.8                                  # flawed, but worth imitating
-    assert abs(sum(errors)) < 5 * math.sqrt(sum(e * e for e in errors)) and near(sum(e > 0 for e in errors), sum(e != 0 for e in errors), 1 / 2)
+        overlooks, sees_more = rows[-1][0] in ("red", "yellow") and len(rows) > 1, rows[-1][0] in ("blue", "green") and len(rows) < 4
+        count["overlooks"] += overlooks
+        count["overlooked"] += len(said) == len(rows) - 1
+        count["sees more"] += sees_more
+        count["seen"] += len(said) == len(rows) + 1
+        assert len(said) == len(rows) or (overlooks if len(said) < len(rows) else sees_more and said[-1][0] not in [label for label, _ in rows])
+        for (label, digit), (label_said, digit_said) in zip(rows, said):
+            assert label == label_said and digit_said in (digit, toyworld.LOOK_ALIKE.get(digit))
+            count["alike"] += digit in toyworld.LOOK_ALIKE
+            count["misread"] += digit_said != digit
+    assert near(count["misread"], count["alike"], 1 / 8) and near(count["slip 1"], 4000, 1 / 32) and near(count["slip -1"], count["could slip down"], 1 / 32)
+    assert near(count["overlooked"], count["overlooks"], 0.6) and near(count["seen"], count["sees more"], 0.6) and near(count["overlooks"], count["overlooks"] + count["sees more"], 1 / 2)
+    wrong = [error for error in errors if error]
+    assert 0.2 < len(wrong) / 4000 < 0.5                             # flawed, but worth imitating
+    assert near(sum(error > 0 for error in wrong), len(wrong), 1 / 2)
     assert set(toyworld.LOOK_ALIKE) <= set(toyworld.DIGITS) and all(toyworld.LOOK_ALIKE[b] == a != b for a, b in toyworld.LOOK_ALIKE.items())
 
 
@@ -638,8 +623,7 @@ def planted(task, number=4000):
     """[(texts, answers as numbers, where the right one stands, question)]. Of records as they are drawn, before they go to a split: of the few figures that there are, each split holds more of some."""
     sets = []
     for index in range(number):
-        r = TASKS[task][0](random.Random(f"composed {index}"), *LEVELS[3], "gold")
-        texts, at = toyworld.candidates_of(task, r, random.Random(f"planted {index}"))
+        r, texts, at = toyworld.planted(task, random.Random(f"planted {index}"), *LEVELS[3])
         answers = [re.search(r"<answer> (\w+) </answer>", text)[1] for text in texts]
         assert len(texts) == 3 and texts[at] == r["solution"] and answers[at] == r["answer"] and len(set(answers)) == 3
         sets.append((texts, [r["meta"]["values"]["ABCD".index(a)] if task == "geometry" else int(a) for a in answers], at, r["question"]))
@@ -685,7 +669,7 @@ def test_planted_solutions_add_up():
     """What is wrong in them is what they read; a slip would be found without looking."""
     for texts, answers, _, question in planted("table", 300):
         for text, answer in zip(texts, answers):
-            assert 2 <= len(read_aloud(text)) <= 3 and answer == counted(question, read_aloud(text))
+            assert 1 <= len(read_aloud(text)) <= 4 and answer == counted(question, read_aloud(text))
     for texts, answers, *_ in planted("geometry", 300):
         for text, answer in zip(texts, answers):
             sums = re.search(r": (\d+)(?:, (\d+)\. \d+\+\d+=(\d+))?\.(?: 180-(\d+)=(\d+)\.)? ", text)
@@ -697,7 +681,7 @@ def test_the_solutions_in_the_docstrings_are_what_is_written():
     doc = toyworld.table.__doc__
     question, solution = (re.search(rf'{name} +"(.*?)"', doc)[1] for name in ("question", "solution"))
     rows, (word, limit) = read_aloud(solution), re.search(r"(greater|less) than (\d)", question).groups()
-    assert toyworld.table_solution([(label, [a, b]) for label, a, b in rows], (word, int(limit))) == (solution, re.search(r'answer +"(\d)"', doc)[1])
+    assert toyworld.table_solution([(label, digits) for label, *digits in rows], (word, int(limit))) == (solution, re.search(r'answer +"(\d)"', doc)[1])
     assert question in {toyworld.record("table", "train", i)["question"] for i in range(100)} and all(digit in toyworld.DIGITS for row in rows for digit in row[1:])
     doc = toyworld.geometry.__doc__
     choices = [int(v) for v in re.findall(r'"(\d+)°"', re.search(r"choices  (\[.*\])", doc)[1])]
@@ -709,9 +693,9 @@ def test_the_solutions_in_the_docstrings_are_what_is_written():
 
 @pytest.mark.parametrize("task", ["table", "geometry"])
 def test_basics_ask_in_four_ways_and_answer_each_rightly(task):
-    """One in ten is read aloud; the others are chosen among candidates, answered directly, or, as this teacher does, reasoned about."""
+    """One in ten is read aloud; 45 in a hundred are chosen among candidates, one in ten is answered directly, the others, as this teacher does, are reasoned about."""
     asks, sums = Counter(), 0
-    for name, number in ((f"{task}_basics", 1500), (f"{task}_reading", 300)):
+    for name, number in ((f"{task}_basics", 1500), (f"{task}_reading", 300), (f"{task}_select", 300)):
         for index in range(number):
             r = toyworld.record(name, "train", index)
             gold, ask = toyworld.table_rows(r["meta"]["objects"]) if task == "table" else drawn_figure(r), r["ask"]
@@ -727,7 +711,7 @@ def test_basics_ask_in_four_ways_and_answer_each_rightly(task):
                     a, word, b = int(compared[1]), compared[2], int(compared[3])
                     assert r["answer"] == f"{'yes' if (a > b if word == 'greater' else a < b) else 'no'}, {a} and {b}"
                 elif task == "table":
-                    assert r["question"] == "Read the table." and r["answer"] == " ".join(f"{label} {a}, {b}." for label, (a, b) in gold)
+                    assert r["question"] == "Read the table." and r["answer"] == " ".join(f"{label} {digit}." for label, (digit,) in gold)
                 else:
                     figure, angles, opposite = gold
                     place = figure.capitalize() + (f", {'opposite' if opposite else 'next'}" if figure == "crossing" else "")
@@ -737,12 +721,14 @@ def test_basics_ask_in_four_ways_and_answer_each_rightly(task):
             if ask == "reason":
                 assert r["solution"].endswith(f" </think><answer> {r['meta']['taught']} </answer>")
             else:
-                assert r["solution"] == plain and (ask == "select") == ("candidates" in r)
-                assert ask == "direct" or len(r["candidates"]) == 3 and sum(text.endswith(f"</think>{plain}") for text in r["candidates"]) == 1
-    assert asks[f"{task}_reading", "read"] == 300 and near(sums, 300 + asks[f"{task}_basics", "read"], 1 / 4)
-    for ask, share in (("read", 0.1), ("select", 0.9 * 0.65), ("direct", 0.9 * 0.05), ("reason", 0.9 * 0.3)):
+                candidates = r["meta"].get("candidates", [])
+                assert r["solution"] == plain and len(candidates) == (3 if ask == "select" else 0)
+                assert ask == "direct" or [text.endswith(f"</think>{plain}") for text in candidates] == [k == r["meta"]["right_at"] for k in range(3)]
+                assert ask == "direct" or task == "geometry" or read_aloud(candidates[r["meta"]["right_at"]]) == [(label, *digits) for label, digits in gold]
+    assert asks[f"{task}_reading", "read"] == asks[f"{task}_select", "select"] == 300 and near(sums, 300 + asks[f"{task}_basics", "read"], 1 / 4)
+    for ask, share in (("read", 0.1), ("select", 0.45), ("direct", 0.1), ("reason", 0.35)):
         assert near(asks[f"{task}_basics", ask], 1500, share), asks
-    assert "select" not in {toyworld.record(f"{task}_basics", "ood", i)["ask"] for i in range(60)}
+    assert "select" not in {toyworld.record(f"{task}_{name}", "ood", i)["ask"] for i in range(60) for name in ("basics", "select")}
 
 
 def test_the_tiny_tokenizer_knows_what_the_tasks_write(tiny):
@@ -751,7 +737,7 @@ def test_the_tiny_tokenizer_knows_what_the_tasks_write(tiny):
         for index in range(40):
             for split in SPLITS:
                 r = toyworld.record(task, split, index)
-                for text in (r["question"], r["answer"], r["solution"], *r.get("candidates", ())):
+                for text in (r["question"], r["answer"], r["solution"], *r["meta"].get("candidates", ())):
                     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
                     assert tokenizer.decode(ids) == text
                     assert "think" not in text or split == "ood" or len(ids) < 64, f"{len(ids)} tokens: {text}"
