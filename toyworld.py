@@ -256,7 +256,7 @@ def counts_here(digit, wanted):
 
 def table_solution(rows, wanted, slip=0):
     """The worked solution of who reads the table so, and is wrong by `slip` when he counts: ("<think> ... </think><answer> 2 </answer>", "2")."""
-    total, lines = 0, []
+    total, lines = 0, [f"Numbers {wanted[0]} than {wanted[1]}:"]
     for label, digits in rows:
         words = []
         for digit in digits:
@@ -310,7 +310,7 @@ def table(rng, fewest, most, teacher):
 
     question  "How many numbers are greater than 3?"
     answer    "2"
-    solution  "<think> red 4 (1). green 1. blue 6 (2). </think><answer> 2 </answer>"      in brackets: how many so far
+    solution  "<think> Numbers greater than 3: red 4 (1). green 1. blue 6 (2). </think><answer> 2 </answer>"      in brackets: how many so far
     The fallible teacher, three times in five, overlooks the last row if it is a red or yellow one, and sees another below it if it is blue or green; now and then he misreads digits
     that look alike (LOOK_ALIKE), or counts one too many or too few. So flaws go both ways, and nothing but the picture tells his readings from right ones. Sums in place of
     counts are more than the tiny model learns in minutes, and so is telling candidates apart by single digits (docs/log.md).
@@ -444,44 +444,62 @@ def planted(task, rng, fewest, most):
     return record, [*wrong[:at], texts[0], *wrong[at:]], at
 
 
-def reading_of(task, found, rng):
-    """What there is to read in a picture of `table` or `geometry`, or, one time in four, a comparison or a sum as they come up there: (question, answer)."""
-    if rng.random() < 0.25:
-        if task == "table":
-            a, b, word = rng.choice(DIGITS), rng.randint(2, 5), rng.choice(("greater", "less"))
-            return f"Is {a} {word} than {b}?", f"{'yes' if counts_here(a, (word, b)) else 'no'}, {a} and {b}"
+def aloud(task, rng, fewest, most, teacher):
+    """What there is to read in a picture of `table` or `geometry`, or, one time in four, a comparison or a sum as they come up there."""
+    found = TASKS[task][0](rng, fewest, most, "gold")
+    question, answer = ("Read the table.", " ".join(f"{label} {', '.join(map(str, digits))}." for label, digits in table_rows(found["meta"]["objects"]))) if task == "table" else \
+        ("Read the figure.", found["solution"].removeprefix("<think> ").split(". ")[0].split(" <")[0].rstrip(".") + ".")
+    if rng.random() < 0.25 and task == "table":
+        a, b, word = rng.choice(DIGITS), rng.randint(2, 5), rng.choice(("greater", "less"))
+        question, answer = f"Is {a} {word} than {b}?", f"{'yes' if counts_here(a, (word, b)) else 'no'}, {a} and {b}"
+    elif task == "geometry" and rng.random() < 0.25:
         a, b = 10 * rng.randrange(2, 10), 10 * rng.randrange(2, 10)
-        return (f"What is {a}+{b}?", f"{a}+{b}={a + b}") if rng.random() < 0.7 else (f"What is 180-{a + b}?", f"180-{a + b}={180 - a - b}")
-    if task == "table":
-        return "Read the table.", " ".join(f"{label} {', '.join(map(str, digits))}." for label, digits in table_rows(found["meta"]["objects"]))
-    return "Read the figure.", found["solution"].removeprefix("<think> ").split(". ")[0].split(" <")[0].rstrip(".") + "."
+        question, answer = (f"What is {a}+{b}?", f"{a}+{b}={a + b}") if rng.random() < 0.7 else (f"What is 180-{a + b}?", f"180-{a + b}={180 - a - b}")
+    return {**found, "ask": "read", "question": question, "answer": answer, "solution": answer}
 
 
-def basics(task, shares, rng, fewest, most, teacher):
-    """What a published checkpoint brings along and the tiny model has to learn first, about pictures of `task` (table or geometry), mixed by `shares`: to read them aloud, to
-    compare candidates (`planted`), to answer without reasoning, and, with what is left, to answer with reasoning, which it learns from this teacher.
+def select(task, rng, fewest, most, teacher):
+    """A question with three candidates in its meta (`planted`), which no rule about the text helps with; out of distribution, where pictures are others, a plain one."""
+    if fewest >= OOD_OBJECTS[0]:
+        return {**TASKS[task][0](rng, fewest, most, teacher), "ask": "reason"}
+    record, texts, at = planted(task, rng, fewest, most)
+    return {**record, "ask": "select", "solution": f"<answer> {record['answer']} </answer>", "meta": {**record["meta"], "candidates": texts, "right_at": at}}
+
+
+def crowd(texts, at, rng):
+    """Two to six candidates made of three, as samples of one question are: one, two or all of them, the right one among them, some of them several times. How often a text is
+    there says nothing."""
+    kept = [texts[at], *rng.sample(texts[:at] + texts[at + 1:], rng.randrange(3))]
+    found = kept + rng.choices(kept, k=rng.randint(max(0, 2 - len(kept)), 6 - len(kept)))
+    rng.shuffle(found)
+    return found
+
+
+def basics(task, rng, fewest, most, teacher):
+    """What a published checkpoint brings along and the tiny model has to learn first, about pictures of `task` (table or geometry), mixed: to read them aloud (one in ten), to compare
+    candidates (nine in twenty: `planted`, made a `crowd`), to answer without reasoning (one in ten), and with reasoning, which it learns from this teacher.
 
     A record's `ask` says how its question is to be put (data.ToyStream): "read" as it stands, "select" with the "candidates" of its meta, "direct" for the answer alone,
-    "reason" as usual. There are no candidates out of distribution: they would be of pictures that are in it.
+    "reason" as usual.
     """
     lots = random.Random(rng.random())                               # the teacher, who draws from rng, changes nothing but his own solution
     found, gold, at = TASKS[task][0](rng, fewest, most, teacher), TASKS[task][0](lots, fewest, most, "gold"), lots.random()
-    read, select, direct = itertools.accumulate(shares)
-    if at < read:
-        question, answer = reading_of(task, gold, lots)
-        return {**gold, "ask": "read", "question": question, "answer": answer, "solution": answer}
-    if at < select and fewest < OOD_OBJECTS[0]:
-        record, texts, right = planted(task, lots, fewest, most)
-        return {**record, "ask": "select", "solution": f"<answer> {record['answer']} </answer>", "meta": {**record["meta"], "candidates": texts, "right_at": right}}
-    if at < direct:
+    if at < 0.1:
+        return aloud(task, lots, fewest, most, teacher)
+    if at < 0.55:
+        found = select(task, lots, fewest, most, teacher)
+        if found["ask"] == "select":
+            found["meta"]["candidates"] = crowd(found["meta"]["candidates"], found["meta"].pop("right_at"), lots)
+        return found
+    if at < 0.65:
         return {**gold, "ask": "direct", "solution": f"<answer> {gold['answer']} </answer>"}
     return {**found, "ask": "reason"}
 
 
 # name: (who invents a record, who draws it from record["meta"])
 TASKS = {"count": (count, draw_scene), "table": (table, draw_scene), "geometry": (geometry, draw_scene), "spatial": (spatial, draw_scene), "ground": (ground, draw_scene)}
-TASKS |= {f"{task}_{name}": (functools.partial(basics, task, shares), draw_scene) for task in ("table", "geometry")
-          for name, shares in (("reading", (1, 0, 0)), ("select", (0, 1, 0)), ("basics", (0.1, 0.45, 0.1)))}
+TASKS |= {f"{task}_{name}": (functools.partial(compose, task), draw_scene) for task in ("table", "geometry")
+          for name, compose in (("reading", aloud), ("select", select), ("basics", basics))}
 
 
 def in_test(record):

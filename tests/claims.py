@@ -18,8 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 SEEDS = (0, 1, 2)
 SIZES = range(3, 9)                         # candidates to choose from at test time
-TRAINED = "--data table --max-train-samples 512 --warmup-data table --iterations 3 --num-generations 3 --max-steps 60 --learning-rate 5e-4 --per-example"
-CHOOSE = " --select-sizes 2 3 4"          # with three samples a question, sets of two right and one wrong, all different, are rare: right solutions are alike here
+TRAINED = "--data table --max-train-samples 512 --warmup-data table --iterations 3 --num-generations 3 --num-train-epochs 2 --learning-rate 5e-4 --per-example"
 ASKED = "--data table:test --max-eval-samples 256 --eval-batch-size 64"
 SHARED = "--max-completion-length 100 --eval-batch-size 96 --max-eval-samples 256 --logging-steps 20 --save-steps 50"
 PAIRED = "--data table --max-train-samples 512 --num-generations 8 --max-pairs 4 --max-steps 60 --learning-rate 1e-4 --num-samples 0"
@@ -29,16 +28,16 @@ def jobs(out):
     """[[(directory, command)], ...]: the runs, in stages of which each needs the one before."""
     base = f"{out}/base"
     reading = f"train_sft.py --model tiny --data table_reading --prompt-template think --learning-rate 2e-3 --warmup-steps 20 --lr-scheduler-type constant --max-steps 200 --max-eval-samples 8 --logging-steps 50"
-    basics = f"train_sft.py --model {out}/reading --data table_basics --eval-data table:test --learning-rate 1.5e-3 --warmup-steps 20 --max-steps 700 --per-example --micro-batch-size 16 --eval-batch-size 64 --logging-steps 50"
+    basics = f"train_sft.py --model {out}/reading --data table_basics --eval-data table:test --learning-rate 1.5e-3 --warmup-steps 20 --max-steps 600 --per-example --micro-batch-size 16 --eval-batch-size 64 --logging-steps 50"
     first = [(f"{out}/zero_direct", f"evaluate.py --model {base} {ASKED} --prompt-template answer --max-completion-length 100"),
              (f"{out}/zero_reasoning", f"evaluate.py --model {base} {ASKED} --max-completion-length 100"),
              (f"{out}/planted", f"tests/planted.py --model {base} --data table")]
     trained, then = [], []
     for seed in SEEDS:
         for method in ("r3v", "star"):
-            trained.append((f"{out}/{method}{seed}", f"selftrain.py --method {method} --model {base} {TRAINED}{CHOOSE * (method == 'r3v')} {SHARED} --seed {seed}"))
+            trained.append((f"{out}/{method}{seed}", f"selftrain.py --method {method} --model {base} {TRAINED} {SHARED} --seed {seed}"))
     for name, flag in (("noselect", "--select-weight 0"), ("norefine", "--refine-weight 0")):
-        trained.append((f"{out}/{name}", f"selftrain.py --method r3v --model {base} {TRAINED}{CHOOSE} {SHARED} {flag} --seed 0"))
+        trained.append((f"{out}/{name}", f"selftrain.py --method r3v --model {base} {TRAINED} {SHARED} {flag} --seed 0"))
     for seed in SEEDS:
         then.append((f"{out}/scaling{seed}", f"evaluate.py --model {out}/r3v{seed} {ASKED} --num-samples 1 {' '.join(map(str, SIZES))} --self-select --temperature 0.9 --top-p 0.95 --top-k 50 --max-completion-length 100 --seed {seed}"))
         for method in ("dpo", "mpo"):

@@ -456,7 +456,7 @@ def drawn_table(record):
 
 def read_aloud(solution):
     """[(label, digit, ...)] of a table's worked solution: running totals in brackets are left out."""
-    return [(label, *map(int, re.findall(r"(\d)(?: \(\d+\))?", digits))) for label, digits in re.findall(r"([a-z]+) (\d[^.]*)\.", solution)]
+    return [(label, *map(int, re.findall(r"(\d)(?: \(\d+\))?", digits))) for label, digits in re.findall(r"([a-z]+) (\d[^.]*)\.", solution.split(":")[1])]
 
 
 def fits(question):
@@ -665,6 +665,20 @@ def test_nothing_but_the_picture_tells_which_candidate_is_right(task):
             assert abs(won / 4000 - 1 / 3) < 0.03, f"{task}: {'' if sign == 1 else 'not '}{name} is right {won / 4000:.3f} of the time"
 
 
+def test_how_often_a_candidate_is_there_says_nothing():
+    """Of two or three that differ, the right one is as often as any other the commonest, or the only one that is there once."""
+    count = Counter()
+    for index in range(4000):
+        rng = random.Random(index)
+        found = Counter(toyworld.crowd(["a", "b", "c"], index % 3, rng))
+        right = "abc"[index % 3]
+        assert 2 <= sum(found.values()) <= 6 and right in found
+        top = [text for text, n in found.items() if n == max(found.values())]
+        count[len(found)] += 1
+        count["commonest", len(found)] += (right in top) / len(top)
+    assert all(near(count[kinds], 4000, 1 / 3) and near(count["commonest", kinds], count[kinds], 1 / kinds) for kinds in (1, 2, 3)), count
+
+
 def test_planted_solutions_add_up():
     """What is wrong in them is what they read; a slip would be found without looking."""
     for texts, answers, _, question in planted("table", 300):
@@ -694,7 +708,7 @@ def test_the_solutions_in_the_docstrings_are_what_is_written():
 @pytest.mark.parametrize("task", ["table", "geometry"])
 def test_basics_ask_in_four_ways_and_answer_each_rightly(task):
     """One in ten is read aloud; 45 in a hundred are chosen among candidates, one in ten is answered directly, the others, as this teacher does, are reasoned about."""
-    asks, sums = Counter(), 0
+    asks, sums, sizes = Counter(), 0, Counter()
     for name, number in ((f"{task}_basics", 1500), (f"{task}_reading", 300), (f"{task}_select", 300)):
         for index in range(number):
             r = toyworld.record(name, "train", index)
@@ -722,12 +736,16 @@ def test_basics_ask_in_four_ways_and_answer_each_rightly(task):
                 assert r["solution"].endswith(f" </think><answer> {r['meta']['taught']} </answer>")
             else:
                 candidates = r["meta"].get("candidates", [])
-                assert r["solution"] == plain and len(candidates) == (3 if ask == "select" else 0)
-                assert ask == "direct" or [text.endswith(f"</think>{plain}") for text in candidates] == [k == r["meta"]["right_at"] for k in range(3)]
-                assert ask == "direct" or task == "geometry" or read_aloud(candidates[r["meta"]["right_at"]]) == [(label, *digits) for label, digits in gold]
+                assert r["solution"] == plain and (ask == "select") == bool(candidates)
+                right = [k for k, text in enumerate(candidates) if text.endswith(f"</think>{plain}")]
+                assert ask == "direct" or len({candidates[k] for k in right}) == 1 and len(set(candidates)) <= 3
+                assert ask == "direct" or task == "geometry" or read_aloud(candidates[right[0]]) == [(label, *digits) for label, digits in gold]
+                assert name.endswith("basics") or right == [r["meta"]["right_at"]] and len(candidates) == len(set(candidates)) == 3
+                sizes[name, len(candidates)] += 1
     assert asks[f"{task}_reading", "read"] == asks[f"{task}_select", "select"] == 300 and near(sums, 300 + asks[f"{task}_basics", "read"], 1 / 4)
     for ask, share in (("read", 0.1), ("select", 0.45), ("direct", 0.1), ("reason", 0.35)):
         assert near(asks[f"{task}_basics", ask], 1500, share), asks
+    assert {size for name, size in sizes if name.endswith("basics") and size} == {2, 3, 4, 5, 6}
     assert "select" not in {toyworld.record(f"{task}_{name}", "ood", i)["ask"] for i in range(60) for name in ("basics", "select")}
 
 
