@@ -15,7 +15,7 @@ Differences from the releases:
     weights, cosine; 32 samples a question at temperature 1): give theirs by --batch-size, --learning-rate, --lr-scheduler-type, --warmup-steps, --num-generations, --temperature.
 
 On a laptop (runs/basics: the tiny model after README's two train_sft.py commands):
-    python selftrain.py --method r3v --model runs/basics --data geometry --iterations 3 --num-generations 3 --max-steps 60 --learning-rate 5e-4 --per-example --output-dir runs/r3v
+    python selftrain.py --method r3v --model runs/basics --data table --max-train-samples 512 --warmup-data table --num-train-epochs 2 --learning-rate 5e-4 --per-example --max-completion-length 100 --output-dir runs/r3v
 On one GPU (QLoRA; given pairs in MMPR's, RLHF-V's or TRL's format):
     python selftrain.py --method mpo --pairs mmpr.jsonl --image-folder images/ --model Qwen/Qwen2-VL-7B-Instruct --quant nf4 --gradient-checkpointing --output-dir runs/mpo
 
