@@ -171,9 +171,12 @@ def stock(policy):
 
 
 def stock_generate(policy, special, prompts, T, **options):
-    """(B, T) from `model.generate`: a row for each of `prompts`, or num_return_sequences of them. Samples from the whole distribution but `special.vision_ids`."""
+    """(B, T) from `model.generate`: a row for each of `prompts`, or num_return_sequences of them. Samples from the whole distribution but `special.vision_ids`.
+
+    Without cuDNN's attention, which torch prefers on Hopper and which plans anew for each length of the cache: tens of milliseconds a step that are not transformers' fault."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
     options = dict(do_sample=True, temperature=1.0, top_k=0, top_p=1.0) | options
-    with torch.no_grad(), stock(policy):
+    with torch.no_grad(), stock(policy), sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
         out = policy.generate(**stock_inputs(prompts, special, policy.device), max_new_tokens=T, repetition_penalty=1.0, suppress_tokens=special.vision_ids, pad_token_id=special.pad_id, **options)
     return out[:, len(prompts[0].ids):]
 
