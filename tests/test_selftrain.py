@@ -81,7 +81,7 @@ def test_sort_pool_keeps_the_order_and_the_unreadable_apart():
     ("Solution:\n1. The table shows 7 and 8.\nAnswer: 15", True),
     ("Seven and eight together are fifteen", True),
     ("<think></think><answer> 15 </answer>", False),
-    ("<think> .... !!!! .... !!!! .... </think><answer> 15 </answer>", False),
+    ("<think> .... !!!! .... </think><answer> 15 </answer>", False),
     ("<answer> 15 </answer> because seven and eight together are fifteen", False),
     ("Answer: 15\nbecause seven and eight together are fifteen", False),
     ("15", False), ("", False),
@@ -345,7 +345,7 @@ def test_two_options_make_a_pair():
 
 
 def test_instructions_follow_the_prompt():
-    assert set(selftrain.INSTRUCTION_OF.values()) | {"plain"} == set(selftrain.INSTRUCTIONS) and set(data.toyworld.TASKS) <= set(selftrain.INSTRUCTION_OF)
+    assert set(selftrain.INSTRUCTION_OF.values()) | {"plain"} == set(selftrain.INSTRUCTIONS) and {task for task in data.toyworld.TASKS if "_" not in task} <= set(selftrain.INSTRUCTION_OF)
     assert selftrain.instructed("Q?\n", None) == selftrain.instructed("Q?\n", "unheard of") == "Q?\n"
     assert selftrain.instructed("Q?", "chart") == "Q?\n" + selftrain.INSTRUCTIONS["visual"] and selftrain.instructed("Q?", "count") == "Q?\n" + selftrain.INSTRUCTIONS["grounded"]
 
@@ -414,11 +414,11 @@ def base(tiny, tmp_path_factory):
 
 def speak(patch):
     """The untrained preset says noise without an end; here it says eight tokens of it between think tags, and gives an answer that hangs on every letter of them: right a third
-    of the time, unreadable one time in seven. Other weights say, and answer, something else."""
+    of the time, unreadable one time in four. Other weights say, and answer, something else."""
     def answer_all(*args, **sampling):
         texts, lengths, finish = ANSWER_ALL(*args, **{**sampling, "max_completion_length": 8})
         said = [(zlib.crc32(text.encode()), text.replace("<", "(")) for text in texts]
-        return [f"<think> There are several objects in the picture: {text} </think>" + f"<answer> {n % 3 + 1} </answer>" * (n % 7 > 0) for n, text in said], lengths, ["stop"] * len(texts)
+        return [f"<think> There are several objects in the picture: {text} </think>" + f"<answer> {n % 3 + 1} </answer>" * (n % 4 > 0) for n, text in said], lengths, ["stop"] * len(texts)
     patch.setattr(generate, "answer_all", answer_all)
     patch.setattr(utils, "plot_samples", lambda *_, **__: None)
     patch.setattr(utils, "plot_curve", lambda *_, **__: None)
