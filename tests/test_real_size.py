@@ -50,7 +50,7 @@ json.dump({"seconds": time.time() - started, "peak_gib": resource.getrusage(reso
 """
 
 
-@pytest.mark.parametrize("size, layers, vocabulary, tied", [("tiny", 2, 512, True), pytest.param("7b-2layers", 2, 152064, False, marks=pytest.mark.slow), pytest.param("2b", 28, 151936, True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("size, layers, vocabulary, tied", [("tiny", 2, 640, True), pytest.param("7b-2layers", 2, 152064, False, marks=pytest.mark.slow), pytest.param("2b", 28, 151936, True, marks=pytest.mark.slow)])
 def test_two_grpo_steps(size, layers, vocabulary, tied, tmp_path):
     """NF4, LoRA r 8, gradient checkpointing, one picture, G 2, 8 new tokens: exactly the adapter trains, and all of it."""
     started = time.time()
