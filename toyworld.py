@@ -455,6 +455,7 @@ def aloud(task, rng, fewest, most, teacher):
     elif task == "geometry" and rng.random() < 0.25:
         a, b = 10 * rng.randrange(2, 10), 10 * rng.randrange(2, 10)
         question, answer = (f"What is {a}+{b}?", f"{a}+{b}={a + b}") if rng.random() < 0.7 else (f"What is 180-{a + b}?", f"180-{a + b}={180 - a - b}")
+    found.pop("choices", None)
     return {**found, "ask": "read", "question": question, "answer": answer, "solution": answer}
 
 

@@ -1692,6 +1692,13 @@ def test_a_mixed_toy_task_puts_each_question_in_its_own_way(task, tiny):
     assert "prompt_template" not in plain.meta and data.wording(plain, "think").startswith(plain.question)
 
 
+@pytest.mark.parametrize("task", sorted(toyworld.TASKS))
+@pytest.mark.parametrize("split", toyworld.SPLITS)
+def test_what_a_toy_task_calls_right_can_be_scored(task, split):
+    """Every script asks this before it starts: `geometry_reading` once had the question's choices, and an answer that is none of them."""
+    data.check_golds(data.head(read(f"{task}:{split}"), 30), rewards.check_gold)
+
+
 def test_asked_again_a_toy_question_no_longer_has_a_template_of_its_own():
     """Else "answer" would be wrapped around the candidates of a question that was to be answered directly."""
     stream = read("table_basics")
