@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 
 import data
+import rewards
 import toyworld
 from data import Example, Pair, Prompt, collate, encode_prompt, encode_target, micro_batches, open_image, pad_targets, read, rope_positions, take
 from utils import UserError
