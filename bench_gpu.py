@@ -18,7 +18,6 @@ Dimension key: N prompts of P tokens, G completions of T tokens each, B = N * G 
 """
 import concurrent.futures
 import contextlib
-import dataclasses
 import importlib.util
 import multiprocessing
 import statistics

@@ -28,7 +28,6 @@ random.Random (or the seed) it is given.
 import dataclasses
 import gc
 import json
-import math
 import random
 import re
 import shutil

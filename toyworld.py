@@ -430,7 +430,7 @@ def planted(task, rng, fewest, most):
         readings = [record["meta"]["reading"], *rng.sample([r for r in record["meta"]["readings"] if r != record["meta"]["reading"]], 2)]
         texts = [geometry_solution(reading, record["meta"]["values"])[0] for reading in readings]
     else:
-        readings = []
+        readings, wanted = [], None
         while len({table_solution(reading, wanted)[1] for reading in readings}) < 3:
             rows, wanted = any_table(rng, fewest, most)
             kinds = rng.choices(("skip", "invent", "misread"), (3, 3, 2), k=2)

@@ -27,7 +27,7 @@ PAIRED = "--data table --max-train-samples 512 --num-generations 8 --max-pairs 4
 def jobs(out):
     """[[(directory, command)], ...]: the runs, in stages of which each needs the one before."""
     base = f"{out}/base"
-    reading = f"train_sft.py --model tiny --data table_reading --prompt-template think --learning-rate 2e-3 --warmup-steps 20 --lr-scheduler-type constant --max-steps 200 --max-eval-samples 8 --logging-steps 50"
+    reading = "train_sft.py --model tiny --data table_reading --prompt-template think --learning-rate 2e-3 --warmup-steps 20 --lr-scheduler-type constant --max-steps 200 --max-eval-samples 8 --logging-steps 50"
     basics = f"train_sft.py --model {out}/reading --data table_basics --eval-data table:test --learning-rate 1.5e-3 --warmup-steps 20 --max-steps 600 --per-example --micro-batch-size 16 --eval-batch-size 64 --logging-steps 50"
     first = [(f"{out}/zero_direct", f"evaluate.py --model {base} {ASKED} --prompt-template answer --max-completion-length 100"),
              (f"{out}/zero_reasoning", f"evaluate.py --model {base} {ASKED} --max-completion-length 100"),

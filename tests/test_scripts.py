@@ -5,7 +5,6 @@ happened. Most run in this process, by main(parse_args([...])); where the proces
 """
 import contextlib
 import importlib
-import itertools
 import json
 import multiprocessing
 import multiprocessing.forkserver

@@ -313,7 +313,7 @@ def test_two_options_never_entail():
 def test_at_most_15_of_64_pairs():
     right, wrong, unreadable = sort_pool(pool_of("TF" * 8 + "UUU"))["q"]
     product = {(a["sample"], b["sample"]) for a in right for b in wrong}
-    chosen, seen = Counter(), Counter()
+    seen = Counter()
     for seed in range(200):
         pairs, format_pairs = correctness_pairs(right, wrong, unreadable, random.Random(seed))
         keys = [tuple(samples(pair)) for pair in pairs]
