@@ -12,7 +12,7 @@ BIN = .venv/bin
 demo: .venv/installed
 	@echo "== 1 of 2: warm start. A Qwen2-VL of 1.4 M parameters learns to describe drawn scenes and to count, from a teacher who"
 	@echo "==         overlooks two in three of the objects in the right-hand column. It learns the teacher's mistakes too."
-	$(BIN)/python train_sft.py --model tiny --data count --learning-rate 2e-3 --max-steps 600 --eval-batch-size 64 --logging-steps 50 --seed $(SEED) --output-dir $(OUT)/sft --resume-from-checkpoint
+	$(BIN)/python train_sft.py --model tiny --data count --learning-rate 2e-3 --max-steps 900 --eval-batch-size 64 --logging-steps 50 --seed $(SEED) --output-dir $(OUT)/sft --resume-from-checkpoint
 	@echo "== 2 of 2: GRPO. Now it sees questions and right answers only, no reasoning, and is rewarded for answering right."
 	$(BIN)/python train_grpo.py --model $(OUT)/sft --data count --eval-data count:test count:ood --eval-steps 40 --learning-rate 1e-4 --max-grad-norm 0.2 \
 		--prompts-per-step 16 --num-generations 8 --max-steps 160 --logging-steps 10 --micro-batch-size 64 --eval-batch-size 64 --seed $(SEED) --output-dir $(OUT)/grpo --resume-from-checkpoint
