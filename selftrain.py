@@ -48,6 +48,7 @@ import rewards
 import utils
 
 BUILT = ("cot", "refine", "select")         # R3V's three tasks
+POOLS = ("pool.jsonl", "pool_instructed.jsonl")     # of an iteration: samples asked for plainly, and with MPO's instructions
 
 
 # ------------------------------------------------------------------------------------------------------------- the pool
@@ -337,6 +338,71 @@ def sample_into(path, policy, processor, asks, examples, score, G, args, seed, t
                 file.write(json.dumps(lines[-1]) + "\n")
             file.flush()
     return lines
+
+
+def sample_pool(folder, policy, processor, examples, score, args, t):
+    """Phase 1 of iteration t: --num-generations samples of each question, with --instructions mpo half of them instructed: (pool lines, {metric: share of them})."""
+    K, questions = args.num_generations, list(examples.values())
+    plain = [data.wording(e, args.prompt_template) for e in questions]
+    shares = [(K, plain)] if args.instructions == "plain" else [(K - K // 2, plain), (K // 2, [instructed(prompt, e.task) for prompt, e in zip(plain, questions)])]
+    pool = []
+    for n, (share, prompts) in enumerate(shares):
+        if share:
+            pool += sample_into(folder / POOLS[n], policy, processor, [data.asked(e, prompt) for e, prompt in zip(questions, prompts)], questions, score, share, args,
+                                (args.seed * 100 + t) * 10 + n, args.temperature, f"iteration {t}: sample", iteration=t)
+    return pool, {f"pool/{kind}": share for kind, share in shares_of(pool).items()}
+
+
+def shares_of(pool):
+    """{"right": share, "wrong": ..., "unreadable": ...} of pool lines."""
+    return {kind: sum(len(groups[n]) for groups in sort_pool(pool).values()) / len(pool) for n, kind in enumerate(("right", "wrong", "unreadable"))}
+
+
+def build_items(folder, policy, processor, examples, pool, score, args, t):
+    """Phase 2 of iteration t for star and r3v: (items from this pool and those of the iterations before, {metric: count}). Raises UserError if there are none."""
+    def wording(e):
+        return data.wording(e, args.prompt_template)
+
+    hinted = []
+    if args.rationalization:
+        lost = [examples[id] for id, (right, _, _) in sort_pool(pool).items() if not right]
+        hinted = sample_into(folder / "hinted.jsonl", policy, processor, [data.asked(e, hint_prompt(wording(e), e.answer)) for e in lost], lost, score, 1, args,
+                             args.seed, 0, f"iteration {t}: with the answer as a hint", iteration=t)
+    before = [line for i in range(1, t) for name in POOLS for line in utils.read_lines(folder.parent / f"iteration-{i}" / name)]
+    tasks = [task for task in METHODS[args.method] if getattr(args, f"{task}_weight", 1)]
+    built, counts = build(examples, before + pool, wording, tasks, args.select_sizes, args.seed * 100 + t, hinted=hinted, instruction=data.SELECT.get(args.prompt_template))
+    whole = [item for item in built if fits(data.asked(examples[item["id"]], item["prompt"]), processor, args)]
+    counts["too_long"] = len(built) - len(whole)
+    shares = shares_of(pool)
+    print(f"iteration {t}: samples " + ", ".join(f"{kind} {share:.3f}" for kind, share in shares.items()) + f"; of {counts['questions']} questions in all "
+          f"pools {counts['all_right']} all right, {counts['mixed']} mixed, {counts['all_wrong']} without a right one; built " + ", ".join(f"{counts[task]} {task}" for task in tasks))
+    if not whole:
+        raise utils.UserError(f"iteration {t}: nothing was built from {folder}/pool.jsonl, {shares['right']:.1%} of whose samples are right; start from a model that answers right now and then, "
+                              "or raise --num-generations or --max-completion-length")
+    return whole, {f"built/{name}": count for name, count in counts.items()}
+
+
+def build_pairs(folder, policy, processor, examples, pool, args, t):
+    """Phase 2 of iteration t for dpo and mpo: (list of data.Pair from this pool, {metric: count}). Raises UserError if there are none."""
+    sorts, spent = sort_pool(pool), sum(line["tokens"] for line in pool)
+    if args.pair_source == "correctness":
+        rng, found = random.Random(args.seed * 100 + t), []
+        for id, (right, wrong, unreadable) in sorts.items():
+            answers, formats = correctness_pairs(right, wrong, unreadable, rng, args.max_pairs, examples[id].choices)
+            found += [(id, a["completion"], b["completion"], kind) for kind, some in (("answer", answers), ("format", formats)) for a, b in some]
+    else:
+        chosen = [lines[-1] for right, _, _ in sorts.values() if (lines := usable(right, 0))]
+        asks = [data.asked(examples[line["id"]], data.wording(examples[line["id"]], args.prompt_template)) for line in chosen]
+        ends = continue_into(folder / "continuations.jsonl", policy, processor, chosen, asks, args, (args.seed * 100 + t) * 10 + 9)
+        spent = sum(line["tokens"] for line in chosen) + sum(end["tokens"] for end in ends)       # one sample a pair would do
+        made = [(line["id"], ntp_pair(line["completion"].strip(), end["prefix"], end["continuation"], examples[line["id"]].choices)) for line, end in zip(chosen, ends)]
+        found = [(id, *pair, "dropout_ntp") for id, pair in made if pair]
+    found = [pair for pair in found if not any(token in text for text in pair[1:3] for token in processor.special.reserved)]      # spelt letter by letter
+    if not found:
+        raise utils.UserError(f"iteration {t}: no pair could be made of {folder}/pool.jsonl ({shares_of(pool)['right']:.1%} of its samples are right); raise --num-generations or --max-train-samples")
+    pairs, kinds = [data.Pair(examples[id], a.strip(), b.strip()) for id, a, b, _ in found], Counter(kind for *_, kind in found)
+    print(f"iteration {t}: {len(pairs)} pairs ({', '.join(f'{count} {kind}' for kind, count in kinds.items())}), {spent / len(pairs):.0f} sampled tokens a pair")
+    return pairs, {"pairs/tokens_per_pair": spent / len(pairs), **{f"pairs/{kind}": count for kind, count in kinds.items()}}
 
 
 def continue_into(path, policy, processor, chosen, asks, args, seed):
@@ -711,60 +777,19 @@ def main(args):
                 shutil.rmtree(checkpoint)
         else:
             # 1. sample K answers to each question with the model of the iteration before                    -> pool.jsonl
-            pool = []
             if t and not given:
                 load(weights(t - 1))
-                K, questions = args.num_generations, list(examples.values())
-                shares = [(K, wording)] if args.instructions == "plain" else [(K - K // 2, wording), (K // 2, lambda e: instructed(wording(e), e.task))]
-                for n, (share, ask) in enumerate(shares):
-                    if share:
-                        pool += sample_into(folder / ("pool.jsonl", "pool_instructed.jsonl")[n], policy, processor, [data.asked(e, ask(e)) for e in questions], questions, score, share, args,
-                                            (args.seed * 100 + t) * 10 + n, args.temperature, f"iteration {t}: sample", iteration=t)
-                sorts = sort_pool(pool)
-                metrics |= {f"pool/{kind}": sum(len(groups[n]) for groups in sorts.values()) / len(pool) for n, kind in enumerate(("right", "wrong", "unreadable"))}
-                spent = sum(line["tokens"] for line in pool)
+                pool, metrics = sample_pool(folder, policy, processor, examples, score, args, t)
 
             # 2. build: from all pools for star and r3v, from this one for dpo and mpo                        -> train.jsonl
-            if t == 0:
-                items = direct_items() + warmup_items() if warm else []
-            elif not prefers:
-                hinted = []
-                if args.rationalization:
-                    lost = [examples[id] for id, (right, _, _) in sorts.items() if not right]
-                    hinted = sample_into(folder / "hinted.jsonl", policy, processor, [data.asked(e, hint_prompt(wording(e), e.answer)) for e in lost], lost, score, 1, args,
-                                         args.seed, 0, f"iteration {t}: with the answer as a hint", iteration=t)
-                pools = [line for i in range(1, t + 1) for name in ("pool.jsonl", "pool_instructed.jsonl") for line in utils.read_lines(out / f"iteration-{i}" / name)]
-                tasks = [task for task in METHODS[args.method] if getattr(args, f"{task}_weight", 1)]
-                built, counts = build(examples, pools, wording, tasks, args.select_sizes, args.seed * 100 + t, hinted=hinted, instruction=data.SELECT.get(args.prompt_template))
-                whole = [item for item in built if fits(data.asked(examples[item["id"]], item["prompt"]), processor, args)]
-                counts["too_long"] = len(built) - len(whole)
-                items = whole + direct_items() + warmup_items()
-                metrics |= {f"built/{name}": count for name, count in counts.items()}
-                print(f"iteration {t}: samples right {metrics['pool/right']:.3f}, wrong {metrics['pool/wrong']:.3f}, unreadable {metrics['pool/unreadable']:.3f}; of {counts['questions']} questions in all "
-                      f"pools {counts['all_right']} all right, {counts['mixed']} mixed, {counts['all_wrong']} without a right one; built " + ", ".join(f"{counts[task]} {task}" for task in tasks))
-                if not whole:
-                    raise utils.UserError(f"iteration {t}: nothing was built from {folder}/pool.jsonl, {metrics['pool/right']:.1%} of whose samples are right; start from a model that answers right now and then, "
-                                          "or raise --num-generations or --max-completion-length")
-            elif not given:
-                rng, found = random.Random(args.seed * 100 + t), []
-                if args.pair_source == "correctness":
-                    for id, (right, wrong, unreadable) in sorts.items():
-                        answers, formats = correctness_pairs(right, wrong, unreadable, rng, args.max_pairs, examples[id].choices)
-                        found += [(id, a["completion"], b["completion"], kind) for kind, some in (("answer", answers), ("format", formats)) for a, b in some]
-                else:
-                    chosen = [lines[-1] for right, _, _ in sorts.values() if (lines := usable(right, 0))]
-                    ends = continue_into(folder / "continuations.jsonl", policy, processor, chosen, [data.asked(examples[c["id"]], wording(examples[c["id"]])) for c in chosen], args,
-                                         (args.seed * 100 + t) * 10 + 9)
-                    spent = sum(line["tokens"] for line in chosen) + sum(end["tokens"] for end in ends)       # one sample a pair would do
-                    made = [(c["id"], ntp_pair(c["completion"].strip(), end["prefix"], end["continuation"], examples[c["id"]].choices)) for c, end in zip(chosen, ends)]
-                    found = [(id, *pair, "dropout_ntp") for id, pair in made if pair]
-                found = [pair for pair in found if not any(token in text for text in pair[1:3] for token in processor.special.reserved)]      # spelt letter by letter
-                if not found:
-                    raise utils.UserError(f"iteration {t}: no pair could be made of {folder}/pool.jsonl ({metrics['pool/right']:.1%} of its samples are right); raise --num-generations or --max-train-samples")
-                pairs = [data.Pair(examples[id], a.strip(), b.strip()) for id, a, b, _ in found]
-                kinds = Counter(kind for *_, kind in found)
-                metrics |= {"pairs/tokens_per_pair": spent / len(pairs), **{f"pairs/{kind}": count for kind, count in kinds.items()}}
-                print(f"iteration {t}: {len(pairs)} pairs ({', '.join(f'{count} {kind}' for kind, count in kinds.items())}), {metrics['pairs/tokens_per_pair']:.0f} sampled tokens a pair")
+            if t == 0 and warm:
+                items = direct_items() + warmup_items()
+            elif t and prefers and not given:
+                pairs, more = build_pairs(folder, policy, processor, examples, pool, args, t)
+                metrics |= more
+            elif t and not prefers:
+                built, more = build_items(folder, policy, processor, examples, pool, score, args, t)
+                metrics, items = metrics | more, built + direct_items() + warmup_items()
             utils.write_json(folder / "built.json", metrics)
             if pairs:
                 utils.write_lines(folder / "train.jsonl", [{"id": p.example.id, "image": [str(i) for i in p.example.images if isinstance(i, (str, Path))], "question": p.example.question,
@@ -780,9 +805,8 @@ def main(args):
                 load(found[-1] if found else start)
                 state = {"total": 0.0, "count": 0}
                 if pairs:
-                    if found:                                         # the reference is where training started; usually all of it is in the file
-                        finished_ref = len(utils.read_lines(folder / "reference.jsonl")) >= len(pairs)
-                        assert finished_ref, "a checkpoint is saved only after the reference log-probs"
+                    # the reference is where training started: there is no checkpoint before all of it is in the file
+                    assert not found or len(utils.read_lines(folder / "reference.jsonl")) >= len(pairs), "a checkpoint is saved only after the reference log-probs"
                     references = reference_logps(folder / "reference.jsonl", policy, processor, pairs, args)
                     rows = list(zip(pairs, references))
                     update = lambda some: prefer(policy, processor, [pair for pair, _ in some], [ref for _, ref in some], args, state)
