@@ -800,6 +800,7 @@ def test_a_hanging_comparison_is_killed(monkeypatch, caplog):
     assert equal is False and seconds < 1.0 * PATIENCE
     assert worker.poll() is not None and "counted as not equal" in caplog.text
     monkeypatch.undo()
+    monkeypatch.setattr(rewards._worker, "seconds", 60)  # who answers next may still be importing sympy
     assert rewards.symbolically_equal(r"\sqrt{44}", r"2\sqrt{11}")  # and the next question is answered, by a new worker
 
 
@@ -818,7 +819,8 @@ def test_several_hanging_comparisons_in_a_row_are_each_bounded(monkeypatch):
     assert rewards.symbolically_equal(r"\sqrt{60}", r"2\sqrt{15}")
 
 
-def test_a_dead_worker_is_replaced():
+def test_a_dead_worker_is_replaced(monkeypatch):
+    monkeypatch.setattr(rewards._worker, "seconds", 60)  # its understudy has only just been started if the test before used one up
     rewards._worker.process.kill()
     rewards._worker.process.wait()
     assert rewards.symbolically_equal(r"\sqrt{52}", r"2\sqrt{13}")
