@@ -72,20 +72,14 @@ TINY_VISION = dict(depth=2, embed_dim=96, num_heads=4, hidden_size=128, mlp_rati
 
 
 def tiny_tokenizer():
-    """Byte-level BPE learned from the toy world's texts, with Qwen2-VL's chat format and special tokens. Any Unicode text round-trips,
-    because all 256 bytes are in the vocabulary and nothing is normalised."""
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    """Byte-level BPE of 590 words with Qwen2-VL's splitting rule (a digit is a token of its own, a word carries the space before it), chat format and special tokens. Any Unicode text
+    round-trips, because all 256 bytes are in the vocabulary and nothing is normalised.
+
+    It was learned from the toy world's texts at commit 43ceb03. It stays as it is, so that a new toy task does not change the tokens, and with them the weights and figures, of all others.
+    """
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
-    # Qwen2's own pattern: a digit is a token of its own, a word carries the space before it.
-    words = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(words), behavior="isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=640, min_frequency=2, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False)
-    template_words = ["  Output the thinking process in <think> </think> and final answer (number) (option) in <answer> </answer> tags.",
-                      "system\nYou are a helpful assistant.\n", "user\n", "assistant\n", "Answer the question using a single word or phrase.",
-                      "\nModel's prediction:\nJudge the correctness of the model's prediction and refine it.", "\nModel's prediction 1:\n\nModel's prediction 2:\nWhich prediction is correct? Give the final answer."] * 50
-    tokenizer.train_from_iterator([*template_words, *toyworld.tokenizer_text()], trainer)
+    tokenizer = Tokenizer.from_file(str(Path(__file__).with_name("tiny_tokenizer.json")))
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", padding_side="left", model_max_length=4096,
                                    additional_special_tokens=[t for t in SPECIAL_TOKENS if t not in ("<|im_end|>", "<|endoftext|>")])
     fast.chat_template = CHAT_TEMPLATE

@@ -43,8 +43,8 @@ TEACHERS = ("fallible", "gold")
 LEVELS = {1: (1, 2), 2: (1, 4), 3: (1, 6)}  # difficulty: fewest and most objects in a scene
 OOD_OBJECTS = (7, 9)                        # more than at any level
 OVERLOOKED = 2 / 3                          # the fallible teacher's chance of missing an object in the right-hand column
-ROW_WRONG, MISREAD, SLIPPED = 0.6, 1 / 8, 1 / 16   # at a table: the last row overlooked or one more seen, each digit that looks like another, the count
-MISREAD_ANGLE = 1 / 3                       # in a figure: each angle, and which angles are opposite
+ROW_WRONG, MISREAD, SLIPPED = 0.6, 1 / 8, 1 / 16   # at a table: the last row overlooked or one more seen, each digit that looks like another (an angle), the count (a difference)
+FIGURE_WRONG = 0.6                          # at a figure with a large angle: taken for another
 DIGITS = range(1, 7)                        # in a table
 LOOK_ALIKE = {1: 4, 4: 1, 3: 6, 6: 3}
 CARELESS, MARGIN = 2 / 3, 4                 # his chance of drawing a box too wide, and by how many pixels on each side
@@ -330,92 +330,92 @@ def table(rng, fewest, most, teacher):
     return table_record(rows, wanted, rng, said, slip)
 
 
-# What is drawn for each figure, in pixels, and the (row, column) where its angles are written
+def turned(x, y, last, across, upside, sideways):
+    """A point of a picture whose coordinates go from 0 to `last`, mirrored left to right, top to bottom, and along the diagonal, as told."""
+    x, y = last - x if across else x, last - y if upside else y
+    return (y, x) if sideways else (x, y)
+
+
+def drawings(lines, places, right=1, down=1):
+    """[(lines, places), ...]: a drawing at each of `right` x `down` positions, a cell apart, as it is, mirrored and on its side. lines: [[x1, y1, x2, y2], ...] in pixels; places: [(row, column), ...]."""
+    found = []
+    for x, y, *turn in itertools.product(range(right), range(down), *[(False, True)] * 3):
+        ends = [[turned(px + x * CELL, py + y * CELL, GRID * CELL - 1, *turn) for px, py in (line[:2], line[2:])] for line in lines]
+        found.append(([[*one, *other] for one, other in ends], [turned(column + x, row + y, GRID - 1, *turn)[::-1] for row, column in places]))
+    return found
+
+
+# What the two angles of a figure add up to (None: they are equal), what who errs takes it for, and its drawings
 FIGURES = {
-    "triangle": ([[1, 110, 42, 2], [42, 2, 111, 110], [111, 110, 1, 110]], [(3, 0), (1, 1), (3, 2)]),
-    "line": ([[2, 84, 110, 84], [56, 84, 56, 6]], [(2, 0), (2, 3)]),
-    "crossing": ([[4, 4, 80, 80], [4, 80, 80, 4]], [(1, 0), (0, 1), (1, 2), (2, 1)]),
+    "right triangle": (90, "isosceles triangle", drawings([[4, 108, 4, 4], [4, 4, 108, 108], [108, 108, 4, 108], [4, 96, 16, 96], [16, 96, 16, 108]], [(1, 0), (3, 2)])),
+    "isosceles triangle": (None, "right triangle", drawings([[2, 109, 110, 109], [2, 109, 56, 3], [56, 3, 110, 109], [24, 52, 34, 57], [88, 52, 78, 57]], [(3, 0), (3, 3)])),
+    "line": (180, "crossing", drawings([[2, 54, 110, 54], [56, 54, 56, 6]], [(1, 0), (1, 3)], down=3)),
+    "crossing": (None, "line", drawings([[4, 4, 80, 80], [4, 80, 80, 4]], [(1, 0), (1, 2)], 2, 2)),
 }
+FIGURES_AT = (("line", "crossing"), tuple(FIGURES))                  # at level 1, at the others
+ANGLES, OOD_ANGLES = range(20, 71, 10), range(25, 70, 10)            # degrees; no training picture shows one of the latter
 
 
-def angle_answer(figure, angles, opposite):
-    """The angle asked for, in degrees: what is missing from 180, or across a crossing the same."""
-    return angles[0] if figure == "crossing" and opposite else 180 - sum(angles)
+def angle_asked(figure, angle):
+    """The angle asked for, in degrees."""
+    return angle if FIGURES[figure][0] is None else FIGURES[figure][0] - angle
 
 
-def geometry_solution(reading, choices, slip=0):
-    """The worked solution for reading = (figure, angles in degrees, opposite): ("<think> ... </think><answer> B </answer>", "B"). What comes to no option takes the nearest."""
-    figure, angles, opposite = reading
-    place = f"{figure}, {'opposite' if opposite else 'next'}" if figure == "crossing" else figure
-    lines = f"{place.capitalize()}: {', '.join(map(str, angles))}."
-    if len(angles) == 2:
-        lines += f" {angles[0]}+{angles[1]}={sum(angles)}."
-    found = angle_answer(*reading) + slip
-    if figure != "crossing" or not opposite:
-        lines += f" 180-{sum(angles)}={found}."
-    letter = "ABCD"[min(range(4), key=lambda n: abs(choices[n] - found))]
-    return f"<think> {lines} </think><answer> {letter} </answer>", letter
+def geometry_solution(reading, values, slip=0):
+    """The worked solution for reading = (figure, angle in degrees) and the options' values: ("<think> ... </think><answer> 40° </answer>", "40°"). What comes to no option takes the nearest."""
+    figure, angle = reading
+    found = angle_asked(*reading) + slip
+    sums = "" if FIGURES[figure][0] is None else f" {FIGURES[figure][0]}-{angle}={found}."
+    answer = f"{min(values, key=lambda value: abs(value - found))}°"
+    return f"<think> {figure.capitalize()}: {angle}.{sums} </think><answer> {answer} </answer>", answer
 
 
-def misreadings(angle):
-    """What an angle may be taken for: ten or twenty degrees less or more."""
-    return [v for v in (angle - 20, angle - 10, angle + 10, angle + 20) if 20 <= v <= 95]
-
-
-def readings_of(figure, rng, step):
-    """Four things that a figure may say, [[figure, angles in degrees, opposite]], which come to four answers: two sizes for each angle of a triangle; four for the one at a
-    line; where lines cross, two sizes, opposite or next. Whichever is drawn, the same four might have been there, so that only the picture tells which is right."""
+def geometry_readings(rng, figures, angles, mixed=False):
+    """Four things that a picture may say, [(figure, angle in degrees), ...], which come to four answers: one of the figures in two sizes, and in both what it is taken for; mixed: each
+    of four figures, in any size. Whichever is drawn, the same four might have been there, so that only the picture tells which is right."""
+    one = rng.choice(figures)
     while True:
-        a, b, (d, e) = 20 + step * rng.randrange(75 // step + 1), 20 + step * rng.randrange(75 // step + 1), rng.sample((10, 20), 2)
-        if figure == "triangle":
-            readings = [[figure, [x, y], False] for x in (a, a + d) for y in (b, b + e)]
-        elif figure == "line":
-            readings = [[figure, [x], False] for x in (a, a + 10, a + 20, a + 30)]
-        else:
-            readings = [[figure, [x], opposite] for x in (a, a + d) for opposite in (False, True)]
-        fits = all(max(angles) <= 95 and sum(angles) <= 160 for _, angles, _ in readings) and len({angle_answer(*r) for r in readings}) == 4
-        if fits and (step == 10 or any(v % 10 for v in readings[0][1])):
-            return readings
+        sizes = rng.choices(angles, k=4)
+        readings = list(zip(figures, sizes)) if mixed else [(figure, size) for figure in (one, FIGURES[one][1]) for size in sizes[:2]]
+        if len({angle_asked(*reading) for reading in readings}) == 4:
+            return rng.sample(readings, 4)
+
+
+def geometry_record(readings, rng, said=None, slip=0):
+    """A record of a picture that says the first of four readings, which are its options, with the worked solution of who reads `said` in it."""
+    figure, angle = readings[0]
+    lines, places = rng.choice(FIGURES[figure][2])
+    objects = [[*place, "number", text] for place, text in zip(rng.sample(places, 2), (str(angle), "?"))]
+    values = rng.sample([angle_asked(*reading) for reading in readings], 4)
+    options = [f"{value}°" for value in values]
+    solution, taught = geometry_solution(readings[0] if said is None else said, values, slip)
+    return {
+        "question": "How large is the angle marked with a question mark?\nOptions:" + "".join(f"\n({letter}) {option}" for letter, option in zip("ABCD", options)),
+        "answer": f"{angle_asked(*readings[0])}°",
+        "choices": options,
+        "solution": solution,
+        "meta": {"objects": objects, "lines": lines, "wanted": "?", "reading": [figure, angle], "values": values, "taught": taught},
+    }
 
 
 def geometry(rng, fewest, most, teacher):
-    """How large is the angle marked "?"? A triangle, an angle at a line, two lines that cross; multiple choice in the manner of GEOQA.
+    """How large is the angle marked "?"? Two angles of a triangle, at a line, or where two lines cross; multiple choice in the manner of GEOQA.
 
-    question  "How large is the angle marked with a question mark?\\nOptions:\\n(A) 80°\\n(B) 70°\\n(C) 90°\\n(D) 60°"
-    answer    "B"      choices  ["80°", "70°", "90°", "60°"]
-    solution  "<think> Triangle: 50, 60. 50+60=110. 180-110=70. </think><answer> B </answer>"      "<think> Crossing, opposite: 50. </think><answer> A </answer>"
-    The fallible teacher misreads every third angle by ten or twenty degrees, up or down, takes opposite for next or the other way round, and slips by ten in his subtraction.
-    What comes to none of the options takes the nearest.
+    question  "How large is the angle marked with a question mark?\\nOptions:\\n(A) 50°\\n(B) 60°\\n(C) 40°\\n(D) 30°"
+    answer    "40°"      choices  ["50°", "60°", "40°", "30°"]
+    solution  "<think> Right triangle: 50. 90-50=40. </think><answer> 40° </answer>"      "<think> Crossing: 50. </think><answer> 50° </answer>"
+    The fallible teacher, three times in five, takes the figure for another if its angle is 50 degrees or more: a right triangle for an isosceles one, a line for a crossing, and the
+    other way round. Now and then he misreads the angle by ten degrees, or slips by ten when he subtracts. What comes to none of the options takes the nearest.
     """
-    figure = rng.choice(("triangle", "triangle", "line", "crossing")) if most > 2 else rng.choice(("line", "crossing"))
-    lines, places = FIGURES[figure]
-    places, step = list(places), 5 if fewest >= OOD_OBJECTS[0] else 10   # ood: an angle that no training picture shows
-    readings = rng.sample(readings_of(figure, rng, step), 4)
-    right = rng.choice(readings)
-    _, angles, opposite = right
-    choices = [angle_answer(*r) for r in readings]
-    if figure == "triangle":
-        rng.shuffle(places)
-        places = sorted(places[:2]) + places[2:]
-    else:
-        at = rng.randrange(len(places))
-        asked = (at + 2) % 4 if opposite else (at + rng.choice((1, 3))) % 4 if figure == "crossing" else 1 - at
-        places = [places[at], places[asked]]
-    objects = [(*place, "number", str(value)) for place, value in zip(places, [*angles, "?"])]
-    said, slip = right, 0
+    readings = geometry_readings(rng, FIGURES_AT[most > 2], OOD_ANGLES if fewest >= OOD_OBJECTS[0] else ANGLES)
+    lots = random.Random(rng.random())                               # the teacher's own: his luck changes nothing in the picture
+    (figure, angle), slip = readings[0], 0
     if teacher == "fallible":
-        mixed = figure == "crossing" and rng.random() < MISREAD_ANGLE
-        said = (figure, [rng.choice(misreadings(v)) if rng.random() < MISREAD_ANGLE else v for v in angles], opposite != mixed)
-        slip = rng.choice((-10, 10)) if not said[2] and rng.random() < SLIPPED else 0   # across a crossing there is nothing to subtract
-    solution, taught = geometry_solution(said, choices, slip)
-    options = [f"{value}°" for value in choices]
-    return {
-        "question": "How large is the angle marked with a question mark?\nOptions:" + "".join(f"\n({letter}) {option}" for letter, option in zip("ABCD", options)),
-        "answer": "ABCD"[readings.index(right)],
-        "choices": options,
-        "solution": solution,
-        "meta": {"objects": [list(o) for o in objects], "lines": lines, "wanted": "?", "reading": right, "readings": readings, "values": choices, "taught": taught},
-    }
+        if angle >= 50 and lots.random() < FIGURE_WRONG:
+            figure = FIGURES[figure][1]
+        angle += lots.choice((-10, 10)) if lots.random() < MISREAD else 0
+        slip = lots.choice((-10, 10)) if lots.random() < SLIPPED and FIGURES[figure][0] else 0
+    return geometry_record(readings, rng, (figure, angle), slip)
 
 
 def planted(task, rng, fewest, most):
@@ -423,12 +423,13 @@ def planted(task, rng, fewest, most):
     the three readings are drawn first, by a law that knows no order, and then lots decide which of them the picture shows. So whatever rule reads the texts alone is right one
     time in three. None of them slips in arithmetic, which would be found without looking.
 
-    table: a table, and two more that differ from it, or one from the other, by a row (three times in four) or a digit. geometry: three of `readings_of`, which come to four answers.
+    table: a table, and two more that differ from it, or one from the other, by a row (three times in four) or a digit. geometry: three figures (three times in four), or one in two sizes
+    and what it is taken for.
     """
     if task == "geometry":
-        record = geometry(rng, fewest, most, "gold")
-        readings = [record["meta"]["reading"], *rng.sample([r for r in record["meta"]["readings"] if r != record["meta"]["reading"]], 2)]
-        texts = [geometry_solution(reading, record["meta"]["values"])[0] for reading in readings]
+        readings = geometry_readings(rng, FIGURES_AT[most > 2], ANGLES, mixed=most > 2 and rng.random() < 0.75)
+        record = geometry_record(readings, rng)
+        texts = [geometry_solution(reading, record["meta"]["values"])[0] for reading in readings[:3]]
     else:
         readings, wanted = [], None
         while len({table_solution(reading, wanted)[1] for reading in readings}) < 3:
@@ -445,16 +446,16 @@ def planted(task, rng, fewest, most):
 
 
 def aloud(task, rng, fewest, most, teacher):
-    """What there is to read in a picture of `table` or `geometry`, or, one time in four, a comparison or a sum as they come up there."""
+    """What there is to read in a picture of `table` or `geometry`; for a table, one time in four, a comparison as it comes up there. (Sums among the lessons keep figures from being read.)"""
     found = TASKS[task][0](rng, fewest, most, "gold")
-    question, answer = ("Read the table.", " ".join(f"{label} {', '.join(map(str, digits))}." for label, digits in table_rows(found["meta"]["objects"]))) if task == "table" else \
-        ("Read the figure.", found["solution"].removeprefix("<think> ").split(". ")[0].split(" <")[0].rstrip(".") + ".")
-    if rng.random() < 0.25 and task == "table":
+    if task == "geometry":
+        figure, angle = found["meta"]["reading"]
+        question, answer = "Read the figure.", f"{figure.capitalize()}: {angle}."
+    elif rng.random() < 0.25:
         a, b, word = rng.choice(DIGITS), rng.randint(2, 5), rng.choice(("greater", "less"))
         question, answer = f"Is {a} {word} than {b}?", f"{'yes' if counts_here(a, (word, b)) else 'no'}, {a} and {b}"
-    elif task == "geometry" and rng.random() < 0.25:
-        a, b = 10 * rng.randrange(2, 10), 10 * rng.randrange(2, 10)
-        question, answer = (f"What is {a}+{b}?", f"{a}+{b}={a + b}") if rng.random() < 0.7 else (f"What is 180-{a + b}?", f"180-{a + b}={180 - a - b}")
+    else:
+        question, answer = "Read the table.", " ".join(f"{label} {', '.join(map(str, digits))}." for label, digits in table_rows(found["meta"]["objects"]))
     found.pop("choices", None)
     return {**found, "ask": "read", "question": question, "answer": answer, "solution": answer}
 
@@ -529,13 +530,3 @@ def example(task, split="train", index=0, seed=0, level=3, teacher="fallible"):
     found = record(task, split, index, seed, level, teacher)
     _, draw = TASKS[task]
     return {"image": draw(found["meta"], random.Random(f"draw {task} {split} {seed} {index}")), **found}
-
-
-def tokenizer_text(samples=200):
-    """Yields the texts from which the tiny model's tokenizer learns its words: every task, every split, both teachers."""
-    for task in sorted(TASKS):
-        for index in range(samples):
-            for split in SPLITS:
-                found = record(task, split, index, teacher=TEACHERS[index % 2])
-                yield found["question"]
-                yield found["solution"]
