@@ -447,7 +447,7 @@ def chartqa(record, where):
     if isinstance(record["label"], list) and len(record["label"]) == 1:
         record = {**record, "label": record["label"][0]}
     fields = {"question": needed(record, "query", where), "images": record.get("image") or needed(record, "imgname", where), "folders": ("", "png", "../png"),
-              "answer": needed(record, "label", where, (str, int, float)), "id": record.get("id")}
+              "answer": needed(record, "label", where, (str, int, float)), "id": record.get("id"), "task": "chart"}
     return fields, without(record, "image", "imgname", "query", "label", "id")
 
 
@@ -461,7 +461,7 @@ def tabmwp(record, where):
     name, unit, choices = needed(record, "id", where, (str, int)), text_of(record, ["unit"], where), choices_of(record, where)
     question = needed(record, "question", where) + (f" (Unit: {unit})" if unit else "")
     fields = {"question": with_options(question, choices), "images": f"{name}.png", "folders": ("", "tables"), "answer": needed(record, "answer", where, (str, int, float)),
-              "choices": choices, "id": name}
+              "choices": choices, "id": name, "task": "table"}
     return fields, without(record, "id", "question", "choices", "answer")
 
 
@@ -486,7 +486,7 @@ def m3cot(record, where):
     question = with_options(needed(record, "question", where), choices)
     rationale = record.get("rationale")
     fields = {"question": f"{context}\n{question}" if context else question, "images": record.get("image"), "answer": needed(record, "answer", where), "choices": choices,
-              "solution": rationale if isinstance(rationale, str) and ANSWER_TAG.search(rationale) else None, "id": record.get("id")}
+              "solution": rationale if isinstance(rationale, str) and ANSWER_TAG.search(rationale) else None, "id": record.get("id"), "task": record.get("domain")}
     return fields, without(record, "id", "question", "image", "answer", "choices", "context")
 
 
@@ -618,6 +618,7 @@ def to_pair(record, file, line, root=None):
     name = next((record[key] for key in ("id", "idx") if record.get(key) is not None), f"{file.name}:{line}")
     answer = next((str(record[key]).strip() for key in (*ANSWER_KEYS, "answer_gt") if isinstance(record.get(key), (str, int, float))), "")
     meta = without(record, *IMAGE_KEYS, *PROMPT_KEYS, *ANSWER_KEYS, "answer_gt", "chosen", "rejected", "choices", "id", "idx", "task", "video", "system")
+    meta["prompt_template"] = "none"                                 # the responses answer this prompt as it stands
     return Pair(Example(str(name), [locate(image, file, where, USUAL_FOLDERS, root) for image in images], question, answer, choices_of(record, where), None,
                         text_of(record, ["task"], where), meta, where), chosen, rejected)
 
@@ -939,9 +940,13 @@ def ask_as_trained(args, otherwise=DEFAULT_TEMPLATE):
 
 
 def wording(example, template=DEFAULT_TEMPLATE):
-    """The question as the template puts it, or the example's own meta["prompt_template"]. `tabmwp` asks for a letter where there are choices (its _choices twin), as R3V does."""
+    """The question as the template puts it, or the example's own meta["prompt_template"]. `tabmwp` asks for a letter where there are choices (its _choices twin), as R3V does.
+    A question that already ends in what the template (or its twin) asks stays as it is: R3V's worked solutions have it in their files, TabMWP's problems do not."""
     template = example.meta.get("prompt_template", template)
     twin = f"{template}_choices"
+    for name in (template, twin):
+        if name in TEMPLATES and name != "none" and example.question.endswith(TEMPLATES[name].removeprefix("{question}").strip()):
+            return example.question
     return template_of(twin if example.choices and twin in TEMPLATES else template).replace("{question}", example.question)
 
 
@@ -1015,12 +1020,11 @@ def check_fit(examples, processor, template, system_prompt, room, targets=False)
     return lengths
 
 
-def check_pair_fit(pairs, processor, template, system_prompt, max_length):
-    """Every pair before any work: each response (end-of-turn token included) against max_length, the prompt with the longer one against the model's
-    context. A pair that is there several times is looked at once. Raises UserError, as for a response that spells a reserved token."""
+def check_pair_fit(pairs, processor, template, system_prompt):
+    """Every pair before any work: the prompt with the longer response (end-of-turn token included) against the model's context. A pair that is there several times is looked at once. Raises UserError, as for a response that spells a reserved token."""
     once = {id(pair): pair for pair in pairs}.values()
     for pair in tqdm(once, desc="checking lengths", leave=False, disable=len(once) < 500):
-        room = max(len(encode_response(getattr(pair, name), processor, pair.example.source, max_length, f"{name} response")) for name in ("chosen", "rejected"))
+        room = max(len(encode_response(getattr(pair, name), processor, pair.example.source, math.inf, f"{name} response")) for name in ("chosen", "rejected"))
         check_fit([pair.example], processor, template, system_prompt, room)
 
 

@@ -73,8 +73,19 @@ def sampled_scores(records, examples, n, protocol=None, seed=0):
 def selection(record, n, protocol=None):
     """What self-select said of the first n samples; of one, that one. Where answers stand on a line, the bare answer will do, as in R3V's targets for ChartQA and CLEVR-Math."""
     text = record["selections"].get(str(n), record["samples"][0])
-    bare = n > 1 and protocol and protocols.PROTOCOLS[protocol].get("line") and protocols.body(text, protocol) is None
+    return on_a_line(text, protocol) if n > 1 else text
+
+
+def on_a_line(text, protocol):
+    """A selection as the protocol reads answers: "14" is "Answer: 14" where they stand on a line of their own."""
+    bare = protocol and protocols.PROTOCOLS[protocol].get("line") and protocols.body(text, protocol) is None
     return f"Answer: {text.strip()}" if bare else text
+
+
+def judged(examples, protocol):
+    """The examples as the protocol scores them. UserError, which names file and line, for one that it cannot score."""
+    records = [{**e.meta, "id": e.id, "question": e.question, "answer": e.answer, "choices": e.choices, "task": e.task, "prediction": ""} for e in examples]
+    return [e for _, e in suited([(f"{e.source} does not suit --protocol {protocol}", record) for e, record in zip(examples, records)], protocol)]
 
 
 def check_selections_fit(examples, processor, args, N):
@@ -253,10 +264,7 @@ def ask(args):
     if isinstance(found, list) and len(found) > len(examples):
         print(f"asking the first {len(examples)} of {len(found)} questions; --max-eval-samples {len(found)} asks them all")
     data.check_golds(examples, rewards.check_gold)
-    judged = examples
-    if args.protocol:
-        asked = [{**e.meta, "id": e.id, "question": e.question, "answer": e.answer, "choices": e.choices, "task": e.task, "prediction": ""} for e in examples]
-        judged = [e for _, e in suited([(f"{e.source} does not suit --protocol {args.protocol}", record) for e, record in zip(examples, asked)], args.protocol)]
+    as_judged = judged(examples, args.protocol) if args.protocol else examples
     right = protocols.PROTOCOLS[args.protocol]["ours"] if args.protocol else rewards.accuracy
     N, sizes = args.num_samples[-1], [n for n in args.num_samples if n]
     sizes = sizes if len(sizes) > 1 else range(1, N + 1)
@@ -294,8 +302,8 @@ def ask(args):
             for i, (e, text) in enumerate(zip(batch, greedy)):
                 mine = samples[i * N:(i + 1) * N]
                 row = {"id": e.id, "question": e.question, "answer": e.answer, "choices": e.choices, "prediction": text}
-                row |= protocols.score_one(text, judged[start + i], args.protocol) if args.protocol else rewards.marks(text, e)
-                row |= {"prompt_tokens": prompt_tokens[start + i], "tokens": lengths[i], "samples": mine, "right": [right(s, judged[start + i]) for s in mine],
+                row |= protocols.score_one(text, as_judged[start + i], args.protocol) if args.protocol else rewards.marks(text, e)
+                row |= {"prompt_tokens": prompt_tokens[start + i], "tokens": lengths[i], "samples": mine, "right": [right(s, as_judged[start + i]) for s in mine],
                         "sample_tokens": sample_tokens[i * N:(i + 1) * N]}
                 if asks:
                     here = [j for j, (asked, _) in enumerate(asks) if asked == i]
@@ -305,13 +313,13 @@ def ask(args):
             file.flush()
 
     # ---- count, draw ---------------------------------------------------------------------------------------------------------------
-    result = rewards.summary([r["prediction"] for r in records], judged) | (protocols.totals(records, args.protocol) if args.protocol else {})
+    result = rewards.summary([r["prediction"] for r in records], as_judged) | (protocols.totals(records, args.protocol) if args.protocol else {})
     result |= {"data": args.data, "model": args.model, "mean_length": sum(r["tokens"] for r in records) / len(records)}
     print(f"Test@1 (greedy): accuracy {result['accuracy']:.3f}, 95 % interval {result['accuracy_low']:.3f} to {result['accuracy_high']:.3f}, n {result['n']}; of readable answers "
           f"{result['accuracy_parsed']:.3f}; format {result['format_rate']:.3f}; {result['parse_failures']} could not be read" + (f"; mean IoU {result['iou']:.3f}" if "iou" in result else ""))
     if args.protocol:
         report(out, result, records)
-    curve = [sampled_scores(records, judged, n, args.protocol) | {"greedy": result["accuracy"]} for n in sizes]
+    curve = [sampled_scores(records, as_judged, n, args.protocol) | {"greedy": result["accuracy"]} for n in sizes]
     if curve:
         for name in ("majority", "pass", "self_select"):
             result |= {f"{name}@{N}{end}": curve[-1][f"{name}@k{end}"] for end in ("", "_low", "_high") if f"{name}@k" in curve[-1]}
@@ -330,7 +338,7 @@ def ask(args):
         said = [(f"greedy: {records[i]['prediction']}", {"accuracy": records[i]["accuracy"]})]
         said += [(sample, {"accuracy": right}) for sample, right in zip(records[i]["samples"][:show], records[i]["right"])]
         if args.self_select:
-            point = sampled_scores([records[i]], [judged[i]], show, args.protocol)
+            point = sampled_scores([records[i]], [as_judged[i]], show, args.protocol)
             instead = ", the majority in its place" if point["self_select_fell_back"] else ""
             said.append((f"self-select among these {show}{instead}: {records[i]['selections'][str(show)]}", {"accuracy": point["self_select@k"]}))
         rows.append({"images": data.open_images(examples[i]), "question": examples[i].question, "answer": examples[i].answer, "completions": said,

@@ -10,7 +10,7 @@ Differences from the releases:
  1. Built prompts keep their options; right candidates stand in each place equally often; sets with a right and with a wrong majority are balanced (R3V: neither).
  2. A selection that names no candidate's answer falls back on the majority, and is counted. What cannot be read is wrong, never guessed, and in the pool kept apart.
  3. The reference of dpo and mpo is the policy that the iteration starts from, an adapter included; its log-probs are computed once, before the first step.
- 4. The reward shift delta counts pairs, so that --micro-batch-size changes memory and not the loss.
+ 4. The reward shift delta counts pairs, which go through the model one at a time, prompt and picture once for both responses.
  5. Rates and batches are this repository's (32 a step, linear decay, 1e-4 with LoRA; a tenth of that for pairs), not R3V's (64, 3e-5, constant after a warm-up) or MPO's (256, 5e-6 for all
     weights, cosine; 32 samples a question at temperature 1): give theirs by --batch-size, --learning-rate, --lr-scheduler-type, --warmup-steps, --num-generations, --temperature.
 
@@ -40,6 +40,7 @@ import torch
 from tqdm import tqdm
 
 import data
+import evaluate as evaluation
 import generate
 import losses
 import model as modeling
@@ -249,12 +250,13 @@ INSTRUCTION_OF = {
     "science": "background", "geometry": "background", "math": "background",
     "chart": "visual", "table": "visual", "document": "visual", "ocr": "visual",
     "general": "grounded", "count": "grounded", "spatial": "grounded", "ground": "grounded",
+    "mathematics": "background", "relation": "grounded", "depth": "grounded", "distance": "grounded", "commonsense": "grounded",      # M3CoT's and CV-Bench's words
 }  # fmt: skip
 
 
 def instructed(prompt, kind):
-    """The prompt to sample with, for a kind of picture or task (INSTRUCTION_OF; plain for any other, None included). Tags and format are left to the prompt."""
-    words = INSTRUCTIONS[INSTRUCTION_OF.get(kind, "plain")]
+    """The prompt to sample with, for a kind of picture or task (INSTRUCTION_OF, upper or lower case; plain for any other, None included). Tags and format are left to the prompt."""
+    words = INSTRUCTIONS[INSTRUCTION_OF.get(str(kind).lower(), "plain")]
     return f"{prompt}\n{words}" if words else prompt
 
 
@@ -298,7 +300,7 @@ def blind(example):
     return dataclasses.replace(example, images=[], question=example.question.replace("<image>", "").strip())
 
 
-def ntp_pair(chosen, prefix, continuation, choices=None):
+def ntp_pair(chosen, prefix, continuation, choices=None, read=rewards.extract_answer):
     """(chosen, rejected): a response to the picture, and its beginning (truncate_words) as the same model went on without the picture. None if that tells nothing: it went
     on with nothing, with the same text, or to the same answer.
 
@@ -306,7 +308,7 @@ def ntp_pair(chosen, prefix, continuation, choices=None):
     """
     assert chosen.startswith(prefix), f"the prefix {prefix[-40:]!r} is not how the response begins"
     rejected = f"{prefix} {continuation.strip()}" if prefix else continuation.strip()
-    answers = [rewards.extract_answer(text) for text in (chosen, rejected)]
+    answers = [read(text) for text in (chosen, rejected)]
     same = None not in answers and len({rewards.normalize_answer(answer, choices) for answer in answers}) == 1
     return None if same or not continuation.strip() or rejected.split() == chosen.split() else (chosen, rejected)
 
@@ -350,12 +352,13 @@ def sample_pool(folder, policy, processor, examples, score, args, t):
         if share:
             pool += sample_into(folder / POOLS[n], policy, processor, [data.asked(e, prompt) for e, prompt in zip(questions, prompts)], questions, score, share, args,
                                 (args.seed * 100 + t) * 10 + n, args.temperature, f"iteration {t}: sample", iteration=t)
-    return pool, {f"pool/{kind}": share for kind, share in shares_of(pool).items()}
+    known = [line for line in pool if examples[line["id"]].answer]    # of the others nobody knows what is right
+    return pool, {f"pool/{kind}": share for kind, share in shares_of(known).items()}
 
 
 def shares_of(pool):
-    """{"right": share, "wrong": ..., "unreadable": ...} of pool lines."""
-    return {kind: sum(len(groups[n]) for groups in sort_pool(pool).values()) / len(pool) for n, kind in enumerate(("right", "wrong", "unreadable"))}
+    """{"right": share, "wrong": ..., "unreadable": ...} of pool lines; {} of none."""
+    return {kind: sum(len(groups[n]) for groups in sort_pool(pool).values()) / len(pool) for n, kind in enumerate(("right", "wrong", "unreadable"))} if pool else {}
 
 
 def build_items(folder, policy, processor, examples, pool, score, args, t):
@@ -372,13 +375,13 @@ def build_items(folder, policy, processor, examples, pool, score, args, t):
     tasks = [task for task in METHODS[args.method] if getattr(args, f"{task}_weight", 1)]
     built, counts = build(examples, before + pool, wording, tasks, args.select_sizes, args.seed * 100 + t, hinted=hinted, instruction=data.SELECT.get(args.prompt_template))
     whole = [item for item in built if fits(data.asked(examples[item["id"]], item["prompt"]), processor, args)]
-    counts["too_long"] = len(built) - len(whole)
+    counts |= {"too_long": len(built) - len(whole), **{task: sum(item["task"] == task for item in whole) for task in tasks}}
     shares = shares_of(pool)
     print(f"iteration {t}: samples " + ", ".join(f"{kind} {share:.3f}" for kind, share in shares.items()) + f"; of {counts['questions']} questions in all "
           f"pools {counts['all_right']} all right, {counts['mixed']} mixed, {counts['all_wrong']} without a right one; built " + ", ".join(f"{counts[task]} {task}" for task in tasks))
     if not whole:
         raise utils.UserError(f"iteration {t}: nothing was built from {folder}/pool.jsonl, {shares['right']:.1%} of whose samples are right; start from a model that answers right now and then, "
-                              "or raise --num-generations or --max-completion-length")
+                              "or, in another --output-dir, raise --num-generations or --max-completion-length")
     return whole, {f"built/{name}": count for name, count in counts.items()}
 
 
@@ -394,12 +397,12 @@ def build_pairs(folder, policy, processor, examples, pool, args, t):
         chosen = [lines[-1] for right, _, _ in sorts.values() if (lines := usable(right, 0))]
         asks = [data.asked(examples[line["id"]], data.wording(examples[line["id"]], args.prompt_template)) for line in chosen]
         ends = continue_into(folder / "continuations.jsonl", policy, processor, chosen, asks, args, (args.seed * 100 + t) * 10 + 9)
-        spent = sum(line["tokens"] for line in chosen) + sum(end["tokens"] for end in ends)       # one sample a pair would do
-        made = [(line["id"], ntp_pair(line["completion"].strip(), end["prefix"], end["continuation"], examples[line["id"]].choices)) for line, end in zip(chosen, ends)]
+        spent += sum(end["tokens"] for end in ends)
+        made = [(line["id"], ntp_pair(line["completion"].strip(), end["prefix"], end["continuation"], examples[line["id"]].choices, reader(args.protocol))) for line, end in zip(chosen, ends)]
         found = [(id, *pair, "dropout_ntp") for id, pair in made if pair]
     found = [pair for pair in found if not any(token in text for text in pair[1:3] for token in processor.special.reserved)]      # spelt letter by letter
     if not found:
-        raise utils.UserError(f"iteration {t}: no pair could be made of {folder}/pool.jsonl ({shares_of(pool)['right']:.1%} of its samples are right); raise --num-generations or --max-train-samples")
+        raise utils.UserError(f"iteration {t}: no pair could be made of {folder}/pool.jsonl ({sum(line['right'] for line in pool) / len(pool):.1%} of its samples are right); raise --num-generations or --max-train-samples, in another --output-dir")
     pairs, kinds = [data.Pair(examples[id], a.strip(), b.strip()) for id, a, b, _ in found], Counter(kind for *_, kind in found)
     print(f"iteration {t}: {len(pairs)} pairs ({', '.join(f'{count} {kind}' for kind, count in kinds.items())}), {spent / len(pairs):.0f} sampled tokens a pair")
     return pairs, {"pairs/tokens_per_pair": spent / len(pairs), **{f"pairs/{kind}": count for kind, count in kinds.items()}}
@@ -479,6 +482,8 @@ def prefer(policy, processor, pairs, references, args, shift):
         logps, tokens = pair_logps(policy, processor, pair, args)                             # (2,), (2,)
         ref = logps.new_tensor([ref_chosen, ref_rejected])
         scores = args.beta * (logps.detach() - ref)
+        if not torch.isfinite(scores).all():
+            raise utils.UserError(f"{pair.example.source}: the log-probability of a response is not finite; {utils.NOT_FINITE}")
         delta, shift["total"], shift["count"] = losses.reward_shift(scores[:1], scores[1:], shift["total"], shift["count"])
         part = losses.preference_loss(logps[:1], logps[1:], ref[:1], ref[1:], tokens[:1], tokens[1:], args.loss_type, args.loss_weights, args.beta, args.label_smoothing,
                                       delta).sum() / len(pairs)
@@ -578,7 +583,7 @@ def evaluate(folder, policy, processor, name, examples, args, score, at):
                 some, spent, _ = generate.self_select(policy, processor, [examples[i] for i in whole], template, args.system_prompt, [shown[i] for i in whole], batch_size=args.eval_batch_size,
                                                       max_completion_length=args.max_completion_length, describe=f"selecting {name}")
                 chosen, lengths = ([dict(zip(whole, values)).get(i, empty) for i in range(len(examples))] for values, empty in ((some, ""), (spent, 0)))
-                picks = [rewards.select(text, group, e.choices, read) for text, group, e in zip(chosen, texts, examples)]
+                picks = [rewards.select(evaluation.on_a_line(text, args.protocol), group, e.choices, read) for text, group, e in zip(chosen, texts, examples)]
                 utils.write_lines(file("selected"), [{"id": e.id, "selection": text, "answer": answer, "how": how, "right": gold(answer, e), "tokens": n}
                                                      for e, text, (answer, how), n in zip(examples, chosen, picks, lengths)])
             picks = utils.read_lines(file("selected"))
@@ -603,13 +608,18 @@ def reader(protocol):
 
 def scorer(protocol):
     """score(text, example) -> (answer or None, right): by the protocol, or by the accuracy reward. Where an example has no gold answer (DropoutNTP), all that ends is right."""
-    right = protocols.PROTOCOLS[protocol]["ours"] if protocol else rewards.accuracy
     read = reader(protocol)
+    right = (lambda text, example: protocols.PROTOCOLS[protocol]["ours"](text, *evaluation.judged([example], protocol))) if protocol else rewards.accuracy
     return lambda text, example: (read(text) if example.answer else text, bool(right(text, example)) if example.answer else True)
 
 
-METHODS = {"star": ("cot",), "r3v": BUILT, "dpo": ("sigmoid",), "mpo": losses.MPO["loss_type"]}      # what is built, or what a pair costs
+# Flags that only some methods know; given to another they would be ignored without a word.
 PREFERENCE = ("dpo", "mpo")
+IMITATION = ("star", "r3v")
+FLAGS_OF = {"refine_weight": ("r3v",), "select_weight": ("r3v",), "select_sizes": ("r3v",),
+            **dict.fromkeys(("rationalization", "continue_training", "warmup_data", "max_warmup_samples", "direct_template", "direct_weight", "warmup_weight", "per_example", "micro_batch_size"), IMITATION),
+            **dict.fromkeys(("pairs", "image_folder", "pair_source", "start_ratio", "max_pairs", "loss_type", "loss_weights", "beta", "label_smoothing"), PREFERENCE)}
+METHODS = {"star": ("cot",), "r3v": BUILT, "dpo": ("sigmoid",), "mpo": losses.MPO["loss_type"]}      # what is built, or what a pair costs
 
 
 def parse_args(argv=None):
@@ -618,7 +628,7 @@ def parse_args(argv=None):
     utils.add_model_flags(p)
     utils.add_training_flags(p)
     g = utils.add_data_flags(p)
-    g.add_argument("--max-train-samples", type=utils.positive, help="questions to learn from: the first so many; default: all of a file, 1024 of a toy task")
+    g.add_argument("--max-train-samples", type=utils.positive, help="questions (or --pairs) to learn from: the first so many; default: all of a file, 1024 of a toy task")
     g.add_argument("--warmup-data", metavar="DATA", help="worked solutions that stay in every iteration's mix (a toy task: its fallible teacher's); iteration 0 trains on them")
     g.add_argument("--max-warmup-samples", type=utils.positive, help="how many of them; default: all of a file, a tenth of the questions of a toy task")
     g.add_argument("--direct-template", help="how the direct-answer data ask, by name; default: answer where reasoning is asked for in tags, else direct")
@@ -626,7 +636,7 @@ def parse_args(argv=None):
     g = p.add_argument_group("rollout")
     g.add_argument("--iterations", type=utils.positive, help="rounds of sampling, building and training; default: 3 for star and r3v, 1 for dpo and mpo")
     g.add_argument("--num-generations", type=utils.positive, default=3, help="K, samples of each question in each iteration")
-    g.add_argument("--max-completion-length", type=utils.positive, default=384, help="tokens of a completion at most")
+    g.add_argument("--max-completion-length", type=utils.positive, default=384, help="tokens of a sampled completion at most (given --pairs may be as long as the context)")
     g.add_argument("--temperature", type=utils.not_negative, default=0.9, help="sampling temperature")
     g.add_argument("--top-p", type=utils.fraction, default=0.95, help="sample among the likeliest tokens that make up this mass")
     g.add_argument("--top-k", type=utils.count, default=50, help="sample among this many likeliest tokens, 0: all")
@@ -638,7 +648,7 @@ def parse_args(argv=None):
     for task, what in (("refine", "L_REF"), ("select", "L_SEL"), ("direct", "the direct answers"), ("warmup", "the warm-up solutions")):
         g.add_argument(f"--{task}-weight", type=utils.not_negative, default=1.0, help=f"star and r3v: weight of {what} beside self-CoT; 0 leaves them out")
     g.add_argument("--per-example", action="store_true", default=False, help="every example counts the same; default: every token")
-    g.add_argument("--pairs", metavar="DATA", help="dpo and mpo: learn from these pairs (MMPR, RLHF-V, TRL's columns, LLaMA-Factory) instead of sampling")
+    g.add_argument("--pairs", metavar="DATA", help="dpo and mpo: learn from these pairs (MMPR, RLHF-V, TRL's columns, LLaMA-Factory) instead of sampling; their prompts stay as they are, and --prompt-template is for --eval-data")
     g.add_argument("--image-folder", metavar="DIR", help="where relative image paths of --pairs resolve; default: beside its file")
     g.add_argument("--pair-source", choices=["correctness", "dropout_ntp"], default="correctness", help="correctness: right against wrong samples; dropout_ntp: a sample against its beginning, continued without the image")
     g.add_argument("--start-ratio", type=utils.dropout, default=0.5, help="dropout_ntp: share of the response's words that is kept")
@@ -646,22 +656,32 @@ def parse_args(argv=None):
     g.add_argument("--loss-type", nargs="+", choices=sorted(losses.PAIR_LOSSES), help="dpo and mpo: what a pair costs, to be added up; default: sigmoid, and for mpo sigmoid bco_pair sft")
     g.add_argument("--loss-weights", nargs="+", type=utils.not_negative, metavar="W", help="one weight per --loss-type; default: all 1, and for mpo 0.8 0.2 1.0")
     g.add_argument("--beta", type=utils.not_negative, default=0.1, help="how far log-ratios count as rewards")
-    g.add_argument("--label-smoothing", type=utils.dropout, default=0.0, help="share of pairs taken to be the wrong way round (cDPO); below 0.5")
+    g.add_argument("--label-smoothing", type=utils.dropout, default=0.0, help="sigmoid: share of pairs taken to be the wrong way round (cDPO); below 0.5")
     g.add_argument("--batch-size", type=utils.positive, default=32, help="examples, or pairs, per step")
     utils.add_optimization_flags(p, "peak learning rate; default: 1e-4 with LoRA, 1e-5 without; dpo and mpo: 1e-5 and 5e-6")
     utils.add_evaluation_flags(p)
     p.add_argument("--num-samples", type=utils.count, default=3, help="samples of each held-out question for majority, self-select (r3v) and pass@N; 0: only greedy answers")
     utils.add_output_flags(p)
     p.set_defaults(micro_batch_size=32, num_train_epochs=None)
-    given = any(word.partition("=")[0] == "--pairs" for word in (sys.argv[1:] if argv is None else argv))
+    words = utils.typed(sys.argv[1:] if argv is None else argv)
     for action in p._actions:
-        action.required = action.required and not (given and action.dest == "data")
+        action.required = action.required and not ("pairs" in words and action.dest == "data")
     args = p.parse_args(argv)
     prefers = args.method in PREFERENCE
-    if args.pairs and not prefers:
-        p.error(f"--pairs is for --method dpo and mpo, not {args.method}")
+    flag = lambda name: f"--{name.replace('_', '-')}"
+    for name in sorted(words & set(FLAGS_OF)):
+        if args.method not in FLAGS_OF[name]:
+            p.error(f"{flag(name)} is for --method {' and '.join(FLAGS_OF[name])}, not {args.method}: leave it away" + (f"; warm up by train_sft.py, and give the result as --model" if name == "warmup_data" else ""))
     if args.pairs and args.data:
         p.error("--pairs are given pairs, --data questions to sample pairs for: leave one of them away")
+    for name in sorted(words & {"pair_source", "start_ratio", "max_pairs", "instructions", "num_generations"} if args.pairs else ()):
+        p.error(f"{flag(name)} is for pairs that are sampled, and --pairs are given: leave one of them away")
+    if args.image_folder and not args.pairs:
+        p.error("--image-folder is where the images of --pairs are: those of --data lie beside its file")
+    if "start_ratio" in words and args.pair_source != "dropout_ntp":
+        p.error("--start-ratio is for --pair-source dropout_ntp")
+    if prefers and not args.pairs and args.pair_source == "correctness" and args.num_generations < 2:
+        p.error("--num-generations must be at least 2: a pair is a right and a wrong sample of one question")
     if args.beta == 0 and prefers:
         p.error("--beta must be above 0: it is what turns log-ratios into rewards")
     if args.label_smoothing >= 0.5:
@@ -673,13 +693,13 @@ def parse_args(argv=None):
     if args.loss_type is None:
         args.loss_type = list(METHODS[args.method]) if prefers else []
         args.loss_weights = args.loss_weights or (list(losses.MPO["loss_weights"]) if args.method == "mpo" else None)
+    if args.label_smoothing and "sigmoid" not in args.loss_type:
+        p.error(f"--label-smoothing changes the loss sigmoid, which is not among --loss-type {' '.join(args.loss_type)}")
     if args.loss_weights and len(args.loss_weights) != len(args.loss_type):
         p.error(f"--loss-weights needs one weight for each of {' '.join(args.loss_type)}, got {len(args.loss_weights)}")
     args.iterations = args.iterations or (1 if prefers else 3)
     if args.num_train_epochs is None:
         args.num_train_epochs = 1.0 if prefers else 3.0
-    if args.warmup_data and prefers:
-        p.error(f"--warmup-data is for star and r3v: warm up by train_sft.py, and give --method {args.method} the result as --model")
     if args.eval_steps:
         p.error("--eval-steps has no meaning here: every iteration is evaluated at its end")
     if args.resume_from_checkpoint not in (None, "newest"):
@@ -697,13 +717,13 @@ def main(args):
         if args.resume_from_checkpoint is None:
             raise utils.UserError(f"{out} already holds an earlier run; add --resume-from-checkpoint to go on with it, or name another --output-dir")
         utils.same_flags(args, out)
-    if args.pairs:
-        args.prompt_template = args.prompt_template or "none"         # given prompts are whole
-    data.ask_as_trained(args)
+    if args.protocol:
+        args.prompt_template = args.prompt_template or protocols.PROTOCOLS[args.protocol]["template"]
+    data.ask_as_trained(args, "none" if args.pairs else data.DEFAULT_TEMPLATE)
     score, examples, warm, eval_sets, given = scorer(args.protocol), {}, {}, {}, None
     read = lambda spec, **more: data.read(spec, args.seed, args.level, "fallible", args.box_format, args.min_pixels, args.max_pixels, **more)
     if args.pairs:
-        given = data.read_pairs(args.pairs, args.image_folder)
+        given = data.read_pairs(args.pairs, args.image_folder)[:args.max_train_samples]
     else:
         found = read(args.data, needs_answer=args.pair_source == "correctness" or not prefers)
         questions = data.head(found, args.max_train_samples or (1024 if isinstance(found, data.ToyStream) else len(found)))
@@ -721,6 +741,16 @@ def main(args):
     everything = examples | warm
     if args.eval_data or not args.pairs:
         eval_sets = data.read_eval(args, [] if args.pairs else questions)
+    for name, some in list(eval_sets.items()):                        # without a gold answer nobody knows what is right
+        eval_sets[name] = [e for e in some if e.answer]
+        if len(eval_sets[name]) < len(some):
+            print(f"evaluation: {len(some) - len(eval_sets[name])} of {len(some)} questions of {name} have no gold answer and are left out")
+        data.check_golds(eval_sets[name], rewards.check_gold)
+    eval_sets = {name: some for name, some in eval_sets.items() if some}
+    for some in (examples.values(), *eval_sets.values()) if args.protocol else ():
+        evaluation.judged([e for e in some if e.answer], args.protocol)
+    if args.instructions == "mpo" and not any(str(e.task).lower() in INSTRUCTION_OF for e in examples.values()):
+        raise utils.UserError(f"{args.data}: --instructions mpo goes by the kind of picture, and no example says its kind; give the records a `task` ({', '.join(sorted(INSTRUCTION_OF))}), or leave the flag away")
     args.direct_template = args.direct_template or ("answer" if "<answer>" in data.template_of(args.prompt_template) else "direct")
     data.template_of(args.direct_template)
 
@@ -745,7 +775,8 @@ def main(args):
         data.check_fit(list(some), processor, args.prompt_template, args.system_prompt, args.max_completion_length)
     data.check_fit(list(warm.values()), processor, args.prompt_template, args.system_prompt, args.max_completion_length, targets=True)
     if given:
-        data.check_pair_fit(given, processor, args.prompt_template, args.system_prompt, args.max_completion_length)
+        data.check_pair_fit(given, processor, args.prompt_template, args.system_prompt)
+    utils.make_optimizer(args.optim, [q for q in policy.parameters() if q.requires_grad], 0.0)      # found out now, not after an hour of sampling
     utils.write_args(out, args)
     finished = max((t for t in range(args.iterations + 1) if (out / f"iteration-{t}" / "result.json").is_file()), default=None)
     metrics_log = utils.MetricsLog(out, finished, args.report_to)
@@ -837,7 +868,7 @@ def main(args):
         utils.publish(out, lambda directory: [shutil.copy(file, directory) for file in last.iterdir() if file.suffix in (".json", ".safetensors", ".jinja", ".txt") and file.name not in
                                               ("result.json", "built.json", "trained.json", "args.json")])
     utils.write_json(out / "result.json", {f"iteration-{m['step']}": m for m in utils.read_lines(metrics_log.path)})
-    print(f"the model is in {out}, those of the iterations with their pools in {out}/iteration-*, the curve in {out}/curve.png")
+    print(f"the model is in {out}, those of the iterations with their pools in {out}/iteration-*" + (f", the curve in {out}/curve.png" if (out / "curve.png").is_file() else ""))
 
 
 def draw(out, names, args):

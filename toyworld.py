@@ -365,9 +365,9 @@ def geometry_solution(reading, values, slip=0):
     """The worked solution for reading = (figure, angle in degrees) and the options' values: ("<think> ... </think><answer> 40° </answer>", "40°"). What comes to no option takes the nearest."""
     figure, angle = reading
     found = angle_asked(*reading) + slip
-    sums = "" if FIGURES[figure][0] is None else f" {FIGURES[figure][0]}-{angle}={found}."
+    sums = f"Equal angles: {found}" if FIGURES[figure][0] is None else f"{FIGURES[figure][0]}-{angle}={found}"
     answer = f"{min(values, key=lambda value: abs(value - found))}°"
-    return f"<think> {figure.capitalize()}: {angle}.{sums} </think><answer> {answer} </answer>", answer
+    return f"<think> {figure.capitalize()}: {angle}. {sums}. </think><answer> {answer} </answer>", answer
 
 
 def geometry_readings(rng, figures, angles, mixed=False):
@@ -403,7 +403,7 @@ def geometry(rng, fewest, most, teacher):
 
     question  "How large is the angle marked with a question mark?\\nOptions:\\n(A) 50°\\n(B) 60°\\n(C) 40°\\n(D) 30°"
     answer    "40°"      choices  ["50°", "60°", "40°", "30°"]
-    solution  "<think> Right triangle: 50. 90-50=40. </think><answer> 40° </answer>"      "<think> Crossing: 50. </think><answer> 50° </answer>"
+    solution  "<think> Right triangle: 50. 90-50=40. </think><answer> 40° </answer>"      "<think> Crossing: 50. Equal angles: 50. </think><answer> 50° </answer>"
     The fallible teacher, three times in five, takes the figure for another if its angle is 50 degrees or more: a right triangle for an isosceles one, a line for a crossing, and the
     other way round. Now and then he misreads the angle by ten degrees, or slips by ten when he subtracts. What comes to none of the options takes the nearest.
     """

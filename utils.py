@@ -34,8 +34,8 @@ def run(main, parse_args, argv=None):
     try:
         main(parse_args(argv))
     except torch.OutOfMemoryError as error:
-        print(f"error: the GPU's memory is full ({str(error).splitlines()[0][:120]}); lower --micro-batch-size, --eval-batch-size, --prompts-per-step or --max-pixels, "
-              "or add --gradient-checkpointing or --quant nf4; --resume-from-checkpoint goes on", file=sys.stderr)
+        print(f"error: the GPU's memory is full ({str(error).splitlines()[0][:120]}); lower --micro-batch-size or --eval-batch-size, or add "
+              "--gradient-checkpointing, and go on with --resume-from-checkpoint; or begin anew with a lower --prompts-per-step or --max-pixels, or --quant nf4", file=sys.stderr)
         sys.exit(2)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -228,7 +228,7 @@ def add_evaluation_flags(parser):
     g.add_argument("--eval-data", nargs="+", default=[], metavar="DATA", help="like --data, one or several; accuracy of greedy answers before, during and after training")
     g.add_argument("--eval-steps", type=count, default=0, help="steps between evaluations; 0: only before and after")
     g.add_argument("--max-eval-samples", type=positive, default=512, help="questions of each --eval-data to ask")
-    g.add_argument("--eval-batch-size", type=positive, default=16, help="answers generated at a time")
+    g.add_argument("--eval-batch-size", type=positive, default=16, help="answers generated at a time (in selftrain.py also when the pool is sampled)")
     return g
 
 
@@ -309,11 +309,14 @@ def make_optimizer(name, parameters, learning_rate, betas=(0.9, 0.999)):
     return bitsandbytes.optim.AdamW8bit(parameters, lr=learning_rate, betas=betas, weight_decay=0.0)
 
 
+NOT_FINITE = "begin another --output-dir with the last checkpoint as --model and a lower --learning-rate, or with --dtype float32"
+
+
 def clip_gradient(parameters, max_norm, step):
     """Clips to max_norm (0: not at all) and returns the norm before that, a float. UserError, before the weights are spoiled, if it is not finite."""
     norm = float(torch.nn.utils.clip_grad_norm_(parameters, max_norm or math.inf))
     if not math.isfinite(norm):
-        raise UserError(f"the gradient of step {step} is {norm}; lower --learning-rate or use --dtype float32, and resume from the last checkpoint")
+        raise UserError(f"the gradient of step {step} is {norm}; {NOT_FINITE}")
     return norm
 
 
@@ -361,12 +364,19 @@ def open_output_dir(args):
 
 # What may change when a run goes on: how long, how often, where, in what portions; nothing that changes what is learned.
 FREE_ON_RESUME = {"max_steps", "num_train_epochs", "save_steps", "save_total_limit", "logging_steps", "report_to", "eval_steps", "eval_batch_size", "micro_batch_size",
-                  "gradient_checkpointing", "device", "output_dir", "resume_from_checkpoint", "argv", "iterations"}
+                  "gradient_checkpointing", "iterations"}
+OF_THIS_START = {"device", "output_dir", "resume_from_checkpoint", "argv"}
+
+
+def typed(argv):
+    """The flags in a command, by their names in `args`: {"max_steps"} of ["--max-steps", "3"] and of ["--max_steps=3"]; of ["--no-lora"] both {"no_lora"} and {"lora"}."""
+    names = {word.partition("=")[0][2:].replace("-", "_") for word in argv if word.startswith("--")}
+    return names | {name.removeprefix("no_") for name in names}
 
 
 def same_run(args, checkpoint):
-    """A resumed run is the run that was interrupted: flags left to their default take the value they had, and one that was changed raises
-    UserError, as do another script's checkpoint and --max-steps already passed."""
+    """A resumed run is the run that was interrupted: flags that are not typed again take the value they had, and one that was changed raises
+    UserError (but those of FREE_ON_RESUME), as do another script's checkpoint and --max-steps already passed."""
     same_flags(args, checkpoint)
     step = int(Path(checkpoint).name.split("-")[1])
     if args.max_steps and step > args.max_steps:
@@ -375,13 +385,13 @@ def same_run(args, checkpoint):
 
 def same_flags(args, checkpoint):
     """The part of `same_run` about flags, for any directory with an args.json."""
-    was = read_args(checkpoint)
+    was, words = read_args(checkpoint), typed(args.argv)
     for name, value in vars(args).items():
-        if name in FREE_ON_RESUME or name not in was:
+        if name in OF_THIS_START or name not in was or name == "max_steps" and "num_train_epochs" in words:      # the latter counts only without the former
             continue
-        if value in (None, "auto", []):
+        if value in (None, "auto", []) or name in FREE_ON_RESUME and name not in words:
             setattr(args, name, was[name])
-        elif value != was[name]:
+        elif name not in FREE_ON_RESUME and value != was[name]:
             flag = "this script" if name == "script" else f"--{name.replace('_', '-')}"
             raise UserError(f"{flag} was {was[name]} when {checkpoint} was made and is {value} now; give it as it was, or name another --output-dir")
 
@@ -513,7 +523,7 @@ class MetricsLog:
         try:
             if report_to == "wandb":
                 import wandb
-                self.send = wandb.init(project="nanovlr", dir=str(out), name=Path(out).name, resume="allow").log
+                self.send = wandb.init(project="nanovlr", dir=str(out), name="/".join(Path(out).parts[-2:]), resume="allow", reinit="create_new").log
             elif report_to == "tensorboard":
                 from torch.utils.tensorboard import SummaryWriter
                 writer = SummaryWriter(str(out))

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 import toyworld
+from selftrain import has_reasoning
 from toyworld import CELL, COLORS, GRID, LEVELS, OOD_OBJECTS, SHAPES, SPLITS, TASKS, TEACHERS, example
 
 ROWS = re.compile(r"<think> Looking for (?:\w+) objects\. Row 1: (.*?)\. Row 2: (.*?)\. Row 3: (.*?)\. Row 4: (.*?)\. </think><answer> (\d+) </answer>")
@@ -558,7 +559,7 @@ def test_geometry_answer_worked_out_again(split):
         assert r["answer"] == r["meta"]["taught"] == f"{answer}°" and len(set(r["choices"])) == 4 and [f"{value}°" for value in r["meta"]["values"]] == r["choices"]
         assert {answer, angle_asked(TAKEN_FOR[figure], angle)} <= set(r["meta"]["values"])
         assert r["question"] == "How large is the angle marked with a question mark?\nOptions:" + "".join(f"\n({a}) {b}" for a, b in zip("ABCD", r["choices"]))
-        said = f"{figure.capitalize()}: {angle}." + (f" {SUMS[figure]}-{angle}={answer}." if figure in SUMS else "")
+        said = f"{figure.capitalize()}: {angle}. " + (f"{SUMS[figure]}-{angle}={answer}." if figure in SUMS else f"Equal angles: {answer}.")
         assert r["solution"] == f"<think> {said} </think><answer> {answer}° </answer>"
         figures[figure] += 1
         letters[r["choices"].index(r["answer"])] += 1
@@ -589,7 +590,7 @@ def test_geometry_teacher_errs_as_he_says_and_both_ways():
     for index in range(4000):
         r = toyworld.record("geometry", "train", index)
         figure, angle = drawn_figure(r)
-        match = re.fullmatch(r"<think> ([A-Z][a-z ]+): (\d+)\.(?: (\d+)-(\d+)=(\d+)\.)? </think><answer> (\d+°) </answer>", r["solution"])
+        match = re.fullmatch(r"<think> ([A-Z][a-z ]+): (\d+)\. (?:Equal angles: \d+|(\d+)-(\d+)=(\d+))\. </think><answer> (\d+°) </answer>", r["solution"])
         said, size = match[1].lower(), int(match[2])
         assert said in (figure, TAKEN_FOR[figure]) and size - angle in (-10, 0, 10) and (match[3] is None) == (said not in SUMS)
         assert said == figure or angle >= 50
@@ -771,3 +772,10 @@ def test_the_tiny_tokenizer_knows_what_the_tasks_write(tiny):
                     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
                     assert tokenizer.decode(ids) == text
                     assert "think" not in text or split == "ood" or len(ids) < 64, f"{len(ids)} tokens: {text}"
+
+
+@pytest.mark.parametrize("task", ["table", "geometry"])
+def test_every_worked_solution_counts_as_reasoning(task):
+    """selftrain.py leaves out what thinks in fewer than 20 characters: a kind of question whose solutions are all shorter would never be learned from."""
+    for index in range(300):
+        assert has_reasoning(toyworld.record(task, "train", index)["solution"]), toyworld.record(task, "train", index)["solution"]

@@ -372,7 +372,7 @@ def test_publish_puts_the_model_into_the_directory_itself(tmp_path):
 
 
 def output(path, resume=None):
-    return Namespace(output_dir=str(path), resume_from_checkpoint=resume, max_steps=None)
+    return Namespace(output_dir=str(path), resume_from_checkpoint=resume, max_steps=None, argv=[])
 
 
 def test_a_fresh_directory_is_made(tmp_path):
@@ -417,12 +417,16 @@ def test_resuming_from_a_named_checkpoint(tmp_path):
 
 
 def test_a_resumed_run_is_the_run_that_was_interrupted(tmp_path):
-    """Flags left to their default take the value they had; a changed one is refused, unless it only says how long, how often or in what portions."""
+    """Flags that are not typed again take the value they had; a changed one is refused, unless it only says how long, how often or in what portions."""
     was = {"script": "train_grpo.py", "seed": 0, "lora_r": 8, "quant": "nf4", "dtype": "float32", "learning_rate": 1e-4, "eval_data": ["count:test"], "save_steps": 5, "max_steps": 9}
     save(tmp_path, 9)
     utils.write_json(tmp_path / "checkpoint-9" / "args.json", was)
     flags = lambda **changes: Namespace(**{**vars(output(tmp_path, "newest")), "script": "train_grpo.py", "seed": 0, "lora_r": None, "quant": None, "dtype": "auto", "learning_rate": None,
-                                           "eval_data": [], "save_steps": 5, "max_steps": 9, **changes})
+                                           "eval_data": [], "save_steps": 100, "max_steps": None, **changes, "argv": [f"--{name.replace('_', '-')}=..." for name in changes]})
+    args = flags()
+    assert utils.open_output_dir(args) == tmp_path / "checkpoint-9" and [args.save_steps, args.max_steps] == [5, 9]
+    args = flags(num_train_epochs=2.0)                               # which would count for nothing beside the old --max-steps
+    assert utils.open_output_dir(args) == tmp_path / "checkpoint-9" and [args.save_steps, args.max_steps] == [5, None]
     args = flags(save_steps=7, max_steps=12)
     assert utils.open_output_dir(args) == tmp_path / "checkpoint-9"
     assert [args.lora_r, args.quant, args.dtype, args.learning_rate, args.eval_data, args.save_steps, args.max_steps] == [8, "nf4", "float32", 1e-4, ["count:test"], 7, 12]
