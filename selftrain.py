@@ -387,7 +387,7 @@ def build_items(folder, policy, processor, examples, pool, score, args, t):
 
 def build_pairs(folder, policy, processor, examples, pool, args, t):
     """Phase 2 of iteration t for dpo and mpo: (list of data.Pair from this pool, {metric: count}). Raises UserError if there are none."""
-    sorts, spent = sort_pool(pool), sum(line["tokens"] for line in pool)
+    sorts, spent, more = sort_pool(pool), sum(line["tokens"] for line in pool), {}
     if args.pair_source == "correctness":
         rng, found = random.Random(args.seed * 100 + t), []
         for id, (right, wrong, unreadable) in sorts.items():
@@ -400,12 +400,13 @@ def build_pairs(folder, policy, processor, examples, pool, args, t):
         spent += sum(end["tokens"] for end in ends)
         made = [(line["id"], ntp_pair(line["completion"].strip(), end["prefix"], end["continuation"], examples[line["id"]].choices, reader(args.protocol))) for line, end in zip(chosen, ends)]
         found = [(id, *pair, "dropout_ntp") for id, pair in made if pair]
+        more = {"pairs/tokens_used_per_pair": sum(line["tokens"] for line in chosen + ends) / max(1, len(found))}      # what --num-generations 1 would have spent
     found = [pair for pair in found if not any(token in text for text in pair[1:3] for token in processor.special.reserved)]      # spelt letter by letter
     if not found:
         raise utils.UserError(f"iteration {t}: no pair could be made of {folder}/pool.jsonl ({sum(line['right'] for line in pool) / len(pool):.1%} of its samples are right); raise --num-generations or --max-train-samples, in another --output-dir")
     pairs, kinds = [data.Pair(examples[id], a.strip(), b.strip()) for id, a, b, _ in found], Counter(kind for *_, kind in found)
     print(f"iteration {t}: {len(pairs)} pairs ({', '.join(f'{count} {kind}' for kind, count in kinds.items())}), {spent / len(pairs):.0f} sampled tokens a pair")
-    return pairs, {"pairs/tokens_per_pair": spent / len(pairs), **{f"pairs/{kind}": count for kind, count in kinds.items()}}
+    return pairs, {"pairs/tokens_per_pair": spent / len(pairs), **more, **{f"pairs/{kind}": count for kind, count in kinds.items()}}
 
 
 def continue_into(path, policy, processor, chosen, asks, args, seed):
@@ -587,7 +588,8 @@ def evaluate(folder, policy, processor, name, examples, args, score, at):
                 utils.write_lines(file("selected"), [{"id": e.id, "selection": text, "answer": answer, "how": how, "right": gold(answer, e), "tokens": n}
                                                      for e, text, (answer, how), n in zip(examples, chosen, picks, lengths)])
             picks = utils.read_lines(file("selected"))
-            result |= {f"self_select@{N}": rate(pick["right"] for pick in picks), "invalid_selections": rate(pick["how"] != "selected" for pick in picks)}
+            asked = [pick["how"] == "selected" for pick in picks if pick["tokens"]]                  # the others had no room
+            result |= {f"self_select@{N}": rate(pick["right"] for pick in picks), "invalid_selections": asked.count(False) / max(1, len(asked)), "not_asked_to_select": len(picks) - len(asked)}
             said = [mine + [(f"sample {k}: {line['completion']}", {"right": line["right"]}) for k, line in enumerate(group, 1)] + [(f"selected: {pick['selection']}", {"right": pick["right"]})]
                     for mine, group, pick in zip(said, groups, picks)]
     return result, said

@@ -117,8 +117,8 @@ def table(out):
         rows.append(f"| {method.upper()}: sampled tokens per pair (correctness) | {mean([result(f'{method}{s}')['iteration-1']['pairs/tokens_per_pair'] for s in SEEDS], 0)} |")
     for percent in (25, 50, 75):
         after = result(f"ntp{percent}")["iteration-1"]
-        rows.append(f"| {'**(e)** one seed: ' if percent == 25 else ''}DropoutNTP, {percent} % of the response kept: accuracy, unreadable, sampled tokens per pair, pairs | {after['eval/table:test/accuracy']:.3f}, {after['eval/table:test/parse_failures']:.0f}, "
-                    f"{after['pairs/tokens_per_pair']:.0f}, {after['pairs/dropout_ntp']:.0f} (before: {of(f'ntp{percent}', 0, 'accuracy'):.3f}) |")
+        rows.append(f"| {'**(e)** one seed: ' if percent == 25 else ''}DropoutNTP, {percent} % of the response kept: accuracy, unreadable, sampled tokens per pair (of them used), pairs | {after['eval/table:test/accuracy']:.3f}, {after['eval/table:test/parse_failures']:.0f}, "
+                    f"{after['pairs/tokens_per_pair']:.0f} ({after['pairs/tokens_used_per_pair']:.0f}), {after['pairs/dropout_ntp']:.0f} (before: {of(f'ntp{percent}', 0, 'accuracy'):.3f}) |")
     return "\n".join(rows)
 
 

@@ -1664,6 +1664,29 @@ def test_a_candidate_cannot_put_an_image_or_a_turn_into_the_prompt(tiny):
             assert token not in text and [ids[i] for i in special] == [plain[i] for i in special]
 
 
+@pytest.mark.skipif(not (SHARED / "tabmwp").is_dir(), reason=f"{SHARED / 'tabmwp'} (public records, not part of this repository) is not there")
+def test_worked_solutions_and_problems_of_tabmwp_are_asked_alike():
+    """R3V's worked solutions carry its instruction in the question, TabMWP's problems do not: under one template both ask alike, with options and without."""
+    solved, problems = read(SHARED / "tabmwp" / "warmup_cot64.json"), read(SHARED / "tabmwp" / "problems_dev64.json")
+    asks = {text for name, text in data.TEMPLATES.items() if name.startswith("tabmwp")}
+    for e in (*solved, *problems):
+        text = data.wording(e, "tabmwp")
+        suffix = next(ask.removeprefix("{question}") for ask in asks if text.endswith(ask.removeprefix("{question}")))
+        assert text.count("step-by-step solution") == 1 and ("option" in suffix) == ("\n(B) " in text)
+    assert data.wording(solved[0], "tabmwp") == solved[0].question and data.wording(problems[0], "tabmwp") != problems[0].question
+    assert data.wording(solved[0], "think") != solved[0].question
+
+
+def test_a_question_is_not_asked_twice_in_the_same_words():
+    """Nor in those of the template's twin, whichever was meant for it; another template is put as ever, and "none" adds nothing."""
+    for name in ("tabmwp", "tabmwp_choices"):
+        asked = Example("0", [], data.TEMPLATES[name].replace("{question}", "Which?"), "B")
+        for choices in (None, ["a", "b"]):
+            assert data.wording(data.replace(asked, choices=choices), "tabmwp") == asked.question
+        assert data.wording(asked, "think") != asked.question == data.wording(asked, "none")
+    assert data.wording(Example("0", [], "Which?", "B", ["a", "b"]), "tabmwp") == data.TEMPLATES["tabmwp_choices"].replace("{question}", "Which?")
+
+
 def test_lengths_are_those_of_the_encoded_prompts(tiny):
     _, processor = tiny
     examples = [Example(str(k), [Image.new("RGB", (28 * k, 56))] * (k % 3), "How many? " * k, "3") for k in range(1, 5)]

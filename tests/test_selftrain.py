@@ -347,7 +347,18 @@ def test_two_options_make_a_pair():
 def test_instructions_follow_the_prompt():
     assert set(selftrain.INSTRUCTION_OF.values()) | {"plain"} == set(selftrain.INSTRUCTIONS) and {task for task in data.toyworld.TASKS if "_" not in task} <= set(selftrain.INSTRUCTION_OF)
     assert selftrain.instructed("Q?\n", None) == selftrain.instructed("Q?\n", "unheard of") == "Q?\n"
-    assert selftrain.instructed("Q?", "chart") == "Q?\n" + selftrain.INSTRUCTIONS["visual"] and selftrain.instructed("Q?", "count") == "Q?\n" + selftrain.INSTRUCTIONS["grounded"]
+    assert selftrain.instructed("Q?", "chart") == "Q?\n" + selftrain.INSTRUCTIONS["visual"] and selftrain.instructed("Q?", "Count") == "Q?\n" + selftrain.INSTRUCTIONS["grounded"]
+    published = {"chart": {"imgname": "1.png", "query": "Q?", "label": "14"}, "table": {"id": "33", "question": "Q?", "choices": None, "answer": "3", "unit": None, "ques_type": "free_text", "ans_type": "integer_number"},
+                 "science": {"id": "s-1", "image": "1.png", "question": "Q?", "choices": ["a", "b"], "answer": "B", "rationale": "...", "domain": "science", "topic": "..."}}
+    for kind, record in published.items():                            # a layout's own kind of picture
+        assert next(function for keys, function in data.LAYOUTS if keys <= record.keys())(record, "here")[0]["task"] == kind in selftrain.INSTRUCTION_OF
+
+
+def test_instructions_for_pictures_of_no_known_kind_are_refused(base, tmp_path):
+    """They would all be the plain prompt, without a word."""
+    (tmp_path / "d.jsonl").write_text(json.dumps({"question": "How many?", "answer": "2"}) + "\n")
+    with pytest.raises(UserError, match="d.jsonl: --instructions mpo goes by the kind of picture.*`task`.*chart"):
+        run(f"--method mpo --model {base} --data {tmp_path / 'd.jsonl'} --instructions mpo --output-dir {tmp_path / 'out'}")
 
 
 # ------------------------------------------------------------------------------------------------------------- DropoutNTP
@@ -377,6 +388,8 @@ def test_continuations_that_tell_nothing():
     assert ntp_pair(chosen, prefix, "two and no more. </think><answer> 2.0 </answer>") is None
     assert ntp_pair(chosen, prefix, "two, three. </think><answer> 3 </answer>") == (chosen, "<think> I see one, two, three. </think><answer> 3 </answer>")
     assert ntp_pair(chosen, prefix, "two, three and so on") is not None       # no answer to compare
+    on_a_line = "I see one, two, three.\nAnswer: 3"                     # compared as the protocol reads it
+    assert ntp_pair(on_a_line, "I see", "three.\nAnswer: 3") is not None and ntp_pair(on_a_line, "I see", "three.\nAnswer: 3", read=selftrain.reader("tabmwp")) is None
     with pytest.raises(AssertionError):
         ntp_pair(chosen, "something else", "x")
 
@@ -620,7 +633,10 @@ def test_pairs_of_an_iteration_are_what_they_say(whole):
     assert kinds == {kind: result[f"pairs/{kind}"] for kind in ("answer", "format")} and min(kinds.values()) > 0
     assert result["pairs/tokens_per_pair"] == sum(one["tokens"] for one in pool) / len(pairs) and len(utils.read_lines(folder / "reference.jsonl")) == len(pairs)
     assert not (whole("mpo") / "iteration-0" / "pool.jsonl").exists() and not (whole("mpo") / "iteration-0" / "model.safetensors").exists()
-    for pair in utils.read_lines(whole("ntp") / "iteration-1" / "train.jsonl"):
+    folder = whole("ntp") / "iteration-1"
+    spent = sum(one["tokens"] for name in ("pool.jsonl", "continuations.jsonl") for one in utils.read_lines(folder / name))       # all that was sampled
+    assert utils.read_args(folder, "result.json")["pairs/tokens_per_pair"] == spent / len(utils.read_lines(folder / "train.jsonl"))
+    for pair in utils.read_lines(folder / "train.jsonl"):
         half = pair["chosen"].split(" ")[:len(pair["chosen"].split(" ")) // 2]
         assert pair["rejected"].split(" ")[:len(half)] == half and pair["rejected"] != pair["chosen"]
 
@@ -955,7 +971,69 @@ def test_tabmwp_is_asked_and_scored_as_published(base, tmp_path, monkeypatch):
     assert chosen.endswith(data.SELECT["tabmwp"]) and "\n(A) linear\n(B) nonlinear\n" in chosen
 
 
+def test_a_protocol_asks_and_judges_as_evaluate_does(base, tmp_path, speaking, monkeypatch):
+    """Its template where none is given; what it cannot score refused by file and line before a model is loaded; a correct box without a label is right."""
+    monkeypatch.setattr(modeling, "load_from_args", lambda *_, **__: pytest.fail("a model was loaded"))
+    (tmp_path / "d.jsonl").write_text(json.dumps({"question": "How many?", "answer": "a few"}) + "\n")
+    with pytest.raises(UserError, match="d.jsonl:1 does not suit --protocol superclevr"):
+        run(f"--method star --model {base} --warmup-data count --data {tmp_path / 'd.jsonl'} --protocol superclevr --output-dir {tmp_path / 'out'}")
+    args = selftrain.parse_args(f"--method star --model {base} --data {tmp_path / 'd.jsonl'} --protocol superclevr --output-dir {tmp_path / 'out'}".split())
+    with pytest.raises(UserError):
+        selftrain.main(args)
+    assert args.prompt_template == "superclevr"
+    box = Example("0", [Image.new("RGB", (100, 100))], "Where is the cat?", "[10, 10, 50, 50]", meta={"boxes": [{"label": "cat", "bbox_2d": [10, 10, 50, 50]}], "size": [100, 100]}, source="x.jsonl:1")
+    right = selftrain.scorer("rec")
+    assert [right(f"<think> x </think><answer> {said} </answer>", box)[1] for said in ([100, 100, 500, 500], [500, 500, 900, 900])] == [True, False]
+
+
+def test_questions_without_a_gold_answer_are_not_evaluated(base, tmp_path, speaking, capsys):
+    """DropoutNTP needs no answers; then all that ends counted as right, and the curve showed an accuracy of 1."""
+    (tmp_path / "d.jsonl").write_text("".join(json.dumps({"id": str(k), "question": f"What is in picture {k}?", **({"answer": "2"} if k == 3 else {})}) + "\n" for k in range(4)))
+    line = f"--method mpo --pair-source dropout_ntp --model {base} --data {tmp_path / 'd.jsonl'} --num-generations 1 --max-completion-length 60 --max-steps 1 --batch-size 2 --num-samples 2"
+    run(f"{line} --output-dir {tmp_path / 'out'}")
+    result = utils.read_args(tmp_path / "out" / "iteration-1", "result.json")
+    assert "3 of 4 questions" in capsys.readouterr().out and next(v for k, v in result.items() if k.endswith("/n")) == 1
+    known = [one for one in utils.read_lines(tmp_path / "out" / "iteration-1" / "pool.jsonl") if one["id"] == "3"]
+    assert result["pool/right"] == float(known[0]["right"])
+    (tmp_path / "d.jsonl").write_text("".join(json.dumps({"id": str(k), "question": f"What is in picture {k}?"}) + "\n" for k in range(3)))
+    run(f"{line} --output-dir {tmp_path / 'none'}")
+    assert not [k for k in utils.read_args(tmp_path / "none" / "iteration-1", "result.json") if k.startswith("eval/") or k.startswith("pool/")]
+
+
+def test_given_prompts_stay_as_they_are_and_the_evaluation_asks_as_trained(base, mmpr, tmp_path, speaking, monkeypatch):
+    asked, inner = [], generate.answer_all
+    monkeypatch.setattr(generate, "answer_all", lambda policy, processor, examples, *more, **sampling: asked.extend(e.question for e in examples) or inner(policy, processor, examples, *more, **sampling))
+    trained = tmp_path / "trained"
+    shutil.copytree(base, trained)
+    utils.write_json(trained / "args.json", {"prompt_template": "think"})
+    run(f"--method dpo --pairs {mmpr} --max-train-samples 2 --model {trained} {PAIRS} --eval-data count:test --max-eval-samples 2 --num-samples 0 --output-dir {tmp_path / 'out'}")
+    given, used = data.read_pairs(str(mmpr)), utils.read_lines(tmp_path / "out" / "iteration-1" / "train.jsonl")
+    assert len(given) > 2 and [one["question"] for one in used] == [pair.example.question for pair in given[:2]] == [data.wording(pair.example, "think") for pair in given[:2]]
+    assert asked and all(question.endswith(data.TEMPLATES["think"].removeprefix("{question}")) for question in asked)
+    assert utils.read_args(tmp_path / "out")["prompt_template"] == "think"
+
+
+def test_an_optimizer_that_is_not_installed_is_found_out_first(base, tmp_path, speaking, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "bitsandbytes", None)
+    monkeypatch.setattr(generate, "answer_all", lambda *_, **__: pytest.fail("something was sampled"))
+    with pytest.raises(UserError, match="pip install bitsandbytes"):
+        run(f"--method star --model {base} {LINE} --optim adamw_8bit --output-dir {tmp_path / 'out'}")
+    assert not (tmp_path / "out" / "args.json").exists()              # so another --optim may be given
+
+
+def test_a_log_probability_that_is_not_finite_names_the_pair(base, mmpr, tmp_path, monkeypatch):
+    inner = selftrain.pair_logps
+    monkeypatch.setattr(selftrain, "pair_logps", lambda *more: (inner(*more)[0] * float("nan"), inner(*more)[1]))
+    with pytest.raises(UserError, match=r":\d+: the log-probability of a response is not finite; .*--learning-rate"):
+        run(f"--method mpo --pairs {mmpr} --model {base} {PAIRS} --output-dir {tmp_path / 'out'}")
+
+
 REFUSED = {
+    "--method star --data count --refine-weight 2": "--refine-weight is for --method r3v, not star", "--method mpo --data count --per-example": "--per-example is for --method star and r3v, not mpo",
+    "--method r3v --data count --loss-type=ipo": "--loss-type is for --method dpo and mpo, not r3v", "--method dpo --data count --warmup-data count": "warm up by train_sft.py",
+    "--method dpo --data count --micro_batch_size 4": "--micro-batch-size is for --method star and r3v", "--method mpo --pairs x --pair-source dropout_ntp": "--pair-source is for pairs that are sampled",
+    "--method mpo --data count --image-folder x": "--image-folder is where the images of --pairs are", "--method mpo --data count --start-ratio 0.3": "--start-ratio is for --pair-source dropout_ntp",
+    "--method dpo --data count --loss-type ipo --label-smoothing 0.1": "--label-smoothing changes the loss sigmoid", "--method dpo --data count --num-generations 1": "--num-generations must be at least 2",
     "--method r3v --pairs x": "--pairs is for --method dpo and mpo, not r3v", "--method dpo --pairs x --data count": "--pairs are given pairs", "--method dpo --data count --beta 0": "--beta must be above 0",
     "--method dpo --data count --label-smoothing 0.5": "--label-smoothing must be below 0.5", "--method star --data count --temperature 0": "--temperature must be above 0",
     "--method r3v --data count --select-sizes 1 3": "--select-sizes must be at least 2", "--method mpo --data count --loss-weights 1 1": "one weight for each of sigmoid bco_pair sft, got 2",

@@ -599,6 +599,16 @@ def test_resuming_into_an_empty_directory(tmp_path):
     assert steps(tmp_path) == [6]
 
 
+def test_two_logs_are_two_runs_of_wandb(tmp_path, monkeypatch):
+    """selftrain.py has one for its iterations and one for the steps of each: as one run, whose steps must not go back, most lines would be lost."""
+    begun = []
+    monkeypatch.setitem(sys.modules, "wandb", Namespace(init=lambda **flags: begun.append(flags) or Namespace(log=lambda metrics, step: None)))
+    for out in (tmp_path / "r3v", tmp_path / "r3v" / "iteration-1"):
+        out.mkdir()
+        utils.MetricsLog(out, report_to="wandb").log(1, {"loss": 1.0})
+    assert [run["reinit"] for run in begun] == ["create_new"] * 2 and begun[1]["name"] == "r3v/iteration-1" != begun[0]["name"]
+
+
 @pytest.mark.parametrize("service, module", [("wandb", "wandb"), ("tensorboard", "torch.utils.tensorboard")])
 def test_a_missing_service_says_what_to_install(tmp_path, monkeypatch, service, module):
     monkeypatch.setitem(sys.modules, module, None)
