@@ -673,7 +673,7 @@ def parse_args(argv=None):
     flag = lambda name: f"--{name.replace('_', '-')}"
     for name in sorted(words & set(FLAGS_OF)):
         if args.method not in FLAGS_OF[name]:
-            p.error(f"{flag(name)} is for --method {' and '.join(FLAGS_OF[name])}, not {args.method}: leave it away" + (f"; warm up by train_sft.py, and give the result as --model" if name == "warmup_data" else ""))
+            p.error(f"{flag(name)} is for --method {' and '.join(FLAGS_OF[name])}, not {args.method}: leave it away" + ("; warm up by train_sft.py, and give the result as --model" if name == "warmup_data" else ""))
     if args.pairs and args.data:
         p.error("--pairs are given pairs, --data questions to sample pairs for: leave one of them away")
     for name in sorted(words & {"pair_source", "start_ratio", "max_pairs", "instructions", "num_generations"} if args.pairs else ()):
