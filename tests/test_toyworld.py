@@ -444,7 +444,7 @@ def near(count, number, share, deviations=5):
 def test_splits_of_table_and_geometry_are_disjoint_and_reproducible(task):
     seen = {split: {repr(toyworld.record(task, split, i, seed)["meta"]["objects"]) for seed in range(2) for i in range(200)} for split in SPLITS}
     assert not seen["train"] & seen["test"] and not seen["train"] & seen["ood"] and not seen["test"] & seen["ood"]
-    assert all(len(contents) > (300 if task.startswith("table") else 20) for contents in seen.values())     # there are few figures: about 30 in test
+    assert all(len(contents) > (300 if task.startswith("table") else 20) for contents in seen.values())     # there are few figures: 108 in test, with 30 pairs of places and angle
     for split in SPLITS:
         one, two = example(task, split, 3), example(task, split, 3)
         assert one.pop("image").tobytes() == two.pop("image").tobytes() and one == two
