@@ -442,6 +442,7 @@ def reference_logps(path, policy, processor, pairs, args):
             chosen, rejected = pair_logps(policy, processor, pair, args)[0].tolist()
             lines.append({"ref_chosen_logps": chosen, "ref_rejected_logps": rejected})
             file.write(json.dumps(lines[-1]) + "\n")
+            file.flush()
     return [(line["ref_chosen_logps"], line["ref_rejected_logps"]) for line in lines]
 
 
