@@ -4,7 +4,7 @@
     r3v    and reflect on the wrong ones (R3V, arXiv:2411.00855): mend them, choose among candidates    L = L_SFT + L_REF + L_SEL
     dpo    prefer right to wrong ones (arXiv:2305.18290)                                                L = -log sigmoid(beta (Delta_c - Delta_r)), Delta = log pi / pi_ref
     mpo    the same, with what is good in itself, and imitation (arXiv:2411.10442)                      L = 0.8 L_dpo + 0.2 L_bco + NLL_c / |y_c|
-An iteration: sample K answers to each question -> build training data from all pools so far -> train -> evaluate. Each leaves its files in iteration-T/, and a killed
+An iteration: sample K answers to each question, --eval-batch-size at a time -> build training data from all pools so far -> train -> evaluate. Each leaves its files in iteration-T/, and a killed
 run goes on in the phase it was in. Iteration 0 is the given model, or, with --warmup-data, that model trained on worked solutions and direct answers.
 Differences from the releases:
  1. Built prompts keep their options; right candidates stand in each place equally often; sets with a right and with a wrong majority are balanced (R3V: neither).

@@ -228,7 +228,7 @@ def add_evaluation_flags(parser):
     g.add_argument("--eval-data", nargs="+", default=[], metavar="DATA", help="like --data, one or several; accuracy of greedy answers before, during and after training")
     g.add_argument("--eval-steps", type=count, default=0, help="steps between evaluations; 0: only before and after")
     g.add_argument("--max-eval-samples", type=positive, default=512, help="questions of each --eval-data to ask")
-    g.add_argument("--eval-batch-size", type=positive, default=16, help="answers generated at a time (in selftrain.py also when the pool is sampled)")
+    g.add_argument("--eval-batch-size", type=positive, default=16, help="answers generated at a time")
     return g
 
 

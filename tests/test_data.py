@@ -944,7 +944,8 @@ def test_pairs_of_every_layout(folder, layout):
     path = write(folder, [record])
     [pair] = data.read_pairs(path)
     name = str(record.get("idx", "set.jsonl:1"))
-    assert pair == Pair(Example(name, [folder / image for image in images], question, "", None, None, None, meta, f"{path}:1"), "Two.", "Three.")
+    assert pair == Pair(Example(name, [folder / image for image in images], question, "", None, None, None, {**meta, "prompt_template": "none"}, f"{path}:1"), "Two.", "Three.")
+    assert data.wording(pair.example, "think") == question              # a given prompt is whole
 
 
 @pytest.mark.parametrize("name", ["set.json", "set.jsonl", "set.parquet"])
@@ -1163,13 +1164,11 @@ def test_pairs_that_do_not_fit_are_refused(tiny):
     example = Example("0", [Image.new("RGB", (560, 560))], "word " * 50, "", source="set.jsonl:2")
     P, lengths = len(encode_prompt(example, processor, "none").ids), [len(data.encode_response(text, processor, "", 1000)) for text in ("short", "quite a bit longer " * 5)]
     assert lengths[0] < lengths[1]
-    for chosen, rejected, longer in (("short", "quite a bit longer " * 5, "rejected"), ("quite a bit longer " * 5, "short", "chosen")):
+    for chosen, rejected in (("short", "quite a bit longer " * 5), ("quite a bit longer " * 5, "short")):
         pair = Pair(example, chosen, rejected)
         fits = dataclasses.replace(processor, context=P + lengths[1])
-        data.check_pair_fit([pair] * 2, fits, "none", None, lengths[1])
-        text = refusal(data.check_pair_fit, [pair], fits, "none", None, lengths[1] - 1)
-        assert text.startswith(f"set.jsonl:2: the {longer} response has {lengths[1]} tokens") and "--max-completion-length" in text
-        text = refusal(data.check_pair_fit, [pair], dataclasses.replace(processor, context=P + lengths[1] - 1), "none", None, lengths[1])
+        data.check_pair_fit([pair] * 2, fits, "none", None)
+        text = refusal(data.check_pair_fit, [pair], dataclasses.replace(processor, context=P + lengths[1] - 1), "none", None)
         assert text.startswith("set.jsonl:2: ") and f"{P} tokens (400 of them from images) and with {lengths[1]} more" in text
 
 
@@ -1179,7 +1178,7 @@ def test_reserved_tokens_in_pairs_are_refused(tiny):
         for name in ("chosen", "rejected", "question"):
             texts = {"question": "q", "chosen": "yes", "rejected": "no", name: f"so {token}"}
             pair = Pair(Example("0", [], texts["question"], "", source="set.jsonl:7"), texts["chosen"], texts["rejected"])
-            text = refusal(data.check_pair_fit, [Pair(Example("1", [], "q", ""), "yes", "no"), pair], processor, "none", None, 100)
+            text = refusal(data.check_pair_fit, [Pair(Example("1", [], "q", ""), "yes", "no"), pair], processor, "none", None)
             assert text.startswith("set.jsonl:7: ") and name in text and token in text and "remove it" in text
 
 
