@@ -92,10 +92,11 @@ class Example:
 @dataclass
 class Pair:
     """A question with a better and a worse response. example: an Example, its answer "" where the record has none; chosen, rejected: texts, without the
-    end-of-turn token."""
+    end-of-turn token; kind: what is wrong with the rejected one, where selftrain.py made the pair (answer, format or dropout_ntp)."""
     example: Example
     chosen: str
     rejected: str
+    kind: str = None
 
 
 # -------------------------------------------------------------------------------------------------------------- readers

@@ -404,7 +404,7 @@ def build_pairs(folder, policy, processor, examples, pool, args, t):
     found = [pair for pair in found if not any(token in text for text in pair[1:3] for token in processor.special.reserved)]      # spelt letter by letter
     if not found:
         raise utils.UserError(f"iteration {t}: no pair could be made of {folder}/pool.jsonl ({sum(line['right'] for line in pool) / len(pool):.1%} of its samples are right); raise --num-generations or --max-train-samples, in another --output-dir")
-    pairs, kinds = [data.Pair(examples[id], a.strip(), b.strip()) for id, a, b, _ in found], Counter(kind for *_, kind in found)
+    pairs, kinds = [data.Pair(examples[id], a.strip(), b.strip(), kind) for id, a, b, kind in found], Counter(kind for *_, kind in found)
     print(f"iteration {t}: {len(pairs)} pairs ({', '.join(f'{count} {kind}' for kind, count in kinds.items())}), {spent / len(pairs):.0f} sampled tokens a pair")
     return pairs, {"pairs/tokens_per_pair": spent / len(pairs), **more, **{f"pairs/{kind}": count for kind, count in kinds.items()}}
 
@@ -827,7 +827,7 @@ def main(args):
             utils.write_json(folder / "built.json", metrics)
             if pairs:
                 utils.write_lines(folder / "train.jsonl", [{"id": p.example.id, "image": [str(i) for i in p.example.images if isinstance(i, (str, Path))], "question": p.example.question,
-                                                            "chosen": p.chosen, "rejected": p.rejected} for p in pairs])
+                                                            "chosen": p.chosen, "rejected": p.rejected, **({"kind": p.kind} if p.kind else {})} for p in pairs])
             elif items:
                 random.Random(args.seed * 100 + t).shuffle(items)
                 utils.write_lines(folder / "train.jsonl", items)

@@ -630,6 +630,7 @@ def test_pairs_of_an_iteration_are_what_they_say(whole):
         chosen, rejected = said[pair["id"], pair["chosen"]], said[pair["id"], pair["rejected"]]
         assert chosen["right"] and not rejected["right"]
         kinds["answer" if rejected["readable"] else "format"] += 1
+        assert pair["kind"] == ("answer" if rejected["readable"] else "format")
     assert kinds == {kind: result[f"pairs/{kind}"] for kind in ("answer", "format")} and min(kinds.values()) > 0
     assert result["pairs/tokens_per_pair"] == sum(one["tokens"] for one in pool) / len(pairs) and len(utils.read_lines(folder / "reference.jsonl")) == len(pairs)
     assert not (whole("mpo") / "iteration-0" / "pool.jsonl").exists() and not (whole("mpo") / "iteration-0" / "model.safetensors").exists()
