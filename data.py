@@ -946,7 +946,7 @@ def wording(example, template=DEFAULT_TEMPLATE):
     template = example.meta.get("prompt_template", template)
     twin = f"{template}_choices"
     for name in (template, twin):
-        if name in TEMPLATES and name != "none" and example.question.endswith(TEMPLATES[name].removeprefix("{question}").strip()):
+        if name in TEMPLATES and example.question.endswith(TEMPLATES[name].removeprefix("{question}").strip()):
             return example.question
     return template_of(twin if example.choices and twin in TEMPLATES else template).replace("{question}", example.question)
 
@@ -1022,7 +1022,8 @@ def check_fit(examples, processor, template, system_prompt, room, targets=False)
 
 
 def check_pair_fit(pairs, processor, template, system_prompt):
-    """Every pair before any work: the prompt with the longer response (end-of-turn token included) against the model's context. A pair that is there several times is looked at once. Raises UserError, as for a response that spells a reserved token."""
+    """Every pair before any work: the prompt with the longer response (end-of-turn token included) against the model's context. A pair that is there
+    several times is looked at once. Raises UserError, as for a response that spells a reserved token."""
     once = {id(pair): pair for pair in pairs}.values()
     for pair in tqdm(once, desc="checking lengths", leave=False, disable=len(once) < 500):
         room = max(len(encode_response(getattr(pair, name), processor, pair.example.source, math.inf, f"{name} response")) for name in ("chosen", "rejected"))

@@ -20,7 +20,6 @@ A published protocol (protocols.PROTOCOLS) asks and scores as that benchmark doe
     python evaluate.py --predictions outputs.jsonl --protocol geoqa --output-dir runs/rescored
 """
 import json
-import sys
 from pathlib import Path
 
 from tqdm import tqdm
@@ -149,8 +148,8 @@ def parse_args(argv=None):
     g = p.add_argument_group("output")
     g.add_argument("--output-dir", required=True, help="where result.json, predictions.jsonl and pictures go")
     g.add_argument("--resume-from-checkpoint", nargs="?", const="newest", metavar="DIR", help="keep the answers already in --output-dir and ask the rest")
-    words = [word.partition("=")[0].replace("_", "-") for word in (sys.argv[1:] if argv is None else argv) if word.startswith("--")]
-    rescored = "--predictions" in words
+    words = utils.typed(argv)
+    rescored = "predictions" in words
     for action in p._actions:
         action.required = action.required and not (rescored and action.dest in ("model", "data"))
     args = p.parse_args(argv)
@@ -159,11 +158,11 @@ def parse_args(argv=None):
         p.error("--self-select chooses among samples: give it two or more, --num-samples 3")
     if rescored and not args.protocol:
         p.error(f"--predictions needs --protocol, by which to score them: {', '.join(sorted(protocols.PROTOCOLS))}")
-    if "--box-format" in words and args.protocol and not protocols.PROTOCOLS[args.protocol].get("boxes"):
+    if "box_format" in words and args.protocol and not protocols.PROTOCOLS[args.protocol].get("boxes"):
         p.error(f"--protocol {args.protocol} has no boxes: leave --box-format away")
     for word in words if rescored else ():
-        if word not in ("--predictions", "--protocol", "--output-dir", "--box-format"):
-            p.error(f"--predictions scores saved outputs and asks no model: leave {word} away, or --predictions")
+        if word not in ("predictions", "protocol", "output_dir", "box_format"):
+            p.error(f"--predictions scores saved outputs and asks no model: leave {utils.flag(word)} away, or --predictions")
     return args
 
 

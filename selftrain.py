@@ -31,7 +31,6 @@ import json
 import random
 import re
 import shutil
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -403,7 +402,9 @@ def build_pairs(folder, policy, processor, examples, pool, args, t):
         more = {"pairs/tokens_used_per_pair": sum(line["tokens"] for line in chosen + ends) / max(1, len(found))}      # what --num-generations 1 would have spent
     found = [pair for pair in found if not any(token in text for text in pair[1:3] for token in processor.special.reserved)]      # spelt letter by letter
     if not found:
-        raise utils.UserError(f"iteration {t}: no pair could be made of {folder}/pool.jsonl ({sum(line['right'] for line in pool) / len(pool):.1%} of its samples are right); raise --num-generations or --max-train-samples, in another --output-dir")
+        right = sum(line["right"] for line in pool) / len(pool)
+        raise utils.UserError(f"iteration {t}: no pair could be made of {folder}/pool.jsonl ({right:.1%} of its samples are right); raise --num-generations or --max-train-samples, "
+                              "in another --output-dir")
     pairs, kinds = [data.Pair(examples[id], a.strip(), b.strip(), kind) for id, a, b, kind in found], Counter(kind for *_, kind in found)
     print(f"iteration {t}: {len(pairs)} pairs ({', '.join(f'{count} {kind}' for kind, count in kinds.items())}), {spent / len(pairs):.0f} sampled tokens a pair")
     return pairs, {"pairs/tokens_per_pair": spent / len(pairs), **more, **{f"pairs/{kind}": count for kind, count in kinds.items()}}
@@ -496,6 +497,17 @@ def prefer(policy, processor, pairs, references, args, shift):
     metrics = {k: float(v) for k, v in losses.preference_metrics(chosen, rejected, ref_chosen, ref_rejected, args.beta).items()}
     return {"loss": loss, **metrics, "logps/chosen_change": float((chosen - ref_chosen).mean()), "logps/chosen_start": float(ref_chosen.mean()),
             "delta": shift["total"] / max(1, shift["count"]), "tokens": float(tokens.sum())}
+
+
+def rows_and_update(folder, policy, processor, items, pairs, examples, args, state):
+    """What `train` needs to know of the method: (rows, update), the built items or the pairs with their reference log-probs, and what one step does with some of them."""
+    if not pairs:
+        return items, lambda some: imitate(policy, processor, some, examples, args)
+    path = folder / "reference.jsonl"
+    # the reference is where training started: there is no checkpoint before all of it is in the file
+    assert not utils.checkpoints(folder) or len(utils.read_lines(path)) >= len(pairs), "a checkpoint is saved only after the reference log-probs"
+    rows = list(zip(pairs, reference_logps(path, policy, processor, pairs, args)))
+    return rows, lambda some: prefer(policy, processor, [pair for pair, _ in some], [ref for _, ref in some], args, state)
 
 
 def train(folder, policy, processor, rows, update, args, t, state):
@@ -596,6 +608,16 @@ def evaluate(folder, policy, processor, name, examples, args, score, at):
     return result, said
 
 
+def with_answers(sets):
+    """{name: examples to ask}, without those that have no gold answer: of them nobody knows what is right. UserError for a gold that cannot be scored."""
+    found = {name: [e for e in some if e.answer] for name, some in sets.items()}
+    for name, some in found.items():
+        if len(some) < len(sets[name]):
+            print(f"evaluation: {len(sets[name]) - len(some)} of {len(sets[name])} questions of {name} have no gold answer and are left out")
+        data.check_golds(some, rewards.check_gold)
+    return {name: some for name, some in found.items() if some}
+
+
 def fits(ask, processor, args):
     """Whether a whole user turn (an example's question), and an answer of --max-completion-length tokens, fit the model's context."""
     try:
@@ -666,19 +688,18 @@ def parse_args(argv=None):
     p.add_argument("--num-samples", type=utils.count, default=3, help="samples of each held-out question for majority, self-select (r3v) and pass@N; 0: only greedy answers")
     utils.add_output_flags(p)
     p.set_defaults(micro_batch_size=32, num_train_epochs=None)
-    words = utils.typed(sys.argv[1:] if argv is None else argv)
+    words = set(utils.typed(argv))
     for action in p._actions:
         action.required = action.required and not ("pairs" in words and action.dest == "data")
     args = p.parse_args(argv)
     prefers = args.method in PREFERENCE
-    flag = lambda name: f"--{name.replace('_', '-')}"
     for name in sorted(words & set(FLAGS_OF)):
         if args.method not in FLAGS_OF[name]:
-            p.error(f"{flag(name)} is for --method {' and '.join(FLAGS_OF[name])}, not {args.method}: leave it away" + ("; warm up by train_sft.py, and give the result as --model" if name == "warmup_data" else ""))
+            p.error(f"{utils.flag(name)} is for --method {' and '.join(FLAGS_OF[name])}, not {args.method}: leave it away" + ("; warm up by train_sft.py, and give the result as --model" if name == "warmup_data" else ""))
     if args.pairs and args.data:
         p.error("--pairs are given pairs, --data questions to sample pairs for: leave one of them away")
     for name in sorted(words & {"pair_source", "start_ratio", "max_pairs", "instructions", "num_generations"} if args.pairs else ()):
-        p.error(f"{flag(name)} is for pairs that are sampled, and --pairs are given: leave one of them away")
+        p.error(f"{utils.flag(name)} is for pairs that are sampled, and --pairs are given: leave one of them away")
     if args.image_folder and not args.pairs:
         p.error("--image-folder is where the images of --pairs are: those of --data lie beside its file")
     if "start_ratio" in words and args.pair_source != "dropout_ntp":
@@ -744,16 +765,12 @@ def main(args):
     everything = examples | warm
     if args.eval_data or not args.pairs:
         eval_sets = data.read_eval(args, [] if args.pairs else questions)
-    for name, some in list(eval_sets.items()):                        # without a gold answer nobody knows what is right
-        eval_sets[name] = [e for e in some if e.answer]
-        if len(eval_sets[name]) < len(some):
-            print(f"evaluation: {len(some) - len(eval_sets[name])} of {len(some)} questions of {name} have no gold answer and are left out")
-        data.check_golds(eval_sets[name], rewards.check_gold)
-    eval_sets = {name: some for name, some in eval_sets.items() if some}
+    eval_sets = with_answers(eval_sets)
     for some in (examples.values(), *eval_sets.values()) if args.protocol else ():
         evaluation.judged([e for e in some if e.answer], args.protocol)
     if args.instructions == "mpo" and not any(str(e.task).lower() in INSTRUCTION_OF for e in examples.values()):
-        raise utils.UserError(f"{args.data}: --instructions mpo goes by the kind of picture, and no example says its kind; give the records a `task` ({', '.join(sorted(INSTRUCTION_OF))}), or leave the flag away")
+        raise utils.UserError(f"{args.data}: --instructions mpo goes by the kind of picture, and no example says its kind; give the records a `task` "
+                              f"({', '.join(sorted(INSTRUCTION_OF))}), or leave the flag away")
     args.direct_template = args.direct_template or ("answer" if "<answer>" in data.template_of(args.prompt_template) else "direct")
     data.template_of(args.direct_template)
 
@@ -838,15 +855,7 @@ def main(args):
                 start = weights(t - 1) if args.continue_training or prefers else None
                 load(found[-1] if found else start)
                 state = {"total": 0.0, "count": 0}
-                if pairs:
-                    # the reference is where training started: there is no checkpoint before all of it is in the file
-                    assert not found or len(utils.read_lines(folder / "reference.jsonl")) >= len(pairs), "a checkpoint is saved only after the reference log-probs"
-                    references = reference_logps(folder / "reference.jsonl", policy, processor, pairs, args)
-                    rows = list(zip(pairs, references))
-                    update = lambda some: prefer(policy, processor, [pair for pair, _ in some], [ref for _, ref in some], args, state)
-                else:
-                    rows, update = items, lambda some: imitate(policy, processor, some, everything, args)
-                train(folder, policy, processor, rows, update, args, t, state)
+                train(folder, policy, processor, *rows_and_update(folder, policy, processor, items, pairs, everything, args, state), args, t, state)
                 held = folder
         load(weights(t))
         metrics = utils.read_args(folder, "built.json") | metrics

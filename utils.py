@@ -368,10 +368,14 @@ FREE_ON_RESUME = {"max_steps", "num_train_epochs", "save_steps", "save_total_lim
 OF_THIS_START = {"device", "output_dir", "resume_from_checkpoint", "argv"}
 
 
-def typed(argv):
-    """The flags in a command, by their names in `args`: {"max_steps"} of ["--max-steps", "3"] and of ["--max_steps=3"]; of ["--no-lora"] both {"no_lora"} and {"lora"}."""
-    names = {word.partition("=")[0][2:].replace("-", "_") for word in argv if word.startswith("--")}
-    return names | {name.removeprefix("no_") for name in names}
+def typed(argv=None):
+    """The flags in a command, in order, by their names in `args`: ["max_steps"] of ["--max-steps", "3"] and of ["--max_steps=3"]; default: the command that runs."""
+    return [word.partition("=")[0][2:].replace("-", "_") for word in (sys.argv[1:] if argv is None else argv) if word.startswith("--")]
+
+
+def flag(name):
+    """The other way round: "--max-steps" of "max_steps"."""
+    return f"--{name.replace('_', '-')}"
 
 
 def same_run(args, checkpoint):
@@ -385,15 +389,15 @@ def same_run(args, checkpoint):
 
 def same_flags(args, checkpoint):
     """The part of `same_run` about flags, for any directory with an args.json."""
-    was, words = read_args(checkpoint), typed(args.argv)
+    was, words = read_args(checkpoint), {name.removeprefix("no_") for name in typed(args.argv)}         # --no-gradient-checkpointing
     for name, value in vars(args).items():
         if name in OF_THIS_START or name not in was or name == "max_steps" and "num_train_epochs" in words:      # the latter counts only without the former
             continue
         if value in (None, "auto", []) or name in FREE_ON_RESUME and name not in words:
             setattr(args, name, was[name])
         elif name not in FREE_ON_RESUME and value != was[name]:
-            flag = "this script" if name == "script" else f"--{name.replace('_', '-')}"
-            raise UserError(f"{flag} was {was[name]} when {checkpoint} was made and is {value} now; give it as it was, or name another --output-dir")
+            what = "this script" if name == "script" else flag(name)
+            raise UserError(f"{what} was {was[name]} when {checkpoint} was made and is {value} now; give it as it was, or name another --output-dir")
 
 
 def checkpoints(out):

@@ -13,6 +13,7 @@ import os
 import random
 import shutil
 import signal
+import sys
 import weakref
 import zlib
 from collections import Counter
@@ -1015,7 +1016,7 @@ def test_given_prompts_stay_as_they_are_and_the_evaluation_asks_as_trained(base,
 
 
 def test_an_optimizer_that_is_not_installed_is_found_out_first(base, tmp_path, speaking, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "bitsandbytes", None)
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     monkeypatch.setattr(generate, "answer_all", lambda *_, **__: pytest.fail("something was sampled"))
     with pytest.raises(UserError, match="pip install bitsandbytes"):
         run(f"--method star --model {base} {LINE} --optim adamw_8bit --output-dir {tmp_path / 'out'}")
