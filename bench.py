@@ -612,7 +612,6 @@ def bench_rewards(args):
         kinds[task] = long_completions(examples, G, processor.tokenizer, T)
     lengths = [len(processor.tokenizer(text)["input_ids"]) for text in kinds["count"][0]]
     print(f"{N} x {G} = {N * G} completions of {statistics.mean(lengths):.0f} tokens ({sum(map(len, kinds['count'][0])) / N / G:.0f} characters)")
-    rewards.symbolically_equal("x+1", "1+x")                         # starts the worker: once a run, not once a step
     sets = [("count", ["accuracy", "format"]), ("spatial", ["accuracy", "format", "repetition"]), ("ground", ["iou", "format"])]
     sets += [("ground" if name in rewards.NEEDS_BOXES else "spatial" if name == "mcq" else "count", [name]) for name in sorted(rewards.REWARDS)]
     for task, names in sets:

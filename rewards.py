@@ -20,588 +20,18 @@ What the projects this follows got wrong (R1-V, VLM-R1, VisualThinker, Visual-RF
 A policy under RL emits every text there is, so nothing here may hang, raise, or run the text.
 """
 
-import atexit
 import bisect
 import functools
-import json
 import logging
 import math
-import os
-import queue
 import re
-import subprocess
-import sys
-import threading
-import time
 import unicodedata
 from collections import Counter
-from fractions import Fraction
+
+from grading.answers import MAX_TAIL, choice_index, extract_answer, match_answer, normalize_answer, parse_failure
+from grading.reading import MAX_ANSWER, Choice, read, text_form
 
 log = logging.getLogger(__name__)
-
-MAX_TAIL = 100_000      # characters after the thinking that are searched for the answer, from the end
-MAX_ANSWER = 200        # an answer longer than this is compared as text only
-ANSWER_SECONDS = 0.8    # for one symbolic comparison; a timeout counts as "not equal"
-START_SECONDS = 120     # for the worker to import sympy, once: 0.5 s on an idle machine, many on a busy one
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# finding the answer
-
-
-def extract_answer(completion):
-    """Body of the last well-formed `<answer>...</answer>` after the thinking, stripped; None if there is none or it is empty.
-
-    "After the thinking" means after the last `</think>`, with no `<think>` reopened behind it.  So an answer inside the
-    thinking (closed or not) or before it is no answer: a policy that is paid for those learns to answer first and think never.
-    A completion without think tags is all answer text (direct answering), as is one whose `<think>` stood in the prompt.
-    Of nested or repeated tags the last innermost pair counts.  Tags are case-sensitive.
-
-    R1-V runs its parser over the whole completion: a number or \\boxed{} in the thinking beats the answer.
-    """
-    tail = completion.rpartition("</think>")[2]
-    if "<think>" in tail:
-        return None
-    pieces = re.split(r"(</?answer>)", tail[-MAX_TAIL:])  # text, tag, text, tag, ..., text: linear on any input
-    for i in range(len(pieces) - 4, 0, -2):
-        if pieces[i] == "<answer>" and pieces[i + 2] == "</answer>":
-            return pieces[i + 1].strip() or None
-    return None
-
-
-def parse_failure(completion):
-    """True if there is no answer to score: no tag, an empty one, or one only before or inside the thinking."""
-    return extract_answer(completion) is None
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# one spelling for each answer
-
-REPLACEMENTS = [  # in this order
-    ("\u2212", "-"), ("\u2044", "/"), ("\u2215", "/"), ("\u00f7", "/"), ("\\div", "/"), ("\u2236", ":"), ("\u00d7", r"\times "), ("\u00b7", r"\cdot "), ("\u22c5", r"\cdot "),
-    ("\u03c0", r"\pi "), ("\u221e", r"\infty "), ("\\textdegree{}", "°"), ("\\textdegree", "°"), ("\\degree", "°"), ("\\%", "%"), ("\\approx", "≈"),
-    ("\\$", " "), ("$", " "), ("{,}", ","), ("\\,", " "), ("\\;", " "), ("\\:", " "), ("\\!", " "), ("\\ ", " "), ("~", " "),
-    ("\\(", " "), ("\\)", " "), ("\\[", " "), ("\\]", " "), ("\\dfrac", "\\frac"), ("\\tfrac", "\\frac"),
-    ("\\left(", "("), ("\\right)", ")"), ("\\left[", "["), ("\\right]", "]"),
-]  # fmt: skip
-SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
-DEGREES = str.maketrans("º˚∘", "°°°")
-QUOTES = ['""', "''", "``", "“”", "‘’", "«»"]
-
-
-@functools.lru_cache(maxsize=8192)  # a step compares thousands of texts, most of them the same
-def _clean(text):
-    """Unicode, LaTeX dressing, quotes, spaces and the final period in one spelling; case kept.  At most MAX_ANSWER long."""
-    text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+", lambda m: "^{" + m.group().translate(SUPERSCRIPTS) + "}", text)
-    text = re.sub("([¼½¾⅐-⅞])", r" \1", text.translate(DEGREES))  # the space keeps 3½ from becoming 31/2
-    text = unicodedata.normalize("NFKC", text)  # full-width digits and brackets, ㎝, ½
-    text = re.sub(r"\\(?:text|textbf|textrm|mathrm|mathbf|boldsymbol|mbox)\s*\{((?:[^{}]|\{[^{}]*\})*)\}", r" \1 ", text)
-    text = re.sub(r"\^\s*(?:\{\s*0?\.5\s*\}|0?\.5(?![0-9]))", r"^{\\frac{1}{2}}", text)
-    text = re.sub(r"^\s*–(?=\s*[0-9.\\√])", "-", text)  # a dash between two numbers is no minus
-    for old, new in REPLACEMENTS:
-        text = text.replace(old, new)
-    text = re.sub(r"(?:\{\})?(?:\s*\^)+\s*(?:\{\s*(?:\\circ|o|°)\s*\}|°|(?:\\circ|(?<=[0-9]\^)o)(?![A-Za-z]))", "°", text)
-    text = re.sub(r"(?<=[0-9])\s*(?:[′’]|\^\s*(?:\{\s*\\prime\s*\}|\\prime(?![A-Za-z])))", "'", text)  # minutes of arc
-    text = re.sub(r"√\s*\(([^()]*)\)|(?<![\\A-Za-z])sqrt\s*\(([^()]*)\)", lambda m: "\\sqrt{" + (m[1] or m[2] or "") + "}", text)
-    text = re.sub(r"√\s*([0-9.]+|[A-Za-z])|(?<![\\A-Za-z])sqrt\s*([0-9.]+)", lambda m: "\\sqrt{" + (m[1] or m[2]) + "}", text)
-    text = re.sub(r"√|(?<![\\A-Za-z])sqrt(?=\s*\{)", r"\\sqrt", text)
-    text = re.sub(r"\\sqrt\s*([0-9A-Za-z])", r"\\sqrt{\1}", text)
-    text = re.sub(r"(?<![A-Za-z\\])pi(?![A-Za-z])", r"\\pi ", text)
-    before = None
-    while before != text:  # each turn makes the text shorter
-        before = text
-        text = " ".join(text.split()).rstrip(".。 ")
-        if len(text) > 4 and text.startswith("**") and text.endswith("**"):
-            text = text[2:-2]
-        elif len(text) > 2 and text[0] + text[-1] in QUOTES:
-            text = text[1:-1]
-        elif text.startswith("\\boxed{") and _closes_at_end(text):  # not "\\boxed{3} or \\boxed{7}"
-            text = text[7:-1]
-    text = re.sub(r"\^\s*([0-9A-NP-Za-np-z])(?![0-9A-Za-z.])", r"^{\1}", text)  # ^o is a degree
-    return re.sub(r"([0-9])\s*([:°])\s*(?=[0-9])", r"\1\2", text)
-
-
-def _closes_at_end(text, brackets="{}"):
-    """True if the first opening bracket of the text is closed by its last character."""
-    depth = 0
-    for i, char in enumerate(text):
-        depth += (char == brackets[0]) - (char == brackets[1])
-        if char == brackets[1] and depth == 0:
-            return i == len(text) - 1
-    return False
-
-
-def _text(text):
-    """The form in which two answers are compared as text.  Linear in the length."""
-    return " ".join(text.split()).casefold() if len(text) > MAX_ANSWER else _clean(text).casefold()
-
-
-UNITS = {
-    "°": "° degree degrees deg 度", "°c": "°c", "°f": "°f", "%": "% percent pct",
-    "mm": "mm millimeter millimeters millimetre millimetres 毫米", "cm": "cm centimeter centimeters centimetre centimetres 厘米 公分",
-    "dm": "dm 分米", "m": "m meter meters metre metres 米", "km": "km kilometer kilometers kilometre kilometres 千米 公里",
-    "in": "in inch inches", "ft": "ft foot feet", "yd": "yd yard yards", "mi": "mi mile miles",
-    "mg": "mg", "g": "g gram grams 克", "kg": "kg kilogram kilograms 千克 公斤", "lb": "lb lbs pound pounds",
-    "s": "s sec second seconds 秒", "min": "min minute minutes 分钟", "h": "h hr hour hours 小时", "day": "day days", "year": "year years",
-    "ml": "ml milliliter milliliters", "l": "l liter liters litre litres", "unit": "unit units",
-    "dollar": "dollar dollars", "cent": "cent cents", "people": "people person persons",
-}  # fmt: skip
-UNITS = {word: unit for unit, words in UNITS.items() for word in words.split()}
-# A plural is taken for the thing counted ("7 cubes"), unless it changes the number.
-NOT_COUNTED = set(
-    "plus minus times less halves thirds quarters fourths fifths sixths sevenths eighths ninths tenths hundredths thousandths "
-    "tens hundreds thousands millions billions trillions dozens pairs scores twos threes fours fives sixes sevens eights nines".split()
-)
-SINGULAR = set("object item thing shape cube sphere cylinder ball block square circle triangle".split())
-POWERS = {"square": "2", "sq": "2", "cubic": "3", "平方": "2", "立方": "3", "squared": "2", "cubed": "3"}
-
-UNIT = re.compile(
-    r"(.*?(?:[0-9.)}]|\\pi))\s*(?:(square|sq|cubic)\.?\s+|(平方|立方))?(°\s?[CFcf]?|%|[A-Za-z]+|[\u4e00-\u9fff]{1,4})"
-    r"(?:\s*(?:\^|\*\*)\s*\{?\s*([23])\s*\}?|([23])|\s+(squared|cubed))?"
-)
-
-
-def _split_unit(text):
-    """'240\\pi cm^{2}' -> ('240\\pi', 'cm2'), '7 cubes' -> ('7', 'cube'); the unit is '' if the end is not one."""
-    m = UNIT.fullmatch(text)
-    if not m:
-        return text, ""
-    word = m[4].replace(" ", "").casefold()
-    unit, power = UNITS.get(word), m[5] or m[6] or POWERS.get(m[2] or m[3] or m[7], "")
-    if unit is None and not power and (word in SINGULAR or re.fullmatch(r"[a-z]{3,}s|[\u4e00-\u9fff]+", word)) and word not in NOT_COUNTED and word[0] not in "十百千万亿半点分":
-        unit = word[:-1] if word.endswith("s") else word
-    if unit is None:
-        return text, ""
-    return m[1], unit + power
-
-
-NUMBER = r"(?:(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+)"
-NUMERIC = re.compile(rf"([+-]?)\s*(?:({NUMBER})(?:\s*/\s*({NUMBER}))?|\\frac\s*\{{\s*({NUMBER})\s*\}}\s*\{{\s*({NUMBER})\s*\}})")
-
-MIXED = re.compile(r"([+-]?)\s*([0-9]{1,30})\s+([0-9]{1,30})\s*/\s*([1-9][0-9]{0,29})")  # 2 2/5
-
-
-def _number(text):
-    """(exact value, unit) if the cleaned text is one number and perhaps a unit, else None.  3.0, 1,000, 1/2, \\frac{1}{2}, 7 cubes."""
-    value, unit = _split_unit(text)
-    mixed = MIXED.fullmatch(value)
-    if mixed:
-        return (-1 if mixed[1] == "-" else 1) * (int(mixed[2]) + Fraction(int(mixed[3]), int(mixed[4]))), unit
-    m = NUMERIC.fullmatch(value)
-    if not m:
-        return None
-    top, bottom = (Fraction(part.replace(",", "") if part else 1) for part in (m[2] or m[4], m[3] or m[5]))
-    if bottom == 0:
-        return None
-    return (-top if m[1] == "-" else top) / bottom, unit
-
-
-LETTER = re.compile(r"([a-z])[.:,)]?|\(([a-z])\)[.:,]?|\[([a-z])\][.:,]?")
-LETTER_AND_TEXT = re.compile(r"(?:([a-z])(?:[.:]\s+|\)\s*)|\(([a-z])\)\s*|\[([a-z])\]\s*)([^\s.:,)].*)", re.DOTALL)
-# what follows "A. " and names a second letter: "cat (b) dog", "cat or b", "cat, b", "b"
-SECOND_LETTER = re.compile(r"(?<!\w)[a-z][).:]|(?:\bor|\band|[,/&])\s*[(\[]?[a-z](?!\w)|^[a-h]$")
-
-OPTION = re.compile(r"(?:[A-H][.:)]|\([A-H]\)|\[[A-H]\])\s+(?=\S)")  # "B. 140°"; capitals and a space, since (a)(a+1) is a product
-
-
-def _letter(text, own_words=None):
-    """(letter, text after it) of 'A', '(A)', 'A.', 'A)', '[a]', 'A: cat', 'A. cat'; None otherwise.
-
-    'A cat' is None (an article), and so is whatever names two letters ('A or B', 'A: cat B: dog'), unless those are the choice's own words
-    (own_words, the list of choices: 'A. x and y').
-    VLM-R1's extractor misses '(A)' and reads 'I think A, but B.' as A.
-    """
-    text = _text(text)
-    m = LETTER.fullmatch(text)
-    if m:
-        return m[1] or m[2] or m[3], ""
-    m = LETTER_AND_TEXT.fullmatch(text)
-    if not m:
-        return None
-    letter, rest = m[1] or m[2] or m[3], m[4]
-    index = ord(letter) - ord("a")
-    if own_words and index < len(own_words) and _same_plain(rest, own_words[index]):
-        return letter, rest
-    return None if SECOND_LETTER.search(rest) else (letter, rest)
-
-
-def _same_plain(a, b):
-    """Equal as text or as numbers.  Two units must agree if both are given: 3 cm is 3, but not 3 m."""
-    a, b = _text(a), _text(b)
-    if a == b:
-        return a != ""
-    if max(len(a), len(b)) > MAX_ANSWER:
-        return False
-    x, y = _number(a), _number(b)
-    if x and y:
-        return x[0] == y[0] and (x[1] == y[1] or not x[1] or not y[1])
-    # A ratio is compared term by term, never as a quotient: 4:10 and 8:20 are two different times of day.
-    a = re.sub(r"\\frac\s*\{\s*([0-9]+)\s*\}\s*\{\s*([0-9]+)\s*\}", r"\1/\2", a)
-    return bool(re.fullmatch(r"[0-9]+[:/][0-9]+", a)) and a.replace("/", ":") == b.replace("/", ":")
-
-
-def choice_index(text, choices):
-    """Which of `choices` the text names, by its words, its number or its letter; None if none of them or more than one."""
-    for i, choice in enumerate(choices):  # words first: a choice may itself read "A"
-        if _same_plain(text, choice):
-            return i
-    named = _letter(text, choices)
-    if named is None or ord(named[0]) - ord("a") >= len(choices):
-        return None
-    index, rest = ord(named[0]) - ord("a"), named[1]
-    if rest and not _same_plain(rest, choices[index]):
-        for i, choice in enumerate(choices):  # "A: dog" and "A. cat or dog" where dog is B
-            if i != index and re.search(rf"(?<!\w){re.escape(_text(choice))}(?!\w)", rest):
-                return None
-    return index
-
-
-def normalize_answer(text, choices=None):
-    """Canonical form of an answer: equal strings vote together in majority@N.
-
-    ' 3 ', '3.0', '3 cubes' -> '3'; '140°' -> '140'; '0.5' -> '1/2'; '(A)', 'A. cat' -> 'a'; '√3' and '$\\sqrt{3}$' -> '\\sqrt{3}'.
-    With choices, every way to name one gives its letter.  Units are dropped: a voter who writes 3 cm agrees with one who writes 3
-    (match_answer, which has a gold to compare with, is stricter).  Symbolic equality is not looked for: 2/4 is 1/2, but 2√3 is not √12.
-    """
-    if choices:
-        index = choice_index(text, choices)
-        if index is not None:
-            return chr(ord("a") + index)
-    plain = _text(text)
-    if len(plain) > MAX_ANSWER:
-        return plain
-    number = _number(plain)
-    if number:
-        return str(number[0])
-    named = _letter(text)
-    if named:
-        return named[0]
-    return plain.replace(" ", "") if "\\" in plain else plain
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# comparing answers
-
-
-def match_answer(prediction, gold, choices=None):
-    """True if the prediction (an answer body, or None) says the same as the gold.
-
-    In order: choice letters and texts, equal text (case, spaces, quotes, $ and the final period aside), yes/no, numbers with
-    units, lists item by item, symbolic equality.  Decided where the sources disagree:
-    - two answers are no answer: "3 or 7", "3, 7", "A or B", "3 = 7" never match a single gold (R1-V pays the last, Visual-RFT both);
-    - a sentence is no answer: "I count 7" does not match 7, "7 cubes" does (a number and one unit or plural noun), "seven" does not;
-    - 70% matches 70 and 70%, not 0.7: one answer must not match two golds;
-    - numbers are exact: 0.33 is not 1/3;  "3,5" is a list, not a decimal;  lists are ordered, but for a gold with 或 ("or": "60°或120°");
-    - what stands beside an answer is dropped only where it cannot be a second one: the letter of "B. 140°" if the gold is no letter and there are no choices,
-      and "≈ 13.86" after a root, π or fraction (its value is not looked at: "8√3 ≈ 7" is 8√3, and never 7).
-    """
-    if prediction is None or not prediction.strip():
-        return False
-    if choices:
-        right, picked = choice_index(gold, choices), choice_index(prediction, choices)
-        if right is not None and picked is not None:
-            return right == picked
-        if right is not None:
-            gold = choices[right]  # the prediction may still equal it as mathematics
-    if _same_plain(prediction, gold):
-        return True
-    if len(prediction) > MAX_ANSWER or len(gold) > MAX_ANSWER:
-        return False
-
-    words = re.findall(r"\w+", _text(prediction))
-    if _text(gold) in ("yes", "no"):  # "Yes, it is" is yes; "yes and no" and "I do not know" are neither
-        return words[:1] == [_text(gold)] and not {"yes", "no"} <= set(words)
-    named = _letter(gold)
-    if named and not choices:  # gold "A" or "A. cat" without a list of choices
-        picked = _letter(prediction)
-        return (picked is not None and picked[0] == named[0]) or (named[1] != "" and _same_plain(prediction, named[1]))
-    prediction, gold = _clean(prediction), _clean(gold)
-    option = None if choices else OPTION.match(prediction)
-    if option and not SECOND_LETTER.search(prediction[option.end() :].casefold()):
-        prediction = prediction[option.end() :]
-    exact, _, rounded = prediction.partition("≈")
-    if re.search(r"\\(?:sqrt|pi|frac)|/", exact) and _number(rounded.strip()):
-        prediction = exact.strip()
-    return _same_plain(prediction, gold) or _same_mathematics(prediction, gold)
-
-
-def _same_mathematics(prediction, gold):
-    """Lists item by item, then `x = ` and units removed, then math-verify.  Both texts cleaned and at most MAX_ANSWER long."""
-    if max(len(prediction), len(gold)) > MAX_ANSWER:
-        return False  # cleaning can lengthen: one Arabic ligature becomes 18 characters
-    if _number(prediction) and _number(gold):
-        return _same_plain(prediction, gold)
-    if "或" in gold:
-        items, gold_items = [part.strip() for part in re.split(r"[,;或]|\bor\b", prediction)], gold.split("或")
-        if len(items) != len(gold_items):
-            return False
-        for g in gold_items:
-            found = next((p for p in items if _same_plain(p, g) or _same_mathematics(p, g)), None)
-            if found is None:
-                return False
-            items.remove(found)
-        return True
-    items, gold_items = _list(prediction), _list(gold)
-    if len(items) > 1 or len(gold_items) > 1:
-        if len(items) != len(gold_items) or (prediction[0] in "([") != (gold[0] in "(["):
-            return False
-        return all(_same_plain(p, g) or _same_mathematics(p, g) for p, g in zip(items, gold_items))
-    if "=" in prediction and "=" in gold:  # two equations: math-verify compares their solutions
-        if prediction.count("=") > 1 or not re.search("[A-Za-z]", prediction.partition("=")[0]):
-            return False  # "3 = 7" for "x = 7"
-        if re.search(r"sin|cos|tan|cot|ln|log", prediction + gold):
-            return False  # solving sin(cos(tan x))^9 = 3 takes sympy two seconds
-    else:
-        prediction, gold = _drop_assignment(prediction), _drop_assignment(gold)
-        if "=" in prediction or "=" in gold:
-            return False  # "3 = 7" names two numbers; math-verify would take the last
-        if _number(prediction) and _number(gold):
-            return _same_plain(prediction, gold)
-    prediction, unit = _split_unit(prediction)
-    gold, gold_unit = _split_unit(gold)
-    if unit and gold_unit and unit != gold_unit:
-        return False
-    return symbolically_equal(gold, prediction)
-
-
-def _list(text):
-    """'(3, 7)' -> ['3', '7']; '1,000' -> ['1,000']; nested brackets are not looked into."""
-    if _number(text):
-        return [text]
-    if len(text) > 1 and text[0] + text[-1] in ("()", "[]") and not set(text[1:-1]) & set("()[]"):
-        text = text[1:-1]
-    return [part.strip() for part in re.split("[,;]", text)]
-
-
-def _drop_assignment(text):
-    r"""'x = 7' -> '7', 'AB = 7' -> '7', '\angle ABC = 7' -> '7', 'sin A = 3/5' -> '3/5'; anything else, 'two = 7' included, as it is."""
-    return ASSIGNED.sub("", text)
-
-
-_ANGLE = r"(?:\\angle|∠|angle)\s*(?:[A-Za-z]{1,3}|[0-9])"
-ASSIGNED = re.compile(rf"^(?:m?\s*{_ANGLE}|\\?(?:sin|cos|tan|cot)\s*(?:{_ANGLE}|[A-Za-z]{{1,3}})|[A-Za-z]|[A-Z]{{2}})\s*=\s*(?=[^=]+$)")
-
-
-# What may reach the symbolic comparison: plain algebra.  A closed list, so that prose, code and control characters never do.
-COMMANDS = set("frac sqrt pi cdot times sin cos tan cot ln log alpha beta gamma delta theta lambda mu phi rho sigma omega infty".split())
-ALGEBRA = re.compile(r"[0-9A-Za-z\\{}()\[\]+\-*/^.= ]*")
-REFUSED = re.compile(
-    r"\^\s*[^{\s]\s*\^|\^\s*\{[^}]*(?:\^|\(|\*|\\cdot|\\times)|\^\s*\("  # towers: 9^9^9, 10^{10^{10}}, 9^{9\cdot99}
-    r"|[)}]\s*\^\s*\{?\s*-?[0-9]{2}"  # (9^99)^99
-    r"|\^\s*\{?\s*-?[0-9]{4}"  # 9^{99999}
-    r"|[0-9]{31}"  # long numbers
-    r"|(?:[-+]\s*){3}"  # a run of signs: the grammar nests them
-    r"|[0-9]\s+[0-9]|\{\s*\}"  # "3 7" and "3{}7" are 37 in LaTeX
-    r"|(?<!\\)\b(?:or|and)\b"
-)
-
-FRACTION_OF = re.compile(r"(?<![\w.^/})\]])([0-9]{1,30})\s*/\s*([0-9]{1,30})\s*(?=\\pi|\\sqrt|[A-Za-z(])")  # 4/3π is four thirds of π: math-verify reads 4/(3π)
-
-
-def _algebra(text):
-    """The LaTeX math-verify may see, or None if the text is not plain algebra or could take long."""
-    text = FRACTION_OF.sub(r"\\frac{\1}{\2} ", text.replace("**", "^"))
-    if len(text) > MAX_ANSWER or not ALGEBRA.fullmatch(text) or REFUSED.search(text):
-        return None
-    if _depth(text) > 4:  # the grammar's time grows exponentially with bare brackets: 0.3 s for x in 7 of them, over 0.8 s in 19
-        return None
-    if not COMMANDS.issuperset(re.findall(r"\\([A-Za-z]*)", text)):
-        return None
-    # Letters are variables, at most two side by side: to a parser "yes" is the product e*s*y, equal to its anagrams.
-    if re.search(r"[A-Za-z]{3}", re.sub(r"\\[A-Za-z]+|(?<![A-Za-z])(?:sin|cos|tan|log)(?![A-Za-z])", " ", text)):
-        return None
-    return text.replace("*", "\\cdot ")
-
-
-def _depth(text):
-    """How deep the brackets of any kind nest."""
-    deepest = depth = 0
-    for char in text:
-        depth += (char in "([{") - (char in ")]}")
-        deepest = max(deepest, depth)
-    return deepest
-
-
-def _bare(text):
-    """Without spaces and the round brackets around all of it."""
-    text = text.replace(" ", "")
-    return text[1:-1] if text[0] == "(" and _closes_at_end(text, "()") else text
-
-
-def symbolically_equal(gold, prediction):
-    """math-verify on two pieces of plain algebra; False if either is not, and if it takes longer than _worker.seconds (ANSWER_SECONDS, unless a protocol is scored)."""
-    gold, prediction = _algebra(gold), _algebra(prediction)
-    if not gold or not prediction or not re.search(r"[0-9\\+\-/^=]", gold):
-        return False  # a gold of letters only is a word: "up" is not "pu"
-    if _bare(gold) == _bare(prediction):
-        return True
-    try:
-        return _ask_worker(gold, prediction)
-    except TimeoutError as error:
-        log.warning("counted as not equal: %s", error)
-        return False
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# math-verify, in a process that can be killed
-#
-# Read in math-verify 0.9.0: its time limits are SIGALRM (main thread only, absent on Windows), and its ExprExtractionConfig
-# hands text to sympy.parse_expr, which is Python's eval.  Its LatexExtractionConfig goes through an ANTLR grammar
-# (latex2sympy2_extended) that evaluates nothing.  So only the latter is used, on text from a closed alphabet, with its own limits
-# off; and since neither a signal nor a thread stops a big-integer power in C, the limit is the end of the process.
-
-
-@functools.lru_cache(maxsize=4096)  # the completions of a group repeat their answers; a TimeoutError is not remembered
-def _ask_worker(gold, prediction):
-    return _worker.ask([gold, prediction])["equal"]
-
-
-def timeouts():
-    """How many symbolic comparisons of this process have run out of time so far, and were counted as not equal."""
-    return _worker.timeouts
-
-
-class MathWorker:
-    """A child process, `python script --worker`, that answers one JSON line per question; started at first use, shared by all threads of a process.
-
-    A question is bounded by `seconds`, and those that were late are counted in `timeouts`; only the very first waits for start-up (importing sympy) besides.  A worker
-    that is late or dies is ended, and an understudy that has done its imports meanwhile takes over; if several are lost in a row, the questions that find none
-    ready in time are late too.  A forked process has workers of its own.  The child's side is serve().
-    """
-
-    def __init__(self, script, seconds):
-        self.script, self.seconds, self.timeouts = os.path.abspath(script), seconds, 0
-        self.forget()
-        if hasattr(os, "register_at_fork"):  # the pipes belong to the parent, and its lock may be taken for ever
-            os.register_at_fork(after_in_child=self.forget)
-
-    def forget(self):
-        self.pid, self.lock = os.getpid(), threading.Lock()
-        self.process = self.answers = self.understudy = None
-        self.ready = self.started = False  # ready: this worker has said so; started: one of them has
-
-    def start(self):
-        """(process, queue of its answers) of a new child, which now imports."""
-        command = [sys.executable, self.script, "--worker"]
-        # bufsize=0: a buffered pipe has a lock of its own, which a fork could inherit taken.
-        process, answers = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0), queue.Queue()
-        # A thread that reads, because waiting on a pipe with a time limit does not exist on Windows.
-        threading.Thread(target=_read_lines, args=(process.stdout, answers), daemon=True).start()
-        atexit.unregister(self.stop)
-        atexit.register(self.stop)
-        return process, answers
-
-    def replace(self):
-        """Ends the worker, if there is one; its understudy takes over. (The next understudy starts when this one is ready, so as not to hold it up.)"""
-        _end(self.process)
-        (self.process, self.answers), self.understudy = self.understudy or self.start(), None
-        self.ready = False
-
-    def stop(self):
-        if self.pid == os.getpid():
-            _end(self.process)
-            _end(self.understudy and self.understudy[0])
-        self.process = self.understudy = None
-
-    def wait_until_ready(self, deadline):
-        try:
-            hello = self.answers.get(timeout=max(0.0, deadline - time.monotonic()) if self.started else START_SECONDS)
-        except queue.Empty:
-            if self.started:
-                return False
-            hello = {"error": f"it did not start within {START_SECONDS} s"}
-        if hello is None or "error" in hello:
-            self.stop()
-            raise RuntimeError(f"the math-verify worker cannot start: {hello['error'] if hello else 'it died'}")
-        self.ready = self.started = True
-        self.understudy = self.understudy or self.start()
-        return True
-
-    def ask(self, question):
-        """The answer to a question, both anything JSON can say; TimeoutError if the worker was late or died of it; RuntimeError if there can be none."""
-        line = (json.dumps(question) + "\n").encode()
-        with self.lock:
-            first, answer = not self.started, None
-            deadline = time.monotonic() + self.seconds
-            if self.process is None or self.process.poll() is not None:  # none yet, or it died between two questions
-                self.replace()
-            if self.ready or self.wait_until_ready(deadline):
-                deadline = time.monotonic() + self.seconds if first else deadline
-                try:
-                    self.process.stdin.write(line)
-                    answer = self.answers.get(timeout=max(0.0, deadline - time.monotonic()))
-                except (queue.Empty, BrokenPipeError):
-                    pass
-                finally:  # after Ctrl-C too: an answer that nobody read would be taken for the next one's
-                    if answer is None:
-                        self.replace()
-            if answer is None:
-                self.timeouts += 1
-                raise TimeoutError(f"math-verify did not finish {question!r} in {self.seconds} s")
-            return answer
-
-
-def _end(process):
-    if process is not None:
-        process.kill()
-        process.wait()
-        process.stdin.close()  # stdout is closed by its reading thread
-
-
-_worker = MathWorker(__file__, ANSWER_SECONDS)  # no process yet
-
-
-def _read_lines(pipe, answers):
-    with pipe:
-        for line in pipe:
-            answers.put(json.loads(line))
-    answers.put(None)  # the process has ended
-
-
-def serve(answer, warm_up, seconds):
-    """The worker's side: a JSON line in, the JSON of answer(question) out, until stdin ends (with the parent).
-
-    warm_up() is called first (imports, tables); its ImportError is told to the parent.  answer must not return None.
-    """
-    import faulthandler
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
-    out, sys.stdout = sys.stdout, sys.stderr  # a library that prints must not answer
-    try:
-        warm_up()
-    except ImportError as error:
-        print(json.dumps({"error": f"{error} (pip install math-verify)"}), file=out, flush=True)
-        return
-    print(json.dumps({"ready": True}), file=out, flush=True)
-    for line in sys.stdin:
-        # If the parent dies while we compute, nobody kills us: this timer needs neither the GIL nor signals.
-        faulthandler.dump_traceback_later(10 * seconds, exit=True)
-        reply = answer(json.loads(line))
-        faulthandler.cancel_dump_traceback_later()
-        print(json.dumps(reply), file=out, flush=True)
-
-
-def _compare_latex(gold, prediction):
-    """The one call of math-verify, in its order: gold first (R1-V has them reversed, and the rule is not symmetric)."""
-    from math_verify import LatexExtractionConfig, parse, verify
-
-    def read(text):
-        return parse(f"${text}$", [LatexExtractionConfig()], fallback_mode="no_fallback", parsing_timeout=None)
-
-    return bool(verify(read(gold), read(prediction), timeout_seconds=None))
-
-
-def _answer_question(question):
-    try:
-        return {"equal": _compare_latex(*question)}
-    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
-        return {"equal": False}  # sympy could not make sense of it
-
-
-def _warm_up():
-    for gold, prediction in [(r"\frac{1}{2}", "0.5"), (r"2\sqrt{3}", r"\sqrt{12}"), ("x+1", "1+x"), ("2x=4", "x=2"), ("x^{2}-1", "(x-1)(x+1)"), (r"2\sqrt{3}+1.6", r"1.6+\sqrt{12}"), (r"\sin x", "3")]:
-        _compare_latex(gold, prediction)  # imports and warms the parser's tables
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -625,6 +55,7 @@ BOX_TOKEN = re.compile(
     r"|<\|object_ref_start\|>(?P<reference>[^<]{0,200})<\|object_ref_end\|>"
     r"|(?P<brace>[{}])"
 )
+FULL_WIDTH = {ord(char): chr(ord(char) - 0xFEE0) for char in "［］（）｛｝，：．－" + "０１２３４５６７８９"}  # [１，２，３，４] by a Chinese model
 EMPTY_LIST = re.compile(r"none|null|nothing|no (?:objects?|boxes|box)(?: found| detected)?")
 
 
@@ -642,6 +73,7 @@ def parse_boxes(text):
     """
     if text is None or len(text) > MAX_TAIL:
         return None
+    text = text.translate(FULL_WIDTH)
     found, boxes, label, score, seen = [], [], None, None, 0
     for m in BOX_TOKEN.finditer(text):
         kind = m.lastgroup
@@ -898,8 +330,8 @@ def mcq(completion, example):
     if choices:
         right = choice_index(example.answer, choices)
         return float(right is not None and choice_index(body, choices) == right)
-    right, named = _letter(example.answer), _letter(body)
-    return float(right is not None and named is not None and named[0] == right[0])
+    right, named = read(example.answer), read(body)
+    return float(isinstance(right, Choice) and isinstance(named, Choice) and named.letter == right.letter)
 
 
 def yes_no(completion, example):
@@ -907,7 +339,7 @@ def yes_no(completion, example):
 
     VLM-R1's yes_no looks for the letters: "I do not know" is no, and two texts with neither are equal.
     """
-    body, gold = extract_answer(completion), _text(example.answer)
+    body, gold = extract_answer(completion), text_form(example.answer)
     return float(body is not None and len(body) <= MAX_ANSWER and gold in ("yes", "no") and match_answer(body, gold))
 
 
@@ -917,7 +349,7 @@ def all_match(completion, example):
     VLM-R1's all_match (its GUI task), which takes the whole completion for the answer if there is no tag, and scores an empty one against an empty gold.
     """
     body = extract_answer(completion)
-    return float(body is not None and _text(body) == _text(example.answer) != "")
+    return float(body is not None and text_form(body) == text_form(example.answer) != "")
 
 
 # Words that may stand around a class name: none of them is a class.  The nouns of Visual-RFT's questions may be one: beside a gold that is such a noun they are not
@@ -1259,6 +691,12 @@ RANGES = {name: (0.0, 1.0) for name in REWARDS} | {  # (lowest, highest), or the
 }  # fmt: skip
 
 
+def _names_a_choice(example):
+    if example.choices:
+        return choice_index(example.answer, example.choices) is not None
+    return isinstance(read(example.answer), Choice)
+
+
 def check_rewards(names, examples, functions=REWARDS):
     """ValueError, in a sentence, if a named reward does not exist or has nothing to score in an example.  Call it once, before training.
 
@@ -1273,9 +711,9 @@ def check_rewards(names, examples, functions=REWARDS):
         for name in names:
             if name in NEEDS_BOXES and not has_boxes:
                 raise ValueError(f"reward {name} needs examples with boxes (meta['boxes']); {which} has none")
-            if name == "yes_no" and _text(example.answer) not in ("yes", "no"):
+            if name == "yes_no" and text_form(example.answer) not in ("yes", "no"):
                 raise ValueError(f"reward yes_no needs answers that are yes or no; not so {which}")
-            if name == "mcq" and (choice_index(example.answer, example.choices) if example.choices else _letter(example.answer)) is None:
+            if name == "mcq" and not _names_a_choice(example):
                 raise ValueError(f"reward mcq needs answers that are a choice or its letter; not so {which}")
 
 
@@ -1427,9 +865,3 @@ def bootstrap_difference(a, b, seed=0, resamples=10_000):
     drawn = numpy.random.default_rng(seed).multinomial(len(a), times / len(a), size=resamples)  # (resamples, values)
     low, high = numpy.quantile(drawn @ values / len(a), [0.025, 0.975])
     return float(low), float(high)
-
-
-if __name__ == "__main__":
-    if sys.argv[1:] != ["--worker"]:
-        sys.exit("rewards.py is a module: see its docstring, and tests/test_rewards.py")
-    serve(_answer_question, _warm_up, ANSWER_SECONDS)

@@ -30,6 +30,7 @@ import losses
 import model as modeling
 import rewards
 import utils
+from grading import answers
 
 
 def parse_args(argv=None):
@@ -173,7 +174,7 @@ def main(args):
             rollout_seconds = time.perf_counter() - started
 
             # 2. score them
-            asked, late = [e for e in chosen for _ in range(G)], rewards.timeouts()
+            asked, undecided = [e for e in chosen for _ in range(G)], answers.undecided()
             parts, failed = rewards.reward_parts(completions, asked, formulas, roll.lengths.tolist(), args.max_completion_length)
             for name, judge in judges.items():
                 judged = judge.score([e.question for e in asked], completions, args.micro_batch_size)
@@ -234,7 +235,7 @@ def main(args):
                 "reward_std": scores.view(N, G).std(1).mean(),
                 **{f"rewards/{name}": sum(values) / len(values) for name, values in parts.items()},
                 **{f"rewards/{name}/failed": count for name, count in failed.items()},
-                "rewards/timeouts": rewards.timeouts() - late,
+                "rewards/undecided": answers.undecided() - undecided,
                 "adv_abs": adv.abs().mean(),
                 "frac_reward_zero_std": losses.frac_reward_zero_std(scores, G),
                 "grad_norm": grad_norm,

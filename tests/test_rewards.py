@@ -9,11 +9,9 @@ import copy
 import itertools
 import json
 import math
-import multiprocessing
 import os
 import random
 import re
-import subprocess
 import sys
 import tempfile
 import threading
@@ -26,23 +24,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import fuzz_rewards
 import rewards
-from fuzz_rewards import in_range
-
-# Other programs on this machine count in wall time: then the symbolic worker is given more of it, and our own time is measured in CPU seconds always.
-PATIENCE = 10 if hasattr(os, "getloadavg") and os.getloadavg()[0] > (os.cpu_count() or 1) else 1
-
+from recipes import fuzz_rewards
+from recipes.fuzz_rewards import in_range
 
 def example(answer, choices=None):
     return SimpleNamespace(answer=answer, choices=choices)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def warm_worker():
-    """Importing sympy takes 0.5 s to many seconds: done once here, so that the time limits below are about comparing."""
-    rewards._worker.seconds *= PATIENCE
-    assert rewards.symbolically_equal("x+1", "1+x")
 
 
 # ---- golden vectors
@@ -157,112 +144,7 @@ def test_accuracy_golden(completion, gold, ours, r1v, rule):
     assert rewards.accuracy(completion, example(gold)) == ours, rule
 
 
-MATCH = [  # prediction, gold
-    ("Cat.", "cat"), ('"cat"', "cat"), ("two  words", "Two words"), ("**7**", "7"), ("the cat", "The Cat"),
-    ("a", "A"), ("A)", "(A)"), ("A.", "A"), ("A: cat", "A"), ("[b]", "B"), ("A", "A. cat"), ("cat", "A. cat"),
-    ("Yes, it is", "yes"), ("NO", "no"),
-    ("145 degrees", "145°"), (r"$145^\circ$", "145°"), ("3 cm", "3cm"), ("3", "3cm"), ("3 centimeters", "3 cm"), ("9", "9米"),
-    ("7 cubes", "7"), ("1 object", "1"), ("12 cm²", "12cm^{2}"), ("12 square cm", "12cm^{2}"), ("$3.50", "3.5"), ("−3", "-3"),
-    ("½", "0.5"), ("1,000,000", "1000000"), ("x = 7", "7"), ("7", "x=7"), ("AB = 7cm", "7"), (r"\angle ABC = 40°", "40"),
-    ("1 : 2", "1:2"), ("1/2", "1:2"), (r"\frac{4}{9}", "4:9"), ("$a^2$", "a^{2}"), ("x^2+1", "x^{2} + 1"), ("2√3+1.6", "(2√{3}+1.6)m"), ("240π cm cubed", "240π cm³"), ("(1,2)", "(1, 2)"), (r"\boxed{2\sqrt{3}}", "2√3"),
-    ("sqrt(3)", "√{3}"), (r"\text{yes}", "yes"), ("240π", "240πcm^{2}"), (r"240\pi\,cm^2", "240πcm^{2}"),
-    # these need math-verify
-    (r"2\sqrt{3}", r"\sqrt{12}"), ("1+x", "x+1"), ("(x-1)(x+1)", "x^2-1"), ("2^3", "8"), ("√3/2", r"\frac{\sqrt{3}}{2}"),
-    (r"\frac{\sqrt{3}}{3}", "1/√3"), ("2/3 π", r"\frac{2π}{3}"), ("4/3π", r"\frac{4π}{3}"), ("1/2 √3", r"\frac{√{3}}{2}"), ("3/2 a", r"\frac{3a}{2}"), ("1/2π", "π/2"), ("1/2(a+b)", r"\frac{a+b}{2}"), ("2x+y=4", "y=4-2x"), (r"2^{\frac{1}{2}}", r"\sqrt{2}"), ("(√12, 1)", r"(2\sqrt{3}, 1)"),
-]  # fmt: skip
-NO_MATCH = [
-    ("3 and 4", "4"), ("3, 7", "7"), ("3,7", "7"), ("7; 3", "7"), ("3 7", "37"), ("$3$7$", "37"), ("3 = 7", "7"), ("7=7", "7"), ("two = 7", "7"), ("3=7", "x=7"),
-    (r"5\pm2", "7"), (r"3\text{ or }7", "7"), (r"\boxed{3} or \boxed{7}", "7"), ("3|7", "7"), ("{3}{}{7}", "37"), ("I count 7", "7"), ("seven", "7"),
-    ("A or B", "A"), ("A, B", "A"), ("A/B", "A"), ("(A) or (B)", "B"), ("A: cat B: dog", "A"), ("A. B", "A"), ("A cat", "A"), ("apple", "A"), ("Answer", "A"), ("B", "A"),
-    ("yes and no", "yes"), ("I do not know", "no"), ("nobody", "no"), ("yesterday", "yes"), ("", "no"),
-    ("7 million", "7"), ("7 dozens", "7"), ("7 thirds", "7"), ("3 m", "3cm"), ("3 cm^2", "3cm"), ("70%", "0.7"), ("3½", "15.5"), ("0.33", "1/3"), ("8", "8√{3}"), ("1.73", "√3"),
-    ("4:10", "8:20"), ("(2,1)", "(1,2)"), ("1,2,3", "1,2"), ("3!", "6"), ("1/0", "1"), ("cat", "category"), ("category", "cat"), ("on", "no"), ("pu", "up"), ("737-800", "-63 seats total"),
-    (" ", "3"), (None, "3"), ("None", "3"), ("nan", "3"), ("...", "3"),
-    ("1/2π", "1/(2π)"), ("4/9", "9:4"), (r"\frac{8}{18}", "4:9"), ("x^2", "x^{3}"), ("(a)(a+1)", "a+1"), ("(A)(A+1)", "A+1"), ("A. 7 or B. 8", "7"), ("A. 7 or B. 8", "8"), ("A. 7 B. 8", "7"), ("A. 7 or 8", "7"), ("B. 3 m", "3cm"), ("B. 7", "8"),
-    ("8√3 ≈ 7", "7"), ("7 ≈ 3", "3"), ("3 or 8√3 ≈ 13.86", "8√3"), ("8√3 ≈ 13.86 or 7", "8√3"), ("sin 3 = 7", "7"), ("∠1 = ∠2 = 7", "8"), ("7 cubes squared", "7"), ("7 cubes^2", "7"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("prediction, gold", MATCH)
-def test_same_answer(prediction, gold):
-    assert rewards.match_answer(prediction, gold) is True
-
-
-@pytest.mark.parametrize("prediction, gold", NO_MATCH)
-def test_other_answer(prediction, gold):
-    assert rewards.match_answer(prediction, gold) is False
-
-
-GEOQA = {  # golds as GEOQA writes them; answers as policies do
-    "140°": ["140", "140 degrees", r"140^\circ", r"$140^{\circ}$", r"140^{\circ }", r"140{}^\circ", r"140^{o}", "140^o", "140˚", "140º", r"140\degree", r"140\text{ degrees}", "140度", r"m\angle A = 140^\circ", "angle ABC = 140°", r"\boldsymbol{140}", "B. 140°", "(B) 140°", "[B] 140", "∠1 = 140°", r"\angle 1 = 140^\circ", "140∘", "140^∘", "140^{∘}", r"140\textdegree"],
-    "3cm": ["3", "3 cm", "3.0 cm", r"3\text{cm}", r"3\ \mathrm{cm}", "3㎝", "3厘米", "AB=3cm", "3 centimeters"],
-    "9米": ["9", "9 m", "9 meters", r"9\text{ m}"],
-    "√{3}": ["√3", r"\sqrt{3}", r"\sqrt3", "sqrt(3)", "sqrt 3", "sqrt{3}", r"3^{\frac{1}{2}}", "3^{0.5}", "3^0.5", r"\frac{3}{\sqrt{3}}", r"\sqrt{3} cm"],
-    "8√{3}": ["8√3", r"8\sqrt{3}", r"8 \sqrt {3}", "8*sqrt(3)", r"8\times\sqrt{3}", "8·√3", r"\sqrt{192}", "8√(3)", "8√3 cm", "C. 8√3", "8√3 ≈ 13.86", r"$8\sqrt{3} \approx 13.86$ cm", "x = 8√3 ≈ 13.9 cm"],
-    r"\frac{12}{5}": ["12/5", "2.4", r"\dfrac{12}{5}", "2 2/5", r"2\frac{2}{5}", "2⅖", r"12\div5", "12÷5", "12∕5"],
-    "240πcm^{2}": ["240π", "240π cm²", r"240\pi \text{ cm}^2", r"240\pi\text{cm}^{2}", r"240\pi\,\mathrm{cm^2}", r"240\pi \text{ cm²}", r"240\pi \text{ square cm}", "240 pi square cm", "240π sq cm", "240π㎠", "240π平方厘米", "240*pi", "240π centimeters squared"],
-    "1:2": ["1/2", "1∶2", "1：2"], "-1": ["−1", "–1"], "40海里": ["40", "40 海里"], "3√{2}-3": [r"3\sqrt{2}-3", "3(√2-1)"], "100(√{3}+1)m": [r"100(\sqrt{3}+1)", "100√3+100"],
-    "58°30'": ["58°30′", "58° 30'", r"$58^\circ 30^\prime$", r"58^{\circ}30^{\prime}", "58°30’"], r"\frac{3}{5}": ["sin A = 3/5", "tan∠ABC = 3/5", r"\cos\angle A = \frac{3}{5}"],
-    "60°或120°": ["60° or 120°", "120° or 60°", "60°或120°", "60, 120", r"60^\circ \text{ or } 120^\circ"], "8cm或10cm": ["8cm,10cm", "8 or 10", "8cm或10cm"],
-}  # fmt: skip
-NOT_GEOQA = {
-    "140°": ["141°", "40", "140 cm", "140 or 40"], "3cm": ["3m", "3cm²", "30"], "√{3}": ["3", "√2", "1.732"], "8√{3}": ["8", "83", "√3"], "240πcm^{2}": ["240", "240π cm", "240π cm³", "753.98"],
-    r"\frac{12}{5}": ["12", "5", r"\frac125"], "7": ["7万", "3或7", "3–7"], "-2": ["3–5"],
-    "60°或120°": ["60°", "120°", "60° or 60°", "60° or 120° or 7°", "60° or 121°", "60° and 120°"], "58°30'": ["58°31'", "58°", "5830"], r"\frac{3}{5}": ["sin A = 3/5 = 7", "sin 3/5"],
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("gold", GEOQA)
-def test_geoqa_answers(gold):
-    """R1-V's scorer accepts a correct LaTeX answer for 4 of the 77 golds with √ or π, and the bare leading number for 56 (facts section 1g)."""
-    assert [answer for answer in GEOQA[gold] if not rewards.match_answer(answer, gold)] == []
-
-
-@pytest.mark.parametrize("gold", NOT_GEOQA)
-def test_geoqa_other_answers(gold):
-    assert [answer for answer in NOT_GEOQA[gold] if rewards.match_answer(answer, gold)] == []
-
-
 ANIMALS, NUMBERS = ["cat", "dog", "black cat"], [r"2\sqrt{3}", "4", "0.5"]
-
-
-@pytest.mark.parametrize(
-    "prediction, gold, choices, same",
-    [
-        ("B", "dog", ANIMALS, True), ("dog", "B", ANIMALS, True), ("(b) Dog.", "B", ANIMALS, True), ("C: black cat", "c", ANIMALS, True),
-        ("A. the cat", "A", ANIMALS, True), ("A: dog", "A", ANIMALS, False), ("A: dog", "B", ANIMALS, False), ("A. cat or dog", "A", ANIMALS, False),
-        ("cat or dog", "dog", ANIMALS, False), ("A or B", "B", ANIMALS, False), ("D", "A", ANIMALS, False), ("A", "dog", ANIMALS, False), ("a dog", "A", ANIMALS, False),
-        ("4.0", "B", NUMBERS, True), ("1/2", "C", NUMBERS, True), ("C", "1/2", NUMBERS, True), ("√12", "A", NUMBERS, True), ("√13", "A", NUMBERS, False),
-        ("B. 4", "B", NUMBERS, True), ("B. 0.5", "B", NUMBERS, False), ("A", "B", ["B", "A"], False), ("A. x and y", "A", ["x and y", "y"], True),
-    ],
-)  # fmt: skip
-def test_choices(prediction, gold, choices, same):
-    assert rewards.match_answer(prediction, gold, choices) is same
-
-
-@pytest.mark.parametrize(
-    "spellings, form",
-    [
-        (["3", " 3 ", "3.0", "$3$", "3 cubes", "3.", r"\boxed{3}"], "3"), (["140", "140°", "140 degrees"], "140"), (["0.5", "1/2", "½", r"\frac{1}{2}"], "1/2"),
-        (["(A)", "a", "A. cat"], "a"), (["√3", r"$\sqrt{3}$", "sqrt(3)", r"\sqrt 3"], r"\sqrt{3}"), (["Yes", "yes."], "yes"), (["3 or 7"], "3 or 7"),
-    ],
-)  # fmt: skip
-def test_votes_of_one_answer_meet(spellings, form):
-    assert {rewards.normalize_answer(text) for text in spellings} == {form}
-
-
-def test_votes_with_choices():
-    assert {rewards.normalize_answer(text, ANIMALS) for text in ["B", "dog", "(b) dog", "Dog."]} == {"b"}
-
-
-def test_extract_and_parse_failure():
-    assert rewards.extract_answer("<think>a</think><answer>\n x\ny </answer>") == "x\ny"
-    for text in ["", "7", "<answer>7", "7</answer>", "</answer>7<answer>", "<answer> </answer>", "<Answer>7</Answer>", "<think><answer>7</answer></think>"]:
-        assert rewards.extract_answer(text) is None and rewards.parse_failure(text), text
-    assert not rewards.parse_failure("<answer>7</answer>")
-    # the search keeps the end of an overlong completion, and still knows that thinking was opened before it
-    assert rewards.extract_answer("x" * 300_000 + "<answer>7</answer>") == "7"
-    assert rewards.extract_answer("<think>" + "x" * 300_000 + "<answer>7</answer>") is None
 
 
 # ---- length
@@ -367,7 +249,8 @@ PARSED = [  # text, [(box, label, score)]
     ("<|object_ref_start|>cat<|object_ref_end|><|box_start|>(10,20),(30,40)<|box_end|><|box_start|>(1,2),(3,4)<|box_end|>", [((10, 20, 30, 40), "cat", None), ((1, 2, 3, 4), "cat", None)]),
     ("[30, 40, 10, 20]", [((10, 20, 30, 40), None, None)]), ("[[1, 2, 3, 4], [5, 5, 5, 9]]", [((1, 2, 3, 4), None, None)]), ('[{"bbox_2d": [1, 2, 3, 4], "label": "a"}, {"bbox_2d": [5, 6', [((1, 2, 3, 4), "a", None)]),
     ('{"bbox_2d": [1, 2, 3, 4], "label": "[9, 9, 99, 99] \\"b\\""}', [((1, 2, 3, 4), '[9, 9, 99, 99] "b"', None)]), ('{"bbox_2d": [1, 2, 3, 4], "label": "caf\\u00e9"}', [((1, 2, 3, 4), "café", None)]),
-    ("[]", []), ("none", []), ("No Objects", []), ("['No Objects']", []), ("```json\n[]\n```", []), ("None.", []),
+    ("［１０，２０，３０，４０］", [((10, 20, 30, 40), None, None)]), ("（10，20），（30，40）", [((10, 20, 30, 40), None, None)]), ('{"bbox_2d"：[10，20.5，30，40]，"label"："猫"}', [((10, 20.5, 30, 40), "猫", None)]),
+    ("[]", []), ("［］", []), ("none", []), ("No Objects", []), ("['No Objects']", []), ("```json\n[]\n```", []), ("None.", []),
 ]  # fmt: skip
 
 
@@ -718,8 +601,7 @@ COMPLETIONS += ["<answer>" + body + "</answer>" for body in [
 
 def slowest_and_wrong(completions=COMPLETIONS):
     """(seconds of CPU of the slowest single reward call, what it was, list of scores out of range)"""
-    rewards._ask_worker.cache_clear()  # or a fork would only repeat what its parent has worked out
-    rewards._worker.seconds = rewards.ANSWER_SECONDS * PATIENCE
+    fuzz_rewards.forget()  # or a fork would only repeat what its parent has worked out
     slowest, what, wrong = 0.0, "", []
     for completion in completions:
         for index in (0, 3) if len(completion) < 1_000 else (3,):  # a number and algebra; one box and several
@@ -736,16 +618,13 @@ def slowest_and_wrong(completions=COMPLETIONS):
 
 
 def test_adversarial_text():
-    """With the worker's 0.8 s, under a second.  A new worker's imports are not counted in the limit; no text below should cost a worker, so there is none to count."""
-    worker = rewards._worker.process.pid
     slowest, what, wrong = slowest_and_wrong()
     assert not wrong
-    assert slowest < 0.2, what
-    assert rewards._worker.process.pid == worker, "a text got past the guards and its comparison had to be killed"
+    assert slowest < 0.3, what
 
 
-def test_adversarial_text_in_a_thread():
-    """math-verify's own time limits raise outside the main thread: SIGALRM.  R1-V swallows that and scores 0."""
+def test_adversarial_text_in_threads():
+    """mpmath's arithmetic is not safe between threads: each has its own."""
     results = []
 
     def work():
@@ -754,115 +633,21 @@ def test_adversarial_text_in_a_thread():
 
     threads = [threading.Thread(target=work) for _ in range(2)]
     [t.start() for t in threads]
-    [t.join(60 * PATIENCE) for t in threads]
+    [t.join() for t in threads]
     assert len(results) == 4
     for result in results:
         if isinstance(result, float):
             assert result == 1.0
         else:
-            assert not result[2] and result[0] < 0.2, result[1]
-
-
-def in_another_process(queue):
-    rewards._worker.seconds *= PATIENCE
-    equal = rewards.symbolically_equal(r"\sqrt{76}", r"2\sqrt{19}")  # new to the cache, so it starts this process's own worker
-    queue.put((equal, rewards._worker.process.pid, slowest_and_wrong(COMPLETIONS[:60:4])))
-
-
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_adversarial_text_in_a_process(method):
-    if method not in multiprocessing.get_all_start_methods():
-        pytest.skip(f"this system has no {method}")
-    context = multiprocessing.get_context(method)
-    results = context.Queue()
-    process = context.Process(target=in_another_process, args=(results,))
-    with rewards._worker.lock:  # as if another thread were asking: a fork copies the lock taken, and nobody there ever frees it
-        process.start()
-    try:
-        equal, worker, (slowest, what, wrong) = results.get(timeout=60 * PATIENCE)
-    finally:
-        process.join(1)
-        process.kill()
-    assert equal and not wrong
-    assert slowest < 0.2, what
-    assert worker != rewards._worker.process.pid, "a fork must not talk through its parent's pipes: answers would be mixed up"
-    assert rewards.symbolically_equal(r"\sqrt{28}", r"2\sqrt{7}"), "the parent's worker must outlive the child"
-
-
-def test_a_hanging_comparison_is_killed(monkeypatch, caplog):
-    """With the guards off, 9^(9^(9^9)) keeps sympy in one C call that no signal or thread interrupts."""
-    monkeypatch.setattr(rewards, "_algebra", lambda text: text)
-    monkeypatch.setattr(rewards._worker, "seconds", rewards.ANSWER_SECONDS)
-    worker = rewards._worker.process
-    start = time.perf_counter()
-    equal = rewards.symbolically_equal("1", "9^{9^{9^{9}}}+x")
-    seconds = time.perf_counter() - start
-    assert equal is False and seconds < 1.0 * PATIENCE
-    assert worker.poll() is not None and "counted as not equal" in caplog.text
-    monkeypatch.undo()
-    monkeypatch.setattr(rewards._worker, "seconds", 60)  # who answers next may still be importing sympy
-    assert rewards.symbolically_equal(r"\sqrt{44}", r"2\sqrt{11}")  # and the next question is answered, by a new worker
-
-
-def test_several_hanging_comparisons_in_a_row_are_each_bounded(monkeypatch):
-    """The question after a late one used to wait for sympy's imports without limit: 7 s on a busy machine, for a right answer. Now an understudy takes over at once."""
-    monkeypatch.setattr(rewards, "_algebra", lambda text: text)
-    monkeypatch.setattr(rewards._worker, "seconds", rewards.ANSWER_SECONDS)
-    before = rewards._worker.timeouts
-    for i in range(3):
-        start = time.perf_counter()
-        assert rewards.symbolically_equal("1", f"9^{{9^{{9^{{9}}}}}}+{i + 10}") is False
-        assert time.perf_counter() - start < 1.0 * PATIENCE
-    assert rewards._worker.timeouts == before + 3
-    monkeypatch.undo()
-    monkeypatch.setattr(rewards._worker, "seconds", 60)
-    assert rewards.symbolically_equal(r"\sqrt{60}", r"2\sqrt{15}")
-
-
-def test_a_dead_worker_is_replaced(monkeypatch):
-    monkeypatch.setattr(rewards._worker, "seconds", 60)  # its understudy has only just been started if the test before used one up
-    rewards._worker.process.kill()
-    rewards._worker.process.wait()
-    assert rewards.symbolically_equal(r"\sqrt{52}", r"2\sqrt{13}")
-
-
-def test_worker_ends_with_its_parent():
-    """The child exits without cleaning up; the worker must notice that its stdin ended."""
-    code = r"import rewards, os; rewards.symbolically_equal('x+1', '1+x'); print(rewards._worker.process.pid, flush=True); os._exit(1)"
-    child = subprocess.run([sys.executable, "-c", code], cwd=Path(rewards.__file__).parent, stdout=subprocess.PIPE, timeout=120)
-    pid = int(child.stdout)
-    if not sys.platform.startswith("linux"):
-        pytest.skip("looks into /proc to see whether a process that is not our child still runs")
-    end = time.time() + 5 * PATIENCE
-    while time.time() < end and os.path.exists(f"/proc/{pid}") and Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z":
-        time.sleep(0.02)
-    assert time.time() < end, "the worker outlived its parent"
-
-
-def test_missing_math_verify_is_said(monkeypatch):
-    """Not a silent 0: the cheap comparisons go on, the symbolic one raises, and reward_parts counts it."""
-    popen = subprocess.Popen
-    code = "import sys; sys.modules['math_verify'] = None; sys.argv = ['rewards.py', '--worker']; import runpy; runpy.run_path({!r}, run_name='__main__')"
-
-    def without(command, **kwargs):
-        return popen([command[0], "-c", code.format(command[1])], **kwargs)
-
-    monkeypatch.setattr(rewards, "_worker", rewards.MathWorker(rewards.__file__, rewards.ANSWER_SECONDS))
-    monkeypatch.setattr(rewards.subprocess, "Popen", without)
-    parts, failed = rewards.reward_parts(["<answer>3.0</answer>", "<answer>3+0y</answer>"], [example("3")] * 2, ["accuracy"])
-    assert parts == {"accuracy": [1.0, 0.0]} and failed == {"accuracy": 1}
-    with pytest.raises(RuntimeError, match="pip install math-verify"):
-        rewards.match_answer("3+0y", "3")
+            assert not result[2] and result[0] < 0.3, result[1]
 
 
 def test_text_is_never_executed(tmp_path):
-    """sympy.parse_expr is eval: an answer must not reach it."""
+    """sympy.parse_expr is eval: math-verify's plain expressions reach it, ours do not."""
     for i, body in enumerate(["open('{}','w')", "__import__('os').system('touch {}')", r"\operatorname{{open}}('{}','w')", "$open('{}','w')$"]):
         path = tmp_path / str(i)
         rewards.accuracy("<answer>" + body.format(path) + "</answer>", example(r"\sqrt{3}"))
         assert not path.exists()
-    assert not rewards._compare_latex("3", f"open('{tmp_path}/x','w')")  # past every guard, math-verify is asked for LaTeX only
-    assert not (tmp_path / "x").exists()
 
 
 PIECES = st.sampled_from(
@@ -885,7 +670,7 @@ def test_any_text_scores_in_range(completion, index, other):
         assert in_range(name, rewards.REWARDS[name](*arguments)), name
     assert json.dumps(rewards.normalize_answer(other)) and isinstance(rewards.match_answer(other, completion), bool)
     if other.strip():
-        assert rewards.match_answer(other, other) or rewards._text(other) == ""  # reflexive
+        assert rewards.match_answer(other, other)  # reflexive
     canonical = rewards.normalize_answer(other)
     assert rewards.normalize_answer(canonical) == canonical  # idempotent, or votes would depend on who counts
     assert rewards.reflections(completion) >= 0 and not os.path.exists(CANARY)

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import rewards
+from grading import answers, expressions, reading, spelling
 
 LIMIT = 1.0  # seconds a call may take
 CHUNK = 250  # completions per task of a thread or process
@@ -195,17 +196,19 @@ def again(seed, call, canary):
     _, _, name, index, _ = call
     text, best = completion(seed, index, canary), float("inf")
     for arguments in [a for n, a in calls(index, text) if n == name] * 3:
-        rewards._ask_worker.cache_clear()
+        forget()
         start = time.perf_counter()
         rewards.REWARDS[name](*arguments)
         best = min(best, time.perf_counter() - start)
     return best
 
 
-def start_worker():
-    """The math worker's imports, once a process, are not counted: it is up before the clock runs."""
-    rewards._ask_worker.cache_clear()  # a forked process remembers its parent's answers, and would not ask
-    rewards.symbolically_equal("x+1", "1+x")
+def forget():
+    """Clear what answers.py remembers, so that every comparison is worked out."""
+    answers._match.cache_clear()
+    reading.read_spelled.cache_clear()
+    spelling.spell.cache_clear()
+    expressions.parse.cache_clear()
 
 
 def main():
@@ -215,14 +218,13 @@ def main():
     p.add_argument("--threads", type=int, default=4)
     p.add_argument("--processes", type=int, default=2)
     args = p.parse_args()
-    start_worker()
     canary = os.path.join(tempfile.mkdtemp(), "canary")
     alone, in_threads = args.n * 3 // 5, args.n * 4 // 5
     start, results = time.perf_counter(), []
     for i in range(0, alone, 20 * CHUNK):
         results.append(("main thread", run(args.seed, i, min(alone, i + 20 * CHUNK), canary)))
         print(f"{min(alone, i + 20 * CHUNK)} completions, {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
-    for kind, pool, first, last in [(f"{args.threads} threads", ThreadPoolExecutor(args.threads), alone, in_threads), (f"{args.processes} processes", ProcessPoolExecutor(args.processes, initializer=start_worker), in_threads, args.n)]:
+    for kind, pool, first, last in [(f"{args.threads} threads", ThreadPoolExecutor(args.threads), alone, in_threads), (f"{args.processes} processes", ProcessPoolExecutor(args.processes), in_threads, args.n)]:
         with pool:
             tasks = [pool.submit(run, args.seed, i, min(last, i + CHUNK), canary) for i in range(first, last, CHUNK)]
             results += [(kind, task.result()) for task in tasks]

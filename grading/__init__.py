@@ -1,0 +1,1 @@
+"""Grading: read an answer in a text, and compare two."""

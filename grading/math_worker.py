@@ -1,0 +1,157 @@
+"""Run math-verify in a process of its own, bounded by the CPU time that a question takes.
+
+    worker = MathWorker("protocols.py", cpu_seconds=5)      # no process yet
+    worker.ask(["default", "$x+1$", "$1+x$"])               # {"equal": True}, or raises Late
+
+Published scorers call math-verify; our own comparison (answers.py) does not. math-verify's own
+limits are SIGALRM: it exists in the main thread only and counts the clock, so that the same answer
+gets another reward beside other busy programs. Here the kernel counts the worker's CPU time and ends the
+process, whatever C code it is in. The clock guards only against a worker that is stuck.
+
+The worker is a plain subprocess. One of multiprocessing or pebble would import the training script
+again, and torch with it.
+"""
+
+import atexit
+import json
+import logging
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+
+log = logging.getLogger(__name__)
+
+STUCK_SECONDS = 300  # of the clock, for one question or for the start: no such wait is due to load
+
+
+class Late(TimeoutError):
+    """A question took too much CPU time. It has no answer, now or later in this process."""
+
+
+class MathWorker:
+    """A child process, `python script --worker`, that answers one JSON line per question.
+
+    It starts at the first question, is shared by all threads of a process, and ends with it.
+    A worker that is late or dies is replaced at the next question. A late question is remembered
+    and never asked again, so that it has one reward. The child's side is serve().
+    """
+
+    def __init__(self, script: str, cpu_seconds: float):
+        self.script, self.cpu_seconds = os.path.abspath(script), cpu_seconds
+        self.late = set()
+        self.forget()
+        if hasattr(
+            os, "register_at_fork"
+        ):  # the pipes are the parent's, and its lock may be taken for ever
+            os.register_at_fork(after_in_child=self.forget)
+
+    def forget(self) -> None:
+        self.pid, self.lock = os.getpid(), threading.Lock()
+        self.process = self.answers = None
+
+    def ask(self, question: list) -> dict:
+        """Answer a question. Raises Late, and RuntimeError if there can be no worker."""
+        line = json.dumps(question)
+        with self.lock:
+            if line in self.late:
+                raise Late(
+                    f"math-verify did not finish {line:.200} in {self.cpu_seconds} s of CPU time"
+                )
+            if self.process is None or self.process.poll() is not None:
+                self.start()
+            answer = None
+            try:
+                self.process.stdin.write(line.encode() + b"\n")
+                answer = self.answers.get(timeout=STUCK_SECONDS)
+            except (queue.Empty, BrokenPipeError):
+                pass
+            finally:  # after Ctrl-C too: an unread answer would be taken for the next one's
+                if answer is None:
+                    self.stop()
+            if answer is None:
+                self.late.add(line)
+                raise Late(
+                    f"math-verify did not finish {line:.200} in {self.cpu_seconds} s of CPU time"
+                )
+            return answer
+
+    def start(self) -> None:
+        """Start a child and wait for its imports. Raises RuntimeError if it cannot start."""
+        self.stop()
+        command = [sys.executable, self.script, "--worker"]
+        # bufsize=0: a buffered pipe has a lock of its own, which a fork could inherit taken.
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+        )
+        self.answers = queue.Queue()
+        # A thread reads, because a pipe cannot be waited on with a time limit on Windows.
+        threading.Thread(
+            target=_read_lines, args=(self.process.stdout, self.answers), daemon=True
+        ).start()
+        atexit.unregister(self.stop)
+        atexit.register(self.stop)
+        try:
+            hello = self.answers.get(timeout=STUCK_SECONDS)
+        except queue.Empty:
+            hello = {"error": f"it did not start within {STUCK_SECONDS} s"}
+        if hello is None or "error" in hello:
+            self.stop()
+            raise RuntimeError(
+                f"the math-verify worker cannot start: {hello['error'] if hello else 'it died'}"
+            )
+
+    def stop(self) -> None:
+        if self.process is not None and self.pid == os.getpid():
+            self.process.kill()
+            self.process.wait()
+            self.process.stdin.close()  # stdout is closed by its reading thread
+        self.process = None
+
+
+def _read_lines(pipe, answers: queue.Queue) -> None:
+    with pipe:
+        for line in pipe:
+            answers.put(json.loads(line))
+    answers.put(None)  # the process has ended
+
+
+# --- the worker's side ---
+
+
+def serve(answer: Callable[[list], dict], warm_up: Callable[[], None], cpu_seconds: float) -> None:
+    """Answer questions, a JSON line each, until stdin ends with the parent.
+
+    warm_up is called first, for imports and tables; its ImportError is told to the parent.
+    A question over its CPU time ends the process.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
+    out, sys.stdout = sys.stdout, sys.stderr  # a library that prints must not answer
+    try:
+        warm_up()
+    except ImportError as error:
+        print(json.dumps({"error": f"{error} (pip install math-verify)"}), file=out, flush=True)
+        return
+    print(json.dumps({"ready": True}), file=out, flush=True)
+    for line in sys.stdin:
+        limit_cpu(cpu_seconds)
+        reply = answer(json.loads(line))
+        limit_cpu(0)
+        print(json.dumps(reply), file=out, flush=True)
+
+
+def limit_cpu(seconds: float) -> None:
+    """End this process when it has used so much more CPU time; 0 takes the limit away.
+
+    Windows cannot do that: there STUCK_SECONDS of the clock are the only limit.
+    """
+    if hasattr(signal, "setitimer"):
+        signal.signal(signal.SIGPROF, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_PROF, seconds)

@@ -1,0 +1,317 @@
+"""Units of measurement: a table, a reader of unit texts, and what converts into what.
+
+    read_unit("km/h")         -> Unit(dimension={length: 1, time: -1}, factor=5/18)
+    read_unit("square feet")  -> Unit(dimension={length: 2}, factor=145161/1562500)
+    read_unit("dogs")         -> Unit(dimension={"dog": 1}, factor=1)        a thing that is counted
+    read_unit("fewer")        -> None                      a word that changes what the number means
+
+Two quantities compare by value if their dimensions are equal. Factors are exact.
+A table and not pint (0.25.3): pint takes 0.6 s to import and 68 µs a unit, and does not return from
+`m**9**9**9`.
+"""
+
+import functools
+import re
+from fractions import Fraction
+from typing import NamedTuple
+
+
+class Unit(NamedTuple):
+    """What a number counts: (number + offset) * factor * pi**pi_power base units."""
+
+    dimension: frozenset  # of (base, power)
+    factor: Fraction = Fraction(1)
+    offset: Fraction = Fraction(0)
+    pi_power: int = 0
+
+
+# Base and factor of a unit, then how people write it. Symbols keep their case, words do not.
+BASE = {
+    "length": """
+        1 m meter meters metre metres 米
+        1/100 cm centimeter centimeters centimetre centimetres 厘米 公分
+        1000 km kilometer kilometers kilometre kilometres kms 千米 公里
+        1/10 dm decimeter decimeters decimetre decimetres 分米
+        1/1000 mm millimeter millimeters millimetre millimetres 毫米
+        1/1000000 μm micrometer micrometers micrometre micrometres micron microns 微米
+        1/1000000000 nm nanometer nanometers nanometre nanometres 纳米
+        1/10000000000 Å angstrom angstroms
+        127/5000 in inch inches 英寸
+        381/1250 ft foot feet 英尺
+        1143/1250 yd yard yards
+        201168/125 mi mile miles 英里
+        1852 海里
+    """,
+    "mass": """
+        1 kg kilogram kilograms kilogramme kilogrammes kgs 千克 公斤
+        1/1000 g gram grams gramme grammes 克
+        1/1000000 mg milligram milligrams 毫克
+        1/1000000000 μg microgram micrograms
+        1000 tonne tonnes 吨
+        45359237/100000000 lb lbs pound pounds
+        45359237/1600000000 oz ounce ounces
+    """,
+    "time": """
+        1 s sec secs second seconds 秒 秒钟
+        1/1000 ms millisecond milliseconds 毫秒
+        1/1000000 μs microsecond microseconds
+        1/1000000000 ns nanosecond nanoseconds
+        60 min mins minute minutes 分钟
+        3600 h hr hrs hour hours 小时
+        86400 day days 天
+        604800 week weeks 周
+    """,
+    "month": """
+        1 month months 个月
+        12 year years yr yrs 年
+    """,
+    "angle": """
+        1 ° deg degs degree degrees 度
+        1/60 ' arcmin arcminute arcminutes
+        1/3600 '' arcsec arcsecond arcseconds
+        360 revolution revolutions
+    """,
+    "current": "1 A amp amps ampere amperes \n 1/1000 mA milliamp milliamps milliamperes",
+    "amount": "1 mol mole moles 摩尔 \n 1/1000 mmol millimole millimoles",
+    "data": """
+        1 byte bytes
+        1000 kB kilobyte kilobytes
+        1000000 MB megabyte megabytes
+        1000000000 GB gigabyte gigabytes
+        1000000000000 TB terabyte terabytes
+        1/8 bit bits
+    """,
+    "percent": "1 % percent percents pct 百分",
+    "dollar": "1 ＄ dollar dollars USD usd buck bucks 美元 \n 1/100 ¢ cent cents penny pennies",
+    "euro": "1 € euro euros EUR 欧元",
+    "sterling": "1 £ GBP 英镑",
+    "yuan": "1 ¥ 元 yuan RMB rmb CNY 块 块钱 人民币",
+    "yen": "1 yen JPY 日元 円",
+    "rupee": "1 ₹ rupee rupees Rs INR",
+    "unit": "1 unit units 单位",
+    "ton": "1 ton tons",  # not a tonne: which ton is meant is not known
+    "person": "1 people person persons 人 名 位",
+}
+# Named units that are products of others: name, its words, factor, dimension.
+DERIVED = [
+    ("N newton newtons 牛 牛顿", 1, "mass 1 length 1 time -2"),
+    ("J joule joules 焦耳", 1, "mass 1 length 2 time -2"),
+    ("W watt watts 瓦", 1, "mass 1 length 2 time -3"),
+    ("V volt volts 伏", 1, "mass 1 length 2 time -3 current -1"),
+    ("Ω ohm ohms 欧姆", 1, "mass 1 length 2 time -3 current -2"),
+    ("C coulomb coulombs", 1, "current 1 time 1"),
+    ("F farad farads", 1, "mass -1 length -2 time 4 current 2"),
+    ("Hz hertz", 1, "time -1"),
+    ("Pa pascal pascals", 1, "mass 1 length -1 time -2"),
+    ("atm atmosphere atmospheres", 101325, "mass 1 length -1 time -2"),
+    ("bar bars", 100000, "mass 1 length -1 time -2"),
+    ("Wh", 3600, "mass 1 length 2 time -2"),
+    ("eV", Fraction("1.602176634e-19"), "mass 1 length 2 time -2"),
+    ("cal calorie calories", Fraction("4.184"), "mass 1 length 2 time -2"),
+    ("L l liter liters litre litres 升", Fraction(1, 1000), "length 3"),
+    ("mL ml milliliter milliliters millilitre millilitres 毫升", Fraction(1, 10**6), "length 3"),
+    ("cc", Fraction(1, 10**6), "length 3"),
+    ("gal gallon gallons", Fraction("0.003785411784"), "length 3"),
+    ("qt quart quarts", Fraction("0.000946352946"), "length 3"),
+    ("pint pints", Fraction("0.000473176473"), "length 3"),
+    ("mph", Fraction(1397, 3125), "length 1 time -1"),
+    ("kph", Fraction(5, 18), "length 1 time -1"),
+    ("acre acres", Fraction("4046.8564224"), "length 2"),
+    ("ha hectare hectares 公顷", 10000, "length 2"),
+    ("亩", Fraction(2000, 3), "length 2"),
+]
+PREFIXES = {
+    "k": 10**3,
+    "M": 10**6,
+    "G": 10**9,
+    "m": Fraction(1, 10**3),
+    "μ": Fraction(1, 10**6),
+    "n": Fraction(1, 10**9),
+}
+PREFIXED = "N J W V Ω C F Hz Pa eV cal Wh".split()
+PREFIX_WORDS = {
+    "kilo": 10**3,
+    "mega": 10**6,
+    "giga": 10**9,
+    "milli": Fraction(1, 10**3),
+    "micro": Fraction(1, 10**6),
+}
+POWER_WORDS = {
+    "square": 2,
+    "sq": 2,
+    "cubic": 3,
+    "cu": 3,
+    "平方": 2,
+    "立方": 3,
+    "squared": 2,
+    "cubed": 3,
+}
+
+# Glued to a number a letter may be a size or a code (5A, 5K): these are units only after a space.
+AFTER_SPACE = set("A K C F".split())
+
+# These words are no thing to be counted: they change the number or compare it.
+NOT_COUNTED = set(
+    (
+        "plus minus times over under less fewer more greater smaller larger bigger extra another "
+        "additional other further above below beyond off short behind ahead before after ago later "
+        "earlier fold factorial squared cubed root mod modulo negative positive not none and but "
+        "then than with without per each something odd even maybe perhaps about approximately "
+        "roughly around nearly almost exactly sin cos tan cot sec csc log exp sqrt the for out ish "
+        "too percentage lakh lakhs crore crores pair pairs couple couples triple triples double "
+        "doubles half halves many much few most least some any all infinite infinity"
+    ).split()
+)
+PLURALS = {
+    "children": "child",
+    "men": "man",
+    "women": "woman",
+    "feet": "foot",
+    "teeth": "tooth",
+    "mice": "mouse",
+    "geese": "goose",
+    "oxen": "ox",
+    "dice": "die",
+}
+
+
+def _table() -> dict[str, Unit]:
+    """Every spelling of every unit; symbols and words alike."""
+    table = {}
+    for base, lines in BASE.items():
+        for line in lines.strip().split("\n"):
+            factor, *names = line.split()
+            for name in names:
+                table[name] = Unit(frozenset([(base, 1)]), Fraction(factor))
+    for names, factor, dimension in DERIVED:
+        words = dimension.split()
+        powers = frozenset(zip(words[::2], map(int, words[1::2])))
+        for name in names.split():
+            table[name] = Unit(powers, Fraction(factor))
+            for prefix, size in PREFIX_WORDS.items():
+                table[prefix + name] = Unit(powers, Fraction(factor) * size)
+    for symbol in PREFIXED:
+        for prefix, size in PREFIXES.items():
+            table.setdefault(
+                prefix + symbol, table[symbol]._replace(factor=table[symbol].factor * size)
+            )
+    angle = table["°"].dimension
+    for name in ("rad", "rads", "radian", "radians", "弧度"):
+        table[name] = Unit(angle, Fraction(180), pi_power=-1)
+    kelvin = frozenset([("temperature", 1)])
+    for name in ("K", "kelvin", "kelvins"):
+        table[name] = Unit(kelvin)
+    for name in ("°C", "degrees celsius", "celsius", "摄氏度"):
+        table[name] = Unit(kelvin, offset=Fraction("273.15"))
+    for name in ("°F", "degrees fahrenheit", "fahrenheit"):
+        table[name] = Unit(kelvin, Fraction(5, 9), offset=Fraction("459.67"))
+    return table
+
+
+UNITS = _table()
+WORDS = {name.casefold(): unit for name, unit in UNITS.items() if len(name) > 3}
+
+
+def _without_two_meanings() -> dict[str, Unit]:
+    """Symbols of two or three letters in any case (CM, Kg), unless the case decides (mW, MW)."""
+    meanings = {}
+    for name, unit in UNITS.items():
+        meanings.setdefault(name.casefold(), set()).add(unit)
+    return {
+        name: units.pop() for name, units in meanings.items() if len(units) == 1 and len(name) > 1
+    }
+
+
+ANY_CASE = _without_two_meanings()
+
+# One factor of a unit: "square feet", "cm^2", "cm2", "s^{-1}", "cm squared", "平方米"
+FACTOR = re.compile(
+    r"(?:(square|sq|cubic|cu)\.?\s+|(平方|立方))?"
+    r"(°\s?[CFcf](?![A-Za-z])|degrees?\s+(?:celsius|fahrenheit)|''|[°%'＄€£¥¢₹Å]|[A-Za-zμΩ]+|[\u4e00-\u9fff\u5186]{1,4})"
+    r"(?:\s*\^\s*\{?\s*(-?[1-4])\s*\}?|([23])(?![0-9])|\s+(squared|cubed))?",
+    re.IGNORECASE,
+)
+JOINT = re.compile(r"\s*([*·/])\s*|\s+per\s+|\s+", re.IGNORECASE)
+
+
+@functools.lru_cache(maxsize=4096)
+def read_unit(text: str, glued: bool = False) -> Unit | None:
+    """Read a unit or a counted thing; None if the text is neither.
+
+    glued: the text stood directly behind its number, as in "5N": then some letters are no unit.
+    """
+    text = re.sub(r"μ\s+", "μ", text.strip())
+    if glued and text in AFTER_SPACE:
+        return None
+    m = FACTOR.match(text)
+    if not m:
+        return None
+    unit = _factor(m)
+    if unit is None:
+        return _thing(text, glued)
+    while m.end() < len(text):
+        joint = JOINT.match(text, m.end())
+        following = FACTOR.match(text, joint.end()) if joint else None
+        factor = _factor(following) if following else None
+        if factor is None or factor.offset or unit.offset:
+            return None
+        over = joint[0].strip().casefold() in ("/", "per")
+        unit = _times(unit, factor, -1 if over else 1)
+        m = following
+    return unit
+
+
+def _factor(m: re.Match) -> Unit | None:
+    """The unit of one factor, raised to its power; None if its name is not in the table."""
+    name = " ".join(m[3].split())
+    if name[0] == "°":
+        name = "°" + name[1:].strip().upper()
+    unit = UNITS.get(name) or WORDS.get(name.casefold()) or ANY_CASE.get(name.casefold())
+    if unit is None:
+        return None
+    power = int(m[4] or m[5] or POWER_WORDS.get((m[1] or m[2] or m[6] or "").casefold(), 1))
+    if power == 1:
+        return unit
+    return _times(Unit(frozenset()), unit, power)
+
+
+def _times(unit: Unit, other: Unit, power: int) -> Unit:
+    """unit * other**power."""
+    dimension = dict(unit.dimension)
+    for base, n in other.dimension:
+        dimension[base] = dimension.get(base, 0) + n * power
+    left = frozenset((base, n) for base, n in dimension.items() if n)
+    return Unit(
+        left, unit.factor * other.factor**power, Fraction(0), unit.pi_power + other.pi_power * power
+    )
+
+
+def _thing(text: str, glued: bool) -> Unit | None:
+    """Read a counted thing: one word that does not change the number; glued to it, a plural."""
+    word = text.casefold()
+    if re.fullmatch(r"[\u4e00-\u9fff]{1,4}", word):
+        return None if CHINESE_NUMBER.search(word) else Unit(frozenset([(word, 1)]))
+    if not re.fullmatch(r"[a-z]{3,}", word) or word in NOT_COUNTED:
+        return None
+    if glued and not re.fullmatch(r"[a-z]{3,}s", word):
+        return None
+    return Unit(frozenset([(singular(word), 1)]))
+
+
+# Characters of numbers, parts, comparisons: a word with one of them changes what the number means.
+CHINESE_NUMBER = re.compile(
+    "[一二两三四五六七八九十百千万亿萬億仟佰零半几数多余成折倍分点以约近至到或和与上下左右内外前后第多少不超过]"
+)
+
+
+def singular(word: str) -> str:
+    """One spelling of a thing and of several: dogs, boxes and cherries are dog, box and cherry."""
+    if word in PLURALS:
+        return PLURALS[word]
+    if word.endswith("ies") and len(word) > 4:
+        return word[:-3] + "y"
+    if re.search(r"(?:x|ch|sh|ss)es$", word):
+        return word[:-2]
+    if word.endswith("s") and not word.endswith("ss"):
+        return word[:-1]
+    return word
