@@ -217,7 +217,7 @@ def main(args):
                     part = losses.aggregate(per_token, weights[a:b].to(logp))
                     part.backward()
                     loss, now[a:b], spread[a:b] = loss + part.item(), logp.detach().cpu(), entropy.cpu()
-                clipped.append(losses.clip_ratio(now, now if old_logp is None else old_logp, adv, mask, args.epsilon, args.epsilon_high))
+                clipped.append(losses.clip_ratio(now, now if old_logp is None else old_logp, adv, counted, args.epsilon, args.epsilon_high))
                 if iteration == 0:
                     first_entropy = spread
                     first_logp, computed = now, now if sampled_logp is None else sampled_logp
@@ -240,8 +240,8 @@ def main(args):
                 "frac_reward_zero_std": losses.frac_reward_zero_std(scores, G),
                 "grad_norm": grad_norm,
                 "learning_rate": args.learning_rate * scale,
-                "entropy": losses.masked_mean(first_entropy, mask),
-                "kl": losses.masked_mean(losses.kl_k3(first_logp, ref_logp), mask) if reference else 0.0,
+                "entropy": losses.masked_mean(first_entropy, counted),
+                "kl": losses.masked_mean(losses.kl_k3(first_logp, ref_logp), counted) if reference else 0.0,
                 **{f"clip_ratio/{k}": sum(c[k] for c in clipped) / len(clipped) for k in clipped[0]},
                 "completions/mean_length": roll.lengths.float().mean(),
                 "completions/max_length": roll.lengths.max(),
