@@ -92,7 +92,9 @@ def kl_k3(logp, ref_logp):
 
     With r = ref / policy it is r - log r - 1: never negative, 0 only where both agree, and right on average when the tokens
     were sampled from the policy. That holds for its value; its gradient is on average the one of KL(ref || policy), the
-    other direction, as in DeepSeekMath and TRL: fine as a leash, not fine as a measurement of slope.
+    other direction, as in DeepSeekMath: fine as a leash, not fine as a measurement of slope.
+    TRL 1.16 multiplies it by the ratio unless use_bias_correction_kl=False, which gives the gradient
+    of KL(policy || ref). So the same beta pulls differently there, on-policy too (docs/exactness.md).
 
     logp, ref_logp: (B, T) nats; ref_logp counts as a constant.  Returns (B, T) nats, >= 0.
     """
@@ -214,8 +216,10 @@ def sequence_logp(logp, mask):
 def dpo(chosen, rejected, beta=0.1, label_smoothing=0.0):
     """DPO, eq. 7 of arXiv:2305.18290, TRL's "sigmoid": -log sigma(beta h), where h = chosen - rejected.
 
-    label_smoothing e is the chance that the label is wrong (cDPO, as in TRL): -(1-e) log sigma(beta h) - e log sigma(-beta h), least at
-    a finite beta h = log((1-e)/e) rather than at infinity. Starts at ln 2 = 0.6931. Only the margin h is trained: both log-probs may fall together.
+    label_smoothing e is the chance that the label is wrong (cDPO): -(1-e) log sigma(beta h) - e log sigma(-beta h),
+    least at a finite beta h = log((1-e)/e) rather than at infinity. TRL has this up to 0.28; from 0.29 on its
+    "sigmoid" ignores label_smoothing (docs/exactness.md).
+    Starts at ln 2 = 0.6931. Only the margin h is trained: both log-probs may fall together.
 
     chosen, rejected: (P,) log-ratios log pi(y|x) - log ref(y|x), nats per response.  Returns (P,).
     Raises ValueError unless beta > 0 and 0 <= label_smoothing < 0.5.
@@ -322,6 +326,8 @@ def masked_mean(x, mask):
 def clip_ratio(logp, old_logp, adv, mask, epsilon=0.2, epsilon_high=None):
     """Fraction of tokens whose policy gradient clipped_surrogate sets to zero, and nothing else.
 
+    Give the mask that the loss's weights were made from, or tokens without weight enter the fraction.
+
     low_mean: ratio < 1-eps and adv < 0 (already pushed down enough); high_mean: ratio > 1+eps_high and adv > 0 (already up
     enough); region_mean: their sum. Outside the range with the *other* sign the gradient stays (VLM-R1 counts those instead).
     logp, old_logp, mask: (B, T); adv: (B,).  Returns {"low_mean", "high_mean", "region_mean"}, fractions in [0, 1].
@@ -414,9 +420,9 @@ _log_sigmoid = torch.nn.functional.logsigmoid                                   
 # name: (term, reduction). Add a loss: write either one, pair it with the other, name it here.
 # train_grpo.py offers every name but "sft", whose term has no advantage.
 # "bnpo" and "dapo": in TRL, bnpo divides by the tokens of the local (micro-)batch, so its gradient depends on a memory flag,
-# and dapo by those of the whole accumulated batch. Here, where one device sees the whole update and a memory flag must not
-# change the gradient, the local batch *is* the whole batch, and the two names mean the same. (The BNPO of arXiv:2506.02864
-# is something else, a Beta normalisation of rewards.)
+# and dapo by the mean number of tokens of the updates that share a generation batch (one update: its tokens). Here, where
+# one device sees the whole update and a memory flag must not change the gradient, the local batch *is* the whole batch, and
+# the two names mean the same. (The BNPO of arXiv:2506.02864 is something else, a Beta normalisation of rewards.)
 LOSSES = {
     "grpo": (clipped_surrogate, seq_mean),
     "bnpo": (clipped_surrogate, token_mean),

@@ -48,6 +48,7 @@ def run(main, parse_args, argv=None):
 # ---------------------------------------------------------------------------------------------------------------- flags
 
 # Flags of TRL, R1-V and VLM-R1 that mean nothing here, and what to type instead. The ones that we share have their name and meaning.
+# docs/exactness.md says where TRL 1.16 computes something else from them: --beta, --label-smoothing, --loss-type bnpo.
 ELSEWHERE = {
     "--per-device-train-batch-size": "--prompts-per-step (in train_sft.py --batch-size: what a step learns from) and --micro-batch-size (what fits in memory)",
     "--gradient-accumulation-steps": "--micro-batch-size; accumulation follows from it and never changes the gradient",

@@ -224,6 +224,21 @@ def test_k3_expectation_is_the_exact_kl_and_its_gradient_the_other_direction():
     assert not torch.allclose(got, reverse, atol=1e-2)
 
 
+def test_k3_times_the_ratio_has_the_gradient_of_the_reverse_kl():
+    """TRL 1.16 multiplies the KL by the ratio (use_bias_correction_kl): same value on-policy, another gradient."""
+    g = torch.Generator().manual_seed(4)
+    logits = torch.randn(7, generator=g, dtype=torch.float64, requires_grad=True)
+    ref = torch.randn(7, generator=g, dtype=torch.float64).log_softmax(0)
+    logp = logits.log_softmax(0)
+    ratio = (logp - logp.detach()).exp()
+    ours, theirs = kl_k3(logp[None], ref[None])[0], ratio * kl_k3(logp[None], ref[None])[0]
+    assert torch.equal(ours, theirs)
+    expectation = logp.exp().detach() @ theirs
+    got, = torch.autograd.grad(expectation, logits, retain_graph=True)
+    reverse, = torch.autograd.grad((logp.exp() * (logp - ref)).sum(), logits)
+    torch.testing.assert_close(got, reverse)
+
+
 def test_reference_gets_no_gradient():
     logp, _, ref_logp, _, _ = make_batch()
     ref_logp.requires_grad_()
