@@ -270,7 +270,7 @@ def quiet():
 
 
 def save_small(directory):
-    """Save a language model of a few weights: a trainer wants one, and nobody asks it anything."""
+    """Save a language model of a few weights: a trainer wants one."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     tokenizer = modeling.tiny_tokenizer()
@@ -582,7 +582,7 @@ def draw_prompts(rng, number, processor):
 
 
 def stock_inputs(prompts, targets, mask, special):
-    """Pad prompts on the left and completions on the right, as TRL hands them to a model."""
+    """Pad prompts on the left and completions on the right, as TRL does."""
     longest = max(len(prompt.ids) for prompt in prompts)
     ids = torch.full((len(prompts), longest), special.pad_id)
     attention = torch.zeros_like(ids)

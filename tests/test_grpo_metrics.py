@@ -3,6 +3,7 @@
 What train_grpo.py logs speaks about the tokens that its loss counts. Each figure has a closed form:
 the test sets entropies and log-ratios row by row, and lets the last token of some rows be cut.
 """
+
 import json
 import math
 
@@ -64,17 +65,21 @@ def run(tiny, tmp_path, monkeypatch):
     def step(flags="", finished=FINISHED):
         seen["finished"] = finished
         out = tmp_path / f"out{len(list(tmp_path.iterdir()))}"
-        line = (f"--model {tmp_path / 'base'} --data count --max-eval-samples 2 "
-                "--reward-funcs vowels --max-steps 1 --prompts-per-step 1 --num-generations 4 "
-                "--max-completion-length 6 --beta 0.1 --learning-rate 1e-9 "
-                f"--num-iterations 2 --output-dir {out} {flags}")
+        line = (
+            f"--model {tmp_path / 'base'} --data count --max-eval-samples 2 "
+            "--reward-funcs vowels --max-steps 1 --prompts-per-step 1 --num-generations 4 "
+            "--max-completion-length 6 --beta 0.1 --learning-rate 1e-9 "
+            f"--num-iterations 2 --output-dir {out} {flags}"
+        )
         train_grpo.main(train_grpo.parse_args(line.split()))
         return json.loads((out / "metrics.jsonl").read_text().splitlines()[-1]), seen["lengths"]
+
     return step
 
 
 def expected(lengths, rows):
     """Return the metrics in closed form when the tokens of `rows` count."""
+
     def mean(values):
         return sum(values[b] * lengths[b] for b in rows) / max(1, sum(lengths[b] for b in rows))
 
@@ -83,17 +88,26 @@ def expected(lengths, rows):
     low = [float(x < 0 and a < 0) / 2 for x, a in zip(LOG_RATIO, ADVANTAGES)]
     high = [float(x > 0 and a > 0) / 2 for x, a in zip(LOG_RATIO, ADVANTAGES)]
     region = [a + b for a, b in zip(low, high)]
-    return {"entropy": mean(ENTROPY), "kl": mean(k3), "clip_ratio/low_mean": mean(low),
-            "clip_ratio/high_mean": mean(high), "clip_ratio/region_mean": mean(region)}
+    return {
+        "entropy": mean(ENTROPY),
+        "kl": mean(k3),
+        "clip_ratio/low_mean": mean(low),
+        "clip_ratio/high_mean": mean(high),
+        "clip_ratio/region_mean": mean(region),
+    }
 
 
-@pytest.mark.parametrize("flags, finished, rows", [
-    ("", FINISHED, [0, 1, 2, 3]),
-    ("--mask-truncated-completions", FINISHED, [0, 2]),
-    ("--mask-truncated-completions", [True] * 4, [0, 1, 2, 3]),
-    ("--mask-truncated-completions", [False] * 4, []),
-    ("--mask-truncated-completions --loss-type dapo", FINISHED, [0, 2]),
-], ids=["all count", "two are cut", "none is cut", "all are cut", "two are cut, dapo"])
+@pytest.mark.parametrize(
+    "flags, finished, rows",
+    [
+        ("", FINISHED, [0, 1, 2, 3]),
+        ("--mask-truncated-completions", FINISHED, [0, 2]),
+        ("--mask-truncated-completions", [True] * 4, [0, 1, 2, 3]),
+        ("--mask-truncated-completions", [False] * 4, []),
+        ("--mask-truncated-completions --loss-type dapo", FINISHED, [0, 2]),
+    ],
+    ids=["all count", "two are cut", "none is cut", "all are cut", "two are cut, dapo"],
+)
 def test_metrics_are_means_over_the_tokens_that_the_loss_counts(flags, finished, rows, run):
     metrics, lengths = run(flags, finished)
     for name, value in expected(lengths, rows).items():
@@ -105,8 +119,13 @@ def test_what_speaks_about_the_sampling_keeps_the_cut_completions(run):
     """Lengths, rewards and the agreement of rollout and update describe what was sampled."""
     masked, lengths = run("--mask-truncated-completions")
     plain, _ = run()
-    of_all = ("completions/mean_length", "reward", "reward_std", "adv_abs",
-              "sampling_logp_difference/mean")
+    of_all = (
+        "completions/mean_length",
+        "reward",
+        "reward_std",
+        "adv_abs",
+        "sampling_logp_difference/mean",
+    )
     for name in of_all:
         assert masked[name] == plain[name], name
     assert masked["completions/mean_length"] == sum(lengths) / 4
