@@ -19,6 +19,7 @@ import math
 import os
 import re
 import sys
+from fractions import Fraction
 from types import SimpleNamespace
 
 import rewards
@@ -38,9 +39,9 @@ NEEDS_TOKENS = {"visualthinker_length", "vlmr1_length"}
 
 def first_answer(text, dotall=True):
     """Body of the first <answer>...</answer>, not stripped, or None; dotall=False: of the first that lies on one line (re.search without DOTALL)."""
-    at = text.find("<answer>")
+    at, end = text.find("<answer>"), -1
     while at >= 0:
-        end = text.find("</answer>", at)
+        end = end if end >= at else text.find("</answer>", at)  # looked for once, so this is linear
         if end < 0:
             return None
         newline = -1 if dotall else text.find("\n", at, end)
@@ -77,6 +78,7 @@ def indel_ratio(a, b):
     """Levenshtein.ratio: 2 LCS(a, b) / (len(a) + len(b)), 1.0 for two empty texts. Bit-parallel (Hyyrö 2004): one addition per character of b."""
     if not a and not b:
         return 1.0
+    a, b = sorted((a, b), key=len)  # the bits of the shorter text
     where = {}
     for i, char in enumerate(a):
         where[char] = where.get(char, 0) | 1 << i
@@ -112,21 +114,33 @@ def r1v_format(completion, example=None):
 
 
 def open_r1_format(completion, example=None):
-    """open-r1-multimodal, R1-Onevision's grpo.py. 0 or 1: the same with re.match and without DOTALL: a newline in the thinking fails, text after it passes."""
-    return float(bool(re.match(r"<think>.*?</think>\s*<answer>.*?</answer>", completion)))
+    """Compute open-r1-multimodal's and R1-Onevision's format, 0 or 1: re.match without DOTALL.
+
+    A newline in the thinking fails, text after the answer passes. Here without backtracking.
+    """
+    line, _, rest = completion.partition("\n")
+    if not line.startswith("<think>"):
+        return 0.0
+    found = re.search(r"</think>[^\S\n]*<answer>", line[7:])
+    if found and "</answer>" in line[7 + found.end() :]:
+        return 1.0
+    answer = rest.lstrip()
+    next_line = line[7:].rstrip().endswith("</think>") and answer.startswith("<answer>")
+    return float(next_line and "</answer>" in answer.partition("\n")[0])
 
 
 def visualthinker_accuracy(completion, example):
-    """VisualThinker. 0 or 1: R1-V's rule, or the last standalone letter A to H of the answer is the gold.
+    """Compute VisualThinker's accuracy, 0 or 1: R1-V's rule, or the last standalone letter A to H.
 
-    Bugs: R1-V's; "A." is no letter; of "A or B" the last counts, unless a space between them was used up by the first.
+    Bugs: R1-V's; "A." is no letter; of "A or B" the last counts, unless the first took the space.
+    Its data glue the gold to its tags, where math-verify reads no plain number.
     """
     body = first_answer(completion, dotall=False)
     body = completion.strip() if body is None else body.strip()
     letters = re.findall(r"(?:^|\s|\[|\()([A-H])(?:\s|\]|\)|$)", body)
-    if letters and letters[-1] == example.answer.strip():
+    if example.answer.strip() in (letters[-1:] or [body]) or body == example.answer.strip():
         return 1.0
-    return r1v_accuracy(completion, example)
+    return float(verify(completion, f"<answer>{example.answer}</answer>"))
 
 
 def visualthinker_length(completion, example, tokens, max_tokens=None):
@@ -157,7 +171,7 @@ def extract_choice(text):
     if len(letters) < 2:
         return letters[0] if letters else None
     points = {}
-    for letter in letters:
+    for letter in dict.fromkeys(letters):
         at = text.find(letter)
         near = text[max(0, at - 20):at + 20]
         points[letter] = sum(word in near for word in CHOICE_WORDS) + 2 * (at > 0.7 * len(text)) + (text[at + 1:at + 2] in tuple("。.!！,，"))
@@ -200,9 +214,14 @@ def vlmr1_mcq(completion, example):
 
 
 def vlmr1_yes_no(completion, example):
-    """VLM-R1's "yes_no". 0 or 1: the first "yes" or "no" anywhere agrees. Bugs: "I do not know" is no; two texts with neither agree."""
-    said = first_answer(completion)
-    said, gold = (re.search("yes|no", text.lower()) for text in (completion if said is None else said, example.answer))
+    """Compute VLM-R1's "yes_no", 0 or 1: the first "yes" or "no" anywhere agrees.
+
+    Bugs: "I do not know" is no; two texts with neither agree. Case is dropped before tags are read.
+    """
+    text = completion.lower()
+    body = first_answer(text)
+    said = re.search("yes|no", text if body is None else body)
+    gold = re.search("yes|no", example.answer.lower())
     return float((said and said[0]) == (gold and gold[0]))
 
 
@@ -218,20 +237,44 @@ def vlmr1_length(completion, example, tokens, max_tokens=None):
 
 
 def vlmr1_repetition(completion, example=None):
-    """VLM-R1's "repetition". [-1, 0]: -(1 - unique / all) of 6-grams of words, or of "box_label" where the text holds JSON boxes.
+    """Compute VLM-R1's "repetition", -(1 - unique / all) of "box_label" texts or 6-grams, in [-1, 0].
 
-    Here plain json only: the original repairs broken JSON (json_repair) before it falls back to words.
+    The boxes count where the text holds a list in plain JSON that is not empty; else words do.
+    An item such as null or 3 stops the run there and is 0 here. Broken JSON, which the original
+    repairs with json_repair, counts as words here.
     """
-    for found in (fence(completion, "```json"), fence(completion, "```"), box_span(completion)):
-        if found is not None:
-            try:
-                items = [f"{item['bbox_2d']}_{item['label']}" for item in json.loads(found)]
-            except (KeyError, RecursionError, TypeError, ValueError):
-                break
-            return -(1 - len(set(items)) / len(items)) if items else 0.0
-    words = completion.lower().split()
-    grams = list(zip(*(words[i:] for i in range(6))))
-    return -(1 - len(set(grams)) / len(grams)) if grams else 0.0
+    listed = json_list(completion)
+    if not listed:
+        words = completion.lower().split()
+        return repeated(list(zip(*(words[i:] for i in range(6)))))
+    items = []
+    for item in listed:
+        if isinstance(item, dict):
+            if "bbox_2d" in item and "label" in item:
+                items.append(f"{item['bbox_2d']}_{item['label']}")
+        elif not isinstance(item, (list, str)) or ("bbox_2d" in item and "label" in item):
+            return 0.0  # theirs: TypeError
+    return repeated(items)
+
+
+def repeated(items):
+    """Return -(1 - unique / all), 0 of nothing."""
+    return len(set(items)) / len(items) - 1 if items else 0.0
+
+
+def json_list(text):
+    """Return the list in VLM-R1's first fence, or in its first span of boxes, or None."""
+    found = fence(text, "```json")
+    if found is None:
+        plain = fence(text, "```")
+        found = plain if plain and plain.strip() else box_span(text)
+    if found is None:
+        return None
+    try:
+        items = json.loads(found)
+    except (RecursionError, ValueError):
+        return None
+    return items if isinstance(items, list) else None
 
 
 def fence(text, opening, last=False):
@@ -242,69 +285,160 @@ def fence(text, opening, last=False):
 
 
 def box_span(text):
-    """From the first '[{' to the last '}]' of a text with "bbox_2d" and "label", or None."""
-    at, end = text.find("[{"), text.rfind("}]")
-    return text[at:end + 2] if 0 <= at < end and '"bbox_2d"' in text and '"label"' in text else None
+    """Return the text from the first "[{" over "bbox_2d" and "label" to the next "}]", or None."""
+    start = at = None
+    for pattern in (r"\[\s*\{", '"bbox_2d"', '"label"', r"\}\s*\]"):
+        found = re.compile(pattern).search(text, at or 0)  # the earliest of each is enough, and linear
+        if not found:
+            return None
+        start = found.start() if start is None else start
+        at = found.end()
+    return text[start:at]
 
 
-def fenced_boxes(text, last=False):
-    """[{"bbox_2d", "label"}] of a ```json fence; [] if there is none or it cannot be read."""
+def fenced_items(text, last=False):
+    """Return the items of a ```json fence as they stand, or [] where nothing can be listed."""
     try:
         found = json.loads(fence(text, "```json", last) or "[]")
-        return [{"bbox_2d": [float(v) for v in item["bbox_2d"]], "label": str(item["label"]).lower(), "score": None} for item in found]
-    except (KeyError, RecursionError, TypeError, ValueError):
+    except (RecursionError, ValueError):
         return []
+    return list(found) if isinstance(found, (dict, list, str)) else []
 
 
-def gold_fence(example):
-    """The gold boxes as VLM-R1 has them: in pixels, labels in lower case."""
-    return [{"bbox_2d": list(map(float, box["bbox_2d"])), "label": str(box["label"]).lower(), "score": None} for box in example.meta["boxes"]]
+def item_box(item):
+    """Return the first four numbers of an item's "bbox_2d", or None where an item has no such box."""
+    box = item.get("bbox_2d") if isinstance(item, dict) else None
+    if not isinstance(box, list) or len(box) < 4 or not all(isinstance(v, (int, float)) for v in box[:4]):
+        return None
+    try:
+        return [float(v) for v in box[:4]]
+    except OverflowError:  # an integer of more than 308 digits
+        return None
+
+
+def gold_items(example):
+    """Return VLM-R1's gold: (box in pixels, label as it is written) of each gold box."""
+    return [(list(map(float, box["bbox_2d"])), str(box["label"])) for box in example.meta["boxes"]]
 
 
 def vlmr1_weighted_sum(completion, example):
-    """VLM-R1's detection score. [0, 1]: 0.7 sum of IoU / n_gold + 0.3 (1 - (missed share + junk share) / 2), greedy from the largest IoU, at least 0.5.
+    """Compute VLM-R1's detection score: 0.7 position and 0.3 completeness, in [0, 1].
 
-    Bugs: a wrong label zeroes the IoU but is not missed; a prediction without a label raises NameError or takes the one before.
+    Position: IoU of greedy pairs (at least 0.5) over n_gold. Completeness: 1 - (missed + junk) / 2.
+    Bugs: a wrong label zeroes the IoU but is not missed; an item without a box is one junk item;
+    a box without a label takes the label of the pair before, and stops the run if it is the first (0 here).
     """
-    gold, content = gold_fence(example), clean_text(completion)
+    gold, content = gold_items(example), clean_text(completion)
     if not gold:
-        return float(content == "none" or not fenced_boxes(content))
-    found = fenced_boxes(content)
-    if not found:
+        return float(content == "none")
+    items = fenced_items(content)
+    found = [(i, item_box(item)) for i, item in enumerate(items)]
+    pairs = []
+    for i, box in found:
+        for j, (gold_box, _) in enumerate(gold):
+            value = raw_iou(box, gold_box) if box else 0.0
+            if value >= 0.5:
+                pairs.append((-value, i, j))
+    used_p, used_g, position, said = set(), set(), 0.0, None
+    for value, i, j in sorted(pairs):
+        if i in used_p or j in used_g:
+            continue
+        used_p.add(i)
+        used_g.add(j)
+        label = items[i].get("label")
+        said = label.lower() if isinstance(label, str) else said
+        if said is None:
+            return 0.0  # theirs: UnboundLocalError
+        position -= value * (said == gold[j][1].lower())
+    if not items:
         return 0.0
-    pairs = sorted(((raw_iou(p["bbox_2d"], g["bbox_2d"]), -i, -j) for i, p in enumerate(found) for j, g in enumerate(gold)), reverse=True)
-    used_p, used_g, position = set(), set(), 0.0
-    for value, i, j in pairs:
-        if value >= 0.5 and i not in used_p and j not in used_g:
-            used_p.add(i), used_g.add(j)
-            position += value * (found[-i]["label"] == gold[-j]["label"])
-    missed, junk = 1 - len(used_g) / len(gold), 1 - len(used_p) / len(found)
+    missed, junk = 1 - len(used_g) / len(gold), 1 - len(used_p) / len(items)
     return 0.7 * position / len(gold) + 0.3 * (1 - (missed + junk) / 2)
 
 
-def vlmr1_od_ap(completion, example, which="mAP"):
-    """VLM-R1's "od_ap". [0, 1]: COCO mAP of one image, all scores 1. Bug: predictions with a label that the gold lacks are dropped, so spam is free."""
+MOST_AREA = 1e10  # COCO's range "all": a detection outside of 0 to this is ignored unless it matches
+
+
+def coco_hits(found, gold, threshold):
+    """Return COCO's verdict on each box of one class in one image, True or False, in the order given."""
+    taken, hits = set(), []
+    for box in found[: rewards.MAX_DETECTIONS]:
+        best, most = None, threshold
+        for j, other in enumerate(gold):
+            value = coco_iou(box, other)
+            if j not in taken and not value < most:  # written so that NaN matches, as it does in COCO
+                best, most = j, value
+        if best is not None:
+            taken.add(best)
+            hits.append(True)
+        elif not (box[2] - box[0]) * (box[3] - box[1]) < 0 and not (box[2] - box[0]) * (box[3] - box[1]) > MOST_AREA:
+            hits.append(False)
+    return hits
+
+
+def coco_iou(box, other):
+    """Return pycocotools' IoU: 0 for sides that do not overlap, NaN where a number of the box is NaN."""
+    if any(map(math.isnan, box)):
+        return math.nan
+    width = min(box[2], other[2]) - max(box[0], other[0])
+    height = min(box[3], other[3]) - max(box[1], other[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    area, other_area = ((b[2] - b[0]) * (b[3] - b[1]) for b in (box, other))
+    return width * height / (area + other_area - width * height)
+
+
+def coco_precision(hits, n_gold):
+    """Return the mean over COCO's 101 recalls of the best precision at that recall or beyond."""
+    right = [sum(hits[: i + 1]) for i in range(len(hits))]
+    total = 0.0
+    for recall in rewards.RECALLS:
+        total += max((n / (i + 1) for i, n in enumerate(right) if n / n_gold >= recall), default=0.0)
+    return total / len(rewards.RECALLS)
+
+
+def vlmr1_ap(completion, example, thresholds):
+    """Return VLM-R1's COCO mAP of one image: the mean over the gold's labels and the thresholds.
+
+    All scores are 1. Labels are compared with case; predictions of other labels are dropped.
+    """
     body = last_answer(completion)
     if body is None:
         return 0.0
-    gold, found = gold_fence(example), fenced_boxes(body, last=True)
-    if not gold or not found:
-        return float(not gold and not found)
-    known = {g["label"] for g in gold}
-    return float(rewards.mean_average_precision([([p for p in found if p["label"] in known], gold)])[which])
+    gold, items = gold_items(example), fenced_items(body, last=True)
+    if not gold or not items:
+        return float(not gold and not items)
+    values = []
+    for label in sorted({label for _, label in gold}):
+        golds = [box for box, other in gold if other == label]
+        boxes = [item_box(item) for item in items if isinstance(item, dict) and item.get("label") == label]
+        boxes = [box for box in boxes if box]
+        values += [coco_precision(coco_hits(boxes, golds, t), len(golds)) for t in thresholds]
+    return sum(values) / len(values)
+
+
+def vlmr1_od_ap(completion, example):
+    """Compute VLM-R1's "od_ap": COCO mAP of one image, in [0, 1].
+
+    Bugs: predictions with a label that the gold lacks are dropped, so spam is free; "Cat" is not "cat";
+    boxes with one side reversed are ignored.
+    """
+    return vlmr1_ap(completion, example, rewards.THRESHOLDS)
 
 
 def vlmr1_od_ap50(completion, example):
-    """VLM-R1's "od_ap50". [0, 1]: the same at IoU 0.5 only."""
-    return vlmr1_od_ap(completion, example, "AP50")
+    """Compute VLM-R1's "od_ap50": the same at IoU 0.5 only, in [0, 1]."""
+    return vlmr1_ap(completion, example, rewards.THRESHOLDS[:1])
 
 
 def vlmr1_od_length(completion, example):
-    """VLM-R1's "odLength". [0, 1]: mAP, times n_gold / n_predicted where more were predicted than there are."""
-    gold, found = gold_fence(example), fenced_boxes(last_answer(completion) or "", last=True)
-    return vlmr1_od_ap(completion, example) * min(1.0, len(gold) / max(1, len(found)) if gold else 1.0)
+    """Compute VLM-R1's "odLength": mAP, times n_gold / n_items where there are more items, in [0, 1]."""
+    gold, items = gold_items(example), fenced_items(last_answer(completion) or "", last=True)
+    share = len(gold) / len(items) if gold and items else 1.0
+    return vlmr1_od_ap(completion, example) * min(1.0, share)
 
 
+MOST_DIGITS = 300  # of a coordinate; Python's float ends at 308
 INTEGER_BOX = re.compile(r"\[(\d+),\s*(\d+),\s*(\d+),\s*(\d+)]")
 
 
@@ -312,6 +446,8 @@ def vlmr1_box_iou(found, example):
     """IoU of four integers with the first gold box, after scaling from the resized image, where its size is known. Overlaps of one pixel are 0."""
     if not example.meta["boxes"]:
         return 0.0
+    if max(map(len, map(str, found))) > MOST_DIGITS:
+        return 0.0  # theirs: ValueError or OverflowError
     a, b = [int(v) for v in found], example.meta["boxes"][0]["bbox_2d"]
     if example.meta.get("resized") and example.meta.get("size"):
         (w, h), (W, H) = example.meta["resized"], example.meta["size"]
@@ -334,9 +470,14 @@ def vlmr1_iou_hard(completion, example):
 
 
 def vlmr1_rec(completion, example):
-    """VLM-R1's REC evaluation. 0 or 1: IoU above 0.5, of the *last* integer box inside braces in the first answer (the reward takes the first)."""
+    """Compute VLM-R1's REC evaluation, 0 or 1: IoU above 0.5.
+
+    Of the *last* integer box inside braces in the first answer (the reward takes the first).
+    Without a closing brace nothing is read.
+    """
     body = first_answer(completion) or ""
-    found = INTEGER_BOX.findall(body[body.find("{") + 1:body.rfind("}")]) if "{" in body else []
+    start, end = body.find("{"), body.rfind("}")
+    found = INTEGER_BOX.findall(body[start + 1 : end]) if 0 <= start < end else []
     return float(vlmr1_box_iou(found[-1] if found else (0, 0, 0, 0), example) > 0.5)
 
 
@@ -354,10 +495,12 @@ def vlmr1_format_rec(completion, example=None):
 # ---- Visual-RFT
 
 def raw_iou(a, b):
-    """Plain IoU of two boxes as they are written: corners are not ordered."""
-    overlap = max(0, min(a[2], b[2]) - max(a[0], b[0])) * max(0, min(a[3], b[3]) - max(a[1], b[1]))
-    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - overlap
-    return overlap / union if union else 0.0
+    """Return the plain IoU of two boxes as they are written: corners are not ordered."""
+    ax1, ay1, ax2, ay2 = a
+    bx1, by1, bx2, by2 = b
+    width, height = max(0, min(ax2, bx2) - max(ax1, bx1)), max(0, min(ay2, by2) - max(ay1, by1))
+    union = (ax2 - ax1) * (ay2 - ay1) + (bx2 - bx1) * (by2 - by1) - width * height
+    return width * height / union if union else 0.0
 
 
 def visualrft_gold(example):
@@ -370,27 +513,37 @@ def visualrft_gold(example):
 
 
 def visualrft_read(text):
-    """Visual-RFT's reading of a list of boxes: quotes changed, a cut list closed after its last whole item, then json. ValueError and others as json's."""
-    text = text.replace("[[", "[").replace("]]", "]").replace("\n", "").replace("<answer>", "").replace("</answer>", "").strip()
+    """Return Visual-RFT's list of (box, confidence as written); of equal boxes the first.
+
+    Quotes are changed and a list without "]" is closed after its last "},", if any; then it is JSON.
+    Raises READING.
+    """
+    text = text.replace("[[", "[").replace("]]", "]").replace("\n", "")
+    text = text.split("</answer>", 1)[0].strip()  # theirs wraps it in tags once more; "<answer>" stays
     if not text.endswith("]"):
-        text = text[:text.rfind("},")] + "}]" if "}," in text else text
+        end = text.rfind("},")
+        text = (text if end < 0 else text[:end]) + "}]"
     items = json.loads(text.replace("'", '"'))
-    if not isinstance(items[0], dict):
-        raise TypeError(items)
     seen = {}
     for item in items:
-        seen.setdefault(tuple(item["Position"]), float(item["Confidence"]))
-    return list(seen.items())                                        # one of equal boxes, the first
+        seen.setdefault(tuple(item["Position"]), item.get("Confidence"))
+    return list(seen.items())
 
 
 def visualrft_matches(completion, example):
-    """[(IoU or 0 if not above 0.5, confidence)] of each prediction, by confidence, and the number of golds. Raises what the original swallows."""
+    """Return [(IoU or 0 if not above 0.5, confidence)] by confidence, and the number of golds.
+
+    Raises READING, which the original swallows.
+    """
     body = first_answer(completion, dotall=False)
-    found = sorted(visualrft_read(completion.strip() if body is None else body.strip()), key=lambda item: -item[1])
+    read = visualrft_read(completion.strip() if body is None else body.strip())
+    if not read:
+        raise IndexError("an empty list of predictions")
+    found = sorted(read, key=lambda item: -item[1])  # TypeError for a confidence that is no number
     free = [box for box, _ in visualrft_read(visualrft_gold(example))]
     total, scored = len(free), []
     for box, confidence in found:
-        best = max(free, key=lambda g: raw_iou(box, g), default=None)
+        best = max(free, key=lambda gold: raw_iou(box, gold), default=None)
         value = raw_iou(box, best) if best else 0.0
         scored.append((value if value > 0.5 else 0.0, confidence))
         if value > 0.5:
@@ -398,7 +551,7 @@ def visualrft_matches(completion, example):
     return scored, total
 
 
-READING = (AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError)
+READING = (AttributeError, IndexError, KeyError, OverflowError, RecursionError, TypeError, ValueError)
 
 
 def visualrft_iou(completion, example):
@@ -411,7 +564,7 @@ def visualrft_iou(completion, example):
         return 1.0
     try:
         scored, total = visualrft_matches(completion, example)
-        return min(1.0, sum(value for value, _ in scored) / max(total, len(scored)))
+        return float(min(1.0, sum(value for value, _ in scored) / max(total, len(scored))))
     except READING:
         return 0.0
 
@@ -422,8 +575,9 @@ def visualrft_confidence(completion, example):
         return 1.0
     try:
         scored, _ = visualrft_matches(completion, example)
-        return min(1.0, max(0.0, sum(c if value else 1 - c for value, c in scored) / len(scored)))
-    except (*READING, ZeroDivisionError):
+        mean = sum(c if value else 1 - c for value, c in scored) / len(scored)
+        return 0.0 if math.isnan(mean) else float(min(1.0, max(0.0, mean)))  # NaN there
+    except READING:
         return 0.0
 
 
@@ -449,9 +603,11 @@ def visualrft_classification_eval(completion, example):
 
 
 def visualrft_lisa(completion, example):
-    """Visual-RFT's LISA reward. [0, 2]: GIoU + 1 of "(x1,y1),(x2,y2)" in 0 to 1000; 2 for equal text, 1 if math-verify finds a common number.
+    """Compute Visual-RFT's LISA reward: GIoU + 1 of "(x1,y1),(x2,y2)" in 0 to 1000.
 
-    Bugs: corners in the wrong order give 2.0; of two boxes the first corners of both are taken.
+    0 to 2 for boxes whose corners are in order; beyond for others (-19.8 to 94.1 were measured).
+    2 for equal text, 1 if math-verify finds a common number.
+    Bugs: both corners swapped give 2.0; of two boxes the first corners of both are taken.
     """
     gold = example.meta.get("solution")
     if not isinstance(gold, str):
@@ -467,10 +623,12 @@ def visualrft_lisa(completion, example):
         return 2.0
     boxes = []
     for text in (body, gold):
-        found = [[int(v) / 1000 for v in pair] for pair in re.findall(r"\(\s*(\d+)\s*,\s*(\d+)\s*\)\s*,\s*\(\s*(\d+)\s*,\s*(\d+)\s*\)", text)]
+        found = [[float(v) / 1000 for v in pair] for pair in re.findall(r"\(\s*(\d+)\s*,\s*(\d+)\s*\)\s*,\s*\(\s*(\d+)\s*,\s*(\d+)\s*\)", text)]
         if not found:
             return 0.0
         boxes.append(found[0] if len(found) == 1 else found[0][:2] + found[1][:2])
+    if not all(math.isfinite(v) for box in boxes for v in box):
+        return 0.0  # theirs: OverflowError or ValueError
     a, b = boxes
     overlap = max(0, min(a[2], b[2]) - max(a[0], b[0])) * max(0, min(a[3], b[3]) - max(a[1], b[1]))
     union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - overlap
@@ -518,66 +676,140 @@ def visualthinker_cvbench(completion, example):
 
 
 def r3v_answer(text):
-    """R3V: all that follows the first "Answer:", or else the whole text."""
-    found = re.search(r"Answer:\s*(\S.*)", text, re.DOTALL)
-    return (found[1] if found else text).strip()
+    """Return what R3V compares: all that follows the first "Answer:", or else the whole text."""
+    return (text.partition("Answer:")[2] or text).strip()
 
 
 def r3v_chartqa(completion, example):
-    """R3V's ChartQA scorer. 0 or 1: both floats and within 5 % of the gold, else equal without case. Bugs: "70%" and "1,000" are no floats; all that
-    follows the first "Answer:" is compared; no rule for years."""
+    """Compute R3V's ChartQA score, 0 or 1: floats within 5 % of the gold, else equal without case.
+
+    Bugs: "70%" and "1,000" are no floats; all that follows the first "Answer:" is compared.
+    """
     said, gold = r3v_answer(completion), example.answer.strip()
     try:
-        return float(abs(float(said) - float(gold)) <= 0.05 * abs(float(gold)))
+        near = abs(float(said) - float(gold)) <= 0.05 * abs(float(gold))
     except ValueError:
-        return float(said.lower() == gold.lower())
+        near = False
+    return float(near or said.lower() == gold.lower())
 
 
-def tabmwp_normal(text, unit=None):
-    """PromptPG's normal form of a TabMWP answer: "$1,735." -> "1735", "3/4" -> "0.75", "8.20" -> "8.2", "+5" -> "5"; of a text the unit is removed.
-    None of what looks like a number and is none: "1/0", "1.2.3"."""
-    text = re.sub(r"\\frac\{([^{}]+)\}\{([^{}]+)\}", r"\1/\2", str(text).replace("\u2212", "-")).strip()
-    text = re.sub(r"^\$", "", text)
-    text = re.sub(r"[,./]$", "", text).strip()
-    if re.fullmatch(r"[-+]?[0-9,./]{1,99}", text) and re.search("[0-9]", text):
-        top, _, bottom = text.replace(",", "").partition("/")
-        try:
-            value = round(float(top) / float(bottom or 1), 3)
-        except (ValueError, ZeroDivisionError):
-            return None
-        return str(int(value)) if value == int(value) else str(value)
-    return (text.replace(unit, "").strip() if unit else text).lower()
+def percent_float(text):
+    """Return a text as a float, "5%" as 0.05; None for other text."""
+    try:
+        return float(text.rstrip("%")) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        return None
+
+
+def pix2struct_relaxed(completion, example):
+    """Compute ChartQA's published relaxed accuracy, 0 or 1, as Pix2Struct, Qwen-VL and others have it.
+
+    Floats within 5 % of a gold that is not 0, else equal text without case. There is no rule for
+    years (that is InternVL's). Bugs: "5%" is 0.05; "1,000" and "$5" are no floats.
+    It scores a bare answer: here what `answer_line` reads, or the whole text where it reads nothing.
+    """
+    said, gold = answer_line(completion), example.answer
+    said = completion if said is None else said
+    value, target = percent_float(said), percent_float(gold)
+    if value is not None and target:
+        return float(abs(value - target) / abs(target) <= 0.05)
+    return float(said.lower() == gold.lower())
+
+
+def tabmwp_normal(text):
+    """Return our normal form of a TabMWP answer, after PromptPG's: "$1,735." -> "1735", "3/4" -> "0.75".
+
+    "8.20" -> "8.2", "+5" -> "5", LaTeX fractions as "3/4"; other text in lower case.
+    None of what looks like a number and is none: "1/0", "1.2.3", "3,4".
+    """
+    text = str(text).replace("\u2212", "-")
+    text = re.sub(r"\\frac\{([^{}]+)\}\{([^{}]+)\}", r"\1/\2", text).strip()
+    text = re.sub(r"[,./]$", "", re.sub(r"^\$", "", text)).strip()
+    if not (re.fullmatch(r"[-+]?[0-9,./]{1,99}", text) and re.search("[0-9]", text)):
+        return text.lower()
+    if re.search(r"[0-9],(?![0-9]{3}(?![0-9]))|^[-+]?,|\.[0-9]*,", text):
+        return None  # "3,4" is a list, not 34
+    top, _, bottom = text.replace(",", "").partition("/")
+    try:
+        value = round(float(top) / float(bottom or 1), 3)
+    except (ValueError, ZeroDivisionError):
+        return None
+    return str(int(value)) if value == int(value) else str(value)
+
+
+def promptpg_normal(text, unit=None):
+    """Return PromptPG's normal form of a TabMWP answer.
+
+    One leading "$" and one final mark go; digits with , . / become a number rounded to 3 decimals,
+    of a text the unit is removed. Nothing is stripped, and of "1/2/3" the third part is ignored.
+    None where theirs raises: "..", "1/0", "1.2.3".
+    """
+    text = re.sub(r"[,./]$", "", re.sub(r"^\$", "", text))
+    if not re.search(r"^[-+]?[\d,./]+$", text):
+        return text.replace(unit, "").strip() if unit else text
+    text = text.replace(",", "")
+    try:
+        if re.search(r"^[-+]?\d+$", text):
+            return str(int(text))
+        parts = text.split("/")
+        value = float(parts[0]) / float(parts[1]) if len(parts) > 1 else float(text)
+    except (ValueError, ZeroDivisionError):
+        return None
+    return re.sub(r"\.0+$", "", str(round(value, 3)))
 
 
 TABMWP_LETTER = [r"Answer: ([A-Za-z])", r"^\(([A-Za-z])\)$", r"^([A-Za-z])$", r"^([A-Za-z])\. ", r"The answer is ([A-Z])", r"^\(([A-Za-z])\) [\s\S]", r"The answer is \(([A-Za-z])\) [\s\S]"]
-TABMWP_FREE = [r"Answer: ([\s\S]*)", r"The answer is ([\s\S]+)$", r"The table shows that (-?\$?[0-9][0-9,./]*) ", r" = (-?\$?[0-9][0-9,./]*)", r" (?:be|is) (-?\$?[0-9][0-9,./]*)",
-               r" (?:are|was) (-?\$?[0-9][0-9,./]*)", r" were (-?\$?[0-9][0-9,./]*)", r"([0-9]{1,2}:[0-9]{2} [AP]\.M\.)", r"(-?\$?[0-9][0-9,./]*)"]
+LOOSE = r"(?<![-$.,/:\d])[-$.,/:\d]*\d"  # "4-8" is one number there; from the start of a run: linear
+TABMWP_FREE = [
+    r"Answer: ([\s\S]+)",
+    r"The answer is ([\s\S]+)$",
+    r"The table shows that ([$.,/:\d]+) ",
+    r" = ([$.,/:\d]+)",
+    rf" (?:be|is) ({LOOSE})",
+    rf" (?:are|was) ({LOOSE})",
+    rf" were ({LOOSE})",
+    r" ([$.,/:\d]+ [AP]\.M\.)",
+    rf"({LOOSE})",
+]
 FINAL_PERIOD = re.compile(r"(?<![AP]\.M)\.$")
 
 
 def r3v_tabmwp(completion, example):
-    """R3V's TabMWP scorer (PromptPG's rules and one more pattern). 0 or 1.
+    """Compute R3V's TabMWP score, 0 or 1, by PromptPG's rules and one more pattern.
 
-    Bugs: a letter A to F beyond the list is a *random* choice, here one drawn from the record's id so that a score can be repeated; any word after
-    "Answer: " gives its first letter ("decrease" is D), and no letter goes to the choice with most words in common; "Answer:" must be followed by a space and
-    then takes the rest of the text; what cannot be turned into a number is 0. Where facts/selftrain_mpo_data.md 1.8 says less, its measured behaviour is followed.
+    Bugs: a letter A to F beyond the list is a *random* choice (here drawn from the record's id, so
+    that a score can be repeated); any word after "Answer: " gives its first letter; no letter goes
+    to the choice with most words in common; "Answer:" needs a space and then takes the rest of the
+    text; what cannot be turned into a number is 0; "4-8" is one number.
     """
-    text = re.sub(r"\\frac\{([^{}]+)\}\{([^{}]+)\}", r"\1/\2", completion).replace("\u2212", "-").strip()
+    text = re.sub(r"\\frac\{([-.,\d]+)\}\{([-.,\d]+)\}", r"\1/\2", completion).replace("\u2212", "-")
+    text = re.sub(r"(?<=\d)=(?=[$\d])", " = ", text)
     text, unit, choices = FINAL_PERIOD.sub("", text), example.meta.get("unit"), example.choices
     if choices:
-        letters = (found[1].upper() for pattern in TABMWP_LETTER for found in [re.search(pattern, text)] if found)
-        index = next(("ABCDEF".index(letter) for letter in letters if letter in "ABCDEF"), None)
-        if index is None:
-            said = max(choices, key=lambda choice: common_words(text, choice))
-        else:
-            said = choices[index if index < len(choices) else int(hashlib.sha256(str(example.id).encode("utf-8", "replace")).hexdigest(), 16) % len(choices)]
+        said = r3v_choice(text, choices, example.id)
         right = rewards.choice_index(example.answer, choices)
         gold = choices[right] if right is not None else example.answer
     else:
-        found = next(filter(None, (re.findall(pattern, text) for pattern in TABMWP_FREE)), [text])
-        said, gold = FINAL_PERIOD.sub("", found[-1].strip()), example.answer
-    said = tabmwp_normal(said, unit)
-    return float(("0" if said is None else said) == tabmwp_normal(gold, unit))
+        found = next(filter(None, (re.findall(pattern, text) for pattern in TABMWP_FREE)), None)
+        said = FINAL_PERIOD.sub("", found[-1].strip()) if found else text
+        gold = example.answer
+    said, gold = promptpg_normal(said, unit), promptpg_normal(gold, unit)
+    said = "0" if said is None else said
+    return float(gold is not None and said.lower() == gold.lower())
+
+
+def r3v_choice(text, choices, id):
+    """Return the choice R3V reads: by its first letter A to F, or else the one with most words in common."""
+    for pattern in TABMWP_LETTER:
+        found = re.search(pattern, text)
+        letter = found[1].upper() if found else ""
+        if letter and letter in "ABCDEF":
+            index = "ABCDEF".index(letter)
+            if index >= len(choices):
+                drawn = hashlib.sha256(str(id).encode("utf-8", "replace")).hexdigest()
+                index = int(drawn, 16) % len(choices)
+            return choices[index]
+    return max(choices, key=lambda choice: common_words(text, choice))
 
 
 def common_words(a, b):
@@ -594,7 +826,7 @@ ORIGINALS = {
     "vlmr1_rec": vlmr1_rec, "vlmr1_format_rec": vlmr1_format_rec, "visualrft_iou": visualrft_iou, "visualrft_confidence": visualrft_confidence,
     "visualrft_classification": visualrft_classification, "visualrft_classification_eval": visualrft_classification_eval, "visualrft_lisa": visualrft_lisa,
     "align_math_verifier": align_math_verifier, "r1v_superclevr": r1v_superclevr, "r1v_geoqa": r1v_geoqa, "visualthinker_cvbench": visualthinker_cvbench,
-    "r3v_chartqa": r3v_chartqa, "r3v_tabmwp": r3v_tabmwp,
+    "r3v_chartqa": r3v_chartqa, "pix2struct_relaxed": pix2struct_relaxed, "r3v_tabmwp": r3v_tabmwp,
 }
 
 
@@ -726,15 +958,35 @@ def score_line(completion, example):
     return float(rewards.match_answer(answer_line(completion), example.answer, example.choices))
 
 
-def score_relaxed(completion, example):
-    """ChartQA's relaxed accuracy, 0 or 1 (Masry et al. 2022; years as in Pix2Struct): a number within 5 % of the gold, other text equal but for case.
+CURRENCY = re.compile(r"(?<![0-9])[£€]|[£€](?![0-9])")
+EXPONENT = re.compile(  # 1.87522e+06, 1.87522 \\times 10^{6}
+    rf"([+-]?)\s*({rewards.NUMBER})(?:[eE]|\s*(?:\\times|\*)\s*10\s*\^\s*\{{?)([+-]?[0-9]{{1,3}})\}}?"
+)
 
-    A gold 2000 to 2099 is a year and must be met exactly (published: any four characters that begin with 20, so 20.1 and 205% too). Right where others are not: a
-    unit, "%", "$" and thousands separators may stand by a number (R3V: float() fails), though two units must agree; a gold of 0 is met by 0.0 (Pix2Struct
-    compares text), the bound itself counts, in exact arithmetic.
+
+def relaxed_number(text):
+    """Return (exact value, unit) of a number as it stands in a chart's answer, or None."""
+    if len(text) > rewards.MAX_ANSWER:
+        return None
+    text = rewards._clean(CURRENCY.sub("", text))
+    value, unit = rewards._split_unit(text)
+    found = EXPONENT.fullmatch(value)
+    if not found:
+        return rewards._number(text)
+    size = Fraction(found[2].replace(",", "")) * Fraction(10) ** int(found[3])
+    return (-size if found[1] == "-" else size), unit
+
+
+def score_relaxed(completion, example):
+    """Score ChartQA, 0 or 1: a number within 5 % of the gold (Masry et al. 2022), other text but for case.
+
+    A gold 2000 to 2099 is a year and must be met exactly. The published figure has no such rule:
+    see pix2struct_relaxed. (InternVL's reward has one, for any four characters that begin with 20.)
+    A unit, "%", "$" and thousands separators may stand by a number, though two units must agree.
+    A gold of 0 is met by 0.0, and the bound itself counts, in exact arithmetic.
     """
     found, gold = answer_line(completion) or "", example.answer.strip()
-    said, right = (rewards._number(rewards._clean(re.sub("[£€]", "", text))) if len(text) <= rewards.MAX_ANSWER else None for text in (found, gold))
+    said, right = relaxed_number(found), relaxed_number(gold)
     if said is None or right is None:
         return float(rewards.match_answer(found, gold))
     if said[1] and right[1] and said[1] != right[1]:
@@ -743,20 +995,30 @@ def score_relaxed(completion, example):
 
 
 def score_tabmwp(completion, example):
-    """TabMWP, 0 or 1: the right choice; or PromptPG's normal forms agree, with the unit on either side left out ("5 tokens", "5 token", "$1,735."), or
-    match_answer with the gold in its unit, so that "5 apples" are not 5 tokens. "3:00 PM" is "3:00 P.M.".
+    """Score TabMWP, 0 or 1: the right choice, or equal normal forms, or match_answer in the gold's unit.
 
-    R3V guesses: a letter beyond the list is drawn at random, a text without a letter goes to the most similar choice.
+    The unit may follow either side ("5 tokens", "5 token"), but "5 apples" are not 5 tokens.
+    "3:00 PM" is "3:00 P.M.". Nothing is guessed, neither a letter nor a choice.
     """
     found = read(completion, example, "tabmwp")
     if found is None or example.choices:
         return float(found is not None and rewards.match_answer(found, example.answer, example.choices))
     unit = example.meta.get("unit") or ""
-    said, gold = (re.sub(r"(?<=[0-9])\s*([AaPp])\.?\s?[Mm]\b\.?", r" \1M", text) for text in (found, example.answer))
-    if unit:
-        said, gold = (re.sub(rf"\s*{re.escape(unit.removesuffix('s'))}(?:e?s)?\.?$", "", text) for text in (said, gold))
-    normal = tabmwp_normal(said, unit)
-    return float(bool(normal) and normal == tabmwp_normal(gold, unit) or rewards.match_answer(said, f"{gold} {unit}" if rewards._number(rewards._clean(gold)) else gold))
+    said, gold = (without_unit(text, unit) for text in (found, example.answer))
+    normal = tabmwp_normal(said)
+    if normal and normal == tabmwp_normal(gold):
+        return 1.0
+    number = rewards._number(rewards._clean(gold)) if len(gold) <= rewards.MAX_ANSWER else None
+    return float(rewards.match_answer(said, f"{gold} {unit}" if number else gold))
+
+
+def without_unit(text, unit):
+    """Return a TabMWP answer with its time of day in one spelling and without the unit at its end."""
+    text = re.sub(r"(?<=[0-9])\s*([AaPp])\.?\s?[Mm]\b\.?", r" \1M", text)
+    if not unit:
+        return text
+    end = rf"(?<![^\W\d_]){re.escape(unit.removesuffix('s'))}(?:e?s)?\.?$"
+    return re.sub(end, "", text).rstrip() if re.search(end, text) else text
 
 
 def cvbench_average(rows):
@@ -792,7 +1054,7 @@ def detection_map(rows):
 
 
 # template: how the project's own evaluation asks, a name in data.TEMPLATES ("none": its questions hold their instructions).
-# ours(completion, example): 0 or 1. original: a name in ORIGINALS, None if there is none that is known.
+# ours(completion, example): 0 or 1. original: a name in ORIGINALS, None if there is none that is known; also: another one.
 # boxes: the answer is boxes. line: read by answer_line. choose: one of the choices is asked for. (See `read`.)
 # by: fields of the records for which accuracy is given apart. totals(rows): more figures of the set.
 PROTOCOLS = {
@@ -807,8 +1069,8 @@ PROTOCOLS = {
     "lisa": {"template": "lisa", "boxes": True, "ours": rewards.accuracy, "original": None, "totals": mean_iou},
     "detection": {"template": "none", "boxes": True, "ours": rewards.accuracy, "original": None, "by": ("category",), "totals": detection_map},
     "classification": {"template": "none", "ours": rewards.classification, "original": "visualrft_classification_eval", "by": ("task",)},
-    # R3V: ChartQA (human and augmented questions), TabMWP
-    "chartqa": {"template": "chartqa", "line": True, "ours": score_relaxed, "original": "r3v_chartqa", "by": ("task", "type", "split")},
+    # R3V asks ChartQA (human and augmented questions) and TabMWP; ChartQA's published figure is Pix2Struct's
+    "chartqa": {"template": "chartqa", "line": True, "ours": score_relaxed, "original": "pix2struct_relaxed", "also": "r3v_chartqa", "by": ("task", "type", "split")},
     "tabmwp": {"template": "tabmwp", "line": True, "choose": True, "ours": score_tabmwp, "original": "r3v_tabmwp", "by": ("ques_type", "ans_type", "grades", "grade")},
     # the letter of the option; how it was asked and scored is not public
     "m3cot": {"template": "option", "line": True, "choose": True, "ours": score_line, "original": None, "by": ("domain", "topic")},
@@ -833,7 +1095,21 @@ def field(record, name):
 
 
 def is_number(value):
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    """Say whether a value is a finite number; an integer beyond the floats is none."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def shown(value):
+    """Return the beginning of a value as JSON, for a message; the name of its type where it has none."""
+    try:
+        return json.dumps(value)[:60]
+    except (RecursionError, TypeError, ValueError):  # among them integers of over 4,300 digits
+        return f"{type(value).__name__} that cannot be shown"
 
 
 def to_example(record, protocol, box_format=None):
@@ -880,7 +1156,7 @@ def to_example(record, protocol, box_format=None):
         answer = json.dumps(meta["boxes"], ensure_ascii=False)
     else:
         if not isinstance(gold, str) and not is_number(gold):
-            raise ValueError(f"`answer` must be text or a number, found {json.dumps(gold)[:60]}; for boxes there are the protocols rec, lisa and detection")
+            raise ValueError(f"`answer` must be text or a number, found {shown(gold)}; for boxes there are the protocols rec, lisa and detection")
         answer = str(gold)
         answer = (last_answer(answer) or answer).strip() if "<answer>" in answer else answer.strip()
         meta.pop("boxes", None)
@@ -967,14 +1243,16 @@ def score_one(completion, example, protocol):
             row["accuracy_original"] = ORIGINALS[recipe["original"]](completion, example)
         except TimeoutError:
             row["accuracy_original"], row["original_timeout"] = 0.0, True
+    if "also" in recipe:
+        row[f"accuracy_{recipe['also']}"] = ORIGINALS[recipe["also"]](completion, example)
     return row
 
 
 def totals(rows, protocol):
     """Figures of a set: n, accuracy (ours) with its 95 % interval, accuracy_parsed (of what could be read), parse_failures, timeouts (comparisons of
     ours that did not end in time: not equal); how predicted boxes were read; where the project's scorer is known
-    accuracy_original, original_timeouts (each counted as 0) and disagreements (rows on which the two differ); the protocol's own averages; `by`, accuracy and n by
-    task and the like."""
+    accuracy_original, original_timeouts (each counted as 0) and disagreements (rows on which the two differ), and accuracy_NAME of a second one; the protocol's
+    own averages; `by`, accuracy and n by task and the like."""
     recipe, n, right = PROTOCOLS[protocol], len(rows), sum(row["accuracy"] for row in rows)
     failures = sum(row["extracted"] is None for row in rows)
     low, high = rewards.wilson(right, n)
@@ -985,6 +1263,9 @@ def totals(rows, protocol):
     if recipe["original"]:
         result |= {"original": recipe["original"], "accuracy_original": sum(row["accuracy_original"] for row in rows) / max(1, n),
                    "original_timeouts": sum(row["original_timeout"] for row in rows), "disagreements": len(disagreements(rows))}
+    if "also" in recipe:
+        name = f"accuracy_{recipe['also']}"
+        result[name] = sum(row[name] for row in rows) / max(1, n)
     result |= recipe["totals"](rows) if "totals" in recipe else {}
     groups = {name: sorted({str(row[name]) for row in rows if name in row}) for name in recipe.get("by", ())}
     by = {name: {value: of_rows([row for row in rows if str(row.get(name)) == value]) for value in values} for name, values in groups.items() if values}
