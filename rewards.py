@@ -360,6 +360,39 @@ AROUND_LABEL = set(
 ASKED_ABOUT = set("aircraft airplane plane plant flower car vehicle animal pet".split())
 NO_MAKER = set("or and not no never nor neither either unlike without except but than maybe perhaps possibly probably likely hardly isn't isnt wasn't can't cannot versus vs if non".split())
 
+# What may stand around a whole class name and is no part of it.
+DRESSING = re.compile(r"\\(?:boxed|fbox|mbox|emph|text(?:bf|it|rm|sf|tt)?|math(?:bf|it|rm|sf)|operatorname)\s*\{")
+AROUND_WORD = " \t\r\n\"'`*.。“”‘’"
+
+
+def _undressed(text):
+    """Return a class name without the LaTeX, emphasis, quotes and brackets around all of it."""
+    text = re.sub(r"\\([_&%#-])", r"\1", re.sub(r"\\[ ,;:!]|~", " ", text))
+    before = None
+    while before != text:  # each turn makes the text shorter
+        before = text
+        text = text.strip(AROUND_WORD)
+        command = DRESSING.match(text)
+        if command and _wraps(text, "{}"):
+            text = text[command.end() : -1]
+        elif text[:1] in ("(", "[", "{") and _wraps(text, {"(": "()", "[": "[]", "{": "{}"}[text[0]]):
+            text = text[1:-1]
+        elif len(text) > 2 and text[0] == text[-1] == "$" and "$" not in text.strip("$"):
+            text = text.strip("$")
+        elif re.fullmatch(r"\\\((?:(?!\\[()]).)*\\\)|\\\[(?:(?!\\[\[\]]).)*\\\]", text, re.DOTALL):
+            text = text[2:-2]
+    return text
+
+
+def _wraps(text, pair):
+    """Say whether the first opening bracket of a text is closed by its last character."""
+    depth = 0
+    for i, char in enumerate(text):
+        depth += (char == pair[0]) - (char == pair[1])
+        if char == pair[1] and depth == 0:
+            return i == len(text) - 1
+    return False
+
 
 def classification(completion, example):
     """1.0 if the answer is the gold class: equal but for case, spaces, underscores and hyphens; or the class among words that name nothing ("a photo of a lily").
@@ -367,19 +400,23 @@ def classification(completion, example):
     Visual-RFT's rule is `gold in answer or answer in gold` on squeezed text: it pays the empty answer, "A" for "A320" and "rose or lily" for both.  Its first stage
     is math-verify, to which 737-800 is a subtraction.  One direction here, on word boundaries, and no answer is paid for two golds: before a gold with a digit a
     maker may stand ("Boeing 737-800"), but no other word with one; "A320-200" is not "A320"; "water lily" is not "lily".
+    Dressing around it all is no part of a name: \\boxed{}, $...$, \\text{}, emphasis, quotes, brackets.
     (A set with the classes "lily" and "lily flower" would have "lily flower" paid for both.)
     """
     body = extract_answer(completion)
     if body is None or len(body) > MAX_ANSWER or not normalize_label(example.answer):
         return 0.0
-    if normalize_label(body) == normalize_label(example.answer):
+    bare = _undressed(body)
+    if normalize_label(example.answer) in (normalize_label(body), normalize_label(bare)):
         return 1.0
-    text, gold = (unicodedata.normalize("NFKC", t).casefold().strip("\"'`.。 ") for t in (body, example.answer))
+    bare = re.sub(r"[{}$*]", " ", DRESSING.sub(" ", bare)).replace("’", "'")  # "a photo of a **lily**"
+    text, gold = (unicodedata.normalize("NFKC", t).casefold().strip("\"'`.。 ") for t in (bare, example.answer))
     parts = [re.escape(part) for part in re.split(r"[\s_\-]+", gold) if part]
     m = re.search(r"(?<![\w\-])" + r"[\s_\-]?".join(parts) + r"(?![\w\-])", text)
     if not m:
         return 0.0
-    before, after = (re.findall(r"[^\s:,!?]+", part) for part in (text[: m.start()], text[m.end() :]))
+    words = [re.findall(r"[^\s:,!?\"()\[\]“”]+", part) for part in (text[: m.start()], text[m.end() :])]
+    before, after = ([word.strip("'`") for word in part if word.strip("'`")] for part in words)
     around = AROUND_LABEL if gold in ASKED_ABOUT else AROUND_LABEL | ASKED_ABOUT
     unknown = [word for word in before + after if word not in around]
     if not unknown:

@@ -210,6 +210,29 @@ def test_classification(answer, gold, score):
     assert rewards.REWARDS["classification"](f"<think>{gold}</think><answer>{answer}</answer>", example(gold)) == score
 
 
+DRESSED = [  # what stands around a class name, with % in its place
+    "%s", r"\boxed{%s}", r"$%s$", r"$\text{%s}$", r"\boxed{\text{%s}}", r"\(%s\)", r"\[ %s \]", r"$$%s$$", "(%s)", "[%s].", "{%s}",
+    "**%s**", "**%s**.", "*%s*", "`%s`", '"%s"', "'%s'", "“%s”", r"\textbf{%s}", r"\mathrm{%s}", r"**\boxed{%s}**", "((%s))", "(%s",
+    "This is a **%s**.", r"The answer is \boxed{%s}.", 'It is a "%s"', "It’s a (%s)", r"\emph{%s}"]
+
+
+@pytest.mark.parametrize("form", DRESSED)
+def test_a_dressed_class_is_the_class(form):
+    classes = ["SR-20", "Honda Odyssey Minivan 2007", "great masterwort", "water_lily", "A320", "A320-200", "lily"]
+    for said in classes:
+        paid = [gold for gold in classes if rewards.classification("<answer>" + form.replace("%s", said) + "</answer>", example(gold))]
+        assert paid == [said]
+
+
+@pytest.mark.parametrize("said, gold, score", [
+    (r"\boxed{lily} or \boxed{rose}", "lily", 0), ("**lily** or **rose**", "lily", 0), ("$lily$ and $rose$", "rose", 0), ("(lily) (rose)", "lily", 0), ("{lily, rose}", "lily", 0),
+    (r"\boxed{A320}-200", "A320", 0), ("A320$-200$", "A320", 0), (r"water \textbf{lily}", "lily", 0), (r"water\_lily", "water lily", 1), (r"water\ lily", "water_lily", 1),
+    (r"\boxed{}", "lily", 0), ("$$", "lily", 0), ("()", "lily", 0), ("(not) 737-800", "737-800", 0), ("isn't 737-800", "737-800", 0), ("isn’t 737-800", "737-800", 0),
+    ("Boeing (737-800)", "737-800", 1), ("Lily (Lilium)", "lily", 0), ("(lily) not", "lily", 0), (r"\not{lily}", "lily", 0), ("(" * 99 + "lily" + ")" * 99, "lily", 0)])
+def test_what_dressing_is_not(said, gold, score):
+    assert rewards.classification(f"<answer>{said}</answer>", example(gold)) == score
+
+
 def test_no_answer_is_paid_for_two_classes():
     classes = ["737-800", "737-700", "A320", "A320-200", "Spitfire", "lily", "water lily", "rose", "golden retriever", "cat", *sorted(rewards.ASKED_ABOUT)[::2]]
     for answer in [f"{a}{joint}{b}" for a in classes for b in classes for joint in (" ", ", ", " or ", "-", "_", "\n", ": ")] + classes:
