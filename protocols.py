@@ -356,6 +356,7 @@ def vlmr1_weighted_sum(completion, example):
     return 0.7 * position / len(gold) + 0.3 * (1 - (missed + junk) / 2)
 
 
+COCO_THRESHOLDS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.8999999999999999, 0.95)  # numpy's linspace
 MOST_AREA = 1e10  # COCO's range "all": a detection outside of 0 to this is ignored unless it matches
 
 
@@ -423,12 +424,12 @@ def vlmr1_od_ap(completion, example):
     Bugs: predictions with a label that the gold lacks are dropped, so spam is free; "Cat" is not "cat";
     boxes with one side reversed are ignored.
     """
-    return vlmr1_ap(completion, example, rewards.THRESHOLDS)
+    return vlmr1_ap(completion, example, COCO_THRESHOLDS)
 
 
 def vlmr1_od_ap50(completion, example):
     """Compute VLM-R1's "od_ap50": the same at IoU 0.5 only, in [0, 1]."""
-    return vlmr1_ap(completion, example, rewards.THRESHOLDS[:1])
+    return vlmr1_ap(completion, example, COCO_THRESHOLDS[:1])
 
 
 def vlmr1_od_length(completion, example):
@@ -1049,7 +1050,7 @@ def detection_map(rows):
     result = rewards.mean_average_precision(images) | {"categories": {}}
     for name, label in names.items():
         one = [[[box for box in boxes if rewards.normalize_label(box["label"]) == name] for boxes in image] for image in images]
-        result["categories"][str(label)] = rewards.mean_average_precision(one) | {"n": sum(len(gold) for _, gold in one)}
+        result["categories"][str(plain(label))] = rewards.mean_average_precision(one) | {"n": sum(len(gold) for _, gold in one)}
     return result | mean_iou(rows)
 
 
@@ -1104,6 +1105,21 @@ def is_number(value):
         return False
 
 
+def plain(value):
+    """Return a record's field as JSON and UTF-8 can hold it: other values, and halves of characters, as text."""
+    if value is None or isinstance(value, bool) or is_number(value):
+        return value
+    if isinstance(value, int):
+        return shown(value)
+    return str(value).encode("utf-8", "replace").decode("utf-8")
+
+
+def brief(message, most=300):
+    """Return a message on one line, without its middle where it is long."""
+    message = " ".join(message.split())
+    return message if len(message) <= most else f"{message[: most // 2]} ... {message[-most // 2 :]}"
+
+
 def shown(value):
     """Return the beginning of a value as JSON, for a message; the name of its type where it has none."""
     try:
@@ -1139,7 +1155,7 @@ def to_example(record, protocol, box_format=None):
     for key in ("category", "unit"):
         if isinstance(meta.get(key), (dict, list, bool)):
             raise ValueError(f"`{key}` must be text, found {meta[key]!r:.60}; mend it, or leave it away")
-        meta[key] = None if meta.get(key) is None else str(meta[key])
+        meta[key] = None if meta.get(key) is None else str(plain(meta[key]))
     if meta.get("size") is None and not (record.get("width") is None and record.get("height") is None):
         meta["size"] = [record.get("width"), record.get("height")]
     for key, other in (("size", " or two numbers, `width` and `height`"), ("resized", "")):
@@ -1160,7 +1176,8 @@ def to_example(record, protocol, box_format=None):
         answer = str(gold)
         answer = (last_answer(answer) or answer).strip() if "<answer>" in answer else answer.strip()
         meta.pop("boxes", None)
-    example = SimpleNamespace(id=field(record, "id"), question=question, answer=answer, choices=[str(c) for c in choices] if choices else None, meta=meta)
+    choices = [choice if isinstance(choice, str) else str(plain(choice)) for choice in choices] if choices else None
+    example = SimpleNamespace(id=plain(field(record, "id")), question=plain(question), answer=answer, choices=choices, meta=meta)
     rewards.check_gold(answer, example.choices, meta)
     if protocol == "superclevr" and not re.fullmatch(r"[0-9]{1,9}(?:\.0+)?", answer):
         raise ValueError(f"the gold answer {answer[:60]!r} is not a count; leave the record out, or name another --protocol")
@@ -1179,7 +1196,7 @@ def gold_boxes(gold, meta):
         if not (isinstance(box, (list, tuple)) and len(box) == 4 and all(map(is_number, box))):
             raise ValueError(f"the gold box {str(item)[:80]} cannot be read; {ways}")
         label = item.get("label") if isinstance(item, dict) else None
-        return {"bbox_2d": [min(box[0], box[2]), min(box[1], box[3]), max(box[0], box[2]), max(box[1], box[3])], "label": None if label is None else str(label)}
+        return {"bbox_2d": [min(box[0], box[2]), min(box[1], box[3]), max(box[0], box[2]), max(box[1], box[3])], "label": None if label is None else str(plain(label))}
 
     if isinstance(gold, str):
         text = last_answer(gold) or gold
@@ -1206,7 +1223,7 @@ def to_examples(records, protocol, box_format=None):
         try:
             pairs.append(to_example(record, protocol, box_format))
         except ValueError as error:
-            raise ValueError(f"{place}: {error}") from None
+            raise ValueError(f"{place}: {brief(str(error))}") from None
         meta = pairs[-1][1].meta
         if protocol == "detection" and not meta["category"] and not (meta["boxes"] and all(box["label"] for box in meta["boxes"])):
             unnamed.append(place)
@@ -1226,7 +1243,7 @@ def score_one(completion, example, protocol):
     recipe = PROTOCOLS[protocol]
     row = {"line": example.meta["line"]} if "line" in example.meta else {}
     row |= {"id": example.id, "question": example.question, "answer": example.answer, "choices": example.choices, "prediction": completion}
-    row |= {name: example.meta[name] for name in recipe.get("by", ()) if example.meta.get(name) is not None}
+    row |= {name: plain(example.meta[name]) for name in recipe.get("by", ()) if example.meta.get(name) is not None}
     if "grades" in recipe.get("by", ()) and isinstance(example.meta.get("grade"), int):
         row["grades"] = "1-6" if example.meta["grade"] <= 6 else "7-8"        # as TabMWP's tables have them
     worker, seconds, late = rewards._worker, rewards._worker.seconds, rewards._worker.timeouts

@@ -163,18 +163,28 @@ def balance_positions(sets, rng):
     return placed
 
 
-def final_answer(line):
-    """The target of a set: the answer alone, spelt as the sample did, in tags if it used them, else as R3V's TabMWP has it: "<answer> 3 </answer>", "Answer: 3"."""
-    return f"<answer> {line['answer']} </answer>" if "<answer>" in line["completion"] else f"Answer: {line['answer']}"
+# Templates whose select target is the bare answer in R3V's builders. TabMWP's is "Answer: B".
+BARE_ANSWERS = ("chartqa", "clevr_math")
 
 
-def build(examples, pool, prompt_of, tasks=BUILT, sizes=(3,), seed=0, balance=True, hinted=(), least=20, instruction=None):
+def final_answer(line, bare=False):
+    """Return the target of a set: the answer alone, spelt as the sample did.
+
+    "<answer> 3 </answer>" if the sample used tags; else "3" if bare, as R3V has it for ChartQA and
+    CLEVR-Math, and "Answer: 3" otherwise, as it has it for TabMWP.
+    """
+    if "<answer>" in line["completion"]:
+        return f"<answer> {line['answer']} </answer>"
+    return line["answer"] if bare else f"Answer: {line['answer']}"
+
+
+def build(examples, pool, prompt_of, tasks=BUILT, sizes=(3,), seed=0, balance=True, hinted=(), least=20, instruction=None, bare=False):
     """The training data of one R3V iteration from the whole pool: (items, counts for the log).
 
     examples: {id: Example}; prompt_of(example): the question as it is asked for reasoning (data.wording), its options in it, which the release's rebuilt prompts lost.
     tasks: which of BUILT; cot alone is R3V's STaR. sizes: of the sets to select from. balance=False leaves both kinds of sets as common as they are (R3V).
     hinted: pool lines sampled with the gold answer as a hint (hint_prompt), for STaR's rationalisation: used where nothing else is right. least: see has_reasoning.
-    instruction: of data.select_prompt, data.SELECT.get(template).
+    instruction: of data.select_prompt, data.SELECT.get(template). bare: see final_answer.
     An item is {"id", "task", "prompt": the whole user turn, "target": what to answer}, and of "select" also "candidates" (texts), "right_at" (positions from 0) and
     "kind". At most one cot and one refine item a question. All items of a task are together: shuffle before training.
     counts: questions (all_right, all_wrong, mixed, by all their samples; unreadable is not right); samples that are unreadable, cut, or without reasoning; items of each
@@ -217,7 +227,7 @@ def build(examples, pool, prompt_of, tasks=BUILT, sizes=(3,), seed=0, balance=Tr
         counts["select/voted_right"] += any(line["right"] for line in one["candidates"] if line["answer"] == vote)
         counts[f"select/{one['kind']}"] += 1
         items["select"].append({"id": one["id"], "task": "select", "prompt": data.select_prompt(prompt_of(example), candidates, instruction),
-                                "target": final_answer(one["right"][-1]), "candidates": candidates, "right_at": one["right_at"], "kind": one["kind"]})
+                                "target": final_answer(one["right"][-1], bare), "candidates": candidates, "right_at": one["right_at"], "kind": one["kind"]})
     built = [item for task in BUILT if task in tasks for item in items[task]]
     counts.update(item["task"] for item in built)
     return built, dict(counts)
@@ -372,7 +382,8 @@ def build_items(folder, policy, processor, examples, pool, score, args, t):
                              args.seed, 0, f"iteration {t}: with the answer as a hint", iteration=t)
     before = [line for i in range(1, t) for name in POOLS for line in utils.read_lines(folder.parent / f"iteration-{i}" / name)]
     tasks = [task for task in METHODS[args.method] if getattr(args, f"{task}_weight", 1)]
-    built, counts = build(examples, before + pool, wording, tasks, args.select_sizes, args.seed * 100 + t, hinted=hinted, instruction=data.SELECT.get(args.prompt_template))
+    built, counts = build(examples, before + pool, wording, tasks, args.select_sizes, args.seed * 100 + t, hinted=hinted,
+                          instruction=data.SELECT.get(args.prompt_template), bare=args.prompt_template in BARE_ANSWERS)
     whole = [item for item in built if fits(data.asked(examples[item["id"]], item["prompt"]), processor, args)]
     counts |= {"too_long": len(built) - len(whole), **{task: sum(item["task"] == task for item in whole) for task in tasks}}
     shares = shares_of(pool)

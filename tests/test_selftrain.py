@@ -11,6 +11,7 @@ import json
 import math
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -25,6 +26,7 @@ import torch
 from PIL import Image
 
 import data
+import evaluate
 import generate
 import layouts
 import losses
@@ -250,6 +252,41 @@ def test_the_target_is_spelt_as_the_newest_right_one_did():
     [item] = build({"q": example()}, pool, prompt_of, ("select",), balance=False)[0]
     assert item["target"] == "<answer> 3 cubes </answer>" and rewards.extract_answer(item["target"]) == "3 cubes"
     assert selftrain.final_answer({"completion": "Solution:\n1. ...\nAnswer: B", "answer": "B"}) == "Answer: B"
+
+
+TARGETS = [  # template, what the right sample says, target of the set; R3V's builders in the first four
+    ("tabmwp", "Answer: 14", "Answer: 14"), ("tabmwp_choices", "Answer: B", "Answer: B"),
+    ("chartqa", "Answer: 14", "14"), ("clevr_math", "Answer:\n7", "7"),
+    ("option", "Answer: B", "Answer: B"), ("direct", "Answer: 3", "Answer: 3"),
+    ("chartqa", "<answer> 14 </answer>", "<answer> 14 </answer>"), ("r1v", "<answer>3</answer>", "<answer> 3 </answer>")]
+
+
+@pytest.mark.parametrize("template, said, target", TARGETS)
+def test_the_target_of_a_set_is_r3vs(template, said, target):
+    assert template in data.TEMPLATES
+    answer = re.sub("Answer:|</?answer>", "", said).strip()
+    right = {**line(1, answer, True), "completion": f"Solution:\n1. I count all the things that there are, one by one.\n{said}"}
+    wrong = [{**line(k, "99", False), "completion": f"Solution:\n{k}. I guess that there are very many of them here.\nAnswer: 99"} for k in (2, 3)]
+    items = build({"q": example()}, [right, *wrong], prompt_of, balance=False, instruction=data.SELECT.get(template), bare=template in selftrain.BARE_ANSWERS)[0]
+    select = [item for item in items if item["task"] == "select"]
+    assert [item["target"] for item in select] == [target]
+    assert [item["target"] for item in items if item["task"] == "cot"] == [right["completion"]], "solutions keep their form"
+
+
+@pytest.mark.parametrize("template, target", [("chartqa", "3"), ("clevr_math", "3"), ("tabmwp", "Answer: 3"), ("direct", "Answer: 3")])
+def test_an_iteration_takes_the_targets_of_its_template(monkeypatch, tmp_path, template, target):
+    monkeypatch.setattr(selftrain, "fits", lambda *_: True)
+    said = "Solution:\n1. I count all the things that there are, one by one.\nAnswer: "
+    pool = [{**line(k, answer, answer == "3"), "completion": said + answer} for k, answer in enumerate(["3", "3", "9", "9"], 1)]
+    args = SimpleNamespace(prompt_template=template, rationalization=False, method="r3v", refine_weight=1, select_weight=1, select_sizes=[3], seed=0)
+    items = selftrain.build_items(tmp_path / "iteration-1", None, None, {"q": example()}, pool, None, args, 1)[0]
+    assert [item["target"] for item in items if item["task"] == "select"] == [target] * 2
+
+
+def test_a_bare_target_is_read_again():
+    """What such a set teaches to say is a selection that the protocols with an answer line can read."""
+    said = evaluate.on_a_line("14", "chartqa")
+    assert rewards.select(said, ["Answer: 14", "Answer: 15"], None, selftrain.reader("chartqa")) == ("14", "selected")
 
 
 def test_tasks_can_be_left_out():
