@@ -142,6 +142,16 @@ def test_visualthinker_takes_the_last_standalone_letter(said, right):
     assert ours == (said in ("A.", "(A)", "A", "[A]"))               # a sentence is no letter, two letters are none
 
 
+VISUALTHINKER = [  # completion, gold, VisualThinker's code on its own data (gold glued to its tags), R1-V's (with spaces)
+    ("Answer: 7", "7", 0, 1), ("<answer>7</answer>", "7", 1, 1), ("x is 7", "7", 0, 1), ("<think> 7 </think><answer>8</answer>", "7", 0, 1), ("<answer> 1/2 </answer>", "0.5", 0, 1), (r"\boxed{7}", "7", 0, 1),
+    (r"\boxed{7}", "$7$", 1, 1), ("answer: 7", " 7 ", 1, 1), ("<answer>cat</answer>", "cat", 1, 1), ("Cat", "cat", 0, 0)]
+
+
+@pytest.mark.parametrize("completion, gold, visualthinker, r1v", VISUALTHINKER)
+def test_visualthinkers_gold_is_glued_to_its_tags(completion, gold, visualthinker, r1v):
+    assert (ORIGINAL["visualthinker_accuracy"](completion, example(gold)), ORIGINAL["r1v_accuracy"](completion, example(gold))) == (visualthinker, r1v)
+
+
 @pytest.mark.parametrize("text, letter", [("A", "A"), ("A. cat", "A"), ("The answer is B", "B"), ("(A)", None), ("A)", None), ("Option C is right.", None), ("I think A, but B.", "A"), ("I.", "I")])
 def test_vlmr1_letter(text, letter):
     assert protocols.extract_choice(text) == letter
@@ -153,10 +163,16 @@ def test_mcq(said, gold, ours, original):
     assert (rewards.REWARDS["mcq"](completion, example(gold)), ORIGINAL["vlmr1_mcq"](completion, example(gold))) == (ours, original)
 
 
-@pytest.mark.parametrize("said, gold, ours, original", [("Yes", "yes", 1, 1), ("No.", "no", 1, 1), ("I do not know", "no", 0, 1), ("maybe", "perhaps", 0, 1), ("yes", "no", 0, 0)])
+@pytest.mark.parametrize("said, gold, ours, original", [("Yes", "yes", 1, 1), ("No.", "no", 1, 1), ("I do not know", "no", 0, 1), ("maybe", "perhaps", 0, 1), ("yes", "no", 0, 0),
+                                                        ("</answer>no <ANSWER>yes</ANSWER>", "yes", 0, 0)])
 def test_yes_no(said, gold, ours, original):
     completion = f"{THINK}<answer>{said}</answer>"
     assert (rewards.REWARDS["yes_no"](completion, example(gold)), ORIGINAL["vlmr1_yes_no"](completion, example(gold))) == (ours, original)
+
+
+@pytest.mark.parametrize("text, original", [("no <ANSWER>yes</ANSWER>", 1), ("no <Answer>yes</aNSWER>", 1), ("yes <ANSWER>no</ANSWER>", 0), ("no yes", 0), ("<answer></answer>yes", 0)])
+def test_vlmr1_yes_no_drops_case_before_it_reads_tags(text, original):
+    assert ORIGINAL["vlmr1_yes_no"](text, example("yes")) == original
 
 
 def test_all_match():
@@ -181,6 +197,26 @@ def test_repetition():
     assert ORIGINAL["vlmr1_repetition"]("a a a a a") == 0 > rewards.REWARDS["repetition"]("a a a a a", None)     # by rule: fewer than six words
     twice = '```json\n[{"bbox_2d": [1, 2, 3, 4], "label": "a"}, {"bbox_2d": [1, 2, 3, 4], "label": "a"}]\n```'
     assert ORIGINAL["vlmr1_repetition"](twice) == -0.5 and ORIGINAL["vlmr1_repetition"]("") == 0                    # by rule
+
+
+BOX = {"bbox_2d": [1, 2, 3, 4], "label": "a"}
+WORDS = " a b c d e f a b c d e f"
+REPEATS = [  # text, VLM-R1's repetition
+    ("```json\n[[1, 2, 3, 4]]\n```" + WORDS, 0),  # a list without boxes
+    ("```json\n[{\"label\": \"a\"}]\n```" + WORDS, 0),
+    (f"```json\n{json.dumps([BOX, BOX, {'label': 'a'}])}\n```" + WORDS, -0.5),  # items without a box do not count
+    (f"```json\n{json.dumps([BOX, BOX, [1], 'x'])}\n```", -0.5),
+    ("```json\n[null]\n```" + WORDS, 0), (f"```json\n{json.dumps([BOX, BOX, 3])}\n```", 0),  # TypeError there
+    ("```json\n[]\n```" + WORDS, -0.1), ("```json\n{}\n```" + WORDS, -0.1), ("```json\n3\n```" + WORDS, -0.1),  # not a list: words
+    (f"```\n{json.dumps([BOX, BOX])}\n```", -0.5), (f"``` ``` {json.dumps([BOX, BOX])}", -0.5), (f"```json\n``` {json.dumps([BOX, BOX])}", 0),
+    (f"x {json.dumps([BOX, BOX])} y {json.dumps([BOX])}", -0.5), (f"x {json.dumps([BOX])} y {json.dumps([BOX, BOX])}", 0),  # the first span
+    ('x [ {"bbox_2d": [1], "label": 3},{"bbox_2d": [1], "label": 3} ]', -0.5), ('[{"a": 1}] ' + json.dumps([BOX, BOX]), 0),
+    (f"```json\n{json.dumps([BOX, {**BOX, 'bbox_2d': '[1, 2, 3, 4]'}])}\n```", -0.5), (f"```json\n{json.dumps([BOX, {**BOX, 'label': 'A'}])}\n```", 0)]
+
+
+@pytest.mark.parametrize("text, original", REPEATS, ids=range(len(REPEATS)))
+def test_vlmr1_repetition_is_its_code(text, original):
+    assert ORIGINAL["vlmr1_repetition"](text) == pytest.approx(original)
 
 
 def test_indel_ratio():
@@ -243,6 +279,76 @@ def test_map_is_hacked_by_unknown_labels_and_by_spam():
     assert ORIGINAL["vlmr1_od_ap"]("None", empty) == 0               # no tag
 
 
+CAT = {"bbox_2d": [0, 0, 10, 10], "label": "cat"}
+DOG = {"bbox_2d": [20, 20, 40, 40], "label": "dog"}
+
+
+def json_fence(items):
+    return f"<answer>```json\n{items if isinstance(items, str) else json.dumps(items)}\n```</answer>"
+
+
+def labelled(label, *corners):
+    return {"bbox_2d": list(corners), "label": label}
+
+
+STOPS = 0  # VLM-R1's function raises UnboundLocalError, so its run ends: 0 here
+DETECTIONS = [  # items said, weighted_sum, od_ap, odLength of their functions, for one gold cat at [0, 0, 10, 10]
+    ([CAT], 1, 1, 1),
+    # labels: with case in od_ap and odLength, without in weighted_sum
+    ([labelled("CAT", 0, 0, 10, 10)], 1, 0, 0), ([labelled(" cat", 0, 0, 10, 10)], 0.3, 0, 0),
+    # boxes that are not four numbers
+    ([labelled("cat", 0, 0, 10)], 0, 0, 0), ([labelled("cat")], 0, 0, 0), ([labelled("cat", 0, 0, 10, 10, 3)], 1, 1, 1),
+    ([labelled("cat", "0", "0", "10", "10")], 0, 0, 0), ([{"bbox_2d": None, "label": "cat"}], 0, 0, 0),
+    # one spoilt item beside a good one is junk
+    ([CAT, {"label": "cat"}], 0.925, 1, 0.5), ([{"label": "cat"}, CAT], 0.925, 1, 0.5), ([CAT, None], 0.925, 1, 0.5), ([CAT, 3], 0.925, 1, 0.5),
+    ([CAT, [0, 0, 10, 10]], 0.925, 1, 0.5), ([CAT, labelled("cat", 0, 0, 10)], 0.925, 1, 0.5),
+    # without a label: after another pair its label is taken, before it the run stops
+    ([CAT, {"bbox_2d": [0, 0, 10, 10]}], 0.925, 1, 0.5), ([{"bbox_2d": [0, 0, 10, 10]}, CAT], STOPS, 1, 0.5), ([labelled(3, 0, 0, 10, 10)], STOPS, 0, 0),
+    # corners: with one side reversed COCO ignores a box, with both it counts
+    ([labelled("cat", 9, 0, 5, 10), CAT], 0.925, 1, 0.5), ([labelled("cat", 9, 9, 5, 1), CAT], 0.925, 0.5, 0.25), ([labelled("cat", 10, 10, 0, 0)], 0, 0, 0),
+    ([labelled("cat", 0, 0, 200000, 200000), CAT], 0.925, 1, 0.5),  # and one beyond its largest area
+    # a threshold of COCO's is 0.85, and the next 0.8999999999999999
+    ([labelled("cat", 0, 0, 10, 8.5)], 0.7 * 0.85 + 0.3, 0.8, 0.8), ([labelled("cat", 0, 0, 10, 9)], 0.93, 0.9, 0.9),
+    # what is no list
+    (CAT, 0, 0, 0), ("3", 0, 0, 0), ("null", 0, 0, 0), ('"cat"', 0, 0, 0), ([], 0, 0, 0), ("[NaN", 0, 0, 0),
+]
+
+
+@pytest.mark.parametrize("said, weighted, ap, length", DETECTIONS, ids=range(len(DETECTIONS)))
+def test_vlmr1_detection_is_its_code(said, weighted, ap, length):
+    e = box_example([CAT])
+    found = [ORIGINAL[f"vlmr1_{name}"](json_fence(said), e) for name in ("weighted_sum", "od_ap", "od_length")]
+    assert found == pytest.approx([weighted, ap, length])
+
+
+NOTHING = [  # answer, weighted_sum, od_ap, odLength of their functions, where there is nothing to find
+    ("none", 1, 1, 1), ("None.", 1, 1, 1), ("[]", 0, 1, 1), ("no objects", 0, 1, 1), ("```json\n[]\n```", 0, 1, 1), ("```json\nnull\n```", 0, 1, 1), ("```json\n3\n```", 0, 1, 1),
+    ("```json\n[[0, 0, 10, 10]]\n```", 0, 0, 0), ("```json\n[null]\n```", 0, 0, 0), ('```json\n[{"label": "cat"}]\n```', 0, 0, 0), ('```json\n{"bbox_2d": 3}\n```', 0, 0, 0)]
+
+
+@pytest.mark.parametrize("answer, weighted, ap, length", NOTHING, ids=range(len(NOTHING)))
+def test_vlmr1_detection_of_nothing(answer, weighted, ap, length):
+    found = [ORIGINAL[f"vlmr1_{name}"](f"<answer>{answer}</answer>", box_example([])) for name in ("weighted_sum", "od_ap", "od_length")]
+    assert found == [weighted, ap, length]
+
+
+def test_vlmr1_labels_that_differ_in_case_are_two_classes():
+    gold = [CAT, {**DOG, "label": "Cat"}]
+    assert ORIGINAL["vlmr1_od_ap"](json_fence(gold), box_example(gold)) == pytest.approx(1)
+    assert ORIGINAL["vlmr1_od_ap"](json_fence([CAT]), box_example(gold)) == pytest.approx(0.5)
+    assert ORIGINAL["vlmr1_od_ap"](json_fence([CAT, {**DOG, "label": "cat"}]), box_example(gold)) == pytest.approx(0.5)
+
+
+REC = [  # body, VLM-R1's evaluation for the gold [0, 0, 100, 100]
+    ("{[0, 0, 100, 100]}", 1), ("{[0, 0, 100, 100]\n", 0), ("}{[0, 0, 100, 100]", 0), ("{[0, 0, 100, 100]{", 0), ("{\n[0,\n0,100,100]\n}", 1), ("[0, 0, 100, 100]{}", 0),
+    ("{[1,2,3,4]} [0, 0, 100, 100]}", 1), ("{[0, 0, 100, 100], [1,2,3,4.0]}", 1), ("{[0, 0 ,100, 100]}", 0)]
+
+
+@pytest.mark.parametrize("body, right", REC)
+def test_vlmr1_rec_reads_inside_braces(body, right):
+    assert ORIGINAL["vlmr1_rec"](f"<answer>{body}</answer>", box_example(boxes((0, 0, 100, 100)))) == right
+
+
 def test_referring_expressions():
     """VLM-R1 trains on the first box and evaluates the last; both are integers in pixels of the resized image. Two boxes are half an answer here."""
     gold, off = [100, 100, 200, 200], [300, 300, 400, 400]
@@ -301,6 +407,40 @@ def test_visual_rft_detection_without_an_answer():
         assert rewards.REWARDS[name](mentioned, e) == 0 and rewards.REWARDS[name](f"{THINK}<answer>No Objects</answer>", empty) == 1
 
 
+SURE = "{'Position': [101, 201, 300, 400], 'Confidence': 0.9}"
+FAR = "{'Position': [500, 601, 700, 800], 'Confidence': 0.2}"
+RFT_TEXTS = [  # completion, Visual-RFT's iou and confidence for the gold [100, 200, 300, 400]
+    (f"<answer>[{SURE}]</answer>", 0.990025, 0.9), (f"[{SURE}]", 0.990025, 0.9), (f"[{SURE}]</answer>", 0.990025, 0.9),
+    # a tag that is not closed on its line stays in the text, which is then no JSON
+    (f"<answer>[{SURE}]", 0, 0), (f"<answer>\n[{SURE}]\n</answer>", 0, 0), (f"<answer><answer>[{SURE}]</answer>", 0, 0), (f"<answer>[{SURE}, {{'Po", 0, 0),
+    # cut inside a closed tag: closed after the last "},", or at the end
+    (f"<answer>[{SURE[:-1]}</answer>", 0.990025, 0.9), (f"<answer>[{SURE}</answer>", 0, 0), (f"<answer>[{SURE}, {{'Posi</answer>", 0.990025, 0.9), (f"[{SURE[:-1]}", 0.990025, 0.9),
+    (f"<answer>[{SURE}, {FAR[:-1]}</answer>", 0.990025, 0.9), (f"<answer>[{SURE}, {FAR}</answer>", 0.990025, 0.9), (f"<answer>[{SURE}] ok</answer>", 0, 0),
+    # confidences: what is no number is a TypeError, but only after equal boxes have gone
+    (f"<answer>[{SURE.replace('0.9', repr('0.9'))}]</answer>", 0, 0), (f"<answer>[{SURE}, {FAR.replace('0.2', repr('0.2'))}]</answer>", 0, 0),
+    (f"<answer>[{SURE}, {SURE.replace('0.9', repr('x'))}]</answer>", 0.990025, 0.9), (f"<answer>[{SURE}, {{'Position': [101, 201, 300, 400]}}]</answer>", 0.990025, 0.9),
+    (f"<answer>[{{'Position': [101, 201, 300, 400]}}, {SURE}]</answer>", 0, 0), (f"<answer>[{SURE.replace('0.9', 'null')}]</answer>", 0, 0),
+    (f"<answer>[{SURE.replace('0.9', 'NaN')}]</answer>", 0.990025, 0),  # confidence is NaN there
+    # positions of another length
+    ("<answer>[{'Position': [101, 201, 300], 'Confidence': 0.9}]</answer>", 0, 0), ("<answer>[{'Position': [101, 201, 300, 400, 5], 'Confidence': 0.9}]</answer>", 0, 0),
+    (f"<answer>[{SURE}, 3]</answer>", 0, 0), (f"<answer>[[{SURE}]]</answer>", 0.990025, 0.9), ("<answer>[]</answer>", 0, 0)]
+
+
+@pytest.mark.parametrize("completion, iou, confidence", RFT_TEXTS, ids=range(len(RFT_TEXTS)))
+def test_visual_rft_reads_as_its_code(monkeypatch, completion, iou, confidence):
+    monkeypatch.setattr(protocols, "verify", lambda *_: False)  # its first stage, which these texts do not reach
+    e = box_example(boxes((100, 200, 300, 400)), "norm1000")
+    assert [ORIGINAL[f"visualrft_{name}"](completion, e) for name in ("iou", "confidence")] == pytest.approx([iou, confidence])
+
+
+def test_visual_rft_with_nothing_to_find(monkeypatch):
+    """A junk box still earns 1 - c there; an empty list, which is right, is an IndexError and 0."""
+    monkeypatch.setattr(protocols, "verify", lambda *_: False)
+    e = box_example([], "norm1000")
+    for text, iou, confidence in ((f"<answer>[{SURE}]</answer>", 0, 0.1), (f"<answer>[{FAR}]</answer>", 0, 0.8), ("<answer>[]</answer>", 0, 0), ("<answer>No Objects</answer>", 0, 0)):
+        assert [ORIGINAL[f"visualrft_{name}"](text, e) for name in ("iou", "confidence")] == pytest.approx([iou, confidence])
+
+
 LISA = [  # answer, ours, Visual-RFT's: GIoU + 1
     ("(100,100),(200,200)", 2.0, 2.0), ("(100,100),(200,150)", 1.5, 1.5), ("(300,300),(400,400)", 0.222, 0.222), ("(200,200),(100,100)", 2.0, 2.0),
     ("(100,100),(200,200),(150,150),(250,250)", 1.0, 1.25), ("nothing", 0.0, 0.0),
@@ -314,6 +454,13 @@ def test_lisa(answer, ours, original):
     completion = f"{THINK}<answer>{answer}</answer>"
     assert ORIGINAL["visualrft_lisa"](completion, e) == pytest.approx(original, abs=5e-4)
     assert rewards.REWARDS["giou"](completion, e) == pytest.approx(ours, abs=5e-4)
+
+
+def test_lisa_leaves_its_range_for_reversed_corners():
+    """As its docstring says: GIoU + 1 of boxes whose corners are in order is in [0, 2]."""
+    e = box_example(boxes((100, 100, 200, 200)), "norm1000")
+    assert ORIGINAL["visualrft_lisa"](f"{THINK}<answer>(300,100),(150,200)</answer>", e) < 0
+    assert ORIGINAL["visualrft_lisa"](f"{THINK}<answer>({'9' * 400},100),(150,200)</answer>", e) == 0  # OverflowError there
 
 
 def test_lisa_far_apart():
@@ -514,6 +661,48 @@ def test_r3v_takes_all_that_follows_the_first_answer():
 @pytest.mark.parametrize("text, normal", [("$1,735.", "1735"), ("3/4", "0.75"), ("8.20", "8.2"), ("1/0", None), ("1.2.3", None), ("+5", "5"), (r"\frac{1}{2}", "0.5"), ("\u22125", "-5"), ("1,000", "1000"), ("0.66666", "0.667"), ("6:30 A.M", "6:30 a.m")])
 def test_tabmwp_normal_form(text, normal):
     assert protocols.tabmwp_normal(text) == normal
+
+
+PROMPTPG = [  # text, unit, PromptPG's normal form (None: its function raises)
+    ("$1,735.", None, "1735"), ("1/2/3", None, "0.5"), ("8.20 ", None, "8.20 "), ("8.20", None, "8.2"), (r"\frac{1}{2}", None, r"\frac{1}{2}"), ("..", None, None), (".", None, ""),
+    ("1/0", None, None), ("1.2.3", None, None), ("/5", None, None), ("5/", None, "5"), ("+5", None, "5"), ("-0.0", None, "-0"), ("-0", None, "0"), ("4-8", None, "4-8"), ("3/-4", None, "3/-4"),
+    ("1,2,3", None, "123"), ("$-5", None, "-5"), ("-$5", None, "-$5"), ("$ 5", None, " 5"), ("2/3", None, "0.667"), ("1.5/2", None, "0.75"), ("100000000000000000000.0", None, "1e+20"), ("0.00004", None, "0"),
+    ("٣", None, "3"), ("5\n", None, "5"), ("9" * 5000, None, None), ("9" * 400 + "/3", None, "inf"), ("Cat ", None, "Cat "), ("5 tokens", "tokens", "5"), ("a tokens b", "tokens", "a  b"), ("5.0 tokens", "tokens", "5.0"), ("5 TOKENS", "tokens", "5 TOKENS")]
+
+
+@pytest.mark.parametrize("text, unit, normal", PROMPTPG, ids=range(len(PROMPTPG)))
+def test_promptpg_normal_form(text, unit, normal):
+    assert protocols.promptpg_normal(text, unit) == normal
+
+
+R3V_READS = [  # free text, what R3V's function reads in it
+    ("The range is 10-5=5.", "5"), ("The range is 4-8.", "4-8"), ("a 10=5 b 77", "5"), ("a 10 =5 b 77", "77"), ("a 10=$5 b 77", "$5"), ("a 10=-5 b 77", "77"), ("x 1=2=3 y 77", "3"),
+    ("x = -5 y 77", "77"), ("x = 5-6 y", "5"), ("x = 5, is 6", "5,"), ("x is -5 y 77", "-5"), ("x is $-5 y 77", "$-5"), ("x is 5-3 y 77", "5-3"), ("x is +5 y 77", "77"), ("is 5 are 6 was 7 were 8", "7"),
+    ("The table shows that -7 of 9", "9"), ("The table shows that $7 of 9", "$7"), ("The table shows that 7", "7"), ("at 6:30 A.M.", "6:30 A.M."), ("6:30 A.M. x 5", "5"), ("x 5 P.M. y 7", "5 P.M."), ("16:30 A.M. or 7:30 P.M.", "7:30 P.M."),
+    ("Answer:12", ":12"), ("Answer: 12 ", "12"), ("4 - 8", "8"), ("5-", "5"), ("a\u22125", "-5"), (r"is \frac{1}{2}", "1/2"), (r"is \frac{a}{b} 7", "7"), ("is \u0663", "\u0663"), ("12..", "12"), ("5 A.M..", "5")]
+
+
+@pytest.mark.parametrize("text, read", R3V_READS)
+def test_r3v_reads_free_text_as_its_code(text, read):
+    assert ORIGINAL["r3v_tabmwp"](text, example(read)) == 1 and ORIGINAL["r3v_tabmwp"](text, example("88")) == 0
+
+
+@pytest.mark.parametrize("text, index", [("(B)", 1), ("(B) ", 0), (" (B)", 0), ("B\n", 1), ("B ", 0), ("(B).", 1), ("B. x", 1), ("(B)\nx", 0), ("Answer: Q\nB. x", 2), ("dog", 1)])
+def test_r3v_reads_choices_as_its_code(text, index):
+    """Nothing is stripped there; without a letter the choice with most words in common is taken, and the first of equals."""
+    choices = ["cat", "dog bird", "x"]
+    assert [ORIGINAL["r3v_tabmwp"](text, example(choice, choices)) for choice in choices] == [k == index for k in range(3)]
+
+
+@pytest.mark.parametrize("said, gold, right", [("3,4", "34", 0), ("3,4", "3,4", 1), ("1,735", "1735", 1), ("1,2,3", "123", 0), ("1,7350", "17350", 0), ("12,345,678", "12345678", 1), ("1,000/2", "500", 1)])
+def test_a_list_is_no_number_in_our_tabmwp(said, gold, right):
+    """Only groups of three are thousands: PromptPG drops any comma, so that 3,4 is 34."""
+    assert score([{"prediction": f"Answer: {said}", "answer": gold}], "tabmwp")[1][0]["accuracy"] == right
+
+
+@pytest.mark.parametrize("said, gold, unit, right", [("5in5", "55", "in", 0), ("5 in", "5", "in", 1), ("5in", "5", "in", 1), ("5 km", "5", "m", 0), ("main", "ma", "in", 0), ("5 minutes", "5", "minutes", 1), ("5 buttons", "5 but", "tons", 0)])
+def test_the_unit_is_a_word_at_the_end(said, gold, unit, right):
+    assert score([{"prediction": f"Answer: {said}", "answer": gold, "unit": unit}], "tabmwp")[1][0]["accuracy"] == right
 
 
 CHOICES = ["shortage", "surplus"]
