@@ -276,8 +276,8 @@ def test_the_target_of_a_set_is_r3vs(template, said, target):
 @pytest.mark.parametrize("template, target", [("chartqa", "3"), ("clevr_math", "3"), ("tabmwp", "Answer: 3"), ("direct", "Answer: 3")])
 def test_an_iteration_takes_the_targets_of_its_template(monkeypatch, tmp_path, template, target):
     monkeypatch.setattr(selftrain, "fits", lambda *_: True)
-    said = "Solution:\n1. I count all the things that there are, one by one.\nAnswer: "
-    pool = [{**line(k, answer, answer == "3"), "completion": said + answer} for k, answer in enumerate(["3", "3", "9", "9"], 1)]
+    said = "Solution:\n{}. I count all the things that there are, one by one.\nAnswer: {}"
+    pool = [{**line(k, answer, answer == "3"), "completion": said.format(k, answer)} for k, answer in enumerate(["3", "3", "9", "9"], 1)]
     args = SimpleNamespace(prompt_template=template, rationalization=False, method="r3v", refine_weight=1, select_weight=1, select_sizes=[3], seed=0)
     items = selftrain.build_items(tmp_path / "iteration-1", None, None, {"q": example()}, pool, None, args, 1)[0]
     assert [item["target"] for item in items if item["task"] == "select"] == [target] * 2
