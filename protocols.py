@@ -1120,12 +1120,12 @@ def brief(message, most=300):
     return message if len(message) <= most else f"{message[: most // 2]} ... {message[-most // 2 :]}"
 
 
-def shown(value):
-    """Return the beginning of a value as JSON, for a message; the name of its type where it has none."""
+def shown(value, most=60):
+    """Return the beginning of a value as Python writes it, for a message."""
     try:
-        return json.dumps(value)[:60]
-    except (RecursionError, TypeError, ValueError):  # among them integers of over 4,300 digits
-        return f"{type(value).__name__} that cannot be shown"
+        return repr(value)[:most]
+    except (RecursionError, ValueError):  # an integer of more than 4,300 digits
+        return f"{type(value).__name__} that is too large to be shown"
 
 
 def to_example(record, protocol, box_format=None):
@@ -1151,16 +1151,16 @@ def to_example(record, protocol, box_format=None):
     question = question.get("question") if isinstance(question, dict) else question        # R1-V's logs keep the whole prompt record there
     if choices is not None and not (isinstance(choices, list) and all(isinstance(c, (str, int, float)) for c in choices)):
         raise ValueError("`choices` must be a list of texts; mend it, or leave it away where there are none")
-    meta = {**record, "category": field(record, "category") or next(iter(CATEGORY.findall(str(question))), None)}
+    meta = {**record, "category": field(record, "category") or next(iter(CATEGORY.findall(str(plain(question)))), None)}
     for key in ("category", "unit"):
         if isinstance(meta.get(key), (dict, list, bool)):
-            raise ValueError(f"`{key}` must be text, found {meta[key]!r:.60}; mend it, or leave it away")
+            raise ValueError(f"`{key}` must be text, found {shown(meta[key])}; mend it, or leave it away")
         meta[key] = None if meta.get(key) is None else str(plain(meta[key]))
     if meta.get("size") is None and not (record.get("width") is None and record.get("height") is None):
         meta["size"] = [record.get("width"), record.get("height")]
     for key, other in (("size", " or two numbers, `width` and `height`"), ("resized", "")):
         if meta.get(key) is not None and not (isinstance(meta[key], (list, tuple)) and len(meta[key]) == 2 and all(is_number(v) and v > 0 for v in meta[key])):
-            raise ValueError(f"`{key}` must be [width, height] in pixels{other}; found {meta[key]!r:.60}")
+            raise ValueError(f"`{key}` must be [width, height] in pixels{other}; found {shown(meta[key])}")
     unknown = "resized" if meta.get("resized") else "pixels" if protocol == "rec" and not meta.get("size") else "norm1000"
     meta["box_format"] = record.get("box_format") or box_format or unknown
     if boxed:
@@ -1194,7 +1194,7 @@ def gold_boxes(gold, meta):
         if isinstance(box, (list, tuple)):
             box = [float(v) if isinstance(v, str) and re.fullmatch(r"\s*-?[0-9]{1,9}(?:\.[0-9]{1,20})?\s*", v) else v for v in box]
         if not (isinstance(box, (list, tuple)) and len(box) == 4 and all(map(is_number, box))):
-            raise ValueError(f"the gold box {str(item)[:80]} cannot be read; {ways}")
+            raise ValueError(f"the gold box {shown(item, 80)} cannot be read; {ways}")
         label = item.get("label") if isinstance(item, dict) else None
         return {"bbox_2d": [min(box[0], box[2]), min(box[1], box[3]), max(box[0], box[2]), max(box[1], box[3])], "label": None if label is None else str(plain(label))}
 
@@ -1207,7 +1207,7 @@ def gold_boxes(gold, meta):
     else:
         items = [gold] if isinstance(gold, dict) or (isinstance(gold, list) and len(gold) == 4 and not isinstance(gold[0], (list, dict))) else gold
         if not isinstance(items, list):
-            raise ValueError(f"the gold boxes cannot be read: {str(gold)[:80]}; {ways}")
+            raise ValueError(f"the gold boxes cannot be read: {shown(gold, 80)}; {ways}")
         boxes, thousandths = [read(item) for item in items], any(isinstance(item, dict) and "Position" in item for item in items)
     if thousandths or not boxes:
         meta["size"] = meta.get("size") or [1000, 1000]
