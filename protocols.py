@@ -5,8 +5,9 @@ r"""The published evaluation protocols, ours beside the originals: text in, floa
     to_examples(records, name) -> pairs                saved outputs, {"prediction": text, "answer": gold, ...} each
     score(pairs, name) -> (result, rows)               and their figures
 
-The originals are written from descriptions and measured vectors of R1-V, open-r1-multimodal, VisualThinker, VLM-R1, Visual-RFT, align-anything
-and R3V (MM-Self-Improve), not from their code. They are kept to reproduce published numbers and to show where those come from: a user who trains
+The originals are written from descriptions of R1-V, open-r1-multimodal, VisualThinker, VLM-R1, Visual-RFT, align-anything, Pix2Struct and
+R3V (MM-Self-Improve) and from what their functions return, which they agree with on thousands of inputs (docs/rewards.md). Where such a
+function raises and would end its run, the original here returns 0. They are kept to reproduce published numbers and to show where those come from: a user who trains
 on one of them gets the hacks that come with it, so none of them is in rewards.REWARDS.
 
 Most of them hand the model's whole text to math-verify in its default setting, whose expression path calls sympy.parse_expr, that is Python's
@@ -559,7 +560,7 @@ def visualrft_iou(completion, example):
     """Visual-RFT's detection reward. [0, 1]: sum of IoU / max(n_gold, n_predicted), predictions by confidence, IoU above 0.5.
 
     Bugs: math-verify comes first and reads one number of each text, the y1 of the first box: the same y1 is 1.0, whatever the rest. An answer on
-    several lines, a cut one and a right "No Objects" are 0.
+    several lines, one without its closing tag and a right "No Objects" are 0.
     """
     if verify(completion, f"<answer>{visualrft_gold(example)}</answer>"):
         return 1.0
@@ -839,8 +840,8 @@ _worker = rewards.MathWorker(os.path.abspath(__file__), MATH_SECONDS)      # no 
 def verify(first, second):
     """math_verify.verify(parse(first), parse(second)) in its default setting: LaTeX and plain expressions, anywhere in the texts. TimeoutError if late.
 
-    With math-verify 0.9.0; the originals pin 0.5.2, which differs only in LaTeX with a unit glued to its number ("$8m$" is 8 here and 8*m there): 20 of
-    1,536 comparisons over GEOQA's golds.
+    With math-verify 0.9.0; the originals pin 0.5.2, which differs only in LaTeX with a unit or a letter glued to its number ("$8m$" is 8 here and 8*m
+    there): 20 of 1,536 comparisons over GEOQA's golds.
     """
     return _ask("default", first, second)
 
@@ -1150,11 +1151,11 @@ def to_example(record, protocol, box_format=None):
     question, choices = field(record, "question"), record.get("choices")
     question = question.get("question") if isinstance(question, dict) else question        # R1-V's logs keep the whole prompt record there
     if choices is not None and not (isinstance(choices, list) and all(isinstance(c, (str, int, float)) for c in choices)):
-        raise ValueError("`choices` must be a list of texts; mend it, or leave it away where there are none")
+        raise ValueError("`choices` must be a list of texts; fix it, or omit it where there are none")
     meta = {**record, "category": field(record, "category") or next(iter(CATEGORY.findall(str(plain(question)))), None)}
     for key in ("category", "unit"):
         if isinstance(meta.get(key), (dict, list, bool)):
-            raise ValueError(f"`{key}` must be text, found {shown(meta[key])}; mend it, or leave it away")
+            raise ValueError(f"`{key}` must be text, found {shown(meta[key])}; fix it or omit it")
         meta[key] = None if meta.get(key) is None else str(plain(meta[key]))
     if meta.get("size") is None and not (record.get("width") is None and record.get("height") is None):
         meta["size"] = [record.get("width"), record.get("height")]
