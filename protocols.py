@@ -760,7 +760,7 @@ def promptpg_normal(text, unit=None):
     return re.sub(r"\.0+$", "", str(round(value, 3)))
 
 
-TABMWP_LETTER = [r"Answer: ([A-Za-z])", r"^\(([A-Za-z])\)$", r"^([A-Za-z])$", r"^([A-Za-z])\. ", r"The answer is ([A-Z])", r"^\(([A-Za-z])\) [\s\S]", r"The answer is \(([A-Za-z])\) [\s\S]"]
+TABMWP_LETTER = [r"Answer: ([A-Za-z])", r"^\(([A-Za-z])\)$", r"^([A-Za-z])$", r"^([A-Za-z]). ", r"The answer is ([A-Z])", r"^\(([A-Za-z])\) [\s\S]", r"The answer is \(([A-Za-z])\) [\s\S]"]
 LOOSE = r"(?<![-$.,/:\d])[-$.,/:\d]*\d"  # "4-8" is one number there; from the start of a run: linear
 TABMWP_FREE = [
     r"Answer: ([\s\S]+)",
@@ -780,11 +780,12 @@ def r3v_tabmwp(completion, example):
     """Compute R3V's TabMWP score, 0 or 1, by PromptPG's rules and one more pattern.
 
     Bugs: a letter A to F beyond the list is a *random* choice (here drawn from the record's id, so
-    that a score can be repeated); any word after "Answer: " gives its first letter; no letter goes
+    that a score can be repeated); any word after "Answer: " gives its first letter, and
+    so does a word of two letters at the beginning ("At" is A); no letter goes
     to the choice with most words in common; "Answer:" needs a space and then takes the rest of the
     text; what cannot be turned into a number is 0; "4-8" is one number.
     """
-    text = re.sub(r"\\frac\{([-.,\d]+)\}\{([-.,\d]+)\}", r"\1/\2", completion).replace("\u2212", "-")
+    text = re.sub(r"\$?\\frac\{([-.,\d]+)\}\{([-.,\d]+)\}\$?", r"\1/\2", completion).replace("\u2212", "-")
     text = re.sub(r"(?<=\d)=(?=[$\d])", " = ", text)
     text, unit, choices = FINAL_PERIOD.sub("", text), example.meta.get("unit"), example.choices
     if choices:

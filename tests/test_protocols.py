@@ -751,7 +751,7 @@ R3V_READS = [  # free text, what R3V's function reads in it
     ("The range is 10-5=5.", "5"), ("The range is 4-8.", "4-8"), ("a 10=5 b 77", "5"), ("a 10 =5 b 77", "77"), ("a 10=$5 b 77", "$5"), ("a 10=-5 b 77", "77"), ("x 1=2=3 y 77", "3"),
     ("x = -5 y 77", "77"), ("x = 5-6 y", "5"), ("x = 5, is 6", "5,"), ("x is -5 y 77", "-5"), ("x is $-5 y 77", "$-5"), ("x is 5-3 y 77", "5-3"), ("x is +5 y 77", "77"), ("is 5 are 6 was 7 were 8", "7"),
     ("The table shows that -7 of 9", "9"), ("The table shows that $7 of 9", "$7"), ("The table shows that 7", "7"), ("at 6:30 A.M.", "6:30 A.M."), ("6:30 A.M. x 5", "5"), ("x 5 P.M. y 7", "5 P.M."), ("16:30 A.M. or 7:30 P.M.", "7:30 P.M."),
-    ("Answer:12", ":12"), ("Answer: 12 ", "12"), ("4 - 8", "8"), ("5-", "5"), ("a\u22125", "-5"), (r"is \frac{1}{2}", "1/2"), (r"is \frac{a}{b} 7", "7"), ("is \u0663", "\u0663"), ("12..", "12"), ("5 A.M..", "5")]
+    ("Answer:12", ":12"), ("Answer: 12 ", "12"), ("4 - 8", "8"), ("5-", "5"), ("a\u22125", "-5"), (r"is \frac{1}{2}", "1/2"), (r"is \frac{a}{b} 7", "7"), (r"is $\frac{1}{2}$ x", "1/2"), (r"a \frac{1}{2}$5", "1/25"), ("is \u0663", "\u0663"), ("12..", "12"), ("5 A.M..", "5")]
 
 
 @pytest.mark.parametrize("text, read", R3V_READS)
@@ -759,7 +759,8 @@ def test_r3v_reads_free_text_as_its_code(text, read):
     assert ORIGINAL["r3v_tabmwp"](text, example(read)) == 1 and ORIGINAL["r3v_tabmwp"](text, example("88")) == 0
 
 
-@pytest.mark.parametrize("text, index", [("(B)", 1), ("(B) ", 0), (" (B)", 0), ("B\n", 1), ("B ", 0), ("(B).", 1), ("B. x", 1), ("(B)\nx", 0), ("Answer: Q\nB. x", 2), ("dog", 1)])
+@pytest.mark.parametrize("text, index", [("(B)", 1), ("(B) ", 0), (" (B)", 0), ("B\n", 1), ("B ", 0), ("(B).", 1), ("B. x", 1), ("(B)\nx", 0), ("Answer: Q\nB. x", 2), ("dog", 1),
+                                         ("B) x", 1), ("By x", 1), ("At x", 0), ("B  x", 1), ("It x", 2), ("B.x", 0), ("B\n x", 2)])
 def test_r3v_reads_choices_as_its_code(text, index):
     """Nothing is stripped there; without a letter the choice with most words in common is taken, and the first of equals."""
     choices = ["cat", "dog bird", "x"]
