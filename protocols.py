@@ -238,9 +238,10 @@ def vlmr1_length(completion, example, tokens, max_tokens=None):
 
 
 def vlmr1_repetition(completion, example=None):
-    """Compute VLM-R1's "repetition", -(1 - unique / all) of "box_label" texts or 6-grams, in [-1, 0].
+    """Compute VLM-R1's "repetition": -(1 - unique / all) of boxes or 6-grams, in [-1, 0].
 
-    The boxes count where the text holds a list in plain JSON that is not empty; else words do.
+    The boxes count, as texts "box_label", where the text holds a list in plain JSON that is not
+    empty; else words do.
     An item such as null or 3 stops the run there and is 0 here. Broken JSON, which the original
     repairs with json_repair, counts as words here.
     """
@@ -289,7 +290,7 @@ def box_span(text):
     """Return the text from the first "[{" over "bbox_2d" and "label" to the next "}]", or None."""
     start = at = None
     for pattern in (r"\[\s*\{", '"bbox_2d"', '"label"', r"\}\s*\]"):
-        found = re.compile(pattern).search(text, at or 0)  # the earliest of each is enough, and linear
+        found = re.compile(pattern).search(text, at or 0)  # the earliest is enough, and linear
         if not found:
             return None
         start = found.start() if start is None else start
@@ -307,9 +308,11 @@ def fenced_items(text, last=False):
 
 
 def item_box(item):
-    """Return the first four numbers of an item's "bbox_2d", or None where an item has no such box."""
+    """Return the first four numbers of an item's "bbox_2d", or None."""
     box = item.get("bbox_2d") if isinstance(item, dict) else None
-    if not isinstance(box, list) or len(box) < 4 or not all(isinstance(v, (int, float)) for v in box[:4]):
+    if not isinstance(box, list) or len(box) < 4:
+        return None
+    if not all(isinstance(v, (int, float)) for v in box[:4]):
         return None
     try:
         return [float(v) for v in box[:4]]
@@ -327,7 +330,7 @@ def vlmr1_weighted_sum(completion, example):
 
     Position: IoU of greedy pairs (at least 0.5) over n_gold. Completeness: 1 - (missed + junk) / 2.
     Bugs: a wrong label zeroes the IoU but is not missed; an item without a box is one junk item;
-    a box without a label takes the label of the pair before, and stops the run if it is the first (0 here).
+    a box without a label takes the label of the pair before; if it is the first, the run stops (0 here).
     """
     gold, content = gold_items(example), clean_text(completion)
     if not gold:
@@ -357,29 +360,32 @@ def vlmr1_weighted_sum(completion, example):
     return 0.7 * position / len(gold) + 0.3 * (1 - (missed + junk) / 2)
 
 
-COCO_THRESHOLDS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.8999999999999999, 0.95)  # numpy's linspace
-MOST_AREA = 1e10  # COCO's range "all": a detection outside of 0 to this is ignored unless it matches
+# As numpy's linspace(0.5, 0.95, 10) has them.
+COCO_THRESHOLDS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.8999999999999999, 0.95)
+MOST_AREA = 1e10  # COCO ignores a detection of another area than 0 to this, unless it matches
 
 
 def coco_hits(found, gold, threshold):
-    """Return COCO's verdict on each box of one class in one image, True or False, in the order given."""
+    """Return COCO's verdict, True or False, on the boxes of one class in one image, in order."""
     taken, hits = set(), []
     for box in found[: rewards.MAX_DETECTIONS]:
         best, most = None, threshold
         for j, other in enumerate(gold):
             value = coco_iou(box, other)
-            if j not in taken and not value < most:  # written so that NaN matches, as it does in COCO
+            if j not in taken and not value < most:  # NaN matches, as it does in COCO
                 best, most = j, value
         if best is not None:
             taken.add(best)
             hits.append(True)
-        elif not (box[2] - box[0]) * (box[3] - box[1]) < 0 and not (box[2] - box[0]) * (box[3] - box[1]) > MOST_AREA:
+            continue
+        area = (box[2] - box[0]) * (box[3] - box[1])
+        if not area < 0 and not area > MOST_AREA:
             hits.append(False)
     return hits
 
 
 def coco_iou(box, other):
-    """Return pycocotools' IoU: 0 for sides that do not overlap, NaN where a number of the box is NaN."""
+    """Return pycocotools' IoU, which is NaN where a number of the box is NaN."""
     if any(map(math.isnan, box)):
         return math.nan
     width = min(box[2], other[2]) - max(box[0], other[0])
@@ -395,7 +401,8 @@ def coco_precision(hits, n_gold):
     right = [sum(hits[: i + 1]) for i in range(len(hits))]
     total = 0.0
     for recall in rewards.RECALLS:
-        total += max((n / (i + 1) for i, n in enumerate(right) if n / n_gold >= recall), default=0.0)
+        reached = [n / (i + 1) for i, n in enumerate(right) if n / n_gold >= recall]
+        total += max(reached, default=0.0)
     return total / len(rewards.RECALLS)
 
 
@@ -413,8 +420,8 @@ def vlmr1_ap(completion, example, thresholds):
     values = []
     for label in sorted({label for _, label in gold}):
         golds = [box for box, other in gold if other == label]
-        boxes = [item_box(item) for item in items if isinstance(item, dict) and item.get("label") == label]
-        boxes = [box for box in boxes if box]
+        named = [item for item in items if isinstance(item, dict) and item.get("label") == label]
+        boxes = [box for box in map(item_box, named) if box]
         values += [coco_precision(coco_hits(boxes, golds, t), len(golds)) for t in thresholds]
     return sum(values) / len(values)
 
@@ -434,7 +441,7 @@ def vlmr1_od_ap50(completion, example):
 
 
 def vlmr1_od_length(completion, example):
-    """Compute VLM-R1's "odLength": mAP, times n_gold / n_items where there are more items, in [0, 1]."""
+    """Compute VLM-R1's "odLength", in [0, 1]: mAP, times n_gold / n_items if there are more items."""
     gold, items = gold_items(example), fenced_items(last_answer(completion) or "", last=True)
     share = len(gold) / len(items) if gold and items else 1.0
     return vlmr1_od_ap(completion, example) * min(1.0, share)
@@ -553,7 +560,9 @@ def visualrft_matches(completion, example):
     return scored, total
 
 
-READING = (AttributeError, IndexError, KeyError, OverflowError, RecursionError, TypeError, ValueError)
+READING = (
+    AttributeError, IndexError, KeyError, OverflowError, RecursionError, TypeError, ValueError
+)  # fmt: skip
 
 
 def visualrft_iou(completion, example):
@@ -719,9 +728,10 @@ def pix2struct_relaxed(completion, example):
 
 
 def tabmwp_normal(text):
-    """Return our normal form of a TabMWP answer, after PromptPG's: "$1,735." -> "1735", "3/4" -> "0.75".
+    """Return our normal form of a TabMWP answer, after PromptPG's.
 
-    "8.20" -> "8.2", "+5" -> "5", LaTeX fractions as "3/4"; other text in lower case.
+    "$1,735." -> "1735", "3/4" -> "0.75", "8.20" -> "8.2", "+5" -> "5".
+    LaTeX fractions are read as "3/4", other text is put in lower case.
     None of what looks like a number and is none: "1/0", "1.2.3", "3,4".
     """
     text = str(text).replace("\u2212", "-")
@@ -785,7 +795,8 @@ def r3v_tabmwp(completion, example):
     to the choice with most words in common; "Answer:" needs a space and then takes the rest of the
     text; what cannot be turned into a number is 0; "4-8" is one number.
     """
-    text = re.sub(r"\$?\\frac\{([-.,\d]+)\}\{([-.,\d]+)\}\$?", r"\1/\2", completion).replace("\u2212", "-")
+    text = re.sub(r"\$?\\frac\{([-.,\d]+)\}\{([-.,\d]+)\}\$?", r"\1/\2", completion)
+    text = text.replace("\u2212", "-")
     text = re.sub(r"(?<=\d)=(?=[$\d])", " = ", text)
     text, unit, choices = FINAL_PERIOD.sub("", text), example.meta.get("unit"), example.choices
     if choices:
@@ -802,7 +813,7 @@ def r3v_tabmwp(completion, example):
 
 
 def r3v_choice(text, choices, id):
-    """Return the choice R3V reads: by its first letter A to F, or else the one with most words in common."""
+    """Return the choice R3V reads: by a letter A to F, or else by words in common."""
     for pattern in TABMWP_LETTER:
         found = re.search(pattern, text)
         letter = found[1].upper() if found else ""
@@ -981,8 +992,9 @@ def relaxed_number(text):
 
 
 def score_relaxed(completion, example):
-    """Score ChartQA, 0 or 1: a number within 5 % of the gold (Masry et al. 2022), other text but for case.
+    """Score ChartQA, 0 or 1: a number within 5 % of the gold, other text but for case.
 
+    This is the relaxed accuracy of Masry et al. 2022, but for years.
     A gold 2000 to 2099 is a year and must be met exactly. The published figure has no such rule:
     see pix2struct_relaxed. (InternVL's reward has one, for any four characters that begin with 20.)
     A unit, "%", "$" and thousands separators may stand by a number, though two units must agree.
@@ -998,7 +1010,7 @@ def score_relaxed(completion, example):
 
 
 def score_tabmwp(completion, example):
-    """Score TabMWP, 0 or 1: the right choice, or equal normal forms, or match_answer in the gold's unit.
+    """Score TabMWP, 0 or 1: the right choice, equal normal forms, or match_answer with the unit.
 
     The unit may follow either side ("5 tokens", "5 token"), but "5 apples" are not 5 tokens.
     "3:00 PM" is "3:00 P.M.". Nothing is guessed, neither a letter nor a choice.
@@ -1016,7 +1028,7 @@ def score_tabmwp(completion, example):
 
 
 def without_unit(text, unit):
-    """Return a TabMWP answer with its time of day in one spelling and without the unit at its end."""
+    """Return a TabMWP answer without the unit at its end, and "3:00 P.M." as "3:00 PM"."""
     text = re.sub(r"(?<=[0-9])\s*([AaPp])\.?\s?[Mm]\b\.?", r" \1M", text)
     if not unit:
         return text
@@ -1108,7 +1120,7 @@ def is_number(value):
 
 
 def plain(value):
-    """Return a record's field as JSON and UTF-8 can hold it: other values, and halves of characters, as text."""
+    """Return a record's field as JSON and UTF-8 can hold it, anything else as text."""
     if value is None or isinstance(value, bool) or is_number(value):
         return value
     if isinstance(value, int):
@@ -1119,7 +1131,9 @@ def plain(value):
 def brief(message, most=300):
     """Return a message on one line, without its middle where it is long."""
     message = " ".join(message.split())
-    return message if len(message) <= most else f"{message[: most // 2]} ... {message[-most // 2 :]}"
+    if len(message) <= most:
+        return message
+    return f"{message[: most // 2]} ... {message[-most // 2 :]}"
 
 
 def shown(value, most=60):

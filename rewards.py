@@ -361,7 +361,8 @@ ASKED_ABOUT = set("aircraft airplane plane plant flower car vehicle animal pet".
 NO_MAKER = set("or and not no never nor neither either unlike without except but than maybe perhaps possibly probably likely hardly isn't isnt wasn't can't cannot versus vs if non".split())
 
 # What may stand around a whole class name and is no part of it.
-DRESSING = re.compile(r"\\(?:boxed|fbox|mbox|emph|text(?:bf|it|rm|sf|tt)?|math(?:bf|it|rm|sf)|operatorname)\s*\{")
+DRESSING = re.compile(r"\\(?:boxed|fbox|mbox|emph|text(?:bf|it|rm|sf|tt)?|math(?:bf|it|rm|sf))\s*\{")
+BRACKETS = {"(": "()", "[": "[]", "{": "{}"}
 AROUND_WORD = " \t\r\n\"'`*.。“”‘’"
 
 
@@ -375,7 +376,7 @@ def _undressed(text):
         command = DRESSING.match(text)
         if command and _wraps(text, "{}"):
             text = text[command.end() : -1]
-        elif text[:1] in ("(", "[", "{") and _wraps(text, {"(": "()", "[": "[]", "{": "{}"}[text[0]]):
+        elif text[:1] in BRACKETS and _wraps(text, BRACKETS[text[0]]):
             text = text[1:-1]
         elif len(text) > 2 and text[0] == text[-1] == "$" and "$" not in text.strip("$"):
             text = text.strip("$")
