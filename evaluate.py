@@ -167,7 +167,6 @@ def parse_args(argv=None):
 
 
 def main(args):
-    rewards._worker.seconds = max(rewards._worker.seconds, protocols.MATH_SECONDS)         # an evaluation waits longer than training does
     ask(args) if args.predictions is None else rescore(args)
 
 
@@ -227,7 +226,7 @@ def report(out, result, rows):
     utils.write_json(out / "result.json", result)
     print(f"{result['protocol']}: n {result['n']}")
     print(f"  {'accuracy, ours':<24}{result['accuracy']:.4f}   95 % interval {result['accuracy_low']:.4f} to {result['accuracy_high']:.4f}; {result['parse_failures']} could not be read, of the others "
-          f"{result['accuracy_parsed']:.4f}" + (f"; {result['timeouts']} ran out of time" if result["timeouts"] else "") + (f"; predicted boxes in {result['box_format']}" if "box_format" in result else ""))
+          f"{result['accuracy_parsed']:.4f}" + (f"; {result['undecided']} with numbers too large to compare" if result["undecided"] else "") + (f"; predicted boxes in {result['box_format']}" if "box_format" in result else ""))
     for name in ("mean_iou", "mAP", "AP50", "cvbench", "cvbench_2d", "cvbench_3d"):
         if name in result:
             print(f"  {name:<24}{result[name]:.4f}")

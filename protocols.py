@@ -24,9 +24,13 @@ from fractions import Fraction
 from types import SimpleNamespace
 
 import rewards
+from grading.answers import MAX_TAIL, choice_index, extract_answer, match_answer, quantity, undecided
+from grading.math_worker import MathWorker, serve
+from grading.reading import read as read_answer
+from grading.units import is_measure
+from grading.values import Expression
 
-MATH_SECONDS = 5            # for one symbolic comparison, as math-verify's own limit; in ours too: the 0.8 s of rewards.py are for training, and would make a figure
-                            # depend on what else the machine does. What is later is not equal, and counted
+MATH_SECONDS = 5            # of CPU time for one comparison by math-verify, whose own limit is 5 s of the clock; what is later is not equal, and counted
 MATH_BYTES = 2 << 30        # address space of the process it runs in
 
 
@@ -678,7 +682,7 @@ def visualthinker_cvbench(completion, example):
     body = first_line_answer(completion)
     body = completion if body is None else body
     choices, index = example.choices or [], None
-    index = rewards.choice_index(example.answer, choices) if choices else None
+    index = choice_index(example.answer, choices) if choices else None
     letter = chr(ord("A") + index) if index is not None else example.answer.strip(" ().").upper()[:1]
     text = choices[index] if index is not None else example.answer
     letters = [form.format(c) for c in "ABCDEF" for form in ("{}", "({})")]
@@ -801,7 +805,7 @@ def r3v_tabmwp(completion, example):
     text, unit, choices = FINAL_PERIOD.sub("", text), example.meta.get("unit"), example.choices
     if choices:
         said = r3v_choice(text, choices, example.id)
-        right = rewards.choice_index(example.answer, choices)
+        right = choice_index(example.answer, choices)
         gold = choices[right] if right is not None else example.answer
     else:
         found = next(filter(None, (re.findall(pattern, text) for pattern in TABMWP_FREE)), None)
@@ -846,7 +850,7 @@ ORIGINALS = {
 
 # ---------------------------------------------------------------------------------- math-verify as the originals call it, in a process of its own
 
-_worker = rewards.MathWorker(os.path.abspath(__file__), MATH_SECONDS)      # no process until the first question
+_worker = MathWorker(__file__, MATH_SECONDS)      # no process until the first question
 
 
 def verify(first, second):
@@ -924,7 +928,7 @@ def _warm_up():
 
 # ------------------------------------------------------------------------------------------------------------- part 2: the protocols
 #
-# Ours reads the answer body only (rewards.extract_answer); text without tags is a parse failure, wrong and never guessed. Three sets that are published
+# Ours reads the answer body only (extract_answer); text without tags is a parse failure, wrong and never guessed. Three sets that are published
 # with "Answer: ..." (chartqa, tabmwp, m3cot) are read so too, where a text has no answer tag at all.
 
 
@@ -938,8 +942,8 @@ def answer_line(completion):
     R3V takes all that follows the first one, and a text without any as a whole.
     """
     if "<answer>" in completion or "</answer>" in completion:
-        return rewards.extract_answer(completion)
-    tail = re.sub(r"<\|im_end\|>|<\|endoftext\|>|</s>", "\n", completion.rpartition("</think>")[2][-rewards.MAX_TAIL:])
+        return extract_answer(completion)
+    tail = re.sub(r"<\|im_end\|>|<\|endoftext\|>|</s>", "\n", completion.rpartition("</think>")[2][-MAX_TAIL:])
     ends = [] if "<think>" in tail else [found.end() for found in ANSWER_LINE.finditer(tail)]
     lines = tail[ends[-1]:].split("\n") if ends else []
     return next((line.strip(" *\t\r") for line in lines if line.strip(" *\t\r")), None)
@@ -947,7 +951,7 @@ def answer_line(completion):
 
 def body(completion, protocol):
     """The answer as text, or None."""
-    return answer_line(completion) if PROTOCOLS[protocol].get("line") else rewards.extract_answer(completion)
+    return answer_line(completion) if PROTOCOLS[protocol].get("line") else extract_answer(completion)
 
 
 def read(completion, example, protocol):
@@ -955,40 +959,21 @@ def read(completion, example, protocol):
     if PROTOCOLS[protocol].get("boxes"):
         return rewards.predicted_boxes(completion, example)
     found = body(completion, protocol)
-    return None if found is None or PROTOCOLS[protocol].get("choose") and example.choices and rewards.choice_index(found, example.choices) is None else found
-
-
-MEASURES = set(rewards.UNITS.values()) - {"unit", "people"}
+    return None if found is None or PROTOCOLS[protocol].get("choose") and example.choices and choice_index(found, example.choices) is None else found
 
 
 def score_count(completion, example):
     """0 or 1: the answer is the gold number, as digits, perhaps with the thing that is counted ("4 cubes"); no measure, no equation, no sum."""
-    value, unit = rewards._split_unit(rewards._clean((rewards.extract_answer(completion) or "")[:rewards.MAX_ANSWER + 1]))
-    return float(bool(re.fullmatch(r"[0-9]{1,9}(?:\.0+)?", value)) and unit not in MEASURES and float(value) == float(example.answer))
+    said = read_answer(extract_answer(completion) or "")
+    if not isinstance(said, Expression) or said.tree[0] != "n":
+        return 0.0
+    measured = said.unit is not None and is_measure(said.unit)
+    return float(said.tree[1] == Fraction(example.answer.strip()) and not measured)
 
 
 def score_line(completion, example):
-    """0 or 1: rewards.match_answer of `answer_line`."""
-    return float(rewards.match_answer(answer_line(completion), example.answer, example.choices))
-
-
-CURRENCY = re.compile(r"(?<![0-9])[£€]|[£€](?![0-9])")
-EXPONENT = re.compile(  # 1.87522e+06, 1.87522 \\times 10^{6}
-    rf"([+-]?)\s*({rewards.NUMBER})(?:[eE]|\s*(?:\\times|\*)\s*10\s*\^\s*\{{?)([+-]?[0-9]{{1,3}})\}}?"
-)
-
-
-def relaxed_number(text):
-    """Return (exact value, unit) of a number as it stands in a chart's answer, or None."""
-    if len(text) > rewards.MAX_ANSWER:
-        return None
-    text = rewards._clean(CURRENCY.sub("", text))
-    value, unit = rewards._split_unit(text)
-    found = EXPONENT.fullmatch(value)
-    if not found:
-        return rewards._number(text)
-    size = Fraction(found[2].replace(",", "")) * Fraction(10) ** int(found[3])
-    return (-size if found[1] == "-" else size), unit
+    """0 or 1: match_answer of `answer_line`."""
+    return float(match_answer(answer_line(completion), example.answer, example.choices))
 
 
 def score_relaxed(completion, example):
@@ -1001,11 +986,11 @@ def score_relaxed(completion, example):
     A gold of 0 is met by 0.0, and the bound itself counts, in exact arithmetic.
     """
     found, gold = answer_line(completion) or "", example.answer.strip()
-    said, right = relaxed_number(found), relaxed_number(gold)
+    said, right = quantity(found), quantity(gold)
     if said is None or right is None:
-        return float(rewards.match_answer(found, gold))
+        return float(match_answer(found, gold))
     if said[1] and right[1] and said[1] != right[1]:
-        return 0.0
+        return float(match_answer(found, gold))
     return float(abs(said[0] - right[0]) <= (0 if re.fullmatch("20[0-9]{2}", gold) else abs(right[0]) / 20))
 
 
@@ -1017,14 +1002,13 @@ def score_tabmwp(completion, example):
     """
     found = read(completion, example, "tabmwp")
     if found is None or example.choices:
-        return float(found is not None and rewards.match_answer(found, example.answer, example.choices))
+        return float(found is not None and match_answer(found, example.answer, example.choices))
     unit = example.meta.get("unit") or ""
     said, gold = (without_unit(text, unit) for text in (found, example.answer))
     normal = tabmwp_normal(said)
     if normal and normal == tabmwp_normal(gold):
         return 1.0
-    number = rewards._number(rewards._clean(gold)) if len(gold) <= rewards.MAX_ANSWER else None
-    return float(rewards.match_answer(said, f"{gold} {unit}" if number else gold))
+    return float(match_answer(said, f"{gold} {unit}" if quantity(gold) else gold))
 
 
 def without_unit(text, unit):
@@ -1255,19 +1239,16 @@ def score(pairs, protocol, progress=iter):
 
 
 def score_one(completion, example, protocol):
-    """A record's row: accuracy (ours), what was extracted (None: a parse failure), the original's accuracy, and whether either ran out of time."""
+    """A record's row: accuracy (ours), what was extracted (None: a parse failure), the original's accuracy, whether ours could not decide and the original ran out of time."""
     recipe = PROTOCOLS[protocol]
     row = {"line": example.meta["line"]} if "line" in example.meta else {}
     row |= {"id": example.id, "question": example.question, "answer": example.answer, "choices": example.choices, "prediction": completion}
     row |= {name: plain(example.meta[name]) for name in recipe.get("by", ()) if example.meta.get(name) is not None}
     if "grades" in recipe.get("by", ()) and isinstance(example.meta.get("grade"), int):
         row["grades"] = "1-6" if example.meta["grade"] <= 6 else "7-8"        # as TabMWP's tables have them
-    worker, seconds, late = rewards._worker, rewards._worker.seconds, rewards._worker.timeouts
-    worker.seconds = max(seconds, MATH_SECONDS)
-    try:
-        row |= {"extracted": read(completion, example, protocol), "accuracy": recipe["ours"](completion, example), "timeout": worker.timeouts > late}
-    finally:
-        worker.seconds = seconds
+    before = undecided()
+    row |= {"extracted": read(completion, example, protocol), "accuracy": recipe["ours"](completion, example)}
+    row["undecided"] = undecided() > before
     if recipe.get("boxes"):
         row |= {"boxes": example.meta["boxes"], "box_format": example.meta["box_format"], "iou": rewards.REWARDS["iou"](completion, example)}
     if recipe["original"]:
@@ -1282,15 +1263,15 @@ def score_one(completion, example, protocol):
 
 
 def totals(rows, protocol):
-    """Figures of a set: n, accuracy (ours) with its 95 % interval, accuracy_parsed (of what could be read), parse_failures, timeouts (comparisons of
-    ours that did not end in time: not equal); how predicted boxes were read; where the project's scorer is known
+    """Figures of a set: n, accuracy (ours) with its 95 % interval, accuracy_parsed (of what could be read), parse_failures, undecided (comparisons of
+    ours whose numbers grow too large: not equal); how predicted boxes were read; where the project's scorer is known
     accuracy_original, original_timeouts (each counted as 0) and disagreements (rows on which the two differ), and accuracy_NAME of a second one; the protocol's
     own averages; `by`, accuracy and n by task and the like."""
     recipe, n, right = PROTOCOLS[protocol], len(rows), sum(row["accuracy"] for row in rows)
     failures = sum(row["extracted"] is None for row in rows)
     low, high = rewards.wilson(right, n)
     result = {"protocol": protocol, "accuracy": right / max(1, n), "n": n, "accuracy_low": low, "accuracy_high": high, "accuracy_parsed": right / max(1, n - failures),
-              "parse_failures": failures, "timeouts": sum(row["timeout"] for row in rows)}
+              "parse_failures": failures, "undecided": sum(row["undecided"] for row in rows)}
     if recipe.get("boxes"):
         result["box_format"] = ", ".join(sorted({row["box_format"] for row in rows}))
     if recipe["original"]:
@@ -1315,6 +1296,6 @@ def disagreements(rows):
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] != ["--worker"]:
+    if sys.argv[1:2] != ["--worker"]:
         sys.exit("protocols.py is a module: see its docstring, and evaluate.py --predictions")
-    rewards.serve(lambda question: {"equal": _compare(*question)}, _warm_up, MATH_SECONDS)
+    serve(lambda question: {"equal": _compare(*question)}, _warm_up)

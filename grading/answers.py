@@ -18,6 +18,7 @@ from grading.reading import (
     MAX_ANSWER, letter_and_text, names_another_letter, read, read_choice, read_spelled, text_form,
 )  # fmt: skip
 from grading.spelling import spell
+from grading.units import Unit
 from grading.values import (
     Alternatives, Assignment, Choice, Expression, Matrix, Range, Ratio, Relation, Sequence, Text,
     Time, Union, Value, YesNo,
@@ -328,6 +329,18 @@ COMPARE = {  # the other types are the same if they are equal: Date, Time, Ratio
     Union: _same_union,
     Matrix: _same_matrix,
 }
+
+
+def quantity(text: str) -> tuple[Fraction, Unit | None] | None:
+    """Read a text as one number that is known exactly, with its unit; else None."""
+    value = read(text)
+    if not isinstance(value, Expression):
+        return None
+    try:
+        number = expressions.exact(value.tree)
+    except TooLarge:
+        return None
+    return None if number is None else (number, value.unit)
 
 
 # --- choices ---

@@ -5,8 +5,8 @@
 
 Published scorers call math-verify; our own comparison (answers.py) does not. math-verify's own
 limits are SIGALRM: it exists in the main thread only and counts the clock, so that the same answer
-gets another reward beside other busy programs. Here the kernel counts the worker's CPU time and ends the
-process, whatever C code it is in. The clock guards only against a worker that is stuck.
+gets another reward beside other busy programs. Here the kernel counts the worker's CPU time and
+ends the process, whatever C code it is in. The clock guards only against a worker that is stuck.
 
 The worker is a plain subprocess. One of multiprocessing or pebble would import the training script
 again, and torch with it.
@@ -33,7 +33,7 @@ class Late(TimeoutError):
 
 
 class MathWorker:
-    """A child process, `python script --worker`, that answers one JSON line per question.
+    """A child process, `python script --worker SECONDS`, that answers one JSON line per question.
 
     It starts at the first question, is shared by all threads of a process, and ends with it.
     A worker that is late or dies is replaced at the next question. A late question is remembered
@@ -82,7 +82,7 @@ class MathWorker:
     def start(self) -> None:
         """Start a child and wait for its imports. Raises RuntimeError if it cannot start."""
         self.stop()
-        command = [sys.executable, self.script, "--worker"]
+        command = [sys.executable, self.script, "--worker", str(self.cpu_seconds)]
         # bufsize=0: a buffered pipe has a lock of its own, which a fork could inherit taken.
         self.process = subprocess.Popen(
             command,
@@ -126,12 +126,13 @@ def _read_lines(pipe, answers: queue.Queue) -> None:
 # --- the worker's side ---
 
 
-def serve(answer: Callable[[list], dict], warm_up: Callable[[], None], cpu_seconds: float) -> None:
+def serve(answer: Callable[[list], dict], warm_up: Callable[[], None]) -> None:
     """Answer questions, a JSON line each, until stdin ends with the parent.
 
     warm_up is called first, for imports and tables; its ImportError is told to the parent.
-    A question over its CPU time ends the process.
+    A question over its CPU time, the second argument of the command line, ends the process.
     """
+    cpu_seconds = float(sys.argv[2])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
     out, sys.stdout = sys.stdout, sys.stderr  # a library that prints must not answer
     try:

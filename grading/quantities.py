@@ -42,9 +42,9 @@ def read_quantity(text: str, depth: int) -> Expression | None:
     number = read_number(text)
     if number is not None:
         return number._replace(unit=currency)
-    scaled = None if currency else _with_number_word(text)
-    if scaled is not None:
-        return scaled
+    scaled = _with_number_word(text)
+    if scaled is not None and (currency is None or scaled.unit in (None, currency)):
+        return scaled._replace(unit=scaled.unit or currency)
     for m in WHERE_UNIT.finditer(text):
         unit = read_unit(text[m.end() :], glued=m.end() == m.start())
         value = None if unit is None else _constant(text[: m.start()])

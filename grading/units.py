@@ -304,6 +304,12 @@ CHINESE_NUMBER = re.compile(
 )
 
 
+def is_measure(unit: Unit) -> bool:
+    """Tell whether a unit measures, as cm does and dogs do not."""
+    bases = {base for base, _ in unit.dimension}
+    return bool(bases & (set(BASE) | {"temperature"} - {"unit", "person"}))
+
+
 def singular(word: str) -> str:
     """One spelling of a thing and of several: dogs, boxes and cherries are dog, box and cherry."""
     if word in PLURALS:

@@ -35,10 +35,10 @@ def answer(question):
     return {{"said": value, "pid": os.getpid()}}
 
 def warm_up():
-    if "--broken" in sys.argv or os.environ.get("BROKEN_WORKER"):
+    if os.environ.get("BROKEN_WORKER"):
         raise ImportError("No module named 'math_verify'")
 
-serve(answer, warm_up, float(os.environ.get("CPU_SECONDS", 0.3)))
+serve(answer, warm_up)
 """
 
 
