@@ -17,6 +17,7 @@ import math
 import os
 import random
 import re
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -140,9 +141,12 @@ def read(spec, seed=0, level=3, teacher="fallible", box_format="norm1000", min_p
         return ToyStream(name, split or "train", seed if split in (None, "train") else 0, level, teacher, box_format, (min_pixels, max_pixels))
     if not Path(name).exists():
         raise UserError(f"--data {spec}: no such file or folder, and not a toy task ({', '.join(sorted(toyworld.TASKS))})")
-    examples = []
+    examples, names = [], []
     for file in files_of(spec):
-        examples += [to_example(record, file, line, needs_answer) for line, record in rows_of(file, "image(s), question (or problem) and answer (or solution)")]
+        for place, name, record in rows_of(file, EXAMPLE_KEYS, name_in(spec, file)):
+            examples.append(to_example(record, file, place, needs_answer, name))
+            names.append(name)
+    tell_apart(examples, names, spec)
     for example in examples:
         set_box_format(example, box_format, min_pixels, max_pixels)
         if "boxes" in example.meta and example.solution:             # worked out in the file's convention, to be imitated in the model's
@@ -172,8 +176,37 @@ def files_of(spec):
     return files
 
 
-def rows_of(file, expected):
-    """[(line, record)] of a file. UserError if it cannot be read or is empty, which says that objects with what is `expected` should be in it."""
+def name_in(spec, file):
+    """Name a file by its path within the folder that was given, or by its own name."""
+    folder = Path(split_name(spec)[0])
+    return file.relative_to(folder).as_posix() if folder.is_dir() else file.name
+
+
+def tell_apart(examples, names, spec):
+    """Add its place to every id that an earlier example has, and say so once.
+
+    names: of each example, what `rows_of` calls it.
+    """
+    taken, again = set(), []
+    for example, name in zip(examples, names):
+        if example.id in taken:
+            again.append(example.id)
+        while example.id in taken:                         # a record may be given any id, even this one
+            example.id = f"{example.id} ({name})"
+        taken.add(example.id)
+    if again:
+        print(f"{spec}: {len(again)} of {len(examples)} records have the id of an earlier one (the first: "
+              f"{short(again[0], 40)!r}); each keeps its own place behind its id, and none is lost")
+
+
+def rows_of(file, expected, name=None):
+    """[(place, name, record)] of a file, the records in order.
+
+    place: what follows the file in a message: the line, or "1, record 3" where a line holds several.
+    name: unique in the file, for a record without an id: "x.jsonl:12", in a JSON list "x.json#3".
+    UserError, which says what is `expected`, if the file cannot be read or is empty.
+    """
+    name = name or file.name
     if file.suffix not in READERS:
         raise UserError(f"{file}: only {', '.join(READERS)} files can be read")
     try:
@@ -182,7 +215,14 @@ def rows_of(file, expected):
         raise UserError(f"{file} cannot be read ({error.strerror or error}); check the path and its permissions") from None
     if not rows:
         raise UserError(f"{file} holds no record; expected objects with {expected}")
-    return rows
+    if file.suffix != ".json":                             # one record a line: the line is the name
+        return [(line, f"{name}:{line}", record) for line, record in rows]
+    shared, found = Counter(line for line, _ in rows), []
+    for number, (line, record) in enumerate(rows, 1):
+        place = line if shared[line] == 1 else f"{line}, record {number}"
+        # Not ":": runs begun with older code have lines behind it, which must not be taken for numbers.
+        found.append((place, f"{name}#{number}", record))
+    return found
 
 
 def read_json(file):
@@ -251,6 +291,7 @@ def read_parquet(file):
 
 READERS = {".json": read_json, ".jsonl": read_jsonl, ".parquet": read_parquet}
 
+EXAMPLE_KEYS = "image(s), question (or problem) and answer (or solution)"
 IMAGE_KEYS = ("images", "image", "image_path")
 USUAL_FOLDERS = ("", "images", "png", "tables", "clevr_math_imgs")                  # where images lie that are given by name, beside their file
 QUESTION_KEYS = ("question", "problem")
@@ -260,9 +301,9 @@ ANSWER_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 SHORT_ANSWER = 100                          # characters: a text without tags that is longer is no answer
 
 
-def to_example(record, file, line, needs_answer=True):
+def to_example(record, file, line, needs_answer=True, name=None):
     """Example from one record of any layout in LAYOUTS, which is recognised by its keys; else from R1-V's or a plain one (`plain`). needs_answer=False: open-ended
-    questions too, whose answer is then "".
+    questions too, whose answer is then "". line: its place in the file, and name: its id if it has none, as `rows_of` has them.
 
     A layout's function turns a record into (fields, meta): `fields` are question, images, and where there are any answer, choices, solution, id,
     task, boxes, box_format, box_style and folders (in which its images may be); `meta` is what else is worth keeping.
@@ -282,7 +323,8 @@ def to_example(record, file, line, needs_answer=True):
         answer = boxes_to_text(boxes, "pixels", size)
         meta = {**meta, "boxes": boxes, "size": size, **({"box_style": fields["box_style"]} if fields.get("box_style") else {})}
     question = text_of(fields, ["question"], where).replace("<image>", "").strip()    # placeholders of other formats: images always come first here
-    return Example(str(fields["id"] if fields.get("id") is not None else f"{file.name}:{line}"), images, question, (answer or "").strip(), fields.get("choices"),
+    given = fields.get("id")
+    return Example(str(given) if given is not None else name or f"{file.name}:{line}", images, question, (answer or "").strip(), fields.get("choices"),
                    fields.get("solution"), fields.get("task"), meta, where)
 
 
@@ -526,15 +568,17 @@ def read_pairs(spec, image_folder=None):
     root = None if image_folder is None else Path(image_folder)
     files, rows, made = files_of(spec), [], {}
     for file in [f for f in files if f.name == "meta.json"] or files:
-        for line, record in rows_of(file, PAIR_KEYS):
+        for line, name, record in rows_of(file, PAIR_KEYS, name_in(spec, file)):
             is_set = isinstance(record, dict) and "annotation" in record and "chosen" not in record
-            rows += annotated(record, file, line, root) if is_set else [(record, file, line, root)]
+            rows += annotated(record, file, line, root) if is_set else [(record, file, line, root, name)]
     for row in rows:
         if id(row[0]) not in made:                                   # a repeated record is made, and its images are looked at, once
             made[id(row[0])] = to_pair(*row)
     if not rows:
         raise UserError(f"{spec} holds no pair: its sets are sampled down to none; raise their repeat_time")
-    check_images([pair.example for pair in made.values()])
+    examples, names = [pair.example for pair in made.values()], {id(record): name for record, *_, name in rows}
+    tell_apart(examples, [names[key] for key in made], spec)
+    check_images(examples)
     return [made[id(record)] for record, *_ in rows]
 
 
@@ -553,7 +597,7 @@ def annotated(record, file, line, root):
     if not annotation.is_file():
         raise UserError(f"{where}: annotation {short(annotation)} does not exist, nor does it above {file.name}; fetch it, or delete the set")
     folder = near(images, file) if root is None else root / images if os.path.isdir(root / images) else root
-    rows = [(row, annotation, number, folder) for number, row in rows_of(annotation, PAIR_KEYS)]
+    rows = [(row, annotation, place, folder, name_of_row) for place, name_of_row, row in rows_of(annotation, PAIR_KEYS, f"{name}/{annotation.name}")]
     sample = random.Random(str(name)).sample(range(len(rows)), int(len(rows) * repeat) - len(rows) * int(repeat))
     return rows * int(repeat) + [rows[n] for n in sorted(sample)]
 
@@ -564,7 +608,7 @@ def near(name, file):
     return next((path for path in places if os.path.exists(path)), places[0])
 
 
-def to_pair(record, file, line, root=None):
+def to_pair(record, file, line, root=None, name=None):
     """Pair from one record. A prompt is under one of PROMPT_KEYS, or is how both responses begin; prompt and responses are texts, turns or lists of turns (`turns_of`).
 
     {"image": "a.png", "question": "<image>\nHow many?", "chosen": "... Final answer: 7", "rejected": "... Final answer: 5"}              MMPR; no image: text only
@@ -616,7 +660,7 @@ def to_pair(record, file, line, root=None):
     if marks and marks != len(images):
         raise UserError(f"{where}: {marks} <image> in the question, but {len(images)} images; there must be one for each, or no <image> at all")
     question = needed({"question": question.replace("<image>", "").strip()}, "question", where)
-    name = next((record[key] for key in ("id", "idx") if record.get(key) is not None), f"{file.name}:{line}")
+    name = next((record[key] for key in ("id", "idx") if record.get(key) is not None), name or f"{file.name}:{line}")
     answer = next((str(record[key]).strip() for key in (*ANSWER_KEYS, "answer_gt") if isinstance(record.get(key), (str, int, float))), "")
     meta = without(record, *IMAGE_KEYS, *PROMPT_KEYS, *ANSWER_KEYS, "answer_gt", "chosen", "rejected", "choices", "id", "idx", "task", "video", "system")
     meta["prompt_template"] = "none"                                 # the responses answer this prompt as it stands

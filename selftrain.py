@@ -324,6 +324,18 @@ def ntp_pair(chosen, prefix, continuation, choices=None, read=rewards.extract_an
 
 # --------------------------------------------------------------------------------------------------------------------- the phases
 
+def check_pools(out, examples, spec):
+    """Refuse to go on with samples of questions that are not there: UserError before any work.
+
+    examples: {id: Example} of --data. The file has changed, or the run was begun when ids were made otherwise.
+    """
+    for path in sorted(path for name in POOLS for path in out.glob(f"iteration-*/{name}")):
+        unknown = next((line for line in utils.read_lines(path) if line["id"] not in examples), None)
+        if unknown:
+            raise utils.UserError(f"{path} has samples of {data.short(unknown['id'], 60)!r}, and {spec} has no question of that id: "
+                                  "the data have changed, or their ids are made otherwise now; begin anew in another --output-dir")
+
+
 def sample_into(path, policy, processor, asks, examples, score, G, args, seed, temperature, describe, **more):
     """G samples of each ask, appended to the file `path` a batch at a time: its lines, G for each, in order. What a run that was killed has left there is kept.
 
@@ -764,15 +776,19 @@ def main(args):
         questions = data.head(found, args.max_train_samples or (1024 if isinstance(found, data.ToyStream) else len(found)))
         data.check_golds([e for e in questions if e.answer], rewards.check_gold)
         examples = {e.id: e for e in questions}
-        if len(examples) < len(questions):
-            raise utils.UserError(f"{args.data}: {len(questions) - len(examples)} examples have the id of another; give each its own")
+        assert len(examples) == len(questions), "data.read gives every example an id of its own"
+        check_pools(out, examples, args.data)
     if args.warmup_data:
         solved = read(args.warmup_data)
         solved = data.head(solved, args.max_warmup_samples or (max(1, len(examples) // 10) if isinstance(solved, data.ToyStream) else len(solved)))
         lacking = next((e for e in solved if not e.solution), None)
         if lacking:
             raise utils.UserError(f"{lacking.source}: --warmup-data needs a worked `solution` in every record; delete this one, or leave --warmup-data away")
-        warm = {f"warmup:{e.id}": e for e in solved}
+        prefix = "warmup:"
+        while any(f"{prefix}{e.id}" in examples for e in solved):     # a question may have any id
+            prefix += "warmup:"
+        warm = {f"{prefix}{e.id}": e for e in solved}
+        assert len(warm) == len(solved), "data.read gives every example an id of its own"
     everything = examples | warm
     if args.eval_data or not args.pairs:
         eval_sets = data.read_eval(args, [] if args.pairs else questions)
