@@ -147,6 +147,7 @@ def read(spec, seed=0, level=3, teacher="fallible", box_format="norm1000", min_p
             examples.append(to_example(record, file, place, needs_answer, name))
             names.append(name)
     tell_apart(examples, names, spec)
+    say_text_alone(examples, spec)
     for example in examples:
         set_box_format(example, box_format, min_pixels, max_pixels)
         if "boxes" in example.meta and example.solution:             # worked out in the file's convention, to be imitated in the model's
@@ -316,15 +317,17 @@ def to_example(record, file, line, needs_answer=True, name=None):
     answer, boxes = fields.get("answer"), fields.get("boxes")
     if boxes is None and not (answer or "").strip() and needs_answer:
         raise UserError(f"{where}: no answer; expected `answer`, or `solution` with <answer> ... </answer>")
-    images = fields["images"] if isinstance(fields["images"], list) else [] if fields["images"] is None else [fields["images"]]
-    images = [locate(image, file, where, fields.get("folders", ("",))) for image in images]
+    given = as_list(fields["images"])
+    images = [locate(image, file, where, fields.get("folders", ("",))) for image in given]
+    must_see(meta, record["conversations"] if layout is conversation else [], given, where)
+    must_match_marks([fields.get("question"), *(fields.get("choices") or [])], len(images), where)
     if boxes is not None:
         boxes, size = gold_boxes(boxes, fields.get("box_format") or "pixels", images, where)
         answer = boxes_to_text(boxes, "pixels", size)
         meta = {**meta, "boxes": boxes, "size": size, **({"box_style": fields["box_style"]} if fields.get("box_style") else {})}
     question = text_of(fields, ["question"], where).replace("<image>", "").strip()    # placeholders of other formats: images always come first here
-    given = fields.get("id")
-    return Example(str(given) if given is not None else name or f"{file.name}:{line}", images, question, (answer or "").strip(), fields.get("choices"),
+    known = fields.get("id")
+    return Example(str(known) if known is not None else name or f"{file.name}:{line}", images, question, (answer or "").strip(), fields.get("choices"),
                    fields.get("solution"), fields.get("task"), meta, where)
 
 
@@ -428,7 +431,7 @@ def plain(record, where):
         solution = f"{thinking.strip()}\n{solution.strip()}"         # R1-distilled: "<think>...</think>", then "<answer>...</answer>"
     if solution is not None and "<think>" not in solution and ANSWER_TAG.fullmatch(solution.strip()):
         solution = None                                              # R1-V's: only the answer in tags; nothing worked out to imitate
-    images = next((record[key] for key in IMAGE_KEYS if record.get(key) is not None), [])
+    images = pictures_of(record, where)
     fields = {"question": question, "images": images, "answer": answer, "choices": choices_of(record, where), "solution": solution, "id": record.get("id"),
               "task": record.get("task"), "boxes": boxes, "box_format": record.get("box_format") or box_format, "box_style": style}
     return fields, without(record, *IMAGE_KEYS, *QUESTION_KEYS, *ANSWER_KEYS, "solution", "thinking", "choices", "id", "task", "boxes", "box_format")
@@ -450,13 +453,14 @@ def conversation(record, where):
             and turns[0].get("from") in ("human", "user") and turns[1].get("from") in ("gpt", "assistant")):
         raise UserError(f"{where}: `conversations` must begin with a turn from human (or user) and one from gpt (or assistant), each with `from` and `value`")
     question, value = needed(turns[0], "value", where), turns[1].get("value")
-    images = next((record[key] for key in IMAGE_KEYS if record.get(key) is not None), [])
-    images = images if isinstance(images, list) else [images]
     tagged = re.findall(r"<img>(.*?)</img>", question)
-    images, question = images + tagged, re.sub(r"<img>.*?</img>", "", question)
-    marks = question.count("<image>")
-    if marks and marks != len(images):
-        raise UserError(f"{where}: {marks} <image> in the question, but {len(images)} images; there must be one for each, or no <image> at all")
+    images, question = pictures_of(record, where) + tagged, re.sub(r"<img>.*?</img>", "", question)
+    values = [turn.get("value") for turn in turns[1:] if isinstance(turn, dict)]
+    if any("<image>" in value for value in values[1:] if isinstance(value, str)):
+        raise UserError(f"{where}: a later turn has <image>, and only the first question and its answer are read; make that turn a record of its own, or delete it")
+    must_match_marks([question], len(images), where)
+    if not images:
+        must_match_marks([None, *(value for value in values if isinstance(value, str))], 0, where)
     answer = solution = found = None
     if isinstance(value, list):
         found = ([value], "pixels", None)
@@ -548,6 +552,201 @@ LAYOUTS = [  # (the keys by which a record is recognised, its function), tried i
 ]
 
 
+# --- never blind: a record that seems to have a picture which is not read is refused ---
+
+PICTURE = ("images?|imgs?|pictures?|pics?|photos?|photographs?|figures?|figs?|frames?|videos?|pixels?"
+           "|screenshots?|diagrams?")
+HANDLE = ("paths?|files?|filenames?|names?|ur[il]s?|bytes|base64|b64|data|src|raw|pil|list|input|values"
+          "|left|right|first|second|top|original|full|main|query|question|before|after|local|rgb")
+NAMES_PICTURE = re.compile(rf"(?:{PICTURE}|{HANDLE}|[^a-z])+")          # imgname, image_2, leftImagePath
+SAYS_PICTURE = re.compile(rf"(?:has|have|is|with|contains|needs|requires|uses)_?(?:an?_?)?(?:{PICTURE})")
+COUNTS_PICTURES = re.compile(
+    r"(?:num|number|n|nb|count|total)_?(?:of_?)?(?:image|img|picture|photo)s?"
+    r"|(?:image|img|picture|photo)s?_?(?:count|num)")
+PICTURE_FILE = re.compile(
+    r"[^\n]{1,255}\.(?:png|jpe?g|jfif|gif|webp|bmp|tiff?|svg|heic|avif|ppm|mp4|m4v|avi|mov|mkv|webm)(?:[?#]\S*)?",
+    re.IGNORECASE)
+PICTURE_BYTES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cJXL ")
+ANOTHER = re.compile(r"\d|left|right|first|second|before|after")          # image_2, beside `image`
+PART_TYPES = ("image", "image_url", "input_image", "video", "video_url")         # of a turn's parts, in chats
+# Where a picture belongs in a text: <image>, <image 1>, <|image_1|>, <ImageHere>, <video>.
+MARK = re.compile(
+    r"<\|?\s*(image|img|picture|photo|video)[ _-]?(\d{1,3}|here|placeholder|pad|token)?\s*\|?>", re.IGNORECASE)
+READ_FROM = "pictures are read from `image`, `images` or `image_path`"
+
+
+def as_list(value):
+    """Make a list of one value, of none for null."""
+    if value is None:
+        return []
+    return value if isinstance(value, list) else [value]
+
+
+def pictures_of(record, where):
+    """List what a record has under IMAGE_KEYS.
+
+    UserError for an empty text, for an empty list beside a picture, and for keys that name different pictures.
+    """
+    given = {key: as_list(record[key]) for key in IMAGE_KEYS if record.get(key) is not None}
+    for key, images in given.items():
+        if any(isinstance(image, str) and not image.strip() for image in images):
+            raise UserError(f"{where}: `{key}` is empty; name the picture, or write null where the question has none")
+    full = [key for key in given if given[key]]
+    hollow = next((key for key in given if not given[key]), None)
+    if full and hollow:
+        raise UserError(f"{where}: `{hollow}` is an empty list, but `{full[0]}` is not; delete `{hollow}`")
+    for key in full[1:]:
+        known = {name_of(image) for image in given[full[0]]} - {None}
+        among = all(name_of(image) in known for image in given[key])
+        if not among and not same_pictures(given[key], given[full[0]]):
+            raise UserError(f"{where}: `{full[0]}` and `{key}` name different pictures; put all of them in `images`, "
+                            f"or delete `{key}`")
+    return given[full[0]] if full else []
+
+
+def name_of(image):
+    """Tell a picture's file name without folders and suffix, or None: "x/a.png" -> "a"."""
+    if isinstance(image, dict):
+        image = image.get("path") or image.get("url")
+    if not isinstance(image, str):
+        return None
+    return os.path.splitext(os.path.basename(re.split("[?#]", image)[0].replace("\\", "/")))[0]
+
+
+def same_pictures(some, others):
+    """Whether two lists may well be of the same pictures: as many, and no two names differ."""
+    if len(some) != len(others):
+        return False
+    pairs = [(name_of(a), name_of(b)) for a, b in zip(some, others)]
+    return all(a == b for a, b in pairs if a is not None and b is not None)
+
+
+def leaves(value):
+    """List (key, value) of all that is inside a value, the containers too; keys are the nearest."""
+    found, todo = [], [(None, value)]
+    while todo:                                            # a loop: values may be nested deeper than calls may
+        key, value = todo.pop()
+        found.append((key, value))
+        if isinstance(value, dict):
+            todo += value.items()
+        elif isinstance(value, (list, tuple)):
+            todo += [(key, item) for item in value]
+    return found
+
+
+def has_content(value):
+    """Whether anything is there: not null, nor blank, 0, false, NaN, or containers of such."""
+    plain_ones = [item for _, item in leaves(value) if not isinstance(item, (dict, list, tuple))]
+    return any(item == item and (item.strip() if isinstance(item, (str, bytes)) else item) for item in plain_ones)
+
+
+def is_picture(value):
+    """Whether a text or bytes look like a picture or a video, or the name of one."""
+    if isinstance(value, bytes):
+        return value.startswith(PICTURE_BYTES) or value[4:8] == b"ftyp"
+    if not isinstance(value, str):
+        return False
+    return value.startswith(("data:image/", "data:video/")) or bool(PICTURE_FILE.fullmatch(value.strip()))
+
+
+def names_picture(key):
+    """Whether a key is made of words for a picture and where it is: imgname, image_2, not image_id."""
+    key = str(key).lower()[:60]                            # the limit: matching is exponential in words
+    return bool(NAMES_PICTURE.fullmatch(key) and re.search(PICTURE, key))
+
+
+def seems_pictured(key, value):
+    """Whether this looks like a picture, by its key or by its value, in a record of which none was read."""
+    if key == "type" and value in PART_TYPES or is_picture(value):
+        return True
+    return names_picture(key) and has_content(value)
+
+
+def is_one_more(key, value, read):
+    """Whether this looks like another picture than those that were read."""
+    if not names_picture(key):
+        return False
+    sure = bool(ANOTHER.search(str(key).lower()))
+    named = [item for _, item in leaves(value) if is_picture(item) or sure and isinstance(item, str) and item.strip()]
+    if not named or "video" in str(key).lower():
+        return bool(named)
+    if all(isinstance(item, str) and item.startswith(("http://", "https://")) for item in named):
+        return len(named) > len(read)                      # where those that were read come from
+    whole = as_list(value)
+    named = whole if any(isinstance(item, dict) for item in whole) else named
+    known = {name_of(image) for image in read}
+    if None in known and not sure and re.search("path|name|file", str(key).lower()):
+        return len(named) > len(read)                      # the names of embedded pictures
+    return any(name_of(image) not in known - {None} for image in named)
+
+
+def must_see(left, turns, read, where):
+    """UserError if a record seems to have a picture besides those that are read.
+
+    left: what of the record is carried along unread. turns: those of its conversation, of which words are read.
+    read: its pictures, as they are given.
+    """
+    beside = [without(turn, "from", "value", "role", "content") for turn in turns if isinstance(turn, dict)]
+    turn_keys = [] if read else [pair for turn in beside for pair in turn.items()]
+    for key, value in [*left.items(), *turn_keys]:
+        low = str(key).lower()
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if COUNTS_PICTURES.fullmatch(low) and number and value > len(read):
+            raise UserError(f"{where}: `{key}` is {short(value, 20)}, but {len(read)} images are read; {READ_FROM}: "
+                            "list all of them in `images`, or mend the number")
+        if SAYS_PICTURE.fullmatch(low) and value in (True, "true", "True", "yes") and not read:
+            raise UserError(f"{where}: `{key}` is {short(value, 20)}, but no picture is read; {READ_FROM}: "
+                            "name it there, or say false")
+        if read:
+            found = is_one_more(key, value, read)
+        else:
+            found = any(seems_pictured(name or key, item) for name, item in leaves(value))
+        if not found:
+            continue
+        shown = short(key, 60)
+        if "video" in low:
+            raise UserError(f"{where}: `{shown}`: the record is about a video, and only images can be read; "
+                            "delete the record, or the key if the question needs no video")
+        if read:
+            raise UserError(f"{where}: `{shown}` seems to hold one more picture, which is not read; "
+                            "put all pictures in `images`, or delete the key if the question does not need it")
+        raise UserError(f"{where}: `{shown}` seems to hold a picture, but {READ_FROM}; "
+                        "rename the key, or delete it if the question needs no picture")
+
+
+def must_match_marks(texts, count, where):
+    """UserError if the texts speak of other pictures than the `count` that are read.
+
+    texts: the question first; in it there is one <image> for each picture, or none at all.
+    """
+    marks = texts[0].count("<image>") if texts and texts[0] else 0
+    if marks and marks != count:
+        raise UserError(f"{where}: {marks} <image> in the question, but {count} images; there must be one for each, "
+                        "or no <image> at all")
+    for text in filter(None, texts):
+        for kind, number in MARK.findall(text):
+            beyond = number.isdigit() and int(number) > count
+            if not count or beyond or kind.lower() == "video":
+                raise UserError(f"{where}: the text has <{f'{kind} {number}'.strip()}>, but {count} images are read; "
+                                f"{READ_FROM}: name it there, or remove the mark")
+
+
+def say_text_alone(examples, spec):
+    """Say once which files have no picture at all, and which keys there sound as if they should."""
+    by_file = {}
+    for example in examples:
+        by_file.setdefault(re.split(r":\d+(?:, record \d+)?$", example.source)[0], []).append(example)
+    blank = {file: some for file, some in by_file.items() if not any(e.images for e in some)}
+    if not blank:
+        return
+    keys = {key for some in blank.values() for e in some for key in e.meta
+            if re.search(PICTURE, str(key).lower()) and has_content(e.meta[key])}
+    names = [Path(file).name for file in blank]
+    which = short(", ".join(names[:3]), 120) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    hint = f" ({short(', '.join(sorted(map(str, keys))), 60)}: not read as pictures)" if keys else ""
+    print(f"{spec}: no record of {which} has a picture; all are asked as text alone{hint}")
+
+
 # ---- preference pairs
 
 PROMPT_KEYS = ("prompt", "conversations", "messages", *QUESTION_KEYS)
@@ -578,6 +777,7 @@ def read_pairs(spec, image_folder=None):
         raise UserError(f"{spec} holds no pair: its sets are sampled down to none; raise their repeat_time")
     examples, names = [pair.example for pair in made.values()], {id(record): name for record, *_, name in rows}
     tell_apart(examples, [names[key] for key in made], spec)
+    say_text_alone(examples, spec)
     check_images(examples)
     return [made[id(record)] for record, *_ in rows]
 
@@ -654,11 +854,15 @@ def to_pair(record, file, line, root=None, name=None):
     if chosen == rejected:
         raise UserError(f"{where}: chosen and rejected are the same text; delete the record")
     _, question, embedded = begun[0][0]
-    images = next((record[key] for key in IMAGE_KEYS if record.get(key)), embedded)
-    images = images if isinstance(images, list) else [images]
-    marks = question.count("<image>")
-    if marks and marks != len(images):
-        raise UserError(f"{where}: {marks} <image> in the question, but {len(images)} images; there must be one for each, or no <image> at all")
+    # MMPR writes "" for no picture.
+    named = {key: record.get(key) for key in IMAGE_KEYS}
+    images = pictures_of({**named, "image": named["image"] or None}, where)
+    if images and embedded and not same_pictures(images, embedded):
+        raise UserError(f"{where}: the prompt holds other pictures than the record names; delete those that are not meant")
+    images = images or embedded
+    spoken = [turn for name in (key, *replies) if name for turn in as_list(record[name])]
+    must_see(without(record, *IMAGE_KEYS, key, *replies), spoken, images, where)
+    must_match_marks([question], len(images), where)
     question = needed({"question": question.replace("<image>", "").strip()}, "question", where)
     name = next((record[key] for key in ("id", "idx") if record.get(key) is not None), name or f"{file.name}:{line}")
     answer = next((str(record[key]).strip() for key in (*ANSWER_KEYS, "answer_gt") if isinstance(record.get(key), (str, int, float))), "")
@@ -833,12 +1037,14 @@ def resized_size(size, min_pixels=MIN_PIXELS, max_pixels=MAX_PIXELS, step=28):
 def locate(image, file, where, folders=("",), root=None):
     """A record's image as a path, in the first of these folders beside `file` (or in the folder `root`) that holds it, or as the encoded bytes it embeds.
     An absolute path that does not exist (Visual-RFT's LISA names its authors' disk) is looked for by its name there."""
+    found = type(image).__name__
     if isinstance(image, dict):
-        image = image.get("bytes") or image.get("path")
-    if isinstance(image, bytes):
+        image, found = image.get("bytes") or image.get("path"), "an object with neither bytes nor path"
+    if isinstance(image, bytes) and image:
         return image
-    if not isinstance(image, str) or not image:
-        raise UserError(f"{where}: an image must be a path (or embedded bytes in parquet), found {type(image).__name__}")
+    if not isinstance(image, str) or not image.strip():
+        found = "an empty text" if isinstance(image, str) else found
+        raise UserError(f"{where}: an image must be a path (or embedded bytes in parquet), found {found}; name the picture, or delete the record")
     beside = root or file.parent
     places = [beside / folder / image for folder in folders]         # an absolute `image` replaces the folder
     if len(folders) > 1 and os.path.isabs(image):

@@ -205,6 +205,101 @@ def test_published_r1v_records(tmp_path, name):
     assert [(e.question, e.answer) for e in got] == [(r["question"].strip(), str(r["ground_truth"]).strip()) for r in records] and len(got) > 3
 
 
+# --- ids ---
+
+ASKED = {"question": "q", "answer": "a"}
+WORKED = {"image": "images/a.png", "conversations": [
+    {"from": "user", "value": "How many?"}, {"from": "assistant", "value": "Solution:\n1. One.\n\nAnswer:\n1"}]}
+
+
+def test_r3vs_warm_up_files_on_one_line_keep_every_solution(folder):
+    """B1: they hold 800 to 1,000 records without ids and no newline; all got the id "w.json:1"."""
+    (folder / "w.json").write_text(json.dumps([WORKED] * 1000))
+    got = read(folder / "w.json")
+    assert len({e.id for e in got}) == 1000 and all(e.solution for e in got)
+    assert [e.id for e in got[:3]] == ["w.json#1", "w.json#2", "w.json#3"]
+    assert got[999].source == f"{folder / 'w.json'}:1, record 1000"
+
+
+JSON_TEXTS = {     # how a list of three stands in its file: (text around {0}, {1} and {2}, their places)
+    "one line": ("[{0}, {1}, {2}]", ["1, record 1", "1, record 2", "1, record 3"]),
+    "a line each": ("[\n{0},\n{1},\n{2}]\n", ["2", "3", "4"]),
+    "two on a line": ("[\n{0},\n\n{1}, {2}]", ["2", "4, record 2", "4, record 3"]),
+}
+
+
+@pytest.mark.parametrize("how", JSON_TEXTS)
+def test_ids_and_places_in_a_json_list(tmp_path, how):
+    text, places = JSON_TEXTS[how]
+    path = tmp_path / "x.json"
+    path.write_text(text.format(*[json.dumps(ASKED)] * 3))
+    got = read(path)
+    assert [e.id for e in got] == ["x.json#1", "x.json#2", "x.json#3"]
+    assert [e.source for e in got] == [f"{path}:{place}" for place in places]
+    path.write_text(text.format(json.dumps(ASKED), json.dumps(ASKED), '{"question": "q"}'))
+    assert refusal(read, path).startswith(f"{path}:{places[2]}: no answer")
+
+
+def test_ids_of_lines_and_rows_are_their_lines_and_rows(tmp_path):
+    (tmp_path / "x.jsonl").write_text(f"{json.dumps(ASKED)}\n\n{json.dumps(ASKED)}\n")
+    assert [e.id for e in read(tmp_path / "x.jsonl")] == ["x.jsonl:1", "x.jsonl:3"]
+    assert [e.id for e in read(write(tmp_path, [ASKED] * 2, "x.parquet"))] == ["x.parquet:1", "x.parquet:2"]
+
+
+@pytest.mark.parametrize("suffix, places", [("json", "#1 #2"), ("jsonl", ":1 :2"), ("parquet", ":1 :2")])
+def test_the_same_name_in_two_folders(tmp_path, suffix, places):
+    for part in ("a", "b/c"):
+        (tmp_path / part).mkdir(parents=True)
+        write(tmp_path / part, [ASKED] * 2, f"train.{suffix}")
+    expected = [f"{part}/train.{suffix}{place}" for part in ("a", "b/c") for place in places.split()]
+    assert [e.id for e in read(tmp_path)] == [e.id for e in read(f"{tmp_path}:train")] == expected
+
+
+GIVEN_IDS = {     # ids in a file x.jsonl: what they become
+    "all different": (["7", 8, None], ["7", "8", "x.jsonl:3"]),
+    "twice, as in LLaVA's files": (["7", "7", "8"], ["7", "7 (x.jsonl:2)", "8"]),
+    "a number and its text": ([7, "7"], ["7", "7 (x.jsonl:2)"]),
+    "what another is named": (["x.jsonl:2", None], ["x.jsonl:2", "x.jsonl:2 (x.jsonl:2)"]),
+    "what another becomes": (["7", "7", "7 (x.jsonl:2)"], ["7", "7 (x.jsonl:2)", "7 (x.jsonl:2) (x.jsonl:3)"]),
+    "what another becomes, before it": (["7 (x.jsonl:3)", "7", "7"],
+                                        ["7 (x.jsonl:3)", "7", "7 (x.jsonl:3) (x.jsonl:3)"]),
+}
+
+
+@pytest.mark.parametrize("case", GIVEN_IDS)
+@pytest.mark.parametrize("kind", ["questions", "pairs"])
+def test_ids_that_repeat_are_told_apart_and_it_is_said(tmp_path, capsys, case, kind):
+    given, expected = GIVEN_IDS[case]
+    rest = ASKED if kind == "questions" else {"question": "q", "chosen": "yes", "rejected": "no"}
+    path = write(tmp_path, [{"id": given_id, **rest} for given_id in given], "x.jsonl")
+    if kind == "questions":
+        got = read(path)
+    else:
+        got = [pair.example for pair in data.read_pairs(path)]
+    assert [e.id for e in got] == expected
+    said = capsys.readouterr().out
+    repeated = len(given) - len({str(given_id) for given_id in given})
+    assert ("the id of an earlier one" in said) == (case != "all different")
+    assert not repeated or f"{repeated} of {len(given)} records" in said or "becomes" in case
+
+
+def test_ids_of_pairs(mmpr):
+    """Two sets of a meta file may have annotations of one name; a record taken twice stays one pair."""
+    home = mmpr(a=2, b=1).parent
+    (home / "annotations" / "b").mkdir()
+    (home / "annotations" / "b.jsonl").rename(home / "annotations" / "b" / "a.jsonl")
+    meta = json.loads((home / "meta.json").read_text())
+    meta["b"]["annotation"] = "MMPR-v1.2/annotations/b/a.jsonl"
+    (home / "meta.json").write_text(json.dumps(meta))
+    ids = [pair.example.id for pair in data.read_pairs(home)]
+    assert ids[:10] == ids[10:20] == [f"a/a.jsonl:{n}" for n in range(1, 11)]
+    assert ids[20:] == [f"b/a.jsonl:{n}" for n in range(1, 4)]
+    pair = {"question": "q", "chosen": "yes", "rejected": "no"}
+    (home / "x.json").write_text(json.dumps([pair] * 3))
+    got = [pair.example for pair in data.read_pairs(home / "x.json")]
+    assert [(e.id, e.source.rpartition(":")[2]) for e in got] == [(f"x.json#{n}", f"1, record {n}") for n in (1, 2, 3)]
+
+
 # ------------------------------------------------------------------------------------------------- published layouts
 
 def one(folder, record, name="set.jsonl", **more):
@@ -269,7 +364,8 @@ def test_tabmwp_record(tmp_path, indent):
     assert {k: free.meta[k] for k in ("unit", "ques_type", "ans_type", "grade", "split", "solution")} == {
         "unit": "pounds", "ques_type": "free_text", "ans_type": "integer_number", "grade": 3, "split": "dev", "solution": "It is 10."}
     lines = path.read_text().split("\n")
-    assert [e.source for e in (choice, free)] == [f"{path}:{lines.index(f' {chr(34)}{pid}{chr(34)}: {{') + 1 if indent else 1}" for pid in TABMWP]
+    places = [lines.index(f' "{pid}": {{') + 1 for pid in TABMWP] if indent else ["1, record 1", "1, record 2"]
+    assert [e.source for e in (choice, free)] == [f"{path}:{place}" for place in places]
     (tmp_path / "tables" / "117.png").rename(tmp_path / "117.png")
     assert read(path)[1].images == [tmp_path / "117.png"]
     (tmp_path / "117.png").unlink()
@@ -834,7 +930,7 @@ def test_bad_jsonl_files(tmp_path, content, expected):
     (b'[\n{"question": "q", "answer": "a"},\n{"question": "q",]\n', ":3: broken JSON"), (b'[{"question": "q", "answer": "a"}', ":1: broken JSON"), (b"", "holds no record"),
     (b"\n \n", "holds no record"), (b"[]", "holds no record"), (b'{"question": "q", "answer": "a"}', "expected a list of objects"), (b'"text"', "expected a list of objects"),
     (b"null", "expected a list of objects"), (b'[{"question": "q",\n "answer": "caf\xe9"}]', ":2: not UTF-8 text"), (b"[" * 100_000, "nested too deeply"),
-    (b'[{"question": "q", "answer": ' + b"1" * 5000 + b"}]", "broken JSON"), (b'[\n1, 2]', ":2: expected an object")])
+    (b'[{"question": "q", "answer": ' + b"1" * 5000 + b"}]", "broken JSON"), (b'[\n1, 2]', ":2, record 1: expected an object")])
 def test_bad_json_files(tmp_path, content, expected):
     path = tmp_path / "x.json"
     path.write_bytes(content)
@@ -1140,6 +1236,214 @@ def test_bad_files_of_pairs(tmp_path):
     assert "holds no record; expected objects with question (or prompt, or conversations), chosen and rejected" in refusal(data.read_pairs, tmp_path / "x.jsonl")
     (tmp_path / "x.jsonl").write_text(json.dumps(PAIR) + "\n{")
     assert refusal(data.read_pairs, tmp_path / "x.jsonl").startswith(f"{tmp_path / 'x.jsonl'}:2: broken JSON")
+
+
+# --- never blind ---
+
+PICTURE_KEYS = ("image_filename", "img_path", "imgname", "img", "imgs", "Image", "IMAGES", "imagePath", "image_file",
+                "image_url", "image_1", "image0", "left_image", "pic", "picture", "photos", "figure", "frame", "frames",
+                "screenshot", "pixel_values", "video", "video_path", "videos", "file_name", "path", "media", "jpg")
+WITH_PICTURE = {     # layout: a record that is about the picture a.png, and the key that names it
+    "R1-V": ({"image": "a.png", "problem": "How many?", "solution": "<answer> 3 </answer>"}, "image"),
+    "R1-V, evaluation": ({"image_path": "a.png", "question": "How many?", "ground_truth": 3}, "image_path"),
+    "plain": ({"images": ["a.png"], "question": "How many?", "answer": "3"}, "images"),
+    "plain, two": ({"images": ["a.png", "a.png"], "question": "Same?", "answer": "yes"}, "images"),
+    "distilled": ({"image": "a.png", "problem": "q", "thinking": "one", "solution": "<answer>1</answer>"}, "image"),
+    "R3V": ({"image": "a.png", **turns("How many?", "One.\nAnswer: 1", ("user", "assistant"))}, "image"),
+    "LLaVA": ({"id": 1, "image": "a.png", **turns("<image>\nHow many?", "1")}, "image"),
+    "VLM-R1, two": ({"image": ["a.png", "a.png"], **turns("Same?", "yes")}, "image"),
+    "VLM-R1, a box": ({"image": "a.png", **turns("Where?", [10, 20, 200, 300])}, "image"),
+    "VLM-R1 REC": ({"image": "a.png", "problem": "the man", "solution": [10, 20, 200, 300]}, "image"),
+    "ChartQA": ({"imgname": "a.png", "query": "q", "label": "14"}, "imgname"),
+    "ChartQA of the Hub": ({"image": "a.png", "query": "q", "label": ["14"]}, "image"),
+    "CV-Bench": (CVBENCH, "image"),
+    "M3CoT": (M3COT, "image"),
+    "pair, MMPR": ({"image": "a.png", "question": "q", "chosen": "yes", "rejected": "no"}, "image"),
+    "pair, RLHF-V": ({"image_path": "a.png", "text": {"question": "q", "chosen": "yes", "rejected": "no"}}, "image_path"),
+    "pair, TRL": ({"images": ["a.png"], "prompt": [user("q")], "chosen": [reply("yes")], "rejected": [reply("no")]}, "images"),
+    "pair, implicit": ({"images": ["a.png"], "chosen": [user("q"), reply("yes")], "rejected": [user("q"), reply("no")]}, "images"),
+    "pair, LLaMA-Factory": ({"conversations": [{"from": "human", "value": "q"}], "chosen": {"from": "gpt", "value": "yes"},
+                             "rejected": {"from": "gpt", "value": "no"}, "images": ["a.png"]}, "images"),
+}
+
+
+def embedded(value):
+    """The same picture as parquet rows hold it."""
+    if isinstance(value, list):
+        return [embedded(item) for item in value]
+    return {"bytes": png(640, 480), "path": value}
+
+
+def read_any(path):
+    """Examples of a file of questions or of pairs."""
+    record = data.rows_of(path, "")[0][2]
+    record = record["text"] if isinstance(record.get("text"), dict) else record
+    if "chosen" in record:
+        return [pair.example for pair in data.read_pairs(path)]
+    return read(path)
+
+
+@pytest.mark.parametrize("name", ["set.jsonl", "set.json", "set.parquet"])
+@pytest.mark.parametrize("layout", WITH_PICTURE)
+def test_a_picture_under_any_other_key_is_never_passed_by(wide, layout, name):
+    """CLEVR's `image_filename` and the like made text-only questions, without a word."""
+    record, key = WITH_PICTURE[layout]
+    if name == "set.parquet":
+        if layout in ("VLM-R1, a box", "pair, TRL", "pair, implicit") or key == "imgname":
+            pytest.skip("columns of two types, or no place for bytes")
+        record = {**record, key: embedded(record[key])}
+    [example] = read_any(write(wide, [record], name))
+    assert len(example.images) == (2 if "two" in layout else 1)
+    for other in PICTURE_KEYS:
+        if other == key or other == "imgname" and "query" in record:         # which ChartQA has
+            continue
+        renamed = {other if k == key else k: v for k, v in record.items()}
+        path = write(wide, [renamed], name)
+        text = refusal(read_any, path, within=5)
+        assert text.startswith(f"{path}:{2 if name == 'set.json' else 1}: "), text
+
+
+BLIND = {     # name: (what a plain question has besides, what the message must say); a.png is there
+    "CLEVR": ({"image_filename": "CLEVR_train_000000.png"}, ["`image_filename` seems to hold a picture", "rename the key"]),
+    "a name without a suffix": ({"img": "000000"}, ["`img` seems to hold"]),
+    "a number": ({"picture": 17}, ["`picture` seems to hold"]),
+    "an id that is a file": ({"image_id": "000001.jpg"}, ["`image_id` seems to hold"]),
+    "base64": ({"photo": "iVBORw0KGgo" + "A" * 500}, ["`photo` seems to hold"]),
+    "a data URL elsewhere": ({"content": "data:image/png;base64,iVBOR"}, ["`content` seems to hold"]),
+    "a key of any name": ({"file": "x/a b.JPEG"}, ["`file` seems to hold"]),
+    "inside another": ({"meta": {"deep": [{"image": "a.png"}]}}, ["`meta` seems to hold"]),
+    "a message's part": ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, ["`messages` seems to hold"]),
+    "a message's address": ({"messages": [{"content": [{"type": "image_url", "image_url": {"url": "http://x/1"}}]}]},
+                            ["`messages` seems to hold"]),
+    "a video": ({"video": "a.mp4"}, ["about a video", "delete the record"]),
+    "it says so": ({"has_image": True}, ["`has_image` is True, but no picture is read"]),
+    "it counts them": ({"num_images": 2}, ["`num_images` is 2, but 0 images are read"]),
+    "fewer than counted": ({"image": "a.png", "image_count": 2}, ["`image_count` is 2, but 1 images are read"]),
+    "an empty text": ({"image": ""}, ["`image` is empty", "write null"]),
+    "blank": ({"image_path": "  "}, ["`image_path` is empty"]),
+    "an empty text in a list": ({"images": ["a.png", ""]}, ["`images` is empty"]),
+    "null in a list": ({"images": ["a.png", None]}, ["found NoneType", "name the picture"]),
+    "neither bytes nor path": ({"image": {"bytes": None, "path": None}}, ["an object with neither bytes nor path"]),
+    "an address": ({"image": {"url": "http://x/a.png"}}, ["an object with neither bytes nor path"]),
+    "an empty list beside it": ({"images": [], "image": "a.png"}, ["`images` is an empty list", "delete `images`"]),
+    "an empty list beside its path": ({"image": [], "image_path": "a.png"}, ["`image` is an empty list"]),
+    "two that differ": ({"image": "a.png", "image_path": "b.png"}, ["`image` and `image_path` name different pictures"]),
+    "more in the other": ({"images": ["a.png"], "image": ["a.png", "b.png"]}, ["name different pictures"]),
+    "a second": ({"image": "a.png", "image_2": "b.png"}, ["`image_2` seems to hold one more picture"]),
+    "a second without a suffix": ({"image": "a.png", "right_image": "b"}, ["`right_image` seems to hold one more"]),
+    "a second with bytes": ({"image": "a.png", "img": {"bytes": "x", "path": "b.png"}}, ["`img` seems to hold one more"]),
+    "a video beside": ({"image": "a.png", "video": "a.mp4"}, ["about a video"]),
+    "a mark": ({"question": "<image>\nHow many?"}, ["1 <image> in the question, but 0 images"]),
+    "a mark too many": ({"question": "<image><image>q", "image": "a.png"}, ["2 <image> in the question, but 1 images"]),
+    "a mark too few": ({"question": "<image>q", "images": ["a.png", "a.png"]}, ["1 <image> in the question, but 2 images"]),
+    "a numbered mark": ({"question": "In <image 1>?"}, ["the text has <image 1>, but 0 images are read"]),
+    "a higher mark": ({"question": "<image 1> or <image 2>?", "image": "a.png"}, ["<image 2>, but 1 images"]),
+    "a mark among the choices": ({"choices": ["<image 1>", "<image 2>"]}, ["<image 1>, but 0 images"]),
+    "another project's mark": ({"question": "<ImageHere> q"}, ["but 0 images are read"]),
+    "yet another's": ({"question": "<|image_1|> q"}, ["but 0 images are read"]),
+    "a mark of a video": ({"question": "<video>q", "image": "a.png"}, ["<video>, but 1 images are read"]),
+    "a mark and null": ({"question": "<image>q", "image": None}, ["1 <image> in the question, but 0 images"]),
+}
+
+
+@pytest.mark.parametrize("name", ["set.jsonl", "set.json"])
+@pytest.mark.parametrize("fault", BLIND)
+def test_a_picture_that_is_not_read_is_refused_with_place_and_remedy(wide, fault, name):
+    more, expected = BLIND[fault]
+    path = write(wide, [GOOD, {"question": "How many?", "answer": "3", **more}], name)
+    text = refusal(read, path)
+    place = {"set.jsonl": "2", "set.json": "6"}[name]
+    assert text.startswith(f"{path}:{place}: ") and all(words in text for words in expected), text
+
+
+BLIND_TALKS = {     # the same in conversations, and in pairs
+    "a picture of a turn": ({"conversations": [{"from": "human", "value": "q", "image": "a.png"}, {"from": "gpt", "value": "1"}]},
+                            ["`image` seems to hold"]),
+    "a mark in the reply": (turns("q", "<image>"), ["<image>, but 0 images"]),
+    "a mark of a later turn": ({"conversations": turns("q", "1")["conversations"] + turns("<image>r", "2")["conversations"]},
+                               ["a later turn has <image>"]),
+    "a pair's picture": ({"img": "a.png", "question": "q", "chosen": "yes", "rejected": "no"}, ["`img` seems to hold"]),
+    "a pair's mark": ({"question": "In <image 1>?", "chosen": "yes", "rejected": "no"}, ["<image 1>, but 0 images"]),
+    "a picture of a prompt": ({"prompt": [{**user("q"), "images": ["a.png"]}], "chosen": "yes", "rejected": "no"},
+                              ["`images` seems to hold"]),
+    "a prompt's and another": ({"images": ["a.png"], "chosen": "yes", "rejected": "no",
+                                "prompt": [user([{"type": "image", "image": "b.png"}, {"type": "text", "text": "q"}])]},
+                               ["the prompt holds other pictures"]),
+}
+
+
+@pytest.mark.parametrize("fault", BLIND_TALKS)
+def test_a_picture_of_a_talk_that_is_not_read_is_refused(wide, fault):
+    record, expected = BLIND_TALKS[fault]
+    text = refusal(read_any, write(wide, [record]))
+    assert text.startswith(f"{wide / 'set.jsonl'}:1: ") and all(words in text for words in expected), text
+
+
+SEEN = {     # name: (what a plain question has besides, how many pictures it is asked with)
+    "no key": ({}, 0),
+    "null": ({"image": None, "images": None, "image_path": None}, 0),
+    "an empty list": ({"images": []}, 0),
+    "null under other keys": ({"img": None, "image_filename": "", "video": None, "videos": [], "pic": {"bytes": None}}, 0),
+    "an id": ({"image_id": 458752, "imageId": "COCO_458752"}, 0),
+    "numbers about it": ({"image_size": [640, 480], "image_width": 640, "frame_rate": 25, "pixel_count": 3}, 0),
+    "it says no": ({"has_image": False, "num_images": 0, "with_picture": 0, "image_count": None}, 0),
+    "words about it": ({"image_caption": "A cat.", "figure_type": "bar", "video_title": "Cats", "imagenet_label": "cat"}, 0),
+    "words with such letters": ({"topic": "cats", "epic": "Iliad", "timeframe": "1990", "configured": "yes"}, 0),
+    "texts with a dot": ({"source": "example.com", "license": "CC-BY-4.0", "note": "See a.png for more."}, 0),
+    "a record about it": ({"meta": {"image_size": [1, 2], "has_image": False, "n": [1]}}, 0),
+    "a tag that is no mark": ({"question": "What is <images>, <imageless> or < img src=x>?"}, 0),
+    "null beside it": ({"image": None, "images": ["a.png"]}, 1),
+    "twice the same": ({"image": "a.png", "images": ["a.png"], "image_path": "/disk/of/authors/a.png"}, 1),
+    "one of them again": ({"images": ["a.png", "b.png"], "image": "b.png"}, 2),
+    "its name": ({"image": "a.png", "image_name": "a.png", "img_path": "x/a.jpg", "image_stem": "a"}, 1),
+    "its address": ({"image": "a.png", "image_url": "http://host/1234.jpg?size=big", "flickr_url": "http://x/2.jpg"}, 1),
+    "words beside it": ({"image": "a.png", "figure": "Figure 3: cats", "image_source": "coco/1.jpg", "photo": "indoors"}, 1),
+    "numbers beside it": ({"image": "a.png", "image_id": 5, "num_images": 1, "has_image": True, "pixels": 300, "frame": 2}, 1),
+    "other files beside it": ({"image": "a.png", "filename": "full.png", "mask": "mask.png"}, 1),
+    "marks": ({"images": ["a.png", "b.png"], "question": "<image> and <image>?"}, 2),
+    "numbered marks": ({"images": ["a.png", "b.png"], "question": "<image 1> or <image 2>, and <image 1>?"}, 2),
+}
+
+
+@pytest.mark.parametrize("name", ["set.jsonl", "set.parquet"])
+@pytest.mark.parametrize("case", SEEN)
+def test_what_only_sounds_like_a_picture_is_read_as_before(wide, case, name):
+    more, count = SEEN[case]
+    (wide / "b.png").write_bytes(png())
+    example = one(wide, {"question": "How many?", "answer": "3", **more}, name)
+    assert len(example.images) == count and example.answer == "3"
+
+
+def test_names_of_embedded_pictures_are_no_more_pictures(tmp_path):
+    row = {"image": {"bytes": png(), "path": None}, "image_path": "train/1.png", "img_name": "1.png", **GOOD}
+    assert len(one(tmp_path, row, "x.parquet").images) == 1
+    text = refusal(one, tmp_path, {**row, "image_2": {"bytes": png(), "path": None}}, "x.parquet", within=5)
+    assert "`image_2` seems to hold one more picture" in text
+
+
+def test_files_of_text_alone_say_so_once(wide, capsys):
+    write(wide, [GOOD] * 3 + [{**GOOD, "image_id": 5}], "text.jsonl")
+    write(wide, [{**GOOD, "image": "a.png"}, GOOD], "some.jsonl")
+    read(wide)
+    said = capsys.readouterr().out
+    assert said == f"{wide}: no record of text.jsonl has a picture; all are asked as text alone (image_id: not read as pictures)\n"
+    read(wide / "some.jsonl")
+    assert capsys.readouterr().out == ""
+    data.read_pairs(write(wide, [{"question": "q", "chosen": "yes", "rejected": "no"}] * 2, "pairs.json"))
+    assert capsys.readouterr().out.count("no record of pairs.json has a picture") == 1
+
+
+def test_hostile_records_are_looked_through_at_once(tmp_path):
+    """Keys and values that could make a pattern try every way, or a call go too deep. False alarm: 50 times slower."""
+    deep = "a.png"
+    for _ in range(5000):
+        deep = [deep]
+    start = time.process_time()
+    for key, value in (("filename" * 9000 + "!", "x"), ("img" * 9000, "x"), ("x", deep), ("image", "< " * 100_000)):
+        with pytest.raises(UserError):
+            data.to_example({**GOOD, "question": "q", key: value, "img": "x"}, tmp_path / "x.json", 1)
+    assert data.to_example({**GOOD, "question": "<" + " " * 200_000, "note": "x" * 500_000}, tmp_path / "x.json", 1)
+    assert time.process_time() - start < 5
 
 
 # ---- pairs and the model

@@ -1099,15 +1099,73 @@ def test_defaults_by_method():
 
 
 @pytest.mark.parametrize("line, wanted", [("--method star --data count", "answers now and then, or --warmup-data"), ("--method r3v --data {out}/d.jsonl --warmup-data {out}/d.jsonl", "d.jsonl:1: --warmup-data needs"),
-                                          ("--method r3v --data {out}/twins.jsonl", "have the id of another"), ("--method r3v --data count --direct-template nosuch", "nosuch is unknown"),
+                                          ("--method r3v --data count --direct-template nosuch", "nosuch is unknown"),
                                           ("--method dpo --pairs {out}/nowhere.jsonl", "nowhere.jsonl: no such file")])
 def test_what_cannot_work_is_refused_before_any_work(line, wanted, tmp_path, monkeypatch):
     record = {"id": "a", "question": "How many?", "answer": "2"}
     (tmp_path / "d.jsonl").write_text(json.dumps(record) + "\n")
-    (tmp_path / "twins.jsonl").write_text((json.dumps(record) + "\n") * 2)
     monkeypatch.setattr(modeling, "load", lambda *_, **__: pytest.fail("a model was loaded"))
     with pytest.raises(UserError, match=wanted):
         run(f"--model tiny --max-train-samples 4 --output-dir {tmp_path / 'out'} {line.format(out=tmp_path)}")
+
+
+class Ready(Exception):
+    """Everything is read and checked, and work would begin."""
+
+
+@pytest.fixture
+def examined(monkeypatch):
+    """examined(line): the questions and the warm-up solutions that `main` would work with."""
+    def examine(line):
+        checked = []
+
+        def check_fit(examples, *_, targets=False):
+            checked.append(list(examples))
+            if targets:
+                raise Ready
+        monkeypatch.setattr(modeling, "load_from_args", lambda *_, **__: (None, None))
+        monkeypatch.setattr(data, "check_fit", check_fit)
+        monkeypatch.setattr(data, "check_images", lambda examples: None)
+        with pytest.raises(Ready):
+            run(line)
+        return checked[0], checked[-1]
+    return examine
+
+
+def test_every_warm_up_solution_of_a_file_on_one_line_is_kept(examined, tmp_path):
+    """R3V's released files: 1,000 records without ids and without a newline. One of them was learned from."""
+    worked = {"conversations": [{"from": "user", "value": "q"}, {"from": "assistant", "value": "One.\nAnswer: 1"}]}
+    asked = {"conversations": [{"from": "user", "value": "q"}, {"from": "assistant", "value": "1"}]}
+    (tmp_path / "w.json").write_text(json.dumps([worked] * 1000))
+    (tmp_path / "q.json").write_text(json.dumps([asked] * 30))
+    questions, warm = examined(f"--method r3v --model x --data {tmp_path}/q.json --warmup-data {tmp_path}/w.json "
+                               f"--output-dir {tmp_path}/out")
+    assert (len(questions), len(warm)) == (30, 1000)
+
+
+def test_ids_that_repeat_or_look_like_those_of_the_warm_up_lose_nothing(examined, tmp_path):
+    record = {"question": "q", "answer": "1", "solution": "One."}
+    for name, ids in (("q", ["7", "7", "warmup:7"]), ("w", ["7", "7"])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"id": i, **record}) + "\n" for i in ids))
+    questions, warm = examined(f"--method star --model x --data {tmp_path}/q.jsonl --warmup-data {tmp_path}/w.jsonl "
+                               f"--output-dir {tmp_path}/out")
+    assert (len(questions), len(warm)) == (3, 2)
+
+
+@pytest.mark.parametrize("name", selftrain.POOLS)
+def test_a_run_that_was_begun_with_other_ids_is_not_resumed(tmp_path, name, monkeypatch):
+    """Ids were "d.json:2", by line; with samples of such ids the run died of a KeyError, or would mix up questions."""
+    monkeypatch.setattr(modeling, "load", lambda *_, **__: pytest.fail("a model was loaded"))
+    out = tmp_path / "out"
+    (out / "iteration-1").mkdir(parents=True)
+    (tmp_path / "d.json").write_text(json.dumps([{"question": "q", "answer": "1"}] * 3, indent=1))
+    args = f"--method star --model tiny --data {tmp_path}/d.json --output-dir {out}"
+    utils.write_json(out / "args.json", {"method": "star", "model": "tiny", "data": f"{tmp_path}/d.json"})
+    utils.write_lines(out / "iteration-1" / name, [{**line(1, "1", True), "id": "d.json:2"}])
+    with pytest.raises(UserError) as refused:
+        run(f"{args} --resume-from-checkpoint")
+    text = str(refused.value)
+    assert text.startswith(f"{out}/iteration-1/{name} has samples of 'd.json:2'") and "another --output-dir" in text
 
 
 def test_a_pool_without_anything_to_learn_from_says_so(base, tmp_path, speaking, monkeypatch):
