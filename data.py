@@ -11,6 +11,8 @@ From a record on disk to tensors, with the shapes of one toy question (a 112 x 1
 The unit of work is a prompt and one or more responses: B rows in N groups, the rows of a prompt contiguous. T counts response
 tokens only; the mask comes from lengths, never from `ids == pad`, because in Qwen2-VL pad is also an end-of-text token.
 """
+import datetime
+import decimal
 import io
 import json
 import math
@@ -27,7 +29,7 @@ from PIL import Image
 from tqdm import tqdm
 
 import toyworld
-from utils import UserError, epoch_order, read_args
+from utils import UserError, cut, epoch_order, read_args
 
 # How a question is put to the model. r1v is R1-V's training prompt, byte for byte (two spaces); the same in training and evaluation. Those below the
 # line are what the published evaluations asked with, byte for byte too; where the question itself holds the instructions (Visual-RFT's detection and
@@ -285,9 +287,58 @@ def read_parquet(file):
     except ImportError:
         raise UserError(f"{file}: parquet needs pyarrow: pip install pyarrow") from None
     try:
-        return list(enumerate(pyarrow.parquet.read_table(file).to_pylist(), 1))
-    except pyarrow.ArrowException as error:
-        raise UserError(f"{file}: not a readable parquet file ({str(error).splitlines()[0][:100]}); fetch it again") from None
+        table = pyarrow.parquet.read_table(file)
+    except (pyarrow.ArrowException, ValueError) as error:
+        raise UserError(f"{file}: not a readable parquet file ({short(error, 100)}); fetch it again") from None
+    columns = {name: values_of(table[name], name, file) for name in table.column_names}
+    rows = zip(*columns.values())
+    return [(number, dict(zip(columns, row))) for number, row in enumerate(rows, 1)]
+
+
+def values_of(column, name, file):
+    """List the plain values of a parquet column. UserError, naming the row, for one that Python cannot hold."""
+    try:
+        return [plain_value(value) for value in column.to_pylist()]
+    except (ValueError, OverflowError, LookupError):
+        pass                                               # a year past 9999, nanoseconds, a text that is no UTF-8
+    values = []
+    for row, scalar in enumerate(column, 1):
+        try:
+            values.append(plain_value(scalar.as_py()))
+        except (ValueError, OverflowError, LookupError) as error:
+            raise UserError(f"{file}:{row}: `{short(name, 60)}` of type {short(column.type, 60)} cannot be read "
+                            f"({short(error, 80)}); save it as text, or delete the column") from None
+    return values
+
+
+def plain_value(value):
+    """Turn a value of a parquet row into what a JSON record would hold; bytes stay, as pictures are made of them.
+
+    Decimal("1.50") -> "1.50"; date(2020, 1, 5) and a time stamp of its midnight -> "2020-01-05"
+    """
+    if isinstance(value, dict):
+        return {str(key): plain_value(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain_value(item) for item in value]
+    if isinstance(value, decimal.Decimal):
+        return format(value, "f")
+    if isinstance(value, datetime.datetime):
+        text = str(value)
+        return text.removesuffix(" 00:00:00")              # pandas keeps dates as such time stamps
+    if value is None or isinstance(value, (str, bytes, bool, int, float)):
+        return value
+    return str(value)                                      # a date, a time, a duration, a UUID
+
+
+def mended(value):
+    """Turn half surrogates in all texts of a value into U+FFFD: they can be neither written nor printed."""
+    if isinstance(value, str):
+        return value if value.isascii() else HALF.sub("\ufffd", value)
+    if isinstance(value, dict):
+        return {mended(key): mended(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [mended(item) for item in value]
+    return value
 
 
 READERS = {".json": read_json, ".jsonl": read_jsonl, ".parquet": read_parquet}
@@ -299,6 +350,7 @@ QUESTION_KEYS = ("question", "problem")
 ANSWER_KEYS = ("answer", "ground_truth")
 IMAGE_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)     # what PIL raises for damaged or absurdly large files
 ANSWER_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+HALF = re.compile("[\ud800-\udfff]")                 # half a surrogate pair
 SHORT_ANSWER = 100                          # characters: a text without tags that is longer is no answer
 
 
@@ -326,9 +378,9 @@ def to_example(record, file, line, needs_answer=True, name=None):
         answer = boxes_to_text(boxes, "pixels", size)
         meta = {**meta, "boxes": boxes, "size": size, **({"box_style": fields["box_style"]} if fields.get("box_style") else {})}
     question = text_of(fields, ["question"], where).replace("<image>", "").strip()    # placeholders of other formats: images always come first here
-    known = fields.get("id")
-    return Example(str(known) if known is not None else name or f"{file.name}:{line}", images, question, (answer or "").strip(), fields.get("choices"),
-                   fields.get("solution"), fields.get("task"), meta, where)
+    known = label_of(fields, "id", where) or name or f"{file.name}:{line}"
+    return Example(known, images, question, (answer or "").strip(), fields.get("choices"), fields.get("solution"),
+                   label_of(fields, "task", where), carried(meta, where), where)
 
 
 def text_of(record, keys, where, types=(str,)):
@@ -336,14 +388,51 @@ def text_of(record, keys, where, types=(str,)):
     for key in keys:
         value = record.get(key)
         if value is not None:
+            if isinstance(value, bytes):                   # a binary column of texts
+                value = decoded(value, key, where)
             if not isinstance(value, types) or isinstance(value, bool):
                 raise UserError(f"{where}: `{key}` must be {' or '.join(t.__name__ for t in types)}, found {type(value).__name__}")
-            if not str(value).isascii() and re.search("[\ud800-\udfff]", str(value)):
-                raise UserError(f"{where}: `{key}` contains half of a surrogate pair (a character cut in two); mend or delete the record")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UserError(f"{where}: `{key}` is {value}, no number; write it as text, or delete the record")
+            must_be_whole(value, key, where)
             if not str(value).strip():
                 raise UserError(f"{where}: `{key}` is empty; fill it in or delete the record")
             return str(value)
     return None
+
+
+def decoded(value, key, where):
+    """Read bytes as UTF-8 text. UserError if they are none."""
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"{where}: `{key}` holds bytes that are no UTF-8 text; save it as text, or delete the record") from None
+
+
+def must_be_whole(value, key, where):
+    """UserError for a text with half a character."""
+    if isinstance(value, str) and not value.isascii() and HALF.search(value):
+        raise UserError(f"{where}: `{key}` contains half of a surrogate pair (a character cut in two); mend or delete the record")
+
+
+def label_of(record, key, where):
+    """Read what is only carried along and shown, an id or a task, as text; None for null, NaN and emptiness."""
+    value = record.get(key)
+    if value is None or value != value:
+        return None
+    if isinstance(value, bytes):
+        value = decoded(value, key, where)
+    text = mended(short(value, 1000)) if isinstance(value, (dict, list)) else str(value)
+    must_be_whole(text, key, where)
+    return text if text.strip() else None
+
+
+def carried(meta, where):
+    """Make of the rest of a record what can be written and printed."""
+    try:
+        return mended(meta)
+    except RecursionError:
+        raise UserError(f"{where}: the record is nested too deeply; expected a flat object; delete what is deep in it") from None
 
 
 def needed(record, key, where, types=(str,)):
@@ -357,8 +446,14 @@ def needed(record, key, where, types=(str,)):
 def choices_of(record, where):
     """`choices` as a list of texts, or None."""
     choices = record.get("choices")
+    if isinstance(choices, list):
+        choices = [decoded(choice, "choices", where) if isinstance(choice, bytes) else choice for choice in choices]
     if choices is not None and not (isinstance(choices, list) and all(isinstance(c, (str, int, float)) for c in choices)):
         raise UserError(f"{where}: `choices` must be a list of texts")
+    for choice in choices or []:
+        must_be_whole(choice, "choices", where)
+        if choice != choice:
+            raise UserError(f"{where}: `choices` holds NaN, which is no choice; write it as text, or delete the record")
     return [str(c) for c in choices] if choices else None
 
 
@@ -864,12 +959,13 @@ def to_pair(record, file, line, root=None, name=None):
     must_see(without(record, *IMAGE_KEYS, key, *replies), spoken, images, where)
     must_match_marks([question], len(images), where)
     question = needed({"question": question.replace("<image>", "").strip()}, "question", where)
-    name = next((record[key] for key in ("id", "idx") if record.get(key) is not None), name or f"{file.name}:{line}")
+    name = label_of(record, "id", where) or label_of(record, "idx", where) or name or f"{file.name}:{line}"
     answer = next((str(record[key]).strip() for key in (*ANSWER_KEYS, "answer_gt") if isinstance(record.get(key), (str, int, float))), "")
+    must_be_whole(answer, "answer", where)
     meta = without(record, *IMAGE_KEYS, *PROMPT_KEYS, *ANSWER_KEYS, "answer_gt", "chosen", "rejected", "choices", "id", "idx", "task", "video", "system")
     meta["prompt_template"] = "none"                                 # the responses answer this prompt as it stands
-    return Pair(Example(str(name), [locate(image, file, where, USUAL_FOLDERS, root) for image in images], question, answer, choices_of(record, where), None,
-                        text_of(record, ["task"], where), meta, where), chosen, rejected)
+    return Pair(Example(name, [locate(image, file, where, USUAL_FOLDERS, root) for image in images], question, answer, choices_of(record, where), None,
+                        label_of(record, "task", where), carried(meta, where), where), chosen, rejected)
 
 
 def turns_of(value, role, key, where):
@@ -964,6 +1060,7 @@ def gold_boxes(boxes, box_format, images, where):
         corners, label = (box.get("bbox_2d"), box.get("label")) if isinstance(box, dict) else (box, None)
         if not (isinstance(corners, list) and len(corners) == 4 and all(isinstance(v, (int, float)) and not isinstance(v, bool) and abs(v) < 1e9 for v in corners)):
             raise UserError(f"{where}: a box must be four numbers, [x1, y1, x2, y2] or {{\"bbox_2d\": [x1, y1, x2, y2], \"label\": \"...\"}}, found {short(box, 60)}; mend it")
+        must_be_whole(label, "label", where)
         if label is not None and not (isinstance(label, str) and label.strip()):
             raise UserError(f"{where}: the label of a box must be a text, found {short(label, 60) or 'an empty one'}; mend it, or leave `label` away")
         if box_format == "norm1000":
@@ -1059,7 +1156,10 @@ def locate(image, file, where, folders=("",), root=None):
 
 def short(text, most=200):
     """One line of at most `most` characters, for messages."""
-    text = " ".join(str(text).split())
+    try:
+        text = " ".join(str(text).split())
+    except RecursionError:
+        text = f"a {type(text).__name__} nested too deeply to be shown"
     return text if len(text) <= most else text[:most] + "..."
 
 
@@ -1286,7 +1386,7 @@ def check_golds(examples, check):
         try:
             check(example.answer, example.choices, example.meta)
         except ValueError as error:
-            raise UserError(f"{example.source}: {error}") from None
+            raise UserError(cut(f"{example.source}: {error}")) from None
 
 
 def encode_prompt(example, processor, template=DEFAULT_TEMPLATE, system_prompt=None, room=0):

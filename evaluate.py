@@ -20,6 +20,7 @@ A published protocol (protocols.PROTOCOLS) asks and scores as that benchmark doe
     python evaluate.py --predictions outputs.jsonl --protocol geoqa --output-dir runs/rescored
 """
 import json
+import re
 from pathlib import Path
 
 from tqdm import tqdm
@@ -143,7 +144,7 @@ def parse_args(argv=None):
     g.add_argument("--eval-batch-size", type=utils.positive, default=16, help="answers generated at a time")
     g.add_argument("--protocol", choices=sorted(protocols.PROTOCOLS), help="ask (unless --prompt-template says otherwise) and score as this benchmark's published evaluation does, by our rule "
                    "and by the original one")
-    g.add_argument("--predictions", metavar="FILE", help="score these saved outputs under --protocol instead of asking a model: JSONL (or R1-V's log) with prediction and answer, and where there are any id, "
+    g.add_argument("--predictions", metavar="FILE", help="score these saved outputs under --protocol instead of asking a model: JSONL, parquet (or R1-V's log) with prediction and answer, and where there are any id, "
                    "question, choices, task, source, unit, size, resized, box_format; --model and --data are not needed")
     g = p.add_argument_group("output")
     g.add_argument("--output-dir", required=True, help="where result.json, predictions.jsonl and pictures go")
@@ -190,12 +191,16 @@ def suited(records, protocol, box_format=None):
     try:
         return protocols.to_examples(records, protocol, box_format)
     except ValueError as error:
-        raise utils.UserError(str(error)) from None
+        raise utils.UserError(utils.cut(str(error))) from None
 
 
 def read_predictions(path):
-    """[(place, record)] of a JSON Lines file, or of R1-V's and VLM-R1's logs, one object with `results`; a record's `line` is its number there. UserError for a file
-    that is missing, empty or broken."""
+    """[(place, record)] of a JSON Lines file, a parquet file, or of R1-V's and VLM-R1's logs, one object with `results`; a record's `line` is its number there. UserError
+    for a file that is missing, empty or broken."""
+    if path.suffix == ".parquet":
+        import data
+        return [(f"{path}:{row}", as_saved({**record, "line": row}, f"{path}:{row}"))
+                for row, _, record in data.rows_of(path, "prediction and answer")]
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -218,7 +223,46 @@ def read_predictions(path):
                     raise utils.UserError(f"{path}:{number}: broken JSON ({getattr(error, 'msg', str(error)[:60])}); one object a line is expected") from None
     if not records:
         raise utils.UserError(f"{path} holds no record; expected one {{\"prediction\": ..., \"answer\": ...}} a line")
-    return [(place, {**record, "line": number} if isinstance(record, dict) else record) for place, record, number in records]
+    return [(place, as_saved({**record, "line": number}, place) if isinstance(record, dict) else record) for place, record, number in records]
+
+
+def as_saved(record, place):
+    """Make a record of plain values that can be scored, written and printed.
+
+    Bytes become text, or null where they are none, and half a character becomes U+FFFD.
+    A number too large to compute with becomes its digits.
+    UserError for a gold answer or a choice with half a character, and for a record nested too deeply.
+    """
+    try:
+        saved = {key: storable(value) for key, value in record.items()}
+        for key in ("answer", "choices", *protocols.ALIASES["answer"]):
+            if key in record and record[key] != saved[key] and HALF in json.dumps(saved[key]):
+                raise utils.UserError(f"{place}: `{key}` contains half of a surrogate pair (a character cut in two); mend or delete the record")
+    except RecursionError:
+        raise utils.UserError(f"{place}: the record is nested too deeply; expected a flat object; delete what is deep in it") from None
+    return saved
+
+
+def storable(value):
+    """Make a value of a record one that JSON can hold and UTF-8 can write."""
+    if isinstance(value, bytes):
+        try:
+            return value.decode("utf-8")
+        except UnicodeDecodeError:                                    # a picture
+            return None
+    if isinstance(value, str):
+        return re.sub("[\ud800-\udfff]", "\ufffd", value)
+    if isinstance(value, dict):
+        return {storable(key): storable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [storable(item) for item in value]
+    if isinstance(value, int) and abs(value) >= TOO_LARGE:
+        return str(value)
+    return value
+
+
+HALF = "\\ufffd"                                                     # U+FFFD, as json.dumps writes it
+TOO_LARGE = 10 ** 300                                                 # near the largest float
 
 
 def report(out, result, rows):
@@ -275,7 +319,7 @@ def ask(args):
     before = utils.read_args(out)
     same = ("model", "data", "level", "num_samples", "self_select", "temperature", "top_p", "top_k", "seed", "prompt_template", "system_prompt", "max_completion_length", "protocol", "box_format")
     if records and ([r["id"] for r in records] != [e.id for e in examples[:len(records)]] or any(before.get(k) != getattr(args, k) for k in same)):
-        raise utils.UserError(f"{predictions} holds answers of another evaluation; name another --output-dir, or leave --resume-from-checkpoint away to start over")
+        raise utils.UserError(f"{predictions} holds answers of another evaluation, or to questions with other ids; name another --output-dir, or leave --resume-from-checkpoint away to start over")
     utils.write_args(out, args)
     print(f"model: {modeling.describe(policy)}; prompt template {args.prompt_template}" + (f"; protocol {args.protocol}" if args.protocol else ""))
     print(f"asking {len(examples)} questions of {args.data}: greedily" + (f", and {N} samples each at temperature {args.temperature}" if N else "")

@@ -451,7 +451,8 @@ def write_whole(path, text):
     """A text file, whole or not at all."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(text, encoding="utf-8")
+    # Half a surrogate, of a path or a text, is written as JSON writes it: \udc80.
+    temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
     os.replace(temporary, path)
 
 
@@ -556,6 +557,11 @@ def read_lines(path):
             with contextlib.suppress(ValueError):
                 lines.append(json.loads(text))
     return lines
+
+
+def cut(text, most=580):
+    """Shorten a message in its middle: what it quotes may have 100,000 digits, and the remedy stands last."""
+    return text if len(text) <= most else f"{text[:most - 200]} ... {text[-195:]}"
 
 
 def say(text):

@@ -12,6 +12,9 @@ import re
 import sys
 import time
 from collections import Counter
+from datetime import date, datetime, timedelta
+from datetime import time as time_of_day
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -1444,6 +1447,134 @@ def test_hostile_records_are_looked_through_at_once(tmp_path):
             data.to_example({**GOOD, "question": "q", key: value, "img": "x"}, tmp_path / "x.json", 1)
     assert data.to_example({**GOOD, "question": "<" + " " * 200_000, "note": "x" * 500_000}, tmp_path / "x.json", 1)
     assert time.process_time() - start < 5
+
+
+# --- values of every type ---
+
+def parquet(folder, column, values, kind=None, **rest):
+    """A parquet file with a column of this type beside those of `rest`."""
+    pyarrow = pytest.importorskip("pyarrow")
+    import pyarrow.parquet
+    table = pyarrow.table({**{key: [value] * len(values) for key, value in rest.items()}})
+    array = values if kind is None else pyarrow.array(values, getattr(pyarrow, kind[0])(*kind[1:]))
+    pyarrow.parquet.write_table(table.append_column(column, array if kind else pyarrow.array(values)), folder / "x.parquet")
+    return folder / "x.parquet"
+
+
+PLAIN_VALUES = {     # column: (its value, its type, the text that it is)
+    "date": (date(2020, 1, 5), ("date32",), "2020-01-05"),
+    "date of pandas": (datetime(2020, 1, 5), ("timestamp", "us"), "2020-01-05"),
+    "time stamp": (datetime(2020, 1, 5, 3, 30), ("timestamp", "ms"), "2020-01-05 03:30:00"),
+    "time of day": (time_of_day(15, 30), ("time32", "s"), "15:30:00"),
+    "duration": (timedelta(hours=2), ("duration", "s"), "2:00:00"),
+    "decimal": (Decimal("1.50"), ("decimal128", 5, 2), "1.50"),
+    "large decimal": (Decimal(7) * 10 ** 50, ("decimal256", 60, 0), "7" + "0" * 50),
+    "bytes of a text": ("größer".encode(), ("binary",), "größer"),
+    "long text": ("three", ("large_string",), "three"),
+    "integer": (3, ("int8",), "3"),
+    "half precision": (1.5, ("float16",), "1.5"),
+}
+
+
+@pytest.mark.parametrize("kind", PLAIN_VALUES)
+def test_columns_of_every_type_become_plain_text(tmp_path, kind):
+    value, arrow, text = PLAIN_VALUES[kind]
+    [example] = read(parquet(tmp_path, "answer", [value], arrow, question="q"))
+    assert example.answer == text
+    [example] = read(parquet(tmp_path, "id", [value], arrow, question="q", answer="a"))
+    assert example.id == text
+    [example] = read(parquet(tmp_path, "task", [value], arrow, question="q", answer="a"))
+    assert example.task == text
+    [example] = read(parquet(tmp_path, "choices", [[value, value]], ("list_", parquet_type(arrow)), question="q", answer="a"))
+    assert example.choices == [text, text]
+
+
+def parquet_type(arrow):
+    pyarrow = pytest.importorskip("pyarrow")
+    return getattr(pyarrow, arrow[0])(*arrow[1:])
+
+
+UNREADABLE = {     # column: (its value, its type, what the message must say)
+    "bytes of no text": (b"\xff\x00", ("binary",), ["`answer` holds bytes that are no UTF-8 text", "save it as text"]),
+    "a year past 9999": (2 ** 61, ("timestamp", "us"), ["`answer` of type timestamp[us] cannot be read", "save it as text"]),
+    "a place unknown": (5, ("timestamp", "ms", "Mars/Base"), ["`answer` of type timestamp[ms, tz=Mars/Base] cannot be read"]),
+    "list": ([1, 2], ("list_", "int64"), ["`answer` must be str or int or float, found list"]),
+    "null": (None, ("null",), ["no answer"]),
+    "NaN": (float("nan"), ("float64",), ["`answer` is nan, no number"]),
+    "true": (True, ("bool_",), ["`answer` must be", "found bool"]),
+}
+
+
+@pytest.mark.parametrize("kind", UNREADABLE)
+def test_columns_that_cannot_be_an_answer_name_their_row(tmp_path, kind):
+    value, arrow, expected = UNREADABLE[kind]
+    if arrow[0] == "list_":
+        arrow = ("list_", parquet_type(arrow[1:]))
+    text = refusal(read, parquet(tmp_path, "answer", [value] * 2, arrow, question="q"), within=5)
+    assert text.startswith(f"{tmp_path / 'x.parquet'}:1: ") and all(words in text for words in expected), text
+
+
+def test_pictures_stay_bytes_whatever_else_is_bytes(tmp_path):
+    [example] = read(parquet(tmp_path, "extra", [b"\xff\x00"], ("binary",), question=b"q", answer=b"a", image=png()))
+    assert example.images == [png()] and (example.question, example.answer) == ("q", "a")
+
+
+STRANGE = {     # name: (what a plain record has besides, what becomes of id, task and choices; or what the message must say)
+    "numbers": ({"id": 7, "task": 2, "choices": [1, 0.5]}, ("7", "2", ["1", "0.5"])),
+    "NaN": ({"id": float("nan"), "task": float("nan")}, ("x.jsonl:1", None, None)),
+    "blank": ({"id": " ", "task": ""}, ("x.jsonl:1", None, None)),
+    "lists": ({"id": ["a"], "task": ["a", "b"]}, ("['a']", "['a', 'b']", None)),
+    "objects": ({"id": {"$oid": "5f"}, "task": {"a": 1}}, ("{'$oid': '5f'}", "{'a': 1}", None)),
+    "true": ({"id": True, "task": False}, ("True", "False", None)),
+    "4,000 digits": ({"id": 10 ** 4000, "task": 10 ** 4000}, (str(10 ** 4000), str(10 ** 4000), None)),
+    "half a character, id": ({"id": "x\ud800"}, "`id` contains half of a surrogate pair"),
+    "half a character, task": ({"task": "\udc00"}, "`task` contains half of a surrogate pair"),
+    "half a character, choice": ({"choices": ["a", "\ud800"]}, "`choices` contains half of a surrogate pair"),
+    "half a character, label": ({"image": "a.png", "answer": None, "boxes": [{"bbox_2d": [1, 2, 3, 4], "label": "\ud800"}]},
+                                "`label` contains half of a surrogate pair"),
+    "NaN, choice": ({"choices": ["a", float("nan")]}, "`choices` holds NaN"),
+    "infinite answer": ({"answer": float("inf")}, "`answer` is inf, no number"),
+}
+
+
+@pytest.mark.parametrize("case", STRANGE)
+def test_strange_labels_work_or_are_refused(wide, case):
+    more, expected = STRANGE[case]
+    path = write(wide, [{**GOOD, **more}], "x.jsonl")
+    if isinstance(expected, str):
+        assert refusal(read, path).startswith(f"{path}:1: {expected}")
+        return
+    [example] = read(path)
+    assert (example.id, example.task, example.choices) == expected
+
+
+def test_half_characters_in_what_is_carried_along_can_be_written(tmp_path):
+    example = one(tmp_path, {**GOOD, "topic": "a\ud800b", "more": {"\udfff": ["\udc80"]}})
+    assert example.meta == {"topic": "a\ufffdb", "more": {"\ufffd": ["\ufffd"]}}
+
+
+def test_what_is_nested_too_deeply_is_refused(tmp_path):
+    for field, fits in (("extra", ["nested too deeply"]), ("boxes", ["must be four numbers"]), ("answer", ["found list"])):
+        text = '{"question": "q", "image": "a.png", ' + f'"{field}": ' + "[" * 700 + "]" * 700
+        (tmp_path / "a.png").write_bytes(png())
+        (tmp_path / "x.jsonl").write_text(text + ("}" if field != "extra" else ', "answer": "a"}'))
+        said = refusal(read, tmp_path / "x.jsonl")
+        assert said.startswith(f"{tmp_path / 'x.jsonl'}:1: ") and all(words in said for words in fits), said
+
+
+def test_a_message_about_a_long_gold_answer_is_short(tmp_path):
+    got = read(write(tmp_path, [{**GOOD, "answer": "9" * 100_000, "choices": ["a", "b"]}]))
+    text = refusal(data.check_golds, got, rewards.check_gold)
+    assert text.startswith(f"{tmp_path / 'set.jsonl'}:1: ") and " ... " in text
+
+
+def test_two_columns_of_one_name(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    import pyarrow.parquet
+    table = pyarrow.table([pyarrow.array(["q"]), pyarrow.array(["a"]), pyarrow.array(["b"])], names=["question", "answer", "answer"])
+    pyarrow.parquet.write_table(table, tmp_path / "x.parquet")
+    text = refusal(read, tmp_path / "x.parquet", within=5)
+    assert text.startswith(f"{tmp_path / 'x.parquet'}: not a readable parquet file (") and "answer" in text
 
 
 # ---- pairs and the model

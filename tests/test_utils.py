@@ -684,3 +684,16 @@ def test_boxes_are_drawn_on_the_picture(tmp_path):
     boxes = [[(10, 10, 50, 50)], [(20, 20, 60, 60), (70, 70, 90, 100)], [(1, 1, 30, 30)], [(60, 5, 100, 30)]]
     assert {(255, 0, 0), (255, 215, 0), (0, 0, 255)} <= shades(boxes=boxes) and not {(255, 0, 0), (255, 215, 0), (0, 0, 255)} & shades()
     assert (255, 0, 0) not in shades(boxes=boxes[:1]) and (255, 0, 0) not in shades(boxes=[])
+
+
+def test_half_a_surrogate_is_written_as_json_writes_it(tmp_path):
+    """A path that is no UTF-8, or a text cut in two, broke the writing of args.json and result.json."""
+    value = {"data": "runs/\udcff.jsonl", "by \ud800": "é"}
+    utils.write_json(tmp_path / "x.json", value)
+    assert json.loads((tmp_path / "x.json").read_text(encoding="utf-8")) == value
+
+
+def test_long_messages_keep_their_beginning_and_their_remedy():
+    assert utils.cut("short") == "short" and utils.cut("x" * 580) == "x" * 580
+    long = utils.cut("x.jsonl:1: " + "9" * 100_000 + "; mend it")
+    assert len(long) == 580 and long.startswith("x.jsonl:1: 9") and long.endswith("9; mend it") and " ... " in long
