@@ -194,18 +194,20 @@ def tell_apart(examples, names, spec):
     for example, name in zip(examples, names):
         if example.id in taken:
             again.append(example.id)
-        while example.id in taken:                         # a record may be given any id, even this one
+        while example.id in taken:  # a record may be given any id, even this one
             example.id = f"{example.id} ({name})"
         taken.add(example.id)
     if again:
-        print(f"{spec}: {len(again)} of {len(examples)} records have the id of an earlier one (the first: "
-              f"{short(again[0], 40)!r}); each keeps its own place behind its id, and none is lost")
+        print(
+            f"{spec}: {len(again)} of {len(examples)} records have the id of an earlier one "
+            f"(the first: {short(again[0], 40)!r}); their place is added to it, and none is lost"
+        )
 
 
 def rows_of(file, expected, name=None):
     """[(place, name, record)] of a file, the records in order.
 
-    place: what follows the file in a message: the line, or "1, record 3" where a line holds several.
+    place: what follows the file in a message: the line; "1, record 3" where it holds several.
     name: unique in the file, for a record without an id: "x.jsonl:12", in a JSON list "x.json#3".
     UserError, which says what is `expected`, if the file cannot be read or is empty.
     """
@@ -223,7 +225,7 @@ def rows_of(file, expected, name=None):
     shared, found = Counter(line for line, _ in rows), []
     for number, (line, record) in enumerate(rows, 1):
         place = line if shared[line] == 1 else f"{line}, record {number}"
-        # Not ":": runs begun with older code have lines behind it, which must not be taken for numbers.
+        # Not ":": older runs have lines behind it, which must not be taken for numbers.
         found.append((place, f"{name}#{number}", record))
     return found
 
@@ -289,30 +291,39 @@ def read_parquet(file):
     try:
         table = pyarrow.parquet.read_table(file)
     except (pyarrow.ArrowException, ValueError) as error:
-        raise UserError(f"{file}: not a readable parquet file ({short(error, 100)}); fetch it again") from None
+        raise UserError(
+            f"{file}: not a readable parquet file ({short(error, 100)}); fetch it again"
+        ) from None
     columns = {name: values_of(table[name], name, file) for name in table.column_names}
     rows = zip(*columns.values())
     return [(number, dict(zip(columns, row))) for number, row in enumerate(rows, 1)]
 
 
 def values_of(column, name, file):
-    """List the plain values of a parquet column. UserError, naming the row, for one that Python cannot hold."""
+    """List the plain values of a parquet column.
+
+    UserError, naming the row, for one that Python cannot hold.
+    """
     try:
         return [plain_value(value) for value in column.to_pylist()]
     except (ValueError, OverflowError, LookupError):
-        pass                                               # a year past 9999, nanoseconds, a text that is no UTF-8
+        pass  # a year past 9999, nanoseconds, a text that is no UTF-8
     values = []
     for row, scalar in enumerate(column, 1):
         try:
             values.append(plain_value(scalar.as_py()))
         except (ValueError, OverflowError, LookupError) as error:
-            raise UserError(f"{file}:{row}: `{short(name, 60)}` of type {short(column.type, 60)} cannot be read "
-                            f"({short(error, 80)}); save it as text, or delete the column") from None
+            raise UserError(
+                f"{file}:{row}: `{short(name, 60)}` of type {short(column.type, 60)} "
+                f"cannot be read ({short(error, 80)}); save it as text, or delete the column"
+            ) from None
     return values
 
 
 def plain_value(value):
-    """Turn a value of a parquet row into what a JSON record would hold; bytes stay, as pictures are made of them.
+    """Turn a value of a parquet row into what a JSON record would hold.
+
+    Bytes stay: pictures are made of them.
 
     Decimal("1.50") -> "1.50"; date(2020, 1, 5) and a time stamp of its midnight -> "2020-01-05"
     """
@@ -324,14 +335,17 @@ def plain_value(value):
         return format(value, "f")
     if isinstance(value, datetime.datetime):
         text = str(value)
-        return text.removesuffix(" 00:00:00")              # pandas keeps dates as such time stamps
+        return text.removesuffix(" 00:00:00")  # pandas keeps dates as such time stamps
     if value is None or isinstance(value, (str, bytes, bool, int, float)):
         return value
-    return str(value)                                      # a date, a time, a duration, a UUID
+    return str(value)  # a date, a time, a duration, a UUID
 
 
 def mended(value):
-    """Turn half surrogates in all texts of a value into U+FFFD: they can be neither written nor printed."""
+    """Turn half surrogates in all texts of a value into U+FFFD.
+
+    They can be neither written nor printed.
+    """
     if isinstance(value, str):
         return value if value.isascii() else HALF.sub("\ufffd", value)
     if isinstance(value, dict):
@@ -356,7 +370,8 @@ SHORT_ANSWER = 100                          # characters: a text without tags th
 
 def to_example(record, file, line, needs_answer=True, name=None):
     """Example from one record of any layout in LAYOUTS, which is recognised by its keys; else from R1-V's or a plain one (`plain`). needs_answer=False: open-ended
-    questions too, whose answer is then "". line: its place in the file, and name: its id if it has none, as `rows_of` has them.
+    questions too, whose answer is then "".
+    line, name: its place in the file, and its id if it has none, as `rows_of` has them.
 
     A layout's function turns a record into (fields, meta): `fields` are question, images, and where there are any answer, choices, solution, id,
     task, boxes, box_format, box_style and folders (in which its images may be); `meta` is what else is worth keeping.
@@ -379,8 +394,17 @@ def to_example(record, file, line, needs_answer=True, name=None):
         meta = {**meta, "boxes": boxes, "size": size, **({"box_style": fields["box_style"]} if fields.get("box_style") else {})}
     question = text_of(fields, ["question"], where).replace("<image>", "").strip()    # placeholders of other formats: images always come first here
     known = label_of(fields, "id", where) or name or f"{file.name}:{line}"
-    return Example(known, images, question, (answer or "").strip(), fields.get("choices"), fields.get("solution"),
-                   label_of(fields, "task", where), carried(meta, where), where)
+    return Example(
+        known,
+        images,
+        question,
+        (answer or "").strip(),
+        fields.get("choices"),
+        fields.get("solution"),
+        label_of(fields, "task", where),
+        carried(meta, where),
+        where,
+    )
 
 
 def text_of(record, keys, where, types=(str,)):
@@ -388,12 +412,14 @@ def text_of(record, keys, where, types=(str,)):
     for key in keys:
         value = record.get(key)
         if value is not None:
-            if isinstance(value, bytes):                   # a binary column of texts
-                value = decoded(value, key, where)
+            value = decoded(value, key, where)             # a binary column of texts
             if not isinstance(value, types) or isinstance(value, bool):
                 raise UserError(f"{where}: `{key}` must be {' or '.join(t.__name__ for t in types)}, found {type(value).__name__}")
             if isinstance(value, float) and not math.isfinite(value):
-                raise UserError(f"{where}: `{key}` is {value}, no number; write it as text, or delete the record")
+                raise UserError(
+                    f"{where}: `{key}` is {value}, no number; "
+                    "write it as text, or delete the record"
+                )
             must_be_whole(value, key, where)
             if not str(value).strip():
                 raise UserError(f"{where}: `{key}` is empty; fill it in or delete the record")
@@ -402,26 +428,31 @@ def text_of(record, keys, where, types=(str,)):
 
 
 def decoded(value, key, where):
-    """Read bytes as UTF-8 text. UserError if they are none."""
+    """Read bytes as UTF-8 text; other values stay. UserError if they are no text."""
     try:
-        return value.decode("utf-8")
+        return value.decode("utf-8") if isinstance(value, bytes) else value
     except UnicodeDecodeError:
-        raise UserError(f"{where}: `{key}` holds bytes that are no UTF-8 text; save it as text, or delete the record") from None
+        raise UserError(
+            f"{where}: `{key}` holds bytes that are no UTF-8 text; "
+            "save it as text, or delete the record"
+        ) from None
 
 
 def must_be_whole(value, key, where):
     """UserError for a text with half a character."""
     if isinstance(value, str) and not value.isascii() and HALF.search(value):
-        raise UserError(f"{where}: `{key}` contains half of a surrogate pair (a character cut in two); mend or delete the record")
+        raise UserError(
+            f"{where}: `{key}` contains half of a surrogate pair (a character cut in two); "
+            "mend or delete the record"
+        )
 
 
 def label_of(record, key, where):
-    """Read what is only carried along and shown, an id or a task, as text; None for null, NaN and emptiness."""
+    """Read what is only shown, an id or a task, as text; null, NaN and blanks as None."""
     value = record.get(key)
     if value is None or value != value:
         return None
-    if isinstance(value, bytes):
-        value = decoded(value, key, where)
+    value = decoded(value, key, where)
     text = mended(short(value, 1000)) if isinstance(value, (dict, list)) else str(value)
     must_be_whole(text, key, where)
     return text if text.strip() else None
@@ -432,7 +463,10 @@ def carried(meta, where):
     try:
         return mended(meta)
     except RecursionError:
-        raise UserError(f"{where}: the record is nested too deeply; expected a flat object; delete what is deep in it") from None
+        raise UserError(
+            f"{where}: the record is nested too deeply; expected a flat object; "
+            "delete what is deep in it"
+        ) from None
 
 
 def needed(record, key, where, types=(str,)):
@@ -447,13 +481,16 @@ def choices_of(record, where):
     """`choices` as a list of texts, or None."""
     choices = record.get("choices")
     if isinstance(choices, list):
-        choices = [decoded(choice, "choices", where) if isinstance(choice, bytes) else choice for choice in choices]
+        choices = [decoded(choice, "choices", where) for choice in choices]
     if choices is not None and not (isinstance(choices, list) and all(isinstance(c, (str, int, float)) for c in choices)):
         raise UserError(f"{where}: `choices` must be a list of texts")
     for choice in choices or []:
         must_be_whole(choice, "choices", where)
         if choice != choice:
-            raise UserError(f"{where}: `choices` holds NaN, which is no choice; write it as text, or delete the record")
+            raise UserError(
+                f"{where}: `choices` holds NaN, which is no choice; "
+                "write it as text, or delete the record"
+            )
     return [str(c) for c in choices] if choices else None
 
 
@@ -552,7 +589,10 @@ def conversation(record, where):
     images, question = pictures_of(record, where) + tagged, re.sub(r"<img>.*?</img>", "", question)
     values = [turn.get("value") for turn in turns[1:] if isinstance(turn, dict)]
     if any("<image>" in value for value in values[1:] if isinstance(value, str)):
-        raise UserError(f"{where}: a later turn has <image>, and only the first question and its answer are read; make that turn a record of its own, or delete it")
+        raise UserError(
+            f"{where}: a later turn has <image>, and only the first question and its answer are "
+            "read; make that turn a record of its own, or delete it"
+        )
     must_match_marks([question], len(images), where)
     if not images:
         must_match_marks([None, *(value for value in values if isinstance(value, str))], 0, where)
@@ -649,24 +689,50 @@ LAYOUTS = [  # (the keys by which a record is recognised, its function), tried i
 
 # --- never blind: a record that seems to have a picture which is not read is refused ---
 
-PICTURE = ("images?|imgs?|pictures?|pics?|photos?|photographs?|figures?|figs?|frames?|videos?|pixels?"
-           "|screenshots?|diagrams?")
-HANDLE = ("paths?|files?|filenames?|names?|ur[il]s?|bytes|base64|b64|data|src|raw|pil|list|input|values"
-          "|left|right|first|second|top|original|full|main|query|question|before|after|local|rgb")
-NAMES_PICTURE = re.compile(rf"(?:{PICTURE}|{HANDLE}|[^a-z])+")          # imgname, image_2, leftImagePath
-SAYS_PICTURE = re.compile(rf"(?:has|have|is|with|contains|needs|requires|uses)_?(?:an?_?)?(?:{PICTURE})")
+PICTURE = (
+    "images?|imgs?|pictures?|pics?|photos?|photographs?|figures?|figs?|frames?|videos?|pixels?"
+    "|screenshots?|diagrams?"
+)
+HANDLE = (
+    "paths?|files?|filenames?|names?|ur[il]s?|bytes|base64|b64|data|src|raw|pil|list|input|values"
+    "|left|right|first|second|top|original|full|main|query|question|before|after|local|rgb"
+)
+NAMES_PICTURE = re.compile(rf"(?:{PICTURE}|{HANDLE}|[^a-z])+")  # imgname, image_2, leftImagePath
+SAYS_PICTURE = re.compile(
+    rf"(?:has|have|is|with|contains|needs|requires|uses)_?(?:an?_?)?(?:{PICTURE})"
+)
 COUNTS_PICTURES = re.compile(
     r"(?:num|number|n|nb|count|total)_?(?:of_?)?(?:image|img|picture|photo)s?"
-    r"|(?:image|img|picture|photo)s?_?(?:count|num)")
+    r"|(?:image|img|picture|photo)s?_?(?:count|num)"
+)
 PICTURE_FILE = re.compile(
-    r"[^\n]{1,255}\.(?:png|jpe?g|jfif|gif|webp|bmp|tiff?|svg|heic|avif|ppm|mp4|m4v|avi|mov|mkv|webm)(?:[?#]\S*)?",
-    re.IGNORECASE)
-PICTURE_BYTES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cJXL ")
-ANOTHER = re.compile(r"\d|left|right|first|second|before|after")          # image_2, beside `image`
-PART_TYPES = ("image", "image_url", "input_image", "video", "video_url")         # of a turn's parts, in chats
+    r"[^\n]{1,255}\.(?:png|jpe?g|jfif|gif|webp|bmp|tiff?|svg|heic|avif|ppm"
+    r"|mp4|m4v|avi|mov|mkv|webm)(?:[?#]\S*)?",
+    re.IGNORECASE,
+)
+PICTURE_BYTES = (
+    b"\x89PNG",
+    b"\xff\xd8\xff",
+    b"GIF8",
+    b"RIFF",
+    b"BM",
+    b"II*\0",
+    b"MM\0*",
+    b"\0\0\0\x0cJXL ",
+)
+ANOTHER = re.compile(r"\d|left|right|first|second|before|after")  # image_2, beside `image`
+PART_TYPES = (
+    "image",
+    "image_url",
+    "input_image",
+    "video",
+    "video_url",
+)  # of a turn's parts, in chats
 # Where a picture belongs in a text: <image>, <image 1>, <|image_1|>, <ImageHere>, <video>.
 MARK = re.compile(
-    r"<\|?\s*(image|img|picture|photo|video)[ _-]?(\d{1,3}|here|placeholder|pad|token)?\s*\|?>", re.IGNORECASE)
+    r"<\|?\s*(image|img|picture|photo|video)[ _-]?(\d{1,3}|here|placeholder|pad|token)?\s*\|?>",
+    re.IGNORECASE,
+)
 READ_FROM = "pictures are read from `image`, `images` or `image_path`"
 
 
@@ -680,22 +746,28 @@ def as_list(value):
 def pictures_of(record, where):
     """List what a record has under IMAGE_KEYS.
 
-    UserError for an empty text, for an empty list beside a picture, and for keys that name different pictures.
+    UserError for an empty text, an empty list beside a picture, and keys that name different ones.
     """
     given = {key: as_list(record[key]) for key in IMAGE_KEYS if record.get(key) is not None}
     for key, images in given.items():
         if any(isinstance(image, str) and not image.strip() for image in images):
-            raise UserError(f"{where}: `{key}` is empty; name the picture, or write null where the question has none")
+            raise UserError(
+                f"{where}: `{key}` is empty; name the picture, or write null where there is none"
+            )
     full = [key for key in given if given[key]]
     hollow = next((key for key in given if not given[key]), None)
     if full and hollow:
-        raise UserError(f"{where}: `{hollow}` is an empty list, but `{full[0]}` is not; delete `{hollow}`")
+        raise UserError(
+            f"{where}: `{hollow}` is an empty list, but `{full[0]}` is not; delete `{hollow}`"
+        )
     for key in full[1:]:
         known = {name_of(image) for image in given[full[0]]} - {None}
         among = all(name_of(image) in known for image in given[key])
         if not among and not same_pictures(given[key], given[full[0]]):
-            raise UserError(f"{where}: `{full[0]}` and `{key}` name different pictures; put all of them in `images`, "
-                            f"or delete `{key}`")
+            raise UserError(
+                f"{where}: `{full[0]}` and `{key}` name different pictures; "
+                f"put all of them in `images`, or delete `{key}`"
+            )
     return given[full[0]] if full else []
 
 
@@ -709,7 +781,7 @@ def name_of(image):
 
 
 def same_pictures(some, others):
-    """Whether two lists may well be of the same pictures: as many, and no two names differ."""
+    """Tell whether two lists may be of the same pictures: as many, no names that differ."""
     if len(some) != len(others):
         return False
     pairs = [(name_of(a), name_of(b)) for a, b in zip(some, others)]
@@ -719,7 +791,7 @@ def same_pictures(some, others):
 def leaves(value):
     """List (key, value) of all that is inside a value, the containers too; keys are the nearest."""
     found, todo = [], [(None, value)]
-    while todo:                                            # a loop: values may be nested deeper than calls may
+    while todo:  # a loop: values may be nested deeper than calls may
         key, value = todo.pop()
         found.append((key, value))
         if isinstance(value, dict):
@@ -730,68 +802,86 @@ def leaves(value):
 
 
 def has_content(value):
-    """Whether anything is there: not null, nor blank, 0, false, NaN, or containers of such."""
+    """Tell whether anything is there but null, blanks, 0, false, NaN and containers of such."""
     plain_ones = [item for _, item in leaves(value) if not isinstance(item, (dict, list, tuple))]
-    return any(item == item and (item.strip() if isinstance(item, (str, bytes)) else item) for item in plain_ones)
+    return any(
+        item == item and (item.strip() if isinstance(item, (str, bytes)) else item)
+        for item in plain_ones
+    )
 
 
 def is_picture(value):
-    """Whether a text or bytes look like a picture or a video, or the name of one."""
+    """Tell whether a text or bytes look like a picture or a video, or the name of one."""
     if isinstance(value, bytes):
         return value.startswith(PICTURE_BYTES) or value[4:8] == b"ftyp"
     if not isinstance(value, str):
         return False
-    return value.startswith(("data:image/", "data:video/")) or bool(PICTURE_FILE.fullmatch(value.strip()))
+    return value.startswith(("data:image/", "data:video/")) or bool(
+        PICTURE_FILE.fullmatch(value.strip())
+    )
 
 
 def names_picture(key):
-    """Whether a key is made of words for a picture and where it is: imgname, image_2, not image_id."""
-    key = str(key).lower()[:60]                            # the limit: matching is exponential in words
+    """Tell whether a key is made of words for a picture: imgname, image_2, not image_id."""
+    key = str(key).lower()[:60]  # the limit: matching is exponential in words
     return bool(NAMES_PICTURE.fullmatch(key) and re.search(PICTURE, key))
 
 
 def seems_pictured(key, value):
-    """Whether this looks like a picture, by its key or by its value, in a record of which none was read."""
+    """Tell whether this looks like a picture, by key or value, where none was read."""
     if key == "type" and value in PART_TYPES or is_picture(value):
         return True
     return names_picture(key) and has_content(value)
 
 
 def is_one_more(key, value, read):
-    """Whether this looks like another picture than those that were read."""
+    """Tell whether this looks like another picture than those that were read."""
     if not names_picture(key):
         return False
     sure = bool(ANOTHER.search(str(key).lower()))
-    named = [item for _, item in leaves(value) if is_picture(item) or sure and isinstance(item, str) and item.strip()]
+    named = [
+        item
+        for _, item in leaves(value)
+        if is_picture(item) or sure and isinstance(item, str) and item.strip()
+    ]
     if not named or "video" in str(key).lower():
         return bool(named)
     if all(isinstance(item, str) and item.startswith(("http://", "https://")) for item in named):
-        return len(named) > len(read)                      # where those that were read come from
+        return len(named) > len(read)  # where those that were read come from
     whole = as_list(value)
     named = whole if any(isinstance(item, dict) for item in whole) else named
     known = {name_of(image) for image in read}
     if None in known and not sure and re.search("path|name|file", str(key).lower()):
-        return len(named) > len(read)                      # the names of embedded pictures
+        return len(named) > len(read)  # the names of embedded pictures
     return any(name_of(image) not in known - {None} for image in named)
 
 
 def must_see(left, turns, read, where):
-    """UserError if a record seems to have a picture besides those that are read.
+    """Refuse a record that seems to have a picture besides those that are read.
 
-    left: what of the record is carried along unread. turns: those of its conversation, of which words are read.
+    left: what of the record is carried along unread.
+    turns: those of its conversation, of which the words are read.
     read: its pictures, as they are given.
     """
-    beside = [without(turn, "from", "value", "role", "content") for turn in turns if isinstance(turn, dict)]
+    beside = [
+        without(turn, "from", "value", "role", "content")
+        for turn in turns
+        if isinstance(turn, dict)
+    ]
     turn_keys = [] if read else [pair for turn in beside for pair in turn.items()]
     for key, value in [*left.items(), *turn_keys]:
         low = str(key).lower()
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if COUNTS_PICTURES.fullmatch(low) and number and value > len(read):
-            raise UserError(f"{where}: `{key}` is {short(value, 20)}, but {len(read)} images are read; {READ_FROM}: "
-                            "list all of them in `images`, or mend the number")
+            raise UserError(
+                f"{where}: `{key}` is {short(value, 20)}, but {len(read)} images are read; "
+                f"{READ_FROM}: list all of them in `images`, or mend the number"
+            )
         if SAYS_PICTURE.fullmatch(low) and value in (True, "true", "True", "yes") and not read:
-            raise UserError(f"{where}: `{key}` is {short(value, 20)}, but no picture is read; {READ_FROM}: "
-                            "name it there, or say false")
+            raise UserError(
+                f"{where}: `{key}` is {short(value, 20)}, but no picture is read; {READ_FROM}: "
+                "name it there, or say false"
+            )
         if read:
             found = is_one_more(key, value, read)
         else:
@@ -800,45 +890,66 @@ def must_see(left, turns, read, where):
             continue
         shown = short(key, 60)
         if "video" in low:
-            raise UserError(f"{where}: `{shown}`: the record is about a video, and only images can be read; "
-                            "delete the record, or the key if the question needs no video")
+            raise UserError(
+                f"{where}: `{shown}`: the record is about a video, and only images can be read; "
+                "delete the record, or the key if the question needs no video"
+            )
         if read:
-            raise UserError(f"{where}: `{shown}` seems to hold one more picture, which is not read; "
-                            "put all pictures in `images`, or delete the key if the question does not need it")
-        raise UserError(f"{where}: `{shown}` seems to hold a picture, but {READ_FROM}; "
-                        "rename the key, or delete it if the question needs no picture")
+            raise UserError(
+                f"{where}: `{shown}` seems to hold one more picture, which is not read; "
+                "put all pictures in `images`, or delete the key if the question does not need it"
+            )
+        raise UserError(
+            f"{where}: `{shown}` seems to hold a picture, but {READ_FROM}; "
+            "rename the key, or delete it if the question needs no picture"
+        )
 
 
 def must_match_marks(texts, count, where):
-    """UserError if the texts speak of other pictures than the `count` that are read.
+    """Refuse texts that speak of other pictures than the `count` that are read.
 
     texts: the question first; in it there is one <image> for each picture, or none at all.
     """
     marks = texts[0].count("<image>") if texts and texts[0] else 0
     if marks and marks != count:
-        raise UserError(f"{where}: {marks} <image> in the question, but {count} images; there must be one for each, "
-                        "or no <image> at all")
+        raise UserError(
+            f"{where}: {marks} <image> in the question, but {count} images; "
+            "there must be one for each, or no <image> at all"
+        )
     for text in filter(None, texts):
         for kind, number in MARK.findall(text):
             beyond = number.isdigit() and int(number) > count
             if not count or beyond or kind.lower() == "video":
-                raise UserError(f"{where}: the text has <{f'{kind} {number}'.strip()}>, but {count} images are read; "
-                                f"{READ_FROM}: name it there, or remove the mark")
+                raise UserError(
+                    f"{where}: the text has <{f'{kind} {number}'.strip()}>, "
+                    f"but {count} images are read; {READ_FROM}: name it there, or remove the mark"
+                )
 
 
 def say_text_alone(examples, spec):
     """Say once which files have no picture at all, and which keys there sound as if they should."""
     by_file = {}
     for example in examples:
-        by_file.setdefault(re.split(r":\d+(?:, record \d+)?$", example.source)[0], []).append(example)
+        by_file.setdefault(re.split(r":\d+(?:, record \d+)?$", example.source)[0], []).append(
+            example
+        )
     blank = {file: some for file, some in by_file.items() if not any(e.images for e in some)}
     if not blank:
         return
-    keys = {key for some in blank.values() for e in some for key in e.meta
-            if re.search(PICTURE, str(key).lower()) and has_content(e.meta[key])}
+    keys = {
+        key
+        for some in blank.values()
+        for e in some
+        for key in e.meta
+        if re.search(PICTURE, str(key).lower()) and has_content(e.meta[key])
+    }
     names = [Path(file).name for file in blank]
-    which = short(", ".join(names[:3]), 120) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-    hint = f" ({short(', '.join(sorted(map(str, keys))), 60)}: not read as pictures)" if keys else ""
+    which = short(", ".join(names[:3]), 120) + (
+        f" and {len(names) - 3} more" if len(names) > 3 else ""
+    )
+    hint = (
+        f" ({short(', '.join(sorted(map(str, keys))), 60)}: not read as pictures)" if keys else ""
+    )
     print(f"{spec}: no record of {which} has a picture; all are asked as text alone{hint}")
 
 
@@ -864,13 +975,17 @@ def read_pairs(spec, image_folder=None):
     for file in [f for f in files if f.name == "meta.json"] or files:
         for line, name, record in rows_of(file, PAIR_KEYS, name_in(spec, file)):
             is_set = isinstance(record, dict) and "annotation" in record and "chosen" not in record
-            rows += annotated(record, file, line, root) if is_set else [(record, file, line, root, name)]
+            if is_set:
+                rows += annotated(record, file, line, root)
+            else:
+                rows.append((record, file, line, root, name))
     for row in rows:
         if id(row[0]) not in made:                                   # a repeated record is made, and its images are looked at, once
             made[id(row[0])] = to_pair(*row)
     if not rows:
         raise UserError(f"{spec} holds no pair: its sets are sampled down to none; raise their repeat_time")
-    examples, names = [pair.example for pair in made.values()], {id(record): name for record, *_, name in rows}
+    examples = [pair.example for pair in made.values()]
+    names = {id(record): name for record, *_, name in rows}
     tell_apart(examples, [names[key] for key in made], spec)
     say_text_alone(examples, spec)
     check_images(examples)
@@ -892,7 +1007,8 @@ def annotated(record, file, line, root):
     if not annotation.is_file():
         raise UserError(f"{where}: annotation {short(annotation)} does not exist, nor does it above {file.name}; fetch it, or delete the set")
     folder = near(images, file) if root is None else root / images if os.path.isdir(root / images) else root
-    rows = [(row, annotation, place, folder, name_of_row) for place, name_of_row, row in rows_of(annotation, PAIR_KEYS, f"{name}/{annotation.name}")]
+    found = rows_of(annotation, PAIR_KEYS, f"{name}/{annotation.name}")
+    rows = [(row, annotation, place, folder, row_name) for place, row_name, row in found]
     sample = random.Random(str(name)).sample(range(len(rows)), int(len(rows) * repeat) - len(rows) * int(repeat))
     return rows * int(repeat) + [rows[n] for n in sorted(sample)]
 
@@ -953,19 +1069,32 @@ def to_pair(record, file, line, root=None, name=None):
     named = {key: record.get(key) for key in IMAGE_KEYS}
     images = pictures_of({**named, "image": named["image"] or None}, where)
     if images and embedded and not same_pictures(images, embedded):
-        raise UserError(f"{where}: the prompt holds other pictures than the record names; delete those that are not meant")
+        raise UserError(
+            f"{where}: the prompt holds other pictures than the record names; "
+            "delete those that are not meant"
+        )
     images = images or embedded
     spoken = [turn for name in (key, *replies) if name for turn in as_list(record[name])]
     must_see(without(record, *IMAGE_KEYS, key, *replies), spoken, images, where)
     must_match_marks([question], len(images), where)
     question = needed({"question": question.replace("<image>", "").strip()}, "question", where)
-    name = label_of(record, "id", where) or label_of(record, "idx", where) or name or f"{file.name}:{line}"
+    given = label_of(record, "id", where) or label_of(record, "idx", where)
+    name = given or name or f"{file.name}:{line}"
     answer = next((str(record[key]).strip() for key in (*ANSWER_KEYS, "answer_gt") if isinstance(record.get(key), (str, int, float))), "")
     must_be_whole(answer, "answer", where)
     meta = without(record, *IMAGE_KEYS, *PROMPT_KEYS, *ANSWER_KEYS, "answer_gt", "chosen", "rejected", "choices", "id", "idx", "task", "video", "system")
     meta["prompt_template"] = "none"                                 # the responses answer this prompt as it stands
-    return Pair(Example(name, [locate(image, file, where, USUAL_FOLDERS, root) for image in images], question, answer, choices_of(record, where), None,
-                        label_of(record, "task", where), carried(meta, where), where), chosen, rejected)
+    example = Example(
+        name,
+        [locate(image, file, where, USUAL_FOLDERS, root) for image in images],
+        question,
+        answer,
+        choices=choices_of(record, where),
+        task=label_of(record, "task", where),
+        meta=carried(meta, where),
+        source=where,
+    )
+    return Pair(example, chosen, rejected)
 
 
 def turns_of(value, role, key, where):
@@ -1136,12 +1265,16 @@ def locate(image, file, where, folders=("",), root=None):
     An absolute path that does not exist (Visual-RFT's LISA names its authors' disk) is looked for by its name there."""
     found = type(image).__name__
     if isinstance(image, dict):
-        image, found = image.get("bytes") or image.get("path"), "an object with neither bytes nor path"
+        found = "an object with neither bytes nor path"
+        image = image.get("bytes") or image.get("path")
     if isinstance(image, bytes) and image:
         return image
     if not isinstance(image, str) or not image.strip():
         found = "an empty text" if isinstance(image, str) else found
-        raise UserError(f"{where}: an image must be a path (or embedded bytes in parquet), found {found}; name the picture, or delete the record")
+        raise UserError(
+            f"{where}: an image must be a path (or embedded bytes in parquet), found {found}; "
+            "name the picture, or delete the record"
+        )
     beside = root or file.parent
     places = [beside / folder / image for folder in folders]         # an absolute `image` replaces the folder
     if len(folders) > 1 and os.path.isabs(image):

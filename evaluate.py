@@ -195,8 +195,11 @@ def suited(records, protocol, box_format=None):
 
 
 def read_predictions(path):
-    """[(place, record)] of a JSON Lines file, a parquet file, or of R1-V's and VLM-R1's logs, one object with `results`; a record's `line` is its number there. UserError
-    for a file that is missing, empty or broken."""
+    """Read saved outputs: [(place, record)], a record's `line` its number in the file.
+
+    JSON Lines, parquet, and R1-V's and VLM-R1's logs, which are one object with `results`.
+    UserError for a file that is missing, empty or broken.
+    """
     if path.suffix == ".parquet":
         import data
         return [(f"{path}:{row}", as_saved({**record, "line": row}, f"{path}:{row}"))
@@ -223,7 +226,12 @@ def read_predictions(path):
                     raise utils.UserError(f"{path}:{number}: broken JSON ({getattr(error, 'msg', str(error)[:60])}); one object a line is expected") from None
     if not records:
         raise utils.UserError(f"{path} holds no record; expected one {{\"prediction\": ..., \"answer\": ...}} a line")
-    return [(place, as_saved({**record, "line": number}, place) if isinstance(record, dict) else record) for place, record, number in records]
+    found = []
+    for place, record, number in records:
+        if isinstance(record, dict):
+            record = as_saved({**record, "line": number}, place)
+        found.append((place, record))
+    return found
 
 
 def as_saved(record, place):
@@ -231,15 +239,21 @@ def as_saved(record, place):
 
     Bytes become text, or null where they are none, and half a character becomes U+FFFD.
     A number too large to compute with becomes its digits.
-    UserError for a gold answer or a choice with half a character, and for a record nested too deeply.
+    UserError for a gold answer or choice with half a character, and for what is nested too deeply.
     """
     try:
         saved = {key: storable(value) for key, value in record.items()}
         for key in ("answer", "choices", *protocols.ALIASES["answer"]):
             if key in record and record[key] != saved[key] and HALF in json.dumps(saved[key]):
-                raise utils.UserError(f"{place}: `{key}` contains half of a surrogate pair (a character cut in two); mend or delete the record")
+                raise utils.UserError(
+                    f"{place}: `{key}` contains half of a surrogate pair (a character cut in two); "
+                    "mend or delete the record"
+                )
     except RecursionError:
-        raise utils.UserError(f"{place}: the record is nested too deeply; expected a flat object; delete what is deep in it") from None
+        raise utils.UserError(
+            f"{place}: the record is nested too deeply; expected a flat object; "
+            "delete what is deep in it"
+        ) from None
     return saved
 
 
@@ -248,7 +262,7 @@ def storable(value):
     if isinstance(value, bytes):
         try:
             return value.decode("utf-8")
-        except UnicodeDecodeError:                                    # a picture
+        except UnicodeDecodeError:  # a picture
             return None
     if isinstance(value, str):
         return re.sub("[\ud800-\udfff]", "\ufffd", value)
@@ -261,8 +275,8 @@ def storable(value):
     return value
 
 
-HALF = "\\ufffd"                                                     # U+FFFD, as json.dumps writes it
-TOO_LARGE = 10 ** 300                                                 # near the largest float
+HALF = "\\ufffd"  # U+FFFD, as json.dumps writes it
+TOO_LARGE = 10**300  # near the largest float
 
 
 def report(out, result, rows):
@@ -319,7 +333,10 @@ def ask(args):
     before = utils.read_args(out)
     same = ("model", "data", "level", "num_samples", "self_select", "temperature", "top_p", "top_k", "seed", "prompt_template", "system_prompt", "max_completion_length", "protocol", "box_format")
     if records and ([r["id"] for r in records] != [e.id for e in examples[:len(records)]] or any(before.get(k) != getattr(args, k) for k in same)):
-        raise utils.UserError(f"{predictions} holds answers of another evaluation, or to questions with other ids; name another --output-dir, or leave --resume-from-checkpoint away to start over")
+        raise utils.UserError(
+            f"{predictions} holds answers of another evaluation, or to questions with other ids; "
+            "name another --output-dir, or leave --resume-from-checkpoint away to start over"
+        )
     utils.write_args(out, args)
     print(f"model: {modeling.describe(policy)}; prompt template {args.prompt_template}" + (f"; protocol {args.protocol}" if args.protocol else ""))
     print(f"asking {len(examples)} questions of {args.data}: greedily" + (f", and {N} samples each at temperature {args.temperature}" if N else "")

@@ -327,13 +327,18 @@ def ntp_pair(chosen, prefix, continuation, choices=None, read=rewards.extract_an
 def check_pools(out, examples, spec):
     """Refuse to go on with samples of questions that are not there: UserError before any work.
 
-    examples: {id: Example} of --data. The file has changed, or the run was begun when ids were made otherwise.
+    examples: {id: Example} of --data.
     """
     for path in sorted(path for name in POOLS for path in out.glob(f"iteration-*/{name}")):
-        unknown = next((line for line in utils.read_lines(path) if line["id"] not in examples), None)
+        unknown = next(
+            (line for line in utils.read_lines(path) if line["id"] not in examples), None
+        )
         if unknown:
-            raise utils.UserError(f"{path} has samples of {data.short(unknown['id'], 60)!r}, and {spec} has no question of that id: "
-                                  "the data have changed, or their ids are made otherwise now; begin anew in another --output-dir")
+            raise utils.UserError(
+                f"{path} has samples of {data.short(unknown['id'], 60)!r}, and {spec} has no "
+                "question of that id: the data have changed, or their ids are made otherwise now; "
+                "begin anew in another --output-dir"
+            )
 
 
 def sample_into(path, policy, processor, asks, examples, score, G, args, seed, temperature, describe, **more):

@@ -560,7 +560,7 @@ def read_lines(path):
 
 
 def cut(text, most=580):
-    """Shorten a message in its middle: what it quotes may have 100,000 digits, and the remedy stands last."""
+    """Shorten a message in its middle: its remedy stands last."""
     return text if len(text) <= most else f"{text[:most - 200]} ... {text[-195:]}"
 
 

@@ -211,8 +211,13 @@ def test_published_r1v_records(tmp_path, name):
 # --- ids ---
 
 ASKED = {"question": "q", "answer": "a"}
-WORKED = {"image": "images/a.png", "conversations": [
-    {"from": "user", "value": "How many?"}, {"from": "assistant", "value": "Solution:\n1. One.\n\nAnswer:\n1"}]}
+WORKED = {
+    "image": "images/a.png",
+    "conversations": [
+        {"from": "user", "value": "How many?"},
+        {"from": "assistant", "value": "Solution:\n1. One.\n\nAnswer:\n1"},
+    ],
+}
 
 
 def test_r3vs_warm_up_files_on_one_line_keep_every_solution(folder):
@@ -224,7 +229,7 @@ def test_r3vs_warm_up_files_on_one_line_keep_every_solution(folder):
     assert got[999].source == f"{folder / 'w.json'}:1, record 1000"
 
 
-JSON_TEXTS = {     # how a list of three stands in its file: (text around {0}, {1} and {2}, their places)
+JSON_TEXTS = {  # how a list of three stands in its file: (text around {0}, {1} and {2}, their places)
     "one line": ("[{0}, {1}, {2}]", ["1, record 1", "1, record 2", "1, record 3"]),
     "a line each": ("[\n{0},\n{1},\n{2}]\n", ["2", "3", "4"]),
     "two on a line": ("[\n{0},\n\n{1}, {2}]", ["2", "4, record 2", "4, record 3"]),
@@ -246,26 +251,38 @@ def test_ids_and_places_in_a_json_list(tmp_path, how):
 def test_ids_of_lines_and_rows_are_their_lines_and_rows(tmp_path):
     (tmp_path / "x.jsonl").write_text(f"{json.dumps(ASKED)}\n\n{json.dumps(ASKED)}\n")
     assert [e.id for e in read(tmp_path / "x.jsonl")] == ["x.jsonl:1", "x.jsonl:3"]
-    assert [e.id for e in read(write(tmp_path, [ASKED] * 2, "x.parquet"))] == ["x.parquet:1", "x.parquet:2"]
+    assert [e.id for e in read(write(tmp_path, [ASKED] * 2, "x.parquet"))] == [
+        "x.parquet:1",
+        "x.parquet:2",
+    ]
 
 
-@pytest.mark.parametrize("suffix, places", [("json", "#1 #2"), ("jsonl", ":1 :2"), ("parquet", ":1 :2")])
+@pytest.mark.parametrize(
+    "suffix, places", [("json", "#1 #2"), ("jsonl", ":1 :2"), ("parquet", ":1 :2")]
+)
 def test_the_same_name_in_two_folders(tmp_path, suffix, places):
     for part in ("a", "b/c"):
         (tmp_path / part).mkdir(parents=True)
         write(tmp_path / part, [ASKED] * 2, f"train.{suffix}")
-    expected = [f"{part}/train.{suffix}{place}" for part in ("a", "b/c") for place in places.split()]
+    expected = [
+        f"{part}/train.{suffix}{place}" for part in ("a", "b/c") for place in places.split()
+    ]
     assert [e.id for e in read(tmp_path)] == [e.id for e in read(f"{tmp_path}:train")] == expected
 
 
-GIVEN_IDS = {     # ids in a file x.jsonl: what they become
+GIVEN_IDS = {  # ids in a file x.jsonl: what they become
     "all different": (["7", 8, None], ["7", "8", "x.jsonl:3"]),
     "twice, as in LLaVA's files": (["7", "7", "8"], ["7", "7 (x.jsonl:2)", "8"]),
     "a number and its text": ([7, "7"], ["7", "7 (x.jsonl:2)"]),
     "what another is named": (["x.jsonl:2", None], ["x.jsonl:2", "x.jsonl:2 (x.jsonl:2)"]),
-    "what another becomes": (["7", "7", "7 (x.jsonl:2)"], ["7", "7 (x.jsonl:2)", "7 (x.jsonl:2) (x.jsonl:3)"]),
-    "what another becomes, before it": (["7 (x.jsonl:3)", "7", "7"],
-                                        ["7 (x.jsonl:3)", "7", "7 (x.jsonl:3) (x.jsonl:3)"]),
+    "what another becomes": (
+        ["7", "7", "7 (x.jsonl:2)"],
+        ["7", "7 (x.jsonl:2)", "7 (x.jsonl:2) (x.jsonl:3)"],
+    ),
+    "what another becomes, before it": (
+        ["7 (x.jsonl:3)", "7", "7"],
+        ["7 (x.jsonl:3)", "7", "7 (x.jsonl:3) (x.jsonl:3)"],
+    ),
 }
 
 
@@ -300,7 +317,9 @@ def test_ids_of_pairs(mmpr):
     pair = {"question": "q", "chosen": "yes", "rejected": "no"}
     (home / "x.json").write_text(json.dumps([pair] * 3))
     got = [pair.example for pair in data.read_pairs(home / "x.json")]
-    assert [(e.id, e.source.rpartition(":")[2]) for e in got] == [(f"x.json#{n}", f"1, record {n}") for n in (1, 2, 3)]
+    assert [(e.id, e.source.rpartition(":")[2]) for e in got] == [
+        (f"x.json#{n}", f"1, record {n}") for n in (1, 2, 3)
+    ]
 
 
 # ------------------------------------------------------------------------------------------------- published layouts
@@ -1243,30 +1262,97 @@ def test_bad_files_of_pairs(tmp_path):
 
 # --- never blind ---
 
-PICTURE_KEYS = ("image_filename", "img_path", "imgname", "img", "imgs", "Image", "IMAGES", "imagePath", "image_file",
-                "image_url", "image_1", "image0", "left_image", "pic", "picture", "photos", "figure", "frame", "frames",
-                "screenshot", "pixel_values", "video", "video_path", "videos", "file_name", "path", "media", "jpg")
-WITH_PICTURE = {     # layout: a record that is about the picture a.png, and the key that names it
-    "R1-V": ({"image": "a.png", "problem": "How many?", "solution": "<answer> 3 </answer>"}, "image"),
-    "R1-V, evaluation": ({"image_path": "a.png", "question": "How many?", "ground_truth": 3}, "image_path"),
+PICTURE_KEYS = (
+    "image_filename",
+    "img_path",
+    "imgname",
+    "img",
+    "imgs",
+    "Image",
+    "IMAGES",
+    "imagePath",
+    "image_file",
+    "image_url",
+    "image_1",
+    "image0",
+    "left_image",
+    "pic",
+    "picture",
+    "photos",
+    "figure",
+    "frame",
+    "frames",
+    "screenshot",
+    "pixel_values",
+    "video",
+    "video_path",
+    "videos",
+    "file_name",
+    "path",
+    "media",
+    "jpg",
+)
+WITH_PICTURE = {  # layout: a record that is about the picture a.png, and the key that names it
+    "R1-V": (
+        {"image": "a.png", "problem": "How many?", "solution": "<answer> 3 </answer>"},
+        "image",
+    ),
+    "R1-V, evaluation": (
+        {"image_path": "a.png", "question": "How many?", "ground_truth": 3},
+        "image_path",
+    ),
     "plain": ({"images": ["a.png"], "question": "How many?", "answer": "3"}, "images"),
     "plain, two": ({"images": ["a.png", "a.png"], "question": "Same?", "answer": "yes"}, "images"),
-    "distilled": ({"image": "a.png", "problem": "q", "thinking": "one", "solution": "<answer>1</answer>"}, "image"),
-    "R3V": ({"image": "a.png", **turns("How many?", "One.\nAnswer: 1", ("user", "assistant"))}, "image"),
+    "distilled": (
+        {"image": "a.png", "problem": "q", "thinking": "one", "solution": "<answer>1</answer>"},
+        "image",
+    ),
+    "R3V": (
+        {"image": "a.png", **turns("How many?", "One.\nAnswer: 1", ("user", "assistant"))},
+        "image",
+    ),
     "LLaVA": ({"id": 1, "image": "a.png", **turns("<image>\nHow many?", "1")}, "image"),
     "VLM-R1, two": ({"image": ["a.png", "a.png"], **turns("Same?", "yes")}, "image"),
     "VLM-R1, a box": ({"image": "a.png", **turns("Where?", [10, 20, 200, 300])}, "image"),
-    "VLM-R1 REC": ({"image": "a.png", "problem": "the man", "solution": [10, 20, 200, 300]}, "image"),
+    "VLM-R1 REC": (
+        {"image": "a.png", "problem": "the man", "solution": [10, 20, 200, 300]},
+        "image",
+    ),
     "ChartQA": ({"imgname": "a.png", "query": "q", "label": "14"}, "imgname"),
     "ChartQA of the Hub": ({"image": "a.png", "query": "q", "label": ["14"]}, "image"),
     "CV-Bench": (CVBENCH, "image"),
     "M3CoT": (M3COT, "image"),
     "pair, MMPR": ({"image": "a.png", "question": "q", "chosen": "yes", "rejected": "no"}, "image"),
-    "pair, RLHF-V": ({"image_path": "a.png", "text": {"question": "q", "chosen": "yes", "rejected": "no"}}, "image_path"),
-    "pair, TRL": ({"images": ["a.png"], "prompt": [user("q")], "chosen": [reply("yes")], "rejected": [reply("no")]}, "images"),
-    "pair, implicit": ({"images": ["a.png"], "chosen": [user("q"), reply("yes")], "rejected": [user("q"), reply("no")]}, "images"),
-    "pair, LLaMA-Factory": ({"conversations": [{"from": "human", "value": "q"}], "chosen": {"from": "gpt", "value": "yes"},
-                             "rejected": {"from": "gpt", "value": "no"}, "images": ["a.png"]}, "images"),
+    "pair, RLHF-V": (
+        {"image_path": "a.png", "text": {"question": "q", "chosen": "yes", "rejected": "no"}},
+        "image_path",
+    ),
+    "pair, TRL": (
+        {
+            "images": ["a.png"],
+            "prompt": [user("q")],
+            "chosen": [reply("yes")],
+            "rejected": [reply("no")],
+        },
+        "images",
+    ),
+    "pair, implicit": (
+        {
+            "images": ["a.png"],
+            "chosen": [user("q"), reply("yes")],
+            "rejected": [user("q"), reply("no")],
+        },
+        "images",
+    ),
+    "pair, LLaMA-Factory": (
+        {
+            "conversations": [{"from": "human", "value": "q"}],
+            "chosen": {"from": "gpt", "value": "yes"},
+            "rejected": {"from": "gpt", "value": "no"},
+            "images": ["a.png"],
+        },
+        "images",
+    ),
 }
 
 
@@ -1298,7 +1384,7 @@ def test_a_picture_under_any_other_key_is_never_passed_by(wide, layout, name):
     [example] = read_any(write(wide, [record], name))
     assert len(example.images) == (2 if "two" in layout else 1)
     for other in PICTURE_KEYS:
-        if other == key or other == "imgname" and "query" in record:         # which ChartQA has
+        if other == key or other == "imgname" and "query" in record:  # which ChartQA has
             continue
         renamed = {other if k == key else k: v for k, v in record.items()}
         path = write(wide, [renamed], name)
@@ -1306,46 +1392,105 @@ def test_a_picture_under_any_other_key_is_never_passed_by(wide, layout, name):
         assert text.startswith(f"{path}:{2 if name == 'set.json' else 1}: "), text
 
 
-BLIND = {     # name: (what a plain question has besides, what the message must say); a.png is there
-    "CLEVR": ({"image_filename": "CLEVR_train_000000.png"}, ["`image_filename` seems to hold a picture", "rename the key"]),
+BLIND = {  # name: (what a plain question has besides, what the message must say); a.png is there
+    "CLEVR": (
+        {"image_filename": "CLEVR_train_000000.png"},
+        ["`image_filename` seems to hold a picture", "rename the key"],
+    ),
     "a name without a suffix": ({"img": "000000"}, ["`img` seems to hold"]),
     "a number": ({"picture": 17}, ["`picture` seems to hold"]),
     "an id that is a file": ({"image_id": "000001.jpg"}, ["`image_id` seems to hold"]),
     "base64": ({"photo": "iVBORw0KGgo" + "A" * 500}, ["`photo` seems to hold"]),
-    "a data URL elsewhere": ({"content": "data:image/png;base64,iVBOR"}, ["`content` seems to hold"]),
+    "a data URL elsewhere": (
+        {"content": "data:image/png;base64,iVBOR"},
+        ["`content` seems to hold"],
+    ),
     "a key of any name": ({"file": "x/a b.JPEG"}, ["`file` seems to hold"]),
     "inside another": ({"meta": {"deep": [{"image": "a.png"}]}}, ["`meta` seems to hold"]),
-    "a message's part": ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, ["`messages` seems to hold"]),
-    "a message's address": ({"messages": [{"content": [{"type": "image_url", "image_url": {"url": "http://x/1"}}]}]},
-                            ["`messages` seems to hold"]),
+    "a message's part": (
+        {"messages": [{"role": "user", "content": [{"type": "image"}]}]},
+        ["`messages` seems to hold"],
+    ),
+    "a message's address": (
+        {"messages": [{"content": [{"type": "image_url", "image_url": {"url": "http://x/1"}}]}]},
+        ["`messages` seems to hold"],
+    ),
     "a video": ({"video": "a.mp4"}, ["about a video", "delete the record"]),
     "it says so": ({"has_image": True}, ["`has_image` is True, but no picture is read"]),
     "it counts them": ({"num_images": 2}, ["`num_images` is 2, but 0 images are read"]),
-    "fewer than counted": ({"image": "a.png", "image_count": 2}, ["`image_count` is 2, but 1 images are read"]),
+    "fewer than counted": (
+        {"image": "a.png", "image_count": 2},
+        ["`image_count` is 2, but 1 images are read"],
+    ),
     "an empty text": ({"image": ""}, ["`image` is empty", "write null"]),
     "blank": ({"image_path": "  "}, ["`image_path` is empty"]),
     "an empty text in a list": ({"images": ["a.png", ""]}, ["`images` is empty"]),
     "null in a list": ({"images": ["a.png", None]}, ["found NoneType", "name the picture"]),
-    "neither bytes nor path": ({"image": {"bytes": None, "path": None}}, ["an object with neither bytes nor path"]),
+    "neither bytes nor path": (
+        {"image": {"bytes": None, "path": None}},
+        ["an object with neither bytes nor path"],
+    ),
     "an address": ({"image": {"url": "http://x/a.png"}}, ["an object with neither bytes nor path"]),
-    "an empty list beside it": ({"images": [], "image": "a.png"}, ["`images` is an empty list", "delete `images`"]),
-    "an empty list beside its path": ({"image": [], "image_path": "a.png"}, ["`image` is an empty list"]),
-    "two that differ": ({"image": "a.png", "image_path": "b.png"}, ["`image` and `image_path` name different pictures"]),
-    "more in the other": ({"images": ["a.png"], "image": ["a.png", "b.png"]}, ["name different pictures"]),
-    "a second": ({"image": "a.png", "image_2": "b.png"}, ["`image_2` seems to hold one more picture"]),
-    "a second without a suffix": ({"image": "a.png", "right_image": "b"}, ["`right_image` seems to hold one more"]),
-    "a second with bytes": ({"image": "a.png", "img": {"bytes": "x", "path": "b.png"}}, ["`img` seems to hold one more"]),
+    "an empty list beside it": (
+        {"images": [], "image": "a.png"},
+        ["`images` is an empty list", "delete `images`"],
+    ),
+    "an empty list beside its path": (
+        {"image": [], "image_path": "a.png"},
+        ["`image` is an empty list"],
+    ),
+    "two that differ": (
+        {"image": "a.png", "image_path": "b.png"},
+        ["`image` and `image_path` name different pictures"],
+    ),
+    "more in the other": (
+        {"images": ["a.png"], "image": ["a.png", "b.png"]},
+        ["name different pictures"],
+    ),
+    "a second": (
+        {"image": "a.png", "image_2": "b.png"},
+        ["`image_2` seems to hold one more picture"],
+    ),
+    "a second without a suffix": (
+        {"image": "a.png", "right_image": "b"},
+        ["`right_image` seems to hold one more"],
+    ),
+    "a second with bytes": (
+        {"image": "a.png", "img": {"bytes": "x", "path": "b.png"}},
+        ["`img` seems to hold one more"],
+    ),
     "a video beside": ({"image": "a.png", "video": "a.mp4"}, ["about a video"]),
     "a mark": ({"question": "<image>\nHow many?"}, ["1 <image> in the question, but 0 images"]),
-    "a mark too many": ({"question": "<image><image>q", "image": "a.png"}, ["2 <image> in the question, but 1 images"]),
-    "a mark too few": ({"question": "<image>q", "images": ["a.png", "a.png"]}, ["1 <image> in the question, but 2 images"]),
-    "a numbered mark": ({"question": "In <image 1>?"}, ["the text has <image 1>, but 0 images are read"]),
-    "a higher mark": ({"question": "<image 1> or <image 2>?", "image": "a.png"}, ["<image 2>, but 1 images"]),
-    "a mark among the choices": ({"choices": ["<image 1>", "<image 2>"]}, ["<image 1>, but 0 images"]),
+    "a mark too many": (
+        {"question": "<image><image>q", "image": "a.png"},
+        ["2 <image> in the question, but 1 images"],
+    ),
+    "a mark too few": (
+        {"question": "<image>q", "images": ["a.png", "a.png"]},
+        ["1 <image> in the question, but 2 images"],
+    ),
+    "a numbered mark": (
+        {"question": "In <image 1>?"},
+        ["the text has <image 1>, but 0 images are read"],
+    ),
+    "a higher mark": (
+        {"question": "<image 1> or <image 2>?", "image": "a.png"},
+        ["<image 2>, but 1 images"],
+    ),
+    "a mark among the choices": (
+        {"choices": ["<image 1>", "<image 2>"]},
+        ["<image 1>, but 0 images"],
+    ),
     "another project's mark": ({"question": "<ImageHere> q"}, ["but 0 images are read"]),
     "yet another's": ({"question": "<|image_1|> q"}, ["but 0 images are read"]),
-    "a mark of a video": ({"question": "<video>q", "image": "a.png"}, ["<video>, but 1 images are read"]),
-    "a mark and null": ({"question": "<image>q", "image": None}, ["1 <image> in the question, but 0 images"]),
+    "a mark of a video": (
+        {"question": "<video>q", "image": "a.png"},
+        ["<video>, but 1 images are read"],
+    ),
+    "a mark and null": (
+        {"question": "<image>q", "image": None},
+        ["1 <image> in the question, but 0 images"],
+    ),
 }
 
 
@@ -1359,19 +1504,45 @@ def test_a_picture_that_is_not_read_is_refused_with_place_and_remedy(wide, fault
     assert text.startswith(f"{path}:{place}: ") and all(words in text for words in expected), text
 
 
-BLIND_TALKS = {     # the same in conversations, and in pairs
-    "a picture of a turn": ({"conversations": [{"from": "human", "value": "q", "image": "a.png"}, {"from": "gpt", "value": "1"}]},
-                            ["`image` seems to hold"]),
+BLIND_TALKS = {  # the same in conversations, and in pairs
+    "a picture of a turn": (
+        {
+            "conversations": [
+                {"from": "human", "value": "q", "image": "a.png"},
+                {"from": "gpt", "value": "1"},
+            ]
+        },
+        ["`image` seems to hold"],
+    ),
     "a mark in the reply": (turns("q", "<image>"), ["<image>, but 0 images"]),
-    "a mark of a later turn": ({"conversations": turns("q", "1")["conversations"] + turns("<image>r", "2")["conversations"]},
-                               ["a later turn has <image>"]),
-    "a pair's picture": ({"img": "a.png", "question": "q", "chosen": "yes", "rejected": "no"}, ["`img` seems to hold"]),
-    "a pair's mark": ({"question": "In <image 1>?", "chosen": "yes", "rejected": "no"}, ["<image 1>, but 0 images"]),
-    "a picture of a prompt": ({"prompt": [{**user("q"), "images": ["a.png"]}], "chosen": "yes", "rejected": "no"},
-                              ["`images` seems to hold"]),
-    "a prompt's and another": ({"images": ["a.png"], "chosen": "yes", "rejected": "no",
-                                "prompt": [user([{"type": "image", "image": "b.png"}, {"type": "text", "text": "q"}])]},
-                               ["the prompt holds other pictures"]),
+    "a mark of a later turn": (
+        {
+            "conversations": turns("q", "1")["conversations"]
+            + turns("<image>r", "2")["conversations"]
+        },
+        ["a later turn has <image>"],
+    ),
+    "a pair's picture": (
+        {"img": "a.png", "question": "q", "chosen": "yes", "rejected": "no"},
+        ["`img` seems to hold"],
+    ),
+    "a pair's mark": (
+        {"question": "In <image 1>?", "chosen": "yes", "rejected": "no"},
+        ["<image 1>, but 0 images"],
+    ),
+    "a picture of a prompt": (
+        {"prompt": [{**user("q"), "images": ["a.png"]}], "chosen": "yes", "rejected": "no"},
+        ["`images` seems to hold"],
+    ),
+    "a prompt's and another": (
+        {
+            "images": ["a.png"],
+            "chosen": "yes",
+            "rejected": "no",
+            "prompt": [user([{"type": "image", "image": "b.png"}, {"type": "text", "text": "q"}])],
+        },
+        ["the prompt holds other pictures"],
+    ),
 }
 
 
@@ -1379,32 +1550,91 @@ BLIND_TALKS = {     # the same in conversations, and in pairs
 def test_a_picture_of_a_talk_that_is_not_read_is_refused(wide, fault):
     record, expected = BLIND_TALKS[fault]
     text = refusal(read_any, write(wide, [record]))
-    assert text.startswith(f"{wide / 'set.jsonl'}:1: ") and all(words in text for words in expected), text
+    assert text.startswith(f"{wide / 'set.jsonl'}:1: ") and all(
+        words in text for words in expected
+    ), text
 
 
-SEEN = {     # name: (what a plain question has besides, how many pictures it is asked with)
+SEEN = {  # name: (what a plain question has besides, how many pictures it is asked with)
     "no key": ({}, 0),
     "null": ({"image": None, "images": None, "image_path": None}, 0),
     "an empty list": ({"images": []}, 0),
-    "null under other keys": ({"img": None, "image_filename": "", "video": None, "videos": [], "pic": {"bytes": None}}, 0),
+    "null under other keys": (
+        {"img": None, "image_filename": "", "video": None, "videos": [], "pic": {"bytes": None}},
+        0,
+    ),
     "an id": ({"image_id": 458752, "imageId": "COCO_458752"}, 0),
-    "numbers about it": ({"image_size": [640, 480], "image_width": 640, "frame_rate": 25, "pixel_count": 3}, 0),
-    "it says no": ({"has_image": False, "num_images": 0, "with_picture": 0, "image_count": None}, 0),
-    "words about it": ({"image_caption": "A cat.", "figure_type": "bar", "video_title": "Cats", "imagenet_label": "cat"}, 0),
-    "words with such letters": ({"topic": "cats", "epic": "Iliad", "timeframe": "1990", "configured": "yes"}, 0),
-    "texts with a dot": ({"source": "example.com", "license": "CC-BY-4.0", "note": "See a.png for more."}, 0),
+    "numbers about it": (
+        {"image_size": [640, 480], "image_width": 640, "frame_rate": 25, "pixel_count": 3},
+        0,
+    ),
+    "it says no": (
+        {"has_image": False, "num_images": 0, "with_picture": 0, "image_count": None},
+        0,
+    ),
+    "words about it": (
+        {
+            "image_caption": "A cat.",
+            "figure_type": "bar",
+            "video_title": "Cats",
+            "imagenet_label": "cat",
+        },
+        0,
+    ),
+    "words with such letters": (
+        {"topic": "cats", "epic": "Iliad", "timeframe": "1990", "configured": "yes"},
+        0,
+    ),
+    "texts with a dot": (
+        {"source": "example.com", "license": "CC-BY-4.0", "note": "See a.png for more."},
+        0,
+    ),
     "a record about it": ({"meta": {"image_size": [1, 2], "has_image": False, "n": [1]}}, 0),
     "a tag that is no mark": ({"question": "What is <images>, <imageless> or < img src=x>?"}, 0),
     "null beside it": ({"image": None, "images": ["a.png"]}, 1),
-    "twice the same": ({"image": "a.png", "images": ["a.png"], "image_path": "/disk/of/authors/a.png"}, 1),
+    "twice the same": (
+        {"image": "a.png", "images": ["a.png"], "image_path": "/disk/of/authors/a.png"},
+        1,
+    ),
     "one of them again": ({"images": ["a.png", "b.png"], "image": "b.png"}, 2),
-    "its name": ({"image": "a.png", "image_name": "a.png", "img_path": "x/a.jpg", "image_stem": "a"}, 1),
-    "its address": ({"image": "a.png", "image_url": "http://host/1234.jpg?size=big", "flickr_url": "http://x/2.jpg"}, 1),
-    "words beside it": ({"image": "a.png", "figure": "Figure 3: cats", "image_source": "coco/1.jpg", "photo": "indoors"}, 1),
-    "numbers beside it": ({"image": "a.png", "image_id": 5, "num_images": 1, "has_image": True, "pixels": 300, "frame": 2}, 1),
+    "its name": (
+        {"image": "a.png", "image_name": "a.png", "img_path": "x/a.jpg", "image_stem": "a"},
+        1,
+    ),
+    "its address": (
+        {
+            "image": "a.png",
+            "image_url": "http://host/1234.jpg?size=big",
+            "flickr_url": "http://x/2.jpg",
+        },
+        1,
+    ),
+    "words beside it": (
+        {
+            "image": "a.png",
+            "figure": "Figure 3: cats",
+            "image_source": "coco/1.jpg",
+            "photo": "indoors",
+        },
+        1,
+    ),
+    "numbers beside it": (
+        {
+            "image": "a.png",
+            "image_id": 5,
+            "num_images": 1,
+            "has_image": True,
+            "pixels": 300,
+            "frame": 2,
+        },
+        1,
+    ),
     "other files beside it": ({"image": "a.png", "filename": "full.png", "mask": "mask.png"}, 1),
     "marks": ({"images": ["a.png", "b.png"], "question": "<image> and <image>?"}, 2),
-    "numbered marks": ({"images": ["a.png", "b.png"], "question": "<image 1> or <image 2>, and <image 1>?"}, 2),
+    "numbered marks": (
+        {"images": ["a.png", "b.png"], "question": "<image 1> or <image 2>, and <image 1>?"},
+        2,
+    ),
 }
 
 
@@ -1418,9 +1648,16 @@ def test_what_only_sounds_like_a_picture_is_read_as_before(wide, case, name):
 
 
 def test_names_of_embedded_pictures_are_no_more_pictures(tmp_path):
-    row = {"image": {"bytes": png(), "path": None}, "image_path": "train/1.png", "img_name": "1.png", **GOOD}
+    row = {
+        "image": {"bytes": png(), "path": None},
+        "image_path": "train/1.png",
+        "img_name": "1.png",
+        **GOOD,
+    }
     assert len(one(tmp_path, row, "x.parquet").images) == 1
-    text = refusal(one, tmp_path, {**row, "image_2": {"bytes": png(), "path": None}}, "x.parquet", within=5)
+    text = refusal(
+        one, tmp_path, {**row, "image_2": {"bytes": png(), "path": None}}, "x.parquet", within=5
+    )
     assert "`image_2` seems to hold one more picture" in text
 
 
@@ -1429,10 +1666,15 @@ def test_files_of_text_alone_say_so_once(wide, capsys):
     write(wide, [{**GOOD, "image": "a.png"}, GOOD], "some.jsonl")
     read(wide)
     said = capsys.readouterr().out
-    assert said == f"{wide}: no record of text.jsonl has a picture; all are asked as text alone (image_id: not read as pictures)\n"
+    assert (
+        said
+        == f"{wide}: no record of text.jsonl has a picture; all are asked as text alone (image_id: not read as pictures)\n"
+    )
     read(wide / "some.jsonl")
     assert capsys.readouterr().out == ""
-    data.read_pairs(write(wide, [{"question": "q", "chosen": "yes", "rejected": "no"}] * 2, "pairs.json"))
+    data.read_pairs(
+        write(wide, [{"question": "q", "chosen": "yes", "rejected": "no"}] * 2, "pairs.json")
+    )
     assert capsys.readouterr().out.count("no record of pairs.json has a picture") == 1
 
 
@@ -1442,33 +1684,46 @@ def test_hostile_records_are_looked_through_at_once(tmp_path):
     for _ in range(5000):
         deep = [deep]
     start = time.process_time()
-    for key, value in (("filename" * 9000 + "!", "x"), ("img" * 9000, "x"), ("x", deep), ("image", "< " * 100_000)):
+    for key, value in (
+        ("filename" * 9000 + "!", "x"),
+        ("img" * 9000, "x"),
+        ("x", deep),
+        ("image", "< " * 100_000),
+    ):
         with pytest.raises(UserError):
-            data.to_example({**GOOD, "question": "q", key: value, "img": "x"}, tmp_path / "x.json", 1)
-    assert data.to_example({**GOOD, "question": "<" + " " * 200_000, "note": "x" * 500_000}, tmp_path / "x.json", 1)
+            data.to_example(
+                {**GOOD, "question": "q", key: value, "img": "x"}, tmp_path / "x.json", 1
+            )
+    assert data.to_example(
+        {**GOOD, "question": "<" + " " * 200_000, "note": "x" * 500_000}, tmp_path / "x.json", 1
+    )
     assert time.process_time() - start < 5
 
 
 # --- values of every type ---
 
+
 def parquet(folder, column, values, kind=None, **rest):
     """A parquet file with a column of this type beside those of `rest`."""
     pyarrow = pytest.importorskip("pyarrow")
     import pyarrow.parquet
+
     table = pyarrow.table({**{key: [value] * len(values) for key, value in rest.items()}})
     array = values if kind is None else pyarrow.array(values, getattr(pyarrow, kind[0])(*kind[1:]))
-    pyarrow.parquet.write_table(table.append_column(column, array if kind else pyarrow.array(values)), folder / "x.parquet")
+    pyarrow.parquet.write_table(
+        table.append_column(column, array if kind else pyarrow.array(values)), folder / "x.parquet"
+    )
     return folder / "x.parquet"
 
 
-PLAIN_VALUES = {     # column: (its value, its type, the text that it is)
+PLAIN_VALUES = {  # column: (its value, its type, the text that it is)
     "date": (date(2020, 1, 5), ("date32",), "2020-01-05"),
     "date of pandas": (datetime(2020, 1, 5), ("timestamp", "us"), "2020-01-05"),
     "time stamp": (datetime(2020, 1, 5, 3, 30), ("timestamp", "ms"), "2020-01-05 03:30:00"),
     "time of day": (time_of_day(15, 30), ("time32", "s"), "15:30:00"),
     "duration": (timedelta(hours=2), ("duration", "s"), "2:00:00"),
     "decimal": (Decimal("1.50"), ("decimal128", 5, 2), "1.50"),
-    "large decimal": (Decimal(7) * 10 ** 50, ("decimal256", 60, 0), "7" + "0" * 50),
+    "large decimal": (Decimal(7) * 10**50, ("decimal256", 60, 0), "7" + "0" * 50),
     "bytes of a text": ("größer".encode(), ("binary",), "größer"),
     "long text": ("three", ("large_string",), "three"),
     "integer": (3, ("int8",), "3"),
@@ -1485,7 +1740,16 @@ def test_columns_of_every_type_become_plain_text(tmp_path, kind):
     assert example.id == text
     [example] = read(parquet(tmp_path, "task", [value], arrow, question="q", answer="a"))
     assert example.task == text
-    [example] = read(parquet(tmp_path, "choices", [[value, value]], ("list_", parquet_type(arrow)), question="q", answer="a"))
+    [example] = read(
+        parquet(
+            tmp_path,
+            "choices",
+            [[value, value]],
+            ("list_", parquet_type(arrow)),
+            question="q",
+            answer="a",
+        )
+    )
     assert example.choices == [text, text]
 
 
@@ -1494,10 +1758,22 @@ def parquet_type(arrow):
     return getattr(pyarrow, arrow[0])(*arrow[1:])
 
 
-UNREADABLE = {     # column: (its value, its type, what the message must say)
-    "bytes of no text": (b"\xff\x00", ("binary",), ["`answer` holds bytes that are no UTF-8 text", "save it as text"]),
-    "a year past 9999": (2 ** 61, ("timestamp", "us"), ["`answer` of type timestamp[us] cannot be read", "save it as text"]),
-    "a place unknown": (5, ("timestamp", "ms", "Mars/Base"), ["`answer` of type timestamp[ms, tz=Mars/Base] cannot be read"]),
+UNREADABLE = {  # column: (its value, its type, what the message must say)
+    "bytes of no text": (
+        b"\xff\x00",
+        ("binary",),
+        ["`answer` holds bytes that are no UTF-8 text", "save it as text"],
+    ),
+    "a year past 9999": (
+        2**61,
+        ("timestamp", "us"),
+        ["`answer` of type timestamp[us] cannot be read", "save it as text"],
+    ),
+    "a place unknown": (
+        5,
+        ("timestamp", "ms", "Mars/Base"),
+        ["`answer` of type timestamp[ms, tz=Mars/Base] cannot be read"],
+    ),
     "list": ([1, 2], ("list_", "int64"), ["`answer` must be str or int or float, found list"]),
     "null": (None, ("null",), ["no answer"]),
     "NaN": (float("nan"), ("float64",), ["`answer` is nan, no number"]),
@@ -1511,27 +1787,39 @@ def test_columns_that_cannot_be_an_answer_name_their_row(tmp_path, kind):
     if arrow[0] == "list_":
         arrow = ("list_", parquet_type(arrow[1:]))
     text = refusal(read, parquet(tmp_path, "answer", [value] * 2, arrow, question="q"), within=5)
-    assert text.startswith(f"{tmp_path / 'x.parquet'}:1: ") and all(words in text for words in expected), text
+    assert text.startswith(f"{tmp_path / 'x.parquet'}:1: ") and all(
+        words in text for words in expected
+    ), text
 
 
 def test_pictures_stay_bytes_whatever_else_is_bytes(tmp_path):
-    [example] = read(parquet(tmp_path, "extra", [b"\xff\x00"], ("binary",), question=b"q", answer=b"a", image=png()))
+    [example] = read(
+        parquet(
+            tmp_path, "extra", [b"\xff\x00"], ("binary",), question=b"q", answer=b"a", image=png()
+        )
+    )
     assert example.images == [png()] and (example.question, example.answer) == ("q", "a")
 
 
-STRANGE = {     # name: (what a plain record has besides, what becomes of id, task and choices; or what the message must say)
+STRANGE = {  # name: (what a plain record has besides, what becomes of id, task and choices; or what the message must say)
     "numbers": ({"id": 7, "task": 2, "choices": [1, 0.5]}, ("7", "2", ["1", "0.5"])),
     "NaN": ({"id": float("nan"), "task": float("nan")}, ("x.jsonl:1", None, None)),
     "blank": ({"id": " ", "task": ""}, ("x.jsonl:1", None, None)),
     "lists": ({"id": ["a"], "task": ["a", "b"]}, ("['a']", "['a', 'b']", None)),
     "objects": ({"id": {"$oid": "5f"}, "task": {"a": 1}}, ("{'$oid': '5f'}", "{'a': 1}", None)),
     "true": ({"id": True, "task": False}, ("True", "False", None)),
-    "4,000 digits": ({"id": 10 ** 4000, "task": 10 ** 4000}, (str(10 ** 4000), str(10 ** 4000), None)),
+    "4,000 digits": ({"id": 10**4000, "task": 10**4000}, (str(10**4000), str(10**4000), None)),
     "half a character, id": ({"id": "x\ud800"}, "`id` contains half of a surrogate pair"),
     "half a character, task": ({"task": "\udc00"}, "`task` contains half of a surrogate pair"),
-    "half a character, choice": ({"choices": ["a", "\ud800"]}, "`choices` contains half of a surrogate pair"),
-    "half a character, label": ({"image": "a.png", "answer": None, "boxes": [{"bbox_2d": [1, 2, 3, 4], "label": "\ud800"}]},
-                                "`label` contains half of a surrogate pair"),
+    "half a character, choice": (
+        {"choices": ["a", "\ud800"]},
+        "`choices` contains half of a surrogate pair",
+    ),
+    "half a character, label": (
+        {"image": "a.png", "answer": None, "boxes": [{"bbox_2d": [1, 2, 3, 4], "label": "\ud800"}]},
+        "`label` contains half of a surrogate pair",
+    ),
+    "null, choice": ({"choices": ["a", None]}, "`choices` must be a list of texts"),
     "NaN, choice": ({"choices": ["a", float("nan")]}, "`choices` holds NaN"),
     "infinite answer": ({"answer": float("inf")}, "`answer` is inf, no number"),
 }
@@ -1554,12 +1842,18 @@ def test_half_characters_in_what_is_carried_along_can_be_written(tmp_path):
 
 
 def test_what_is_nested_too_deeply_is_refused(tmp_path):
-    for field, fits in (("extra", ["nested too deeply"]), ("boxes", ["must be four numbers"]), ("answer", ["found list"])):
+    for field, fits in (
+        ("extra", ["nested too deeply"]),
+        ("boxes", ["must be four numbers"]),
+        ("answer", ["found list"]),
+    ):
         text = '{"question": "q", "image": "a.png", ' + f'"{field}": ' + "[" * 700 + "]" * 700
         (tmp_path / "a.png").write_bytes(png())
         (tmp_path / "x.jsonl").write_text(text + ("}" if field != "extra" else ', "answer": "a"}'))
         said = refusal(read, tmp_path / "x.jsonl")
-        assert said.startswith(f"{tmp_path / 'x.jsonl'}:1: ") and all(words in said for words in fits), said
+        assert said.startswith(f"{tmp_path / 'x.jsonl'}:1: ") and all(
+            words in said for words in fits
+        ), said
 
 
 def test_a_message_about_a_long_gold_answer_is_short(tmp_path):
@@ -1571,10 +1865,17 @@ def test_a_message_about_a_long_gold_answer_is_short(tmp_path):
 def test_two_columns_of_one_name(tmp_path):
     pyarrow = pytest.importorskip("pyarrow")
     import pyarrow.parquet
-    table = pyarrow.table([pyarrow.array(["q"]), pyarrow.array(["a"]), pyarrow.array(["b"])], names=["question", "answer", "answer"])
+
+    table = pyarrow.table(
+        [pyarrow.array(["q"]), pyarrow.array(["a"]), pyarrow.array(["b"])],
+        names=["question", "answer", "answer"],
+    )
     pyarrow.parquet.write_table(table, tmp_path / "x.parquet")
     text = refusal(read, tmp_path / "x.parquet", within=5)
-    assert text.startswith(f"{tmp_path / 'x.parquet'}: not a readable parquet file (") and "answer" in text
+    assert (
+        text.startswith(f"{tmp_path / 'x.parquet'}: not a readable parquet file (")
+        and "answer" in text
+    )
 
 
 # ---- pairs and the model

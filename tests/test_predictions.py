@@ -1,15 +1,19 @@
-"""Run: python -m pytest -q tests/test_predictions.py        (about 10 s on CPU, importing torch; no network)
+"""Run: python -m pytest -q tests/test_predictions.py        (10 s on CPU; no network)
 
-evaluate.py --predictions on what people save: parquet columns of every type, numbers and texts that can be
-neither computed with nor written. Each is scored, or refused in one sentence that names file and record.
+evaluate.py --predictions on what people save: parquet columns of every type, and numbers and texts
+that can be neither computed with nor written. Each is scored, or refused in one sentence that names
+file and record.
 """
+
 import datetime
 import decimal
 import json
 
 import pytest
 
+import data
 import evaluate
+import model
 import utils
 
 
@@ -18,7 +22,18 @@ def rescore(tmp_path, records, protocol):
     path = tmp_path / "saved.jsonl"
     lines = [record if isinstance(record, str) else json.dumps(record) for record in records]
     path.write_text("\n".join(lines), encoding="utf-8")
-    evaluate.main(evaluate.parse_args(["--predictions", str(path), "--protocol", protocol, "--output-dir", str(tmp_path / "out")]))
+    evaluate.main(
+        evaluate.parse_args(
+            [
+                "--predictions",
+                str(path),
+                "--protocol",
+                protocol,
+                "--output-dir",
+                str(tmp_path / "out"),
+            ]
+        )
+    )
     return json.loads((tmp_path / "out" / "result.json").read_text())
 
 
@@ -26,36 +41,84 @@ def rescore_parquet(tmp_path, columns, protocol="geoqa"):
     """Rows of predictions.jsonl for a parquet file of these columns."""
     pyarrow = pytest.importorskip("pyarrow")
     import pyarrow.parquet
+
     path = tmp_path / "saved.parquet"
     pyarrow.parquet.write_table(pyarrow.table(columns), path)
-    evaluate.main(evaluate.parse_args(["--predictions", str(path), "--protocol", protocol, "--output-dir", str(tmp_path / "out")]))
+    evaluate.main(
+        evaluate.parse_args(
+            [
+                "--predictions",
+                str(path),
+                "--protocol",
+                protocol,
+                "--output-dir",
+                str(tmp_path / "out"),
+            ]
+        )
+    )
     return utils.read_lines(tmp_path / "out" / "predictions.jsonl")
 
 
 def test_predictions_of_a_parquet_file(tmp_path):
     """What a date or a decimal says is its text; bytes that are a text are that text."""
-    said = [("date", datetime.date(2020, 1, 5), "2020-01-05"), ("decimal", decimal.Decimal("1.50"), "1.50"),
-            ("bytes", "größer".encode(), "größer"), ("text", "<answer>3</answer>", "<answer>3</answer>")]
+    said = [
+        ("date", datetime.date(2020, 1, 5), "2020-01-05"),
+        ("decimal", decimal.Decimal("1.50"), "1.50"),
+        ("bytes", "größer".encode(), "größer"),
+        ("text", "<answer>3</answer>", "<answer>3</answer>"),
+    ]
     for kind, value, text in said:
-        rows = rescore_parquet(tmp_path, {"prediction": [value] * 2, "answer": ["3", "3"], "id": [value] * 2})
-        assert [(row["prediction"], row["id"], row["line"]) for row in rows] == [(text, text, 1), (text, text, 2)], kind
+        rows = rescore_parquet(
+            tmp_path, {"prediction": [value] * 2, "answer": ["3", "3"], "id": [value] * 2}
+        )
+        assert [(row["prediction"], row["id"], row["line"]) for row in rows] == [
+            (text, text, 1),
+            (text, text, 2),
+        ], kind
     assert [row["accuracy"] for row in rows] == [1, 1]
 
 
 @pytest.mark.parametrize("column", ["id", "image", "task", "source", "extra"])
 def test_columns_that_are_not_scored_may_hold_anything(tmp_path, column):
-    values = [datetime.date(2020, 1, 5), decimal.Decimal("1.5"), b"\xff\x00", None, [datetime.date(2020, 1, 5)],
-              {"bytes": b"\xff", "path": "a.png"}, True, float("nan")]
+    values = [
+        datetime.date(2020, 1, 5),
+        decimal.Decimal("1.5"),
+        b"\xff\x00",
+        None,
+        [datetime.date(2020, 1, 5)],
+        {"bytes": b"\xff", "path": "a.png"},
+        True,
+        float("nan"),
+    ]
     for value in values:
-        rows = rescore_parquet(tmp_path, {"prediction": ["<answer>(A)</answer>"], "answer": ["(A)"], "choices": [["a", "b"]], column: [value]}, "cvbench")
+        rows = rescore_parquet(
+            tmp_path,
+            {
+                "prediction": ["<answer>(A)</answer>"],
+                "answer": ["(A)"],
+                "choices": [["a", "b"]],
+                column: [value],
+            },
+            "cvbench",
+        )
         assert rows[0]["accuracy"] == 1, value
 
 
-@pytest.mark.parametrize("columns, words", [
-    ({"prediction": [b"\xff\x00"], "answer": ["3"]}, "saved.parquet:1: `prediction` is null"),
-    ({"prediction": ["x"] * 2, "answer": [["3"], ["3"]]}, "saved.parquet:1: `answer` must be text or a number"),
-    ({"prediction": ["x"], "answer": [None]}, "saved.parquet:1: no `answer`"),
-    ({"prediction": [3], "answer": ["3"]}, "saved.parquet:1: no `prediction` that is text: it is int")])
+@pytest.mark.parametrize(
+    "columns, words",
+    [
+        ({"prediction": [b"\xff\x00"], "answer": ["3"]}, "saved.parquet:1: `prediction` is null"),
+        (
+            {"prediction": ["x"] * 2, "answer": [["3"], ["3"]]},
+            "saved.parquet:1: `answer` must be text or a number",
+        ),
+        ({"prediction": ["x"], "answer": [None]}, "saved.parquet:1: no `answer`"),
+        (
+            {"prediction": [3], "answer": ["3"]},
+            "saved.parquet:1: no `prediction` that is text: it is int",
+        ),
+    ],
+)
 def test_columns_that_cannot_be_scored_name_their_row(tmp_path, columns, words):
     with pytest.raises(utils.UserError) as error:
         rescore_parquet(tmp_path, columns)
@@ -64,16 +127,36 @@ def test_columns_that_cannot_be_scored_name_their_row(tmp_path, columns, words):
 
 def test_half_a_character_in_saved_outputs(tmp_path):
     """In what is shown beside the figures it broke the writing of result.json. A gold answer must be whole."""
-    half = {"prediction": "\ud800 <answer>(A)</answer>", "answer": "(A)", "choices": ["a", "b"], "task": "t\udc00", "source": "\ud800", "id": "\udfff"}
-    assert rescore(tmp_path, [half], "cvbench")["by"]["task"] == {"t\ufffd": {"accuracy": 1.0, "n": 1}}
+    half = {
+        "prediction": "\ud800 <answer>(A)</answer>",
+        "answer": "(A)",
+        "choices": ["a", "b"],
+        "task": "t\udc00",
+        "source": "\ud800",
+        "id": "\udfff",
+    }
+    assert rescore(tmp_path, [half], "cvbench")["by"]["task"] == {
+        "t\ufffd": {"accuracy": 1.0, "n": 1}
+    }
     [row] = utils.read_lines(tmp_path / "out" / "predictions.jsonl")
     assert (row["prediction"], row["id"]) == ("\ufffd <answer>(A)</answer>", "\ufffd")
     for more in ({"answer": "\ud800"}, {"choices": ["a", "\ud800"]}):
-        with pytest.raises(utils.UserError, match=r"saved.jsonl:1: `\w+` contains half of a surrogate pair"):
+        with pytest.raises(
+            utils.UserError, match=r"saved.jsonl:1: `\w+` contains half of a surrogate pair"
+        ):
             rescore(tmp_path, [{**half, **more}], "cvbench")
 
 
-@pytest.mark.parametrize("key, value", [("answer", 10 ** 400), ("width", 10 ** 400), ("task", 10 ** 4000), ("id", [10 ** 400]), ("grade", -10 ** 400)])
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("answer", 10**400),
+        ("width", 10**400),
+        ("task", 10**4000),
+        ("id", [10**400]),
+        ("grade", -(10**400)),
+    ],
+)
 def test_numbers_too_large_for_a_float(tmp_path, key, value):
     record = {"prediction": "Answer: 3", "answer": "3", key: value}
     if key == "width":
@@ -89,4 +172,21 @@ def test_records_nested_too_deeply_and_long_answers_are_refused_in_a_short_sente
     for text, words in ((deep, "nested too deeply"), (long, " ... ")):
         with pytest.raises(utils.UserError) as error:
             rescore(tmp_path, [text], "cvbench")
-        assert "saved.jsonl:1: " in str(error.value) and words in str(error.value) and len(str(error.value)) < 600
+        assert (
+            "saved.jsonl:1: " in str(error.value)
+            and words in str(error.value)
+            and len(str(error.value)) < 600
+        )
+
+
+def test_answers_to_questions_with_other_ids_are_not_gone_on_with(tmp_path, monkeypatch):
+    """A run that was begun when records of a JSON file were named by line is refused."""
+    path, out = tmp_path / "d.json", tmp_path / "out"
+    path.write_text(json.dumps([{"question": "q", "answer": "1"}] * 3, indent=1))
+    out.mkdir()
+    utils.write_lines(out / "predictions.jsonl", [{"id": "d.json:2"}])
+    monkeypatch.setattr(model, "load_from_args", lambda *_, **__: (None, None))
+    monkeypatch.setattr(data, "check_fit", lambda *_, **__: None)
+    line = ["--model", "x", "--data", str(path), "--output-dir", str(out), "--resume-from-checkpoint"]
+    with pytest.raises(utils.UserError, match="or to questions with other ids; name another"):
+        evaluate.main(evaluate.parse_args(line))

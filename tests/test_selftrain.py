@@ -1116,6 +1116,7 @@ class Ready(Exception):
 @pytest.fixture
 def examined(monkeypatch):
     """examined(line): the questions and the warm-up solutions that `main` would work with."""
+
     def examine(line):
         checked = []
 
@@ -1123,32 +1124,45 @@ def examined(monkeypatch):
             checked.append(list(examples))
             if targets:
                 raise Ready
+
         monkeypatch.setattr(modeling, "load_from_args", lambda *_, **__: (None, None))
         monkeypatch.setattr(data, "check_fit", check_fit)
         monkeypatch.setattr(data, "check_images", lambda examples: None)
         with pytest.raises(Ready):
             run(line)
         return checked[0], checked[-1]
+
     return examine
 
 
 def test_every_warm_up_solution_of_a_file_on_one_line_is_kept(examined, tmp_path):
     """R3V's released files: 1,000 records without ids and without a newline. One of them was learned from."""
-    worked = {"conversations": [{"from": "user", "value": "q"}, {"from": "assistant", "value": "One.\nAnswer: 1"}]}
+    worked = {
+        "conversations": [
+            {"from": "user", "value": "q"},
+            {"from": "assistant", "value": "One.\nAnswer: 1"},
+        ]
+    }
     asked = {"conversations": [{"from": "user", "value": "q"}, {"from": "assistant", "value": "1"}]}
     (tmp_path / "w.json").write_text(json.dumps([worked] * 1000))
     (tmp_path / "q.json").write_text(json.dumps([asked] * 30))
-    questions, warm = examined(f"--method r3v --model x --data {tmp_path}/q.json --warmup-data {tmp_path}/w.json "
-                               f"--output-dir {tmp_path}/out")
+    questions, warm = examined(
+        f"--method r3v --model x --data {tmp_path}/q.json --warmup-data {tmp_path}/w.json "
+        f"--output-dir {tmp_path}/out"
+    )
     assert (len(questions), len(warm)) == (30, 1000)
 
 
 def test_ids_that_repeat_or_look_like_those_of_the_warm_up_lose_nothing(examined, tmp_path):
     record = {"question": "q", "answer": "1", "solution": "One."}
     for name, ids in (("q", ["7", "7", "warmup:7"]), ("w", ["7", "7"])):
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"id": i, **record}) + "\n" for i in ids))
-    questions, warm = examined(f"--method star --model x --data {tmp_path}/q.jsonl --warmup-data {tmp_path}/w.jsonl "
-                               f"--output-dir {tmp_path}/out")
+        (tmp_path / f"{name}.jsonl").write_text(
+            "".join(json.dumps({"id": i, **record}) + "\n" for i in ids)
+        )
+    questions, warm = examined(
+        f"--method star --model x --data {tmp_path}/q.jsonl --warmup-data {tmp_path}/w.jsonl "
+        f"--output-dir {tmp_path}/out"
+    )
     assert (len(questions), len(warm)) == (3, 2)
 
 
@@ -1160,12 +1174,17 @@ def test_a_run_that_was_begun_with_other_ids_is_not_resumed(tmp_path, name, monk
     (out / "iteration-1").mkdir(parents=True)
     (tmp_path / "d.json").write_text(json.dumps([{"question": "q", "answer": "1"}] * 3, indent=1))
     args = f"--method star --model tiny --data {tmp_path}/d.json --output-dir {out}"
-    utils.write_json(out / "args.json", {"method": "star", "model": "tiny", "data": f"{tmp_path}/d.json"})
+    utils.write_json(
+        out / "args.json", {"method": "star", "model": "tiny", "data": f"{tmp_path}/d.json"}
+    )
     utils.write_lines(out / "iteration-1" / name, [{**line(1, "1", True), "id": "d.json:2"}])
     with pytest.raises(UserError) as refused:
         run(f"{args} --resume-from-checkpoint")
     text = str(refused.value)
-    assert text.startswith(f"{out}/iteration-1/{name} has samples of 'd.json:2'") and "another --output-dir" in text
+    assert (
+        text.startswith(f"{out}/iteration-1/{name} has samples of 'd.json:2'")
+        and "another --output-dir" in text
+    )
 
 
 def test_a_pool_without_anything_to_learn_from_says_so(base, tmp_path, speaking, monkeypatch):
