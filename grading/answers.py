@@ -18,7 +18,7 @@ from grading.reading import (
     MAX_ANSWER, letter_and_text, names_another_letter, read, read_choice, read_spelled, text_form,
 )  # fmt: skip
 from grading.spelling import spell
-from grading.units import Unit
+from grading.units import Unit, meet
 from grading.values import (
     Alternatives, Assignment, Choice, Expression, Matrix, Range, Ratio, Relation, Sequence, Text,
     Time, Union, Value, YesNo,
@@ -84,10 +84,19 @@ def _match(prediction: str, gold: str, choices: tuple[str, ...] | None) -> bool 
         right, picked = choice_index(gold, choices), choice_index(prediction, choices)
         if right is not None and picked is not None:
             return right == picked
-        if right is not None:
-            gold = without_letters(choices)[
-                right
-            ]  # the prediction may still equal it as mathematics
+        if right is not None:  # the prediction may still equal it as mathematics
+            return _only_choice(prediction, without_letters(choices)) == right
+    return _same_text(prediction, gold, bool(choices))
+
+
+def _only_choice(prediction: str, choices: tuple[str, ...]) -> int | None:
+    """Find the one choice that a formula is equal to; None if there are none or more."""
+    equal = [i for i, choice in enumerate(choices) if _same_text(prediction, choice, True)]
+    return equal[0] if len(equal) == 1 else None
+
+
+def _same_text(prediction: str, gold: str, choices: bool) -> bool | None:
+    """Compare two texts; None if a number on the way is too large."""
     if _spelled_alike(prediction, gold):
         return True
     said, expected = read(prediction), read(gold)
@@ -99,6 +108,7 @@ def _match(prediction: str, gold: str, choices: tuple[str, ...] | None) -> bool 
         if text_form(prediction) == text_form(gold):
             return True
         said, expected = _product_of_letters(said, expected), _product_of_letters(expected, said)
+    said, expected = _variable(said, expected), _variable(expected, said)
     try:
         return same(said, expected)
     except TooLarge:
@@ -112,17 +122,29 @@ def _spelled_alike(prediction: str, gold: str) -> bool:
     """Tell whether two texts are one in case and all."""
     if max(len(prediction), len(gold)) > MAX_ANSWER:
         return prediction.split() == gold.split()
-    return spell(prediction) == spell(gold)
+    return _compact(spell(prediction)) == _compact(spell(gold))
+
+
+def _compact(text: str) -> str:
+    """Drop the spaces but those between two digits or two letters: 300 K is 300K, 3 7 is not 37."""
+    kept = re.sub(r"(?<=[0-9])\s+(?=[0-9])|(?<=[^\W\d])\s+(?=[^\W\d])", "\0", text)
+    return re.sub(r"\s+", "", kept)
 
 
 def _product_of_letters(value: Value, other: Value) -> Value:
     """xy as a product where the other side is a formula; by itself it is a word."""
-    if (
-        isinstance(value, Text)
-        and isinstance(other, Expression)
-        and re.fullmatch("[a-z]{2,3}", value.text)
-    ):
-        return Expression(expressions.parse(" ".join(value.text)))
+    if not isinstance(value, Text) or not isinstance(other, Expression):
+        return value
+    letters = re.fullmatch("[a-df-hj-np-tv-z]{2,3}", value.text)
+    return Expression(expressions.parse(" ".join(value.text))) if letters else value
+
+
+def _variable(value: Value, other: Value) -> Value:
+    """A lone letter as a variable where the other side is a formula, or the name of one."""
+    if not isinstance(value, Choice) or value.rest or value.symbol in "ABCDEFGHIJ":
+        return value
+    if isinstance(other, Expression | Assignment):
+        return Expression(("s", value.symbol))
     return value
 
 
@@ -147,8 +169,10 @@ def _same_expression(said: Expression, gold: Expression) -> bool:
     """By value. Two units must convert into each other; a bare number meets a quantity."""
     a, b = said, gold
     if a.unit and b.unit:
-        if a.unit.dimension != b.unit.dimension:
+        if a.unit.dimension != b.unit.dimension and not meet(a.unit, b.unit):
             return False
+        if a.unit.dimension != b.unit.dimension:
+            return expressions.equal(a.tree, b.tree)
         if a.unit != b.unit:
             return expressions.equal(_in_base_units(a), _in_base_units(b))
     return expressions.equal(a.tree, b.tree) or _rounded(a, b) or _rounded(b, a)
@@ -171,7 +195,7 @@ FLOAT_DIGITS = 15  # that a floating point number has at least when it is writte
 def _rounded(decimal: Expression, value: Expression) -> bool:
     """Tell whether a long decimal is a value as floats are printed: 1.3333333333333333, 4/3.
 
-    A value that needs no more decimals than that must be met exactly: 3.0000000000000001 is not 3.
+    A whole number must be met exactly: 3.0000000000000001 is not 3.
     """
     digits = decimal.written.replace(".", "").lstrip("0")
     if (
@@ -180,31 +204,50 @@ def _rounded(decimal: Expression, value: Expression) -> bool:
         or expressions.has_two_values(value.tree)
     ):
         return False
-    last_place = Fraction(1, 10 ** len(decimal.written.partition(".")[2]))
+    last_place = _last_place(decimal)
     exact = expressions.exact(value.tree)
+    if exact is not None and len(value.written) > FLOAT_DIGITS:
+        return abs(exact - decimal.tree[1]) < max(last_place, _last_place(value))
     if exact is not None:
-        return (exact / last_place).denominator > 1 and abs(
-            exact - decimal.tree[1]
-        ) <= 2 * last_place
+        near = max(2 * last_place, abs(exact) / 2**51)
+        return exact.denominator > 1 and abs(exact - decimal.tree[1]) <= near
     try:
-        difference = abs(
-            expressions.evaluate(value.tree, 0) - expressions.evaluate(decimal.tree, 0)
-        )
+        difference = expressions.evaluate(value.tree) - expressions.evaluate(decimal.tree)
     except TooLarge:
         raise
     except ArithmeticError:
         return False
-    return difference <= 2 * expressions.evaluate(("n", last_place), 0)
+    return abs(difference) <= 2 * expressions.evaluate(("n", last_place))
+
+
+def _last_place(decimal: Expression) -> Fraction:
+    return Fraction(1, 10 ** len(decimal.written.partition(".")[2]))
 
 
 def _same_relation(said: Relation, gold: Relation) -> bool:
     """Compare side by side, in either direction; one equation may be a multiple of the other."""
+    if any(map(expressions.has_two_values, said.sides + gold.sides)):
+        return _same_pairs(said, gold)
     if len(said.signs) == len(gold.signs) == 1:
         return _same_two_sides(said, gold)
     for relation in (said, _reversed(said)):
         if relation.signs == gold.signs and all(map(expressions.equal, relation.sides, gold.sides)):
             return True
     return False
+
+
+def _same_pairs(said: Relation, gold: Relation) -> bool:
+    """Compare y = ±x as y = x and y = -x, in either order."""
+    both = [any(map(expressions.has_two_values, relation.sides)) for relation in (said, gold)]
+    if not all(both):
+        return False
+    pairs = [[_with_sign(relation, sign) for sign in (1, -1)] for relation in (said, gold)]
+    return _same_items_in_any_order(tuple(pairs[0]), tuple(pairs[1]))
+
+
+def _with_sign(relation: Relation, sign: int) -> Relation:
+    sides = tuple(expressions.one_of_two(side, sign) for side in relation.sides)
+    return relation._replace(sides=sides)
 
 
 REVERSED = dict(zip("=≠<>≤≥", "=≠><≥≤"))
@@ -238,6 +281,8 @@ def _same_without_name(said: Value, gold: Value) -> bool:
         return named.relation is not None and _same_relation(named.relation, other)
     if isinstance(other, Text | Choice | YesNo):
         return False
+    if isinstance(named.value, Choice):
+        named = named._replace(value=_variable(named.value, other))
     return same(named.value, other) if named is said else same(other, named.value)
 
 
@@ -245,7 +290,7 @@ def _same_sequence(said: Sequence, gold: Sequence) -> bool:
     """Item by item between the same brackets; sets, and values with their names, in any order."""
     if (said.opening, said.closing.strip("and")) != (gold.opening, gold.closing.strip("and")):
         return False
-    named = all(isinstance(item, Assignment) for item in said.items + gold.items)
+    named = all(isinstance(item, Assignment | Relation) for item in said.items + gold.items)
     if gold.opening == "⦃" or named:
         return _same_items_in_any_order(said.items, gold.items)
     return len(said.items) == len(gold.items) and all(map(same, said.items, gold.items))
@@ -357,24 +402,40 @@ def choice_index(text: str, choices: list[str] | tuple[str, ...]) -> int | None:
 @functools.lru_cache(maxsize=8192)
 def _choice_index(text: str, choices: tuple[str, ...]) -> int | None:
     choices = without_letters(choices)
-    for i, choice in enumerate(choices):  # words first: a choice may itself read "A"
-        if same_plain(text, choice):
-            return i
-    spelled = spell(text) if len(text) <= MAX_ANSWER else text
-    parted = letter_and_text(spelled) or ()
-    letter, rest = parted or (getattr(read_choice(spelled, 0), "letter", ""), "")
-    index = ord(letter.casefold()) - ord("a") if letter else len(choices)
-    if index >= len(choices):
-        return None
-    if rest and not same_plain(rest, choices[index]):
-        others = [choice for i, choice in enumerate(choices) if i != index]
-        if names_another_letter(letter, rest) or any(_mentions(rest, choice) for choice in others):
-            return None  # "A: dog" and "A. cat or dog" where dog is B
+    for alike in (_spelled_alike, same_plain):  # words first: a choice may itself read "A"
+        named = [i for i, choice in enumerate(choices) if alike(text, choice)]
+        if named:
+            return named[0] if len(named) == 1 or alike is _spelled_alike else None
+    if len(text) > MAX_ANSWER:
+        letter, rest = letter_and_text(text) or ("", "")
+        index = _index(letter, choices)
+        return index if index is not None and same_plain(rest, choices[index]) else None
+    letter, rest = letter_and_text(spell(text)) or (_lone_letter(text), "")
+    index = _index(letter, choices)
+    if index is None or not rest or same_plain(rest, choices[index]):
+        return index
+    others = [choice for i, choice in enumerate(choices) if i != index]
+    if names_another_letter(letter, rest) or _mentions(rest, others):
+        return None  # "A: dog" and "A. cat or dog" where dog is B
     return index
 
 
-def _mentions(text: str, choice: str) -> bool:
-    return bool(re.search(rf"(?<!\w){re.escape(text_form(choice))}(?!\w)", text_form(text)))
+def _lone_letter(text: str) -> str:
+    choice = read_choice(spell(text), 0)
+    return choice.letter if choice else ""
+
+
+def _index(letter: str, choices: tuple[str, ...]) -> int | None:
+    """The place of a letter's choice; None if there is no such choice."""
+    index = ord(letter.casefold()) - ord("a") if letter else len(choices)
+    return index if index < len(choices) else None
+
+
+def _mentions(text: str, choices: list[str]) -> bool:
+    form = text_form(text)
+    return any(
+        re.search(rf"(?<!\w){re.escape(text_form(choice))}(?!\w)", form) for choice in choices
+    )
 
 
 def without_letters(choices: tuple[str, ...]) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ A tree is ("n", Fraction), ("s", name) or (operation, tree, ...), with the opera
 """
 
 import functools
+import math
 import random
 import re
 import threading
@@ -20,7 +21,7 @@ MAX_DEPTH = 40  # of brackets, fractions and exponents inside each other
 MAX_BITS = 20_000  # of a number on the way: what is larger cannot be decided
 DIGITS = 250  # of the arithmetic; two numbers are equal if they agree in EQUAL_DIGITS
 EQUAL_DIGITS = 200
-POINTS = 6  # random values of the variables
+POINTS = 10  # random values of the variables
 
 FUNCTIONS = "arcsin arccos arctan sinh cosh tanh sin cos tan cot sec csc ln lg log exp".split()
 TRIGONOMETRY = {"sin", "cos", "tan", "cot", "sec", "csc"}
@@ -35,11 +36,12 @@ class TooLarge(ArithmeticError):
     """A number on the way has more than MAX_BITS bits."""
 
 
+INFINITY = ("s", "∞")
+
+
 # --- the grammar ---
 
-GROUPED = (
-    r"[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])(?:\.[0-9]+)?|[0-9]{1,2}(?:,[0-9]{2})+,[0-9]{3}(?![0-9])"
-)
+GROUPED = r"[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])(?:\.[0-9]+)?"
 NUMBER = r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
 # E is an exponent, and so is e, but for 2e+3, which is 2e plus 3: computers write 2e+03 or 2.0e+3.
 EXPONENT = (
@@ -48,10 +50,16 @@ EXPONENT = (
 )
 LITERAL = re.compile(rf"(?P<decimal>{NUMBER})(?P<exponent>{EXPONENT})?")
 LITERAL_WITH_COMMAS = re.compile(rf"(?P<grouped>{GROUPED})|{LITERAL.pattern}")
+LOG_BASE = re.compile(r"([0-9]{1,2})(?=\s*\()")
 REPEATING = re.compile(r"\s*\\(?:overline|dot|bar)\s*\{?\s*([0-9]{1,20})\s*\}?")
 WORD = re.compile(r"[A-Za-z]+")
+_FUNCTIONS = "|".join(FUNCTIONS)
+# Letters side by side that are no word: up to three without e, i, o, u, or with functions between.
+PRODUCT = re.compile(
+    rf"sqrt|[e-ioux]|(?!and$)[a-df-hj-np-tv-zA-Z]{{1,3}}|(?:[a-z]?(?:{_FUNCTIONS}))+[a-zA-C]?"
+)
 FUNCTION = re.compile(
-    rf"({'|'.join(FUNCTIONS)})(?![A-Za-z])|({'|'.join(FUNCTIONS)})(?=[xyzABC](?![A-Za-z]))"
+    rf"({_FUNCTIONS})(?![A-Za-z])|({_FUNCTIONS})(?=[xyzABC](?![A-Za-z])|[xyz](?:{_FUNCTIONS}))"
 )
 SUBSCRIPT = re.compile(r"\s*_\s*(?:\{([^{}]{1,20})\}|([0-9]+|[A-Za-z0-9" + GREEK + "]))")
 SYMBOL = re.compile(rf"[A-Z]{{2,4}}(?![a-z])|[A-Za-z{GREEK}]")
@@ -76,18 +84,20 @@ class _Parser:
         self.literal = LITERAL_WITH_COMMAS if commas else LITERAL
         words = WORD.findall(re.sub(r"\\[A-Za-z]+", " ", text))
         lower = [word for word in words if not word.isupper()]
-        if any(len(word) > 2 and not FUNCTION.match(word) and word != "sqrt" for word in lower):
+        if any(not PRODUCT.fullmatch(word) for word in lower):
             raise Unreadable("a word")
         letters_only = not re.search(r"[0-9\\^_=°" + GREEK + "π√]", text)
-        if letters_only and any(
-            len(word) > 1 and not FUNCTION.match(word) and word != "sqrt" for word in words
-        ):
+        longest = 2 if re.search(r"[-+*/()]", text) else 1
+        words = [word for word in words if not FUNCTION.match(word) and word != "sqrt"]
+        if letters_only and any(len(word) > longest for word in words):
             raise Unreadable("a word: to a parser on is the product of o and n, equal to no")
 
     def whole(self) -> tuple:
         tree = self.sum()
         if self.peek():
             raise Unreadable(f"{self.text[self.at :]!r} is left over")
+        if "∞" in self.text and tree not in (INFINITY, ("-", ("n", Fraction(0)), INFINITY)):
+            raise Unreadable("infinity is no number to reckon with")
         return tree
 
     def peek(self) -> str:
@@ -165,10 +175,7 @@ class _Parser:
         while self.take("°"):
             tree = ("°", tree)
         if self.take("!"):
-            tree = (
-                "s",
-                f"{tree}!",
-            )  # stands for itself: 3! is no 6, which may be followed by a cry
+            tree = ("!", tree)
         if self.take("^"):
             tree = ("^", tree, self.nested(self.exponent))
         while self.take("°"):
@@ -246,6 +253,8 @@ class _Parser:
     def command(self) -> tuple:
         if self.take("\\frac"):
             return ("/", self.argument(), self.argument())
+        if self.take("\\binom"):
+            return ("binom", self.argument(), self.argument())
         if self.take("\\sqrt"):
             return self.root(latex=True)
         raise Unreadable("an unknown command")
@@ -289,6 +298,9 @@ class _Parser:
         if name == "log" and (sub := SUBSCRIPT.match(self.text, self.at)):
             base = parse(sub[1] or sub[2], False)
             self.at = sub.end()
+        elif name == "log" and (digits := LOG_BASE.match(self.text, self.at)):
+            base = ("n", Fraction(digits[1]))
+            self.at = digits.end()
         if self.take("^"):
             power = self.nested(self.exponent)
         tree = self.nested(self.function_argument)
@@ -346,17 +358,20 @@ def literal_value(m: re.Match) -> Fraction:
     return Fraction(groups["decimal"]) * Fraction(10) ** exponent
 
 
-# --- equality ---
+# --- exact numbers ---
 
 
 @functools.lru_cache(maxsize=8192)
 def variables(tree: tuple) -> frozenset:
-    """The names of a tree's variables; π, e and i are numbers."""
+    """Name the variables of a tree; π, e and i are numbers."""
     if tree[0] == "n":
         return frozenset()
     if tree[0] == "s":
-        return frozenset() if tree[1] in ("π", "e", "i") else frozenset([tree[1]])
+        return frozenset() if tree[1] in CONSTANTS else frozenset([tree[1]])
     return frozenset().union(*map(variables, tree[1:]))
+
+
+CONSTANTS = ("π", "e", "i")
 
 
 @functools.lru_cache(maxsize=8192)
@@ -372,57 +387,74 @@ def exact(tree: tuple) -> Fraction | None:
     values = [exact(part) for part in tree[1:]]
     if None in values:
         return None
-    if tree[0] == "°":
-        return values[0]
-    if tree[0] in ("+", "-", "*"):
-        a, b = values
-        return _bounded({"+": a + b, "-": a - b, "*": a * b}[tree[0]])
-    if tree[0] == "/":
-        return values[0] / values[1] if values[1] else None
-    if tree[0] == "abs":
-        return abs(values[0])
-    if tree[0] == "^" and values[1].denominator == 1:
-        return _whole_power(values[0], int(values[1]))
+    value = _exact_operation(tree[0], *values)
+    if value is not None and _bits(value) > MAX_BITS:
+        raise TooLarge
+    return value
+
+
+def _bits(value: Fraction) -> int:
+    return value.numerator.bit_length() + value.denominator.bit_length()
+
+
+def _exact_operation(kind: str, a: Fraction, b: Fraction = Fraction(1)) -> Fraction | None:
+    """Work out one operation on rational numbers; None if it has no rational value."""
+    if kind in ("+", "-", "*"):
+        return {"+": a + b, "-": a - b, "*": a * b}[kind]
+    if kind == "/":
+        return a / b if b else None
+    if kind in ("°", "abs", "floor"):
+        return {"°": a, "abs": abs(a), "floor": Fraction(math.floor(a))}[kind]
+    if kind == "^" and b.denominator == 1:
+        return _whole_power(a, int(b))
+    if kind == "!" and a.denominator == 1 and 0 <= a < 1000:
+        return Fraction(math.factorial(int(a)))
+    if kind == "binom" and a.denominator == b.denominator == 1 and 0 <= b <= a < 1000:
+        return Fraction(math.comb(int(a), int(b)))
     return None
 
 
 def _whole_power(base: Fraction, n: int) -> Fraction | None:
     if base == 0:
         return Fraction(0) if n > 0 else None
-    if abs(n) * (base.numerator.bit_length() + base.denominator.bit_length()) > MAX_BITS:
+    if abs(n) * _bits(base) > MAX_BITS:
         raise TooLarge
     return base**n
 
 
-def _bounded(value: Fraction) -> Fraction:
-    if value.numerator.bit_length() + value.denominator.bit_length() > MAX_BITS:
-        raise TooLarge
-    return value
+# --- numbers of many digits ---
 
-
-_arithmetic = threading.local()  # mpmath's contexts are not safe between threads
+_thread = threading.local()  # mpmath's contexts are not safe between threads
 
 
 def _mp():
     """This thread's arithmetic of DIGITS digits."""
-    if not hasattr(_arithmetic, "mp"):
+    if not hasattr(_thread, "mp"):
         import mpmath
 
-        _arithmetic.mp = mpmath.MPContext()
-        _arithmetic.mp.dps = DIGITS
-    return _arithmetic.mp
+        _thread.mp = mpmath.MPContext()
+        _thread.mp.dps = DIGITS
+        _thread.values = {}
+    return _thread.mp
 
 
-@functools.lru_cache(maxsize=1024)
+@functools.lru_cache(maxsize=4096)
 def _point(name: str, k: int) -> Fraction:
-    """Draw a variable's value at point k: at three positive, at one negative, then either."""
+    """Draw the value of a variable at point k.
+
+    Three points are positive and two negative. At the others two letters differ in sign somewhere.
+    Some points are far out, where an absolute value may have changed its sign.
+    """
     draw = random.Random(f"{name}/{k}")
     size = Fraction(draw.randrange(2**60, 3 * 2**60), 2**60)
-    negative = k == 3 or k > 3 and draw.random() < 0.5
+    if k in (1, 4, 6):
+        size *= 500
+    code = sum(map(ord, name))  # its last five bits are different for every two letters
+    negative = k in (3, 4) or k > 4 and (code >> (k - 5)) & 1
     return -size if negative else size
 
 
-def evaluate(tree: tuple, k: int, sign: int = 1):
+def evaluate(tree: tuple, k: int = 0, sign: int = 1):
     """Work out a tree at point k as a number of mpmath. sign: 1 or -1, for ±.
 
     Raises ArithmeticError where it has no value, and TooLarge.
@@ -433,22 +465,37 @@ def evaluate(tree: tuple, k: int, sign: int = 1):
 def _evaluate(mp, tree: tuple, k: int, sign: int, in_angle: bool):
     kind = tree[0]
     if kind == "n":
-        return mp.mpf(tree[1].numerator) / tree[1].denominator
+        return _fraction(mp, tree[1])
     if kind == "s":
-        return (
-            _constant(mp, tree[1])
-            or mp.mpf(_point(tree[1], k).numerator) / _point(tree[1], k).denominator
-        )
+        return _constant(mp, tree[1]) or _fraction(mp, _point(tree[1], k))
     in_angle = in_angle or kind in TRIGONOMETRY
     values = [_evaluate(mp, part, k, sign, in_angle) for part in tree[1:]]
     if kind == "°":
         return values[0] * mp.pi / 180 if in_angle else values[0]
-    value = _apply(mp, kind, values, sign)
+    if kind == "^" and (exponent := _odd_root(tree[2])):
+        value = _real_power(mp, values[0], exponent)
+    else:
+        value = _apply(mp, kind, values, sign)
     if not mp.isfinite(value):
         raise ZeroDivisionError
     if mp.mag(value) > MAX_BITS:
         raise TooLarge
-    return value
+    return _without_noise(mp, kind, values, value)
+
+
+def _fraction(mp, value: Fraction):
+    return mp.mpf(value.numerator) / value.denominator
+
+
+def _without_noise(mp, kind: str, values: list, value):
+    """0 for what is left of a difference of equal numbers, or of sin π."""
+    if kind in ("+", "-", "±", "∓"):
+        size = max(map(abs, values))
+    elif kind in TRIGONOMETRY or kind in ("ln", "log", "lg"):
+        size = mp.mpf(1) if abs(values[0]) > 0.5 else mp.mpf(0)
+    else:
+        return value
+    return mp.mpf(0) if abs(value) <= size * mp.mpf(10) ** -(EQUAL_DIGITS + 20) else value
 
 
 def _constant(mp, name: str):
@@ -464,28 +511,39 @@ def _constant(mp, name: str):
 def _apply(mp, kind: str, values: list, sign: int):
     """One operation of a tree."""
     a, b = values[0], values[-1]
-    if kind in ("+", "-", "*", "/"):
-        return {"+": mp.fadd, "-": mp.fsub, "*": mp.fmul, "/": mp.fdiv}[kind](a, b)
-    if kind == "±":
-        return a + sign * b
-    if kind == "∓":
-        return a - sign * b
+    if kind in ARITHMETIC:
+        return getattr(mp, ARITHMETIC[kind])(a, b)
+    if kind in "±∓":
+        return a + b if (kind == "±") == (sign > 0) else a - b
     if kind == "^":
         return _power(mp, a, b)
     if kind == "root":
         return _root(mp, a, b)
-    if kind == "log" and len(values) == 2:
-        return mp.log(a) / mp.log(b)
-    if kind == "log":  # of a base that is not named: some base
-        return mp.log(a) / mp.log(mp.mpf(_point("base of log", 0).numerator) / 2**60)
-    if kind == "lg":
-        return mp.log(a) / mp.log(10)
-    if kind == "abs":
-        return mp.fabs(a)
-    if kind in ("exp", "sinh", "cosh", "tanh") and mp.mag(a) > 12:
+    if kind in ("log", "lg"):
+        return mp.log(a) / mp.log(_base(mp, kind, values))
+    if mp.mag(a) > 12 and kind in ("exp", "sinh", "cosh", "tanh", "!", "binom"):
         raise TooLarge
-    names = {"ln": "ln", "arcsin": "asin", "arccos": "acos", "arctan": "atan"}
-    return getattr(mp, names.get(kind, kind))(a)
+    if kind in TRIGONOMETRY and mp.mag(mp.im(a)) > 12:
+        raise TooLarge
+    return getattr(mp, FUNCTION_OF_MPMATH.get(kind, kind))(*values)
+
+
+ARITHMETIC = {"+": "fadd", "-": "fsub", "*": "fmul", "/": "fdiv"}
+FUNCTION_OF_MPMATH = {
+    "arcsin": "asin",
+    "arccos": "acos",
+    "arctan": "atan",
+    "abs": "fabs",
+    "!": "factorial",
+    "binom": "binomial",
+}
+
+
+def _base(mp, kind: str, values: list):
+    """The base of a logarithm. A log without one has some base, always the same."""
+    if kind == "lg":
+        return mp.mpf(10)
+    return values[1] if len(values) == 2 else _fraction(mp, _point("base", 0))
 
 
 def _power(mp, base, exponent):
@@ -498,75 +556,108 @@ def _power(mp, base, exponent):
     return mp.power(base, exponent)
 
 
+def _odd_root(tree: tuple) -> Fraction | None:
+    """The exponent 2/3 or the like, for which negative numbers have a real power; else None."""
+    value = exact(tree)
+    return value if value is not None and value.denominator % 2 and value.denominator > 1 else None
+
+
+def _real_power(mp, base, exponent: Fraction):
+    """The real power of a negative number: (-8)^(2/3) is 4."""
+    power = _fraction(mp, exponent)
+    if mp.im(base) != 0 or mp.re(base) >= 0:
+        return _power(mp, base, power)
+    size = _power(mp, -base, power)
+    return -size if exponent.numerator % 2 else size
+
+
 def _root(mp, value, degree):
-    """The real root of a real number where there is one: the cube root of -8 is -2."""
+    """The root, real where there is a real one: the cube root of -8 is -2."""
     if degree == 0:
         raise ZeroDivisionError
-    whole = mp.isint(degree) and mp.mag(degree) < 10
-    if whole and int(degree) % 2 and mp.im(value) == 0 and mp.re(value) < 0:
-        return -mp.power(-mp.re(value), 1 / degree)
+    if mp.im(degree) == 0 and mp.isint(degree) and mp.mag(degree) < 10 and int(degree) % 2:
+        return _real_power(mp, value, Fraction(1, int(degree)))
     return _power(mp, value, 1 / degree)
 
 
+# --- equality ---
+
+
 def same_number(a, b) -> bool:
-    """Tell whether two numbers agree in EQUAL_DIGITS digits, or are both zero but for rounding."""
-    mp = _mp()
-    size = max(abs(a), abs(b))
-    if size < mp.mpf(10) ** -(DIGITS - 20):
-        return True
-    return abs(a - b) <= size * mp.mpf(10) ** -EQUAL_DIGITS
+    """Tell whether two numbers agree in EQUAL_DIGITS digits."""
+    return abs(a - b) <= max(abs(a), abs(b)) * _mp().mpf(10) ** -EQUAL_DIGITS
 
 
-def values(tree: tuple, sign: int = 1) -> list:
-    """The tree at each point; None where it has no value. Without variables one point is enough."""
-    found = []
-    for k in range(POINTS if variables(tree) else 1):
-        try:
-            found.append(evaluate(tree, k, sign))
-        except TooLarge:
-            raise
-        except (ArithmeticError, ValueError):
-            found.append(None)
-    return found
+def values(tree: tuple) -> list:
+    """Work out a tree at each point, at one if it has no variables; None where it has no value.
+
+    Raises TooLarge if it is so at every point.
+    """
+    _mp()
+    if tree not in _thread.values:
+        if len(_thread.values) >= 256:
+            _thread.values.clear()
+        _thread.values[tree] = [_value(tree, k) for k in range(POINTS if variables(tree) else 1)]
+    found = _thread.values[tree]
+    if all(value is TooLarge for value in found):
+        raise TooLarge
+    return [None if value is TooLarge else value for value in found]
+
+
+def _value(tree: tuple, k: int):
+    try:
+        return evaluate(tree, k)
+    except TooLarge:
+        return TooLarge
+    except (ArithmeticError, ValueError):
+        return None
 
 
 def equal(a: tuple, b: tuple) -> bool:
-    """Tell whether two trees have the same value whatever their variables are. Raises TooLarge."""
+    """Tell whether two trees have the same value whatever their variables are. Raises TooLarge.
+
+    Where both are real numbers somewhere, it is enough that they agree there.
+    """
     if a == b:
         return True
     x, y = exact(a), exact(b)
     if x is not None and y is not None:
         return x == y
-    if _signs(a) != _signs(b):
+    if has_two_values(a) or has_two_values(b):
+        return _equal_pairs(a, b)
+    pairs = _both_known(a, b)
+    return bool(pairs) and all(same_number(x, y) for x, y in pairs)
+
+
+def _both_known(a: tuple, b: tuple) -> list[tuple]:
+    """The values of two trees where both have one; only the real ones if there are at least two."""
+    columns = [values(a), values(b)]
+    longest = max(map(len, columns))
+    pairs = zip(*(column * longest if len(column) == 1 else column for column in columns))
+    known = [(x, y) for x, y in pairs if x is not None and y is not None]
+    im = _mp().im
+    real = [(x, y) for x, y in known if im(x) == 0 and im(y) == 0]
+    return real if len(real) > 1 else known
+
+
+def _equal_pairs(a: tuple, b: tuple) -> bool:
+    """Compare the two values of 1 ± √3 with those of another, in either order."""
+    if has_two_values(a) != has_two_values(b):
         return False
-    for sign in (1, -1) if _signs(a) else (1,):
-        pairs = list(zip(*_stretched(values(a, sign), values(b, sign))))
-        known = [(x, y) for x, y in pairs if x is not None and y is not None]
-        if len(known) * 2 < len(pairs) or not all(same_number(x, y) for x, y in known):
-            return False
-    return True
-
-
-def _stretched(a: list, b: list) -> tuple[list, list]:
-    longest = max(len(a), len(b))
-    return [column * longest if len(column) == 1 else column for column in (a, b)]
+    (x, y), (u, v) = ((one_of_two(tree, 1), one_of_two(tree, -1)) for tree in (a, b))
+    return equal(x, u) and equal(y, v) or equal(x, v) and equal(y, u)
 
 
 @functools.lru_cache(maxsize=8192)
-def _signs(tree: tuple) -> bool:
+def has_two_values(tree: tuple) -> bool:
     """Tell whether a ± stands in the tree."""
     if tree[0] in ("n", "s"):
         return False
-    return tree[0] in "±∓" or any(map(_signs, tree[1:]))
-
-
-def has_two_values(tree: tuple) -> bool:
-    """Tell whether the tree is 1 ± √3 or the like."""
-    return _signs(tree)
+    return tree[0] in "±∓" or any(map(has_two_values, tree[1:]))
 
 
 def one_of_two(tree: tuple, sign: int) -> tuple:
-    """The tree with + or - for ±."""
+    """Write the tree with + or - for ±."""
     if tree[0] in ("n", "s"):
         return tree
     kind = tree[0]
@@ -582,16 +673,10 @@ def proportional(a: tuple, b: tuple) -> int:
     """
     if not variables(a) or variables(a) != variables(b):
         return 0
-    ratio = None
-    for x, y in zip(values(a), values(b)):
-        if x is None or y is None:
-            continue
-        if same_number(x, 0) or same_number(y, 0):
-            return 0
-        if ratio is None:
-            ratio = x / y
-        elif not same_number(x / y, ratio):
-            return 0
-    if ratio is None or _mp().im(ratio) != 0:
+    pairs = _both_known(a, b)
+    if not pairs or any(x == 0 or y == 0 for x, y in pairs):
         return 0
-    return 1 if ratio > 0 else -1
+    ratios = [x / y for x, y in pairs]
+    if _mp().im(ratios[0]) != 0 or not all(same_number(ratio, ratios[0]) for ratio in ratios):
+        return 0
+    return 1 if ratios[0] > 0 else -1

@@ -19,6 +19,7 @@ from grading import expressions
 from grading.expressions import NUMBER, Unreadable
 from grading.quantities import read_compound, read_number, read_quantity
 from grading.spelling import closes_at_end, plain, spell
+from grading.units import read_unit
 from grading.values import (
     Alternatives, Assignment, Choice, Date, Expression, Matrix, Range, Ratio, Relation, Sequence,
     Text, Time, Union, Value, YesNo,
@@ -54,17 +55,26 @@ def read_spelled(text: str, depth: int = 0) -> Value:
     return Text(plain(text))
 
 
-# --- yes and no, letters ---
+# --- yes and no ---
 
-SENTENCE = "it|there|they|he|she|this|that|these|those|the|we|you|i|is|are|because|since|as"
+SENTENCE = "it|there|they|he|she|this|these|those|the|we|you|i|because|since|as"
 YES_NO = re.compile(
-    rf"(yes|no|true|false)(?:\s*([,;.!:-])\s*|\s+(?=(?:{SENTENCE})\b)|$)(.*)",
+    rf"(yes|no|true|false)(?:\s*([,;.!:(-])\s*|\s+(?=(?:{SENTENCE})\b)|$)(.*)",
     re.IGNORECASE | re.DOTALL,
 )
-OPPOSITE = {"yes": "no", "no": "yes", "true": "false", "false": "true"}
+# What takes the word back: doubt, no knowledge, another such word.
 UNSURE = re.compile(
-    r"\b(?:maybe|perhaps|possibly|probably|unsure|uncertain|not sure|don't know|do not know"
-    r"|cannot tell|can't tell|no idea|or)\b",
+    r"\b(?:maybe|perhaps|possibly|probably|unsure|uncertain|unclear|unknown|not sure|not certain"
+    r"|not really|(?:do not|don't) know|no idea|it depends|could be|may be|might be|n/a"
+    r"|not enough|insufficient|wrong|incorrect|not the answer|not possible to"
+    r"|(?:cannot|can't|can not|could not|couldn't|unable to|impossible to|hard to|difficult to)"
+    r"\s+(?:be\s+)?(?:tell|say|told|determined?|know|answer|decided?|see the (?:image|picture))"
+    r"|or\s+(?:yes|no|not|maybe))\b|^not$",
+    re.IGNORECASE,
+)
+ANOTHER_WORD = re.compile(
+    r"(?:^|[,.;:!/(-]\s*|\b(?:or|and|but|it's|actually|mean)\s+)(yes|no|true|false|yeah|yep|nope|nah)\b(?!\s+\w+)"
+    r"|\b(?:yes|no)$",
     re.IGNORECASE,
 )
 
@@ -78,16 +88,19 @@ def read_yes_no(text: str, depth: int) -> YesNo | None:
     if not m:
         return None
     word, mark, rest = m[1].casefold(), m[2], m[3]
-    if UNSURE.search(rest) or re.search(rf"\b{OPPOSITE[word]}\b", rest, re.IGNORECASE):
-        return None
-    if mark and not re.match(r"[A-Za-z\u4e00-\u9fff]", rest) and rest:
+    others = {other.casefold() for other in ANOTHER_WORD.findall(rest)} - {word}
+    if others or UNSURE.search(rest) or mark in (".", ":") and re.match("[0-9]", rest):
         return None
     return YesNo(word)
 
 
+# --- letters ---
+
 LETTER = re.compile(r"([A-Za-z])\s*[.:,)、]?|\(\s*([A-Za-z])\s*\)[.:,]?|\[\s*([A-Za-z])\s*\][.:,]?")
+_BEHIND = r"(?:[.:]?\s+|(?=[A-Za-z\u4e00-\u9fff]))"
 LETTER_AND_TEXT = re.compile(
-    r"(?:([A-Ha-h])(?:[.:]\s+|\.(?=[\u4e00-\u9fff])|\)\s*|\s*、\s*)|\(([A-Ha-h])\)(?:[.:]?\s+|(?=[A-Za-z\u4e00-\u9fff]))|\[([A-Ha-h])\](?:[.:]?\s+|(?=[A-Za-z\u4e00-\u9fff])))([^\s.:,)].*)",
+    rf"(?:([A-J])(?:[.:)]\s*|\s*、\s*|\s+-\s+(?=[^\W\d]{{2}}))|([a-j])(?:[.:]\s+|\)\s*|\s*、\s*)"
+    rf"|\(([A-Ja-j])\){_BEHIND}|\[([A-Ja-j])\]{_BEHIND})([^\s,:)].*)",
     re.DOTALL,
 )
 
@@ -99,29 +112,38 @@ def read_choice(text: str, depth: int) -> Choice | None:
     """
     m = LETTER.fullmatch(text)
     if m:
-        return Choice((m[1] or m[2] or m[3]).casefold(), "")
+        letter = m[1] or m[2] or m[3]
+        return Choice(letter.casefold(), "", letter)
     parted = letter_and_text(text)
     if parted is None or names_another_letter(*parted):
         return None
     letter, rest = parted
-    return Choice(letter.casefold(), rest)
+    return Choice(letter.casefold(), rest, letter)
 
 
 def letter_and_text(text: str) -> tuple[str, str] | None:
     """("A", "cat") of "A. cat", "(A) cat", "A) cat", "A、cat"; None of anything else."""
     m = LETTER_AND_TEXT.fullmatch(text)
-    return (m[1] or m[2] or m[3], m[4]) if m else None
+    return (m[1] or m[2] or m[3] or m[4], m[5]) if m else None
+
+
+ANOTHER_LETTER = re.compile(
+    r"(?<![\w.∠])([A-J])[.:)、](?=\s*[^\s.])"  # cat B. dog
+    r"|(?<![\w.])([a-j])[.:)、](?=\s+[^\s])|(?<=[0-9])([A-Ja-j])\)"
+    r"|(?<![A-Za-z])[(\[]([A-Ja-j])[)\]]"  # cat (B) dog, but not P(A)
+    r"|(?:\b(?i:or|nor|but|actually|maybe|perhaps|so)|[,/&;?!|])\s*([A-J])(?=\s*$|[,.?!)]|\s+[a-z-])"
+    r"|\w{2,}\s+and\s+([A-J])(?=\s*$|\s+(?:is|are)\b)"  # cat and B
+)
+JOINED = re.compile(r"(?:both|neither|either|all|none)\b", re.IGNORECASE)
 
 
 def names_another_letter(letter: str, rest: str) -> bool:
-    """Tell whether the text behind a letter names another, in the same case: "cat B. dog"."""
-    letters = "A-H" if letter.isupper() else "a-h"
-    found = re.finditer(
-        rf"(?<![\w.])([{letters}])(?:[.:)、](?!\w)|$)|[(\[]([{letters}])[)\]]|(?:\bor|\band|[,/&])\s*([{letters}])(?!\w)",
-        rest,
-    )
-    others = [m[1] or m[2] or m[3] for m in found]
-    return any(other != letter for other in others) or rest.upper() in set("ABCDEFGH")
+    """Tell whether the text behind a letter names another option: "cat B. dog", "cat or B"."""
+    if JOINED.match(rest):
+        return False  # D. Both A and B
+    found = ANOTHER_LETTER.findall(rest)
+    others = {"".join(groups).upper() for groups in found} - {letter.upper()}
+    return bool(others) or rest.strip(" .") in set("ABCDEFGHIJ") and letter.isupper()
 
 
 # --- times, dates, ranges, ratios, codes ---
@@ -201,8 +223,10 @@ RANGE = re.compile(
 def read_range(text: str, depth: int) -> Range | None:
     """Read 30-39, 10 to 20 cm, $5-$10. A hyphen between two bare numbers is never a minus."""
     m = RANGE.fullmatch(text)
-    if not m or m[3].startswith("-"):
+    if not m or m[3].startswith("-") and not m[1].startswith("-"):
         return None
+    if re.fullmatch(r"[a-z](?:\s*\^.*)?", m[4]):
+        return None  # 3-2m may be a formula
     high = read_quantity(m[3] + m[4], depth)
     low = read_quantity(m[1] + m[2], depth)
     if high is None or low is None or low.tree[0] not in "n-" or high.tree[0] != "n":
@@ -212,10 +236,14 @@ def read_range(text: str, depth: int) -> Range | None:
 
 
 RATIO = re.compile(rf"{NUMBER}(?:\s*:\s*{NUMBER})+")
+O_CLOCK = re.compile(r"([0-9]{1,2})\s*o'?clock", re.IGNORECASE)
 
 
 def read_ratio(text: str, depth: int) -> Ratio | None:
     """1:2, 3:4:5, and times without am or pm."""
+    hour = O_CLOCK.fullmatch(text)
+    if hour:
+        return Ratio((Fraction(hour[1]), Fraction(0)))
     if not RATIO.fullmatch(text):
         return None
     return Ratio(tuple(Fraction(term) for term in re.findall(NUMBER, text)))
@@ -231,6 +259,10 @@ CODE = re.compile(
 BASED = re.compile(r"\(?\s*([0-9A-F]+)\s*\)?\s*_\s*(?:\{\s*([0-9]{1,2})\s*\}|([0-9]{1,2}))")
 
 
+FORMULA = re.compile(r"(?:[A-Z][a-z]?(?:_\{[0-9]+\}|_?[0-9]+)?){2,}")  # of chemistry: CO_2, H2O
+POWER_OF_UNIT = re.compile(r"[0-9.]+((?:[a-z]{2}|m)[23])")  # 5cm2
+
+
 def read_code(text: str, depth: int) -> Text | None:
     """Read letters with digits that are no product, and hyphens that are no minus.
 
@@ -239,6 +271,12 @@ def read_code(text: str, depth: int) -> Text | None:
     m = BASED.fullmatch(text)
     if m:
         return Text(f"{m[1]}_{m[2] or m[3]}")
+    formula = re.sub(r"\s", "", text) if "_" in text else text
+    if FORMULA.fullmatch(formula) and re.search("[0-9]", text):
+        return Text(re.sub(r"[_{}\s]", "", text).casefold())
+    m = POWER_OF_UNIT.fullmatch(text)
+    if m and read_unit(m[1]):
+        return None
     return Text(plain(text)) if CODE.fullmatch(text) else None
 
 
@@ -248,9 +286,12 @@ def read_code(text: str, depth: int) -> Text | None:
 def read_expression(text: str, depth: int) -> Expression | None:
     """A formula, with variables or without."""
     try:
-        return Expression(expressions.parse(text, depth == 0))
+        tree = expressions.parse(text, depth == 0)
     except Unreadable:
         return None
+    if tree[0] == "!" and tree[1][0] == "n":
+        return None  # 3! is no 6: it may be followed by a cry
+    return Expression(tree)
 
 
 # --- lists, sets, intervals, matrices ---
@@ -316,18 +357,31 @@ def read_sequence(text: str, depth: int) -> Value | None:
     if text[0] in "([⦃⟨" and text[-1] in ")]⦄⟩":
         inner = text[1:-1]
         if _balanced(inner):
-            pieces = [] if not inner.strip() else split(inner, "[,;]")
+            pieces = [] if not inner.strip() else parts(inner)
             if all(pieces) and (len(pieces) > 1 or text[0] not in "(⟨"):
                 return Sequence(_items(pieces, depth + 1), text[0], text[-1])
     if text[0] == "{" and closes_at_end(text, "{}"):
-        pieces = split(text[1:-1], "[,;]")
+        pieces = parts(text[1:-1])
         if len(pieces) > 1 and all(pieces):
             return Sequence(_items(pieces, depth + 1), "⦃", "⦄")
-    pieces = split(text, r"[,;]\s*and\s+|\s+and\s+|[,;]")
+    pieces = parts(text)
     if len(pieces) > 1 and all(pieces) and not (depth == 0 and read_number(text)):
-        joint = "and" if " and " in text else ""
+        joint = "and" if re.search(r"\sand\s|[和且]", text) else ""
         return _named_together(Sequence(_items(pieces, depth + 1), "", joint))
     return None
+
+
+AND = r"[,;]\s*and\s+|\s+and\s+|\s*[和且]\s*"
+
+
+def parts(text: str) -> list[str]:
+    """Part a list at its commas; at "1,000, 2,000" only at those before a space."""
+    pieces = split(text, AND + r"|[,;、]")
+    wide = split(text, AND + r"|;|,\s+")
+    thousands = [piece for piece in wide if "," in piece]
+    if thousands and all(re.fullmatch(expressions.GROUPED, piece) for piece in thousands):
+        return wide if len(wide) > 1 else pieces
+    return pieces
 
 
 def _balanced(text: str) -> bool:
@@ -344,6 +398,16 @@ MATRIX = re.compile(
     r"\\begin\s*\{([pbvBV]?)(?:small)?(?:matrix|array)\}(?:\{[lcr|]*\})?(.*)\\end\s*\{\1(?:small)?(?:matrix|array)\}",
     re.DOTALL,
 )
+
+
+CASES = re.compile(r"\\begin\s*\{cases\}(.*)\\end\s*\{cases\}", re.DOTALL)
+
+
+def read_cases(text: str, depth: int) -> Sequence | None:
+    """Read \\begin{cases} x=1 \\\\ y=2 \\end{cases} as the list of its lines."""
+    m = CASES.fullmatch(text)
+    rows = [row.strip(" ,;") for row in m[1].split("\\\\") if row.strip()] if m else []
+    return Sequence(_items(rows, depth + 1), "", "") if rows else None
 
 
 def read_matrix(text: str, depth: int) -> Matrix | None:
@@ -372,14 +436,20 @@ def read_point(text: str, depth: int) -> Assignment | None:
 
 _ANGLE = r"(?:m?\s*(?:∠|\bangle)\s*(?:[A-Za-zα-ω]{1,3}|[0-9]))"
 _LETTERS = r"\(\s*[A-Za-z](?:\s*,\s*[A-Za-z])*\s*\)"
+_ARGUMENTS = r"\(\s*-?[0-9.A-Za-z]+(?:\s*,\s*-?[0-9.A-Za-z]+)*\s*\)"
+_INVERSE = r"(?:\s*\^\s*\{?\s*-1\s*\}?)"
+_DERIVATIVE = r"d[a-z]\s*/\s*d[a-z]|\\frac\s*\{\s*d[a-z]\s*\}\s*\{\s*d[a-z]\s*\}"
 _SUBSCRIPT = r"(?:\s*_\s*(?:\{[^{}]{1,20}\}|[0-9A-Za-z]+)|[0-9]{1,2})"
 _SYMBOL = (
     r"(?:[A-Za-zα-ωΓ-Ω]|[A-Z]{2,3}|△\s*[A-Z]{3})'{0,2}"
-    rf"{_SUBSCRIPT}?(?:\s*{_LETTERS})?"
+    rf"{_SUBSCRIPT}?(?:{_INVERSE}?\s*{_ARGUMENTS})?"
 )
 NAME = re.compile(
-    rf"{_ANGLE}|(?:sin|cos|tan|cot)\s*(?:{_ANGLE}|[A-Zα-ω]{{1,3}}|[a-z])|{_SYMBOL}(?:\s*:\s*{_SYMBOL})?|{_LETTERS}|\|\s*[A-Z]{{2}}\s*\|"
+    rf"{_ANGLE}|(?:sin|cos|tan|cot)\s*(?:{_ANGLE}|[A-Zα-ω]{{1,3}}|[a-z])"
+    rf"|{_SYMBOL}(?:\s*:\s*{_SYMBOL})?|{_LETTERS}|\|\s*[A-Z]{{2}}\s*\||{_DERIVATIVE}"
+    r"|S_?\{?\s*△\s*[A-Z]{3}\}?"
 )
+PROBABILITY = re.compile(r"(P\s*\([^()]*[=<>≤≥][^()]*\))\s*=\s*([^=]+)")
 SIGNS = "=<>≤≥≠∈≈"
 
 
@@ -388,17 +458,25 @@ def read_relation(text: str, depth: int) -> Value | None:
     found = [char for char in text if char in SIGNS]
     if not found:
         return None
+    chance = PROBABILITY.fullmatch(text)
+    if chance:
+        return Assignment(chance[1].replace(" ", ""), read_spelled(chance[2], depth + 1), None)
     if len(found) == 1 and found[0] in "=∈≈":
         name, _, value = (part.strip() for part in text.partition(found[0]))
         if NAME.fullmatch(name) and value:
-            return Assignment(
-                re.sub(r"[{}\s]", "", name), read_spelled(value, depth + 1), _relation(text, found)
-            )
+            return _assignment(name, value, text, found, depth)
     if found[-1] == "≈":
         return _exact_part(text, depth)
-    if any(part in text for part in ",;") and len(split(text, "[,;]")) > 1:
+    if len(parts(text)) > 1:
         return None
     return _relation(text, found)
+
+
+def _assignment(name: str, value: str, text: str, signs: list[str], depth: int) -> Assignment:
+    formula = read_expression(value, depth + 1) if "(" in name else None  # the m of f(m) = 2m
+    relation = None if "(" in name else _relation(text, signs)  # f(2) is no product
+    name = re.sub(r"[{}\s]|^m(?=\s*∠)", "", name)
+    return Assignment(name, formula or read_spelled(value, depth + 1), relation)
 
 
 def _relation(text: str, signs: list[str]) -> Relation | None:
@@ -406,10 +484,15 @@ def _relation(text: str, signs: list[str]) -> Relation | None:
     if not set(signs) <= set("=<>≤≥≠"):
         return None
     try:
-        sides = tuple(expressions.parse(side.strip(), False) for side in re.split("[=<>≤≥≠]", text))
+        sides = tuple(_side(side.strip()) for side in re.split("[=<>≤≥≠]", text))
     except Unreadable:
         return None
     return Relation(sides, tuple(signs))
+
+
+def _side(text: str) -> tuple:
+    """Read one side of an equation: a formula, or the name of a segment."""
+    return ("s", text) if re.fullmatch("[A-Z]{2,3}", text) else expressions.parse(text, False)
 
 
 def _exact_part(text: str, depth: int) -> Value | None:
@@ -422,7 +505,7 @@ def _exact_part(text: str, depth: int) -> Value | None:
 
 
 READERS = [
-    read_yes_no, read_choice, read_time, read_date, read_code, read_range, read_ratio,
-    read_compound, read_quantity, read_matrix,
+    read_yes_no, read_choice, read_time, read_date, read_compound, read_code, read_range,
+    read_ratio, read_quantity, read_matrix, read_cases,
     read_alternatives, read_union, read_point, read_relation, read_sequence, read_expression,
 ]  # fmt: skip

@@ -19,7 +19,7 @@ AFTER_NFKC = str.maketrans({
     "−": "-", "‐": "-", "‑": "-", "‒": "-", "–": "-", "—": "-", "―": "-", "⁄": "/", "∕": "/",
     "÷": "/", "∶": ":", "×": "*", "·": "*", "⋅": "*", "∙": "*",
     "’": "'", "‘": "'", "′": "'", "“": '"', "”": '"', "≦": "≤", "≧": "≥", "⩽": "≤", "⩾": "≥",
-    "∥": "‖", "∆": "Δ", "〈": "⟨", "〉": "⟩", "∼": "∽", "≌": "≅", "µ": "μ",
+    "∥": "‖", "∆": "Δ", "〈": "⟨", "〉": "⟩", "∼": "∽", "∣": "|", "⟂": "⊥", "≌": "≅", "µ": "μ",
 })  # fmt: skip
 
 # One character for a command. What is longer comes first where one begins as another.
@@ -54,6 +54,9 @@ NOTHING = (
 ).split()
 SPACES = [",", ";", ":", "!", " ", "quad", "qquad", "space", "thinspace", "(", ")", "[", "]"]
 
+GREEK_NAME = r"(?<![A-Za-z\\])(?i:(alpha|beta|gamma|delta|theta|lambda|omega))(?![A-Za-z])"
+THOUSANDS = re.compile(r"-?[0-9]{1,3}(?: [0-9]{3})+")  # 12 345 678, which is no list
+BOLD = re.compile(r"(?<![^\s(])\*\*([^*]+)\*\*(?=[\s.,:;)]|$)")  # **A.** cat
 COMMAND = re.compile(r"\\([A-Za-z]+|[^A-Za-z])")
 WRAPPED = re.compile(
     r"\\(?:text[a-z]*|math[a-z]+|boldsymbol|bm|[mh]box|operatorname\*?|underline)\s*\{((?:[^{}]|\{[^{}]*\})*)\}"
@@ -64,14 +67,27 @@ QUOTES = ['""', "''", "``", "«»", "「」", "《》"]
 @functools.lru_cache(maxsize=8192)  # a step compares thousands of texts, most of them the same
 def spell(text: str) -> str:
     """Write a short text in the one spelling that the grammar reads. Case is kept."""
-    text = _unicode(text)
+    text = BOLD.sub(r"\1", _unicode(text.strip()))
+    text = re.sub(r"(?<=[A-Z])\s*~\s*(?=△|\\triangle|Δ|\\Delta)", "∽", text)
     text = re.sub(r"(?<=[0-9])\s*[xX]\s*(?=10\s*(?:\^|\*\*))", "*", text)
     text = _latex(text) if "\\" in text or "$" in text or "{" in text or "~" in text else text
+    text = re.sub(r"\+\s*/\s*-|(?:(?<=^)|(?<=[=(,]))\s*\+\s*-", "±", text)
+    text = re.sub(r"-\s*/\s*\+|(?:(?<=^)|(?<=[=(,]))\s*-\s*\+", "∓", text)
+    text = re.sub(r"(?<![A-Za-z\\])(?:(?<=[-+(\[, ])oo|(?i:inf|infinity))(?![A-Za-z])", "∞", text)
+    text = re.sub(r"(?<=[)\]])\s*U\s*(?=[(\[])", "∪", text)
+    text = re.sub(r"Δ(?=\s*[A-Z]{3})", "△", re.sub(r"⦃\s*⦄", "∅", text))
+    text = re.sub(r"(?i:\bper\s+cent\b)", "percent", "∅" if text == "{}" else text)
+    text = re.sub(GREEK_NAME, lambda m: SYMBOLS[m[1].lower()], text)
+    text = re.sub(r"^\{([^{}]*\|[^{}]*)\}$", r"⦃\1⦄", text)
+    text = (
+        re.sub(r"(?<=[0-9]) (?=[0-9]{3}(?![0-9]))", "", text) if THOUSANDS.fullmatch(text) else text
+    )
+    text = re.sub(r"^<([^<>]*,[^<>]*)>$", r"⟨\1⟩", text)
     text = text.replace(">=", "≥").replace("<=", "≤").replace("!=", "≠")
-    text = re.sub(r"(?<=[A-Z])\s*//\s*(?=[A-Z])", "‖", text)
+    text = re.sub(r"(?<=[A-Z])\s*(?://|\|\|)\s*(?=[A-Z])", "‖", text)
     text = re.sub(r"^∽", "≈", re.sub(r"(?<=[0-9])\s*∽\s*(?=[0-9])", "~", text))
     text = re.sub(r"(?<=[0-9])\s*\"(?=\s*$)", "''", text) if "°" in text or "circ" in text else text
-    text = re.sub(r"(?<![A-Za-z\\])pi(?![A-Za-z])", "π", text)
+    text = re.sub(r"(?<![A-Za-z\\])(?i:pi)(?![A-Za-z])", "π", text)
     text = re.sub(r"(?:\{\})?\s*\^\s*(?:\{\s*[°o]\s*\}|°|(?<=[0-9]\^)o(?![A-Za-z]))", "°", text)
     text = re.sub(r"\s*\^\s*(?:\{\s*('+)\s*\}|('+))", r"\1\2", text)
     text = (
@@ -90,9 +106,9 @@ def _unicode(text: str) -> str:
     text = re.sub("[₀₁₂₃₄₅₆₇₈₉ₙ]+", lambda m: "_{" + m[0].translate(SUBSCRIPTS) + "}", text)
     text = re.sub("([¼½¾⅐-⅞])", r" \1 ", text)  # else 3½ would become 31/2
     text = re.sub("([①-⑳])(?=[①-⑳])", r"\1,", text)
-    text = re.sub("∛", r"\\sqrt[3]", text)
+    text = text.replace("∛", "√[3]").replace("∜", "√[4]")
     text = re.sub(
-        "(?<=[0-9])[\u2009\u202f](?=[0-9]{3}(?![0-9]))", "", text
+        "(?<=[0-9])[\u2009\u202f\u00a0](?=[0-9]{3}(?![0-9]))", "", text
     )  # a thin space between thousands
     return unicodedata.normalize("NFKC", text.translate(BEFORE_NFKC)).translate(AFTER_NFKC)
 
@@ -102,14 +118,17 @@ def _latex(text: str) -> str:
     text = re.sub(r"(?<=[0-9])(?:\\,|\\ )(?=[0-9]{3}(?![0-9]))", "", text.replace("{,}", ","))
     text = re.sub(r"\\!\s*", "", text)
     text = re.sub(r"\{\s*\\(?:rm|bf|it|sf|tt)(?![A-Za-z])([^{}]*)\}", r" \1 ", text)
+    text = re.sub(r"\\overline\s*\{\s*([A-Z]{2})\s*\}", r"\1", text)
     for _ in range(3):
         text = WRAPPED.sub(r" \1 ", text)
     text = COMMAND.sub(_command, text)
     text = re.sub(r"^\s*~", "≈", text)
     text = re.sub(r"(?<![0-9])~|~(?![0-9])", " ", text)
     dollars = text.count("$")
-    if dollars == 1:
-        text = re.sub(r"\$(?=\s*-?[0-9.])", "＄", text)
+    if dollars == len(re.findall(r"\$(?=\s*-?[0-9.])", text)):
+        text = text.replace("$", "＄")
+    elif dollars == 1:
+        text = re.sub(r"(?<=[0-9])\s*\$\s*$", "＄", text)
     return text.replace("$", " ")
 
 
@@ -136,7 +155,7 @@ def _undress(text: str) -> str:
             if not text.endswith("...")
             else " ".join(text.split())
         )
-        bold = re.fullmatch(r"(\*{1,3})([^*]+)\1", text)
+        bold = re.fullmatch(r"(\*{1,3}|_{1,2})([^*_]+)\1", text)
         if bold:
             text = bold[2]
         elif len(text) > 2 and text[0] + text[-1] in QUOTES and text[0] not in text[1:-1]:
@@ -167,5 +186,6 @@ def closes_at_end(text: str, brackets: str) -> bool:
 def plain(text: str) -> str:
     """Write a text without case, spaces beside signs, and the article in front."""
     text = re.sub(r"\s*([^\w\s'])\s*", r"\1", " ".join(text.split()).casefold())
-    text = re.sub(r"_\{(\w+)\}", r"_\1", text)
+    text = re.sub(r"_\{(\w+)\}(?!\w)", r"_\1", text)
+    text = re.sub(r"(?<=[a-z][a-z])!$", "", text)
     return re.sub(r"^(?:(?:the|an|a)\s+)+(?=\w\w)", "", text)

@@ -43,7 +43,7 @@ BASE = {
         1852 海里
     """,
     "mass": """
-        1 kg kilogram kilograms kilogramme kilogrammes kgs 千克 公斤
+        1 kg kilogram kilograms kilogramme kilogrammes kgs kilo kilos 千克 公斤
         1/1000 g gram grams gramme grammes 克
         1/1000000 mg milligram milligrams 毫克
         1/1000000000 μg microgram micrograms
@@ -56,14 +56,16 @@ BASE = {
         1/1000 ms millisecond milliseconds 毫秒
         1/1000000 μs microsecond microseconds
         1/1000000000 ns nanosecond nanoseconds
-        60 min mins minute minutes 分钟
-        3600 h hr hrs hour hours 小时
+        60 min mins minute minutes 分钟 分
+        3600 h hr hrs hour hours 小时 时
         86400 day days 天
         604800 week weeks 周
     """,
     "month": """
         1 month months 个月
         12 year years yr yrs 年
+        120 decade decades
+        1200 century centuries
     """,
     "angle": """
         1 ° deg degs degree degrees 度
@@ -81,11 +83,21 @@ BASE = {
         1000000000000 TB terabyte terabytes
         1/8 bit bits
     """,
-    "percent": "1 % percent percents pct 百分",
-    "dollar": "1 ＄ dollar dollars USD usd buck bucks 美元 \n 1/100 ¢ cent cents penny pennies",
+    "percent": "1 % percent percents percentage pct 百分",
+    "hkd": "1 HK＄ HKD 港元",
+    "twd": "1 NT＄ TWD 新台币",
+    "cad": "1 C＄ CA＄ CAD",
+    "aud": "1 A＄ AU＄ AUD",
+    "won": "1 ₩ won KRW",
+    "decibel": "1 dB decibel decibels",
+    "pixel": "1 px pixel pixels",
+    "horsepower": "1 hp horsepower",
+    "permille": "1 ‰",
+    "¥": "1 ¥",
+    "dollar": "1 ＄ US＄ dollar dollars USD usd buck bucks 美元 \n 1/100 ¢ cent cents penny pennies",
     "euro": "1 € euro euros EUR 欧元",
     "sterling": "1 £ GBP 英镑",
-    "yuan": "1 ¥ 元 yuan RMB rmb CNY 块 块钱 人民币",
+    "yuan": "1 元 yuan RMB rmb CNY 块 块钱 人民币 \n 1/10 角",
     "yen": "1 yen JPY 日元 円",
     "rupee": "1 ₹ rupee rupees Rs INR",
     "unit": "1 unit units 单位",
@@ -95,6 +107,8 @@ BASE = {
 # Named units that are products of others: name, its words, factor, dimension.
 DERIVED = [
     ("N newton newtons 牛 牛顿", 1, "mass 1 length 1 time -2"),
+    ("Nm", 1, "mass 1 length 2 time -2"),
+    ("Wb weber webers", 1, "mass 1 length 2 time -2 current -1"),
     ("J joule joules 焦耳", 1, "mass 1 length 2 time -2"),
     ("W watt watts 瓦", 1, "mass 1 length 2 time -3"),
     ("V volt volts 伏", 1, "mass 1 length 2 time -3 current -1"),
@@ -110,16 +124,29 @@ DERIVED = [
     ("cal calorie calories", Fraction("4.184"), "mass 1 length 2 time -2"),
     ("L l liter liters litre litres 升", Fraction(1, 1000), "length 3"),
     ("mL ml milliliter milliliters millilitre millilitres 毫升", Fraction(1, 10**6), "length 3"),
+    ("dL dl", Fraction(1, 10**4), "length 3"),
+    ("cL cl", Fraction(1, 10**5), "length 3"),
+    ("hPa", 100, "mass 1 length -1 time -2"),
     ("cc", Fraction(1, 10**6), "length 3"),
     ("gal gallon gallons", Fraction("0.003785411784"), "length 3"),
     ("qt quart quarts", Fraction("0.000946352946"), "length 3"),
     ("pint pints", Fraction("0.000473176473"), "length 3"),
     ("mph", Fraction(1397, 3125), "length 1 time -1"),
-    ("kph", Fraction(5, 18), "length 1 time -1"),
+    ("kph kmph kmh", Fraction(5, 18), "length 1 time -1"),
     ("acre acres", Fraction("4046.8564224"), "length 2"),
     ("ha hectare hectares 公顷", 10000, "length 2"),
     ("亩", Fraction(2000, 3), "length 2"),
 ]
+# Words that count by themselves. Behind a number they change it, so none is a thing.
+COUNTING = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
+    "sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety first "
+    "half third quarter fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth "
+    "fourteenth fifteenth sixteenth seventeenth eighteenth nineteenth twentieth thirtieth fortieth "
+    "fiftieth sixtieth seventieth eightieth ninetieth hundredth thousandth hundred thousand dozen "
+    "gross score lakh crore myriad mln bln once twice thrice pair couple trio quartet double triple "
+    "quadruple quintuple googol halve twentie thirtie fortie fiftie sixtie seventie eightie ninetie"
+).split()
 PREFIXES = {
     "k": 10**3,
     "M": 10**6,
@@ -127,6 +154,7 @@ PREFIXES = {
     "m": Fraction(1, 10**3),
     "μ": Fraction(1, 10**6),
     "n": Fraction(1, 10**9),
+    "p": Fraction(1, 10**12),
 }
 PREFIXED = "N J W V Ω C F Hz Pa eV cal Wh".split()
 PREFIX_WORDS = {
@@ -158,8 +186,13 @@ NOT_COUNTED = set(
         "earlier fold factorial squared cubed root mod modulo negative positive not none and but "
         "then than with without per each something odd even maybe perhaps about approximately "
         "roughly around nearly almost exactly sin cos tan cot sec csc log exp sqrt the for out ish "
-        "too percentage lakh lakhs crore crores pair pairs couple couples triple triples double "
-        "doubles half halves many much few most least some any all infinite infinity"
+        "too lakh lakhs crore crores pair pairs couple couples triple triples double "
+        "doubles half halves many much few most least some any all infinite infinity lim arcsin "
+        "arccos arctan sinh cosh tanh higher lower older younger taller shorter longer faster slower "
+        "wider deeper heavier lighter closer farther nearer cheaper better worse inverse reciprocal "
+        "minimum maximum max wrong right correct incorrect lesser percentile power multiplied "
+        "divided doubled tripled halved upwards past until false true yes never nor neither unknown "
+        "unless grand thou mil zillion"
     ).split()
 )
 PLURALS = {
@@ -201,9 +234,9 @@ def _table() -> dict[str, Unit]:
     kelvin = frozenset([("temperature", 1)])
     for name in ("K", "kelvin", "kelvins"):
         table[name] = Unit(kelvin)
-    for name in ("°C", "degrees celsius", "celsius", "摄氏度"):
+    for name in ("°C", "celsius", "摄氏度"):
         table[name] = Unit(kelvin, offset=Fraction("273.15"))
-    for name in ("°F", "degrees fahrenheit", "fahrenheit"):
+    for name in ("°F", "fahrenheit"):
         table[name] = Unit(kelvin, Fraction(5, 9), offset=Fraction("459.67"))
     return table
 
@@ -212,22 +245,17 @@ UNITS = _table()
 WORDS = {name.casefold(): unit for name, unit in UNITS.items() if len(name) > 3}
 
 
-def _without_two_meanings() -> dict[str, Unit]:
-    """Symbols of two or three letters in any case (CM, Kg), unless the case decides (mW, MW)."""
-    meanings = {}
-    for name, unit in UNITS.items():
-        meanings.setdefault(name.casefold(), set()).add(unit)
-    return {
-        name: units.pop() for name, units in meanings.items() if len(units) == 1 and len(name) > 1
-    }
+# People write these in any case. Elsewhere the case decides: mW and MW, Nm and nm.
+SLOPPY = "KG Kg CM Cm KM Km LB LBS Lbs FT Ft IN HZ hz PA HR HRS SEC MIN Min".split()
+UNITS |= {name: UNITS[name.casefold()] for name in SLOPPY if name.casefold() in UNITS}
+UNITS |= {"HZ": UNITS["Hz"], "hz": UNITS["Hz"], "PA": UNITS["Pa"]}
 
-
-ANY_CASE = _without_two_meanings()
 
 # One factor of a unit: "square feet", "cm^2", "cm2", "s^{-1}", "cm squared", "平方米"
+CELSIUS = r"°\s?[CFcf](?![A-Za-z])|(?:degrees?|degs?)\s+(?:celsius|fahrenheit|[CF](?![A-Za-z]))"
 FACTOR = re.compile(
-    r"(?:(square|sq|cubic|cu)\.?\s+|(平方|立方))?"
-    r"(°\s?[CFcf](?![A-Za-z])|degrees?\s+(?:celsius|fahrenheit)|''|[°%'＄€£¥¢₹Å]|[A-Za-zμΩ]+|[\u4e00-\u9fff\u5186]{1,4})"
+    r"(?:(square|sq|cubic|cu)(?:\.\s*|\s+)|(平方|立方))?"
+    rf"({CELSIUS}|''|(?:US|HK|NT|CA?|AU?)?＄|[°%‰'€£¥¢₹₩Å]|[A-Za-zμΩ]+|[\u4e00-\u9fff\u5186]{{1,4}})\.?"
     r"(?:\s*\^\s*\{?\s*(-?[1-4])\s*\}?|([23])(?![0-9])|\s+(squared|cubed))?",
     re.IGNORECASE,
 )
@@ -240,7 +268,9 @@ def read_unit(text: str, glued: bool = False) -> Unit | None:
 
     glued: the text stood directly behind its number, as in "5N": then some letters are no unit.
     """
-    text = re.sub(r"μ\s+", "μ", text.strip())
+    text = re.sub(r"μ\s+", "μ", re.sub(r"^US\s+(?=dollar)", "", text.strip()))
+    text = re.sub(r"\\frac\s*\{([^{}]*)\}\s*\{((?:[^{}]|\{[^{}]*\})*)\}", r"\1/(\2)", text)
+    text = re.sub(r"/\s*\(([^()]*)\)", _over_all, text).strip()
     if glued and text in AFTER_SPACE:
         return None
     m = FACTOR.match(text)
@@ -253,29 +283,36 @@ def read_unit(text: str, glued: bool = False) -> Unit | None:
         joint = JOINT.match(text, m.end())
         following = FACTOR.match(text, joint.end()) if joint else None
         factor = _factor(following) if following else None
-        if factor is None or factor.offset or unit.offset:
-            return None
+        if factor is None:
+            return _thing(text, glued)
         over = joint[0].strip().casefold() in ("/", "per")
-        unit = _times(unit, factor, -1 if over else 1)
+        unit = times(unit._replace(offset=Fraction(0)), factor, -1 if over else 1)
         m = following
     return unit
+
+
+def _over_all(m: re.Match) -> str:
+    """Write kg/(m s^2) as kg/m/s^2."""
+    return "/" + "/".join(re.split(r"[*·\s]+", m[1].strip()))
 
 
 def _factor(m: re.Match) -> Unit | None:
     """The unit of one factor, raised to its power; None if its name is not in the table."""
     name = " ".join(m[3].split())
-    if name[0] == "°":
-        name = "°" + name[1:].strip().upper()
-    unit = UNITS.get(name) or WORDS.get(name.casefold()) or ANY_CASE.get(name.casefold())
+    if m[3][0] == "°" and len(name) > 1 or re.match("deg", name, re.IGNORECASE) and " " in name:
+        name = (
+            "°" + re.sub("^(?:°|degrees?|degs?)", "", name, flags=re.IGNORECASE).strip()[0].upper()
+        )
+    unit = UNITS.get(name) or WORDS.get(name.casefold())
     if unit is None:
         return None
     power = int(m[4] or m[5] or POWER_WORDS.get((m[1] or m[2] or m[6] or "").casefold(), 1))
     if power == 1:
         return unit
-    return _times(Unit(frozenset()), unit, power)
+    return times(Unit(frozenset()), unit, power)
 
 
-def _times(unit: Unit, other: Unit, power: int) -> Unit:
+def times(unit: Unit, other: Unit, power: int) -> Unit:
     """unit * other**power."""
     dimension = dict(unit.dimension)
     for base, n in other.dimension:
@@ -290,18 +327,46 @@ def _thing(text: str, glued: bool) -> Unit | None:
     """Read a counted thing: one word that does not change the number; glued to it, a plural."""
     word = text.casefold()
     if re.fullmatch(r"[\u4e00-\u9fff]{1,4}", word):
-        return None if CHINESE_NUMBER.search(word) else Unit(frozenset([(word, 1)]))
-    if not re.fullmatch(r"[a-z]{3,}", word) or word in NOT_COUNTED:
+        counts = MEASURE_WORD.fullmatch(word) and not CHINESE_NUMBER.search(word)
+        return Unit(frozenset([(word, 1)])) if counts else None
+    two_words = re.fullmatch(r"([a-z]{3,})[\s-]+([a-z]{3,}s)", word)
+    if two_words and not any(map(changes_number, two_words.groups())):
+        return Unit(frozenset([(f"{two_words[1]} {singular(two_words[2])}", 1)]))  # red cubes
+    if not re.fullmatch(r"[a-z]{3,}", word) or changes_number(word):
         return None
     if glued and not re.fullmatch(r"[a-z]{3,}s", word):
         return None
     return Unit(frozenset([(singular(word), 1)]))
 
 
-# Characters of numbers, parts, comparisons: a word with one of them changes what the number means.
-CHINESE_NUMBER = re.compile(
-    "[一二两三四五六七八九十百千万亿萬億仟佰零半几数多余成折倍分点以约近至到或和与上下左右内外前后第多少不超过]"
+COUNTS = set(COUNTING)
+# What Chinese counts with a measure word: 3 只, 5 个苹果. Other characters may change the number.
+MEASURE_WORD = re.compile(
+    "[个個只隻条條本张張人名位岁歲次件朵棵头頭匹辆輛台架艘间間座把块颗粒株所家支枝片根瓶杯碗箱袋包篇页章题道句层]"
+    "[\u4e00-\u9fff]{0,3}"
 )
+CHINESE_NUMBER = re.compile(
+    "[一二两三四五六七八九十百千万亿半几数多余成折倍分点以约近至到或和与上下左右内外前后第少不超过方]"
+)
+
+
+NUMBER_ENDING = re.compile(
+    "fold$|(?:[mbtrdx]ill?ion|illiard)(?:th)?s?$|[a-z]{3}(?:first|third|fourth|fifth|sixth|seventh"
+    "|eighth|ninth|tenth|enth|ieth)s?$"
+)
+
+
+def changes_number(word: str) -> bool:
+    """Tell whether a word behind a number counts, compares or computes: twelfths, fewer, squared."""
+    stems = {word, word.removesuffix("s"), word.removesuffix("es")}
+    return bool(NUMBER_ENDING.search(word) or stems & COUNTS or word in NOT_COUNTED)
+
+
+def meet(a: Unit, b: Unit) -> bool:
+    """Tell whether two units without a common measure may be the same sign: ¥ is yuan or yen."""
+    pairs = [("¥", "元"), ("¥", "yen"), ("£", "pounds")]
+    known = [{UNITS[x], UNITS[y]} for x, y in pairs]
+    return {a, b} in known
 
 
 def is_measure(unit: Unit) -> bool:

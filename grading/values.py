@@ -85,6 +85,7 @@ class Choice(NamedTuple):
 
     letter: str
     rest: str
+    symbol: str  # the letter as it was written
 
 
 class YesNo(NamedTuple):

@@ -813,7 +813,7 @@ def test_superclevr():
     cases = [("<answer> 4 </answer>", 4, 1, 1), ("<answer>4.0</answer>", 4, 1, 0), ("<answer>4 items</answer>", 4, 1, 0), ("4", 4, 0, 0), ("<think>it is <answer>4</answer> so</think><answer>5</answer>", 4, 0, 1)]
     result, rows = score([{"prediction": text, "ground_truth": gold} for text, gold, _, _ in cases], "superclevr")
     assert [(row["accuracy"], row["accuracy_original"]) for row in rows] == [case[2:] for case in cases]
-    counts = {"4": 1, "4 cubes": 1, "4 metal cubes": 0, "4 object": 1, "4%": 0, "4°": 0, "4 m": 0, "2+2": 0, "8/2": 0, "x = 4": 0, "4 or 5": 0, "4 cubes squared": 0, "04": 1, "four": 0}
+    counts = {"4": 1, "4 cubes": 1, "4 metal cubes": 1, "4 object": 1, "4%": 0, "4°": 0, "4 m": 0, "2+2": 0, "8/2": 0, "x = 4": 0, "4 or 5": 0, "4 cubes squared": 0, "04": 1, "four": 0}
     assert {said: row["accuracy"] for said, row in zip(counts, score([{"prediction": f"<answer>{said}</answer>", "answer": 4} for said in counts], "superclevr")[1])} == counts
     assert result["parse_failures"] == 1 and result["disagreements"] == 3 and result["accuracy"] == 0.6 and result["accuracy_original"] == 0.4
     assert (result["accuracy_low"], result["accuracy_high"]) == rewards.wilson(3, 5)
