@@ -28,6 +28,7 @@ from tqdm import tqdm
 import protocols
 import rewards
 import utils
+from grading.answers import extract_answer
 
 
 def sampled_scores(records, examples, n, protocol=None, seed=0):
@@ -41,7 +42,7 @@ def sampled_scores(records, examples, n, protocol=None, seed=0):
     greedy_tokens, majority_tokens, self_select_tokens           a question: its prompt once a call, and all that was said
     """
     right = protocols.PROTOCOLS[protocol]["ours"] if protocol else rewards.accuracy
-    read = (lambda text: protocols.body(text, protocol)) if protocol else rewards.extract_answer
+    read = (lambda text: protocols.body(text, protocol)) if protocol else extract_answer
     score = lambda answers: [float(answer is not None and right(f"<answer>{answer}</answer>", e)) for answer, e in zip(answers, examples)]
     mean = lambda values: sum(values) / len(values)
     shown = [sum(r["right"][:n]) for r in records]                    # right ones among those that vote, or stand in the prompt

@@ -7,14 +7,8 @@ r"""Rewards: text in, float out, one dict of names.
 r"\sqrt{3}"), `.choices` (list of option texts, or None) and, if boxes are asked for, `.meta["boxes"]`.  RANGES has the range of every reward, and
 docs/rewards.md where each comes from.  To add a reward, write such a function and name it in REWARDS and RANGES.
 
-The file: finding the answer, one spelling for each answer, comparing answers, math-verify in its process, reading boxes, comparing boxes, the rewards
-(is the answer right, is it written as asked, how long is it, boxes), names and combining, many answers to one question.
-
-The path of an answer, cheapest test first:
-
-    completion --extract_answer--> body --match_answer(body, gold, choices)--> True / False
-        choice letters, equal text, yes/no, numbers with units           (a few regexes on at most 200 characters)
-        what is left and looks like mathematics: math-verify             (in a separate process, 0.8 s at most; 5 s when protocols.py scores)
+Answers are found and compared in grading/answers.py. This file: reading boxes, comparing boxes, the rewards (is the answer right, is it written
+as asked, how long is it, boxes), names and combining, many answers to one question.
 
 What the projects this follows got wrong (R1-V, VLM-R1, VisualThinker, Visual-RFT) is named where it is avoided.
 A policy under RL emits every text there is, so nothing here may hang, raise, or run the text.

@@ -46,6 +46,7 @@ import model as modeling
 import protocols
 import rewards
 import utils
+from grading.answers import extract_answer, normalize_answer
 
 BUILT = ("cot", "refine", "select")         # R3V's three tasks
 POOLS = ("pool.jsonl", "pool_instructed.jsonl")     # of an iteration: samples asked for plainly, and with MPO's instructions
@@ -104,7 +105,7 @@ def self_select_sets(right, wrong, sizes=(3,), rng=None, choices=None, per_size=
     Returns [{"right": lines, "wrong": lines, "kind": "2+1"}, ...], lines oldest to newest; [] if all are right or all are wrong.
     """
     right, wrong = distinct(right), distinct(wrong)
-    right = [line for line in right if rewards.normalize_answer(line["answer"], choices) == rewards.normalize_answer(right[-1]["answer"], choices)]
+    right = [line for line in right if normalize_answer(line["answer"], choices) == normalize_answer(right[-1]["answer"], choices)]
     sets = []
     for n in sizes:
         if n < 2:
@@ -276,11 +277,11 @@ def entails(wrong, right, choices=None):
     "1" beside "12", and, since it writes 'None' where there is no answer, "No" beside every unreadable text. Two different options (`choices`, or letters) never entail,
     nor do lists of boxes: one box too many is a mistake.
     """
-    forms = {rewards.normalize_answer(answer, choices) for answer in (right, wrong)}
+    forms = {normalize_answer(answer, choices) for answer in (right, wrong)}
     if "[{" in right or len(forms) == 2 and all(re.fullmatch("[a-z]", form) for form in forms):
         return False
     pieces = ([piece.lstrip("([\"'").rstrip(".,;:!?)]\"'") for piece in answer.split()] for answer in (right, wrong))
-    words, more = ([rewards.normalize_answer(piece) for piece in some if piece] for some in pieces)
+    words, more = ([normalize_answer(piece) for piece in some if piece] for some in pieces)
     return bool(words) and any(more[i:i + len(words)] == words for i in range(len(more) - len(words) + 1))
 
 
@@ -309,7 +310,7 @@ def blind(example):
     return dataclasses.replace(example, images=[], question=example.question.replace("<image>", "").strip())
 
 
-def ntp_pair(chosen, prefix, continuation, choices=None, read=rewards.extract_answer):
+def ntp_pair(chosen, prefix, continuation, choices=None, read=extract_answer):
     """(chosen, rejected): a response to the picture, and its beginning (truncate_words) as the same model went on without the picture. None if that tells nothing: it went
     on with nothing, with the same text, or to the same answer.
 
@@ -318,7 +319,7 @@ def ntp_pair(chosen, prefix, continuation, choices=None, read=rewards.extract_an
     assert chosen.startswith(prefix), f"the prefix {prefix[-40:]!r} is not how the response begins"
     rejected = f"{prefix} {continuation.strip()}" if prefix else continuation.strip()
     answers = [read(text) for text in (chosen, rejected)]
-    same = None not in answers and len({rewards.normalize_answer(answer, choices) for answer in answers}) == 1
+    same = None not in answers and len({normalize_answer(answer, choices) for answer in answers}) == 1
     return None if same or not continuation.strip() or rejected.split() == chosen.split() else (chosen, rejected)
 
 
@@ -656,7 +657,7 @@ def fits(ask, processor, args):
 
 def reader(protocol):
     """text -> its answer, or None, as the protocol reads it, or in tags."""
-    return (lambda text: protocols.body(text, protocol)) if protocol else rewards.extract_answer
+    return (lambda text: protocols.body(text, protocol)) if protocol else extract_answer
 
 
 def scorer(protocol):

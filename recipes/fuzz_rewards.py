@@ -1,8 +1,13 @@
-"""Adversarial completions against every reward.    python tests/fuzz_rewards.py --n 100000 --seed 0    (CPU, minutes)
+"""Score hostile completions with every reward, and time the answer grammar against length.
 
-A policy under RL emits every text there is.  Completion i of a seed is assembled from the generators below (always the same one), and every reward of REWARDS scores it, against a gold
-it has a meaning for.  Checked: the score is a float, finite, in RANGES; nothing raises; no call takes over a second; no text ran as code (a canary file).  Most of the run is in the main
-thread, a fifth in worker threads, a fifth in worker processes.  Exit status 1 if anything is wrong.
+    python recipes/fuzz_rewards.py --n 100000 --seed 0                (CPU, minutes)
+    python recipes/fuzz_rewards.py --n 0 --plot docs/grading_time.png (CPU, seconds)
+
+A policy under RL emits every text there is. Completion i of a seed is always the same, made by the
+generators below; every reward scores it against a gold that it has a meaning for. Checked: the score
+is a float in RANGES, nothing raises, no call takes over a second of CPU time, no text ran as code (a
+canary file), no process is left. Three fifths of the run are in the main thread, a fifth in worker
+threads, a fifth in worker processes. Exit status 1 if anything is wrong.
 """
 import argparse
 import os
@@ -18,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import rewards
 from grading import answers, expressions, reading, spelling
 
-LIMIT = 1.0  # seconds a call may take
+LIMIT = 1.0  # seconds of CPU time a call may take
 CHUNK = 250  # completions per task of a thread or process
 
 
@@ -31,7 +36,7 @@ def gold(label, *box):
 
 
 PLAIN = [
-    example("3"), example("140°"), example("240πcm^{2}"), example(r"x^2+\sqrt{3}"), example(r"\frac{12}{5}"), example("B", ["a cat", "7", r"\sqrt{3}"]), example("(A)"), example("yes"),
+    example("3"), example("30-39"), example("2020-02-04"), example("x > 3"), example(r"\{a^b, a^c\}"), example("60°或120°"), example("5 km/h"), example("140°"), example("240πcm^{2}"), example(r"x^2+\sqrt{3}"), example(r"\frac{12}{5}"), example("B", ["a cat", "7", r"\sqrt{3}"]), example("(A)"), example("yes"),
     example("No"), example("737-800"), example("golden retriever"), example("3, 7"), example("(1, 2)"), example("two words, and a comma"), example("√{3}"), example("2x+y=4"), example("1:2"),
 ]  # fmt: skip
 BOXED = [
@@ -134,7 +139,19 @@ def mutated(rng, canary):
     return "".join(text)
 
 
-BODIES = [answer, answer, soup, tower, deep, odd, boxes, boxes, boxes, json_bomb, code, redos, loop, mutated, mutated]
+SEPARATORS = ["-", ",", ":", "/", ".", ";", " or ", " ", "^", "_", "=", "<", "±", "°", "'", "|", "∪", "&", "\\\\", "{", "(", "[", "\\frac", "\\sqrt", "9", "9,", "9-", "x_", "$", "~", " and ", "A. ", "\\text{", "和", "√", "!", "sin", "\\pm", "5 cm "]  # fmt: skip
+
+
+def grammar(rng, canary):
+    """Runs of one separator, nesting and digits, just inside the length that is read and far beyond."""
+    unit = rng.choice(SEPARATORS)
+    n = rng.choice([1, 5, 20, 60, 190, 5_000, 100_000 // len(unit)])
+    run = (unit * n)[: rng.choice([50, 150, 199, 100_000])]
+    inside = rng.choice(["", "x", "3", "1,2", "\\sqrt{3}", "2020-02-04"])
+    return rng.choice(["%s", "3%s3", "x%s", "(%s)", "\\{%s\\}", "x=%s"]).replace("%s", run + inside)
+
+
+BODIES = [answer, answer, grammar, grammar, soup, tower, deep, odd, boxes, boxes, boxes, json_bomb, code, redos, loop, mutated, mutated]
 SHAPES = [
     "<think>T</think><answer>B</answer>", "<think>T</think>\n<answer>\nB\n</answer>\n", "<answer>B</answer>", "B", "", "T<answer>B</answer>", "<think>T<answer>B</answer></think>", "<answer>B</answer><think>T</think>",
     "<think>T</think><answer>B", "<think>T</think>B", "<think>T", "<caption>T</caption><think>T</think><answer>B</answer>", "<think>T</think><think>T</think><answer>B</answer>", "<think>T</think><answer>B</answer><answer>B</answer>",
@@ -170,37 +187,24 @@ def in_range(name, score):
 
 
 def run(seed, first, last, canary):
-    """{"calls", "wrong", "slow": calls over LIMIT, "slowest", "cpu": most seconds of CPU} of completions first..last-1; a call is (wall seconds, CPU seconds of this thread, reward, index, start of the text)."""
-    result = {"calls": 0, "wrong": [], "slow": [], "slowest": (0.0, 0.0, "", 0, ""), "cpu": 0.0}
+    """Score completions first..last-1: {"calls", "wrong", "slow"}; a call is (CPU seconds, what)."""
+    result = {"calls": 0, "wrong": [], "slow": [], "slowest": (0.0, "")}
     for index in range(first, last):
         text = completion(seed, index, canary)
         for name, arguments in calls(index, text):
-            wall, cpu = time.perf_counter(), time.thread_time()
+            start = time.thread_time()
             try:
                 score = rewards.REWARDS[name](*arguments)
             except Exception as error:
                 score = error
-            wall, cpu = time.perf_counter() - wall, time.thread_time() - cpu
-            call = (wall, cpu, name, index, ascii(text[:60]))
+            call = (time.thread_time() - start, f"{name} of completion {index}, {ascii(text[:60])}")
             result["calls"] += 1
-            result["slowest"], result["cpu"] = max(result["slowest"], call), max(result["cpu"], cpu)
-            if wall > LIMIT:
+            result["slowest"] = max(result["slowest"], call)
+            if call[0] > LIMIT:
                 result["slow"].append(call)
             if not in_range(name, score):
                 result["wrong"].append((name, index, ascii(score), ascii(text[:200])))
     return result
-
-
-def again(seed, call, canary):
-    """Best wall time of three more tries, alone: a busy machine can hold up any call once, a slow pattern is slow always."""
-    _, _, name, index, _ = call
-    text, best = completion(seed, index, canary), float("inf")
-    for arguments in [a for n, a in calls(index, text) if n == name] * 3:
-        forget()
-        start = time.perf_counter()
-        rewards.REWARDS[name](*arguments)
-        best = min(best, time.perf_counter() - start)
-    return best
 
 
 def forget():
@@ -211,40 +215,100 @@ def forget():
     expressions.parse.cache_clear()
 
 
-def main():
+def children():
+    """The processes that this one has started and that still run; Linux only."""
+    return [path.read_text().split() for path in Path("/proc/self/task").glob("*/children")]
+
+
+def time_of(text, gold="x+1"):
+    """Seconds of CPU time to compare a text for the first time."""
+    forget()
+    start = time.thread_time()
+    answers.match_answer(text, gold)
+    return time.thread_time() - start
+
+
+LENGTHS = [10, 20, 40, 80, 120, 160, 200, 201, 1_000, 10_000, 100_000]
+
+
+def plot(path):
+    """Draw CPU time against length for runs of each separator; returns the largest time."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 5))
+    largest = 0.0
+    for unit in SEPARATORS:
+        texts = [(unit * (n // len(unit) + 1))[:n] for n in LENGTHS]
+        times = [min(time_of(text) for _ in range(3)) for text in texts]
+        largest = max(largest, *times)
+        axes.plot(LENGTHS, times, color="tab:blue", alpha=0.4, linewidth=1)
+    axes.plot(LENGTHS, [n * 1e-6 for n in LENGTHS], "k--", label="linear: 1 µs a character")
+    axes.axvline(200, color="gray", linewidth=1, label="longer texts are compared as text")
+    axes.set(xscale="log", yscale="log", xlabel="characters", ylabel="seconds of CPU time")
+    axes.set_title(f"one comparison, {len(SEPARATORS)} runs of a separator")
+    axes.legend()
+    figure.savefig(path, dpi=110, bbox_inches="tight")
+    return largest
+
+
+def parse_args(argv=None):
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--n", type=int, default=100_000, help="completions")
-    p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--threads", type=int, default=4)
-    p.add_argument("--processes", type=int, default=2)
-    args = p.parse_args()
-    canary = os.path.join(tempfile.mkdtemp(), "canary")
+    p.add_argument("--seed", type=int, default=0, help="of the generators")
+    p.add_argument("--threads", type=int, default=4, help="for a fifth of the completions")
+    p.add_argument("--processes", type=int, default=2, help="for another fifth")
+    p.add_argument("--plot", metavar="FILE", help="draw CPU time against length")
+    return p.parse_args(argv)
+
+
+def score_all(args, canary):
+    """[(kind, result), ...] of all completions: main thread, threads, processes."""
     alone, in_threads = args.n * 3 // 5, args.n * 4 // 5
-    start, results = time.perf_counter(), []
+    results = []
     for i in range(0, alone, 20 * CHUNK):
         results.append(("main thread", run(args.seed, i, min(alone, i + 20 * CHUNK), canary)))
-        print(f"{min(alone, i + 20 * CHUNK)} completions, {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
-    for kind, pool, first, last in [(f"{args.threads} threads", ThreadPoolExecutor(args.threads), alone, in_threads), (f"{args.processes} processes", ProcessPoolExecutor(args.processes), in_threads, args.n)]:
+        print(f"{min(alone, i + 20 * CHUNK)} completions", file=sys.stderr, flush=True)
+    pools = [
+        (f"{args.threads} threads", ThreadPoolExecutor(args.threads), alone, in_threads),
+        (f"{args.processes} processes", ProcessPoolExecutor(args.processes), in_threads, args.n),
+    ]
+    for kind, pool, first, last in pools:
         with pool:
-            tasks = [pool.submit(run, args.seed, i, min(last, i + CHUNK), canary) for i in range(first, last, CHUNK)]
+            chunks = [(i, min(last, i + CHUNK)) for i in range(first, last, CHUNK)]
+            tasks = [pool.submit(run, args.seed, *chunk, canary) for chunk in chunks]
             results += [(kind, task.result()) for task in tasks]
+    return results
+
+
+def main(args):
+    if args.plot:
+        print(f"{args.plot}: at most {plot(args.plot):.3f} s of CPU time for one comparison")
+    if not args.n:
+        return 0
+    canary = os.path.join(tempfile.mkdtemp(), "canary")
+    start = time.perf_counter()
+    results = score_all(args, canary)
     seconds = time.perf_counter() - start
-    n_calls, wrong = sum(r["calls"] for _, r in results), [w for _, r in results for w in r["wrong"]]
-    print(f"{args.n} completions, seed {args.seed}: {n_calls} calls of {len(rewards.REWARDS)} rewards in {seconds:.0f} s, {n_calls / seconds:.0f} calls per second; load average {os.getloadavg() if hasattr(os, 'getloadavg') else '?'}")
+    calls_made = sum(r["calls"] for _, r in results)
+    wrong = [w for _, r in results for w in r["wrong"]]
+    slow = [call for _, r in results for call in r["slow"]]
+    print(
+        f"{args.n} completions, seed {args.seed}: {calls_made} calls of {len(rewards.REWARDS)} "
+        f"rewards in {seconds:.0f} s"
+    )
     for kind in dict(results):
-        wall, cpu, name, index, text = max(r["slowest"] for k, r in results if k == kind)
-        print(f"  {kind}: slowest call {wall:.3f} s wall, {cpu:.3f} s CPU of its thread: {name} of completion {index}, {text}")
-    print(f"  most CPU in a call's own thread: {max(r['cpu'] for _, r in results):.3f} s")
-    slow = [(again(args.seed, call, canary), call) for _, r in results for call in r["slow"]]
-    print(f"  over {LIMIT} s wall: {len(slow)} (other programs and threads on this machine count in wall time; each was tried again alone, best of three)")
-    for best, (wall, cpu, name, index, text) in slow:
-        print(f"    {wall:.3f} s wall, {cpu:.3f} s CPU, again {best:.3f} s: {name} of completion {index}, {text}")
-    ran = os.path.exists(canary)
-    print(f"  text run as code: {'YES' if ran else 'no'}; raised or out of range: {len(wrong)}")
-    for case in wrong[:20]:
+        cpu, what = max(r["slowest"] for k, r in results if k == kind)
+        print(f"  {kind}: slowest call {cpu:.3f} s of CPU time, {what}")
+    print(f"  over {LIMIT} s of CPU time: {len(slow)}; raised or out of range: {len(wrong)}")
+    ran, left = os.path.exists(canary), [pid for pids in children() for pid in pids]
+    print(f"  text run as code: {'YES' if ran else 'no'}; processes left: {len(left)}")
+    for case in [*slow, *wrong][:20]:
         print("   ", *case)
-    return int(ran or bool(wrong) or any(best > LIMIT for best, _ in slow))
+    return int(ran or bool(left) or bool(wrong) or bool(slow))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(parse_args()))
