@@ -154,6 +154,10 @@ def same(said: Value, gold: Value) -> bool:
         return said.letter == gold.letter
     if isinstance(gold, Choice) and gold.rest:
         return same(said, read_spelled(gold.rest))  # "cat" for "A. cat"
+    said, gold = _whole_set(said), _whole_set(gold)
+    if isinstance(gold, Relation) and isinstance(said, Sequence):
+        interval = _interval(gold)
+        return interval is not None and _same_sequence(said, interval)
     if isinstance(said, Assignment) != isinstance(gold, Assignment):
         return _same_without_name(said, gold)
     if isinstance(said, Ratio) != isinstance(gold, Ratio):
@@ -161,7 +165,7 @@ def same(said: Value, gold: Value) -> bool:
             return _time(said) == _time(gold) is not None
         return _as_ratio(said) == _as_ratio(gold) is not None
     if type(said) is not type(gold):
-        return _same_items_in_any_order(_alternatives(said), _alternatives(gold))
+        return _same_items_in_any_order(_alternatives(said, gold), _alternatives(gold, said))
     return COMPARE.get(type(said), tuple.__eq__)(said, gold)
 
 
@@ -309,18 +313,19 @@ def _same_items_in_any_order(said: tuple, gold: tuple) -> bool:
     return True
 
 
-def _alternatives(value: Value) -> tuple:
-    """List the items of "a or b" and of "a, b", and the two values of 1 ± √3; else ()."""
-    if (
-        isinstance(value, Alternatives)
-        or isinstance(value, Sequence)
-        and not value.opening + value.closing
-    ):
+def _alternatives(value: Value, other: Value) -> tuple:
+    """List the items of "a or b" and of "a, b", and the two values of 1 ± √3; else ().
+
+    A set has items only beside a ±: {-2, 2} is ±2.
+    """
+    if isinstance(value, Alternatives):
         return value.items
+    if isinstance(value, Sequence):
+        fits = ("", "⦃⦄") if isinstance(other, Expression) else ("",)
+        return value.items if _brackets(value) in fits else ()
     if isinstance(value, Expression) and expressions.has_two_values(value.tree):
-        return tuple(
-            value._replace(tree=expressions.one_of_two(value.tree, sign)) for sign in (1, -1)
-        )
+        both = (expressions.one_of_two(value.tree, sign) for sign in (1, -1))
+        return tuple(value._replace(tree=tree) for tree in both)
     return ()
 
 
@@ -334,6 +339,13 @@ def _as_ratio(value: Value) -> tuple | None:
     return None
 
 
+def _same_ratio(said: Ratio, gold: Ratio) -> bool:
+    """Compare term by term; 20:34:00 is the time 20:34."""
+    short, long = sorted((said.terms, gold.terms), key=len)
+    is_clock = len(short) == 2 and short[0] < 24 and short[1] < 60
+    return short == long or is_clock and long == (*short, 0)
+
+
 def _time(value: Value) -> int | None:
     """Seconds after midnight. 15:30 can only be a time; 3:30 may be a ratio, or before noon."""
     if isinstance(value, Time):
@@ -342,6 +354,32 @@ def _time(value: Value) -> int | None:
     if len(terms) == 2 and 13 <= terms[0] <= 23 and terms[1] < 60:
         return int(terms[0] * 3600 + terms[1] * 60)
     return None
+
+
+def _whole_set(value: Value) -> Value:
+    """Join sets that are written out: {1, 3} ∪ {2, 4} is {1, 3, 2, 4}."""
+    if not isinstance(value, Union) or any(_brackets(item) != "⦃⦄" for item in value.items):
+        return value
+    items = [item for part in value.items for item in part.items]
+    return Sequence(tuple(dict.fromkeys(items)), "⦃", "⦄")
+
+
+def _brackets(value: Value) -> str:
+    return value.opening + value.closing if isinstance(value, Sequence) else ""
+
+
+def _interval(relation: Relation) -> Sequence | None:
+    """Write 2 < x <= 5 as (2, 5], for a gold that is an inequality; else None."""
+    if not set(relation.signs) <= set("<≤"):
+        relation = _reversed(relation)
+    if len(relation.sides) != 3 or not set(relation.signs) <= set("<≤"):
+        return None
+    low, middle, high = relation.sides
+    if middle[0] != "s" or expressions.variables(low) | expressions.variables(high):
+        return None
+    opening = "(" if relation.signs[0] == "<" else "["
+    closing = ")" if relation.signs[1] == "<" else "]"
+    return Sequence((Expression(low), Expression(high)), opening, closing)
 
 
 def _same_range(said: Range, gold: Range) -> bool:
@@ -364,7 +402,7 @@ def _same_alternatives(said: Alternatives, gold: Alternatives) -> bool:
     return _same_items_in_any_order(said.items, gold.items)
 
 
-COMPARE = {  # the other types are the same if they are equal: Date, Time, Ratio, YesNo, Text
+COMPARE = {  # the other types are the same if they are equal: Date, Time, YesNo, Text
     Expression: _same_expression,
     Range: _same_range,
     Relation: _same_relation,
@@ -373,6 +411,7 @@ COMPARE = {  # the other types are the same if they are equal: Date, Time, Ratio
     Alternatives: _same_alternatives,
     Union: _same_union,
     Matrix: _same_matrix,
+    Ratio: _same_ratio,
 }
 
 

@@ -439,6 +439,7 @@ _LETTERS = r"\(\s*[A-Za-z](?:\s*,\s*[A-Za-z])*\s*\)"
 _ARGUMENTS = r"\(\s*-?[0-9.A-Za-z]+(?:\s*,\s*-?[0-9.A-Za-z]+)*\s*\)"
 _INVERSE = r"(?:\s*\^\s*\{?\s*-1\s*\}?)"
 _DERIVATIVE = r"d[a-z]\s*/\s*d[a-z]|\\frac\s*\{\s*d[a-z]\s*\}\s*\{\s*d[a-z]\s*\}"
+_SHARE = r"[A-Z]{2}\s*/\s*[A-Z]{2}|\\frac\s*\{\s*[A-Z]{2}\s*\}\s*\{\s*[A-Z]{2}\s*\}"
 _SUBSCRIPT = r"(?:\s*_\s*(?:\{[^{}]{1,20}\}|[0-9A-Za-z]+)|[0-9]{1,2})"
 _SYMBOL = (
     r"(?:[A-Za-zα-ωΓ-Ω]|[A-Z]{2,3}|△\s*[A-Z]{3})'{0,2}"
@@ -446,7 +447,7 @@ _SYMBOL = (
 )
 NAME = re.compile(
     rf"{_ANGLE}|(?:sin|cos|tan|cot)\s*(?:{_ANGLE}|[A-Zα-ω]{{1,3}}|[a-z])"
-    rf"|{_SYMBOL}(?:\s*:\s*{_SYMBOL})?|{_LETTERS}|\|\s*[A-Z]{{2}}\s*\||{_DERIVATIVE}"
+    rf"|{_SYMBOL}(?:\s*:\s*{_SYMBOL})?|{_LETTERS}|\|\s*[A-Z]{{2}}\s*\||{_DERIVATIVE}|{_SHARE}"
     r"|S_?\{?\s*△\s*[A-Z]{3}\}?"
 )
 PROBABILITY = re.compile(r"(P\s*\([^()]*[=<>≤≥][^()]*\))\s*=\s*([^=]+)")

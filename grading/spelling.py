@@ -106,6 +106,8 @@ def _unicode(text: str) -> str:
     text = re.sub("[₀₁₂₃₄₅₆₇₈₉ₙ]+", lambda m: "_{" + m[0].translate(SUBSCRIPTS) + "}", text)
     text = re.sub("([¼½¾⅐-⅞])", r" \1 ", text)  # else 3½ would become 31/2
     text = re.sub("([①-⑳])(?=[①-⑳])", r"\1,", text)
+    text = re.sub("(?<=[0-9])又(?=[0-9])", " ", text)  # the Chinese 1又1/2
+    text = re.sub("(?<=[\u4e00-\u9fff])\\s+(?=[\u4e00-\u9fff])", "", text)
     text = text.replace("∛", "√[3]").replace("∜", "√[4]")
     text = re.sub(
         "(?<=[0-9])[\u2009\u202f\u00a0](?=[0-9]{3}(?![0-9]))", "", text
