@@ -23,7 +23,8 @@ import unicodedata
 from collections import Counter
 
 from grading.answers import MAX_TAIL, choice_index, extract_answer, match_answer, normalize_answer, parse_failure
-from grading.reading import MAX_ANSWER, Choice, read, text_form
+from grading.reading import MAX_ANSWER, read, text_form
+from grading.values import Choice
 
 log = logging.getLogger(__name__)
 

@@ -43,13 +43,12 @@ class MathWorker:
     def __init__(self, script: str, cpu_seconds: float):
         self.script, self.cpu_seconds = os.path.abspath(script), cpu_seconds
         self.late = set()
-        self.forget()
-        if hasattr(
-            os, "register_at_fork"
-        ):  # the pipes are the parent's, and its lock may be taken for ever
-            os.register_at_fork(after_in_child=self.forget)
+        self._no_worker_yet()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._no_worker_yet)
 
-    def forget(self) -> None:
+    def _no_worker_yet(self) -> None:
+        """Begin anew. After a fork the pipes are the parent's, and its lock may be taken."""
         self.pid, self.lock = os.getpid(), threading.Lock()
         self.process = self.answers = None
 
@@ -58,9 +57,7 @@ class MathWorker:
         line = json.dumps(question)
         with self.lock:
             if line in self.late:
-                raise Late(
-                    f"math-verify did not finish {line:.200} in {self.cpu_seconds} s of CPU time"
-                )
+                raise self._late(line)
             if self.process is None or self.process.poll() is not None:
                 self.start()
             answer = None
@@ -74,10 +71,11 @@ class MathWorker:
                     self.stop()
             if answer is None:
                 self.late.add(line)
-                raise Late(
-                    f"math-verify did not finish {line:.200} in {self.cpu_seconds} s of CPU time"
-                )
+                raise self._late(line)
             return answer
+
+    def _late(self, line: str) -> Late:
+        return Late(f"math-verify did not finish {line:.200} in {self.cpu_seconds} s of CPU time")
 
     def start(self) -> None:
         """Start a child and wait for its imports. Raises RuntimeError if it cannot start."""

@@ -7,22 +7,22 @@ r"""Read an answer into a typed value (values.py).
     read("A. cat")        -> Choice("a", "cat")
     read("No idea")       -> Text("no idea")
 
-READERS has the readers in the order in which they are tried. Each takes a spelled text
+PHRASES and READERS have the readers in the order in which they are tried. Each takes a spelled text
 (spelling.py) and returns a value or None.
 """
 
 import functools
 import re
-from fractions import Fraction
 
 from grading import expressions
 from grading.expressions import NUMBER, Unreadable
+from grading.phrases import (
+    read_choice, read_code, read_date, read_ratio, read_time, read_yes_no,
+)  # fmt: skip
 from grading.quantities import read_compound, read_number, read_quantity
 from grading.spelling import closes_at_end, plain, spell
-from grading.units import read_unit
 from grading.values import (
-    Alternatives, Assignment, Choice, Date, Expression, Matrix, Range, Ratio, Relation, Sequence,
-    Text, Time, Union, Value, YesNo,
+    Alternatives, Assignment, Expression, Matrix, Range, Relation, Sequence, Text, Union, Value,
 )  # fmt: skip
 
 MAX_ANSWER = 200  # a longer text is compared as text only
@@ -37,7 +37,10 @@ def read(text: str) -> Value:
 
 
 def text_form(text: str) -> str:
-    """Write a text so that case, spaces, quotes and the final period make no difference."""
+    """Write a text without what makes no difference: case, spaces, quotes, the final period.
+
+    Of a long text only case and spaces.
+    """
     if len(text) > MAX_ANSWER:
         return " ".join(text.split()).casefold()
     return plain(spell(text))
@@ -48,6 +51,10 @@ def read_spelled(text: str, depth: int = 0) -> Value:
     """Read a spelled text. depth: how many lists it stands in."""
     text = text.removeprefix("≈").strip()
     if text and len(text) <= MAX_ANSWER and depth <= MAX_NESTING:  # spelling can lengthen a text
+        for read_phrase in PHRASES:
+            value = read_phrase(text)
+            if value is not None:
+                return value
         for reader in READERS:
             value = reader(text, depth)
             if value is not None:
@@ -55,175 +62,22 @@ def read_spelled(text: str, depth: int = 0) -> Value:
     return Text(plain(text))
 
 
-# --- yes and no ---
-
-SENTENCE = "it|there|they|he|she|this|these|those|the|we|you|i|because|since|as"
-YES_NO = re.compile(
-    rf"(yes|no|true|false)(?:\s*([,;.!:(-])\s*|\s+(?=(?:{SENTENCE})\b)|$)(.*)",
-    re.IGNORECASE | re.DOTALL,
-)
-# What takes the word back: doubt, no knowledge, another such word.
-UNSURE = re.compile(
-    r"\b(?:maybe|perhaps|possibly|probably|unsure|uncertain|unclear|unknown|not sure|not certain"
-    r"|not really|(?:do not|don't) know|no idea|it depends|could be|may be|might be|n/a"
-    r"|not enough|insufficient|wrong|incorrect|not the answer|not possible to"
-    r"|(?:cannot|can't|can not|could not|couldn't|unable to|impossible to|hard to|difficult to)"
-    r"\s+(?:be\s+)?(?:tell|say|told|determined?|know|answer|decided?|see the (?:image|picture))"
-    r"|or\s+(?:yes|no|not|maybe))\b|^not$",
-    re.IGNORECASE,
-)
-ANOTHER_WORD = re.compile(
-    r"(?:^|[,.;:!/(-]\s*|\b(?:or|and|but|it's|actually|mean)\s+)(yes|no|true|false|yeah|yep|nope|nah)\b(?!\s+\w+)"
-    r"|\b(?:yes|no)$",
-    re.IGNORECASE,
-)
-
-
-def read_yes_no(text: str, depth: int) -> YesNo | None:
-    """Read yes, no, true or false, alone or before a sentence that does not take it back.
-
-    "No idea" and "No. 5" are neither.
-    """
-    m = YES_NO.fullmatch(text)
-    if not m:
-        return None
-    word, mark, rest = m[1].casefold(), m[2], m[3]
-    others = {other.casefold() for other in ANOTHER_WORD.findall(rest)} - {word}
-    if others or UNSURE.search(rest) or mark in (".", ":") and re.match("[0-9]", rest):
-        return None
-    return YesNo(word)
-
-
-# --- letters ---
-
-LETTER = re.compile(r"([A-Za-z])\s*[.:,)、]?|\(\s*([A-Za-z])\s*\)[.:,]?|\[\s*([A-Za-z])\s*\][.:,]?")
-_BEHIND = r"(?:[.:]?\s+|(?=[A-Za-z\u4e00-\u9fff]))"
-LETTER_AND_TEXT = re.compile(
-    rf"(?:([A-J])(?:[.:)]\s*|\s*、\s*|\s+-\s+(?=[^\W\d]{{2}}))|([a-j])(?:[.:]\s+|\)\s*|\s*、\s*)"
-    rf"|\(([A-Ja-j])\){_BEHIND}|\[([A-Ja-j])\]{_BEHIND})([^\s,:)].*)",
-    re.DOTALL,
-)
-
-
-def read_choice(text: str, depth: int) -> Choice | None:
-    """Read a letter in its usual dress, alone or before its text.
-
-    "A cat" has none, and "A. cat B. dog" names two.
-    """
-    m = LETTER.fullmatch(text)
-    if m:
-        letter = m[1] or m[2] or m[3]
-        return Choice(letter.casefold(), "", letter)
-    parted = letter_and_text(text)
-    if parted is None or names_another_letter(*parted):
-        return None
-    letter, rest = parted
-    return Choice(letter.casefold(), rest, letter)
-
-
-def letter_and_text(text: str) -> tuple[str, str] | None:
-    """("A", "cat") of "A. cat", "(A) cat", "A) cat", "A、cat"; None of anything else."""
-    m = LETTER_AND_TEXT.fullmatch(text)
-    return (m[1] or m[2] or m[3] or m[4], m[5]) if m else None
-
-
-ANOTHER_LETTER = re.compile(
-    r"(?<![\w.∠])([A-J])[.:)、](?=\s*[^\s.])"  # cat B. dog
-    r"|(?<![\w.])([a-j])[.:)、](?=\s+[^\s])|(?<=[0-9])([A-Ja-j])\)"
-    r"|(?<![A-Za-z])[(\[]([A-Ja-j])[)\]]"  # cat (B) dog, but not P(A)
-    r"|(?:\b(?i:or|nor|but|actually|maybe|perhaps|so)|[,/&;?!|])\s*([A-J])(?=\s*$|[,.?!)]|\s+[a-z-])"
-    r"|\w{2,}\s+and\s+([A-J])(?=\s*$|\s+(?:is|are)\b)"  # cat and B
-)
-JOINED = re.compile(r"(?:both|neither|either|all|none)\b", re.IGNORECASE)
-
-
-def names_another_letter(letter: str, rest: str) -> bool:
-    """Tell whether the text behind a letter names another option: "cat B. dog", "cat or B"."""
-    if JOINED.match(rest):
-        return False  # D. Both A and B
-    found = ANOTHER_LETTER.findall(rest)
-    others = {"".join(groups).upper() for groups in found} - {letter.upper()}
-    return bool(others) or rest.strip(" .") in set("ABCDEFGHIJ") and letter.isupper()
-
-
-# --- times, dates, ranges, ratios, codes ---
-
-TIME = re.compile(
-    r"(上午|下午)?\s*([0-9]{1,2})(?:\s*[:.]\s*([0-9]{2}))?(?:\s*:\s*([0-9]{2}))?\s*(?:([ap])\.?\s*m\.?)?",
-    re.IGNORECASE,
-)
-
-
-def read_time(text: str, depth: int) -> Time | None:
-    """3:30 PM, 3:30PM, 5 p.m."""
-    m = TIME.fullmatch(text)
-    half = (m[5] or m[1]) if m else None
-    if half is None:
-        return None
-    hour, minute, second = (int(part or 0) for part in m.groups()[1:4])
-    if not 1 <= hour <= 12 or minute > 59 or second > 59:
-        return None
-    afternoon = half in ("p", "P", "下午")
-    return Time((hour % 12 + 12 * afternoon) * 3600 + minute * 60 + second)
-
-
-MONTHS = (
-    "january february march april may june july august september october november december".split()
-)
-MONTH = {name[:n]: i + 1 for i, name in enumerate(MONTHS) for n in (3, 4, len(name))}
-_NAME = r"([A-Za-z]{3,9})\.?"
-_DAY = r"([0-9]{1,2})(?:st|nd|rd|th)?"
-ISO_DATE = re.compile(r"([0-9]{4})([-/.])([0-9]{1,2})\2([0-9]{1,2})")
-CHINESE_DATE = re.compile(r"([0-9]{4})\s*年\s*([0-9]{1,2})\s*月(?:\s*([0-9]{1,2})\s*[日号])?")
-NAMED_DATES = [  # regex, positions of year, month, day
-    (re.compile(rf"{_NAME}\s+{_DAY}(?:\s*,\s*|\s+)([0-9]{{4}})"), (3, 1, 2)),
-    (re.compile(rf"{_DAY}\s+(?:of\s+)?{_NAME}(?:\s*,\s*|\s+)([0-9]{{4}})"), (3, 2, 1)),
-    (re.compile(rf"{_NAME}\s*,?\s+([0-9]{{4}})"), (2, 1, None)),
-    (re.compile(rf"{_NAME}\s+{_DAY}"), (None, 1, 2)),
-    (re.compile(rf"{_DAY}\s+(?:of\s+)?{_NAME}"), (None, 2, 1)),
-]
-SOME_DATE = re.compile(r"([0-9]{1,4})\s*/\s*([0-9]{1,2})\s*/\s*([0-9]{1,4})")
-
-
-def read_date(text: str, depth: int) -> Date | None:
-    """2020-02-04, February 4, 2020, 4 Feb 2020, 2020年2月4日; 2/4/2020 stays as it is."""
-    m = ISO_DATE.fullmatch(text)
-    if m and _is_date(int(m[3]), int(m[4])):
-        return Date((int(m[1]), int(m[3]), int(m[4])))
-    m = CHINESE_DATE.fullmatch(text)
-    if m:
-        return Date((int(m[1]), int(m[2]), int(m[3]) if m[3] else None))
-    m = SOME_DATE.fullmatch(text)
-    if m:
-        return Date(("in some order", *map(int, m.groups())))
-    for pattern, (year, month, day) in NAMED_DATES:
-        m = pattern.fullmatch(text)
-        if m and m[month].casefold() in MONTH:
-            return Date(
-                (
-                    int(m[year]) if year else None,
-                    MONTH[m[month].casefold()],
-                    int(m[day]) if day else None,
-                )
-            )
-    return None
-
-
-def _is_date(month: int, day: int) -> bool:
-    return 1 <= month <= 12 and 1 <= day <= 31
-
+# --- ranges and formulas ---
 
 COMMA_NUMBER = rf"(?:{expressions.GROUPED}|{NUMBER})"
 RANGE = re.compile(
-    rf"(?:from\s+)?([^0-9a-z]{{0,2}}?-?{COMMA_NUMBER})([^0-9-]*?)\s*(?:-|~|\bto\b|至|到)\s*(\D?{COMMA_NUMBER})(.*)",
-    re.IGNORECASE | re.DOTALL,
+    rf"""(?: from \s+ )?
+        ( [^0-9a-z]{{0,2}}? -? {COMMA_NUMBER} ) ( [^0-9-]*? )          # $5, 5 cm
+        \s* (?: - | ~ | \b to \b | 至 | 到 ) \s*
+        ( \D? {COMMA_NUMBER} ) (.*)                                   # $10, 10 cm""",
+    re.IGNORECASE | re.DOTALL | re.VERBOSE,
 )
 
 
 def read_range(text: str, depth: int) -> Range | None:
     """Read 30-39, 10 to 20 cm, $5-$10. A hyphen between two bare numbers is never a minus."""
     m = RANGE.fullmatch(text)
-    if not m or m[3].startswith("-") and not m[1].startswith("-"):
+    if not m or (m[3].startswith("-") and not m[1].startswith("-")):
         return None
     if re.fullmatch(r"[a-z](?:\s*\^.*)?", m[4]):
         return None  # 3-2m may be a formula
@@ -235,62 +89,14 @@ def read_range(text: str, depth: int) -> Range | None:
     return Range(low._replace(unit=low.unit or unit), high._replace(unit=unit))
 
 
-RATIO = re.compile(rf"{NUMBER}(?:\s*:\s*{NUMBER})+")
-O_CLOCK = re.compile(r"([0-9]{1,2})\s*o'?clock", re.IGNORECASE)
-
-
-def read_ratio(text: str, depth: int) -> Ratio | None:
-    """1:2, 3:4:5, and times without am or pm."""
-    hour = O_CLOCK.fullmatch(text)
-    if hour:
-        return Ratio((Fraction(hour[1]), Fraction(0)))
-    if not RATIO.fullmatch(text):
-        return None
-    return Ratio(tuple(Fraction(term) for term in re.findall(NUMBER, text)))
-
-
-CODE = re.compile(
-    rf"(?!(?:{'|'.join(expressions.FUNCTIONS)}|sqrt|pi)[0-9]+$)(?=[A-Za-z0-9]*[A-Za-z][0-9])(?![0-9.]+[eE][0-9]+$)[A-Za-z0-9]+"
-    r"|[12][0-9]{2}0s|[0-9]+(?:st|nd|rd|th)(?:\s.*)?|[0-9]+(?:-[0-9]+){2,}|[0-9]+(?:\.[0-9]+){2,}|[0-9]+(?:/[0-9]+){2,}",
-    re.IGNORECASE,
-)
-
-
-BASED = re.compile(r"\(?\s*([0-9A-F]+)\s*\)?\s*_\s*(?:\{\s*([0-9]{1,2})\s*\}|([0-9]{1,2}))")
-
-
-FORMULA = re.compile(r"(?:[A-Z][a-z]?(?:_\{[0-9]+\}|_?[0-9]+)?){2,}")  # of chemistry: CO_2, H2O
-POWER_OF_UNIT = re.compile(r"[0-9.]+((?:[a-z]{2}|m)[23])")  # 5cm2
-
-
-def read_code(text: str, depth: int) -> Text | None:
-    """Read letters with digits that are no product, and hyphens that are no minus.
-
-    AB12, x2, 1st, 1990s, 555-12-34, 1.2.3; and 52_8, a numeral in another base.
-    """
-    m = BASED.fullmatch(text)
-    if m:
-        return Text(f"{m[1]}_{m[2] or m[3]}")
-    formula = re.sub(r"\s", "", text) if "_" in text else text
-    if FORMULA.fullmatch(formula) and re.search("[0-9]", text):
-        return Text(re.sub(r"[_{}\s]", "", text).casefold())
-    m = POWER_OF_UNIT.fullmatch(text)
-    if m and read_unit(m[1]):
-        return None
-    return Text(plain(text)) if CODE.fullmatch(text) else None
-
-
-# --- formulas ---
-
-
 def read_expression(text: str, depth: int) -> Expression | None:
-    """A formula, with variables or without."""
+    """Read a formula, with variables or without."""
     try:
         tree = expressions.parse(text, depth == 0)
     except Unreadable:
         return None
     if tree[0] == "!" and tree[1][0] == "n":
-        return None  # 3! is no 6: it may be followed by a cry
+        return None  # 3! may be the number 3 with an exclamation mark
     return Expression(tree)
 
 
@@ -300,7 +106,7 @@ OPENING, CLOSING = "([⦃⟨{", ")]⦄⟩}"
 
 
 def split(text: str, pattern: str) -> list[str]:
-    """The pieces of a text between the separators that stand outside of all brackets."""
+    """Part a text at the separators that stand outside of all brackets."""
     pieces, start, depth = [], 0, 0
     separator = re.compile(pattern)
     at = 0
@@ -319,33 +125,38 @@ def split(text: str, pattern: str) -> list[str]:
 
 
 def _items(pieces: list[str], depth: int) -> tuple:
+    """Read the items of a list that stands in `depth` others."""
     return tuple(read_spelled(piece, depth + 1) for piece in pieces)
 
 
 def read_alternatives(text: str, depth: int) -> Value | None:
-    """60° or 120°; a name that all share is taken out: x = 1 or x = 2."""
+    """Read 60° or 120°; a name that all share is taken out: x = 1 or x = 2."""
     pieces = split(text, r"\s+or\s+|\s*或者?\s*")
     if len(pieces) < 2 or not all(pieces):
         return None
     pieces[0] = re.sub(r"^either\s+", "", pieces[0], flags=re.IGNORECASE)
-    return _named_together(Alternatives(_items(pieces, depth)))
+    return _named_together(Alternatives(tuple(read_spelled(piece, depth) for piece in pieces)))
 
 
 def _named_together(value: Alternatives | Sequence) -> Value:
-    """x = 1 or x = 2, and x = 1 or 2, as the assignment of 1 or 2 to x."""
+    """Write x = 1 or x = 2, and x = 1 or 2, as the assignment of 1 or 2 to x."""
     first, *others = value.items
     if not isinstance(first, Assignment):
         return value
     values = [first.value]
     for item in others:
-        if isinstance(item, Relation) or isinstance(item, Assignment) and item.name != first.name:
+        if isinstance(item, Relation):
             return value
-        values.append(item.value if isinstance(item, Assignment) else item)
+        if isinstance(item, Assignment):
+            if item.name != first.name:
+                return value
+            item = item.value
+        values.append(item)
     return Assignment(first.name, value._replace(items=tuple(values)), None)
 
 
 def read_union(text: str, depth: int) -> Union | None:
-    """(1,2) ∪ (3,4)"""
+    """Read sets joined by ∪."""
     pieces = split(text, "∪")
     if len(pieces) < 2 or not all(pieces):
         return None
@@ -353,27 +164,27 @@ def read_union(text: str, depth: int) -> Union | None:
 
 
 def read_sequence(text: str, depth: int) -> Value | None:
-    """3, 7; (1, 2); [0, 1); {1, 2}. Braces of LaTeX are a set only around a comma."""
-    if text[0] in "([⦃⟨" and text[-1] in ")]⦄⟩":
-        inner = text[1:-1]
-        if _balanced(inner):
-            pieces = [] if not inner.strip() else parts(inner)
-            if all(pieces) and (len(pieces) > 1 or text[0] not in "(⟨"):
-                return Sequence(_items(pieces, depth + 1), text[0], text[-1])
+    """Read 3, 7; (1, 2); [0, 1); {1, 2}. Braces of LaTeX are a set only around a comma."""
+    if text[0] in "([⦃⟨" and text[-1] in ")]⦄⟩" and _balanced(text[1:-1]):
+        pieces = parts(text[1:-1]) if text[1:-1].strip() else []
+        least = 2 if text[0] in "(⟨" else 0  # (3) is 3
+        if all(pieces) and len(pieces) >= least:
+            return Sequence(_items(pieces, depth), text[0], text[-1])
     if text[0] == "{" and closes_at_end(text, "{}"):
         pieces = parts(text[1:-1])
         if len(pieces) > 1 and all(pieces):
-            return Sequence(_items(pieces, depth + 1), "⦃", "⦄")
+            return Sequence(_items(pieces, depth), "⦃", "⦄")
     pieces = parts(text)
-    if len(pieces) > 1 and all(pieces) and not (depth == 0 and read_number(text)):
-        joint = "and" if re.search(r"\sand\s|[和且]", text) else ""
-        return _named_together(Sequence(_items(pieces, depth + 1), "", joint))
-    return None
+    if len(pieces) < 2 or not all(pieces) or (depth == 0 and read_number(text)):
+        return None
+    joined_by_and = bool(re.search(r"\sand\s|[和且]", text))
+    return _named_together(Sequence(_items(pieces, depth), "", "", joined_by_and))
 
 
 AND = r"[,;]\s*and\s+|\s+and\s+|\s*[和且]\s*"
 
 
+@functools.lru_cache(maxsize=1024)
 def parts(text: str) -> list[str]:
     """Part a list at its commas; at "1,000, 2,000" only at those before a space."""
     pieces = split(text, AND + r"|[,;、]")
@@ -394,32 +205,28 @@ def _balanced(text: str) -> bool:
     return depth == 0
 
 
-MATRIX = re.compile(
-    r"\\begin\s*\{([pbvBV]?)(?:small)?(?:matrix|array)\}(?:\{[lcr|]*\})?(.*)\\end\s*\{\1(?:small)?(?:matrix|array)\}",
-    re.DOTALL,
-)
-
-
+_MATRIX = r"\{([pbvBV]?)(?:small)?(?:matrix|array)\}"
+MATRIX = re.compile(rf"\\begin\s*{_MATRIX}(?:\{{[lcr|]*\}})?(.*)\\end\s*{_MATRIX}", re.DOTALL)
 CASES = re.compile(r"\\begin\s*\{cases\}(.*)\\end\s*\{cases\}", re.DOTALL)
 
 
 def read_cases(text: str, depth: int) -> Sequence | None:
-    """Read \\begin{cases} x=1 \\\\ y=2 \\end{cases} as the list of its lines."""
+    """Read the lines between \\begin{cases} and \\end{cases} as a list."""
     m = CASES.fullmatch(text)
-    rows = [row.strip(" ,;") for row in m[1].split("\\\\") if row.strip()] if m else []
-    return Sequence(_items(rows, depth + 1), "", "") if rows else None
+    if not m:
+        return None
+    rows = [row.strip(" ,;") for row in m[1].split("\\\\") if row.strip()]
+    return Sequence(_items(rows, depth), "", "")
 
 
 def read_matrix(text: str, depth: int) -> Matrix | None:
-    """\\begin{pmatrix} 1 & 2 \\\\ 3 & 4 \\end{pmatrix}"""
+    """Read a LaTeX matrix or array."""
     m = MATRIX.fullmatch(text.strip("()[] "))
-    if not m:
+    if not m or m[1] != m[3]:
         return None
-    rows = [row.strip() for row in m[2].split("\\\\") if row.strip()]
-    return Matrix(
-        tuple(_items([cell.strip() for cell in row.split("&")], depth + 1) for row in rows),
-        m[1] in "vV" and m[1] != "",
-    )
+    rows = [row.split("&") for row in m[2].split("\\\\") if row.strip()]
+    cells = [_items([cell.strip() for cell in row], depth) for row in rows]
+    return Matrix(tuple(cells), bars=m[1] in ("v", "V"))
 
 
 # --- equations, inequalities, names ---
@@ -428,7 +235,7 @@ POINT = re.compile(r"([A-Z]'?)\s*(\(.*,.*\))", re.DOTALL)
 
 
 def read_point(text: str, depth: int) -> Assignment | None:
-    """P(-3, 4): a name and its coordinates."""
+    """Read a name with its coordinates: P(-3, 4)."""
     m = POINT.fullmatch(text)
     value = read_sequence(m[2], depth) if m else None
     return Assignment(m[1], value, None) if isinstance(value, Sequence) and value.opening else None
@@ -455,13 +262,16 @@ SIGNS = "=<>≤≥≠∈≈"
 
 
 def read_relation(text: str, depth: int) -> Value | None:
-    """x = 7, f(x) = 2x + 1, n = 1, 2, 3, x in [0, 1]; 2x + y = 4, x > 3, 1 < x <= 3."""
+    """Read a named value, an equation or an inequality.
+
+    x = 7, f(x) = 2x + 1, n = 1, 2, 3, x in [0, 1]; 2x + y = 4, x > 3, 1 < x <= 3.
+    """
     found = [char for char in text if char in SIGNS]
     if not found:
         return None
     chance = PROBABILITY.fullmatch(text)
     if chance:
-        return Assignment(chance[1].replace(" ", ""), read_spelled(chance[2], depth + 1), None)
+        return Assignment(chance[1].replace(" ", ""), read_spelled(chance[2], depth), None)
     if len(found) == 1 and found[0] in "=∈≈":
         name, _, value = (part.strip() for part in text.partition(found[0]))
         if NAME.fullmatch(name) and value:
@@ -474,14 +284,16 @@ def read_relation(text: str, depth: int) -> Value | None:
 
 
 def _assignment(name: str, value: str, text: str, signs: list[str], depth: int) -> Assignment:
-    formula = read_expression(value, depth + 1) if "(" in name else None  # the m of f(m) = 2m
-    relation = None if "(" in name else _relation(text, signs)  # f(2) is no product
+    """Make a named value. In f(m) = 2m the m is a variable, no unit, and f(2) is no product."""
+    is_function = "(" in name
     name = re.sub(r"[{}\s]|^m(?=\s*∠)", "", name)
-    return Assignment(name, formula or read_spelled(value, depth + 1), relation)
+    formula = read_expression(value, 1) if is_function else None
+    relation = None if is_function else _relation(text, signs)
+    return Assignment(name, formula or read_spelled(value, depth), relation)
 
 
 def _relation(text: str, signs: list[str]) -> Relation | None:
-    """Formulas with signs between them; None if a side is none."""
+    """Read formulas with signs between them; None if a side is no formula."""
     if not set(signs) <= set("=<>≤≥≠"):
         return None
     try:
@@ -500,13 +312,16 @@ def _exact_part(text: str, depth: int) -> Value | None:
     """Read 8√3 of "8√3 ≈ 13.86", a root, a fraction or a multiple of π; never 7 of "7 ≈ 3"."""
     exact, _, rounded = (part.strip() for part in text.rpartition("≈"))
     value = read_quantity(rounded, depth)
-    if not re.search(r"\\sqrt|\\frac|√|π|/", exact) or value is None or value.tree[0] not in "n-":
+    if value is None or value.tree[0] not in "n-":
         return None
-    return read_spelled(exact, depth)
+    return read_spelled(exact, depth) if re.search(r"\\sqrt|\\frac|√|π|/", exact) else None
 
 
+# A compound quantity (5ft3in) goes before the codes.
+PHRASES = [
+    read_yes_no, read_choice, read_time, read_date, read_compound, read_code, read_ratio,
+]  # fmt: skip
 READERS = [
-    read_yes_no, read_choice, read_time, read_date, read_compound, read_code, read_range,
-    read_ratio, read_quantity, read_matrix, read_cases,
-    read_alternatives, read_union, read_point, read_relation, read_sequence, read_expression,
+    read_range, read_quantity, read_matrix, read_cases, read_alternatives, read_union, read_point,
+    read_relation, read_sequence, read_expression,
 ]  # fmt: skip

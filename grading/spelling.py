@@ -4,13 +4,15 @@ r"""One spelling for what is written in many: Unicode, LaTeX, dressing. Text in,
     spell("90° − \\alpha.")              -> "90° - α"
     spell("**“Yes”**")                   -> "Yes"
 
-Commands that stand for one character become that character (\alpha: α, \leq: ≤).
-Of the others \frac, \sqrt and \begin stay, for the grammar.
+Commands that stand for one character become that character (\alpha: α, \leq: ≤), dressing goes, and
+other commands stay (\frac, \sqrt, \begin).
 """
 
 import functools
 import re
 import unicodedata
+
+from grading.expressions import FUNCTIONS
 
 SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ", "0123456789-+n")
 SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉ₙ", "0123456789n")
@@ -22,7 +24,6 @@ AFTER_NFKC = str.maketrans({
     "∥": "‖", "∆": "Δ", "〈": "⟨", "〉": "⟩", "∼": "∽", "∣": "|", "⟂": "⊥", "≌": "≅", "µ": "μ",
 })  # fmt: skip
 
-# One character for a command. What is longer comes first where one begins as another.
 SYMBOLS = {
     **dict(zip("alpha beta gamma delta epsilon zeta eta theta iota".split(), "αβγδεζηθι")),
     **dict(zip("kappa lambda mu nu xi omicron pi rho".split(), "κλμνξοπρ")),
@@ -45,92 +46,117 @@ SYMBOLS = {
     "dbinom": "\\binom", "tbinom": "\\binom", "euro": "€", "pounds": "£", "land": "and",
     "lor": "or", "square": "□", "because": "∵", "therefore": "∴",
 }  # fmt: skip
-FUNCTIONS = (
-    "arcsin arccos arctan sinh cosh tanh sin cos tan cot sec csc ln lg log exp max min gcd lcm"
-).split()
-NOTHING = (
-    "left right big Big bigg Bigg bigl bigr Bigl Bigr displaystyle textstyle limits "
-    "rm bf it mathrm mathbf mathit mathsf text textbf boldsymbol bm"
-).split()
-SPACES = [",", ";", ":", "!", " ", "quad", "qquad", "space", "thinspace", "(", ")", "[", "]"]
+FUNCTION_NAMES = {*FUNCTIONS, "max", "min", "gcd", "lcm"}
+DROPPED = set(
+    (
+        "left right big Big bigg Bigg bigl bigr Bigl Bigr displaystyle textstyle limits "
+        "rm bf it mathrm mathbf mathit mathsf text textbf boldsymbol bm "
+        "quad qquad space thinspace"
+    ).split()
+) | set(",;:! ()[]")
 
-GREEK_NAME = r"(?<![A-Za-z\\])(?i:(alpha|beta|gamma|delta|theta|lambda|omega))(?![A-Za-z])"
+COMMAND = re.compile(r"\\([A-Za-z]+|[^A-Za-z])")
+_TEXT = r"\\(?:text[a-z]*|math[a-z]+|boldsymbol|bm|[mh]box|operatorname\*?|underline)"
+WRAPPED = re.compile(_TEXT + r"\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
+QUOTES = ['""', "''", "``", "«»", "「」", "《》"]
 THOUSANDS = re.compile(r"-?[0-9]{1,3}(?: [0-9]{3})+")  # 12 345 678, which is no list
 BOLD = re.compile(r"(?<![^\s(])\*\*([^*]+)\*\*(?=[\s.,:;)]|$)")  # **A.** cat
-COMMAND = re.compile(r"\\([A-Za-z]+|[^A-Za-z])")
-WRAPPED = re.compile(
-    r"\\(?:text[a-z]*|math[a-z]+|boldsymbol|bm|[mh]box|operatorname\*?|underline)\s*\{((?:[^{}]|\{[^{}]*\})*)\}"
+GREEK_NAME = re.compile(
+    r"(?<![A-Za-z\\])(alpha|beta|gamma|delta|theta|lambda|omega|pi)(?![A-Za-z])", re.IGNORECASE
 )
-QUOTES = ['""', "''", "``", "«»", "「」", "《》"]
+
+
+def _table(*rows: tuple[str, str]) -> list[tuple[re.Pattern, str]]:
+    return [(re.compile(pattern), replacement) for pattern, replacement in rows]
+
+
+BEFORE_LATEX = _table(
+    (r"(?<=[A-Z])\s*~\s*(?=△|\\triangle|Δ|\\Delta)", "∽"),  # similar triangles
+    (r"(?<=[0-9])\s*[xX]\s*(?=10\s*(?:\^|\*\*))", "*"),  # 4.5 x 10^3
+)
+LATEX = _table(
+    (r"\{,\}", ","),
+    (r"(?<=[0-9])(?:\\,|\\ )(?=[0-9]{3}(?![0-9]))", ""),  # 10\,000
+    (r"\\!\s*", ""),  # 1,\!000
+    (r"\{\s*\\(?:rm|bf|it|sf|tt)(?![A-Za-z])([^{}]*)\}", r" \1 "),  # {\rm cm}
+    (r"\\overline\s*\{\s*([A-Z]{2})\s*\}", r"\1"),  # a segment
+)
+AFTER_LATEX = _table(
+    (r"\+\s*/\s*-|(?:(?<=^)|(?<=[=(,]))\s*\+\s*-", "±"),
+    (r"-\s*/\s*\+|(?:(?<=^)|(?<=[=(,]))\s*-\s*\+", "∓"),
+    (r"(?<![A-Za-z\\])(?:(?<=[-+(\[, ])oo|(?i:inf|infinity))(?![A-Za-z])", "∞"),
+    (r"(?<=[)\]])\s*U\s*(?=[(\[])", "∪"),
+    (r"⦃\s*⦄|^\{\}$", "∅"),
+    (r"Δ(?=\s*[A-Z]{3})", "△"),
+    (r"(?i:\bper\s+cent\b)", "percent"),
+    (r"^\{([^{}]*\|[^{}]*)\}$", r"⦃\1⦄"),  # {x | x > 3}
+    (r"^<([^<>]*,[^<>]*)>$", r"⟨\1⟩"),  # <1, 2>
+    (">=", "≥"),
+    ("<=", "≤"),
+    ("!=", "≠"),
+    (r"(?<=[A-Z])\s*(?://|\|\|)\s*(?=[A-Z])", "‖"),  # AB // CD
+    (r"(?<=[0-9])\s*∽\s*(?=[0-9])", "~"),  # 3∼5, a range
+    ("^∽", "≈"),
+    (r"(°.*[0-9])\s*\"\s*$", r"\1''"),  # 12°34'56"
+    (r"(?:\{\})?\s*\^\s*(?:\{\s*[°o]\s*\}|°|(?<=[0-9]\^)o(?![A-Za-z]))", "°"),  # ^\circ, ^o
+    (r"\s*\^\s*(?:\{\s*('+)\s*\}|('+))", r"\1\2"),  # ^\prime
+    (r"(?<=[0-9A-Za-z)])\s*\*\*\s*(?=[0-9A-Za-z(-])", "^"),  # 2**3
+)
 
 
 @functools.lru_cache(maxsize=8192)  # a step compares thousands of texts, most of them the same
 def spell(text: str) -> str:
     """Write a short text in the one spelling that the grammar reads. Case is kept."""
     text = BOLD.sub(r"\1", _unicode(text.strip()))
-    text = re.sub(r"(?<=[A-Z])\s*~\s*(?=△|\\triangle|Δ|\\Delta)", "∽", text)
-    text = re.sub(r"(?<=[0-9])\s*[xX]\s*(?=10\s*(?:\^|\*\*))", "*", text)
-    text = _latex(text) if "\\" in text or "$" in text or "{" in text or "~" in text else text
-    text = re.sub(r"\+\s*/\s*-|(?:(?<=^)|(?<=[=(,]))\s*\+\s*-", "±", text)
-    text = re.sub(r"-\s*/\s*\+|(?:(?<=^)|(?<=[=(,]))\s*-\s*\+", "∓", text)
-    text = re.sub(r"(?<![A-Za-z\\])(?:(?<=[-+(\[, ])oo|(?i:inf|infinity))(?![A-Za-z])", "∞", text)
-    text = re.sub(r"(?<=[)\]])\s*U\s*(?=[(\[])", "∪", text)
-    text = re.sub(r"Δ(?=\s*[A-Z]{3})", "△", re.sub(r"⦃\s*⦄", "∅", text))
-    text = re.sub(r"(?i:\bper\s+cent\b)", "percent", "∅" if text == "{}" else text)
-    text = re.sub(GREEK_NAME, lambda m: SYMBOLS[m[1].lower()], text)
-    text = re.sub(r"^\{([^{}]*\|[^{}]*)\}$", r"⦃\1⦄", text)
-    text = (
-        re.sub(r"(?<=[0-9]) (?=[0-9]{3}(?![0-9]))", "", text) if THOUSANDS.fullmatch(text) else text
-    )
-    text = re.sub(r"^<([^<>]*,[^<>]*)>$", r"⟨\1⟩", text)
-    text = text.replace(">=", "≥").replace("<=", "≤").replace("!=", "≠")
-    text = re.sub(r"(?<=[A-Z])\s*(?://|\|\|)\s*(?=[A-Z])", "‖", text)
-    text = re.sub(r"^∽", "≈", re.sub(r"(?<=[0-9])\s*∽\s*(?=[0-9])", "~", text))
-    text = re.sub(r"(?<=[0-9])\s*\"(?=\s*$)", "''", text) if "°" in text or "circ" in text else text
-    text = re.sub(r"(?<![A-Za-z\\])(?i:pi)(?![A-Za-z])", "π", text)
-    text = re.sub(r"(?:\{\})?\s*\^\s*(?:\{\s*[°o]\s*\}|°|(?<=[0-9]\^)o(?![A-Za-z]))", "°", text)
-    text = re.sub(r"\s*\^\s*(?:\{\s*('+)\s*\}|('+))", r"\1\2", text)
-    text = (
-        text.replace("**", "^")
-        if re.search(r"[0-9A-Za-z)]\s*\*\*\s*[0-9A-Za-z(-]", text) and not text.startswith("**")
-        else text
-    )
+    text = _rewrite(text, BEFORE_LATEX)
+    if any(char in text for char in "\\${~"):
+        text = _latex(text)
+    text = _rewrite(text, AFTER_LATEX)
+    text = GREEK_NAME.sub(lambda m: SYMBOLS[m[1].lower()], text)
+    if THOUSANDS.fullmatch(text):
+        text = text.replace(" ", "")
     return _undress(text)
 
 
+def _rewrite(text: str, table: list[tuple[re.Pattern, str]]) -> str:
+    for pattern, replacement in table:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+UNICODE = _table(
+    ("([¼½¾⅐-⅞])", r" \1 "),  # else 3½ would become 31/2
+    ("([①-⑳])(?=[①-⑳])", r"\1,"),  # ②③ is no 23
+    ("(?<=[0-9])又(?=[0-9])", " "),  # 1又1/2
+    ("(?<=[\u4e00-\u9fff])\\s+(?=[\u4e00-\u9fff])", ""),
+    ("∛", "√[3]"),
+    ("∜", "√[4]"),
+    ("(?<=[0-9])[\u2009\u202f\u00a0](?=[0-9]{3}(?![0-9]))", ""),  # between thousands
+)
+
+
 def _unicode(text: str) -> str:
-    """Full-width forms, superscripts, dashes, quotes and invisible characters in one spelling."""
+    """Write full-width forms, superscripts, dashes and quotes in one way."""
     if text.isascii():
         return text
     text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ]+", lambda m: "^{" + m[0].translate(SUPERSCRIPTS) + "}", text)
     text = re.sub("[₀₁₂₃₄₅₆₇₈₉ₙ]+", lambda m: "_{" + m[0].translate(SUBSCRIPTS) + "}", text)
-    text = re.sub("([¼½¾⅐-⅞])", r" \1 ", text)  # else 3½ would become 31/2
-    text = re.sub("([①-⑳])(?=[①-⑳])", r"\1,", text)
-    text = re.sub("(?<=[0-9])又(?=[0-9])", " ", text)  # the Chinese 1又1/2
-    text = re.sub("(?<=[\u4e00-\u9fff])\\s+(?=[\u4e00-\u9fff])", "", text)
-    text = text.replace("∛", "√[3]").replace("∜", "√[4]")
-    text = re.sub(
-        "(?<=[0-9])[\u2009\u202f\u00a0](?=[0-9]{3}(?![0-9]))", "", text
-    )  # a thin space between thousands
-    return unicodedata.normalize("NFKC", text.translate(BEFORE_NFKC)).translate(AFTER_NFKC)
+    text = _rewrite(text, UNICODE).translate(BEFORE_NFKC)
+    return unicodedata.normalize("NFKC", text).translate(AFTER_NFKC)
 
 
 def _latex(text: str) -> str:
-    """Turn commands into characters, words or nothing. One lone dollar is a currency."""
-    text = re.sub(r"(?<=[0-9])(?:\\,|\\ )(?=[0-9]{3}(?![0-9]))", "", text.replace("{,}", ","))
-    text = re.sub(r"\\!\s*", "", text)
-    text = re.sub(r"\{\s*\\(?:rm|bf|it|sf|tt)(?![A-Za-z])([^{}]*)\}", r" \1 ", text)
-    text = re.sub(r"\\overline\s*\{\s*([A-Z]{2})\s*\}", r"\1", text)
+    """Turn commands into characters, words or nothing, and dollars into nothing or a currency."""
+    text = _rewrite(text, LATEX)
     for _ in range(3):
         text = WRAPPED.sub(r" \1 ", text)
     text = COMMAND.sub(_command, text)
     text = re.sub(r"^\s*~", "≈", text)
     text = re.sub(r"(?<![0-9])~|~(?![0-9])", " ", text)
-    dollars = text.count("$")
-    if dollars == len(re.findall(r"\$(?=\s*-?[0-9.])", text)):
-        text = text.replace("$", "＄")
-    elif dollars == 1:
-        text = re.sub(r"(?<=[0-9])\s*\$\s*$", "＄", text)
+    if text.count("$") == len(re.findall(r"\$(?=\s*-?[0-9.])", text)):
+        text = text.replace("$", "＄")  # $5, $5 to $10
+    elif text.count("$") == 1:
+        text = re.sub(r"(?<=[0-9])\s*\$\s*$", "＄", text)  # 5$
     return text.replace("$", " ")
 
 
@@ -138,25 +164,19 @@ def _command(m: re.Match) -> str:
     name = m[1]
     if name in SYMBOLS:
         return SYMBOLS[name]
-    if name in FUNCTIONS:
+    if name in FUNCTION_NAMES:
         return f" {name} "
-    if name in SPACES:
-        return " "
-    if name in NOTHING:
-        return " "
-    return m[0]
+    return " " if name in DROPPED else m[0]
 
 
 def _undress(text: str) -> str:
-    """Without bold, quotes, a box around all of it, and the final period."""
+    """Take off bold, quotes, a box around all of the text, and the final period."""
     before = None
     while before != text:  # each turn makes the text shorter
         before = text
-        text = (
-            " ".join(text.split()).rstrip(".。 ")
-            if not text.endswith("...")
-            else " ".join(text.split())
-        )
+        text = " ".join(text.split())
+        if not text.endswith("..."):
+            text = text.rstrip(".。 ")
         bold = re.fullmatch(r"(\*{1,3}|_{1,2})([^*_]+)\1", text)
         if bold:
             text = bold[2]
@@ -168,7 +188,7 @@ def _undress(text: str) -> str:
 
 
 def _boxed(text: str) -> str | None:
-    """The inside of a \\boxed{} that is all of the text; None for r"\\boxed{3} or \\boxed{7}"."""
+    """Return the inside of a \\boxed{} that is all of the text; None for two boxes."""
     start = text.find("{")
     if start < 0 or text[6:start].strip() or not closes_at_end(text[start:], "{}"):
         return None
@@ -186,7 +206,7 @@ def closes_at_end(text: str, brackets: str) -> bool:
 
 
 def plain(text: str) -> str:
-    """Write a text without case, spaces beside signs, and the article in front."""
+    """Write a text without case, spaces beside signs, the article in front and a final cry."""
     text = re.sub(r"\s*([^\w\s'])\s*", r"\1", " ".join(text.split()).casefold())
     text = re.sub(r"_\{(\w+)\}(?!\w)", r"_\1", text)
     text = re.sub(r"(?<=[a-z][a-z])!$", "", text)

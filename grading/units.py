@@ -15,6 +15,8 @@ import re
 from fractions import Fraction
 from typing import NamedTuple
 
+from grading.number_words import changes_number, singular
+
 
 class Unit(NamedTuple):
     """What a number counts: (number + offset) * factor * pi**pi_power base units."""
@@ -94,7 +96,7 @@ BASE = {
     "horsepower": "1 hp horsepower",
     "permille": "1 ‰",
     "¥": "1 ¥",
-    "dollar": "1 ＄ US＄ dollar dollars USD usd buck bucks 美元 \n 1/100 ¢ cent cents penny pennies",
+    "dollar": "1 ＄ US＄ dollar dollars USD buck bucks 美元 \n 1/100 ¢ cent cents penny pennies",
     "euro": "1 € euro euros EUR 欧元",
     "sterling": "1 £ GBP 英镑",
     "yuan": "1 元 yuan RMB rmb CNY 块 块钱 人民币 \n 1/10 角",
@@ -104,7 +106,7 @@ BASE = {
     "ton": "1 ton tons",  # not a tonne: which ton is meant is not known
     "person": "1 people person persons 人 名 位",
 }
-# Named units that are products of others: name, its words, factor, dimension.
+# Units that are products of others: names, factor, dimension.
 DERIVED = [
     ("N newton newtons 牛 牛顿", 1, "mass 1 length 1 time -2"),
     ("Nm", 1, "mass 1 length 2 time -2"),
@@ -137,33 +139,20 @@ DERIVED = [
     ("ha hectare hectares 公顷", 10000, "length 2"),
     ("亩", Fraction(2000, 3), "length 2"),
 ]
-# Words that count by themselves. Behind a number they change it, so none is a thing.
-COUNTING = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
-    "sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety first "
-    "half third quarter fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth "
-    "fourteenth fifteenth sixteenth seventeenth eighteenth nineteenth twentieth thirtieth fortieth "
-    "fiftieth sixtieth seventieth eightieth ninetieth hundredth thousandth hundred thousand dozen "
-    "gross score lakh crore myriad mln bln once twice thrice pair couple trio quartet double triple "
-    "quadruple quintuple googol halve twentie thirtie fortie fiftie sixtie seventie eightie ninetie"
-).split()
 PREFIXES = {
-    "k": 10**3,
-    "M": 10**6,
-    "G": 10**9,
-    "m": Fraction(1, 10**3),
-    "μ": Fraction(1, 10**6),
-    "n": Fraction(1, 10**9),
-    "p": Fraction(1, 10**12),
+    "k": ("kilo", 10**3),
+    "M": ("mega", 10**6),
+    "G": ("giga", 10**9),
+    "m": ("milli", Fraction(1, 10**3)),
+    "μ": ("micro", Fraction(1, 10**6)),
+    "n": ("nano", Fraction(1, 10**9)),
+    "p": ("pico", Fraction(1, 10**12)),
 }
-PREFIXED = "N J W V Ω C F Hz Pa eV cal Wh".split()
-PREFIX_WORDS = {
-    "kilo": 10**3,
-    "mega": 10**6,
-    "giga": 10**9,
-    "milli": Fraction(1, 10**3),
-    "micro": Fraction(1, 10**6),
-}
+PREFIXED = [
+    "N newton newtons", "J joule joules", "W watt watts", "V volt volts", "Ω ohm ohms",
+    "C coulomb coulombs", "F farad farads", "Hz hertz", "Pa pascal pascals", "eV", "Wh",
+    "cal calorie calories",
+]  # fmt: skip
 POWER_WORDS = {
     "square": 2,
     "sq": 2,
@@ -178,56 +167,25 @@ POWER_WORDS = {
 # Glued to a number a letter may be a size or a code (5A, 5K): these are units only after a space.
 AFTER_SPACE = set("A K C F".split())
 
-# These words are no thing to be counted: they change the number or compare it.
-NOT_COUNTED = set(
-    (
-        "plus minus times over under less fewer more greater smaller larger bigger extra another "
-        "additional other further above below beyond off short behind ahead before after ago later "
-        "earlier fold factorial squared cubed root mod modulo negative positive not none and but "
-        "then than with without per each something odd even maybe perhaps about approximately "
-        "roughly around nearly almost exactly sin cos tan cot sec csc log exp sqrt the for out ish "
-        "too lakh lakhs crore crores pair pairs couple couples triple triples double "
-        "doubles half halves many much few most least some any all infinite infinity lim arcsin "
-        "arccos arctan sinh cosh tanh higher lower older younger taller shorter longer faster slower "
-        "wider deeper heavier lighter closer farther nearer cheaper better worse inverse reciprocal "
-        "minimum maximum max wrong right correct incorrect lesser percentile power multiplied "
-        "divided doubled tripled halved upwards past until false true yes never nor neither unknown "
-        "unless grand thou mil zillion"
-    ).split()
-)
-PLURALS = {
-    "children": "child",
-    "men": "man",
-    "women": "woman",
-    "feet": "foot",
-    "teeth": "tooth",
-    "mice": "mouse",
-    "geese": "goose",
-    "oxen": "ox",
-    "dice": "die",
-}
-
 
 def _table() -> dict[str, Unit]:
-    """Every spelling of every unit; symbols and words alike."""
+    """Write out every spelling of every unit; symbols and words alike."""
     table = {}
     for base, lines in BASE.items():
         for line in lines.strip().split("\n"):
             factor, *names = line.split()
-            for name in names:
-                table[name] = Unit(frozenset([(base, 1)]), Fraction(factor))
+            unit = Unit(frozenset([(base, 1)]), Fraction(factor))
+            table.update(dict.fromkeys(names, unit))
     for names, factor, dimension in DERIVED:
         words = dimension.split()
-        powers = frozenset(zip(words[::2], map(int, words[1::2])))
-        for name in names.split():
-            table[name] = Unit(powers, Fraction(factor))
-            for prefix, size in PREFIX_WORDS.items():
-                table[prefix + name] = Unit(powers, Fraction(factor) * size)
-    for symbol in PREFIXED:
-        for prefix, size in PREFIXES.items():
-            table.setdefault(
-                prefix + symbol, table[symbol]._replace(factor=table[symbol].factor * size)
-            )
+        powers = frozenset(zip(words[::2], map(int, words[1::2]), strict=True))
+        table.update(dict.fromkeys(names.split(), Unit(powers, Fraction(factor))))
+    for symbol, *words in map(str.split, PREFIXED):
+        unit = table[symbol]
+        for prefix, (word, size) in PREFIXES.items():
+            larger = unit._replace(factor=unit.factor * size)
+            table.setdefault(prefix + symbol, larger)
+            table.update({word + name: larger for name in words})
     angle = table["°"].dimension
     for name in ("rad", "rads", "radian", "radians", "弧度"):
         table[name] = Unit(angle, Fraction(180), pi_power=-1)
@@ -246,20 +204,28 @@ WORDS = {name.casefold(): unit for name, unit in UNITS.items() if len(name) > 3}
 
 
 # People write these in any case. Elsewhere the case decides: mW and MW, Nm and nm.
-SLOPPY = "KG Kg CM Cm KM Km LB LBS Lbs FT Ft IN HZ hz PA HR HRS SEC MIN Min".split()
-UNITS |= {name: UNITS[name.casefold()] for name in SLOPPY if name.casefold() in UNITS}
-UNITS |= {"HZ": UNITS["Hz"], "hz": UNITS["Hz"], "PA": UNITS["Pa"]}
+SLOPPY = {
+    "kg": "KG Kg", "cm": "CM Cm", "km": "KM Km", "lb": "LB", "lbs": "LBS Lbs", "ft": "FT Ft",
+    "in": "IN", "Hz": "HZ hz", "Pa": "PA", "hr": "HR", "hrs": "HRS", "sec": "SEC", "min": "MIN Min",
+}  # fmt: skip
+for _name, _others in SLOPPY.items():
+    UNITS.update(dict.fromkeys(_others.split(), UNITS[_name]))
+MEASURES = (set(BASE) | {"temperature"}) - {"unit", "person"}
+# Units without a common measure that may be one sign: ¥ is yuan or yen.
+ONE_SIGN = [{UNITS[a], UNITS[b]} for a, b in (("¥", "元"), ("¥", "yen"), ("£", "pounds"))]
 
 
 # One factor of a unit: "square feet", "cm^2", "cm2", "s^{-1}", "cm squared", "平方米"
-CELSIUS = r"°\s?[CFcf](?![A-Za-z])|(?:degrees?|degs?)\s+(?:celsius|fahrenheit|[CF](?![A-Za-z]))"
+CELSIUS = r"°\s?[CF](?![A-Z])|(?:degrees?|degs?)\s+(?:celsius|fahrenheit|[CF](?![A-Z]))"
+CURRENCY = "(?:US|HK|NT|CA?|AU?)?＄|[€£¥¢₹₩]"
 FACTOR = re.compile(
-    r"(?:(square|sq|cubic|cu)(?:\.\s*|\s+)|(平方|立方))?"
-    rf"({CELSIUS}|''|(?:US|HK|NT|CA?|AU?)?＄|[°%‰'€£¥¢₹₩Å]|[A-Za-zμΩ]+|[\u4e00-\u9fff\u5186]{{1,4}})\.?"
-    r"(?:\s*\^\s*\{?\s*(-?[1-4])\s*\}?|([23])(?![0-9])|\s+(squared|cubed))?",
-    re.IGNORECASE,
+    rf"""(?: (square|sq|cubic|cu) (?:\.\s*|\s+) | (平方|立方) )?
+         ( {CELSIUS} | {CURRENCY} | '' | [°%‰'Å] | [A-ZμΩ]+ | [\u4e00-\u9fff]{{1,4}} ) \.?
+         (?: \s*\^\s* \{{? \s* (-?[1-4]) \s* \}}? | ([23]) (?![0-9]) | \s+ (squared|cubed) )?""",
+    re.IGNORECASE | re.VERBOSE,
 )
-JOINT = re.compile(r"\s*([*·/])\s*|\s+per\s+|\s+", re.IGNORECASE)
+JOINT = re.compile(r"\s*[*/]\s*|\s+per\s+|\s+", re.IGNORECASE)
+_STACKED = re.compile(r"\\frac\s*\{([^{}]*)\}\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
 
 
 @functools.lru_cache(maxsize=4096)
@@ -269,7 +235,7 @@ def read_unit(text: str, glued: bool = False) -> Unit | None:
     glued: the text stood directly behind its number, as in "5N": then some letters are no unit.
     """
     text = re.sub(r"μ\s+", "μ", re.sub(r"^US\s+(?=dollar)", "", text.strip()))
-    text = re.sub(r"\\frac\s*\{([^{}]*)\}\s*\{((?:[^{}]|\{[^{}]*\})*)\}", r"\1/(\2)", text)
+    text = _STACKED.sub(r"\1/(\2)", text)
     text = re.sub(r"/\s*\(([^()]*)\)", _over_all, text).strip()
     if glued and text in AFTER_SPACE:
         return None
@@ -293,53 +259,33 @@ def read_unit(text: str, glued: bool = False) -> Unit | None:
 
 def _over_all(m: re.Match) -> str:
     """Write kg/(m s^2) as kg/m/s^2."""
-    return "/" + "/".join(re.split(r"[*·\s]+", m[1].strip()))
+    return "/" + "/".join(re.split(r"[*\s]+", m[1].strip()))
 
 
 def _factor(m: re.Match) -> Unit | None:
-    """The unit of one factor, raised to its power; None if its name is not in the table."""
+    """Read one factor with its power; None if its name is not in the table."""
     name = " ".join(m[3].split())
-    if m[3][0] == "°" and len(name) > 1 or re.match("deg", name, re.IGNORECASE) and " " in name:
-        name = (
-            "°" + re.sub("^(?:°|degrees?|degs?)", "", name, flags=re.IGNORECASE).strip()[0].upper()
-        )
+    degrees = re.fullmatch(r"(?:°|degrees?|degs?)\s*([CF])\w*", name, re.IGNORECASE)
+    if degrees:
+        name = "°" + degrees[1].upper()
     unit = UNITS.get(name) or WORDS.get(name.casefold())
     if unit is None:
         return None
-    power = int(m[4] or m[5] or POWER_WORDS.get((m[1] or m[2] or m[6] or "").casefold(), 1))
-    if power == 1:
-        return unit
-    return times(Unit(frozenset()), unit, power)
+    word = m[1] or m[2] or m[6] or ""
+    power = int(m[4] or m[5] or POWER_WORDS.get(word.casefold(), 1))
+    return unit if power == 1 else times(Unit(frozenset()), unit, power)
 
 
 def times(unit: Unit, other: Unit, power: int) -> Unit:
-    """unit * other**power."""
+    """Multiply a unit by a power of another. Offsets are dropped."""
     dimension = dict(unit.dimension)
     for base, n in other.dimension:
         dimension[base] = dimension.get(base, 0) + n * power
     left = frozenset((base, n) for base, n in dimension.items() if n)
-    return Unit(
-        left, unit.factor * other.factor**power, Fraction(0), unit.pi_power + other.pi_power * power
-    )
+    pi_power = unit.pi_power + other.pi_power * power
+    return Unit(left, unit.factor * other.factor**power, Fraction(0), pi_power)
 
 
-def _thing(text: str, glued: bool) -> Unit | None:
-    """Read a counted thing: one word that does not change the number; glued to it, a plural."""
-    word = text.casefold()
-    if re.fullmatch(r"[\u4e00-\u9fff]{1,4}", word):
-        counts = MEASURE_WORD.fullmatch(word) and not CHINESE_NUMBER.search(word)
-        return Unit(frozenset([(word, 1)])) if counts else None
-    two_words = re.fullmatch(r"([a-z]{3,})[\s-]+([a-z]{3,}s)", word)
-    if two_words and not any(map(changes_number, two_words.groups())):
-        return Unit(frozenset([(f"{two_words[1]} {singular(two_words[2])}", 1)]))  # red cubes
-    if not re.fullmatch(r"[a-z]{3,}", word) or changes_number(word):
-        return None
-    if glued and not re.fullmatch(r"[a-z]{3,}s", word):
-        return None
-    return Unit(frozenset([(singular(word), 1)]))
-
-
-COUNTS = set(COUNTING)
 # What Chinese counts with a measure word: 3 只, 5 个苹果. Other characters may change the number.
 MEASURE_WORD = re.compile(
     "[个個只隻条條本张張人名位岁歲次件朵棵头頭匹辆輛台架艘间間座把块颗粒株所家支枝片根瓶杯碗箱袋包篇页章题道句层]"
@@ -348,41 +294,29 @@ MEASURE_WORD = re.compile(
 CHINESE_NUMBER = re.compile(
     "[一二两三四五六七八九十百千万亿半几数多余成折倍分点以约近至到或和与上下左右内外前后第少不超过方]"
 )
+TWO_WORDS = re.compile(r"([a-z]{3,})[\s-]+([a-z]{3,}s)")
 
 
-NUMBER_ENDING = re.compile(
-    "fold$|(?:[mbtrdx]ill?ion|illiard)(?:th)?s?$|[a-z]{3}(?:first|third|fourth|fifth|sixth|seventh"
-    "|eighth|ninth|tenth|enth|ieth)s?$"
-)
+def _thing(text: str, glued: bool) -> Unit | None:
+    """Read a counted thing: cubes, red cubes, 个苹果. Glued to its number, a plural."""
+    word = text.casefold()
+    if re.fullmatch(r"[\u4e00-\u9fff]{1,4}", word):
+        counts = MEASURE_WORD.fullmatch(word) and not CHINESE_NUMBER.search(word)
+        return Unit(frozenset([(word, 1)])) if counts else None
+    two = TWO_WORDS.fullmatch(word)
+    words = two.groups() if two else (word,)
+    if not re.fullmatch("[a-z]{3,}", words[0]) or any(map(changes_number, words)):
+        return None
+    if glued and not word.endswith("s"):
+        return None
+    return Unit(frozenset([(" ".join((*words[:-1], singular(words[-1]))), 1)]))
 
 
-def changes_number(word: str) -> bool:
-    """Tell whether a word behind a number counts, compares or computes: twelfths, fewer, squared."""
-    stems = {word, word.removesuffix("s"), word.removesuffix("es")}
-    return bool(NUMBER_ENDING.search(word) or stems & COUNTS or word in NOT_COUNTED)
-
-
-def meet(a: Unit, b: Unit) -> bool:
+def may_be_one_sign(a: Unit, b: Unit) -> bool:
     """Tell whether two units without a common measure may be the same sign: ¥ is yuan or yen."""
-    pairs = [("¥", "元"), ("¥", "yen"), ("£", "pounds")]
-    known = [{UNITS[x], UNITS[y]} for x, y in pairs]
-    return {a, b} in known
+    return {a, b} in ONE_SIGN
 
 
 def is_measure(unit: Unit) -> bool:
     """Tell whether a unit measures, as cm does and dogs do not."""
-    bases = {base for base, _ in unit.dimension}
-    return bool(bases & (set(BASE) | {"temperature"} - {"unit", "person"}))
-
-
-def singular(word: str) -> str:
-    """One spelling of a thing and of several: dogs, boxes and cherries are dog, box and cherry."""
-    if word in PLURALS:
-        return PLURALS[word]
-    if word.endswith("ies") and len(word) > 4:
-        return word[:-3] + "y"
-    if re.search(r"(?:x|ch|sh|ss)es$", word):
-        return word[:-2]
-    if word.endswith("s") and not word.endswith("ss"):
-        return word[:-1]
-    return word
+    return any(base in MEASURES for base, _ in unit.dimension)

@@ -1,4 +1,4 @@
-"""The types of answers. What is read as one type is never paid as another."""
+"""The types of answers. Values of two types meet only where comparing.same says so."""
 
 from typing import NamedTuple
 
@@ -46,19 +46,23 @@ class Relation(NamedTuple):
 
 
 class Assignment(NamedTuple):
-    """A name and its value: x = 7, f(x) = 2x + 1, n = 1, 2, 3. relation: the same as a Relation."""
+    """A name and its value: x = 7, f(x) = 2x + 1, n = 1, 2, 3.
+
+    relation: the equation, if both sides are formulas.
+    """
 
     name: str
-    value: tuple
+    value: "Value"
     relation: Relation | None
 
 
 class Sequence(NamedTuple):
-    """A list, tuple, interval or set, by its brackets. closing is "and" in a list with an and."""
+    """A list, tuple, interval or set, by its brackets; "" for both if it has none."""
 
     items: tuple
     opening: str
     closing: str
+    joined_by_and: bool = False
 
 
 class Alternatives(NamedTuple):

@@ -9,6 +9,7 @@ is a float in RANGES, nothing raises, no call takes over a second of CPU time, n
 canary file), no process is left. Three fifths of the run are in the main thread, a fifth in worker
 threads, a fifth in worker processes. Exit status 1 if anything is wrong.
 """
+
 import argparse
 import os
 import random
@@ -21,14 +22,18 @@ from types import SimpleNamespace
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import rewards
-from grading import answers, expressions, reading, spelling
+from grading import answers, equality, expressions, reading, spelling
 
 LIMIT = 1.0  # seconds of CPU time a call may take
 CHUNK = 250  # completions per task of a thread or process
 
 
 def example(answer, choices=None, boxes=None, **meta):
-    return SimpleNamespace(answer=answer, choices=choices, meta=meta if boxes is None else {**meta, "boxes": boxes, "size": [640, 480]})
+    return SimpleNamespace(
+        answer=answer,
+        choices=choices,
+        meta=meta if boxes is None else {**meta, "boxes": boxes, "size": [640, 480]},
+    )
 
 
 def gold(label, *box):
@@ -42,15 +47,66 @@ PLAIN = [
 BOXED = [
     example("[10, 20, 300, 400]", boxes=[gold(None, 10, 20, 300, 400)]),
     example("[...]", boxes=[gold("cat", 10, 20, 300, 400)], box_format="pixels"),
-    example("[...]", boxes=[gold("cat", 0, 0, 100, 100), gold("dog", 200, 200, 300, 300), gold("cat", 400, 10, 600, 450)]),
-    example("[...]", boxes=[gold("cat", 0, 120, 100, 220), gold(None, 5, 125, 100, 220)], box_format="resized", resized=[308, 224]),
+    example(
+        "[...]",
+        boxes=[
+            gold("cat", 0, 0, 100, 100),
+            gold("dog", 200, 200, 300, 300),
+            gold("cat", 400, 10, 600, 450),
+        ],
+    ),
+    example(
+        "[...]",
+        boxes=[gold("cat", 0, 120, 100, 220), gold(None, 5, 125, 100, 220)],
+        box_format="resized",
+        resized=[308, 224],
+    ),
     example("[]", boxes=[]),
 ]
 TAGS = ["<think>", "</think>", "<answer>", "</answer>", "<caption>", "</caption>", "<Answer>", "< answer>", "<answer", "</answer", "<|im_end|>", "<|box_start|>", "<|box_end|>",
         "<|object_ref_start|>", "<|object_ref_end|>", "<|image_pad|>"]  # fmt: skip
 ANSWERS = ["3", "140°", r"140^{\circ}", "240π", r"240\pi\text{ cm}^{2}", r"\frac{12}{5}", "2.4", "B", "(B)", "[b].", "A. a cat", "A or B", "yes", "Yes and no", "no", "737-800", "Boeing 737-800", "golden_retriever",
            "3, 7", "(1, 2)", "√3", r"\sqrt{3}", r"8\sqrt{3}", "none", "No Objects", "[]", "x = 3", "y=4-2x", "2/1", "70%", "3 cm²", "½", "1,000", "3万", "٣", "１２", "Ⅷ", ""]  # fmt: skip
-PIECES = ANSWERS + ["\\frac", "\\sqrt", "{", "}", "(", ")", "[", "]", "^", "_", "\\", "$", "+", "-", "*", "/", "=", ",", ";", ":", ".", "'", '"', "`", "\n", " ", "\t", "\0", "or", "and", "not", "cm", "π", "°", "%", "×", "−", "–"]
+PIECES = ANSWERS + [
+    "\\frac",
+    "\\sqrt",
+    "{",
+    "}",
+    "(",
+    ")",
+    "[",
+    "]",
+    "^",
+    "_",
+    "\\",
+    "$",
+    "+",
+    "-",
+    "*",
+    "/",
+    "=",
+    ",",
+    ";",
+    ":",
+    ".",
+    "'",
+    '"',
+    "`",
+    "\n",
+    " ",
+    "\t",
+    "\0",
+    "or",
+    "and",
+    "not",
+    "cm",
+    "π",
+    "°",
+    "%",
+    "×",
+    "−",
+    "–",
+]
 TOWERS = ["9**9**9**9", "9^9^9^9", "9^{9^{9^{9}}}", "10^{10^{10}}", "9^{99999999}", "((9^{99})^{99})^{99}", "(9^9)^{9}", "2^{999}", "x^{99}", "999999!", "3!!!!", r"\binom{99}{9}", r"\sum_{x=1}^{999999} x", r"\int_0^1 x dx",
           r"9^{9\cdot 9}", "1e999999999", "9" * 30 + "*" + "9" * 30, r"\sin(\cos(\tan(x)))^9", "0^{-1}", "1/0", r"\frac{1}{0}", r"\sqrt{-1}", r"\log(0)", "x^x^x", r"2^{\frac{1}{2}}", "1/3/3/3/3", "x+y+x+y-x"]  # fmt: skip
 
@@ -60,44 +116,110 @@ def tower(rng, canary):
 
 
 def deep(rng, canary):
-    opening, closing = rng.choice([("(", ")"), ("{", "}"), ("[", "]"), ("\\frac{1}{", "}"), ("\\sqrt{", "}"), ("\\left(", "\\right)"), ("\\text{", "}"), ("\\boxed{", "}"), ('{"a":', "}"), ("[[", "]]"), ("**", "**")])
+    opening, closing = rng.choice(
+        [
+            ("(", ")"),
+            ("{", "}"),
+            ("[", "]"),
+            ("\\frac{1}{", "}"),
+            ("\\sqrt{", "}"),
+            ("\\left(", "\\right)"),
+            ("\\text{", "}"),
+            ("\\boxed{", "}"),
+            ('{"a":', "}"),
+            ("[[", "]]"),
+            ("**", "**"),
+        ]
+    )
     n = rng.choice([1, 2, 3, 4, 5, 8, 19, 100, 2000])
-    return opening * n + rng.choice(["x", "3", "", "\\sqrt{3}", "1,2,3,4"]) + closing * rng.choice([0, n, n, n - 1, n + 1])
+    return (
+        opening * n
+        + rng.choice(["x", "3", "", "\\sqrt{3}", "1,2,3,4"])
+        + closing * rng.choice([0, n, n, n - 1, n + 1])
+    )
 
 
 def odd(rng, canary):
-    pools = ["\0\a\b\x1b", "\ud800\udfff\udc80", "\u202e\u202d\u2066\u200f\u05d0\u0627", "\u200b\u200d\ufeff", "\ufdfa²³½√π", "e\u0301\u0300", "٣４Ⅷ㎝㎠", "\U0001f600\U0001f468\u200d", "".join(map(chr, range(32, 127)))]
+    pools = [
+        "\0\a\b\x1b",
+        "\ud800\udfff\udc80",
+        "\u202e\u202d\u2066\u200f\u05d0\u0627",
+        "\u200b\u200d\ufeff",
+        "\ufdfa²³½√π",
+        "e\u0301\u0300",
+        "٣４Ⅷ㎝㎠",
+        "\U0001f600\U0001f468\u200d",
+        "".join(map(chr, range(32, 127))),
+    ]
     return "".join(rng.choice(rng.choice(pools)) for _ in range(rng.choice([1, 3, 20, 190, 400])))
 
 
 def number(rng):
-    return rng.choice([str(rng.randrange(1000)), str(rng.randrange(-50, 700)), f"{rng.random() * 1000:.3f}", "0", "1e3", "1e999", "NaN", "Infinity", "-0", "9" * rng.choice([9, 10, 400]), ".5", "5.", '"7"', "null", "0x10", "1_0", "٣"])
+    return rng.choice(
+        [
+            str(rng.randrange(1000)),
+            str(rng.randrange(-50, 700)),
+            f"{rng.random() * 1000:.3f}",
+            "0",
+            "1e3",
+            "1e999",
+            "NaN",
+            "Infinity",
+            "-0",
+            "9" * rng.choice([9, 10, 400]),
+            ".5",
+            "5.",
+            '"7"',
+            "null",
+            "0x10",
+            "1_0",
+            "٣",
+        ]
+    )
 
 
 def box(rng):
     if rng.random() < 0.6:  # near a gold
-        x, y, w, h = rng.choice([(10, 20, 290, 380), (0, 0, 100, 100), (200, 200, 100, 100), (400, 10, 200, 440), (0, 120, 100, 100)])
+        x, y, w, h = rng.choice(
+            [
+                (10, 20, 290, 380),
+                (0, 0, 100, 100),
+                (200, 200, 100, 100),
+                (400, 10, 200, 440),
+                (0, 120, 100, 100),
+            ]
+        )
         corners = [v + rng.randrange(-9, 10) for v in (x, y, x + w, y + h)]
         rng.random() < 0.1 and corners.reverse()
         return ", ".join(map(str, corners))
-    return rng.choice([", ", ",", " ,\n"]).join(number(rng) for _ in range(rng.choice([4, 4, 4, 3, 5])))
+    return rng.choice([", ", ",", " ,\n"]).join(
+        number(rng) for _ in range(rng.choice([4, 4, 4, 3, 5]))
+    )
 
 
 def boxes(rng, canary):
-    quote, style = rng.choice("\"\"'"), rng.randrange(5)
-    n = rng.choice([0, 1, 1, 1, 2, 3, 5, 40, 299, 300, 301, 1000]) if rng.random() < 0.2 else rng.choice([1, 1, 2, 3])
+    quote, style = rng.choice('""\''), rng.randrange(5)
+    n = (
+        rng.choice([0, 1, 1, 1, 2, 3, 5, 40, 299, 300, 301, 1000])
+        if rng.random() < 0.2
+        else rng.choice([1, 1, 2, 3])
+    )
     same = box(rng) if rng.random() < 0.1 else None
     items = []
     for _ in range(n):
         four = same or box(rng)
-        label = rng.choice(["cat", "dog", "Cat", "unicorn", "it's", 'a \\"b\\"', "\\u00e9", "", "x" * 300])
+        label = rng.choice(
+            ["cat", "dog", "Cat", "unicorn", "it's", 'a \\"b\\"', "\\u00e9", "", "x" * 300]
+        )
         items.append([
             f"[{four}]", "({},{}),({},{})".format(*(four + ",0,0,0,0").replace("\n", "").split(",")[:4]), f"{{{quote}bbox_2d{quote}: [{four}], {quote}label{quote}: {quote}{label}{quote}}}",
             f"{{{quote}Position{quote}: [{four}], {quote}Confidence{quote}: {number(rng)}}}", f"<|object_ref_start|>{label}<|object_ref_end|><|box_start|>({four})<|box_end|>",
         ][style])  # fmt: skip
     text = "[" + ", ".join(items) + "]" if rng.random() < 0.8 else "\n".join(items)
     text = text[: rng.randrange(len(text) + 1)] if rng.random() < 0.1 else text
-    return rng.choice(["{}", "{}", "```json\n{}\n```", "```{}```", "The box is {}.", "{} {}"]).replace("{}", text)
+    return rng.choice(
+        ["{}", "{}", "```json\n{}\n```", "```{}```", "The box is {}.", "{} {}"]
+    ).replace("{}", text)
 
 
 def json_bomb(rng, canary):
@@ -108,18 +230,102 @@ def json_bomb(rng, canary):
 
 def code(rng, canary):
     run = f"__import__('os').system('touch {canary}')"
-    return rng.choice([run, f"${run}$", f"open('{canary}','w')", f"exec(\"open('{canary}','w')\")", f"\\operatorname{{open}}('{canary}','w')", f"[{run}, 1, 2, 3]", f"{{'Position': [{run},2,3,4]}}", f"lambda: {run}", f"{{{{{run}}}}}",
-                       f"$(touch {canary})", f"`touch {canary}`", f"; touch {canary} #", f"'; touch {canary}; '", "().__class__.__bases__[0].__subclasses__()", "exit()", "__import__('os').abort()", f"f'{{{run}}}'", f"sympy.sympify(\"{run}\")"])
+    return rng.choice(
+        [
+            run,
+            f"${run}$",
+            f"open('{canary}','w')",
+            f"exec(\"open('{canary}','w')\")",
+            f"\\operatorname{{open}}('{canary}','w')",
+            f"[{run}, 1, 2, 3]",
+            f"{{'Position': [{run},2,3,4]}}",
+            f"lambda: {run}",
+            f"{{{{{run}}}}}",
+            f"$(touch {canary})",
+            f"`touch {canary}`",
+            f"; touch {canary} #",
+            f"'; touch {canary}; '",
+            "().__class__.__bases__[0].__subclasses__()",
+            "exit()",
+            "__import__('os').abort()",
+            f"f'{{{run}}}'",
+            f'sympy.sympify("{run}")',
+        ]
+    )
 
 
 def redos(rng, canary):
-    unit = rng.choice(["a", "a ", "A. ", "1,", "1,111", "1/", " ", "\n", "x=", "=", "$", "*", "**", '"', ".", "√", "²", "\\text{", "\\\\", "\\", "%", "°", "yes ", "let me ", "wait ", "-", "_", "-_ ", "a-", "<", "<answer", "(", "^", "^\\circ", "\ufdfa", "sqrt ", "{}", "\\sqrt"])
-    before = rng.choice(["", "", "score:", "Confidence':", 'score:"', "(1,2)", "label:", "[", "[1,", "Answer", "3 =", "\\angle", "sin "])   # runs of spaces after a key once took minutes
-    return before + unit * rng.choice([5, 30, 66, 99, 199, 2000, 20000]) + rng.choice(["", "!", "b", "}", ">", "\0"])
+    unit = rng.choice(
+        [
+            "a",
+            "a ",
+            "A. ",
+            "1,",
+            "1,111",
+            "1/",
+            " ",
+            "\n",
+            "x=",
+            "=",
+            "$",
+            "*",
+            "**",
+            '"',
+            ".",
+            "√",
+            "²",
+            "\\text{",
+            "\\\\",
+            "\\",
+            "%",
+            "°",
+            "yes ",
+            "let me ",
+            "wait ",
+            "-",
+            "_",
+            "-_ ",
+            "a-",
+            "<",
+            "<answer",
+            "(",
+            "^",
+            "^\\circ",
+            "\ufdfa",
+            "sqrt ",
+            "{}",
+            "\\sqrt",
+        ]
+    )
+    before = rng.choice(
+        [
+            "",
+            "",
+            "score:",
+            "Confidence':",
+            'score:"',
+            "(1,2)",
+            "label:",
+            "[",
+            "[1,",
+            "Answer",
+            "3 =",
+            "\\angle",
+            "sin ",
+        ]
+    )  # runs of spaces after a key once took minutes
+    return (
+        before
+        + unit * rng.choice([5, 30, 66, 99, 199, 2000, 20000])
+        + rng.choice(["", "!", "b", "}", ">", "\0"])
+    )
 
 
 def loop(rng, canary):
-    phrase = " ".join(rng.choice(["wait", "so", "the", "cat", "is", "7", "hmm", "again", "box"]) for _ in range(rng.randrange(1, 9)))
+    phrase = " ".join(
+        rng.choice(["wait", "so", "the", "cat", "is", "7", "hmm", "again", "box"])
+        for _ in range(rng.randrange(1, 9))
+    )
     return (phrase + " ") * rng.choice([1, 2, 5, 50, 500])
 
 
@@ -151,7 +357,25 @@ def grammar(rng, canary):
     return rng.choice(["%s", "3%s3", "x%s", "(%s)", "\\{%s\\}", "x=%s"]).replace("%s", run + inside)
 
 
-BODIES = [answer, answer, grammar, grammar, soup, tower, deep, odd, boxes, boxes, boxes, json_bomb, code, redos, loop, mutated, mutated]
+BODIES = [
+    answer,
+    answer,
+    grammar,
+    grammar,
+    soup,
+    tower,
+    deep,
+    odd,
+    boxes,
+    boxes,
+    boxes,
+    json_bomb,
+    code,
+    redos,
+    loop,
+    mutated,
+    mutated,
+]
 SHAPES = [
     "<think>T</think><answer>B</answer>", "<think>T</think>\n<answer>\nB\n</answer>\n", "<answer>B</answer>", "B", "", "T<answer>B</answer>", "<think>T<answer>B</answer></think>", "<answer>B</answer><think>T</think>",
     "<think>T</think><answer>B", "<think>T</think>B", "<think>T", "<caption>T</caption><think>T</think><answer>B</answer>", "<think>T</think><think>T</think><answer>B</answer>", "<think>T</think><answer>B</answer><answer>B</answer>",
@@ -162,14 +386,48 @@ SHAPES = [
 def completion(seed, index, canary):
     rng = random.Random(f"{seed}/{index}")
     if rng.random() < 0.05:
-        return "".join(rng.choice(TAGS + ["3", "x", " ", "[1,2,3,4]"]) for _ in range(rng.randrange(40)))
+        return "".join(
+            rng.choice(TAGS + ["3", "x", " ", "[1,2,3,4]"]) for _ in range(rng.randrange(40))
+        )
     if rng.random() < 0.001:  # megabytes
-        unit = rng.choice([*TAGS, "x", "1", " ", "A. ", "a ", "\ud800", "[1,2,3,4],", "{", "\0", "<think></think>", "<answer>3</answer>", "wait, ", "\\text{", "<think>a</think>", "<answer></answer>"])
+        unit = rng.choice(
+            [
+                *TAGS,
+                "x",
+                "1",
+                " ",
+                "A. ",
+                "a ",
+                "\ud800",
+                "[1,2,3,4],",
+                "{",
+                "\0",
+                "<think></think>",
+                "<answer>3</answer>",
+                "wait, ",
+                "\\text{",
+                "<think>a</think>",
+                "<answer></answer>",
+            ]
+        )
         thinking = unit * (rng.randrange(1, 4) * 1_000_000 // len(unit))
-        return rng.choice(["T", "<think>T</think><answer>3</answer>", "<think>a</think><answer>T</answer>", "<answer>3</answer>T"]).replace("T", thinking)
+        return rng.choice(
+            [
+                "T",
+                "<think>T</think><answer>3</answer>",
+                "<think>a</think><answer>T</answer>",
+                "<answer>3</answer>T",
+            ]
+        ).replace("T", thinking)
     pieces = rng.choice(SHAPES).replace("B", "\1B\1").replace("T", "\1T\1").split("\1")
     thoughts = [loop, soup, answer, boxes, odd, redos]
-    return "".join({"B": lambda: rng.choice(BODIES)(rng, canary), "T": lambda: rng.choice(thoughts)(rng, canary)}.get(piece, lambda piece=piece: piece)() for piece in pieces)
+    return "".join(
+        {
+            "B": lambda: rng.choice(BODIES)(rng, canary),
+            "T": lambda: rng.choice(thoughts)(rng, canary),
+        }.get(piece, lambda piece=piece: piece)()
+        for piece in pieces
+    )
 
 
 def calls(index, text):
@@ -177,13 +435,21 @@ def calls(index, text):
     plain, boxed = PLAIN[index % len(PLAIN)], BOXED[index % len(BOXED)]
     counts = ((0, 0), (500, 512), (10**9, 512), (-1, 7))[index % 4]
     for name in rewards.REWARDS:
-        for gold in [boxed] if name in rewards.NEEDS_BOXES else [plain, boxed] if name == "accuracy" else [plain]:
+        for gold in (
+            [boxed]
+            if name in rewards.NEEDS_BOXES
+            else [plain, boxed]
+            if name == "accuracy"
+            else [plain]
+        ):
             yield name, (text, gold, *(counts if name in rewards.NEEDS_TOKENS else ()))
 
 
 def in_range(name, score):
     allowed = rewards.RANGES[name]
-    return type(score) is float and (score in allowed if isinstance(allowed, set) else allowed[0] <= score <= allowed[1])  # nan is in no range
+    return type(score) is float and (
+        score in allowed if isinstance(allowed, set) else allowed[0] <= score <= allowed[1]
+    )  # nan is in no range
 
 
 def run(seed, first, last, canary):
@@ -209,10 +475,12 @@ def run(seed, first, last, canary):
 
 def forget():
     """Clear what answers.py remembers, so that every comparison is worked out."""
-    answers._match.cache_clear()
-    reading.read_spelled.cache_clear()
-    spelling.spell.cache_clear()
-    expressions.parse.cache_clear()
+    for cached in (
+        answers._match, answers._choice_index, reading.read_spelled, reading.parts, spelling.spell,
+        expressions.parse, expressions.variables, equality.exact,
+    ):  # fmt: skip
+        cached.cache_clear()
+    equality.forget()
 
 
 def children():

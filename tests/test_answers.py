@@ -17,7 +17,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 import rewards
-from grading import answers, expressions, reading, units
+from grading import answers, equality, reading, units
+from grading.expressions import parse
 from grading.spelling import plain, spell
 from recipes import fuzz_rewards
 
@@ -26,7 +27,12 @@ SHARED = ROOT.parent / "shared" / "data" / "answers" / "pairs.jsonl"
 
 
 def rows(*files: Path) -> list[dict]:
-    return [json.loads(line) for file in files if file.exists() for line in file.read_text().splitlines()]
+    return [
+        json.loads(line)
+        for file in files
+        if file.exists()
+        for line in file.read_text().splitlines()
+    ]
 
 
 FILES = ["answer_golden.jsonl", "answer_pairs.jsonl", "answer_attacks.jsonl"]
@@ -71,18 +77,15 @@ def test_every_answer_is_itself():
     assert [text for text in texts if not answers.match_answer(f" {text}\n", text)] == []
 
 
-def test_comparing_is_symmetric_but_for_what_stands_beside_an_answer():
-    """A letter's text and a rounded value may be left out of the gold, and 4/9 is the ratio 4:9."""
-    one_way = [row for row in PAIRS if not row.get("choices") and row["same"] != same_backwards(row)]
-    assert [row for row in one_way if not beside(row["prediction"] + row["gold"])] == []
+def test_comparing_is_symmetric():
+    """The pairs are written from a prediction to its gold, but hold the other way round."""
+    pairs = [row for row in PAIRS if not row.get("choices") and row["prediction"].strip()]
+    one_way = [row for row in pairs if row["same"] != same_backwards(row)]
+    assert [(row["prediction"], row["gold"]) for row in one_way] == []
 
 
 def same_backwards(row: dict) -> bool:
     return answers.match_answer(row["gold"], row["prediction"])
-
-
-def beside(text: str) -> bool:
-    return any(mark in text for mark in "≈.)]:") or "approx" in text or "or" in text or "或" in text
 
 
 @pytest.mark.parametrize("prediction", [None, "", " ", "...", "None"])
@@ -146,6 +149,48 @@ def test_spelling_again_changes_nothing():
 
 # --- formulas ---
 
+HARD = [  # texts that raised once, or paid two letters with one sign at every point
+    (r"\sqrt[i^2]{8}+x", "x+1/8"), ("x=x*i", "2x=2x*i"), ("i^2 x+y = 2", "2 i^2 x+2y = 4"), ("0.333333333333333", "(-1)!"),
+    ("|a*A|", "a*A"), (r"\sqrt{r^2R^2}", "r*R"), ("|αq|", "αq"), ("|x_1y_0|", "x_1y_0"), ("(999)!*(999)!", "x"), (r"\binom{i}{10^{300}}", "1/2"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("a, b", HARD)
+def test_hard_formulas_neither_raise_nor_pay(a, b):
+    answers.match_answer(a, b)
+    answers.normalize_answer(a)
+    assert "|" not in a + "R" or not answers.match_answer(a, b) or "i^2" in a
+
+
+def test_what_is_too_large_is_a_choice_of_none():
+    choices = ["9^{9^{9}}+1", "3"]
+    assert answers.choice_index("9^{9^{9}}", choices) is None
+    before = answers.undecided()
+    assert not answers.match_answer(r"\exp(\exp(99))", "√7", ["cat", "√7"])
+    assert answers.undecided() == before + 1
+    assert answers.normalize_answer("9^{9^{9}}", choices) == "^(9,387420489)"
+
+
+def test_empty_choices_are_not_named():
+    assert (
+        answers.choice_index("", ["", ""]) is None and answers.choice_index(".", ["", "b"]) is None
+    )
+
+
+def test_members_are_paired_not_taken_in_order():
+    """The bare 3 must leave 3 cm to the item that has no other."""
+    assert answers.match_answer(r"\{3, 3 cm\}", r"\{3 cm, 3 kg\}") and answers.match_answer(
+        "3 or 3 cm", "3 cm or 3 kg"
+    )
+    assert not answers.match_answer(r"\{3 cm, 3 cm\}", r"\{3 cm, 3 kg\}")
+
+
+def test_lists_nest():
+    assert answers.match_answer(
+        "[[[1],[3]],[2]]", "[[[1.0],[3]],[2]]"
+    ) and not answers.match_answer("[[[1],[3]],[2]]", "[[[1],[4]],[2]]")
+
+
 EQUAL = [
     ("2(x+1)", "2x+2"), ("sin^2 x+cos^2 x", "1"), ("tan x", r"\frac{\sin x}{\cos x}"), (r"\sqrt{7+4\sqrt{3}}", r"2+\sqrt{3}"), ("log_2 8", "3"), ("ln(e^2)", "2"), ("i^2", "-1"),
     ("|x-1|", "|1-x|"), (r"\sqrt[3]{-8}", "-2"), ("2^{10}", "1024"), ("0.1\\overline{6}", "1/6"), ("x-x", "0"), (r"\sin 30°", "1/2"), ("(a+b)^2", "a^2+2ab+b^2"), (r"e^{i\pi}", "-1"),
@@ -158,16 +203,27 @@ UNEQUAL = [
 
 @pytest.mark.parametrize("a, b", EQUAL)
 def test_equal_formulas(a, b):
-    assert expressions.equal(expressions.parse(spell(a)), expressions.parse(spell(b)))
+    assert equality.equal(parse(spell(a)), parse(spell(b)))
 
 
 @pytest.mark.parametrize("a, b", UNEQUAL)
 def test_unequal_formulas(a, b):
     """The first is equal for positive x only, and e^(π√163) is a whole number in its first 12 decimals."""
-    assert not expressions.equal(expressions.parse(spell(a)), expressions.parse(spell(b)))
+    assert not equality.equal(parse(spell(a)), parse(spell(b)))
 
 
-@pytest.mark.parametrize("text", ["9^{9^{9^{9}}}", "9^9^9^9", "((9^{99})^{99})^{99}", r"\exp(\exp(\exp(9)))", r"\sin(10^{9999}i)", "10^{99999}", r"\sinh(9^9)"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "9^{9^{9^{9}}}",
+        "9^9^9^9",
+        "((9^{99})^{99})^{99}",
+        r"\exp(\exp(\exp(9)))",
+        r"\sin(10^{9999}i)",
+        "10^{99999}",
+        r"\sinh(9^9)",
+    ],
+)
 def test_what_is_too_large_is_undecided_and_counted(text):
     before, start = answers.undecided(), time.process_time()
     assert not answers.match_answer(text, r"\sqrt{7}+x")
@@ -181,7 +237,18 @@ def test_what_is_too_large_is_undecided_and_counted(text):
 
 @pytest.mark.parametrize(
     "text, index",
-    [("dog", 1), ("B", 1), ("(b)", 1), ("B. dog", 1), ("A. dog", None), ("the dog", 1), ("C", None), ("cat or dog", None), ("B: cat", None), ("Dog.", 1)],
+    [
+        ("dog", 1),
+        ("B", 1),
+        ("(b)", 1),
+        ("B. dog", 1),
+        ("A. dog", None),
+        ("the dog", 1),
+        ("C", None),
+        ("cat or dog", None),
+        ("B: cat", None),
+        ("Dog.", 1),
+    ],
 )
 def test_choices_may_carry_their_letters(text, index):
     assert answers.choice_index(text, ["A. cat", "B. dog"]) == index
@@ -190,7 +257,12 @@ def test_choices_may_carry_their_letters(text, index):
 
 def test_an_article_is_no_part_of_a_choice():
     """A real answer to TabMWP: "the bromine mixture"."""
-    assert answers.choice_index("the bromine mixture", ["neither", "bromine mixture", "chlorine mixture"]) == 1
+    assert (
+        answers.choice_index(
+            "the bromine mixture", ["neither", "bromine mixture", "chlorine mixture"]
+        )
+        == 1
+    )
 
 
 @pytest.mark.parametrize(
@@ -211,7 +283,9 @@ def test_votes_of_one_answer_meet(spellings, form):
 
 def test_votes_with_choices():
     spellings = ["B", "dog", "(b) dog", "Dog."]
-    assert {answers.normalize_answer(text, ["cat", "dog", "black cat"]) for text in spellings} == {"b"}
+    assert {answers.normalize_answer(text, ["cat", "dog", "black cat"]) for text in spellings} == {
+        "b"
+    }
 
 
 # --- finding the answer ---
@@ -219,7 +293,16 @@ def test_votes_with_choices():
 
 def test_extract_and_parse_failure():
     assert answers.extract_answer("<think>a</think><answer>\n x\ny </answer>") == "x\ny"
-    for text in ["", "7", "<answer>7", "7</answer>", "</answer>7<answer>", "<answer> </answer>", "<Answer>7</Answer>", "<think><answer>7</answer></think>"]:
+    for text in [
+        "",
+        "7",
+        "<answer>7",
+        "7</answer>",
+        "</answer>7<answer>",
+        "<answer> </answer>",
+        "<Answer>7</Answer>",
+        "<think><answer>7</answer></think>",
+    ]:
         assert answers.extract_answer(text) is None and answers.parse_failure(text), text
     assert not answers.parse_failure("<answer>7</answer>")
 
@@ -231,7 +314,42 @@ def test_an_overlong_completion_is_searched_from_its_end():
 
 # --- hostile text, a busy machine ---
 
-SEPARATORS = ["-", ",", ":", "/", ".", ";", "or ", " ", "^", "_", "=", "<", "±", "°", "'", "|", "∪", "&", "\\\\", "{", "(", "[", "\\frac", "\\sqrt", "9", "9,", "9-", "x_", "$", "~", "and ", "A. ", "\\text{", "和"]
+SEPARATORS = [
+    "-",
+    ",",
+    ":",
+    "/",
+    ".",
+    ";",
+    "or ",
+    " ",
+    "^",
+    "_",
+    "=",
+    "<",
+    "±",
+    "°",
+    "'",
+    "|",
+    "∪",
+    "&",
+    "\\\\",
+    "{",
+    "(",
+    "[",
+    "\\frac",
+    "\\sqrt",
+    "9",
+    "9,",
+    "9-",
+    "x_",
+    "$",
+    "~",
+    "and ",
+    "A. ",
+    "\\text{",
+    "和",
+]
 
 
 @pytest.mark.parametrize("unit", SEPARATORS)
@@ -239,7 +357,12 @@ def test_runs_and_nesting_take_no_time(unit):
     fuzz_rewards.forget()
     start = time.thread_time()
     for n in (10, 60, 190, 5_000, 100_000):
-        for text in (unit * n, "3" + unit * n + "3", (unit * n)[:199], "1" + (unit * n)[:190] + "1"):
+        for text in (
+            unit * n,
+            "3" + unit * n + "3",
+            (unit * n)[:199],
+            "1" + (unit * n)[:190] + "1",
+        ):
             assert answers.match_answer(text, "x+1") in (True, False)
     assert time.thread_time() - start < 1
 
@@ -247,11 +370,19 @@ def test_runs_and_nesting_take_no_time(unit):
 def completions_of_a_step() -> list[tuple[str, SimpleNamespace]]:
     """512 completions, each with its example: the answers of the pairs, formulas and all."""
     pairs = [row for row in PAIRS if not row.get("choices")][:512]
-    return [(f"<think>a</think><answer>{row['prediction']}</answer>", SimpleNamespace(answer=row["gold"], choices=None)) for row in pairs]
+    return [
+        (
+            f"<think>a</think><answer>{row['prediction']}</answer>",
+            SimpleNamespace(answer=row["gold"], choices=None),
+        )
+        for row in pairs
+    ]
 
 
 LONG_SETS = [
-    "\\{" + ",".join(f"a^{letter}" for letter in "bcdfghjklmnpqrstvwxyzBCDFGHJKLMNPQRSTVWXYZ") + "\\}",
+    "\\{"
+    + ",".join(f"a^{letter}" for letter in "bcdfghjklmnpqrstvwxyzBCDFGHJKLMNPQRSTVWXYZ")
+    + "\\}",
     "\\{" + ",".join(f"{{a^{letter},1}}" for letter in "bcdfghjklmnpqrstvwxyz") + "\\}",
     ",".join(f"x_{i}=\\sqrt{{{i}}}" for i in range(2, 16)),
 ]
@@ -270,7 +401,8 @@ def test_long_sets_take_no_time(text):
 def test_a_long_text_with_many_choices_takes_no_time():
     choices = [f"choice {i}" for i in range(500)]
     start = time.thread_time()
-    assert answers.match_answer("A. " + "x" * 150_000, "A", choices) in (True, False)
+    for text in ("A. " + "x" * 150_000, "a " * 75_000):
+        assert answers.match_answer(text, "A", choices) in (True, False)
     assert time.thread_time() - start < 1
 
 
@@ -294,7 +426,8 @@ def test_load_does_not_matter():
 
 
 def test_no_clock_decides_an_answer():
-    """Nothing below answers.py imports time, signals or processes."""
-    for module in (answers, reading, expressions, units):
-        text = Path(module.__file__).read_text()
-        assert not any(f"import {name}" in text for name in ("time", "signal", "subprocess", "multiprocessing")), module
+    """No file of grading/ imports time, signals or processes, but for the worker of math-verify."""
+    for file in (ROOT / "grading").glob("*.py"):
+        names = ("time", "signal", "subprocess", "multiprocessing")
+        imported = [name for name in names if f"\nimport {name}\n" in file.read_text()]
+        assert not imported or file.name == "math_worker.py", file

@@ -119,7 +119,9 @@ def in_a_fork(worker, results):
     results.put(worker.ask(["echo", 7])["pid"])
 
 
-@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="this system has no fork")
+@pytest.mark.skipif(
+    "fork" not in multiprocessing.get_all_start_methods(), reason="this system has no fork"
+)
 def test_a_fork_has_a_worker_of_its_own(worker):
     """Answers through a shared pipe would be mixed up. The parent's lock may be taken at the fork, for ever."""
     mine = worker.ask(["echo", 1])["pid"]
