@@ -364,8 +364,6 @@ def vlmr1_weighted_sum(completion, example):
     return 0.7 * position / len(gold) + 0.3 * (1 - (missed + junk) / 2)
 
 
-# As numpy's linspace(0.5, 0.95, 10) has them.
-COCO_THRESHOLDS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.8999999999999999, 0.95)
 MOST_AREA = 1e10  # COCO ignores a detection of another area than 0 to this, unless it matches
 
 
@@ -436,12 +434,12 @@ def vlmr1_od_ap(completion, example):
     Bugs: predictions with a label that the gold lacks are dropped, so spam is free; "Cat" is not "cat";
     boxes with one side reversed are ignored.
     """
-    return vlmr1_ap(completion, example, COCO_THRESHOLDS)
+    return vlmr1_ap(completion, example, rewards.THRESHOLDS)
 
 
 def vlmr1_od_ap50(completion, example):
     """Compute VLM-R1's "od_ap50": the same at IoU 0.5 only, in [0, 1]."""
-    return vlmr1_ap(completion, example, COCO_THRESHOLDS[:1])
+    return vlmr1_ap(completion, example, rewards.THRESHOLDS[:1])
 
 
 def vlmr1_od_length(completion, example):

@@ -206,7 +206,7 @@ def _score(box):
 
 
 RECALLS = [i * 0.01 for i in range(100)] + [1.0]  # COCO's linspace, to the last bit
-THRESHOLDS = [0.5 + 0.05 * i for i in range(10)]  # COCO's 0.50:0.05:0.95
+THRESHOLDS = [0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.8999999999999999, 0.95]  # COCO's, as numpy's linspace has them
 MAX_DETECTIONS = 100  # COCO's, per image and class
 
 

@@ -1,8 +1,6 @@
 r"""Run: python -m pytest -q tests/test_protocols_answers.py        (seconds on CPU; no network)
 
-What the protocols owe to the comparison of answers that they call (rewards.match_answer and
-rewards.choice_index, from grading/answers.py). These tests need its grammar: with the comparison of
-rewards.py at 8f3b149 they fail. They are in a file of their own so that it can be run by itself.
+What the protocols owe to the comparison of answers that they call (grading/answers.py).
 """
 
 import pytest
