@@ -35,9 +35,9 @@ def same(said: Value, gold: Value) -> bool:
     said, gold = _whole_set(said), _whole_set(gold)
     if type(said) is type(gold):
         return COMPARE.get(type(said), tuple.__eq__)(said, gold)
-    if isinstance(gold, Relation) and isinstance(said, Sequence):
-        interval = _interval(gold)
-        return interval is not None and _same_sequence(said, interval)
+    if {type(said), type(gold)} == {Relation, Sequence}:
+        a, b = _interval(said), _interval(gold)
+        return a is not None and b is not None and _same_sequence(a, b)
     if isinstance(said, Assignment) or isinstance(gold, Assignment):
         return _same_without_name(said, gold)
     if isinstance(said, Ratio) or isinstance(gold, Ratio):
@@ -189,8 +189,11 @@ def _same_two_sides(said: Relation, gold: Relation) -> bool:
     return sign == gold.signs[0]
 
 
-def _interval(relation: Relation) -> Sequence | None:
-    """Write 2 < x <= 5 as (2, 5]; None for another relation."""
+def _interval(value: Relation | Sequence) -> Sequence | None:
+    """Write 2 < x <= 5 as (2, 5]; None for another relation. A sequence stays as it is."""
+    if isinstance(value, Sequence):
+        return value
+    relation = value
     if not set(relation.signs) <= set("<≤"):
         relation = _reversed(relation)
     if len(relation.sides) != 3 or not set(relation.signs) <= set("<≤"):

@@ -2,7 +2,8 @@
 
 The pairs are in files, one a line: answer_golden.jsonl (the project's first rules and GEOQA),
 answer_pairs.jsonl (public reports and the neighbours of every kind), answer_attacks.jsonl (what two
-attackers broke, once), ../shared/data/answers/pairs.jsonl (public reports, kept outside the project).
+attackers broke, once), answer_blind.jsonl (a set that was written unseen),
+../shared/data/answers/pairs.jsonl (public reports, kept outside the project).
 """
 
 import json
@@ -16,6 +17,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+import protocols
 import rewards
 from grading import answers, equality, reading, units
 from grading.expressions import parse
@@ -35,7 +37,7 @@ def rows(*files: Path) -> list[dict]:
     ]
 
 
-FILES = ["answer_golden.jsonl", "answer_pairs.jsonl", "answer_attacks.jsonl"]
+FILES = ["answer_golden.jsonl", "answer_pairs.jsonl", "answer_attacks.jsonl", "answer_blind.jsonl"]
 PAIRS = rows(*(TESTS / name for name in FILES))
 
 
@@ -411,14 +413,25 @@ BUSY = "while True: pass"
 
 @pytest.mark.slow
 def test_load_does_not_matter():
-    """The same 512 completions, alone and beside eight busy processes: the same rewards."""
+    """Score 512 completions alone and beside eight busy processes: the same rewards.
+
+    Published scorers too, whose math-verify works in a process bounded by its CPU time.
+    """
     step = completions_of_a_step()
-    alone = [rewards.accuracy(*one) for one in step]
+    records = [{"prediction": text, "answer": example.answer} for text, example in step[:64]]
+    places = [(f"record {i}", record) for i, record in enumerate(records)]
+    examples = protocols.to_examples(places, "geoqa")
+
+    def scores():
+        fuzz_rewards.forget()
+        protocols._ask_once.cache_clear()
+        published = [row["accuracy_original"] for row in protocols.score(examples, "geoqa")[1]]
+        return [rewards.accuracy(*one) for one in step], published
+
+    alone = scores()
     busy = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(8)]
     try:
-        for _ in range(3):
-            fuzz_rewards.forget()
-            assert [rewards.accuracy(*one) for one in step] == alone
+        assert [scores() for _ in range(3)] == [alone] * 3
     finally:
         for process in busy:
             process.kill()
