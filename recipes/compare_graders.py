@@ -1,7 +1,7 @@
 r"""Compare graders on pairs of answers whose verdict is known: what each pays and refuses wrongly.
 
-    python -m recipes.compare_graders                                  (CPU, about a minute)
-    python -m recipes.compare_graders --pairs my_pairs.jsonl --output table.md
+    python recipes/compare_graders.py                                 (CPU, about a minute)
+    python recipes/compare_graders.py --pairs my_pairs.jsonl --output table.md
     pip install --no-deps mathruler==0.1.0 pylatexenc==2.11            (for the row "mathruler")
 
 A pair is a line of JSON: prediction, gold, same (is the prediction right?), perhaps choices.
@@ -25,11 +25,14 @@ import json
 import logging
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 Grader = Callable[[str, str, list[str] | None], bool]
 
