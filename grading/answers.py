@@ -13,9 +13,10 @@ import re
 from fractions import Fraction
 
 from grading.comparing import same
-from grading.equality import TooLarge, exact
+from grading.equality import TooLarge, exact, forget_values
+from grading.expressions import parse, variables
 from grading.phrases import letter_and_text, names_another_letter, read_choice
-from grading.reading import MAX_ANSWER, read, read_spelled, text_form
+from grading.reading import MAX_ANSWER, parts, read, read_spelled, text_form
 from grading.spelling import spell
 from grading.units import Unit
 from grading.values import Choice, Expression, Text, Value, YesNo
@@ -219,6 +220,13 @@ def equal_as_text_or_number(a: str, b: str) -> bool:
     if x == y:
         return x != Text("")
     return text_form(a) == text_form(b) != ""
+
+
+def forget() -> None:
+    """Clear what is remembered, so that every comparison is worked out: for measurements."""
+    for cached in (_match, _choice_index, read_spelled, parts, spell, parse, variables, exact):
+        cached.cache_clear()
+    forget_values()
 
 
 # --- voting ---

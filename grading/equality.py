@@ -274,7 +274,7 @@ def values_at_points(tree: tuple) -> list:
     return found
 
 
-def forget() -> None:
+def forget_values() -> None:
     """Clear what this thread remembers of values."""
     _mp()
     _thread.values.clear()

@@ -22,7 +22,7 @@ from types import SimpleNamespace
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import rewards
-from grading import answers, equality, expressions, reading, spelling
+from grading import answers
 
 LIMIT = 1.0  # seconds of CPU time a call may take
 CHUNK = 250  # completions per task of a thread or process
@@ -473,16 +473,6 @@ def run(seed, first, last, canary):
     return result
 
 
-def forget():
-    """Clear what answers.py remembers, so that every comparison is worked out."""
-    for cached in (
-        answers._match, answers._choice_index, reading.read_spelled, reading.parts, spelling.spell,
-        expressions.parse, expressions.variables, equality.exact,
-    ):  # fmt: skip
-        cached.cache_clear()
-    equality.forget()
-
-
 def children():
     """The processes that this one has started and that still run; Linux only."""
     return [path.read_text().split() for path in Path("/proc/self/task").glob("*/children")]
@@ -490,7 +480,7 @@ def children():
 
 def time_of(text, gold="x+1"):
     """Seconds of CPU time to compare a text for the first time."""
-    forget()
+    answers.forget()
     start = time.thread_time()
     answers.match_answer(text, gold)
     return time.thread_time() - start

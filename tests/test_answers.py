@@ -1,4 +1,4 @@
-"""Tests of grading/: answers are read and compared.    python -m pytest tests/test_answers.py    (CPU, 10 s)
+"""Tests of grading/.    python -m pytest tests/test_answers.py    (CPU, 10 s)
 
 The pairs are in files, one a line: answer_golden.jsonl (the project's first rules and GEOQA),
 answer_pairs.jsonl (public reports and the neighbours of every kind), answer_attacks.jsonl (what two
@@ -6,6 +6,7 @@ attackers broke, once), answer_blind.jsonl (a set that was written unseen),
 ../shared/data/answers/pairs.jsonl (public reports, kept outside the project).
 """
 
+import ast
 import json
 import subprocess
 import sys
@@ -22,7 +23,6 @@ import rewards
 from grading import answers, equality, reading, units
 from grading.expressions import parse
 from grading.spelling import plain, spell
-from recipes import fuzz_rewards
 
 TESTS = Path(__file__).parent
 SHARED = ROOT.parent / "shared" / "data" / "answers" / "pairs.jsonl"
@@ -104,15 +104,64 @@ def test_nothing_meets_an_empty_gold(gold):
 # --- reading ---
 
 READ = [  # text, the type it is read as
-    ("3", "Expression"), ("5 km/h", "Expression"), ("5 dogs", "Expression"), ("2(x+1)", "Expression"), ("±2", "Expression"), ("58°30'", "Expression"),
-    ("30-39", "Range"), ("10 to 20 cm", "Range"), ("$5-$10", "Range"), ("555-1234", "Range"), ("2020-02-04", "Date"), ("Feb. 4, 2020", "Date"), ("2/4/2020", "Date"),
-    ("3:30 PM", "Time"), ("5 p.m.", "Time"), ("4:10", "Ratio"), ("1:2:3", "Ratio"), ("2x+y=4", "Relation"), ("1<x≤3", "Relation"), ("x>3", "Relation"),
-    ("x = 7", "Assignment"), ("f(x)=2x+1", "Assignment"), ("P(1,2)", "Assignment"), ("n=1, 2, 3", "Assignment"), ("x=1 or x=2", "Assignment"),
-    ("(1, 2)", "Sequence"), ("[0,1)", "Sequence"), ("{1,2}", "Sequence"), ("3, 7", "Sequence"), ("60° or 120°", "Alternatives"), ("(1,2) ∪ (3,4)", "Union"),
-    (r"\begin{pmatrix}1&2\\3&4\end{pmatrix}", "Matrix"), ("A", "Choice"), ("(b) dog", "Choice"), ("C、7", "Choice"), ("Yes, it is", "YesNo"), ("No.", "YesNo"), ("False", "YesNo"),
-    ("No idea", "Text"), ("No. 5", "Text"), ("A cat", "Text"), ("A. cat B. dog", "Text"), ("AB12", "Text"), ("x2", "Text"), ("1st", "Text"), ("555-12-34", "Text"), ("1.2.3", "Text"),
-    ("1990s", "Text"), ("52_8", "Text"), ("two", "Text"), ("on", "Text"), ("3 7", "Text"), ("5 fewer", "Text"), ("7以上", "Text"), ("1/2x", "Expression"), ("a/bc", "Text"), ("2ln", "Text"),
-]  # fmt: skip
+    ("3", "Expression"),
+    ("5 km/h", "Expression"),
+    ("5 dogs", "Expression"),
+    ("2(x+1)", "Expression"),
+    ("±2", "Expression"),
+    ("58°30'", "Expression"),
+    ("30-39", "Range"),
+    ("10 to 20 cm", "Range"),
+    ("$5-$10", "Range"),
+    ("555-1234", "Range"),
+    ("2020-02-04", "Date"),
+    ("Feb. 4, 2020", "Date"),
+    ("2/4/2020", "Date"),
+    ("3:30 PM", "Time"),
+    ("5 p.m.", "Time"),
+    ("4:10", "Ratio"),
+    ("1:2:3", "Ratio"),
+    ("2x+y=4", "Relation"),
+    ("1<x≤3", "Relation"),
+    ("x>3", "Relation"),
+    ("x = 7", "Assignment"),
+    ("f(x)=2x+1", "Assignment"),
+    ("P(1,2)", "Assignment"),
+    ("n=1, 2, 3", "Assignment"),
+    ("x=1 or x=2", "Assignment"),
+    ("(1, 2)", "Sequence"),
+    ("[0,1)", "Sequence"),
+    ("{1,2}", "Sequence"),
+    ("3, 7", "Sequence"),
+    ("60° or 120°", "Alternatives"),
+    ("(1,2) ∪ (3,4)", "Union"),
+    (r"\begin{pmatrix}1&2\\3&4\end{pmatrix}", "Matrix"),
+    ("A", "Choice"),
+    ("(b) dog", "Choice"),
+    ("C、7", "Choice"),
+    ("Yes, it is", "YesNo"),
+    ("No.", "YesNo"),
+    ("False", "YesNo"),
+    ("No idea", "Text"),
+    ("No. 5", "Text"),
+    ("A cat", "Text"),
+    ("A. cat B. dog", "Text"),
+    ("AB12", "Text"),
+    ("x2", "Text"),
+    ("1st", "Text"),
+    ("555-12-34", "Text"),
+    ("1.2.3", "Text"),
+    ("1990s", "Text"),
+    ("52_8", "Text"),
+    ("two", "Text"),
+    ("on", "Text"),
+    ("3 7", "Text"),
+    ("5 fewer", "Text"),
+    ("7以上", "Text"),
+    ("1/2x", "Expression"),
+    ("a/bc", "Text"),
+    ("2ln", "Text"),
+]
 
 
 @pytest.mark.parametrize("text, kind", READ)
@@ -121,11 +170,34 @@ def test_the_type_of_an_answer(text, kind):
 
 
 UNITS = [  # a unit, another, do they convert, one of the first in the second
-    ("km", "m", 1000), ("m/s", "km/h", 3.6), ("°", "rad", 0.017453292519943295), ("ft", "in", 12), ("square feet", "ft^2", 1), ("cm²", "m^2", 1e-4), ("L", "cm^3", 1000),
-    ("hours", "min", 60), ("kWh", "J", 3.6e6), ("N", "kg m/s^2", 1), ("kg*m/s^2", "newtons", 1), ("mL", "cc", 1), ("dozen", "m", None), ("kg", "m", None), ("s", "m", None),
-    ("cm", "cm^2", None), ("dollars", "€", None), ("dogs", "dog", 1), ("dogs", "cats", None), ("boxes", "box", 1), ("year", "months", 12), ("month", "days", None), ("mW", "MW", 1e-9),
-    ("miles per hour", "mph", 1), ("平方米", "m²", 1), ("cents", "dollars", 0.01), ("°C", "m", None),
-]  # fmt: skip
+    ("km", "m", 1000),
+    ("m/s", "km/h", 3.6),
+    ("°", "rad", 0.017453292519943295),
+    ("ft", "in", 12),
+    ("square feet", "ft^2", 1),
+    ("cm²", "m^2", 1e-4),
+    ("L", "cm^3", 1000),
+    ("hours", "min", 60),
+    ("kWh", "J", 3.6e6),
+    ("N", "kg m/s^2", 1),
+    ("kg*m/s^2", "newtons", 1),
+    ("mL", "cc", 1),
+    ("dozen", "m", None),
+    ("kg", "m", None),
+    ("s", "m", None),
+    ("cm", "cm^2", None),
+    ("dollars", "€", None),
+    ("dogs", "dog", 1),
+    ("dogs", "cats", None),
+    ("boxes", "box", 1),
+    ("year", "months", 12),
+    ("month", "days", None),
+    ("mW", "MW", 1e-9),
+    ("miles per hour", "mph", 1),
+    ("平方米", "m²", 1),
+    ("cents", "dollars", 0.01),
+    ("°C", "m", None),
+]
 
 
 @pytest.mark.parametrize("a, b, ratio", UNITS)
@@ -152,9 +224,17 @@ def test_spelling_again_changes_nothing():
 # --- formulas ---
 
 HARD = [  # texts that raised once, or paid two letters with one sign at every point
-    (r"\sqrt[i^2]{8}+x", "x+1/8"), ("x=x*i", "2x=2x*i"), ("i^2 x+y = 2", "2 i^2 x+2y = 4"), ("0.333333333333333", "(-1)!"),
-    ("|a*A|", "a*A"), (r"\sqrt{r^2R^2}", "r*R"), ("|αq|", "αq"), ("|x_1y_0|", "x_1y_0"), ("(999)!*(999)!", "x"), (r"\binom{i}{10^{300}}", "1/2"),
-]  # fmt: skip
+    (r"\sqrt[i^2]{8}+x", "x+1/8"),
+    ("x=x*i", "2x=2x*i"),
+    ("i^2 x+y = 2", "2 i^2 x+2y = 4"),
+    ("0.333333333333333", "(-1)!"),
+    ("|a*A|", "a*A"),
+    (r"\sqrt{r^2R^2}", "r*R"),
+    ("|αq|", "αq"),
+    ("|x_1y_0|", "x_1y_0"),
+    ("(999)!*(999)!", "x"),
+    (r"\binom{i}{10^{300}}", "1/2"),
+]
 
 
 @pytest.mark.parametrize("a, b", HARD)
@@ -194,13 +274,35 @@ def test_lists_nest():
 
 
 EQUAL = [
-    ("2(x+1)", "2x+2"), ("sin^2 x+cos^2 x", "1"), ("tan x", r"\frac{\sin x}{\cos x}"), (r"\sqrt{7+4\sqrt{3}}", r"2+\sqrt{3}"), ("log_2 8", "3"), ("ln(e^2)", "2"), ("i^2", "-1"),
-    ("|x-1|", "|1-x|"), (r"\sqrt[3]{-8}", "-2"), ("2^{10}", "1024"), ("0.1\\overline{6}", "1/6"), ("x-x", "0"), (r"\sin 30°", "1/2"), ("(a+b)^2", "a^2+2ab+b^2"), (r"e^{i\pi}", "-1"),
-]  # fmt: skip
+    ("2(x+1)", "2x+2"),
+    ("sin^2 x+cos^2 x", "1"),
+    ("tan x", r"\frac{\sin x}{\cos x}"),
+    (r"\sqrt{7+4\sqrt{3}}", r"2+\sqrt{3}"),
+    ("log_2 8", "3"),
+    ("ln(e^2)", "2"),
+    ("i^2", "-1"),
+    ("|x-1|", "|1-x|"),
+    (r"\sqrt[3]{-8}", "-2"),
+    ("2^{10}", "1024"),
+    ("0.1\\overline{6}", "1/6"),
+    ("x-x", "0"),
+    (r"\sin 30°", "1/2"),
+    ("(a+b)^2", "a^2+2ab+b^2"),
+    (r"e^{i\pi}", "-1"),
+]
 UNEQUAL = [
-    (r"\sqrt{x^2}", "x"), ("x", "y"), ("x+1", "x+2"), (r"\frac{1}{2^{300}}", r"\frac{1}{2^{301}}"), (r"\sqrt{2}\cdot10^{-200}", r"\sqrt{2}\cdot10^{-201}"), (r"e^{\pi\sqrt{163}}", "262537412640768744"),
-    (r"\sin x", r"\sin 2x"), ("x/0", "y/0"), ("0^0", "1"), ("a_1", "a_2"), ("1.41421356237", r"\sqrt{2}"),
-]  # fmt: skip
+    (r"\sqrt{x^2}", "x"),
+    ("x", "y"),
+    ("x+1", "x+2"),
+    (r"\frac{1}{2^{300}}", r"\frac{1}{2^{301}}"),
+    (r"\sqrt{2}\cdot10^{-200}", r"\sqrt{2}\cdot10^{-201}"),
+    (r"e^{\pi\sqrt{163}}", "262537412640768744"),
+    (r"\sin x", r"\sin 2x"),
+    ("x/0", "y/0"),
+    ("0^0", "1"),
+    ("a_1", "a_2"),
+    ("1.41421356237", r"\sqrt{2}"),
+]
 
 
 @pytest.mark.parametrize("a, b", EQUAL)
@@ -356,7 +458,7 @@ SEPARATORS = [
 
 @pytest.mark.parametrize("unit", SEPARATORS)
 def test_runs_and_nesting_take_no_time(unit):
-    fuzz_rewards.forget()
+    answers.forget()
     start = time.thread_time()
     for n in (10, 60, 190, 5_000, 100_000):
         for text in (
@@ -393,7 +495,7 @@ LONG_SETS = [
 @pytest.mark.parametrize("text", LONG_SETS)
 def test_long_sets_take_no_time(text):
     """Each item against each: its value is worked out once."""
-    fuzz_rewards.forget()
+    answers.forget()
     backwards = text[:2] + ",".join(reversed(text[2:-2].split(","))) + text[-2:]
     start = time.thread_time()
     answers.match_answer(backwards, text)
@@ -423,7 +525,7 @@ def test_load_does_not_matter():
     examples = protocols.to_examples(places, "geoqa")
 
     def scores():
-        fuzz_rewards.forget()
+        answers.forget()
         protocols._ask_once.cache_clear()
         published = [row["accuracy_original"] for row in protocols.score(examples, "geoqa")[1]]
         return [rewards.accuracy(*one) for one in step], published
@@ -444,3 +546,18 @@ def test_no_clock_decides_an_answer():
         names = ("time", "signal", "subprocess", "multiprocessing")
         imported = [name for name in names if f"\nimport {name}\n" in file.read_text()]
         assert not imported or file.name == "math_worker.py", file
+
+
+def test_the_walls_of_the_room():
+    """grading/ needs no torch, and no file of it uses what another keeps to itself."""
+    for file in (ROOT / "grading").glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if (
+                isinstance(node, ast.ImportFrom)
+                and node.module
+                and node.module.startswith("grading")
+            ):
+                assert not [alias.name for alias in node.names if alias.name.startswith("_")], file
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                modules = [getattr(node, "module", None), *(alias.name for alias in node.names)]
+                assert "torch" not in modules and "rewards" not in modules, file

@@ -68,7 +68,7 @@ def test_cpu_time_ends_a_comparison(worker, question):
 
 
 def test_the_clock_does_not(worker):
-    """A worker that waits, as beside busy programs, is in no hurry: five times its CPU time on the clock."""
+    """A worker that waits, as beside busy programs, may take five times its CPU time."""
     assert worker.ask(["sleep", 1.5])["said"] == 1.5
 
 
@@ -140,7 +140,13 @@ def test_a_fork_has_a_worker_of_its_own(worker):
 def test_a_worker_ends_with_its_parent(tmp_path):
     """The parent exits without cleaning up; the worker must notice that its stdin ended."""
     (tmp_path / "script.py").write_text(SCRIPT)
-    code = f"import sys, os; sys.path.insert(0, {str(ROOT)!r}); from grading.math_worker import MathWorker; print(MathWorker({str(tmp_path / 'script.py')!r}, 1).ask(['echo', 1])['pid'], flush=True); os._exit(1)"
+    code = f"""
+import os, sys
+sys.path.insert(0, {str(ROOT)!r})
+from grading.math_worker import MathWorker
+print(MathWorker({str(tmp_path / "script.py")!r}, 1).ask(["echo", 1])["pid"], flush=True)
+os._exit(1)
+"""
     child = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, timeout=300)
     gone_when_it_ends(int(child.stdout))
 

@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import rewards
+from grading import answers
 from recipes import fuzz_rewards
 from recipes.fuzz_rewards import in_range
 
@@ -624,7 +625,7 @@ COMPLETIONS += ["<answer>" + body + "</answer>" for body in [
 
 def slowest_and_wrong(completions=COMPLETIONS):
     """(seconds of CPU of the slowest single reward call, what it was, list of scores out of range)"""
-    fuzz_rewards.forget()  # or a fork would only repeat what its parent has worked out
+    answers.forget()  # or a fork would only repeat what its parent has worked out
     slowest, what, wrong = 0.0, "", []
     for completion in completions:
         for index in (0, 3) if len(completion) < 1_000 else (3,):  # a number and algebra; one box and several
