@@ -53,6 +53,8 @@ SYMBOL = re.compile(rf"[A-Z]{{2,4}}(?![a-z])|[A-Za-z{GREEK}]")
 FORMULA_SIGN = re.compile(rf"[0-9\\^_=°π√{GREEK}]")
 DIGITS_BEHIND = re.compile("[0-9]+")
 SPACE = re.compile(r"\s*")
+POWER = re.compile(r"[0-9]+\s*\^")
+POWER_BEFORE = re.compile(r"\^\s*(?:[0-9]+|\{[^{}]*\})\s+$")
 # The fraction of a mixed number: 2/5, \frac{2}{5}, \frac25
 SLASHED = re.compile(r"\s+([0-9]{1,9})\s*/\s*([0-9]{1,9})(?![0-9.])")
 _PART = r"\s*(?:\{\s*([0-9]{1,9})\s*\}|([0-9]))"
@@ -144,7 +146,7 @@ class _Parser:
                 if self.begins_factor() and (below[0] != "n" or variables(tree)):
                     raise Unreadable("is 1/xy 1/(xy) or y/x?")
                 tree = ("/", tree, below)
-            elif self.begins_factor():
+            elif self.begins_factor() or self.power_behind_power():
                 tree = ("*", tree, self.power())
             else:
                 return tree
@@ -157,6 +159,10 @@ class _Parser:
         if char.isascii() and char.isalpha():
             return True
         return char != "" and char in "({\\√π∞⌊" + GREEK
+
+    def power_behind_power(self) -> bool:
+        """Tell whether the 3^5 of 2^6 3^5 follows, a prime factorisation without its signs."""
+        return bool(POWER.match(self.text, self.at) and POWER_BEFORE.search(self.text[: self.at]))
 
     def signed(self) -> tuple:
         signs = []

@@ -15,6 +15,7 @@ import functools
 import re
 
 from grading import expressions
+from grading.equality import TooLarge, exact
 from grading.expressions import NUMBER, Unreadable
 from grading.phrases import (
     read_choice, read_code, read_date, read_ratio, read_time, read_yes_no,
@@ -276,6 +277,8 @@ def read_relation(text: str, depth: int) -> Value | None:
         name, _, value = (part.strip() for part in text.partition(found[0]))
         if NAME.fullmatch(name) and value:
             return _assignment(name, value, text, found, depth)
+    if len(found) > 1 and set(found) == {"="}:
+        return _chain(text)
     if found[-1] == "≈":
         return _exact_part(text, depth)
     if len(parts(text)) > 1:
@@ -290,6 +293,21 @@ def _assignment(name: str, value: str, text: str, signs: list[str], depth: int) 
     formula = read_expression(value, 1) if is_function else None
     relation = None if is_function else _relation(text, signs)
     return Assignment(name, formula or read_spelled(value, depth), relation)
+
+
+def _chain(text: str) -> Value | None:
+    """Read m + n = 256 + 37 = 293 as the assignment of 293, if what follows the name is equal."""
+    relation = _relation(text, ["="] * text.count("="))
+    if relation is None or not expressions.variables(relation.sides[0]):
+        return relation
+    try:
+        values = [exact(side) for side in relation.sides[1:]]
+    except TooLarge:
+        return relation
+    if None in values or len(set(values)) > 1:
+        return relation
+    name = text.partition("=")[0].replace(" ", "")
+    return Assignment(name, Expression(relation.sides[-1]), None)
 
 
 def _relation(text: str, signs: list[str]) -> Relation | None:

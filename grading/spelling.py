@@ -71,6 +71,11 @@ def _table(*rows: tuple[str, str]) -> list[tuple[re.Pattern, str]]:
 
 
 BEFORE_LATEX = _table(
+    (
+        r"\\\\(?=(?:[dt]?frac|sqrt|text|left|right|pi|cdot|times|circ)(?![A-Za-z]))",
+        r"\\",
+    ),  # escaped twice
+    (r"(?<!\\)\\\s*$", ""),  # what a cut has left
     (r"(?<=[A-Z])\s*~\s*(?=△|\\triangle|Δ|\\Delta)", "∽"),  # similar triangles
     (r"(?<=[0-9])\s*[xX]\s*(?=10\s*(?:\^|\*\*))", "*"),  # 4.5 x 10^3
 )
