@@ -531,6 +531,19 @@ def asks_for_boxes(question, record):
 
 # ---- the layouts of published files, each with a record
 
+def must_be_no_index(record, where):
+    """Refuse an answer that is a number and may be the place of a choice, as in ScienceQA."""
+    answer = next((record[key] for key in ANSWER_KEYS if record.get(key) is not None), None)
+    choices = choices_of(record, where)
+    if not choices or isinstance(answer, bool) or not isinstance(answer, int):
+        return
+    if 0 <= answer < len(choices) and choices[answer] != str(answer):
+        raise UserError(
+            f"{where}: `answer` is {answer}, which may be the place of {short(choices[answer], 40)!r} "
+            "counted from 0; write the choice's letter, or its text in quotes"
+        )
+
+
 def plain(record, where):
     """R1-V's layout, that of the sets built like it, and the plain one.
 
@@ -546,6 +559,7 @@ def plain(record, where):
     if question is None:
         raise UserError(f"{where}: no question; expected `question` or `problem`, found {', '.join(map(str, record)) or 'nothing'}")
     answer = text_of(record, ANSWER_KEYS, where, (str, int, float))
+    must_be_no_index(record, where)
     boxes, solution, box_format, style = record.get("boxes"), record.get("solution"), None, None
     if isinstance(solution, list) and boxes is None:
         boxes, solution = [solution], None
@@ -729,6 +743,7 @@ PART_TYPES = (
     "video_url",
 )  # of a turn's parts, in chats
 # Where a picture belongs in a text: <image>, <image 1>, <|image_1|>, <ImageHere>, <video>.
+EMBEDDED = re.compile(r"<img\s[^>]*>|!\[[^\]]*\]\([^)]*\)|\[image\]", re.IGNORECASE)
 MARK = re.compile(
     r"<\|?\s*(image|img|picture|photo|video)[ _-]?(\d{1,3}|here|placeholder|pad|token)?\s*\|?>",
     re.IGNORECASE,
@@ -917,6 +932,12 @@ def must_match_marks(texts, count, where):
             "there must be one for each, or no <image> at all"
         )
     for text in filter(None, texts):
+        embedded = EMBEDDED.search(text)
+        if embedded and not count:
+            raise UserError(
+                f"{where}: the text has {short(embedded[0], 40)}, but no image is read; {READ_FROM}: "
+                "name it there, or remove it"
+            )
         for kind, number in MARK.findall(text):
             beyond = number.isdigit() and int(number) > count
             if not count or beyond or kind.lower() == "video":
@@ -927,30 +948,25 @@ def must_match_marks(texts, count, where):
 
 
 def say_text_alone(examples, spec):
-    """Say once which files have no picture at all, and which keys there sound as if they should."""
+    """Say once, of every file, how many of its records have no picture, and which keys they have."""
     by_file = {}
     for example in examples:
-        by_file.setdefault(re.split(r":\d+(?:, record \d+)?$", example.source)[0], []).append(
-            example
-        )
-    blank = {file: some for file, some in by_file.items() if not any(e.images for e in some)}
-    if not blank:
-        return
-    keys = {
-        key
-        for some in blank.values()
-        for e in some
-        for key in e.meta
-        if re.search(PICTURE, str(key).lower()) and has_content(e.meta[key])
-    }
-    names = [Path(file).name for file in blank]
-    which = short(", ".join(names[:3]), 120) + (
-        f" and {len(names) - 3} more" if len(names) > 3 else ""
-    )
-    hint = (
-        f" ({short(', '.join(sorted(map(str, keys))), 60)}: not read as pictures)" if keys else ""
-    )
-    print(f"{spec}: no record of {which} has a picture; all are asked as text alone{hint}")
+        file = re.split(r":\d+(?:, record \d+)?$", example.source)[0]
+        by_file.setdefault(file, []).append(example)
+    said = []
+    for file, some in by_file.items():
+        blank = [example for example in some if not example.images]
+        if not blank:
+            continue
+        keys = sorted({str(key) for example in blank for key in example.meta})
+        many = f"none of {len(some)}" if blank == some else f"{len(some) - len(blank)} of {len(some)}"
+        place = "" if blank == some else f", the first without is {short(blank[0].source, 80)}"
+        unread = f"; keys not read: {short(', '.join(keys), 60)}" if keys else ""
+        said.append(f"{many} records of {short(Path(file).name, 60)} have a picture{place}{unread}")
+    for line in said[:3]:
+        print(f"{spec}: {line}; those without are asked as text alone")
+    if len(said) > 3:
+        print(f"{spec}: {len(said) - 3} more files have records without a picture")
 
 
 # ---- preference pairs

@@ -32,9 +32,19 @@ UNSURE = re.compile(
 ANOTHER_WORD = re.compile(
     r"(?:^|[,.;:!/(-]\s*|\b(?:or|and|but|it's|actually|mean)\s+)"  # where a clause begins
     r"(yes|no|true|false|yeah|yep|nope|nah)\b(?!\s+\w+)"
-    r"|\b(?:yes|no)$",
+    r"|^(yes|no)\b|\b(yes|no)$",
     re.IGNORECASE,
 )
+
+
+# Sentences that end as the other word would: Yes, it is not. No, it is.
+SUBJECT = r"(?:it|there|they|he|she|this|that|these|those|the \w+)"
+VERB = r"(?:is|are|was|were|does|do|did|has|have|can|will)"
+DENIES = re.compile(
+    rf"(?:{SUBJECT}\s+{VERB}(?:\s+not|n't)|.*\b(?:none|never|false))$", re.IGNORECASE | re.DOTALL
+)
+AFFIRMS = re.compile(rf"{SUBJECT}\s+{VERB}$", re.IGNORECASE)
+TAKEN_BACK = {"yes": DENIES, "true": DENIES, "no": AFFIRMS, "false": AFFIRMS}
 
 
 def read_yes_no(text: str) -> YesNo | None:
@@ -46,16 +56,19 @@ def read_yes_no(text: str) -> YesNo | None:
     if not m:
         return None
     word, mark, rest = m[1].casefold(), m[2], m[3]
-    others = {other.casefold() for other in ANOTHER_WORD.findall(rest)} - {word}
+    others = {"".join(found).casefold() for found in ANOTHER_WORD.findall(rest)} - {word}
     numbered = mark in (".", ":") and re.match("[0-9]", rest)  # No. 5
-    if others or numbered or UNSURE.search(rest):
+    if others or numbered or UNSURE.search(rest) or TAKEN_BACK[word].fullmatch(rest):
         return None
     return YesNo(word)
 
 
 # --- letters ---
 
-LETTER = re.compile(r"([A-Za-z])\s*[.:,)、]?|[(\[]\s*([A-Za-z])\s*[)\]][.:,]?")
+LETTER = re.compile(
+    r"(?:(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s*:?\s*(?=[(\[]?[A-J]))?"
+    r"(?:([A-Za-z])\s*[.:,)、]?|[(\[]\s*([A-Za-z])\s*[)\]][.:,]?)"
+)
 LETTER_AND_TEXT = re.compile(
     r"""(?: ([A-J]) (?: [.:)] \s* | \s*、\s* | \s+-\s+ (?=[^\W\d]{2}) )  # A.cat  A、猫  A - cat
          | ([a-j]) (?: [.:] \s+ | \) \s* | \s*、\s* )                    # a. cat  a) cat
@@ -203,6 +216,7 @@ CODES = [
     "[0-9]+(?:-[0-9]+){2,}",  # 555-12-34
     r"[0-9]+(?:\.[0-9]+){2,}",  # 1.2.3
     "[0-9]+(?:/[0-9]+){2,}",
+    "n/a",
 ]
 CODE = re.compile("|".join(CODES), re.IGNORECASE)
 BASED = re.compile(r"\(?\s*([0-9A-F]+)\s*\)?\s*_\s*(?:\{\s*([0-9]{1,2})\s*\}|([0-9]{1,2}))")

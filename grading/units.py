@@ -35,7 +35,7 @@ BASE = {
         1000 km kilometer kilometers kilometre kilometres kms 千米 公里
         1/10 dm decimeter decimeters decimetre decimetres 分米
         1/1000 mm millimeter millimeters millimetre millimetres 毫米
-        1/1000000 μm micrometer micrometers micrometre micrometres micron microns 微米
+        1/1000000 μm um micrometer micrometers micrometre micrometres micron microns 微米
         1/1000000000 nm nanometer nanometers nanometre nanometres 纳米
         1/10000000000 Å angstrom angstroms
         127/5000 in inch inches 英寸
@@ -50,7 +50,7 @@ BASE = {
         1/1000000 mg milligram milligrams 毫克
         1/1000000000 μg microgram micrograms
         1000 tonne tonnes 吨
-        45359237/100000000 lb lbs pound pounds
+        45359237/100000000 lb lbs
         45359237/1600000000 oz ounce ounces
     """,
     "time": """
@@ -99,6 +99,7 @@ BASE = {
     "dollar": "1 ＄ US＄ dollar dollars USD buck bucks 美元 \n 1/100 ¢ cent cents penny pennies",
     "euro": "1 € euro euros EUR 欧元",
     "sterling": "1 £ GBP 英镑",
+    "pound": "1 pound pounds",  # of weight or of money
     "yuan": "1 元 yuan RMB rmb CNY 块 块钱 人民币 \n 1/10 角",
     "yen": "1 yen JPY 日元 円",
     "rupee": "1 ₹ rupee rupees Rs INR",
@@ -211,8 +212,10 @@ SLOPPY = {
 for _name, _others in SLOPPY.items():
     UNITS.update(dict.fromkeys(_others.split(), UNITS[_name]))
 MEASURES = (set(BASE) | {"temperature"}) - {"unit", "person"}
-# Units without a common measure that may be one sign: ¥ is yuan or yen.
-ONE_SIGN = [{UNITS[a], UNITS[b]} for a, b in (("¥", "元"), ("¥", "yen"), ("£", "pounds"))]
+# Units without a common measure that may be meant: ¥ is yuan or yen, a pound weighs or pays.
+ONE_SIGN = [
+    {UNITS[a], UNITS[b]} for a, b in (("¥", "元"), ("¥", "yen"), ("pounds", "£"), ("pounds", "lb"))
+]
 
 
 # One factor of a unit: "square feet", "cm^2", "cm2", "s^{-1}", "cm squared", "平方米"

@@ -37,8 +37,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 Grader = Callable[[str, str, list[str] | None], bool]
 
 ROOT = Path(__file__).resolve().parent.parent
-KEYS = ["prediction", "gold", "same"]
-HINT = "write a JSON object with prediction, gold and same."
+HINT = "write a JSON object with prediction, gold and same: two texts, and true or false."
 WARM_UP = [("7", "8"), ("1/2", "0.5"), (r"2\sqrt{3}", r"\sqrt{12}"), ("x > 1", "1 < x")]
 HEADER = """\
 | grader | version | paid though wrong | unpaid though right | raised | µs, median | µs, mean |
@@ -180,17 +179,26 @@ def row(name: str, pairs: list[dict]) -> str:
 
 def read_pairs(path: Path) -> list[dict]:
     """Read one pair a line.  SystemExit names the file and line that holds none."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"{path} cannot be read as UTF-8 text ({error}); check it") from None
     pairs = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").rstrip("\n").split("\n"), 1):
+    for number, line in enumerate(text.rstrip("\n").split("\n"), 1):
         try:
             pair = json.loads(line)
-            pairs.append(pair | {key: pair[key] for key in KEYS})
+            texts = isinstance(pair["prediction"], str) and isinstance(pair["gold"], str)
+            if not texts or not isinstance(pair["same"], bool):
+                raise ValueError("of other types")
         except (ValueError, LookupError, TypeError) as error:
             raise SystemExit(f"{path}:{number} is no pair: {HINT}") from error
+        pairs.append(pair)
     return pairs
 
 
 def main(args: argparse.Namespace) -> None:
+    if args.output and not args.output.parent.is_dir():
+        raise SystemExit(f"--output {args.output}: there is no folder {args.output.parent}")
     pairs = [pair for path in args.pairs for pair in read_pairs(path)]
     table = "\n".join([HEADER, *(row(name, pairs) for name in args.graders)])
     print(table)

@@ -519,7 +519,12 @@ def parse_args(argv=None):
     p.add_argument("--threads", type=int, default=4, help="for a fifth of the completions")
     p.add_argument("--processes", type=int, default=2, help="for another fifth")
     p.add_argument("--plot", metavar="FILE", help="draw CPU time against length")
-    return p.parse_args(argv)
+    args = p.parse_args(argv)
+    if args.n < 0 or args.threads < 1 or args.processes < 1:
+        p.error("--n must be 0 or more, --threads and --processes at least 1")
+    if args.plot and not Path(args.plot).absolute().parent.is_dir():
+        p.error(f"--plot {args.plot}: there is no such folder")
+    return args
 
 
 def score_all(args, canary):

@@ -80,9 +80,10 @@ def test_mathruler_is_optional(pairs_file, monkeypatch):
 
 
 NO_SAME = '{"prediction": "7", "gold": "7"}'
+WORD_SAME = '{"prediction": "7", "gold": "7", "same": "yes"}'
 
 
-@pytest.mark.parametrize("line", ["", "7", "{", NO_SAME, '["prediction"]'])
+@pytest.mark.parametrize("line", ["", "7", "{", NO_SAME, WORD_SAME, '["prediction"]'])
 def test_a_bad_line_is_named(pairs_file, line):
     with pairs_file.open("a", encoding="utf-8") as file:
         file.write(line + "\n{}\n")

@@ -1661,21 +1661,52 @@ def test_names_of_embedded_pictures_are_no_more_pictures(tmp_path):
     assert "`image_2` seems to hold one more picture" in text
 
 
-def test_files_of_text_alone_say_so_once(wide, capsys):
+def test_records_without_a_picture_are_counted_once_a_file(wide, capsys):
+    """One record with a picture must not silence the others of its file."""
     write(wide, [GOOD] * 3 + [{**GOOD, "image_id": 5}], "text.jsonl")
-    write(wide, [{**GOOD, "image": "a.png"}, GOOD], "some.jsonl")
+    write(wide, [{**GOOD, "image": "a.png"}, {**GOOD, "imgae": "0007"}, GOOD], "some.jsonl")
+    write(wide, [{**GOOD, "image": "a.png"}], "all.jsonl")
     read(wide)
-    said = capsys.readouterr().out
-    assert (
-        said
-        == f"{wide}: no record of text.jsonl has a picture; all are asked as text alone (image_id: not read as pictures)\n"
-    )
-    read(wide / "some.jsonl")
-    assert capsys.readouterr().out == ""
+    alone = "those without are asked as text alone"
+    none, some = sorted(capsys.readouterr().out.splitlines(), key=lambda line: "1 of 3" in line)
+    counted = f"{wide}: none of 4 records of text.jsonl have a picture"
+    assert none == f"{counted}; keys not read: image_id; {alone}"
+    assert some.startswith(f"{wide}: 1 of 3 records of some.jsonl have a picture, the first without is ")
+    assert some.endswith(f"some.jsonl:2; keys not read: imgae; {alone}")
     data.read_pairs(
         write(wide, [{"question": "q", "chosen": "yes", "rejected": "no"}] * 2, "pairs.json")
     )
-    assert capsys.readouterr().out.count("no record of pairs.json has a picture") == 1
+    assert capsys.readouterr().out.count("none of 2 records of pairs.json have a picture") == 1
+
+
+@pytest.mark.parametrize("mark", ["<img src='b.png'>", "![](b.png)", "![a plot](b.png)", "[image]"])
+def test_pictures_inside_the_text_are_no_text(wide, mark):
+    file = write(wide, [{**GOOD, "question": f"{mark} How many?"}], "embedded.jsonl")
+    with pytest.raises(UserError, match="but no image is read"):
+        data.read(str(file))
+    for text in ("Is [x] an image?", "5! (b)", "x <img"):
+        written = write(wide, [{**GOOD, "question": text}], "plain.jsonl")
+        assert data.read(str(written))[0].question == text
+
+
+@pytest.mark.parametrize(
+    "answer, choices, refused",
+    [
+        (1, ["1", "2", "3"], True),  # ScienceQA: the second, "2"
+        (0, ["cat", "dog"], True),
+        ("1", ["1", "2", "3"], False),
+        (7, ["6", "7"], False),
+        ("B", ["1", "2"], False),
+        (0, ["0", "1"], False),  # either way the same
+    ],
+)
+def test_an_answer_that_may_be_the_place_of_a_choice_is_refused(wide, answer, choices, refused):
+    file = write(wide, [{**GOOD, "answer": answer, "choices": choices}], "choices.jsonl")
+    if not refused:
+        assert data.read(str(file))[0].answer == str(answer)
+        return
+    with pytest.raises(UserError, match="counted from 0; write the choice's letter"):
+        data.read(str(file))
 
 
 def test_hostile_records_are_looked_through_at_once(tmp_path):
