@@ -164,8 +164,8 @@ def gone_when_it_ends(pid: int) -> None:
 
 
 def test_a_stuck_worker_is_given_up(worker, monkeypatch):
+    worker.start()  # which may take its time
     monkeypatch.setattr(math_worker, "STUCK_SECONDS", 0.5)
-    worker.start()
     with pytest.raises(Late):
         worker.ask(["sleep", 30])
     assert worker.process is None and os.path.exists(worker.script)
