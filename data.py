@@ -149,7 +149,7 @@ def read(spec, seed=0, level=3, teacher="fallible", box_format="norm1000", min_p
             examples.append(to_example(record, file, place, needs_answer, name))
             names.append(name)
     tell_apart(examples, names, spec)
-    say_text_alone(examples, spec)
+    say_without_pictures(examples, spec)
     for example in examples:
         set_box_format(example, box_format, min_pixels, max_pixels)
         if "boxes" in example.meta and example.solution:             # worked out in the file's convention, to be imitated in the model's
@@ -947,7 +947,7 @@ def must_match_marks(texts, count, where):
                 )
 
 
-def say_text_alone(examples, spec):
+def say_without_pictures(examples, spec):
     """Say once, of every file, how many of its records have no picture, and which keys they have."""
     by_file = {}
     for example in examples:
@@ -1003,7 +1003,7 @@ def read_pairs(spec, image_folder=None):
     examples = [pair.example for pair in made.values()]
     names = {id(record): name for record, *_, name in rows}
     tell_apart(examples, [names[key] for key in made], spec)
-    say_text_alone(examples, spec)
+    say_without_pictures(examples, spec)
     check_images(examples)
     return [made[id(record)] for record, *_ in rows]
 

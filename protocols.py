@@ -398,16 +398,6 @@ def coco_iou(box, other):
     return width * height / (area + other_area - width * height)
 
 
-def coco_precision(hits, n_gold):
-    """Return the mean over COCO's 101 recalls of the best precision at that recall or beyond."""
-    right = [sum(hits[: i + 1]) for i in range(len(hits))]
-    total = 0.0
-    for recall in rewards.RECALLS:
-        reached = [n / (i + 1) for i, n in enumerate(right) if n / n_gold >= recall]
-        total += max(reached, default=0.0)
-    return total / len(rewards.RECALLS)
-
-
 def vlmr1_ap(completion, example, thresholds):
     """Return VLM-R1's COCO mAP of one image: the mean over the gold's labels and the thresholds.
 
@@ -424,7 +414,7 @@ def vlmr1_ap(completion, example, thresholds):
         golds = [box for box, other in gold if other == label]
         named = [item for item in items if isinstance(item, dict) and item.get("label") == label]
         boxes = [box for box in map(item_box, named) if box]
-        values += [coco_precision(coco_hits(boxes, golds, t), len(golds)) for t in thresholds]
+        values += [rewards.area_under(coco_hits(boxes, golds, t), len(golds)) for t in thresholds]
     return sum(values) / len(values)
 
 

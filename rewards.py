@@ -239,10 +239,10 @@ def _average_precisions(detections, golds, thresholds):
                 used.add(best)
             hits.append((score, right))
     hits.sort(key=lambda hit: -hit[0])  # stable
-    return [_area_under([right[k] for _, right in hits], len(golds)) for k in range(len(thresholds))]
+    return [area_under([right[k] for _, right in hits], len(golds)) for k in range(len(thresholds))]
 
 
-def _area_under(right, n_gold):
+def area_under(right, n_gold):
     """Mean over 101 recalls of the best precision at that recall or beyond; `right` is ranked."""
     precision, recall, hits = [], [], 0
     for rank, hit in enumerate(right, 1):

@@ -70,11 +70,9 @@ def _table(*rows: tuple[str, str]) -> list[tuple[re.Pattern, str]]:
     return [(re.compile(pattern), replacement) for pattern, replacement in rows]
 
 
+_USUAL = "[dt]?frac|sqrt|text|left|right|pi|cdot|times|circ"
 BEFORE_LATEX = _table(
-    (
-        r"\\\\(?=(?:[dt]?frac|sqrt|text|left|right|pi|cdot|times|circ)(?![A-Za-z]))",
-        r"\\",
-    ),  # escaped twice
+    (rf"\\\\(?=(?:{_USUAL})(?![A-Za-z]))", r"\\"),  # \\frac, escaped twice
     (r"(?<!\\)\\\s*$", ""),  # what a cut has left
     (r"(?<=[A-Z])\s*~\s*(?=△|\\triangle|Δ|\\Delta)", "∽"),  # similar triangles
     (r"(?<=[0-9])\s*[xX]\s*(?=10\s*(?:\^|\*\*))", "*"),  # 4.5 x 10^3

@@ -474,12 +474,13 @@ def run(seed, first, last, canary):
 
 
 def children():
-    """The processes that this one has started and that still run; Linux only."""
-    return [path.read_text().split() for path in Path("/proc/self/task").glob("*/children")]
+    """List the processes that this one has started and that still run; Linux only."""
+    lists = Path("/proc/self/task").glob("*/children")
+    return " ".join(path.read_text() for path in lists).split()
 
 
 def time_of(text, gold="x+1"):
-    """Seconds of CPU time to compare a text for the first time."""
+    """Measure the seconds of CPU time to compare a text for the first time."""
     answers.forget()
     start = time.thread_time()
     answers.match_answer(text, gold)
@@ -566,7 +567,7 @@ def main(args):
         cpu, what = max(r["slowest"] for k, r in results if k == kind)
         print(f"  {kind}: slowest call {cpu:.3f} s of CPU time, {what}")
     print(f"  over {LIMIT} s of CPU time: {len(slow)}; raised or out of range: {len(wrong)}")
-    ran, left = os.path.exists(canary), [pid for pids in children() for pid in pids]
+    ran, left = os.path.exists(canary), children()
     print(f"  text run as code: {'YES' if ran else 'no'}; processes left: {len(left)}")
     for case in [*slow, *wrong][:20]:
         print("   ", *case)

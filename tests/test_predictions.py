@@ -17,23 +17,18 @@ import model
 import utils
 
 
+def run(path, protocol, out):
+    """evaluate.py --predictions, as it is typed."""
+    words = ["--predictions", str(path), "--protocol", protocol, "--output-dir", str(out)]
+    evaluate.main(evaluate.parse_args(words))
+
+
 def rescore(tmp_path, records, protocol):
     """The figures of these records, or lines, saved as JSON Lines."""
     path = tmp_path / "saved.jsonl"
     lines = [record if isinstance(record, str) else json.dumps(record) for record in records]
     path.write_text("\n".join(lines), encoding="utf-8")
-    evaluate.main(
-        evaluate.parse_args(
-            [
-                "--predictions",
-                str(path),
-                "--protocol",
-                protocol,
-                "--output-dir",
-                str(tmp_path / "out"),
-            ]
-        )
-    )
+    run(path, protocol, tmp_path / "out")
     return json.loads((tmp_path / "out" / "result.json").read_text())
 
 
@@ -44,18 +39,7 @@ def rescore_parquet(tmp_path, columns, protocol="geoqa"):
 
     path = tmp_path / "saved.parquet"
     pyarrow.parquet.write_table(pyarrow.table(columns), path)
-    evaluate.main(
-        evaluate.parse_args(
-            [
-                "--predictions",
-                str(path),
-                "--protocol",
-                protocol,
-                "--output-dir",
-                str(tmp_path / "out"),
-            ]
-        )
-    )
+    run(path, protocol, tmp_path / "out")
     return utils.read_lines(tmp_path / "out" / "predictions.jsonl")
 
 
