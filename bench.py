@@ -38,6 +38,8 @@ import model as modeling
 import rewards
 import toyworld
 import utils
+from plumbing import disk
+from plumbing.arguments import write_args
 
 WORDS = "so the next one is a small red object near row column left right wait let me check again and then count total blue circle square of it".split()
 # hidden, intermediate, layers, vocabulary, heads, key and value heads, head tied, vision (depth, width, heads): "8m", in which everything weighs as in the real ones but for the
@@ -664,10 +666,10 @@ MEASUREMENTS = {"gpu": bench_gpu, "memory": bench_memory, "rewards": bench_rewar
 
 def main(args):
     out = Path(args.output_dir)
-    utils.make_writable(out)
-    utils.write_args(out, args)                                      # commit and versions
+    disk.make_writable(out)
+    write_args(out, args)                                      # commit and versions
     result = MEASUREMENTS[args.what](args)
-    utils.write_json(out / f"bench_{args.what}.json", result)
+    disk.write_json(out / f"bench_{args.what}.json", result)
     print(f"\n{out}/bench_{args.what}.json has the figures, {out}/args.json the commit and versions")
     if result.get("failed"):
         raise SystemExit(1)

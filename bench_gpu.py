@@ -31,6 +31,7 @@ import decode_kernels as kernels
 import generate
 import model as modeling
 import utils
+from plumbing import disk
 
 GIB = 2 ** 30
 CONTEXT = 1.0                               # GiB of a card that CUDA, its libraries and a desktop take before torch sees any
@@ -431,7 +432,7 @@ def bench_gpu(args):
     with checkpoints(args.sizes, device) as directories:
         for name in args.only:
             print(f"\n== {name}", flush=True)
-            started, rows = time.perf_counter(), Kept(lambda: utils.write_json(f"{args.output_dir}/bench_gpu.json", result))
+            started, rows = time.perf_counter(), Kept(lambda: disk.write_json(f"{args.output_dir}/bench_gpu.json", result))
             result[name] = rows
             with bench.one_thread(device):
                 SECTIONS[name](args, device, directories, rows)

@@ -29,7 +29,9 @@ from PIL import Image
 from tqdm import tqdm
 
 import toyworld
-from utils import UserError, cut, epoch_order, read_args
+from plumbing.arguments import read_args
+from plumbing.errors import UserError
+from utils import cut, epoch_order
 
 # How a question is put to the model. r1v is R1-V's training prompt, byte for byte (two spaces); the same in training and evaluation. Those below the
 # line are what the published evaluations asked with, byte for byte too; where the question itself holds the instructions (Visual-RFT's detection and

@@ -19,6 +19,11 @@ A published protocol (protocols.PROTOCOLS) asks and scores as that benchmark doe
     python evaluate.py --model Qwen/Qwen2-VL-2B-Instruct --data geoqa.jsonl --protocol geoqa --output-dir runs/geoqa
     python evaluate.py --predictions outputs.jsonl --protocol geoqa --output-dir runs/rescored
 """
+from plumbing import stopping
+
+if __name__ == "__main__":
+    stopping.watch()  # before torch is imported, which takes seconds: Ctrl-C may come there too
+
 import json
 import re
 from pathlib import Path
@@ -29,6 +34,8 @@ import protocols
 import rewards
 import utils
 from grading.answers import extract_answer
+from plumbing import disk, records
+from plumbing.arguments import flag, label_of, read_args, typed, write_args
 
 
 def sampled_scores(records, examples, n, protocol=None, seed=0):
@@ -150,7 +157,7 @@ def parse_args(argv=None):
     g = p.add_argument_group("output")
     g.add_argument("--output-dir", required=True, help="where result.json, predictions.jsonl and pictures go")
     g.add_argument("--resume-from-checkpoint", nargs="?", const="newest", metavar="DIR", help="keep the answers already in --output-dir and ask the rest")
-    words = utils.typed(argv)
+    words = typed(argv)
     rescored = "predictions" in words
     for action in p._actions:
         action.required = action.required and not (rescored and action.dest in ("model", "data"))
@@ -164,7 +171,7 @@ def parse_args(argv=None):
         p.error(f"--protocol {args.protocol} has no boxes: leave --box-format away")
     for word in words if rescored else ():
         if word not in ("predictions", "protocol", "output_dir", "box_format"):
-            p.error(f"--predictions scores saved outputs and asks no model: leave {utils.flag(word)} away, or --predictions")
+            p.error(f"--predictions scores saved outputs and asks no model: leave {flag(word)} away, or --predictions")
     return args
 
 
@@ -176,14 +183,14 @@ def rescore(args):
     """--predictions: saved outputs under --protocol, without a model. Everything that could be refused is, before anything is scored or written."""
     out, path = Path(args.output_dir), Path(args.predictions)
     pairs = suited(read_predictions(path), args.protocol, args.box_format)
-    utils.make_writable(out)
     if (out / "metrics.jsonl").is_file():
         raise utils.UserError(f"--output-dir {out} holds a training run, whose result.json would be overwritten; name another")
     if (out / "predictions.jsonl").exists() and path.resolve() == (out / "predictions.jsonl").resolve():
         raise utils.UserError(f"--predictions {path} would be overwritten with the scores; name another --output-dir")
-    utils.write_args(out, args)
+    disk.make_writable(out)
+    write_args(out, args)
     result, rows = protocols.score(pairs, args.protocol, lambda work: tqdm(work, desc="score", unit="record"))
-    utils.write_lines(out / "predictions.jsonl", rows)
+    disk.write_lines(out / "predictions.jsonl", rows)
     report(out, result | {"predictions": args.predictions}, rows)
 
 
@@ -282,7 +289,7 @@ TOO_LARGE = 10**300  # near the largest float
 
 def report(out, result, rows):
     """Writes result.json and disagreements.jsonl of a protocol; prints the figures and three rows on which the two scorers differ."""
-    utils.write_json(out / "result.json", result)
+    disk.write_json(out / "result.json", result)
     print(f"{result['protocol']}: n {result['n']}")
     print(f"  {'accuracy, ours':<24}{result['accuracy']:.4f}   95 % interval {result['accuracy_low']:.4f} to {result['accuracy_high']:.4f}; {result['parse_failures']} could not be read, of the others "
           f"{result['accuracy_parsed']:.4f}" + (f"; {result['undecided']} with numbers too large to compare" if result["undecided"] else "") + (f"; predicted boxes in {result['box_format']}" if "box_format" in result else ""))
@@ -293,7 +300,7 @@ def report(out, result, rows):
         if len(parts) <= 12:
             print(f"  by {name + ':':<21}" + "  ".join(f"{value} {part['accuracy']:.4f} ({part['n']})" for value, part in parts.items()))
     differ = protocols.disagreements(rows)
-    utils.write_lines(out / "disagreements.jsonl", differ)
+    disk.write_lines(out / "disagreements.jsonl", differ)
     if "accuracy_original" in result:
         print(f"  {'accuracy, original':<24}{result['accuracy_original']:.4f}   {result['original']}" + (f"; {result['original_timeouts']} ran out of time" if result["original_timeouts"] else ""))
         print(f"  {'they differ on':<24}{len(differ)} records: {out}/disagreements.jsonl")
@@ -310,7 +317,7 @@ def ask(args):
 
     # ---- setup -------------------------------------------------------------------------------------------------------------------
     out, resume = Path(args.output_dir), args.resume_from_checkpoint is not None
-    utils.make_writable(out)
+    disk.make_writable(out)
     if (out / "metrics.jsonl").is_file():
         raise utils.UserError(f"--output-dir {out} holds a training run, whose result.json and curve would be overwritten; name another")
     if args.protocol:
@@ -330,56 +337,59 @@ def ask(args):
     prompt_tokens = data.check_fit(examples, processor, args.prompt_template, args.system_prompt, args.max_completion_length) or [0] * len(examples)
     if args.self_select:
         check_selections_fit(examples, processor, args, N)
-    records = utils.read_lines(predictions) if resume else []
-    before = utils.read_args(out)
+    step = max(1, args.eval_batch_size // max(1, N))
+    kept = resume and predictions.exists()
+    before = read_args(out) if kept else {}
+    args.run = before.get("run")
     same = ("model", "data", "level", "num_samples", "self_select", "temperature", "top_p", "top_k", "seed", "prompt_template", "system_prompt", "max_completion_length", "protocol", "box_format")
-    if records and ([r["id"] for r in records] != [e.id for e in examples[:len(records)]] or any(before.get(k) != getattr(args, k) for k in same)):
+    label, other = label_of(args, predictions), any(before.get(k) != getattr(args, k) for k in same)
+    answered, lines = records.good_lines(predictions, label) if kept else ([], 0)
+    if lines and (other or [r["id"] for r in answered] != [e.id for e in examples[:len(answered)]]):
         raise utils.UserError(
             f"{predictions} holds answers of another evaluation, or to questions with other ids; "
             "name another --output-dir, or leave --resume-from-checkpoint away to start over"
         )
-    utils.write_args(out, args)
+    write_args(out, args)
+    saved = records.Lines(predictions, label, step, len(examples), fresh=not kept)
+    disk.announce(out, {"answers": len(examples) * (1 + N) * (4 * args.max_completion_length + 500), "pictures": 500_000})
     print(f"model: {modeling.describe(policy)}; prompt template {args.prompt_template}" + (f"; protocol {args.protocol}" if args.protocol else ""))
     print(f"asking {len(examples)} questions of {args.data}: greedily" + (f", and {N} samples each at temperature {args.temperature}" if N else "")
-          + ("; which is right, it is asked again" if args.self_select else "") + (f"; {len(records)} are answered already" if records else ""))
+          + ("; which is right, it is asked again" if args.self_select else "") + (f"; {len(saved.lines)} are answered already" if saved.lines else ""))
 
     # ---- ask, a batch at a time; every finished batch is on disk -------------------------------------------------------------------
-    step = max(1, args.eval_batch_size // max(1, N))
     shared = dict(batch_size=args.eval_batch_size, max_completion_length=args.max_completion_length)
-    utils.write_lines(predictions, records)
-    with open(predictions, "a", encoding="utf-8") as file:
-        for start in tqdm(range(len(records), len(examples), step), desc="evaluate", unit="batch"):
-            batch = examples[start:start + step]
-            greedy, lengths, _ = generate.answer_all(policy, processor, batch, args.prompt_template, args.system_prompt, temperature=0, **shared)
-            samples, sample_tokens = [], []
-            if N:
-                samples, sample_tokens, _ = generate.answer_all(policy, processor, batch, args.prompt_template, args.system_prompt, N, temperature=args.temperature,
-                                                                top_p=args.top_p, top_k=args.top_k, seed=args.seed, first_row=start * N, **shared)
-            asks = [(i, n) for i in range(len(batch)) for n in sizes if n > 1] if args.self_select else []
+    for start in tqdm(range(len(saved.lines), len(examples), step), desc="evaluate", unit="batch"):
+        batch = examples[start:start + step]
+        greedy, lengths, _ = generate.answer_all(policy, processor, batch, args.prompt_template, args.system_prompt, temperature=0, **shared)
+        samples, sample_tokens, rows = [], [], []
+        if N:
+            samples, sample_tokens, _ = generate.answer_all(policy, processor, batch, args.prompt_template, args.system_prompt, N, temperature=args.temperature,
+                                                            top_p=args.top_p, top_k=args.top_k, seed=args.seed, first_row=start * N, **shared)
+        asks = [(i, n) for i in range(len(batch)) for n in sizes if n > 1] if args.self_select else []
+        if asks:
+            shown = [samples[i * N:i * N + n] for i, n in asks]
+            chosen, said, read = generate.self_select(policy, processor, [batch[i] for i, _ in asks], args.prompt_template, args.system_prompt, shown, **shared)
+        for i, (e, text) in enumerate(zip(batch, greedy)):
+            mine = samples[i * N:(i + 1) * N]
+            row = {"id": e.id, "question": e.question, "answer": e.answer, "choices": e.choices, "prediction": text}
+            row |= protocols.score_one(text, as_judged[start + i], args.protocol) if args.protocol else rewards.marks(text, e)
+            row |= {"prompt_tokens": prompt_tokens[start + i], "tokens": lengths[i], "samples": mine, "right": [right(s, as_judged[start + i]) for s in mine],
+                    "sample_tokens": sample_tokens[i * N:(i + 1) * N]}
             if asks:
-                shown = [samples[i * N:i * N + n] for i, n in asks]
-                chosen, said, read = generate.self_select(policy, processor, [batch[i] for i, _ in asks], args.prompt_template, args.system_prompt, shown, **shared)
-            for i, (e, text) in enumerate(zip(batch, greedy)):
-                mine = samples[i * N:(i + 1) * N]
-                row = {"id": e.id, "question": e.question, "answer": e.answer, "choices": e.choices, "prediction": text}
-                row |= protocols.score_one(text, as_judged[start + i], args.protocol) if args.protocol else rewards.marks(text, e)
-                row |= {"prompt_tokens": prompt_tokens[start + i], "tokens": lengths[i], "samples": mine, "right": [right(s, as_judged[start + i]) for s in mine],
-                        "sample_tokens": sample_tokens[i * N:(i + 1) * N]}
-                if asks:
-                    here = [j for j, (asked, _) in enumerate(asks) if asked == i]
-                    row |= {"selections": {str(asks[j][1]): chosen[j] for j in here}, "selection_tokens": {str(asks[j][1]): [read[j], said[j]] for j in here}}
-                records.append(row)
-                file.write(json.dumps(records[-1]) + "\n")
-            file.flush()
+                here = [j for j, (asked, _) in enumerate(asks) if asked == i]
+                row |= {"selections": {str(asks[j][1]): chosen[j] for j in here}, "selection_tokens": {str(asks[j][1]): [read[j], said[j]] for j in here}}
+            rows.append(row)
+        saved.append(rows)
 
     # ---- count, draw ---------------------------------------------------------------------------------------------------------------
-    result = rewards.summary([r["prediction"] for r in records], as_judged) | (protocols.totals(records, args.protocol) if args.protocol else {})
-    result |= {"data": args.data, "model": args.model, "mean_length": sum(r["tokens"] for r in records) / len(records)}
+    answered = saved.lines
+    result = rewards.summary([r["prediction"] for r in answered], as_judged) | (protocols.totals(answered, args.protocol) if args.protocol else {})
+    result |= {"data": args.data, "model": args.model, "mean_length": sum(r["tokens"] for r in answered) / len(answered)}
     print(f"Test@1 (greedy): accuracy {result['accuracy']:.3f}, 95 % interval {result['accuracy_low']:.3f} to {result['accuracy_high']:.3f}, n {result['n']}; of readable answers "
           f"{result['accuracy_parsed']:.3f}; format {result['format_rate']:.3f}; {result['parse_failures']} could not be read" + (f"; mean IoU {result['iou']:.3f}" if "iou" in result else ""))
     if args.protocol:
-        report(out, result, records)
-    curve = [sampled_scores(records, as_judged, n, args.protocol) | {"greedy": result["accuracy"]} for n in sizes]
+        report(out, result, answered)
+    curve = [sampled_scores(answered, as_judged, n, args.protocol) | {"greedy": result["accuracy"]} for n in sizes]
     if curve:
         for name in ("majority", "pass", "self_select"):
             result |= {f"{name}@{N}{end}": curve[-1][f"{name}@k{end}"] for end in ("", "_low", "_high") if f"{name}@k" in curve[-1]}
@@ -388,21 +398,21 @@ def ask(args):
             print(f"of {c['step']} samples: one alone is right {c['mean_sample_accuracy']:.3f}, majority {c['majority@k']:.3f}, " + (f"self-select {c['self_select@k']:.3f}, " if args.self_select else "")
                   + f"pass {c['pass@k']:.3f}" + ("" if "self_select_gain" not in c else f"; self-select over majority {c['self_select_gain']:+.3f}, 95 % interval {c['self_select_gain_low']:+.3f} to "
                   f"{c['self_select_gain_high']:+.3f}; {c['self_select_fell_back']:.1%} of the selections fell back on the majority"))
-        utils.write_lines(out / "scaling.jsonl", curve)
+        disk.write_lines(out / "scaling.jsonl", curve)
         plot_scaling(curve, result, out / "curve.png", f"{args.model}, {args.data}")
-    utils.write_json(out / "result.json", result)
+    disk.write_json(out / "result.json", result)
     (out / "samples").mkdir(exist_ok=True)
-    picked = sorted(range(len(records)), key=lambda i: (records[i]["accuracy"], i))[:4] + list(range(min(4, len(records))))
+    picked = sorted(range(len(answered)), key=lambda i: (answered[i]["accuracy"], i))[:4] + list(range(min(4, len(answered))))
     rows, show = [], min((n for n in sizes if n > 1), key=lambda n: abs(n - 3)) if args.self_select else 2
     for i in picked:
-        said = [(f"greedy: {records[i]['prediction']}", {"accuracy": records[i]["accuracy"]})]
-        said += [(sample, {"accuracy": right}) for sample, right in zip(records[i]["samples"][:show], records[i]["right"])]
+        said = [(f"greedy: {answered[i]['prediction']}", {"accuracy": answered[i]["accuracy"]})]
+        said += [(sample, {"accuracy": right}) for sample, right in zip(answered[i]["samples"][:show], answered[i]["right"])]
         if args.self_select:
-            point = sampled_scores([records[i]], [as_judged[i]], show, args.protocol)
+            point = sampled_scores([answered[i]], [as_judged[i]], show, args.protocol)
             instead = ", the majority in its place" if point["self_select_fell_back"] else ""
-            said.append((f"self-select among these {show}{instead}: {records[i]['selections'][str(show)]}", {"accuracy": point["self_select@k"]}))
+            said.append((f"self-select among these {show}{instead}: {answered[i]['selections'][str(show)]}", {"accuracy": point["self_select@k"]}))
         rows.append({"images": data.open_images(examples[i]), "question": examples[i].question, "answer": examples[i].answer, "completions": said,
-                     "boxes": rewards.drawn_boxes(examples[i], records[i]["prediction"], *records[i]["samples"][:show])})
+                     "boxes": rewards.drawn_boxes(examples[i], answered[i]["prediction"], *answered[i]["samples"][:show])})
     utils.plot_samples(rows, out / "samples" / "answers.png", f"{args.model} on {args.data}: four wrong answers if there are any, then the first four")
     print(f"{out}/result.json has the figures, {out}/predictions.jsonl every answer, {out}/samples/answers.png some of them beside their pictures")
 

@@ -30,6 +30,7 @@ import decode_kernels as kernels
 import model as modeling
 import rewards
 import utils
+from plumbing import rundir
 
 PREFILL_TOKENS = 4096                       # of several prompts in one prefill pass: enough to keep a GPU busy
 BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48)      # rows for which a CUDA graph is captured; from 64 on every 32
@@ -153,7 +154,7 @@ def normed(module):
 
 @functools.cache
 def say_once(text):
-    utils.say(text)
+    rundir.say(text)
 
 
 def linear_layers(core):

@@ -7,6 +7,11 @@ KV key/value heads, K head size. Every (B, T) tensor speaks about the response t
 
     python model.py export --model runs/grpo --output-dir exported      # one merged checkpoint that stock transformers loads
 """
+from plumbing import stopping
+
+if __name__ == "__main__":
+    stopping.watch()  # before torch is imported, which takes seconds: Ctrl-C may come there too
+
 import contextlib
 import functools
 import json
@@ -26,7 +31,9 @@ from torch.utils.checkpoint import checkpoint
 
 import toyworld
 import utils
-from utils import UserError
+from plumbing import disk, rundir
+from plumbing.arguments import read_args
+from plumbing.errors import UserError
 
 # LoRA goes on the language model's linear layers, by full name: the short names alone also hit the vision tower of Qwen2.5-VL.
 LORA_TARGETS = r"model\.language_model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj"
@@ -203,7 +210,7 @@ def locate(name):
             raise UserError(f"{path} is an adapter on {base}, itself an adapter; merge that first: python model.py export --model {base} --output-dir merged")
         return inner_base, path
     if not (path / "config.json").is_file():
-        newest = utils.checkpoints(path)
+        newest = rundir.checkpoints(path)
         raise UserError(f"--model {name} holds no config.json and no adapter_config.json: not a Hugging Face checkpoint" + (f"; did you mean {newest[-1]}?" if newest else ""))
     kind = read_config(path / "config.json").get("model_type")
     if kind != "qwen2_vl":
@@ -277,6 +284,9 @@ def load(name, dtype=torch.float32, device="cpu", quant="none", train=None, max_
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     base, adapter = locate(name)
+    for directory in (base, adapter):
+        if directory and directory != "tiny":
+            rundir.check_model_files(directory)
     lora_r = train.lora_r if train else 0
     full = bool(train) and not lora_r and not adapter
     if quant == "nf4" and full:
@@ -414,7 +424,7 @@ def load_from_args(args, train=False, resume=None, needs_training=None):
                         "  python train_sft.py --model tiny --data count --learning-rate 2e-3 --max-steps 1000 --output-dir runs/sft\nthen use --model runs/sft")
     base, adapter = locate(args.model)
     if args.quant is None:
-        args.quant = utils.read_args(args.model).get("quant", "none") if adapter else "none"
+        args.quant = read_args(args.model).get("quant", "none") if adapter else "none"
         if args.quant != "none":
             print(f"the adapter was trained on {args.quant} weights: loading them so (--quant none to change that)")
     if train:
@@ -424,7 +434,7 @@ def load_from_args(args, train=False, resume=None, needs_training=None):
             raise UserError("--lora-r adapts a trained model, but --model tiny is untrained, and lies in no directory that an adapter could name; use --lora-r 0 --quant none")
         if (adapter or args.lora_r) and (args.freeze_vision or args.freeze_merger or args.freeze_llm):
             raise UserError("with LoRA only the adapter in the language model trains: --freeze-vision, --freeze-merger and --freeze-llm are for --lora-r 0")
-    trained_with = utils.read_args(args.model)                       # the same pictures in evaluation as in training
+    trained_with = read_args(args.model)                       # the same pictures in evaluation as in training
     args.max_pixels = args.max_pixels or trained_with.get("max_pixels") or 401408
     args.min_pixels = args.min_pixels or trained_with.get("min_pixels") or 3136
     device = utils.pick_device(args.device)
@@ -588,6 +598,7 @@ class Reference:
         self.policy, (_, adapter) = policy, locate(args.model)
         self.copy = self.loaded = None
         if adapter:
+            rundir.check_model_files(adapter)
             policy.load_adapter(str(adapter), adapter_name="reference", is_trainable=False)
             policy.set_adapter("default")                            # load_adapter leaves requires_grad as it was for inference: switch back
             self.loaded = [p for n, p in policy.named_parameters() if ".reference." in n]
@@ -640,6 +651,14 @@ def save(policy, processor, directory):
     processor.save(directory)
 
 
+def saved_bytes(policy, processor):
+    """Bytes that `save` writes: the adapter or all weights, each once, and the tokenizer."""
+    adapter = hasattr(policy, "get_base_model")
+    weights = [p for p in policy.parameters() if p.requires_grad or not adapter]
+    tokenizer = processor.tokenizer.backend_tokenizer.to_str()
+    return sum(p.numel() * p.element_size() for p in weights) + len(tokenizer.encode()) + 20_000
+
+
 def export(args):
     """`python model.py export`: one merged checkpoint in `--dtype`. Merged in float32 from the unquantised base, and cast last: merging into
     4-bit weights destroys the adapter, and into bfloat16 loses most of a young one (facts/performance.md, 4.2).
@@ -648,10 +667,10 @@ def export(args):
     """
     import data                                                      # upwards, against the rule of this project, for the comparison only
     import generate
-    run_args = utils.read_args(args.model)
+    run_args = read_args(args.model)
     base, adapter = locate(args.model)
     out = Path(args.output_dir)
-    if out.exists() and any(out.iterdir()):
+    if not rundir.is_half_published(out) and [file for file in out.glob("*") if not file.name.startswith(".")]:
         raise UserError(f"--output-dir {out} is not empty; name a new directory")
     device = utils.pick_device(args.device)
     policy, processor = load(args.model, torch.float32, "cpu", "none", None, run_args.get("max_pixels"), run_args.get("min_pixels"))
@@ -660,11 +679,16 @@ def export(args):
     merged.to(dtype)
     merged.config.dtype = dtype
     merged.generation_config.eos_token_id, merged.generation_config.pad_token_id = processor.special.eos_ids, processor.special.pad_id
-    out.mkdir(parents=True, exist_ok=True)
-    merged.save_pretrained(out, max_shard_size="4GB")
-    processor.save(out)
-    if (Path(args.model) / "args.json").is_file():
-        shutil.copy(Path(args.model) / "args.json", out / "args.json")   # names the prompt template
+
+    def save_model(directory):
+        merged.save_pretrained(directory, max_shard_size="4GB")
+        processor.save(directory)
+        if (Path(args.model) / "args.json").is_file():
+            shutil.copy(Path(args.model) / "args.json", directory / "args.json")     # names the prompt template
+
+    size = saved_bytes(merged.requires_grad_(False), processor)
+    disk.announce(out, {"the model": size})
+    rundir.publish(out, save_model, size)
     print(f"wrote {out} ({args.dtype}{', adapter merged' if adapter else ''})")
 
     spec = args.data or (run_args.get("data") if data.split_name(run_args.get("data", ""))[0] in toyworld.TASKS or Path(str(run_args.get("data"))).exists() else "count:test")

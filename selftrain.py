@@ -25,9 +25,13 @@ A pool is a list of lines, one sample each, oldest first:
 A sample is wrong if its answer is not the gold one, and unreadable if no answer could be read in it. No builder writes to its arguments or draws lots but from the
 random.Random (or the seed) it is given.
 """
+from plumbing import stopping
+
+if __name__ == "__main__":
+    stopping.watch()  # before torch is imported, which takes seconds: Ctrl-C may come there too
+
 import dataclasses
 import gc
-import json
 import random
 import re
 import shutil
@@ -47,6 +51,8 @@ import protocols
 import rewards
 import utils
 from grading.answers import extract_answer, normalize_answer
+from plumbing import disk, records, rundir
+from plumbing.arguments import flag, label_of, run_id, same_flags, typed, write_args
 
 BUILT = ("cot", "refine", "select")         # R3V's three tasks
 POOLS = ("pool.jsonl", "pool_instructed.jsonl")     # of an iteration: samples asked for plainly, and with MPO's instructions
@@ -325,21 +331,41 @@ def ntp_pair(chosen, prefix, continuation, choices=None, read=extract_answer):
 
 # --------------------------------------------------------------------------------------------------------------------- the phases
 
-def check_pools(out, examples, spec):
+def check_pools(out, examples, args):
     """Refuse to go on with samples of questions that are not there: UserError before any work.
 
     examples: {id: Example} of --data.
     """
     for path in sorted(path for name in POOLS for path in out.glob(f"iteration-*/{name}")):
-        unknown = next(
-            (line for line in utils.read_lines(path) if line["id"] not in examples), None
-        )
+        lines, _ = records.good_lines(path, label_of(args, path))
+        unknown = next((line for line in lines if line["id"] not in examples), None)
         if unknown:
             raise utils.UserError(
-                f"{path} has samples of {data.short(unknown['id'], 60)!r}, and {spec} has no "
+                f"{path} has samples of {data.short(unknown['id'], 60)!r}, and {args.data} has no "
                 "question of that id: the data have changed, or their ids are made otherwise now; "
                 "begin anew in another --output-dir"
             )
+
+
+def check_order(file, ids):
+    """Refuse to go on with lines of other questions than these, in order: the data have changed.
+
+    file: records.Lines. ids: one for each line of the finished file.
+    """
+    for number, (line, id) in enumerate(zip(file.lines, ids), 1):
+        if line["id"] != id:
+            raise utils.UserError(
+                f"{file.path}:{number} is of {data.short(line['id'], 60)!r}, where the data have "
+                f"{data.short(id, 60)!r}: they have changed; begin anew in another --output-dir"
+            )
+
+
+def made_again(out, t):
+    """What to do about a file of iteration t that is damaged and that nothing else can restore."""
+    return (
+        f"delete iteration-{t} and what follows it in {out}, and go on with "
+        "--resume-from-checkpoint: they are made again as they were"
+    )
 
 
 def sample_into(path, policy, processor, asks, examples, score, G, args, seed, temperature, describe, **more):
@@ -348,25 +374,21 @@ def sample_into(path, policy, processor, asks, examples, score, G, args, seed, t
     asks: examples whose question is the whole user turn; examples: what they are scored as, by score(text, example) -> (answer or None, right). more: for every line.
     """
     step = max(1, args.eval_batch_size // G)
-    kept = utils.read_lines(path)
-    start = len(asks) if len(kept) >= len(asks) * G else len(kept) // (step * G) * step        # whole batches: the others are drawn again as they were
-    lines = kept[:start * G]
-    utils.write_lines(path, lines)
-    with open(path, "a", encoding="utf-8") as file:
-        for at in tqdm(range(start, len(asks), step), desc=describe, unit="batch", leave=False):
-            batch = asks[at:at + step]
-            texts, lengths, finish = generate.answer_all(policy, processor, batch, "none", args.system_prompt, G, batch_size=step * G, first_row=at * G, seed=seed,
-                                                         max_completion_length=args.max_completion_length, temperature=temperature,
-                                                         top_p=args.top_p if temperature else 1.0, top_k=args.top_k if temperature else 0)
-            for row, (text, tokens, end) in enumerate(zip(texts, lengths, finish)):
-                example = examples[at + row // G]
-                # A policy can spell <|im_end|> letter by letter, which no training text may.
-                answer, right = (None, False) if any(token in text for token in processor.special.reserved) else score(text, example)
-                lines.append({"id": example.id, **more, "sample": row % G, "completion": text, "answer": answer, "right": right, "readable": answer is not None,
-                              "tokens": tokens, "finish": end})
-                file.write(json.dumps(lines[-1]) + "\n")
-            file.flush()
-    return lines
+    file = records.Lines(path, label_of(args, path), step * G, len(asks) * G)
+    check_order(file, [e.id for e in examples for _ in range(G)])
+    for at in tqdm(range(len(file.lines) // G, len(asks), step), desc=describe, unit="batch", leave=False):
+        batch, lines = asks[at:at + step], []
+        texts, lengths, finish = generate.answer_all(policy, processor, batch, "none", args.system_prompt, G, batch_size=step * G, first_row=at * G, seed=seed,
+                                                     max_completion_length=args.max_completion_length, temperature=temperature,
+                                                     top_p=args.top_p if temperature else 1.0, top_k=args.top_k if temperature else 0)
+        for row, (text, tokens, end) in enumerate(zip(texts, lengths, finish)):
+            example = examples[at + row // G]
+            # A policy can spell <|im_end|> letter by letter, which no training text may.
+            answer, right = (None, False) if any(token in text for token in processor.special.reserved) else score(text, example)
+            lines.append({"id": example.id, **more, "sample": row % G, "completion": text, "answer": answer, "right": right, "readable": answer is not None,
+                          "tokens": tokens, "finish": end})
+        file.append(lines)
+    return file.lines
 
 
 def sample_pool(folder, policy, processor, examples, score, args, t):
@@ -398,7 +420,11 @@ def build_items(folder, policy, processor, examples, pool, score, args, t):
         lost = [examples[id] for id, (right, _, _) in sort_pool(pool).items() if not right]
         hinted = sample_into(folder / "hinted.jsonl", policy, processor, [data.asked(e, hint_prompt(wording(e), e.answer)) for e in lost], lost, score, 1, args,
                              args.seed, 0, f"iteration {t}: with the answer as a hint", iteration=t)
-    before = [line for i in range(1, t) for name in POOLS for line in utils.read_lines(folder.parent / f"iteration-{i}" / name)]
+    before = []
+    for i in range(1, t):
+        for path in (folder.parent / f"iteration-{i}" / name for name in POOLS):
+            if path.exists():
+                before += records.finished_lines(path, label_of(args, path), made_again(folder.parent, i))
     tasks = [task for task in METHODS[args.method] if getattr(args, f"{task}_weight", 1)]
     built, counts = build(examples, before + pool, wording, tasks, args.select_sizes, args.seed * 100 + t, hinted=hinted,
                           instruction=data.SELECT.get(args.prompt_template), bare=args.prompt_template in BARE_ANSWERS)
@@ -445,35 +471,27 @@ def continue_into(path, policy, processor, chosen, asks, args, seed):
     chosen: pool lines; asks: for each an example whose question is the whole user turn. Returns [{"id", "sample", "prefix", "continuation", "tokens"}, ...].
     """
     step = args.eval_batch_size
-    kept = utils.read_lines(path)
-    start = len(chosen) if len(kept) >= len(chosen) else len(kept) // step * step
-    lines = kept[:start]
-    utils.write_lines(path, lines)
-    with open(path, "a", encoding="utf-8") as file:
-        for at in tqdm(range(start, len(chosen), step), desc="continue without the image", unit="batch", leave=False):
-            batch = [(line, truncate_words(line["completion"].strip(), args.start_ratio), ask) for line, ask in zip(chosen[at:at + step], asks[at:at + step])]
-            prompts = [data.continued(data.encode_prompt(blind(ask), processor, "none", args.system_prompt, 2 * args.max_completion_length), prefix, processor) for _, prefix, ask in batch]
-            roll = generate.rollout(policy, prompts, processor.special, 1, args.max_completion_length, args.temperature, args.top_p, args.top_k, seed=seed, first_row=at)
-            for (line, prefix, _), ids, n in zip(batch, roll.targets, roll.lengths.tolist()):
-                lines.append({"id": line["id"], "sample": line["sample"], "prefix": prefix, "continuation": processor.decode(ids[:n]), "tokens": n})
-                file.write(json.dumps(lines[-1]) + "\n")
-            file.flush()
-    return lines
+    file = records.Lines(path, label_of(args, path), step, len(chosen))
+    check_order(file, [line["id"] for line in chosen])
+    for at in tqdm(range(len(file.lines), len(chosen), step), desc="continue without the image", unit="batch", leave=False):
+        batch = [(line, truncate_words(line["completion"].strip(), args.start_ratio), ask) for line, ask in zip(chosen[at:at + step], asks[at:at + step])]
+        prompts = [data.continued(data.encode_prompt(blind(ask), processor, "none", args.system_prompt, 2 * args.max_completion_length), prefix, processor) for _, prefix, ask in batch]
+        roll = generate.rollout(policy, prompts, processor.special, 1, args.max_completion_length, args.temperature, args.top_p, args.top_k, seed=seed, first_row=at)
+        file.append([{"id": line["id"], "sample": line["sample"], "prefix": prefix, "continuation": processor.decode(ids[:n]), "tokens": n}
+                     for (line, prefix, _), ids, n in zip(batch, roll.targets, roll.lengths.tolist())])
+    return file.lines
 
 
 def reference_logps(path, policy, processor, pairs, args):
     """log pi_ref of both responses of each pair, sums over tokens, [(chosen, rejected), ...]: those of the policy that training starts from, computed before its first
     step, so that no second model is kept. Appended to `path` as they come."""
-    lines = utils.read_lines(path)[:len(pairs)]
-    utils.write_lines(path, lines)
+    file = records.Lines(path, label_of(args, path), 1, len(pairs))
     policy.eval()
-    with open(path, "a", encoding="utf-8") as file, torch.no_grad():
-        for pair in tqdm(pairs[len(lines):], desc="reference log-probs", unit="pair", leave=False):
+    with torch.no_grad():
+        for pair in tqdm(pairs[len(file.lines):], desc="reference log-probs", unit="pair", leave=False):
             chosen, rejected = pair_logps(policy, processor, pair, args)[0].tolist()
-            lines.append({"ref_chosen_logps": chosen, "ref_rejected_logps": rejected})
-            file.write(json.dumps(lines[-1]) + "\n")
-            file.flush()
-    return [(line["ref_chosen_logps"], line["ref_rejected_logps"]) for line in lines]
+            file.append([{"ref_chosen_logps": chosen, "ref_rejected_logps": rejected}])
+    return [(line["ref_chosen_logps"], line["ref_rejected_logps"]) for line in file.lines]
 
 
 def pair_logps(policy, processor, pair, args):
@@ -528,21 +546,10 @@ def prefer(policy, processor, pairs, references, args, shift):
             "delta": shift["total"] / max(1, shift["count"]), "tokens": float(tokens.sum())}
 
 
-def rows_and_update(folder, policy, processor, items, pairs, examples, args, state):
-    """What `train` needs to know of the method: (rows, update), the built items or the pairs with their reference log-probs, and what one step does with some of them."""
-    if not pairs:
-        return items, lambda some: imitate(policy, processor, some, examples, args)
-    path = folder / "reference.jsonl"
-    # the reference is where training started: there is no checkpoint before all of it is in the file
-    assert not utils.checkpoints(folder) or len(utils.read_lines(path)) >= len(pairs), "a checkpoint is saved only after the reference log-probs"
-    rows = list(zip(pairs, reference_logps(path, policy, processor, pairs, args)))
-    return rows, lambda some: prefer(policy, processor, [pair for pair, _ in some], [ref for _, ref in some], args, state)
-
-
 def train(folder, policy, processor, rows, update, args, t, state):
     """Trains `policy` on `rows` (items or pairs), by update(rows of a step) -> metrics, and publishes it in `folder`. Goes on from the newest checkpoint there: its weights are
     loaded already. state: a dict that is saved and restored with it."""
-    found = utils.checkpoints(folder)
+    found = rundir.checkpoints(folder)
     if args.learning_rate is None:
         args.learning_rate = (1e-4 if args.lora_r else 1e-5) / (10 if args.method in PREFERENCE and args.lora_r else 2 if args.method in PREFERENCE else 1)
     max_steps = data.steps_of(args, rows, args.batch_size)
@@ -550,16 +557,17 @@ def train(folder, policy, processor, rows, update, args, t, state):
     optimizer = utils.make_optimizer(args.optim, trained, args.learning_rate)
     step = 0
     if found:
-        saved = utils.load_state(found[-1])
+        saved = rundir.load_state(found[-1])
         optimizer.load_state_dict(saved["optimizer"])
         step = saved["step"]
         state |= saved["more"]
-    log = utils.MetricsLog(folder, step if found else None, args.report_to, args.logging_steps)
-    save_model = lambda directory: (modeling.save(policy, processor, directory), utils.write_args(directory, args))
+    log = rundir.MetricsLog(folder, rundir.metrics_of(found[-1] if found else None), args.report_to, args.logging_steps)
+    save_model = lambda directory: (modeling.save(policy, processor, directory), write_args(directory, args))
+    model_bytes, state_bytes = modeling.saved_bytes(policy, processor), utils.optimizer_bytes(optimizer)
     shown = ["loss", "rewards/margins", "rewards/accuracies", "logps/chosen_change", "loss/cot", "loss/refine", "loss/select", "grad_norm"]
     fallen, change = False, []
     bar = tqdm(total=max_steps, initial=step, desc=f"iteration {t}: train", unit="step", leave=False)
-    with utils.StopRequest() as stop:
+    with stopping.Stop() as stop:
         while step < max_steps:
             started = time.perf_counter()
             utils.seed_everything(args.seed * 1000 + t, step)
@@ -574,29 +582,28 @@ def train(folder, policy, processor, rows, update, args, t, state):
             step += 1
             seconds = time.perf_counter() - started
             metrics |= {"learning_rate": args.learning_rate * scale, "step_time": seconds, "tokens_per_second": metrics.pop("tokens") / seconds}
-            last = step == max_steps or stop.requested
             bar.update()
             bar.set_postfix(loss=f"{metrics['loss']:.3f}")
-            log.log(step, metrics, shown, last)
+            log.log(step, metrics, shown, step == max_steps)
             if "logps/chosen_change" in metrics:                      # the failure that everybody meets: both responses become unlikely, and only the margin grows
                 change = (change + [metrics["logps/chosen_change"] / max(1.0, abs(metrics["logps/chosen_start"]))])[-10:]
                 if not fallen and sum(change) / 10 < -0.1:
                     fallen = True
-                    utils.say(f"  warning: step {step}: the chosen responses have lost {-sum(change) / 10:.0%} of their log-probability since the start; the margin grows because the rejected "
+                    rundir.say(f"  warning: step {step}: the chosen responses have lost {-sum(change) / 10:.0%} of their log-probability since the start; the margin grows because the rejected "
                               "ones lose more. --loss-type sigmoid sft (or --method mpo), a lower --learning-rate or fewer steps contain it")
-            if last or args.save_steps and step % args.save_steps == 0:
-                utils.save_checkpoint(folder, step, save_model, {"optimizer": optimizer.state_dict(), "more": state}, args.save_total_limit)
-            if stop.requested and step < max_steps:
+            leaving = stop.requested                                  # asked once: the step that is named below is the one that is saved here
+            if leaving or step == max_steps or args.save_steps and step % args.save_steps == 0:
+                rundir.save_checkpoint(folder, step, save_model, {"optimizer": optimizer.state_dict(), "more": state}, log, args.save_total_limit, model_bytes + state_bytes)
+            if leaving:
                 bar.close()
-                print(f"stopped in the training of iteration {t}, after step {step}; go on with --resume-from-checkpoint")
-                raise SystemExit(130)
+                stop.leave(f"stopped in the training of iteration {t}, after step {step}; go on with --resume-from-checkpoint")
     bar.close()
     optimizer.zero_grad()                                             # the evaluation needs the room
     policy.eval()
-    utils.publish(folder, save_model)
-    utils.write_json(folder / "trained.json", {"steps": step, "rows": len(rows)})
-    for checkpoint in utils.checkpoints(folder):                      # the published model is their end
-        shutil.rmtree(checkpoint)
+    rundir.publish(folder, save_model, model_bytes)
+    disk.write_json(folder / "trained.json", {"steps": step, "rows": len(rows)})
+    for checkpoint in rundir.checkpoints(folder):                     # the published model is their end
+        rundir.remove(checkpoint)
 
 
 def evaluate(folder, policy, processor, name, examples, args, score, at):
@@ -620,16 +627,18 @@ def evaluate(folder, policy, processor, name, examples, args, score, at):
         result[f"pass@{N}"] = rate(any(line["right"] for line in group) for group in groups)
         result["sample_accuracy"] = rate(sum(line["right"] for line in group) / N for group in groups)
         if args.method == "r3v" and args.select_weight and N > 1:
-            if not file("selected").is_file():
+            selected = file("selected")
+            picks, _ = records.good_lines(selected, label_of(args, selected))
+            if len(picks) < len(examples):
                 shown = [group if fits(data.asked(e, data.select_prompt(data.wording(e, template), group, data.SELECT.get(template))), processor, args) else [] for e, group in zip(examples, texts)]
                 whole = [i for i, group in enumerate(shown) if group]        # what has no room for all its candidates is left to the majority
                 some, spent, _ = generate.self_select(policy, processor, [examples[i] for i in whole], template, args.system_prompt, [shown[i] for i in whole], batch_size=args.eval_batch_size,
                                                       max_completion_length=args.max_completion_length, describe=f"selecting {name}")
                 chosen, lengths = ([dict(zip(whole, values)).get(i, empty) for i in range(len(examples))] for values, empty in ((some, ""), (spent, 0)))
                 picks = [rewards.select(evaluation.on_a_line(text, args.protocol), group, e.choices, read) for text, group, e in zip(chosen, texts, examples)]
-                utils.write_lines(file("selected"), [{"id": e.id, "selection": text, "answer": answer, "how": how, "right": gold(answer, e), "tokens": n}
-                                                     for e, text, (answer, how), n in zip(examples, chosen, picks, lengths)])
-            picks = utils.read_lines(file("selected"))
+                picks = [{"id": e.id, "selection": text, "answer": answer, "how": how, "right": gold(answer, e), "tokens": n}
+                         for e, text, (answer, how), n in zip(examples, chosen, picks, lengths)]
+                records.write_lines(selected, picks, label_of(args, selected))
             asked = [pick["how"] == "selected" for pick in picks if pick["tokens"]]                  # the others had no room
             result |= {f"self_select@{N}": rate(pick["right"] for pick in picks), "invalid_selections": asked.count(False) / max(1, len(asked)), "not_asked_to_select": len(picks) - len(asked)}
             said = [mine + [(f"sample {k}: {line['completion']}", {"right": line["right"]}) for k, line in enumerate(group, 1)] + [(f"selected: {pick['selection']}", {"right": pick["right"]})]
@@ -717,18 +726,18 @@ def parse_args(argv=None):
     p.add_argument("--num-samples", type=utils.count, default=3, help="samples of each held-out question for majority, self-select (r3v) and pass@N; 0: only greedy answers")
     utils.add_output_flags(p)
     p.set_defaults(micro_batch_size=32, num_train_epochs=None)
-    words = set(utils.typed(argv))
+    words = set(typed(argv))
     for action in p._actions:
         action.required = action.required and not ("pairs" in words and action.dest == "data")
     args = p.parse_args(argv)
     prefers = args.method in PREFERENCE
     for name in sorted(words & set(FLAGS_OF)):
         if args.method not in FLAGS_OF[name]:
-            p.error(f"{utils.flag(name)} is for --method {' and '.join(FLAGS_OF[name])}, not {args.method}: leave it away" + ("; warm up by train_sft.py, and give the result as --model" if name == "warmup_data" else ""))
+            p.error(f"{flag(name)} is for --method {' and '.join(FLAGS_OF[name])}, not {args.method}: leave it away" + ("; warm up by train_sft.py, and give the result as --model" if name == "warmup_data" else ""))
     if args.pairs and args.data:
         p.error("--pairs are given pairs, --data questions to sample pairs for: leave one of them away")
     for name in sorted(words & {"pair_source", "start_ratio", "max_pairs", "instructions", "num_generations"} if args.pairs else ()):
-        p.error(f"{utils.flag(name)} is for pairs that are sampled, and --pairs are given: leave one of them away")
+        p.error(f"{flag(name)} is for pairs that are sampled, and --pairs are given: leave one of them away")
     if args.image_folder and not args.pairs:
         p.error("--image-folder is where the images of --pairs are: those of --data lie beside its file")
     if "start_ratio" in words and args.pair_source != "dropout_ntp":
@@ -762,14 +771,48 @@ def parse_args(argv=None):
     return args
 
 
+def check_weights(directory, out):
+    """UserError if a model of this run, an iteration's or a checkpoint, is not as it was saved."""
+    if directory.name.startswith("checkpoint-"):
+        rundir.check_checkpoint(directory, by_name=False)
+        return
+    fault = rundir.fault_of(directory)
+    if fault:
+        raise utils.UserError(f"{fault}; {made_again(out, directory.name.split('-')[1])}")
+
+
+def finished_iterations(out, args):
+    """The log's lines of the iterations that are finished, from their result.json, up to the first that is not."""
+    lines = []
+    for t in range(args.iterations + 1):
+        path = out / f"iteration-{t}" / "result.json"
+        result = records.read_record(path, label_of(args, path))
+        if result is None:
+            if path.exists():
+                print(f"{path} is damaged: iteration {t} is evaluated again, from the answers that are there")
+            return lines
+        lines.append(rundir.line_of(t, {name: float(value) for name, value in result.items()}))
+    return lines
+
+
+def to_write(policy, processor, examples, args):
+    """What a run writes at the most, for disk.announce: what -> bytes. An answer is taken to have 4 bytes a token, and to be as long as it may be."""
+    model, trained = modeling.saved_bytes(policy, processor), [q for q in policy.parameters() if q.requires_grad]
+    state = 8 * sum(q.numel() for q in trained)
+    answers = args.iterations * len(examples) * args.num_generations * (4 * args.max_completion_length + 200)
+    return {f"{args.save_total_limit + 1} checkpoints": (args.save_total_limit + 1) * (model + state), f"{args.iterations + 2} models": (args.iterations + 2) * model,
+            "samples and what is built of them": 3 * answers, "log and pictures": (args.iterations + 1) * 500_000}
+
+
 def main(args):
     # ---- setup: everything that can be wrong is found out before the first sample --------------------------------------------------
     prefers, out = args.method in PREFERENCE, Path(args.output_dir)
-    utils.make_writable(out)
-    if utils.read_args(out):
+    disk.make_writable(out)
+    if (out / "args.json").exists() or any(out.glob("iteration-*")):
         if args.resume_from_checkpoint is None:
             raise utils.UserError(f"{out} already holds an earlier run; add --resume-from-checkpoint to go on with it, or name another --output-dir")
-        utils.same_flags(args, out)
+        same_flags(args, out)
+    run_id(args)                                                      # now: flags that are found out below would change it
     if args.protocol:
         args.prompt_template = args.prompt_template or protocols.PROTOCOLS[args.protocol]["template"]
     data.ask_as_trained(args, "none" if args.pairs else data.DEFAULT_TEMPLATE)
@@ -783,7 +826,7 @@ def main(args):
         data.check_golds([e for e in questions if e.answer], rewards.check_gold)
         examples = {e.id: e for e in questions}
         assert len(examples) == len(questions), "data.read gives every example an id of its own"
-        check_pools(out, examples, args.data)
+        check_pools(out, examples, args)
     if args.warmup_data:
         solved = read(args.warmup_data)
         solved = data.head(solved, args.max_warmup_samples or (max(1, len(examples) // 10) if isinstance(solved, data.ToyStream) else len(solved)))
@@ -818,6 +861,8 @@ def main(args):
         if policy is None or held != directory:
             policy = None
             gc.collect()
+            if directory:
+                check_weights(directory, out)
             needs = None if args.warmup_data or args.pairs else "self-training needs one that already answers now and then, or --warmup-data"
             policy, processor = modeling.load_from_args(args, train=True, resume=directory, needs_training=needs)
             held = directory
@@ -830,12 +875,13 @@ def main(args):
     if given:
         data.check_pair_fit(given, processor, args.prompt_template, args.system_prompt)
     utils.make_optimizer(args.optim, [q for q in policy.parameters() if q.requires_grad], 0.0)      # found out now, not after an hour of sampling
-    utils.write_args(out, args)
-    finished = max((t for t in range(args.iterations + 1) if (out / f"iteration-{t}" / "result.json").is_file()), default=None)
-    metrics_log = utils.MetricsLog(out, finished, args.report_to)
+    write_args(out, args)
+    finished = finished_iterations(out, args)
+    log = rundir.MetricsLog(out, finished, args.report_to)
+    disk.announce(out, to_write(policy, processor, examples, args))
     print(f"model: {modeling.describe(policy)}; prompt template {args.prompt_template}")
     what = f"{len(given)} given pairs" if given else f"{len(examples)} questions, {args.num_generations} samples of each an iteration"
-    print(f"{args.method}: {what}, {args.iterations} iteration(s)" + (f"; {len(warm)} warm-up solutions" if warm else "") + (f"; iteration {finished} is finished" if finished is not None else ""))
+    print(f"{args.method}: {what}, {args.iterations} iteration(s)" + (f"; {len(warm)} warm-up solutions" if warm else "") + (f"; iteration {len(finished) - 1} is finished" if finished else ""))
 
     def wording(e):
         return data.wording(e, args.prompt_template)
@@ -850,15 +896,14 @@ def main(args):
     # ---- loop --------------------------------------------------------------------------------------------------------------------
     for t in range(args.iterations + 1):
         folder = out / f"iteration-{t}"
-        if (folder / "result.json").is_file():
+        if t < len(finished):
             continue
         folder.mkdir(exist_ok=True)
-        for leftover in folder.glob(".*.tmp"):                        # a save that was killed half-way
-            shutil.rmtree(leftover, ignore_errors=True)
+        rundir.clean(folder)
         metrics, pairs, items = {}, given if t else None, []
         if (folder / "trained.json").is_file():
-            for checkpoint in utils.checkpoints(folder):              # killed before they were removed
-                shutil.rmtree(checkpoint)
+            for checkpoint in rundir.checkpoints(folder):             # killed before they were removed
+                rundir.remove(checkpoint)
         else:
             # 1. sample K answers to each question with the model of the iteration before                    -> pool.jsonl
             if t and not given:
@@ -874,24 +919,35 @@ def main(args):
             elif t and not prefers:
                 built, more = build_items(folder, policy, processor, examples, pool, score, args, t)
                 metrics, items = metrics | more, built + direct_items() + warmup_items()
-            utils.write_json(folder / "built.json", metrics)
+            records.write_record(folder / "built.json", metrics, label_of(args, folder / "built.json"))
             if pairs:
-                utils.write_lines(folder / "train.jsonl", [{"id": p.example.id, "image": [str(i) for i in p.example.images if isinstance(i, (str, Path))], "question": p.example.question,
+                disk.write_lines(folder / "train.jsonl", [{"id": p.example.id, "image": [str(i) for i in p.example.images if isinstance(i, (str, Path))], "question": p.example.question,
                                                             "chosen": p.chosen, "rejected": p.rejected, **({"kind": p.kind} if p.kind else {})} for p in pairs])
             elif items:
                 random.Random(args.seed * 100 + t).shuffle(items)
-                utils.write_lines(folder / "train.jsonl", items)
+                disk.write_lines(folder / "train.jsonl", items)
 
             # 3. train: the given model, or with --continue-training (and for dpo and mpo) the one before      -> the model, in the folder
             if items or pairs:
-                found = utils.checkpoints(folder)
+                found = rundir.checkpoints(folder)
                 start = weights(t - 1) if args.continue_training or prefers else None
-                load(found[-1] if found else start)
                 state = {"total": 0.0, "count": 0}
-                train(folder, policy, processor, *rows_and_update(folder, policy, processor, items, pairs, everything, args, state), args, t, state)
+                if pairs:                                             # the reference is where training starts, whatever the checkpoint
+                    path = folder / "reference.jsonl"
+                    known, _ = records.good_lines(path, label_of(args, path))
+                    if len(known) < len(pairs):
+                        load(start)
+                    items = list(zip(pairs, reference_logps(path, policy, processor, pairs, args)))
+                load(found[-1] if found else start)
+                imitated = lambda some: imitate(policy, processor, some, everything, args)
+                preferred = lambda some: prefer(policy, processor, [pair for pair, _ in some], [ref for _, ref in some], args, state)
+                train(folder, policy, processor, items, preferred if pairs else imitated, args, t, state)
                 held = folder
         load(weights(t))
-        metrics = utils.read_args(folder, "built.json") | metrics
+        built = records.read_record(folder / "built.json", label_of(args, folder / "built.json"))
+        if built is None:
+            raise utils.UserError(f"{folder}/built.json is damaged; {made_again(out, t)}")
+        metrics = built | metrics
 
         # 4. evaluate                                                                                            -> eval_*.jsonl, result.json
         policy.eval()
@@ -903,26 +959,26 @@ def main(args):
                 utils.plot_samples([{"images": data.open_images(e), "question": e.question, "answer": e.answer, "completions": mine} for e, mine in rows], folder / "answers.png",
                                    f"{args.method}, iteration {t}: {name}, some that went wrong")
             print(f"iteration {t}: {name}: " + ", ".join(f"{k} {v:.3f}" for k, v in result.items() if k in ("accuracy", "sample_accuracy") or "@" in k) + f"; {result['parse_failures']} unreadable")
-        metrics_log.log(t, {k: float(v) for k, v in metrics.items()})
-        utils.write_json(folder / "result.json", metrics)
-        draw(out, list(eval_sets), args)
+        log.log(t, {k: float(v) for k, v in metrics.items()})
+        records.write_record(folder / "result.json", metrics, label_of(args, folder / "result.json"))
+        draw(out, log.lines, list(eval_sets), args)
 
     # ---- the end: publish, draw --------------------------------------------------------------------------------------------------
     last = weights(args.iterations)
     if last:
-        utils.publish(out, lambda directory: [shutil.copy(file, directory) for file in last.iterdir() if file.suffix in (".json", ".safetensors", ".jinja", ".txt") and file.name not in
+        rundir.publish(out, lambda directory: [shutil.copy(file, directory) for file in last.iterdir() if file.suffix in (".json", ".safetensors", ".jinja", ".txt") and file.name not in
                                               ("result.json", "built.json", "trained.json", "args.json")])
-    utils.write_json(out / "result.json", {f"iteration-{m['step']}": m for m in utils.read_lines(metrics_log.path)})
+    disk.write_json(out / "result.json", {f"iteration-{m['step']}": m for m in log.lines})
     print(f"the model is in {out}, those of the iterations with their pools in {out}/iteration-*" + (f", the curve in {out}/curve.png" if (out / "curve.png").is_file() else ""))
 
 
-def draw(out, names, args):
+def draw(out, lines, names, args):
     """curve.png: accuracy and the make-up of the pool, by iteration."""
     N = args.num_samples
     panels = [(name, [f"eval/{name}/{k}" for k in ("accuracy", "sample_accuracy", f"majority@{N}", f"self_select@{N}", f"pass@{N}")]) for name in names]
     panels += [("samples of the training questions", ["pool/right", "pool/wrong", "pool/unreadable"]), ("questions, over all pools", [f"built/{k}" for k in ("all_right", "mixed", "all_wrong")]),
                ("built", [f"built/{k}" for k in BUILT])]
-    utils.plot_curve(out / "metrics.jsonl", out / "curve.png", panels, f"selftrain.py --method {args.method}, {args.model}, {args.pairs or args.data}, seed {args.seed}", x="iteration")
+    utils.plot_curve(lines, out / "curve.png", panels, f"selftrain.py --method {args.method}, {args.model}, {args.pairs or args.data}, seed {args.seed}", x="iteration")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,11 @@ On one GPU (QLoRA):
     python train_grpo.py --model Qwen/Qwen2-VL-2B-Instruct --quant nf4 --data clevr_cogen_a_train/ --gradient-checkpointing \\
         --prompts-per-step 8 --num-generations 8 --max-steps 500 --output-dir runs/clevr
 """
+from plumbing import stopping
+
+if __name__ == "__main__":
+    stopping.watch()  # before torch is imported, which takes seconds: Ctrl-C may come there too
+
 import math
 import time
 from pathlib import Path
@@ -31,6 +36,8 @@ import model as modeling
 import rewards
 import utils
 from grading import answers
+from plumbing import disk, records, rundir
+from plumbing.arguments import write_args
 
 
 def parse_args(argv=None):
@@ -78,7 +85,7 @@ def parse_args(argv=None):
 
 def main(args):
     # ---- setup: everything that can be wrong is found out before the first step --------------------------------------------------
-    resume = utils.open_output_dir(args)
+    resume = rundir.open_output_dir(args)
     N, G, out = args.prompts_per_step, args.num_generations, Path(args.output_dir)
     data.ask_as_trained(args)
     examples = data.read(args.data, args.seed, args.level, "gold", args.box_format, args.min_pixels, args.max_pixels)
@@ -106,11 +113,13 @@ def main(args):
     optimizer = utils.make_optimizer(args.optim, trained, args.learning_rate)
     step = 0
     if resume:
-        state = utils.load_state(resume)
+        state = rundir.load_state(resume)
         optimizer.load_state_dict(state["optimizer"])
         step = state["step"]
-    utils.write_args(out, args)
-    metrics_log = utils.MetricsLog(out, step if resume else None, args.report_to, args.logging_steps)
+    write_args(out, args)
+    log = rundir.MetricsLog(out, rundir.metrics_of(resume), args.report_to, args.logging_steps)
+    model_bytes, state_bytes = modeling.saved_bytes(policy, processor), utils.optimizer_bytes(optimizer)
+    disk.announce(out, rundir.to_write(args, model_bytes, state_bytes, max_steps))
     (out / "samples").mkdir(exist_ok=True)
     suppress = processor.special.vision_ids
     print(f"model: {modeling.describe(policy)}")
@@ -125,7 +134,7 @@ def main(args):
         """Greedy answers to a held-out set, kept in samples/: {metric: value}."""
         texts, lengths, _ = generate.answer_all(policy, processor, eval_sets[name], args.prompt_template, args.system_prompt, describe=f"asking {name}",
                                                 batch_size=args.eval_batch_size, max_completion_length=args.max_completion_length, temperature=0)
-        utils.write_lines(eval_file(name, step), [{"id": e.id, "question": e.question, "answer": e.answer, "prediction": text, **rewards.marks(text, e)}
+        disk.write_lines(eval_file(name, step), [{"id": e.id, "question": e.question, "answer": e.answer, "prediction": text, **rewards.marks(text, e)}
                                                   for e, text in zip(eval_sets[name], texts)])
         scores = rewards.summary(texts, eval_sets[name]) | {"mean_length": sum(lengths) / max(1, len(lengths))}
         return {f"eval/{name}/{k}": v for k, v in scores.items()}
@@ -145,7 +154,7 @@ def main(args):
 
     def save_model(directory):
         modeling.save(policy, processor, directory)
-        utils.write_args(directory, args)
+        write_args(directory, args)
 
     # ---- before ------------------------------------------------------------------------------------------------------------------
     if step == 0:
@@ -154,11 +163,11 @@ def main(args):
             before |= evaluate(name)
             print(f"before: {name}: accuracy {before[f'eval/{name}/accuracy']:.3f}, of readable answers {before[f'eval/{name}/accuracy_parsed']:.3f}, "
                   f"format {before[f'eval/{name}/format_rate']:.3f}" + (f", mean IoU {before[f'eval/{name}/iou']:.3f}" if f"eval/{name}/iou" in before else ""))
-        metrics_log.log(0, before)
+        log.log(0, before)
 
     # ---- loop --------------------------------------------------------------------------------------------------------------------
     bar = tqdm(total=max_steps, initial=step, desc="grpo", unit="step")
-    with utils.StopRequest() as stop:
+    with stopping.Stop() as stop:
         while step < max_steps:
             started = time.perf_counter()
             utils.seed_everything(args.seed, step)
@@ -254,8 +263,7 @@ def main(args):
                 "reward_time": reward_seconds,
                 "tokens_per_second": tokens / seconds,
             }
-            last_step = step == max_steps or stop.requested
-            look = step == 1 or last_step or step % (args.eval_steps or 50) == 0
+            look = step == 1 or step == max_steps or step % (args.eval_steps or 50) == 0
             if step == max_steps or args.eval_steps and step % args.eval_steps == 0:
                 for name in eval_sets:
                     metrics |= evaluate(name)
@@ -263,23 +271,22 @@ def main(args):
             bar.update()
             bar.set_postfix(reward=f"{metrics['reward']:.2f}")
             show = ["reward", *(f"rewards/{name}" for name in parts), "adv_abs", "frac_reward_zero_std", "grad_norm", "loss"]
-            metrics_log.log(step, metrics, show + [f"eval/{name}/{k}" for name in eval_sets for k in ("accuracy", "iou") if f"eval/{name}/{k}" in metrics], last_step)
+            log.log(step, metrics, show + [f"eval/{name}/{k}" for name in eval_sets for k in ("accuracy", "iou") if f"eval/{name}/{k}" in metrics], step == max_steps)
             if look:
                 save_samples(out / "samples", step, chosen, completions, parts, adv, G)
-                utils.say(f"  one of them: {chosen[0].question}  ->  {completions[0][:300]!r}  "
+                rundir.say(f"  one of them: {chosen[0].question}  ->  {completions[0][:300]!r}  "
                           f"(answer {chosen[0].answer}, reward {float(scores[0]):g}, advantage {float(adv[0]):+.2f})")
-            if last_step or args.save_steps and step % args.save_steps == 0:
-                utils.save_checkpoint(out, step, save_model, {"optimizer": optimizer.state_dict()}, args.save_total_limit)
-            if stop.requested and step < max_steps:
+            leaving = stop.requested                                 # asked once: the step that is named below is the one that is saved here
+            if leaving or step == max_steps or args.save_steps and step % args.save_steps == 0:
+                rundir.save_checkpoint(out, step, save_model, {"optimizer": optimizer.state_dict()}, log, args.save_total_limit, model_bytes + state_bytes)
+            if leaving:
                 bar.close()
-                print(f"stopped after step {step}; go on with --resume-from-checkpoint")
-                raise SystemExit(130)
+                stop.leave(f"stopped after step {step}; go on with --resume-from-checkpoint")
     bar.close()
 
     # ---- the end: publish, compare, draw -----------------------------------------------------------------------------------------
-    utils.publish(out, save_model)
-    lines = {m["step"]: m for m in utils.read_lines(metrics_log.path)}
-    before, after, first = lines[0], lines[step], args.eval_data[0]
+    rundir.publish(out, save_model, model_bytes)
+    before, after, first = log.at(0), log.at(step), args.eval_data[0]
     if f"eval/{first}/accuracy" not in after:                        # resumed to stop at a step that an earlier, longer run did not evaluate
         for name in eval_sets:
             after |= evaluate(name)
@@ -289,10 +296,10 @@ def main(args):
               ("nats per token", ["entropy", "kl"] if args.beta else ["entropy"]),
               ("tokens per completion", ["completions/mean_length"]),
               ("reflection words per completion (wait, re-check, ...)", ["completions/reflection_words"])]
-    utils.plot_curve(metrics_log.path, out / "curve.png", panels, f"train_grpo.py, {args.model}, {args.data}, {N} x {G}, seed {args.seed}")
-    plot_before_after(out / "samples" / "before_after.png", first, eval_sets[first], utils.read_lines(eval_file(first, 0)), utils.read_lines(eval_file(first, step)))
+    utils.plot_curve(log.lines, out / "curve.png", panels, f"train_grpo.py, {args.model}, {args.data}, {N} x {G}, seed {args.seed}")
+    plot_before_after(out / "samples" / "before_after.png", first, eval_sets[first], records.read_lines(eval_file(first, 0)), records.read_lines(eval_file(first, step)))
     only_eval = lambda line: {k: v for k, v in line.items() if k.startswith("eval/")}
-    utils.write_json(out / "result.json", {"accuracy": after[f"eval/{first}/accuracy"], "n": int(after[f"eval/{first}/n"]), "accuracy_before": before[f"eval/{first}/accuracy"],
+    disk.write_json(out / "result.json", {"accuracy": after[f"eval/{first}/accuracy"], "n": int(after[f"eval/{first}/n"]), "accuracy_before": before[f"eval/{first}/accuracy"],
                                            "data": first, "steps": step, "before": only_eval(before), "after": only_eval(after)})
     print(f"\n{'greedy accuracy':<28}{'before':>8}{'after':>8}   95 % interval   readable answers only   format")
     for name in eval_sets:
@@ -311,7 +318,7 @@ def check_agreement(sampling_logp, logp, mask, step):
         text = f"step {step}: rollout and update disagree about the same tokens: KL {gap['k3']:.1e} nats a token, largest difference of log-probs {gap['max']:.2f}"
         if not gap["k3"] <= 1e-2:
             raise utils.UserError(f"{text}. What would be learned from is another policy's; use --dtype float32 or a higher --temperature, and report this")
-        utils.say(f"  warning: {text} (in bfloat16 a low --temperature is enough for that)")
+        rundir.say(f"  warning: {text} (in bfloat16 a low --temperature is enough for that)")
     return gap, losses.rollout_agrees(sampling_logp, logp, mask)
 
 
@@ -329,7 +336,7 @@ def plot_before_after(png, name, examples, before, after):
 def save_samples(directory, step, chosen, completions, parts, adv, G):
     """samples/step_N.jsonl: every completion of the step with its scores. samples/step_N.png: some of them, beside what the model saw."""
     scores = [{name: values[b] for name, values in parts.items()} for b in range(len(completions))]
-    utils.write_lines(directory / f"step_{step:06d}.jsonl",
+    disk.write_lines(directory / f"step_{step:06d}.jsonl",
                       [{"id": chosen[b // G].id, "question": chosen[b // G].question, "answer": chosen[b // G].answer, "completion": completions[b], **scores[b], "advantage": float(adv[b])}
                        for b in range(len(completions))])
     rows = []

@@ -10,6 +10,11 @@ On a laptop (tiny model, about seven minutes on two cores; its teacher is fallib
 On a GPU (QLoRA; the projector alone, as LLaVA's first stage, is --lora-r 0 --freeze-vision --freeze-llm):
     python train_sft.py --model Qwen/Qwen2-VL-2B-Instruct --quant nf4 --data warmup.jsonl --gradient-checkpointing --output-dir runs/sft
 """
+from plumbing import stopping
+
+if __name__ == "__main__":
+    stopping.watch()  # before torch is imported, which takes seconds: Ctrl-C may come there too
+
 import time
 from pathlib import Path
 
@@ -23,6 +28,8 @@ import model as modeling
 import rewards
 import toyworld
 import utils
+from plumbing import disk, rundir
+from plumbing.arguments import write_args
 
 
 def parse_args(argv=None):
@@ -43,7 +50,7 @@ def parse_args(argv=None):
 
 def main(args):
     # ---- setup: everything that can be wrong is found out before the first step --------------------------------------------------
-    resume = utils.open_output_dir(args)
+    resume = rundir.open_output_dir(args)
     data.ask_as_trained(args)
     examples = data.read(args.data, args.seed, args.level, args.teacher, args.box_format, args.min_pixels, args.max_pixels)
     eval_sets = data.read_eval(args, examples)
@@ -64,11 +71,14 @@ def main(args):
     optimizer = utils.make_optimizer(args.optim, [q for q in policy.parameters() if q.requires_grad], args.learning_rate, betas=(0.9, 0.95))
     step = 0
     if resume:
-        state = utils.load_state(resume)
+        state = rundir.load_state(resume)
         optimizer.load_state_dict(state["optimizer"])
         step = state["step"]
-    utils.write_args(args.output_dir, args)
-    metrics_log = utils.MetricsLog(args.output_dir, step if resume else None, args.report_to, args.logging_steps)
+    write_args(args.output_dir, args)
+    log = rundir.MetricsLog(args.output_dir, rundir.metrics_of(resume), args.report_to, args.logging_steps)
+    model_bytes = modeling.saved_bytes(policy, processor)
+    state_bytes = utils.optimizer_bytes(optimizer)
+    disk.announce(args.output_dir, rundir.to_write(args, model_bytes, state_bytes, max_steps))
     print(f"model: {modeling.describe(policy)}")
     how_many = "endless, drawn here" if isinstance(examples, data.ToyStream) else f"{len(examples)} examples"
     print(f"data: {args.data} ({how_many}), {args.batch_size} examples a step, {max_steps} steps")
@@ -86,14 +96,15 @@ def main(args):
 
     def save_model(directory):
         modeling.save(policy, processor, directory)
-        utils.write_args(directory, args)
+        write_args(directory, args)
 
     def save():
-        utils.save_checkpoint(args.output_dir, step, save_model, {"optimizer": optimizer.state_dict()}, args.save_total_limit)
+        rundir.save_checkpoint(args.output_dir, step, save_model, {"optimizer": optimizer.state_dict()}, log, args.save_total_limit,
+                               model_bytes + state_bytes)
 
     # ---- loop --------------------------------------------------------------------------------------------------------------------
     bar = tqdm(total=max_steps, initial=step, desc="sft", unit="step")
-    with utils.StopRequest() as stop:
+    with stopping.Stop() as stop:
         while step < max_steps:
             started = time.perf_counter()
             utils.seed_everything(args.seed, step)
@@ -126,7 +137,6 @@ def main(args):
 
             # 4. log, evaluate, save
             seconds = time.perf_counter() - started
-            last_step = step == max_steps or stop.requested
             metrics = {"loss": loss, "perplexity": float(torch.tensor(loss).exp()), "grad_norm": grad_norm, "learning_rate": args.learning_rate * scale,
                        "step_time": seconds, "tokens_per_second": float(mask.sum()) / seconds}
             if step == max_steps or args.eval_steps and step % args.eval_steps == 0:
@@ -134,26 +144,26 @@ def main(args):
                     metrics |= evaluate(name, sheet=name == args.eval_data[0])
             bar.update()
             bar.set_postfix(loss=f"{loss:.3f}")
-            metrics_log.log(step, metrics, ["loss", "grad_norm", "learning_rate", *(f"eval/{n}/accuracy" for n in eval_sets)], last_step)
-            if last_step or args.save_steps and step % args.save_steps == 0:
+            log.log(step, metrics, ["loss", "grad_norm", "learning_rate", *(f"eval/{n}/accuracy" for n in eval_sets)], step == max_steps)
+            leaving = stop.requested                                 # asked once: the step that is named below is the one that is saved here
+            if leaving or step == max_steps or args.save_steps and step % args.save_steps == 0:
                 save()
-            if stop.requested and step < max_steps:
+            if leaving:
                 bar.close()
-                print(f"stopped after step {step}; go on with --resume-from-checkpoint")
-                raise SystemExit(130)
+                stop.leave(f"stopped after step {step}; go on with --resume-from-checkpoint")
     bar.close()
 
     # ---- the end: measure, publish, draw -----------------------------------------------------------------------------------------
-    utils.publish(args.output_dir, save_model)
-    final = {m["step"]: m for m in utils.read_lines(metrics_log.path)}[step]
+    rundir.publish(args.output_dir, save_model, model_bytes)
+    final = log.at(step)
     if f"eval/{args.eval_data[0]}/accuracy" not in final:            # resumed to stop at a step that an earlier, longer run did not evaluate
         for name in eval_sets:
             final |= evaluate(name, sheet=name == args.eval_data[0])
     curve = Path(args.output_dir) / "curve.png"
     panels = [("loss", ["loss"]), ("gradient norm", ["grad_norm"]), ("greedy accuracy", [f"eval/{name}/accuracy" for name in eval_sets])]
-    utils.plot_curve(metrics_log.path, curve, panels, f"train_sft.py, {args.model}, {args.data}")
+    utils.plot_curve(log.lines, curve, panels, f"train_sft.py, {args.model}, {args.data}")
     first = args.eval_data[0]
-    utils.write_json(Path(args.output_dir) / "result.json", {"accuracy": final[f"eval/{first}/accuracy"], "n": int(final[f"eval/{first}/n"]), "data": first, "steps": step,
+    disk.write_json(Path(args.output_dir) / "result.json", {"accuracy": final[f"eval/{first}/accuracy"], "n": int(final[f"eval/{first}/n"]), "data": first, "steps": step,
                                                              **{k: v for k, v in final.items() if k.startswith("eval/")}})
     for name in eval_sets:
         print(f"{name}: accuracy {final[f'eval/{name}/accuracy']:.3f} of {int(final[f'eval/{name}/n'])} greedy answers, format {final[f'eval/{name}/format_rate']:.3f}"

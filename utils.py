@@ -3,46 +3,59 @@
 Nothing here knows about models, prompts or rewards. Needs torch; matplotlib, wandb and tensorboard are imported where used.
 """
 import argparse
-import contextlib
 import difflib
-import importlib.metadata
-import json
 import math
-import os
 import random
-import re
-import shutil
-import signal
-import subprocess
 import sys
 import textwrap
 import warnings
-from pathlib import Path
 
 import torch
 
-
-class UserError(ValueError):
-    """Something the person at the keyboard can mend: one sentence naming the file and line, and the remedy. Exit code 2."""
+from plumbing import disk, rundir, stopping
+from plumbing.errors import UserError
 
 
 def run(main, parse_args, argv=None):
-    """The last line of every script: parse, run, and turn a UserError into one sentence on stderr and exit code 2."""
-    for stream in (sys.stdout, sys.stderr):                          # a pipe on Windows cannot write all that a model says
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+    """The last line of every script: parse, run, and say in one sentence what the user can fix.
+
+    Exit code 2 for that, 130, 143 or 129 for a signal; the output directory is this run's alone.
+    """
+    before = stopping.watch()
     try:
-        main(parse_args(argv))
-    except torch.OutOfMemoryError as error:
-        print(f"error: the GPU's memory is full ({str(error).splitlines()[0][:120]}); lower --micro-batch-size or --eval-batch-size, or add "
-              "--gradient-checkpointing, and go on with --resume-from-checkpoint; or begin anew with a lower --prompts-per-step or --max-pixels, or --quant nf4", file=sys.stderr)
-        sys.exit(2)
+        with stopping.steady_streams():
+            _run(main, parse_args, argv)
+    finally:
+        stopping.restore(before)
+
+
+def _run(main, parse_args, argv):
+    args = None
+    try:
+        args = parse_args(argv)
+        with rundir.claim(args):
+            main(args)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:                                        # outside the training loop, which saves first (StopRequest)
-        print("interrupted; finished checkpoints and answers are kept, and --resume-from-checkpoint goes on from them", file=sys.stderr)
-        sys.exit(130)
+        _stop(str(error))
+    except torch.OutOfMemoryError as error:
+        _stop(f"the GPU's memory is full ({str(error).splitlines()[0][:120]}); {LESS_MEMORY}")
+    except OSError as error:
+        words = disk.in_words(error, getattr(args, "output_dir", None) or ".", rundir.again(args))
+        if words is None:  # a mistake of this code
+            raise
+        _stop(words)
+
+
+LESS_MEMORY = (
+    "lower --micro-batch-size or --eval-batch-size, or add --gradient-checkpointing, and go on with "
+    "--resume-from-checkpoint; or begin anew with a lower --prompts-per-step or --max-pixels, or "
+    "--quant nf4"
+)
+
+
+def _stop(sentence):
+    print(f"error: {sentence}", file=sys.stderr)
+    sys.exit(2)
 
 
 # ---------------------------------------------------------------------------------------------------------------- flags
@@ -310,6 +323,12 @@ def make_optimizer(name, parameters, learning_rate, betas=(0.9, 0.999)):
     return bitsandbytes.optim.AdamW8bit(parameters, lr=learning_rate, betas=betas, weight_decay=0.0)
 
 
+def optimizer_bytes(optimizer):
+    """Bytes of an AdamW's two moments, as state.pt holds them."""
+    each = 1 if "8bit" in type(optimizer).__name__ else 4
+    return sum(2 * each * q.numel() for group in optimizer.param_groups for q in group["params"])
+
+
 NOT_FINITE = "begin another --output-dir with the last checkpoint as --model and a lower --learning-rate, or with --dtype float32"
 
 
@@ -321,264 +340,18 @@ def clip_gradient(parameters, max_norm, step):
     return norm
 
 
-# ------------------------------------------------------------------------------------------- the output directory of a run
-
-def make_writable(out):
-    """Makes the directory `out`. UserError if it cannot be written to."""
-    out = Path(out)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        probe = out / f".writable-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(f"--output-dir {out} cannot be written to ({error.strerror}); name another directory") from None
-
-
-def open_output_dir(args):
-    """Makes --output-dir and finds the checkpoint to go on from: its path, or None to start at step 0.
-
-    UserError if it cannot be written to, if it holds another run's checkpoints and --resume-from-checkpoint was not given (nothing
-    finished is lost), or if the named checkpoint is not one.
-    """
-    out = Path(args.output_dir)
-    make_writable(out)
-    for leftover in out.glob(".*.tmp"):                              # a save that was killed half-way
-        shutil.rmtree(leftover, ignore_errors=True)
-    found = checkpoints(out)
-    if args.resume_from_checkpoint is None:
-        if found:
-            raise UserError(f"{out} already holds {found[-1].name} of an earlier run; add --resume-from-checkpoint to go on from it, or name another --output-dir")
-        return None
-    if args.resume_from_checkpoint == "newest":
-        print(f"resuming from {found[-1]}" if found else f"no checkpoint in {out} yet: starting from the beginning")
-        if found:
-            same_run(args, found[-1])
-        return found[-1] if found else None
-    path = Path(args.resume_from_checkpoint)
-    if path.resolve() not in [p.resolve() for p in found]:
-        raise UserError(f"--resume-from-checkpoint {path} is not a checkpoint in --output-dir {out} (newest there: {found[-1].name if found else 'none'}); "
-                        "a run goes on where its metrics are. To start a new run from its weights, use --model")
-    same_run(args, path)
-    return path
-
-
-# What may change when a run goes on: how long, how often, where, in what portions; nothing that changes what is learned.
-FREE_ON_RESUME = {"max_steps", "num_train_epochs", "save_steps", "save_total_limit", "logging_steps", "report_to", "eval_steps", "eval_batch_size", "micro_batch_size",
-                  "gradient_checkpointing", "iterations"}
-OF_THIS_START = {"device", "output_dir", "resume_from_checkpoint", "argv"}
-
-
-def typed(argv=None):
-    """The flags in a command, in order, by their names in `args`: ["max_steps"] of ["--max-steps", "3"] and of ["--max_steps=3"]; default: the command that runs."""
-    return [word.partition("=")[0][2:].replace("-", "_") for word in (sys.argv[1:] if argv is None else argv) if word.startswith("--")]
-
-
-def flag(name):
-    """The other way round: "--max-steps" of "max_steps"."""
-    return f"--{name.replace('_', '-')}"
-
-
-def same_run(args, checkpoint):
-    """A resumed run is the run that was interrupted: flags that are not typed again take the value they had, and one that was changed raises
-    UserError (but those of FREE_ON_RESUME), as do another script's checkpoint and --max-steps already passed."""
-    same_flags(args, checkpoint)
-    step = int(Path(checkpoint).name.split("-")[1])
-    if args.max_steps and step > args.max_steps:
-        raise UserError(f"{checkpoint} is already past --max-steps {args.max_steps}; raise it")
-
-
-def same_flags(args, checkpoint):
-    """The part of `same_run` about flags, for any directory with an args.json."""
-    was, words = read_args(checkpoint), {name.removeprefix("no_") for name in typed(args.argv)}         # --no-gradient-checkpointing
-    for name, value in vars(args).items():
-        if name in OF_THIS_START or name not in was or name == "max_steps" and "num_train_epochs" in words:      # the latter counts only without the former
-            continue
-        if value in (None, "auto", []) or name in FREE_ON_RESUME and name not in words:
-            setattr(args, name, was[name])
-        elif name not in FREE_ON_RESUME and value != was[name]:
-            what = "this script" if name == "script" else flag(name)
-            raise UserError(f"{what} was {was[name]} when {checkpoint} was made and is {value} now; give it as it was, or name another --output-dir")
-
-
-def checkpoints(out):
-    """The finished checkpoints in a run's directory, oldest first."""
-    found = [p for p in Path(out).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", p.name) and (p / "state.pt").is_file()]
-    return sorted(found, key=lambda p: int(p.name.split("-")[1]))
-
-
-def save_checkpoint(out, step, save_model, state, keep):
-    """Writes out/checkpoint-STEP: the model by save_model(directory), and `state` (a dict of tensors and plain values) as state.pt.
-
-    Written beside it and renamed when whole, so that a directory of that name is always complete, whatever killed the run. Older ones
-    beyond `keep` go afterwards; so do those of later steps, left by a run that was taken back to an earlier checkpoint (as its lines in
-    metrics.jsonl do): "newest" would go on from them.
-    """
-    out = Path(out)
-    temporary, final = out / f".checkpoint-{step}.tmp", out / f"checkpoint-{step}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    save_model(temporary)
-    torch.save({**state, "step": step}, temporary / "state.pt")
-    shutil.rmtree(final, ignore_errors=True)
-    os.replace(temporary, final)
-    done = checkpoints(out)
-    now = done.index(final) + 1
-    for old in done[:max(0, now - keep)] + done[now:]:
-        shutil.rmtree(old)
-
-
-def load_state(checkpoint):
-    """state.pt of a checkpoint. UserError if it is broken."""
-    try:
-        return torch.load(Path(checkpoint) / "state.pt", map_location="cpu", weights_only=True)
-    except Exception as error:                                       # torch raises a handful of unrelated types for a damaged file
-        raise UserError(f"{checkpoint}/state.pt cannot be read ({type(error).__name__}); delete that directory and resume from the one before") from None
-
-
-def publish(out, save_model):
-    """The finished model into the run's directory itself, so that `--model runs/grpo` loads it. Each file appears whole."""
-    temporary = Path(out) / ".final.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    save_model(temporary)
-    for file in temporary.iterdir():
-        os.replace(file, Path(out) / file.name)
-    temporary.rmdir()
-
-
-def write_whole(path, text):
-    """A text file, whole or not at all."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.part")
-    # Half a surrogate, of a path or a text, is written as JSON writes it: \udc80.
-    temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
-    os.replace(temporary, path)
-
-
-def write_json(path, value):
-    """JSON file, whole or not at all."""
-    write_whole(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
-
-
-def write_lines(path, records):
-    """JSON Lines file, whole or not at all."""
-    write_whole(path, "".join(json.dumps(record) + "\n" for record in records))
-
-
-def write_args(out, args, **extra):
-    """args.json: the flags as they were used, the command, the commit of this code, the versions it ran with."""
-    def git(*words):
-        done = subprocess.run(["git", "-C", str(Path(__file__).resolve().parent), *words], capture_output=True, text=True)
-        return done.stdout.strip() if done.returncode == 0 else None
-    versions = {"python": sys.version.split()[0]}
-    for package in ("torch", "transformers", "peft", "bitsandbytes", "math-verify", "triton", "trl"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
-    flags = {k: v for k, v in vars(args).items() if k != "argv"}
-    try:
-        commit = git("rev-parse", "HEAD")
-        if commit and git("status", "--porcelain", "--untracked-files=no"):
-            commit += " with changes"
-    except OSError:                                                  # no git on this machine
-        commit = None
-    write_json(Path(out) / "args.json", {**flags, **extra, "argv": getattr(args, "argv", None), "commit": commit, "versions": versions})
-
-
-def read_args(directory, name="args.json"):
-    """args.json of a run's directory or checkpoint, {} where there is none (a published checkpoint, a hub name)."""
-    try:
-        return json.loads((Path(directory) / name).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-
-
-class StopRequest:
-    """Ctrl-C asks for a stop after the step in progress (state is whole there); a second Ctrl-C stops at once.
-
-    with StopRequest() as stop: ... if stop.requested: save and leave."""
-    requested = False
-
-    def __enter__(self):
-        try:
-            self.before = signal.signal(signal.SIGINT, self.handle)
-        except ValueError:                                           # not in the main thread: Ctrl-C cannot arrive here
-            self.before = None
-        return self
-
-    def __exit__(self, *_):
-        if self.before is not None:
-            signal.signal(signal.SIGINT, self.before)
-
-    def handle(self, *_):
-        if self.requested:
-            raise KeyboardInterrupt
-        self.requested = True
-        print("\nstopping after this step (Ctrl-C again: at once)", file=sys.stderr)
-
-
-# ------------------------------------------------------------------------------------------------------------------- log
-
-class MetricsLog:
-    """metrics.jsonl (one line a step, never a step twice) and one aligned line on the screen; wandb or tensorboard if asked."""
-    def __init__(self, out, resume_step=None, report_to="none", every=1):
-        """resume_step: the step of the checkpoint resumed from; later lines, of steps whose weights were lost, are dropped."""
-        self.path, self.every, self.send = Path(out) / "metrics.jsonl", every, None
-        kept = [] if resume_step is None else [m for m in read_lines(self.path) if m["step"] <= resume_step]
-        write_lines(self.path, kept)
-        try:
-            if report_to == "wandb":
-                import wandb
-                self.send = wandb.init(project="nanovlr", dir=str(out), name="/".join(Path(out).parts[-2:]), resume="allow", reinit="create_new").log
-            elif report_to == "tensorboard":
-                from torch.utils.tensorboard import SummaryWriter
-                writer = SummaryWriter(str(out))
-                self.send = lambda metrics, step: [writer.add_scalar(k, v, step) for k, v in metrics.items()]
-        except ImportError:
-            raise UserError(f"--report-to {report_to} needs it installed: pip install {report_to}") from None
-
-    def log(self, step, metrics, show=(), last=False):
-        """metrics: name -> number. `show`: the names to print, every `every` steps and at the last."""
-        line = {"step": step} | {k: (v if math.isfinite(v) else None) for k, v in metrics.items()}
-        with open(self.path, "a") as file:
-            file.write(json.dumps(line) + "\n")
-        if self.send:
-            self.send(metrics, step=step)
-        shown = [f"{k.split('/', 1)[-1] if k.startswith('eval/') else k} {metrics[k]:.4g}" for k in show if k in metrics]
-        if shown and (last or step % self.every == 0):
-            say(f"step {step:>5}  " + "  ".join(f"{text:<16}" for text in shown).rstrip())
-
-
-def read_lines(path):
-    """The records of a JSON Lines file, [] where there is none; an incomplete last line (the run was killed while writing) is left out."""
-    lines = []
-    if Path(path).is_file():
-        for text in Path(path).read_text().splitlines():
-            with contextlib.suppress(ValueError):
-                lines.append(json.loads(text))
-    return lines
-
-
 def cut(text, most=580):
     """Shorten a message in its middle: its remedy stands last."""
     return text if len(text) <= most else f"{text[:most - 200]} ... {text[-195:]}"
 
 
-def say(text):
-    """Prints above a progress bar instead of through it."""
-    from tqdm import tqdm
-    tqdm.write(text)
-    sys.stdout.flush()
-
-
 # -------------------------------------------------------------------------------------------------------------- pictures
 
-def plot_curve(metrics_path, png, panels, title="", x="step"):
-    """curve.png from metrics.jsonl. panels: list of (heading, [metric names]); names without data are left out, and so are empty panels."""
+def plot_curve(lines, png, panels, title="", x="step"):
+    """curve.png from the lines of a MetricsLog. panels: list of (heading, [metric names]); names without data are left out, and so are empty panels."""
     import matplotlib
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
-    lines = read_lines(metrics_path)
     drawn = []
     for heading, names in panels:
         curves = [(name, [(m["step"], m[name]) for m in lines if m.get(name) is not None]) for name in names]

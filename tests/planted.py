@@ -15,6 +15,7 @@ import generate
 import model as modeling
 import rewards
 import utils
+from plumbing import disk
 
 
 def parse_args(argv=None):
@@ -29,7 +30,7 @@ def parse_args(argv=None):
 
 
 def main(args):
-    utils.make_writable(args.output_dir)
+    disk.make_writable(args.output_dir)
     policy, processor = modeling.load_from_args(args, needs_training="its choices would be noise")
     n = args.max_eval_samples
     examples = data.head(data.read(f"{args.data}_select:test", args.seed), n)
@@ -44,7 +45,7 @@ def main(args):
               "not_a_candidate": 1 - sum(named["selected_right"]) / n, "swapped_not_a_candidate": 1 - sum(named["swapped"]) / n}
     result["selected_right_low"], result["selected_right_high"] = rewards.wilson(sum(right["selected_right"]), n)
     result["swapped_low"], result["swapped_high"] = rewards.wilson(sum(right["swapped"]), n)
-    utils.write_json(Path(args.output_dir) / "result.json", result)
+    disk.write_json(Path(args.output_dir) / "result.json", result)
     print(f"chooses right {result['selected_right']:.3f} of {n} sets (95 % interval {result['selected_right_low']:.3f} to {result['selected_right_high']:.3f}; by place of the right one "
           + " / ".join(f"{v:.3f}" for v in result["by_place"]) + f"); with another picture {result['swapped']:.3f} ({result['swapped_low']:.3f} to {result['swapped_high']:.3f}); "
           f"{result['not_a_candidate']:.3f} and {result['swapped_not_a_candidate']:.3f} named no candidate")

@@ -18,6 +18,7 @@ import generate
 import layouts
 import model as modeling
 import utils
+from plumbing import disk
 from utils import UserError
 
 NEVER = 10 ** 6                             # an id that no vocabulary has: rows go on to the end
@@ -724,7 +725,7 @@ def test_raw_of_an_adapter_that_says_how_it_is_loaded(lively, picture_file, tmp_
     """--raw keeps even our own remarks off stdout."""
     policy, processor = with_lora(lively)
     modeling.save(policy, processor, tmp_path / "run")
-    utils.write_json(tmp_path / "run" / "args.json", {"quant": "nf4"})
+    disk.write_json(tmp_path / "run" / "args.json", {"quant": "nf4"})
     ask(tmp_path / "run", "--image", picture_file, "--prompt", "How many?", "--raw")
     out, err = capsys.readouterr()
     assert "adapter was trained on nf4" in err and "nf4" not in out
@@ -733,7 +734,7 @@ def test_raw_of_an_adapter_that_says_how_it_is_loaded(lively, picture_file, tmp_
 def test_checkpoints_template_and_system_prompt_are_used(lively, tmp_path, asked, capsys):
     for file in lively.iterdir():
         (tmp_path / file.name).symlink_to(file)
-    utils.write_json(tmp_path / "args.json", {"prompt_template": "r1v", "system_prompt": "Be brief."})
+    disk.write_json(tmp_path / "args.json", {"prompt_template": "r1v", "system_prompt": "Be brief."})
     question = data.TEMPLATES["r1v"].replace("{question}", "How many?")
     for words, expected in [((), question), (("--prompt-template", "none"), "How many?"), (("--prompt-template", "direct"), data.TEMPLATES["direct"].replace("{question}", "How many?"))]:
         ask(tmp_path, "--prompt", "How many?", *words)

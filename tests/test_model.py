@@ -19,6 +19,7 @@ import generate
 import layouts
 import model as modeling
 import utils
+from plumbing import disk
 from utils import UserError
 
 bitsandbytes = pytest.importorskip("bitsandbytes")
@@ -735,7 +736,7 @@ def test_export_of_a_four_bit_run_says_what_it_costs(published, tmp_path, capsys
     policy, processor = modeling.load(str(published), quant="nf4", train=flags(lora_r=4))
     randomise_lora(policy)
     modeling.save(policy, processor, tmp_path / "run")
-    utils.write_json(tmp_path / "run" / "args.json", {"quant": "nf4", "dtype": "float32", "prompt_template": "none", "data": "count"})
+    disk.write_json(tmp_path / "run" / "args.json", {"quant": "nf4", "dtype": "float32", "prompt_template": "none", "data": "count"})
     gap = export(tmp_path / "run", tmp_path / "out")
     said = capsys.readouterr().out
     assert 1e-4 < gap < 1 and f"{gap:.2e}" in said and "nf4" in said and "16 prompts" in said
@@ -978,7 +979,7 @@ def test_flags_decide_rank_and_quantisation(published, adapter, tmp_path):
     args = command_line("--model", published)
     assert not hasattr(modeling.load_from_args(args, train=True)[0], "peft_config") and (args.lora_r, args.quant) == (0, "none")
     run = adapter_with(adapter, tmp_path)
-    utils.write_json(run / "args.json", {"quant": "nf4"})
+    disk.write_json(run / "args.json", {"quant": "nf4"})
     args = command_line("--model", run)
     policy, _ = modeling.load_from_args(args, train=True)
     assert (args.lora_r, args.quant) == (4, "nf4") and any(isinstance(m, bitsandbytes.nn.Linear4bit) for m in policy.modules())

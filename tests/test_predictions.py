@@ -15,6 +15,7 @@ import data
 import evaluate
 import model
 import utils
+from plumbing import disk, records
 
 
 def run(path, protocol, out):
@@ -40,7 +41,7 @@ def rescore_parquet(tmp_path, columns, protocol="geoqa"):
     path = tmp_path / "saved.parquet"
     pyarrow.parquet.write_table(pyarrow.table(columns), path)
     run(path, protocol, tmp_path / "out")
-    return utils.read_lines(tmp_path / "out" / "predictions.jsonl")
+    return records.read_lines(tmp_path / "out" / "predictions.jsonl")
 
 
 def test_predictions_of_a_parquet_file(tmp_path):
@@ -122,7 +123,7 @@ def test_half_a_character_in_saved_outputs(tmp_path):
     assert rescore(tmp_path, [half], "cvbench")["by"]["task"] == {
         "t\ufffd": {"accuracy": 1.0, "n": 1}
     }
-    [row] = utils.read_lines(tmp_path / "out" / "predictions.jsonl")
+    [row] = records.read_lines(tmp_path / "out" / "predictions.jsonl")
     assert (row["prediction"], row["id"]) == ("\ufffd <answer>(A)</answer>", "\ufffd")
     for more in ({"answer": "\ud800"}, {"choices": ["a", "\ud800"]}):
         with pytest.raises(
@@ -168,7 +169,7 @@ def test_answers_to_questions_with_other_ids_are_not_gone_on_with(tmp_path, monk
     path, out = tmp_path / "d.json", tmp_path / "out"
     path.write_text(json.dumps([{"question": "q", "answer": "1"}] * 3, indent=1))
     out.mkdir()
-    utils.write_lines(out / "predictions.jsonl", [{"id": "d.json:2"}])
+    disk.write_lines(out / "predictions.jsonl", [{"id": "d.json:2"}])
     monkeypatch.setattr(model, "load_from_args", lambda *_, **__: (None, None))
     monkeypatch.setattr(data, "check_fit", lambda *_, **__: None)
     line = ["--model", "x", "--data", str(path), "--output-dir", str(out), "--resume-from-checkpoint"]

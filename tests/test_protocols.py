@@ -24,6 +24,7 @@ import evaluate
 import protocols
 import rewards
 import utils
+from plumbing import records
 
 ROOT = Path(__file__).resolve().parents[1]
 GEOQA = ROOT.parent / "shared" / "data" / "records" / "r1v_geoqa.jsonl"
@@ -998,12 +999,12 @@ def test_a_log_of_r1v_is_read_as_it_is(tmp_path, indent):
     """One object with `results`, on one line or on many; each row has its number in the file."""
     log = json.dumps({"accuracy": 0.5, "results": [{"question": "?", "ground_truth": 4, "model_output": f"<answer>{said}</answer>"} for said in (4, 5)]}, indent=indent)
     assert rescore(tmp_path, [log], "superclevr")["accuracy"] == 0.5
-    assert [row["line"] for row in utils.read_lines(tmp_path / "out" / "predictions.jsonl")] == [1, 2] and utils.read_lines(tmp_path / "out" / "disagreements.jsonl") == []
+    assert [row["line"] for row in records.read_lines(tmp_path / "out" / "predictions.jsonl")] == [1, 2] and records.read_lines(tmp_path / "out" / "disagreements.jsonl") == []
 
 
 def test_fields_that_are_numbers(tmp_path):
     assert rescore(tmp_path, [{"prediction": "Answer: 5", "answer": 5, "unit": 3}, "", {"prediction": "Answer: 6", "answer": 5}], "tabmwp")["accuracy"] == 0.5
-    assert [row["line"] for row in utils.read_lines(tmp_path / "out" / "predictions.jsonl")] == [1, 3]
+    assert [row["line"] for row in records.read_lines(tmp_path / "out" / "predictions.jsonl")] == [1, 3]
 
 
 def test_files_that_are_not_there_or_would_be_overwritten(tmp_path):
@@ -1058,7 +1059,7 @@ def ask(monkeypatch, tmp_path, says, line):
     monkeypatch.setattr(utils, "plot_samples", lambda *_, **__: None)
     monkeypatch.setattr(utils, "plot_curve", lambda *_, **__: None)
     evaluate.main(evaluate.parse_args(["--model", "parrot", "--output-dir", str(tmp_path), *line.split()]))
-    return json.loads((tmp_path / "result.json").read_text()), utils.read_lines(tmp_path / "predictions.jsonl"), set(asked)
+    return json.loads((tmp_path / "result.json").read_text()), records.read_lines(tmp_path / "predictions.jsonl"), set(asked)
 
 
 def test_a_protocol_asks_and_scores_as_the_original_does(monkeypatch, tmp_path, capsys):
@@ -1067,7 +1068,7 @@ def test_a_protocol_asks_and_scores_as_the_original_does(monkeypatch, tmp_path, 
     result, rows, asked = ask(monkeypatch, tmp_path, says, "--data count:test --max-eval-samples 6 --num-samples 3 --protocol superclevr")
     assert asked == {"superclevr"} and result["accuracy"] == 1 and result["accuracy_original"] == 0.5 and result["disagreements"] == 3
     assert result["majority@3"] == 1 and result["mean_sample_accuracy"] == pytest.approx(2 / 3) and all(row["right"] == [1, 0, 1] for row in rows)
-    assert len(utils.read_lines(tmp_path / "disagreements.jsonl")) == 3 and "accuracy, original" in capsys.readouterr().out
+    assert len(records.read_lines(tmp_path / "disagreements.jsonl")) == 3 and "accuracy, original" in capsys.readouterr().out
     again, rows_again, asked = ask(monkeypatch, tmp_path, says, "--data count:test --max-eval-samples 6 --num-samples 3 --protocol superclevr --prompt-template direct")
     assert asked == {"direct"} and again["accuracy"] == 1
     line = "--data count:test --max-eval-samples 6 --num-samples 3 --protocol superclevr --prompt-template direct --resume-from-checkpoint"

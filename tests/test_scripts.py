@@ -33,6 +33,7 @@ import selftrain
 import train_grpo
 import train_sft
 import utils
+from plumbing import records, rundir
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = {"train_sft": train_sft, "train_grpo": train_grpo, "selftrain": selftrain, "evaluate": evaluate, "generate": generate}
@@ -72,7 +73,10 @@ def same_weights(one, other):
 
 
 def read(path):
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    """A JSON file of a run, without its checksum."""
+    value = json.loads(Path(path).read_text(encoding="utf-8"))
+    value.pop(records.CHECK, None)
+    return value
 
 
 @pytest.fixture(scope="session")
@@ -237,10 +241,10 @@ def test_what_a_run_leaves(chain, name):
         wanted |= {"reward", "reward_std", "rewards/accuracy", "rewards/format", "frac_reward_zero_std", "kl", "entropy", "clip_ratio/region_mean", "completions/mean_length",
                    "completions/clipped_ratio", "sampling_logp_difference/mean", "adv_abs"}
         assert lines[0]["eval/count:test/n"] == lines[2]["eval/count:test/n"] == 4
-    assert wanted <= lines[-1].keys() and TIMING - {"rollout_time", "reward_time"} <= utils.read_lines(out / "metrics.jsonl")[-1].keys()
+    assert wanted <= lines[-1].keys() and TIMING - {"rollout_time", "reward_time"} <= records.read_lines(out / "metrics.jsonl")[-1].keys()
     pictures = [*(out / "samples").glob("*.png"), out / "curve.png"]
     assert len(pictures) >= 3 and min(map(opened, pictures)) > 50
-    assert [p.name for p in utils.checkpoints(out)] == ["checkpoint-2"] and not list(out.glob(".*"))
+    assert [p.name for p in rundir.checkpoints(out)] == ["checkpoint-2"] and not list(out.glob(".*"))
     result = read(out / "result.json")
     assert 0 <= result["accuracy"] <= 1 and result["n"] == 4 and result["data"] == "count:test"
     assert same_weights(out, out / "checkpoint-2") and read(out / "checkpoint-2" / "args.json") == args
@@ -332,7 +336,7 @@ def test_what_self_select_leaves(chooser):
         assert all({f"{name}@k", f"{name}@k_low", f"{name}@k_high"} <= c.keys() for c in result["scaling"])
     for c in result["scaling"][1:]:
         assert {"self_select_gain", "self_select_gain_low", "self_select_gain_high", "self_select_unreadable", "self_select_not_a_candidate", "self_select_fell_back", "self_select_by"} <= c.keys()
-    rows = utils.read_lines(chooser.out / "predictions.jsonl")
+    rows = records.read_lines(chooser.out / "predictions.jsonl")
     policy, processor = modeling.load(args["model"])
     for row, example in zip(rows, data.head(data.read("count:test"), 4)):
         assert row["selections"].keys() == row["selection_tokens"].keys() == {"2", "3"}, "one sample is no choice"
@@ -362,7 +366,7 @@ def test_a_parrot_that_takes_the_second_candidate(base, tmp_path, no_pictures, m
 
     monkeypatch.setattr(generate, "answer_all", answer_all)
     train(evaluate, f"--model {base} --data count:test --num-samples 2 3 --self-select --max-eval-samples 12 --eval-batch-size 7 --max-completion-length 12 --output-dir {tmp_path}")
-    result, rows = read(tmp_path / "result.json"), utils.read_lines(tmp_path / "predictions.jsonl")
+    result, rows = read(tmp_path / "result.json"), records.read_lines(tmp_path / "predictions.jsonl")
     assert [(c["step"], c["self_select@k"], c["majority@k"], c["pass@k"]) for c in result["scaling"]] == [(2, 1 / 2, 1, pytest.approx(8 / 9)), (3, 1 / 2, 1, 1)]
     assert result["self_select@3"] == 1 / 2 and result["scaling"][1]["self_select_gain"] == -1 / 2 and result["scaling"][1]["self_select_not_a_candidate"] == 0
     assert result["scaling"][1]["self_select_by"]["right in the minority"] == {"accuracy": 0, "n": 4}, "1, 5, 7 and 11"
@@ -414,7 +418,7 @@ def test_an_evaluation_that_was_cut_goes_on(chain, tmp_path, no_pictures, capsys
     shutil.copytree(chain.eval, out)
     whole = (out / "predictions.jsonl").read_bytes()
     (out / "predictions.jsonl").write_bytes(whole[:len(whole) // 2])
-    line = f"--model {chain.grpo} --data count:test --num-samples 3 --max-eval-samples 4 --max-completion-length 12 --output-dir {out} --resume-from-checkpoint"
+    line = f"--model {chain.grpo} --data count:test --num-samples 3 --max-eval-samples 4 --max-completion-length 12 --eval-batch-size 6 --output-dir {out} --resume-from-checkpoint"
     train(evaluate, line)
     assert "answered already" in capsys.readouterr().out
     assert (out / "predictions.jsonl").read_bytes() == whole and read(out / "result.json") == read(chain.eval / "result.json")
@@ -534,6 +538,7 @@ def child(script, argv, log, dies_at):
     if none is given, that it gets in the n-th call of that function."""
     torch.set_num_threads(1)
     sys.stdout = sys.stderr = open(log, "a", buffering=1)
+    os.dup2(sys.stderr.fileno(), 2)                                  # a signal is answered there, past Python's streams
     rewards.REWARDS["vowels"] = vowels
     if dies_at:
         where, left, what = dies_at[0], [dies_at[1]], (*dies_at, signal.SIGKILL)[2]
@@ -594,7 +599,7 @@ def run_with_kills(start, script, line, out, moments, seed=0):
             time.sleep(rng.uniform(0, 0.1))
             process.kill()
         killed += finish(process, log) == -signal.SIGKILL
-        steps = [m["step"] for m in utils.read_lines(out / "metrics.jsonl")]
+        steps = [m["step"] for m in records.read_lines(out / "metrics.jsonl")]
         assert steps == sorted(set(steps))
     assert finish(start(script, f"{line} --output-dir {out} --resume-from-checkpoint", log), log) == 0, log.read_text()[-2000:]
     return killed
@@ -611,7 +616,7 @@ def same_run(one, other):
 KILLED = {
     # in the evaluation before; in the first save; between a save's two files; at random; in an evaluation; in the last save; after it
     "grpo": ("train_grpo", f"{GRPO} --num-iterations 2 --beta 0.04 --learning-rate 1e-3 --max-steps 6 --save-steps 2 --eval-data count:test count:ood --eval-steps 3",
-             [("generate.rollout", 2), ("model.save", 1), ("torch.save", 2), 4, ("generate.rollout", 3), 5, ("utils.publish", 1), ("utils.plot_curve", 1)]),
+             [("generate.rollout", 2), ("model.save", 1), ("torch.save", 2), 4, ("generate.rollout", 3), 5, ("plumbing.rundir.publish", 1), ("utils.plot_curve", 1)]),
     "grpo-lora": ("train_grpo", f"{GRPO} --num-iterations 2 --beta 0.04 --learning-rate 1e-3 --max-steps 4 --save-steps 1 --lora-r 4 --lora-dropout 0.1", [2, ("torch.save", 2), 4]),
     "sft": ("train_sft", f"{SFT} --learning-rate 2e-3 --lr-scheduler-type cosine --warmup-steps 2 --max-steps 6 --save-steps 2 --eval-steps 3", [1, ("torch.save", 2), 3, ("generate.rollout", 1)]),
     "sft-lora": ("train_sft", f"{SFT} --learning-rate 2e-3 --max-steps 3 --save-steps 1 --lora-r 4 --lora-dropout 0.1 --gradient-checkpointing", [1, ("model.save", 2)]),
@@ -666,7 +671,7 @@ def test_ctrl_c_saves_and_leaves_with_130(start, base, tmp_path):
     whole, out, log = tmp_path / "whole", tmp_path / "out", tmp_path / "out.log"
     other = start("train_grpo", f"{line} --output-dir {whole}", tmp_path / "whole.log")
     assert finish(start("train_grpo", f"{line} --output-dir {out}", log, ("losses.group_advantage", 3, signal.SIGINT)), log) == 130, log.read_text()
-    assert metrics_of(out)[-1]["step"] == 3 and [p.name for p in utils.checkpoints(out)] == ["checkpoint-3"] and not (out / "result.json").exists()
+    assert metrics_of(out)[-1]["step"] == 3 and [p.name for p in rundir.checkpoints(out)] == ["checkpoint-3"] and not (out / "result.json").exists()
     assert "stopping after this step" in log.read_text() and "stopped after step 3; go on with --resume-from-checkpoint" in log.read_text()
     assert finish(start("train_grpo", f"{line} --output-dir {out} --resume-from-checkpoint", log), log) == 0
     assert finish(other, tmp_path / "whole.log") == 0 and metrics_of(out) == metrics_of(whole) and same_weights(out, whole)
@@ -809,7 +814,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run(base, tmp_path, no_pictures
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(utils.UserError, match="gradient of step 1 is nan; begin another --output-dir .*lower --learning-rate"):
         train(train_sft, f"--model {broken} {SFT} --max-eval-samples 1 --max-steps 2 --output-dir {tmp_path / 'out'}")
-    assert not utils.checkpoints(tmp_path / "out")
+    assert not rundir.checkpoints(tmp_path / "out")
 
 
 def test_as_a_real_command(base, tmp_path):

@@ -36,6 +36,8 @@ import selftrain
 import utils
 from data import Example
 from selftrain import build, correctness_pairs, entails, ntp_pair, self_cot, self_refine, self_select_sets, sort_pool, truncate_words
+from plumbing import disk, records, rundir
+from plumbing.arguments import read_args
 from utils import UserError
 
 
@@ -500,13 +502,20 @@ def whole(base, tmp_path_factory):
     return whole
 
 
+def read(path):
+    """A JSON file of a run, without its checksum."""
+    value = json.loads(path.read_text())
+    value.pop(records.CHECK, None)
+    return value
+
+
 def left_by(out):
     """{path: what is in it} of a run's files, hidden ones included, without timings and without args.json, which knows its own directory."""
     found = {}
     for path in sorted(p for p in Path(out).rglob("*") if p.is_file() and p.name != "args.json"):
         found[str(path.relative_to(out))] = path.read_bytes()
         if path.name == "metrics.jsonl":
-            found[str(path.relative_to(out))] = [{k: v for k, v in line.items() if k not in TIMING} for line in utils.read_lines(path)]
+            found[str(path.relative_to(out))] = [{k: v for k, v in line.items() if k not in TIMING} for line in records.read_lines(path)]
     return found
 
 
@@ -516,7 +525,8 @@ class Killed(BaseException):
 
 def killed_at(where, when):
     """A patch under which module.function dies: in its when-th call (a number), or in the first whose first argument ends in `when` (a file's name)."""
-    module, name = importlib.import_module(where.split(".")[0]), where.split(".")[1]
+    module, name = where.rsplit(".", 1)
+    module = importlib.import_module(module)
     patch, real, calls = pytest.MonkeyPatch.context(), getattr(module, name), []
 
     def dies(*args, **kwargs):
@@ -529,14 +539,14 @@ def killed_at(where, when):
 
 # One run each, killed at the first moment, resumed and killed at the second, ... (where, when[, a file of which 9 bytes are then torn off]).
 KILLS = {
-    "r3v": [("utils.save_checkpoint", 2), ("utils.publish", 1), ("utils.write_json", "iteration-0/trained.json"), ("shutil.rmtree", "iteration-0/checkpoint-1"), ("generate.answer_all", 2),
-            ("generate.self_select", 1), ("utils.write_json", "iteration-0/result.json"), ("generate.answer_all", 4, "iteration-1/pool.jsonl"), ("generate.answer_all", 3), ("selftrain.build", 1),
-            ("selftrain.imitate", 2), ("torch.save", 1), ("utils.write_json", "iteration-1/trained.json"), ("selftrain.evaluate", 1), ("generate.answer_all", 3, "iteration-1/eval_0_samples.jsonl"),
-            ("selftrain.draw", 1), ("selftrain.train", 1), ("utils.save_checkpoint", 2), ("shutil.copy", 3)],
+    "r3v": [("plumbing.rundir.save_checkpoint", 2), ("plumbing.rundir.publish", 1), ("plumbing.disk.write_json", "iteration-0/trained.json"), ("plumbing.rundir.remove", "iteration-0/checkpoint-1"), ("generate.answer_all", 2),
+            ("generate.self_select", 1), ("plumbing.records.write_record", "iteration-0/result.json"), ("generate.answer_all", 4, "iteration-1/pool.jsonl"), ("generate.answer_all", 3), ("selftrain.build", 1),
+            ("selftrain.imitate", 2), ("torch.save", 1), ("plumbing.disk.write_json", "iteration-1/trained.json"), ("selftrain.evaluate", 1), ("generate.answer_all", 3, "iteration-1/eval_0_samples.jsonl"),
+            ("selftrain.draw", 1), ("selftrain.train", 1), ("plumbing.rundir.save_checkpoint", 2), ("shutil.copy", 3)],
     "mpo": [("generate.answer_all", 3), ("generate.answer_all", 5, "iteration-1/pool.jsonl"), ("selftrain.correctness_pairs", 2), ("selftrain.pair_logps", 5, "iteration-1/reference.jsonl"),
-            ("selftrain.prefer", 1), ("utils.save_checkpoint", 2), ("selftrain.prefer", 1), ("utils.write_json", "iteration-1/trained.json"), ("generate.answer_all", 2)],
-    "ntp": [("data.continued", 5, "iteration-1/continuations.jsonl"), ("data.continued", 3), ("selftrain.ntp_pair", 2), ("selftrain.pair_logps", 3), ("utils.save_checkpoint", 2), ("selftrain.evaluate", 1)],
-    "star": [("generate.answer_all", 4), ("generate.answer_all", 4), ("generate.answer_all", 3), ("selftrain.build", 1), ("utils.save_checkpoint", 2), ("selftrain.evaluate", 1)],
+            ("selftrain.prefer", 1), ("plumbing.rundir.save_checkpoint", 2), ("selftrain.prefer", 1), ("plumbing.disk.write_json", "iteration-1/trained.json"), ("generate.answer_all", 2)],
+    "ntp": [("data.continued", 5, "iteration-1/continuations.jsonl"), ("data.continued", 3), ("selftrain.ntp_pair", 2), ("selftrain.pair_logps", 3), ("plumbing.rundir.save_checkpoint", 2), ("selftrain.evaluate", 1)],
+    "star": [("generate.answer_all", 4), ("generate.answer_all", 4), ("generate.answer_all", 3), ("selftrain.build", 1), ("plumbing.rundir.save_checkpoint", 2), ("selftrain.evaluate", 1)],
 }
 
 
@@ -571,7 +581,7 @@ def test_ctrl_c_saves_and_leaves_with_130(whole, base, tmp_path, speaking, monke
         patch.setattr(selftrain, "imitate", lambda *args: os.kill(os.getpid(), signal.SIGINT) or real(*args))
         run(line)
     assert stop.value.code == 130 and "stopped in the training of iteration 1, after step 1; go on with --resume-from-checkpoint" in capsys.readouterr().out
-    assert [p.name for p in utils.checkpoints(out / "iteration-1")] == ["checkpoint-1"] and not (out / "iteration-1" / "trained.json").exists()
+    assert [p.name for p in rundir.checkpoints(out / "iteration-1")] == ["checkpoint-1"] and not (out / "iteration-1" / "trained.json").exists()
     run(f"{line} --resume-from-checkpoint")
     assert left_by(out) == left_by(whole("star"))
 
@@ -584,7 +594,7 @@ def test_portions_change_no_sample(base, tmp_path):
     args = lambda size: SimpleNamespace(eval_batch_size=size, system_prompt=None, max_completion_length=5, top_p=1.0, top_k=0, temperature=1.0, start_ratio=0.5)
     score = selftrain.scorer(None)
     pools = [selftrain.sample_into(tmp_path / f"{size}.jsonl", policy, processor, asks, examples, score, 2, args(size), 7, 1.0, "") for size in (2, 4, 64)]
-    assert pools[0] == pools[1] == pools[2] == utils.read_lines(tmp_path / "64.jsonl") and len({one["completion"] for one in pools[0]}) == 10
+    assert pools[0] == pools[1] == pools[2] == records.read_lines(tmp_path / "64.jsonl") and len({one["completion"] for one in pools[0]}) == 10
     assert [(one["id"], one["sample"]) for one in pools[0]] == [(e.id, k) for e in examples for k in range(2)]
     same = [{**pools[0][0], "completion": "There are two of them"} for _ in range(5)]
     ends = [selftrain.continue_into(tmp_path / f"end{size}.jsonl", policy, processor, same, asks, args(size), 7) for size in (1, 2, 64)]
@@ -611,9 +621,9 @@ def test_what_an_iteration_leaves(whole):
         names = {p.name for p in folder.iterdir()}
         assert {"train.jsonl", "built.json", "trained.json", "model.safetensors", "config.json", "tokenizer.json", "metrics.jsonl", "eval_0_greedy.jsonl", "eval_0_samples.jsonl",
                 "eval_0_selected.jsonl", "result.json"} <= names and ("pool.jsonl" in names) == (t > 0) and not any(name.startswith(("checkpoint", ".")) for name in names)
-        result, items = utils.read_args(folder, "result.json"), utils.read_lines(folder / "train.jsonl")
+        result, items = read(folder / "result.json"), records.read_lines(folder / "train.jsonl")
         assert {f"eval/count:test/{k}" for k in ("accuracy", "majority@3", "pass@3", "self_select@3", "sample_accuracy", "invalid_selections", "parse_failures", "n")} <= result.keys()
-        assert utils.read_args(folder, "trained.json") == {"steps": 2, "rows": len(items)}
+        assert read(folder / "trained.json") == {"steps": 2, "rows": len(items)}
         for item in items:
             assert {"id", "task", "prompt", "target"} <= item.keys()
             if item["task"] == "select":
@@ -621,33 +631,33 @@ def test_what_an_iteration_leaves(whole):
         tasks = Counter(item["task"] for item in items)
         assert (tasks["direct"], tasks["warmup"]) == (6, 4) and set(tasks) - {"direct", "warmup"} == (set(selftrain.BUILT) if t == 2 else set(tasks) & set(selftrain.BUILT))
         if t:
-            pool = utils.read_lines(folder / "pool.jsonl")
+            pool = records.read_lines(folder / "pool.jsonl")
             assert [(one["sample"], one["iteration"]) for one in pool] == [(k, t) for k in range(4)] * 6 and len({one["id"] for one in pool}) == 6
             assert all(set(one) == set(line(0, "3", True)) for one in pool)
             assert result["pool/right"] == sum(one["right"] for one in pool) / 24 and result["pool/unreadable"] == sum(one["answer"] is None for one in pool) / 24
             assert result["built/questions"] == 6 and result["built/cot"] == tasks["cot"]
     golds = {e.id: e.answer for e in data.head(data.read("count", 0, 1), 6)}
     assert all(one["right"] == (one["answer"] == golds[one["id"]]) for one in pool)
-    assert list(utils.read_args(out, "result.json")) == ["iteration-0", "iteration-1", "iteration-2"]
+    assert list(read(out / "result.json")) == ["iteration-0", "iteration-1", "iteration-2"]
     assert (out / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes() != (out / "iteration-1" / "model.safetensors").read_bytes()
 
 
 def test_what_the_last_iteration_learns_is_built_from_all_pools(whole):
     out = whole("r3v")
-    pools = [one for t in (1, 2) for one in utils.read_lines(out / f"iteration-{t}" / "pool.jsonl")]
+    pools = [one for t in (1, 2) for one in records.read_lines(out / f"iteration-{t}" / "pool.jsonl")]
     examples = {e.id: e for e in data.head(data.read("count", 0, 1), 6)}
     items, counts = build(examples, pools, lambda e: data.wording(e, "r1v"), sizes=[2, 3], seed=2)
     key = lambda item: json.dumps(item, sort_keys=True)
-    assert sorted(map(key, items)) == sorted(key(item) for item in utils.read_lines(out / "iteration-2" / "train.jsonl") if item["task"] in selftrain.BUILT)
-    result = utils.read_args(out / "iteration-2", "result.json")
+    assert sorted(map(key, items)) == sorted(key(item) for item in records.read_lines(out / "iteration-2" / "train.jsonl") if item["task"] in selftrain.BUILT)
+    result = read(out / "iteration-2" / "result.json")
     assert counts == {name: result[f"built/{name}"] for name in counts} and counts["mixed"] + counts["all_wrong"] + counts["all_right"] == 6
 
 
 def test_the_numbers_of_an_evaluation(whole):
     """Recomputed from its files."""
     folder, golds = whole("r3v") / "iteration-2", [e.answer for e in data.head(data.read("count:test", level=1), 3)]
-    greedy, samples, selected = (utils.read_lines(folder / f"eval_0_{name}.jsonl") for name in ("greedy", "samples", "selected"))
-    result = {name.removeprefix("eval/count:test/"): value for name, value in utils.read_args(folder, "result.json").items()}
+    greedy, samples, selected = (records.read_lines(folder / f"eval_0_{name}.jsonl") for name in ("greedy", "samples", "selected"))
+    result = {name.removeprefix("eval/count:test/"): value for name, value in read(folder / "result.json").items()}
     groups = [[one["answer"] for one in samples[i:i + 3]] for i in (0, 3, 6)]
     votes = [Counter(answer for answer in group if answer).most_common(1)[0][0] for group in groups]
     assert result["accuracy"] == sum(one["answer"] == gold for one, gold in zip(greedy, golds)) / 3 and result["n"] == 3
@@ -661,7 +671,7 @@ def test_the_numbers_of_an_evaluation(whole):
 
 def test_pairs_of_an_iteration_are_what_they_say(whole):
     folder = whole("mpo") / "iteration-1"
-    pairs, pool, result = utils.read_lines(folder / "train.jsonl"), utils.read_lines(folder / "pool.jsonl"), utils.read_args(folder, "result.json")
+    pairs, pool, result = records.read_lines(folder / "train.jsonl"), records.read_lines(folder / "pool.jsonl"), read(folder / "result.json")
     said = {(one["id"], one["completion"]): one for one in pool}
     kinds = Counter()
     for pair in pairs:
@@ -670,18 +680,18 @@ def test_pairs_of_an_iteration_are_what_they_say(whole):
         kinds["answer" if rejected["readable"] else "format"] += 1
         assert pair["kind"] == ("answer" if rejected["readable"] else "format")
     assert kinds == {kind: result[f"pairs/{kind}"] for kind in ("answer", "format")} and min(kinds.values()) > 0
-    assert result["pairs/tokens_per_pair"] == sum(one["tokens"] for one in pool) / len(pairs) and len(utils.read_lines(folder / "reference.jsonl")) == len(pairs)
+    assert result["pairs/tokens_per_pair"] == sum(one["tokens"] for one in pool) / len(pairs) and len(records.read_lines(folder / "reference.jsonl")) == len(pairs)
     assert not (whole("mpo") / "iteration-0" / "pool.jsonl").exists() and not (whole("mpo") / "iteration-0" / "model.safetensors").exists()
     folder = whole("ntp") / "iteration-1"
-    spent = sum(one["tokens"] for name in ("pool.jsonl", "continuations.jsonl") for one in utils.read_lines(folder / name))       # all that was sampled
-    assert utils.read_args(folder, "result.json")["pairs/tokens_per_pair"] == spent / len(utils.read_lines(folder / "train.jsonl"))
-    for pair in utils.read_lines(folder / "train.jsonl"):
+    spent = sum(one["tokens"] for name in ("pool.jsonl", "continuations.jsonl") for one in records.read_lines(folder / name))       # all that was sampled
+    assert read(folder / "result.json")["pairs/tokens_per_pair"] == spent / len(records.read_lines(folder / "train.jsonl"))
+    for pair in records.read_lines(folder / "train.jsonl"):
         half = pair["chosen"].split(" ")[:len(pair["chosen"].split(" ")) // 2]
         assert pair["rejected"].split(" ")[:len(half)] == half and pair["rejected"] != pair["chosen"]
 
 
 def test_metrics_of_preference_steps(whole):
-    first, second = utils.read_lines(whole("mpo") / "iteration-1" / "metrics.jsonl")
+    first, second = records.read_lines(whole("mpo") / "iteration-1" / "metrics.jsonl")
     assert {"rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies", "logps/chosen", "logps/rejected", "logps/chosen_change", "logps/chosen_start", "delta", "loss"} <= first.keys()
     assert [first[k] for k in ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies", "logps/chosen_change", "delta")] == [0] * 6
     assert second["rewards/margins"] == pytest.approx(second["rewards/chosen"] - second["rewards/rejected"], abs=1e-6) and second["rewards/chosen"] != 0
@@ -701,22 +711,22 @@ def test_pictures_are_drawn(base, tmp_path, monkeypatch):
 
 
 def test_weights_of_zero_leave_tasks_out(base, tmp_path, speaking):
-    tasks = lambda out: {item["task"] for item in utils.read_lines(out / "iteration-1" / "train.jsonl")}
+    tasks = lambda out: {item["task"] for item in records.read_lines(out / "iteration-1" / "train.jsonl")}
     line = f"--model {base} {LINE} --iterations 1 --max-steps 1 --num-samples 0 --max-eval-samples 1 --output-dir"
     run(f"{line} {tmp_path / 'a'} --method r3v --refine-weight 0 --direct-weight 0 --warmup-weight 0 --warmup-data count --max-warmup-samples 2 --select-sizes 2")
     assert tasks(tmp_path / "a") == {"cot", "select"} and not (tmp_path / "a" / "iteration-0" / "trained.json").exists()
     run(f"{line} {tmp_path / 'b'} --method star")
-    assert tasks(tmp_path / "b") == {"cot", "direct"} and "eval/count:test/pass@3" not in utils.read_args(tmp_path / "b" / "iteration-1", "result.json")
+    assert tasks(tmp_path / "b") == {"cot", "direct"} and "eval/count:test/pass@3" not in read(tmp_path / "b" / "iteration-1" / "result.json")
 
 
 def test_star_asks_again_with_the_answer_and_with_other_instructions(whole):
     folder = whole("star") / "iteration-1"
-    pools = [utils.read_lines(folder / name) for name in ("pool.jsonl", "pool_instructed.jsonl", "hinted.jsonl")]
+    pools = [records.read_lines(folder / name) for name in ("pool.jsonl", "pool_instructed.jsonl", "hinted.jsonl")]
     lost = [id for id, (right, _, _) in sort_pool(pools[0] + pools[1]).items() if not right]
     assert [len(pool) for pool in pools] == [6, 6, len(lost)] and [one["id"] for one in pools[2]] == lost != []
-    items = utils.read_lines(folder / "train.jsonl")
+    items = records.read_lines(folder / "train.jsonl")
     assert not any("Hint" in item["prompt"] or "describe" in item["prompt"] or "First name" in item["prompt"] for item in items)
-    counted = utils.read_args(folder, "result.json")
+    counted = read(folder / "result.json")
     assert counted["built/rationalised"] == sum(one["right"] for one in pools[2]) and counted["built/cot"] == counted["built/rationalised"] + 6 - len(lost)
 
 
@@ -750,7 +760,7 @@ def test_a_split_of_the_data_is_what_it_is_evaluated_on(base, tmp_path, speaking
     (tmp_path / "d" / "train.jsonl").write_text("".join(json.dumps({"image": f"{i}.png", "question": f"How many? {i}", "answer": "2"}) + "\n" for i in range(4)))
     line = LINE.replace("--data count", f"--data {tmp_path / 'd'}:train").replace("--eval-data count:test --max-eval-samples 3", "")
     run(f"--model {base} {line} --method star --iterations 1 --max-steps 1 --num-samples 0 --output-dir {tmp_path / 'out'}")
-    assert utils.read_args(tmp_path / "out" / "iteration-1", "result.json")[f"eval/{tmp_path / 'd'}:train/n"] == 4
+    assert read(tmp_path / "out" / "iteration-1" / "result.json")[f"eval/{tmp_path / 'd'}:train/n"] == 4
 
 
 # ------------------------------------------------------------------------------------------------------------- the reference, and given pairs
@@ -772,8 +782,8 @@ def mmpr(tmp_path_factory):
     sets = {"one": [{"image": f"{i}.png", "question": "<image>\nHow many?", "chosen": f"I see {i}. Final answer: {i}", "rejected": f"Final answer: {i + 2}", "answer_gt": str(i)} for i in range(2)],
             "two": [{"image": [f"{i}.png", "3.png"], "question": "<image>\n<image>\nThe same?", "chosen": "They differ. Final answer: no", "rejected": "yes"} for i in range(2)],
             "text": [{"question": f"What is {i} + 1?", "chosen": f"Final answer: {i + 1}", "rejected": f"Final answer: {i}, or perhaps more"} for i in range(2)]}
-    for name, records in sets.items():
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    for name, some in sets.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in some))
     (folder / "meta.json").write_text(json.dumps({name: {"root": "images", "annotation": f"{name}.jsonl", "data_augment": False, "repeat_time": 1, "length": 2} for name in sets}))
     return folder
 
@@ -810,10 +820,10 @@ def test_the_reference_is_where_training_starts(start, base, mmpr, tmp_path):
         name = str(tmp_path / "adapter")
         modeling.save(policy, processor, name)
     run(f"--method dpo --pairs {mmpr} --model {name} {PAIRS} {more} --output-dir {tmp_path / 'out'}")
-    first, second = utils.read_lines(tmp_path / "out" / "iteration-1" / "metrics.jsonl")
+    first, second = records.read_lines(tmp_path / "out" / "iteration-1" / "metrics.jsonl")
     assert [first[k] for k in ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies")] == [0, 0, 0, 0] and first["loss"] == pytest.approx(math.log(2), abs=1e-6)
     assert second["rewards/accuracies"] > 0.5 and second["loss"] < first["loss"]
-    references = [tuple(one.values()) for one in utils.read_lines(tmp_path / "out" / "iteration-1" / "reference.jsonl")]
+    references = [tuple(one.values()) for one in records.read_lines(tmp_path / "out" / "iteration-1" / "reference.jsonl")]
     pairs, processor = data.read_pairs(str(mmpr)), modeling.load(base)[1]
     bare = Qwen2VLForConditionalGeneration.from_pretrained(base).eval()
     by_base = stock_logps(bare, processor, pairs)
@@ -828,9 +838,9 @@ def test_given_pairs_train_an_adapter_on_a_checkpoint_of_2024(quant, mmpr, tmp_p
         pytest.importorskip("bitsandbytes", reason="--quant nf4 needs bitsandbytes")
     base = layouts.write_2024(tmp_path / "published")
     run(f"--method mpo --pairs {mmpr / 'meta.json'} --model {base} --quant {quant} --lora-r 4 {PAIRS} --output-dir {tmp_path / 'out'}")
-    first, second = utils.read_lines(tmp_path / "out" / "iteration-1" / "metrics.jsonl")
+    first, second = records.read_lines(tmp_path / "out" / "iteration-1" / "metrics.jsonl")
     assert first["rewards/margins"] == first["rewards/accuracies"] == first["logps/chosen_change"] == 0 and second["rewards/margins"] > 0
-    pairs, references = data.read_pairs(str(mmpr)), utils.read_lines(tmp_path / "out" / "iteration-1" / "reference.jsonl")
+    pairs, references = data.read_pairs(str(mmpr)), records.read_lines(tmp_path / "out" / "iteration-1" / "reference.jsonl")
     policy, processor = modeling.load(str(tmp_path / "out"), torch.bfloat16 if first is None else torch.float32, quant=quant)
     lengths = [len(data.encode_response(pair.chosen, processor, "", 99)) for pair in pairs]
     nll = sum(-one["ref_chosen_logps"] / n for one, n in zip(references, lengths)) / len(pairs)
@@ -838,7 +848,7 @@ def test_given_pairs_train_an_adapter_on_a_checkpoint_of_2024(quant, mmpr, tmp_p
     now = [selftrain.pair_logps(policy, processor, pair, SimpleNamespace(prompt_template="none", system_prompt=None))[0].tolist() for pair in pairs]
     margins = [chosen - rejected - one["ref_chosen_logps"] + one["ref_rejected_logps"] for (chosen, rejected), one in zip(now, references)]
     assert (tmp_path / "out" / "adapter_model.safetensors").is_file() and sum(margins) > 0
-    assert utils.read_args(tmp_path / "out", "adapter_config.json")["r"] == 4 and not list((tmp_path / "out").rglob("model*.safetensors"))
+    assert read(tmp_path / "out" / "adapter_config.json")["r"] == 4 and not list((tmp_path / "out").rglob("model*.safetensors"))
     assert not (tmp_path / "out" / "iteration-1" / "pool.jsonl").exists()
 
 
@@ -881,7 +891,7 @@ def test_a_sample_that_spells_a_reserved_token_is_no_pair(base, tmp_path, speaki
         return [text if "<answer>" in text else spelt.append(text) or text + "<|im_end|>" for text in texts], *rest
     monkeypatch.setattr(generate, "answer_all", answer_all)
     run(f"--model {base} {LINE} --max-steps 1 --num-samples 0 --max-eval-samples 1 --method mpo --output-dir {tmp_path / 'out'}")
-    assert spelt and not any("<|im_end|>" in text for pair in utils.read_lines(tmp_path / "out" / "iteration-1" / "train.jsonl") for text in pair.values() if isinstance(text, str))
+    assert spelt and not any("<|im_end|>" in text for pair in records.read_lines(tmp_path / "out" / "iteration-1" / "train.jsonl") for text in pair.values() if isinstance(text, str))
 
 
 # ------------------------------------------------------------------------------------------------------------- one update
@@ -961,31 +971,33 @@ def test_a_fall_of_the_chosen_is_said_once(fall, start, warns, base, tmp_path, m
     steps = itertools.count(1)
     update = lambda rows: {"loss": 1.0, "logps/chosen_change": fall * next(steps), "logps/chosen_start": start, "tokens": 1.0}
     monkeypatch.setattr(modeling, "save", lambda *_: None)
+    monkeypatch.setattr(modeling, "saved_bytes", lambda *_: 0)
     args = settings("--method dpo --pairs x --max-steps 14 --save-steps 0 --logging-steps 99", base)
     selftrain.train(tmp_path, torch.nn.Linear(1, 1), None, [1, 2, 3], update, args, 1, {})
     said = capsys.readouterr().out
     assert said.count("warning: step") == warns and ("--loss-type sigmoid sft" in said) == bool(warns)
-    assert len(utils.read_lines(tmp_path / "metrics.jsonl")) == 14
+    assert len(records.read_lines(tmp_path / "metrics.jsonl")) == 14
 
 
 def test_a_learning_rate_of_zero_is_one(base, tmp_path, monkeypatch):
     monkeypatch.setattr(modeling, "save", lambda *_: None)
+    monkeypatch.setattr(modeling, "saved_bytes", lambda *_: 0)
     args = settings("--method dpo --pairs x --max-steps 1 --learning-rate 0", base)
     selftrain.train(tmp_path, torch.nn.Linear(1, 1), None, [1], lambda rows: {"loss": 1.0, "tokens": 1.0}, args, 1, {})
-    assert utils.read_lines(tmp_path / "metrics.jsonl")[0]["learning_rate"] == 0
+    assert records.read_lines(tmp_path / "metrics.jsonl")[0]["learning_rate"] == 0
 
 
 # ------------------------------------------------------------------------------------------------------------- protocols, flags
 
 
 def test_tabmwp_is_asked_and_scored_as_published(base, tmp_path, monkeypatch):
-    """Two records as the release has them, a letter and a number with its unit; the model is made to say what the test says."""
+    """Two problems as the release has them, a letter and a number with its unit; the model is made to say what the test says."""
     (tmp_path / "tables").mkdir()
-    records = {"8": {"question": "Is the function linear?", "choices": ["linear", "nonlinear"], "answer": "nonlinear", "unit": None, "ques_type": "multi_choice", "ans_type": "boolean_text", "grade": 8},
+    problems = {"8": {"question": "Is the function linear?", "choices": ["linear", "nonlinear"], "answer": "nonlinear", "unit": None, "ques_type": "multi_choice", "ans_type": "boolean_text", "grade": 8},
                "9": {"question": "How much is it?", "choices": None, "answer": "1,735", "unit": "$", "ques_type": "free_text", "ans_type": "integer_number", "grade": 3}}
-    for name in records:
+    for name in problems:
         Image.new("RGB", (84, 56), "white").save(tmp_path / "tables" / f"{name}.png")
-    (tmp_path / "problems_train.json").write_text(json.dumps(records))
+    (tmp_path / "problems_train.json").write_text(json.dumps(problems))
     says = {"8": ["Answer: B", "Answer: (A)", "I cannot tell from this table."], "9": ["Answer: $1,735.", "Answer: 1736", "Answer:\n1735"]}
     seen = []
 
@@ -999,11 +1011,11 @@ def test_tabmwp_is_asked_and_scored_as_published(base, tmp_path, monkeypatch):
         f"--batch-size 2 --output-dir {tmp_path / 'out'}")
     assert seen[0] == ("Is the function linear?\nOptions:\n(A) linear\n(B) nonlinear\nFirst generate a step-by-step solution, then answer with the option\u2019s letter from the given choices directly.", "none")
     assert seen[1][0] == "How much is it? (Unit: $)\nFirst generate a step-by-step solution, then answer the question using a single word or phrase."
-    pool = utils.read_lines(tmp_path / "out" / "iteration-1" / "pool.jsonl")
+    pool = records.read_lines(tmp_path / "out" / "iteration-1" / "pool.jsonl")
     assert [(one["id"], one["right"], one["answer"]) for one in pool] == [("8", True, "B"), ("8", False, "(A)"), ("8", False, None), ("9", True, "$1,735."), ("9", False, "1736"), ("9", True, "1735")]
-    items = {(item["id"], item["task"]): item for item in utils.read_lines(tmp_path / "out" / "iteration-1" / "train.jsonl")}
+    items = {(item["id"], item["task"]): item for item in records.read_lines(tmp_path / "out" / "iteration-1" / "train.jsonl")}
     assert items["8", "direct"]["target"] == "nonlinear" and items["9", "cot"]["target"].endswith("Answer:\n1735") and ("8", "refine") in items
-    result = utils.read_args(tmp_path / "out" / "iteration-1", "result.json")
+    result = read(tmp_path / "out" / "iteration-1" / "result.json")
     of = lambda name: next(value for key, value in result.items() if key.endswith(f"/{name}"))
     assert (of("accuracy"), of("majority@3"), of("pass@3"), of("self_select@3"), of("sample_accuracy")) == (1, 1, 1, 1, 0.5)
     chosen = next(question for question, _ in seen if "prediction 3" in question)
@@ -1030,13 +1042,13 @@ def test_questions_without_a_gold_answer_are_not_evaluated(base, tmp_path, speak
     (tmp_path / "d.jsonl").write_text("".join(json.dumps({"id": str(k), "question": f"What is in picture {k}?", **({"answer": "2"} if k == 3 else {})}) + "\n" for k in range(4)))
     line = f"--method mpo --pair-source dropout_ntp --model {base} --data {tmp_path / 'd.jsonl'} --num-generations 1 --max-completion-length 60 --max-steps 1 --batch-size 2 --num-samples 2"
     run(f"{line} --output-dir {tmp_path / 'out'}")
-    result = utils.read_args(tmp_path / "out" / "iteration-1", "result.json")
+    result = read(tmp_path / "out" / "iteration-1" / "result.json")
     assert "3 of 4 questions" in capsys.readouterr().out and next(v for k, v in result.items() if k.endswith("/n")) == 1
-    known = [one for one in utils.read_lines(tmp_path / "out" / "iteration-1" / "pool.jsonl") if one["id"] == "3"]
+    known = [one for one in records.read_lines(tmp_path / "out" / "iteration-1" / "pool.jsonl") if one["id"] == "3"]
     assert result["pool/right"] == float(known[0]["right"])
     (tmp_path / "d.jsonl").write_text("".join(json.dumps({"id": str(k), "question": f"What is in picture {k}?"}) + "\n" for k in range(3)))
     run(f"{line} --output-dir {tmp_path / 'none'}")
-    assert not [k for k in utils.read_args(tmp_path / "none" / "iteration-1", "result.json") if k.startswith("eval/") or k.startswith("pool/")]
+    assert not [k for k in read(tmp_path / "none" / "iteration-1" / "result.json") if k.startswith("eval/") or k.startswith("pool/")]
 
 
 def test_given_prompts_stay_as_they_are_and_the_evaluation_asks_as_trained(base, mmpr, tmp_path, speaking, monkeypatch):
@@ -1044,12 +1056,12 @@ def test_given_prompts_stay_as_they_are_and_the_evaluation_asks_as_trained(base,
     monkeypatch.setattr(generate, "answer_all", lambda policy, processor, examples, *more, **sampling: asked.extend(e.question for e in examples) or inner(policy, processor, examples, *more, **sampling))
     trained = tmp_path / "trained"
     shutil.copytree(base, trained)
-    utils.write_json(trained / "args.json", {"prompt_template": "think"})
+    disk.write_json(trained / "args.json", {"prompt_template": "think"})
     run(f"--method dpo --pairs {mmpr} --max-train-samples 2 --model {trained} {PAIRS} --eval-data count:test --max-eval-samples 2 --num-samples 0 --output-dir {tmp_path / 'out'}")
-    given, used = data.read_pairs(str(mmpr)), utils.read_lines(tmp_path / "out" / "iteration-1" / "train.jsonl")
+    given, used = data.read_pairs(str(mmpr)), records.read_lines(tmp_path / "out" / "iteration-1" / "train.jsonl")
     assert len(given) > 2 and [one["question"] for one in used] == [pair.example.question for pair in given[:2]] == [data.wording(pair.example, "think") for pair in given[:2]]
     assert asked and all(question.endswith(data.TEMPLATES["think"].removeprefix("{question}")) for question in asked)
-    assert utils.read_args(tmp_path / "out")["prompt_template"] == "think"
+    assert read_args(tmp_path / "out")["prompt_template"] == "think"
 
 
 def test_an_optimizer_that_is_not_installed_is_found_out_first(base, tmp_path, speaking, monkeypatch):
@@ -1174,10 +1186,10 @@ def test_a_run_that_was_begun_with_other_ids_is_not_resumed(tmp_path, name, monk
     (out / "iteration-1").mkdir(parents=True)
     (tmp_path / "d.json").write_text(json.dumps([{"question": "q", "answer": "1"}] * 3, indent=1))
     args = f"--method star --model tiny --data {tmp_path}/d.json --output-dir {out}"
-    utils.write_json(
-        out / "args.json", {"method": "star", "model": "tiny", "data": f"{tmp_path}/d.json"}
-    )
-    utils.write_lines(out / "iteration-1" / name, [{**line(1, "1", True), "id": "d.json:2"}])
+    begun = {"method": "star", "model": "tiny", "data": f"{tmp_path}/d.json", "run": "x"}
+    disk.write_json(out / "args.json", begun)
+    old = {**line(1, "1", True), "id": "d.json:2"}
+    records.write_lines(out / "iteration-1" / name, [old], f"x iteration-1/{name}")
     with pytest.raises(UserError) as refused:
         run(f"{args} --resume-from-checkpoint")
     text = str(refused.value)

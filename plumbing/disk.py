@@ -1,0 +1,164 @@
+"""Writing files: whole or not at all, and one sentence for a disk that takes no more."""
+
+import contextlib
+import errno
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+from plumbing.errors import UserError
+
+# What the disk says whatever was written; any other OSError may be a mistake of this code.
+REFUSALS = {
+    errno.ENOSPC: "no space is left on the disk",
+    errno.EDQUOT: "your quota on the disk is used up",
+    errno.EFBIG: "a file would be larger than the limit on file sizes allows (ulimit -f)",
+    errno.EROFS: "the disk can only be read",
+    errno.EIO: "the disk reports an input/output error",
+}
+# These need a path inside the output directory to be the user's business and not ours.
+OBSTACLES = {
+    errno.EACCES: "permission is denied",
+    errno.EPERM: "permission is denied",
+    errno.EISDIR: "a folder is where a file is expected",
+    errno.ENOTDIR: "a file is where a folder is expected",
+    errno.EEXIST: "a file is where a folder is expected",
+    errno.ENOTEMPTY: "a folder is where a file is expected",
+    errno.ENAMETOOLONG: "the name is too long",
+    errno.ENOENT: "it has gone: something else removes files there",
+    errno.EMFILE: "too many files are open (ulimit -n)",
+    errno.ELOOP: "its links lead in a circle",
+}
+
+
+def error_number(error: BaseException | None) -> int | None:
+    """Find the errno of an error or of what it was raised from; Rust's writers put it in words."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno:
+            return error.errno
+        found = re.search(r"\(os error (\d+)\)", str(error))
+        if found:
+            return int(found[1])
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def in_words(error: BaseException, out: str | Path, again: str) -> str | None:
+    """Say in one sentence why something below `out` could not be written.
+
+    again: what to do once that is remedied. None if the error is not about the disk.
+    """
+    number = error_number(error)
+    if number in REFUSALS:
+        needed = getattr(error, "needed", None)
+        wanted = f"{size(needed)} are needed and" if needed else "at least"
+        room = f"{wanted} {size(free(out))} {'are' if needed else 'is'} free"
+        what = getattr(error, "what", None) or out
+        return f"{what} could not be written: {REFUSALS[number]} ({room}); make room, then {again}"
+    path = getattr(error, "filename2", None) or getattr(error, "filename", None)
+    if number in OBSTACLES and path and is_below(path, out):
+        return (
+            f"{os.fsdecode(path)} cannot be used: {OBSTACLES[number]}; move it away, then {again}"
+        )
+    return None
+
+
+@contextlib.contextmanager
+def writing(what: str | Path, needed: int | None = None):
+    """Make an error of the disk know what was being written, and how many bytes that takes."""
+    try:
+        yield
+    except Exception as error:
+        number = error_number(error)
+        if number is None:
+            raise
+        failed = OSError(number, os.strerror(number), getattr(error, "filename", None))
+        failed.what, failed.needed = getattr(error, "what", what), getattr(error, "needed", needed)
+        raise failed from error
+
+
+def is_below(path, folder) -> bool:
+    """Whether `path` is `folder` or lies in it."""
+    path, folder = Path(os.fsdecode(path)).absolute(), Path(folder).absolute()
+    return path == folder or folder in path.parents
+
+
+def free(path: str | Path) -> int:
+    """Bytes free for this user on the disk that `path`, or its nearest parent, lies on."""
+    path = Path(path).absolute()
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
+
+
+def size(count: float) -> str:
+    """Write a number of bytes for people: 16.1 MB."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.1f} {unit}" if unit != "bytes" else f"{count:.0f} bytes"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def used(folder: str | Path) -> int:
+    """Bytes of all files below a folder; 0 where there is none."""
+    return sum(file.lstat().st_size for file in Path(folder).rglob("*") if file.is_file())
+
+
+def announce(out: str | Path, parts: dict[str, int]):
+    """Print what a run will write below `out`, and warn if it does not fit.
+
+    parts: what -> bytes at the most; what lies there already is taken off.
+    """
+    total = sum(parts.values())
+    room = free(out)
+    items = ", ".join(f"{what} {size(count)}" for what, count in parts.items())
+    print(f"disk: this run writes about {size(total)} to {out} ({items}); {size(room)} are free")
+    missing = total - used(out) - room
+    if missing > 0:
+        print(
+            f"  warning: that is {size(missing)} more than fits; make room, lower --save-total-limit, or name another --output-dir"
+        )
+
+
+def write_whole(path: str | Path, text: str):
+    """Write a text file, whole or not at all."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.part")
+    # Half a surrogate, of a path or a text, is written as JSON writes it: \udc80.
+    content = text.encode("utf-8", errors="backslashreplace")
+    with writing(path, len(content)):
+        try:
+            temporary.write_bytes(content)
+            os.replace(temporary, path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
+
+
+def write_json(path: str | Path, value):
+    """Write a JSON file, whole or not at all."""
+    write_whole(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_lines(path: str | Path, records: list):
+    """Write a JSON Lines file, whole or not at all."""
+    write_whole(path, "".join(json.dumps(record) + "\n" for record in records))
+
+
+def make_writable(out: str | Path):
+    """Make the directory `out`. UserError if it cannot be written to."""
+    out = Path(out)
+    probe = out / f".writable-{os.getpid()}"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        reason = error.strerror
+        raise UserError(
+            f"--output-dir {out} cannot be written to ({reason}); name another directory"
+        ) from None

@@ -1,0 +1,123 @@
+"""Records that a run writes and reads back: JSON files and JSON Lines, each with its own checksum.
+
+A record's last key is "crc32", of its text and of what it belongs to (`label`): a byte that changed, a
+cut, a key that was removed, or another run's record does not pass. Files of lines are appended to a
+batch at a time; taken up again, they are good as far as their lines pass, and the rest is made anew.
+"""
+
+import contextlib
+import json
+import os
+import zlib
+from pathlib import Path
+
+from plumbing import disk
+from plumbing.errors import UserError
+
+CHECK = "crc32"
+
+
+def checksum(record: dict, label: str = "") -> str:
+    """CRC-32 of a record as JSON, and of what it belongs to, as 8 hexadecimal digits."""
+    text = f"{label}\n{json.dumps(record)}"
+    return f"{zlib.crc32(text.encode()):08x}"
+
+
+def sealed(record: dict, label: str = "") -> dict:
+    """The record with its checksum as its last key."""
+    return {**record, CHECK: checksum(record, label)}
+
+
+def opened(value, label: str = "") -> dict | None:
+    """The record without its checksum; None if that does not pass, or there is none."""
+    if not isinstance(value, dict) or CHECK not in value:
+        return None
+    record = {key: item for key, item in value.items() if key != CHECK}
+    return record if value[CHECK] == checksum(record, label) else None
+
+
+def write_record(path: str | Path, record: dict, label: str = ""):
+    """Write a JSON file with its checksum, whole or not at all."""
+    disk.write_json(path, sealed(record, label))
+
+
+def read_record(path: str | Path, label: str = "") -> dict | None:
+    """Read a JSON file with its checksum; None if it is damaged or not there."""
+    try:
+        return opened(json.loads(Path(path).read_text(encoding="utf-8")), label)
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def read_lines(path: str | Path) -> list:
+    """Read a JSON Lines file for people or pictures: without checksums, broken lines left out."""
+    lines = []
+    with contextlib.suppress(OSError):
+        for text in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
+            with contextlib.suppress(ValueError, RecursionError):
+                line = json.loads(text)
+                if isinstance(line, dict):
+                    line.pop(CHECK, None)
+                lines.append(line)
+    return lines
+
+
+def good_lines(path: str | Path, label: str = "") -> tuple[list[dict], int]:
+    """Read a file of sealed lines: (the records before the first that fails, lines in the file)."""
+    try:
+        texts = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return [], 0
+    lines = []
+    for text in texts:
+        try:
+            record = opened(json.loads(text), label)
+        except (ValueError, RecursionError):
+            break
+        if record is None:
+            break
+        lines.append(record)
+    return lines, len(texts)
+
+
+def finished_lines(path: str | Path, label: str, remedy: str) -> list[dict]:
+    """Read a file of sealed lines that a finished phase left. UserError if one of them fails."""
+    lines, count = good_lines(path, label)
+    if len(lines) < count:
+        raise UserError(f"{path}:{len(lines) + 1} is damaged or another run's; {remedy}")
+    return lines
+
+
+def write_lines(path: str | Path, records: list[dict], label: str):
+    """Write a file of sealed lines, whole or not at all."""
+    disk.write_lines(path, [sealed(record, label) for record in records])
+
+
+class Lines:
+    """A file of sealed lines that is appended to a batch at a time, and taken up where it ended.
+
+    path: the file. label: what its lines belong to. batch: lines that are written together.
+    total: lines when it is finished; the last batch may be smaller. fresh: begin with none.
+    `lines` are its records: whole batches only, so that the rest is made as it was made before.
+    """
+
+    def __init__(self, path: str | Path, label: str, batch: int, total: int, fresh: bool = False):
+        self.path, self.label = Path(path), label
+        good, count = ([], 0) if fresh else good_lines(path, label)
+        whole = total if len(good) >= total else len(good) // batch * batch
+        self.lines = good[:whole]
+        if len(good) < count - 1:  # the last line alone is what a killed run left
+            before = self.path.with_name(f"{self.path.name}.damaged")
+            os.replace(path, before)
+            print(
+                f"{path}:{len(good) + 1} is damaged or another run's: made anew from there "
+                f"(as it was: {before.name})"
+            )
+        write_lines(self.path, self.lines, label)
+
+    def append(self, records: list[dict]):
+        """Add a batch, in one write."""
+        text = "".join(json.dumps(sealed(record, self.label)) + "\n" for record in records)
+        with disk.writing(self.path, len(text)), open(self.path, "a", encoding="utf-8") as file:
+            file.write(text)
+        self.lines += records
