@@ -38,7 +38,7 @@ import model as modeling
 import rewards
 import toyworld
 import utils
-from plumbing import disk
+from plumbing import disk, plots
 from plumbing.arguments import write_args
 
 WORDS = "so the next one is a small red object near row column left right wait let me check again and then count total blue circle square of it".split()
@@ -547,12 +547,10 @@ def bench_scaling(args):
     return {"rows": rows}
 
 
+@plots.picture
 def plot_scaling(rows, png, base):
     """One panel for each of G, P and T: seconds, with the range of the turns, of each part of a step."""
-    import matplotlib
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-    figure, axes = plt.subplots(1, 3, figsize=(12.6, 3.6), sharey=True)
+    figure, [axes] = plots.canvas(1, 3, 12.6, 3.6, sharey=True)
     for ax, axis in zip(axes, "GPT"):
         for name in dict.fromkeys(row["what"] for row in rows):
             points = [row for row in rows if (row["against"], row["what"]) == (axis, name)]
@@ -565,9 +563,7 @@ def plot_scaling(rows, png, base):
     axes[0].set_ylim(0, 1.05 * max(row["high"] for row in rows))     # of all panels: each limit set in the loop would hold for the next, too
     axes[0].set_ylabel("seconds")
     axes[0].legend(fontsize=8)
-    figure.tight_layout()
-    figure.savefig(png, dpi=110)
-    plt.close(figure)
+    plots.save(figure, png)
 
 
 # --------------------------------------------------------------------------------------------------------------------------- rewards

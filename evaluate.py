@@ -19,7 +19,7 @@ A published protocol (protocols.PROTOCOLS) asks and scores as that benchmark doe
     python evaluate.py --model Qwen/Qwen2-VL-2B-Instruct --data geoqa.jsonl --protocol geoqa --output-dir runs/geoqa
     python evaluate.py --predictions outputs.jsonl --protocol geoqa --output-dir runs/rescored
 """
-from plumbing import stopping
+from plumbing import plots, stopping
 
 if __name__ == "__main__":
     stopping.watch()  # before torch is imported, which takes seconds: Ctrl-C may come there too
@@ -108,12 +108,10 @@ def check_selections_fit(examples, processor, args, N):
                               f"context of {processor.context}; lower --num-samples" + (f", or --max-completion-length to {fits}" if fits > 0 else ", or --max-pixels"))
 
 
+@plots.picture
 def plot_scaling(curve, result, png, title):
     """curve.png: accuracy against the number of samples, and against what a question costs in tokens. curve: points of `sampled_scores`; bars: 95 %."""
-    import matplotlib
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-    figure, (by_n, by_tokens) = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True)
+    figure, [[by_n, by_tokens]] = plots.canvas(1, 2, 9, 3.6, sharey=True)
     greedy = [{"greedy": result["accuracy"], "greedy_low": result["accuracy_low"], "greedy_high": result["accuracy_high"], "greedy_tokens": curve[0]["greedy_tokens"]}]
     by_n.axhline(result["accuracy"], color="gray", label="greedy")
     by_n.axhspan(result["accuracy_low"], result["accuracy_high"], color="gray", alpha=0.15)
@@ -128,10 +126,8 @@ def plot_scaling(curve, result, png, title):
         ax.set_xlabel(x)
         ax.grid(alpha=0.3)
         ax.legend(fontsize=7)
-    figure.suptitle(utils.printable(title), fontsize=10, parse_math=False)
-    figure.tight_layout()
-    figure.savefig(png, dpi=110)
-    plt.close(figure)
+    figure.suptitle(plots.title_of(title, 9), fontsize=10)
+    plots.save(figure, png)
 
 
 def parse_args(argv=None):
@@ -413,7 +409,7 @@ def ask(args):
             said.append((f"self-select among these {show}{instead}: {answered[i]['selections'][str(show)]}", {"accuracy": point["self_select@k"]}))
         rows.append({"images": data.open_images(examples[i]), "question": examples[i].question, "answer": examples[i].answer, "completions": said,
                      "boxes": rewards.drawn_boxes(examples[i], answered[i]["prediction"], *answered[i]["samples"][:show])})
-    utils.plot_samples(rows, out / "samples" / "answers.png", f"{args.model} on {args.data}: four wrong answers if there are any, then the first four")
+    plots.plot_samples(rows, out / "samples" / "answers.png", f"{args.model} on {args.data}: four wrong answers if there are any, then the first four")
     print(f"{out}/result.json has the figures, {out}/predictions.jsonl every answer, {out}/samples/answers.png some of them beside their pictures")
 
 

@@ -25,7 +25,7 @@ A pool is a list of lines, one sample each, oldest first:
 A sample is wrong if its answer is not the gold one, and unreadable if no answer could be read in it. No builder writes to its arguments or draws lots but from the
 random.Random (or the seed) it is given.
 """
-from plumbing import stopping
+from plumbing import plots, stopping
 
 if __name__ == "__main__":
     stopping.watch()  # before torch is imported, which takes seconds: Ctrl-C may come there too
@@ -956,7 +956,7 @@ def main(args):
             metrics |= {f"eval/{name}/{k}": v for k, v in result.items()}
             if n == 0:
                 rows = sorted(zip(some, said), key=lambda row: all(marks["right"] for _, marks in row[1]))[:8]          # first those that went wrong
-                utils.plot_samples([{"images": data.open_images(e), "question": e.question, "answer": e.answer, "completions": mine} for e, mine in rows], folder / "answers.png",
+                plots.plot_samples([{"images": data.open_images(e), "question": e.question, "answer": e.answer, "completions": mine} for e, mine in rows], folder / "answers.png",
                                    f"{args.method}, iteration {t}: {name}, some that went wrong")
             print(f"iteration {t}: {name}: " + ", ".join(f"{k} {v:.3f}" for k, v in result.items() if k in ("accuracy", "sample_accuracy") or "@" in k) + f"; {result['parse_failures']} unreadable")
         log.log(t, {k: float(v) for k, v in metrics.items()})
@@ -978,7 +978,7 @@ def draw(out, lines, names, args):
     panels = [(name, [f"eval/{name}/{k}" for k in ("accuracy", "sample_accuracy", f"majority@{N}", f"self_select@{N}", f"pass@{N}")]) for name in names]
     panels += [("samples of the training questions", ["pool/right", "pool/wrong", "pool/unreadable"]), ("questions, over all pools", [f"built/{k}" for k in ("all_right", "mixed", "all_wrong")]),
                ("built", [f"built/{k}" for k in BUILT])]
-    utils.plot_curve(lines, out / "curve.png", panels, f"selftrain.py --method {args.method}, {args.model}, {args.pairs or args.data}, seed {args.seed}", x="iteration")
+    plots.plot_curve(lines, out / "curve.png", panels, f"selftrain.py --method {args.method}, {args.model}, {args.pairs or args.data}, seed {args.seed}", x="iteration")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ On one GPU (QLoRA):
     python train_grpo.py --model Qwen/Qwen2-VL-2B-Instruct --quant nf4 --data clevr_cogen_a_train/ --gradient-checkpointing \\
         --prompts-per-step 8 --num-generations 8 --max-steps 500 --output-dir runs/clevr
 """
-from plumbing import stopping
+from plumbing import plots, stopping
 
 if __name__ == "__main__":
     stopping.watch()  # before torch is imported, which takes seconds: Ctrl-C may come there too
@@ -296,7 +296,7 @@ def main(args):
               ("nats per token", ["entropy", "kl"] if args.beta else ["entropy"]),
               ("tokens per completion", ["completions/mean_length"]),
               ("reflection words per completion (wait, re-check, ...)", ["completions/reflection_words"])]
-    utils.plot_curve(log.lines, out / "curve.png", panels, f"train_grpo.py, {args.model}, {args.data}, {N} x {G}, seed {args.seed}")
+    plots.plot_curve(log.lines, out / "curve.png", panels, f"train_grpo.py, {args.model}, {args.data}, {N} x {G}, seed {args.seed}")
     plot_before_after(out / "samples" / "before_after.png", first, eval_sets[first], records.read_lines(eval_file(first, 0)), records.read_lines(eval_file(first, step)))
     only_eval = lambda line: {k: v for k, v in line.items() if k.startswith("eval/")}
     disk.write_json(out / "result.json", {"accuracy": after[f"eval/{first}/accuracy"], "n": int(after[f"eval/{first}/n"]), "accuracy_before": before[f"eval/{first}/accuracy"],
@@ -322,6 +322,7 @@ def check_agreement(sampling_logp, logp, mask, step):
     return gap, losses.rollout_agrees(sampling_logp, logp, mask)
 
 
+@plots.picture
 def plot_before_after(png, name, examples, before, after):
     """A sheet of held-out pictures with what was answered before and after training: five answers that changed, if there are, and three others.
     before, after: the lines of samples/eval_*.jsonl, in the order of `examples`."""
@@ -330,7 +331,7 @@ def plot_before_after(png, name, examples, before, after):
     for e, b, a in sorted(triples[:200], key=lambda t: t[1]["accuracy"] == t[2]["accuracy"])[:5] + triples[:3]:
         said = [(f"{when}: {answer['prediction']}", {k: answer[k] for k in ("accuracy", "iou") if k in answer}) for when, answer in (("before", b), ("after", a))]
         rows.append({"images": data.open_images(e), "boxes": rewards.drawn_boxes(e, b["prediction"], a["prediction"]), "question": e.question, "answer": e.answer, "completions": said})
-    utils.plot_samples(rows, png, f"{name}: answers that changed, and three others")
+    plots.plot_samples(rows, png, f"{name}: answers that changed, and three others")
 
 
 def save_samples(directory, step, chosen, completions, parts, adv, G):
@@ -344,7 +345,7 @@ def save_samples(directory, step, chosen, completions, parts, adv, G):
         some = range(n * G, n * G + min(3, G))
         rows.append({"images": data.open_images(e), "boxes": rewards.drawn_boxes(e, *(completions[b] for b in some)), "question": e.question, "answer": e.answer,
                      "completions": [(completions[b], scores[b]) for b in some]})
-    utils.plot_samples(rows, directory / f"step_{step:06d}.png", f"step {step}: sampled completions and their rewards")
+    plots.plot_samples(rows, directory / f"step_{step:06d}.png", f"step {step}: sampled completions and their rewards")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ On a laptop (tiny model, about seven minutes on two cores; its teacher is fallib
 On a GPU (QLoRA; the projector alone, as LLaVA's first stage, is --lora-r 0 --freeze-vision --freeze-llm):
     python train_sft.py --model Qwen/Qwen2-VL-2B-Instruct --quant nf4 --data warmup.jsonl --gradient-checkpointing --output-dir runs/sft
 """
-from plumbing import stopping
+from plumbing import plots, stopping
 
 if __name__ == "__main__":
     stopping.watch()  # before torch is imported, which takes seconds: Ctrl-C may come there too
@@ -90,8 +90,7 @@ def main(args):
         if sheet:
             rows = [{"images": data.open_images(e), "question": e.question, "answer": e.answer, "boxes": rewards.drawn_boxes(e, text), "completions": [(text, rewards.marks(text, e))]}
                     for e, text in zip(eval_sets[name][:8], texts)]
-            (Path(args.output_dir) / "samples").mkdir(exist_ok=True)
-            utils.plot_samples(rows, Path(args.output_dir) / "samples" / f"step_{step:06d}.png", f"greedy answers on {name}, step {step}")
+            plots.plot_samples(rows, Path(args.output_dir) / "samples" / f"step_{step:06d}.png", f"greedy answers on {name}, step {step}")
         return {f"eval/{name}/{k}": v for k, v in rewards.summary(texts, eval_sets[name]).items()}
 
     def save_model(directory):
@@ -161,7 +160,7 @@ def main(args):
             final |= evaluate(name, sheet=name == args.eval_data[0])
     curve = Path(args.output_dir) / "curve.png"
     panels = [("loss", ["loss"]), ("gradient norm", ["grad_norm"]), ("greedy accuracy", [f"eval/{name}/accuracy" for name in eval_sets])]
-    utils.plot_curve(log.lines, curve, panels, f"train_sft.py, {args.model}, {args.data}")
+    plots.plot_curve(log.lines, curve, panels, f"train_sft.py, {args.model}, {args.data}")
     first = args.eval_data[0]
     disk.write_json(Path(args.output_dir) / "result.json", {"accuracy": final[f"eval/{first}/accuracy"], "n": int(final[f"eval/{first}/n"]), "data": first, "steps": step,
                                                              **{k: v for k, v in final.items() if k.startswith("eval/")}})

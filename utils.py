@@ -1,6 +1,6 @@
-"""What every script needs and no paper is about: flags, errors for people, checkpoints, the log, the learning rate, pictures.
+"""What every script needs and no paper is about: flags, errors for people, checkpoints, the log, the learning rate.
 
-Nothing here knows about models, prompts or rewards. Needs torch; matplotlib, wandb and tensorboard are imported where used.
+Nothing here knows about models, prompts or rewards. Needs torch; wandb and tensorboard are imported where used.
 """
 import argparse
 import difflib
@@ -8,7 +8,6 @@ import math
 import random
 import sys
 import textwrap
-import warnings
 
 import torch
 
@@ -343,82 +342,3 @@ def clip_gradient(parameters, max_norm, step):
 def cut(text, most=580):
     """Shorten a message in its middle: its remedy stands last."""
     return text if len(text) <= most else f"{text[:most - 200]} ... {text[-195:]}"
-
-
-# -------------------------------------------------------------------------------------------------------------- pictures
-
-def plot_curve(lines, png, panels, title="", x="step"):
-    """curve.png from the lines of a MetricsLog. panels: list of (heading, [metric names]); names without data are left out, and so are empty panels."""
-    import matplotlib
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-    drawn = []
-    for heading, names in panels:
-        curves = [(name, [(m["step"], m[name]) for m in lines if m.get(name) is not None]) for name in names]
-        curves = [(name, points) for name, points in curves if points]
-        if curves:
-            drawn.append((heading, curves))
-    if not drawn:
-        return
-    columns = min(3, len(drawn))
-    height = -(-len(drawn) // columns)
-    figure, axes = plt.subplots(height, columns, figsize=(4.2 * columns, 3.0 * height + 0.3), squeeze=False)
-    for ax in axes.flat[len(drawn):]:
-        ax.axis("off")
-    for ax, (heading, curves) in zip(axes.flat, drawn):
-        for name, points in curves:
-            steps, values = zip(*points)
-            sparse = len(points) < 40
-            line = ax.plot(steps, values, marker="o" if sparse else None, label=name, alpha=1 if sparse else 0.35, lw=2 if sparse else 1)[0]
-            if not sparse:                                           # the eye wants the trend, honesty wants the noise: both
-                width = max(1, len(values) // 20)
-                smooth = [sum(values[max(0, i - width):i + 1]) / len(values[max(0, i - width):i + 1]) for i in range(len(values))]
-                ax.plot(steps, smooth, color=line.get_color(), lw=2)
-        ax.set_title(printable(heading), fontsize=10, parse_math=False)
-        ax.set_xlabel(x)
-        ax.grid(alpha=0.3)
-        ax.legend(fontsize=7)
-    figure.suptitle(printable(title), fontsize=10, parse_math=False)
-    figure.tight_layout()
-    figure.savefig(png, dpi=110)
-    plt.close(figure)
-
-
-BOX_COLORS = ("white", "red", "gold", "blue")
-
-
-def plot_samples(rows, png, title=""):
-    """A sheet a person can look at. rows: dicts with `images` (PIL), `question`, `answer`, `completions` (list of (text, scores dict)) and perhaps
-    `boxes`, in pixels of the first image: the gold ones (white, broken), then those of each completion (red, yellow, blue, in this order)."""
-    import matplotlib
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-    texts = []
-    for row in rows:
-        blocks = [f"{row['question'].strip()}   [answer: {row['answer']}]"]
-        for text, scores in row["completions"]:
-            blocks.append("  ".join(f"{name} {value:g}" for name, value in scores.items()) + "  |  " + text.strip())
-        wrapped = ["\n".join(textwrap.wrap(printable(block), 160, subsequent_indent="      ", max_lines=7)) for block in blocks]
-        texts.append("\n".join(wrapped))
-    heights = [max(1.5, 0.17 * (t.count("\n") + 2)) for t in texts]
-    figure, axes = plt.subplots(len(rows), 2, figsize=(13, sum(heights) + 0.5), squeeze=False, gridspec_kw={"width_ratios": [1, 6], "height_ratios": heights})
-    for row, text, (left, right) in zip(rows, texts, axes):
-        if row["images"]:
-            left.imshow(row["images"][0])
-        for i, (boxes, color) in enumerate(zip(row.get("boxes") or [], BOX_COLORS)):
-            for x1, y1, x2, y2 in boxes[:20]:
-                left.add_patch(plt.Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, lw=1.5, ec=color, ls="--" if i == 0 else "-"))
-        left.axis("off")
-        right.axis("off")
-        right.text(0, 1, text, va="top", ha="left", fontsize=7.5, family="monospace", parse_math=False, transform=right.transAxes)
-    figure.suptitle(printable(title), fontsize=10, parse_math=False)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")                              # glyphs that the font lacks are drawn as boxes, which is all right
-        figure.tight_layout()
-        figure.savefig(png, dpi=100)
-    plt.close(figure)
-
-
-def printable(text):
-    """Text that matplotlib can draw and a terminal can show: control characters, surrogates and missing glyphs as question marks."""
-    return "".join(c if c.isprintable() and ord(c) < 0x2E80 else "?" for c in text.replace("\n", " "))

@@ -15,7 +15,7 @@ import losses
 import model as modeling
 import rewards
 import train_grpo
-import utils
+from plumbing import plots
 
 FINISHED = [True, False, True, False]
 ADVANTAGES = [1.0, 1.0, -1.0, -1.0]
@@ -60,7 +60,7 @@ def run(tiny, tmp_path, monkeypatch):
     answers = ["<answer>1</answer>"] * 2
     monkeypatch.setattr(generate, "answer_all", lambda *_, **__: (answers, [1, 1], None))
     for drawing in ("plot_samples", "plot_curve"):
-        monkeypatch.setattr(utils, drawing, lambda *_, **__: None)
+        monkeypatch.setattr(plots, drawing, lambda *_, **__: None)
 
     def step(flags="", finished=FINISHED):
         seen["finished"] = finished

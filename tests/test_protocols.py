@@ -24,7 +24,7 @@ import evaluate
 import protocols
 import rewards
 import utils
-from plumbing import records
+from plumbing import plots, records
 
 ROOT = Path(__file__).resolve().parents[1]
 GEOQA = ROOT.parent / "shared" / "data" / "records" / "r1v_geoqa.jsonl"
@@ -1056,8 +1056,8 @@ def ask(monkeypatch, tmp_path, says, line):
     monkeypatch.setattr(model, "describe", lambda policy: "a parrot")
     monkeypatch.setattr(data, "check_fit", lambda *_, **__: None)
     monkeypatch.setattr(generate, "answer_all", answer_all)
-    monkeypatch.setattr(utils, "plot_samples", lambda *_, **__: None)
-    monkeypatch.setattr(utils, "plot_curve", lambda *_, **__: None)
+    monkeypatch.setattr(plots, "plot_samples", lambda *_, **__: None)
+    monkeypatch.setattr(plots, "plot_curve", lambda *_, **__: None)
     evaluate.main(evaluate.parse_args(["--model", "parrot", "--output-dir", str(tmp_path), *line.split()]))
     return json.loads((tmp_path / "result.json").read_text()), records.read_lines(tmp_path / "predictions.jsonl"), set(asked)
 

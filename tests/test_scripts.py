@@ -33,7 +33,7 @@ import selftrain
 import train_grpo
 import train_sft
 import utils
-from plumbing import records, rundir
+from plumbing import plots, records, rundir
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = {"train_sft": train_sft, "train_grpo": train_grpo, "selftrain": selftrain, "evaluate": evaluate, "generate": generate}
@@ -90,8 +90,8 @@ def base(tiny, tmp_path_factory):
 @pytest.fixture
 def no_pictures(monkeypatch):
     """Drawing takes most of a short run's time."""
-    monkeypatch.setattr(utils, "plot_samples", lambda *_, **__: None)
-    monkeypatch.setattr(utils, "plot_curve", lambda *_, **__: None)
+    monkeypatch.setattr(plots, "plot_samples", lambda *_, **__: None)
+    monkeypatch.setattr(plots, "plot_curve", lambda *_, **__: None)
     monkeypatch.setattr(evaluate, "plot_scaling", lambda *_, **__: None)
 
 
@@ -561,7 +561,7 @@ def start():
     if not hasattr(signal, "SIGKILL"):
         pytest.skip("no SIGKILL on this system")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["test_scripts", "peft", "matplotlib.pyplot"])
+    context.set_forkserver_preload(["test_scripts", "peft", "matplotlib.figure"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
@@ -616,7 +616,7 @@ def same_run(one, other):
 KILLED = {
     # in the evaluation before; in the first save; between a save's two files; at random; in an evaluation; in the last save; after it
     "grpo": ("train_grpo", f"{GRPO} --num-iterations 2 --beta 0.04 --learning-rate 1e-3 --max-steps 6 --save-steps 2 --eval-data count:test count:ood --eval-steps 3",
-             [("generate.rollout", 2), ("model.save", 1), ("torch.save", 2), 4, ("generate.rollout", 3), 5, ("plumbing.rundir.publish", 1), ("utils.plot_curve", 1)]),
+             [("generate.rollout", 2), ("model.save", 1), ("torch.save", 2), 4, ("generate.rollout", 3), 5, ("plumbing.rundir.publish", 1), ("plumbing.plots.plot_curve", 1)]),
     "grpo-lora": ("train_grpo", f"{GRPO} --num-iterations 2 --beta 0.04 --learning-rate 1e-3 --max-steps 4 --save-steps 1 --lora-r 4 --lora-dropout 0.1", [2, ("torch.save", 2), 4]),
     "sft": ("train_sft", f"{SFT} --learning-rate 2e-3 --lr-scheduler-type cosine --warmup-steps 2 --max-steps 6 --save-steps 2 --eval-steps 3", [1, ("torch.save", 2), 3, ("generate.rollout", 1)]),
     "sft-lora": ("train_sft", f"{SFT} --learning-rate 2e-3 --max-steps 3 --save-steps 1 --lora-r 4 --lora-dropout 0.1 --gradient-checkpointing", [1, ("model.save", 2)]),
@@ -847,8 +847,8 @@ def plain(base, tmp_path_factory):
     out = tmp_path_factory.mktemp("plain")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(rewards.REWARDS, "vowels", vowels)
-        patch.setattr(utils, "plot_samples", lambda *_, **__: None)
-        patch.setattr(utils, "plot_curve", lambda *_, **__: None)
+        patch.setattr(plots, "plot_samples", lambda *_, **__: None)
+        patch.setattr(plots, "plot_curve", lambda *_, **__: None)
         return grpo(base, out, "--num-generations 4")[0], out
 
 

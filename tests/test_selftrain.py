@@ -34,6 +34,7 @@ import model as modeling
 import rewards
 import selftrain
 import utils
+from plumbing import plots
 from data import Example
 from selftrain import build, correctness_pairs, entails, ntp_pair, self_cot, self_refine, self_select_sets, sort_pool, truncate_words
 from plumbing import disk, records, rundir
@@ -473,8 +474,8 @@ def speak(patch):
         said = [(zlib.crc32(text.encode()), text.replace("<", "(")) for text in texts]
         return [f"<think> There are several objects in the picture: {text} </think>" + f"<answer> {n % 3 + 1} </answer>" * (n % 4 > 0) for n, text in said], lengths, ["stop"] * len(texts)
     patch.setattr(generate, "answer_all", answer_all)
-    patch.setattr(utils, "plot_samples", lambda *_, **__: None)
-    patch.setattr(utils, "plot_curve", lambda *_, **__: None)
+    patch.setattr(plots, "plot_samples", lambda *_, **__: None)
+    patch.setattr(plots, "plot_curve", lambda *_, **__: None)
 
 
 @pytest.fixture
@@ -700,10 +701,10 @@ def test_metrics_of_preference_steps(whole):
 
 
 def test_pictures_are_drawn(base, tmp_path, monkeypatch):
-    drawn = utils.plot_curve, utils.plot_samples
+    drawn = plots.plot_curve, plots.plot_samples
     speak(monkeypatch)
-    monkeypatch.setattr(utils, "plot_curve", drawn[0])
-    monkeypatch.setattr(utils, "plot_samples", drawn[1])
+    monkeypatch.setattr(plots, "plot_curve", drawn[0])
+    monkeypatch.setattr(plots, "plot_samples", drawn[1])
     run(f"--model {base} {LINE} --method r3v --iterations 1 --output-dir {tmp_path / 'out'}", "--max-steps", 1, "--max-eval-samples", 1)
     for png in ("curve.png", "iteration-0/answers.png", "iteration-1/answers.png"):
         assert Image.open(tmp_path / "out" / png).size[0] > 300

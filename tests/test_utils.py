@@ -1,6 +1,6 @@
-"""Run: python -m pytest -q tests/test_utils.py        (about 8 s on CPU, mostly importing torch and matplotlib; no network)
+"""Run: python -m pytest -q tests/test_utils.py        (about 6 s on CPU, mostly importing torch; no network)
 
-Flags, seeds, schedules, checkpoints, the log, pictures. Nothing here needs a model.
+Flags, seeds, schedules, checkpoints, the log. Nothing here needs a model.
 """
 import builtins
 import json
@@ -15,12 +15,9 @@ from argparse import Namespace
 
 import pytest
 import torch
-from PIL import Image
 
 import utils
 from utils import UserError
-
-NASTY = "5 $ and $x^$ or $\\frac{$ \x00\x07\x1b[31m \ud83d \U0001f600 日本語 e\u0301 \u202e tab\t line\n" + "w" * 400
 
 
 def training_parser():
@@ -616,74 +613,7 @@ def test_a_missing_service_says_what_to_install(tmp_path, monkeypatch, service, 
         utils.MetricsLog(tmp_path, report_to=service)
 
 
-# ------------------------------------------------------------------------------------------------------------- pictures
-
-
-def whole_png(path):
-    with Image.open(path) as image:
-        image.load()
-        assert image.format == "PNG" and min(image.size) > 50
-        assert len(image.convert("L").getcolors()) > 5               # something is drawn on it
-        return image.size
-
-
-def write_metrics(path, lines):
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return path
-
-
-def test_curve(tmp_path):
-    metrics = write_metrics(tmp_path / "m.jsonl", [{"step": s, "reward": s / 90, "kl": None, **({"accuracy": 0.5} if s % 30 == 0 else {})} for s in range(90)])
-    utils.plot_curve(metrics, tmp_path / "one.png", [("reward", ["reward", "absent"]), ("nothing", ["kl"])], "a run")
-    utils.plot_curve(metrics, tmp_path / "two.png", [("reward", ["reward"]), ("accuracy", ["accuracy"])], "a run")
-    one, two = whole_png(tmp_path / "one.png"), whole_png(tmp_path / "two.png")
-    assert two[0] == pytest.approx(2 * one[0], abs=2)                # the panel without data was left out of the first
-
-
-def test_no_data_no_curve(tmp_path):
-    utils.plot_curve(write_metrics(tmp_path / "m.jsonl", [{"step": 0, "kl": None}]), tmp_path / "c.png", [("a", ["kl", "absent"])])
-    utils.plot_curve(tmp_path / "none.jsonl", tmp_path / "c.png", [("a", ["kl"])])
-    assert not (tmp_path / "c.png").exists()
-
-
-@pytest.mark.filterwarnings("ignore:Glyph")
-def test_pictures_of_any_text(tmp_path):
-    """A completion may hold anything, and a path with two dollar signs in it is a broken formula to matplotlib: titles stopped the run at
-    its very end."""
-    metrics = write_metrics(tmp_path / "m.jsonl", [{"step": s, "a": s} for s in range(3)])
-    utils.plot_curve(metrics, tmp_path / "curve.png", [(NASTY[:60], ["a"])], NASTY[:60])
-    whole_png(tmp_path / "curve.png")
-    picture = Image.new("RGB", (56, 56), "red")
-    rows = [{"images": [picture], "question": NASTY, "answer": "$x^$", "completions": [(NASTY, {"accuracy": 1.0, "format": 0.0}), ("", {})]},
-            {"images": [], "question": "no picture", "answer": "", "completions": []}]
-    utils.plot_samples(rows, tmp_path / "samples.png", NASTY[:60])
-    whole_png(tmp_path / "samples.png")
-    assert rows[0]["question"] == NASTY and len(rows) == 2
-
-
-def test_a_very_long_completion_keeps_the_sheet_small(tmp_path):
-    row = lambda text: [{"images": [], "question": "q", "answer": "a", "completions": [(text, {"accuracy": 1.0})] * 2}]
-    utils.plot_samples(row("word " * 20000), tmp_path / "long.png")
-    assert max(whole_png(tmp_path / "long.png")) < 2000
-
-
-def test_printable():
-    assert utils.printable("plain é ü α $5$") == "plain é ü α $5$"
-    assert utils.printable("a\x00b\x1b\ud83d\U0001f600日") == "a?b????"
-    assert utils.printable("two\nlines") == "two lines"
-    assert all(c.isprintable() for c in utils.printable("".join(map(chr, range(0x3000)))))
-
-
-def test_boxes_are_drawn_on_the_picture(tmp_path):
-    """Gold in white, the completions' in red, yellow and blue: seen in the pixels of the sheet, and nowhere without boxes."""
-    row = {"images": [Image.new("RGB", (112, 112), (0, 128, 0))], "question": "Where?", "answer": "there", "completions": [("here", {"iou": 0.5})]}
-
-    def shades(**more):
-        utils.plot_samples([row | more], tmp_path / "sheet.png")
-        return {color for _, color in Image.open(tmp_path / "sheet.png").convert("RGB").getcolors(1 << 24)}
-    boxes = [[(10, 10, 50, 50)], [(20, 20, 60, 60), (70, 70, 90, 100)], [(1, 1, 30, 30)], [(60, 5, 100, 30)]]
-    assert {(255, 0, 0), (255, 215, 0), (0, 0, 255)} <= shades(boxes=boxes) and not {(255, 0, 0), (255, 215, 0), (0, 0, 255)} & shades()
-    assert (255, 0, 0) not in shades(boxes=boxes[:1]) and (255, 0, 0) not in shades(boxes=[])
+# --------------------------------------------------------------------------------------------------------- odd texts
 
 
 def test_half_a_surrogate_is_written_as_json_writes_it(tmp_path):
