@@ -345,7 +345,7 @@ def in_child(directory, device, dtype, kind, name, N, P, T, G):
     """Bytes at the peak of one turn of a side beyond what was held before it, in a process that has taken a small turn already: without that, what libraries set up when first
     used is most of it. On a GPU what torch allocates; on Linux the process's resident memory, whose high-water mark can be reset; elsewhere None."""
     device = torch.device(device)
-    status = lambda field: 1024 * int(next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field)).split()[1])
+    status = lambda field: 1024 * int(next(line for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines() if line.startswith(field)).split()[1])
     if device.type != "cuda" and not Path("/proc/self/clear_refs").exists():
         return None
     with one_thread(device):
@@ -357,7 +357,7 @@ def in_child(directory, device, dtype, kind, name, N, P, T, G):
             torch.cuda.reset_peak_memory_stats()
             before = torch.cuda.memory_allocated()
         else:
-            Path("/proc/self/clear_refs").write_text("5")            # the high-water mark is what is resident now
+            Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")            # the high-water mark is what is resident now
             before = status("VmRSS")
         side(0)
         return (torch.cuda.max_memory_allocated() if device.type == "cuda" else status("VmHWM")) - before

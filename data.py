@@ -31,7 +31,7 @@ from tqdm import tqdm
 import toyworld
 from plumbing.arguments import read_args
 from plumbing.errors import UserError
-from utils import cut, epoch_order
+from utils import HALF, cut, epoch_order
 
 # How a question is put to the model. r1v is R1-V's training prompt, byte for byte (two spaces); the same in training and evaluation. Those below the
 # line are what the published evaluations asked with, byte for byte too; where the question itself holds the instructions (Visual-RFT's detection and
@@ -366,7 +366,6 @@ QUESTION_KEYS = ("question", "problem")
 ANSWER_KEYS = ("answer", "ground_truth")
 IMAGE_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)     # what PIL raises for damaged or absurdly large files
 ANSWER_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
-HALF = re.compile("[\ud800-\udfff]")                 # half a surrogate pair
 SHORT_ANSWER = 100                          # characters: a text without tags that is longer is no answer
 
 
@@ -1492,6 +1491,8 @@ def render(example, processor, template=DEFAULT_TEMPLATE, system_prompt=None):
             raise UserError(f"{example.source}: the question contains the reserved token {token}; remove it")
         if token in (system_prompt or ""):
             raise UserError(f"--system-prompt contains the reserved token {token}; remove it")
+    if HALF.search(system_prompt or ""):
+        raise UserError("the system prompt contains half a character; give another with --system-prompt (the checkpoint's args.json has this one)")
     messages = [{"role": "user", "content": [{"type": "image"}] * len(example.images) + [{"type": "text", "text": text}]}]
     if system_prompt is not None:
         messages.insert(0, {"role": "system", "content": system_prompt})

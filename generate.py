@@ -197,7 +197,7 @@ def free_memory(device):
         reserved = torch.cuda.memory_reserved(device)
         return min(free, int(torch.cuda.get_per_process_memory_fraction(device) * total) - reserved) + reserved - torch.cuda.memory_allocated(device)
     if Path("/proc/meminfo").is_file():
-        return next(int(line.split()[1]) * 1024 for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable"))
+        return next(int(line.split()[1]) * 1024 for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines() if line.startswith("MemAvailable"))
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2 if hasattr(os, "sysconf") else 8 * 2 ** 30
 
 

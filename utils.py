@@ -4,8 +4,10 @@ Nothing here knows about models, prompts or rewards. Needs torch; wandb and tens
 """
 import argparse
 import difflib
+import errno
 import math
 import random
+import re
 import sys
 import textwrap
 
@@ -13,6 +15,20 @@ import torch
 
 from plumbing import disk, rundir, stopping
 from plumbing.errors import UserError
+
+
+def out_of_memory(error):
+    """Tell whether an exception says that the machine's memory is full.
+
+    A GPU's is no such: it has its own type, torch.OutOfMemoryError, and other remedies.
+    """
+    if isinstance(error, torch.OutOfMemoryError):
+        return False
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    if isinstance(error, RuntimeError):  # torch's own, which has no type for it on a CPU
+        return re.search("can't allocate memory|Cannot allocate memory|not enough memory|bad_alloc", str(error)) is not None
+    return isinstance(error, MemoryError)  # Python's; numpy, PIL, arrow and safetensors derive theirs
 
 
 def run(main, parse_args, argv=None):
@@ -38,8 +54,11 @@ def _run(main, parse_args, argv):
         _stop(str(error))
     except torch.OutOfMemoryError as error:
         _stop(f"the GPU's memory is full ({str(error).splitlines()[0][:120]}); {LESS_MEMORY}")
-    except OSError as error:
-        words = disk.in_words(error, getattr(args, "output_dir", None) or ".", rundir.again(args))
+    except Exception as error:
+        out, again = getattr(args, "output_dir", None) or ".", rundir.again(args)
+        words = disk.in_words(error, out, again)
+        if words is None and out_of_memory(error):
+            words = f"the memory is full ({str(error).splitlines()[0][:120]}); {LESS_MEMORY}"
         if words is None:  # a mistake of this code
             raise
         _stop(words)
@@ -108,6 +127,9 @@ class HelpFormatter(argparse.HelpFormatter):
         return textwrap.dedent(text)
 
 
+HALF = re.compile("[\ud800-\udfff]")  # of a surrogate pair; in an argument or a path: a byte that is not UTF-8
+
+
 class Parser(argparse.ArgumentParser):
     """argparse with dashes and underscores alike, no abbreviations, a guess at typos, and a word on other projects' flags."""
     def __init__(self, description, script=None):
@@ -120,7 +142,20 @@ class Parser(argparse.ArgumentParser):
             dashed.append(name.replace("_", "-") + equals + value if name.startswith("--") else word)
         return super().parse_known_args(dashed, namespace)
 
+    def check_bytes(self, words):
+        """Refuse what no file can be named and no tokenizer reads: NUL, and what is not UTF-8."""
+        flag = ""
+        for word in words:
+            if word.startswith("--"):
+                flag, _, word = word.partition("=")
+            shown = f"{flag} {word}".strip().encode("utf-8", "backslashreplace").decode()
+            if "\0" in flag + word:
+                self.error(f"{cut(shown)!r} has a NUL byte in it; leave it out")
+            if HALF.search(flag + word):
+                self.error(f"{cut(shown)} is not UTF-8; rename the file or directory, or write the text in UTF-8")
+
     def parse_args(self, args=None, namespace=None):
+        self.check_bytes(sys.argv[1:] if args is None else args)
         for word in sys.argv[1:] if args is None else args:         # first: such a command lacks some of our required flags, too
             flag = word.partition("=")[0].replace("_", "-")
             if flag in ELSEWHERE and flag not in self._option_string_actions:

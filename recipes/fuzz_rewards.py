@@ -476,7 +476,7 @@ def run(seed, first, last, canary):
 def children():
     """List the processes that this one has started and that still run; Linux only."""
     lists = Path("/proc/self/task").glob("*/children")
-    return " ".join(path.read_text() for path in lists).split()
+    return " ".join(path.read_text(encoding="utf-8") for path in lists).split()
 
 
 def time_of(text, gold="x+1"):

@@ -9,9 +9,9 @@ from pathlib import Path
 
 
 def main(runs):
-    results = [json.loads((Path(run) / "grpo" / "result.json").read_text()) for run in runs]
-    seeds = [json.loads((Path(run) / "grpo" / "args.json").read_text())["seed"] for run in runs]
-    minutes = [sum(json.loads(line).get("step_time", 0) for stage in ("sft", "grpo") for line in (Path(run) / stage / "metrics.jsonl").read_text().splitlines()) / 60 for run in runs]
+    results = [json.loads((Path(run) / "grpo" / "result.json").read_text(encoding="utf-8")) for run in runs]
+    seeds = [json.loads((Path(run) / "grpo" / "args.json").read_text(encoding="utf-8"))["seed"] for run in runs]
+    minutes = [sum(json.loads(line).get("step_time", 0) for stage in ("sft", "grpo") for line in (Path(run) / stage / "metrics.jsonl").read_text(encoding="utf-8").splitlines()) / 60 for run in runs]
     names = [key.removesuffix("/accuracy") for key in results[0]["after"] if key.endswith("/accuracy")]
     rows = []
     for name in names:

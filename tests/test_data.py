@@ -2052,6 +2052,17 @@ def test_reserved_tokens_in_texts_are_refused(tiny):
         assert text.startswith("set.json:7: ") and "solution" in text and token in text
 
 
+def test_half_a_character_in_a_system_prompt_is_refused(tiny):
+    """args.json of a checkpoint may hold one, and the tokenizer answered with a TypeError."""
+    _, processor = tiny
+    example = Example("0", [], "q", "a")
+    for text in ("half \ud83d", "\udcff"):
+        said = refusal(encode_prompt, example, processor, system_prompt=text)
+        assert "half a character" in said and "--system-prompt" in said
+    for text in ("日本 \U0001f600", "a\0b", ""):
+        assert encode_prompt(example, processor, system_prompt=text).text
+
+
 def test_a_prompt_longer_than_the_context_is_refused_and_never_cut(tiny):
     _, processor = tiny
     prompt = encode_prompt(Example("0", [Image.new("RGB", (560, 560))], "word " * 50, "a"), processor)

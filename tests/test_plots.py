@@ -55,11 +55,6 @@ def whole_png(path):
         return image.size
 
 
-def write_metrics(path, lines):
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    return path
-
-
 def sheet(text, picture=None, **more):
     images = [picture or Image.new("RGB", (56, 56), "red")]
     said = [(text, {"accuracy": 1.0, "format": 0.0}), ("", {})]
@@ -73,7 +68,7 @@ def test_curve(tmp_path):
     lines = [{"step": s, "reward": s / 90, "kl": None} for s in range(90)]
     for line in lines[::30]:
         line["accuracy"] = 0.5
-    metrics = write_metrics(tmp_path / "m.jsonl", lines)
+    metrics = lines
     panels = [("reward", ["reward", "absent"]), ("nothing", ["kl"])]
     plots.plot_curve(metrics, tmp_path / "one.png", panels, "a run")
     panels = [("reward", ["reward"]), ("accuracy", ["accuracy"])]
@@ -84,7 +79,7 @@ def test_curve(tmp_path):
 
 
 def test_no_data_no_curve(tmp_path):
-    metrics = write_metrics(tmp_path / "m.jsonl", [{"step": 0, "kl": None}])
+    metrics = [{"step": 0, "kl": None}]
     plots.plot_curve(metrics, tmp_path / "c.png", [("a", ["kl", "absent"])])
     plots.plot_curve([], tmp_path / "c.png", [("a", ["kl"])])
     assert not (tmp_path / "c.png").exists()
@@ -145,7 +140,7 @@ RESULT = {"accuracy": 1.0, "accuracy_low": 0.9, "accuracy_high": 1.0}
 def test_a_name_is_no_mathematics(tmp_path):
     """A path with dollar signs is a broken formula to matplotlib: it ended the run at its end."""
     lines = [{"step": s} | dict.fromkeys(NAMES, s) for s in range(3)]
-    metrics = write_metrics(tmp_path / "m.jsonl", lines)
+    metrics = lines
     panels = [(name, [name]) for name in NAMES]
     plots.plot_curve(metrics, tmp_path / "curve.png", panels, NAMES[0], x=NAMES[0])
     rows = [row for name in NAMES for row in sheet(name)]
@@ -178,7 +173,7 @@ def test_the_settings_of_a_person_do_not_end_a_picture(tmp_path, monkeypatch):
     monkeypatch.setitem(matplotlib.rcParams, "text.usetex", True)
     monkeypatch.setitem(matplotlib.rcParams, "axes.formatter.use_mathtext", True)
     plots.plot_samples(sheet("100 % of $x^$"), tmp_path / "samples.png", "a_b")
-    metrics = write_metrics(tmp_path / "m.jsonl", [{"step": s, "a": s * 1e12} for s in range(3)])
+    metrics = [{"step": s, "a": s * 1e12} for s in range(3)]
     plots.plot_curve(metrics, tmp_path / "curve.png", [("a", ["a"])])
     whole_png(tmp_path / "samples.png")
     assert matplotlib.rcParams["text.usetex"] is True
@@ -189,7 +184,7 @@ def test_the_settings_of_a_person_do_not_end_a_picture(tmp_path, monkeypatch):
 
 def every_plot(png, tmp_path):
     """Each kind of picture that a run draws, as a function without arguments."""
-    metrics = write_metrics(tmp_path / "m.jsonl", [{"step": s, "a": s} for s in range(3)])
+    metrics = [{"step": s, "a": s} for s in range(3)]
     timing = {"against": "G", "what": "update", "value": 1, "seconds": 1, "low": 0.9, "high": 1.1}
     base = {"G": 1, "P": 2, "T": 3}
     yield lambda: plots.plot_curve(metrics, png, [("a", ["a"])])
@@ -278,7 +273,8 @@ def test_a_figure_of_several_runs_takes_any_name(tmp_path, monkeypatch):
     for run in ("$a^$", "_b"):
         (tmp_path / run).mkdir()
         lines = [{"step": s, "loss": 1.0 / (s + 1)} for s in range(50)]
-        write_metrics(tmp_path / run / "metrics.jsonl", lines)
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (tmp_path / run / "metrics.jsonl").write_text(text, encoding="utf-8")
     line = ["seed_plot.py", str(tmp_path / "$.png"), "--title", "$x^$", "--metrics", "$l^$=loss"]
     line += ["--runs", f"_one={tmp_path}/$a^$,{tmp_path}/_b"]
     monkeypatch.setattr(sys, "argv", line)

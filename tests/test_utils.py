@@ -51,6 +51,41 @@ def test_dashes_and_underscores_are_alike_and_values_are_left_alone():
     assert training_parser().parse_args([*REQUIRED[:-1], "my_runs/a_b"]).output_dir == "my_runs/a_b"
 
 
+NOT_UTF8 = "runs/\udcff"  # what Python makes of the byte 255 in an argument
+
+
+@pytest.mark.parametrize("flag", ["--output-dir", "--data", "--model", "--system-prompt", "--eval-data"])
+@pytest.mark.parametrize("joined", [True, False])
+def test_what_is_not_utf8_is_refused_by_its_flag(flag, joined, capsys):
+    """Such a run trained to its end, and could not write its model or draw its curve."""
+    words = [f"{flag}={NOT_UTF8}"] if joined else [flag, NOT_UTF8]
+    said = refusal([*REQUIRED, *words], capsys)
+    assert said.startswith(f"error: {flag} runs/\\udcff is not UTF-8; ")
+
+
+@pytest.mark.parametrize(
+    "words, shown",
+    [
+        (["--eval-data", "count", "a\udc80b"], "--eval-data a\\udc80b is not UTF-8"),
+        (["--system-prompt", "half \ud83d"], "--system-prompt half \\ud83d is not UTF-8"),
+        (["--\udcff"], "--\\udcff is not UTF-8"),
+        (["\udcff"], "\\udcff is not UTF-8"),
+        (["--output-dir", "a\0b"], "--output-dir a\\x00b' has a NUL byte"),
+        (["--output-dir", "x" * 9999 + "\udcff"], "--output-dir xxx"),
+    ],
+)
+def test_odd_words_are_refused_whole_or_in_a_list(words, shown, capsys):
+    said = refusal([*REQUIRED, *words], capsys)
+    assert shown in said and len(said) < 700
+
+
+@pytest.mark.parametrize("text", ["日本/ü é", "\U0001f600", "$x^$", " ", "", "a\nb\tc", "\ufffd", "\u202e"])
+def test_other_letters_are_taken(text):
+    line = [*REQUIRED, f"--system-prompt={text}", f"--eval-data={text}"]
+    args = training_parser().parse_args(line)
+    assert args.system_prompt == text and args.eval_data == [text]
+
+
 def test_argv_is_kept_as_it_was_typed_and_not_written_to():
     argv = [*REQUIRED, "--max_steps", "3"]
     before = list(argv)
