@@ -1,0 +1,146 @@
+"""A process that has imported the scripts and forks for every run: 0.1 s to start one, not 5.
+
+Started by faults.py with the shim loaded. A request is one line of JSON on stdin, the answer one line
+on stdout. The fork leaves the loop and ends as `python SCRIPT ARGV` does, by `utils.run`.
+"""
+
+import ctypes
+import importlib
+import json
+import os
+import signal
+import sys
+import time
+import zlib
+from unittest.mock import MagicMock
+
+import torch
+
+SCRIPTS = ("train_sft", "train_grpo", "selftrain", "evaluate", "model")
+
+
+def speak() -> None:
+    """Let the untrained model of self-training give answers, as in test_selftrain.py.
+
+    Eight tokens of noise between think tags, and an answer that depends on every letter of them.
+    Right a third of the time, unreadable one time in four.
+    """
+    import generate
+
+    noise = generate.answer_all
+
+    def answer_all(*args, **sampling):
+        sampling["max_completion_length"] = 8
+        texts, lengths, _ = noise(*args, **sampling)
+        said = []
+        for text in texts:
+            hashed = zlib.crc32(text.encode())
+            thought = f"There are several objects in the picture: {text.replace('<', '(')}"
+            answer = f"<answer> {hashed % 3 + 1} </answer>" if hashed % 4 else ""
+            said.append(f"<think> {thought} </think>{answer}")
+        return said, lengths, ["stop"] * len(texts)
+
+    generate.answer_all = answer_all
+
+
+def vowels(completion: str, example: object = None) -> float:
+    """A reward that noise earns some of: the share of vowels among the characters."""
+    return sum(c in "aeiou" for c in completion) / max(1, len(completion))
+
+
+def sketch() -> None:
+    """Let matplotlib write one grey picture: drawing takes half of a short run's time.
+
+    Only what draws is replaced. Which files are written when, and by what calls, stays.
+    """
+    import matplotlib.pyplot as plt
+    import numpy
+    from PIL import Image
+
+    class Figure(MagicMock):
+        def savefig(self, file, dpi=None, format=None):
+            Image.linear_gradient("L").save(file, format)
+
+    def subplots(rows=1, columns=1, squeeze=True, **_):
+        axes = numpy.empty((rows, columns), dtype=object)
+        for at in numpy.ndindex(rows, columns):
+            axes[at] = MagicMock()
+        return Figure(), axes.squeeze() if squeeze else axes
+
+    plt.subplots, plt.close = subplots, lambda *_: None
+
+
+def alive(group: int) -> bool:
+    """Tell whether a process of this group is left."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def answer(pid: int, seconds: float) -> dict:
+    """Wait for a fork: {"code": as in subprocess, "left": whether it left processes behind}."""
+    deadline = time.monotonic() + seconds
+    while True:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            break
+        if time.monotonic() > deadline:
+            os.killpg(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            return {"code": None, "left": False}
+        time.sleep(0.005)
+    left = alive(pid)
+    if left:
+        os.killpg(pid, signal.SIGKILL)
+    return {"code": os.waitstatus_to_exitcode(status), "left": left}
+
+
+def become(request: dict) -> tuple[object, list[str]]:
+    """In the fork: take the request's command, output and faults. Returns (module, argv)."""
+    os.setpgid(0, 0)
+    for number, flags in ((0, os.O_RDONLY), (1, os.O_WRONLY), (2, os.O_WRONLY)):
+        path = request["log"] if number else os.devnull
+        handle = os.open(path, flags | os.O_CREAT | os.O_APPEND)
+        os.dup2(handle, number)
+        os.close(handle)
+    if request["script"] == "selftrain":
+        speak()
+    if request["sketch"]:
+        sketch()
+    sys.argv = [f"{request['script']}.py", *request["argv"]]
+    fault = request["fault"]
+    ctypes.CDLL(None).fault_arm(
+        fault["folder"].encode(),
+        fault["mode"],
+        ctypes.c_long(fault["at"]),
+        fault["value"],
+        fault["half"],
+        fault["log"].encode(),
+    )
+    return importlib.import_module(request["script"]), request["argv"]
+
+
+def serve() -> tuple[object, list[str]]:
+    """Answer requests until stdin ends. Returns in a fork only, with what it is to run."""
+    print(json.dumps({"ready": os.getpid()}), flush=True)
+    while line := sys.stdin.readline():
+        request = json.loads(line)
+        pid = os.fork()
+        if pid == 0:
+            return become(request)
+        print(json.dumps(answer(pid, request["seconds"])), flush=True)
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    for name in (*SCRIPTS, "peft", "matplotlib.pyplot", "PIL.PngImagePlugin", "torch.utils.checkpoint"):
+        importlib.import_module(name)
+    import rewards
+    import utils
+
+    rewards.REWARDS["vowels"] = vowels
+    module, argv = serve()
+    utils.run(module.main, module.parse_args, argv)
