@@ -19,19 +19,21 @@ import math
 import os
 import random
 import re
+import threading
+import warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 import toyworld
 from plumbing.arguments import read_args
 from plumbing.errors import UserError
-from utils import HALF, cut, epoch_order
+from utils import HALF, MAX_IMAGE_PIXELS, cut, epoch_order
 
 # How a question is put to the model. r1v is R1-V's training prompt, byte for byte (two spaces); the same in training and evaluation. Those below the
 # line are what the published evaluations asked with, byte for byte too; where the question itself holds the instructions (Visual-RFT's detection and
@@ -71,6 +73,9 @@ SELECT = {
 # the model (Qwen2.5-VL), or in pixels of the original. What a person sees, and Example.meta["boxes"], is always the last.
 BOX_FORMATS = ("norm1000", "resized", "pixels")
 MIN_PIXELS, MAX_PIXELS = 3136, 401408       # --min-pixels and --max-pixels where they are not given
+LARGE = 2**24  # pixels of a picture that is not decoded beside another such
+ONE_AT_A_TIME = threading.Lock()
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # we have a limit
 
 
 @dataclass
@@ -141,10 +146,10 @@ def read(spec, seed=0, level=3, teacher="fallible", box_format="norm1000", min_p
     name, split = split_name(spec)
     if box_format not in BOX_FORMATS:
         raise UserError(f"--box-format {box_format} is unknown; there are {', '.join(BOX_FORMATS)}")
-    if name in toyworld.TASKS and not Path(name).exists():
+    if name in toyworld.TASKS and not os.path.exists(name):
         return ToyStream(name, split or "train", seed if split in (None, "train") else 0, level, teacher, box_format, (min_pixels, max_pixels))
-    if not Path(name).exists():
-        raise UserError(f"--data {spec}: no such file or folder, and not a toy task ({', '.join(sorted(toyworld.TASKS))})")
+    if not os.path.exists(name):                                     # unlike path.exists(), also False for a name too long
+        raise UserError(f"--data {short(spec)}: no such file or folder, and not a toy task ({', '.join(sorted(toyworld.TASKS))})")
     examples, names = [], []
     for file in files_of(spec):
         for place, name, record in rows_of(file, EXAMPLE_KEYS, name_in(spec, file)):
@@ -216,6 +221,7 @@ def rows_of(file, expected, name=None):
     name = name or file.name
     if file.suffix not in READERS:
         raise UserError(f"{file}: only {', '.join(READERS)} files can be read")
+    must_end(file)
     try:
         rows = READERS[file.suffix](file)
     except OSError as error:
@@ -230,6 +236,15 @@ def rows_of(file, expected, name=None):
         # Not ":": older runs have lines behind it, which must not be taken for numbers.
         found.append((place, f"{name}#{number}", record))
     return found
+
+
+def must_end(path):
+    """Refuse a pipe, a socket and a device: reading one may never end."""
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        raise UserError(
+            f"{short(path)} cannot be read (it is a pipe, a socket or a device); "
+            "save what it holds as a file, and name that"
+        )
 
 
 def read_json(file):
@@ -292,11 +307,14 @@ def read_parquet(file):
         raise UserError(f"{file}: parquet needs pyarrow: pip install pyarrow") from None
     try:
         table = pyarrow.parquet.read_table(file)
-    except (pyarrow.ArrowException, ValueError) as error:
+        names = table.column_names
+    except (pyarrow.ArrowException, ValueError, OSError) as error:
+        if getattr(error, "errno", None):  # not the content, but the path or its permissions
+            raise
         raise UserError(
             f"{file}: not a readable parquet file ({short(error, 100)}); fetch it again"
         ) from None
-    columns = {name: values_of(table[name], name, file) for name in table.column_names}
+    columns = {name: values_of(table[name], name, file) for name in names}
     rows = zip(*columns.values())
     return [(number, dict(zip(columns, row))) for number, row in enumerate(rows, 1)]
 
@@ -364,7 +382,8 @@ IMAGE_KEYS = ("images", "image", "image_path")
 USUAL_FOLDERS = ("", "images", "png", "tables", "clevr_math_imgs")                  # where images lie that are given by name, beside their file
 QUESTION_KEYS = ("question", "problem")
 ANSWER_KEYS = ("answer", "ground_truth")
-IMAGE_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)     # what PIL raises for damaged or absurdly large files
+# What Pillow raises for damaged or absurdly large files; RuntimeError: its AVIF, BLP and DDS.
+IMAGE_ERRORS = (OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError)
 ANSWER_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 SHORT_ANSWER = 100                          # characters: a text without tags that is longer is no answer
 
@@ -983,10 +1002,10 @@ def read_pairs(spec, image_folder=None):
     In a folder that holds a meta.json, only this is read. image_folder: where relative image paths resolve, instead of beside their file.
     Raises UserError, naming file, line and remedy, for anything that would fail later: every image is looked at now.
     """
-    if not Path(split_name(spec)[0]).exists():
-        raise UserError(f"{spec}: no such file or folder; name a file of preference pairs")
+    if not os.path.exists(split_name(spec)[0]):
+        raise UserError(f"{short(spec)}: no such file or folder; name a file of preference pairs")
     if image_folder is not None and not os.path.isdir(image_folder):
-        raise UserError(f"--image-folder {image_folder}: no such folder")
+        raise UserError(f"--image-folder {short(image_folder)}: no such folder")
     root = None if image_folder is None else Path(image_folder)
     files, rows, made = files_of(spec), [], {}
     for file in [f for f in files if f.name == "meta.json"] or files:
@@ -1021,7 +1040,7 @@ def annotated(record, file, line, root):
     if isinstance(repeat, bool) or not isinstance(repeat, (int, float)) or not 0 <= repeat < 1e6:
         raise UserError(f"{where}: `repeat_time` must be a number, 1 for once, 0.5 for half of it, found {short(repeat, 40)}")
     annotation = near(needed(record, "annotation", where), file)
-    if not annotation.is_file():
+    if not os.path.isfile(annotation):
         raise UserError(f"{where}: annotation {short(annotation)} does not exist, nor does it above {file.name}; fetch it, or delete the set")
     folder = near(images, file) if root is None else root / images if os.path.isdir(root / images) else root
     found = rows_of(annotation, PAIR_KEYS, f"{name}/{annotation.name}")
@@ -1196,11 +1215,7 @@ def gold_boxes(boxes, box_format, images, where):
         raise UserError(f"{where}: boxes lie in one image, but this record has {len(images)}; name one")
     if not isinstance(boxes, list):
         raise UserError(f"{where}: `boxes` must be a list of boxes, [[x1, y1, x2, y2], ...], found {type(boxes).__name__}")
-    try:
-        with Image.open(io.BytesIO(images[0]) if isinstance(images[0], bytes) else images[0]) as image:
-            size = list(image.size)                                  # the header: nothing is decoded yet
-    except IMAGE_ERRORS:
-        size = list(open_image(images[0], where).size)               # for its message
+    size = list(picture_size(images[0], where))
     found = []
     for box in boxes:
         corners, label = (box.get("bbox_2d"), box.get("label")) if isinstance(box, dict) else (box, None)
@@ -1300,6 +1315,12 @@ def locate(image, file, where, folders=("",), root=None):
         if os.path.isfile(path):                                     # unlike path.is_file(), also False for a name too long: base64 in place of a path
             return path
     others = ", ".join(folder for folder in folders[1:])
+    other = next((path for path in places if os.path.exists(path)), None)
+    if other:
+        raise UserError(
+            f"{where}: image {short(other)} does not exist as a file, "
+            "but as a folder, a pipe or a device; name a picture"
+        )
     raise UserError(f"{where}: image {short(places[0])} does not exist{f', nor in {others} there' if others else ''}; relative paths resolve "
                     f"{f'in {short(root)}' if root else f'beside {file.name}'}")
 
@@ -1313,22 +1334,96 @@ def short(text, most=200):
     return text if len(text) <= most else text[:most] + "..."
 
 
-def open_image(image, where):
-    """RGB PIL image from a PIL image, a path or encoded bytes; transparency is laid on white. UserError for what cannot be decoded."""
-    name = "its embedded image" if isinstance(image, bytes) else f"image {getattr(image, 'filename', image)}"
+def limit_image_pixels(most=MAX_IMAGE_PIXELS):
+    """Let Pillow refuse, by its header, every picture of more pixels (--max-image-pixels)."""
+    Image.MAX_IMAGE_PIXELS = most / 2  # it warns above this, and refuses above its double
+
+
+def open_header(image, where):
+    """Open a PIL image, a path or encoded bytes without decoding anything.
+
+    UserError for what is no picture, is too large, or would have to be run.
+    """
+    if isinstance(image, Image.Image):
+        return image
     try:
-        if not isinstance(image, Image.Image):
-            image = Image.open(io.BytesIO(image) if isinstance(image, bytes) else image)
-        image.load()
-        if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-            image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        image = image.convert("RGB")
+        image = Image.open(io.BytesIO(image) if isinstance(image, bytes) else image)
     except IMAGE_ERRORS as error:
-        raise UserError(f"{where}: {name} cannot be opened ({short(error, 80) or type(error).__name__}); replace the file or delete the record") from None
-    if max(image.size) > 200 * min(image.size):
-        raise UserError(f"{where}: image of {image.width} x {image.height} pixels is too narrow for Qwen2-VL (sides at most 200 : 1); crop it or delete the record")
+        raise not_opened(error, image, where) from None
+    if image.format == "EPS":  # a program; Pillow would have Ghostscript run it
+        raise UserError(
+            f"{where}: {title(image)} is a PostScript program; save what it draws as PNG"
+        )
     return image
+
+
+def title(image):
+    """Name a picture in a message."""
+    known = image if isinstance(image, (str, Path)) else getattr(image, "filename", None)
+    return f"image {known}" if known else "its embedded image"
+
+
+def not_opened(error, image, where):
+    """Make a UserError of what Pillow says about a picture."""
+    if isinstance(error, Image.DecompressionBombError):
+        found = re.search(r"\d+", str(error))[0]
+        return UserError(
+            f"{where}: {title(image)} has {found} pixels, more than --max-image-pixels "
+            f"{int(2 * Image.MAX_IMAGE_PIXELS)}; shrink it, or raise the flag"
+        )
+    said = short(error, 80) or type(error).__name__
+    if isinstance(error, UnidentifiedImageError):
+        said = "it is no picture of a known format"
+    return UserError(
+        f"{where}: {title(image)} cannot be opened ({said}); "
+        "replace the file or delete the record"
+    )
+
+
+def picture_size(image, where):
+    """(width, height) of a picture, by its header. UserError as for open_header."""
+    if isinstance(image, Image.Image):
+        return image.size
+    with open_header(image, where) as opened:
+        return opened.size
+
+
+def open_image(image, where):
+    """RGB PIL image from a PIL image, a path or encoded bytes; transparency is laid on white.
+
+    UserError for what cannot be decoded.
+    """
+    image = open_header(image, where)
+    try:
+        if image.width * image.height <= LARGE:
+            rgb = to_rgb(image)
+        else:
+            with ONE_AT_A_TIME:  # eight at once would fill the memory
+                rgb = to_rgb(image)
+    except IMAGE_ERRORS as error:
+        raise not_opened(error, image, where) from None
+    if max(rgb.size) > 200 * min(rgb.size):
+        raise UserError(f"{where}: image of {rgb.width} x {rgb.height} pixels is too narrow for Qwen2-VL (sides at most 200 : 1); crop it or delete the record")
+    return rgb
+
+
+def to_rgb(image):
+    """Decode a picture of any mode to RGB, 16 bits to 8.
+
+    ValueError for 32 bits whose values are not those of 8: nobody knows which of them is white.
+    """
+    image.load()
+    wide = image.mode == "I" and image.format in ("PNG", "PPM")  # 16 bits, held in 32
+    if image.mode.startswith("I;16") or wide:
+        image = image.convert("I").point(lambda value: value * (1 / 256))  # the high byte
+    elif image.mode in ("I", "F"):
+        low, high = image.getextrema()
+        if not (0 <= low and high <= 255):
+            raise ValueError(f"32 bits a pixel, from {low:g} to {high:g}, not 0 to 255")
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
 
 
 def open_images(example):
@@ -1345,10 +1440,7 @@ def check_images(examples, decode=2000):
             if number < decode:
                 open_image(image, example.source)
             else:
-                try:
-                    Image.open(io.BytesIO(image) if isinstance(image, bytes) else image).close()
-                except IMAGE_ERRORS:
-                    open_image(image, example.source)                # for its message
+                picture_size(image, example.source)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for _ in tqdm(pool.map(check, enumerate(examples)), total=len(examples), desc="checking images", disable=len(examples) < 500, leave=False):
             pass
@@ -1380,7 +1472,7 @@ def steps_of(args, examples, per_step):
 def default_eval(spec):
     """What to evaluate on when --eval-data was not given: a toy task's test split, or else the training data themselves, said aloud."""
     name, _ = split_name(spec)
-    if name in toyworld.TASKS and not Path(name).exists():
+    if name in toyworld.TASKS and not os.path.exists(name):
         return [f"{name}:test"]
     print("no --eval-data: accuracy will be that on the training data, which is not held out")
     return [spec]
@@ -1437,6 +1529,8 @@ def ask_as_trained(args, otherwise=DEFAULT_TEMPLATE):
     for name, default in (("box_format", BOX_FORMATS[0]), ("min_pixels", MIN_PIXELS), ("max_pixels", MAX_PIXELS)):
         if hasattr(args, name):                                      # a caller that has none of these flags needs none
             setattr(args, name, getattr(args, name) or trained_with.get(name) or default)
+    if hasattr(args, "max_image_pixels"):
+        limit_image_pixels(args.max_image_pixels)
     template_of(args.prompt_template)
 
 
@@ -1513,8 +1607,8 @@ def check_fit(examples, processor, template, system_prompt, room, targets=False)
     for example in tqdm(head(examples, 16) if isinstance(examples, ToyStream) else examples, desc="checking lengths", leave=False, disable=isinstance(examples, ToyStream) or len(examples) < 500):
         pads = 0
         for image in example.images:
-            size = (image if isinstance(image, Image.Image) else Image.open(io.BytesIO(image) if isinstance(image, bytes) else image)).size
-            pads += processor.image_processor.get_number_of_image_patches(size[1], size[0]) // merge
+            width, height = picture_size(image, example.source)
+            pads += processor.image_processor.get_number_of_image_patches(height, width) // merge
         words = len(processor.tokenizer(render(example, processor, template, system_prompt), add_special_tokens=False)["input_ids"]) - len(example.images)
         must_fit(example, processor, words + pads, pads, room)
         lengths.append(words + pads)

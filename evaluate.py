@@ -25,6 +25,7 @@ if __name__ == "__main__":
     stopping.watch()  # before torch is imported, which takes seconds: Ctrl-C may come there too
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -198,14 +199,25 @@ def suited(records, protocol, box_format=None):
         raise utils.UserError(utils.cut(str(error))) from None
 
 
+OPENED_BY_THE_SHELL = ("/dev/fd/", "/dev/stdin")  # --predictions <(zcat saved.jsonl.gz)
+
+
 def read_predictions(path):
     """Read saved outputs: [(place, record)], a record's `line` its number in the file.
 
     JSON Lines, parquet, and R1-V's and VLM-R1's logs, which are one object with `results`.
-    UserError for a file that is missing, empty or broken.
+    UserError for a file that is missing, empty or broken, or that may never end.
     """
+    import data
+
+    if not os.path.exists(path):  # also for a name too long, or with a NUL
+        raise utils.UserError(
+            f"--predictions {data.short(path)} cannot be read (there is no such file); "
+            "check the path"
+        )
+    if not (path.is_fifo() and str(path).startswith(OPENED_BY_THE_SHELL)):
+        data.must_end(path)
     if path.suffix == ".parquet":
-        import data
         return [(f"{path}:{row}", as_saved({**record, "line": row}, f"{path}:{row}"))
                 for row, _, record in data.rows_of(path, "prediction and answer")]
     try:

@@ -498,6 +498,7 @@ def parse_args(argv=None):
     g.add_argument("--prompt", required=True, help="the question; goes verbatim into the chat template, unless the checkpoint's args.json names the template it was trained with")
     g.add_argument("--prompt-template", help="put the question by this template of data.py instead (none: verbatim)")
     utils.add_box_format(g)
+    utils.add_max_image_pixels(g)
     g.add_argument("--raw", action="store_true", help="print the completion and nothing else")
     g = p.add_argument_group("rollout")
     g.add_argument("--num-generations", type=utils.positive, default=1, help="G, answers to sample")
@@ -519,7 +520,7 @@ def in_pixels(text, example):
 def main(args):
     data.ask_as_trained(args, otherwise="none")
     for image in args.image:
-        if not Path(image).is_file():
+        if not os.path.isfile(image):                                # unlike path.is_file(), also False for a name too long
             raise utils.UserError(f"--image {image} does not exist; check the path")
     example = data.Example("question", [Path(i) for i in args.image], args.prompt, "", source="--image")
     data.check_images([example])

@@ -215,6 +215,9 @@ for _type, _word in ((dropout, "number"), (positive, "whole number"), (count, "w
     _type.__name__ = _word                                          # argparse says "invalid whole number value: 'x'"
 
 
+MAX_IMAGE_PIXELS = 178_956_970  # Pillow's own limit
+
+
 def add_model_flags(parser):
     """--model and how to load it; the same in every script."""
     g = parser.add_argument_group("model")
@@ -249,12 +252,22 @@ def add_data_flags(parser):
     g.add_argument("--prompt-template", default=None, help="how a question is put, by name (see TEMPLATES in data.py); default: the one the checkpoint was trained with, else r1v")
     g.add_argument("--level", type=int, choices=[1, 2, 3], default=3, help="difficulty of toy tasks")
     add_box_format(g)
+    add_max_image_pixels(g)
     return g
 
 
 def add_box_format(group):
     group.add_argument("--box-format", choices=["norm1000", "resized", "pixels"], help="how the model writes boxes: norm1000, thousandths of the picture's sides (Qwen2-VL); resized, pixels of the "
                        "picture as it is shown to the model (Qwen2.5-VL); pixels, of the original; default: as the checkpoint was trained here, else norm1000")
+
+
+def add_max_image_pixels(group):
+    group.add_argument(
+        "--max-image-pixels",
+        type=positive,
+        default=MAX_IMAGE_PIXELS,
+        help="refuse a picture of more pixels, by its header, before it fills the memory",
+    )
 
 
 def add_optimization_flags(parser, learning_rate_help):

@@ -903,7 +903,7 @@ BAD_RECORDS = {     # name: (the record, what the message must contain besides f
     "text for a PNG": ({**GOOD, "image": "images/text.png"}, ["text.png cannot be opened"]),
     "empty PNG": ({**GOOD, "image": "images/empty.png"}, ["empty.png cannot be opened"]),
     "narrow image": ({**GOOD, "image": "images/narrow.png"}, ["2 x 500 pixels", "200 : 1", "crop it"]),
-    "absurdly large image": ({**GOOD, "image": "images/bomb.png"}, ["bomb.png cannot be opened", "exceeds limit"]),
+    "absurdly large image": ({**GOOD, "image": "images/bomb.png"}, ["bomb.png has 3600000000 pixels, more than --max-image-pixels 178956970", "shrink it, or raise the flag"]),
 }
 
 

@@ -208,7 +208,7 @@ def test_a_failure_is_one_warning_and_the_old_picture_stays(tmp_path, monkeypatc
         line = warned()
         assert str(png) in line and "OSError: [Errno 28] No space left on device" in line
     assert png.read_text() == "the old one"
-    assert {path.name for path in tmp_path.iterdir()} == {"a picture.png", "m.jsonl"}
+    assert {path.name for path in tmp_path.iterdir()} == {"a picture.png"}
 
 
 def test_any_error_of_matplotlib_is_a_warning_in_one_line(tmp_path, monkeypatch, warned):
