@@ -800,7 +800,7 @@ def to_write(policy, processor, examples, args):
     model, trained = modeling.saved_bytes(policy, processor), [q for q in policy.parameters() if q.requires_grad]
     state = 8 * sum(q.numel() for q in trained)
     answers = args.iterations * len(examples) * args.num_generations * (4 * args.max_completion_length + 200)
-    return {f"{args.save_total_limit + 1} checkpoints": (args.save_total_limit + 1) * (model + state), f"{args.iterations + 2} models": (args.iterations + 2) * model,
+    return {f"checkpoints (at most {args.save_total_limit + 1})": (args.save_total_limit + 1) * (model + state), f"models (at most {args.iterations + 2})": (args.iterations + 2) * model,
             "samples and what is built of them": 3 * answers, "log and pictures": (args.iterations + 1) * 500_000}
 
 

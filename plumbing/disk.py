@@ -10,13 +10,13 @@ from pathlib import Path
 
 from plumbing.errors import UserError
 
-# What the disk says whatever was written; any other OSError may be a mistake of this code.
+# What the disk says whatever was written, and the remedy; any other OSError may be a mistake of ours.
 REFUSALS = {
-    errno.ENOSPC: "no space is left on the disk",
-    errno.EDQUOT: "your quota on the disk is used up",
-    errno.EFBIG: "a file would be larger than the limit on file sizes allows (ulimit -f)",
-    errno.EROFS: "the disk can only be read",
-    errno.EIO: "the disk reports an input/output error",
+    errno.ENOSPC: ("no space is left on the disk", "make room"),
+    errno.EDQUOT: ("your quota on the disk is used up", "make room"),
+    errno.EFBIG: ("a file would be larger than the limit on file sizes", "raise it (ulimit -f)"),
+    errno.EROFS: ("the disk can only be read", "make it writable"),
+    errno.EIO: ("the disk reports an input/output error", "check the disk"),
 }
 # These need a path inside the output directory to be the user's business and not ours.
 OBSTACLES = {
@@ -52,11 +52,11 @@ def in_words(error: BaseException, out: str | Path, again: str) -> str | None:
     """
     number = error_number(error)
     if number in REFUSALS:
-        needed = getattr(error, "needed", None)
-        wanted = f"{size(needed)} are needed and" if needed else "at least"
-        room = f"{wanted} {size(free(out))} {'are' if needed else 'is'} free"
-        what = getattr(error, "what", None) or out
-        return f"{what} could not be written: {REFUSALS[number]} ({room}); make room, then {again}"
+        reason, remedy = REFUSALS[number]
+        needed, room = getattr(error, "needed", None), f"{size(free(out))} are free"
+        room = f"{size(needed)} are needed and {room}" if needed else room
+        what = getattr(error, "what", None) or f"a file in {out}"
+        return f"{what} could not be written: {reason} ({room}); {remedy}, then {again}"
     path = getattr(error, "filename2", None) or getattr(error, "filename", None)
     if number in OBSTACLES and path and is_below(path, out):
         return (
@@ -75,7 +75,7 @@ def writing(what: str | Path, needed: int | None = None):
         if number is None:
             raise
         failed = OSError(number, os.strerror(number), getattr(error, "filename", None))
-        failed.what, failed.needed = getattr(error, "what", what), getattr(error, "needed", needed)
+        failed.what, failed.needed = what, needed or getattr(error, "needed", None)
         raise failed from error
 
 

@@ -176,6 +176,7 @@ def open_output_dir(args) -> Path | None:
         raise UserError(f"{path} is already past --max-steps {args.max_steps}; raise it")
     # Taken back to an earlier step: "newest" must not mean a later one, whatever stops this run.
     for later in reversed([p for p in found if step_of(p) > step_of(path)]):
+        print(f"{later.name} is set aside, and removed with the next save")
         _delete(out / f".{later.name}.later")
         os.replace(later, out / f".{later.name}.later")
     return path
@@ -293,9 +294,11 @@ def save_checkpoint(out, step: int, save_model, state: dict, log, keep: int, nee
         _fill(temporary, save_model, state | {"step": step}, log.lines)
         remove(final)
         os.replace(temporary, final)
-        for old in checkpoints(out)[:-keep]:
-            remove(old)
         drop_later(out)
+        done = checkpoints(out)
+        now = done.index(final) + 1
+        for old in done[: max(0, now - keep)] + done[now:]:
+            remove(old)
 
 
 def _fill(temporary: Path, save_model, state: dict | None, lines: list | None):
@@ -380,7 +383,7 @@ def to_write(args, model_bytes: int, state_bytes: int, steps: int) -> dict[str, 
     most = min(saves, args.save_total_limit + 1)  # one more while the newest is written
     looks = 3 + (steps // args.eval_steps if args.eval_steps else steps // 50)
     return {
-        f"{most} checkpoints": most * (model_bytes + state_bytes),
+        f"checkpoints (at most {most})": most * (model_bytes + state_bytes),
         "the model": model_bytes,
         "log and pictures": looks * 300_000 + steps * 1000 * (most + 1),
     }

@@ -1,0 +1,182 @@
+"""Signals: the step that is named is saved, a second one ends at once, and never a traceback."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+from pathlib import Path
+
+import pytest
+
+from plumbing import stopping
+
+ROOT = Path(__file__).resolve().parents[1]
+EXIT = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
+
+
+@pytest.mark.parametrize("number", EXIT)
+def test_the_first_signal_asks_and_the_exit_code_is_its_own(number, capfd):
+    before = signal.getsignal(number)
+    with pytest.raises(SystemExit) as left, stopping.Stop() as stop:
+        assert not stop.requested
+        signal.raise_signal(number)
+        assert stop.requested
+        stop.leave("stopped after step 3")
+    assert left.value.code == EXIT[number] and signal.getsignal(number) is before
+    out, err = capfd.readouterr()
+    assert "stopping after this step" in err and "stopped after step 3" in out
+    with stopping.Stop() as again:
+        assert not again.requested  # one run's request is not the next one's
+
+
+def test_a_signal_that_comes_with_the_last_step_is_not_forgotten(capfd):
+    with pytest.raises(SystemExit) as left, stopping.Stop():
+        signal.raise_signal(signal.SIGTERM)
+    assert left.value.code == 143 and "after the last step" in capfd.readouterr().out
+
+
+def test_an_error_in_the_loop_is_the_error_that_comes_out():
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(RuntimeError), stopping.Stop():
+        signal.raise_signal(signal.SIGINT)
+        raise RuntimeError
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_outside_the_main_thread_there_are_no_signals():
+    result = []
+
+    def work():
+        with stopping.Stop() as stop:
+            result.append(stop.requested)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert result == [False]
+
+
+def python(body, **more):
+    """A process that watches for signals and runs `body`."""
+    script = f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n" + textwrap.dedent(body)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, "-c", script], **pipes, **more)
+
+
+def ended(process):
+    """(exit code, stderr) of a process, which must not have said a traceback."""
+    out, err = process.communicate(timeout=120)
+    assert "Traceback" not in err and "Exception ignored" not in err, err
+    return process.returncode, err
+
+
+MOMENTS = {
+    "in an import": "import time; time.sleep(600)",
+    "in a finalizer": """
+        class Slow:
+            def __del__(self):
+                time.sleep(600)
+        one = Slow()
+        del one
+        """,
+    "in a broad except": """
+        try:
+            time.sleep(600)
+        except BaseException:
+            pass
+        """,
+    "while threads shut down": "threading.Thread(target=time.sleep, args=(600,)).start()",
+    "while the interpreter exits": "atexit.register(time.sleep, 600)",
+    "at the second signal": """
+        with stopping.Stop():
+            signal.raise_signal(signal.SIGTERM)
+            time.sleep(600)
+        """,
+}
+
+
+@pytest.mark.parametrize("number", EXIT)
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_at_any_moment_one_sentence_and_no_traceback(moment, number):
+    process = python(
+        "from plumbing import stopping\n"
+        "stopping.watch()\n"
+        "stopping.last_words.append(lambda: 'all is kept')\n"
+        "import atexit, signal, threading, time\n"
+        "print('ready', flush=True)\n" + textwrap.dedent(MOMENTS[moment])
+    )
+    assert process.stdout.readline() == "ready\n"
+    # whether it has come to the sleep yet is of no matter
+    process.send_signal(number)
+    code, err = ended(process)
+    assert code == EXIT[number]
+    assert err.count("stopped at once") == 1 and "all is kept" in err
+
+
+def test_signals_that_the_caller_ignores_stay_ignored():
+    """nohup python train_grpo.py: the closed terminal is none of its business."""
+    process = python(
+        """
+        import signal
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        from plumbing import stopping
+        stopping.watch()
+        with stopping.Stop() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert not stop.requested
+        """
+    )
+    assert ended(process)[0] == 0
+
+
+def test_a_terminal_that_is_gone_does_not_end_the_step():
+    """SIGHUP, and from then on every word to the terminal is an error."""
+    master, terminal = os.openpty()
+    script = """
+        from plumbing import stopping
+        import os, signal
+        with stopping.steady_streams(), stopping.Stop() as stop:
+            print("ready", flush=True)
+            while not stop.requested:
+                pass
+            print("into the void", flush=True)
+            open(os.environ["SAVED"], "w").close()
+            stop.leave("stopped after step 1")
+        """
+    saved = Path(f"/tmp/nanovlr-saved-{os.getpid()}")
+    text = f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n" + textwrap.dedent(script)
+    process = subprocess.Popen(
+        [sys.executable, "-c", text],
+        stdout=terminal,
+        stderr=terminal,
+        env=os.environ | {"SAVED": str(saved)},
+    )
+    os.close(terminal)
+    try:
+        assert b"ready" in os.read(master, 100)
+        os.close(master)
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(timeout=120) == 129 and saved.exists()
+    finally:
+        process.kill()
+        saved.unlink(missing_ok=True)
+
+
+def test_a_reader_that_goes_away_does_not_end_the_run(tmp_path):
+    """python train_sft.py | head -1"""
+    process = python(
+        f"""
+        from plumbing import stopping
+        with stopping.steady_streams():
+            for _ in range(100000):
+                print("a line of some length", flush=True)
+            open({str(tmp_path / "done")!r}, "w").close()
+        """
+    )
+    process.stdout.readline()
+    process.stdout.close()
+    process.stdout = None
+    code, _ = ended(process)
+    assert code == 0 and (tmp_path / "done").exists()
