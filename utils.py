@@ -12,6 +12,7 @@ import sys
 import textwrap
 
 import torch
+from tqdm import tqdm
 
 from plumbing import disk, rundir, stopping
 from plumbing.errors import UserError
@@ -72,7 +73,7 @@ LESS_MEMORY = (
 
 
 def _stop(sentence):
-    print(f"error: {sentence}", file=sys.stderr)
+    tqdm.write(f"error: {sentence}", file=sys.stderr)                 # on a line of its own, a progress bar or not
     sys.exit(2)
 
 

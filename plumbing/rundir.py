@@ -308,7 +308,8 @@ def _fill(temporary: Path, save_model, state: dict | None, lines: list | None):
     try:
         save_model(temporary)
         if state is not None:
-            with open(temporary / "state.pt", "wb") as file:  # by name, an error has no number
+            # A file, not its name: torch's own writer raises errors without a number.
+            with open(temporary / "state.pt", "wb", buffering=2**20) as file:
                 torch.save(state, file)
             disk.write_lines(temporary / "metrics.jsonl", lines)
         write_sums(temporary)
