@@ -216,18 +216,35 @@ class Server:
         self.process.wait()
 
 
-class Process:
-    """The same interface, with a process of its own for every run: `python SCRIPT ARGV`."""
+ARMING = [f"FAULT_{name}" for name in "FOLDER MODE AT VALUE HALF LOG".split()] + ["LD_PRELOAD"]
+WRITING = (
+    "open,openat,creat,write,pwrite64,writev,pwritev,pwritev2,sendfile,copy_file_range,"
+    "rename,renameat,renameat2,mkdir,mkdirat,link,linkat,symlink,symlinkat,"
+    "unlink,unlinkat,rmdir,truncate,ftruncate,fallocate"
+)
 
-    def __init__(self, shim: Path, prefix: tuple[str, ...] = ()):
-        self.shim, self.prefix = shim, prefix
+
+class Process:
+    """The same interface, with a process of its own for every run: `python SCRIPT ARGV`.
+
+    strace: a file for what strace says of the calls that change files.
+    """
+
+    def __init__(self, shim: Path, strace: Path | None = None):
+        self.shim, self.strace = shim, strace
 
     def run(self, script: str, argv: list[str], log: Path, fault: dict, seconds: int) -> dict:
-        armed = {f"FAULT_{name.upper()}": str(value) for name, value in fault.items()}
+        more = environment(self.shim)
+        more |= {f"FAULT_{name.upper()}": str(value) for name, value in fault.items()}
+        command = [sys.executable, str(ROOT / f"{script}.py"), *argv]
+        if self.strace:  # which must not be armed itself
+            armed = [f"-E{name}={more.pop(name)}" for name in list(more) if name in ARMING]
+            watch = ["-f", "-y", "-s0", f"-etrace={WRITING}", f"-o{self.strace}"]
+            command = ["strace", *watch, *armed, *command]
         with open(log, "a") as output:
             process = subprocess.Popen(
-                [*self.prefix, sys.executable, ROOT / f"{script}.py", *argv],
-                env=environment(self.shim) | armed,
+                command,
+                env=more,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -255,7 +272,7 @@ def group_lives(group: int) -> bool:
 # --- one case ---
 
 TIMES = re.compile(r".*_time|tokens_per_second")
-OF_THIS_START = {"argv", "output_dir", "resume_from_checkpoint", "commit"}  # in args.json
+OF_THIS_START = re.compile("argv|output_dir|resume_from_checkpoint|commit")  # in args.json
 
 
 def left_by(folder: Path) -> dict[str, object]:
@@ -271,13 +288,18 @@ def left_by(folder: Path) -> dict[str, object]:
             continue
         found[name] = content = path.read_bytes().replace(str(folder).encode(), b"FOLDER")
         if path.name == "metrics.jsonl":
-            found[name] = [without(TIMES, json.loads(line)) for line in content.splitlines()]
+            found[name] = [without(TIMES, line) for line in content.splitlines()]
         if path.name == "args.json":
-            found[name] = without(re.compile("|".join(OF_THIS_START)), json.loads(content))
+            found[name] = without(OF_THIS_START, content)
     return found
 
 
-def without(names: re.Pattern, record: dict) -> dict:
+def without(names: re.Pattern, text: bytes) -> dict | bytes:
+    """Read an object in JSON, less the keys with these names; what is no JSON stays as it is."""
+    try:
+        record = json.loads(text)
+    except ValueError:
+        return text
     return {key: value for key, value in record.items() if not names.fullmatch(key)}
 
 
@@ -300,7 +322,9 @@ def blurts(text: str) -> list[str]:
     found = []
     for mark in BLURTS:
         if mark in text:
-            lines = re.findall(r"^(?:\w+\.)*\w*(?:Error|Exception|Interrupt)\b.*$", text, re.MULTILINE)
+            lines = re.findall(
+                r"^(?:\w+\.)*\w*(?:Error|Exception|Interrupt)\b.*$", text, re.MULTILINE
+            )
             found.append(f"{mark}: {lines[-1][:150] if lines else '?'}")
     return found
 
@@ -317,7 +341,8 @@ class Case:
     name: str
     point: Point
     folder: Path
-    points: list[Point]
+    points: list[Point]  # of the run without a fault, which was below `whole_folder`
+    whole_folder: Path
     whole: dict[str, object]
     text: str = ""  # what the faulted run printed
 
@@ -374,13 +399,11 @@ class Case:
                 finished[path.parent] = path
         for parent, path in finished.items():
             removed = [p for p in before if p.path.startswith(f"{path}/") and not p.needs_space]
-            here = self.folder / parent.relative_to(self.points_folder)
+            here = self.folder / parent.relative_to(self.whole_folder)
             newest = max((number_of(p) for p in here.glob("checkpoint-*")), default=-1)
             if newest < number_of(path) and not removed:
                 return [f"{path.name} was finished and is lost"]
         return []
-
-    points_folder: Path = Path()
 
 
 def number_of(checkpoint: Path) -> int:
@@ -436,8 +459,8 @@ class Bench:
         started = time.perf_counter()
         points, whole = self.whole(name)
         folder = self.folder / f"{name}-{fault}-{point.number}"
-        case = Case(RUNS[name], fault, point, folder, points, whole)
-        case.points_folder = self.folder / f"whole-{name}"
+        whole_folder = self.folder / f"whole-{name}"
+        case = Case(RUNS[name], fault, point, folder, points, whole_folder, whole)
         end = self.start(case.run, folder, FAULTS[fault], point.number)
         case.text = self.log(folder).read_text(errors="replace")
         failures = case.failures_of_the_end(end) + case.failures_of_what_was_finished()
@@ -448,7 +471,7 @@ class Bench:
             "fault": fault,
             "point": point.number,
             "call": point.call,
-            "path": str(Path(point.path).relative_to(case.points_folder)),
+            "path": str(Path(point.path).relative_to(case.whole_folder)),
             "code": end["code"],
             "failures": failures,
             "said": case.text[-600:] if failures else "",
