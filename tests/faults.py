@@ -183,13 +183,29 @@ def environment(shim: Path) -> dict[str, str]:
     return {**os.environ, **more}
 
 
-class Server:
-    """faults_server.py, one run at a time."""
+# The system calls that change files, as strace names them.
+CHANGING = (
+    "open,openat,creat,write,pwrite64,writev,pwritev,pwritev2,sendfile,copy_file_range,"
+    "rename,renameat,renameat2,mkdir,mkdirat,link,linkat,symlink,symlinkat,"
+    "unlink,unlinkat,rmdir,truncate,ftruncate,fallocate"
+)
 
-    def __init__(self, shim: Path, draw: bool = False):
+
+class Server:
+    """faults_server.py, one run at a time.
+
+    draw: with real pictures. strace: a file for what strace says of the calls that change files.
+    """
+
+    def __init__(self, shim: Path, draw: bool = False, strace: Path | None = None):
         self.draw = draw
+        watch = ["strace", "-f", "--seccomp-bpf", "-y", "-s0", f"-etrace={CHANGING}"]
         self.process = subprocess.Popen(
-            [sys.executable, HERE / "faults_server.py"],
+            [
+                *([*watch, f"-o{strace}"] if strace else []),
+                sys.executable,
+                HERE / "faults_server.py",
+            ],
             env=environment(shim),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -216,34 +232,18 @@ class Server:
         self.process.wait()
 
 
-ARMING = [f"FAULT_{name}" for name in "FOLDER MODE AT VALUE HALF LOG".split()] + ["LD_PRELOAD"]
-WRITING = (
-    "open,openat,creat,write,pwrite64,writev,pwritev,pwritev2,sendfile,copy_file_range,"
-    "rename,renameat,renameat2,mkdir,mkdirat,link,linkat,symlink,symlinkat,"
-    "unlink,unlinkat,rmdir,truncate,ftruncate,fallocate"
-)
-
-
 class Process:
-    """The same interface, with a process of its own for every run: `python SCRIPT ARGV`.
+    """The same interface, with a process of its own for every run: `python SCRIPT ARGV`."""
 
-    strace: a file for what strace says of the calls that change files.
-    """
-
-    def __init__(self, shim: Path, strace: Path | None = None):
-        self.shim, self.strace = shim, strace
+    def __init__(self, shim: Path):
+        self.shim = shim
 
     def run(self, script: str, argv: list[str], log: Path, fault: dict, seconds: int) -> dict:
         more = environment(self.shim)
         more |= {f"FAULT_{name.upper()}": str(value) for name, value in fault.items()}
-        command = [sys.executable, str(ROOT / f"{script}.py"), *argv]
-        if self.strace:  # which must not be armed itself
-            armed = [f"-E{name}={more.pop(name)}" for name in list(more) if name in ARMING]
-            watch = ["-f", "-y", "-s0", f"-etrace={WRITING}", f"-o{self.strace}"]
-            command = ["strace", *watch, *armed, *command]
         with open(log, "a") as output:
             process = subprocess.Popen(
-                command,
+                [sys.executable, ROOT / f"{script}.py", *argv],
                 env=more,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
