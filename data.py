@@ -385,6 +385,8 @@ ANSWER_KEYS = ("answer", "ground_truth")
 # What Pillow raises for damaged or absurdly large files; RuntimeError: its AVIF, BLP and DDS.
 IMAGE_ERRORS = (OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError)
 ANSWER_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+OUR_WORDS = ("prompt_template", "boxes")  # keys of Example.meta that decide something
+MOST_COPIES, MOST_PAIRS = 1000, 10_000_000  # of a set with its repeat_time
 SHORT_ANSWER = 100                          # characters: a text without tags that is longer is no answer
 
 
@@ -401,6 +403,7 @@ def to_example(record, file, line, needs_answer=True, name=None):
         raise UserError(f"{where}: expected an object with question and answer, found {type(record).__name__}")
     layout = next((function for keys, function in LAYOUTS if keys <= record.keys()), plain)
     fields, meta = layout(record, where)
+    meta = with_our_words(meta, where)
     answer, boxes = fields.get("answer"), fields.get("boxes")
     if boxes is None and not (answer or "").strip() and needs_answer:
         raise UserError(f"{where}: no answer; expected `answer`, or `solution` with <answer> ... </answer>")
@@ -476,6 +479,23 @@ def label_of(record, key, where):
     text = mended(short(value, 1000)) if isinstance(value, (dict, list)) else str(value)
     must_be_whole(text, key, where)
     return text if text.strip() else None
+
+
+def with_our_words(meta, where):
+    """Check the keys left in a record that mean something here; null is as good as absent."""
+    meta = {key: value for key, value in meta.items() if value is not None or key not in OUR_WORDS}
+    template = meta.get("prompt_template")
+    if "prompt_template" in meta and not (isinstance(template, str) and template in TEMPLATES):
+        raise UserError(
+            f"{where}: `prompt_template` {short(template, 40)} is unknown; "
+            f"delete the key, or name one of {', '.join(TEMPLATES)}"
+        )
+    if "boxes" in meta:  # `plain` has read its own
+        raise UserError(
+            f"{where}: `boxes` are read only beside `question` and images; "
+            "write the record so, or delete the key"
+        )
+    return meta
 
 
 def carried(meta, where):
@@ -1037,14 +1057,23 @@ def annotated(record, file, line, root):
     """
     where, name = f"{file}:{line}: set {short(record.get('id'), 60)}", record.get("id")
     repeat, images = record.get("repeat_time", 1), text_of({"root": record.get("root") or None}, ["root"], where) or ""
-    if isinstance(repeat, bool) or not isinstance(repeat, (int, float)) or not 0 <= repeat < 1e6:
-        raise UserError(f"{where}: `repeat_time` must be a number, 1 for once, 0.5 for half of it, found {short(repeat, 40)}")
+    if isinstance(repeat, bool) or not isinstance(repeat, (int, float)) or not 0 <= repeat <= MOST_COPIES:
+        raise UserError(
+            f"{where}: `repeat_time` must be a number, 1 for once, 0.5 for half of it, "
+            f"at most {MOST_COPIES}, found {short(repeat, 40)}; mend it"
+        )
     annotation = near(needed(record, "annotation", where), file)
+    must_end(annotation)
     if not os.path.isfile(annotation):
         raise UserError(f"{where}: annotation {short(annotation)} does not exist, nor does it above {file.name}; fetch it, or delete the set")
     folder = near(images, file) if root is None else root / images if os.path.isdir(root / images) else root
     found = rows_of(annotation, PAIR_KEYS, f"{name}/{annotation.name}")
     rows = [(row, annotation, place, folder, row_name) for place, row_name, row in found]
+    if repeat > 1 and len(rows) * repeat > MOST_PAIRS:
+        raise UserError(
+            f"{where}: {len(rows)} pairs with a `repeat_time` of {repeat} are more than "
+            f"{MOST_PAIRS}; lower it, and raise --num-train-epochs instead"
+        )
     sample = random.Random(str(name)).sample(range(len(rows)), int(len(rows) * repeat) - len(rows) * int(repeat))
     return rows * int(repeat) + [rows[n] for n in sorted(sample)]
 
@@ -1147,8 +1176,9 @@ def turns_of(value, role, key, where):
         content = next((turn[name] for name in ("content", "value") if turn.get(name) is not None), None)
         if isinstance(content, list):
             kinds = [part.get("type") if isinstance(part, dict) else type(part).__name__ for part in content]
-            if not set(kinds) <= ({"text"} if speaker == "assistant" else {"text", "image"}):
-                raise UserError(f"{where}: `{key}` holds {short(', '.join(map(str, kinds)), 60)}; a reply is made of text, a prompt of text and images; delete the record")
+            known = ["text"] if speaker == "assistant" else ["text", "image"]
+            if not all(kind in known for kind in kinds):             # a list: a kind may be anything
+                raise UserError(f"{where}: `{key}` holds {', '.join(short(kind, 20) for kind in kinds[:5])}; a reply is made of text, a prompt of text and images; delete the record")
             images = [part["image"] for kind, part in zip(kinds, content) if kind == "image" and part.get("image") is not None]
             content = "".join("<image>" if kind == "image" else needed({key: part.get("text")}, key, where) for kind, part in zip(kinds, content))
         turns.append((speaker, needed({key: content}, key, where), images))
@@ -1646,8 +1676,8 @@ def encode_prompt(example, processor, template=DEFAULT_TEMPLATE, system_prompt=N
     pixel_values = grid = None
     counts = []
     if example.images:
-        pictures = processor.image_processor(images=open_images(example), return_tensors="pt")
-        pixel_values, grid = pictures["pixel_values"], pictures["image_grid_thw"]
+        pictures = [processor.image_processor(images=[open_image(image, example.source)], return_tensors="pt") for image in example.images]     # no two in memory
+        pixel_values, grid = (torch.cat([picture[key] for picture in pictures]) for key in ("pixel_values", "image_grid_thw"))
         counts = (grid.prod(-1) // processor.image_processor.merge_size ** 2).tolist()
         parts = rendered.split(special.image)
         assert len(parts) == len(counts) + 1, f"the chat template placed {len(parts) - 1} images, not {len(counts)}"
