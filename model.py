@@ -692,6 +692,7 @@ def export(args):
     print(f"wrote {out} ({args.dtype}{', adapter merged' if adapter else ''})")
 
     spec = args.data or (run_args.get("data") if data.split_name(run_args.get("data", ""))[0] in toyworld.TASKS or Path(str(run_args.get("data"))).exists() else "count:test")
+    data.limit_image_pixels(run_args.get("max_image_pixels") or data.MAX_IMAGE_PIXELS)
     examples = data.head(data.read(spec), 16)
     template = run_args.get("prompt_template") or data.DEFAULT_TEMPLATE
     prompts = [data.encode_prompt(e, processor, template, run_args.get("system_prompt"), 64) for e in examples]

@@ -7,10 +7,15 @@ import copy
 import dataclasses
 import io
 import json
+import os
 import random
 import re
+import signal
+import socket
+import struct
 import sys
 import time
+import zlib
 from collections import Counter
 from datetime import date, datetime, timedelta
 from datetime import time as time_of_day
@@ -19,7 +24,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 
 import data
 import rewards
@@ -1023,6 +1028,355 @@ def test_damaged_pictures_are_opened_or_refused_but_nothing_else(kind):
     assert refused > 30
 
 
+# --- pictures too large, and what is no picture ---
+
+
+@pytest.fixture
+def pixel_limit():
+    """Set another limit on pixels, for this test alone."""
+    yield data.limit_image_pixels
+    data.limit_image_pixels()
+
+
+@pytest.fixture
+def soon():
+    """Let a call that would wait for ever fail instead."""
+
+    def stop(*_):
+        raise TimeoutError("still waiting")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def chunk(kind, body):
+    """A chunk of a PNG file."""
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def raw_png(width, height, depth, color_type, row):
+    """A PNG of this row again and again; of zeros it is some thousand times smaller than them."""
+    header = struct.pack(">IIBBBBB", width, height, depth, color_type, 0, 0, 0)
+    rows = zlib.compress((b"\0" + row) * height, 1)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+HUGE = raw_png(20_000, 20_000, 1, 0, bytes(2500))  # whole, and 0.2 MB
+
+
+def test_pictures_over_the_limit_are_refused_by_their_headers(folder, pixel_limit, monkeypatch):
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("decoded"))
+    (folder / "huge.png").write_bytes(HUGE)
+    record = {"image": "huge.png", "question": "q", "answer": "a"}
+    boxed = {"image": "huge.png", "question": "q", "boxes": [[1, 2, 3, 4]]}
+    pair = {"image": "huge.png", "question": "q", "chosen": "yes", "rejected": "no"}
+    for call, records in ((read, [record]), (read, [boxed]), (data.read_pairs, [pair])):
+        text = refusal(call, write(folder, records))
+        assert text.startswith(f"{folder / 'set.jsonl'}:1: image {folder / 'huge.png'} has 400000000")
+        assert "more than --max-image-pixels 178956970; shrink it, or raise the flag" in text
+    late = [Example("0", [], "q", "a"), Example("1", [HUGE], "q", "a", source="set.json:9")]
+    for call in (data.check_images, lambda examples: data.check_images(examples, decode=0)):
+        assert refusal(call, late).startswith("set.json:9: its embedded image has 400000000")
+    pytest.importorskip("pyarrow")
+    embedded = write(folder, [{**record, "image": {"bytes": HUGE, "path": None}}], "x.parquet")
+    assert "its embedded image has 400000000 pixels" in refusal(read, embedded, within=5)
+    pixel_limit(400_000_000)
+    assert data.picture_size(HUGE, "x") == (20_000, 20_000)
+
+
+def test_the_limit_is_exact_and_the_same_in_every_script(pixel_limit):
+    pixel_limit(30 * 41)
+    assert open_image(png(30, 41), "x").size == (30, 41)
+    assert "has 1260 pixels" in refusal(open_image, png(30, 42), "x")
+    import evaluate
+    import generate
+    import selftrain
+    import train_grpo
+    import train_sft
+
+    out = ["--model", "tiny", "--output-dir", "out"]
+    commands = {
+        evaluate: [*out, "--data", "count"],
+        generate: ["--model", "tiny", "--prompt", "How many?"],
+        selftrain: [*out, "--data", "count", "--method", "star"],
+        train_grpo: [*out, "--data", "count"],
+        train_sft: [*out, "--data", "count"],
+    }
+    for script, words in commands.items():
+        assert script.parse_args(words).max_image_pixels == 178_956_970
+        args = script.parse_args([*words, "--max-image-pixels", "1260"])
+        data.ask_as_trained(args)
+        assert open_image(png(30, 42), "x").size == (30, 42)
+        assert "more than --max-image-pixels 1260" in refusal(open_image, png(30, 43), "x")
+
+
+def test_large_pictures_are_decoded_one_at_a_time(monkeypatch):
+    """Eight just below the limit, side by side, are 20 GB."""
+    locked = []
+
+    def spied(image):
+        locked.append((image.size, data.ONE_AT_A_TIME.locked()))
+        return image
+
+    monkeypatch.setattr(data, "to_rgb", spied)
+    monkeypatch.setattr(data, "LARGE", 56 * 56)
+    for size in ((56, 56), (57, 56)):
+        open_image(png(*size), "x")
+    assert locked == [((56, 56), False), ((57, 56), True)] and not data.ONE_AT_A_TIME.locked()
+
+
+def saved(image, kind, **more):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **more)
+    return buffer.getvalue()
+
+
+GREY = struct.pack(">H", 40_000)  # 0x9c40
+
+
+@pytest.mark.parametrize(
+    "case, encoded, expected",
+    [
+        ("16 bits, grey", raw_png(30, 30, 16, 0, GREY * 30), (156, 156, 156)),
+        ("16 bits, alpha", raw_png(30, 30, 16, 4, (GREY + b"\xff\xff") * 30), (156, 156, 156)),
+        ("16 bits, RGB", raw_png(30, 30, 16, 2, (GREY + b"\x00\x00\xff\xff") * 30), (156, 0, 255)),
+        ("16 bits, TIFF", saved(Image.new("I;16", (30, 30), 40_000), "TIFF"), (156, 156, 156)),
+        ("16 bits, Motorola", saved(Image.new("I;16B", (30, 30), 40_000), "TIFF"), (156, 156, 156)),
+        ("16 bits, PGM", b"P5 30 30 65535\n" + GREY * 900, (156, 156, 156)),
+        ("32 bits", saved(Image.new("I", (30, 30), 99), "TIFF"), (99, 99, 99)),
+        ("floats", saved(Image.new("F", (30, 30), 99.0), "TIFF"), (99, 99, 99)),
+        ("CMYK", saved(Image.new("CMYK", (30, 30), (0, 255, 255, 0)), "TIFF"), (255, 0, 0)),
+        (
+            "animated",
+            saved(
+                Image.new("RGB", (30, 30), "red"),
+                "GIF",
+                save_all=True,
+                append_images=[Image.new("RGB", (30, 30), "blue")],
+            ),
+            (255, 0, 0),
+        ),
+    ],
+)
+def test_pictures_of_every_depth_are_read_right(case, encoded, expected):
+    assert open_image(encoded, "x").getpixel((9, 9)) == expected, case
+
+
+@pytest.mark.parametrize("mode, value", [("I", 256), ("I", -1), ("F", 300.0), ("F", -0.5)])
+def test_no_white_is_guessed_for_32_bits(mode, value):
+    text = refusal(open_image, saved(Image.new(mode, (30, 30), value), "TIFF"), "x.json:3")
+    assert text.startswith("x.json:3: ") and "32 bits a pixel" in text
+
+
+def test_no_program_is_run_for_a_picture(folder, monkeypatch):
+    """Pillow has Ghostscript draw an EPS file, whatever its name is."""
+    import subprocess
+
+    monkeypatch.setattr(subprocess, "check_call", lambda *_, **__: pytest.fail("run"))
+    Image.new("RGB", (30, 30)).save(folder / "a.eps")
+    (folder / "a.eps").rename(folder / "a.png")
+    text = refusal(read, write(folder, [{"image": "a.png", "question": "q", "answer": "a"}]))
+    assert "set.jsonl:1: " in text and "is a PostScript program; save what it draws as PNG" in text
+
+
+def odd_files(folder, suffix):
+    """One file of every kind that is not one: name -> path."""
+    named = {kind: folder / f"{kind}{suffix}" for kind in ("pipe", "socket", "device", "loop")}
+    os.mkfifo(named["pipe"])
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(os.path.relpath(named["socket"]))  # absolute, it may be too long
+    named["device"].symlink_to("/dev/zero")
+    named["loop"].symlink_to(named["loop"])
+    named["long"] = folder / ("x" * 5000 + suffix)
+    named["NUL"] = folder / f"a\0b{suffix}"
+    return named
+
+
+def test_pictures_that_are_no_files(folder, monkeypatch, soon):
+    monkeypatch.chdir(folder)
+    (folder / "folder.png").mkdir()
+    for kind, path in {**odd_files(folder, ".png"), "folder": folder / "folder.png"}.items():
+        record = {"image": str(path), "question": "q", "answer": "a"}
+        text = refusal(read, write(folder, [record]))
+        assert text.startswith(f"{folder / 'set.jsonl'}:1: image ") and "does not exist" in text, kind
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".parquet"])
+def test_what_may_never_end_is_not_read(tmp_path, monkeypatch, soon, suffix):
+    monkeypatch.chdir(tmp_path)
+    for kind, path in odd_files(tmp_path, suffix).items():
+        for call in (read, data.read_pairs):
+            text = refusal(call, path, within=5)
+            refused = "is a pipe, a socket or a device" in text or "no such file or folder" in text
+            assert refused and data.short(path) in text, kind
+    (tmp_path / "set").mkdir()
+    os.mkfifo(tmp_path / "set" / "train.jsonl")
+    assert "save what it holds as a file" in refusal(read, tmp_path / "set")
+
+
+def test_an_annotation_that_may_never_end(mmpr, soon):
+    path = mmpr(a=1, b=1)
+    (path.parent / "annotations" / "a.jsonl").unlink()
+    os.mkfifo(path.parent / "annotations" / "a.jsonl")
+    assert "a.jsonl cannot be read (it is a pipe" in refusal(data.read_pairs, path)
+
+
+def test_links_to_files_are_read(folder):
+    write(folder, [GOOD], "set.jsonl")
+    (folder / "link.jsonl").symlink_to("set.jsonl")
+    (folder / "link.png").symlink_to(folder / "images" / "a.png")
+    assert len(read(folder / "link.jsonl")) == 1
+    linked = write(folder, [{"image": "link.png", "question": "q", "answer": "a"}], "x.jsonl")
+    assert data.open_images(read(linked)[0])[0].getpixel((0, 0)) == (255, 0, 0)
+
+
+# --- odd values everywhere ---
+
+SAMPLES = [
+    {"image": "images/a.png", "problem": "How many?", "solution": "<answer> 3 </answer>"},
+    {"images": ["images/a.png"], "question": "q", "answer": "a", "choices": ["a", "b"], "id": 1},
+    {"image": "images/a.png", "question": "q", "boxes": [[1, 2, 30, 40]], "box_format": "pixels"},
+    {
+        "image": "images/a.png",
+        "conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "x Answer: 3"}],
+    },
+    {"imgname": "images/a.png", "query": "q", "label": "14"},
+    {
+        "id": "images/a",
+        "question": "q",
+        "choices": ["a", "b"],
+        "answer": "a",
+        "unit": None,
+        "ques_type": "multi_choice",
+        "ans_type": "text",
+    },
+    {
+        "image": "images/a.png",
+        "question": "q",
+        "choices": ["3", "2"],
+        "answer": "(A)",
+        "prompt": "q",
+        "task": "Count",
+        "source": "COCO",
+    },
+    {
+        "image": "images/a.png",
+        "question": "q",
+        "choices": ["a", "b"],
+        "answer": "B",
+        "rationale": "<answer>B</answer>",
+        "domain": "d",
+        "topic": "t",
+    },
+]
+PAIR_SAMPLES = [
+    {"image": "images/a.png", "question": "<image>q", "chosen": "yes", "rejected": "no"},
+    {"text": {"question": "q", "chosen": "yes", "rejected": "no"}},
+    {
+        "prompt": [{"role": "user", "content": [{"type": "text", "text": "q"}]}],
+        "chosen": [{"role": "assistant", "content": "yes"}],
+        "rejected": [{"role": "assistant", "content": [{"type": "text", "text": "no"}]}],
+    },
+]
+DEEP = json.loads("[" * 500 + "]" * 500)
+ODD = [
+    *(None, True, 0, -1, 2.5, 10**400, float("inf"), float("nan"), "", " ", "a\0b", "\ud800"),
+    *("x" * 5000, "9" * 5000, [], [1], [["a"]], {}, {"a": 1}, {"bytes": 1}, [{"type": []}], DEEP),
+]
+BESIDE = ("prompt_template", "boxes", "size", "resized", "box_style", "box_format", "task", "id")
+
+
+def places_in(value, before=()):
+    """Every place inside a value, as a path of keys."""
+    inside = value.items() if isinstance(value, dict) else []
+    inside = enumerate(value) if isinstance(value, list) else inside
+    for key, item in inside:
+        yield (*before, key)
+        yield from places_in(item, (*before, key))
+
+
+def put(value, place, item):
+    """A copy of the value with something else at this place."""
+    changed = copy.copy(value)
+    changed[place[0]] = put(value[place[0]], place[1:], item) if place[1:] else item
+    return changed
+
+
+@pytest.mark.parametrize("number", range(len(SAMPLES)))
+def test_odd_values_are_read_or_refused_but_nothing_else(tiny, folder, number):
+    """What is read can be asked, judged and written: a script meets nothing new after its start."""
+    sample, path, counts = SAMPLES[number], folder / "set.jsonl", Counter()
+    for place in [*places_in(sample), *((key,) for key in BESIDE)]:
+        for odd in ODD:
+            write(folder, [put(sample, place, odd)])
+            try:
+                [example] = read(path)
+                encode_prompt(example, tiny[1], "think")
+                data.check_golds([example], rewards.check_gold)
+                json.dumps([data.target_text(example, "think"), example.id, example.choices])
+                counts["read"] += 1
+            except UserError as error:
+                assert "\n" not in str(error) and len(str(error)) < 600
+                counts["refused"] += 1
+    assert counts["read"] > 20 and counts["refused"] > 20
+
+
+@pytest.mark.parametrize("number", range(len(PAIR_SAMPLES)))
+def test_odd_values_in_pairs_are_read_or_refused_but_nothing_else(tiny, folder, number):
+    sample, path, counts = PAIR_SAMPLES[number], folder / "set.jsonl", Counter()
+    for place in [*places_in(sample), *((key,) for key in (*BESIDE, "system", "video"))]:
+        for odd in ODD:
+            write(folder, [put(sample, place, odd)])
+            try:
+                data.check_pair_fit(data.read_pairs(path), tiny[1], "none", None)
+                counts["read"] += 1
+            except UserError as error:
+                assert "\n" not in str(error) and len(str(error)) < 600
+                counts["refused"] += 1
+    assert counts["read"] > 20 and counts["refused"] > 20
+
+
+@pytest.mark.parametrize("odd", [["think"], {"a": 1}, 5, "thinking", "", True])
+def test_a_records_own_template_is_one_of_ours(folder, odd):
+    write(folder, [GOOD, {**GOOD, "prompt_template": odd}])
+    text = refusal(read, folder / "set.jsonl")
+    assert text.startswith(f"{folder / 'set.jsonl'}:2: `prompt_template` ") and "delete the key" in text
+
+
+def test_a_records_own_template_is_used_and_null_is_none(folder):
+    write(folder, [{**GOOD, "prompt_template": name} for name in (None, "direct")])
+    plainly, directly = read(folder / "set.jsonl")
+    assert data.wording(plainly, "none") == plainly.question
+    assert data.wording(directly, "none") == data.wording(plainly, "direct") != plainly.question
+
+
+def test_damaged_parquet_files_are_read_or_refused_in_one_line(tmp_path):
+    """Among 1,000 such files were names of columns that are no UTF-8, and reasons of two lines."""
+    pytest.importorskip("pyarrow")
+    records = [{"question": "q", "answer": "a", "image": {"bytes": png(), "path": "x"}}] * 2
+    whole, rng = write(tmp_path, records, "x.parquet").read_bytes(), random.Random(1)
+    named = [at.start() for at in re.finditer(b"question", whole)]
+    damaged = [[(at, 0xFF) for at in named]]
+    for _ in range(120):
+        damaged.append([(rng.randrange(len(whole)), rng.randrange(256)) for _ in range(4)])
+    refused = 0
+    for changes in damaged:
+        broken = bytearray(whole)
+        for at, byte in changes:
+            broken[at] = byte
+        (tmp_path / "x.parquet").write_bytes(broken)
+        try:
+            read(tmp_path / "x.parquet")
+        except UserError as error:
+            assert "\n" not in str(error) and str(tmp_path / "x.parquet") in str(error)
+            refused += 1
+    assert refused > 40
+
+
 # -------------------------------------------------------------------------------------------------------- preference pairs
 
 def user(text):
@@ -1180,6 +1534,10 @@ BAD_META = {     # (what the set "a" says otherwise, what the message must say)
     "true for a number": ({"repeat_time": True}, ["`repeat_time` must be a number"]),
     "less than nothing": ({"repeat_time": -1}, ["`repeat_time` must be a number"]),
     "no number": ({"repeat_time": float("nan")}, ["`repeat_time` must be a number"]),
+    "nearly a million times": ({"repeat_time": 900_000}, ["`repeat_time` must be a number", "at most 1000", "found 900000"]),
+    "an annotation of 5,000 characters": ({"annotation": "x" * 5000}, ["set a: annotation", "does not exist"]),
+    "an annotation with a NUL": ({"annotation": "a\0.jsonl"}, ["set a: annotation", "does not exist"]),
+    "an annotation a folder": ({"annotation": "annotations"}, ["set a: annotation", "does not exist"]),
 }
 
 
@@ -1211,6 +1569,8 @@ BAD_PAIRS = {     # name: (record, what the message must say)
     "no turn": ({**PAIR, "chosen": []}, ["`chosen` is empty"]),
     "chosen a number": ({**PAIR, "chosen": 5}, ["`chosen` must be str", "found int"]),
     "rejected of texts": ({**PAIR, "rejected": ["no", "never"]}, ["`rejected` must be a text or a list of turns", "found no"]),
+    "a part whose type is a list": ({**PAIR, "question": [{"role": "user", "content": [{"type": ["text"], "text": "q"}]}]}, ["`question` holds ['text']", "delete the record"]),
+    "a part whose type is an object": ({**PAIR, "chosen": [{"role": "assistant", "content": [{"type": {}, "text": "q"}]}]}, ["`chosen` holds {}", "delete the record"]),
     "half a surrogate pair": ({**PAIR, "rejected": "cut \ud83d"}, ["`rejected`", "surrogate"]),
     "question a number": ({**PAIR, "question": 5}, ["`question` must be str"]),
     "no rejected": ({"question": "q", "chosen": "yes"}, ["no pair", "chosen and rejected", "found question, chosen"]),

@@ -8,12 +8,17 @@ file and record.
 import datetime
 import decimal
 import json
+import os
+import signal
+import threading
+from pathlib import Path
 
 import pytest
 
 import data
 import evaluate
 import model
+import protocols
 import utils
 from plumbing import disk, records
 
@@ -175,3 +180,96 @@ def test_answers_to_questions_with_other_ids_are_not_gone_on_with(tmp_path, monk
     line = ["--model", "x", "--data", str(path), "--output-dir", str(out), "--resume-from-checkpoint"]
     with pytest.raises(utils.UserError, match="or to questions with other ids; name another"):
         evaluate.main(evaluate.parse_args(line))
+
+
+# --- what is no file of predictions ---
+
+
+@pytest.fixture
+def soon():
+    """Let a call that would wait for ever fail instead."""
+
+    def stop(*_):
+        raise TimeoutError("still waiting")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet", ".txt"])
+def test_what_may_never_end_is_not_read(tmp_path, soon, suffix):
+    os.mkfifo(tmp_path / f"pipe{suffix}")
+    (tmp_path / f"device{suffix}").symlink_to("/dev/zero")
+    (tmp_path / f"loop{suffix}").symlink_to(tmp_path / f"loop{suffix}")
+    for name in ("pipe", "device", "loop", "x" * 5000, "a\0b", "none"):
+        with pytest.raises(utils.UserError, match="cannot be read") as error:
+            evaluate.read_predictions(tmp_path / f"{name}{suffix}")
+        assert "\n" not in str(error.value) and len(str(error.value)) < 600
+    with pytest.raises(utils.UserError, match="cannot be read"):
+        evaluate.read_predictions(tmp_path)
+
+
+def test_a_pipe_that_the_shell_has_opened_is_read(soon):
+    """`--predictions <(zcat saved.jsonl.gz)` names /dev/fd/63."""
+    reading, writing = os.pipe()
+    line = b'{"prediction": "3", "answer": "3"}\n'
+
+    def write():
+        with os.fdopen(writing, "wb") as pipe:
+            pipe.write(line * 5000)  # more than a pipe holds
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    assert len(evaluate.read_predictions(Path(f"/dev/fd/{reading}"))) == 5000
+    writer.join()
+    os.close(reading)
+
+
+ODD = [
+    *(None, True, 0, -1, 2.5, 10**400, float("inf"), float("nan"), "", " ", "a\0b", "\ud800"),
+    *("x" * 5000, "9" * 5000, [], [1], [["a"]], {}, {"a": 1}, json.loads("[" * 500 + "]" * 500)),
+]
+FIELDS = (
+    "prediction answer solution ground_truth id question choices task source unit size resized "
+    "box_format boxes category grade line width height prompt_template"
+)
+
+
+@pytest.mark.parametrize("protocol", ["geoqa", "tabmwp", "rec", "detection"])
+def test_odd_values_are_scored_or_refused_but_nothing_else(tmp_path, protocol):
+    answer = "[1, 2, 3, 4]" if protocol in ("rec", "detection") else "3"
+    path, seen = tmp_path / "saved.jsonl", set()
+    for field in FIELDS.split():
+        for odd in ODD:
+            record = {"prediction": answer, "answer": answer, "choices": None, field: odd}
+            path.write_text(json.dumps(record) + "\n")
+            try:
+                pairs = evaluate.suited(evaluate.read_predictions(path), protocol)
+                result, rows = protocols.score(pairs, protocol)
+                utils.write_lines(tmp_path / "rows.jsonl", rows)
+                seen.add("scored")
+            except utils.UserError as error:
+                assert "\n" not in str(error) and len(str(error)) < 600
+                seen.add("refused")
+    assert seen == {"scored", "refused"}
+
+
+def test_a_parquet_text_that_is_no_text_is_refused_in_one_line(tmp_path):
+    """A text, a list of texts, and the name of a column."""
+    pyarrow = pytest.importorskip("pyarrow")
+    import pyarrow.parquet
+
+    binary = pyarrow.array([b"ok", b"\xff\xfe"], pyarrow.binary())
+    text = pyarrow.Array.from_buffers(pyarrow.string(), 2, binary.buffers())
+    good = {"prediction": pyarrow.array(["a", "b"]), "answer": pyarrow.array(["a", "b"])}
+    path = tmp_path / "saved.parquet"
+    for column in (text, pyarrow.ListArray.from_arrays([0, 1, 2], text)):
+        pyarrow.parquet.write_table(pyarrow.table({**good, "task": column}), path)
+        with pytest.raises(utils.UserError, match="saved.parquet:2: `task`"):
+            evaluate.read_predictions(path)
+    path.write_bytes(path.read_bytes().replace(b"prediction", b"predict\xffon"))
+    with pytest.raises(utils.UserError, match="not a readable parquet file"):
+        evaluate.read_predictions(path)
