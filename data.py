@@ -30,8 +30,8 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
+import checkpoint_files
 import toyworld
-from plumbing.arguments import read_args
 from plumbing.errors import UserError
 from utils import HALF, MAX_IMAGE_PIXELS, cut, epoch_order
 
@@ -1553,7 +1553,7 @@ def template_of(name):
 def ask_as_trained(args, otherwise=DEFAULT_TEMPLATE):
     """Fills in --prompt-template, --system-prompt, --box-format and the limits on pixels where they were not given: as the checkpoint's training run had
     them (its args.json), so that training and evaluation ask alike. UserError for an unknown template."""
-    trained_with = read_args(args.model)
+    trained_with = checkpoint_files.read_run(args.model)
     args.prompt_template = args.prompt_template or trained_with.get("prompt_template") or otherwise
     args.system_prompt = args.system_prompt if args.system_prompt is not None else trained_with.get("system_prompt")
     for name, default in (("box_format", BOX_FORMATS[0]), ("min_pixels", MIN_PIXELS), ("max_pixels", MAX_PIXELS)):
@@ -1620,7 +1620,7 @@ def render(example, processor, template=DEFAULT_TEMPLATE, system_prompt=None):
     messages = [{"role": "user", "content": [{"type": "image"}] * len(example.images) + [{"type": "text", "text": text}]}]
     if system_prompt is not None:
         messages.insert(0, {"role": "system", "content": system_prompt})
-    return processor.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return checkpoint_files.render(processor.tokenizer, messages, len(example.images), example.source)
 
 
 def must_fit(example, processor, length, pads, room):
@@ -1680,7 +1680,6 @@ def encode_prompt(example, processor, template=DEFAULT_TEMPLATE, system_prompt=N
         pixel_values, grid = (torch.cat([picture[key] for picture in pictures]) for key in ("pixel_values", "image_grid_thw"))
         counts = (grid.prod(-1) // processor.image_processor.merge_size ** 2).tolist()
         parts = rendered.split(special.image)
-        assert len(parts) == len(counts) + 1, f"the chat template placed {len(parts) - 1} images, not {len(counts)}"
         rendered = parts[0] + "".join(special.image * n + part for n, part in zip(counts, parts[1:]))
     ids = torch.tensor(processor.tokenizer(rendered, add_special_tokens=False)["input_ids"])
     must_fit(example, processor, len(ids), sum(counts), room)

@@ -29,10 +29,10 @@ from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
+import checkpoint_files
 import toyworld
 import utils
 from plumbing import disk, rundir
-from plumbing.arguments import read_args
 from plumbing.errors import UserError
 
 # LoRA goes on the language model's linear layers, by full name: the short names alone also hit the vision tower of Qwen2.5-VL.
@@ -149,12 +149,12 @@ class RewardModel:
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
         where = f"--reward-funcs {name}"
         try:
-            self.tokenizer = AutoTokenizer.from_pretrained(name)
+            self.tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                self.model, report = AutoModelForSequenceClassification.from_pretrained(name, dtype=dtype, output_loading_info=True)
+                self.model, report = AutoModelForSequenceClassification.from_pretrained(name, dtype=dtype, output_loading_info=True, trust_remote_code=False)
         except Exception as error:                                   # the hub client, the two loaders and their file formats raise some twenty types
-            raise UserError(f"{where} cannot be loaded as a sequence classifier ({str(error).strip().splitlines()[0][:160]}); name a reward, or a checkpoint with its tokenizer") from None
+            raise UserError(f"{where} cannot be loaded as a sequence classifier ({checkpoint_files.first_line(error)}); name a reward, or a checkpoint with its tokenizer") from None
         if self.model.config.num_labels != 1:
             raise UserError(f"{where} has {self.model.config.num_labels} outputs, but a reward is one number; name a checkpoint with num_labels 1")
         if report["missing_keys"]:                                   # a plain language model: its head would be noise
@@ -185,36 +185,33 @@ class RewardModel:
 
 # ----------------------------------------------------------------------------------------------------------------- load
 
-def locate(name):
+def locate(name, named_by=None):
     """What --model names: (base, adapter) as paths or hub names. base is "tiny", a full checkpoint, or what an adapter was trained on; adapter
-    is None or the adapter's directory. UserError if there is no such thing."""
+    is None or the adapter's directory. UserError if there is no such thing. named_by: the adapter whose base `name` is."""
     if name == "tiny":
         return "tiny", None
     path = Path(name)
-    if not path.is_dir():
-        looks_local = path.exists() or str(name).startswith((".", "/", "~")) or str(name).count("/") != 1 or str(name).split("/")[0] in ("runs", "checkpoints", "models")
+    if not os.path.isdir(path):
+        looks_local = os.path.exists(path) or len(str(name)) > 200 or str(name).startswith((".", "/", "~")) or str(name).count("/") != 1 or str(name).split("/")[0] in ("runs", "checkpoints", "models")
         if looks_local:
             raise UserError(f"--model {name}: no such directory; name a checkpoint's directory, a hub name (owner/model) or tiny")
         path = fetch(name)
     if (path / "adapter_config.json").is_file():
-        base = read_config(path / "adapter_config.json").get("base_model_name_or_path")
-        if not base:
-            raise UserError(f"{path}/adapter_config.json does not name its base model; set base_model_name_or_path there")
+        if named_by:
+            raise UserError(f"{named_by} is an adapter on {name}, itself an adapter; merge that first: python model.py export --model {name} --output-dir merged, "
+                            f"or correct base_model_name_or_path in {named_by}/adapter_config.json")
+        base = checkpoint_files.read_adapter(path)["base_model_name_or_path"]
         beside = path / base
-        if not Path(base).is_dir() and beside.is_dir():
+        if not os.path.isdir(base) and os.path.isdir(beside):
             base = str(beside)
-        if Path(base).is_absolute() and not Path(base).is_dir():
-            raise UserError(f"{path}/adapter_config.json names the base model {base}, which is not there; correct base_model_name_or_path")
-        inner_base, inner = locate(base)
-        if inner:
-            raise UserError(f"{path} is an adapter on {base}, itself an adapter; merge that first: python model.py export --model {base} --output-dir merged")
-        return inner_base, path
+        if Path(base).is_absolute() and not os.path.isdir(base):
+            raise UserError(f"{path}/adapter_config.json names the base model {base[:200]}, which is not there; correct base_model_name_or_path")
+        base, _ = locate(base, named_by=path)
+        return base, path
     if not (path / "config.json").is_file():
         newest = rundir.checkpoints(path)
         raise UserError(f"--model {name} holds no config.json and no adapter_config.json: not a Hugging Face checkpoint" + (f"; did you mean {newest[-1]}?" if newest else ""))
-    kind = read_config(path / "config.json").get("model_type")
-    if kind != "qwen2_vl":
-        raise UserError(f"{path}/config.json: model_type is {kind}, but only qwen2_vl (Qwen2-VL) can be loaded; name a Qwen2-VL checkpoint")
+    checkpoint_files.read_config(path)
     return str(path), None
 
 
@@ -228,46 +225,26 @@ def fetch(name):
         raise UserError(f"--model {name} is no local directory and could not be fetched from the hub ({type(error).__name__}); check the name, or download it and give its directory") from None
 
 
-def read_config(file):
-    try:
-        return json.loads(Path(file).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} is not readable JSON ({error}); fetch the checkpoint again") from None
-
-
 def load_processor(directory, max_pixels=None, min_pixels=None):
     """Processor of a checkpoint's directory, without AutoProcessor (which needs torchvision). The chat template is the tokenizer's, or the
     checkpoint's chat_template.json (2024) or .jinja, or Qwen2-VL's format."""
-    from jinja2 import TemplateError
-    from transformers import AutoTokenizer
     directory = Path(directory)
     if not any((directory / file).is_file() for file in ("tokenizer.json", "vocab.json")):
         raise UserError(f"{directory} holds no tokenizer.json; copy the tokenizer's files of the original checkpoint there")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(directory)
-        config_file = directory / "preprocessor_config.json"
-        settings = read_config(config_file) if config_file.is_file() else {}
-        settings = {k: v for k, v in settings.items() if k in ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb", "rescale_factor", "image_mean", "image_std",
-                                                               "patch_size", "temporal_patch_size", "merge_size", "resample")}
-        size = {"shortest_edge": min_pixels or 3136, "longest_edge": max_pixels or 401408}
-        image_processor = image_processor_class()(size=size, **settings)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{directory}: its tokenizer or image processor cannot be read ({str(error).splitlines()[0][:120]}); fetch the checkpoint again") from None
+    tokenizer = checkpoint_files.load_tokenizer(directory)
+    settings = checkpoint_files.read_preprocessor(directory)
+    size = {"shortest_edge": min_pixels or 3136, "longest_edge": max_pixels or 401408}
+    image_processor = image_processor_class()(size=size, **settings)
     if size["shortest_edge"] > size["longest_edge"]:
-        raise UserError(f"--min-pixels {min_pixels} is more than --max-pixels {max_pixels}; lower it")
-    if tokenizer.chat_template is None:
-        legacy = directory / "chat_template.json"
-        tokenizer.chat_template = read_config(legacy)["chat_template"] if legacy.is_file() else CHAT_TEMPLATE
-    try:
-        speaks = "?" in tokenizer.apply_chat_template([{"role": "user", "content": [{"type": "text", "text": "?"}]}], tokenize=False)
-    except (TemplateError, TypeError):
-        speaks = False
-    if not speaks:
-        tokenizer.chat_template = CHAT_TEMPLATE                      # the base models' (Qwen2-VL-2B without -Instruct) knows no turns: it renders nothing
-    config = directory / "config.json"
-    flat = read_config(config) if config.is_file() else {}
-    context = flat.get("text_config", flat).get("max_position_embeddings", 32768)
-    return Processor(tokenizer, image_processor, special_ids(tokenizer), context)
+        raise UserError(f"--min-pixels {size['shortest_edge']} is more than --max-pixels {size['longest_edge']}; lower it")
+    special = special_ids(tokenizer)
+    context = 32768
+    if (directory / "config.json").is_file():
+        config = checkpoint_files.read_config(directory)
+        checkpoint_files.check_processor(directory, config, image_processor, special)
+        context = checkpoint_files.text_of(config)[0].get("max_position_embeddings") or context
+    tokenizer.chat_template = checkpoint_files.chat_template(tokenizer, directory) or CHAT_TEMPLATE
+    return Processor(tokenizer, image_processor, special, context)
 
 
 def load(name, dtype=torch.float32, device="cpu", quant="none", train=None, max_pixels=None, min_pixels=None, seed=0):
@@ -303,8 +280,8 @@ def load(name, dtype=torch.float32, device="cpu", quant="none", train=None, max_
             for parameter in model.parameters():                     # not model.to(dtype): that rounds the rotary frequencies too
                 parameter.data = parameter.data.to(dtype)
     else:
+        processor = load_processor(base, max_pixels, min_pixels)     # first: it takes a second, and the weights minutes
         model = from_pretrained(Qwen2VLForConditionalGeneration, base, torch.float32 if full else dtype, device, quant)
-        processor = load_processor(base, max_pixels, min_pixels)
     if quant == "none":
         model.to(device)
     model.generation_config.top_k, model.generation_config.top_p, model.generation_config.temperature = 50, 1.0, 1.0
@@ -344,6 +321,7 @@ def load(name, dtype=torch.float32, device="cpu", quant="none", train=None, max_
 def from_pretrained(cls, directory, dtype, device, quant):
     """cls.from_pretrained, in 4 bits if asked, with the ways it fails put in words. Weights that are missing are an error, not noise."""
     from safetensors import SafetensorError
+    checkpoint_files.check_model(directory)
     options = dict(dtype=dtype, attn_implementation="sdpa", ignore_mismatched_sizes=True)     # mismatches are reported below, with their names
     if quant == "nf4":
         try:
@@ -360,8 +338,8 @@ def from_pretrained(cls, directory, dtype, device, quant):
             model, report = cls.from_pretrained(directory, output_loading_info=True, **options)
     except torch.OutOfMemoryError:
         raise
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        raise UserError(f"{directory} cannot be loaded as Qwen2-VL ({str(error).strip().splitlines()[0][:160]}); fetch or save the checkpoint again") from None
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
+        raise UserError(f"{directory} cannot be loaded as Qwen2-VL ({checkpoint_files.first_line(error)}); fetch or save the checkpoint again") from None
     lacking = sorted(report["missing_keys"]) + [str(entry[0]) for entry in report.get("mismatched_keys", [])]
     lacking = [key for key in lacking if not (key == "lm_head.weight" and model.config.tie_word_embeddings)]
     if lacking:
@@ -382,10 +360,11 @@ def load_adapter(model, adapter, train):
     """PeftModel of `model` with the adapter in directory `adapter`, trainable if `train`."""
     from peft import PeftModel
     from safetensors import SafetensorError
-    config = read_config(adapter / "adapter_config.json")
-    if train and train.lora_r and train.lora_r != config.get("r"):
-        raise UserError(f"--lora-r {train.lora_r}, but the adapter in {adapter} has rank {config.get('r')}; leave --lora-r away, or merge it first: "
+    config = checkpoint_files.read_adapter(adapter)
+    if train and train.lora_r and train.lora_r != config["r"]:
+        raise UserError(f"--lora-r {train.lora_r}, but the adapter in {adapter} has rank {config['r']}; leave --lora-r away, or merge it first: "
                         f"python model.py export --model {adapter} --output-dir merged")
+    pairs = checkpoint_files.check_adapter(adapter, config, [name for name, _ in model.named_modules()])
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -394,11 +373,14 @@ def load_adapter(model, adapter, train):
         raise
     except SafetensorError as error:
         raise UserError(f"the adapter in {adapter} cannot be read ({str(error)[:120]}); fetch or save it again") from None
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise UserError(f"the adapter in {adapter} does not fit its base ({str(error).strip().splitlines()[0][:160]}); correct base_model_name_or_path in its adapter_config.json") from None
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+        raise UserError(f"the adapter in {adapter} does not fit its base ({checkpoint_files.first_line(error)}); correct base_model_name_or_path in its adapter_config.json") from None
     missing = [str(w.message) for w in caught if "missing" in str(w.message).lower() and "adapter" in str(w.message).lower()]
     if missing:                                                      # e.g. saved under the module names of transformers 4: loads nothing, silently
         raise UserError(f"the adapter in {adapter} does not fit its base: {missing[0][:200]}")
+    placed = sum("lora_A.default" in name for name, _ in policy.named_parameters())
+    if placed != pairs:
+        raise UserError(f"the adapter in {adapter} has weights for {pairs} modules, but its adapter_config.json places {placed}; correct target_modules there, or fetch the adapter again")
     if train:
         for module in policy.modules():
             for dropout in getattr(module, "lora_dropout", {}).values() if hasattr(module, "lora_dropout") else ():
@@ -414,6 +396,20 @@ def unfreeze(model, flags):
         parameter.requires_grad_(not {"merger": flags.freeze_merger, "vision": flags.freeze_vision, "llm": flags.freeze_llm}[part])
 
 
+def must_not_overwrite(args):
+    """UserError if --output-dir is, or contains, a checkpoint that the run reads: --model, its base, one of --reward-funcs. Going on in one's own directory is fine, as is
+    a directory within the model's. Symbolic links are followed."""
+    if getattr(args, "output_dir", None) is None:
+        return
+    out = Path(args.output_dir).resolve()
+    base, _ = locate(args.model)
+    rewards = [name for name in getattr(args, "reward_funcs", None) or [] if os.path.isdir(name)]
+    read = [("--model", args.model), ("the base of --model", base), *(("--reward-funcs", name) for name in rewards)]
+    for what, name in read:
+        if os.path.isdir(name) and Path(name).resolve().is_relative_to(out):
+            raise UserError(f"--output-dir {args.output_dir} {'is' if Path(name).resolve() == out else 'contains'} {what} {name}, which the run would write over; name another directory")
+
+
 def load_from_args(args, train=False, resume=None, needs_training=None):
     """load() as the command line asks for it; the processor remembers nothing, args learns what was decided (lora_r, quant, dtype, device).
 
@@ -422,19 +418,20 @@ def load_from_args(args, train=False, resume=None, needs_training=None):
     if args.model == "tiny" and needs_training:
         raise UserError(f"--model tiny is the untrained preset, and {needs_training}. Train one first (about seven minutes on two cores):\n"
                         "  python train_sft.py --model tiny --data count --learning-rate 2e-3 --max-steps 1000 --output-dir runs/sft\nthen use --model runs/sft")
+    must_not_overwrite(args)
     base, adapter = locate(args.model)
     if args.quant is None:
-        args.quant = read_args(args.model).get("quant", "none") if adapter else "none"
+        args.quant = checkpoint_files.read_run(args.model).get("quant") or "none" if adapter else "none"
         if args.quant != "none":
             print(f"the adapter was trained on {args.quant} weights: loading them so (--quant none to change that)")
     if train:
         if args.lora_r is None:
-            args.lora_r = read_config(adapter / "adapter_config.json").get("r", 0) if adapter else 16 if args.quant == "nf4" else 0
+            args.lora_r = checkpoint_files.read_adapter(adapter)["r"] if adapter else 16 if args.quant == "nf4" else 0
         if base == "tiny" and args.lora_r:
             raise UserError("--lora-r adapts a trained model, but --model tiny is untrained, and lies in no directory that an adapter could name; use --lora-r 0 --quant none")
         if (adapter or args.lora_r) and (args.freeze_vision or args.freeze_merger or args.freeze_llm):
             raise UserError("with LoRA only the adapter in the language model trains: --freeze-vision, --freeze-merger and --freeze-llm are for --lora-r 0")
-    trained_with = read_args(args.model)                       # the same pictures in evaluation as in training
+    trained_with = checkpoint_files.read_run(args.model)             # the same pictures in evaluation as in training
     args.max_pixels = args.max_pixels or trained_with.get("max_pixels") or 401408
     args.min_pixels = args.min_pixels or trained_with.get("min_pixels") or 3136
     device = utils.pick_device(args.device)
@@ -667,8 +664,9 @@ def export(args):
     """
     import data                                                      # upwards, against the rule of this project, for the comparison only
     import generate
-    run_args = read_args(args.model)
+    run_args = checkpoint_files.read_run(args.model)
     base, adapter = locate(args.model)
+    must_not_overwrite(args)
     out = Path(args.output_dir)
     if not rundir.is_half_published(out) and [file for file in out.glob("*") if not file.name.startswith(".")]:
         raise UserError(f"--output-dir {out} is not empty; name a new directory")
