@@ -5,7 +5,6 @@ chat template and regular expressions by a try in a child process. UserError nam
 """
 
 import contextlib
-import functools
 import json
 import math
 import os

@@ -14,7 +14,6 @@ if __name__ == "__main__":
 
 import contextlib
 import functools
-import json
 import os
 import shutil
 import tempfile

@@ -249,7 +249,7 @@ def test_odd_values_are_scored_or_refused_but_nothing_else(tmp_path, protocol):
             try:
                 pairs = evaluate.suited(evaluate.read_predictions(path), protocol)
                 result, rows = protocols.score(pairs, protocol)
-                utils.write_lines(tmp_path / "rows.jsonl", rows)
+                disk.write_lines(tmp_path / "rows.jsonl", rows)
                 seen.add("scored")
             except utils.UserError as error:
                 assert "\n" not in str(error) and len(str(error)) < 600

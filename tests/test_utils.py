@@ -3,15 +3,10 @@
 Flags, seeds, schedules, checkpoints, the log. Nothing here needs a model.
 """
 import builtins
-import json
 import math
-import os
 import random
 import re
-import signal
 import sys
-import threading
-from argparse import Namespace
 
 import pytest
 import torch
