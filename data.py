@@ -148,7 +148,7 @@ def read(spec, seed=0, level=3, teacher="fallible", box_format="norm1000", min_p
         raise UserError(f"--box-format {box_format} is unknown; there are {', '.join(BOX_FORMATS)}")
     if name in toyworld.TASKS and not os.path.exists(name):
         return ToyStream(name, split or "train", seed if split in (None, "train") else 0, level, teacher, box_format, (min_pixels, max_pixels))
-    if not os.path.exists(name):                                     # unlike path.exists(), also False for a name too long
+    if not os.path.exists(name):  # unlike path.exists(), also False for a name too long
         raise UserError(f"--data {short(spec)}: no such file or folder, and not a toy task ({', '.join(sorted(toyworld.TASKS))})")
     examples, names = [], []
     for file in files_of(spec):
@@ -1676,8 +1676,12 @@ def encode_prompt(example, processor, template=DEFAULT_TEMPLATE, system_prompt=N
     pixel_values = grid = None
     counts = []
     if example.images:
-        pictures = [processor.image_processor(images=[open_image(image, example.source)], return_tensors="pt") for image in example.images]     # no two in memory
-        pixel_values, grid = (torch.cat([picture[key] for picture in pictures]) for key in ("pixel_values", "image_grid_thw"))
+        pictures = []
+        for image in example.images:  # no two of them in memory
+            opened = [open_image(image, example.source)]
+            pictures.append(processor.image_processor(images=opened, return_tensors="pt"))
+        pixel_values = torch.cat([picture["pixel_values"] for picture in pictures])
+        grid = torch.cat([picture["image_grid_thw"] for picture in pictures])
         counts = (grid.prod(-1) // processor.image_processor.merge_size ** 2).tolist()
         parts = rendered.split(special.image)
         rendered = parts[0] + "".join(special.image * n + part for n, part in zip(counts, parts[1:]))

@@ -520,7 +520,7 @@ def in_pixels(text, example):
 def main(args):
     data.ask_as_trained(args, otherwise="none")
     for image in args.image:
-        if not os.path.isfile(image):                                # unlike path.is_file(), also False for a name too long
+        if not os.path.isfile(image):  # also False for a name too long
             raise utils.UserError(f"--image {image} does not exist; check the path")
     example = data.Example("question", [Path(i) for i in args.image], args.prompt, "", source="--image")
     data.check_images([example])
