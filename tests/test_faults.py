@@ -1,4 +1,4 @@
-"""Run: python -m pytest -q tests/test_faults.py        (about 50 s on one core; no network)
+"""Run: python -m pytest -q tests/test_faults.py        (45 s of one core; no network)
 
 The real scripts with a full disk, a kill -9 or a Ctrl-C at a write, resumed, and compared with a
 run that had none of them. `-m slow` goes through all writes of all runs, which takes hours on one
