@@ -292,6 +292,8 @@ def left_by(folder: Path) -> dict[str, object]:
             found[name] = [without(TIMES, line) for line in content.splitlines()]
         if path.name == "args.json":
             found[name] = without(OF_THIS_START, content)
+        if path.name == "SHA256SUMS":  # of args.json, too, which knows its command
+            found[name] = [line.split()[-1] for line in content.splitlines()]
         if path.name == "state.pt":
             found[name] = plain_state(path)
     return found
@@ -361,7 +363,7 @@ def blurts(text: str) -> list[str]:
 
 
 def error_sentences(text: str) -> list[str]:
-    return [line for line in re.split(r"[\r\n]+", text) if line.startswith("error: ")]
+    return re.findall(r"(?:^|[\r\n\]])(error: [^\r\n]*)", text)  # ] ends a progress bar
 
 
 @dataclass

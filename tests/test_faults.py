@@ -128,6 +128,8 @@ def test_what_must_not_be_said_is_found():
     assert faults.blurts("all is well\n") == []
     said = "x\nTraceback (most recent call last):\n  File\nOSError: [Errno 28] full\n"
     assert faults.blurts(said) == [f"{faults.BLURTS[0]}: OSError: [Errno 28] full"]
+    said = "\rsft: 1/3 [00:00, loss=6.340]error: full\nan error: no\nerror: again\r"
+    assert faults.error_sentences(said) == ["error: full", "error: again"]
 
 
 # --- the scripts ---
