@@ -159,6 +159,8 @@ def make_writable(out: str | Path):
         probe.unlink()
     except OSError as error:
         reason = error.strerror
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            reason += f"; a run needs 1 MB at the least, and {size(free(out))} are free"
         raise UserError(
             f"--output-dir {out} cannot be written to ({reason}); name another directory"
         ) from None
