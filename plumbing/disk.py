@@ -156,7 +156,7 @@ def make_writable(out: str | Path):
     try:
         out.mkdir(parents=True, exist_ok=True)
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another run may have tidied up
     except OSError as error:
         reason = error.strerror
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
