@@ -15,6 +15,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -26,6 +27,10 @@ MOST_LAYERS = 10_000
 CPU_SECONDS = 1.0
 MEMORY_BYTES = 512 * 2**20
 STUCK_SECONDS = 300  # of the clock: only a child that waits for something needs so long
+
+REMEDY = "fetch the checkpoint again"
+ADAPTER_REMEDY = "fetch or save the adapter again"
+RUN_REMEDY = "delete the file, and give the flags that it stood for"
 
 # --- kinds of values ---
 
@@ -61,6 +66,16 @@ def positive(value) -> bool:
 def fraction(value) -> bool:
     """a number from 0 to below 1"""
     return is_number(value) and 0 <= value < 1
+
+
+def small(value) -> bool:
+    """a number above 0 and below 1"""
+    return is_number(value) and 0 < value < 1
+
+
+def scale(value) -> bool:
+    """a number above 0, at most 1"""
+    return is_number(value) and 0 < value <= 1
 
 
 def switch(value) -> bool:
@@ -146,6 +161,11 @@ def scales(value) -> bool:
     return isinstance(value, dict) and all(positive(v) for v in value.values())
 
 
+def nothing(value) -> bool:
+    """null, as in any plain LoRA"""
+    return False  # null counts as not given
+
+
 def lora(value) -> bool:
     """LORA, the only kind of adapter that is read here"""
     return value == "LORA"
@@ -172,6 +192,7 @@ CONFIG = {
     "text_config": settings,
     "vision_config": settings,
     "quantization_config": settings,
+    "image_token_id": token_id,
     "tie_word_embeddings": switch,
     "dtype": dtype,
     "torch_dtype": dtype,
@@ -184,7 +205,7 @@ TEXT_CONFIG = {
     "num_attention_heads": size,
     "num_key_value_heads": size,
     "max_position_embeddings": whole,
-    "rms_norm_eps": positive,
+    "rms_norm_eps": small,
     "rope_theta": positive,
     "rope_scaling": settings,
     "rope_parameters": settings,
@@ -222,7 +243,7 @@ PREPROCESSOR = {
     "do_rescale": switch,
     "do_normalize": switch,
     "do_convert_rgb": switch,
-    "rescale_factor": positive,
+    "rescale_factor": scale,
     "image_mean": color_means,
     "image_std": color_deviations,
     "patch_size": size,
@@ -241,6 +262,9 @@ ADAPTER = {
     "modules_to_save": names,
     "rank_pattern": ranks,
     "alpha_pattern": scales,
+    "use_rslora": switch,
+    "use_dora": switch,
+    "alora_invocation_tokens": nothing,
 }
 RUN = {
     "quant": quantisation,
@@ -254,7 +278,7 @@ RUN = {
 }
 
 
-def read_object(file: Path, remedy: str = "fetch the checkpoint again") -> dict:
+def read_object(file: Path, remedy: str = REMEDY) -> dict:
     """Read a JSON file that holds an object."""
     try:
         found = json.loads(Path(file).read_text(encoding="utf-8"))
@@ -266,14 +290,13 @@ def read_object(file: Path, remedy: str = "fetch the checkpoint again") -> dict:
     return found
 
 
-def check(file: Path, found: dict, table: dict, under: str = "") -> None:
+def check(file: Path, found: dict, table: dict, under: str = "", remedy: str = REMEDY) -> None:
     """Check the settings that are there. One that is null counts as not given."""
     for key, kind in table.items():
         value = found.get(key)
         if value is not None and not kind(value):
             raise UserError(
-                f"{file}: {under}{key} is {shown(value)}, not {kind.__doc__}; correct it there, or "
-                "fetch the checkpoint again"
+                f"{file}: {under}{key} is {shown(value)}, not {kind.__doc__}; correct it there, or {remedy}"
             )
 
 
@@ -295,7 +318,7 @@ def first_line(error: BaseException, most: int = 160) -> str:
 def read_run(directory: str | Path) -> dict:
     """Read what a checkpoint was trained with: its args.json, {} where there is none."""
     found = read_args(directory)
-    check(Path(directory) / "args.json", found, RUN)
+    check(Path(directory) / "args.json", found, RUN, remedy=RUN_REMEDY)
     return found
 
 
@@ -338,13 +361,13 @@ def read_preprocessor(directory: Path) -> dict:
 def read_adapter(directory: Path) -> dict:
     """Read adapter_config.json of a LoRA."""
     file = Path(directory) / "adapter_config.json"
-    found = read_object(file, "fetch or save the adapter again")
+    found = read_object(file, ADAPTER_REMEDY)
     if not found.get("base_model_name_or_path"):
         raise UserError(f"{file} does not name its base model; set base_model_name_or_path there")
-    check(file, found, ADAPTER)
+    check(file, found, ADAPTER, remedy=ADAPTER_REMEDY)
     for key in ("peft_type", "r", "target_modules"):
         if not found.get(key):
-            raise UserError(f"{file} lacks {key}; fetch or save the adapter again")
+            raise UserError(f"{file} lacks {key}; {ADAPTER_REMEDY}")
     return found
 
 
@@ -390,6 +413,12 @@ def check_processor(directory: Path, config: dict, image_processor, special) -> 
                 f"{directory}/preprocessor_config.json: {ours} is {value}, but the model in "
                 f"config.json takes {needed}; correct it there, or fetch the checkpoint again"
             )
+    image = config.get("image_token_id")
+    if image is not None and image != special.image_id:
+        raise UserError(
+            f"{directory}: {special.image} is token {special.image_id} of its tokenizer, but "
+            f"{image} in config.json; fetch the tokenizer's files of this checkpoint"
+        )
     rows = text_of(config)[0].get("vocab_size")
     last = max(special.eos_ids + special.vision_ids)
     if rows and last >= rows:
@@ -413,7 +442,8 @@ def check_adapter(directory: Path, found: dict, modules: list[str]) -> int:
             f"the adapter in {directory} has no adapter_model.safetensors; fetch it again"
         )
     shapes = read_header(weights) if weights.is_file() else read_pickle(pickled)
-    downward = {key: shape for key, shape in shapes.items() if ".lora_A." in key}
+    must_be_floats(directory, shapes)
+    downward = {key: stored.shape for key, stored in shapes.items() if ".lora_A." in key}
     allowed = {found["r"], *(found.get("rank_pattern") or {}).values()}
     for key, shape in downward.items():
         if shape[0] not in allowed:
@@ -459,12 +489,17 @@ def check_model(directory: Path) -> None:
 def must_divide(file: Path, words, vision) -> None:
     """Check that heads share the width evenly, and M-RoPE's sections a head."""
     head, rest = divmod(words.hidden_size, words.num_attention_heads)
+    said = getattr(words, "head_dim", None) or head
     sections = (words.rope_parameters or {}).get("mrope_section")
     if rest or words.num_attention_heads % words.num_key_value_heads:
         problem = (
             f"hidden_size {words.hidden_size}, num_attention_heads {words.num_attention_heads} "
             f"and num_key_value_heads {words.num_key_value_heads} do not divide"
         )
+    elif said != head:
+        problem = f"head_dim is {said}, but hidden_size / num_attention_heads is {head}"
+    elif set(words.layer_types) != {"full_attention"}:
+        problem = "sliding-window attention (use_sliding_window, layer_types) is not supported"
     elif sections is None or 2 * sum(sections) != head:
         problem = f"mrope_section is {sections}, but a head of {head} needs a sum of {head // 2}"
     elif vision.embed_dim % (4 * vision.num_heads):
@@ -484,7 +519,7 @@ def check_sizes(file: Path, config, weights: dict) -> None:
     claimed = claimed_shapes(words, vision)
     if getattr(config, "quantization_config", None):  # packed: shapes and names are others
         parameters = words.num_hidden_layers * sum(math.prod(s) for s in claimed.values())
-        if parameters > 8 * sum(math.prod(shape) for shape in weights.values()):
+        if parameters > 8 * sum(math.prod(stored.shape) for stored in weights.values()):
             raise UserError(f"{file} claims more than its weights hold; fetch the checkpoint again")
         return
     for what, key, number in (
@@ -504,12 +539,23 @@ def check_sizes(file: Path, config, weights: dict) -> None:
                 f"correct {key}, or fetch the checkpoint again"
             )
     for end, shape in claimed.items():
-        for weight, has in weights.items():
-            if weight.endswith(f".{end}") and tuple(has) != shape:
+        for weight, stored in weights.items():
+            if weight.endswith(f".{end}") and stored.shape != shape:
                 raise UserError(
-                    f"{file}: {weight} is of the wrong shape, {list(has)} where the config says "
-                    f"{list(shape)}; correct the config, or fetch the checkpoint again"
+                    f"{file}: {weight} is of the wrong shape, {list(stored.shape)} where the "
+                    f"config says {list(shape)}; correct the config, or {REMEDY}"
                 )
+    must_be_floats(file.parent, weights)
+
+
+def must_be_floats(directory: Path, weights: dict) -> None:
+    """Check that no weight is stored as whole numbers."""
+    whole_numbers = [weight for weight, stored in weights.items() if not stored.is_float]
+    if whole_numbers:
+        raise UserError(
+            f"{directory}: {whole_numbers[0]} is stored as whole numbers or in 8 bits; fetch the "
+            "checkpoint again, in float32, bfloat16 or float16"
+        )
 
 
 def claimed_shapes(words, vision) -> dict:
@@ -537,7 +583,7 @@ def claimed_shapes(words, vision) -> dict:
 
 
 def read_weights(directory: Path) -> dict:
-    """{name: shape} of a checkpoint's weights, without reading them."""
+    """{name: Stored} of a checkpoint's weights, without reading them."""
     single, index = directory / "model.safetensors", directory / "model.safetensors.index.json"
     pickled = directory / "pytorch_model.bin"
     if single.is_file():
@@ -552,7 +598,7 @@ def read_weights(directory: Path) -> dict:
 
 
 def read_shards(index: Path) -> dict:
-    """{name: shape} of the weights that an index names, from the files beside it."""
+    """{name: Stored} of the weights that an index names, from the files beside it."""
     found = read_object(index)
     check(index, found, {"weight_map": settings, "metadata": settings})
     where = found.get("weight_map") or {}
@@ -574,13 +620,26 @@ def read_shards(index: Path) -> dict:
     return shapes
 
 
+class Stored(NamedTuple):
+    """What a file's header says of a weight."""
+
+    shape: tuple
+    is_float: bool
+
+
+def is_float(part) -> bool:
+    """Whether a slice of a safetensors file holds numbers of 16 bits or more with a fraction."""
+    return part.get_dtype() in ("F64", "F32", "F16", "BF16")
+
+
 def read_header(file: Path) -> dict:
-    """{name: shape} of a safetensors file."""
+    """{name: Stored} of a safetensors file."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(file, "pt") as opened:
-            return {key: opened.get_slice(key).get_shape() for key in opened.keys()}
+            parts = {key: opened.get_slice(key) for key in opened.keys()}
+            return {key: Stored(tuple(p.get_shape()), is_float(p)) for key, p in parts.items()}
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(
             f"{file} is no whole safetensors file ({first_line(error, 100)}); fetch it again"
@@ -588,7 +647,7 @@ def read_header(file: Path) -> dict:
 
 
 def read_pickle(file: Path) -> dict:
-    """{name: shape} of a file of torch.save. No code in it runs, and no weights are read."""
+    """{name: Stored} of a file of torch.save. No code in it runs, and no weights are read."""
     try:
         found = torch.load(file, map_location="meta", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, LookupError):
@@ -598,7 +657,7 @@ def read_pickle(file: Path) -> dict:
             f"{file} is a pickle and holds more than weights, or is damaged; nothing of it was "
             "run: fetch the checkpoint as safetensors, or convert it"
         )
-    return {key: tuple(value.shape) for key, value in found.items()}
+    return {key: Stored(tuple(v.shape), v.is_floating_point()) for key, v in found.items()}
 
 
 # --- code of somebody else: chat templates and regular expressions ---
@@ -664,6 +723,10 @@ def chat_template(tokenizer, directory: Path) -> str | dict | None:
         tokenizer.chat_template = read_object(file).get("chat_template")
     if tokenizer.chat_template is None:
         return None
+    templates = tokenizer.chat_template
+    templates = list(templates.values()) if isinstance(templates, dict) else [templates]
+    if not all(isinstance(template, str) for template in templates):
+        raise UserError(f"{file}: chat_template is {shown(templates[0])}, not a text; {REMEDY}")
     verdict = try_template(tokenizer)
     if verdict not in ("renders", "says nothing"):
         raise UserError(
@@ -719,8 +782,7 @@ def render_sample(tokenizer, messages: list, question: str) -> str:
 
 def render(tokenizer, messages: list, images: int, source: str) -> str:
     """Render a prompt. UserError if the chat template fails, or places other than `images` images."""
-    file = Path(tokenizer.name_or_path) / "tokenizer_config.json"
-    remedy = f"correct the chat template in {file}, or delete it to use Qwen2-VL's own"
+    remedy = f"correct it in {tokenizer.name_or_path}, or delete it to use Qwen2-VL's own"
     try:
         rendered = tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=True

@@ -124,9 +124,11 @@ def special_ids(tokenizer):
     """Ids that matter, by name. eos_ids: both of Qwen2-VL's, end of turn first; pad_id is the second. vision_ids: never sampled, and masked
     in every log-prob, because a sampled one breaks the training forward."""
     ids = dict(zip(SPECIAL_TOKENS, tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS))))
-    missing = [token for token in ("<|im_end|>", "<|endoftext|>", *VISION_TOKENS) if ids[token] is None or ids[token] == tokenizer.unk_token_id]
+    missing = [token for token in ("<|im_start|>", "<|im_end|>", "<|endoftext|>", *VISION_TOKENS) if ids[token] is None or ids[token] == tokenizer.unk_token_id]
     if missing:
         raise UserError(f"the tokenizer has no {', '.join(missing)}: not one of Qwen2-VL")
+    if tokenizer("".join(ids), add_special_tokens=False)["input_ids"] != list(ids.values()):
+        raise UserError("the tokenizer splits its special tokens into letters (split_special_tokens or added_tokens_decoder in tokenizer_config.json); fetch the checkpoint again")
     return SimpleNamespace(eos_ids=[ids["<|im_end|>"], ids["<|endoftext|>"]], pad_id=ids["<|endoftext|>"], image="<|image_pad|>", image_id=ids["<|image_pad|>"],
                            video_id=ids["<|video_pad|>"], reserved=VISION_TOKENS + ("<|im_start|>", "<|im_end|>", "<|endoftext|>"), vision_ids=[ids[token] for token in VISION_TOKENS])
 
@@ -190,10 +192,11 @@ def locate(name, named_by=None):
     if name == "tiny":
         return "tiny", None
     path = Path(name)
+    what = f"{named_by}/adapter_config.json: the base model {name}" if named_by else f"--model {name}"
     if not os.path.isdir(path):
         looks_local = os.path.exists(path) or len(str(name)) > 200 or str(name).startswith((".", "/", "~")) or str(name).count("/") != 1 or str(name).split("/")[0] in ("runs", "checkpoints", "models")
         if looks_local:
-            raise UserError(f"--model {name}: no such directory; name a checkpoint's directory, a hub name (owner/model) or tiny")
+            raise UserError(f"{what}: no such directory; name a checkpoint's directory, a hub name (owner/model) or tiny")
         path = fetch(name)
     if (path / "adapter_config.json").is_file():
         if named_by:
@@ -209,7 +212,7 @@ def locate(name, named_by=None):
         return base, path
     if not (path / "config.json").is_file():
         newest = rundir.checkpoints(path)
-        raise UserError(f"--model {name} holds no config.json and no adapter_config.json: not a Hugging Face checkpoint" + (f"; did you mean {newest[-1]}?" if newest else ""))
+        raise UserError(f"{what} holds no config.json and no adapter_config.json: not a Hugging Face checkpoint" + (f"; did you mean {newest[-1]}?" if newest else ""))
     checkpoint_files.read_config(path)
     return str(path), None
 
@@ -230,18 +233,15 @@ def load_processor(directory, max_pixels=None, min_pixels=None):
     directory = Path(directory)
     if not any((directory / file).is_file() for file in ("tokenizer.json", "vocab.json")):
         raise UserError(f"{directory} holds no tokenizer.json; copy the tokenizer's files of the original checkpoint there")
+    config = checkpoint_files.read_config(directory) if (directory / "config.json").is_file() else {}
     tokenizer = checkpoint_files.load_tokenizer(directory)
-    settings = checkpoint_files.read_preprocessor(directory)
+    special = special_ids(tokenizer)
     size = {"shortest_edge": min_pixels or 3136, "longest_edge": max_pixels or 401408}
-    image_processor = image_processor_class()(size=size, **settings)
     if size["shortest_edge"] > size["longest_edge"]:
         raise UserError(f"--min-pixels {size['shortest_edge']} is more than --max-pixels {size['longest_edge']}; lower it")
-    special = special_ids(tokenizer)
-    context = 32768
-    if (directory / "config.json").is_file():
-        config = checkpoint_files.read_config(directory)
-        checkpoint_files.check_processor(directory, config, image_processor, special)
-        context = checkpoint_files.text_of(config)[0].get("max_position_embeddings") or context
+    image_processor = image_processor_class()(size=size, **checkpoint_files.read_preprocessor(directory))
+    checkpoint_files.check_processor(directory, config, image_processor, special)
+    context = checkpoint_files.text_of(config)[0].get("max_position_embeddings") or 32768
     tokenizer.chat_template = checkpoint_files.chat_template(tokenizer, directory) or CHAT_TEMPLATE
     return Processor(tokenizer, image_processor, special, context)
 
@@ -279,7 +279,8 @@ def load(name, dtype=torch.float32, device="cpu", quant="none", train=None, max_
             for parameter in model.parameters():                     # not model.to(dtype): that rounds the rotary frequencies too
                 parameter.data = parameter.data.to(dtype)
     else:
-        processor = load_processor(base, max_pixels, min_pixels)     # first: it takes a second, and the weights minutes
+        checkpoint_files.check_model(base)                           # these two first: they take a second, and the weights minutes
+        processor = load_processor(base, max_pixels, min_pixels)
         model = from_pretrained(Qwen2VLForConditionalGeneration, base, torch.float32 if full else dtype, device, quant)
     if quant == "none":
         model.to(device)
@@ -320,7 +321,6 @@ def load(name, dtype=torch.float32, device="cpu", quant="none", train=None, max_
 def from_pretrained(cls, directory, dtype, device, quant):
     """cls.from_pretrained, in 4 bits if asked, with the ways it fails put in words. Weights that are missing are an error, not noise."""
     from safetensors import SafetensorError
-    checkpoint_files.check_model(directory)
     options = dict(dtype=dtype, attn_implementation="sdpa", ignore_mismatched_sizes=True)     # mismatches are reported below, with their names
     if quant == "nf4":
         try:
@@ -343,6 +343,10 @@ def from_pretrained(cls, directory, dtype, device, quant):
     lacking = [key for key in lacking if not (key == "lm_head.weight" and model.config.tie_word_embeddings)]
     if lacking:
         raise UserError(f"{directory}: {len(lacking)} weights are missing or of the wrong shape ({', '.join(lacking[:3])}, ...); the checkpoint is incomplete, fetch it again")
+    outside = [n for n, m in model.named_modules() if type(m).__name__ in ("Linear4bit", "Linear8bitLt") and not n.startswith("model.language_model.layers.")]
+    if outside and quant == "none":
+        raise UserError(f"{directory}: quantization_config in its config.json puts layers outside the language model in few bits ({outside[0]}); "
+                        "fetch the checkpoint that is not quantised, and add --quant nf4")
     if quant == "nf4":
         for module in model.modules():
             if isinstance(module, bitsandbytes.nn.Linear4bit):
@@ -372,7 +376,7 @@ def load_adapter(model, adapter, train):
         raise
     except SafetensorError as error:
         raise UserError(f"the adapter in {adapter} cannot be read ({str(error)[:120]}); fetch or save it again") from None
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, IndexError, ImportError, AttributeError, TypeError) as error:  # of PEFT, alone here
         raise UserError(f"the adapter in {adapter} does not fit its base ({checkpoint_files.first_line(error)}); correct base_model_name_or_path in its adapter_config.json") from None
     missing = [str(w.message) for w in caught if "missing" in str(w.message).lower() and "adapter" in str(w.message).lower()]
     if missing:                                                      # e.g. saved under the module names of transformers 4: loads nothing, silently
