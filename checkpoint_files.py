@@ -158,7 +158,12 @@ def ranks(value) -> bool:
 
 def scales(value) -> bool:
     """an object of numbers above 0"""
-    return isinstance(value, dict) and all(positive(v) for v in value.values())
+    return isinstance(value, dict) and all(alpha(v) for v in value.values())
+
+
+def alpha(value) -> bool:
+    """a number above 0, at most 65536"""
+    return is_number(value) and 0 < value <= 65536
 
 
 def nothing(value) -> bool:
@@ -255,7 +260,7 @@ ADAPTER = {
     "peft_type": lora,
     "base_model_name_or_path": name,
     "r": size,
-    "lora_alpha": positive,
+    "lora_alpha": alpha,
     "lora_dropout": fraction,
     "target_modules": modules,
     "exclude_modules": modules,
@@ -428,20 +433,20 @@ def check_processor(directory: Path, config: dict, image_processor, special) -> 
         )
 
 
-def check_adapter(directory: Path, found: dict, modules: list[str]) -> int:
-    """Check an adapter's settings against each other and its weights. Returns the adapted modules."""
+def check_adapter(directory: Path, base: str, known: str) -> None:
+    """Check an adapter's settings against each other and its weights.
+
+    known: the regular expression of our own adapters, which needs no try.
+    """
     from peft import LoraConfig
 
     file = directory / "adapter_config.json"
-    check_patterns(file, found, modules)
+    found = read_adapter(directory)
+    base_weights = read_weights(Path(base)) if os.path.isdir(base) else {}
+    check_patterns(file, found, [name.removesuffix(".weight") for name in base_weights], known)
     with contextlib.redirect_stdout(None):
         parsed(file, lambda _: LoraConfig.from_pretrained(directory), found)
-    weights, pickled = directory / "adapter_model.safetensors", directory / "adapter_model.bin"
-    if not weights.is_file() and not pickled.is_file():
-        raise UserError(
-            f"the adapter in {directory} has no adapter_model.safetensors; fetch it again"
-        )
-    shapes = read_header(weights) if weights.is_file() else read_pickle(pickled)
+    shapes = adapter_weights(directory)
     must_be_floats(directory, shapes)
     downward = {key: stored.shape for key, stored in shapes.items() if ".lora_A." in key}
     allowed = {found["r"], *(found.get("rank_pattern") or {}).values()}
@@ -451,7 +456,21 @@ def check_adapter(directory: Path, found: dict, modules: list[str]) -> int:
                 f"{file}: r is {found['r']}, but {key} has rank {shape[0]}; correct r there, or "
                 "fetch the adapter again"
             )
-    return len(downward)
+
+
+def adapted(directory: Path) -> int:
+    """Count the modules that an adapter has weights for."""
+    return sum(".lora_A." in key for key in adapter_weights(directory))
+
+
+def adapter_weights(directory: Path) -> dict:
+    """{name: Stored} of an adapter's weights."""
+    weights, pickled = directory / "adapter_model.safetensors", directory / "adapter_model.bin"
+    if not weights.is_file() and not pickled.is_file():
+        raise UserError(
+            f"the adapter in {directory} has no adapter_model.safetensors; fetch it again"
+        )
+    return read_header(weights) if weights.is_file() else read_pickle(pickled)
 
 
 def parsed(file: Path, read: Callable, found: dict):
@@ -799,7 +818,7 @@ def render(tokenizer, messages: list, images: int, source: str) -> str:
     return rendered
 
 
-def check_patterns(file: Path, found: dict, modules: list[str]) -> None:
+def check_patterns(file: Path, found: dict, modules: list[str], known: str) -> None:
     """Check that the regular expressions of an adapter compile and are quick."""
     patterns = [found[k] for k in ("target_modules", "exclude_modules") if found.get(k)]
     patterns = [p for p in patterns if isinstance(p, str)]
@@ -812,7 +831,7 @@ def check_patterns(file: Path, found: dict, modules: list[str]) -> None:
                 f"{file}: {pattern[:60]!r} is no regular expression ({error}); correct it there, "
                 "or fetch the adapter again"
             ) from None
-    patterns = [p for p in patterns if not re.fullmatch(r"[\w.-]*", p)]
+    patterns = [p for p in patterns if p != known and not re.fullmatch(r"[\w.-]*", p)]
     if patterns and bounded(match_all, patterns, modules) is None:
         raise UserError(
             f"{file}: {patterns[0][:60]!r} takes more than {CPU_SECONDS:g} s to match; "

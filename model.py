@@ -279,7 +279,9 @@ def load(name, dtype=torch.float32, device="cpu", quant="none", train=None, max_
             for parameter in model.parameters():                     # not model.to(dtype): that rounds the rotary frequencies too
                 parameter.data = parameter.data.to(dtype)
     else:
-        checkpoint_files.check_model(base)                           # these two first: they take a second, and the weights minutes
+        checkpoint_files.check_model(base)                           # these first: they take a second, and the weights minutes
+        if adapter:
+            checkpoint_files.check_adapter(adapter, base, LORA_TARGETS)
         processor = load_processor(base, max_pixels, min_pixels)
         model = from_pretrained(Qwen2VLForConditionalGeneration, base, torch.float32 if full else dtype, device, quant)
     if quant == "none":
@@ -363,11 +365,10 @@ def load_adapter(model, adapter, train):
     """PeftModel of `model` with the adapter in directory `adapter`, trainable if `train`."""
     from peft import PeftModel
     from safetensors import SafetensorError
-    config = checkpoint_files.read_adapter(adapter)
+    config, pairs = checkpoint_files.read_adapter(adapter), checkpoint_files.adapted(adapter)
     if train and train.lora_r and train.lora_r != config["r"]:
         raise UserError(f"--lora-r {train.lora_r}, but the adapter in {adapter} has rank {config['r']}; leave --lora-r away, or merge it first: "
                         f"python model.py export --model {adapter} --output-dir merged")
-    pairs = checkpoint_files.check_adapter(adapter, config, [name for name, _ in model.named_modules()])
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -399,18 +400,18 @@ def unfreeze(model, flags):
         parameter.requires_grad_(not {"merger": flags.freeze_merger, "vision": flags.freeze_vision, "llm": flags.freeze_llm}[part])
 
 
-def must_not_overwrite(args):
-    """UserError if --output-dir is, or contains, a checkpoint that the run reads: --model, its base, one of --reward-funcs. Going on in one's own directory is fine, as is
-    a directory within the model's. Symbolic links are followed."""
+def must_not_overwrite(args, training=True):
+    """UserError if --output-dir is a checkpoint that the run reads (--model, its base, one of --reward-funcs), or, in training, contains one: its old checkpoints are removed.
+    A directory within the model's is fine. Symbolic links are followed."""
     if getattr(args, "output_dir", None) is None:
         return
     out = Path(args.output_dir).resolve()
     base, _ = locate(args.model)
-    rewards = [name for name in getattr(args, "reward_funcs", None) or [] if os.path.isdir(name)]
-    read = [("--model", args.model), ("the base of --model", base), *(("--reward-funcs", name) for name in rewards)]
+    read = [("--model", args.model), ("the base of --model", base), *(("--reward-funcs", name) for name in getattr(args, "reward_funcs", None) or [])]
     for what, name in read:
-        if os.path.isdir(name) and Path(name).resolve().is_relative_to(out):
-            raise UserError(f"--output-dir {args.output_dir} {'is' if Path(name).resolve() == out else 'contains'} {what} {name}, which the run would write over; name another directory")
+        path = Path(name).resolve()
+        if os.path.isdir(path) and (path == out or training and path.is_relative_to(out)):
+            raise UserError(f"--output-dir {args.output_dir} {'is' if path == out else 'contains'} {what} {name}, which the run would write over; name another directory")
 
 
 def load_from_args(args, train=False, resume=None, needs_training=None):
@@ -421,7 +422,7 @@ def load_from_args(args, train=False, resume=None, needs_training=None):
     if args.model == "tiny" and needs_training:
         raise UserError(f"--model tiny is the untrained preset, and {needs_training}. Train one first (about seven minutes on two cores):\n"
                         "  python train_sft.py --model tiny --data count --learning-rate 2e-3 --max-steps 1000 --output-dir runs/sft\nthen use --model runs/sft")
-    must_not_overwrite(args)
+    must_not_overwrite(args, train)
     base, adapter = locate(args.model)
     if args.quant is None:
         args.quant = checkpoint_files.read_run(args.model).get("quant") or "none" if adapter else "none"

@@ -957,6 +957,214 @@ def test_smallest_picture_above_the_largest(published):
     refuses(published, "--min-pixels", "--max-pixels", min_pixels=10 ** 6, max_pixels=10 ** 5)
 
 
+# --- somebody else's checkpoint ---
+
+NONSENSE = [[], [1, "x"], {}, {"a": [1]}, "x", "", 0, -1, 10**9, float("nan"), 0.5, True]
+SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size", "vocab_size")
+
+
+def set_in(file, path, value):
+    """Write `value` at a dotted path of a JSON file."""
+    whole = json.loads(file.read_text())
+    part = whole
+    *outer, last = path.split(".")
+    for key in outer:
+        part = part[key]
+    part[last] = value
+    file.write_text(json.dumps(whole))
+
+
+def copy_of(checkpoint, directory):
+    shutil.copytree(checkpoint, directory)
+    return directory
+
+
+def refused(directory):
+    """The sentence that refuses a checkpoint, from everything that is read before its weights."""
+    with pytest.raises(UserError) as caught:
+        base, found = modeling.locate(str(directory))
+        if found:
+            modeling.checkpoint_files.check_adapter(found, base, modeling.LORA_TARGETS)
+        modeling.checkpoint_files.check_model(base)
+        modeling.load_processor(base)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def no_weights_are_read(monkeypatch):
+    monkeypatch.setattr(modeling, "from_pretrained", lambda *_, **__: pytest.fail("memory was taken"))
+
+
+@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json", "generation_config.json", "tokenizer_config.json", "tokenizer.json", "model.safetensors.index.json"])
+def test_a_file_that_is_no_object_is_named(name, published, tmp_path):
+    whole = (published / name).read_text()
+    for i, content in enumerate(["[]", "5", "null", '"x"', "true", "", whole[:len(whole) // 2], "[" * 100_000, '{"a": ' + "9" * 5000]):
+        bad = copy_of(published, tmp_path / str(i))
+        (bad / name).write_text(content)
+        assert str(bad) in refused(bad)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_sizes_that_are_none_or_do_not_fit_the_weights(nested, published, tmp_path, monkeypatch):
+    no_weights_are_read(monkeypatch)
+    whole = copy_of(published, tmp_path / "whole")
+    if nested:
+        config = json.loads((whole / "config.json").read_text())
+        moved = {key: config.pop(key) for key in list(config) if key in SIZES or key.startswith(("rope_", "max_position", "rms"))}
+        (whole / "config.json").write_text(json.dumps(config | {"text_config": moved}))
+    modeling.checkpoint_files.check_model(whole)
+    under = "text_config." if nested else ""
+    fields = [*(under + size for size in SIZES), "vision_config.depth", "vision_config.embed_dim", "vision_config.patch_size", "vision_config.mlp_ratio"]
+    good = (whole / "config.json").read_text()
+    for field in fields:
+        for value in [*NONSENSE, 3]:
+            set_in(whole / "config.json", field, value)
+            with pytest.raises(UserError, match="config.json"):
+                modeling.load(str(whole))
+            (whole / "config.json").write_text(good)
+    for value in (None, [], 5):                                      # null: transformers takes the sizes of the 72B
+        if nested or value is not None:
+            set_in(whole / "config.json", "text_config", value)
+            assert "config.json" in refused(whole)
+            (whole / "config.json").write_text(good)
+
+
+def test_pictures_must_be_prepared_as_the_model_takes_them(published, tmp_path):
+    bad = copy_of(published, tmp_path / "bad")
+    file = bad / "preprocessor_config.json"
+    good = file.read_text()
+    for field in ("patch_size", "merge_size", "temporal_patch_size", "image_std", "image_mean", "rescale_factor", "resample", "do_normalize"):
+        for value in [[], {}, "x", -1 if field != "image_mean" else [0, 0], 10**9 if field != "image_mean" else "", float("nan")]:
+            set_in(file, field, value)
+            assert field in refused(bad)
+            file.write_text(good)
+    for field, value in (("patch_size", None), ("size", "x"), ("max_pixels", "x"), ("do_resize", None), ("rescale_factor", 1.0), ("image_mean", [0.5] * 3)):
+        set_in(file, field, value)
+        modeling.load_processor(bad)
+        file.write_text(good)
+
+
+TEMPLATES = {
+    "loop": ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "a second|1 s of CPU"),
+    "memory": ("{% set n = namespace(x='a') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}", "512 MB"),
+    "recursion": ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "calls itself"),
+    "raises": ("{{ raise_exception('no') }}", "no"),
+    "divides": ("{{ 1 // 0 }}", "zero"),
+    "syntax": ("{% for", "unexpected"),
+    "number": (5, "not a text"),
+}
+
+
+@pytest.mark.parametrize("kind", TEMPLATES)
+def test_chat_template_that_does_not_end_or_fails(kind, published, tmp_path):
+    template, words = TEMPLATES[kind]
+    bad = copy_of(published, tmp_path / "bad")
+    set_in(bad / "tokenizer_config.json", "chat_template", template)
+    sentence = refused(bad)
+    assert "tokenizer_config.json" in sentence and re.search(words, sentence)
+
+
+@pytest.mark.parametrize("old, new, placed", [("<|image_pad|>", "", 0), ("<|image_pad|>", "<|image_pad|><|image_pad|>", 2)])
+def test_chat_template_places_each_picture_once(old, new, placed, published, tmp_path):
+    bad = copy_of(published, tmp_path / "bad")
+    set_in(bad / "tokenizer_config.json", "chat_template", layouts.CHAT_TEMPLATE.replace(old, new))
+    processor = modeling.load_processor(bad)
+    data.encode_prompt(data.Example("", [], "How many?", "2"), processor, "none")      # text needs no picture
+    with pytest.raises(UserError, match=f"placed {placed} images, not 1"):
+        layouts.prompts_of(processor, slice(1))
+
+
+def test_pickles_run_no_code(published, tmp_path):
+    from safetensors.torch import load_file
+    bad = copy_of(published, tmp_path / "bad")
+    weights = {}
+    for file in bad.glob("model*"):
+        weights |= load_file(file) if file.suffix == ".safetensors" else {}
+        file.unlink()
+
+    class Evil:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "ran",)
+
+    for content in ({"a": Evil()}, [1], "x"):
+        torch.save(content, bad / "pytorch_model.bin")
+        assert "pytorch_model.bin" in refused(bad) and not (tmp_path / "ran").exists()
+    torch.save(weights, bad / "pytorch_model.bin")
+    assert modeling.load(str(bad))
+
+
+def test_shards_lie_beside_their_index_and_are_whole(published, tmp_path):
+    bad = copy_of(published, tmp_path / "bad")
+    index = bad / "model.safetensors.index.json"
+    good = json.loads(index.read_text())
+    first = next(iter(good["weight_map"]))
+    for file in (f"../{published.name}/x.safetensors", str(published / "x.safetensors"), "gone.safetensors", ".", "", 5, None, []):
+        index.write_text(json.dumps(good | {"weight_map": good["weight_map"] | {first: file}}))
+        assert "index.json" in refused(bad)
+    index.write_text(json.dumps(good))
+    shard = sorted(bad.glob("*.safetensors"))[0]
+    whole = shard.read_bytes()
+    for content in (b"", b"\0" * 8, b"\xff" * 8, b"version https://git-lfs.github.com/spec/v1", whole[:-10], whole + b"0", whole.replace(b'"F32"', b'"I32"', 1)):
+        shard.write_bytes(content)
+        assert str(bad) in refused(bad)
+
+
+def test_adapter_config_is_checked_before_the_base_is_read(adapter, tmp_path, monkeypatch):
+    no_weights_are_read(monkeypatch)
+    bad = copy_of(adapter, tmp_path / "bad")
+    file = bad / "adapter_config.json"
+    good = file.read_text()
+    cases = [(field, value) for field in ("r", "target_modules", "base_model_name_or_path", "peft_type") for value in ({}, {"a": 1}, 5.5, -1, 0, True, "", None)]
+    cases += [("r", 8), ("r", 10**8), ("lora_alpha", 0), ("lora_alpha", float("nan")), ("lora_dropout", 1), ("peft_type", "PREFIX_TUNING"), ("target_modules", "("),
+              ("target_modules", r"(\w+\.?)+#"), ("target_modules", [1]), ("rank_pattern", {"(": 4}), ("base_model_name_or_path", "a\0b"), ("base_model_name_or_path", "/" + "a" * 5000)]
+    for field, value in cases:
+        set_in(file, field, value)
+        with pytest.raises(UserError, match="adapter_config.json"):
+            modeling.load(str(bad))
+        file.write_text(good)
+
+
+def test_adapter_that_places_other_modules_than_it_has_weights_for(adapter, tmp_path):
+    for i, modules in enumerate((["no_such"], ["q_proj"], "nothing")):
+        refuses(adapter_with(adapter, tmp_path / str(i), target_modules=modules), "adapter")
+
+
+def test_adapter_that_names_itself_or_another_adapter(adapter, tmp_path):
+    one = adapter_with(adapter, tmp_path / "one")
+    two = adapter_with(adapter, tmp_path / "two", base_model_name_or_path=str(one))
+    for base in (one, two):
+        set_in(one / "adapter_config.json", "base_model_name_or_path", str(base))
+        refuses(one, "itself an adapter", "base_model_name_or_path")
+
+
+@pytest.mark.parametrize("field, values", [("max_pixels", ["x", [1], 0, 1.5]), ("quant", ["int3", 4, ["nf4"]]), ("prompt_template", [["r1v"], 5, {}]), ("system_prompt", [5, ["a"]]), ("box_format", ["x", [1]])])
+def test_args_json_of_another_type(field, values, published, tmp_path):
+    ask = lambda: data.ask_as_trained(SimpleNamespace(model=str(tmp_path), prompt_template=None, system_prompt=None))
+    for value in values:
+        (tmp_path / "args.json").write_text(json.dumps({field: value}))
+        with pytest.raises(UserError, match=f"args.json: {field}"):
+            ask()
+    for content in ("[]", "5", "{"):
+        (tmp_path / "args.json").write_text(content)
+        with pytest.raises(UserError, match="args.json"):
+            ask()
+    (tmp_path / "args.json").write_text(json.dumps({field: None, "of_somebody_else": [1]}))
+    ask()
+
+
+def test_a_run_does_not_write_over_what_it_reads(published, adapter, tmp_path):
+    (tmp_path / "link").symlink_to(published)
+    check = lambda out, model, **more: modeling.must_not_overwrite(SimpleNamespace(output_dir=str(out), model=str(model), **more))
+    for out, model in ((published, published), (tmp_path / "link", published), (published.parent, published), (published, adapter), (adapter, adapter)):
+        with pytest.raises(UserError, match="--output-dir"):
+            check(out, model)
+    with pytest.raises(UserError, match="--reward-funcs"):
+        check(adapter, published, reward_funcs=["accuracy", str(adapter)])
+    check(published / "sub", published)
+    check(tmp_path / "new", adapter, reward_funcs=["accuracy"])
+    check(tmp_path, "tiny")
+
+
 # ------------------------------------------------------------------------------------------------------------------ the command line
 
 def command_line(*words):
