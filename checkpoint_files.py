@@ -755,6 +755,7 @@ def chat_template(tokenizer, directory: Path) -> str | dict | None:
     return tokenizer.chat_template if verdict == "renders" else None
 
 
+TOO_MUCH = f"takes more than {CPU_SECONDS:g} s of CPU time, or 512 MB, for a short question"
 _TRIED = {}  # template: verdict; a reference model's is the policy's
 
 
@@ -762,8 +763,7 @@ def try_template(tokenizer) -> str:
     """ "renders", "says nothing", or what is wrong with the tokenizer's chat template."""
     key = json.dumps(tokenizer.chat_template)
     if key not in _TRIED:
-        too_much = f"takes more than {CPU_SECONDS:g} s of CPU time, or 512 MB, for a short question"
-        _TRIED[key] = bounded(render_samples, tokenizer) or too_much
+        _TRIED[key] = bounded(render_samples, tokenizer) or TOO_MUCH
     return _TRIED[key]
 
 
@@ -777,6 +777,20 @@ def render_samples(tokenizer) -> str:
     for messages in ([asks[1]], [asks[2]], [system, asks[1]]):
         render_sample(tokenizer, messages, question)
     return verdict
+
+
+def check_conversation(tokenizer, where: str) -> None:
+    """Check that the chat template of a reward model's tokenizer renders question and answer."""
+    verdict = bounded(render_turns, tokenizer) or TOO_MUCH
+    if verdict != "renders":
+        raise UserError(f"{where}: its chat template {verdict}; correct it, or delete it there")
+
+
+def render_turns(tokenizer) -> str:
+    """Render a question and its answer, each given as a text."""
+    question = "How many red objects are there? " * 40
+    answer = {"role": "assistant", "content": "Three."}
+    return render_sample(tokenizer, [{"role": "user", "content": question}, answer], question)
 
 
 def render_sample(tokenizer, messages: list, question: str) -> str:

@@ -162,6 +162,10 @@ class RewardModel:
             raise UserError(f"{where} lacks {', '.join(sorted(report['missing_keys'])[:2])}: not trained as a reward model; name one that is")
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
+        if self.tokenizer.pad_token is None:
+            raise UserError(f"{where}: its tokenizer has neither pad_token nor eos_token; set one in its tokenizer_config.json")
+        if self.tokenizer.chat_template:
+            checkpoint_files.check_conversation(self.tokenizer, where)
         self.tokenizer.padding_side = "right"
         self.model.config.pad_token_id = self.tokenizer.pad_token_id # by which it finds the last token of each row
         self.model.to(device).eval().requires_grad_(False)
@@ -200,8 +204,8 @@ def locate(name, named_by=None):
         path = fetch(name)
     if (path / "adapter_config.json").is_file():
         if named_by:
-            raise UserError(f"{named_by} is an adapter on {name}, itself an adapter; merge that first: python model.py export --model {name} --output-dir merged, "
-                            f"or correct base_model_name_or_path in {named_by}/adapter_config.json")
+            raise UserError(f"{named_by} is an adapter on {name}, itself an adapter; correct base_model_name_or_path in its adapter_config.json, or merge that first: "
+                            f"python model.py export --model {name} --output-dir merged")
         base = checkpoint_files.read_adapter(path)["base_model_name_or_path"]
         beside = path / base
         if not os.path.isdir(base) and os.path.isdir(beside):

@@ -1034,7 +1034,8 @@ def test_pictures_must_be_prepared_as_the_model_takes_them(published, tmp_path):
     file = bad / "preprocessor_config.json"
     good = file.read_text()
     for field in ("patch_size", "merge_size", "temporal_patch_size", "image_std", "image_mean", "rescale_factor", "resample", "do_normalize"):
-        for value in [[], {}, "x", -1 if field != "image_mean" else [0, 0], 10**9 if field != "image_mean" else "", float("nan")]:
+        wrong = [-1, 0] if field == "image_std" else [[0, 0]] if field == "image_mean" else [-1, 10**9]
+        for value in [[], {}, "x", "", float("nan"), *wrong]:
             set_in(file, field, value)
             assert field in refused(bad)
             file.write_text(good)
@@ -1262,6 +1263,14 @@ def test_what_is_no_reward_model_is_refused_with_a_sentence(reward_checkpoint, t
     GPTNeoXForCausalLM(GPTNeoXConfig.from_pretrained(reward_checkpoint, num_labels=1)).save_pretrained(tmp_path / "language")
     with pytest.raises(UserError, match="score.weight"):
         modeling.RewardModel(str(tmp_path / "language"))
+
+
+def test_reward_model_whose_template_does_not_end_or_that_has_no_end_of_text(reward_checkpoint, tmp_path):
+    for i, (field, value) in enumerate((("chat_template", TEMPLATES["loop"][0]), ("chat_template", "{{ 1 // 0 }}"), ("eos_token", None))):
+        bad = copy_of(reward_checkpoint, tmp_path / str(i))
+        set_in(bad / "tokenizer_config.json", field, value)
+        with pytest.raises(UserError, match="--reward-funcs"):
+            modeling.RewardModel(str(bad))
 
 
 def test_a_name_is_a_checkpoint_if_it_looks_like_one(tmp_path):
