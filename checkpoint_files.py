@@ -171,11 +171,6 @@ def nothing(value) -> bool:
     return False  # null counts as not given
 
 
-def lora(value) -> bool:
-    """LORA, the only kind of adapter that is read here"""
-    return value == "LORA"
-
-
 def quantisation(value) -> bool:
     """none or nf4"""
     return value in ("none", "nf4")
@@ -257,7 +252,7 @@ PREPROCESSOR = {
     "resample": resampling,
 }
 ADAPTER = {
-    "peft_type": lora,
+    "peft_type": name,
     "base_model_name_or_path": name,
     "r": size,
     "lora_alpha": alpha,
@@ -364,13 +359,14 @@ def read_preprocessor(directory: Path) -> dict:
 
 
 def read_adapter(directory: Path) -> dict:
-    """Read adapter_config.json of a LoRA."""
+    """Read adapter_config.json."""
     file = Path(directory) / "adapter_config.json"
     found = read_object(file, ADAPTER_REMEDY)
     if not found.get("base_model_name_or_path"):
         raise UserError(f"{file} does not name its base model; set base_model_name_or_path there")
     check(file, found, ADAPTER, remedy=ADAPTER_REMEDY)
-    for key in ("peft_type", "r", "target_modules"):
+    of_lora = ("r", "target_modules") if found.get("peft_type") == "LORA" else ()
+    for key in ("peft_type", *of_lora):
         if not found.get(key):
             raise UserError(f"{file} lacks {key}; {ADAPTER_REMEDY}")
     return found
@@ -438,16 +434,27 @@ def check_adapter(directory: Path, base: str, known: str) -> None:
 
     known: the regular expression of our own adapters, which needs no try.
     """
-    from peft import LoraConfig
+    from peft import PeftConfig
 
     file = directory / "adapter_config.json"
     found = read_adapter(directory)
     base_weights = read_weights(Path(base)) if os.path.isdir(base) else {}
     check_patterns(file, found, [name.removesuffix(".weight") for name in base_weights], known)
     with contextlib.redirect_stdout(None):
-        parsed(file, lambda _: LoraConfig.from_pretrained(directory), found)
+        config = parsed(file, lambda _: PeftConfig.from_pretrained(directory), found)
+    if config.is_prompt_learning:
+        raise UserError(
+            f"{file}: peft_type {found['peft_type']} puts trained tokens before the prompt, which "
+            "is not supported; name a LoRA, or its base model"
+        )
     shapes = adapter_weights(directory)
     must_be_floats(directory, shapes)
+    if found["peft_type"] == "LORA":
+        check_ranks(file, found, shapes)
+
+
+def check_ranks(file: Path, found: dict, shapes: dict) -> None:
+    """Compare the rank of a LoRA with the shapes of its weights."""
     downward = {key: stored.shape for key, stored in shapes.items() if ".lora_A." in key}
     allowed = {found["r"], *(found.get("rank_pattern") or {}).values()}
     for key, shape in downward.items():
@@ -459,7 +466,7 @@ def check_adapter(directory: Path, base: str, known: str) -> None:
 
 
 def adapted(directory: Path) -> int:
-    """Count the modules that an adapter has weights for."""
+    """Count the modules that a LoRA has weights for."""
     return sum(".lora_A." in key for key in adapter_weights(directory))
 
 

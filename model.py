@@ -369,9 +369,9 @@ def load_adapter(model, adapter, train):
     """PeftModel of `model` with the adapter in directory `adapter`, trainable if `train`."""
     from peft import PeftModel
     from safetensors import SafetensorError
-    config, pairs = checkpoint_files.read_adapter(adapter), checkpoint_files.adapted(adapter)
-    if train and train.lora_r and train.lora_r != config["r"]:
-        raise UserError(f"--lora-r {train.lora_r}, but the adapter in {adapter} has rank {config['r']}; leave --lora-r away, or merge it first: "
+    config = checkpoint_files.read_adapter(adapter)
+    if train and train.lora_r and train.lora_r != config.get("r"):
+        raise UserError(f"--lora-r {train.lora_r}, but the adapter in {adapter} has rank {config.get('r')}; leave --lora-r away, or merge it first: "
                         f"python model.py export --model {adapter} --output-dir merged")
     try:
         with warnings.catch_warnings(record=True) as caught:
@@ -386,8 +386,8 @@ def load_adapter(model, adapter, train):
     missing = [str(w.message) for w in caught if "missing" in str(w.message).lower() and "adapter" in str(w.message).lower()]
     if missing:                                                      # e.g. saved under the module names of transformers 4: loads nothing, silently
         raise UserError(f"the adapter in {adapter} does not fit its base: {missing[0][:200]}")
-    placed = sum("lora_A.default" in name for name, _ in policy.named_parameters())
-    if placed != pairs:
+    placed, pairs = sum("lora_A.default" in name for name, _ in policy.named_parameters()), checkpoint_files.adapted(adapter)
+    if config["peft_type"] == "LORA" and placed != pairs:
         raise UserError(f"the adapter in {adapter} has weights for {pairs} modules, but its adapter_config.json places {placed}; correct target_modules there, or fetch the adapter again")
     if train:
         for module in policy.modules():
@@ -434,7 +434,7 @@ def load_from_args(args, train=False, resume=None, needs_training=None):
             print(f"the adapter was trained on {args.quant} weights: loading them so (--quant none to change that)")
     if train:
         if args.lora_r is None:
-            args.lora_r = checkpoint_files.read_adapter(adapter)["r"] if adapter else 16 if args.quant == "nf4" else 0
+            args.lora_r = checkpoint_files.read_adapter(adapter).get("r", 0) if adapter else 16 if args.quant == "nf4" else 0
         if base == "tiny" and args.lora_r:
             raise UserError("--lora-r adapts a trained model, but --model tiny is untrained, and lies in no directory that an adapter could name; use --lora-r 0 --quant none")
         if (adapter or args.lora_r) and (args.freeze_vision or args.freeze_merger or args.freeze_llm):
