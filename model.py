@@ -32,7 +32,7 @@ import checkpoint_files
 import toyworld
 import utils
 from plumbing import disk, rundir
-from plumbing.errors import UserError
+from plumbing.errors import UserError, out_of_memory
 
 # LoRA goes on the language model's linear layers, by full name: the short names alone also hit the vision tower of Qwen2.5-VL.
 LORA_TARGETS = r"model\.language_model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj"
@@ -155,6 +155,8 @@ class RewardModel:
                 warnings.simplefilter("ignore")
                 self.model, report = AutoModelForSequenceClassification.from_pretrained(name, dtype=dtype, output_loading_info=True, trust_remote_code=False)
         except Exception as error:                                   # the hub client, the two loaders and their file formats raise some twenty types
+            if out_of_memory(error):
+                raise
             raise UserError(f"{where} cannot be loaded as a sequence classifier ({checkpoint_files.first_line(error)}); name a reward, or a checkpoint with its tokenizer") from None
         if self.model.config.num_labels != 1:
             raise UserError(f"{where} has {self.model.config.num_labels} outputs, but a reward is one number; name a checkpoint with num_labels 1")
@@ -344,6 +346,8 @@ def from_pretrained(cls, directory, dtype, device, quant):
     except torch.OutOfMemoryError:
         raise
     except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
+        if out_of_memory(error):
+            raise
         raise UserError(f"{directory} cannot be loaded as Qwen2-VL ({checkpoint_files.first_line(error)}); fetch or save the checkpoint again") from None
     lacking = sorted(report["missing_keys"]) + [str(entry[0]) for entry in report.get("mismatched_keys", [])]
     lacking = [key for key in lacking if not (key == "lm_head.weight" and model.config.tie_word_embeddings)]
@@ -382,6 +386,8 @@ def load_adapter(model, adapter, train):
     except SafetensorError as error:
         raise UserError(f"the adapter in {adapter} cannot be read ({str(error)[:120]}); fetch or save it again") from None
     except (OSError, ValueError, RuntimeError, KeyError, IndexError, ImportError, AttributeError, TypeError) as error:  # of PEFT, alone here
+        if out_of_memory(error):
+            raise
         raise UserError(f"the adapter in {adapter} does not fit its base ({checkpoint_files.first_line(error)}); correct base_model_name_or_path in its adapter_config.json") from None
     missing = [str(w.message) for w in caught if "missing" in str(w.message).lower() and "adapter" in str(w.message).lower()]
     if missing:                                                      # e.g. saved under the module names of transformers 4: loads nothing, silently

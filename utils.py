@@ -4,7 +4,6 @@ Nothing here knows about models, prompts or rewards. Needs torch; wandb and tens
 """
 import argparse
 import difflib
-import errno
 import math
 import random
 import re
@@ -15,21 +14,7 @@ import torch
 from tqdm import tqdm
 
 from plumbing import disk, rundir, stopping
-from plumbing.errors import UserError
-
-
-def out_of_memory(error):
-    """Tell whether an exception says that the machine's memory is full.
-
-    A GPU's is no such: it has its own type, torch.OutOfMemoryError, and other remedies.
-    """
-    if isinstance(error, torch.OutOfMemoryError):
-        return False
-    if isinstance(error, OSError):
-        return error.errno == errno.ENOMEM
-    if isinstance(error, RuntimeError):  # torch's own, which has no type for it on a CPU
-        return re.search("can't allocate memory|Cannot allocate memory|not enough memory|bad_alloc", str(error)) is not None
-    return isinstance(error, MemoryError)  # Python's; numpy, PIL, arrow and safetensors derive theirs
+from plumbing.errors import UserError, out_of_memory
 
 
 def run(main, parse_args, argv=None):

@@ -1,5 +1,26 @@
-"""The one kind of error that is meant for the person at the keyboard."""
+"""What kinds of errors there are: for the person at the keyboard, and of the machine."""
+
+import errno
+import re
+
+import torch
+
+NO_MEMORY = "can't allocate memory|Cannot allocate memory|not enough memory|bad_alloc"
 
 
 class UserError(ValueError):
     """Something the person at the keyboard can fix: one sentence with the remedy. Exit code 2."""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Tell whether an exception says that the machine's memory is full.
+
+    A GPU's is no such: it has its own type, torch.OutOfMemoryError, and other remedies.
+    """
+    if isinstance(error, torch.OutOfMemoryError):
+        return False
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    if isinstance(error, RuntimeError):  # torch's own, which has no type for it on a CPU
+        return re.search(NO_MEMORY, str(error)) is not None
+    return isinstance(error, MemoryError)  # numpy, PIL, arrow and safetensors derive theirs from it

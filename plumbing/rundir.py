@@ -29,7 +29,7 @@ import torch
 
 from plumbing import disk, records, stopping
 from plumbing.arguments import same_flags
-from plumbing.errors import UserError
+from plumbing.errors import UserError, out_of_memory
 
 SUMS = "SHA256SUMS"
 LEFT = (".*.tmp", ".*.part", ".writable-*")  # what a killed run leaves half-written
@@ -352,6 +352,8 @@ def load_state(checkpoint: str | Path) -> dict:
         state = torch.load(path, map_location="cpu", weights_only=True)
         step = state["step"]
     except Exception as error:  # torch raises a handful of unrelated types for a damaged file
+        if out_of_memory(error):
+            raise
         reason = type(error).__name__
         raise UserError(
             f"{path} cannot be read ({reason}); delete that folder and resume from the one before"

@@ -15,7 +15,7 @@ import torch
 
 import model as modeling
 import toyworld
-import utils
+from plumbing import errors
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -48,13 +48,13 @@ def python(*words, timeout=300, **environment):
         (OSError(errno.ENOSPC, "No space left on device"), False),
         (RuntimeError("shape '[2, 3]' is invalid for input of size 5"), False),
         (ValueError("can't allocate memory"), False),
-        (utils.UserError("Cannot allocate memory"), False),
+        (errors.UserError("Cannot allocate memory"), False),
         (torch.OutOfMemoryError("CUDA out of memory"), False),
         (KeyError("memory"), False),
     ],
 )
 def test_what_means_that_memory_is_full(error, expected):
-    assert utils.out_of_memory(error) is expected
+    assert errors.out_of_memory(error) is expected
 
 
 # What a library says when memory ends is not written down anywhere: so each is made to say it.
@@ -65,7 +65,7 @@ sys.path.insert(0, sys.argv[1])
 folder = sys.argv[2]
 import numpy, safetensors.torch, torch
 from PIL import Image
-import utils
+from plumbing import errors
 torch.set_num_threads(1)
 safetensors.torch.save_file({"a": torch.zeros(100_000_000)}, f"{folder}/a.safetensors")
 torch.save({"a": torch.zeros(100_000_000)}, f"{folder}/a.pt")
@@ -92,7 +92,7 @@ for name, eat in hungry.items():
         eat()
         said[name] = "nothing was raised"
     except Exception as error:
-        said[name] = utils.out_of_memory(error) or repr(error)
+        said[name] = errors.out_of_memory(error) or repr(error)
 print(json.dumps(said))
 """
 
