@@ -14,6 +14,11 @@ Seconds are the CPU time of this process, on one thread; on a GPU they are secon
 
 Dimension key: N prompts, G completions of each, B = N * G rows; P tokens of a prompt, T of a completion; V vocabulary. Nothing ends a row before T.
 """
+from plumbing import stopping
+
+if __name__ == "__main__":
+    stopping.watch()  # before torch is imported, which takes seconds: Ctrl-C may come there too
+
 import concurrent.futures
 import contextlib
 import dataclasses

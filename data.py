@@ -30,8 +30,8 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
-import checkpoint_files
 import toyworld
+from plumbing import checkpoint_files, templates
 from plumbing.errors import UserError
 from utils import HALF, MAX_IMAGE_PIXELS, cut, epoch_order
 
@@ -1620,7 +1620,7 @@ def render(example, processor, template=DEFAULT_TEMPLATE, system_prompt=None):
     messages = [{"role": "user", "content": [{"type": "image"}] * len(example.images) + [{"type": "text", "text": text}]}]
     if system_prompt is not None:
         messages.insert(0, {"role": "system", "content": system_prompt})
-    return checkpoint_files.render(processor.tokenizer, messages, len(example.images), example.source)
+    return templates.render(processor.tokenizer, messages, len(example.images), example.source)
 
 
 def must_fit(example, processor, length, pads, room):

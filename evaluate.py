@@ -19,7 +19,7 @@ A published protocol (protocols.PROTOCOLS) asks and scores as that benchmark doe
     python evaluate.py --model Qwen/Qwen2-VL-2B-Instruct --data geoqa.jsonl --protocol geoqa --output-dir runs/geoqa
     python evaluate.py --predictions outputs.jsonl --protocol geoqa --output-dir runs/rescored
 """
-from plumbing import plots, stopping
+from plumbing import stopping
 
 if __name__ == "__main__":
     stopping.watch()  # before torch is imported, which takes seconds: Ctrl-C may come there too
@@ -35,7 +35,7 @@ import protocols
 import rewards
 import utils
 from grading.answers import extract_answer
-from plumbing import disk, records
+from plumbing import disk, plots, records
 from plumbing.arguments import flag, label_of, read_args, typed, write_args
 
 

@@ -13,6 +13,11 @@ On a GPU `think` and `speak` are one CUDA graph: static addresses, nothing read 
 so none can be stale. `rollout` samples by itself: a checkpoint's generation_config is not consulted, because Qwen2-VL's (top_k 1, temperature 0.01,
 repetition penalty 1.05) silently makes sampling greedy.
 """
+from plumbing import stopping
+
+if __name__ == "__main__":
+    stopping.watch()  # before torch is imported, which takes seconds: Ctrl-C may come there too
+
 import functools
 import os
 import sys

@@ -28,10 +28,9 @@ from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
-import checkpoint_files
 import toyworld
 import utils
-from plumbing import disk, rundir
+from plumbing import checkpoint_files, disk, rundir, templates
 from plumbing.errors import UserError, out_of_memory
 
 # LoRA goes on the language model's linear layers, by full name: the short names alone also hit the vision tower of Qwen2.5-VL.
@@ -167,7 +166,7 @@ class RewardModel:
         if self.tokenizer.pad_token is None:
             raise UserError(f"{where}: its tokenizer has neither pad_token nor eos_token; set one in its tokenizer_config.json")
         if self.tokenizer.chat_template:
-            checkpoint_files.check_conversation(self.tokenizer, where)
+            templates.check_conversation(self.tokenizer, where)
         self.tokenizer.padding_side = "right"
         self.model.config.pad_token_id = self.tokenizer.pad_token_id # by which it finds the last token of each row
         self.model.to(device).eval().requires_grad_(False)
@@ -248,7 +247,7 @@ def load_processor(directory, max_pixels=None, min_pixels=None):
     image_processor = image_processor_class()(size=size, **checkpoint_files.read_preprocessor(directory))
     checkpoint_files.check_processor(directory, config, image_processor, special)
     context = checkpoint_files.text_of(config)[0].get("max_position_embeddings") or 32768
-    tokenizer.chat_template = checkpoint_files.chat_template(tokenizer, directory) or CHAT_TEMPLATE
+    tokenizer.chat_template = templates.chat_template(tokenizer, directory) or CHAT_TEMPLATE
     return Processor(tokenizer, image_processor, special, context)
 
 

@@ -25,7 +25,7 @@ A pool is a list of lines, one sample each, oldest first:
 A sample is wrong if its answer is not the gold one, and unreadable if no answer could be read in it. No builder writes to its arguments or draws lots but from the
 random.Random (or the seed) it is given.
 """
-from plumbing import plots, stopping
+from plumbing import stopping
 
 if __name__ == "__main__":
     stopping.watch()  # before torch is imported, which takes seconds: Ctrl-C may come there too
@@ -51,7 +51,7 @@ import protocols
 import rewards
 import utils
 from grading.answers import extract_answer, normalize_answer
-from plumbing import disk, records, rundir
+from plumbing import disk, plots, records, rundir
 from plumbing.arguments import flag, label_of, run_id, same_flags, typed, write_args
 
 BUILT = ("cot", "refine", "select")         # R3V's three tasks

@@ -17,7 +17,7 @@ On one GPU (QLoRA):
     python train_grpo.py --model Qwen/Qwen2-VL-2B-Instruct --quant nf4 --data clevr_cogen_a_train/ --gradient-checkpointing \\
         --prompts-per-step 8 --num-generations 8 --max-steps 500 --output-dir runs/clevr
 """
-from plumbing import plots, stopping
+from plumbing import stopping
 
 if __name__ == "__main__":
     stopping.watch()  # before torch is imported, which takes seconds: Ctrl-C may come there too
@@ -36,7 +36,7 @@ import model as modeling
 import rewards
 import utils
 from grading import answers
-from plumbing import disk, records, rundir
+from plumbing import disk, plots, records, rundir
 from plumbing.arguments import write_args
 
 

@@ -10,7 +10,7 @@ On a laptop (tiny model, about seven minutes on two cores; its teacher is fallib
 On a GPU (QLoRA; the projector alone, as LLaVA's first stage, is --lora-r 0 --freeze-vision --freeze-llm):
     python train_sft.py --model Qwen/Qwen2-VL-2B-Instruct --quant nf4 --data warmup.jsonl --gradient-checkpointing --output-dir runs/sft
 """
-from plumbing import plots, stopping
+from plumbing import stopping
 
 if __name__ == "__main__":
     stopping.watch()  # before torch is imported, which takes seconds: Ctrl-C may come there too
@@ -28,7 +28,7 @@ import model as modeling
 import rewards
 import toyworld
 import utils
-from plumbing import disk, rundir
+from plumbing import disk, plots, rundir
 from plumbing.arguments import write_args
 
 

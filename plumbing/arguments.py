@@ -64,7 +64,7 @@ def label_of(args, path) -> str:
 
 
 def write_args(directory, args, **extra):
-    """Write args.json: the flags as they were used, the command, this code's commit, the versions."""
+    """Write args.json: flags as they were used, the command, this code's commit, versions."""
     versions = {"python": sys.version.split()[0]}
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):

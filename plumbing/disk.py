@@ -10,7 +10,7 @@ from pathlib import Path
 
 from plumbing.errors import UserError
 
-# What the disk says whatever was written, and the remedy; any other OSError may be a mistake of ours.
+# What a disk says, whatever was written, and the remedy; another OSError may be our mistake.
 REFUSALS = {
     errno.ENOSPC: ("no space is left on the disk", "make room"),
     errno.EDQUOT: ("your quota on the disk is used up", "make room"),
@@ -119,7 +119,8 @@ def announce(out: str | Path, parts: dict[str, int]):
     missing = total - used(out) - room
     if missing > 0:
         print(
-            f"  warning: that is {size(missing)} more than fits; make room, lower --save-total-limit, or name another --output-dir"
+            f"  warning: that is {size(missing)} more than fits; make room, lower "
+            "--save-total-limit, or name another --output-dir"
         )
 
 

@@ -96,7 +96,7 @@ def title_of(text, inches):
 
 
 def label_of(text):
-    """A label for the legend. matplotlib leaves out those that begin with `_`: a blank before it."""
+    """A label for the legend: matplotlib leaves out those that begin with `_`."""
     shown = printable(text)
     if len(shown) > 60:
         shown = f"{shown[:28]}...{shown[-29:]}"  # both ends of a path tell it from others
@@ -110,7 +110,8 @@ def label_of(text):
 def plot_curve(lines, png, panels, title="", x="step"):
     """Draw curve.png.
 
-    lines: those of metrics.jsonl. panels: list of (heading, [metric names]). Names without data and empty panels are left out.
+    lines: those of metrics.jsonl. panels: list of (heading, [metric names]). Names without data
+    and empty panels are left out.
     """
     drawn = []
     for heading, names in panels:

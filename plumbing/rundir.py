@@ -7,9 +7,9 @@
         rundir.save_checkpoint(out, step, save_model, state, log, keep)
         rundir.publish(out, save_model)
 
-A checkpoint is a folder checkpoint-STEP with the model, state.pt, args.json, metrics.jsonl up to its
-step, and SHA256SUMS of all these (`sha256sum -c SHA256SUMS` checks it by hand). It is written
-beside and renamed when whole, and renamed before it is removed: a folder of that name is complete.
+A checkpoint is a folder checkpoint-STEP with the model, state.pt, args.json, metrics.jsonl up to
+its step, and SHA256SUMS of these (`sha256sum -c SHA256SUMS` checks it by hand). It is written
+beside and renamed when whole, and renamed before it is removed: under that name it is complete.
 """
 
 import contextlib
@@ -413,7 +413,7 @@ def line_of(step: int, metrics: dict[str, float]) -> dict:
 
 
 class MetricsLog:
-    """metrics.jsonl, one line a step, and one aligned line on the screen; wandb or tensorboard if asked.
+    """metrics.jsonl, one line a step; one line on the screen; wandb or tensorboard if asked.
 
     `lines` is all of it. The file is never read back: a run that goes on writes it again, from the
     checkpoint, whose copy has a hash; lines of steps whose weights were lost are gone.
@@ -448,7 +448,10 @@ class MetricsLog:
             ) from None
 
     def log(self, step, metrics, show=(), last=False):
-        """Write one line. metrics: name -> number; show: the names to print, every `every` steps and at the last."""
+        """Write one line, and print `show` of it every `every` steps and at the last.
+
+        metrics: name -> number. show: names.
+        """
         self.lines.append(line_of(step, metrics))
         text = json.dumps(self.lines[-1]) + "\n"
         with disk.writing(self.path, len(text)), open(self.path, "a", encoding="utf-8") as file:

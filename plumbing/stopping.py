@@ -1,8 +1,8 @@
 """Ctrl-C, SIGTERM and SIGHUP: what happens to a run that is told to stop.
 
-Inside `with Stop() as stop:`, a training loop, the first signal only asks: the loop finishes its step,
-saves it, and leaves with `stop.leave(sentence)`. Anywhere else, and at the second signal, the process
-ends at once, with one sentence: what is finished lies in whole files, and nothing else is worth keeping.
+Inside `with Stop() as stop:`, a training loop, the first signal only asks: the loop finishes its
+step, saves it, and leaves with `stop.leave(sentence)`. Anywhere else, and at the second signal, the
+process ends at once, with one sentence: what is finished lies in whole files already.
 The exit code is 128 + the signal's number, as shells have it: 130, 143, 129.
 
 Imports nothing heavy: a script watches for signals before it imports torch.
@@ -24,7 +24,7 @@ _asking = None  # the Stop that a first signal is handed to
 
 
 def watch():
-    """Take over the signals, but for those that the caller ignores (nohup). Returns the handlers before."""
+    """Take over the signals, but for ignored ones (nohup). Returns the handlers before."""
     before = {}
     for number in SIGNALS:
         if signal.getsignal(number) in (signal.SIG_IGN, _handle):
@@ -62,9 +62,8 @@ class Stop:
 
     def ask(self, number):
         self.requested, self.number = True, number
-        _say(
-            f"stopping after this step ({NAMES.get(number, number.name)}; a second one stops at once)"
-        )
+        name = NAMES.get(number, number.name)
+        _say(f"stopping after this step ({name}; a second one stops at once)")
 
     def leave(self, sentence):
         """Say it and end the process in the ordinary way. The step that it names must be saved."""

@@ -1,0 +1,324 @@
+"""Check the files of a checkpoint that somebody else made, where they are read.
+
+Settings by the tables in fields.py, then against each other and against the weights' own headers,
+before memory is taken for them. UserError names file and remedy.
+"""
+
+import contextlib
+import math
+import os
+import re
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+
+from plumbing.arguments import read_args
+from plumbing.errors import UserError
+from plumbing.fields import (
+    ADAPTER,
+    ADAPTER_REMEDY,
+    CONFIG,
+    PREPROCESSOR,
+    REMEDY,
+    ROPE,
+    RUN,
+    RUN_REMEDY,
+    TEXT_CONFIG,
+    VISION_CONFIG,
+    check,
+    first_line,
+    read_object,
+)
+from plumbing.weights import read_header, read_pickle, read_weights
+from plumbing.templates import check_patterns
+
+
+def read_run(directory: str | Path) -> dict:
+    """Read what a checkpoint was trained with: its args.json, {} where there is none."""
+    found = read_args(directory)
+    check(Path(directory) / "args.json", found, RUN, remedy=RUN_REMEDY)
+    return found
+
+
+def read_config(directory: Path) -> dict:
+    """Read config.json of a Qwen2-VL checkpoint, of 2024 (flat) or of today (nested)."""
+    file = Path(directory) / "config.json"
+    found = read_object(file)
+    kind = found.get("model_type")
+    if kind != "qwen2_vl":
+        raise UserError(
+            f"{file}: model_type is {kind}, but only qwen2_vl (Qwen2-VL) can be loaded; "
+            "name a Qwen2-VL checkpoint"
+        )
+    check(file, found, CONFIG)
+    words, under = text_of(found)
+    check(file, words, TEXT_CONFIG, under)
+    for key in ("rope_scaling", "rope_parameters"):
+        check(file, words.get(key) or {}, ROPE, f"{under}{key}.")
+    check(file, found.get("vision_config") or {}, VISION_CONFIG, "vision_config.")
+    return found
+
+
+def text_of(config: dict) -> tuple[dict, str]:
+    """The part of config.json about the language model, and where it stands."""
+    if config.get("text_config") is None:
+        return config, ""
+    return config["text_config"], "text_config."
+
+
+def read_preprocessor(directory: Path) -> dict:
+    """Read the settings of the image processor that are used, {} where there is no file."""
+    file = Path(directory) / "preprocessor_config.json"
+    if not file.is_file():
+        return {}
+    found = read_object(file)
+    check(file, found, PREPROCESSOR)
+    return {key: found[key] for key in PREPROCESSOR if found.get(key) is not None}
+
+
+def read_adapter(directory: Path) -> dict:
+    """Read adapter_config.json."""
+    file = Path(directory) / "adapter_config.json"
+    found = read_object(file, ADAPTER_REMEDY)
+    if not found.get("base_model_name_or_path"):
+        raise UserError(f"{file} does not name its base model; set base_model_name_or_path there")
+    check(file, found, ADAPTER, remedy=ADAPTER_REMEDY)
+    of_lora = ("r", "target_modules") if found.get("peft_type") == "LORA" else ()
+    for key in ("peft_type", *of_lora):
+        if not found.get(key):
+            raise UserError(f"{file} lacks {key}; {ADAPTER_REMEDY}")
+    return found
+
+
+# --- settings as transformers reads them ---
+
+
+def load_tokenizer(directory: Path):
+    """The checkpoint's tokenizer. UserError unless it gives a text back, in fewer tokens."""
+    from transformers import AutoTokenizer
+
+    sample = "How many red objects are there? Count them: 1, 2."
+    file = directory / "tokenizer_config.json"
+    if file.is_file():
+        read_object(file)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+        ids = tokenizer(sample, add_special_tokens=False)["input_ids"]
+        back = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+    except Exception as error:  # the tokenizers library raises bare Exception for most damage
+        raise UserError(
+            f"{directory}: its tokenizer cannot be read ({first_line(error, 120)}); fetch the "
+            "checkpoint again"
+        ) from None
+    if back != sample or len(ids) >= len(sample):
+        raise UserError(
+            f"{directory}/tokenizer.json is damaged: it makes {len(ids)} tokens of {sample!r} and "
+            f"{back[:60]!r} of these; fetch the checkpoint again"
+        )
+    return tokenizer
+
+
+def check_processor(directory: Path, config: dict, image_processor, special) -> None:
+    """Check that pictures and special tokens are as the model in config.json takes them."""
+    vision = config.get("vision_config") or {}
+    for ours, theirs, usual in (
+        ("patch_size", "patch_size", 14),
+        ("temporal_patch_size", "temporal_patch_size", 2),
+        ("merge_size", "spatial_merge_size", 2),
+    ):
+        value, needed = getattr(image_processor, ours), vision.get(theirs) or usual
+        if value != needed:
+            raise UserError(
+                f"{directory}/preprocessor_config.json: {ours} is {value}, but the model in "
+                f"config.json takes {needed}; correct it there, or fetch the checkpoint again"
+            )
+    image = config.get("image_token_id")
+    if image is not None and image != special.image_id:
+        raise UserError(
+            f"{directory}: {special.image} is token {special.image_id} of its tokenizer, but "
+            f"{image} in config.json; fetch the tokenizer's files of this checkpoint"
+        )
+    rows = text_of(config)[0].get("vocab_size")
+    last = max(special.eos_ids + special.vision_ids)
+    if rows and last >= rows:
+        raise UserError(
+            f"{directory}: its tokenizer has the special token {last}, but vocab_size in "
+            f"config.json is {rows}; fetch the tokenizer's files of this checkpoint"
+        )
+
+
+def check_adapter(directory: Path, base: str, known: str) -> None:
+    """Check an adapter's settings against each other and its weights.
+
+    known: the regular expression of our own adapters, which needs no try.
+    """
+    from peft import PeftConfig
+
+    file = directory / "adapter_config.json"
+    found = read_adapter(directory)
+    base_weights = read_weights(Path(base)) if os.path.isdir(base) else {}
+    check_patterns(file, found, [name.removesuffix(".weight") for name in base_weights], known)
+    with contextlib.redirect_stdout(None):
+        config = parsed(file, lambda _: PeftConfig.from_pretrained(directory), found)
+    if config.is_prompt_learning:
+        raise UserError(
+            f"{file}: peft_type {found['peft_type']} puts trained tokens before the prompt, which "
+            "is not supported; name a LoRA, or its base model"
+        )
+    shapes = adapter_weights(directory)
+    must_be_floats(directory, shapes)
+    if found["peft_type"] == "LORA":
+        check_ranks(file, found, shapes)
+
+
+def check_ranks(file: Path, found: dict, shapes: dict) -> None:
+    """Compare the rank of a LoRA with the shapes of its weights."""
+    downward = {key: stored.shape for key, stored in shapes.items() if ".lora_A." in key}
+    allowed = {found["r"], *(found.get("rank_pattern") or {}).values()}
+    for key, shape in downward.items():
+        if shape[0] not in allowed:
+            raise UserError(
+                f"{file}: r is {found['r']}, but {key} has rank {shape[0]}; correct r there, or "
+                "fetch the adapter again"
+            )
+
+
+def adapted(directory: Path) -> int:
+    """Count the modules that a LoRA has weights for."""
+    return sum(".lora_A." in key for key in adapter_weights(directory))
+
+
+def adapter_weights(directory: Path) -> dict:
+    """{name: Stored} of an adapter's weights."""
+    weights, pickled = directory / "adapter_model.safetensors", directory / "adapter_model.bin"
+    if not weights.is_file() and not pickled.is_file():
+        raise UserError(
+            f"the adapter in {directory} has no adapter_model.safetensors; fetch it again"
+        )
+    return read_header(weights) if weights.is_file() else read_pickle(pickled)
+
+
+def parsed(file: Path, read: Callable, found: dict):
+    """read(found), where `read` is a configuration class of another library."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    odd = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return read(found)
+    except (*odd, StrictDataclassError, ImportError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(
+            f"{file} cannot be read ({reason}); correct it, or fetch it again"
+        ) from None
+
+
+def check_model(directory: Path) -> None:
+    """Check that config.json, generation_config.json and weights fit, before memory is taken."""
+    from transformers import GenerationConfig, Qwen2VLConfig
+
+    directory = Path(directory)
+    file = directory / "config.json"
+    config = parsed(file, Qwen2VLConfig.from_dict, read_config(directory))
+    must_divide(file, config.text_config, config.vision_config)
+    rope = config.text_config.rope_parameters
+    check(file, {**rope, "rope_theta": rope.get("rope_theta") or 0}, ROPE, "rope_parameters.")
+    generation = directory / "generation_config.json"
+    if generation.is_file():
+        parsed(generation, GenerationConfig.from_dict, read_object(generation))
+    check_sizes(file, config, read_weights(directory))
+
+
+def must_divide(file: Path, words, vision) -> None:
+    """Check that heads share the width evenly, and M-RoPE's sections a head."""
+    head, rest = divmod(words.hidden_size, words.num_attention_heads)
+    said = getattr(words, "head_dim", None) or head
+    sections = (words.rope_parameters or {}).get("mrope_section")
+    if rest or words.num_attention_heads % words.num_key_value_heads:
+        problem = (
+            f"hidden_size {words.hidden_size}, num_attention_heads {words.num_attention_heads} "
+            f"and num_key_value_heads {words.num_key_value_heads} do not divide"
+        )
+    elif said != head:
+        problem = f"head_dim is {said}, but hidden_size / num_attention_heads is {head}"
+    elif set(words.layer_types) != {"full_attention"}:
+        problem = "sliding-window attention (use_sliding_window, layer_types) is not supported"
+    elif sections is None or 2 * sum(sections) != head:
+        problem = f"mrope_section is {sections}, but a head of {head} needs a sum of {head // 2}"
+    elif vision.embed_dim % (4 * vision.num_heads):
+        problem = f"vision embed_dim {vision.embed_dim} is no multiple of 4 x num_heads"
+    elif vision.hidden_size != words.hidden_size:
+        problem = f"vision hidden_size {vision.hidden_size} is not hidden_size {words.hidden_size}"
+    elif words.pad_token_id is not None and words.pad_token_id >= words.vocab_size:
+        problem = f"pad_token_id {words.pad_token_id} is not below vocab_size {words.vocab_size}"
+    else:
+        return
+    raise UserError(f"{file}: {problem}; correct it there, or fetch the checkpoint again")
+
+
+def check_sizes(file: Path, config, weights: dict) -> None:
+    """Compare the sizes that config.json claims with the shapes in the weights' files."""
+    words, vision = config.text_config, config.vision_config
+    claimed = claimed_shapes(words, vision)
+    if getattr(config, "quantization_config", None):  # packed: shapes and names are others
+        parameters = words.num_hidden_layers * sum(math.prod(s) for s in claimed.values())
+        if parameters > 8 * sum(math.prod(stored.shape) for stored in weights.values()):
+            raise UserError(f"{file} claims more than its weights hold; fetch the checkpoint again")
+        return
+    for what, key, number in (
+        ("layers", "num_hidden_layers", words.num_hidden_layers),
+        ("blocks", "depth", vision.depth),
+    ):
+        found = {int(n) for n in re.findall(rf"\b{what}\.(\d+)\.", "\n".join(weights))}
+        lacking = next((n for n in range(number) if n not in found), None)
+        if lacking is not None:
+            raise UserError(
+                f"{file}: {key} is {number}, but weights are missing ({what}.{lacking}, ...); "
+                "the checkpoint is incomplete, fetch it again"
+            )
+        if len(found) > number:
+            raise UserError(
+                f"{file}: {key} is {number}, but the weights have {len(found)} {what}; "
+                f"correct {key}, or fetch the checkpoint again"
+            )
+    for end, shape in claimed.items():
+        for weight, stored in weights.items():
+            if weight.endswith(f".{end}") and stored.shape != shape:
+                raise UserError(
+                    f"{file}: {weight} is of the wrong shape, {list(stored.shape)} where the "
+                    f"config says {list(shape)}; correct the config, or {REMEDY}"
+                )
+    must_be_floats(file.parent, weights)
+
+
+def must_be_floats(directory: Path, weights: dict) -> None:
+    """Check that no weight is stored as whole numbers."""
+    whole_numbers = [weight for weight, stored in weights.items() if not stored.is_float]
+    if whole_numbers:
+        raise UserError(
+            f"{directory}: {whole_numbers[0]} is stored as whole numbers or in 8 bits; fetch the "
+            "checkpoint again, in float32, bfloat16 or float16"
+        )
+
+
+def claimed_shapes(words, vision) -> dict:
+    """{end of a weight's name: shape}, of weights that tell all sizes in config.json."""
+    D, I, W = words.hidden_size, words.intermediate_size, vision.embed_dim
+    kv = D // words.num_attention_heads * words.num_key_value_heads
+    merged = W * vision.spatial_merge_size**2
+    patch = (vision.temporal_patch_size, vision.patch_size, vision.patch_size)
+    return {
+        "embed_tokens.weight": (words.vocab_size, D),
+        "self_attn.q_proj.weight": (D, D),
+        "self_attn.k_proj.weight": (kv, D),
+        "self_attn.v_proj.weight": (kv, D),
+        "mlp.gate_proj.weight": (I, D),
+        "mlp.down_proj.weight": (D, I),
+        "patch_embed.proj.weight": (W, vision.in_channels, *patch),
+        "attn.qkv.weight": (3 * W, W),
+        "mlp.fc1.weight": (W * vision.mlp_ratio, W),
+        "merger.mlp.0.weight": (merged, merged),
+        "merger.mlp.2.weight": (D, merged),
+    }
