@@ -1,6 +1,7 @@
 """Records that a run writes and reads back: JSON files and JSON Lines, each with its own checksum.
 
-A record's last key is "crc32", of its text and of what it belongs to (`label`): a changed byte, a cut, a key that was removed, or another run's record does not pass. Files of lines are appended to
+A record's last key is "crc32", of its text and of what it belongs to (`label`): a changed byte, a
+cut, a key that was removed, or another run's record does not pass. Files of lines are appended to
 a batch at a time; taken up again, they are good as far as their lines pass; the rest is made anew.
 """
 
