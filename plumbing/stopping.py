@@ -21,11 +21,13 @@ NAMES = {signal.SIGINT: "Ctrl-C"}
 # Functions that are called when the process ends at once. One may return what is kept, and where.
 last_words = []
 _asking = None  # the Stop that a first signal is handed to
+_process = None  # who watches: a child has the handlers too, but neither locks nor last words
 
 
 def watch():
     """Take over the signals, but for ignored ones (nohup). Returns the handlers before."""
-    before = {}
+    global _process
+    before, _process = {}, os.getpid()
     for number in SIGNALS:
         if signal.getsignal(number) in (signal.SIG_IGN, _handle):
             continue
@@ -73,6 +75,8 @@ class Stop:
 
 def _handle(number, _frame):
     number = signal.Signals(number)
+    if os.getpid() != _process:
+        os._exit(128 + number)
     if number == getattr(signal, "SIGHUP", None):
         _let_go_of_terminal()
     if _asking is not None and not _asking.requested:

@@ -115,6 +115,26 @@ def test_at_any_moment_one_sentence_and_no_traceback(moment, number):
     assert err.count("stopped at once") == 1 and "all is kept" in err
 
 
+@pytest.mark.parametrize("number", EXIT)
+def test_a_child_has_no_last_words(number):
+    """A signal to the whole group: the child of a trial must not take the parent's lock away."""
+    process = python(
+        f"""
+        import os, time
+        from plumbing import stopping
+        stopping.watch()
+        stopping.last_words.append(lambda: print("released", flush=True))
+        child = os.fork()
+        if child == 0:
+            time.sleep(600)
+        os.kill(child, {int(number)})
+        _, status = os.waitpid(child, 0)
+        print(os.waitstatus_to_exitcode(status))
+        """
+    )
+    assert process.stdout.read() == f"{EXIT[number]}\n" and ended(process)[0] == 0
+
+
 def test_signals_that_the_caller_ignores_stay_ignored():
     """nohup python train_grpo.py: the closed terminal is none of its business."""
     process = python(
