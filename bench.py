@@ -17,7 +17,7 @@ Dimension key: N prompts, G completions of each, B = N * G rows; P tokens of a p
 from plumbing import stopping
 
 if __name__ == "__main__":
-    stopping.watch()  # before torch is imported, which takes seconds: Ctrl-C may come there too
+    stopping.watch()  # before all other imports, which take seconds: Ctrl-C may come there too
 
 import concurrent.futures
 import contextlib

@@ -22,7 +22,7 @@ A published protocol (protocols.PROTOCOLS) asks and scores as that benchmark doe
 from plumbing import stopping
 
 if __name__ == "__main__":
-    stopping.watch()  # before torch is imported, which takes seconds: Ctrl-C may come there too
+    stopping.watch()  # before all other imports, which take seconds: Ctrl-C may come there too
 
 import json
 import os

@@ -10,7 +10,7 @@ KV key/value heads, K head size. Every (B, T) tensor speaks about the response t
 from plumbing import stopping
 
 if __name__ == "__main__":
-    stopping.watch()  # before torch is imported, which takes seconds: Ctrl-C may come there too
+    stopping.watch()  # before all other imports, which take seconds: Ctrl-C may come there too
 
 import contextlib
 import functools

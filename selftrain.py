@@ -28,7 +28,7 @@ random.Random (or the seed) it is given.
 from plumbing import stopping
 
 if __name__ == "__main__":
-    stopping.watch()  # before torch is imported, which takes seconds: Ctrl-C may come there too
+    stopping.watch()  # before all other imports, which take seconds: Ctrl-C may come there too
 
 import dataclasses
 import gc

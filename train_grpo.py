@@ -20,7 +20,7 @@ On one GPU (QLoRA):
 from plumbing import stopping
 
 if __name__ == "__main__":
-    stopping.watch()  # before torch is imported, which takes seconds: Ctrl-C may come there too
+    stopping.watch()  # before all other imports, which take seconds: Ctrl-C may come there too
 
 import math
 import time

@@ -13,7 +13,7 @@ On a GPU (QLoRA; the projector alone, as LLaVA's first stage, is --lora-r 0 --fr
 from plumbing import stopping
 
 if __name__ == "__main__":
-    stopping.watch()  # before torch is imported, which takes seconds: Ctrl-C may come there too
+    stopping.watch()  # before all other imports, which take seconds: Ctrl-C may come there too
 
 import time
 from pathlib import Path

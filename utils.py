@@ -24,7 +24,7 @@ def run(main, parse_args, argv=None):
     """
     before = stopping.watch()
     try:
-        with stopping.steady_streams():
+        with stopping.SteadyStreams():
             _run(main, parse_args, argv)
     finally:
         stopping.restore(before)

@@ -5,18 +5,16 @@ step, saves it, and leaves with `stop.leave(sentence)`. Anywhere else, and at th
 process ends at once, with one sentence: what is finished lies in whole files already.
 The exit code is 128 + the signal's number, as shells have it: 130, 143, 129.
 
-Imports nothing heavy: a script watches for signals before it imports torch.
+Imports next to nothing: a script watches for signals before anything else.
 """
 
-import contextlib
+import _signal  # `signal`, which wraps it, imports for 10 ms: there Ctrl-C would be a traceback
 import os
-import signal
 import sys
 
-SIGNALS = tuple(
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
-)
-NAMES = {signal.SIGINT: "Ctrl-C"}
+SIGINT, SIGTERM, SIGHUP = (getattr(_signal, f"SIG{name}", None) for name in ("INT", "TERM", "HUP"))
+SIGNALS = tuple(number for number in (SIGINT, SIGTERM, SIGHUP) if number)
+NAMES = {SIGINT: "Ctrl-C", SIGTERM: "SIGTERM", SIGHUP: "SIGHUP"}
 
 # Functions that are called when the process ends at once. One may return what is kept, and where.
 last_words = []
@@ -29,17 +27,19 @@ def watch():
     global _process
     before, _process = {}, os.getpid()
     for number in SIGNALS:
-        if signal.getsignal(number) in (signal.SIG_IGN, _handle):
+        if _signal.getsignal(number) in (_signal.SIG_IGN, _handle):
             continue
-        with contextlib.suppress(ValueError):  # not in the main thread: signals do not arrive here
-            before[number] = signal.signal(number, _handle)
+        try:
+            before[number] = _signal.signal(number, _handle)
+        except ValueError:  # not in the main thread: signals do not arrive here
+            pass
     return before
 
 
 def restore(handlers):
     """Put back what `watch` returned."""
     for number, handler in handlers.items():
-        signal.signal(number, handler)
+        _signal.signal(number, handler)
 
 
 class Stop:
@@ -47,7 +47,7 @@ class Stop:
 
     def __init__(self):
         self.requested = False
-        self.number = signal.SIGINT
+        self.number = SIGINT
 
     def __enter__(self):
         global _asking
@@ -64,8 +64,7 @@ class Stop:
 
     def ask(self, number):
         self.requested, self.number = True, number
-        name = NAMES.get(number, number.name)
-        _say(f"stopping after this step ({name}; a second one stops at once)")
+        _say(f"stopping after this step ({NAMES[number]}; a second one stops at once)")
 
     def leave(self, sentence):
         """Say it and end the process in the ordinary way. The step that it names must be saved."""
@@ -74,10 +73,7 @@ class Stop:
 
 
 def _handle(number, _frame):
-    number = signal.Signals(number)
-    if os.getpid() != _process:
-        os._exit(128 + number)
-    if number == getattr(signal, "SIGHUP", None):
+    if number == SIGHUP:
         _let_go_of_terminal()
     if _asking is not None and not _asking.requested:
         _asking.ask(number)
@@ -88,26 +84,27 @@ def _handle(number, _frame):
 def end_now(number):
     """End the process with one sentence. Not by an exception: those can be swallowed or blurted."""
     for other in SIGNALS:
-        signal.signal(other, signal.SIG_IGN)
+        _signal.signal(other, _signal.SIG_IGN)
     kept = [words for function in last_words if (words := function())]
     rest = "; ".join(kept) or "nothing had been written"
-    _say(f"stopped at once ({NAMES.get(number, number.name)}); {rest}")
+    _say(f"stopped at once ({NAMES[number]}); {rest}")
     os._exit(128 + number)
 
 
 def _say(sentence):
     """Write to stderr itself: the stream's lock may be held by what was interrupted."""
-    with contextlib.suppress(OSError):
+    try:
         os.write(2, f"\n{sentence}\n".encode(errors="backslashreplace"))
+    except OSError:
+        pass
 
 
 def _let_go_of_terminal():
     """The terminal is gone, and writing to it would raise: send what would go there to nowhere."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
-        with contextlib.suppress(OSError):
-            if os.isatty(stream):
-                os.dup2(nowhere, stream)
+        if os.isatty(stream):
+            os.dup2(nowhere, stream)
     os.close(nowhere)
 
 
@@ -135,20 +132,23 @@ class SteadyStream:
         return getattr(self.stream, name)
 
 
-@contextlib.contextmanager
-def steady_streams():
-    """Replace stdout and stderr by ones that cannot end the run."""
-    before = sys.stdout, sys.stderr
-    for stream in before:
-        if hasattr(stream, "reconfigure"):  # a pipe may not be able to write all that a model says
-            stream.reconfigure(errors="backslashreplace")
-    sys.stdout, sys.stderr = steady = SteadyStream(before[0]), SteadyStream(before[1])
-    try:
-        yield
-    finally:
-        for stream in steady:
+class SteadyStreams:
+    """A context in which stdout and stderr cannot end the run."""
+
+    def __enter__(self):
+        self.before = sys.stdout, sys.stderr
+        for stream in self.before:
+            if hasattr(stream, "reconfigure"):  # a pipe may not take all that a model says
+                stream.reconfigure(errors="backslashreplace")
+        self.steady = tuple(SteadyStream(stream) for stream in self.before)
+        sys.stdout, sys.stderr = self.steady
+
+    def __exit__(self, *_):
+        for stream in self.steady:
             stream.flush()
             if stream.lost:  # else the interpreter complains about it when it ends
-                with contextlib.suppress(OSError, ValueError):
+                try:
                     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-        sys.stdout, sys.stderr = before
+                except (OSError, ValueError):
+                    pass
+        sys.stdout, sys.stderr = self.before

@@ -72,6 +72,22 @@ def ended(process):
     return process.returncode, err
 
 
+def test_nothing_is_imported_before_signals_are_watched_for():
+    """Each import takes milliseconds, in which Ctrl-C is still a traceback of the interpreter."""
+    body = """
+        before = set(sys.modules)
+        from plumbing import stopping
+        assert set(sys.modules) - before == {"plumbing", "plumbing.stopping"}
+        """
+    assert ended(python(body))[0] == 0
+    for script in ("train_sft", "train_grpo", "selftrain", "evaluate", "model", "bench"):
+        lines = (ROOT / f"{script}.py").read_text().splitlines()
+        first = next(n for n, line in enumerate(lines) if line.startswith(("import ", "from ")))
+        assert lines[first] == "from plumbing import stopping"
+        assert lines[first + 2] == 'if __name__ == "__main__":'
+        assert lines[first + 3].startswith("    stopping.watch()")
+
+
 MOMENTS = {
     "in an import": "import time; time.sleep(600)",
     "in a finalizer": """
@@ -157,7 +173,7 @@ def test_a_terminal_that_is_gone_does_not_end_the_step():
     script = """
         from plumbing import stopping
         import os, signal
-        with stopping.steady_streams(), stopping.Stop() as stop:
+        with stopping.SteadyStreams(), stopping.Stop() as stop:
             print("ready", flush=True)
             while not stop.requested:
                 pass
@@ -189,7 +205,7 @@ def test_a_reader_that_goes_away_does_not_end_the_run(tmp_path):
     process = python(
         f"""
         from plumbing import stopping
-        with stopping.steady_streams():
+        with stopping.SteadyStreams():
             for _ in range(100000):
                 print("a line of some length", flush=True)
             open({str(tmp_path / "done")!r}, "w").close()
