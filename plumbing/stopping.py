@@ -1,8 +1,8 @@
 """Ctrl-C, SIGTERM and SIGHUP: what happens to a run that is told to stop.
 
-Inside `with Stop() as stop:`, a training loop, the first signal only asks: the loop finishes its
-step, saves it, and leaves with `stop.leave(sentence)`. Anywhere else, and at the second signal, the
-process ends at once, with one sentence: what is finished lies in whole files already.
+Inside `with Stop() as stop:`, a training loop, the first signal only asks: the loop finishes its step,
+saves it, and leaves with `stop.leave(sentence)`. Anywhere else, and at the second signal (unless it is
+a SIGHUP), the process ends at once, with one sentence: what is finished lies in whole files, and nothing else is worth keeping.
 The exit code is 128 + the signal's number, as shells have it: 130, 143, 129.
 
 Imports next to nothing: a script watches for signals before anything else.
@@ -77,6 +77,8 @@ def _handle(number, _frame):
         _let_go_of_terminal()
     if _asking is not None and not _asking.requested:
         _asking.ask(number)
+    elif _asking is not None and number == SIGHUP:
+        pass  # the shell and the kernel each send one when a terminal is closed: no haste is meant
     else:
         end_now(number)
 

@@ -37,6 +37,15 @@ def test_a_signal_that_comes_with_the_last_step_is_not_forgotten(capfd):
     assert left.value.code == 143 and "after the last step" in capfd.readouterr().out
 
 
+def test_a_closed_terminal_sends_two_and_the_step_is_still_saved(capfd):
+    """The shell sends SIGHUP to its jobs, and the kernel does when the shell has ended."""
+    with pytest.raises(SystemExit) as left, stopping.Stop() as stop:
+        signal.raise_signal(signal.SIGHUP)
+        signal.raise_signal(signal.SIGHUP)
+        stop.leave("stopped after step 3")
+    assert left.value.code == 129 and capfd.readouterr().err.count("stopping after") == 1
+
+
 def test_an_error_in_the_loop_is_the_error_that_comes_out():
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(RuntimeError), stopping.Stop():
