@@ -49,41 +49,44 @@ def claim(args):
     if out is None:
         yield
         return
-    out = Path(out)
+    out, finished = Path(out), False
     missing = [folder for folder in (out, *out.absolute().parents) if not folder.exists()]
-    disk.make_writable(out)
     lock, owner = out / ".lock", out / ".owner.json"
     held = filelock.FileLock(str(lock))
-    try:
-        held.acquire(timeout=0)
-    except filelock.Timeout:
-        raise UserError(_in_use(out, owner)) from None
-    except OSError as error:
-        raise UserError(
-            f"{lock} cannot be locked ({error.strerror or error}); name another --output-dir"
-        ) from None
     command = getattr(args, "script", None) or "a run"
     started = time.strftime("%Y-%m-%d %H:%M")
     holder = {"host": socket.gethostname(), "process": os.getpid(), "script": command}
 
     def release():
-        for file in (owner, lock):  # while it is held: nobody else can have made them
-            with contextlib.suppress(OSError):
-                file.unlink()
-        held.release()
+        if held.is_locked:  # while it is, nobody else can have made them
+            for file in (owner, lock):
+                with contextlib.suppress(OSError):
+                    file.unlink()
+            held.release()
 
     def words():
         release()
-        return _what_is_kept(args)
+        return f"the run had finished, and is in {out}" if finished else _what_is_kept(args)
 
-    stopping.last_words.append(words)
+    with stopping.Undivided():
+        disk.make_writable(out)
+        try:
+            held.acquire(timeout=0)
+        except filelock.Timeout:
+            raise UserError(_in_use(out, owner)) from None
+        except OSError as error:
+            raise UserError(
+                f"{lock} cannot be locked ({error.strerror or error}); name another --output-dir"
+            ) from None
+        stopping.last_words[:] = [words]  # they hold until the process has ended
     try:
         disk.write_json(owner, holder | {"started": started})
         clean(out)
         yield
+        finished = True
     finally:
-        stopping.last_words.remove(words)
-        release()
+        with stopping.Undivided():
+            release()
         for folder in missing:  # a command that was refused leaves no empty folder behind
             with contextlib.suppress(OSError):
                 folder.rmdir()

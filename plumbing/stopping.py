@@ -20,6 +20,7 @@ NAMES = {SIGINT: "Ctrl-C", SIGTERM: "SIGTERM", SIGHUP: "SIGHUP"}
 last_words = []
 _asking = None  # the Stop that a first signal is handed to
 _process = None  # who watches: a child has the handlers too, but neither locks nor last words
+_waiting = None  # in `Undivided`: the signals that wait for its end
 
 
 def watch():
@@ -72,7 +73,24 @@ class Stop:
         raise SystemExit(128 + self.number)
 
 
+class Undivided:
+    """The context of a few quick lines that belong together: a first signal waits for their end."""
+
+    def __enter__(self):
+        global _waiting
+        _waiting = []
+
+    def __exit__(self, *_):
+        global _waiting
+        waiting, _waiting = _waiting, None
+        for number in waiting:
+            _handle(number, None)
+
+
 def _handle(number, _frame):
+    if _waiting == []:
+        _waiting.append(number)
+        return
     if number == SIGHUP:
         _let_go_of_terminal()
     if _asking is not None and not _asking.requested:

@@ -158,6 +158,41 @@ def test_a_child_has_no_last_words(number):
         """
     )
     assert process.stdout.read() == f"{EXIT[number]}\n" and ended(process)[0] == 0
+def test_a_signal_waits_for_lines_that_belong_together():
+    process = python(
+        """
+        import signal
+        from plumbing import stopping
+        stopping.watch()
+        with stopping.Undivided():
+            signal.raise_signal(signal.SIGTERM)
+            print("the lock and its note")
+            sys.stdout.flush()
+        print("not reached")
+        """
+    )
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 143 and out == "the lock and its note\n"
+    assert err.count("stopped at once") == 1
+
+
+# where the signal comes, and what the last words are
+AROUND_A_RUN = {
+    "with rundir.claim(args): signal.raise_signal(2)": "what was finished is kept in",
+    "with rundir.claim(args): pass\nsignal.raise_signal(2)": "the run had finished, and is in",
+}
+
+
+@pytest.mark.parametrize("body", AROUND_A_RUN)
+def test_after_the_end_of_a_run_the_words_are_right_and_no_lock_is_left(body, tmp_path):
+    process = python(
+        "from plumbing import rundir, stopping\n"
+        "import signal, argparse\n"
+        "stopping.watch()\n"
+        f"args = argparse.Namespace(output_dir={str(tmp_path)!r})\n" + body
+    )
+    code, err = ended(process)
+    assert code == 130 and AROUND_A_RUN[body] in err and not list(tmp_path.iterdir())
 
 
 def test_signals_that_the_caller_ignores_stay_ignored():
