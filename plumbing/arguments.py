@@ -1,6 +1,7 @@
 """args.json: the flags of a run, and whether a command that goes on with it is still that run."""
 
 import contextlib
+import functools
 import importlib.metadata
 import json
 import subprocess
@@ -75,6 +76,7 @@ def write_args(directory, args, **extra):
     records.write_record(Path(directory) / "args.json", {**flags, **extra, **more})
 
 
+@functools.cache  # of the start; and Ctrl-C in a terminal ends git, too
 def _commit() -> str | None:
     """The commit of this code; None where there is no git, or no repository."""
 
