@@ -13,6 +13,7 @@ again, and torch with it.
 """
 
 import atexit
+import contextlib
 import json
 import logging
 import os
@@ -22,6 +23,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+
+from plumbing import stopping
 
 log = logging.getLogger(__name__)
 
@@ -82,13 +85,16 @@ class MathWorker:
         self.stop()
         command = [sys.executable, self.script, "--worker", str(self.cpu_seconds)]
         # bufsize=0: a buffered pipe has a lock of its own, which a fork could inherit taken.
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            bufsize=0,
-        )
+        with _signals_blocked():
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                bufsize=0,
+            )
+        if self.kill not in stopping.last_words:
+            stopping.last_words.append(self.kill)
         self.answers = queue.Queue()
         # A thread reads, because a pipe cannot be waited on with a time limit on Windows.
         threading.Thread(
@@ -106,12 +112,34 @@ class MathWorker:
                 f"the math-verify worker cannot start: {hello['error'] if hello else 'it died'}"
             )
 
+    def kill(self) -> None:
+        """End the child without waiting: also within a signal handler."""
+        if self.process is not None and self.pid == os.getpid():
+            self.process.kill()
+
     def stop(self) -> None:
         if self.process is not None and self.pid == os.getpid():
             self.process.kill()
             self.process.wait()
             self.process.stdin.close()  # stdout is closed by its reading thread
         self.process = None
+
+
+@contextlib.contextmanager
+def _signals_blocked():
+    """Start a child that Ctrl-C and its like do not reach: it inherits this mask.
+
+    They go to all processes of a terminal or a job. The parent may still finish its step, and a
+    worker that they had ended would make the question count as late, and its reward be another.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, stopping.SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _read_lines(pipe, answers: queue.Queue) -> None:
@@ -131,7 +159,7 @@ def serve(answer: Callable[[list], dict], warm_up: Callable[[], None]) -> None:
     A question over its CPU time, the second argument of the command line, ends the process.
     """
     cpu_seconds = float(sys.argv[2])
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where it has no mask
     out, sys.stdout = sys.stdout, sys.stderr  # a library that prints must not answer
     try:
         warm_up()

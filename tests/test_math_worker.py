@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from grading import math_worker
 from grading.math_worker import Late, MathWorker
+from plumbing import stopping
 
 # A worker that needs no sympy: it echoes, spins, sleeps or dies, as it is asked.
 SCRIPT = f"""
@@ -49,6 +51,17 @@ def worker(tmp_path):
     one = MathWorker(str(script), 0.3)
     yield one
     one.stop()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there are no such signals")
+def test_signals_for_the_whole_job_do_not_change_an_answer(worker):
+    """Ctrl-C in a terminal, `kill -- -PGID`, a scheduler: the worker gets them as the script does."""
+    first = worker.ask(["echo", 0])
+    for number in stopping.SIGNALS:
+        os.kill(first["pid"], number)
+    assert worker.ask(["echo", 1]) == {"said": 1, "pid": first["pid"]}
+    assert worker.kill in stopping.last_words, "a parent that ends at once takes it along"
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & set(stopping.SIGNALS)
 
 
 def test_one_process_answers_question_after_question(worker):
