@@ -100,14 +100,17 @@ def clean(folder: Path):
 
 
 def _in_use(out: Path, owner: Path) -> str:
-    try:
-        holder = json.loads(owner.read_text(encoding="utf-8"))
-        who = (
-            f"{holder['script']} (process {holder['process']} on {holder['host']}, "
-            f"since {holder['started']})"
-        )
-    except (OSError, ValueError, KeyError, TypeError):  # it is just being written
-        who = "another run"
+    who = "another run"
+    for _ in range(40):  # a run that started at the same moment is just writing it
+        try:
+            holder = json.loads(owner.read_text(encoding="utf-8"))
+            who = (
+                f"{holder['script']} (process {holder['process']} on {holder['host']}, "
+                f"since {holder['started']})"
+            )
+            break
+        except (OSError, ValueError, KeyError, TypeError):
+            time.sleep(0.05)
     return (
         f"--output-dir {out} is in use by {who}; wait for it, stop it, or name another --output-dir"
     )
