@@ -43,7 +43,7 @@ import model as modeling
 import rewards
 import toyworld
 import utils
-from plumbing import disk, plots
+from plumbing import disk, plots, rundir
 from plumbing.arguments import write_args
 
 WORDS = "so the next one is a small red object near row column left right wait let me check again and then count total blue circle square of it".split()
@@ -668,6 +668,7 @@ MEASUREMENTS = {"gpu": bench_gpu, "memory": bench_memory, "rewards": bench_rewar
 def main(args):
     out = Path(args.output_dir)
     disk.make_writable(out)
+    rundir.refuse_anothers(out, args)
     write_args(out, args)                                      # commit and versions
     result = MEASUREMENTS[args.what](args)
     disk.write_json(out / f"bench_{args.what}.json", result)

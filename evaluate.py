@@ -35,7 +35,7 @@ import protocols
 import rewards
 import utils
 from grading.answers import extract_answer
-from plumbing import disk, plots, records
+from plumbing import disk, plots, records, rundir
 from plumbing.arguments import flag, label_of, read_args, typed, write_args
 
 
@@ -182,6 +182,7 @@ def rescore(args):
     pairs = suited(read_predictions(path), args.protocol, args.box_format)
     if (out / "metrics.jsonl").is_file():
         raise utils.UserError(f"--output-dir {out} holds a training run, whose result.json would be overwritten; name another")
+    rundir.refuse_anothers(out, args)
     if (out / "predictions.jsonl").exists() and path.resolve() == (out / "predictions.jsonl").resolve():
         raise utils.UserError(f"--predictions {path} would be overwritten with the scores; name another --output-dir")
     disk.make_writable(out)
@@ -328,6 +329,7 @@ def ask(args):
     disk.make_writable(out)
     if (out / "metrics.jsonl").is_file():
         raise utils.UserError(f"--output-dir {out} holds a training run, whose result.json and curve would be overwritten; name another")
+    rundir.refuse_anothers(out, args)
     if args.protocol:
         args.prompt_template = args.prompt_template or protocols.PROTOCOLS[args.protocol]["template"]
     data.ask_as_trained(args)

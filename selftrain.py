@@ -812,6 +812,8 @@ def main(args):
         if args.resume_from_checkpoint is None:
             raise utils.UserError(f"{out} already holds an earlier run; add --resume-from-checkpoint to go on with it, or name another --output-dir")
         same_flags(args, out)
+    else:
+        rundir.refuse_anothers(out, args)
     run_id(args)                                                      # now: flags that are found out below would change it
     if args.protocol:
         args.prompt_template = args.prompt_template or protocols.PROTOCOLS[args.protocol]["template"]

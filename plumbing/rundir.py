@@ -50,6 +50,7 @@ def claim(args):
         yield
         return
     out, finished = Path(out), False
+    refuse_parts_of_a_run(out)
     missing = [folder for folder in (out, *out.absolute().parents) if not folder.exists()]
     lock, owner = out / ".lock", out / ".owner.json"
     held = filelock.FileLock(str(lock))
@@ -153,7 +154,7 @@ def open_output_dir(args) -> Path | None:
     disk.make_writable(out)
     found = checkpoints(out)
     if not found:
-        refuse_another_script(out, args)
+        refuse_anothers(out, args)
     if wanted is None:
         if found:
             raise UserError(
@@ -188,14 +189,41 @@ def open_output_dir(args) -> Path | None:
     return path
 
 
-def refuse_another_script(out: Path, args):
-    """UserError if `out` holds what another script has written: its result would be overwritten."""
+def refuse_anothers(out: str | Path, args):
+    """UserError if `out` holds a saved model or another script's run: it would be written over."""
+    out = Path(out)
+    if (out / SUMS).is_file():
+        raise UserError(f"--output-dir {out} holds a saved model; name another --output-dir")
+    was = _what_ran(out)
+    script, saved = getattr(args, "script", None), bool(getattr(args, "predictions", None))
+    if was and was != (script or was[0], saved):
+        what = f"{was[0]} --predictions" if was[1] else was[0]
+        raise UserError(f"--output-dir {out} holds a run of {what}; name another --output-dir")
+
+
+def _what_ran(out: Path) -> tuple[str, bool] | None:
+    """The script of a run, and whether it scored --predictions: evaluate.py does two things."""
     try:
-        script = json.loads((out / "args.json").read_text(encoding="utf-8"))["script"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return
-    if script != getattr(args, "script", script):
-        raise UserError(f"--output-dir {out} holds a run of {script}; name another --output-dir")
+        was = json.loads((out / "args.json").read_text(encoding="utf-8"))
+        return was["script"], bool(was.get("predictions"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def refuse_parts_of_a_run(out: Path):
+    """UserError if `out` lies in a checkpoint, or is an iteration's folder: another run's."""
+    whole = out.resolve()
+    for folder in (whole, *whole.parents):
+        if re.fullmatch(r"checkpoint-\d+", folder.name) and (folder / SUMS).is_file():
+            raise UserError(
+                f"--output-dir {out} lies in a checkpoint ({folder}), which is removed when newer "
+                "ones come; name a directory outside"
+            )
+    of_a_run = _what_ran(whole.parent) == ("selftrain.py", False)
+    if of_a_run and re.fullmatch(r"iteration-\d+", whole.name):
+        raise UserError(
+            f"--output-dir {out} is a part of the run in {whole.parent}; name another directory"
+        )
 
 
 def check_checkpoint(path: Path, by_name: bool = True):

@@ -508,6 +508,40 @@ def test_what_another_script_has_written_is_not_overwritten(tmp_path):
         rundir.open_output_dir(args)
     args.script = "evaluate.py"
     assert rundir.open_output_dir(args) is None
+    args.predictions = "saved.jsonl"                                  # the other half of evaluate.py
+    with pytest.raises(UserError, match="holds a run of evaluate.py; name another --output-dir"):
+        rundir.refuse_anothers(tmp_path, args)
+
+
+def test_a_saved_model_is_not_written_over(tmp_path):
+    rundir.publish(tmp_path, model_writer())                          # model.py export leaves no more
+    with pytest.raises(UserError, match="holds a saved model; name another --output-dir"):
+        rundir.open_output_dir(output(tmp_path))
+
+
+def test_parts_of_a_run_are_no_output_directories(tmp_path):
+    save(tmp_path / "run", 3)
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    for inside in ("run/checkpoint-3", "run/checkpoint-3/eval", "link/checkpoint-3/eval"):
+        with pytest.raises(UserError, match="lies in a checkpoint.*; name a directory outside"), rundir.claim(output(tmp_path / inside)):
+            pass
+    (tmp_path / "self").mkdir()
+    disk.write_json(tmp_path / "self" / "args.json", {"script": "selftrain.py"})
+    with pytest.raises(UserError, match="is a part of the run in .*self; name another directory"), rundir.claim(output(tmp_path / "self" / "iteration-1")):
+        pass
+    for fine in ("run/eval", "self/iteration-1/eval", "iteration-1", "run/checkpoint-4", "other/checkpoint-3"):
+        with rundir.claim(output(tmp_path / fine)):
+            pass
+
+
+def test_the_second_of_two_waits_for_the_first_to_say_who_it_is(tmp_path, monkeypatch):
+    """Both started at once: the first has the lock, and is just writing its note."""
+    with rundir.claim(output(tmp_path)):
+        note = (tmp_path / ".owner.json").read_text()
+        (tmp_path / ".owner.json").unlink()
+        monkeypatch.setattr(rundir.time, "sleep", lambda _: (tmp_path / ".owner.json").write_text(note))
+        with pytest.raises(UserError, match=f"is in use by a run .process {os.getpid()} on {re.escape(socket.gethostname())}"), rundir.claim(output(tmp_path)):
+            pass
 
 
 def test_the_estimate_counts_one_checkpoint_more_than_is_kept(tmp_path):
