@@ -159,6 +159,8 @@ def test_a_child_has_no_last_words(number):
         """
     )
     assert process.stdout.read() == f"{EXIT[number]}\n" and ended(process)[0] == 0
+
+
 def test_a_signal_waits_for_lines_that_belong_together():
     process = python(
         """
