@@ -74,7 +74,8 @@ def writing(what: str | Path, needed: int | None = None):
         number = error_number(error)
         if number is None:
             raise
-        failed = OSError(number, os.strerror(number), getattr(error, "filename", None))
+        path = getattr(error, "filename2", None) or getattr(error, "filename", None)
+        failed = OSError(number, os.strerror(number), path)
         failed.what, failed.needed = what, needed or getattr(error, "needed", None)
         raise failed from error
 
