@@ -4,12 +4,13 @@ import contextlib
 import functools
 import importlib.metadata
 import json
+import os
 import subprocess
 import sys
 import zlib
 from pathlib import Path
 
-from plumbing import records
+from plumbing import disk, records
 from plumbing.errors import UserError
 
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "math-verify", "triton", "trl")
@@ -100,10 +101,10 @@ def read_args(directory) -> dict:
     One without a checksum is somebody else's, and taken as it is. UserError if it is damaged.
     """
     path = Path(directory) / "args.json"
-    if not path.is_file():
+    if not os.path.lexists(path):
         return {}
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(disk.read_text(path))
     except (OSError, ValueError, RecursionError):
         value = None
     if isinstance(value, dict) and records.CHECK in value:

@@ -30,6 +30,7 @@ OBSTACLES = {
     errno.ENOENT: "it has gone: something else removes files there",
     errno.EMFILE: "too many files are open (ulimit -n)",
     errno.ELOOP: "its links lead in a circle",
+    errno.ENXIO: "a pipe or a device is where a file is expected",
 }
 
 
@@ -123,6 +124,14 @@ def announce(out: str | Path, parts: dict[str, int]):
             f"  warning: that is {size(missing)} more than fits; make room, lower "
             "--save-total-limit, or name another --output-dir"
         )
+
+
+def read_text(path: str | Path, errors: str = "strict") -> str:
+    """Read a text file. OSError for a pipe, too: it would keep the run waiting for ever."""
+    path = Path(path)
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise OSError(errno.ENXIO, os.strerror(errno.ENXIO), str(path))
+    return path.read_text(encoding="utf-8", errors=errors)
 
 
 def write_whole(path: str | Path, text: str):

@@ -44,7 +44,7 @@ def write_record(path: str | Path, record: dict, label: str = ""):
 def read_record(path: str | Path, label: str = "") -> dict | None:
     """Read a JSON file with its checksum; None if it is damaged or not there."""
     try:
-        return opened(json.loads(Path(path).read_text(encoding="utf-8")), label)
+        return opened(json.loads(disk.read_text(path)), label)
     except (OSError, ValueError, RecursionError):
         return None
 
@@ -53,7 +53,7 @@ def read_lines(path: str | Path) -> list:
     """Read a JSON Lines file for people or pictures: without checksums, broken lines left out."""
     lines = []
     with contextlib.suppress(OSError):
-        for text in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
+        for text in disk.read_text(path, errors="replace").splitlines():
             with contextlib.suppress(ValueError, RecursionError):
                 line = json.loads(text)
                 if isinstance(line, dict):
@@ -65,7 +65,7 @@ def read_lines(path: str | Path) -> list:
 def good_lines(path: str | Path, label: str = "") -> tuple[list[dict], int]:
     """Read a file of sealed lines: (the records before the first that fails, lines in the file)."""
     try:
-        texts = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
+        texts = disk.read_text(path, errors="replace").splitlines()
     except FileNotFoundError:
         return [], 0
     lines = []

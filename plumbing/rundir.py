@@ -104,7 +104,7 @@ def _in_use(out: Path, owner: Path) -> str:
     who = "another run"
     for _ in range(40):  # a run that started at the same moment is just writing it
         try:
-            holder = json.loads(owner.read_text(encoding="utf-8"))
+            holder = json.loads(disk.read_text(owner))
             who = (
                 f"{holder['script']} (process {holder['process']} on {holder['host']}, "
                 f"since {holder['started']})"
@@ -204,7 +204,7 @@ def refuse_anothers(out: str | Path, args):
 def _what_ran(out: Path) -> tuple[str, bool] | None:
     """The script of a run, and whether it scored --predictions: evaluate.py does two things."""
     try:
-        was = json.loads((out / "args.json").read_text(encoding="utf-8"))
+        was = json.loads(disk.read_text(out / "args.json"))
         return was["script"], bool(was.get("predictions"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
@@ -253,7 +253,7 @@ def fault_of(directory: str | Path) -> str | None:
     if _stamp(directory) in _checked:
         return None
     try:
-        count, *lines = (directory / SUMS).read_text(encoding="utf-8").splitlines()
+        count, *lines = disk.read_text(directory / SUMS).splitlines()
     except (OSError, ValueError):
         return f"{directory}/{SUMS} is missing or damaged"
     named = [re.fullmatch(r"([0-9a-f]{64})  (.+)", line) for line in lines]
@@ -292,10 +292,9 @@ _checked = set()  # what this process has compared: gigabytes are read once
 
 def _stamp(directory: Path) -> tuple:
     """A folder's files as they are now."""
-    files = [
-        (file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in directory.iterdir()
-    ]
-    return (directory.resolve(), *sorted(files))
+    files = [(file.name, file.lstat()) for file in directory.iterdir()]  # a link may lead nowhere
+    stamps = sorted((name, status.st_mtime_ns, status.st_size) for name, status in files)
+    return (directory.resolve(), *stamps)
 
 
 def sha256(file: Path) -> str:
