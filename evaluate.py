@@ -352,7 +352,7 @@ def ask(args):
     before = read_args(out) if kept else {}
     args.run = before.get("run")
     same = ("model", "data", "level", "num_samples", "self_select", "temperature", "top_p", "top_k", "seed", "prompt_template", "system_prompt", "max_completion_length", "protocol", "box_format")
-    label, other = label_of(args, predictions), any(before.get(k) != getattr(args, k) for k in same)
+    label, other = label_of(args, predictions), before and any(before.get(k) != getattr(args, k) for k in same)
     answered, lines = records.good_lines(predictions, label) if kept else ([], 0)
     if lines and (other or [r["id"] for r in answered] != [e.id for e in examples[:len(answered)]]):
         raise utils.UserError(

@@ -393,16 +393,22 @@ def sample_into(path, policy, processor, asks, examples, score, G, args, seed, t
 
 def sample_pool(folder, policy, processor, examples, score, args, t):
     """Phase 1 of iteration t: --num-generations samples of each question, with --instructions mpo half of them instructed: (pool lines, {metric: share of them})."""
-    K, questions = args.num_generations, list(examples.values())
+    questions = list(examples.values())
     plain = [data.wording(e, args.prompt_template) for e in questions]
-    shares = [(K, plain)] if args.instructions == "plain" else [(K - K // 2, plain), (K // 2, [instructed(prompt, e.task) for prompt, e in zip(plain, questions)])]
+    prompted = [plain, [instructed(prompt, e.task) for prompt, e in zip(plain, questions)]]
     pool = []
-    for n, (share, prompts) in enumerate(shares):
+    for n, (share, prompts) in enumerate(zip(pool_shares(args), prompted)):
         if share:
             pool += sample_into(folder / POOLS[n], policy, processor, [data.asked(e, prompt) for e, prompt in zip(questions, prompts)], questions, score, share, args,
                                 (args.seed * 100 + t) * 10 + n, args.temperature, f"iteration {t}: sample", iteration=t)
     known = [line for line in pool if examples[line["id"]].answer]    # of the others nobody knows what is right
     return pool, {f"pool/{kind}": share for kind, share in shares_of(known).items()}
+
+
+def pool_shares(args):
+    """Samples of a question in each of POOLS."""
+    K = args.num_generations
+    return [K, 0] if args.instructions == "plain" else [K - K // 2, K // 2]
 
 
 def shares_of(pool):
@@ -422,9 +428,9 @@ def build_items(folder, policy, processor, examples, pool, score, args, t):
                              args.seed, 0, f"iteration {t}: with the answer as a hint", iteration=t)
     before = []
     for i in range(1, t):
-        for path in (folder.parent / f"iteration-{i}" / name for name in POOLS):
-            if path.exists():
-                before += records.finished_lines(path, label_of(args, path), made_again(folder.parent, i))
+        for name, share in zip(POOLS, pool_shares(args)):
+            path, total = folder.parent / f"iteration-{i}" / name, share * len(examples)
+            before += records.finished_lines(path, label_of(args, path), total, made_again(folder.parent, i))
     tasks = [task for task in METHODS[args.method] if getattr(args, f"{task}_weight", 1)]
     built, counts = build(examples, before + pool, wording, tasks, args.select_sizes, args.seed * 100 + t, hinted=hinted,
                           instruction=data.SELECT.get(args.prompt_template), bare=args.prompt_template in BARE_ANSWERS)
@@ -628,8 +634,8 @@ def evaluate(folder, policy, processor, name, examples, args, score, at):
         result["sample_accuracy"] = rate(sum(line["right"] for line in group) / N for group in groups)
         if args.method == "r3v" and args.select_weight and N > 1:
             selected = file("selected")
-            picks, _ = records.good_lines(selected, label_of(args, selected))
-            if len(picks) < len(examples):
+            file = records.Lines(selected, label_of(args, selected), max(1, len(examples)), len(examples))
+            if not file.lines:
                 shown = [group if fits(data.asked(e, data.select_prompt(data.wording(e, template), group, data.SELECT.get(template))), processor, args) else [] for e, group in zip(examples, texts)]
                 whole = [i for i, group in enumerate(shown) if group]        # what has no room for all its candidates is left to the majority
                 some, spent, _ = generate.self_select(policy, processor, [examples[i] for i in whole], template, args.system_prompt, [shown[i] for i in whole], batch_size=args.eval_batch_size,
@@ -638,7 +644,8 @@ def evaluate(folder, policy, processor, name, examples, args, score, at):
                 picks = [rewards.select(evaluation.on_a_line(text, args.protocol), group, e.choices, read) for text, group, e in zip(chosen, texts, examples)]
                 picks = [{"id": e.id, "selection": text, "answer": answer, "how": how, "right": gold(answer, e), "tokens": n}
                          for e, text, (answer, how), n in zip(examples, chosen, picks, lengths)]
-                records.write_lines(selected, picks, label_of(args, selected))
+                file.append(picks)
+            picks = file.lines
             asked = [pick["how"] == "selected" for pick in picks if pick["tokens"]]                  # the others had no room
             result |= {f"self_select@{N}": rate(pick["right"] for pick in picks), "invalid_selections": asked.count(False) / max(1, len(asked)), "not_asked_to_select": len(picks) - len(asked)}
             said = [mine + [(f"sample {k}: {line['completion']}", {"right": line["right"]}) for k, line in enumerate(group, 1)] + [(f"selected: {pick['selection']}", {"right": pick["right"]})]
@@ -791,6 +798,8 @@ def finished_iterations(out, args):
             if path.exists():
                 print(f"{path} is damaged: iteration {t} is evaluated again, from the answers that are there")
             return lines
+        if (path.parent / "train.jsonl").exists() and not (path.parent / "trained.json").is_file():
+            raise utils.UserError(f"{path.parent}/trained.json is missing; {made_again(out, t)}")
         lines.append(rundir.line_of(t, {name: float(value) for name, value in result.items()}))
     return lines
 

@@ -1,8 +1,9 @@
 """Records that a run writes and reads back: JSON files and JSON Lines, each with its own checksum.
 
 A record's last key is "crc32", of its text and of what it belongs to (`label`): a changed byte, a
-cut, a key that was removed, or another run's record does not pass. Files of lines are appended to
-a batch at a time; taken up again, they are good as far as their lines pass; the rest is made anew.
+cut, a key that was removed, or another run's record does not pass. In files of lines the number of
+the line belongs to the label: none can be left out, doubled or exchanged. They are appended to a
+batch at a time; taken up again, they are good as far as their lines pass; the rest is made anew.
 """
 
 import contextlib
@@ -69,9 +70,9 @@ def good_lines(path: str | Path, label: str = "") -> tuple[list[dict], int]:
     except FileNotFoundError:
         return [], 0
     lines = []
-    for text in texts:
+    for number, text in enumerate(texts, 1):
         try:
-            record = opened(json.loads(text), label)
+            record = opened(json.loads(text), f"{label}:{number}")
         except (ValueError, RecursionError):
             break
         if record is None:
@@ -80,17 +81,24 @@ def good_lines(path: str | Path, label: str = "") -> tuple[list[dict], int]:
     return lines, len(texts)
 
 
-def finished_lines(path: str | Path, label: str, remedy: str) -> list[dict]:
-    """Read a file of sealed lines that a finished phase left. UserError if one of them fails."""
+def finished_lines(path: str | Path, label: str, total: int, remedy: str) -> list[dict]:
+    """Read the `total` sealed lines that a finished phase left. UserError if one fails or lacks."""
     lines, count = good_lines(path, label)
     if len(lines) < count:
         raise UserError(f"{path}:{len(lines) + 1} is damaged or another run's; {remedy}")
+    if count != total:
+        raise UserError(f"{path} has {count} lines, not {total}: it is damaged; {remedy}")
     return lines
 
 
 def write_lines(path: str | Path, records: list[dict], label: str):
     """Write a file of sealed lines, whole or not at all."""
-    disk.write_lines(path, [sealed(record, label) for record in records])
+    disk.write_lines(path, numbered(records, label))
+
+
+def numbered(records: list[dict], label: str, before: int = 0) -> list[dict]:
+    """The records sealed as the lines of a file that follow `before` others."""
+    return [sealed(record, f"{label}:{n}") for n, record in enumerate(records, before + 1)]
 
 
 class Lines:
@@ -117,7 +125,8 @@ class Lines:
 
     def append(self, records: list[dict]):
         """Add a batch, in one write."""
-        text = "".join(json.dumps(sealed(record, self.label)) + "\n" for record in records)
+        lines = numbered(records, self.label, before=len(self.lines))
+        text = "".join(json.dumps(line) + "\n" for line in lines)
         with disk.writing(self.path, len(text)), open(self.path, "a", encoding="utf-8") as file:
             file.write(text)
         self.lines += records

@@ -91,7 +91,26 @@ def test_another_runs_file_is_not_taken(tmp_path):
 def test_a_finished_file_that_is_damaged_names_line_and_remedy(tmp_path):
     path = tmp_path / "a.jsonl"
     fill(path, 6)
-    assert len(records.finished_lines(path, "run", "do it")) == 6
+    assert len(records.finished_lines(path, "run", 6, "do it")) == 6
     path.write_text(path.read_text().replace('"n": 3', '"n": 4'))
     with pytest.raises(UserError, match=f"{path}:4 is damaged or another run's; do it"):
-        records.finished_lines(path, "run", "do it")
+        records.finished_lines(path, "run", 6, "do it")
+
+
+@pytest.mark.parametrize("left", [0, 4, None])
+def test_a_finished_file_has_all_its_lines(tmp_path, left):
+    path = tmp_path / "a.jsonl"
+    fill(path, 6)
+    lines = path.read_text().splitlines(keepends=True)
+    path.unlink() if left is None else path.write_text("".join(lines[:left]))
+    with pytest.raises(UserError, match=f"{path} has {left or 0} lines, not 6: .*; do it"):
+        records.finished_lines(path, "run", 6, "do it")
+
+
+def test_a_line_out_of_its_place_does_not_pass(tmp_path):
+    path = tmp_path / "a.jsonl"
+    fill(path, 6)
+    lines = path.read_text().splitlines(keepends=True)
+    for order, good in (("12345", 0), ("01345", 2), ("001234", 1), ("012354", 4)):
+        path.write_text("".join(lines[int(n)] for n in order))
+        assert len(records.good_lines(path, "run")[0]) == good
