@@ -349,7 +349,7 @@ def ask(args):
         check_selections_fit(examples, processor, args, N)
     step = max(1, args.eval_batch_size // max(1, N))
     kept = resume and predictions.exists()
-    before = read_args(out) if kept else {}
+    before = read_args(out, ours=True) if kept else {}
     args.run = before.get("run")
     same = ("model", "data", "level", "num_samples", "self_select", "temperature", "top_p", "top_k", "seed", "prompt_template", "system_prompt", "max_completion_length", "protocol", "box_format")
     label, other = label_of(args, predictions), before and any(before.get(k) != getattr(args, k) for k in same)

@@ -95,10 +95,11 @@ def _commit() -> str | None:
         return None
 
 
-def read_args(directory) -> dict:
+def read_args(directory, ours: bool = False) -> dict:
     """Read args.json of a run's directory or checkpoint; {} where there is none (a hub name).
 
-    One without a checksum is somebody else's, and taken as it is. UserError if it is damaged.
+    One without a checksum is somebody else's, and taken as it is, unless it must be `ours`: then it
+    was edited. UserError if it is damaged.
     """
     path = Path(directory) / "args.json"
     if not os.path.lexists(path):
@@ -107,7 +108,7 @@ def read_args(directory) -> dict:
         value = json.loads(disk.read_text(path))
     except (OSError, ValueError, RecursionError):
         value = None
-    if isinstance(value, dict) and records.CHECK in value:
+    if ours or isinstance(value, dict) and records.CHECK in value:
         value = records.opened(value)
     if not isinstance(value, dict):
         raise UserError(
@@ -122,7 +123,7 @@ def same_flags(args, directory):
     Flags that are not typed again take the value they had in directory/args.json. UserError for one
     that was changed, unless it is of FREE_ON_RESUME, and for another script's directory.
     """
-    was = read_args(directory)
+    was = read_args(directory, ours=True)
     # --no-gradient-checkpointing is --gradient-checkpointing
     words = {name.removeprefix("no_") for name in typed(args.argv)}
     for name, value in vars(args).items():

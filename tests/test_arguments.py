@@ -54,6 +54,8 @@ def test_args_that_are_not_there_are_empty_and_damaged_ones_are_said(tmp_path):
 def test_args_of_elsewhere_have_no_checksum(tmp_path):
     disk.write_json(tmp_path / "args.json", {"max_pixels": 3136})
     assert arguments.read_args(tmp_path) == {"max_pixels": 3136}
+    with pytest.raises(UserError, match="args.json is damaged; delete it"):
+        arguments.read_args(tmp_path, ours=True)  # a run's own always has one: this was edited
 
 
 def test_equal_commands_are_one_run_and_others_are_not():

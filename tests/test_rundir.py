@@ -194,7 +194,7 @@ def test_a_resumed_run_is_the_run_that_was_interrupted(tmp_path):
     """Flags that are not typed again take the value they had; a changed one is refused, unless it only says how long, how often or in what portions."""
     was = {"script": "train_grpo.py", "seed": 0, "lora_r": 8, "quant": "nf4", "dtype": "float32", "learning_rate": 1e-4, "eval_data": ["count:test"], "save_steps": 5, "max_steps": 9}
     save(tmp_path, 9)
-    disk.write_json(tmp_path / "checkpoint-9" / "args.json", was)     # without a checksum: by hand
+    records.write_record(tmp_path / "checkpoint-9" / "args.json", was)
     flags = lambda **changes: Namespace(**{**vars(output(tmp_path, "newest")), "script": "train_grpo.py", "seed": 0, "lora_r": None, "quant": None, "dtype": "auto", "learning_rate": None,
                                            "eval_data": [], "save_steps": 100, "max_steps": None, **changes, "argv": [f"--{name.replace('_', '-')}=..." for name in changes]})
     args = flags()

@@ -1188,7 +1188,7 @@ def test_a_run_that_was_begun_with_other_ids_is_not_resumed(tmp_path, name, monk
     (tmp_path / "d.json").write_text(json.dumps([{"question": "q", "answer": "1"}] * 3, indent=1))
     args = f"--method star --model tiny --data {tmp_path}/d.json --output-dir {out}"
     begun = {"method": "star", "model": "tiny", "data": f"{tmp_path}/d.json", "run": "x"}
-    disk.write_json(out / "args.json", begun)
+    records.write_record(out / "args.json", begun)
     old = {**line(1, "1", True), "id": "d.json:2"}
     records.write_lines(out / "iteration-1" / name, [old], f"x iteration-1/{name}")
     with pytest.raises(UserError) as refused:
