@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from plumbing import disk
 from plumbing.errors import UserError
 
 MOST = 2**31  # of a size: more is damage
@@ -272,7 +273,7 @@ RUN = {
 def read_object(file: Path, remedy: str = REMEDY) -> dict:
     """Read a JSON file that holds an object."""
     try:
-        found = json.loads(Path(file).read_text(encoding="utf-8"))
+        found = json.loads(disk.read_text(file))
     except (OSError, ValueError, RecursionError) as error:
         reason = first_line(error, 100)
         raise UserError(f"{file} is not readable JSON ({reason}); {remedy}") from None
