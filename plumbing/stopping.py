@@ -1,8 +1,8 @@
 """Ctrl-C, SIGTERM and SIGHUP: what happens to a run that is told to stop.
 
-Inside `with Stop() as stop:`, a training loop, the first signal only asks: the loop finishes its step,
-saves it, and leaves with `stop.leave(sentence)`. Anywhere else, and at the second signal (unless it is
-a SIGHUP), the process ends at once, with one sentence: what is finished lies in whole files, and nothing else is worth keeping.
+Inside `with Stop() as stop:`, a training loop, the first signal only asks: the loop finishes its
+step, saves it, and leaves with `stop.leave(sentence)`. Anywhere else, and at the second signal (if it
+is no SIGHUP), the process ends at once with one sentence: what is finished is in whole files already.
 The exit code is 128 + the signal's number, as shells have it: 130, 143, 129.
 
 Imports next to nothing: a script watches for signals before anything else.
@@ -88,6 +88,8 @@ class Undivided:
 
 
 def _handle(number, _frame):
+    if os.getpid() != _process:
+        os._exit(128 + number)
     if _waiting == []:
         _waiting.append(number)
         return

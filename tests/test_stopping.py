@@ -150,9 +150,12 @@ def test_a_child_has_no_last_words(number):
         from plumbing import stopping
         stopping.watch()
         stopping.last_words.append(lambda: print("released", flush=True))
+        out, into = os.pipe()
         child = os.fork()
         if child == 0:
+            os.write(into, b"x")  # a signal that comes before the child is whole is lost
             time.sleep(600)
+        os.read(out, 1)
         os.kill(child, {int(number)})
         _, status = os.waitpid(child, 0)
         print(os.waitstatus_to_exitcode(status))
