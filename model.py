@@ -227,7 +227,7 @@ def fetch(name):
     """The hub snapshot of `name` as a local directory, asked for once a run. UserError if it cannot be had."""
     from huggingface_hub import snapshot_download
     try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.txt"]))
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.txt", rundir.SUMS]))
     except Exception as error:                                       # the hub client raises some twenty types: network, gating, spelling
         raise UserError(f"--model {name} is no local directory and could not be fetched from the hub ({type(error).__name__}); check the name, or download it and give its directory") from None
 
@@ -419,7 +419,8 @@ def must_not_overwrite(args, training=True):
     read = [("--model", args.model), ("the base of --model", base), *(("--reward-funcs", name) for name in getattr(args, "reward_funcs", None) or [])]
     for what, name in read:
         path = Path(name).resolve()
-        if os.path.isdir(path) and (path == out or training and path.is_relative_to(out)):
+        is_model = any((path / file).is_file() for file in ("config.json", "adapter_config.json"))     # and no folder named as a reward is, or tiny
+        if is_model and (path == out or training and path.is_relative_to(out)):
             raise UserError(f"--output-dir {args.output_dir} {'is' if path == out else 'contains'} {what} {name}, which the run would write over; name another directory")
 
 

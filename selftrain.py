@@ -567,6 +567,7 @@ def train(folder, policy, processor, rows, update, args, t, state):
         optimizer.load_state_dict(saved["optimizer"])
         step = saved["step"]
         state |= saved["more"]
+        del saved                                                     # the optimizer has it now
     log = rundir.MetricsLog(folder, rundir.metrics_of(found[-1] if found else None), args.report_to, args.logging_steps)
     save_model = lambda directory: (modeling.save(policy, processor, directory), write_args(directory, args))
     model_bytes, state_bytes = modeling.saved_bytes(policy, processor), utils.optimizer_bytes(optimizer)

@@ -116,6 +116,8 @@ def main(args):
         state = rundir.load_state(resume)
         optimizer.load_state_dict(state["optimizer"])
         step = state["step"]
+        del state                                                    # the optimizer has it now
+    rundir.set_aside_later(out, resume)
     write_args(out, args)
     log = rundir.MetricsLog(out, rundir.metrics_of(resume), args.report_to, args.logging_steps)
     model_bytes, state_bytes = modeling.saved_bytes(policy, processor), utils.optimizer_bytes(optimizer)

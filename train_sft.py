@@ -74,6 +74,8 @@ def main(args):
         state = rundir.load_state(resume)
         optimizer.load_state_dict(state["optimizer"])
         step = state["step"]
+        del state                                                    # the optimizer has it now
+    rundir.set_aside_later(args.output_dir, resume)
     write_args(args.output_dir, args)
     log = rundir.MetricsLog(args.output_dir, rundir.metrics_of(resume), args.report_to, args.logging_steps)
     model_bytes = modeling.saved_bytes(policy, processor)

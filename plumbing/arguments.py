@@ -60,9 +60,9 @@ def run_id(args) -> str:
 
 
 def label_of(args, path) -> str:
-    """What the records of a file belong to: this run, this folder, this file."""
-    path = Path(path)
-    return f"{run_id(args)} {path.parent.name}/{path.name}"
+    """What the records of a file belong to: this run, and the file's place in its directory."""
+    inside = Path(path).absolute().relative_to(Path(args.output_dir).absolute())
+    return f"{run_id(args)} {inside}"
 
 
 def write_args(directory, args, **extra):
@@ -120,8 +120,9 @@ def read_args(directory, ours: bool = False) -> dict:
 def same_flags(args, directory):
     """Make a command that goes on with a run the command that started it, but for its own flags.
 
-    Flags that are not typed again take the value they had in directory/args.json. UserError for one
-    that was changed, unless it is of FREE_ON_RESUME, and for another script's directory.
+    Flags with the default "as before" (None, auto, none given) and those of FREE_ON_RESUME take the
+    value they had in directory/args.json, if they are not typed again. UserError for any other whose
+    value is not what it was, and for another script's directory.
     """
     was = read_args(directory, ours=True)
     # --no-gradient-checkpointing is --gradient-checkpointing

@@ -83,7 +83,7 @@ def read_adapter(directory: Path) -> dict:
     found = read_object(file, ADAPTER_REMEDY)
     if not found.get("base_model_name_or_path"):
         raise UserError(f"{file} does not name its base model; set base_model_name_or_path there")
-    check(file, found, ADAPTER, remedy=ADAPTER_REMEDY)
+    check(file, found, ADAPTER, remedy=f"correct it there, or {ADAPTER_REMEDY}")
     of_lora = ("r", "target_modules") if found.get("peft_type") == "LORA" else ()
     for key in ("peft_type", *of_lora):
         if not found.get(key):

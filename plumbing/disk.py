@@ -20,17 +20,15 @@ REFUSALS = {
 }
 # These need a path inside the output directory to be the user's business and not ours.
 OBSTACLES = {
-    errno.EACCES: "permission is denied",
-    errno.EPERM: "permission is denied",
-    errno.EISDIR: "a folder is where a file is expected",
-    errno.ENOTDIR: "a file is where a folder is expected",
-    errno.EEXIST: "a file is where a folder is expected",
-    errno.ENOTEMPTY: "a folder is where a file is expected",
-    errno.ENAMETOOLONG: "the name is too long",
-    errno.ENOENT: "it has gone: something else removes files there",
-    errno.EMFILE: "too many files are open (ulimit -n)",
-    errno.ELOOP: "its links lead in a circle",
-    errno.ENXIO: "a pipe or a device is where a file is expected",
+    errno.EACCES: ("permission is denied", "give yourself permission"),
+    errno.EPERM: ("permission is denied", "give yourself permission"),
+    errno.EISDIR: ("a folder is where a file is expected", "move it away"),
+    errno.ENOTDIR: ("a file is where a folder is expected", "move it away"),
+    errno.EEXIST: ("a file is where a folder is expected", "move it away"),
+    errno.ENOTEMPTY: ("a folder is where a file is expected", "move it away"),
+    errno.ELOOP: ("its links lead in a circle", "move it away"),
+    errno.ENOENT: ("it has gone", "find out what else removes files there"),
+    errno.EMFILE: ("too many files are open", "raise the limit (ulimit -n)"),
 }
 
 
@@ -42,7 +40,7 @@ def error_number(error: BaseException | None) -> int | None:
         found = re.search(r"\(os error (\d+)\)", str(error))
         if found:
             return int(found[1])
-        error = error.__cause__ or error.__context__
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return None
 
 
@@ -52,17 +50,18 @@ def in_words(error: BaseException, out: str | Path, again: str) -> str | None:
     again: what to do once that is remedied. None if the error is not about the disk.
     """
     number = error_number(error)
+    path = getattr(error, "filename2", None) or getattr(error, "filename", None)
     if number in REFUSALS:
         reason, remedy = REFUSALS[number]
-        needed, room = getattr(error, "needed", None), f"{size(free(out))} are free"
+        where = path if path and not is_below(path, out) else out  # another disk: a cache, the data
+        needed, room = getattr(error, "needed", None), f"{size(free(where))} are free"
         room = f"{size(needed)} are needed and {room}" if needed else room
-        what = getattr(error, "what", None) or f"a file in {out}"
-        return f"{what} could not be written: {reason} ({room}); {remedy}, then {again}"
-    path = getattr(error, "filename2", None) or getattr(error, "filename", None)
+        what = getattr(error, "what", None) or f"{'a file in ' if where is out else ''}{where}"
+        failed = "could not be written" if where is out else "could not be read or written"
+        return f"{what} {failed}: {reason} ({room}); {remedy}, then {again}"
     if number in OBSTACLES and path and is_below(path, out):
-        return (
-            f"{os.fsdecode(path)} cannot be used: {OBSTACLES[number]}; move it away, then {again}"
-        )
+        reason, remedy = OBSTACLES[number]
+        return f"{os.fsdecode(path)} cannot be used: {reason}; {remedy}, then {again}"
     return None
 
 
@@ -105,8 +104,12 @@ def size(count: float) -> str:
 
 
 def used(folder: str | Path) -> int:
-    """Bytes of all files below a folder; 0 where there is none."""
-    return sum(file.lstat().st_size for file in Path(folder).rglob("*") if file.is_file())
+    """Bytes of all files below a folder; 0 where there is none. Some may go while it counts."""
+    total = 0
+    for file in Path(folder).rglob("*"):
+        with contextlib.suppress(OSError):
+            total += file.lstat().st_size
+    return total
 
 
 def announce(out: str | Path, parts: dict[str, int]):
@@ -160,11 +163,15 @@ def write_lines(path: str | Path, records: list):
     write_whole(path, "".join(json.dumps(record) + "\n" for record in records))
 
 
-def make_writable(out: str | Path):
-    """Make the directory `out`. UserError if it cannot be written to."""
+def make_writable(out: str | Path) -> list[Path]:
+    """Make the directory `out`, and return the folders that this took, inner ones first.
+
+    UserError if it cannot be written to.
+    """
     out = Path(out)
-    probe = out / f".writable-{os.getpid()}"
+    probe = out / f".nanovlr-{os.getpid()}.part"
     try:
+        made = [folder for folder in (out, *out.absolute().parents) if not folder.exists()]
         out.mkdir(parents=True, exist_ok=True)
         probe.touch()
         probe.unlink(missing_ok=True)  # another run may have tidied up
@@ -175,3 +182,4 @@ def make_writable(out: str | Path):
         raise UserError(
             f"--output-dir {out} cannot be written to ({reason}); name another directory"
         ) from None
+    return made

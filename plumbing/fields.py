@@ -282,15 +282,13 @@ def read_object(file: Path, remedy: str = REMEDY) -> dict:
     return found
 
 
-def check(file: Path, found: dict, table: dict, under: str = "", remedy: str = REMEDY) -> None:
+def check(file: Path, found: dict, table: dict, under: str = "", remedy: str = "") -> None:
     """Check the settings that are there. One that is null counts as not given."""
+    remedy = remedy or f"correct it there, or {REMEDY}"
     for key, kind in table.items():
         value = found.get(key)
         if value is not None and not kind(value):
-            raise UserError(
-                f"{file}: {under}{key} is {shown(value)}, not {kind.__doc__}; correct it there, "
-                f"or {remedy}"
-            )
+            raise UserError(f"{file}: {under}{key} is {shown(value)}, not {kind.__doc__}; {remedy}")
 
 
 def shown(value) -> str:

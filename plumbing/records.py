@@ -112,16 +112,17 @@ class Lines:
     def __init__(self, path: str | Path, label: str, batch: int, total: int, fresh: bool = False):
         self.path, self.label = Path(path), label
         good, count = ([], 0) if fresh else good_lines(path, label)
-        whole = total if len(good) >= total else len(good) // batch * batch
-        self.lines = good[:whole]
-        if len(good) < count - 1:  # the last line alone is what a killed run left
-            before = self.path.with_name(f"{self.path.name}.damaged")
-            os.replace(path, before)
+        kept = total if len(good) >= total else len(good) // batch * batch
+        self.lines = good[:kept]
+        if len(good) < count and not was_being_written(path, len(good), count):
+            aside = keep_aside(path)
             print(
                 f"{path}:{len(good) + 1} is damaged or another run's: made anew from there "
-                f"(as it was: {before.name})"
+                f"(as it was: {aside.name})"
             )
-        write_lines(self.path, self.lines, label)
+        whole = "".join(json.dumps(line) + "\n" for line in numbered(self.lines, label))
+        if not self.path.is_file() or disk.read_text(path, errors="replace") != whole:
+            disk.write_whole(self.path, whole)
 
     def append(self, records: list[dict]):
         """Add a batch, in one write."""
@@ -130,3 +131,17 @@ class Lines:
         with disk.writing(self.path, len(text)), open(self.path, "a", encoding="utf-8") as file:
             file.write(text)
         self.lines += records
+
+
+def was_being_written(path: str | Path, good: int, count: int) -> bool:
+    """Whether what does not pass is the half of a line that a killed run leaves at the end."""
+    return good == count - 1 and not disk.read_text(path, errors="replace").endswith("\n")
+
+
+def keep_aside(path: str | Path) -> Path:
+    """Rename a damaged file to FILE.damaged, or the first of FILE.damaged-2, -3, ... that is free."""
+    aside, number = Path(f"{path}.damaged"), 2
+    while os.path.lexists(aside):
+        aside, number = Path(f"{path}.damaged-{number}"), number + 1
+    os.replace(path, aside)
+    return aside

@@ -32,7 +32,15 @@ from plumbing.arguments import same_flags
 from plumbing.errors import UserError, out_of_memory
 
 SUMS = "SHA256SUMS"
-LEFT = (".*.tmp", ".*.part", ".writable-*")  # what a killed run leaves half-written
+# What a killed run leaves half-written. Others have hidden files, too: ours are called by name.
+LEFT = (
+    ".checkpoint-*.tmp",
+    ".final.tmp",
+    ".*.json.part",
+    ".*.jsonl.part",
+    ".*.part.png",
+    ".nanovlr-*.part",
+)
 
 
 # --- one run at a time ---
@@ -51,7 +59,6 @@ def claim(args):
         return
     out, finished = Path(out), False
     refuse_parts_of_a_run(out)
-    missing = [folder for folder in (out, *out.absolute().parents) if not folder.exists()]
     lock, owner = out / ".lock", out / ".owner.json"
     held = filelock.FileLock(str(lock))
     command = getattr(args, "script", None) or "a run"
@@ -70,7 +77,7 @@ def claim(args):
         return f"the run had finished, and is in {out}" if finished else _what_is_kept(args)
 
     with stopping.Undivided():
-        disk.make_writable(out)
+        made = disk.make_writable(out)
         try:
             held.acquire(timeout=0)
         except filelock.Timeout:
@@ -83,12 +90,13 @@ def claim(args):
     try:
         disk.write_json(owner, holder | {"started": started})
         clean(out)
+        clean(out / "samples")
         yield
         finished = True
     finally:
         with stopping.Undivided():
             release()
-        for folder in missing:  # a command that was refused leaves no empty folder behind
+        for folder in made:  # a command that was refused leaves no empty folder behind
             with contextlib.suppress(OSError):
                 folder.rmdir()
 
@@ -169,11 +177,11 @@ def open_output_dir(args) -> Path | None:
         path = found[-1]
         print(f"resuming from {path}")
     else:
-        path = Path(wanted)
-        if path.resolve() not in [p.resolve() for p in found]:
+        path = next((p for p in found if p.resolve() == Path(wanted).resolve()), None)
+        if path is None:
             newest = found[-1].name if found else "none"
             raise UserError(
-                f"--resume-from-checkpoint {path} is not a checkpoint in --output-dir {out} "
+                f"--resume-from-checkpoint {wanted} is not a checkpoint in --output-dir {out} "
                 f"(newest there: {newest}); a run goes on where its metrics are. "
                 "To start a new run from its weights, use --model"
             )
@@ -181,12 +189,22 @@ def open_output_dir(args) -> Path | None:
     same_flags(args, path)
     if args.max_steps and step_of(path) > args.max_steps:
         raise UserError(f"{path} is already past --max-steps {args.max_steps}; raise it")
-    # Taken back to an earlier step: "newest" must not mean a later one, whatever stops this run.
-    for later in reversed([p for p in found if step_of(p) > step_of(path)]):
-        print(f"{later.name} is set aside, and removed with the next save")
-        _delete(out / f".{later.name}.later")
-        os.replace(later, out / f".{later.name}.later")
     return path
+
+
+def set_aside_later(out: str | Path, resume: Path | None):
+    """Hide the checkpoints after the one that a run goes on from; the next save removes them.
+
+    "newest" must not mean one of them, whatever stops this run. Called before the first step, when
+    nothing of the command can be wrong any more.
+    """
+    if resume is None:
+        return
+    for later in reversed([p for p in checkpoints(out) if step_of(p) > step_of(resume)]):
+        hidden = later.with_name(f".{later.name}.later")
+        print(f"{later.name} is set aside as {hidden.name}, and removed with the next save")
+        _delete(hidden)
+        os.replace(later, hidden)
 
 
 def refuse_anothers(out: str | Path, args):
@@ -236,7 +254,13 @@ def check_checkpoint(path: Path, by_name: bool = True):
         return
     others = [other for other in reversed(checkpoints(path.parent)) if other.name != path.name]
     good = next((other for other in others if not fault_of(other)), None)
-    if good and by_name:
+    if not (path / SUMS).exists() and not good:
+        # Not damage, perhaps: its weights are worth more than the steps.
+        remedy = (
+            "an earlier version saved it, or that file was deleted; it cannot be gone on with: "
+            f"start another --output-dir with --model {path}"
+        )
+    elif good and by_name:
         remedy = f"{good.name} is whole: --resume-from-checkpoint {good}"
     elif good:
         remedy = f"delete it, and --resume-from-checkpoint goes on from {good.name}, which is whole"
@@ -250,32 +274,45 @@ def fault_of(directory: str | Path) -> str | None:
     directory = Path(directory)
     if not directory.is_dir():
         return f"{directory} is no folder"
-    if _stamp(directory) in _checked:
+    if not (directory / SUMS).exists():
+        return f"{directory}/{SUMS} is missing"
+    sums = sums_of(directory)
+    if sums is None:
+        return f"{directory}/{SUMS} is damaged"
+    for name in sums:
+        if not (directory / name).is_file():
+            return f"{directory / name} is missing"
+    stamp = _stamp(directory, sums)
+    if stamp in _checked:
         return None
+    for name, digest in sums.items():
+        if sha256(directory / name) != digest:
+            return f"{directory / name} is damaged (its SHA-256 is not the one in {SUMS})"
+    _checked.add(stamp)
+    return None
+
+
+def sums_of(directory: str | Path) -> dict[str, str] | None:
+    """Read SHA256SUMS: name -> digest; None if there is none, or none of ours, or it is damaged."""
     try:
-        count, *lines = disk.read_text(directory / SUMS).splitlines()
+        count, *lines = disk.read_text(Path(directory) / SUMS).splitlines()
     except (OSError, ValueError):
-        return f"{directory}/{SUMS} is missing or damaged"
+        return None
     named = [re.fullmatch(r"([0-9a-f]{64})  (.+)", line) for line in lines]
     if count != _count(named) or None in named:
-        return f"{directory}/{SUMS} is damaged"
-    for digest, name in (line.groups() for line in named):
-        file = directory / name
-        if not file.is_file():
-            return f"{file} is missing"
-        if sha256(file) != digest:
-            return f"{file} is damaged (its SHA-256 is not the one in {SUMS})"
-    _checked.add(_stamp(directory))
-    return None
+        return None
+    return {line[2]: line[1] for line in named}
 
 
 def check_model_files(directory: str | Path):
     """Compare a model that was saved here with its SHA256SUMS. UserError if it is damaged.
 
-    A checkpoint from elsewhere has no such file, and nothing to compare with.
+    A checkpoint from elsewhere has no such file, or another kind of it: nothing to compare with.
     """
     directory = Path(directory)
-    fault = fault_of(directory) if (directory / SUMS).exists() else None
+    if sums_of(directory) is None:
+        return
+    fault = fault_of(directory)
     if not fault:
         return
     run = directory.parent if re.fullmatch(r"checkpoint-\d+", directory.name) else directory
@@ -290,11 +327,11 @@ def check_model_files(directory: str | Path):
 _checked = set()  # what this process has compared: gigabytes are read once
 
 
-def _stamp(directory: Path) -> tuple:
-    """A folder's files as they are now."""
-    files = [(file.name, file.lstat()) for file in directory.iterdir()]  # a link may lead nowhere
-    stamps = sorted((name, status.st_mtime_ns, status.st_size) for name, status in files)
-    return (directory.resolve(), *stamps)
+def _stamp(directory: Path, sums: dict[str, str]) -> tuple:
+    """The named files of a folder as they are now, and what they should be."""
+    found = [(directory / name).stat() for name in sums]
+    times = [(status.st_mtime_ns, status.st_size) for status in found]
+    return (directory.resolve(), *sums.items(), *times)
 
 
 def sha256(file: Path) -> str:
@@ -305,8 +342,11 @@ def sha256(file: Path) -> str:
 
 def write_sums(directory: Path):
     """Write SHA256SUMS of all files of a folder; args.json has a checksum of its own."""
-    files = [file for file in sorted(directory.iterdir()) if file.name not in (SUMS, "args.json")]
-    lines = [f"{sha256(file)}  {file.name}\n" for file in files]
+    names = sorted(
+        str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()
+    )
+    files = [name for name in names if name not in (SUMS, "args.json")]
+    lines = [f"{sha256(directory / name)}  {name}\n" for name in files]
     disk.write_whole(directory / SUMS, f"{_count(files)}\n{''.join(lines)}")
 
 
@@ -328,9 +368,7 @@ def save_checkpoint(out, step: int, save_model, state: dict, log, keep: int, nee
         remove(final)
         os.replace(temporary, final)
         drop_later(out)
-        done = checkpoints(out)
-        now = done.index(final) + 1
-        for old in done[: max(0, now - keep)] + done[now:]:
+        for old in checkpoints(out)[:-keep]:
             remove(old)
 
 
@@ -361,7 +399,7 @@ def remove(checkpoint: Path):
 
 
 def drop_later(out: Path):
-    """Remove the checkpoints that `open_output_dir` has set aside."""
+    """Remove the checkpoints that `set_aside_later` has hidden."""
     for later in Path(out).glob(".checkpoint-*.later"):
         _delete(later)
 
@@ -407,9 +445,14 @@ def publish(out: str | Path, save_model, needed=None):
     temporary = out / ".final.tmp"
     with disk.writing(f"the model in {out}", needed):
         _fill(temporary, save_model, None, None)
-        for file in sorted(temporary.iterdir(), key=lambda file: file.name != SUMS):
-            os.replace(file, out / file.name)
-        temporary.rmdir()
+        before, now = sums_of(out) or {}, sums_of(temporary)
+        for name in before.keys() - now.keys():  # an adapter would be taken before the weights
+            _delete(out / name)
+        for name in (SUMS, "args.json", *now):
+            (out / name).parent.mkdir(exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):  # args.json: not every model has one
+                os.replace(temporary / name, out / name)
+        _delete(temporary)
         drop_later(out)
 
 
@@ -427,8 +470,7 @@ def to_write(args, model_bytes: int, state_bytes: int, steps: int) -> dict[str, 
 
 def is_half_published(out: str | Path) -> bool:
     """Whether `publish` was stopped here: SHA256SUMS names files that have not come."""
-    fault = fault_of(out) if (Path(out) / SUMS).is_file() else None
-    return bool(fault) and fault.endswith("is missing")
+    return any(not (Path(out) / name).is_file() for name in sums_of(out) or ())
 
 
 # --- the log ---
@@ -468,7 +510,8 @@ class MetricsLog:
             elif report_to == "tensorboard":
                 from torch.utils.tensorboard import SummaryWriter
 
-                writer = SummaryWriter(str(out))
+                after = self.lines[-1]["step"] + 1 if self.lines else None
+                writer = SummaryWriter(str(out), purge_step=after)  # steps that were lost
 
                 def send(metrics, step):
                     for name, value in metrics.items():

@@ -159,10 +159,13 @@ class SteadyStreams:
 
     def __enter__(self):
         self.before = sys.stdout, sys.stderr
-        for stream in self.before:
+        if None in self.before:  # closed by the caller: python train_sft.py >&-
+            nowhere = open(os.devnull, "w")
+            sys.stdout, sys.stderr = (stream or nowhere for stream in self.before)
+        for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):  # a pipe may not take all that a model says
                 stream.reconfigure(errors="backslashreplace")
-        self.steady = tuple(SteadyStream(stream) for stream in self.before)
+        self.steady = SteadyStream(sys.stdout), SteadyStream(sys.stderr)
         sys.stdout, sys.stderr = self.steady
 
     def __exit__(self, *_):

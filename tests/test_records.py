@@ -1,6 +1,7 @@
 """Records with a checksum: what is damaged is noticed, and what can be made anew is."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -114,3 +115,23 @@ def test_a_line_out_of_its_place_does_not_pass(tmp_path):
     for order, good in (("12345", 0), ("01345", 2), ("001234", 1), ("012354", 4)):
         path.write_text("".join(lines[int(n)] for n in order))
         assert len(records.good_lines(path, "run")[0]) == good
+
+
+def test_a_flipped_last_line_is_damage_and_each_is_kept_aside(tmp_path, capsys):
+    path = tmp_path / "a.jsonl"
+    for number in ("", "-2", "-3"):
+        fill(path, 6)
+        path.write_text(path.read_text().replace('"n": 5', '"n": 6'))
+        damaged = path.read_text()
+        assert len(records.Lines(path, "run", 2, 6).lines) == 4
+        assert f"as it was: a.jsonl.damaged{number})" in capsys.readouterr().out
+        assert Path(f"{path}.damaged{number}").read_text() == damaged
+
+
+def test_a_file_that_is_whole_is_not_written_again(tmp_path):
+    path = tmp_path / "a.jsonl"
+    fill(path, 6)
+    path.chmod(0o400)
+    before = path.stat().st_ino
+    records.Lines(path, "run", 2, 6)
+    assert path.stat().st_ino == before

@@ -102,6 +102,7 @@ def test_rotation_after_going_back_keeps_what_was_just_written(tmp_path, keep):
     checkpoint-30 as soon as it was written, and "newest" went on from the abandoned 40. Certain to happen, with every such resume."""
     for step in (20, 40):
         save(tmp_path, step)
+    rundir.set_aside_later(tmp_path, tmp_path / "checkpoint-20")
     save(tmp_path, 30, keep=keep)
     assert names(tmp_path)[-1] == "checkpoint-30"
     assert names(tmp_path) == ["checkpoint-20", "checkpoint-30"][-keep:]
@@ -186,7 +187,7 @@ def test_resuming_from_a_named_checkpoint(tmp_path):
     with pytest.raises(UserError, match="is not a checkpoint in --output-dir.*--model"):      # its metrics would be missing
         rundir.open_output_dir(output(tmp_path / "elsewhere", str(tmp_path / "checkpoint-9")))
     for wrong in (tmp_path, tmp_path / "checkpoint-11"):
-        with pytest.raises(UserError, match="is not a checkpoint.*checkpoint-9"):
+        with pytest.raises(UserError, match="is not a checkpoint.*checkpoint-10"):
             rundir.open_output_dir(output(tmp_path, str(wrong)))
 
 
@@ -354,7 +355,6 @@ def test_a_damaged_checkpoint_is_named_and_a_whole_one_beside_it(tmp_path, name)
         # the remedy that it names
         remedy = str(error.value).split("--resume-from-checkpoint ")[1]
         assert rundir.open_output_dir(output(tmp_path, remedy)) == tmp_path / "checkpoint-3"
-        os.replace(tmp_path / ".checkpoint-6.later", tmp_path / "checkpoint-6")
     file.rmdir()
     file.write_bytes(whole)
     assert rundir.open_output_dir(output(tmp_path, "newest")) == tmp_path / "checkpoint-6"
@@ -409,20 +409,85 @@ def test_a_half_published_model_does_not_pass(tmp_path, monkeypatch):
 
     def dies(source, target):
         moved.append(Path(target).name)
-        if len(moved) == 3:                                          # the sums are written by the first
+        if moved[1:] == ["SHA256SUMS", "args.json", "model.txt"]:    # the sums are written by the first
             raise KeyboardInterrupt
         real(source, target)
 
     monkeypatch.setattr(os, "replace", dies)
     with pytest.raises(KeyboardInterrupt):
         rundir.publish(tmp_path, model_writer("final"))
-    assert moved[1:] == ["SHA256SUMS", "model.txt"]
     with pytest.raises(UserError, match="model.txt is missing"):
         rundir.check_model_files(tmp_path)
     assert rundir.is_half_published(tmp_path)
     monkeypatch.undo()
     rundir.publish(tmp_path, model_writer("final"))
     assert not rundir.is_half_published(tmp_path)
+
+
+def test_a_model_of_another_kind_leaves_nothing_of_the_one_before(tmp_path):
+    """An adapter_config.json beside new weights would be loaded in their place."""
+    (tmp_path / "notes.txt").write_text("mine")
+    rundir.publish(tmp_path, lambda folder: (folder / "adapter_config.json").write_text("old"))
+    rundir.publish(tmp_path, model_writer("new"))
+    assert {p.name for p in tmp_path.iterdir()} == {"SHA256SUMS", "model.txt", "notes.txt"}
+
+
+def test_a_model_may_have_folders(tmp_path):
+    """transformers 5 writes the templates of a tokenizer that has several into one."""
+
+    def nested(folder):
+        (folder / "additional_chat_templates").mkdir()
+        (folder / "additional_chat_templates" / "tools.jinja").write_text("x")
+
+    rundir.save_checkpoint(tmp_path, 1, nested, {}, Log(), 1)
+    rundir.publish(tmp_path, nested)
+    rundir.publish(tmp_path, nested)
+    for folder in (tmp_path, tmp_path / "checkpoint-1"):
+        assert rundir.fault_of(folder) is None
+        (folder / "additional_chat_templates" / "tools.jinja").write_text("y")
+        assert "additional_chat_templates/tools.jinja is damaged" in rundir.fault_of(folder)
+
+
+def test_a_checkpoint_of_an_earlier_version_is_not_called_damaged(tmp_path):
+    save(tmp_path, 3)
+    (tmp_path / "checkpoint-3" / "SHA256SUMS").unlink()
+    said = "SHA256SUMS is missing; an earlier version saved it.*--output-dir with --model .*checkpoint-3"
+    with pytest.raises(UserError, match=said):
+        rundir.open_output_dir(output(tmp_path, "newest"))
+    rundir.check_model_files(tmp_path / "checkpoint-3")              # as the sentence says
+
+
+def test_sums_of_elsewhere_are_not_ours(tmp_path):
+    """A checkpoint of the hub with the list of another tool, which may name what was not fetched."""
+    (tmp_path / "SHA256SUMS").write_text(f"{'0' * 64}  pytorch_model.bin\n")
+    rundir.check_model_files(tmp_path)
+
+
+def test_a_file_that_changes_is_compared_again(tmp_path):
+    save(tmp_path, 3)
+    file = tmp_path / "checkpoint-3" / "model.txt"
+    assert rundir.fault_of(file.parent) is None
+    file.write_text("other content")
+    assert "is damaged" in rundir.fault_of(file.parent)
+
+
+def test_a_checkpoint_by_another_name_is_that_checkpoint(tmp_path):
+    save(tmp_path, 3)
+    (tmp_path / "latest").symlink_to(tmp_path / "checkpoint-3")
+    path = rundir.open_output_dir(output(tmp_path, str(tmp_path / "latest")))
+    assert path == tmp_path / "checkpoint-3"
+
+
+def test_only_what_a_run_leaves_is_tidied_up(tmp_path):
+    """--output-dir . in a home directory: other programs have hidden files."""
+    (tmp_path / "samples").mkdir()
+    (tmp_path / "samples" / ".step_000002.part.png").touch()
+    for name in (".mine.tmp", ".video.mp4.part", ".checkpoint-3.tmp", ".args.json.part"):
+        (tmp_path / name).touch()
+    with rundir.claim(output(tmp_path)):
+        pass
+    assert {p.name for p in tmp_path.iterdir()} == {"samples", ".mine.tmp", ".video.mp4.part"}
+    assert not any((tmp_path / "samples").iterdir())
 
 
 # --- going back ---
@@ -450,7 +515,8 @@ def test_going_back_leaves_at_every_moment_a_directory_that_resumes(tmp_path, mo
             for module, name in ((os, "replace"), (os, "unlink"), (os, "rmdir")):
                 patch.setattr(module, name, dies(getattr(module, name)))
             try:
-                rundir.open_output_dir(output(out, str(out / "checkpoint-2")))
+                resume = rundir.open_output_dir(output(out, str(out / "checkpoint-2")))
+                rundir.set_aside_later(out, resume)
                 rundir.save_checkpoint(out, 3, model_writer(), {}, Log(1, 2, 3), 3)
             except KeyboardInterrupt:
                 pass

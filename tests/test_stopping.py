@@ -1,6 +1,7 @@
 """Signals: the step that is named is saved, a second one ends at once, and never a traceback."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -248,6 +249,18 @@ def test_a_terminal_that_is_gone_does_not_end_the_step():
     finally:
         process.kill()
         saved.unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", ">/dev/full", "2>/dev/full"])
+def test_a_run_does_not_need_its_streams(closed, tmp_path):
+    body = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from plumbing import stopping\n"
+        "with stopping.SteadyStreams():\n"
+        "    print('to stdout', flush=True); print('to stderr', file=sys.stderr)\n"
+        f"    open({str(tmp_path / 'done')!r}, 'w').close()\n"
+    )
+    command = f"{shlex.quote(sys.executable)} -c {shlex.quote(body)} {closed}"
+    assert subprocess.run(command, shell=True).returncode == 0 and (tmp_path / "done").exists()
 
 
 def test_a_reader_that_goes_away_does_not_end_the_run(tmp_path):
