@@ -318,6 +318,12 @@ def report(out, result, rows):
         print(f"    gold {row['answer']!r}, read {row['extracted']!r}: ours {row['accuracy']:g}, original {row['accuracy_original']:g}; text ends {said[-120:]!r}")
 
 
+def model_files(name):
+    """What tells one model in a directory from another that was trained into it later: its SHA256SUMS; None of one from elsewhere."""
+    sums = Path(name) / rundir.SUMS
+    return records.checksum({"sums": sums.read_text(encoding="utf-8")}) if sums.is_file() else None
+
+
 def ask(args):
     """--model and --data: asks the checkpoint."""
     import data
@@ -350,11 +356,12 @@ def ask(args):
     step = max(1, args.eval_batch_size // max(1, N))
     kept = resume and predictions.exists()
     before = read_args(out, ours=True) if kept else {}
-    args.run = before.get("run")
-    same = ("model", "data", "level", "num_samples", "self_select", "temperature", "top_p", "top_k", "seed", "prompt_template", "system_prompt", "max_completion_length", "protocol", "box_format")
+    args.run, args.model_files = before.get("run"), model_files(args.model)
+    same = ("model", "model_files", "data", "level", "num_samples", "self_select", "temperature", "top_p", "top_k", "seed", "prompt_template", "system_prompt", "max_completion_length", "protocol",
+            "box_format", "max_pixels", "min_pixels", "quant", "dtype")
     label, other = label_of(args, predictions), before and any(before.get(k) != getattr(args, k) for k in same)
     answered, lines = records.good_lines(predictions, label) if kept else ([], 0)
-    if lines and (other or [r["id"] for r in answered] != [e.id for e in examples[:len(answered)]]):
+    if lines and (other or not before and not answered or [r["id"] for r in answered] != [e.id for e in examples[:len(answered)]]):
         raise utils.UserError(
             f"{predictions} holds answers of another evaluation, or to questions with other ids; "
             "name another --output-dir, or leave --resume-from-checkpoint away to start over"

@@ -477,7 +477,8 @@ def continue_into(path, policy, processor, chosen, asks, args, seed):
     chosen: pool lines; asks: for each an example whose question is the whole user turn. Returns [{"id", "sample", "prefix", "continuation", "tokens"}, ...].
     """
     step = args.eval_batch_size
-    file = records.Lines(path, label_of(args, path), step, len(chosen))
+    label = label_of(args, path, [line["completion"] for line in chosen])
+    file = records.Lines(path, label, step, len(chosen))
     check_order(file, [line["id"] for line in chosen])
     for at in tqdm(range(len(file.lines), len(chosen), step), desc="continue without the image", unit="batch", leave=False):
         batch = [(line, truncate_words(line["completion"].strip(), args.start_ratio), ask) for line, ask in zip(chosen[at:at + step], asks[at:at + step])]
@@ -488,10 +489,15 @@ def continue_into(path, policy, processor, chosen, asks, args, seed):
     return file.lines
 
 
+def texts_of(pairs):
+    """What log-probs of pairs depend on, but for the model."""
+    return [[pair.example.id, pair.chosen, pair.rejected] for pair in pairs]
+
+
 def reference_logps(path, policy, processor, pairs, args):
     """log pi_ref of both responses of each pair, sums over tokens, [(chosen, rejected), ...]: those of the policy that training starts from, computed before its first
     step, so that no second model is kept. Appended to `path` as they come."""
-    file = records.Lines(path, label_of(args, path), 1, len(pairs))
+    file = records.Lines(path, label_of(args, path, texts_of(pairs)), 1, len(pairs))
     policy.eval()
     with torch.no_grad():
         for pair in tqdm(pairs[len(file.lines):], desc="reference log-probs", unit="pair", leave=False):
@@ -635,7 +641,7 @@ def evaluate(folder, policy, processor, name, examples, args, score, at):
         result["sample_accuracy"] = rate(sum(line["right"] for line in group) / N for group in groups)
         if args.method == "r3v" and args.select_weight and N > 1:
             selected = file("selected")
-            file = records.Lines(selected, label_of(args, selected), max(1, len(examples)), len(examples))
+            file = records.Lines(selected, label_of(args, selected, texts), max(1, len(examples)), len(examples))
             if not file.lines:
                 shown = [group if fits(data.asked(e, data.select_prompt(data.wording(e, template), group, data.SELECT.get(template))), processor, args) else [] for e, group in zip(examples, texts)]
                 whole = [i for i, group in enumerate(shown) if group]        # what has no room for all its candidates is left to the majority
@@ -946,7 +952,7 @@ def main(args):
                 state = {"total": 0.0, "count": 0}
                 if pairs:                                             # the reference is where training starts, whatever the checkpoint
                     path = folder / "reference.jsonl"
-                    known, _ = records.good_lines(path, label_of(args, path))
+                    known, _ = records.good_lines(path, label_of(args, path, texts_of(pairs)))
                     if len(known) < len(pairs):
                         load(start)
                     items = list(zip(pairs, reference_logps(path, policy, processor, pairs, args)))

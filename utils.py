@@ -39,27 +39,31 @@ def _run(main, parse_args, argv):
     except UserError as error:
         _stop(str(error))
     except torch.OutOfMemoryError as error:
-        _stop(f"the GPU's memory is full ({str(error).splitlines()[0][:120]}); {LESS_MEMORY}")
+        _stop(f"the GPU's memory is full ({str(error).splitlines()[0][:120]}); {less_memory(args)}")
     except Exception as error:
         out, again = getattr(args, "output_dir", None) or ".", rundir.again(args)
         words = disk.in_words(error, out, again)
         if words is None and out_of_memory(error):
-            words = f"the memory is full ({str(error).splitlines()[0][:120]}); {LESS_MEMORY}"
+            words = f"the memory is full ({str(error).splitlines()[0][:120]}); {less_memory(args)}"
         if words is None:  # a mistake of this code
             raise
         _stop(words)
 
 
-LESS_MEMORY = (
-    "lower --micro-batch-size or --eval-batch-size, or add --gradient-checkpointing, and go on with "
-    "--resume-from-checkpoint; or begin anew with a lower --prompts-per-step or --max-pixels, or "
-    "--quant nf4"
-)
-
-
 def _stop(sentence):
     tqdm.write(f"error: {sentence}", file=sys.stderr)                 # on a line of its own, a progress bar or not
     sys.exit(2)
+
+
+def less_memory(args) -> str:
+    """What a command can do about memory, by the flags that it has."""
+    if not hasattr(args, "micro_batch_size"):
+        return "close other programs, or take a machine with more of it"
+    return (
+        "lower --micro-batch-size or --eval-batch-size, or add --gradient-checkpointing, and "
+        f"{rundir.again(args)}; or begin anew with a lower --prompts-per-step or --max-pixels, or "
+        "--quant nf4"
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------- flags

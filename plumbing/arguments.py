@@ -59,10 +59,14 @@ def run_id(args) -> str:
     return args.run
 
 
-def label_of(args, path) -> str:
-    """What the records of a file belong to: this run, and the file's place in its directory."""
+def label_of(args, path, given=None) -> str:
+    """What the records of a file belong to: this run, and the file's place in its directory.
+
+    given: JSON values that the records were made from, where these could change under them.
+    """
     inside = Path(path).absolute().relative_to(Path(args.output_dir).absolute())
-    return f"{run_id(args)} {inside}"
+    label = f"{run_id(args)} {inside}"
+    return label if given is None else f"{label} {records.checksum({'given': given})}"
 
 
 def write_args(directory, args, **extra):
@@ -120,9 +124,9 @@ def read_args(directory, ours: bool = False) -> dict:
 def same_flags(args, directory):
     """Make a command that goes on with a run the command that started it, but for its own flags.
 
-    Flags with the default "as before" (None, auto, none given) and those of FREE_ON_RESUME take the
-    value they had in directory/args.json, if they are not typed again. UserError for any other whose
-    value is not what it was, and for another script's directory.
+    Flags that are not typed again take the value they had in directory/args.json, if their default
+    leaves that open (None, auto, no words) or they are of FREE_ON_RESUME. UserError for any other
+    whose value is not what it was, and for another script's directory.
     """
     was = read_args(directory, ours=True)
     # --no-gradient-checkpointing is --gradient-checkpointing

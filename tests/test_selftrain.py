@@ -592,7 +592,7 @@ def test_portions_change_no_sample(base, tmp_path):
     policy, processor = modeling.load(base)
     examples = data.head(data.read("count", level=1), 5)
     asks = [data.asked(e, "How many?") for e in [examples[0]] * 5]
-    args = lambda size: SimpleNamespace(eval_batch_size=size, system_prompt=None, max_completion_length=5, top_p=1.0, top_k=0, temperature=1.0, start_ratio=0.5)
+    args = lambda size: SimpleNamespace(eval_batch_size=size, system_prompt=None, max_completion_length=5, top_p=1.0, top_k=0, temperature=1.0, start_ratio=0.5, output_dir=str(tmp_path))
     score = selftrain.scorer(None)
     pools = [selftrain.sample_into(tmp_path / f"{size}.jsonl", policy, processor, asks, examples, score, 2, args(size), 7, 1.0, "") for size in (2, 4, 64)]
     assert pools[0] == pools[1] == pools[2] == records.read_lines(tmp_path / "64.jsonl") and len({one["completion"] for one in pools[0]}) == 10
