@@ -984,10 +984,17 @@ def main(args):
     # ---- the end: publish, draw --------------------------------------------------------------------------------------------------
     last = weights(args.iterations)
     if last:
-        rundir.publish(out, lambda directory: [shutil.copy(file, directory) for file in last.iterdir() if file.suffix in (".json", ".safetensors", ".jinja", ".txt") and file.name not in
-                                              ("result.json", "built.json", "trained.json", "args.json")])
+        names = list(rundir.sums_of(last))
+        rundir.publish(out, lambda directory: copy_files(last, names, directory), sum((last / name).stat().st_size for name in names))
     disk.write_json(out / "result.json", {f"iteration-{m['step']}": m for m in log.lines})
     print(f"the model is in {out}, those of the iterations with their pools in {out}/iteration-*" + (f", the curve in {out}/curve.png" if (out / "curve.png").is_file() else ""))
+
+
+def copy_files(source, names, directory):
+    """Copy the files of a folder that have these names, which may lie in folders of it."""
+    for name in names:
+        (directory / name).parent.mkdir(exist_ok=True)
+        shutil.copy(source / name, directory / name)
 
 
 def draw(out, lines, names, args):

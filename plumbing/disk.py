@@ -137,13 +137,16 @@ def read_text(path: str | Path, errors: str = "strict") -> str:
     return path.read_text(encoding="utf-8", errors=errors)
 
 
+BLOCK = 4096  # bytes that the smallest file takes
+
+
 def write_whole(path: str | Path, text: str):
     """Write a text file, whole or not at all."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.part")
     # Half a surrogate, of a path or a text, is written as JSON writes it: \udc80.
     content = text.encode("utf-8", errors="backslashreplace")
-    with writing(path, len(content)):
+    with writing(path, max(len(content), BLOCK)):
         try:
             temporary.write_bytes(content)
             os.replace(temporary, path)

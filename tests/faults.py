@@ -433,7 +433,8 @@ class Case:
             if re.fullmatch(r"checkpoint-\d+", path.name) and p.call.startswith("rename"):
                 finished[path.parent] = path
         for parent, path in finished.items():
-            removed = [p for p in before if p.path.startswith(f"{path}/") and not p.needs_space]
+            gone = str(path.with_name(f".{path.name}.old.tmp"))  # renamed before it is removed
+            removed = [p for p in before if p.path == gone]
             here = self.folder / parent.relative_to(self.whole_folder)
             newest = max((number_of(p) for p in here.glob("checkpoint-*")), default=-1)
             if newest < number_of(path) and not removed:
