@@ -950,16 +950,22 @@ def main(args):
                 found = rundir.checkpoints(folder)
                 start = weights(t - 1) if args.continue_training or prefers else None
                 state = {"total": 0.0, "count": 0}
+                rows = items
                 if pairs:                                             # the reference is where training starts, whatever the checkpoint
                     path = folder / "reference.jsonl"
                     known, _ = records.good_lines(path, label_of(args, path, texts_of(pairs)))
                     if len(known) < len(pairs):
                         load(start)
-                    items = list(zip(pairs, reference_logps(path, policy, processor, pairs, args)))
+                    rows = list(zip(pairs, reference_logps(path, policy, processor, pairs, args)))
                 load(found[-1] if found else start)
-                imitated = lambda some: imitate(policy, processor, some, everything, args)
-                preferred = lambda some: prefer(policy, processor, [pair for pair, _ in some], [ref for _, ref in some], args, state)
-                train(folder, policy, processor, items, preferred if pairs else imitated, args, t, state)
+
+                def update(some):
+                    """The gradient of a step, from some of the rows: {metric: value}."""
+                    if pairs:
+                        return prefer(policy, processor, [pair for pair, _ in some], [ref for _, ref in some], args, state)
+                    return imitate(policy, processor, some, everything, args)
+
+                train(folder, policy, processor, rows, update, args, t, state)
                 held = folder
         load(weights(t))
         built = records.read_record(folder / "built.json", label_of(args, folder / "built.json"))
