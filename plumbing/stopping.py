@@ -9,6 +9,7 @@ Imports next to nothing: a script watches for signals before anything else.
 """
 
 import _signal  # `signal`, which wraps it, imports for 10 ms: there Ctrl-C would be a traceback
+import atexit
 import os
 import sys
 
@@ -101,6 +102,16 @@ def _handle(number, _frame):
         pass  # the shell and the kernel each send one when a terminal is closed: no haste is meant
     else:
         end_now(number)
+
+
+def _let_it_end():
+    """For its last second the interpreter gives up all handlers: a signal would change the exit code."""
+    for number in SIGNALS:
+        if _signal.getsignal(number) is _handle:
+            _signal.signal(number, _signal.SIG_IGN)
+
+
+atexit.register(_let_it_end)  # the first to register is the last to be called
 
 
 def end_now(number):
