@@ -1,16 +1,21 @@
 """Send signals at random moments to every script, resume, and compare with a run that had none.
 
-python tests/signals.py --run sft r3v --moments 100 --output signals.jsonl        (forks of one server)
-python tests/signals.py --real --moments 20                    (processes: imports and the end included)
+python tests/signals.py --run sft r3v --moments 100 --output signals.jsonl    (forks of one server)
+python tests/signals.py --real one end two --moments 20    (processes, with imports and their end)
 
-A moment is a number of milliseconds of the run's own CPU time: how busy the machine is does not matter.
+A moment is a number of milliseconds of the run's own CPU time: how busy the machine is does not
+matter.
 """
 
 import argparse
+import contextlib
+import ctypes
 import json
 import os
+import pty
 import random
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -20,11 +25,11 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
 import faults
-from faults import NO_FAULT, Run
+from faults import Run
 
 EXIT = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 RUNS = faults.RUNS | {
@@ -44,10 +49,11 @@ def is_whole(checkpoint: Path) -> bool:
     return done.returncode == 0
 
 
-def failures_of(text: str, code: int | None, folder: Path, sent: list[int]) -> list[str]:
+def failures_of(text, code: int | None, folder: Path, sent: list[int], quiet=False) -> list[str]:
     """What is wrong with a run that got the signals `sent`, in this order, and with what it left.
 
     code: its exit code, None if it hung. A run that had ended before they came has 0.
+    quiet: what it says goes nowhere.
     """
     failed = faults.blurts(text)
     if code is None:
@@ -55,6 +61,8 @@ def failures_of(text: str, code: int | None, folder: Path, sent: list[int]) -> l
     if code not in {0, *(EXIT[number] for number in sent)}:
         said = faults.error_sentences(text)
         failed.append(f"exit code {code}: {said[-1] if said else text[-200:]}")
+    if quiet:
+        return failed + failures_of_the_folder(text, folder)
     asked = text.count("stopping after this step")
     ended = re.findall(r"^stopped .*", text, re.MULTILINE)
     if len(ended) > 1 or asked > 1 or asked + len(ended) > len(sent) + 1:
@@ -177,26 +185,6 @@ def alarms_of(rng: random.Random, cpu: float) -> list[tuple[int, float]]:
     return [(int(rng.choice(list(EXIT))), round(moment, 3)) for moment in moments]
 
 
-# --- processes ---
-
-
-def used(pid: int) -> float:
-    """Milliseconds of CPU time of a process; infinity when it has ended."""
-    try:
-        return time.clock_gettime((~pid << 3) | 2) * 1000
-    except OSError:
-        return float("inf")
-
-
-def when_used(pid: int, milliseconds: float) -> bool:
-    """Wait until a process has used so much CPU time. False if it has ended."""
-    while (now := used(pid)) < milliseconds:
-        time.sleep(0.001)
-        if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
-            return False
-    return now != float("inf")
-
-
 # --- two at once ---
 
 PAIRS = {name: RUNS[name] for name in ("sft", "grpo", "r3v", "evaluate", "rescore", "export")}
@@ -315,29 +303,245 @@ class Pairs:
         return failed
 
 
-def main() -> int:
+# --- processes: imports, the end, terminals, pipes ---
+
+AS_IN_A_FORK = f"""
+import sys
+sys.path[:0] = [{str(faults.ROOT)!r}, {str(faults.HERE)!r}]
+from plumbing import stopping
+stopping.watch()
+import importlib, faults_server, rewards, utils
+rewards.REWARDS["vowels"] = faults_server.vowels
+script = importlib.import_module(sys.argv[1].removesuffix(".py"))
+del sys.argv[0]
+if script.__name__ == "selftrain":
+    faults_server.speak()
+utils.run(script.main, script.parse_args)
+"""
+END = ("the model is in", "has the figures", "mean |difference in log-prob|", "they differ on")
+
+
+def state_of(pid: int) -> str:
+    """R, S, T, Z, ..., or "" if there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return ""
+
+
+def milliseconds_used(pid: int) -> float:
+    return time.clock_gettime((~pid << 3) | 2) * 1000
+
+
+def await_cpu(pid: int, milliseconds: float) -> None:
+    """Wait until a process has used so much CPU time, or has ended."""
+    while state_of(pid) not in ("", "Z"):
+        with contextlib.suppress(OSError):
+            if milliseconds_used(pid) >= milliseconds:
+                return
+        time.sleep(0.001)
+
+
+def await_text(pid: int, log: Path, words: tuple[str, ...]) -> None:
+    """Wait until a process has printed one of these, or has ended."""
+    while state_of(pid) not in ("", "Z"):
+        if any(word in log.read_text(errors="replace") for word in words):
+            return
+        time.sleep(0.001)
+
+
+def kill(pid: int, number: int, group: bool = False) -> None:
+    with contextlib.suppress(OSError):
+        os.killpg(pid, number) if group else os.kill(pid, number)
+
+
+def watch_for_all() -> None:
+    """In the child: signals as a shell gives them, whatever this process ignores."""
+    for number in EXIT:
+        signal.signal(number, signal.SIG_DFL)
+
+
+class Real:
+    """`python SCRIPT ARGV`, in ways that a person or a machine starts and ends it."""
+
+    def __init__(self, bench: Bench, rng: random.Random):
+        self.bench, self.rng = bench, rng
+
+    def command(self, name: str, folder: Path) -> list[str]:
+        folder.mkdir(parents=True)
+        run, words = RUNS[name], self.bench.argv(RUNS[name], folder)
+        if run.script in ("selftrain", "train_grpo"):  # with what the fork server adds to them
+            return [sys.executable, "-c", AS_IN_A_FORK, f"{run.script}.py", *words]
+        return [sys.executable, str(faults.ROOT / f"{run.script}.py"), *words]
+
+    def start(self, name: str, folder: Path, before=watch_for_all, **streams) -> subprocess.Popen:
+        env = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        env |= {"PYTHONDONTWRITEBYTECODE": "1"}
+        with open(self.bench.log(folder), "w") as log:
+            streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log} | streams
+            return subprocess.Popen(
+                self.command(name, folder),
+                env=env,
+                start_new_session=True,
+                preexec_fn=before,
+                **streams,
+            )
+
+    def case(self, name: str, way: str) -> dict:
+        """One way to end one run: a record, as of `Bench.moment`."""
+        self.bench.whole(name)
+        folder = self.bench.folder / f"{name}-real"
+        log = self.bench.log(folder)
+        number = self.rng.choice(list(EXIT))
+        # imports take 3 s of CPU, which a fork does not need
+        moment = round(self.rng.uniform(20, 1000 * (self.bench.cpu[name] + 3)), 1)
+        sent, wanted = [number], None
+        ignored = {"nohup": signal.SIGHUP, "background": signal.SIGINT}.get(way)
+        streams, before = {}, watch_for_all
+        if ignored:
+            before = lambda: signal.signal(ignored, signal.SIG_IGN)  # noqa: E731
+            sent, wanted = [ignored], 0
+        if way == "full":
+            streams = dict.fromkeys(("stdout", "stderr"), open("/dev/full", "w"))
+        if way == "head":
+            streams = {"stdout": subprocess.PIPE}
+        process = self.start(name, folder, before, **streams)
+        if way == "head":
+            process.stdout.readline()
+            process.stdout.close()
+        if way == "wall":
+            time.sleep(moment / 1000)
+        elif way == "end":
+            await_text(process.pid, log, END)
+            time.sleep(self.rng.uniform(0, 0.3))
+        elif way == "imports":
+            moment = round(self.rng.uniform(20, 3000), 1)
+            await_cpu(process.pid, moment)
+        else:
+            await_cpu(process.pid, moment)
+        kill(process.pid, sent[0], group=way in ("group", "two"))
+        if way == "two":
+            sent.append(self.rng.choice(list(EXIT)))
+            time.sleep(self.rng.choice([0, 0.001, 0.1, 1]) * self.rng.random())
+            kill(process.pid, sent[1], group=True)
+        code = process.wait()
+        code = 128 - code if code < 0 else code  # as a shell says it
+        text = log.read_text(errors="replace")
+        failed = failures_of(text, code, folder, sent, way in ("full", "head"))
+        if wanted is not None and code != wanted:
+            failed.append(f"exit code {code}, not {wanted}")
+        deadline = time.monotonic() + 10
+        while faults.group_lives(process.pid) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        if faults.group_lives(process.pid):
+            failed.append("a process is left")
+            os.killpg(process.pid, signal.SIGKILL)
+        end = {"code": code}
+        return self.bench.record(name, way, [sent, moment], end, text, failed, folder)
+
+    def terminal(self, name: str, moment: float, shell: bool) -> dict:
+        """Close the terminal of a run, which its shell has or has not started."""
+        self.bench.whole(name)
+        folder = self.bench.folder / f"{name}-terminal"
+        command = self.command(name, folder)
+        libc = ctypes.CDLL(None)
+        libc.prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: what the shell leaves is ours
+        leader, master = pty.fork()
+        if leader == 0:
+            watch_for_all()
+            os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HISTFILE": ""}
+            if shell:
+                os.execvp("bash", ["bash", "--norc", "--noprofile", "-i"])
+            os.execv(command[0], command)
+        pid, text = leader, b""
+        if shell:
+            os.write(master, (shlex.join(command) + "\n").encode())
+            while not (pids := children_of(leader)):
+                time.sleep(0.01)
+            pid = pids[0]
+        os.set_blocking(master, False)
+        while state_of(pid) not in ("", "Z") and milliseconds_used(pid) < moment:
+            with contextlib.suppress(BlockingIOError, OSError):
+                text += os.read(master, 65536)
+            time.sleep(0.001)
+        os.close(master)
+        if shell:  # it goes first, and leaves the run to this process
+            os.waitpid(leader, 0)
+        code = 129  # where the shell had still seen the end of it
+        with contextlib.suppress(ChildProcessError):
+            code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        failed = [] if code in (129, 0) else [f"exit code {code}"]
+        failed += failures_of_the_folder("", folder)
+        steps = [
+            json.loads(line)["step"]
+            for file in folder.rglob("run/metrics.jsonl")
+            for line in file.read_text().splitlines()
+        ]
+        if name in ("sft", "grpo-lora") and max(steps, default=0) > 0:
+            saved = folder / "run" / f"checkpoint-{max(steps)}"
+            failed += [] if saved.is_dir() else [f"step {max(steps)} was made and is not saved"]
+        way = "terminal of a shell" if shell else "terminal"
+        text = text.decode(errors="replace")
+        return self.bench.record(name, way, moment, {"code": code}, text, failed, folder)
+
+
+def children_of(parent: int) -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            words = path.read_text().rpartition(")")[2].split()
+            if int(words[1]) == parent:
+                found.append(int(path.parent.name))
+    return found
+
+
+WAYS = ("one", "imports", "wall", "end", "group", "two", "nohup", "background", "head", "full")
+
+
+def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", nargs="+", choices=RUNS, default=list(RUNS))
-    parser.add_argument("--moments", type=int, default=100, help="of each run")
+    parser.add_argument("--moments", type=int, default=100, help="of each run (and way)")
+    parser.add_argument(
+        "--real", nargs="*", choices=(*WAYS, "terminal"), help="processes, not forks"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, help="JSON Lines, a record for every case")
-    args = parser.parse_args()
-    records: list[dict] = []
-    with tempfile.TemporaryDirectory(prefix="signals") as temporary:
-        bench = Bench(Path(temporary), faults.Server(faults.build_shim(Path(temporary))))
-        bench.prepare()
-        rng = {name: random.Random(f"{args.seed} {name}") for name in args.run}
+    return parser.parse_args()
+
+
+def cases(bench: Bench, args: argparse.Namespace) -> Iterator[dict]:
+    """Try moment after moment; of each, run after run."""
+    rng = random.Random(args.seed)
+    real = Real(bench, rng)
+    for _ in range(args.moments):
         for name in args.run:
             bench.whole(name)
-            print(f"{name}: {bench.cpu[name]} s of CPU", flush=True)
-        for _ in range(args.moments):
-            for name in args.run:
-                records.append(bench.moment(name, alarms_of(rng[name], bench.cpu[name])))
-                if args.output:
-                    with open(args.output, "a") as file:
-                        file.write(json.dumps(records[-1]) + "\n")
-                if records[-1]["failures"]:
-                    print(json.dumps(records[-1], indent=1), flush=True)
+            seconds = bench.cpu[name]
+            if args.real is None:
+                yield bench.moment(name, alarms_of(rng, seconds))
+            for way in args.real or ():
+                if way == "terminal":
+                    moment = 1000 * rng.uniform(2.5, seconds + 3)
+                    yield real.terminal(name, moment, shell=rng.random() < 0.7)
+                else:
+                    yield real.case(name, way)
+
+
+def main() -> int:
+    args = parse_args()
+    records: list[dict] = []
+    with tempfile.TemporaryDirectory(prefix="signals") as temporary:
+        shim = faults.build_shim(Path(temporary))
+        bench = Bench(Path(temporary), faults.Server(shim, draw=args.real is not None))
+        bench.prepare()
+        for record in cases(bench, args):
+            records.append(record)
+            if args.output:
+                with open(args.output, "a") as file:
+                    file.write(json.dumps(record) + "\n")
+            if record["failures"]:
+                print(json.dumps(record, indent=1), flush=True)
         bench.runner.close()
     print(table(records))
     return int(any(record["failures"] for record in records))
