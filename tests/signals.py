@@ -271,6 +271,31 @@ class Pairs:
         shutil.rmtree(folder)
         return failed
 
+    def one_after_the_other(self, name: str, others=tuple(PAIRS)) -> list[str]:
+        """Let a run end, and others start in its directory: refused, or the same once more."""
+        folder, failed = self.bench.folder / f"after-{name}", []
+        end, text = self.bench.fork(PAIRS[name], folder)
+        if end["code"] != 0:
+            return [f"exit code {end['code']}: {text[-300:]}"]
+        for other in others:
+            run = PAIRS[other]
+            for more in dict.fromkeys(("", run.resume)):
+                before = contents(folder)
+                end, text = self.bench.fork(run, folder, more=more)
+                said = faults.error_sentences(text)
+                what = f"{other} {more} in the directory of {name}: "
+                failed += [what + blurt for blurt in faults.blurts(text)]
+                if end["code"] == 2 and len(said) == 1:
+                    if contents(folder) != before:
+                        failed.append(f"{what}refused, and a file has changed")
+                elif end["code"] != 0 or other != name:
+                    failed.append(f"{what}exit code {end['code']}, {said or text[-200:]}")
+                elif name in RUNS:
+                    found = faults.differences(faults.left_by(folder), self.bench.whole(name))
+                    failed += [what + difference for difference in found]
+        shutil.rmtree(folder)
+        return failed
+
     def race(self, name: str, folder: Path) -> list[str]:
         """Two that start at the same moment: one runs, the other is refused by its name."""
         run, ends = PAIRS[name], {}
@@ -432,6 +457,8 @@ class Real:
             failed.append(f"exit code {code}, not {wanted}")
         deadline = time.monotonic() + 10
         while faults.group_lives(process.pid) and time.monotonic() < deadline:
+            with contextlib.suppress(ChildProcessError):  # its own children are ours now
+                os.waitpid(-process.pid, os.WNOHANG)
             time.sleep(0.05)
         if faults.group_lives(process.pid):
             failed.append("a process is left")
