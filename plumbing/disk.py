@@ -177,7 +177,7 @@ def make_writable(out: str | Path) -> list[Path]:
         made = [folder for folder in (out, *out.absolute().parents) if not folder.exists()]
         out.mkdir(parents=True, exist_ok=True)
         probe.touch()
-        probe.unlink(missing_ok=True)  # another run may have tidied up
+        probe.unlink(missing_ok=True)  # another run that starts now has cleaned up
     except OSError as error:
         reason = error.strerror
         if error.errno in (errno.ENOSPC, errno.EDQUOT):

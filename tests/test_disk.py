@@ -110,3 +110,9 @@ def test_a_directory_that_cannot_be_written_names_another(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be written to .*name another directory"):
         disk.make_writable(tmp_path / "file" / "out")
+
+
+def test_a_run_that_cleans_up_at_the_same_moment_does_not_make_it_unwritable(tmp_path, monkeypatch):
+    touch = Path.touch
+    monkeypatch.setattr(Path, "touch", lambda path: (touch(path), path.unlink()))
+    disk.make_writable(tmp_path)
