@@ -775,7 +775,7 @@ REFUSED = {
     "below a file": ("train_grpo", "--model {base} --data count --max-steps 1 --output-dir {out}/file/run", ["file/run", "cannot be written", "another"]),
     "a file": ("train_sft", "--model {base} --data count --max-steps 1 --output-dir {out}/file", ["file", "cannot be written", "another"]),
     "evaluate below a file": ("evaluate", "--model {base} --data count:test --output-dir {out}/file/run", ["file/run", "cannot be written"]),
-    "export onto a run": ("model", "export --model {base} --output-dir {base}", ["is not empty", "new directory"]),
+    "export onto a run": ("model", "export --model {base} --output-dir {base}", ["is --model", "would write over", "another directory"]),
     "export nothing": ("model", "export --model {out}/gpt --output-dir {out}/exported", ["gpt", "Qwen2-VL"]),
     "no such picture": ("generate", "--model {base} --prompt hi --image {out}/nowhere.png", ["nowhere.png", "does not exist"]),
     "no picture": ("generate", "--model {base} --prompt hi --image {out}/file", ["file", "cannot be opened"]),
