@@ -203,6 +203,7 @@ def locate(name, named_by=None):
         if looks_local:
             raise UserError(f"{what}: no such directory; name a checkpoint's directory, a hub name (owner/model) or tiny")
         path = fetch(name)
+    rundir.check_model_files(path)  # first: it knows a better remedy than to fetch it again
     if (path / "adapter_config.json").is_file():
         if named_by:
             raise UserError(f"{named_by} is an adapter on {name}, itself an adapter; correct base_model_name_or_path in its adapter_config.json, or merge that first: "
@@ -265,9 +266,6 @@ def load(name, dtype=torch.float32, device="cpu", quant="none", train=None, max_
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     base, adapter = locate(name)
-    for directory in (base, adapter):
-        if directory and directory != "tiny":
-            rundir.check_model_files(directory)
     lora_r = train.lora_r if train else 0
     full = bool(train) and not lora_r and not adapter
     if quant == "nf4" and full:
