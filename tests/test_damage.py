@@ -116,7 +116,7 @@ def check(bench, cases):
 def test_what_is_damaged_is_made_again_or_named_with_a_remedy(run, bench):
     cases = list(damage.cases(bench, run, 1, 1))
     assert len({file for _, file, _ in cases}) > 2
-    check(bench, faults.spread(cases, 6))
+    check(bench, faults.spread(cases, 5))
 
 
 @pytest.mark.slow
