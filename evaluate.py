@@ -35,7 +35,7 @@ import protocols
 import rewards
 import utils
 from grading.answers import extract_answer
-from plumbing import disk, plots, records, rundir
+from plumbing import disk, plots, records, rundir, sums
 from plumbing.arguments import flag, label_of, read_args, typed, write_args
 
 
@@ -320,8 +320,8 @@ def report(out, result, rows):
 
 def model_files(name):
     """What tells one model in a directory from another that was trained into it later: its SHA256SUMS; None of one from elsewhere."""
-    sums = Path(name) / rundir.SUMS
-    return records.checksum({"sums": sums.read_text(encoding="utf-8")}) if sums.is_file() else None
+    saved = Path(name) / sums.SUMS
+    return records.checksum({"sums": saved.read_text(encoding="utf-8")}) if saved.is_file() else None
 
 
 def ask(args):

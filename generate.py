@@ -35,7 +35,7 @@ import decode_kernels as kernels
 import model as modeling
 import rewards
 import utils
-from plumbing import rundir
+from plumbing.log import say
 
 PREFILL_TOKENS = 4096                       # of several prompts in one prefill pass: enough to keep a GPU busy
 BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48)      # rows for which a CUDA graph is captured; from 64 on every 32
@@ -159,7 +159,7 @@ def normed(module):
 
 @functools.cache
 def say_once(text):
-    rundir.say(text)
+    say(text)
 
 
 def linear_layers(core):

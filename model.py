@@ -30,7 +30,7 @@ from torch.utils.checkpoint import checkpoint
 
 import toyworld
 import utils
-from plumbing import checkpoint_files, disk, rundir, templates
+from plumbing import checkpoint_files, disk, rundir, sums, templates
 from plumbing.errors import UserError, out_of_memory
 
 # LoRA goes on the language model's linear layers, by full name: the short names alone also hit the vision tower of Qwen2.5-VL.
@@ -228,7 +228,7 @@ def fetch(name):
     """The hub snapshot of `name` as a local directory, asked for once a run. UserError if it cannot be had."""
     from huggingface_hub import snapshot_download
     try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.txt", rundir.SUMS]))
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.txt", sums.SUMS]))
     except Exception as error:                                       # the hub client raises some twenty types: network, gating, spelling
         raise UserError(f"--model {name} is no local directory and could not be fetched from the hub ({type(error).__name__}); check the name, or download it and give its directory") from None
 

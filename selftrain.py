@@ -51,8 +51,9 @@ import protocols
 import rewards
 import utils
 from grading.answers import extract_answer, normalize_answer
-from plumbing import disk, plots, records, rundir
+from plumbing import disk, lock, plots, records, rundir, sums
 from plumbing.arguments import flag, label_of, run_id, same_flags, typed, write_args
+from plumbing.log import MetricsLog, line_of, metrics_of, say
 
 BUILT = ("cot", "refine", "select")         # R3V's three tasks
 POOLS = ("pool.jsonl", "pool_instructed.jsonl")     # of an iteration: samples asked for plainly, and with MPO's instructions
@@ -574,7 +575,7 @@ def train(folder, policy, processor, rows, update, args, t, state):
         step = saved["step"]
         state |= saved["more"]
         del saved                                                     # the optimizer has it now
-    log = rundir.MetricsLog(folder, rundir.metrics_of(found[-1] if found else None), args.report_to, args.logging_steps)
+    log = MetricsLog(folder, metrics_of(found[-1] if found else None), args.report_to, args.logging_steps)
     save_model = lambda directory: (modeling.save(policy, processor, directory), write_args(directory, args))
     model_bytes, state_bytes = modeling.saved_bytes(policy, processor), utils.optimizer_bytes(optimizer)
     shown = ["loss", "rewards/margins", "rewards/accuracies", "logps/chosen_change", "loss/cot", "loss/refine", "loss/select", "grad_norm"]
@@ -602,7 +603,7 @@ def train(folder, policy, processor, rows, update, args, t, state):
                 change = (change + [metrics["logps/chosen_change"] / max(1.0, abs(metrics["logps/chosen_start"]))])[-10:]
                 if not fallen and sum(change) / 10 < -0.1:
                     fallen = True
-                    rundir.say(f"  warning: step {step}: the chosen responses have lost {-sum(change) / 10:.0%} of their log-probability since the start; the margin grows because the rejected "
+                    say(f"  warning: step {step}: the chosen responses have lost {-sum(change) / 10:.0%} of their log-probability since the start; the margin grows because the rejected "
                               "ones lose more. --loss-type sigmoid sft (or --method mpo), a lower --learning-rate or fewer steps contain it")
             leaving = stop.requested                                  # asked once: the step that is named below is the one that is saved here
             if leaving or step == max_steps or args.save_steps and step % args.save_steps == 0:
@@ -790,7 +791,7 @@ def check_weights(directory, out):
     if directory.name.startswith("checkpoint-"):
         rundir.check_checkpoint(directory, by_name=False)
         return
-    fault = rundir.fault_of(directory)
+    fault = sums.fault_of(directory)
     if fault:
         raise utils.UserError(f"{fault}; {made_again(out, directory.name.split('-')[1])}")
 
@@ -807,7 +808,7 @@ def finished_iterations(out, args):
             return lines
         if (path.parent / "train.jsonl").exists() and not (path.parent / "trained.json").is_file():
             raise utils.UserError(f"{path.parent}/trained.json is missing; {made_again(out, t)}")
-        lines.append(rundir.line_of(t, {name: float(value) for name, value in result.items()}))
+        lines.append(line_of(t, {name: float(value) for name, value in result.items()}))
     return lines
 
 
@@ -895,7 +896,7 @@ def main(args):
     utils.make_optimizer(args.optim, [q for q in policy.parameters() if q.requires_grad], 0.0)      # found out now, not after an hour of sampling
     write_args(out, args)
     finished = finished_iterations(out, args)
-    log = rundir.MetricsLog(out, finished, args.report_to)
+    log = MetricsLog(out, finished, args.report_to)
     disk.announce(out, to_write(policy, processor, examples, args))
     print(f"model: {modeling.describe(policy)}; prompt template {args.prompt_template}")
     what = f"{len(given)} given pairs" if given else f"{len(examples)} questions, {args.num_generations} samples of each an iteration"
@@ -917,7 +918,7 @@ def main(args):
         if t < len(finished):
             continue
         folder.mkdir(exist_ok=True)
-        rundir.clean(folder)
+        lock.clean(folder)
         metrics, pairs, items = {}, given if t else None, []
         if (folder / "trained.json").is_file():
             for checkpoint in rundir.checkpoints(folder):             # killed before they were removed
@@ -990,7 +991,7 @@ def main(args):
     # ---- the end: publish, draw --------------------------------------------------------------------------------------------------
     last = weights(args.iterations)
     if last:
-        names = list(rundir.sums_of(last))
+        names = list(sums.sums_of(last))
         rundir.publish(out, lambda directory: copy_files(last, names, directory), sum((last / name).stat().st_size for name in names))
     disk.write_json(out / "result.json", {f"iteration-{m['step']}": m for m in log.lines})
     print(f"the model is in {out}, those of the iterations with their pools in {out}/iteration-*" + (f", the curve in {out}/curve.png" if (out / "curve.png").is_file() else ""))

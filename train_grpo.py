@@ -38,6 +38,7 @@ import utils
 from grading import answers
 from plumbing import disk, plots, records, rundir
 from plumbing.arguments import write_args
+from plumbing.log import MetricsLog, metrics_of, say
 
 
 def parse_args(argv=None):
@@ -119,7 +120,7 @@ def main(args):
         del state                                                    # the optimizer has it now
     rundir.set_aside_later(out, resume)
     write_args(out, args)
-    log = rundir.MetricsLog(out, rundir.metrics_of(resume), args.report_to, args.logging_steps)
+    log = MetricsLog(out, metrics_of(resume), args.report_to, args.logging_steps)
     model_bytes, state_bytes = modeling.saved_bytes(policy, processor), utils.optimizer_bytes(optimizer)
     disk.announce(out, rundir.to_write(args, model_bytes, state_bytes, max_steps))
     (out / "samples").mkdir(exist_ok=True)
@@ -276,7 +277,7 @@ def main(args):
             log.log(step, metrics, show + [f"eval/{name}/{k}" for name in eval_sets for k in ("accuracy", "iou") if f"eval/{name}/{k}" in metrics], step == max_steps)
             if look:
                 save_samples(out / "samples", step, chosen, completions, parts, adv, G)
-                rundir.say(f"  one of them: {chosen[0].question}  ->  {completions[0][:300]!r}  "
+                say(f"  one of them: {chosen[0].question}  ->  {completions[0][:300]!r}  "
                           f"(answer {chosen[0].answer}, reward {float(scores[0]):g}, advantage {float(adv[0]):+.2f})")
             leaving = stop.requested                                 # asked once: the step that is named below is the one that is saved here
             if leaving or step == max_steps or args.save_steps and step % args.save_steps == 0:
@@ -320,7 +321,7 @@ def check_agreement(sampling_logp, logp, mask, step):
         text = f"step {step}: rollout and update disagree about the same tokens: KL {gap['k3']:.1e} nats a token, largest difference of log-probs {gap['max']:.2f}"
         if not gap["k3"] <= 1e-2:
             raise utils.UserError(f"{text}. What would be learned from is another policy's; use --dtype float32 or a higher --temperature, and report this")
-        rundir.say(f"  warning: {text} (in bfloat16 a low --temperature is enough for that)")
+        say(f"  warning: {text} (in bfloat16 a low --temperature is enough for that)")
     return gap, losses.rollout_agrees(sampling_logp, logp, mask)
 
 

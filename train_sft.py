@@ -30,6 +30,7 @@ import toyworld
 import utils
 from plumbing import disk, plots, rundir
 from plumbing.arguments import write_args
+from plumbing.log import MetricsLog, metrics_of
 
 
 def parse_args(argv=None):
@@ -77,7 +78,7 @@ def main(args):
         del state                                                    # the optimizer has it now
     rundir.set_aside_later(args.output_dir, resume)
     write_args(args.output_dir, args)
-    log = rundir.MetricsLog(args.output_dir, rundir.metrics_of(resume), args.report_to, args.logging_steps)
+    log = MetricsLog(args.output_dir, metrics_of(resume), args.report_to, args.logging_steps)
     model_bytes = modeling.saved_bytes(policy, processor)
     state_bytes = utils.optimizer_bytes(optimizer)
     disk.announce(args.output_dir, rundir.to_write(args, model_bytes, state_bytes, max_steps))

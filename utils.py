@@ -13,7 +13,7 @@ import textwrap
 import torch
 from tqdm import tqdm
 
-from plumbing import disk, rundir, stopping
+from plumbing import disk, lock, stopping
 from plumbing.errors import UserError, out_of_memory
 
 
@@ -34,14 +34,14 @@ def _run(main, parse_args, argv):
     args = None
     try:
         args = parse_args(argv)
-        with rundir.claim(args):
+        with lock.claim(args):
             main(args)
     except UserError as error:
         _stop(str(error))
     except torch.OutOfMemoryError as error:
         _stop(f"the GPU's memory is full ({str(error).splitlines()[0][:120]}); {less_memory(args)}")
     except Exception as error:
-        out, again = getattr(args, "output_dir", None) or ".", rundir.again(args)
+        out, again = getattr(args, "output_dir", None) or ".", lock.again(args)
         words = disk.in_words(error, out, again)
         if words is None and out_of_memory(error):
             words = f"the memory is full ({str(error).splitlines()[0][:120]}); {less_memory(args)}"
@@ -61,7 +61,7 @@ def less_memory(args) -> str:
         return "close other programs, or take a machine with more of it"
     return (
         "lower --micro-batch-size or --eval-batch-size, or add --gradient-checkpointing, and "
-        f"{rundir.again(args)}; or begin anew with a lower --prompts-per-step or --max-pixels, or "
+        f"{lock.again(args)}; or begin anew with a lower --prompts-per-step or --max-pixels, or "
         "--quant nf4"
     )
 

@@ -139,7 +139,7 @@ def was_being_written(path: str | Path, good: int, count: int) -> bool:
 
 
 def keep_aside(path: str | Path) -> Path:
-    """Rename a damaged file to FILE.damaged, or the first of FILE.damaged-2, -3, ... that is free."""
+    """Rename a damaged file to FILE.damaged, or -2, -3, ... behind that, which is free."""
     aside, number = Path(f"{path}.damaged"), 2
     while os.path.lexists(aside):
         aside, number = Path(f"{path}.damaged-{number}"), number + 1

@@ -1,8 +1,9 @@
-"""The output directory of a run: one run at a time, whole checkpoints, and a log that fits them.
+"""The output directory of a run: whole checkpoints, and the model at its end.
 
-    with rundir.claim(args):                       # utils.run does it, around every main
+    with lock.claim(args):                         # utils.run does it, around every main
         resume = rundir.open_output_dir(args)      # the checkpoint to go on from, or None
-        log = rundir.MetricsLog(out, rundir.metrics_of(resume))
+        rundir.set_aside_later(out, resume)        # those after it
+        log = MetricsLog(out, metrics_of(resume))
         ...
         rundir.save_checkpoint(out, step, save_model, state, log, keep)
         rundir.publish(out, save_model)
@@ -13,132 +14,18 @@ beside and renamed when whole, and renamed before it is removed: under that name
 """
 
 import contextlib
-import hashlib
 import json
-import math
 import os
 import re
 import shutil
-import socket
-import sys
-import time
 from pathlib import Path
 
-import filelock
 import torch
 
-from plumbing import disk, records, stopping
+from plumbing import disk
 from plumbing.arguments import same_flags
 from plumbing.errors import UserError, out_of_memory
-
-SUMS = "SHA256SUMS"
-# What a killed run leaves half-written. Others have hidden files, too: ours are called by name.
-LEFT = (
-    ".checkpoint-*.tmp",
-    ".final.tmp",
-    ".*.json.part",
-    ".*.jsonl.part",
-    ".*.part.png",
-    ".nanovlr-*.part",
-)
-
-
-# --- one run at a time ---
-
-
-@contextlib.contextmanager
-def claim(args):
-    """Keep every other run out of --output-dir until the block ends, or the process does.
-
-    The lock is the operating system's, which takes it back from a process that is killed.
-    UserError, naming host and process, if another run holds it, or the directory cannot be written.
-    """
-    out = getattr(args, "output_dir", None)
-    if out is None:
-        yield
-        return
-    out, finished = Path(out), False
-    refuse_parts_of_a_run(out)
-    lock, owner = out / ".lock", out / ".owner.json"
-    held = filelock.FileLock(str(lock))
-    command = getattr(args, "script", None) or "a run"
-    started = time.strftime("%Y-%m-%d %H:%M")
-    holder = {"host": socket.gethostname(), "process": os.getpid(), "script": command}
-
-    def release():
-        if held.is_locked:  # while it is, nobody else can have made them
-            for file in (owner, lock):
-                with contextlib.suppress(OSError):
-                    file.unlink()
-            held.release()
-
-    def words():
-        release()
-        return f"the run had finished, and is in {out}" if finished else _what_is_kept(args)
-
-    with stopping.Undivided():
-        made = disk.make_writable(out)
-        try:
-            held.acquire(timeout=0)
-        except filelock.Timeout:
-            raise UserError(_in_use(out, owner)) from None
-        except OSError as error:
-            raise UserError(
-                f"{lock} cannot be locked ({error.strerror or error}); name another --output-dir"
-            ) from None
-        stopping.last_words[:] = [words]  # they hold until the process has ended
-    try:
-        disk.write_json(owner, holder | {"started": started})
-        clean(out)
-        clean(out / "samples")
-        yield
-        finished = True
-    finally:
-        with stopping.Undivided():
-            release()
-        for folder in made:  # a command that was refused leaves no empty folder behind
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-
-
-def clean(folder: Path):
-    """Delete what a killed run has left half-written in a folder of its own."""
-    for pattern in LEFT:
-        for leftover in folder.glob(pattern):
-            _delete(leftover)
-
-
-def _in_use(out: Path, owner: Path) -> str:
-    who = "another run"
-    for _ in range(40):  # a run that started at the same moment is just writing it
-        try:
-            holder = json.loads(disk.read_text(owner))
-            who = (
-                f"{holder['script']} (process {holder['process']} on {holder['host']}, "
-                f"since {holder['started']})"
-            )
-            break
-        except (OSError, ValueError, KeyError, TypeError):
-            time.sleep(0.05)
-    return (
-        f"--output-dir {out} is in use by {who}; wait for it, stop it, or name another --output-dir"
-    )
-
-
-def again(args) -> str:
-    """How a command that was stopped is taken up."""
-    resumable = hasattr(args, "resume_from_checkpoint") and not getattr(args, "predictions", None)
-    return "go on with --resume-from-checkpoint" if resumable else "type the command again"
-
-
-def _what_is_kept(args) -> str:
-    """What a run that ends at once has saved, and how to go on."""
-    found = checkpoints(args.output_dir)
-    newest = f" (newest: {found[-1].name})" if found else ""
-    return f"what was finished is kept in {args.output_dir}{newest}; {again(args)}"
-
-
-# --- checkpoints ---
+from plumbing.sums import SUMS, fault_of, sums_of, write_sums
 
 
 def checkpoints(out: str | Path) -> list[Path]:
@@ -203,7 +90,7 @@ def set_aside_later(out: str | Path, resume: Path | None):
     for later in reversed([p for p in checkpoints(out) if step_of(p) > step_of(resume)]):
         hidden = later.with_name(f".{later.name}.later")
         print(f"{later.name} is set aside as {hidden.name}, and removed with the next save")
-        _delete(hidden)
+        delete(hidden)
         os.replace(later, hidden)
 
 
@@ -212,36 +99,20 @@ def refuse_anothers(out: str | Path, args):
     out = Path(out)
     if (out / SUMS).is_file():
         raise UserError(f"--output-dir {out} holds a saved model; name another --output-dir")
-    was = _what_ran(out)
+    was = what_ran(out)
     script, saved = getattr(args, "script", None), bool(getattr(args, "predictions", None))
     if was and was != (script or was[0], saved):
         what = f"{was[0]} --predictions" if was[1] else was[0]
         raise UserError(f"--output-dir {out} holds a run of {what}; name another --output-dir")
 
 
-def _what_ran(out: Path) -> tuple[str, bool] | None:
+def what_ran(out: Path) -> tuple[str, bool] | None:
     """The script of a run, and whether it scored --predictions: evaluate.py does two things."""
     try:
         was = json.loads(disk.read_text(out / "args.json"))
         return was["script"], bool(was.get("predictions"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-
-
-def refuse_parts_of_a_run(out: Path):
-    """UserError if `out` lies in a checkpoint, or is an iteration's folder: another run's."""
-    whole = out.resolve()
-    for folder in (whole, *whole.parents):
-        if re.fullmatch(r"checkpoint-\d+", folder.name) and (folder / SUMS).is_file():
-            raise UserError(
-                f"--output-dir {out} lies in a checkpoint ({folder}), which is removed when newer "
-                "ones come; name a directory outside"
-            )
-    of_a_run = _what_ran(whole.parent) == ("selftrain.py", False)
-    if of_a_run and re.fullmatch(r"iteration-\d+", whole.name):
-        raise UserError(
-            f"--output-dir {out} is a part of the run in {whole.parent}; name another directory"
-        )
 
 
 def check_checkpoint(path: Path, by_name: bool = True):
@@ -269,41 +140,6 @@ def check_checkpoint(path: Path, by_name: bool = True):
     raise UserError(f"{fault}; {remedy}")
 
 
-def fault_of(directory: str | Path) -> str | None:
-    """Say what is wrong with a folder that was saved with SHA256SUMS; None if nothing is."""
-    directory = Path(directory)
-    if not directory.is_dir():
-        return f"{directory} is no folder"
-    if not (directory / SUMS).exists():
-        return f"{directory}/{SUMS} is missing"
-    sums = sums_of(directory)
-    if sums is None:
-        return f"{directory}/{SUMS} is damaged"
-    for name in sums:
-        if not (directory / name).is_file():
-            return f"{directory / name} is missing"
-    stamp = _stamp(directory, sums)
-    if stamp in _checked:
-        return None
-    for name, digest in sums.items():
-        if sha256(directory / name) != digest:
-            return f"{directory / name} is damaged (its SHA-256 is not the one in {SUMS})"
-    _checked.add(stamp)
-    return None
-
-
-def sums_of(directory: str | Path) -> dict[str, str] | None:
-    """Read SHA256SUMS: name -> digest; None if there is none, or none of ours, or it is damaged."""
-    try:
-        count, *lines = disk.read_text(Path(directory) / SUMS).splitlines()
-    except (OSError, ValueError):
-        return None
-    named = [re.fullmatch(r"([0-9a-f]{64})  (.+)", line) for line in lines]
-    if count != _count(named) or None in named:
-        return None
-    return {line[2]: line[1] for line in named}
-
-
 def check_model_files(directory: str | Path):
     """Compare a model that was saved here with its SHA256SUMS. UserError if it is damaged.
 
@@ -322,37 +158,6 @@ def check_model_files(directory: str | Path):
     else:
         remedy = "save it again, or fetch it again"
     raise UserError(f"{fault}; {remedy} (if you changed it yourself, delete {SUMS})")
-
-
-_checked = set()  # what this process has compared: gigabytes are read once
-
-
-def _stamp(directory: Path, sums: dict[str, str]) -> tuple:
-    """The named files of a folder as they are now, and what they should be."""
-    found = [(directory / name).stat() for name in sums]
-    times = [(status.st_mtime_ns, status.st_size) for status in found]
-    return (directory.resolve(), *sums.items(), *times)
-
-
-def sha256(file: Path) -> str:
-    """SHA-256 of a file, 64 hexadecimal digits."""
-    with open(file, "rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
-
-
-def write_sums(directory: Path):
-    """Write SHA256SUMS of all files of a folder; args.json has a checksum of its own."""
-    names = sorted(
-        str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()
-    )
-    files = [name for name in names if name not in (SUMS, "args.json")]
-    lines = [f"{sha256(directory / name)}  {name}\n" for name in files]
-    disk.write_whole(directory / SUMS, f"{_count(files)}\n{''.join(lines)}")
-
-
-def _count(files: list) -> str:
-    """The first line of SHA256SUMS, a comment to sha256sum: a line that is gone is noticed."""
-    return f"# {len(files)} files"
 
 
 def save_checkpoint(out, step: int, save_model, state: dict, log, keep: int, needed=None):
@@ -374,7 +179,7 @@ def save_checkpoint(out, step: int, save_model, state: dict, log, keep: int, nee
 
 def _fill(temporary: Path, save_model, state: dict | None, lines: list | None):
     """Make a folder of a model, with its sums; nothing is left of it if that fails."""
-    _delete(temporary)
+    delete(temporary)
     temporary.mkdir(parents=True)
     try:
         save_model(temporary)
@@ -385,26 +190,26 @@ def _fill(temporary: Path, save_model, state: dict | None, lines: list | None):
             disk.write_lines(temporary / "metrics.jsonl", lines)
         write_sums(temporary)
     except BaseException:
-        _delete(temporary)
+        delete(temporary)
         raise
 
 
 def remove(checkpoint: Path):
     """Remove a checkpoint such that there is never half of one under its name."""
     doomed = checkpoint.with_name(f".{checkpoint.name}.old.tmp")
-    _delete(doomed)
+    delete(doomed)
     with contextlib.suppress(FileNotFoundError):
         os.replace(checkpoint, doomed)
-    _delete(doomed)
+    delete(doomed)
 
 
 def drop_later(out: Path):
     """Remove the checkpoints that `set_aside_later` has hidden."""
     for later in Path(out).glob(".checkpoint-*.later"):
-        _delete(later)
+        delete(later)
 
 
-def _delete(path: Path):
+def delete(path: Path):
     """Delete a file or a folder, if it is there and can be deleted."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
@@ -447,12 +252,12 @@ def publish(out: str | Path, save_model, needed=None):
         _fill(temporary, save_model, None, None)
         before, now = sums_of(out) or {}, sums_of(temporary)
         for name in before.keys() - now.keys():  # an adapter would be taken before the weights
-            _delete(out / name)
+            delete(out / name)
         for name in (SUMS, "args.json", *now):
             (out / name).parent.mkdir(exist_ok=True)
             with contextlib.suppress(FileNotFoundError):  # args.json: not every model has one
                 os.replace(temporary / name, out / name)
-        _delete(temporary)
+        delete(temporary)
         drop_later(out)
 
 
@@ -471,85 +276,3 @@ def to_write(args, model_bytes: int, state_bytes: int, steps: int) -> dict[str, 
 def is_half_published(out: str | Path) -> bool:
     """Whether `publish` was stopped here: SHA256SUMS names files that have not come."""
     return any(not (Path(out) / name).is_file() for name in sums_of(out) or ())
-
-
-# --- the log ---
-
-
-def metrics_of(checkpoint: Path | None) -> list[dict]:
-    """The metrics up to a checkpoint's step; [] of None."""
-    return [] if checkpoint is None else records.read_lines(Path(checkpoint) / "metrics.jsonl")
-
-
-def line_of(step: int, metrics: dict[str, float]) -> dict:
-    """A line of metrics.jsonl: JSON has no infinity, and no nan."""
-    finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-    return {"step": step} | finite
-
-
-class MetricsLog:
-    """metrics.jsonl, one line a step; one line on the screen; wandb or tensorboard if asked.
-
-    `lines` is all of it. The file is never read back: a run that goes on writes it again, from the
-    checkpoint, whose copy has a hash; lines of steps whose weights were lost are gone.
-    """
-
-    def __init__(self, out, lines=(), report_to="none", every=1):
-        """lines: those of the run so far (`metrics_of`)."""
-        self.path, self.every, self.send = Path(out) / "metrics.jsonl", every, None
-        self.lines = list(lines)
-        disk.write_lines(self.path, self.lines)
-        try:
-            if report_to == "wandb":
-                import wandb
-
-                name = "/".join(Path(out).parts[-2:])
-                options = {"resume": "allow", "reinit": "create_new"}
-                run = wandb.init(project="nanovlr", dir=str(out), name=name, **options)
-                self.send = run.log
-            elif report_to == "tensorboard":
-                from torch.utils.tensorboard import SummaryWriter
-
-                after = self.lines[-1]["step"] + 1 if self.lines else None
-                writer = SummaryWriter(str(out), purge_step=after)  # steps that were lost
-
-                def send(metrics, step):
-                    for name, value in metrics.items():
-                        writer.add_scalar(name, value, step)
-
-                self.send = send
-        except ImportError:
-            raise UserError(
-                f"--report-to {report_to} needs it installed: pip install {report_to}"
-            ) from None
-
-    def log(self, step, metrics, show=(), last=False):
-        """Write one line, and print `show` of it every `every` steps and at the last.
-
-        metrics: name -> number. show: names.
-        """
-        self.lines.append(line_of(step, metrics))
-        text = json.dumps(self.lines[-1]) + "\n"
-        with disk.writing(self.path, len(text)), open(self.path, "a", encoding="utf-8") as file:
-            file.write(text)
-        if self.send:
-            self.send(metrics, step=step)
-        shown = []
-        for name in show:
-            if name in metrics:
-                short = name.split("/", 1)[-1] if name.startswith("eval/") else name
-                shown.append(f"{f'{short} {metrics[name]:.4g}':<16}")
-        if shown and (last or step % self.every == 0):
-            say(f"step {step:>5}  {'  '.join(shown).rstrip()}")
-
-    def at(self, step) -> dict:
-        """A copy of the line of a step."""
-        return dict(next(line for line in self.lines if line["step"] == step))
-
-
-def say(text):
-    """Print above a progress bar instead of through it."""
-    from tqdm import tqdm
-
-    tqdm.write(text)
-    sys.stdout.flush()

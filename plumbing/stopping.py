@@ -1,8 +1,8 @@
 """Ctrl-C, SIGTERM and SIGHUP: what happens to a run that is told to stop.
 
 Inside `with Stop() as stop:`, a training loop, the first signal only asks: the loop finishes its
-step, saves it, and leaves with `stop.leave(sentence)`. Anywhere else, and at the second signal (if it
-is no SIGHUP), the process ends at once with one sentence: what is finished is in whole files already.
+step, saves it, and leaves with `stop.leave(sentence)`. Anywhere else, and at the second signal (if
+it is no SIGHUP), the process ends at once with one sentence: what is finished is in whole files.
 The exit code is 128 + the signal's number, as shells have it: 130, 143, 129.
 
 Imports next to nothing: a script watches for signals before anything else.
@@ -105,7 +105,7 @@ def _handle(number, _frame):
 
 
 def _let_it_end():
-    """For its last second the interpreter gives up all handlers: a signal would change the exit code."""
+    """The interpreter gives up all handlers at its end: a signal would change the exit code."""
     for number in SIGNALS:
         if _signal.getsignal(number) is _handle:
             _signal.signal(number, _signal.SIG_IGN)

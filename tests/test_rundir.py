@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from plumbing import disk, records, rundir
+from plumbing import disk, lock, records, rundir, sums
 from plumbing.errors import UserError
+from plumbing.log import MetricsLog, metrics_of
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -216,7 +217,7 @@ def test_what_a_killed_save_left_is_removed(tmp_path):
     (tmp_path / ".checkpoint-4.tmp" / "state.pt").touch()
     (tmp_path / ".args.json.part").touch()
     (tmp_path / ".hidden").touch()
-    with rundir.claim(output(tmp_path)):
+    with lock.claim(output(tmp_path)):
         pass
     assert [p.name for p in tmp_path.iterdir()] == [".hidden"]
 
@@ -246,7 +247,7 @@ def steps(out):
 
 
 def test_metrics_are_one_line_a_step(tmp_path, capsys):
-    log = rundir.MetricsLog(tmp_path, every=2)
+    log = MetricsLog(tmp_path, every=2)
     for step in range(5):
         log.log(step, {"reward": step / 4, "eval/accuracy": 0.25}, show=["reward", "eval/accuracy", "absent"], last=step == 4)
     assert [json.loads(line) for line in log.path.read_text().splitlines()] == [{"step": s, "reward": s / 4, "eval/accuracy": 0.25} for s in range(5)]
@@ -257,12 +258,12 @@ def test_metrics_are_one_line_a_step(tmp_path, capsys):
 
 
 def test_the_last_step_is_shown_whatever_the_interval(tmp_path, capsys):
-    rundir.MetricsLog(tmp_path, every=10).log(7, {"loss": 1.0}, show=["loss"], last=True)
+    MetricsLog(tmp_path, every=10).log(7, {"loss": 1.0}, show=["loss"], last=True)
     assert "step     7  loss 1" in capsys.readouterr().out
 
 
 def test_numbers_that_json_has_not_are_null(tmp_path):
-    log = rundir.MetricsLog(tmp_path)
+    log = MetricsLog(tmp_path)
     log.log(0, {"a": math.nan, "b": math.inf, "c": -math.inf, "d": 1e300, "e": 0})
     line = log.path.read_text()
     assert json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is not JSON")) == {"step": 0, "a": None, "b": None, "c": None, "d": 1e300, "e": 0}
@@ -270,19 +271,19 @@ def test_numbers_that_json_has_not_are_null(tmp_path):
 
 def test_metrics_given_are_not_written_to(tmp_path):
     metrics = {"a": math.nan, "b": 1.0}
-    rundir.MetricsLog(tmp_path).log(0, metrics)
+    MetricsLog(tmp_path).log(0, metrics)
     assert set(metrics) == {"a", "b"} and math.isnan(metrics["a"])
 
 
 def test_a_new_run_begins_a_new_log(tmp_path):
-    rundir.MetricsLog(tmp_path).log(0, {"a": 1})
-    rundir.MetricsLog(tmp_path)
+    MetricsLog(tmp_path).log(0, {"a": 1})
+    MetricsLog(tmp_path)
     assert steps(tmp_path) == []
 
 
 def test_a_run_that_goes_on_writes_the_log_of_its_checkpoint_again(tmp_path):
     """Whatever has happened to the file: lines of lost steps, half a line, nothing, a folder's name."""
-    log = rundir.MetricsLog(tmp_path)
+    log = MetricsLog(tmp_path)
     for step in range(4):
         log.log(step, {"a": step})
     rundir.save_checkpoint(tmp_path, 3, model_writer(), {}, log, 1)
@@ -290,7 +291,7 @@ def test_a_run_that_goes_on_writes_the_log_of_its_checkpoint_again(tmp_path):
         log.path.unlink(missing_ok=True)
         if text is not None:
             log.path.write_text(text)
-        resumed = rundir.MetricsLog(tmp_path, rundir.metrics_of(tmp_path / "checkpoint-3"))
+        resumed = MetricsLog(tmp_path, metrics_of(tmp_path / "checkpoint-3"))
         resumed.log(4, {"a": 4})
         assert [line["a"] for line in records.read_lines(log.path)] == [0, 1, 2, 3, 4]
         assert resumed.at(2) == {"step": 2, "a": 2}
@@ -308,7 +309,7 @@ def test_two_logs_are_two_runs_of_wandb(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", Namespace(init=lambda **flags: begun.append(flags) or Namespace(log=lambda metrics, step: None)))
     for out in (tmp_path / "r3v", tmp_path / "r3v" / "iteration-1"):
         out.mkdir()
-        rundir.MetricsLog(out, report_to="wandb").log(1, {"loss": 1.0})
+        MetricsLog(out, report_to="wandb").log(1, {"loss": 1.0})
     assert [run["reinit"] for run in begun] == ["create_new"] * 2 and begun[1]["name"] == "r3v/iteration-1" != begun[0]["name"]
 
 
@@ -316,7 +317,7 @@ def test_two_logs_are_two_runs_of_wandb(tmp_path, monkeypatch):
 def test_a_missing_service_says_what_to_install(tmp_path, monkeypatch, service, module):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(UserError, match=f"pip install {service}"):
-        rundir.MetricsLog(tmp_path, report_to=service)
+        MetricsLog(tmp_path, report_to=service)
 
 
 # --- hashes ---
@@ -443,9 +444,9 @@ def test_a_model_may_have_folders(tmp_path):
     rundir.publish(tmp_path, nested)
     rundir.publish(tmp_path, nested)
     for folder in (tmp_path, tmp_path / "checkpoint-1"):
-        assert rundir.fault_of(folder) is None
+        assert sums.fault_of(folder) is None
         (folder / "additional_chat_templates" / "tools.jinja").write_text("y")
-        assert "additional_chat_templates/tools.jinja is damaged" in rundir.fault_of(folder)
+        assert "additional_chat_templates/tools.jinja is damaged" in sums.fault_of(folder)
 
 
 def test_a_checkpoint_of_an_earlier_version_is_not_called_damaged(tmp_path):
@@ -466,9 +467,9 @@ def test_sums_of_elsewhere_are_not_ours(tmp_path):
 def test_a_file_that_changes_is_compared_again(tmp_path):
     save(tmp_path, 3)
     file = tmp_path / "checkpoint-3" / "model.txt"
-    assert rundir.fault_of(file.parent) is None
+    assert sums.fault_of(file.parent) is None
     file.write_text("other content")
-    assert "is damaged" in rundir.fault_of(file.parent)
+    assert "is damaged" in sums.fault_of(file.parent)
 
 
 def test_a_checkpoint_by_another_name_is_that_checkpoint(tmp_path):
@@ -484,7 +485,7 @@ def test_only_what_a_run_leaves_is_tidied_up(tmp_path):
     (tmp_path / "samples" / ".step_000002.part.png").touch()
     for name in (".mine.tmp", ".video.mp4.part", ".checkpoint-3.tmp", ".args.json.part"):
         (tmp_path / name).touch()
-    with rundir.claim(output(tmp_path)):
+    with lock.claim(output(tmp_path)):
         pass
     assert {p.name for p in tmp_path.iterdir()} == {"samples", ".mine.tmp", ".video.mp4.part"}
     assert not any((tmp_path / "samples").iterdir())
@@ -522,7 +523,7 @@ def test_going_back_leaves_at_every_moment_a_directory_that_resumes(tmp_path, mo
                 pass
         path = rundir.open_output_dir(output(out, "newest"))
         step = rundir.load_state(path)["step"]
-        assert [line["step"] for line in rundir.metrics_of(path)] == list(range(1, step + 1))
+        assert [line["step"] for line in metrics_of(path)] == list(range(1, step + 1))
         if left[0] > 0:
             break
     assert moment > 8 and names(out) == ["checkpoint-2", "checkpoint-3"]
@@ -537,8 +538,8 @@ def test_a_second_run_is_refused_by_host_and_process(tmp_path):
     script = tmp_path / "first.py"
     script.write_text(
         f"import sys, time\nsys.path.insert(0, {str(ROOT)!r})\nfrom argparse import Namespace\n"
-        "from plumbing import rundir\n"
-        f"with rundir.claim(Namespace(output_dir={str(tmp_path / 'out')!r}, script='train_sft.py')):\n"
+        "from plumbing import lock\n"
+        f"with lock.claim(Namespace(output_dir={str(tmp_path / 'out')!r}, script='train_sft.py')):\n"
         "    print('mine', flush=True)\n    time.sleep(600)\n"
     )
     first = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True)
@@ -546,22 +547,22 @@ def test_a_second_run_is_refused_by_host_and_process(tmp_path):
         assert first.stdout.readline() == "mine\n"
         said = rf"in use by train_sft.py \(process {first.pid} on {re.escape(socket.gethostname())}"
         with pytest.raises(UserError, match=said):
-            with rundir.claim(output(tmp_path / "out")):
+            with lock.claim(output(tmp_path / "out")):
                 pytest.fail("two at once")
     finally:
         first.kill()
         first.wait()
-    with rundir.claim(output(tmp_path / "out")):
+    with lock.claim(output(tmp_path / "out")):
         assert {".lock", ".owner.json"} <= {p.name for p in (tmp_path / "out").iterdir()}
     assert not any((tmp_path / "out").iterdir())                     # no lock is left
 
 
 def test_a_refused_command_leaves_no_empty_folder(tmp_path):
     with pytest.raises(UserError):
-        with rundir.claim(output(tmp_path / "a" / "b")):
+        with lock.claim(output(tmp_path / "a" / "b")):
             raise UserError("no")
     assert not any(tmp_path.iterdir())
-    with rundir.claim(output(tmp_path / "a" / "b")):
+    with lock.claim(output(tmp_path / "a" / "b")):
         (tmp_path / "a" / "b" / "result.json").touch()
     assert (tmp_path / "a" / "b" / "result.json").exists()
 
@@ -589,24 +590,24 @@ def test_parts_of_a_run_are_no_output_directories(tmp_path):
     save(tmp_path / "run", 3)
     (tmp_path / "link").symlink_to(tmp_path / "run")
     for inside in ("run/checkpoint-3", "run/checkpoint-3/eval", "link/checkpoint-3/eval"):
-        with pytest.raises(UserError, match="lies in a checkpoint.*; name a directory outside"), rundir.claim(output(tmp_path / inside)):
+        with pytest.raises(UserError, match="lies in a checkpoint.*; name a directory outside"), lock.claim(output(tmp_path / inside)):
             pass
     (tmp_path / "self").mkdir()
     disk.write_json(tmp_path / "self" / "args.json", {"script": "selftrain.py"})
-    with pytest.raises(UserError, match="is a part of the run in .*self; name another directory"), rundir.claim(output(tmp_path / "self" / "iteration-1")):
+    with pytest.raises(UserError, match="is a part of the run in .*self; name another directory"), lock.claim(output(tmp_path / "self" / "iteration-1")):
         pass
     for fine in ("run/eval", "self/iteration-1/eval", "iteration-1", "run/checkpoint-4", "other/checkpoint-3"):
-        with rundir.claim(output(tmp_path / fine)):
+        with lock.claim(output(tmp_path / fine)):
             pass
 
 
 def test_the_second_of_two_waits_for_the_first_to_say_who_it_is(tmp_path, monkeypatch):
     """Both started at once: the first has the lock, and is just writing its note."""
-    with rundir.claim(output(tmp_path)):
+    with lock.claim(output(tmp_path)):
         note = (tmp_path / ".owner.json").read_text()
         (tmp_path / ".owner.json").unlink()
-        monkeypatch.setattr(rundir.time, "sleep", lambda _: (tmp_path / ".owner.json").write_text(note))
-        with pytest.raises(UserError, match=f"is in use by a run .process {os.getpid()} on {re.escape(socket.gethostname())}"), rundir.claim(output(tmp_path)):
+        monkeypatch.setattr(lock.time, "sleep", lambda _: (tmp_path / ".owner.json").write_text(note))
+        with pytest.raises(UserError, match=f"is in use by a run .process {os.getpid()} on {re.escape(socket.gethostname())}"), lock.claim(output(tmp_path)):
             pass
 
 

@@ -205,15 +205,15 @@ def test_a_signal_waits_for_lines_that_belong_together():
 
 # where the signal comes, and what the last words are
 AROUND_A_RUN = {
-    "with rundir.claim(args): signal.raise_signal(2)": "what was finished is kept in",
-    "with rundir.claim(args): pass\nsignal.raise_signal(2)": "the run had finished, and is in",
+    "with lock.claim(args): signal.raise_signal(2)": "what was finished is kept in",
+    "with lock.claim(args): pass\nsignal.raise_signal(2)": "the run had finished, and is in",
 }
 
 
 @pytest.mark.parametrize("body", AROUND_A_RUN)
 def test_after_the_end_of_a_run_the_words_are_right_and_no_lock_is_left(body, tmp_path):
     process = python(
-        "from plumbing import rundir, stopping\n"
+        "from plumbing import lock, stopping\n"
         "import signal, argparse\n"
         "stopping.watch()\n"
         f"args = argparse.Namespace(output_dir={str(tmp_path)!r})\n" + body

@@ -1,0 +1,137 @@
+"""One run at a time has a directory.
+
+The lock is the operating system's, which takes it back from a process that is killed.
+"""
+
+import contextlib
+import json
+import os
+import re
+import socket
+import time
+from pathlib import Path
+
+import filelock
+
+from plumbing import disk, stopping
+from plumbing.errors import UserError
+from plumbing.rundir import checkpoints, delete, what_ran
+from plumbing.sums import SUMS
+
+# What a killed run leaves half-written. Others have hidden files, too: ours are called by name.
+LEFT = (
+    ".checkpoint-*.tmp",
+    ".final.tmp",
+    ".*.json.part",
+    ".*.jsonl.part",
+    ".*.part.png",
+    ".nanovlr-*.part",
+)
+
+
+@contextlib.contextmanager
+def claim(args):
+    """Keep every other run out of --output-dir until the block ends, or the process does.
+
+    The lock is the operating system's, which takes it back from a process that is killed.
+    UserError, naming host and process, if another run holds it, or the directory cannot be written.
+    """
+    out = getattr(args, "output_dir", None)
+    if out is None:
+        yield
+        return
+    out, finished = Path(out), False
+    refuse_parts_of_a_run(out)
+    lock, owner = out / ".lock", out / ".owner.json"
+    held = filelock.FileLock(str(lock))
+    command = getattr(args, "script", None) or "a run"
+    started = time.strftime("%Y-%m-%d %H:%M")
+    holder = {"host": socket.gethostname(), "process": os.getpid(), "script": command}
+
+    def release():
+        if held.is_locked:  # while it is, nobody else can have made them
+            for file in (owner, lock):
+                with contextlib.suppress(OSError):
+                    file.unlink()
+            held.release()
+
+    def words():
+        release()
+        return f"the run had finished, and is in {out}" if finished else _what_is_kept(args)
+
+    with stopping.Undivided():
+        made = disk.make_writable(out)
+        try:
+            held.acquire(timeout=0)
+        except filelock.Timeout:
+            raise UserError(_in_use(out, owner)) from None
+        except OSError as error:
+            raise UserError(
+                f"{lock} cannot be locked ({error.strerror or error}); name another --output-dir"
+            ) from None
+        stopping.last_words[:] = [words]  # they hold until the process has ended
+    try:
+        disk.write_json(owner, holder | {"started": started})
+        clean(out)
+        clean(out / "samples")
+        yield
+        finished = True
+    finally:
+        with stopping.Undivided():
+            release()
+        for folder in made:  # a command that was refused leaves no empty folder behind
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+def clean(folder: Path):
+    """Delete what a killed run has left half-written in a folder of its own."""
+    for pattern in LEFT:
+        for leftover in folder.glob(pattern):
+            delete(leftover)
+
+
+def _in_use(out: Path, owner: Path) -> str:
+    who = "another run"
+    for _ in range(40):  # a run that started at the same moment is just writing it
+        try:
+            holder = json.loads(disk.read_text(owner))
+            who = (
+                f"{holder['script']} (process {holder['process']} on {holder['host']}, "
+                f"since {holder['started']})"
+            )
+            break
+        except (OSError, ValueError, KeyError, TypeError):
+            time.sleep(0.05)
+    return (
+        f"--output-dir {out} is in use by {who}; wait for it, stop it, or name another --output-dir"
+    )
+
+
+def again(args) -> str:
+    """How a command that was stopped is taken up."""
+    resumable = hasattr(args, "resume_from_checkpoint") and not getattr(args, "predictions", None)
+    return "go on with --resume-from-checkpoint" if resumable else "type the command again"
+
+
+def _what_is_kept(args) -> str:
+    """What a run that ends at once has saved, and how to go on."""
+    found = checkpoints(args.output_dir)
+    newest = f" (newest: {found[-1].name})" if found else ""
+    return f"what was finished is kept in {args.output_dir}{newest}; {again(args)}"
+
+
+def refuse_parts_of_a_run(out: Path):
+    """UserError if `out` lies in a checkpoint, or is an iteration's folder: another run's."""
+    whole = out.resolve()
+    for folder in (whole, *whole.parents):
+        if re.fullmatch(r"checkpoint-\d+", folder.name) and (folder / SUMS).is_file():
+            raise UserError(
+                f"--output-dir {out} lies in a checkpoint ({folder}), which is removed when newer "
+                "ones come; name a directory outside"
+            )
+    of_a_run = what_ran(whole.parent) == ("selftrain.py", False)
+    if of_a_run and re.fullmatch(r"iteration-\d+", whole.name):
+        raise UserError(
+            f"--output-dir {out} is a part of the run in {whole.parent}; name another directory"
+        )

@@ -1,0 +1,78 @@
+"""SHA256SUMS: what is in a saved folder, so that damage is noticed when it is read.
+
+The format is coreutils', `sha256sum -c SHA256SUMS` checks it; the first line counts the others.
+"""
+
+import hashlib
+import re
+from pathlib import Path
+
+from plumbing import disk
+
+SUMS = "SHA256SUMS"
+
+
+def fault_of(directory: str | Path) -> str | None:
+    """Say what is wrong with a folder that was saved with SHA256SUMS; None if nothing is."""
+    directory = Path(directory)
+    if not directory.is_dir():
+        return f"{directory} is no folder"
+    if not (directory / SUMS).exists():
+        return f"{directory}/{SUMS} is missing"
+    sums = sums_of(directory)
+    if sums is None:
+        return f"{directory}/{SUMS} is damaged"
+    for name in sums:
+        if not (directory / name).is_file():
+            return f"{directory / name} is missing"
+    stamp = _stamp(directory, sums)
+    if stamp in _checked:
+        return None
+    for name, digest in sums.items():
+        if sha256(directory / name) != digest:
+            return f"{directory / name} is damaged (its SHA-256 is not the one in {SUMS})"
+    _checked.add(stamp)
+    return None
+
+
+def sums_of(directory: str | Path) -> dict[str, str] | None:
+    """Read SHA256SUMS: name -> digest; None if there is none, or none of ours, or it is damaged."""
+    try:
+        count, *lines = disk.read_text(Path(directory) / SUMS).splitlines()
+    except (OSError, ValueError):
+        return None
+    named = [re.fullmatch(r"([0-9a-f]{64})  (.+)", line) for line in lines]
+    if count != _count(named) or None in named:
+        return None
+    return {line[2]: line[1] for line in named}
+
+
+_checked = set()  # what this process has compared: gigabytes are read once
+
+
+def _stamp(directory: Path, sums: dict[str, str]) -> tuple:
+    """The named files of a folder as they are now, and what they should be."""
+    found = [(directory / name).stat() for name in sums]
+    times = [(status.st_mtime_ns, status.st_size) for status in found]
+    return (directory.resolve(), *sums.items(), *times)
+
+
+def sha256(file: Path) -> str:
+    """SHA-256 of a file, 64 hexadecimal digits."""
+    with open(file, "rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def write_sums(directory: Path):
+    """Write SHA256SUMS of all files of a folder; args.json has a checksum of its own."""
+    names = sorted(
+        str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()
+    )
+    files = [name for name in names if name not in (SUMS, "args.json")]
+    lines = [f"{sha256(directory / name)}  {name}\n" for name in files]
+    disk.write_whole(directory / SUMS, f"{_count(files)}\n{''.join(lines)}")
+
+
+def _count(files: list) -> str:
+    """The first line of SHA256SUMS, a comment to sha256sum: a line that is gone is noticed."""
+    return f"# {len(files)} files"
