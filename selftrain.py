@@ -986,9 +986,11 @@ def main(args):
             print(f"iteration {t}: {name}: " + ", ".join(f"{k} {v:.3f}" for k, v in result.items() if k in ("accuracy", "sample_accuracy") or "@" in k) + f"; {result['parse_failures']} unreadable")
         log.log(t, {k: float(v) for k, v in metrics.items()})
         records.write_record(folder / "result.json", metrics, label_of(args, folder / "result.json"))
-        draw(out, log.lines, list(eval_sets), args)
+        if t < args.iterations:
+            draw(out, log.lines, list(eval_sets), args)
 
     # ---- the end: publish, draw --------------------------------------------------------------------------------------------------
+    draw(out, log.lines, list(eval_sets), args)                       # here: a run that was stopped just before it has nothing else left to do
     last = weights(args.iterations)
     if last:
         names = list(sums.sums_of(last))
