@@ -679,9 +679,9 @@ def export(args):
     run_args = checkpoint_files.read_run(args.model)
     base, adapter = locate(args.model)
     out = Path(args.output_dir)
+    must_not_overwrite(args)
     if not rundir.is_half_published(out) and [file for file in out.glob("*") if not file.name.startswith(".")]:
         raise UserError(f"--output-dir {out} is not empty; name a new directory")
-    must_not_overwrite(args)
     device = utils.pick_device(args.device)
     policy, processor = load(args.model, torch.float32, "cpu", "none", None, run_args.get("max_pixels"), run_args.get("min_pixels"))
     merged = policy.merge_and_unload() if adapter else policy
