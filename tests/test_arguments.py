@@ -35,7 +35,7 @@ def test_args_are_written_and_read_back(tmp_path):
 
 
 def test_args_without_git(tmp_path, monkeypatch):
-    arguments._commit.cache_clear()  # a process asks once
+    monkeypatch.setattr(arguments, "_commit", arguments._commit.__wrapped__)  # asked once a process
     monkeypatch.setenv("PATH", "")
     arguments.write_args(tmp_path, Namespace(model="tiny"))
     assert arguments.read_args(tmp_path)["commit"] is None
