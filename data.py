@@ -31,7 +31,7 @@ from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 import toyworld
-from plumbing import checkpoint_files, templates
+from plumbing import checkpoint_files, plots, templates
 from plumbing.errors import UserError
 from utils import HALF, MAX_IMAGE_PIXELS, cut, epoch_order
 
@@ -1459,6 +1459,15 @@ def to_rgb(image):
 def open_images(example):
     """The example's images, opened now: list of RGB PIL images."""
     return [open_image(image, example.source) for image in example.images]
+
+
+def images_for_a_sheet(example):
+    """Open the images that a picture for people shows: [] and a warning if they have gone since."""
+    try:
+        return open_images(example)
+    except UserError as error:
+        plots.warn(f"a sheet is drawn without its picture: {error}")
+        return []
 
 
 def check_images(examples, decode=2000):

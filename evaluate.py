@@ -355,6 +355,8 @@ def ask(args):
         check_selections_fit(examples, processor, args, N)
     step = max(1, args.eval_batch_size // max(1, N))
     kept = resume and predictions.exists()
+    if predictions.exists() and not resume and not (out / "result.json").exists():
+        raise utils.UserError(f"{predictions} holds answers of an evaluation that was not finished; add --resume-from-checkpoint to go on with it, name another --output-dir, or delete the file to start over")
     before = read_args(out, ours=True) if kept else {}
     args.run, args.model_files = before.get("run"), model_files(args.model)
     same = ("model", "model_files", "data", "level", "num_samples", "self_select", "temperature", "top_p", "top_k", "seed", "prompt_template", "system_prompt", "max_completion_length", "protocol",
@@ -428,7 +430,7 @@ def ask(args):
             point = sampled_scores([answered[i]], [as_judged[i]], show, args.protocol)
             instead = ", the majority in its place" if point["self_select_fell_back"] else ""
             said.append((f"self-select among these {show}{instead}: {answered[i]['selections'][str(show)]}", {"accuracy": point["self_select@k"]}))
-        rows.append({"images": data.open_images(examples[i]), "question": examples[i].question, "answer": examples[i].answer, "completions": said,
+        rows.append({"images": data.images_for_a_sheet(examples[i]), "question": examples[i].question, "answer": examples[i].answer, "completions": said,
                      "boxes": rewards.drawn_boxes(examples[i], answered[i]["prediction"], *answered[i]["samples"][:show])})
     plots.plot_samples(rows, out / "samples" / "answers.png", f"{args.model} on {args.data}: four wrong answers if there are any, then the first four")
     print(f"{out}/result.json has the figures, {out}/predictions.jsonl every answer, {out}/samples/answers.png some of them beside their pictures")

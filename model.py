@@ -31,7 +31,7 @@ from torch.utils.checkpoint import checkpoint
 import toyworld
 import utils
 from plumbing import checkpoint_files, disk, rundir, sums, templates
-from plumbing.errors import UserError, out_of_memory
+from plumbing.errors import UserError
 
 # LoRA goes on the language model's linear layers, by full name: the short names alone also hit the vision tower of Qwen2.5-VL.
 LORA_TARGETS = r"model\.language_model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj"
@@ -136,7 +136,7 @@ def special_ids(tokenizer):
 
 def names_checkpoint(name):
     """Whether --reward-funcs NAME means a checkpoint: a directory, or something that looks like a path or a hub name (owner/model)."""
-    return "/" in name or os.sep in name or Path(name).is_dir()
+    return "/" in name or os.sep in name or os.path.isdir(name)
 
 
 class RewardModel:
@@ -154,7 +154,7 @@ class RewardModel:
                 warnings.simplefilter("ignore")
                 self.model, report = AutoModelForSequenceClassification.from_pretrained(name, dtype=dtype, output_loading_info=True, trust_remote_code=False)
         except Exception as error:                                   # the hub client, the two loaders and their file formats raise some twenty types
-            if out_of_memory(error):
+            if disk.is_the_machines(error):
                 raise
             raise UserError(f"{where} cannot be loaded as a sequence classifier ({checkpoint_files.first_line(error)}); name a reward, or a checkpoint with its tokenizer") from None
         if self.model.config.num_labels != 1:
@@ -209,6 +209,8 @@ def locate(name, named_by=None):
             raise UserError(f"{named_by} is an adapter on {name}, itself an adapter; correct base_model_name_or_path in its adapter_config.json, or merge that first: "
                             f"python model.py export --model {name} --output-dir merged")
         base = checkpoint_files.read_adapter(path)["base_model_name_or_path"]
+        if base == "tiny":                                           # a word for a model that is not trained, and lies in no directory
+            raise UserError(f"{path}/adapter_config.json names the base model tiny; give there the directory of the model that the adapter was trained on")
         beside = path / base
         if not os.path.isdir(base) and os.path.isdir(beside):
             base = str(beside)
@@ -230,6 +232,8 @@ def fetch(name):
     try:
         return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.txt", sums.SUMS]))
     except Exception as error:                                       # the hub client raises some twenty types: network, gating, spelling
+        if disk.is_the_machines(error):
+            raise
         raise UserError(f"--model {name} is no local directory and could not be fetched from the hub ({type(error).__name__}); check the name, or download it and give its directory") from None
 
 
@@ -246,7 +250,7 @@ def load_processor(directory, max_pixels=None, min_pixels=None):
     if size["shortest_edge"] > size["longest_edge"]:
         raise UserError(f"--min-pixels {size['shortest_edge']} is more than --max-pixels {size['longest_edge']}; lower it")
     image_processor = image_processor_class()(size=size, **checkpoint_files.read_preprocessor(directory))
-    checkpoint_files.check_processor(directory, config, image_processor, special)
+    checkpoint_files.check_processor(directory, config, image_processor, special, len(tokenizer))
     context = checkpoint_files.text_of(config)[0].get("max_position_embeddings") or 32768
     tokenizer.chat_template = templates.chat_template(tokenizer, directory) or CHAT_TEMPLATE
     return Processor(tokenizer, image_processor, special, context)
@@ -325,6 +329,7 @@ def load(name, dtype=torch.float32, device="cpu", quant="none", train=None, max_
 
 def from_pretrained(cls, directory, dtype, device, quant):
     """cls.from_pretrained, in 4 bits if asked, with the ways it fails put in words. Weights that are missing are an error, not noise."""
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
     options = dict(dtype=dtype, attn_implementation="sdpa", ignore_mismatched_sizes=True)     # mismatches are reported below, with their names
     if quant == "nf4":
@@ -342,8 +347,8 @@ def from_pretrained(cls, directory, dtype, device, quant):
             model, report = cls.from_pretrained(directory, output_loading_info=True, **options)
     except torch.OutOfMemoryError:
         raise
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
-        if out_of_memory(error):
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError, TypeError, AttributeError, SafetensorError, StrictDataclassError) as error:  # of transformers, alone here
+        if disk.is_the_machines(error):
             raise
         raise UserError(f"{directory} cannot be loaded as Qwen2-VL ({checkpoint_files.first_line(error)}); fetch or save the checkpoint again") from None
     lacking = sorted(report["missing_keys"]) + [str(entry[0]) for entry in report.get("mismatched_keys", [])]
@@ -383,7 +388,7 @@ def load_adapter(model, adapter, train):
     except SafetensorError as error:
         raise UserError(f"the adapter in {adapter} cannot be read ({str(error)[:120]}); fetch or save it again") from None
     except (OSError, ValueError, RuntimeError, KeyError, IndexError, ImportError, AttributeError, TypeError) as error:  # of PEFT, alone here
-        if out_of_memory(error):
+        if disk.is_the_machines(error):
             raise
         raise UserError(f"the adapter in {adapter} does not fit its base ({checkpoint_files.first_line(error)}); correct base_model_name_or_path in its adapter_config.json") from None
     missing = [str(w.message) for w in caught if "missing" in str(w.message).lower() and "adapter" in str(w.message).lower()]
@@ -412,11 +417,11 @@ def must_not_overwrite(args, training=True):
     A directory within the model's is fine. Symbolic links are followed."""
     if getattr(args, "output_dir", None) is None:
         return
-    out = Path(args.output_dir).resolve()
+    out = Path(os.path.realpath(args.output_dir))
     base, _ = locate(args.model)
     read = [("--model", args.model), ("the base of --model", base), *(("--reward-funcs", name) for name in getattr(args, "reward_funcs", None) or [])]
     for what, name in read:
-        path = Path(name).resolve()
+        path = Path(os.path.realpath(name))
         is_model = any((path / file).is_file() for file in ("config.json", "adapter_config.json"))     # and no folder named as a reward is, or tiny
         if is_model and (path == out or training and path.is_relative_to(out)):
             raise UserError(f"--output-dir {args.output_dir} {'is' if path == out else 'contains'} {what} {name}, which the run would write over; name another directory")
@@ -682,8 +687,14 @@ def export(args):
     must_not_overwrite(args)
     if not rundir.is_half_published(out) and [file for file in out.glob("*") if not file.name.startswith(".")]:
         raise UserError(f"--output-dir {out} is not empty; name a new directory")
+    disk.make_writable(out)
     device = utils.pick_device(args.device)
     policy, processor = load(args.model, torch.float32, "cpu", "none", None, run_args.get("max_pixels"), run_args.get("min_pixels"))
+    spec = args.data or (run_args.get("data") if data.split_name(run_args.get("data", ""))[0] in toyworld.TASKS or os.path.exists(str(run_args.get("data"))) else "count:test")
+    data.limit_image_pixels(run_args.get("max_image_pixels") or data.MAX_IMAGE_PIXELS)
+    examples = data.head(data.read(spec), 16)
+    template = run_args.get("prompt_template") or data.DEFAULT_TEMPLATE
+    prompts = [data.encode_prompt(e, processor, template, run_args.get("system_prompt"), 64) for e in examples]
     merged = policy.merge_and_unload() if adapter else policy
     dtype = getattr(torch, args.dtype)
     merged.to(dtype)
@@ -701,11 +712,6 @@ def export(args):
     rundir.publish(out, save_model, size)
     print(f"wrote {out} ({args.dtype}{', adapter merged' if adapter else ''})")
 
-    spec = args.data or (run_args.get("data") if data.split_name(run_args.get("data", ""))[0] in toyworld.TASKS or Path(str(run_args.get("data"))).exists() else "count:test")
-    data.limit_image_pixels(run_args.get("max_image_pixels") or data.MAX_IMAGE_PIXELS)
-    examples = data.head(data.read(spec), 16)
-    template = run_args.get("prompt_template") or data.DEFAULT_TEMPLATE
-    prompts = [data.encode_prompt(e, processor, template, run_args.get("system_prompt"), 64) for e in examples]
     trained_dtype = utils.pick_dtype(run_args.get("dtype", "float32"), device)
     trained, _ = load(args.model, trained_dtype, device, run_args.get("quant") or "none", None)
     sampled = generate.rollout(trained, prompts, processor.special, max_completion_length=64, temperature=0)

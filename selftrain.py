@@ -981,7 +981,7 @@ def main(args):
             metrics |= {f"eval/{name}/{k}": v for k, v in result.items()}
             if n == 0:
                 rows = sorted(zip(some, said), key=lambda row: all(marks["right"] for _, marks in row[1]))[:8]          # first those that went wrong
-                plots.plot_samples([{"images": data.open_images(e), "question": e.question, "answer": e.answer, "completions": mine} for e, mine in rows], folder / "answers.png",
+                plots.plot_samples([{"images": data.images_for_a_sheet(e), "question": e.question, "answer": e.answer, "completions": mine} for e, mine in rows], folder / "answers.png",
                                    f"{args.method}, iteration {t}: {name}, some that went wrong")
             print(f"iteration {t}: {name}: " + ", ".join(f"{k} {v:.3f}" for k, v in result.items() if k in ("accuracy", "sample_accuracy") or "@" in k) + f"; {result['parse_failures']} unreadable")
         log.log(t, {k: float(v) for k, v in metrics.items()})

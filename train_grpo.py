@@ -118,9 +118,9 @@ def main(args):
         optimizer.load_state_dict(state["optimizer"])
         step = state["step"]
         del state                                                    # the optimizer has it now
-    rundir.set_aside_later(out, resume)
     write_args(out, args)
     log = MetricsLog(out, metrics_of(resume), args.report_to, args.logging_steps)
+    rundir.set_aside_later(out, resume)
     model_bytes, state_bytes = modeling.saved_bytes(policy, processor), utils.optimizer_bytes(optimizer)
     disk.announce(out, rundir.to_write(args, model_bytes, state_bytes, max_steps))
     (out / "samples").mkdir(exist_ok=True)
@@ -333,7 +333,7 @@ def plot_before_after(png, name, examples, before, after):
     rows = []
     for e, b, a in sorted(triples[:200], key=lambda t: t[1]["accuracy"] == t[2]["accuracy"])[:5] + triples[:3]:
         said = [(f"{when}: {answer['prediction']}", {k: answer[k] for k in ("accuracy", "iou") if k in answer}) for when, answer in (("before", b), ("after", a))]
-        rows.append({"images": data.open_images(e), "boxes": rewards.drawn_boxes(e, b["prediction"], a["prediction"]), "question": e.question, "answer": e.answer, "completions": said})
+        rows.append({"images": data.images_for_a_sheet(e), "boxes": rewards.drawn_boxes(e, b["prediction"], a["prediction"]), "question": e.question, "answer": e.answer, "completions": said})
     plots.plot_samples(rows, png, f"{name}: answers that changed, and three others")
 
 
@@ -346,7 +346,7 @@ def save_samples(directory, step, chosen, completions, parts, adv, G):
     rows = []
     for n, e in enumerate(chosen[:6]):
         some = range(n * G, n * G + min(3, G))
-        rows.append({"images": data.open_images(e), "boxes": rewards.drawn_boxes(e, *(completions[b] for b in some)), "question": e.question, "answer": e.answer,
+        rows.append({"images": data.images_for_a_sheet(e), "boxes": rewards.drawn_boxes(e, *(completions[b] for b in some)), "question": e.question, "answer": e.answer,
                      "completions": [(completions[b], scores[b]) for b in some]})
     plots.plot_samples(rows, directory / f"step_{step:06d}.png", f"step {step}: sampled completions and their rewards")
 

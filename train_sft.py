@@ -76,9 +76,9 @@ def main(args):
         optimizer.load_state_dict(state["optimizer"])
         step = state["step"]
         del state                                                    # the optimizer has it now
-    rundir.set_aside_later(args.output_dir, resume)
     write_args(args.output_dir, args)
     log = MetricsLog(args.output_dir, metrics_of(resume), args.report_to, args.logging_steps)
+    rundir.set_aside_later(args.output_dir, resume)
     model_bytes = modeling.saved_bytes(policy, processor)
     state_bytes = utils.optimizer_bytes(optimizer)
     disk.announce(args.output_dir, rundir.to_write(args, model_bytes, state_bytes, max_steps))
@@ -91,7 +91,7 @@ def main(args):
         texts, _, _ = generate.answer_all(policy, processor, eval_sets[name], args.prompt_template, args.system_prompt, describe=f"asking {name}",
                                           batch_size=args.eval_batch_size, max_completion_length=args.max_completion_length, temperature=0)
         if sheet:
-            rows = [{"images": data.open_images(e), "question": e.question, "answer": e.answer, "boxes": rewards.drawn_boxes(e, text), "completions": [(text, rewards.marks(text, e))]}
+            rows = [{"images": data.images_for_a_sheet(e), "question": e.question, "answer": e.answer, "boxes": rewards.drawn_boxes(e, text), "completions": [(text, rewards.marks(text, e))]}
                     for e, text in zip(eval_sets[name][:8], texts)]
             plots.plot_samples(rows, Path(args.output_dir) / "samples" / f"step_{step:06d}.png", f"greedy answers on {name}, step {step}")
         return {f"eval/{name}/{k}": v for k, v in rewards.summary(texts, eval_sets[name]).items()}

@@ -3,8 +3,10 @@
 Nothing here knows about models, prompts or rewards. Needs torch; wandb and tensorboard are imported where used.
 """
 import argparse
+import contextlib
 import difflib
 import math
+import os
 import random
 import re
 import sys
@@ -39,12 +41,12 @@ def _run(main, parse_args, argv):
     except UserError as error:
         _stop(str(error))
     except torch.OutOfMemoryError as error:
-        _stop(f"the GPU's memory is full ({str(error).splitlines()[0][:120]}); {less_memory(args)}")
+        _stop(f"the GPU's memory is full ({first_line(error)}); {less_memory(args)}")
     except Exception as error:
         out, again = getattr(args, "output_dir", None) or ".", lock.again(args)
         words = disk.in_words(error, out, again)
         if words is None and out_of_memory(error):
-            words = f"the memory is full ({str(error).splitlines()[0][:120]}); {less_memory(args)}"
+            words = f"the memory is full ({first_line(error)}); {less_memory(args)}"
         if words is None:  # a mistake of this code
             raise
         _stop(words)
@@ -53,6 +55,11 @@ def _run(main, parse_args, argv):
 def _stop(sentence):
     tqdm.write(f"error: {sentence}", file=sys.stderr)                 # on a line of its own, a progress bar or not
     sys.exit(2)
+
+
+def first_line(error) -> str:
+    """What an error says, in one line; Python's own of memory says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:120]
 
 
 def less_memory(args) -> str:
@@ -134,6 +141,9 @@ class Parser(argparse.ArgumentParser):
 
     def check_bytes(self, words):
         """Refuse what no file can be named and no tokenizer reads: NUL, and what is not UTF-8."""
+        with contextlib.suppress(OSError):                           # a directory that is gone
+            if HALF.search(os.getcwd()):                             # an adapter's file names its base by its whole path
+                self.error("the name of the current directory is not UTF-8; rename it")
         flag = ""
         for word in words:
             if word.startswith("--"):

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 
+from plumbing import disk
 from plumbing.arguments import read_args
 from plumbing.errors import UserError
 from plumbing.fields import (
@@ -107,6 +108,8 @@ def load_tokenizer(directory: Path):
         ids = tokenizer(sample, add_special_tokens=False)["input_ids"]
         back = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
     except Exception as error:  # the tokenizers library raises bare Exception for most damage
+        if disk.is_the_machines(error):
+            raise
         raise UserError(
             f"{directory}: its tokenizer cannot be read ({first_line(error, 120)}); fetch the "
             "checkpoint again"
@@ -119,8 +122,11 @@ def load_tokenizer(directory: Path):
     return tokenizer
 
 
-def check_processor(directory: Path, config: dict, image_processor, special) -> None:
-    """Check that pictures and special tokens are as the model in config.json takes them."""
+def check_processor(directory: Path, config: dict, image_processor, special, words: int) -> None:
+    """Check that pictures and tokens are as the model in config.json takes them.
+
+    words: of the tokenizer, special tokens included.
+    """
     vision = config.get("vision_config") or {}
     for ours, theirs, usual in (
         ("patch_size", "patch_size", 14),
@@ -140,10 +146,10 @@ def check_processor(directory: Path, config: dict, image_processor, special) -> 
             f"{image} in config.json; fetch the tokenizer's files of this checkpoint"
         )
     rows = text_of(config)[0].get("vocab_size")
-    last = max(special.eos_ids + special.vision_ids)
+    last = max(*special.eos_ids, *special.vision_ids, words - 1)
     if rows and last >= rows:
         raise UserError(
-            f"{directory}: its tokenizer has the special token {last}, but vocab_size in "
+            f"{directory}: its tokenizer has the token {last}, but vocab_size in "
             f"config.json is {rows}; fetch the tokenizer's files of this checkpoint"
         )
 

@@ -8,7 +8,7 @@ import re
 import shutil
 from pathlib import Path
 
-from plumbing.errors import UserError
+from plumbing.errors import UserError, out_of_memory
 
 # What a disk says, whatever was written, and the remedy; another OSError may be our mistake.
 REFUSALS = {
@@ -17,6 +17,8 @@ REFUSALS = {
     errno.EFBIG: ("a file would be larger than the limit on file sizes", "raise it (ulimit -f)"),
     errno.EROFS: ("the disk can only be read", "make it writable"),
     errno.EIO: ("the disk reports an input/output error", "check the disk"),
+    errno.EMFILE: ("too many files are open", "raise the limit (ulimit -n)"),
+    errno.ENFILE: ("too many files are open on this machine", "end other programs"),
 }
 # These need a path inside the output directory to be the user's business and not ours.
 OBSTACLES = {
@@ -28,7 +30,6 @@ OBSTACLES = {
     errno.ENOTEMPTY: ("a folder is where a file is expected", "move it away"),
     errno.ELOOP: ("its links lead in a circle", "move it away"),
     errno.ENOENT: ("it has gone", "find out what else removes files there"),
-    errno.EMFILE: ("too many files are open", "raise the limit (ulimit -n)"),
 }
 
 
@@ -51,18 +52,27 @@ def in_words(error: BaseException, out: str | Path, again: str) -> str | None:
     """
     number = error_number(error)
     path = getattr(error, "filename2", None) or getattr(error, "filename", None)
+    where = path if path and not is_below(path, out) else out  # another disk: a cache, the data
+    what = getattr(error, "what", None) or f"{'a file in ' if where is out else ''}{where}"
+    failed = "could not be written" if where is out else "could not be read or written"
     if number in REFUSALS:
         reason, remedy = REFUSALS[number]
-        where = path if path and not is_below(path, out) else out  # another disk: a cache, the data
-        needed, room = getattr(error, "needed", None), f"{size(free(where))} are free"
-        room = f"{size(needed)} are needed and {room}" if needed else room
-        what = getattr(error, "what", None) or f"{'a file in ' if where is out else ''}{where}"
-        failed = "could not be written" if where is out else "could not be read or written"
-        return f"{what} {failed}: {reason} ({room}); {remedy}, then {again}"
+        if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            needed = getattr(error, "needed", None)
+            wanted = f"{size(needed)} are needed and " if needed else ""
+            reason += f" ({wanted}{size(free(where))} are free)"
+        return f"{what} {failed}: {reason}; {remedy}, then {again}"
     if number in OBSTACLES and path and is_below(path, out):
         reason, remedy = OBSTACLES[number]
         return f"{os.fsdecode(path)} cannot be used: {reason}; {remedy}, then {again}"
+    if number and hasattr(error, "what"):  # of `writing`: a disk far away has many ways to fail
+        return f"{what} {failed}: {os.strerror(number)}; see to the disk, then {again}"
     return None
+
+
+def is_the_machines(error: BaseException) -> bool:
+    """Whether memory, disk or descriptors ran out while a file was read: it is not damaged."""
+    return out_of_memory(error) or error_number(error) in REFUSALS
 
 
 @contextlib.contextmanager
@@ -178,9 +188,9 @@ def make_writable(out: str | Path) -> list[Path]:
         out.mkdir(parents=True, exist_ok=True)
         probe.touch()
         probe.unlink(missing_ok=True)  # another run that starts now has cleaned up
-    except OSError as error:
-        reason = error.strerror
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except (OSError, RecursionError) as error:  # the latter: thousands of folders deep
+        reason = getattr(error, "strerror", "too many folders")
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
             reason += f"; a run needs 1 MB at the least, and {size(free(out))} are free"
         raise UserError(
             f"--output-dir {out} cannot be written to ({reason}); name another directory"

@@ -5,7 +5,7 @@ import re
 
 import torch
 
-NO_MEMORY = "can't allocate memory|Cannot allocate memory|not enough memory|bad_alloc"
+NO_MEMORY = "can't allocate|Cannot allocate|not enough memory|bad_alloc|can't start new thread"
 
 
 class UserError(ValueError):

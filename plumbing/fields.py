@@ -260,6 +260,7 @@ RUN = {
     "dtype": arithmetic,
     "max_pixels": whole,
     "min_pixels": whole,
+    "max_image_pixels": size,
     "prompt_template": name,
     "system_prompt": text,
     "box_format": box_format,

@@ -42,6 +42,7 @@ def claim(args):
         return
     out, finished = Path(out), False
     refuse_parts_of_a_run(out)
+    refuse_own_files(out, args)
     lock, owner = out / ".lock", out / ".owner.json"
     held = filelock.FileLock(str(lock))
     command = getattr(args, "script", None) or "a run"
@@ -123,9 +124,27 @@ def _what_is_kept(args) -> str:
     return f"what was finished is kept in {args.output_dir}{newest}; {again(args)}"
 
 
+# What runs write into their directory, and what a user could give to the next as data.
+WRITTEN = ("args.json", "metrics.jsonl", "result.json", "scaling.jsonl", "disagreements.jsonl")
+
+
+def refuse_own_files(out: Path, args):
+    """UserError if data are read from a file that the run would write over."""
+    for name in ("data", "eval_data", "pairs", "warmup_data", "predictions"):
+        value = getattr(args, name, None) or []
+        for path in value if isinstance(value, list) else [value]:
+            folder, file = os.path.split(os.path.realpath(path))
+            inside = folder == os.path.realpath(out) and file in (*WRITTEN, "predictions.jsonl")
+            if inside and os.path.isfile(path):
+                raise UserError(
+                    f"--{name.replace('_', '-')} {path} would be written over by the run; name "
+                    "another --output-dir"
+                )
+
+
 def refuse_parts_of_a_run(out: Path):
     """UserError if `out` lies in a checkpoint, or is an iteration's folder: another run's."""
-    whole = out.resolve()
+    whole = Path(os.path.realpath(out))
     for folder in (whole, *whole.parents):
         if re.fullmatch(r"checkpoint-\d+", folder.name) and (folder / SUMS).is_file():
             raise UserError(

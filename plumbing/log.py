@@ -55,6 +55,10 @@ class MetricsLog:
             raise UserError(
                 f"--report-to {report_to} needs it installed: pip install {report_to}"
             ) from None
+        except Exception as error:  # a service: no key, no network, no room
+            raise UserError(
+                f"--report-to {report_to} cannot be started ({error}); set it up, or leave it away"
+            ) from None
 
     def log(self, step, metrics, show=(), last=False):
         """Write one line, and print `show` of it every `every` steps and at the last.
@@ -66,7 +70,11 @@ class MetricsLog:
         with disk.writing(self.path, len(text)), open(self.path, "a", encoding="utf-8") as file:
             file.write(text)
         if self.send:
-            self.send(metrics, step=step)
+            try:
+                self.send(metrics, step=step)
+            except Exception as error:  # a service may fail in any way; the run goes on without it
+                self.send = None
+                say(f"  warning: the metrics are no longer sent ({type(error).__name__}: {error})")
         shown = []
         for name in show:
             if name in metrics:

@@ -22,9 +22,9 @@ from pathlib import Path
 
 import torch
 
-from plumbing import disk
+from plumbing import disk, records
 from plumbing.arguments import same_flags
-from plumbing.errors import UserError, out_of_memory
+from plumbing.errors import UserError
 from plumbing.sums import SUMS, fault_of, sums_of, write_sums
 
 
@@ -64,7 +64,13 @@ def open_output_dir(args) -> Path | None:
         path = found[-1]
         print(f"resuming from {path}")
     else:
-        path = next((p for p in found if p.resolve() == Path(wanted).resolve()), None)
+        hidden = out / f".{Path(wanted).name}.later"
+        if (
+            hidden.is_dir() and not (out / Path(wanted).name).exists()
+        ):  # set aside, and wanted again
+            os.replace(hidden, out / Path(wanted).name)
+            found = checkpoints(out)
+        path = next((p for p in found if _real(p) == _real(wanted)), None)
         if path is None:
             newest = found[-1].name if found else "none"
             raise UserError(
@@ -77,6 +83,11 @@ def open_output_dir(args) -> Path | None:
     if args.max_steps and step_of(path) > args.max_steps:
         raise UserError(f"{path} is already past --max-steps {args.max_steps}; raise it")
     return path
+
+
+def _real(path) -> str:
+    """A path without links. Unlike Path.resolve it bears links that lead in a circle."""
+    return os.path.realpath(path)
 
 
 def set_aside_later(out: str | Path, resume: Path | None):
@@ -146,7 +157,8 @@ def check_model_files(directory: str | Path):
     A checkpoint from elsewhere has no such file, or another kind of it: nothing to compare with.
     """
     directory = Path(directory)
-    if sums_of(directory) is None:
+    ours = records.read_record(directory / "args.json") is not None  # it passes its own checksum
+    if not (directory / SUMS).exists() or not ours and sums_of(directory) is None:
         return
     fault = fault_of(directory)
     if not fault:
@@ -180,7 +192,7 @@ def save_checkpoint(out, step: int, save_model, state: dict, log, keep: int, nee
 def _fill(temporary: Path, save_model, state: dict | None, lines: list | None):
     """Make a folder of a model, with its sums; nothing is left of it if that fails."""
     delete(temporary)
-    temporary.mkdir(parents=True)
+    temporary.mkdir()  # its parent is there, or was moved away under the run
     try:
         save_model(temporary)
         if state is not None:
@@ -228,7 +240,7 @@ def load_state(checkpoint: str | Path) -> dict:
         state = torch.load(path, map_location="cpu", weights_only=True)
         step = state["step"]
     except Exception as error:  # torch raises a handful of unrelated types for a damaged file
-        if out_of_memory(error):
+        if disk.is_the_machines(error):
             raise
         reason = type(error).__name__
         raise UserError(
@@ -252,13 +264,12 @@ def publish(out: str | Path, save_model, needed=None):
         _fill(temporary, save_model, None, None)
         before, now = sums_of(out) or {}, sums_of(temporary)
         for name in before.keys() - now.keys():  # an adapter would be taken before the weights
-            delete(out / name)
+            (out / name).unlink(missing_ok=True)
         for name in (SUMS, "args.json", *now):
             (out / name).parent.mkdir(exist_ok=True)
             with contextlib.suppress(FileNotFoundError):  # args.json: not every model has one
                 os.replace(temporary / name, out / name)
         delete(temporary)
-        drop_later(out)
 
 
 def to_write(args, model_bytes: int, state_bytes: int, steps: int) -> dict[str, int]:

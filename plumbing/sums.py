@@ -4,6 +4,7 @@ The format is coreutils', `sha256sum -c SHA256SUMS` checks it; the first line co
 """
 
 import hashlib
+import os
 import re
 from pathlib import Path
 
@@ -25,6 +26,10 @@ def fault_of(directory: str | Path) -> str | None:
     for name in sums:
         if not (directory / name).is_file():
             return f"{directory / name} is missing"
+    if re.fullmatch(r"checkpoint-\d+", directory.name):  # all of it is ours
+        more = set(files_of(directory)) - set(sums)
+        if more:
+            return f"{directory / min(more)} was added to the checkpoint"
     stamp = _stamp(directory, sums)
     if stamp in _checked:
         return None
@@ -42,9 +47,10 @@ def sums_of(directory: str | Path) -> dict[str, str] | None:
     except (OSError, ValueError):
         return None
     named = [re.fullmatch(r"([0-9a-f]{64})  (.+)", line) for line in lines]
-    if count != _count(named) or None in named:
+    if not named or count != _count(named) or None in named:
         return None
-    return {line[2]: line[1] for line in named}
+    sums = {line[2]: line[1] for line in named}
+    return sums if all(map(_is_inside, sums)) else None
 
 
 _checked = set()  # what this process has compared: gigabytes are read once
@@ -63,14 +69,24 @@ def sha256(file: Path) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
+def files_of(directory: Path) -> list[str]:
+    """Name the files in a folder and below, but SHA256SUMS, and args.json with its own checksum."""
+    found = [path for path in directory.rglob("*") if path.is_file() or path.is_symlink()]
+    names = sorted(path.relative_to(directory).as_posix() for path in found)
+    return [name for name in names if name not in (SUMS, "args.json")]
+
+
 def write_sums(directory: Path):
     """Write SHA256SUMS of all files of a folder; args.json has a checksum of its own."""
-    names = sorted(
-        str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()
-    )
-    files = [name for name in names if name not in (SUMS, "args.json")]
+    files = files_of(directory)
     lines = [f"{sha256(directory / name)}  {name}\n" for name in files]
     disk.write_whole(directory / SUMS, f"{_count(files)}\n{''.join(lines)}")
+
+
+def _is_inside(name: str) -> bool:
+    """Whether a name is of a file in the folder or below it: nothing else is read or removed."""
+    parts = name.split("/")
+    return not {"", ".", ".."} & set(parts) and len(os.fsencode(name)) < 256
 
 
 def _count(files: list) -> str:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 
+from plumbing import disk
 from plumbing.errors import UserError
 from plumbing.fields import check, first_line, read_object, settings, shown
 
@@ -70,6 +71,8 @@ def read_header(file: Path) -> dict:
             parts = {key: opened.get_slice(key) for key in opened.keys()}
             return {key: Stored(tuple(p.get_shape()), is_float(p)) for key, p in parts.items()}
     except (SafetensorError, OSError, ValueError) as error:
+        if disk.is_the_machines(error):
+            raise
         raise UserError(
             f"{file} is no whole safetensors file ({first_line(error, 100)}); fetch it again"
         ) from None

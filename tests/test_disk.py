@@ -91,6 +91,22 @@ def test_obstacles_are_ours_unless_they_lie_in_the_output_directory(tmp_path):
     assert disk.in_words(FileNotFoundError(errno.ENOENT, "no", "/elsewhere"), tmp_path, "x") is None
 
 
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EBUSY, errno.ETIMEDOUT, errno.EXDEV])
+def test_a_disk_far_away_may_fail_in_any_way(tmp_path, number):
+    with pytest.raises(OSError) as error, disk.writing("checkpoint-3"):
+        raise OSError(number, os.strerror(number))
+    assert f"checkpoint-3 could not be written: {os.strerror(number)}; see to the disk" in disk.in_words(
+        error.value, tmp_path, "go on"
+    )
+
+
+def test_what_ran_out_is_not_damage():
+    for error in (MemoryError(), OSError(errno.EMFILE, ""), RuntimeError("can't start new thread")):
+        assert disk.is_the_machines(error)
+    for error in (ValueError("bad"), OSError(errno.ENOENT, ""), RuntimeError("wrong shape")):
+        assert not disk.is_the_machines(error)
+
+
 def test_sizes_for_people():
     sizes = {0: "0 bytes", 999: "999 bytes", 16_100_000: "16.1 MB", 3.2e9: "3.2 GB", 2e12: "2.0 TB"}
     assert {number: disk.size(number) for number in sizes} == sizes

@@ -498,6 +498,7 @@ def test_going_back_leaves_at_every_moment_a_directory_that_resumes(tmp_path, mo
     """Killed at each change of a name or removal; what is resumed then has its own metrics."""
     for moment in range(1, 40):
         out = tmp_path / str(moment)
+        out.mkdir()
         for step in (2, 4, 6):
             log = Log(*range(1, step + 1))
             rundir.save_checkpoint(out, step, model_writer(), {}, log, 3)
@@ -587,6 +588,7 @@ def test_a_saved_model_is_not_written_over(tmp_path):
 
 
 def test_parts_of_a_run_are_no_output_directories(tmp_path):
+    (tmp_path / "run").mkdir()
     save(tmp_path / "run", 3)
     (tmp_path / "link").symlink_to(tmp_path / "run")
     for inside in ("run/checkpoint-3", "run/checkpoint-3/eval", "link/checkpoint-3/eval"):
@@ -599,6 +601,76 @@ def test_parts_of_a_run_are_no_output_directories(tmp_path):
     for fine in ("run/eval", "self/iteration-1/eval", "iteration-1", "run/checkpoint-4", "other/checkpoint-3"):
         with lock.claim(output(tmp_path / fine)):
             pass
+
+
+@pytest.mark.parametrize("name", ["/etc", "..", "a/../../b", "", ".", "x" * 300])
+def test_sums_name_nothing_outside_their_folder(tmp_path, name):
+    """A finished run removes what its old sums name and the new ones do not: a line could name anything."""
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "SHA256SUMS").write_text(f"# 1 files\n{'0' * 64}  {name}\n")
+    assert sums.sums_of(tmp_path / "run") is None
+    rundir.publish(tmp_path / "run", model_writer("new"))
+    assert (tmp_path / "kept").is_dir() and (tmp_path / "run" / "model.txt").exists()
+
+
+def test_a_file_that_was_added_to_a_checkpoint_is_a_fault(tmp_path):
+    """A special_tokens_map.json would change the tokens that training goes on with."""
+    save(tmp_path, 3)
+    (tmp_path / "checkpoint-3" / "special_tokens_map.json").write_text("{}")
+    with pytest.raises(UserError, match="special_tokens_map.json was added to the checkpoint"):
+        rundir.open_output_dir(output(tmp_path, "newest"))
+
+
+def test_a_checkpoint_that_was_set_aside_is_had_back_by_its_name(tmp_path):
+    for step in (2, 4):
+        save(tmp_path, step)
+    rundir.set_aside_later(tmp_path, tmp_path / "checkpoint-2")
+    assert names(tmp_path) == ["checkpoint-2"]
+    rundir.publish(tmp_path, model_writer())                         # nothing new was saved
+    wanted = str(tmp_path / "checkpoint-4")
+    assert rundir.open_output_dir(output(tmp_path, wanted)) == tmp_path / "checkpoint-4"
+
+
+def test_a_directory_that_was_moved_away_is_not_made_again(tmp_path):
+    (tmp_path / "run").mkdir()
+    save(tmp_path / "run", 2)
+    os.replace(tmp_path / "run", tmp_path / "moved")
+    with pytest.raises(OSError) as error:
+        save(tmp_path / "run", 4)
+    assert "it has gone" in disk.in_words(error.value, tmp_path / "run", "go on")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["data", "eval_data", "pairs", "predictions"])
+def test_a_run_does_not_write_over_its_data(tmp_path, name):
+    (tmp_path / "metrics.jsonl").touch()
+    args = output(tmp_path)
+    value = str(tmp_path / "metrics.jsonl")
+    setattr(args, name, [value] if name == "eval_data" else value)
+    with pytest.raises(UserError, match="would be written over by the run"), lock.claim(args):
+        pass
+    setattr(args, name, str(tmp_path / "mine.jsonl"))                # beside it is fine
+    with lock.claim(args):
+        pass
+
+
+def test_links_in_a_circle_are_one_sentence(tmp_path):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(UserError, match="cannot be written to"), lock.claim(output(tmp_path / "loop")):
+        pass
+
+
+def test_a_service_that_fails_does_not_end_the_run(tmp_path, monkeypatch, capsys):
+    def fails(metrics, step):
+        raise ConnectionError("no route")
+
+    monkeypatch.setitem(sys.modules, "wandb", Namespace(init=lambda **_: Namespace(log=fails)))
+    log = MetricsLog(tmp_path, report_to="wandb")
+    for step in (1, 2):
+        log.log(step, {"loss": 1.0})
+    assert [line["step"] for line in records.read_lines(log.path)] == [1, 2]
+    assert capsys.readouterr().out.count("no longer sent (ConnectionError: no route)") == 1
 
 
 def test_the_second_of_two_waits_for_the_first_to_say_who_it_is(tmp_path, monkeypatch):
