@@ -1399,7 +1399,7 @@ def not_opened(error, image, where):
         found = re.search(r"\d+", str(error))[0]
         return UserError(
             f"{where}: {title(image)} has {found} pixels, more than --max-image-pixels "
-            f"{int(2 * Image.MAX_IMAGE_PIXELS)}; shrink it, or raise the flag"
+            f"{int(2 * Image.MAX_IMAGE_PIXELS)}; shrink it, or raise the flag (60 bytes of memory a pixel)"
         )
     said = short(error, 80) or type(error).__name__
     if isinstance(error, UnidentifiedImageError):

@@ -355,8 +355,10 @@ def ask(args):
         check_selections_fit(examples, processor, args, N)
     step = max(1, args.eval_batch_size // max(1, N))
     kept = resume and predictions.exists()
-    if predictions.exists() and not resume and not (out / "result.json").exists():
-        raise utils.UserError(f"{predictions} holds answers of an evaluation that was not finished; add --resume-from-checkpoint to go on with it, name another --output-dir, or delete the file to start over")
+    if predictions.exists() and not resume:
+        raise utils.UserError(f"{predictions} holds the answers of an evaluation; add --resume-from-checkpoint to go on with it, name another --output-dir, or delete the file to start over")
+    if resume and not kept:
+        print(f"no answers in {out} yet: starting from the beginning")
     before = read_args(out, ours=True) if kept else {}
     args.run, args.model_files = before.get("run"), model_files(args.model)
     same = ("model", "model_files", "data", "level", "num_samples", "self_select", "temperature", "top_p", "top_k", "seed", "prompt_template", "system_prompt", "max_completion_length", "protocol",
@@ -366,7 +368,7 @@ def ask(args):
     if lines and (other or not before and not answered or [r["id"] for r in answered] != [e.id for e in examples[:len(answered)]]):
         raise utils.UserError(
             f"{predictions} holds answers of another evaluation, or to questions with other ids; "
-            "name another --output-dir, or leave --resume-from-checkpoint away to start over"
+            "name another --output-dir, or delete the file to start over"
         )
     write_args(out, args)
     saved = records.Lines(predictions, label, step, len(examples), fresh=not kept)

@@ -607,7 +607,7 @@ def train(folder, policy, processor, rows, update, args, t, state):
                               "ones lose more. --loss-type sigmoid sft (or --method mpo), a lower --learning-rate or fewer steps contain it")
             leaving = stop.requested                                  # asked once: the step that is named below is the one that is saved here
             if leaving or step == max_steps or args.save_steps and step % args.save_steps == 0:
-                rundir.save_checkpoint(folder, step, save_model, {"optimizer": optimizer.state_dict(), "more": state}, log, args.save_total_limit, model_bytes + state_bytes)
+                rundir.save_checkpoint(folder, step, save_model, {"optimizer": optimizer.state_dict(), "more": state}, log, args.save_total_limit, model_bytes + state_bytes, leaving)
             if leaving:
                 bar.close()
                 stop.leave(f"stopped in the training of iteration {t}, after step {step}; go on with --resume-from-checkpoint")

@@ -281,7 +281,7 @@ def main(args):
                           f"(answer {chosen[0].answer}, reward {float(scores[0]):g}, advantage {float(adv[0]):+.2f})")
             leaving = stop.requested                                 # asked once: the step that is named below is the one that is saved here
             if leaving or step == max_steps or args.save_steps and step % args.save_steps == 0:
-                rundir.save_checkpoint(out, step, save_model, {"optimizer": optimizer.state_dict()}, log, args.save_total_limit, model_bytes + state_bytes)
+                rundir.save_checkpoint(out, step, save_model, {"optimizer": optimizer.state_dict()}, log, args.save_total_limit, model_bytes + state_bytes, leaving)
             if leaving:
                 bar.close()
                 stop.leave(f"stopped after step {step}; go on with --resume-from-checkpoint")

@@ -100,9 +100,9 @@ def main(args):
         modeling.save(policy, processor, directory)
         write_args(directory, args)
 
-    def save():
+    def save(leaving):
         rundir.save_checkpoint(args.output_dir, step, save_model, {"optimizer": optimizer.state_dict()}, log, args.save_total_limit,
-                               model_bytes + state_bytes)
+                               model_bytes + state_bytes, leaving)
 
     # ---- loop --------------------------------------------------------------------------------------------------------------------
     bar = tqdm(total=max_steps, initial=step, desc="sft", unit="step")
@@ -149,7 +149,7 @@ def main(args):
             log.log(step, metrics, ["loss", "grad_norm", "learning_rate", *(f"eval/{n}/accuracy" for n in eval_sets)], step == max_steps)
             leaving = stop.requested                                 # asked once: the step that is named below is the one that is saved here
             if leaving or step == max_steps or args.save_steps and step % args.save_steps == 0:
-                save()
+                save(leaving)
             if leaving:
                 bar.close()
                 stop.leave(f"stopped after step {step}; go on with --resume-from-checkpoint")

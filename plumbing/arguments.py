@@ -77,7 +77,8 @@ def write_args(directory, args, **extra):
             versions[package] = importlib.metadata.version(package)
     run_id(args)
     flags = {name: value for name, value in vars(args).items() if name != "argv"}
-    more = {"argv": getattr(args, "argv", None), "commit": _commit(), "versions": versions}
+    more = {"argv": getattr(args, "argv", None), "cwd": os.getcwd(), "commit": _commit()}
+    more["versions"] = versions
     records.write_record(Path(directory) / "args.json", {**flags, **extra, **more})
 
 
@@ -121,6 +122,13 @@ def read_args(directory, ours: bool = False) -> dict:
     return value
 
 
+def same_place(now, was, directory: str | None) -> bool:
+    """Whether two paths lead to the same place: `was` was typed in another directory, perhaps."""
+    if not (isinstance(now, str) and isinstance(was, str) and directory and os.path.exists(now)):
+        return False
+    return os.path.realpath(now) == os.path.realpath(os.path.join(directory, was))
+
+
 def same_flags(args, directory):
     """Make a command that goes on with a run the command that started it, but for its own flags.
 
@@ -131,13 +139,16 @@ def same_flags(args, directory):
     was = read_args(directory, ours=True)
     # --no-gradient-checkpointing is --gradient-checkpointing
     words = {name.removeprefix("no_") for name in typed(args.argv)}
-    for name, value in vars(args).items():
+    first = sorted(vars(args).items(), key=lambda item: item[0] != "script")
+    for name, value in first:
         # max_steps counts only where num_train_epochs is not typed
         by_epochs = name == "max_steps" and "num_train_epochs" in words
         if name in OF_THIS_START or name not in was or by_epochs:
             continue
         if value in (None, "auto", []) or name in FREE_ON_RESUME and name not in words:
             setattr(args, name, was[name])
+        elif same_place(value, was[name], was.get("cwd")):
+            pass
         elif name not in FREE_ON_RESUME and value != was[name]:
             what = "this script" if name == "script" else flag(name)
             raise UserError(

@@ -134,8 +134,8 @@ def announce(out: str | Path, parts: dict[str, int]):
     missing = total - used(out) - room
     if missing > 0:
         print(
-            f"  warning: that is {size(missing)} more than fits; make room, lower "
-            "--save-total-limit, or name another --output-dir"
+            f"  warning: that is {size(missing)} more than fits; make room, or name another "
+            "--output-dir" + (" or a lower --save-total-limit" if len(parts) > 2 else "")
         )
 
 

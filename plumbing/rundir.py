@@ -52,6 +52,7 @@ def open_output_dir(args) -> Path | None:
         refuse_anothers(out, args)
     if wanted is None:
         if found:
+            refuse_another_script(out, args)
             raise UserError(
                 f"{out} already holds {found[-1].name} of an earlier run; add "
                 "--resume-from-checkpoint to go on from it, or name another --output-dir"
@@ -70,7 +71,7 @@ def open_output_dir(args) -> Path | None:
         ):  # set aside, and wanted again
             os.replace(hidden, out / Path(wanted).name)
             found = checkpoints(out)
-        path = next((p for p in found if _real(p) == _real(wanted)), None)
+        path = next((p for p in found if _real(wanted) in (_real(p), _real(p.name))), None)
         if path is None:
             newest = found[-1].name if found else "none"
             raise UserError(
@@ -110,6 +111,11 @@ def refuse_anothers(out: str | Path, args):
     out = Path(out)
     if (out / SUMS).is_file():
         raise UserError(f"--output-dir {out} holds a saved model; name another --output-dir")
+    refuse_another_script(out, args)
+
+
+def refuse_another_script(out: Path, args):
+    """UserError if `out` holds another script's run."""
     was = what_ran(out)
     script, saved = getattr(args, "script", None), bool(getattr(args, "predictions", None))
     if was and was != (script or was[0], saved):
@@ -172,11 +178,14 @@ def check_model_files(directory: str | Path):
     raise UserError(f"{fault}; {remedy} (if you changed it yourself, delete {SUMS})")
 
 
-def save_checkpoint(out, step: int, save_model, state: dict, log, keep: int, needed=None):
+def save_checkpoint(
+    out, step: int, save_model, state: dict, log, keep: int, needed=None, leaving: bool = False
+):
     """Write out/checkpoint-STEP: the model by save_model(directory), `state`, the log up to here.
 
     state: tensors and plain values, for state.pt. needed: bytes it will take, for the message.
-    Older checkpoints beyond `keep` go afterwards, and so do later ones that were set aside.
+    Older checkpoints beyond `keep` go afterwards, and so do later ones that were set aside, unless
+    the run is `leaving`: it may have gone back by mistake.
     """
     out = Path(out)
     temporary, final = out / f".checkpoint-{step}.tmp", out / f"checkpoint-{step}"
@@ -184,7 +193,8 @@ def save_checkpoint(out, step: int, save_model, state: dict, log, keep: int, nee
         _fill(temporary, save_model, state | {"step": step}, log.lines)
         remove(final)
         os.replace(temporary, final)
-        drop_later(out)
+        if not leaving:
+            drop_later(out)
         for old in checkpoints(out)[:-keep]:
             remove(old)
 
@@ -195,6 +205,7 @@ def _fill(temporary: Path, save_model, state: dict | None, lines: list | None):
     temporary.mkdir()  # its parent is there, or was moved away under the run
     try:
         save_model(temporary)
+        readable(temporary)
         if state is not None:
             # A file, not its name: torch's own writer raises errors without a number.
             with open(temporary / "state.pt", "wb", buffering=2**20) as file:
@@ -204,6 +215,14 @@ def _fill(temporary: Path, save_model, state: dict | None, lines: list | None):
     except BaseException:
         delete(temporary)
         raise
+
+
+def readable(folder: Path):
+    """Give weights the permissions of other new files: safetensors lets only the user read."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for file in folder.rglob("*.safetensors"):
+        file.chmod(0o666 & ~mask)
 
 
 def remove(checkpoint: Path):

@@ -4,6 +4,7 @@ The format is coreutils', `sha256sum -c SHA256SUMS` checks it; the first line co
 """
 
 import hashlib
+import json
 import os
 import re
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 from plumbing import disk
 
 SUMS = "SHA256SUMS"
+ADAPTER = "adapter_config.json"
 
 
 def fault_of(directory: str | Path) -> str | None:
@@ -34,7 +36,8 @@ def fault_of(directory: str | Path) -> str | None:
     if stamp in _checked:
         return None
     for name, digest in sums.items():
-        if sha256(directory / name) != digest:
+        changed = sha256(directory / name) != digest
+        if changed and not (name == ADAPTER and _only_its_base_changed(directory)):
             return f"{directory / name} is damaged (its SHA-256 is not the one in {SUMS})"
     _checked.add(stamp)
     return None
@@ -44,6 +47,7 @@ def sums_of(directory: str | Path) -> dict[str, str] | None:
     """Read SHA256SUMS: name -> digest; None if there is none, or none of ours, or it is damaged."""
     try:
         count, *lines = disk.read_text(Path(directory) / SUMS).splitlines()
+        lines = [line for line in lines if not line.endswith(f"  {ADAPTER} without its base")]
     except (OSError, ValueError):
         return None
     named = [re.fullmatch(r"([0-9a-f]{64})  (.+)", line) for line in lines]
@@ -80,7 +84,26 @@ def write_sums(directory: Path):
     """Write SHA256SUMS of all files of a folder; args.json has a checksum of its own."""
     files = files_of(directory)
     lines = [f"{sha256(directory / name)}  {name}\n" for name in files]
+    if ADAPTER in files:
+        lines.append(f"# {_adapter_digest(directory)}  {ADAPTER} without its base\n")
     disk.write_whole(directory / SUMS, f"{_count(files)}\n{''.join(lines)}")
+
+
+def _adapter_digest(directory: Path) -> str | None:
+    """SHA-256 of an adapter's settings without its base model's place, which people correct."""
+    try:
+        settings = json.loads(disk.read_text(directory / ADAPTER))
+        settings.pop("base_model_name_or_path")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    return hashlib.sha256(json.dumps(settings).encode()).hexdigest()
+
+
+def _only_its_base_changed(directory: Path) -> bool:
+    """Whether adapter_config.json is as it was saved, but for its base model's place."""
+    digest = _adapter_digest(directory)
+    lines = disk.read_text(directory / SUMS).splitlines()
+    return digest is not None and f"# {digest}  {ADAPTER} without its base" in lines
 
 
 def _is_inside(name: str) -> bool:

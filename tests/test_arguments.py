@@ -74,6 +74,19 @@ def test_a_run_that_goes_on_keeps_its_id(tmp_path):
     assert again.run == args.run == json.loads((tmp_path / "args.json").read_text())["run"]
 
 
+def test_a_path_is_where_it_leads(tmp_path, monkeypatch):
+    """`--model base` typed in one directory, and gone on with from another."""
+    (tmp_path / "a" / "base").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "a")
+    words = ["--data", "count", "--output-dir", "out"]
+    arguments.write_args(tmp_path, train_sft.parse_args(["--model", "base", *words]))
+    monkeypatch.chdir(tmp_path)
+    arguments.same_flags(train_sft.parse_args(["--model", "a/base", *words]), tmp_path)
+    (tmp_path / "other").mkdir()
+    with pytest.raises(UserError, match="--model was base"):
+        arguments.same_flags(train_sft.parse_args(["--model", "other", *words]), tmp_path)
+
+
 def test_flags_by_their_names_and_back():
     assert arguments.typed(["--max-steps", "3", "x", "--seed=1", "--top_p", "1"]) == [
         "max_steps",

@@ -632,6 +632,53 @@ def test_a_checkpoint_that_was_set_aside_is_had_back_by_its_name(tmp_path):
     assert rundir.open_output_dir(output(tmp_path, wanted)) == tmp_path / "checkpoint-4"
 
 
+def test_leaving_keeps_what_was_set_aside(tmp_path):
+    """Gone back by a typing error, and Ctrl-C at once: the later ones are still there."""
+    for step in (2, 4, 6):
+        rundir.save_checkpoint(tmp_path, step, model_writer(), {}, Log(), 5)
+    rundir.set_aside_later(tmp_path, tmp_path / "checkpoint-2")
+    rundir.save_checkpoint(tmp_path, 3, model_writer(), {}, Log(), 5, leaving=True)
+    for step in (4, 6):
+        wanted = str(tmp_path / f"checkpoint-{step}")
+        assert rundir.open_output_dir(output(tmp_path, wanted)) == tmp_path / f"checkpoint-{step}"
+    rundir.set_aside_later(tmp_path, tmp_path / "checkpoint-3")
+    rundir.save_checkpoint(tmp_path, 5, model_writer(), {}, Log(), 5)
+    assert names(tmp_path) == ["checkpoint-2", "checkpoint-3", "checkpoint-5"]
+    assert not list(tmp_path.glob(".*later"))
+
+
+def test_an_adapter_whose_base_was_moved_may_be_corrected(tmp_path):
+    """By hand, in its adapter_config.json, as the sentence about the missing base says."""
+
+    def adapter(folder):
+        disk.write_json(folder / "adapter_config.json", {"r": 4, "base_model_name_or_path": "old"})
+        (folder / "adapter_model.safetensors").write_bytes(b"weights")
+
+    rundir.publish(tmp_path, adapter)
+    disk.write_json(tmp_path / "adapter_config.json", {"r": 4, "base_model_name_or_path": "new"})
+    rundir.check_model_files(tmp_path)
+    done = subprocess.run(["sha256sum", "--strict", "-c", "SHA256SUMS"], cwd=tmp_path, capture_output=True)
+    assert done.returncode == 1                                      # sha256sum still sees it
+    disk.write_json(tmp_path / "adapter_config.json", {"r": 5, "base_model_name_or_path": "new"})
+    with pytest.raises(UserError, match="adapter_config.json is damaged"):
+        rundir.check_model_files(tmp_path)
+
+
+def test_weights_may_be_read_by_whoever_may_read_the_rest(tmp_path):
+    def private(folder):
+        (folder / "model.safetensors").touch(0o600)
+        (folder / "config.json").touch()
+
+    rundir.publish(tmp_path, private)
+    modes = {(tmp_path / name).stat().st_mode for name in ("model.safetensors", "config.json")}
+    assert len(modes) == 1
+
+
+def test_a_checkpoint_by_its_bare_name(tmp_path):
+    save(tmp_path, 3)
+    assert rundir.open_output_dir(output(tmp_path, "checkpoint-3")) == tmp_path / "checkpoint-3"
+
+
 def test_a_directory_that_was_moved_away_is_not_made_again(tmp_path):
     (tmp_path / "run").mkdir()
     save(tmp_path / "run", 2)
