@@ -281,7 +281,7 @@ def publish(out: str | Path, save_model, needed=None):
     temporary = out / ".final.tmp"
     with disk.writing(f"the model in {out}", needed):
         _fill(temporary, save_model, None, None)
-        before, now = sums_of(out) or {}, sums_of(temporary)
+        before, now = sums_of(out) or {}, sums_of(temporary) or {}
         for name in before.keys() - now.keys():  # an adapter would be taken before the weights
             (out / name).unlink(missing_ok=True)
         for name in (SUMS, "args.json", *now):
