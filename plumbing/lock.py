@@ -63,10 +63,13 @@ def claim(args):
     with stopping.Undivided():
         made = disk.make_writable(out)
         try:
-            held.acquire(timeout=0)
+            with disk.writing(lock, disk.BLOCK):
+                held.acquire(timeout=0)
         except filelock.Timeout:
             raise UserError(_in_use(out, owner)) from None
         except OSError as error:
+            if disk.error_number(error) in disk.REFUSALS:
+                raise
             raise UserError(
                 f"{lock} cannot be locked ({error.strerror or error}); name another --output-dir"
             ) from None
