@@ -33,6 +33,9 @@ OBSTACLES = {
 }
 
 
+BLOCK = 4096  # bytes that the smallest file or folder takes
+
+
 def error_number(error: BaseException | None) -> int | None:
     """Find the errno of an error or of what it was raised from; Rust's writers put it in words."""
     while error is not None:
@@ -53,14 +56,13 @@ def in_words(error: BaseException, out: str | Path, again: str) -> str | None:
     number = error_number(error)
     path = getattr(error, "filename2", None) or getattr(error, "filename", None)
     where = path if path and not is_below(path, out) else out  # another disk: a cache, the data
-    what = getattr(error, "what", None) or f"{'a file in ' if where is out else ''}{where}"
+    what = getattr(error, "what", None) or os.fsdecode(path or f"a file in {out}")
     failed = "could not be written" if where is out else "could not be read or written"
     if number in REFUSALS:
         reason, remedy = REFUSALS[number]
         if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            needed = getattr(error, "needed", None)
-            wanted = f"{size(needed)} are needed and " if needed else ""
-            reason += f" ({wanted}{size(free(where))} are free)"
+            needed = getattr(error, "needed", None) or BLOCK
+            reason += f" ({size(needed)} are needed and {size(free(where))} are free)"
         return f"{what} {failed}: {reason}; {remedy}, then {again}"
     if number in OBSTACLES and path and is_below(path, out):
         reason, remedy = OBSTACLES[number]
@@ -145,9 +147,6 @@ def read_text(path: str | Path, errors: str = "strict") -> str:
     if path.exists() and not path.is_file() and not path.is_dir():
         raise OSError(errno.ENXIO, os.strerror(errno.ENXIO), str(path))
     return path.read_text(encoding="utf-8", errors=errors)
-
-
-BLOCK = 4096  # bytes that the smallest file takes
 
 
 def write_whole(path: str | Path, text: str):

@@ -107,6 +107,13 @@ def test_what_ran_out_is_not_damage():
         assert not disk.is_the_machines(error)
 
 
+def test_a_folder_that_has_no_room_says_how_much_it_needs(tmp_path):
+    error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "iteration-1"))
+    words = disk.in_words(error, tmp_path, "go on")
+    assert words.startswith(f"{tmp_path}/iteration-1 could not be written: no space")
+    assert "(4.1 kB are needed and" in words
+
+
 def test_sizes_for_people():
     sizes = {0: "0 bytes", 999: "999 bytes", 16_100_000: "16.1 MB", 3.2e9: "3.2 GB", 2e12: "2.0 TB"}
     assert {number: disk.size(number) for number in sizes} == sizes
