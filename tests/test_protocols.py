@@ -1069,6 +1069,9 @@ def test_a_protocol_asks_and_scores_as_the_original_does(monkeypatch, tmp_path, 
     assert asked == {"superclevr"} and result["accuracy"] == 1 and result["accuracy_original"] == 0.5 and result["disagreements"] == 3
     assert result["majority@3"] == 1 and result["mean_sample_accuracy"] == pytest.approx(2 / 3) and all(row["right"] == [1, 0, 1] for row in rows)
     assert len(records.read_lines(tmp_path / "disagreements.jsonl")) == 3 and "accuracy, original" in capsys.readouterr().out
+    with pytest.raises(utils.UserError, match="holds the answers of an evaluation"):
+        ask(monkeypatch, tmp_path, says, "--data count:test --max-eval-samples 6 --num-samples 3 --protocol superclevr")
+    (tmp_path / "predictions.jsonl").unlink()                        # as the sentence says
     again, rows_again, asked = ask(monkeypatch, tmp_path, says, "--data count:test --max-eval-samples 6 --num-samples 3 --protocol superclevr --prompt-template direct")
     assert asked == {"direct"} and again["accuracy"] == 1
     line = "--data count:test --max-eval-samples 6 --num-samples 3 --protocol superclevr --prompt-template direct --resume-from-checkpoint"

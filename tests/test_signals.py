@@ -79,7 +79,7 @@ def test_locks_and_damaged_checkpoints_are_found(tmp_path):
 # --- signals ---
 
 # Where the signal comes: a share of the run's CPU time.
-SOME = {"sft": 0.5, "r3v": 0.6, "mpo": 0.4, "evaluate": 0.3, "rescore": 0.9}
+SOME = {"sft": 0.5, "mpo": 0.4, "evaluate": 0.3}
 
 
 @pytest.mark.parametrize("run", SOME)
