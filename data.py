@@ -11,6 +11,7 @@ From a record on disk to tensors, with the shapes of one toy question (a 112 x 1
 The unit of work is a prompt and one or more responses: B rows in N groups, the rows of a prompt contiguous. T counts response
 tokens only; the mask comes from lengths, never from `ids == pad`, because in Qwen2-VL pad is also an end-of-text token.
 """
+
 import datetime
 import decimal
 import io
@@ -51,10 +52,10 @@ TEMPLATES = {
     "cvbench": "{question}\nOutput the thinking process in <think> </think> and final answer in <answer> </answer> tags.",
     "vlmr1": "{question} First output the thinking process in <think> </think> tags and then output the final answer in <answer> </answer> tags.",
     "rec": "{question} First output the thinking process in <think> </think> tags and then output the final answer in <answer> </answer> tags. "
-           "Output the final answer in JSON format.",
+    "Output the final answer in JSON format.",
     "rec_direct": "{question} Please provide the bounding box coordinate in JSON format.",
     "lisa": "{question} Output the thinking process in <think> </think> and your grouding box. "
-            "Following \"<think> thinking process </think>\n<answer>(x1,y1),(x2,y2)</answer>)\" format.",
+    'Following "<think> thinking process </think>\n<answer>(x1,y1),(x2,y2)</answer>)" format.',
     "chartqa": "{question}\nFirst generate a step-by-step solution, then answer the question with a numerical value, Yes/No, or a word or phrase.",
     "clevr_math": "{question}\nFirst generate a step-by-step solution, then answer the question using a single numerical value (0-10).",
     "tabmwp": "{question}\nFirst generate a step-by-step solution, then answer the question using a single word or phrase.",
@@ -72,7 +73,7 @@ SELECT = {
 # How a model writes the corners of a box (--box-format): in thousandths of the picture's sides (Qwen2-VL), in pixels of the picture as it was resized for
 # the model (Qwen2.5-VL), or in pixels of the original. What a person sees, and Example.meta["boxes"], is always the last.
 BOX_FORMATS = ("norm1000", "resized", "pixels")
-MIN_PIXELS, MAX_PIXELS = 3136, 401408       # --min-pixels and --max-pixels where they are not given
+MIN_PIXELS, MAX_PIXELS = 3136, 401408  # --min-pixels and --max-pixels where they are not given
 LARGE = 2**24  # pixels of a picture that is not decoded beside another such
 ONE_AT_A_TIME = threading.Lock()
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # we have a limit
@@ -88,6 +89,7 @@ class Example:
     meta["size"]; [] means that there is nothing to find, and `answer` is the same as JSON text. meta["box_format"] is how the model writes boxes (BOX_FORMATS),
     and meta["resized"] the [width, height] it sees, if it writes them so.
     """
+
     id: str
     images: list
     question: str
@@ -103,6 +105,7 @@ class Example:
 class Pair:
     """A question with a better and a worse response. example: an Example, its answer "" where the record has none; chosen, rejected: texts, without the
     end-of-turn token; kind: what is wrong with the rejected one, where selftrain.py made the pair (answer, format or dropout_ntp)."""
+
     example: Example
     chosen: str
     rejected: str
@@ -111,22 +114,56 @@ class Pair:
 
 # -------------------------------------------------------------------------------------------------------------- readers
 
+
 class ToyStream:
     """An endless, indexable list of examples of a toy task (toyworld.example): stream[i] is always the same example."""
-    def __init__(self, task, split, seed, level, teacher, box_format="norm1000", pixels=(MIN_PIXELS, MAX_PIXELS)):
-        self.task, self.split, self.seed, self.level, self.teacher, self.box_format, self.pixels = task, split, seed, level, teacher, box_format, pixels
+
+    def __init__(
+        self,
+        task,
+        split,
+        seed,
+        level,
+        teacher,
+        box_format="norm1000",
+        pixels=(MIN_PIXELS, MAX_PIXELS),
+    ):
+        self.task, self.split, self.seed, self.level, self.teacher, self.box_format, self.pixels = (
+            task,
+            split,
+            seed,
+            level,
+            teacher,
+            box_format,
+            pixels,
+        )
 
     def __getitem__(self, index):
         record = toyworld.example(self.task, self.split, index, self.seed, self.level, self.teacher)
-        example = Example(f"{self.task}:{self.split}:{self.seed}:{index}", [record["image"]], record["question"], record["answer"], record.get("choices"),
-                          record["solution"], self.task, record["meta"], f"toy task {self.task}")
-        if record.get("ask") == "select":                            # a mixed task (toyworld.basics): each question is put in its own way
+        example = Example(
+            f"{self.task}:{self.split}:{self.seed}:{index}",
+            [record["image"]],
+            record["question"],
+            record["answer"],
+            record.get("choices"),
+            record["solution"],
+            self.task,
+            record["meta"],
+            f"toy task {self.task}",
+        )
+        if (
+            record.get("ask") == "select"
+        ):  # a mixed task (toyworld.basics): each question is put in its own way
             example.question = select_prompt(wording(example, "think"), example.meta["candidates"])
         if record.get("ask", "reason") != "reason":
             example.meta["prompt_template"] = "answer" if record["ask"] == "direct" else "none"
         set_box_format(example, self.box_format, *self.pixels)
-        if "boxes" in example.meta and self.box_format != "norm1000":   # the toy teacher writes 0 to 1000; what he thinks, in pixels, is meta["taught"]
-            example.solution = with_answer(example.solution, answer_text(example, json.loads(example.meta["taught"])))
+        if (
+            "boxes" in example.meta and self.box_format != "norm1000"
+        ):  # the toy teacher writes 0 to 1000; what he thinks, in pixels, is meta["taught"]
+            example.solution = with_answer(
+                example.solution, answer_text(example, json.loads(example.meta["taught"]))
+            )
         return example
 
 
@@ -136,7 +173,16 @@ def split_name(spec):
     return (name, split) if colon and split in toyworld.SPLITS else (str(spec), None)
 
 
-def read(spec, seed=0, level=3, teacher="fallible", box_format="norm1000", min_pixels=MIN_PIXELS, max_pixels=MAX_PIXELS, needs_answer=True):
+def read(
+    spec,
+    seed=0,
+    level=3,
+    teacher="fallible",
+    box_format="norm1000",
+    min_pixels=MIN_PIXELS,
+    max_pixels=MAX_PIXELS,
+    needs_answer=True,
+):
     """--data or --eval-data to a list of Example, or to a ToyStream (no length) for a toy task.
 
     seed, level and teacher are for toy tasks. The test and ood splits of a toy task do not depend on the seed: every run is
@@ -147,9 +193,19 @@ def read(spec, seed=0, level=3, teacher="fallible", box_format="norm1000", min_p
     if box_format not in BOX_FORMATS:
         raise UserError(f"--box-format {box_format} is unknown; there are {', '.join(BOX_FORMATS)}")
     if name in toyworld.TASKS and not os.path.exists(name):
-        return ToyStream(name, split or "train", seed if split in (None, "train") else 0, level, teacher, box_format, (min_pixels, max_pixels))
+        return ToyStream(
+            name,
+            split or "train",
+            seed if split in (None, "train") else 0,
+            level,
+            teacher,
+            box_format,
+            (min_pixels, max_pixels),
+        )
     if not os.path.exists(name):  # unlike path.exists(), also False for a name too long
-        raise UserError(f"--data {short(spec)}: no such file or folder, and not a toy task ({', '.join(sorted(toyworld.TASKS))})")
+        raise UserError(
+            f"--data {short(spec)}: no such file or folder, and not a toy task ({', '.join(sorted(toyworld.TASKS))})"
+        )
     examples, names = [], []
     for file in files_of(spec):
         for place, name, record in rows_of(file, EXAMPLE_KEYS, name_in(spec, file)):
@@ -159,8 +215,12 @@ def read(spec, seed=0, level=3, teacher="fallible", box_format="norm1000", min_p
     say_without_pictures(examples, spec)
     for example in examples:
         set_box_format(example, box_format, min_pixels, max_pixels)
-        if "boxes" in example.meta and example.solution:             # worked out in the file's convention, to be imitated in the model's
-            example.solution = with_answer(example.solution, answer_text(example, example.meta["boxes"]))
+        if (
+            "boxes" in example.meta and example.solution
+        ):  # worked out in the file's convention, to be imitated in the model's
+            example.solution = with_answer(
+                example.solution, answer_text(example, example.meta["boxes"])
+            )
     check_images(examples)
     return examples
 
@@ -171,14 +231,23 @@ def files_of(spec):
     path = Path(name)
     files = [path]
     if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.suffix in READERS and not any(part.startswith(".") for part in p.relative_to(path).parts)
-                       and p.name not in ("dataset_infos.json", "dataset_info.json", "state.json"))
-        wanted = split or "train"                                    # a hub snapshot has train-00000-of-00002.parquet, test-...
+        files = sorted(
+            p
+            for p in path.rglob("*")
+            if p.suffix in READERS
+            and not any(part.startswith(".") for part in p.relative_to(path).parts)
+            and p.name not in ("dataset_infos.json", "dataset_info.json", "state.json")
+        )
+        wanted = split or "train"  # a hub snapshot has train-00000-of-00002.parquet, test-...
         named = [p for p in files if re.match(rf"{wanted}\b|{wanted}_", p.name)]
         if split and not named:
-            raise UserError(f"{path} has no file whose name begins with {split}; leave :{split} away to read all of it")
+            raise UserError(
+                f"{path} has no file whose name begins with {split}; leave :{split} away to read all of it"
+            )
         files = named or files
-        files = [p for p in files if p.suffix == ".parquet" or p.with_suffix(".parquet") not in files]   # CV-Bench holds test_2d.parquet and, without images, test_2d.jsonl
+        files = [
+            p for p in files if p.suffix == ".parquet" or p.with_suffix(".parquet") not in files
+        ]  # CV-Bench holds test_2d.parquet and, without images, test_2d.jsonl
     elif split:
         raise UserError(f"{spec}: a single file has no split; leave :{split} away")
     if not files:
@@ -225,10 +294,12 @@ def rows_of(file, expected, name=None):
     try:
         rows = READERS[file.suffix](file)
     except OSError as error:
-        raise UserError(f"{file} cannot be read ({error.strerror or error}); check the path and its permissions") from None
+        raise UserError(
+            f"{file} cannot be read ({error.strerror or error}); check the path and its permissions"
+        ) from None
     if not rows:
         raise UserError(f"{file} holds no record; expected objects with {expected}")
-    if file.suffix != ".json":                             # one record a line: the line is the name
+    if file.suffix != ".json":  # one record a line: the line is the name
         return [(line, f"{name}:{line}", record) for line, record in rows]
     shared, found = Counter(line for line, _ in rows), []
     for number, (line, record) in enumerate(rows, 1):
@@ -253,28 +324,40 @@ def read_json(file):
     try:
         rows = json.loads(text) if text.strip() else []
     except json.JSONDecodeError as error:
-        raise UserError(f"{file}:{error.lineno}: broken JSON ({error.msg}, column {error.colno}); mend that line") from None
+        raise UserError(
+            f"{file}:{error.lineno}: broken JSON ({error.msg}, column {error.colno}); mend that line"
+        ) from None
     except RecursionError:
-        raise UserError(f"{file}: JSON nested too deeply; expected a list of flat objects") from None
-    except ValueError as error:                                      # a number of more than 4300 digits
+        raise UserError(
+            f"{file}: JSON nested too deeply; expected a list of flat objects"
+        ) from None
+    except ValueError as error:  # a number of more than 4300 digits
         raise UserError(f"{file}: broken JSON ({str(error)[:60]}); mend that number") from None
     keyed = isinstance(rows, dict) and rows and all(isinstance(row, dict) for row in rows.values())
     if not isinstance(rows, list) and not keyed:
-        raise UserError(f"{file}: expected a list of objects, [{{...}}, {{...}}], found {type(rows).__name__}")
+        raise UserError(
+            f"{file}: expected a list of objects, [{{...}}, {{...}}], found {type(rows).__name__}"
+        )
     decoder, at, found = json.JSONDecoder(), text.find("{" if keyed else "[") + 1, []
     gap, line, ids = re.compile(r"[\s,:]*"), text.count("\n", 0, at) + 1, set()
-    while (start := gap.match(text, at).end()) < len(text) and text[start] not in "]}":       # a second pass, for the line where each record begins
+    while (start := gap.match(text, at).end()) < len(text) and text[
+        start
+    ] not in "]}":  # a second pass, for the line where each record begins
         line += text.count("\n", at, start)
         record, at = decoder.raw_decode(text, start)
         if keyed:
             key = record
             if key in ids:
-                raise UserError(f"{file}:{line}: {key!r} is there a second time; delete one of them")
+                raise UserError(
+                    f"{file}:{line}: {key!r} is there a second time; delete one of them"
+                )
             ids.add(key)
             record, at = decoder.raw_decode(text, gap.match(text, at).end())
             record = {"id": key, **record}
         found.append((line, record))
-        line += text.count("\n", start, at)                          # counted on from the record before: from the top would be quadratic
+        line += text.count(
+            "\n", start, at
+        )  # counted on from the record before: from the top would be quadratic
     return found
 
 
@@ -285,8 +368,13 @@ def read_jsonl(file):
         if line.strip():
             try:
                 rows.append((number, json.loads(line)))
-            except (ValueError, RecursionError) as error:           # ValueError: broken, or a number of more than 4300 digits
-                raise UserError(f"{file}:{number}: broken JSON ({getattr(error, 'msg', str(error)[:60])}); mend or delete that line") from None
+            except (
+                ValueError,
+                RecursionError,
+            ) as error:  # ValueError: broken, or a number of more than 4300 digits
+                raise UserError(
+                    f"{file}:{number}: broken JSON ({getattr(error, 'msg', str(error)[:60])}); mend or delete that line"
+                ) from None
     return rows
 
 
@@ -295,7 +383,9 @@ def read_text(file):
         return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{file}:{line}: not UTF-8 text (byte {error.start} of the file); save it as UTF-8") from None
+        raise UserError(
+            f"{file}:{line}: not UTF-8 text (byte {error.start} of the file); save it as UTF-8"
+        ) from None
 
 
 def read_parquet(file):
@@ -379,7 +469,13 @@ READERS = {".json": read_json, ".jsonl": read_jsonl, ".parquet": read_parquet}
 
 EXAMPLE_KEYS = "image(s), question (or problem) and answer (or solution)"
 IMAGE_KEYS = ("images", "image", "image_path")
-USUAL_FOLDERS = ("", "images", "png", "tables", "clevr_math_imgs")                  # where images lie that are given by name, beside their file
+USUAL_FOLDERS = (
+    "",
+    "images",
+    "png",
+    "tables",
+    "clevr_math_imgs",
+)  # where images lie that are given by name, beside their file
 QUESTION_KEYS = ("question", "problem")
 ANSWER_KEYS = ("answer", "ground_truth")
 # What Pillow raises for damaged or absurdly large files; RuntimeError: its AVIF, BLP and DDS.
@@ -387,7 +483,7 @@ IMAGE_ERRORS = (OSError, SyntaxError, ValueError, RuntimeError, Image.Decompress
 ANSWER_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 OUR_WORDS = ("prompt_template", "boxes")  # keys of Example.meta that decide something
 MOST_COPIES, MOST_PAIRS = 1000, 10_000_000  # of a set with its repeat_time
-SHORT_ANSWER = 100                          # characters: a text without tags that is longer is no answer
+SHORT_ANSWER = 100  # characters: a text without tags that is longer is no answer
 
 
 def to_example(record, file, line, needs_answer=True, name=None):
@@ -400,13 +496,17 @@ def to_example(record, file, line, needs_answer=True, name=None):
     """
     where = f"{file}:{line}"
     if not isinstance(record, dict):
-        raise UserError(f"{where}: expected an object with question and answer, found {type(record).__name__}")
+        raise UserError(
+            f"{where}: expected an object with question and answer, found {type(record).__name__}"
+        )
     layout = next((function for keys, function in LAYOUTS if keys <= record.keys()), plain)
     fields, meta = layout(record, where)
     meta = with_our_words(meta, where)
     answer, boxes = fields.get("answer"), fields.get("boxes")
     if boxes is None and not (answer or "").strip() and needs_answer:
-        raise UserError(f"{where}: no answer; expected `answer`, or `solution` with <answer> ... </answer>")
+        raise UserError(
+            f"{where}: no answer; expected `answer`, or `solution` with <answer> ... </answer>"
+        )
     given = as_list(fields["images"])
     images = [locate(image, file, where, fields.get("folders", ("",))) for image in given]
     must_see(meta, record["conversations"] if layout is conversation else [], given, where)
@@ -414,8 +514,15 @@ def to_example(record, file, line, needs_answer=True, name=None):
     if boxes is not None:
         boxes, size = gold_boxes(boxes, fields.get("box_format") or "pixels", images, where)
         answer = boxes_to_text(boxes, "pixels", size)
-        meta = {**meta, "boxes": boxes, "size": size, **({"box_style": fields["box_style"]} if fields.get("box_style") else {})}
-    question = text_of(fields, ["question"], where).replace("<image>", "").strip()    # placeholders of other formats: images always come first here
+        meta = {
+            **meta,
+            "boxes": boxes,
+            "size": size,
+            **({"box_style": fields["box_style"]} if fields.get("box_style") else {}),
+        }
+    question = (
+        text_of(fields, ["question"], where).replace("<image>", "").strip()
+    )  # placeholders of other formats: images always come first here
     known = label_of(fields, "id", where) or name or f"{file.name}:{line}"
     return Example(
         known,
@@ -435,9 +542,11 @@ def text_of(record, keys, where, types=(str,)):
     for key in keys:
         value = record.get(key)
         if value is not None:
-            value = decoded(value, key, where)             # a binary column of texts
+            value = decoded(value, key, where)  # a binary column of texts
             if not isinstance(value, types) or isinstance(value, bool):
-                raise UserError(f"{where}: `{key}` must be {' or '.join(t.__name__ for t in types)}, found {type(value).__name__}")
+                raise UserError(
+                    f"{where}: `{key}` must be {' or '.join(t.__name__ for t in types)}, found {type(value).__name__}"
+                )
             if isinstance(value, float) and not math.isfinite(value):
                 raise UserError(
                     f"{where}: `{key}` is {value}, no number; "
@@ -522,7 +631,9 @@ def choices_of(record, where):
     choices = record.get("choices")
     if isinstance(choices, list):
         choices = [decoded(choice, "choices", where) for choice in choices]
-    if choices is not None and not (isinstance(choices, list) and all(isinstance(c, (str, int, float)) for c in choices)):
+    if choices is not None and not (
+        isinstance(choices, list) and all(isinstance(c, (str, int, float)) for c in choices)
+    ):
         raise UserError(f"{where}: `choices` must be a list of texts")
     for choice in choices or []:
         must_be_whole(choice, "choices", where)
@@ -559,17 +670,25 @@ def with_answer(solution, answer):
     """
     tagged = list(ANSWER_TAG.finditer(solution))
     if tagged:
-        return f"{solution[:tagged[-1].start()]}<answer> {answer} </answer>{solution[tagged[-1].end():]}"
+        return f"{solution[: tagged[-1].start()]}<answer> {answer} </answer>{solution[tagged[-1].end() :]}"
     thinking, closed, _ = solution.rpartition("</think>")
-    return f"{thinking}</think><answer> {answer} </answer>" if closed else f"<think> {solution.strip()} </think><answer> {answer} </answer>"
+    return (
+        f"{thinking}</think><answer> {answer} </answer>"
+        if closed
+        else f"<think> {solution.strip()} </think><answer> {answer} </answer>"
+    )
 
 
 def asks_for_boxes(question, record):
     """Whether a record speaks of boxes, so that "No Objects" is a statement about them: by its question, or by VLM-R1's `accu_reward_method`."""
-    return bool(re.search("bounding box|bbox|'Position'", question, re.IGNORECASE)) or record.get("accu_reward_method") in DETECTION_METHODS
+    return (
+        bool(re.search("bounding box|bbox|'Position'", question, re.IGNORECASE))
+        or record.get("accu_reward_method") in DETECTION_METHODS
+    )
 
 
 # ---- the layouts of published files, each with a record
+
 
 def must_be_no_index(record, where):
     """Refuse an answer that is a number and may be the place of a choice, as in ScienceQA."""
@@ -597,7 +716,9 @@ def plain(record, where):
     """
     question = text_of(record, QUESTION_KEYS, where)
     if question is None:
-        raise UserError(f"{where}: no question; expected `question` or `problem`, found {', '.join(map(str, record)) or 'nothing'}")
+        raise UserError(
+            f"{where}: no question; expected `question` or `problem`, found {', '.join(map(str, record)) or 'nothing'}"
+        )
     answer = text_of(record, ANSWER_KEYS, where, (str, int, float))
     must_be_no_index(record, where)
     boxes, solution, box_format, style = record.get("boxes"), record.get("solution"), None, None
@@ -609,18 +730,46 @@ def plain(record, where):
         raise UserError(f"{where}: both an answer and boxes; delete the one that is not asked for")
     tagged = ANSWER_TAG.findall(solution or "")
     if tagged and answer is None and boxes is None:
-        boxes, box_format, style = boxes_in(tagged[-1], where, asked=asks_for_boxes(question, record)) or (None, None, None)
+        boxes, box_format, style = boxes_in(
+            tagged[-1], where, asked=asks_for_boxes(question, record)
+        ) or (None, None, None)
     if answer is None and solution is not None:
         answer = gold_in(solution)
     thinking = text_of(record, ["thinking"], where)
     if thinking and solution:
-        solution = f"{thinking.strip()}\n{solution.strip()}"         # R1-distilled: "<think>...</think>", then "<answer>...</answer>"
-    if solution is not None and "<think>" not in solution and ANSWER_TAG.fullmatch(solution.strip()):
-        solution = None                                              # R1-V's: only the answer in tags; nothing worked out to imitate
+        solution = f"{thinking.strip()}\n{solution.strip()}"  # R1-distilled: "<think>...</think>", then "<answer>...</answer>"
+    if (
+        solution is not None
+        and "<think>" not in solution
+        and ANSWER_TAG.fullmatch(solution.strip())
+    ):
+        solution = None  # R1-V's: only the answer in tags; nothing worked out to imitate
     images = pictures_of(record, where)
-    fields = {"question": question, "images": images, "answer": answer, "choices": choices_of(record, where), "solution": solution, "id": record.get("id"),
-              "task": record.get("task"), "boxes": boxes, "box_format": record.get("box_format") or box_format, "box_style": style}
-    return fields, without(record, *IMAGE_KEYS, *QUESTION_KEYS, *ANSWER_KEYS, "solution", "thinking", "choices", "id", "task", "boxes", "box_format")
+    fields = {
+        "question": question,
+        "images": images,
+        "answer": answer,
+        "choices": choices_of(record, where),
+        "solution": solution,
+        "id": record.get("id"),
+        "task": record.get("task"),
+        "boxes": boxes,
+        "box_format": record.get("box_format") or box_format,
+        "box_style": style,
+    }
+    return fields, without(
+        record,
+        *IMAGE_KEYS,
+        *QUESTION_KEYS,
+        *ANSWER_KEYS,
+        "solution",
+        "thinking",
+        "choices",
+        "id",
+        "task",
+        "boxes",
+        "box_format",
+    )
 
 
 def conversation(record, where):
@@ -635,9 +784,16 @@ def conversation(record, where):
     untagged "Answer: 3" (R3V, Geo170K) is put in tags, so that what is learned from it can be scored: "<think> Solution:\\n1. ... </think><answer> 3 </answer>".
     """
     turns = record["conversations"]
-    if not (isinstance(turns, list) and len(turns) >= 2 and all(isinstance(turn, dict) for turn in turns[:2])
-            and turns[0].get("from") in ("human", "user") and turns[1].get("from") in ("gpt", "assistant")):
-        raise UserError(f"{where}: `conversations` must begin with a turn from human (or user) and one from gpt (or assistant), each with `from` and `value`")
+    if not (
+        isinstance(turns, list)
+        and len(turns) >= 2
+        and all(isinstance(turn, dict) for turn in turns[:2])
+        and turns[0].get("from") in ("human", "user")
+        and turns[1].get("from") in ("gpt", "assistant")
+    ):
+        raise UserError(
+            f"{where}: `conversations` must begin with a turn from human (or user) and one from gpt (or assistant), each with `from` and `value`"
+        )
     question, value = needed(turns[0], "value", where), turns[1].get("value")
     tagged = re.findall(r"<img>(.*?)</img>", question)
     images, question = pictures_of(record, where) + tagged, re.sub(r"<img>.*?</img>", "", question)
@@ -655,23 +811,54 @@ def conversation(record, where):
         found = ([value], "pixels", None)
     else:
         value = needed(turns[1], "value", where, (str, int, float)).strip()
-        answer, reply, method = gold_in(value), (ANSWER_TAG.findall(value) or [value])[-1].strip(), record.get("accu_reward_method")
+        answer, reply, method = (
+            gold_in(value),
+            (ANSWER_TAG.findall(value) or [value])[-1].strip(),
+            record.get("accu_reward_method"),
+        )
         if method in DETECTION_METHODS and answer.lower().rstrip(".") == "none":
             found = [], "pixels", None
-        elif FOUR_NUMBERS.fullmatch(reply) and len(images) == 1 and method in (None, "default", *DETECTION_METHODS):     # not mcq, math, ...
+        elif (
+            FOUR_NUMBERS.fullmatch(reply)
+            and len(images) == 1
+            and method in (None, "default", *DETECTION_METHODS)
+        ):  # not mcq, math, ...
             found = [[float(v) for v in reply.strip("[]").split(",")]], "pixels", None
         else:
-            found = boxes_in(reply, where, corners=bool(tagged), asked=asks_for_boxes(question, record))
+            found = boxes_in(
+                reply, where, corners=bool(tagged), asked=asks_for_boxes(question, record)
+            )
         if not (answer or found):
-            raise UserError(f"{where}: no answer; expected the reply to hold <answer> ... </answer> or \"Answer: ...\", or to be an answer of fewer than {SHORT_ANSWER} characters")
-        rest = ANSWER_TAG.sub("", value) if "<answer>" in value else value.removesuffix(answer).strip().removesuffix("Answer:")
-        solution = value if ("<think>" in value if found else rest.strip()) else None                # more than the answer: worked out
+            raise UserError(
+                f'{where}: no answer; expected the reply to hold <answer> ... </answer> or "Answer: ...", or to be an answer of fewer than {SHORT_ANSWER} characters'
+            )
+        rest = (
+            ANSWER_TAG.sub("", value)
+            if "<answer>" in value
+            else value.removesuffix(answer).strip().removesuffix("Answer:")
+        )
+        solution = (
+            value if ("<think>" in value if found else rest.strip()) else None
+        )  # more than the answer: worked out
         if solution and answer and "Answer:" in value and "<answer>" not in value:
             solution = with_answer(re.sub("</?think>", "", rest), answer)
     boxes, box_format, style = found or (None, None, None)
-    fields = {"question": question, "images": images, "folders": USUAL_FOLDERS, "answer": answer, "choices": choices_of(record, where),
-              "solution": solution, "id": record.get("id"), "task": record.get("task"), "boxes": boxes, "box_format": record.get("box_format") or box_format, "box_style": style}
-    return fields, without(record, *IMAGE_KEYS, "conversations", "choices", "id", "task", "box_format")
+    fields = {
+        "question": question,
+        "images": images,
+        "folders": USUAL_FOLDERS,
+        "answer": answer,
+        "choices": choices_of(record, where),
+        "solution": solution,
+        "id": record.get("id"),
+        "task": record.get("task"),
+        "boxes": boxes,
+        "box_format": record.get("box_format") or box_format,
+        "box_style": style,
+    }
+    return fields, without(
+        record, *IMAGE_KEYS, "conversations", "choices", "id", "task", "box_format"
+    )
 
 
 def chartqa(record, where):
@@ -682,8 +869,14 @@ def chartqa(record, where):
     """
     if isinstance(record["label"], list) and len(record["label"]) == 1:
         record = {**record, "label": record["label"][0]}
-    fields = {"question": needed(record, "query", where), "images": record.get("image") or needed(record, "imgname", where), "folders": ("", "png", "../png"),
-              "answer": needed(record, "label", where, (str, int, float)), "id": record.get("id"), "task": "chart"}
+    fields = {
+        "question": needed(record, "query", where),
+        "images": record.get("image") or needed(record, "imgname", where),
+        "folders": ("", "png", "../png"),
+        "answer": needed(record, "label", where, (str, int, float)),
+        "id": record.get("id"),
+        "task": "chart",
+    }
     return fields, without(record, "image", "imgname", "query", "label", "id")
 
 
@@ -694,10 +887,21 @@ def tabmwp(record, where):
     {"id": "33", "question": "Is the function linear?", "choices": ["linear", "nonlinear"], "answer": "nonlinear", "unit": null, "ques_type": "multi_choice",
      "ans_type": "boolean_text", "grade": 8, ...}  ->  question "Is the function linear?\\nOptions:\\n(A) linear\\n(B) nonlinear", image tables/33.png
     """
-    name, unit, choices = needed(record, "id", where, (str, int)), text_of(record, ["unit"], where), choices_of(record, where)
+    name, unit, choices = (
+        needed(record, "id", where, (str, int)),
+        text_of(record, ["unit"], where),
+        choices_of(record, where),
+    )
     question = needed(record, "question", where) + (f" (Unit: {unit})" if unit else "")
-    fields = {"question": with_options(question, choices), "images": f"{name}.png", "folders": ("", "tables"), "answer": needed(record, "answer", where, (str, int, float)),
-              "choices": choices, "id": name, "task": "table"}
+    fields = {
+        "question": with_options(question, choices),
+        "images": f"{name}.png",
+        "folders": ("", "tables"),
+        "answer": needed(record, "answer", where, (str, int, float)),
+        "choices": choices,
+        "id": name,
+        "task": "table",
+    }
     return fields, without(record, "id", "question", "choices", "answer")
 
 
@@ -707,8 +911,14 @@ def cvbench(record, where):
     {"idx": 0, "type": "2D", "task": "Count", "image": {"bytes": ...}, "question": "How many organs are in the image?", "choices": ["3", "2"], "answer": "(A)",
      "prompt": "How many organs are in the image? Select from the following choices.\\n(A) 3\\n(B) 2", "filename": "...", "source": "ADE20K"}
     """
-    fields = {"question": needed(record, "prompt", where), "images": record.get("image") or needed(record, "filename", where), "answer": needed(record, "answer", where),
-              "choices": choices_of(record, where), "id": record.get("idx"), "task": needed(record, "task", where)}
+    fields = {
+        "question": needed(record, "prompt", where),
+        "images": record.get("image") or needed(record, "filename", where),
+        "answer": needed(record, "answer", where),
+        "choices": choices_of(record, where),
+        "id": record.get("idx"),
+        "task": needed(record, "task", where),
+    }
     return fields, without(record, "idx", "image", "prompt", "answer", "choices")
 
 
@@ -721,14 +931,30 @@ def m3cot(record, where):
     context, choices = str(record.get("context") or "").strip(), choices_of(record, where)
     question = with_options(needed(record, "question", where), choices)
     rationale = record.get("rationale")
-    fields = {"question": f"{context}\n{question}" if context else question, "images": record.get("image"), "answer": needed(record, "answer", where), "choices": choices,
-              "solution": rationale if isinstance(rationale, str) and ANSWER_TAG.search(rationale) else None, "id": record.get("id"), "task": record.get("domain")}
+    fields = {
+        "question": f"{context}\n{question}" if context else question,
+        "images": record.get("image"),
+        "answer": needed(record, "answer", where),
+        "choices": choices,
+        "solution": rationale
+        if isinstance(rationale, str) and ANSWER_TAG.search(rationale)
+        else None,
+        "id": record.get("id"),
+        "task": record.get("domain"),
+    }
     return fields, without(record, "id", "question", "image", "answer", "choices", "context")
 
 
 def with_options(question, choices):
     """The question and its options, lettered: "Which?\\nOptions:\\n(A) a\\n(B) b" (R3V)."""
-    return question + "".join(["\nOptions:"] + [f"\n({chr(65 + n)}) {choice}" for n, choice in enumerate(choices)]) if choices else question
+    return (
+        question
+        + "".join(
+            ["\nOptions:"] + [f"\n({chr(65 + n)}) {choice}" for n, choice in enumerate(choices)]
+        )
+        if choices
+        else question
+    )
 
 
 LAYOUTS = [  # (the keys by which a record is recognised, its function), tried in this order
@@ -999,7 +1225,9 @@ def say_without_pictures(examples, spec):
         if not blank:
             continue
         keys = sorted({str(key) for example in blank for key in example.meta})
-        many = f"none of {len(some)}" if blank == some else f"{len(some) - len(blank)} of {len(some)}"
+        many = (
+            f"none of {len(some)}" if blank == some else f"{len(some) - len(blank)} of {len(some)}"
+        )
         place = "" if blank == some else f", the first without is {short(blank[0].source, 80)}"
         unread = f"; keys not read: {short(', '.join(keys), 60)}" if keys else ""
         said.append(f"{many} records of {short(Path(file).name, 60)} have a picture{place}{unread}")
@@ -1036,10 +1264,12 @@ def read_pairs(spec, image_folder=None):
             else:
                 rows.append((record, file, line, root, name))
     for row in rows:
-        if id(row[0]) not in made:                                   # a repeated record is made, and its images are looked at, once
+        if id(row[0]) not in made:  # a repeated record is made, and its images are looked at, once
             made[id(row[0])] = to_pair(*row)
     if not rows:
-        raise UserError(f"{spec} holds no pair: its sets are sampled down to none; raise their repeat_time")
+        raise UserError(
+            f"{spec} holds no pair: its sets are sampled down to none; raise their repeat_time"
+        )
     examples = [pair.example for pair in made.values()]
     names = {id(record): name for record, *_, name in rows}
     tell_apart(examples, [names[key] for key in made], spec)
@@ -1056,8 +1286,15 @@ def annotated(record, file, line, root):
     own folder is looked for first.
     """
     where, name = f"{file}:{line}: set {short(record.get('id'), 60)}", record.get("id")
-    repeat, images = record.get("repeat_time", 1), text_of({"root": record.get("root") or None}, ["root"], where) or ""
-    if isinstance(repeat, bool) or not isinstance(repeat, (int, float)) or not 0 <= repeat <= MOST_COPIES:
+    repeat, images = (
+        record.get("repeat_time", 1),
+        text_of({"root": record.get("root") or None}, ["root"], where) or "",
+    )
+    if (
+        isinstance(repeat, bool)
+        or not isinstance(repeat, (int, float))
+        or not 0 <= repeat <= MOST_COPIES
+    ):
         raise UserError(
             f"{where}: `repeat_time` must be a number, 1 for once, 0.5 for half of it, "
             f"at most {MOST_COPIES}, found {short(repeat, 40)}; mend it"
@@ -1065,8 +1302,16 @@ def annotated(record, file, line, root):
     annotation = near(needed(record, "annotation", where), file)
     must_end(annotation)
     if not os.path.isfile(annotation):
-        raise UserError(f"{where}: annotation {short(annotation)} does not exist, nor does it above {file.name}; fetch it, or delete the set")
-    folder = near(images, file) if root is None else root / images if os.path.isdir(root / images) else root
+        raise UserError(
+            f"{where}: annotation {short(annotation)} does not exist, nor does it above {file.name}; fetch it, or delete the set"
+        )
+    folder = (
+        near(images, file)
+        if root is None
+        else root / images
+        if os.path.isdir(root / images)
+        else root
+    )
     found = rows_of(annotation, PAIR_KEYS, f"{name}/{annotation.name}")
     rows = [(row, annotation, place, folder, row_name) for place, row_name, row in found]
     if repeat > 1 and len(rows) * repeat > MOST_PAIRS:
@@ -1074,13 +1319,17 @@ def annotated(record, file, line, root):
             f"{where}: {len(rows)} pairs with a `repeat_time` of {repeat} are more than "
             f"{MOST_PAIRS}; lower it, and raise --num-train-epochs instead"
         )
-    sample = random.Random(str(name)).sample(range(len(rows)), int(len(rows) * repeat) - len(rows) * int(repeat))
+    sample = random.Random(str(name)).sample(
+        range(len(rows)), int(len(rows) * repeat) - len(rows) * int(repeat)
+    )
     return rows * int(repeat) + [rows[n] for n in sorted(sample)]
 
 
 def near(name, file):
     """What a meta file means by a path: one beside it, in the two folders above it (MMPR's begin with the name of its own), or from where one stands."""
-    places = [folder / name for folder in (file.parent, *list(file.resolve().parent.parents)[:2], Path())]
+    places = [
+        folder / name for folder in (file.parent, *list(file.resolve().parent.parents)[:2], Path())
+    ]
     return next((path for path in places if os.path.exists(path)), places[0])
 
 
@@ -1099,7 +1348,9 @@ def to_pair(record, file, line, root=None, name=None):
     """
     where = f"{file}:{line}"
     if not isinstance(record, dict):
-        raise UserError(f"{where}: expected an object with {PAIR_KEYS}, found {type(record).__name__}")
+        raise UserError(
+            f"{where}: expected an object with {PAIR_KEYS}, found {type(record).__name__}"
+        )
     if "text" in record and "chosen" not in record:
         inner = record["text"]
         try:
@@ -1107,25 +1358,41 @@ def to_pair(record, file, line, root=None, name=None):
         except (ValueError, RecursionError):
             inner = None
         if not isinstance(inner, dict):
-            raise UserError(f"{where}: `text` must be an object with question, chosen and rejected, or one as JSON; mend or delete the record")
+            raise UserError(
+                f"{where}: `text` must be an object with question, chosen and rejected, or one as JSON; mend or delete the record"
+            )
         record = {**without(record, "text"), **inner}
     if not {"chosen", "rejected"} <= record.keys():
-        raise UserError(f"{where}: no pair; expected {PAIR_KEYS}, found {', '.join(map(str, record)) or 'nothing'}")
+        raise UserError(
+            f"{where}: no pair; expected {PAIR_KEYS}, found {', '.join(map(str, record)) or 'nothing'}"
+        )
     if record.get("video"):
-        raise UserError(f"{where}: the pair is about a video, and only images can be read; delete the record")
+        raise UserError(
+            f"{where}: the pair is about a video, and only images can be read; delete the record"
+        )
     key = next((key for key in PROMPT_KEYS if record.get(key) is not None), None)
-    replies = {name: turns_of(record[name], "assistant", name, where) for name in ("chosen", "rejected")}
+    replies = {
+        name: turns_of(record[name], "assistant", name, where) for name in ("chosen", "rejected")
+    }
     begun = [turns_of(record[key], "user", key, where)] if key else []
-    begun += [turns[:-1] for turns in replies.values() if len(turns) > 1 or not key]          # how the responses begin
+    begun += [
+        turns[:-1] for turns in replies.values() if len(turns) > 1 or not key
+    ]  # how the responses begin
     if not all(begun):
-        raise UserError(f"{where}: no prompt; expected `question`, `prompt` or `conversations`, or that chosen and rejected begin with it")
+        raise UserError(
+            f"{where}: no prompt; expected `question`, `prompt` or `conversations`, or that chosen and rejected begin with it"
+        )
     if any(turns != begun[0] for turns in begun):
-        raise UserError(f"{where}: chosen and rejected do not answer the same prompt; mend or delete the record")
+        raise UserError(
+            f"{where}: chosen and rejected do not answer the same prompt; mend or delete the record"
+        )
     spoken = ["system"] * bool(record.get("system")) + [role for role, *_ in begun[0]]
     if spoken != ["user"] or any(turns[-1][0] != "assistant" for turns in replies.values()):
-        raise UserError(f"{where}: a pair must be one turn from user (or human) and two replies from assistant (or gpt), found a prompt of {short(', '.join(spoken), 60)} "
-                        f"and replies of {short(', '.join(turns[-1][0] for turns in replies.values()), 60)}; a system prompt is given by --system-prompt; delete longer "
-                        "conversations")
+        raise UserError(
+            f"{where}: a pair must be one turn from user (or human) and two replies from assistant (or gpt), found a prompt of {short(', '.join(spoken), 60)} "
+            f"and replies of {short(', '.join(turns[-1][0] for turns in replies.values()), 60)}; a system prompt is given by --system-prompt; delete longer "
+            "conversations"
+        )
     chosen, rejected = (turns[-1][1].strip() for turns in replies.values())
     if chosen == rejected:
         raise UserError(f"{where}: chosen and rejected are the same text; delete the record")
@@ -1145,10 +1412,31 @@ def to_pair(record, file, line, root=None, name=None):
     question = needed({"question": question.replace("<image>", "").strip()}, "question", where)
     given = label_of(record, "id", where) or label_of(record, "idx", where)
     name = given or name or f"{file.name}:{line}"
-    answer = next((str(record[key]).strip() for key in (*ANSWER_KEYS, "answer_gt") if isinstance(record.get(key), (str, int, float))), "")
+    answer = next(
+        (
+            str(record[key]).strip()
+            for key in (*ANSWER_KEYS, "answer_gt")
+            if isinstance(record.get(key), (str, int, float))
+        ),
+        "",
+    )
     must_be_whole(answer, "answer", where)
-    meta = without(record, *IMAGE_KEYS, *PROMPT_KEYS, *ANSWER_KEYS, "answer_gt", "chosen", "rejected", "choices", "id", "idx", "task", "video", "system")
-    meta["prompt_template"] = "none"                                 # the responses answer this prompt as it stands
+    meta = without(
+        record,
+        *IMAGE_KEYS,
+        *PROMPT_KEYS,
+        *ANSWER_KEYS,
+        "answer_gt",
+        "chosen",
+        "rejected",
+        "choices",
+        "id",
+        "idx",
+        "task",
+        "video",
+        "system",
+    )
+    meta["prompt_template"] = "none"  # the responses answer this prompt as it stands
     example = Example(
         name,
         [locate(image, file, where, USUAL_FOLDERS, root) for image in images],
@@ -1168,19 +1456,39 @@ def turns_of(value, role, key, where):
     {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "How many?"}]}  ->  [("user", "<image>How many?", [])]; a part may embed its image
     """
     turns = []
-    for turn in value if isinstance(value, list) else [value if isinstance(value, dict) else {"role": role, "content": value}]:
+    for turn in (
+        value
+        if isinstance(value, list)
+        else [value if isinstance(value, dict) else {"role": role, "content": value}]
+    ):
         speaker = turn.get("role") or turn.get("from") if isinstance(turn, dict) else None
         if not isinstance(speaker, str):
-            raise UserError(f"{where}: `{key}` must be a text or a list of turns, each with `role` and `content` (or `from` and `value`), found {short(turn, 60)}; mend it")
+            raise UserError(
+                f"{where}: `{key}` must be a text or a list of turns, each with `role` and `content` (or `from` and `value`), found {short(turn, 60)}; mend it"
+            )
         speaker, images = ROLES.get(speaker, speaker), []
-        content = next((turn[name] for name in ("content", "value") if turn.get(name) is not None), None)
+        content = next(
+            (turn[name] for name in ("content", "value") if turn.get(name) is not None), None
+        )
         if isinstance(content, list):
-            kinds = [part.get("type") if isinstance(part, dict) else type(part).__name__ for part in content]
+            kinds = [
+                part.get("type") if isinstance(part, dict) else type(part).__name__
+                for part in content
+            ]
             known = ["text"] if speaker == "assistant" else ["text", "image"]
-            if not all(kind in known for kind in kinds):             # a list: a kind may be anything
-                raise UserError(f"{where}: `{key}` holds {', '.join(short(kind, 20) for kind in kinds[:5])}; a reply is made of text, a prompt of text and images; delete the record")
-            images = [part["image"] for kind, part in zip(kinds, content) if kind == "image" and part.get("image") is not None]
-            content = "".join("<image>" if kind == "image" else needed({key: part.get("text")}, key, where) for kind, part in zip(kinds, content))
+            if not all(kind in known for kind in kinds):  # a list: a kind may be anything
+                raise UserError(
+                    f"{where}: `{key}` holds {', '.join(short(kind, 20) for kind in kinds[:5])}; a reply is made of text, a prompt of text and images; delete the record"
+                )
+            images = [
+                part["image"]
+                for kind, part in zip(kinds, content)
+                if kind == "image" and part.get("image") is not None
+            ]
+            content = "".join(
+                "<image>" if kind == "image" else needed({key: part.get("text")}, key, where)
+                for kind, part in zip(kinds, content)
+            )
         turns.append((speaker, needed({key: content}, key, where), images))
     if not turns:
         raise UserError(f"{where}: `{key}` is empty; fill it in or delete the record")
@@ -1189,7 +1497,13 @@ def turns_of(value, role, key, where):
 
 # ---- boxes
 
-DETECTION_METHODS = ("map", "od_ap", "od_ap50", "odLength", "weighted_sum")          # VLM-R1's rewards whose gold "None" means that there is nothing to find
+DETECTION_METHODS = (
+    "map",
+    "od_ap",
+    "od_ap50",
+    "odLength",
+    "weighted_sum",
+)  # VLM-R1's rewards whose gold "None" means that there is nothing to find
 FENCE = re.compile(r"```(?:json)?\s*(.*?)\s*```", re.DOTALL)
 FOUR_NUMBERS = re.compile(r"\[\s*-?\d+(?:\.\d+)?(?:\s*,\s*-?\d+(?:\.\d+)?){3}\s*\]")
 CORNERS = re.compile(r"\(\s*(\d+)\s*,\s*(\d+)\s*\)\s*,\s*\(\s*(\d+)\s*,\s*(\d+)\s*\)")
@@ -1220,17 +1534,28 @@ def boxes_in(text, where, corners=False, asked=False):
     except (ValueError, RecursionError):
         found = None
     found = [found] if isinstance(found, dict) else found
-    if isinstance(found, list) and all(isinstance(box, dict) and "Position" in box for box in found):
+    if isinstance(found, list) and all(
+        isinstance(box, dict) and "Position" in box for box in found
+    ):
         return [box["Position"] for box in found], "norm1000", "position"
     if isinstance(found, list) and all(isinstance(box, dict) and "bbox_2d" in box for box in found):
         return found, "pixels", None
-    raise UserError(f"{where}: the answer looks like a list of boxes, but is none ({short(text, 60)}); mend or delete the record")
+    raise UserError(
+        f"{where}: the answer looks like a list of boxes, but is none ({short(text, 60)}); mend or delete the record"
+    )
 
 
 def json_quotes(text):
     """Python's quotes as JSON's, in one pass: [{'label': "men's", 'note': 'a "b"'}] -> [{"label": "men's", "note": "a \\"b\\""}]."""
-    inside = lambda m: re.sub(r'\\.|"', lambda e: {"\\'": "'", '"': '\\"'}.get(e[0], e[0]), m[1], flags=re.DOTALL)
-    return re.sub(r"""\\.|"(?:[^"\\]|\\.)*"|'((?:[^'\\]|\\.)*)'""", lambda m: m[0] if m[1] is None else f'"{inside(m)}"', text, flags=re.DOTALL)
+    inside = lambda m: re.sub(
+        r'\\.|"', lambda e: {"\\'": "'", '"': '\\"'}.get(e[0], e[0]), m[1], flags=re.DOTALL
+    )
+    return re.sub(
+        r"""\\.|"(?:[^"\\]|\\.)*"|'((?:[^'\\]|\\.)*)'""",
+        lambda m: m[0] if m[1] is None else f'"{inside(m)}"',
+        text,
+        flags=re.DOTALL,
+    )
 
 
 def gold_boxes(boxes, box_format, images, where):
@@ -1239,29 +1564,56 @@ def gold_boxes(boxes, box_format, images, where):
     [[100, 200, 300, 400]] of "norm1000" in a picture of 640 x 480  ->  [{"bbox_2d": [64.0, 96.0, 192.0, 192.0], "label": None}], [640, 480]
     """
     if box_format not in ("pixels", "norm1000"):
-        raise UserError(f"{where}: `box_format` {short(box_format, 40)} is unknown; a file's boxes are in pixels (of the image, the default) or norm1000 "
-                        "(0 to 1000 across its width and height)")
+        raise UserError(
+            f"{where}: `box_format` {short(box_format, 40)} is unknown; a file's boxes are in pixels (of the image, the default) or norm1000 "
+            "(0 to 1000 across its width and height)"
+        )
     if len(images) != 1:
-        raise UserError(f"{where}: boxes lie in one image, but this record has {len(images)}; name one")
+        raise UserError(
+            f"{where}: boxes lie in one image, but this record has {len(images)}; name one"
+        )
     if not isinstance(boxes, list):
-        raise UserError(f"{where}: `boxes` must be a list of boxes, [[x1, y1, x2, y2], ...], found {type(boxes).__name__}")
+        raise UserError(
+            f"{where}: `boxes` must be a list of boxes, [[x1, y1, x2, y2], ...], found {type(boxes).__name__}"
+        )
     size = list(picture_size(images[0], where))
     found = []
     for box in boxes:
-        corners, label = (box.get("bbox_2d"), box.get("label")) if isinstance(box, dict) else (box, None)
-        if not (isinstance(corners, list) and len(corners) == 4 and all(isinstance(v, (int, float)) and not isinstance(v, bool) and abs(v) < 1e9 for v in corners)):
-            raise UserError(f"{where}: a box must be four numbers, [x1, y1, x2, y2] or {{\"bbox_2d\": [x1, y1, x2, y2], \"label\": \"...\"}}, found {short(box, 60)}; mend it")
+        corners, label = (
+            (box.get("bbox_2d"), box.get("label")) if isinstance(box, dict) else (box, None)
+        )
+        if not (
+            isinstance(corners, list)
+            and len(corners) == 4
+            and all(
+                isinstance(v, (int, float)) and not isinstance(v, bool) and abs(v) < 1e9
+                for v in corners
+            )
+        ):
+            raise UserError(
+                f'{where}: a box must be four numbers, [x1, y1, x2, y2] or {{"bbox_2d": [x1, y1, x2, y2], "label": "..."}}, found {short(box, 60)}; mend it'
+            )
         must_be_whole(label, "label", where)
         if label is not None and not (isinstance(label, str) and label.strip()):
-            raise UserError(f"{where}: the label of a box must be a text, found {short(label, 60) or 'an empty one'}; mend it, or leave `label` away")
+            raise UserError(
+                f"{where}: the label of a box must be a text, found {short(label, 60) or 'an empty one'}; mend it, or leave `label` away"
+            )
         if box_format == "norm1000":
             corners = [v * side / 1000 for v, side in zip(corners, size * 2)]
         if any(not -1 <= v <= side + 1 for v, side in zip(corners, size * 2)):
-            hint = "write \"box_format\": \"norm1000\" if it is in 0 to 1000" if box_format == "pixels" else "write \"box_format\": \"pixels\" if it is in pixels"
-            raise UserError(f"{where}: box {short(box, 60)} lies outside the picture of {size[0]} x {size[1]} pixels; mend it, or {hint}")
+            hint = (
+                'write "box_format": "norm1000" if it is in 0 to 1000'
+                if box_format == "pixels"
+                else 'write "box_format": "pixels" if it is in pixels'
+            )
+            raise UserError(
+                f"{where}: box {short(box, 60)} lies outside the picture of {size[0]} x {size[1]} pixels; mend it, or {hint}"
+            )
         corners = [min(max(v, 0), side) for v, side in zip(corners, size * 2)]
         if not (corners[0] < corners[2] and corners[1] < corners[3]):
-            raise UserError(f"{where}: box {short(box, 60)} encloses nothing; it must be [left, top, right, bottom], not [left, top, width, height]")
+            raise UserError(
+                f"{where}: box {short(box, 60)} encloses nothing; it must be [left, top, right, bottom], not [left, top, width, height]"
+            )
         found.append({"bbox_2d": corners, "label": label})
     return found, size
 
@@ -1279,29 +1631,51 @@ def boxes_to_text(boxes, box_format, size, resized=None, style=None):
     for box in boxes:
         corners = [0] * 4
         for axis in (0, 1):
-            low, high = box["bbox_2d"][axis] * steps[axis] / size[axis], box["bbox_2d"][axis + 2] * steps[axis] / size[axis]
+            low, high = (
+                box["bbox_2d"][axis] * steps[axis] / size[axis],
+                box["bbox_2d"][axis + 2] * steps[axis] / size[axis],
+            )
             whole = (round(low), round(high))
-            corners[axis], corners[axis + 2] = whole if whole[0] < whole[1] else (math.floor(low), math.ceil(high))
-        written.append({**({"label": box["label"]} if box.get("label") else {}), "bbox_2d": corners})
+            corners[axis], corners[axis + 2] = (
+                whole if whole[0] < whole[1] else (math.floor(low), math.ceil(high))
+            )
+        written.append(
+            {**({"label": box["label"]} if box.get("label") else {}), "bbox_2d": corners}
+        )
     if style == "corners":
         return ",".join("({},{}),({},{})".format(*box["bbox_2d"]) for box in written)
     if style == "position":
-        return str([{"Position": box["bbox_2d"], "Confidence": 1} for box in written]) if written else "No Objects"
-    return json.dumps(written[0] if len(written) == 1 and "label" not in written[0] else written, ensure_ascii=False)
+        return (
+            str([{"Position": box["bbox_2d"], "Confidence": 1} for box in written])
+            if written
+            else "No Objects"
+        )
+    return json.dumps(
+        written[0] if len(written) == 1 and "label" not in written[0] else written,
+        ensure_ascii=False,
+    )
 
 
 def answer_text(example, boxes):
     """These boxes as this box example's answer would be written by the model."""
     meta = example.meta
-    return boxes_to_text(boxes, meta.get("box_format", BOX_FORMATS[0]), meta["size"], meta.get("resized"), meta.get("box_style"))
+    return boxes_to_text(
+        boxes,
+        meta.get("box_format", BOX_FORMATS[0]),
+        meta["size"],
+        meta.get("resized"),
+        meta.get("box_style"),
+    )
 
 
 def set_box_format(example, box_format, min_pixels, max_pixels):
     """Notes in a box example how the model writes boxes; other examples stay as they are. UserError if its question asks for another convention."""
     if "boxes" in example.meta:
         if example.meta.get("box_style") and box_format != "norm1000":
-            raise UserError(f"{example.source}: its boxes are those of Visual-RFT, whose questions ask for 0 to 1000, not for --box-format {box_format}; "
-                            "read it with --box-format norm1000")
+            raise UserError(
+                f"{example.source}: its boxes are those of Visual-RFT, whose questions ask for 0 to 1000, not for --box-format {box_format}; "
+                "read it with --box-format norm1000"
+            )
         example.meta["box_format"] = box_format
         if box_format == "resized":
             example.meta["resized"] = resized_size(example.meta["size"], min_pixels, max_pixels)
@@ -1338,11 +1712,15 @@ def locate(image, file, where, folders=("",), root=None):
             "name the picture, or delete the record"
         )
     beside = root or file.parent
-    places = [beside / folder / image for folder in folders]         # an absolute `image` replaces the folder
+    places = [
+        beside / folder / image for folder in folders
+    ]  # an absolute `image` replaces the folder
     if len(folders) > 1 and os.path.isabs(image):
         places += [beside / folder / os.path.basename(image) for folder in folders]
     for path in places:
-        if os.path.isfile(path):                                     # unlike path.is_file(), also False for a name too long: base64 in place of a path
+        if os.path.isfile(
+            path
+        ):  # unlike path.is_file(), also False for a name too long: base64 in place of a path
             return path
     others = ", ".join(folder for folder in folders[1:])
     other = next((path for path in places if os.path.exists(path)), None)
@@ -1351,8 +1729,10 @@ def locate(image, file, where, folders=("",), root=None):
             f"{where}: image {short(other)} does not exist as a file, "
             "but as a folder, a pipe or a device; name a picture"
         )
-    raise UserError(f"{where}: image {short(places[0])} does not exist{f', nor in {others} there' if others else ''}; relative paths resolve "
-                    f"{f'in {short(root)}' if root else f'beside {file.name}'}")
+    raise UserError(
+        f"{where}: image {short(places[0])} does not exist{f', nor in {others} there' if others else ''}; relative paths resolve "
+        f"{f'in {short(root)}' if root else f'beside {file.name}'}"
+    )
 
 
 def short(text, most=200):
@@ -1405,8 +1785,7 @@ def not_opened(error, image, where):
     if isinstance(error, UnidentifiedImageError):
         said = "it is no picture of a known format"
     return UserError(
-        f"{where}: {title(image)} cannot be opened ({said}); "
-        "replace the file or delete the record"
+        f"{where}: {title(image)} cannot be opened ({said}); replace the file or delete the record"
     )
 
 
@@ -1433,7 +1812,9 @@ def open_image(image, where):
     except IMAGE_ERRORS as error:
         raise not_opened(error, image, where) from None
     if max(rgb.size) > 200 * min(rgb.size):
-        raise UserError(f"{where}: image of {rgb.width} x {rgb.height} pixels is too narrow for Qwen2-VL (sides at most 200 : 1); crop it or delete the record")
+        raise UserError(
+            f"{where}: image of {rgb.width} x {rgb.height} pixels is too narrow for Qwen2-VL (sides at most 200 : 1); crop it or delete the record"
+        )
     return rgb
 
 
@@ -1473,6 +1854,7 @@ def images_for_a_sheet(example):
 def check_images(examples, decode=2000):
     """Decodes the first `decode` examples' images and reads the headers of all others: bad files stop the run before it starts.
     (Decoding is 5 to 20 ms for a photograph; the rest of a large set is decoded when its turn comes, with the same error.)"""
+
     def check(item):
         number, example = item
         for image in example.images:
@@ -1480,8 +1862,15 @@ def check_images(examples, decode=2000):
                 open_image(image, example.source)
             else:
                 picture_size(image, example.source)
+
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for _ in tqdm(pool.map(check, enumerate(examples)), total=len(examples), desc="checking images", disable=len(examples) < 500, leave=False):
+        for _ in tqdm(
+            pool.map(check, enumerate(examples)),
+            total=len(examples),
+            desc="checking images",
+            disable=len(examples) < 500,
+            leave=False,
+        ):
             pass
 
 
@@ -1489,7 +1878,7 @@ def take(examples, start, number, seed):
     """`number` training examples from position `start` of the shuffled, endlessly repeated data: a pure function of its arguments, so
     that a resumed run goes on where it stopped. Every epoch is a new permutation."""
     if isinstance(examples, ToyStream):
-        return [examples[start + i] for i in range(number)]          # already random, already endless
+        return [examples[start + i] for i in range(number)]  # already random, already endless
     size, chosen = len(examples), []
     for position in range(start, start + number):
         epoch = position // size
@@ -1504,7 +1893,9 @@ def steps_of(args, examples, per_step):
     if args.max_steps:
         return args.max_steps
     if isinstance(examples, ToyStream):
-        raise UserError(f"--data {args.data} never ends: say how long to train with --max-steps, e.g. --max-steps 200")
+        raise UserError(
+            f"--data {args.data} never ends: say how long to train with --max-steps, e.g. --max-steps 200"
+        )
     return max(1, round(args.num_train_epochs * len(examples) / per_step))
 
 
@@ -1522,7 +1913,17 @@ def read_eval(args, examples):
     args.eval_data = args.eval_data or default_eval(args.data)
     sets = {}
     for spec in args.eval_data:
-        found = examples if spec == args.data else read(spec, level=args.level, box_format=args.box_format, min_pixels=args.min_pixels, max_pixels=args.max_pixels)
+        found = (
+            examples
+            if spec == args.data
+            else read(
+                spec,
+                level=args.level,
+                box_format=args.box_format,
+                min_pixels=args.min_pixels,
+                max_pixels=args.max_pixels,
+            )
+        )
         sets[spec] = head(found, args.max_eval_samples)
     return sets
 
@@ -1536,12 +1937,14 @@ def head(examples, number):
 
 # -------------------------------------------------------------------------------------------------------------- prompts
 
+
 @dataclass
 class Prompt:
     """One encoded prompt. ids: (P,) long, image tokens expanded. positions: (3, P) long, M-RoPE (time, height, width). following: the
     position of the first response token (the same in all three). pixel_values: (patches, 1176) float or None; grid: (images, 3) long
     or None, in patches. image_at: (image tokens,) long, where the vision tower's output goes. features: (image tokens, D), that output, if
     model.cache_features has kept it."""
+
     ids: torch.Tensor
     positions: torch.Tensor
     following: int
@@ -1564,9 +1967,15 @@ def ask_as_trained(args, otherwise=DEFAULT_TEMPLATE):
     them (its args.json), so that training and evaluation ask alike. UserError for an unknown template."""
     trained_with = checkpoint_files.read_run(args.model)
     args.prompt_template = args.prompt_template or trained_with.get("prompt_template") or otherwise
-    args.system_prompt = args.system_prompt if args.system_prompt is not None else trained_with.get("system_prompt")
-    for name, default in (("box_format", BOX_FORMATS[0]), ("min_pixels", MIN_PIXELS), ("max_pixels", MAX_PIXELS)):
-        if hasattr(args, name):                                      # a caller that has none of these flags needs none
+    args.system_prompt = (
+        args.system_prompt if args.system_prompt is not None else trained_with.get("system_prompt")
+    )
+    for name, default in (
+        ("box_format", BOX_FORMATS[0]),
+        ("min_pixels", MIN_PIXELS),
+        ("max_pixels", MAX_PIXELS),
+    ):
+        if hasattr(args, name):  # a caller that has none of these flags needs none
             setattr(args, name, getattr(args, name) or trained_with.get(name) or default)
     if hasattr(args, "max_image_pixels"):
         limit_image_pixels(args.max_image_pixels)
@@ -1579,9 +1988,13 @@ def wording(example, template=DEFAULT_TEMPLATE):
     template = example.meta.get("prompt_template", template)
     twin = f"{template}_choices"
     for name in (template, twin):
-        if name in TEMPLATES and example.question.endswith(TEMPLATES[name].removeprefix("{question}").strip()):
+        if name in TEMPLATES and example.question.endswith(
+            TEMPLATES[name].removeprefix("{question}").strip()
+        ):
             return example.question
-    return template_of(twin if example.choices and twin in TEMPLATES else template).replace("{question}", example.question)
+    return template_of(twin if example.choices and twin in TEMPLATES else template).replace(
+        "{question}", example.question
+    )
 
 
 def refine_prompt(prompt, wrong):
@@ -1602,7 +2015,9 @@ def select_prompt(prompt, candidates, instruction=None):
     """
     if instruction is None:
         instruction = f"Which prediction is correct? Give the final answer{' in <answer> </answer> tags' if '<answer>' in prompt else ''}."
-    shown = "".join(f"Model's prediction {k}:\n{quoted(text)}\n" for k, text in enumerate(candidates, 1))
+    shown = "".join(
+        f"Model's prediction {k}:\n{quoted(text)}\n" for k, text in enumerate(candidates, 1)
+    )
     return f"{prompt}\n{shown}{instruction}"
 
 
@@ -1613,7 +2028,9 @@ def quoted(completion):
 
 def asked(example, text):
     """The example with `text` for its question, to be encoded with template "none": pictures, choices and boxes stay, the worked solution does not."""
-    return replace(example, question=text, solution=None, meta=without(example.meta, "prompt_template"))
+    return replace(
+        example, question=text, solution=None, meta=without(example.meta, "prompt_template")
+    )
 
 
 def render(example, processor, template=DEFAULT_TEMPLATE, system_prompt=None):
@@ -1621,12 +2038,21 @@ def render(example, processor, template=DEFAULT_TEMPLATE, system_prompt=None):
     text = wording(example, template)
     for token in processor.special.reserved:
         if token in text:
-            raise UserError(f"{example.source}: the question contains the reserved token {token}; remove it")
+            raise UserError(
+                f"{example.source}: the question contains the reserved token {token}; remove it"
+            )
         if token in (system_prompt or ""):
             raise UserError(f"--system-prompt contains the reserved token {token}; remove it")
     if HALF.search(system_prompt or ""):
-        raise UserError("the system prompt contains half a character; give another with --system-prompt (the checkpoint's args.json has this one)")
-    messages = [{"role": "user", "content": [{"type": "image"}] * len(example.images) + [{"type": "text", "text": text}]}]
+        raise UserError(
+            "the system prompt contains half a character; give another with --system-prompt (the checkpoint's args.json has this one)"
+        )
+    messages = [
+        {
+            "role": "user",
+            "content": [{"type": "image"}] * len(example.images) + [{"type": "text", "text": text}],
+        }
+    ]
     if system_prompt is not None:
         messages.insert(0, {"role": "system", "content": system_prompt})
     return templates.render(processor.tokenizer, messages, len(example.images), example.source)
@@ -1635,20 +2061,31 @@ def render(example, processor, template=DEFAULT_TEMPLATE, system_prompt=None):
 def must_fit(example, processor, length, pads, room):
     """UserError unless `length` prompt tokens, `pads` of them from images, and `room` more fit the model's context."""
     if length + room > processor.context:
-        raise UserError(f"{example.source}: the prompt has {length} tokens ({pads} of them from images) and with {room} more for the answer does not fit the model's context of "
-                        f"{processor.context}; lower --max-pixels or --max-completion-length, or shorten the question")
+        raise UserError(
+            f"{example.source}: the prompt has {length} tokens ({pads} of them from images) and with {room} more for the answer does not fit the model's context of "
+            f"{processor.context}; lower --max-pixels or --max-completion-length, or shorten the question"
+        )
 
 
 def check_fit(examples, processor, template, system_prompt, room, targets=False):
     """Every prompt of a file (the first few of a toy task) against the model's context, before any work: its text is tokenised, its images
     measured by their headers. targets: the supervised responses too. Raises UserError as `encode_prompt` and `encode_target` would. Returns the tokens of each prompt."""
-    merge, lengths = processor.image_processor.merge_size ** 2, []
-    for example in tqdm(head(examples, 16) if isinstance(examples, ToyStream) else examples, desc="checking lengths", leave=False, disable=isinstance(examples, ToyStream) or len(examples) < 500):
+    merge, lengths = processor.image_processor.merge_size**2, []
+    for example in tqdm(
+        head(examples, 16) if isinstance(examples, ToyStream) else examples,
+        desc="checking lengths",
+        leave=False,
+        disable=isinstance(examples, ToyStream) or len(examples) < 500,
+    ):
         pads = 0
         for image in example.images:
             width, height = picture_size(image, example.source)
             pads += processor.image_processor.get_number_of_image_patches(height, width) // merge
-        words = len(processor.tokenizer(render(example, processor, template, system_prompt), add_special_tokens=False)["input_ids"]) - len(example.images)
+        words = len(
+            processor.tokenizer(
+                render(example, processor, template, system_prompt), add_special_tokens=False
+            )["input_ids"]
+        ) - len(example.images)
         must_fit(example, processor, words + pads, pads, room)
         lengths.append(words + pads)
         if targets:
@@ -1661,7 +2098,18 @@ def check_pair_fit(pairs, processor, template, system_prompt):
     several times is looked at once. Raises UserError, as for a response that spells a reserved token."""
     once = {id(pair): pair for pair in pairs}.values()
     for pair in tqdm(once, desc="checking lengths", leave=False, disable=len(once) < 500):
-        room = max(len(encode_response(getattr(pair, name), processor, pair.example.source, math.inf, f"{name} response")) for name in ("chosen", "rejected"))
+        room = max(
+            len(
+                encode_response(
+                    getattr(pair, name),
+                    processor,
+                    pair.example.source,
+                    math.inf,
+                    f"{name} response",
+                )
+            )
+            for name in ("chosen", "rejected")
+        )
         check_fit([pair.example], processor, template, system_prompt, room)
 
 
@@ -1691,21 +2139,34 @@ def encode_prompt(example, processor, template=DEFAULT_TEMPLATE, system_prompt=N
             pictures.append(processor.image_processor(images=opened, return_tensors="pt"))
         pixel_values = torch.cat([picture["pixel_values"] for picture in pictures])
         grid = torch.cat([picture["image_grid_thw"] for picture in pictures])
-        counts = (grid.prod(-1) // processor.image_processor.merge_size ** 2).tolist()
+        counts = (grid.prod(-1) // processor.image_processor.merge_size**2).tolist()
         parts = rendered.split(special.image)
-        rendered = parts[0] + "".join(special.image * n + part for n, part in zip(counts, parts[1:]))
+        rendered = parts[0] + "".join(
+            special.image * n + part for n, part in zip(counts, parts[1:])
+        )
     ids = torch.tensor(processor.tokenizer(rendered, add_special_tokens=False)["input_ids"])
     must_fit(example, processor, len(ids), sum(counts), room)
     is_image = ids == special.image_id
-    positions, following = rope_positions(is_image, [] if grid is None else (grid[:, 1:] // processor.image_processor.merge_size).tolist())
+    positions, following = rope_positions(
+        is_image,
+        [] if grid is None else (grid[:, 1:] // processor.image_processor.merge_size).tolist(),
+    )
     return Prompt(ids, positions, following, is_image.nonzero()[:, 0], pixel_values, grid, rendered)
 
 
 def continued(prompt, text, processor):
     """The Prompt with the beginning of a response after it, for the policy to go on from there: its ids, and their positions one after the other."""
-    ids = torch.tensor(processor.tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.long)
+    ids = torch.tensor(
+        processor.tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.long
+    )
     after = (prompt.following + torch.arange(len(ids))).expand(3, -1)
-    return replace(prompt, ids=torch.cat([prompt.ids, ids]), positions=torch.cat([prompt.positions, after], 1), following=prompt.following + len(ids), text=prompt.text + text)
+    return replace(
+        prompt,
+        ids=torch.cat([prompt.ids, ids]),
+        positions=torch.cat([prompt.positions, after], 1),
+        following=prompt.following + len(ids),
+        text=prompt.text + text,
+    )
 
 
 def rope_positions(is_image, grids):
@@ -1722,7 +2183,12 @@ def rope_positions(is_image, grids):
         if flags[at]:
             rows, columns = next(images)
             row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
-            pieces.append(torch.stack([torch.zeros(rows * columns, dtype=torch.long), row.flatten(), column.flatten()]) + now)
+            pieces.append(
+                torch.stack(
+                    [torch.zeros(rows * columns, dtype=torch.long), row.flatten(), column.flatten()]
+                )
+                + now
+            )
             at, now = at + rows * columns, now + max(rows, columns)
         else:
             end = at
@@ -1738,13 +2204,17 @@ def target_text(example, template):
     prompt asks for them: the template, or the question itself, as Visual-RFT's do."""
     if example.solution:
         return example.solution.strip()
-    answer = answer_text(example, example.meta["boxes"]) if "boxes" in example.meta else example.answer
+    answer = (
+        answer_text(example, example.meta["boxes"]) if "boxes" in example.meta else example.answer
+    )
     return f"<answer> {answer} </answer>" if "<answer>" in wording(example, template) else answer
 
 
 def encode_target(example, processor, template, max_length):
     """(T,) ids of the target text and the end-of-turn token. UserError if it is longer than max_length or spells a reserved token."""
-    return encode_response(target_text(example, template), processor, example.source, max_length, "solution")
+    return encode_response(
+        target_text(example, template), processor, example.source, max_length, "solution"
+    )
 
 
 def encode_response(text, processor, where, max_length, name="response"):
@@ -1752,20 +2222,25 @@ def encode_response(text, processor, where, max_length, name="response"):
     for token in processor.special.reserved:
         if token in text:
             raise UserError(f"{where}: the {name} contains the reserved token {token}; remove it")
-    ids = processor.tokenizer(text, add_special_tokens=False)["input_ids"] + [processor.special.eos_ids[0]]
+    ids = processor.tokenizer(text, add_special_tokens=False)["input_ids"] + [
+        processor.special.eos_ids[0]
+    ]
     if len(ids) > max_length:
-        raise UserError(f"{where}: the {name} has {len(ids)} tokens, more than --max-completion-length {max_length}; raise it or shorten the {name}")
+        raise UserError(
+            f"{where}: the {name} has {len(ids)} tokens, more than --max-completion-length {max_length}; raise it or shorten the {name}"
+        )
     return torch.tensor(ids)
 
 
 # -------------------------------------------------------------------------------------------------------------- collate
+
 
 def pad_targets(rows, pad_id):
     """List of (T_b,) ids -> targets (B, T) right-padded, mask (B, T) float: 1 for the first T_b, the end-of-turn token among them."""
     lengths = torch.tensor([len(row) for row in rows])
     targets = torch.full((len(rows), int(lengths.max())), pad_id)
     for b, row in enumerate(rows):
-        targets[b, :len(row)] = row
+        targets[b, : len(row)] = row
     return targets, (torch.arange(targets.shape[1]) < lengths[:, None]).float()
 
 
@@ -1781,15 +2256,24 @@ def collate(prompts, targets, mask, counts=None, device="cpu", packed=True):
     """
     B = len(targets)
     counts = counts or [B // len(prompts)] * len(prompts)
-    assert sum(counts) == B and len(counts) == len(prompts), f"{counts} rows of {len(prompts)} prompts, but {B} responses"
-    lengths = mask.sum(1).long()                                                              # (B,)
-    batch = pack(prompts[0], targets, lengths) if packed and len(prompts) == 1 and B > 1 else pad(prompts, targets, lengths, counts)
+    assert sum(counts) == B and len(counts) == len(prompts), (
+        f"{counts} rows of {len(prompts)} prompts, but {B} responses"
+    )
+    lengths = mask.sum(1).long()  # (B,)
+    batch = (
+        pack(prompts[0], targets, lengths)
+        if packed and len(prompts) == 1 and B > 1
+        else pad(prompts, targets, lengths, counts)
+    )
     batch |= {"targets": targets, "mask": mask, "pixel_values": None, "grid": None}
     pictured = [p for p in prompts if p.pixel_values is not None]
     if pictured and all(p.features is not None for p in pictured):
         batch["features"] = torch.cat([p.features for p in pictured])
     elif pictured:
-        batch |= {"pixel_values": torch.cat([p.pixel_values for p in pictured]), "grid": torch.cat([p.grid for p in pictured])}
+        batch |= {
+            "pixel_values": torch.cat([p.pixel_values for p in pictured]),
+            "grid": torch.cat([p.grid for p in pictured]),
+        }
     return {name: value if value is None else value.to(device) for name, value in batch.items()}
 
 
@@ -1808,14 +2292,20 @@ def pad(prompts, targets, lengths, counts):
         seen += len(prompt.image_at)
         for b in range(row, row + count):
             input_ids[b, :P] = prompt.ids
-            input_ids[b, P:P + lengths[b]] = targets[b, :lengths[b]]
+            input_ids[b, P : P + lengths[b]] = targets[b, : lengths[b]]
             positions[:, b, :P] = prompt.positions
-            positions[:, b, P:P + T] = prompt.following + torch.arange(T)
+            positions[:, b, P : P + T] = prompt.following + torch.arange(T)
             predicts[b] = P - 1 + torch.arange(T)
             image_to.append(prompt.image_at + b * S)
             image_from.append(features)
         row += count
-    return {"input_ids": input_ids, "positions": positions, "predicts": predicts, "image_to": torch.cat(image_to), "image_from": torch.cat(image_from)}
+    return {
+        "input_ids": input_ids,
+        "positions": positions,
+        "predicts": predicts,
+        "image_to": torch.cat(image_to),
+        "image_from": torch.cat(image_from),
+    }
 
 
 def pack(prompt, targets, lengths):
@@ -1828,14 +2318,20 @@ def pack(prompt, targets, lengths):
     """
     (B, T), P, longest = targets.shape, len(prompt.ids), max(1, int(lengths.max()))
     t = torch.arange(T)
-    held = t < lengths[:, None]                                                               # (B, T)
-    index = (P + lengths.cumsum(0) - lengths)[:, None] + t                                    # (B, T), in S
+    held = t < lengths[:, None]  # (B, T)
+    index = (P + lengths.cumsum(0) - lengths)[:, None] + t  # (B, T), in S
     predicts = (index - 1).masked_fill(~held, 0)
     predicts[:, :1] = P - 1
-    positions = (prompt.following + t).expand(B, T)[held]                                     # (sum(lengths),)
-    return {"input_ids": torch.cat([prompt.ids, targets[held]])[None], "positions": torch.cat([prompt.positions, positions.expand(3, -1)], 1)[:, None], "predicts": predicts,
-            "image_to": prompt.image_at, "image_from": torch.arange(len(prompt.image_at)),
-            "to_rows": index[:, :longest].masked_fill(~held[:, :longest], 0), "from_rows": (torch.arange(B)[:, None] * longest + t)[held]}
+    positions = (prompt.following + t).expand(B, T)[held]  # (sum(lengths),)
+    return {
+        "input_ids": torch.cat([prompt.ids, targets[held]])[None],
+        "positions": torch.cat([prompt.positions, positions.expand(3, -1)], 1)[:, None],
+        "predicts": predicts,
+        "image_to": prompt.image_at,
+        "image_from": torch.arange(len(prompt.image_at)),
+        "to_rows": index[:, :longest].masked_fill(~held[:, :longest], 0),
+        "from_rows": (torch.arange(B)[:, None] * longest + t)[held],
+    }
 
 
 def micro_batches(rows, size, counts):
@@ -1845,14 +2341,22 @@ def micro_batches(rows, size, counts):
     first = start = 0
     while start < rows:
         last = first + 1
-        if not counts[first]:                # a prompt without responses
+        if not counts[first]:  # a prompt without responses
             first = last
             continue
-        while counts[first] == 1 and last < len(counts) and counts[last] == 1 and last - first < size:
+        while (
+            counts[first] == 1 and last < len(counts) and counts[last] == 1 and last - first < size
+        ):
             last += 1
         cuts = even_cuts(sum(counts[first:last]), size)
         for a, b in zip(cuts, cuts[1:]):
-            yield start + a, start + b, first, last, [b - a] if last == first + 1 else counts[first:last]
+            yield (
+                start + a,
+                start + b,
+                first,
+                last,
+                [b - a] if last == first + 1 else counts[first:last],
+            )
         first, start = last, start + cuts[-1]
 
 

@@ -19,6 +19,7 @@ A published protocol (protocols.PROTOCOLS) asks and scores as that benchmark doe
     python evaluate.py --model Qwen/Qwen2-VL-2B-Instruct --data geoqa.jsonl --protocol geoqa --output-dir runs/geoqa
     python evaluate.py --predictions outputs.jsonl --protocol geoqa --output-dir runs/rescored
 """
+
 from plumbing import stopping
 
 if __name__ == "__main__":
@@ -51,27 +52,72 @@ def sampled_scores(records, examples, n, protocol=None, seed=0):
     """
     right = protocols.PROTOCOLS[protocol]["ours"] if protocol else rewards.accuracy
     read = (lambda text: protocols.body(text, protocol)) if protocol else extract_answer
-    score = lambda answers: [float(answer is not None and right(f"<answer>{answer}</answer>", e)) for answer, e in zip(answers, examples)]
+    score = lambda answers: [
+        float(answer is not None and right(f"<answer>{answer}</answer>", e))
+        for answer, e in zip(answers, examples)
+    ]
     mean = lambda values: sum(values) / len(values)
-    shown = [sum(r["right"][:n]) for r in records]                    # right ones among those that vote, or stand in the prompt
-    shares = {"mean_sample_accuracy": [s / n for s in shown], "majority@k": score([rewards.majority(r["samples"][:n], r["choices"], read) for r in records]),
-              "pass@k": [rewards.pass_at_k(len(r["right"]), int(sum(r["right"])), n) for r in records]}
+    shown = [
+        sum(r["right"][:n]) for r in records
+    ]  # right ones among those that vote, or stand in the prompt
+    shares = {
+        "mean_sample_accuracy": [s / n for s in shown],
+        "majority@k": score(
+            [rewards.majority(r["samples"][:n], r["choices"], read) for r in records]
+        ),
+        "pass@k": [rewards.pass_at_k(len(r["right"]), int(sum(r["right"])), n) for r in records],
+    }
     spent = [r["prompt_tokens"] + sum(r["sample_tokens"][:n]) for r in records]
-    more = {"greedy_tokens": mean([r["prompt_tokens"] + r["tokens"] for r in records]), "majority_tokens": mean(spent)}
+    more = {
+        "greedy_tokens": mean([r["prompt_tokens"] + r["tokens"] for r in records]),
+        "majority_tokens": mean(spent),
+    }
     if "selections" in records[0]:
         said = [selection(r, n, protocol) for r in records]
-        answers, how = zip(*[rewards.select(text, r["samples"][:n], r["choices"], read) for text, r in zip(said, records)])
+        answers, how = zip(
+            *[
+                rewards.select(text, r["samples"][:n], r["choices"], read)
+                for text, r in zip(said, records)
+            ]
+        )
         shares["self_select@k"] = score(answers)
-        more["self_select_tokens"] = mean([tokens + sum(r["selection_tokens"].get(str(n), [])) for tokens, r in zip(spent, records)])
-        if n > 1:                                                    # one sample is no choice, and nothing was asked
-            low, high = rewards.bootstrap_difference(shares["self_select@k"], shares["majority@k"], seed)
-            more |= {"self_select_gain": mean(shares["self_select@k"]) - mean(shares["majority@k"]), "self_select_gain_low": low, "self_select_gain_high": high}
+        more["self_select_tokens"] = mean(
+            [
+                tokens + sum(r["selection_tokens"].get(str(n), []))
+                for tokens, r in zip(spent, records)
+            ]
+        )
+        if n > 1:  # one sample is no choice, and nothing was asked
+            low, high = rewards.bootstrap_difference(
+                shares["self_select@k"], shares["majority@k"], seed
+            )
+            more |= {
+                "self_select_gain": mean(shares["self_select@k"]) - mean(shares["majority@k"]),
+                "self_select_gain_low": low,
+                "self_select_gain_high": high,
+            }
             unreadable = [read(text) is None for text in said]
-            more |= {"self_select_unreadable": mean(unreadable), "self_select_not_a_candidate": mean([h != "selected" and not u for h, u in zip(how, unreadable)]),
-                     "self_select_fell_back": mean([h == "majority" for h in how])}
-            parts = {"some right": [s > 0 for s in shown], "none right": [s == 0 for s in shown], "right in the minority": [0 < 2 * s < n for s in shown]}
-            parts = {name: [score for score, here in zip(shares["self_select@k"], among) if here] for name, among in parts.items()}
-            more["self_select_by"] = {name: {"accuracy": mean(scores), "n": len(scores)} for name, scores in parts.items() if scores}
+            more |= {
+                "self_select_unreadable": mean(unreadable),
+                "self_select_not_a_candidate": mean(
+                    [h != "selected" and not u for h, u in zip(how, unreadable)]
+                ),
+                "self_select_fell_back": mean([h == "majority" for h in how]),
+            }
+            parts = {
+                "some right": [s > 0 for s in shown],
+                "none right": [s == 0 for s in shown],
+                "right in the minority": [0 < 2 * s < n for s in shown],
+            }
+            parts = {
+                name: [score for score, here in zip(shares["self_select@k"], among) if here]
+                for name, among in parts.items()
+            }
+            more["self_select_by"] = {
+                name: {"accuracy": mean(scores), "n": len(scores)}
+                for name, scores in parts.items()
+                if scores
+            }
     point = {"step": n}
     for name, values in shares.items():
         low, high = rewards.wilson(sum(values), len(values))
@@ -87,42 +133,110 @@ def selection(record, n, protocol=None):
 
 def on_a_line(text, protocol):
     """A selection as the protocol reads answers: "14" is "Answer: 14" where they stand on a line of their own."""
-    bare = protocol and protocols.PROTOCOLS[protocol].get("line") and protocols.body(text, protocol) is None
+    bare = (
+        protocol
+        and protocols.PROTOCOLS[protocol].get("line")
+        and protocols.body(text, protocol) is None
+    )
     return f"Answer: {text.strip()}" if bare else text
 
 
 def judged(examples, protocol):
     """The examples as the protocol scores them. UserError, which names file and line, for one that it cannot score."""
-    records = [{**e.meta, "id": e.id, "question": e.question, "answer": e.answer, "choices": e.choices, "task": e.task, "prediction": ""} for e in examples]
-    return [e for _, e in suited([(f"{e.source} does not suit --protocol {protocol}", record) for e, record in zip(examples, records)], protocol)]
+    records = [
+        {
+            **e.meta,
+            "id": e.id,
+            "question": e.question,
+            "answer": e.answer,
+            "choices": e.choices,
+            "task": e.task,
+            "prediction": "",
+        }
+        for e in examples
+    ]
+    return [
+        e
+        for _, e in suited(
+            [
+                (f"{e.source} does not suit --protocol {protocol}", record)
+                for e, record in zip(examples, records)
+            ],
+            protocol,
+        )
+    ]
 
 
 def check_selections_fit(examples, processor, args, N):
     """UserError unless N samples of full length fit into every question's selection prompt, with its answer: found out now, not after an hour. (Bytes that are
     no text can grow when they are written again; then generate.self_select objects.)"""
     import data
-    empty = [data.asked(e, data.select_prompt(data.wording(e, args.prompt_template), [""] * N, data.SELECT.get(args.prompt_template))) for e in examples]
-    longest, most = max(data.check_fit(empty, processor, "none", args.system_prompt, 1)), args.max_completion_length
+
+    empty = [
+        data.asked(
+            e,
+            data.select_prompt(
+                data.wording(e, args.prompt_template),
+                [""] * N,
+                data.SELECT.get(args.prompt_template),
+            ),
+        )
+        for e in examples
+    ]
+    longest, most = (
+        max(data.check_fit(empty, processor, "none", args.system_prompt, 1)),
+        args.max_completion_length,
+    )
     fits = (processor.context - longest) // (N + 1)
     if fits < most:
-        raise utils.UserError(f"--self-select shows {N} samples of up to {most} tokens with a question of {longest} and reads an answer of as many: too much for the model's "
-                              f"context of {processor.context}; lower --num-samples" + (f", or --max-completion-length to {fits}" if fits > 0 else ", or --max-pixels"))
+        raise utils.UserError(
+            f"--self-select shows {N} samples of up to {most} tokens with a question of {longest} and reads an answer of as many: too much for the model's "
+            f"context of {processor.context}; lower --num-samples"
+            + (f", or --max-completion-length to {fits}" if fits > 0 else ", or --max-pixels")
+        )
 
 
 @plots.picture
 def plot_scaling(curve, result, png, title):
     """curve.png: accuracy against the number of samples, and against what a question costs in tokens. curve: points of `sampled_scores`; bars: 95 %."""
     figure, [[by_n, by_tokens]] = plots.canvas(1, 2, 9, 3.6, sharey=True)
-    greedy = [{"greedy": result["accuracy"], "greedy_low": result["accuracy_low"], "greedy_high": result["accuracy_high"], "greedy_tokens": curve[0]["greedy_tokens"]}]
+    greedy = [
+        {
+            "greedy": result["accuracy"],
+            "greedy_low": result["accuracy_low"],
+            "greedy_high": result["accuracy_high"],
+            "greedy_tokens": curve[0]["greedy_tokens"],
+        }
+    ]
     by_n.axhline(result["accuracy"], color="gray", label="greedy")
     by_n.axhspan(result["accuracy_low"], result["accuracy_high"], color="gray", alpha=0.15)
-    drawn = [(by_n, "pass@k", "step", "C0", curve), (by_n, "majority@k", "step", "C1", curve), (by_n, "self_select@k", "step", "C2", curve),
-             (by_tokens, "greedy", "greedy_tokens", "gray", greedy), (by_tokens, "majority@k", "majority_tokens", "C1", curve), (by_tokens, "self_select@k", "self_select_tokens", "C2", curve)]
+    drawn = [
+        (by_n, "pass@k", "step", "C0", curve),
+        (by_n, "majority@k", "step", "C1", curve),
+        (by_n, "self_select@k", "step", "C2", curve),
+        (by_tokens, "greedy", "greedy_tokens", "gray", greedy),
+        (by_tokens, "majority@k", "majority_tokens", "C1", curve),
+        (by_tokens, "self_select@k", "self_select_tokens", "C2", curve),
+    ]
     for ax, name, x, color, points in drawn:
         if name in points[0]:
-            bars = [[max(0, p[name] - p[f"{name}_low"]) for p in points], [max(0, p[f"{name}_high"] - p[name]) for p in points]]     # an interval can end 1e-16 short of 1
-            ax.errorbar([p[x] for p in points], [p[name] for p in points], bars, color=color, marker="o", capsize=2, label=name)
-    for ax, heading, x in ((by_n, "accuracy against number of samples", "samples, k"), (by_tokens, "accuracy against tokens", "tokens per question, prompts and answers")):
+            bars = [
+                [max(0, p[name] - p[f"{name}_low"]) for p in points],
+                [max(0, p[f"{name}_high"] - p[name]) for p in points],
+            ]  # an interval can end 1e-16 short of 1
+            ax.errorbar(
+                [p[x] for p in points],
+                [p[name] for p in points],
+                bars,
+                color=color,
+                marker="o",
+                capsize=2,
+                label=name,
+            )
+    for ax, heading, x in (
+        (by_n, "accuracy against number of samples", "samples, k"),
+        (by_tokens, "accuracy against tokens", "tokens per question, prompts and answers"),
+    ):
         ax.set_title(heading, fontsize=10)
         ax.set_xlabel(x)
         ax.grid(alpha=0.3)
@@ -136,24 +250,73 @@ def parse_args(argv=None):
     utils.add_model_flags(p)
     utils.add_data_flags(p)
     g = p.add_argument_group("rollout")
-    g.add_argument("--num-samples", type=utils.count, nargs="+", default=0, metavar="N", help="sampled answers per question besides the greedy one, 0: none; several numbers: the points of "
-                   "the scaling curves, of which the largest is sampled (one number N: 1 to N)")
-    g.add_argument("--self-select", action="store_true", help="show the model the first samples and ask which is right, at every point of the curves")
-    g.add_argument("--max-completion-length", type=utils.positive, default=512, help="tokens of a completion at most")
-    g.add_argument("--temperature", type=utils.not_negative, default=1.0, help="of the N samples; the greedy answer has none")
-    g.add_argument("--top-p", type=utils.fraction, default=1.0, help="sample among the likeliest tokens that make up this mass; 1: all")
-    g.add_argument("--top-k", type=utils.count, default=0, help="sample among this many likeliest tokens; 0: all")
+    g.add_argument(
+        "--num-samples",
+        type=utils.count,
+        nargs="+",
+        default=0,
+        metavar="N",
+        help="sampled answers per question besides the greedy one, 0: none; several numbers: the points of "
+        "the scaling curves, of which the largest is sampled (one number N: 1 to N)",
+    )
+    g.add_argument(
+        "--self-select",
+        action="store_true",
+        help="show the model the first samples and ask which is right, at every point of the curves",
+    )
+    g.add_argument(
+        "--max-completion-length",
+        type=utils.positive,
+        default=512,
+        help="tokens of a completion at most",
+    )
+    g.add_argument(
+        "--temperature",
+        type=utils.not_negative,
+        default=1.0,
+        help="of the N samples; the greedy answer has none",
+    )
+    g.add_argument(
+        "--top-p",
+        type=utils.fraction,
+        default=1.0,
+        help="sample among the likeliest tokens that make up this mass; 1: all",
+    )
+    g.add_argument(
+        "--top-k",
+        type=utils.count,
+        default=0,
+        help="sample among this many likeliest tokens; 0: all",
+    )
     g.add_argument("--seed", type=utils.count, default=0, help="of the sampling")
     g = p.add_argument_group("evaluation")
     g.add_argument("--max-eval-samples", type=utils.positive, default=512, help="questions to ask")
-    g.add_argument("--eval-batch-size", type=utils.positive, default=16, help="answers generated at a time")
-    g.add_argument("--protocol", choices=sorted(protocols.PROTOCOLS), help="ask (unless --prompt-template says otherwise) and score as this benchmark's published evaluation does, by our rule "
-                   "and by the original one")
-    g.add_argument("--predictions", metavar="FILE", help="score these saved outputs under --protocol instead of asking a model: JSONL, parquet (or R1-V's log) with prediction and answer, and where there are any id, "
-                   "question, choices, task, source, unit, size, resized, box_format; --model and --data are not needed")
+    g.add_argument(
+        "--eval-batch-size", type=utils.positive, default=16, help="answers generated at a time"
+    )
+    g.add_argument(
+        "--protocol",
+        choices=sorted(protocols.PROTOCOLS),
+        help="ask (unless --prompt-template says otherwise) and score as this benchmark's published evaluation does, by our rule "
+        "and by the original one",
+    )
+    g.add_argument(
+        "--predictions",
+        metavar="FILE",
+        help="score these saved outputs under --protocol instead of asking a model: JSONL, parquet (or R1-V's log) with prediction and answer, and where there are any id, "
+        "question, choices, task, source, unit, size, resized, box_format; --model and --data are not needed",
+    )
     g = p.add_argument_group("output")
-    g.add_argument("--output-dir", required=True, help="where result.json, predictions.jsonl and pictures go")
-    g.add_argument("--resume-from-checkpoint", nargs="?", const="newest", metavar="DIR", help="keep the answers already in --output-dir and ask the rest")
+    g.add_argument(
+        "--output-dir", required=True, help="where result.json, predictions.jsonl and pictures go"
+    )
+    g.add_argument(
+        "--resume-from-checkpoint",
+        nargs="?",
+        const="newest",
+        metavar="DIR",
+        help="keep the answers already in --output-dir and ask the rest",
+    )
     words = typed(argv)
     rescored = "predictions" in words
     for action in p._actions:
@@ -163,12 +326,20 @@ def parse_args(argv=None):
     if args.self_select and args.num_samples[-1] < 2 and not rescored:
         p.error("--self-select chooses among samples: give it two or more, --num-samples 3")
     if rescored and not args.protocol:
-        p.error(f"--predictions needs --protocol, by which to score them: {', '.join(sorted(protocols.PROTOCOLS))}")
-    if "box_format" in words and args.protocol and not protocols.PROTOCOLS[args.protocol].get("boxes"):
+        p.error(
+            f"--predictions needs --protocol, by which to score them: {', '.join(sorted(protocols.PROTOCOLS))}"
+        )
+    if (
+        "box_format" in words
+        and args.protocol
+        and not protocols.PROTOCOLS[args.protocol].get("boxes")
+    ):
         p.error(f"--protocol {args.protocol} has no boxes: leave --box-format away")
     for word in words if rescored else ():
         if word not in ("predictions", "protocol", "output_dir", "box_format"):
-            p.error(f"--predictions scores saved outputs and asks no model: leave {flag(word)} away, or --predictions")
+            p.error(
+                f"--predictions scores saved outputs and asks no model: leave {flag(word)} away, or --predictions"
+            )
     return args
 
 
@@ -181,13 +352,21 @@ def rescore(args):
     out, path = Path(args.output_dir), Path(args.predictions)
     pairs = suited(read_predictions(path), args.protocol, args.box_format)
     if (out / "metrics.jsonl").is_file():
-        raise utils.UserError(f"--output-dir {out} holds a training run, whose result.json would be overwritten; name another")
+        raise utils.UserError(
+            f"--output-dir {out} holds a training run, whose result.json would be overwritten; name another"
+        )
     rundir.refuse_anothers(out, args)
-    if (out / "predictions.jsonl").exists() and path.resolve() == (out / "predictions.jsonl").resolve():
-        raise utils.UserError(f"--predictions {path} would be overwritten with the scores; name another --output-dir")
+    if (out / "predictions.jsonl").exists() and path.resolve() == (
+        out / "predictions.jsonl"
+    ).resolve():
+        raise utils.UserError(
+            f"--predictions {path} would be overwritten with the scores; name another --output-dir"
+        )
     disk.make_writable(out)
     write_args(out, args)
-    result, rows = protocols.score(pairs, args.protocol, lambda work: tqdm(work, desc="score", unit="record"))
+    result, rows = protocols.score(
+        pairs, args.protocol, lambda work: tqdm(work, desc="score", unit="record")
+    )
     disk.write_lines(out / "predictions.jsonl", rows)
     report(out, result | {"predictions": args.predictions}, rows)
 
@@ -219,30 +398,43 @@ def read_predictions(path):
     if not (path.is_fifo() and str(path).startswith(OPENED_BY_THE_SHELL)):
         data.must_end(path)
     if path.suffix == ".parquet":
-        return [(f"{path}:{row}", as_saved({**record, "line": row}, f"{path}:{row}"))
-                for row, _, record in data.rows_of(path, "prediction and answer")]
+        return [
+            (f"{path}:{row}", as_saved({**record, "line": row}, f"{path}:{row}"))
+            for row, _, record in data.rows_of(path, "prediction and answer")
+        ]
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise utils.UserError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+        raise utils.UserError(
+            f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8"
+        ) from None
     except OSError as error:
-        raise utils.UserError(f"--predictions {path} cannot be read ({error.strerror or error}); check the path") from None
+        raise utils.UserError(
+            f"--predictions {path} cannot be read ({error.strerror or error}); check the path"
+        ) from None
     records = []
     try:
         whole = json.loads(text)
-    except (ValueError, RecursionError):                              # as it should be, where there is more than one line
+    except (ValueError, RecursionError):  # as it should be, where there is more than one line
         whole = None
     if isinstance(whole, dict) and isinstance(whole.get("results"), list):
-        records = [(f"{path}, result {number}", record, number) for number, record in enumerate(whole["results"], 1)]
+        records = [
+            (f"{path}, result {number}", record, number)
+            for number, record in enumerate(whole["results"], 1)
+        ]
     else:
         for number, line in enumerate(text.split("\n"), 1):
             if line.strip():
                 try:
                     records.append((f"{path}:{number}", json.loads(line), number))
                 except (ValueError, RecursionError) as error:
-                    raise utils.UserError(f"{path}:{number}: broken JSON ({getattr(error, 'msg', str(error)[:60])}); one object a line is expected") from None
+                    raise utils.UserError(
+                        f"{path}:{number}: broken JSON ({getattr(error, 'msg', str(error)[:60])}); one object a line is expected"
+                    ) from None
     if not records:
-        raise utils.UserError(f"{path} holds no record; expected one {{\"prediction\": ..., \"answer\": ...}} a line")
+        raise utils.UserError(
+            f'{path} holds no record; expected one {{"prediction": ..., "answer": ...}} a line'
+        )
     found = []
     for place, record, number in records:
         if isinstance(record, dict):
@@ -300,28 +492,52 @@ def report(out, result, rows):
     """Writes result.json and disagreements.jsonl of a protocol; prints the figures and three rows on which the two scorers differ."""
     disk.write_json(out / "result.json", result)
     print(f"{result['protocol']}: n {result['n']}")
-    print(f"  {'accuracy, ours':<24}{result['accuracy']:.4f}   95 % interval {result['accuracy_low']:.4f} to {result['accuracy_high']:.4f}; {result['parse_failures']} could not be read, of the others "
-          f"{result['accuracy_parsed']:.4f}" + (f"; {result['undecided']} with numbers too large to compare" if result["undecided"] else "") + (f"; predicted boxes in {result['box_format']}" if "box_format" in result else ""))
+    print(
+        f"  {'accuracy, ours':<24}{result['accuracy']:.4f}   95 % interval {result['accuracy_low']:.4f} to {result['accuracy_high']:.4f}; {result['parse_failures']} could not be read, of the others "
+        f"{result['accuracy_parsed']:.4f}"
+        + (
+            f"; {result['undecided']} with numbers too large to compare"
+            if result["undecided"]
+            else ""
+        )
+        + (f"; predicted boxes in {result['box_format']}" if "box_format" in result else "")
+    )
     for name in ("mean_iou", "mAP", "AP50", "cvbench", "cvbench_2d", "cvbench_3d"):
         if name in result:
             print(f"  {name:<24}{result[name]:.4f}")
     for name, parts in result.get("by", {}).items():
         if len(parts) <= 12:
-            print(f"  by {name + ':':<21}" + "  ".join(f"{value} {part['accuracy']:.4f} ({part['n']})" for value, part in parts.items()))
+            print(
+                f"  by {name + ':':<21}"
+                + "  ".join(
+                    f"{value} {part['accuracy']:.4f} ({part['n']})" for value, part in parts.items()
+                )
+            )
     differ = protocols.disagreements(rows)
     disk.write_lines(out / "disagreements.jsonl", differ)
     if "accuracy_original" in result:
-        print(f"  {'accuracy, original':<24}{result['accuracy_original']:.4f}   {result['original']}" + (f"; {result['original_timeouts']} ran out of time" if result["original_timeouts"] else ""))
+        print(
+            f"  {'accuracy, original':<24}{result['accuracy_original']:.4f}   {result['original']}"
+            + (
+                f"; {result['original_timeouts']} ran out of time"
+                if result["original_timeouts"]
+                else ""
+            )
+        )
         print(f"  {'they differ on':<24}{len(differ)} records: {out}/disagreements.jsonl")
     for row in differ[:3]:
         said = " ".join(row["prediction"].split())
-        print(f"    gold {row['answer']!r}, read {row['extracted']!r}: ours {row['accuracy']:g}, original {row['accuracy_original']:g}; text ends {said[-120:]!r}")
+        print(
+            f"    gold {row['answer']!r}, read {row['extracted']!r}: ours {row['accuracy']:g}, original {row['accuracy_original']:g}; text ends {said[-120:]!r}"
+        )
 
 
 def model_files(name):
     """What tells one model in a directory from another that was trained into it later: its SHA256SUMS; None of one from elsewhere."""
     saved = Path(name) / sums.SUMS
-    return records.checksum({"sums": saved.read_text(encoding="utf-8")}) if saved.is_file() else None
+    return (
+        records.checksum({"sums": saved.read_text(encoding="utf-8")}) if saved.is_file() else None
+    )
 
 
 def ask(args):
@@ -334,15 +550,27 @@ def ask(args):
     out, resume = Path(args.output_dir), args.resume_from_checkpoint is not None
     disk.make_writable(out)
     if (out / "metrics.jsonl").is_file():
-        raise utils.UserError(f"--output-dir {out} holds a training run, whose result.json and curve would be overwritten; name another")
+        raise utils.UserError(
+            f"--output-dir {out} holds a training run, whose result.json and curve would be overwritten; name another"
+        )
     rundir.refuse_anothers(out, args)
     if args.protocol:
-        args.prompt_template = args.prompt_template or protocols.PROTOCOLS[args.protocol]["template"]
+        args.prompt_template = (
+            args.prompt_template or protocols.PROTOCOLS[args.protocol]["template"]
+        )
     data.ask_as_trained(args)
-    found = data.read(args.data, level=args.level, box_format=args.box_format, min_pixels=args.min_pixels, max_pixels=args.max_pixels)
+    found = data.read(
+        args.data,
+        level=args.level,
+        box_format=args.box_format,
+        min_pixels=args.min_pixels,
+        max_pixels=args.max_pixels,
+    )
     examples = data.head(found, args.max_eval_samples)
     if isinstance(found, list) and len(found) > len(examples):
-        print(f"asking the first {len(examples)} of {len(found)} questions; --max-eval-samples {len(found)} asks them all")
+        print(
+            f"asking the first {len(examples)} of {len(found)} questions; --max-eval-samples {len(found)} asks them all"
+        )
     data.check_golds(examples, rewards.check_gold)
     as_judged = judged(examples, args.protocol) if args.protocol else examples
     right = protocols.PROTOCOLS[args.protocol]["ours"] if args.protocol else rewards.accuracy
@@ -350,92 +578,236 @@ def ask(args):
     sizes = sizes if len(sizes) > 1 else range(1, N + 1)
     policy, processor = modeling.load_from_args(args, needs_training="its answers would be noise")
     predictions = out / "predictions.jsonl"
-    prompt_tokens = data.check_fit(examples, processor, args.prompt_template, args.system_prompt, args.max_completion_length) or [0] * len(examples)
+    prompt_tokens = data.check_fit(
+        examples, processor, args.prompt_template, args.system_prompt, args.max_completion_length
+    ) or [0] * len(examples)
     if args.self_select:
         check_selections_fit(examples, processor, args, N)
     step = max(1, args.eval_batch_size // max(1, N))
     kept = resume and predictions.exists()
     if predictions.exists() and not resume:
-        raise utils.UserError(f"{predictions} holds the answers of an evaluation; add --resume-from-checkpoint to go on with it, name another --output-dir, or delete the file to start over")
+        raise utils.UserError(
+            f"{predictions} holds the answers of an evaluation; add --resume-from-checkpoint to go on with it, name another --output-dir, or delete the file to start over"
+        )
     if resume and not kept:
         print(f"no answers in {out} yet: starting from the beginning")
     before = read_args(out, ours=True) if kept else {}
     args.run, args.model_files = before.get("run"), model_files(args.model)
-    same = ("model", "model_files", "data", "level", "num_samples", "self_select", "temperature", "top_p", "top_k", "seed", "prompt_template", "system_prompt", "max_completion_length", "protocol",
-            "box_format", "max_pixels", "min_pixels", "quant", "dtype")
-    label, other = label_of(args, predictions), before and any(before.get(k) != getattr(args, k) for k in same)
+    same = (
+        "model",
+        "model_files",
+        "data",
+        "level",
+        "num_samples",
+        "self_select",
+        "temperature",
+        "top_p",
+        "top_k",
+        "seed",
+        "prompt_template",
+        "system_prompt",
+        "max_completion_length",
+        "protocol",
+        "box_format",
+        "max_pixels",
+        "min_pixels",
+        "quant",
+        "dtype",
+    )
+    label, other = (
+        label_of(args, predictions),
+        before and any(before.get(k) != getattr(args, k) for k in same),
+    )
     answered, lines = records.good_lines(predictions, label) if kept else ([], 0)
-    if lines and (other or not before and not answered or [r["id"] for r in answered] != [e.id for e in examples[:len(answered)]]):
+    if lines and (
+        other
+        or not before
+        and not answered
+        or [r["id"] for r in answered] != [e.id for e in examples[: len(answered)]]
+    ):
         raise utils.UserError(
             f"{predictions} holds answers of another evaluation, or to questions with other ids; "
             "name another --output-dir, or delete the file to start over"
         )
     write_args(out, args)
     saved = records.Lines(predictions, label, step, len(examples), fresh=not kept)
-    disk.announce(out, {"answers": len(examples) * (1 + N) * (4 * args.max_completion_length + 500), "pictures": 500_000})
-    print(f"model: {modeling.describe(policy)}; prompt template {args.prompt_template}" + (f"; protocol {args.protocol}" if args.protocol else ""))
-    print(f"asking {len(examples)} questions of {args.data}: greedily" + (f", and {N} samples each at temperature {args.temperature}" if N else "")
-          + ("; which is right, it is asked again" if args.self_select else "") + (f"; {len(saved.lines)} are answered already" if saved.lines else ""))
+    disk.announce(
+        out,
+        {
+            "answers": len(examples) * (1 + N) * (4 * args.max_completion_length + 500),
+            "pictures": 500_000,
+        },
+    )
+    print(
+        f"model: {modeling.describe(policy)}; prompt template {args.prompt_template}"
+        + (f"; protocol {args.protocol}" if args.protocol else "")
+    )
+    print(
+        f"asking {len(examples)} questions of {args.data}: greedily"
+        + (f", and {N} samples each at temperature {args.temperature}" if N else "")
+        + ("; which is right, it is asked again" if args.self_select else "")
+        + (f"; {len(saved.lines)} are answered already" if saved.lines else "")
+    )
 
     # ---- ask, a batch at a time; every finished batch is on disk -------------------------------------------------------------------
     shared = dict(batch_size=args.eval_batch_size, max_completion_length=args.max_completion_length)
     for start in tqdm(range(len(saved.lines), len(examples), step), desc="evaluate", unit="batch"):
-        batch = examples[start:start + step]
-        greedy, lengths, _ = generate.answer_all(policy, processor, batch, args.prompt_template, args.system_prompt, temperature=0, **shared)
+        batch = examples[start : start + step]
+        greedy, lengths, _ = generate.answer_all(
+            policy,
+            processor,
+            batch,
+            args.prompt_template,
+            args.system_prompt,
+            temperature=0,
+            **shared,
+        )
         samples, sample_tokens, rows = [], [], []
         if N:
-            samples, sample_tokens, _ = generate.answer_all(policy, processor, batch, args.prompt_template, args.system_prompt, N, temperature=args.temperature,
-                                                            top_p=args.top_p, top_k=args.top_k, seed=args.seed, first_row=start * N, **shared)
-        asks = [(i, n) for i in range(len(batch)) for n in sizes if n > 1] if args.self_select else []
+            samples, sample_tokens, _ = generate.answer_all(
+                policy,
+                processor,
+                batch,
+                args.prompt_template,
+                args.system_prompt,
+                N,
+                temperature=args.temperature,
+                top_p=args.top_p,
+                top_k=args.top_k,
+                seed=args.seed,
+                first_row=start * N,
+                **shared,
+            )
+        asks = (
+            [(i, n) for i in range(len(batch)) for n in sizes if n > 1] if args.self_select else []
+        )
         if asks:
-            shown = [samples[i * N:i * N + n] for i, n in asks]
-            chosen, said, read = generate.self_select(policy, processor, [batch[i] for i, _ in asks], args.prompt_template, args.system_prompt, shown, **shared)
+            shown = [samples[i * N : i * N + n] for i, n in asks]
+            chosen, said, read = generate.self_select(
+                policy,
+                processor,
+                [batch[i] for i, _ in asks],
+                args.prompt_template,
+                args.system_prompt,
+                shown,
+                **shared,
+            )
         for i, (e, text) in enumerate(zip(batch, greedy)):
-            mine = samples[i * N:(i + 1) * N]
-            row = {"id": e.id, "question": e.question, "answer": e.answer, "choices": e.choices, "prediction": text}
-            row |= protocols.score_one(text, as_judged[start + i], args.protocol) if args.protocol else rewards.marks(text, e)
-            row |= {"prompt_tokens": prompt_tokens[start + i], "tokens": lengths[i], "samples": mine, "right": [right(s, as_judged[start + i]) for s in mine],
-                    "sample_tokens": sample_tokens[i * N:(i + 1) * N]}
+            mine = samples[i * N : (i + 1) * N]
+            row = {
+                "id": e.id,
+                "question": e.question,
+                "answer": e.answer,
+                "choices": e.choices,
+                "prediction": text,
+            }
+            row |= (
+                protocols.score_one(text, as_judged[start + i], args.protocol)
+                if args.protocol
+                else rewards.marks(text, e)
+            )
+            row |= {
+                "prompt_tokens": prompt_tokens[start + i],
+                "tokens": lengths[i],
+                "samples": mine,
+                "right": [right(s, as_judged[start + i]) for s in mine],
+                "sample_tokens": sample_tokens[i * N : (i + 1) * N],
+            }
             if asks:
                 here = [j for j, (asked, _) in enumerate(asks) if asked == i]
-                row |= {"selections": {str(asks[j][1]): chosen[j] for j in here}, "selection_tokens": {str(asks[j][1]): [read[j], said[j]] for j in here}}
+                row |= {
+                    "selections": {str(asks[j][1]): chosen[j] for j in here},
+                    "selection_tokens": {str(asks[j][1]): [read[j], said[j]] for j in here},
+                }
             rows.append(row)
         saved.append(rows)
 
     # ---- count, draw ---------------------------------------------------------------------------------------------------------------
     answered = saved.lines
-    result = rewards.summary([r["prediction"] for r in answered], as_judged) | (protocols.totals(answered, args.protocol) if args.protocol else {})
-    result |= {"data": args.data, "model": args.model, "mean_length": sum(r["tokens"] for r in answered) / len(answered)}
-    print(f"Test@1 (greedy): accuracy {result['accuracy']:.3f}, 95 % interval {result['accuracy_low']:.3f} to {result['accuracy_high']:.3f}, n {result['n']}; of readable answers "
-          f"{result['accuracy_parsed']:.3f}; format {result['format_rate']:.3f}; {result['parse_failures']} could not be read" + (f"; mean IoU {result['iou']:.3f}" if "iou" in result else ""))
+    result = rewards.summary([r["prediction"] for r in answered], as_judged) | (
+        protocols.totals(answered, args.protocol) if args.protocol else {}
+    )
+    result |= {
+        "data": args.data,
+        "model": args.model,
+        "mean_length": sum(r["tokens"] for r in answered) / len(answered),
+    }
+    print(
+        f"Test@1 (greedy): accuracy {result['accuracy']:.3f}, 95 % interval {result['accuracy_low']:.3f} to {result['accuracy_high']:.3f}, n {result['n']}; of readable answers "
+        f"{result['accuracy_parsed']:.3f}; format {result['format_rate']:.3f}; {result['parse_failures']} could not be read"
+        + (f"; mean IoU {result['iou']:.3f}" if "iou" in result else "")
+    )
     if args.protocol:
         report(out, result, answered)
-    curve = [sampled_scores(answered, as_judged, n, args.protocol) | {"greedy": result["accuracy"]} for n in sizes]
+    curve = [
+        sampled_scores(answered, as_judged, n, args.protocol) | {"greedy": result["accuracy"]}
+        for n in sizes
+    ]
     if curve:
         for name in ("majority", "pass", "self_select"):
-            result |= {f"{name}@{N}{end}": curve[-1][f"{name}@k{end}"] for end in ("", "_low", "_high") if f"{name}@k" in curve[-1]}
+            result |= {
+                f"{name}@{N}{end}": curve[-1][f"{name}@k{end}"]
+                for end in ("", "_low", "_high")
+                if f"{name}@k" in curve[-1]
+            }
         result |= {"mean_sample_accuracy": curve[-1]["mean_sample_accuracy"], "scaling": curve}
         for c in curve:
-            print(f"of {c['step']} samples: one alone is right {c['mean_sample_accuracy']:.3f}, majority {c['majority@k']:.3f}, " + (f"self-select {c['self_select@k']:.3f}, " if args.self_select else "")
-                  + f"pass {c['pass@k']:.3f}" + ("" if "self_select_gain" not in c else f"; self-select over majority {c['self_select_gain']:+.3f}, 95 % interval {c['self_select_gain_low']:+.3f} to "
-                  f"{c['self_select_gain_high']:+.3f}; {c['self_select_fell_back']:.1%} of the selections fell back on the majority"))
+            print(
+                f"of {c['step']} samples: one alone is right {c['mean_sample_accuracy']:.3f}, majority {c['majority@k']:.3f}, "
+                + (f"self-select {c['self_select@k']:.3f}, " if args.self_select else "")
+                + f"pass {c['pass@k']:.3f}"
+                + (
+                    ""
+                    if "self_select_gain" not in c
+                    else f"; self-select over majority {c['self_select_gain']:+.3f}, 95 % interval {c['self_select_gain_low']:+.3f} to "
+                    f"{c['self_select_gain_high']:+.3f}; {c['self_select_fell_back']:.1%} of the selections fell back on the majority"
+                )
+            )
         disk.write_lines(out / "scaling.jsonl", curve)
         plot_scaling(curve, result, out / "curve.png", f"{args.model}, {args.data}")
     disk.write_json(out / "result.json", result)
     (out / "samples").mkdir(exist_ok=True)
-    picked = sorted(range(len(answered)), key=lambda i: (answered[i]["accuracy"], i))[:4] + list(range(min(4, len(answered))))
-    rows, show = [], min((n for n in sizes if n > 1), key=lambda n: abs(n - 3)) if args.self_select else 2
+    picked = sorted(range(len(answered)), key=lambda i: (answered[i]["accuracy"], i))[:4] + list(
+        range(min(4, len(answered)))
+    )
+    rows, show = (
+        [],
+        min((n for n in sizes if n > 1), key=lambda n: abs(n - 3)) if args.self_select else 2,
+    )
     for i in picked:
         said = [(f"greedy: {answered[i]['prediction']}", {"accuracy": answered[i]["accuracy"]})]
-        said += [(sample, {"accuracy": right}) for sample, right in zip(answered[i]["samples"][:show], answered[i]["right"])]
+        said += [
+            (sample, {"accuracy": right})
+            for sample, right in zip(answered[i]["samples"][:show], answered[i]["right"])
+        ]
         if args.self_select:
             point = sampled_scores([answered[i]], [as_judged[i]], show, args.protocol)
             instead = ", the majority in its place" if point["self_select_fell_back"] else ""
-            said.append((f"self-select among these {show}{instead}: {answered[i]['selections'][str(show)]}", {"accuracy": point["self_select@k"]}))
-        rows.append({"images": data.images_for_a_sheet(examples[i]), "question": examples[i].question, "answer": examples[i].answer, "completions": said,
-                     "boxes": rewards.drawn_boxes(examples[i], answered[i]["prediction"], *answered[i]["samples"][:show])})
-    plots.plot_samples(rows, out / "samples" / "answers.png", f"{args.model} on {args.data}: four wrong answers if there are any, then the first four")
-    print(f"{out}/result.json has the figures, {out}/predictions.jsonl every answer, {out}/samples/answers.png some of them beside their pictures")
+            said.append(
+                (
+                    f"self-select among these {show}{instead}: {answered[i]['selections'][str(show)]}",
+                    {"accuracy": point["self_select@k"]},
+                )
+            )
+        rows.append(
+            {
+                "images": data.images_for_a_sheet(examples[i]),
+                "question": examples[i].question,
+                "answer": examples[i].answer,
+                "completions": said,
+                "boxes": rewards.drawn_boxes(
+                    examples[i], answered[i]["prediction"], *answered[i]["samples"][:show]
+                ),
+            }
+        )
+    plots.plot_samples(
+        rows,
+        out / "samples" / "answers.png",
+        f"{args.model} on {args.data}: four wrong answers if there are any, then the first four",
+    )
+    print(
+        f"{out}/result.json has the figures, {out}/predictions.jsonl every answer, {out}/samples/answers.png some of them beside their pictures"
+    )
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ Preferences compare whole responses: there P counts pairs (chosen, rejected) of 
 response, (P,) nats, and `preference_loss` costs each pair by itself, (P,), under the names of `PAIR_LOSSES` at the bottom.
 The mean over the P pairs of the update is the loss; micro-batches of pairs add up just as rows do.
 """
+
 import torch
 
 # ---------------------------------------------------------------------------- rewards -> advantages
@@ -42,8 +43,8 @@ def _groups(rewards, G):
         raise ValueError(f"a group needs at least 2 completions to be compared, got G = {G}")
     if len(rewards) % G:
         raise ValueError(f"{len(rewards)} rewards do not divide into groups of {G}")
-    groups = _at_least_float32(rewards).reshape(-1, G)                             # (N, G)
-    spread = groups.amax(1, keepdim=True) - groups.amin(1, keepdim=True)           # (N, 1)
+    groups = _at_least_float32(rewards).reshape(-1, G)  # (N, G)
+    spread = groups.amax(1, keepdim=True) - groups.amin(1, keepdim=True)  # (N, 1)
     return groups, spread <= 1e-6 * groups.abs().amax(1, keepdim=True).clamp(min=1)
 
 
@@ -59,12 +60,14 @@ def group_advantage(rewards, G, scale_by_std=True, eps=1e-4):
     """
     if not torch.isfinite(rewards).all():
         bad = (~torch.isfinite(rewards)).nonzero().flatten().tolist()
-        raise ValueError(f"rewards of rows {bad} are not finite: one NaN would spread to its whole group")
-    groups, flat = _groups(rewards, G)                                             # (N, G), (N, 1)
+        raise ValueError(
+            f"rewards of rows {bad} are not finite: one NaN would spread to its whole group"
+        )
+    groups, flat = _groups(rewards, G)  # (N, G), (N, 1)
     adv = groups - groups.mean(1, keepdim=True)
     if scale_by_std:
         adv = adv / (groups.std(1, keepdim=True) + eps)
-    return adv.masked_fill(flat, 0.0).flatten()                                    # (B,)
+    return adv.masked_fill(flat, 0.0).flatten()  # (B,)
 
 
 # ---------------------------------------------------------------------------- terms: what a token costs, (B, T)
@@ -82,8 +85,8 @@ def clipped_surrogate(logp, old_logp, adv, epsilon=0.2, epsilon_high=None):
     """
     _check(logp, old_logp, adv)
     low, high = _clip_range(epsilon, epsilon_high)
-    ratio = (logp - old_logp.detach()).exp()                                       # (B, T)
-    adv = adv[:, None]                                                             # (B, 1)
+    ratio = (logp - old_logp.detach()).exp()  # (B, T)
+    adv = adv[:, None]  # (B, 1)
     return -torch.minimum(ratio * adv, ratio.clamp(low, high) * adv)
 
 
@@ -99,8 +102,10 @@ def kl_k3(logp, ref_logp):
     logp, ref_logp: (B, T) nats; ref_logp counts as a constant.  Returns (B, T) nats, >= 0.
     """
     _check(logp, ref_logp)
-    log_r = ref_logp.detach() - logp                                               # (B, T)
-    return torch.expm1(log_r) - log_r       # expm1: exp(x) - 1 - x in float32 would round to noise, even negative, near 0
+    log_r = ref_logp.detach() - logp  # (B, T)
+    return (
+        torch.expm1(log_r) - log_r
+    )  # expm1: exp(x) - 1 - x in float32 would round to noise, even negative, near 0
 
 
 def nll(logp):
@@ -173,7 +178,9 @@ def truncation_mask(mask, finished):
     An unfinished answer was cut, which is not the same as wrong. Advantages are computed before this, from full groups.
     mask: (B, T); finished: (B,), true where the row ended with an eos.  Returns a new (B, T) mask of the same dtype.
     """
-    assert finished.shape == mask.shape[:1], f"mask {tuple(mask.shape)}, finished {tuple(finished.shape)}"
+    assert finished.shape == mask.shape[:1], (
+        f"mask {tuple(mask.shape)}, finished {tuple(finished.shape)}"
+    )
     return mask * finished.to(mask.dtype)[:, None]
 
 
@@ -192,12 +199,14 @@ def r3v_weights(mask, tasks, weights, per_example=False):
     mask: (B, T), ALL the rows of one update.  tasks: B names, such as also "direct" and "warmup".  weights: {name: float >= 0},
     a missing name counts 1, and 0 silences a task.  Returns (B, T).  Raises ValueError for a negative or infinite weight.
     """
-    assert mask.ndim == 2 and len(tasks) == len(mask), f"mask {tuple(mask.shape)} needs one task per row, got {len(tasks)}"
+    assert mask.ndim == 2 and len(tasks) == len(mask), (
+        f"mask {tuple(mask.shape)} needs one task per row, got {len(tasks)}"
+    )
     bad = {name: w for name, w in weights.items() if not 0 <= w < float("inf")}
     if bad:
         raise ValueError(f"the weight of a task must be a finite number >= 0, got {bad}")
     mask = _at_least_float32(mask)
-    plain = seq_mean(mask) if per_example else token_mean(mask)                    # (B, T)
+    plain = seq_mean(mask) if per_example else token_mean(mask)  # (B, T)
     return plain * mask.new_tensor([weights.get(task, 1.0) for task in tasks])[:, None]
 
 
@@ -225,7 +234,7 @@ def dpo(chosen, rejected, beta=0.1, label_smoothing=0.0):
     Raises ValueError unless beta > 0 and 0 <= label_smoothing < 0.5.
     """
     _check_pair(chosen, rejected, beta, label_smoothing)
-    margin = beta * (_at_least_float32(chosen) - _at_least_float32(rejected))      # (P,)
+    margin = beta * (_at_least_float32(chosen) - _at_least_float32(rejected))  # (P,)
     return -(1 - label_smoothing) * _log_sigmoid(margin) - label_smoothing * _log_sigmoid(-margin)
 
 
@@ -249,9 +258,13 @@ def bco_pair(chosen, rejected, beta=0.1, delta=0.0):
     chosen, rejected: (P,) log-ratios, nats per response.  delta: a number or (P,), a constant.  Returns (P,).  Raises ValueError unless beta > 0.
     """
     _check_pair(chosen, rejected, beta)
-    assert not torch.is_tensor(delta) or delta.shape in ((), chosen.shape), f"delta must be a number or (P,), got {tuple(delta.shape)}"
+    assert not torch.is_tensor(delta) or delta.shape in ((), chosen.shape), (
+        f"delta must be a number or (P,), got {tuple(delta.shape)}"
+    )
     delta = delta.detach() if torch.is_tensor(delta) else delta
-    return -_log_sigmoid(beta * _at_least_float32(chosen) - delta) - _log_sigmoid(delta - beta * _at_least_float32(rejected))
+    return -_log_sigmoid(beta * _at_least_float32(chosen) - delta) - _log_sigmoid(
+        delta - beta * _at_least_float32(rejected)
+    )
 
 
 def sft_pair(chosen_logp, chosen_tokens):
@@ -265,8 +278,19 @@ def sft_pair(chosen_logp, chosen_tokens):
     return -_at_least_float32(chosen_logp) / chosen_tokens
 
 
-def preference_loss(chosen_logp, rejected_logp, ref_chosen_logp, ref_rejected_logp, chosen_tokens, rejected_tokens,
-                    loss_type=("sigmoid",), loss_weights=None, beta=0.1, label_smoothing=0.0, delta=0.0):
+def preference_loss(
+    chosen_logp,
+    rejected_logp,
+    ref_chosen_logp,
+    ref_rejected_logp,
+    chosen_tokens,
+    rejected_tokens,
+    loss_type=("sigmoid",),
+    loss_weights=None,
+    beta=0.1,
+    label_smoothing=0.0,
+    delta=0.0,
+):
     """What each pair costs: the weighted sum of the named PAIR_LOSSES (TRL's names).  `**MPO` gives InternVL's mix.
 
     MPO starts at 0.8 * 0.6931 + 0.2 * 1.3863 + NLL = 0.8318 + NLL (delta 0).  loss_weights None: all 1, as in TRL.
@@ -281,11 +305,21 @@ def preference_loss(chosen_logp, rejected_logp, ref_chosen_logp, ref_rejected_lo
     if not names or not set(names) <= set(PAIR_LOSSES):
         raise ValueError(f"unknown pair loss in {list(names)}; there are {', '.join(PAIR_LOSSES)}")
     if len(loss_weights) != len(names):
-        raise ValueError(f"{len(names)} losses ({', '.join(names)}) need as many weights, got {len(loss_weights)}")
+        raise ValueError(
+            f"{len(names)} losses ({', '.join(names)}) need as many weights, got {len(loss_weights)}"
+        )
     if (chosen_tokens < 1).any() or (rejected_tokens < 1).any():
         raise ValueError("a pair has an empty response: it must hold at least its eos")
-    pair = dict(chosen=_at_least_float32(chosen_logp) - ref_chosen_logp.detach(), rejected=_at_least_float32(rejected_logp) - ref_rejected_logp.detach(),
-                chosen_logp=chosen_logp, chosen_tokens=chosen_tokens, rejected_tokens=rejected_tokens, beta=beta, label_smoothing=label_smoothing, delta=delta)
+    pair = dict(
+        chosen=_at_least_float32(chosen_logp) - ref_chosen_logp.detach(),
+        rejected=_at_least_float32(rejected_logp) - ref_rejected_logp.detach(),
+        chosen_logp=chosen_logp,
+        chosen_tokens=chosen_tokens,
+        rejected_tokens=rejected_tokens,
+        beta=beta,
+        label_smoothing=label_smoothing,
+        delta=delta,
+    )
     return sum(weight * PAIR_LOSSES[name](pair) for name, weight in zip(names, loss_weights))
 
 
@@ -304,9 +338,13 @@ def reward_shift(chosen_rewards, rejected_rewards, total, count):
     """
     _check_pair(chosen_rewards, rejected_rewards)
     deltas = []
-    for mean in ((_at_least_float32(chosen_rewards) + _at_least_float32(rejected_rewards)) / 2).tolist():
+    for mean in (
+        (_at_least_float32(chosen_rewards) + _at_least_float32(rejected_rewards)) / 2
+    ).tolist():
         if not abs(mean) < float("inf"):
-            raise ValueError(f"the reward of pair {len(deltas)} is {mean}: it would stay in the running mean for ever")
+            raise ValueError(
+                f"the reward of pair {len(deltas)} is {mean}: it would stay in the running mean for ever"
+            )
         total, count = total + mean, count + 1
         deltas.append(total / count)
     return _at_least_float32(chosen_rewards).new_tensor(deltas), total, count
@@ -334,7 +372,7 @@ def clip_ratio(logp, old_logp, adv, mask, epsilon=0.2, epsilon_high=None):
     """
     _check(logp, old_logp, adv)
     low, high = _clip_range(epsilon, epsilon_high)
-    ratio, adv = (logp - old_logp).exp(), adv[:, None]                             # (B, T), (B, 1)
+    ratio, adv = (logp - old_logp).exp(), adv[:, None]  # (B, T), (B, 1)
     low_mean = masked_mean((ratio < low) & (adv < 0), mask)
     high_mean = masked_mean((ratio > high) & (adv > 0), mask)
     return {"low_mean": low_mean, "high_mean": high_mean, "region_mean": low_mean + high_mean}
@@ -355,15 +393,19 @@ def logp_difference(sampling_logp, logp, mask):
     """
     _check(sampling_logp, logp)
     _check(logp, mask)
-    gap = (sampling_logp - logp).abs().masked_fill(mask == 0, 0)                   # (B, T)
-    return {"mean": masked_mean(gap, mask), "max": gap.max(), "k3": masked_mean(kl_k3(sampling_logp, logp), mask)}
+    gap = (sampling_logp - logp).abs().masked_fill(mask == 0, 0)  # (B, T)
+    return {
+        "mean": masked_mean(gap, mask),
+        "max": gap.max(),
+        "k3": masked_mean(kl_k3(sampling_logp, logp), mask),
+    }
 
 
 @torch.no_grad()
 def rollout_agrees(sampling_logp, logp, mask):
     """Whether log-probs recorded while sampling may serve as old_logp: 99 % of the first ratios exp(logp - sampling_logp) lie in [0.9, 1.1], and k3 is at most 1e-3 nats a token."""
     gap = logp_difference(sampling_logp, logp, mask)
-    near = ((logp - sampling_logp).exp() - 1).abs() <= 0.1                         # (B, T)
+    near = ((logp - sampling_logp).exp() - 1).abs() <= 0.1  # (B, T)
     return bool(masked_mean(near.float(), mask) >= 0.99 and gap["k3"] <= 1e-3)
 
 
@@ -378,9 +420,18 @@ def preference_metrics(chosen_logp, rejected_logp, ref_chosen_logp, ref_rejected
     for x in (rejected_logp, ref_chosen_logp, ref_rejected_logp):
         _check_pair(chosen_logp, x, beta)
     chosen_logp, rejected_logp = _at_least_float32(chosen_logp), _at_least_float32(rejected_logp)
-    chosen, rejected = beta * (chosen_logp - ref_chosen_logp), beta * (rejected_logp - ref_rejected_logp)      # (P,)
-    return {"rewards/chosen": chosen.mean(), "rewards/rejected": rejected.mean(), "rewards/margins": (chosen - rejected).mean(),
-            "rewards/accuracies": (chosen > rejected).float().mean(), "logps/chosen": chosen_logp.mean(), "logps/rejected": rejected_logp.mean()}
+    chosen, rejected = (
+        beta * (chosen_logp - ref_chosen_logp),
+        beta * (rejected_logp - ref_rejected_logp),
+    )  # (P,)
+    return {
+        "rewards/chosen": chosen.mean(),
+        "rewards/rejected": rejected.mean(),
+        "rewards/margins": (chosen - rejected).mean(),
+        "rewards/accuracies": (chosen > rejected).float().mean(),
+        "logps/chosen": chosen_logp.mean(),
+        "logps/rejected": rejected_logp.mean(),
+    }
 
 
 # ---------------------------------------------------------------------------- small helpers
@@ -395,26 +446,36 @@ def _clip_range(epsilon, epsilon_high):
     """(1 - epsilon, 1 + epsilon_high), where None means symmetric."""
     epsilon_high = epsilon if epsilon_high is None else epsilon_high
     if epsilon < 0 or epsilon_high < 0:
-        raise ValueError(f"the clip range must contain 1, got epsilon {epsilon}, epsilon_high {epsilon_high}")
+        raise ValueError(
+            f"the clip range must contain 1, got epsilon {epsilon}, epsilon_high {epsilon_high}"
+        )
     return 1 - epsilon, 1 + epsilon_high
 
 
 def _check(x, y, adv=None):
     """x and y are (B, T), adv is (B,): otherwise broadcasting would return some plausible number."""
-    assert x.ndim == 2 and x.shape == y.shape, f"expected two (B, T), got {tuple(x.shape)} and {tuple(y.shape)}"
-    assert adv is None or adv.shape == x.shape[:1], f"adv must be (B,) = ({len(x)},), got {tuple(adv.shape)}"
+    assert x.ndim == 2 and x.shape == y.shape, (
+        f"expected two (B, T), got {tuple(x.shape)} and {tuple(y.shape)}"
+    )
+    assert adv is None or adv.shape == x.shape[:1], (
+        f"adv must be (B,) = ({len(x)},), got {tuple(adv.shape)}"
+    )
 
 
 def _check_pair(x, y, beta=1.0, label_smoothing=0.0):
     """x and y are both (P,), beta > 0, label_smoothing in [0, 0.5): at 0.5 a label says nothing, beyond it the opposite."""
-    assert x.ndim == 1 and x.shape == y.shape, f"expected two (P,), got {tuple(x.shape)} and {tuple(y.shape)}"
+    assert x.ndim == 1 and x.shape == y.shape, (
+        f"expected two (P,), got {tuple(x.shape)} and {tuple(y.shape)}"
+    )
     if not 0 < beta < float("inf"):
         raise ValueError(f"beta scales the log-ratios and must be a number above 0, got {beta}")
     if not 0 <= label_smoothing < 0.5:
-        raise ValueError(f"label_smoothing is the chance that a label is wrong, in [0, 0.5), got {label_smoothing}")
+        raise ValueError(
+            f"label_smoothing is the chance that a label is wrong, in [0, 0.5), got {label_smoothing}"
+        )
 
 
-_log_sigmoid = torch.nn.functional.logsigmoid                                      # finite where sigma itself rounds to 0
+_log_sigmoid = torch.nn.functional.logsigmoid  # finite where sigma itself rounds to 0
 
 
 # name: (term, reduction). Add a loss: write either one, pair it with the other, name it here.
@@ -434,7 +495,9 @@ LOSSES = {
 # name: cost of the pairs described by p (preference_loss says what p holds), (P,). Add one: write it above, name it here.
 PAIR_LOSSES = {
     "sigmoid": lambda p: dpo(p["chosen"], p["rejected"], p["beta"], p["label_smoothing"]),
-    "ipo": lambda p: ipo(p["chosen"] / p["chosen_tokens"], p["rejected"] / p["rejected_tokens"], p["beta"]),
+    "ipo": lambda p: ipo(
+        p["chosen"] / p["chosen_tokens"], p["rejected"] / p["rejected_tokens"], p["beta"]
+    ),
     "bco_pair": lambda p: bco_pair(p["chosen"], p["rejected"], p["beta"], p["delta"]),
     "sft": lambda p: sft_pair(p["chosen_logp"], p["chosen_tokens"]),
 }

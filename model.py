@@ -7,6 +7,7 @@ KV key/value heads, K head size. Every (B, T) tensor speaks about the response t
 
     python model.py export --model runs/grpo --output-dir exported      # one merged checkpoint that stock transformers loads
 """
+
 from plumbing import stopping
 
 if __name__ == "__main__":
@@ -37,21 +38,38 @@ from plumbing.errors import UserError
 LORA_TARGETS = r"model\.language_model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj"
 # bitsandbytes matches these from the start of a module's full name: "visual" alone would skip nothing (facts that bite, 5).
 KEEP_UNQUANTISED = ["model.visual", "lm_head"]
-VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
-SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>", "<|box_end|>",
-                  "<|quad_start|>", "<|quad_end|>") + VISION_TOKENS
+VISION_TOKENS = (
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
+SPECIAL_TOKENS = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|object_ref_start|>",
+    "<|object_ref_end|>",
+    "<|box_start|>",
+    "<|box_end|>",
+    "<|quad_start|>",
+    "<|quad_end|>",
+) + VISION_TOKENS
 # Qwen2-VL's chat format: what its tokenizer's own template renders for text and images (videos and image numbering left out).
 CHAT_TEMPLATE = (
     "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
     "<|im_start|>{{ message['role'] }}\n{% if message['content'] is string %}{{ message['content'] }}<|im_end|>\n{% else %}"
     "{% for content in message['content'] %}{% if content['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
     "{% elif 'text' in content %}{{ content['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 
 
 @dataclass
 class Processor:
     """Text and pictures to numbers and back. special: ids by name (see `special_ids`). context: the most tokens a prompt and its answer may have."""
+
     tokenizer: object
     image_processor: object
     special: SimpleNamespace
@@ -66,14 +84,34 @@ class Processor:
         """Text of a response: (T,) ids up to the first end-of-text token, special tokens left out."""
         ids = [int(i) for i in ids]
         end = next((t for t, i in enumerate(ids) if i in self.special.eos_ids), len(ids))
-        return self.tokenizer.decode(ids[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return self.tokenizer.decode(
+            ids[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
 
 
 # ----------------------------------------------------------------------------------------------------------------- tiny
 
-TINY_TEXT = dict(hidden_size=128, intermediate_size=384, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=4096, initializer_range=0.06,
-                 rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]})
-TINY_VISION = dict(depth=2, embed_dim=96, num_heads=4, hidden_size=128, mlp_ratio=4, patch_size=14, spatial_merge_size=2, temporal_patch_size=2, initializer_range=0.06)
+TINY_TEXT = dict(
+    hidden_size=128,
+    intermediate_size=384,
+    num_hidden_layers=4,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=4096,
+    initializer_range=0.06,
+    rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
+)
+TINY_VISION = dict(
+    depth=2,
+    embed_dim=96,
+    num_heads=4,
+    hidden_size=128,
+    mlp_ratio=4,
+    patch_size=14,
+    spatial_merge_size=2,
+    temporal_patch_size=2,
+    initializer_range=0.06,
+)
 
 
 def tiny_tokenizer():
@@ -84,9 +122,18 @@ def tiny_tokenizer():
     """
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
+
     tokenizer = Tokenizer.from_file(str(Path(__file__).with_name("tiny_tokenizer.json")))
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", padding_side="left", model_max_length=4096,
-                                   additional_special_tokens=[t for t in SPECIAL_TOKENS if t not in ("<|im_end|>", "<|endoftext|>")])
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        padding_side="left",
+        model_max_length=4096,
+        additional_special_tokens=[
+            t for t in SPECIAL_TOKENS if t not in ("<|im_end|>", "<|endoftext|>")
+        ],
+    )
     fast.chat_template = CHAT_TEMPLATE
     return fast
 
@@ -97,25 +144,48 @@ def tiny(seed=0):
     initializer_range 0.06 in both towers: at 0.02 so narrow a model sits on a plateau for thousands of steps (DESIGN section 5).
     """
     from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
+
     tokenizer = tiny_tokenizer()
     ids = special_ids(tokenizer)
     config = Qwen2VLConfig(
-        text_config=dict(TINY_TEXT, vocab_size=len(tokenizer), bos_token_id=ids.pad_id, eos_token_id=ids.eos_ids[0], pad_token_id=ids.pad_id),
+        text_config=dict(
+            TINY_TEXT,
+            vocab_size=len(tokenizer),
+            bos_token_id=ids.pad_id,
+            eos_token_id=ids.eos_ids[0],
+            pad_token_id=ids.pad_id,
+        ),
         vision_config=dict(TINY_VISION),
-        image_token_id=ids.image_id, video_token_id=ids.video_id, vision_start_token_id=ids.vision_ids[0], vision_end_token_id=ids.vision_ids[1], tie_word_embeddings=True)
+        image_token_id=ids.image_id,
+        video_token_id=ids.video_id,
+        vision_start_token_id=ids.vision_ids[0],
+        vision_end_token_id=ids.vision_ids[1],
+        tie_word_embeddings=True,
+    )
     torch.manual_seed(seed)
     model = Qwen2VLForConditionalGeneration(config)
-    model.generation_config.eos_token_id, model.generation_config.pad_token_id = ids.eos_ids, ids.pad_id
-    return model, tokenizer, image_processor_class()(size={"shortest_edge": 3136, "longest_edge": 12845056})
+    model.generation_config.eos_token_id, model.generation_config.pad_token_id = (
+        ids.eos_ids,
+        ids.pad_id,
+    )
+    return (
+        model,
+        tokenizer,
+        image_processor_class()(size={"shortest_edge": 3136, "longest_edge": 12845056}),
+    )
 
 
 def image_processor_class():
     """Qwen2-VL's image processor on PIL: AutoProcessor, and in some versions the plain class, needs torchvision."""
     try:
-        from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+        from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
+            Qwen2VLImageProcessorPil,
+        )
+
         return Qwen2VLImageProcessorPil
-    except ImportError:                                              # transformers before 5.4
+    except ImportError:  # transformers before 5.4
         from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
+
         return Qwen2VLImageProcessor
 
 
@@ -123,16 +193,30 @@ def special_ids(tokenizer):
     """Ids that matter, by name. eos_ids: both of Qwen2-VL's, end of turn first; pad_id is the second. vision_ids: never sampled, and masked
     in every log-prob, because a sampled one breaks the training forward."""
     ids = dict(zip(SPECIAL_TOKENS, tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS))))
-    missing = [token for token in ("<|im_start|>", "<|im_end|>", "<|endoftext|>", *VISION_TOKENS) if ids[token] is None or ids[token] == tokenizer.unk_token_id]
+    missing = [
+        token
+        for token in ("<|im_start|>", "<|im_end|>", "<|endoftext|>", *VISION_TOKENS)
+        if ids[token] is None or ids[token] == tokenizer.unk_token_id
+    ]
     if missing:
         raise UserError(f"the tokenizer has no {', '.join(missing)}: not one of Qwen2-VL")
     if tokenizer("".join(ids), add_special_tokens=False)["input_ids"] != list(ids.values()):
-        raise UserError("the tokenizer splits its special tokens into letters (split_special_tokens or added_tokens_decoder in tokenizer_config.json); fetch the checkpoint again")
-    return SimpleNamespace(eos_ids=[ids["<|im_end|>"], ids["<|endoftext|>"]], pad_id=ids["<|endoftext|>"], image="<|image_pad|>", image_id=ids["<|image_pad|>"],
-                           video_id=ids["<|video_pad|>"], reserved=VISION_TOKENS + ("<|im_start|>", "<|im_end|>", "<|endoftext|>"), vision_ids=[ids[token] for token in VISION_TOKENS])
+        raise UserError(
+            "the tokenizer splits its special tokens into letters (split_special_tokens or added_tokens_decoder in tokenizer_config.json); fetch the checkpoint again"
+        )
+    return SimpleNamespace(
+        eos_ids=[ids["<|im_end|>"], ids["<|endoftext|>"]],
+        pad_id=ids["<|endoftext|>"],
+        image="<|image_pad|>",
+        image_id=ids["<|image_pad|>"],
+        video_id=ids["<|video_pad|>"],
+        reserved=VISION_TOKENS + ("<|im_start|>", "<|im_end|>", "<|endoftext|>"),
+        vision_ids=[ids[token] for token in VISION_TOKENS],
+    )
 
 
 # --------------------------------------------------------------------------------------------------------- a model as reward
+
 
 def names_checkpoint(name):
     """Whether --reward-funcs NAME means a checkpoint: a directory, or something that looks like a path or a hub name (owner/model)."""
@@ -145,32 +229,49 @@ class RewardModel:
 
     Range: whatever the checkpoint's head puts out; weigh it by --reward-weights. UserError if it cannot be loaded or has more outputs than one.
     """
+
     def __init__(self, name, device="cpu", dtype=torch.float32):
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
         where = f"--reward-funcs {name}"
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                self.model, report = AutoModelForSequenceClassification.from_pretrained(name, dtype=dtype, output_loading_info=True, trust_remote_code=False)
-        except Exception as error:                                   # the hub client, the two loaders and their file formats raise some twenty types
+                self.model, report = AutoModelForSequenceClassification.from_pretrained(
+                    name, dtype=dtype, output_loading_info=True, trust_remote_code=False
+                )
+        except Exception as error:  # the hub client, the two loaders and their file formats raise some twenty types
             if disk.is_the_machines(error):
                 raise
-            raise UserError(f"{where} cannot be loaded as a sequence classifier ({checkpoint_files.first_line(error)}); name a reward, or a checkpoint with its tokenizer") from None
+            raise UserError(
+                f"{where} cannot be loaded as a sequence classifier ({checkpoint_files.first_line(error)}); name a reward, or a checkpoint with its tokenizer"
+            ) from None
         if self.model.config.num_labels != 1:
-            raise UserError(f"{where} has {self.model.config.num_labels} outputs, but a reward is one number; name a checkpoint with num_labels 1")
-        if report["missing_keys"]:                                   # a plain language model: its head would be noise
-            raise UserError(f"{where} lacks {', '.join(sorted(report['missing_keys'])[:2])}: not trained as a reward model; name one that is")
+            raise UserError(
+                f"{where} has {self.model.config.num_labels} outputs, but a reward is one number; name a checkpoint with num_labels 1"
+            )
+        if report["missing_keys"]:  # a plain language model: its head would be noise
+            raise UserError(
+                f"{where} lacks {', '.join(sorted(report['missing_keys'])[:2])}: not trained as a reward model; name one that is"
+            )
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         if self.tokenizer.pad_token is None:
-            raise UserError(f"{where}: its tokenizer has neither pad_token nor eos_token; set one in its tokenizer_config.json")
+            raise UserError(
+                f"{where}: its tokenizer has neither pad_token nor eos_token; set one in its tokenizer_config.json"
+            )
         if self.tokenizer.chat_template:
             templates.check_conversation(self.tokenizer, where)
         self.tokenizer.padding_side = "right"
-        self.model.config.pad_token_id = self.tokenizer.pad_token_id # by which it finds the last token of each row
+        self.model.config.pad_token_id = (
+            self.tokenizer.pad_token_id
+        )  # by which it finds the last token of each row
         self.model.to(device).eval().requires_grad_(False)
-        self.most = min(self.tokenizer.model_max_length, getattr(self.model.config, "max_position_embeddings", self.tokenizer.model_max_length))
+        self.most = min(
+            self.tokenizer.model_max_length,
+            getattr(self.model.config, "max_position_embeddings", self.tokenizer.model_max_length),
+        )
 
     @torch.no_grad()
     def score(self, questions, completions, batch_size=32):
@@ -178,18 +279,37 @@ class RewardModel:
         all texts: the end of an answer is what counts. Scores are as fine as `dtype`: in bfloat16 three digits."""
         texts = []
         for question, completion in zip(questions, completions):
-            turns = [{"role": "user", "content": question}, {"role": "assistant", "content": completion}]
-            texts.append(self.tokenizer.apply_chat_template(turns, tokenize=False) if self.tokenizer.chat_template else f"{question}\n{completion}")
-        rows = self.tokenizer(texts, add_special_tokens=not self.tokenizer.chat_template)["input_ids"]
-        rows = [row if len(row) <= self.most else row[:1] + row[len(row) - self.most + 1:] if row[0] in self.tokenizer.all_special_ids else row[-self.most:] for row in rows]
+            turns = [
+                {"role": "user", "content": question},
+                {"role": "assistant", "content": completion},
+            ]
+            texts.append(
+                self.tokenizer.apply_chat_template(turns, tokenize=False)
+                if self.tokenizer.chat_template
+                else f"{question}\n{completion}"
+            )
+        rows = self.tokenizer(texts, add_special_tokens=not self.tokenizer.chat_template)[
+            "input_ids"
+        ]
+        rows = [
+            row
+            if len(row) <= self.most
+            else row[:1] + row[len(row) - self.most + 1 :]
+            if row[0] in self.tokenizer.all_special_ids
+            else row[-self.most :]
+            for row in rows
+        ]
         scores = []
         for start in range(0, len(rows), batch_size):
-            batch = self.tokenizer.pad({"input_ids": rows[start:start + batch_size]}, return_tensors="pt").to(self.model.device)
+            batch = self.tokenizer.pad(
+                {"input_ids": rows[start : start + batch_size]}, return_tensors="pt"
+            ).to(self.model.device)
             scores += self.model(**batch).logits[:, 0].float().tolist()
         return scores
 
 
 # ----------------------------------------------------------------------------------------------------------------- load
+
 
 def locate(name, named_by=None):
     """What --model names: (base, adapter) as paths or hub names. base is "tiny", a full checkpoint, or what an adapter was trained on; adapter
@@ -197,30 +317,49 @@ def locate(name, named_by=None):
     if name == "tiny":
         return "tiny", None
     path = Path(name)
-    what = f"{named_by}/adapter_config.json: the base model {name}" if named_by else f"--model {name}"
+    what = (
+        f"{named_by}/adapter_config.json: the base model {name}" if named_by else f"--model {name}"
+    )
     if not os.path.isdir(path):
-        looks_local = os.path.exists(path) or len(str(name)) > 200 or str(name).startswith((".", "/", "~")) or str(name).count("/") != 1 or str(name).split("/")[0] in ("runs", "checkpoints", "models")
+        looks_local = (
+            os.path.exists(path)
+            or len(str(name)) > 200
+            or str(name).startswith((".", "/", "~"))
+            or str(name).count("/") != 1
+            or str(name).split("/")[0] in ("runs", "checkpoints", "models")
+        )
         if looks_local:
-            raise UserError(f"{what}: no such directory; name a checkpoint's directory, a hub name (owner/model) or tiny")
+            raise UserError(
+                f"{what}: no such directory; name a checkpoint's directory, a hub name (owner/model) or tiny"
+            )
         path = fetch(name)
     rundir.check_model_files(path)  # first: it knows a better remedy than to fetch it again
     if (path / "adapter_config.json").is_file():
         if named_by:
-            raise UserError(f"{named_by} is an adapter on {name}, itself an adapter; correct base_model_name_or_path in its adapter_config.json, or merge that first: "
-                            f"python model.py export --model {name} --output-dir merged")
+            raise UserError(
+                f"{named_by} is an adapter on {name}, itself an adapter; correct base_model_name_or_path in its adapter_config.json, or merge that first: "
+                f"python model.py export --model {name} --output-dir merged"
+            )
         base = checkpoint_files.read_adapter(path)["base_model_name_or_path"]
-        if base == "tiny":                                           # a word for a model that is not trained, and lies in no directory
-            raise UserError(f"{path}/adapter_config.json names the base model tiny; give there the directory of the model that the adapter was trained on")
+        if base == "tiny":  # a word for a model that is not trained, and lies in no directory
+            raise UserError(
+                f"{path}/adapter_config.json names the base model tiny; give there the directory of the model that the adapter was trained on"
+            )
         beside = path / base
         if not os.path.isdir(base) and os.path.isdir(beside):
             base = str(beside)
         if Path(base).is_absolute() and not os.path.isdir(base):
-            raise UserError(f"{path}/adapter_config.json names the base model {base[:200]}, which is not there; correct base_model_name_or_path")
+            raise UserError(
+                f"{path}/adapter_config.json names the base model {base[:200]}, which is not there; correct base_model_name_or_path"
+            )
         base, _ = locate(base, named_by=path)
         return base, path
     if not (path / "config.json").is_file():
         newest = rundir.checkpoints(path)
-        raise UserError(f"{what} holds no config.json and no adapter_config.json: not a Hugging Face checkpoint" + (f"; did you mean {newest[-1]}?" if newest else ""))
+        raise UserError(
+            f"{what} holds no config.json and no adapter_config.json: not a Hugging Face checkpoint"
+            + (f"; did you mean {newest[-1]}?" if newest else "")
+        )
     checkpoint_files.read_config(path)
     return str(path), None
 
@@ -229,12 +368,19 @@ def locate(name, named_by=None):
 def fetch(name):
     """The hub snapshot of `name` as a local directory, asked for once a run. UserError if it cannot be had."""
     from huggingface_hub import snapshot_download
+
     try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.txt", sums.SUMS]))
-    except Exception as error:                                       # the hub client raises some twenty types: network, gating, spelling
+        return Path(
+            snapshot_download(
+                name, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.txt", sums.SUMS]
+            )
+        )
+    except Exception as error:  # the hub client raises some twenty types: network, gating, spelling
         if disk.is_the_machines(error):
             raise
-        raise UserError(f"--model {name} is no local directory and could not be fetched from the hub ({type(error).__name__}); check the name, or download it and give its directory") from None
+        raise UserError(
+            f"--model {name} is no local directory and could not be fetched from the hub ({type(error).__name__}); check the name, or download it and give its directory"
+        ) from None
 
 
 def load_processor(directory, max_pixels=None, min_pixels=None):
@@ -242,21 +388,38 @@ def load_processor(directory, max_pixels=None, min_pixels=None):
     checkpoint's chat_template.json (2024) or .jinja, or Qwen2-VL's format."""
     directory = Path(directory)
     if not any((directory / file).is_file() for file in ("tokenizer.json", "vocab.json")):
-        raise UserError(f"{directory} holds no tokenizer.json; copy the tokenizer's files of the original checkpoint there")
-    config = checkpoint_files.read_config(directory) if (directory / "config.json").is_file() else {}
+        raise UserError(
+            f"{directory} holds no tokenizer.json; copy the tokenizer's files of the original checkpoint there"
+        )
+    config = (
+        checkpoint_files.read_config(directory) if (directory / "config.json").is_file() else {}
+    )
     tokenizer = checkpoint_files.load_tokenizer(directory)
     special = special_ids(tokenizer)
     size = {"shortest_edge": min_pixels or 3136, "longest_edge": max_pixels or 401408}
     if size["shortest_edge"] > size["longest_edge"]:
-        raise UserError(f"--min-pixels {size['shortest_edge']} is more than --max-pixels {size['longest_edge']}; lower it")
-    image_processor = image_processor_class()(size=size, **checkpoint_files.read_preprocessor(directory))
+        raise UserError(
+            f"--min-pixels {size['shortest_edge']} is more than --max-pixels {size['longest_edge']}; lower it"
+        )
+    image_processor = image_processor_class()(
+        size=size, **checkpoint_files.read_preprocessor(directory)
+    )
     checkpoint_files.check_processor(directory, config, image_processor, special, len(tokenizer))
     context = checkpoint_files.text_of(config)[0].get("max_position_embeddings") or 32768
     tokenizer.chat_template = templates.chat_template(tokenizer, directory) or CHAT_TEMPLATE
     return Processor(tokenizer, image_processor, special, context)
 
 
-def load(name, dtype=torch.float32, device="cpu", quant="none", train=None, max_pixels=None, min_pixels=None, seed=0):
+def load(
+    name,
+    dtype=torch.float32,
+    device="cpu",
+    quant="none",
+    train=None,
+    max_pixels=None,
+    min_pixels=None,
+    seed=0,
+):
     """(policy, processor) from --model. The policy is a Qwen2VLForConditionalGeneration, or a PeftModel around one.
 
     train: None for inference, or a namespace with lora_r, lora_alpha, lora_dropout, freeze_vision, freeze_merger, freeze_llm and
@@ -264,50 +427,85 @@ def load(name, dtype=torch.float32, device="cpu", quant="none", train=None, max_
     1e-6, an AdamW step is smaller than a weight's last bit and is lost (facts that bite, 17). What does not train is kept in `dtype`.
     quant "nf4": the language model's linears in 4 bits, vision tower and head left alone. Raises UserError for whatever does not fit.
     """
-    from transformers import AttentionInterface, AttentionMaskInterface, Qwen2VLForConditionalGeneration
+    from transformers import (
+        AttentionInterface,
+        AttentionMaskInterface,
+        Qwen2VLForConditionalGeneration,
+    )
     from transformers.masking_utils import sdpa_mask
     from transformers.utils import logging
+
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     base, adapter = locate(name)
     lora_r = train.lora_r if train else 0
     full = bool(train) and not lora_r and not adapter
     if quant == "nf4" and full:
-        raise UserError("--quant nf4 weights cannot be trained themselves; add --lora-r 16, or leave --quant away")
+        raise UserError(
+            "--quant nf4 weights cannot be trained themselves; add --lora-r 16, or leave --quant away"
+        )
     if base == "tiny":
         model, tokenizer, image_processor = tiny(seed)
-        image_processor.size = {"shortest_edge": min_pixels or 3136, "longest_edge": max_pixels or 401408}
+        image_processor.size = {
+            "shortest_edge": min_pixels or 3136,
+            "longest_edge": max_pixels or 401408,
+        }
         processor = Processor(tokenizer, image_processor, special_ids(tokenizer), 4096)
-        if quant == "nf4":                                           # bitsandbytes quantises while loading: save, and load like any other
+        if quant == "nf4":  # bitsandbytes quantises while loading: save, and load like any other
             with tempfile.TemporaryDirectory() as directory:
                 model.save_pretrained(directory)
-                model = from_pretrained(Qwen2VLForConditionalGeneration, directory, dtype, device, quant)
+                model = from_pretrained(
+                    Qwen2VLForConditionalGeneration, directory, dtype, device, quant
+                )
         elif not full:
-            for parameter in model.parameters():                     # not model.to(dtype): that rounds the rotary frequencies too
+            for (
+                parameter
+            ) in model.parameters():  # not model.to(dtype): that rounds the rotary frequencies too
                 parameter.data = parameter.data.to(dtype)
     else:
-        checkpoint_files.check_model(base)                           # these first: they take a second, and the weights minutes
+        checkpoint_files.check_model(
+            base
+        )  # these first: they take a second, and the weights minutes
         if adapter:
             checkpoint_files.check_adapter(adapter, base, LORA_TARGETS)
         processor = load_processor(base, max_pixels, min_pixels)
-        model = from_pretrained(Qwen2VLForConditionalGeneration, base, torch.float32 if full else dtype, device, quant)
+        model = from_pretrained(
+            Qwen2VLForConditionalGeneration, base, torch.float32 if full else dtype, device, quant
+        )
     if quant == "none":
         model.to(device)
-    model.generation_config.top_k, model.generation_config.top_p, model.generation_config.temperature = 50, 1.0, 1.0
-    model.generation_config.repetition_penalty, model.generation_config.do_sample = 1.0, False   # the published ones are silently greedy
+    (
+        model.generation_config.top_k,
+        model.generation_config.top_p,
+        model.generation_config.temperature,
+    ) = 50, 1.0, 1.0
+    model.generation_config.repetition_penalty, model.generation_config.do_sample = (
+        1.0,
+        False,
+    )  # the published ones are silently greedy
     model.requires_grad_(False)
     policy = model
     if adapter:
         policy = load_adapter(model, adapter, train)
     elif lora_r:
         from peft import LoraConfig, get_peft_model
+
         torch.manual_seed(seed)
-        policy = get_peft_model(model, LoraConfig(r=lora_r, lora_alpha=train.lora_alpha or 2 * lora_r, lora_dropout=train.lora_dropout, target_modules=LORA_TARGETS, task_type="CAUSAL_LM"))
-        if base != "tiny" and not Path(name).is_dir():               # the hub's name, not this machine's cache
+        policy = get_peft_model(
+            model,
+            LoraConfig(
+                r=lora_r,
+                lora_alpha=train.lora_alpha or 2 * lora_r,
+                lora_dropout=train.lora_dropout,
+                target_modules=LORA_TARGETS,
+                task_type="CAUSAL_LM",
+            ),
+        )
+        if base != "tiny" and not Path(name).is_dir():  # the hub's name, not this machine's cache
             policy.peft_config["default"].base_model_name_or_path = name
     if full:
         unfreeze(model, train)
-        for module in model.modules():                               # frozen parts back to --dtype, trained ones stay float32
+        for module in model.modules():  # frozen parts back to --dtype, trained ones stay float32
             for parameter in module.parameters(recurse=False):
                 if not parameter.requires_grad:
                     parameter.data = parameter.data.to(dtype)
@@ -315,13 +513,17 @@ def load(name, dtype=torch.float32, device="cpu", quant="none", train=None, max_
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     if train and not any(p.requires_grad for p in policy.parameters()):
-        raise UserError("everything is frozen: leave away one of --freeze-vision, --freeze-merger, --freeze-llm")
+        raise UserError(
+            "everything is frozen: leave away one of --freeze-vision, --freeze-merger, --freeze-llm"
+        )
     if train and train.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    model.config.use_cache = True                                    # a checkpoint saved with it off generates at a crawl
+    model.config.use_cache = True  # a checkpoint saved with it off generates at a crawl
     AttentionInterface.register("packed", packed_attention)
     AttentionMaskInterface.register("packed", sdpa_mask)
-    model.model.language_model.config._attn_implementation = "packed"   # never switched, not saved; the vision tower keeps sdpa
+    model.model.language_model.config._attn_implementation = (
+        "packed"  # never switched, not saved; the vision tower keeps sdpa
+    )
     model.compute_dtype = dtype
     policy.eval()
     return policy, processor
@@ -331,7 +533,10 @@ def from_pretrained(cls, directory, dtype, device, quant):
     """cls.from_pretrained, in 4 bits if asked, with the ways it fails put in words. Weights that are missing are an error, not noise."""
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
-    options = dict(dtype=dtype, attn_implementation="sdpa", ignore_mismatched_sizes=True)     # mismatches are reported below, with their names
+
+    options = dict(
+        dtype=dtype, attn_implementation="sdpa", ignore_mismatched_sizes=True
+    )  # mismatches are reported below, with their names
     if quant == "nf4":
         try:
             import bitsandbytes
@@ -339,26 +544,56 @@ def from_pretrained(cls, directory, dtype, device, quant):
         except ImportError:
             raise UserError("--quant nf4 needs bitsandbytes: pip install bitsandbytes") from None
         options["device_map"] = {"": device}
-        options["quantization_config"] = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
-                                                            bnb_4bit_compute_dtype=dtype, llm_int8_skip_modules=KEEP_UNQUANTISED)
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+            llm_int8_skip_modules=KEEP_UNQUANTISED,
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             model, report = cls.from_pretrained(directory, output_loading_info=True, **options)
     except torch.OutOfMemoryError:
         raise
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError, TypeError, AttributeError, SafetensorError, StrictDataclassError) as error:  # of transformers, alone here
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+        KeyError,
+        ImportError,
+        TypeError,
+        AttributeError,
+        SafetensorError,
+        StrictDataclassError,
+    ) as error:  # of transformers, alone here
         if disk.is_the_machines(error):
             raise
-        raise UserError(f"{directory} cannot be loaded as Qwen2-VL ({checkpoint_files.first_line(error)}); fetch or save the checkpoint again") from None
-    lacking = sorted(report["missing_keys"]) + [str(entry[0]) for entry in report.get("mismatched_keys", [])]
-    lacking = [key for key in lacking if not (key == "lm_head.weight" and model.config.tie_word_embeddings)]
+        raise UserError(
+            f"{directory} cannot be loaded as Qwen2-VL ({checkpoint_files.first_line(error)}); fetch or save the checkpoint again"
+        ) from None
+    lacking = sorted(report["missing_keys"]) + [
+        str(entry[0]) for entry in report.get("mismatched_keys", [])
+    ]
+    lacking = [
+        key for key in lacking if not (key == "lm_head.weight" and model.config.tie_word_embeddings)
+    ]
     if lacking:
-        raise UserError(f"{directory}: {len(lacking)} weights are missing or of the wrong shape ({', '.join(lacking[:3])}, ...); the checkpoint is incomplete, fetch it again")
-    outside = [n for n, m in model.named_modules() if type(m).__name__ in ("Linear4bit", "Linear8bitLt") and not n.startswith("model.language_model.layers.")]
+        raise UserError(
+            f"{directory}: {len(lacking)} weights are missing or of the wrong shape ({', '.join(lacking[:3])}, ...); the checkpoint is incomplete, fetch it again"
+        )
+    outside = [
+        n
+        for n, m in model.named_modules()
+        if type(m).__name__ in ("Linear4bit", "Linear8bitLt")
+        and not n.startswith("model.language_model.layers.")
+    ]
     if outside and quant == "none":
-        raise UserError(f"{directory}: quantization_config in its config.json puts layers outside the language model in few bits ({outside[0]}); "
-                        "fetch the checkpoint that is not quantised, and add --quant nf4")
+        raise UserError(
+            f"{directory}: quantization_config in its config.json puts layers outside the language model in few bits ({outside[0]}); "
+            "fetch the checkpoint that is not quantised, and add --quant nf4"
+        )
     if quant == "nf4":
         for module in model.modules():
             if isinstance(module, bitsandbytes.nn.Linear4bit):
@@ -367,7 +602,9 @@ def from_pretrained(cls, directory, dtype, device, quant):
         inside = [n for n, m in model.named_modules() if isinstance(m, bitsandbytes.nn.Linear4bit)]
         wrong = [n for n in inside if not n.startswith("model.language_model.layers.")]
         if wrong or len(inside) != 7 * model.config.text_config.num_hidden_layers:
-            raise UserError(f"bitsandbytes put {len(inside)} layers in 4 bits, {len(wrong)} of them outside the language model ({wrong[:2]}); use the versions of requirements.txt")
+            raise UserError(
+                f"bitsandbytes put {len(inside)} layers in 4 bits, {len(wrong)} of them outside the language model ({wrong[:2]}); use the versions of requirements.txt"
+            )
     return model
 
 
@@ -375,10 +612,13 @@ def load_adapter(model, adapter, train):
     """PeftModel of `model` with the adapter in directory `adapter`, trainable if `train`."""
     from peft import PeftModel
     from safetensors import SafetensorError
+
     config = checkpoint_files.read_adapter(adapter)
     if train and train.lora_r and train.lora_r != config.get("r"):
-        raise UserError(f"--lora-r {train.lora_r}, but the adapter in {adapter} has rank {config.get('r')}; leave --lora-r away, or merge it first: "
-                        f"python model.py export --model {adapter} --output-dir merged")
+        raise UserError(
+            f"--lora-r {train.lora_r}, but the adapter in {adapter} has rank {config.get('r')}; leave --lora-r away, or merge it first: "
+            f"python model.py export --model {adapter} --output-dir merged"
+        )
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -386,20 +626,46 @@ def load_adapter(model, adapter, train):
     except torch.OutOfMemoryError:
         raise
     except SafetensorError as error:
-        raise UserError(f"the adapter in {adapter} cannot be read ({str(error)[:120]}); fetch or save it again") from None
-    except (OSError, ValueError, RuntimeError, KeyError, IndexError, ImportError, AttributeError, TypeError) as error:  # of PEFT, alone here
+        raise UserError(
+            f"the adapter in {adapter} cannot be read ({str(error)[:120]}); fetch or save it again"
+        ) from None
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+        KeyError,
+        IndexError,
+        ImportError,
+        AttributeError,
+        TypeError,
+    ) as error:  # of PEFT, alone here
         if disk.is_the_machines(error):
             raise
-        raise UserError(f"the adapter in {adapter} does not fit its base ({checkpoint_files.first_line(error)}); correct base_model_name_or_path in its adapter_config.json") from None
-    missing = [str(w.message) for w in caught if "missing" in str(w.message).lower() and "adapter" in str(w.message).lower()]
-    if missing:                                                      # e.g. saved under the module names of transformers 4: loads nothing, silently
+        raise UserError(
+            f"the adapter in {adapter} does not fit its base ({checkpoint_files.first_line(error)}); correct base_model_name_or_path in its adapter_config.json"
+        ) from None
+    missing = [
+        str(w.message)
+        for w in caught
+        if "missing" in str(w.message).lower() and "adapter" in str(w.message).lower()
+    ]
+    if missing:  # e.g. saved under the module names of transformers 4: loads nothing, silently
         raise UserError(f"the adapter in {adapter} does not fit its base: {missing[0][:200]}")
-    placed, pairs = sum("lora_A.default" in name for name, _ in policy.named_parameters()), checkpoint_files.adapted(adapter)
+    placed, pairs = (
+        sum("lora_A.default" in name for name, _ in policy.named_parameters()),
+        checkpoint_files.adapted(adapter),
+    )
     if config["peft_type"] == "LORA" and placed != pairs:
-        raise UserError(f"the adapter in {adapter} has weights for {pairs} modules, but its adapter_config.json places {placed}; correct target_modules there, or fetch the adapter again")
+        raise UserError(
+            f"the adapter in {adapter} has weights for {pairs} modules, but its adapter_config.json places {placed}; correct target_modules there, or fetch the adapter again"
+        )
     if train:
         for module in policy.modules():
-            for dropout in getattr(module, "lora_dropout", {}).values() if hasattr(module, "lora_dropout") else ():
+            for dropout in (
+                getattr(module, "lora_dropout", {}).values()
+                if hasattr(module, "lora_dropout")
+                else ()
+            ):
                 if isinstance(dropout, torch.nn.Dropout):
                     dropout.p = train.lora_dropout
     return policy
@@ -408,8 +674,20 @@ def load_adapter(model, adapter, train):
 def unfreeze(model, flags):
     """Full fine-tuning: requires_grad on all parameters but those of the parts named by --freeze-vision, --freeze-merger, --freeze-llm."""
     for name, parameter in model.named_parameters():
-        part = "merger" if name.startswith("model.visual.merger") else "vision" if name.startswith("model.visual") else "llm"
-        parameter.requires_grad_(not {"merger": flags.freeze_merger, "vision": flags.freeze_vision, "llm": flags.freeze_llm}[part])
+        part = (
+            "merger"
+            if name.startswith("model.visual.merger")
+            else "vision"
+            if name.startswith("model.visual")
+            else "llm"
+        )
+        parameter.requires_grad_(
+            not {
+                "merger": flags.freeze_merger,
+                "vision": flags.freeze_vision,
+                "llm": flags.freeze_llm,
+            }[part]
+        )
 
 
 def must_not_overwrite(args, training=True):
@@ -419,12 +697,20 @@ def must_not_overwrite(args, training=True):
         return
     out = Path(os.path.realpath(args.output_dir))
     base, _ = locate(args.model)
-    read = [("--model", args.model), ("the base of --model", base), *(("--reward-funcs", name) for name in getattr(args, "reward_funcs", None) or [])]
+    read = [
+        ("--model", args.model),
+        ("the base of --model", base),
+        *(("--reward-funcs", name) for name in getattr(args, "reward_funcs", None) or []),
+    ]
     for what, name in read:
         path = Path(os.path.realpath(name))
-        is_model = any((path / file).is_file() for file in ("config.json", "adapter_config.json"))     # and no folder named as a reward is, or tiny
+        is_model = any(
+            (path / file).is_file() for file in ("config.json", "adapter_config.json")
+        )  # and no folder named as a reward is, or tiny
         if is_model and (path == out or training and path.is_relative_to(out)):
-            raise UserError(f"--output-dir {args.output_dir} {'is' if path == out else 'contains'} {what} {name}, which the run would write over; name another directory")
+            raise UserError(
+                f"--output-dir {args.output_dir} {'is' if path == out else 'contains'} {what} {name}, which the run would write over; name another directory"
+            )
 
 
 def load_from_args(args, train=False, resume=None, needs_training=None):
@@ -433,40 +719,72 @@ def load_from_args(args, train=False, resume=None, needs_training=None):
     resume: a checkpoint's directory to take the weights from. needs_training: the sentence to stop with if --model is the untrained `tiny`.
     """
     if args.model == "tiny" and needs_training:
-        raise UserError(f"--model tiny is the untrained preset, and {needs_training}. Train one first (about seven minutes on two cores):\n"
-                        "  python train_sft.py --model tiny --data count --learning-rate 2e-3 --max-steps 1000 --output-dir runs/sft\nthen use --model runs/sft")
+        raise UserError(
+            f"--model tiny is the untrained preset, and {needs_training}. Train one first (about seven minutes on two cores):\n"
+            "  python train_sft.py --model tiny --data count --learning-rate 2e-3 --max-steps 1000 --output-dir runs/sft\nthen use --model runs/sft"
+        )
     must_not_overwrite(args, train)
     base, adapter = locate(args.model)
     if args.quant is None:
-        args.quant = checkpoint_files.read_run(args.model).get("quant") or "none" if adapter else "none"
+        args.quant = (
+            checkpoint_files.read_run(args.model).get("quant") or "none" if adapter else "none"
+        )
         if args.quant != "none":
-            print(f"the adapter was trained on {args.quant} weights: loading them so (--quant none to change that)")
+            print(
+                f"the adapter was trained on {args.quant} weights: loading them so (--quant none to change that)"
+            )
     if train:
         if args.lora_r is None:
-            args.lora_r = checkpoint_files.read_adapter(adapter).get("r", 0) if adapter else 16 if args.quant == "nf4" else 0
+            args.lora_r = (
+                checkpoint_files.read_adapter(adapter).get("r", 0)
+                if adapter
+                else 16
+                if args.quant == "nf4"
+                else 0
+            )
         if base == "tiny" and args.lora_r:
-            raise UserError("--lora-r adapts a trained model, but --model tiny is untrained, and lies in no directory that an adapter could name; use --lora-r 0 --quant none")
-        if (adapter or args.lora_r) and (args.freeze_vision or args.freeze_merger or args.freeze_llm):
-            raise UserError("with LoRA only the adapter in the language model trains: --freeze-vision, --freeze-merger and --freeze-llm are for --lora-r 0")
-    trained_with = checkpoint_files.read_run(args.model)             # the same pictures in evaluation as in training
+            raise UserError(
+                "--lora-r adapts a trained model, but --model tiny is untrained, and lies in no directory that an adapter could name; use --lora-r 0 --quant none"
+            )
+        if (adapter or args.lora_r) and (
+            args.freeze_vision or args.freeze_merger or args.freeze_llm
+        ):
+            raise UserError(
+                "with LoRA only the adapter in the language model trains: --freeze-vision, --freeze-merger and --freeze-llm are for --lora-r 0"
+            )
+    trained_with = checkpoint_files.read_run(
+        args.model
+    )  # the same pictures in evaluation as in training
     args.max_pixels = args.max_pixels or trained_with.get("max_pixels") or 401408
     args.min_pixels = args.min_pixels or trained_with.get("min_pixels") or 3136
     device = utils.pick_device(args.device)
     dtype = utils.pick_dtype(args.dtype, device)
     args.device, args.dtype = str(device), str(dtype).removeprefix("torch.")
-    policy, processor = load(str(resume or args.model), dtype, device, args.quant, args if train else None, args.max_pixels, args.min_pixels, args.seed)
+    policy, processor = load(
+        str(resume or args.model),
+        dtype,
+        device,
+        args.quant,
+        args if train else None,
+        args.max_pixels,
+        args.min_pixels,
+        args.seed,
+    )
     return policy, processor
 
 
 def describe(policy):
     """One line: parameters, how many train, where."""
-    total = sum(p.numel() * (2 if p.__class__.__name__ == "Params4bit" else 1) for p in policy.parameters())
+    total = sum(
+        p.numel() * (2 if p.__class__.__name__ == "Params4bit" else 1) for p in policy.parameters()
+    )
     trained = sum(p.numel() for p in policy.parameters() if p.requires_grad)
     core = core_of(policy)
     return f"{total / 1e6:.2f} M parameters, {trained / 1e6:.2f} M trained, {str(core.compute_dtype).removeprefix('torch.')} on {core.device}"
 
 
 # --------------------------------------------------------------------------------------------------------------- forward
+
 
 def core_of(policy):
     """The Qwen2VLForConditionalGeneration inside a PeftModel (whose LoRA layers sit in it), or the policy itself."""
@@ -481,12 +799,17 @@ def dtype_of(core):
 def autocast(core, cache_enabled=True):
     """Mixed precision as the whole project uses it, in rollout and update alike: float32 weights compute in dtype_of(core). cache_enabled: torch's, of weights once cast."""
     dtype = dtype_of(core)
-    return contextlib.nullcontext() if dtype in (torch.float32, torch.float64) else torch.autocast(core.device.type, dtype=dtype, cache_enabled=cache_enabled)
+    return (
+        contextlib.nullcontext()
+        if dtype in (torch.float32, torch.float64)
+        else torch.autocast(core.device.type, dtype=dtype, cache_enabled=cache_enabled)
+    )
 
 
 class Packing(NamedTuple):
     """Where the responses lie in [prompt | r1 | ... | rG] (data.pack): to_rows (G, T), the index in S of each response's tokens; from_rows (response
     tokens,), the way back, in G*T. Passed down as the attention mask, so that gradient checkpointing recomputes with the one it ran with."""
+
     to_rows: torch.Tensor
     from_rows: torch.Tensor
 
@@ -499,29 +822,50 @@ def packed_attention(module, query, key, value, attention_mask, scaling=None, dr
     padding comes last, where nobody looks. Anything but a Packing as attention_mask: transformers' own sdpa, for stock forward and generate.
     """
     if not isinstance(attention_mask, Packing):
-        from transformers.integrations.sdpa_attention import sdpa_attention_forward           # here, and in load(): two seconds that --help need not wait
-        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **more)
+        from transformers.integrations.sdpa_attention import (
+            sdpa_attention_forward,
+        )  # here, and in load(): two seconds that --help need not wait
+
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **more
+        )
     to_rows, from_rows = attention_mask
     (G, T), P = to_rows.shape, query.shape[2] - len(from_rows)
     ragged = len(from_rows) < G * T
-    query, key = query.to(value.dtype), key.to(value.dtype)          # rotated in float32 under autocast, which the call with a CausalBias bypasses
+    query, key = (
+        query.to(value.dtype),
+        key.to(value.dtype),
+    )  # rotated in float32 under autocast, which the call with a CausalBias bypasses
 
-    if query.is_cuda and (query.dtype not in (torch.float16, torch.bfloat16) or torch.cuda.get_device_capability(query.device)[0] < 8):
-        key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], 1) for x in (key, value))     # there only flash, which this cannot be, takes fewer of them
+    if query.is_cuda and (
+        query.dtype not in (torch.float16, torch.bfloat16)
+        or torch.cuda.get_device_capability(query.device)[0] < 8
+    ):
+        key, value = (
+            x.repeat_interleave(query.shape[1] // x.shape[1], 1) for x in (key, value)
+        )  # there only flash, which this cannot be, takes fewer of them
 
-    def rows(x):                                                     # (1, heads, S, K) -> (G, heads, T, K)
-        tokens = x[0].transpose(0, 1)                                                         # (S, heads, K)
-        tokens = tokens.index_select(0, to_rows.flatten()) if ragged else tokens[P:]          # (G * T, heads, K)
+    def rows(x):  # (1, heads, S, K) -> (G, heads, T, K)
+        tokens = x[0].transpose(0, 1)  # (S, heads, K)
+        tokens = (
+            tokens.index_select(0, to_rows.flatten()) if ragged else tokens[P:]
+        )  # (G * T, heads, K)
         return tokens.unflatten(0, (G, T)).transpose(1, 2)
 
-    def both(x):                                                     # (1, KV, S, K) -> (G, KV, P + T, K)
+    def both(x):  # (1, KV, S, K) -> (G, KV, P + T, K)
         return torch.cat([x[:, :, :P].expand(G, -1, -1, -1), rows(x)], 2)
 
     same = dict(dropout_p=dropout, scale=scaling, enable_gqa=True)
-    prompt = scaled_dot_product_attention(query[:, :, :P], key[:, :, :P], value[:, :, :P], is_causal=True, **same)              # (1, H, P, K)
-    own = scaled_dot_product_attention(rows(query), both(key), both(value), attn_mask=causal_lower_right(T, P + T), **same)     # (G, H, T, K)
-    own = own.transpose(1, 2).flatten(0, 1)                                                   # (G * T, H, K)
-    return torch.cat([prompt[0].transpose(0, 1), own.index_select(0, from_rows) if ragged else own])[None], None
+    prompt = scaled_dot_product_attention(
+        query[:, :, :P], key[:, :, :P], value[:, :, :P], is_causal=True, **same
+    )  # (1, H, P, K)
+    own = scaled_dot_product_attention(
+        rows(query), both(key), both(value), attn_mask=causal_lower_right(T, P + T), **same
+    )  # (G, H, T, K)
+    own = own.transpose(1, 2).flatten(0, 1)  # (G * T, H, K)
+    return torch.cat(
+        [prompt[0].transpose(0, 1), own.index_select(0, from_rows) if ragged else own]
+    )[None], None
 
 
 def image_features(core, pixel_values, grid, most=16384):
@@ -536,8 +880,12 @@ def image_features(core, pixel_values, grid, most=16384):
         runs[-1].append(i)
         now += n
     features = []
-    for pixels, run in zip(pixel_values.split([sum(patches[i] for i in run) for run in runs]), runs):
-        out = core.model.visual(pixels.to(core.device, core.model.visual.dtype), grid_thw=grid[run].to(core.device))
+    for pixels, run in zip(
+        pixel_values.split([sum(patches[i] for i in run) for run in runs]), runs
+    ):
+        out = core.model.visual(
+            pixels.to(core.device, core.model.visual.dtype), grid_thw=grid[run].to(core.device)
+        )
         features.append(out.pooler_output if hasattr(out, "pooler_output") else out)
     return torch.cat(features)
 
@@ -551,7 +899,11 @@ def cache_features(policy, prompts):
     if not pictured or any(p.requires_grad for p in core.model.visual.parameters()):
         return
     with autocast(core):
-        features = image_features(core, torch.cat([p.pixel_values for p in pictured]), torch.cat([p.grid for p in pictured]))
+        features = image_features(
+            core,
+            torch.cat([p.pixel_values for p in pictured]),
+            torch.cat([p.grid for p in pictured]),
+        )
     for prompt, own in zip(pictured, features.split([len(p.image_at) for p in pictured])):
         prompt.features = own
 
@@ -559,13 +911,15 @@ def cache_features(policy, prompts):
 def embed(core, batch):
     """(rows, S, D) input embeddings of a collated batch: words by id, pictures by position. Each prompt's images go through the vision tower
     once, however many responses it has; not at all if the batch holds their `features`."""
-    embeds = core.model.language_model.embed_tokens(batch["input_ids"])                       # (rows, S, D)
+    embeds = core.model.language_model.embed_tokens(batch["input_ids"])  # (rows, S, D)
     features = batch.get("features")
     if features is None and batch["pixel_values"] is None:
         return embeds
     if features is None:
-        features = image_features(core, batch["pixel_values"], batch["grid"])                 # (image tokens, D)
-    flat = embeds.flatten(0, 1).index_put((batch["image_to"],), features.to(embeds.dtype)[batch["image_from"]])
+        features = image_features(core, batch["pixel_values"], batch["grid"])  # (image tokens, D)
+    flat = embeds.flatten(0, 1).index_put(
+        (batch["image_to"],), features.to(embeds.dtype)[batch["image_from"]]
+    )
     return flat.view_as(embeds)
 
 
@@ -579,24 +933,40 @@ def token_logps(policy, batch, temperature=1.0, suppress=(), entropy=False, chun
     Returns logp, or (logp, entropy (B, T) in nats, no gradient) with entropy=True.
     """
     core = core_of(policy)
-    chunk = chunk or max(64, 2 ** 25 // core.config.text_config.vocab_size)
+    chunk = chunk or max(64, 2**25 // core.config.text_config.vocab_size)
     # Padded rows need no attention mask: padding is on the right, and attention is causal.
     packing = Packing(batch["to_rows"], batch["from_rows"]) if "to_rows" in batch else None
     with autocast(core):
-        states = core.model.language_model(inputs_embeds=embed(core, batch), position_ids=batch["positions"], attention_mask={"full_attention": packing}, use_cache=False).last_hidden_state
-        keep = batch["mask"].bool()                                                           # (B, T)
-        rows = torch.arange(len(keep), device=states.device).clamp_max(len(states) - 1)[:, None].expand_as(keep)              # packed: all in row 0
-        states = states[rows[keep], batch["predicts"][keep]]                                  # (tokens, D)
-        targets = batch["targets"][keep]                                                      # (tokens,)
+        states = core.model.language_model(
+            inputs_embeds=embed(core, batch),
+            position_ids=batch["positions"],
+            attention_mask={"full_attention": packing},
+            use_cache=False,
+        ).last_hidden_state
+        keep = batch["mask"].bool()  # (B, T)
+        rows = (
+            torch.arange(len(keep), device=states.device)
+            .clamp_max(len(states) - 1)[:, None]
+            .expand_as(keep)
+        )  # packed: all in row 0
+        states = states[rows[keep], batch["predicts"][keep]]  # (tokens, D)
+        targets = batch["targets"][keep]  # (tokens,)
 
         def head(h, t):
-            logits = core.lm_head(h).float() / temperature                                    # (chunk, V)
+            logits = core.lm_head(h).float() / temperature  # (chunk, V)
             logits[:, list(suppress)] = -torch.inf
             logp = logits.log_softmax(-1)
-            spread = -(logp.detach().exp() * logp.detach().clamp_min(-1e4)).sum(-1) if entropy else logp.new_zeros(len(h))
+            spread = (
+                -(logp.detach().exp() * logp.detach().clamp_min(-1e4)).sum(-1)
+                if entropy
+                else logp.new_zeros(len(h))
+            )
             return logp.gather(1, t[:, None])[:, 0], spread
 
-        pieces = [checkpoint(head, h, t, use_reentrant=False) if torch.is_grad_enabled() else head(h, t) for h, t in zip(states.split(chunk), targets.split(chunk))]
+        pieces = [
+            checkpoint(head, h, t, use_reentrant=False) if torch.is_grad_enabled() else head(h, t)
+            for h, t in zip(states.split(chunk), targets.split(chunk))
+        ]
     scatter = lambda values: torch.zeros_like(batch["mask"]).masked_scatter(keep, values)
     logp = scatter(torch.cat([p for p, _ in pieces]))
     return (logp, scatter(torch.cat([e for _, e in pieces]))) if entropy else logp
@@ -608,22 +978,31 @@ class Reference:
     A fresh LoRA: the same weights with the adapter off. A LoRA that training continues: a second, frozen copy of that adapter (with the
     adapter off one would get the model from before it). Full fine-tuning: a frozen copy of the model, which costs its size once more.
     """
+
     def __init__(self, policy, args):
         self.policy, (_, adapter) = policy, locate(args.model)
         self.copy = self.loaded = None
         if adapter:
             rundir.check_model_files(adapter)
             policy.load_adapter(str(adapter), adapter_name="reference", is_trainable=False)
-            policy.set_adapter("default")                            # load_adapter leaves requires_grad as it was for inference: switch back
+            policy.set_adapter(
+                "default"
+            )  # load_adapter leaves requires_grad as it was for inference: switch back
             self.loaded = [p for n, p in policy.named_parameters() if ".reference." in n]
             for parameter in self.loaded:
                 parameter.requires_grad_(False)
         elif not hasattr(policy, "get_base_model"):
             core = core_of(policy)
-            self.copy, _ = load(args.model, torch.float32, core.device, "none", None, seed=args.seed)    # float32 under autocast, as the policy is:
-            self.copy.compute_dtype = core.compute_dtype                                                # else the KL starts at rounding noise, not 0
+            self.copy, _ = load(
+                args.model, torch.float32, core.device, "none", None, seed=args.seed
+            )  # float32 under autocast, as the policy is:
+            self.copy.compute_dtype = (
+                core.compute_dtype
+            )  # else the KL starts at rounding noise, not 0
             size = sum(p.numel() * p.element_size() for p in self.copy.parameters())
-            print(f"--beta above 0 with full fine-tuning keeps a frozen copy of the model: {size / 2**30:.2f} GiB more (LoRA needs none)")
+            print(
+                f"--beta above 0 with full fine-tuning keeps a frozen copy of the model: {size / 2**30:.2f} GiB more (LoRA needs none)"
+            )
 
     def __enter__(self):
         if self.copy is not None:
@@ -640,7 +1019,7 @@ class Reference:
         if self.copy is not None:
             return
         if self.loaded is not None:
-            self.policy.set_adapter("default")                       # PEFT flips requires_grad with the active adapter
+            self.policy.set_adapter("default")  # PEFT flips requires_grad with the active adapter
             for parameter in self.loaded:
                 parameter.requires_grad_(False)
         else:
@@ -651,6 +1030,7 @@ class Reference:
 
 # ------------------------------------------------------------------------------------------------------------------ save
 
+
 def save(policy, processor, directory):
     """A directory that stock transformers (full) or PEFT (adapter) loads, with tokenizer, chat template and image processor. Trained weights
     are written in float32, exactly as they are, so that training resumed from here does not notice."""
@@ -659,7 +1039,9 @@ def save(policy, processor, directory):
         config = policy.peft_config["default"]
         if os.path.isdir(config.base_model_name_or_path or ""):
             config.base_model_name_or_path = os.path.abspath(config.base_model_name_or_path)
-        policy.save_pretrained(directory, selected_adapters=["default"], save_embedding_layers=False)
+        policy.save_pretrained(
+            directory, selected_adapters=["default"], save_embedding_layers=False
+        )
     else:
         policy.save_pretrained(directory)
     processor.save(directory)
@@ -679,33 +1061,57 @@ def export(args):
 
     Prints the mean |difference in log-prob| between the trained policy, as it was trained, and the exported one, on 16 prompts.
     """
-    import data                                                      # upwards, against the rule of this project, for the comparison only
+    import data  # upwards, against the rule of this project, for the comparison only
     import generate
+
     run_args = checkpoint_files.read_run(args.model)
     base, adapter = locate(args.model)
     out = Path(args.output_dir)
     must_not_overwrite(args)
-    if not rundir.is_half_published(out) and [file for file in out.glob("*") if not file.name.startswith(".")]:
+    if not rundir.is_half_published(out) and [
+        file for file in out.glob("*") if not file.name.startswith(".")
+    ]:
         raise UserError(f"--output-dir {out} is not empty; name a new directory")
     disk.make_writable(out)
     device = utils.pick_device(args.device)
-    policy, processor = load(args.model, torch.float32, "cpu", "none", None, run_args.get("max_pixels"), run_args.get("min_pixels"))
-    spec = args.data or (run_args.get("data") if data.split_name(run_args.get("data", ""))[0] in toyworld.TASKS or os.path.exists(str(run_args.get("data"))) else "count:test")
+    policy, processor = load(
+        args.model,
+        torch.float32,
+        "cpu",
+        "none",
+        None,
+        run_args.get("max_pixels"),
+        run_args.get("min_pixels"),
+    )
+    spec = args.data or (
+        run_args.get("data")
+        if data.split_name(run_args.get("data", ""))[0] in toyworld.TASKS
+        or os.path.exists(str(run_args.get("data")))
+        else "count:test"
+    )
     data.limit_image_pixels(run_args.get("max_image_pixels") or data.MAX_IMAGE_PIXELS)
     examples = data.head(data.read(spec), 16)
     template = run_args.get("prompt_template") or data.DEFAULT_TEMPLATE
-    prompts = [data.encode_prompt(e, processor, template, run_args.get("system_prompt"), 64) for e in examples]
+    prompts = [
+        data.encode_prompt(e, processor, template, run_args.get("system_prompt"), 64)
+        for e in examples
+    ]
     merged = policy.merge_and_unload() if adapter else policy
     dtype = getattr(torch, args.dtype)
     merged.to(dtype)
     merged.config.dtype = dtype
-    merged.generation_config.eos_token_id, merged.generation_config.pad_token_id = processor.special.eos_ids, processor.special.pad_id
+    merged.generation_config.eos_token_id, merged.generation_config.pad_token_id = (
+        processor.special.eos_ids,
+        processor.special.pad_id,
+    )
 
     def save_model(directory):
         merged.save_pretrained(directory, max_shard_size="4GB")
         processor.save(directory)
         if (Path(args.model) / "args.json").is_file():
-            shutil.copy(Path(args.model) / "args.json", directory / "args.json")     # names the prompt template
+            shutil.copy(
+                Path(args.model) / "args.json", directory / "args.json"
+            )  # names the prompt template
 
     size = saved_bytes(merged.requires_grad_(False), processor)
     disk.announce(out, {"the model": size})
@@ -714,24 +1120,42 @@ def export(args):
 
     trained_dtype = utils.pick_dtype(run_args.get("dtype", "float32"), device)
     trained, _ = load(args.model, trained_dtype, device, run_args.get("quant") or "none", None)
-    sampled = generate.rollout(trained, prompts, processor.special, max_completion_length=64, temperature=0)
+    sampled = generate.rollout(
+        trained, prompts, processor.special, max_completion_length=64, temperature=0
+    )
     batch = data.collate(prompts, sampled.targets, sampled.mask, device=device)
     exported, _ = load(str(out), dtype, device, "none", None)
     with torch.no_grad():
-        before, after = (token_logps(p, batch, suppress=processor.special.vision_ids) for p in (trained, exported))
+        before, after = (
+            token_logps(p, batch, suppress=processor.special.vision_ids)
+            for p in (trained, exported)
+        )
     gap = float(((before - after).abs().sum() / batch["mask"].sum()))
-    print(f"mean |difference in log-prob| between the policy as trained ({run_args.get('quant') or 'none'}, {str(trained_dtype).removeprefix('torch.')}) and the exported one, over "
-          f"{int(batch['mask'].sum())} greedy tokens of {len(prompts)} prompts: {gap:.2e}")
+    print(
+        f"mean |difference in log-prob| between the policy as trained ({run_args.get('quant') or 'none'}, {str(trained_dtype).removeprefix('torch.')}) and the exported one, over "
+        f"{int(batch['mask'].sum())} greedy tokens of {len(prompts)} prompts: {gap:.2e}"
+    )
     return gap
 
 
 def parse_args(argv=None):
     p = utils.Parser(__doc__, "model.py")
     p.add_argument("command", choices=["export"], help="write one merged checkpoint")
-    p.add_argument("--model", "--model-name-or-path", required=True, help="as in the training scripts")
+    p.add_argument(
+        "--model", "--model-name-or-path", required=True, help="as in the training scripts"
+    )
     p.add_argument("--output-dir", required=True, help="where the exported checkpoint goes")
-    p.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16", help="weights of the exported checkpoint")
-    p.add_argument("--device", default="auto", help="where the exported policy is compared with the trained one")
+    p.add_argument(
+        "--dtype",
+        choices=["float32", "bfloat16"],
+        default="bfloat16",
+        help="weights of the exported checkpoint",
+    )
+    p.add_argument(
+        "--device",
+        default="auto",
+        help="where the exported policy is compared with the trained one",
+    )
     p.add_argument("--data", help="prompts for the comparison; default: those of the training run")
     return p.parse_args(argv)
 

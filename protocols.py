@@ -13,6 +13,7 @@ on one of them gets the hacks that come with it, so none of them is in rewards.R
 Most of them hand the model's whole text to math-verify in its default setting, whose expression path calls sympy.parse_expr, that is Python's
 eval. See `_limit` for why nothing but digits and operators gets there, and for the process it happens in.
 """
+
 import functools
 import hashlib
 import json
@@ -24,14 +25,21 @@ from fractions import Fraction
 from types import SimpleNamespace
 
 import rewards
-from grading.answers import MAX_TAIL, choice_index, extract_answer, match_answer, quantity, undecided
+from grading.answers import (
+    MAX_TAIL,
+    choice_index,
+    extract_answer,
+    match_answer,
+    quantity,
+    undecided,
+)
 from grading.math_worker import MathWorker, serve
 from grading.reading import read as read_answer
 from grading.units import is_measure
 from grading.values import Expression
 
-MATH_SECONDS = 5            # of CPU time for one comparison by math-verify, whose own limit is 5 s of the clock; what is later is not equal, and counted
-MATH_BYTES = 2 << 30        # address space of the process it runs in
+MATH_SECONDS = 5  # of CPU time for one comparison by math-verify, whose own limit is 5 s of the clock; what is later is not equal, and counted
+MATH_BYTES = 2 << 30  # address space of the process it runs in
 
 
 # -------------------------------------------------------------------------------------------------------- part 1: the originals
@@ -51,8 +59,8 @@ def first_answer(text, dotall=True):
             return None
         newline = -1 if dotall else text.find("\n", at, end)
         if newline < 0:
-            return text[at + 8:end]
-        at = text.find("<answer>", newline)                          # no tag before this newline can close on its own line
+            return text[at + 8 : end]
+        at = text.find("<answer>", newline)  # no tag before this newline can close on its own line
     return None
 
 
@@ -75,7 +83,7 @@ def last_answer(text):
         end = text.find("</answer>", at)
         if end < 0:
             break
-        body, at = text[at + 8:end], text.find("<answer>", end)
+        body, at = text[at + 8 : end], text.find("<answer>", end)
     return body
 
 
@@ -96,6 +104,7 @@ def indel_ratio(a, b):
 
 # ---- R1-V, open-r1-multimodal, VisualThinker
 
+
 def r1v_accuracy(completion, example):
     """R1-V (also open-r1-multimodal, VisualThinker and Visual-RFT as a first stage). 0 or 1: math-verify on the *whole* text, or equal strings.
 
@@ -104,7 +113,9 @@ def r1v_accuracy(completion, example):
     """
     body = first_answer(completion, dotall=False)
     body = completion.strip() if body is None else body.strip()
-    if body == example.answer.strip():                               # its second stage; first here, because it is the cheaper half of an "or"
+    if (
+        body == example.answer.strip()
+    ):  # its second stage; first here, because it is the cheaper half of an "or"
         return 1.0
     return float(verify(completion, f"<answer> {example.answer} </answer>"))
 
@@ -155,11 +166,21 @@ def visualthinker_length(completion, example, tokens, max_tokens=None):
 
 # ---- VLM-R1
 
+
 def clean_text(text):
     """VLM-R1's normal form: last answer body if any; newlines to spaces (dropped after white space); stripped; final periods away; lower case."""
     body = last_answer(text)
     text = text if body is None else body
-    return re.sub(r"(?<=\s)\n|(?<!\s)\n", lambda m: "" if m.start() and text[m.start() - 1].isspace() else " ", text).strip().rstrip(".").lower()
+    return (
+        re.sub(
+            r"(?<=\s)\n|(?<!\s)\n",
+            lambda m: "" if m.start() and text[m.start() - 1].isspace() else " ",
+            text,
+        )
+        .strip()
+        .rstrip(".")
+        .lower()
+    )
 
 
 CHOICE_WORDS = "答案 选择 正确 是 对 ANSWER CORRECT CHOOSE SELECT RIGHT 认为 应该 觉得 THINK BELIEVE SHOULD".split()
@@ -178,9 +199,13 @@ def extract_choice(text):
     points = {}
     for letter in dict.fromkeys(letters):
         at = text.find(letter)
-        near = text[max(0, at - 20):at + 20]
-        points[letter] = sum(word in near for word in CHOICE_WORDS) + 2 * (at > 0.7 * len(text)) + (text[at + 1:at + 2] in tuple("。.!！,，"))
-    return max(points, key=points.get)                               # ties: the first
+        near = text[max(0, at - 20) : at + 20]
+        points[letter] = (
+            sum(word in near for word in CHOICE_WORDS)
+            + 2 * (at > 0.7 * len(text))
+            + (text[at + 1 : at + 2] in tuple("。.!！,，"))
+        )
+    return max(points, key=points.get)  # ties: the first
 
 
 def vlmr1_accuracy(completion, example):
@@ -215,7 +240,10 @@ def vlmr1_mcq(completion, example):
     """VLM-R1's "mcq". 0 or 1: the letters of `extract_choice` agree. Bugs: a gold "(A)" has none and is compared with its tags, so nothing is right."""
     said = first_answer(completion)
     letter = extract_choice(completion.strip() if said is None else said.strip())
-    return float(letter is not None and letter == (extract_choice(example.answer) or f"<answer> {example.answer} </answer>"))
+    return float(
+        letter is not None
+        and letter == (extract_choice(example.answer) or f"<answer> {example.answer} </answer>")
+    )
 
 
 def vlmr1_yes_no(completion, example):
@@ -287,7 +315,7 @@ def fence(text, opening, last=False):
     """What stands between ```json and ```, or None."""
     at = text.rfind(opening) if last else text.find(opening)
     end = text.find("```", at + len(opening))
-    return text[at + len(opening):end] if at >= 0 and end >= 0 else None
+    return text[at + len(opening) : end] if at >= 0 and end >= 0 else None
 
 
 def box_span(text):
@@ -456,7 +484,7 @@ def vlmr1_box_iou(found, example):
     x1, y1, x2, y2 = max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]) - 1, min(a[3], b[3]) - 1
     overlap = (x2 - x1 + 1) * (y2 - y1 + 1) if x1 < x2 and y1 < y2 else 0
     union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - overlap
-    return overlap / union if union else 0.0                         # theirs: ZeroDivisionError, caught, 0
+    return overlap / union if union else 0.0  # theirs: ZeroDivisionError, caught, 0
 
 
 def vlmr1_iou(completion, example):
@@ -485,8 +513,17 @@ def vlmr1_rec(completion, example):
 def vlmr1_format_rec(completion, example=None):
     """VLM-R1's REC format. 0 or 1: <think>, </think> <answer>, {, an integer box, } and </answer> in this order, anything between and around."""
     at = 0
-    for pattern in (r"<think>", r"</think>\s*<answer>", r"\{", r"\[\d+,\s*\d+,\s*\d+,\s*\d+\]", r"\}", r"</answer>"):
-        found = re.compile(pattern).search(completion, at)           # the earliest of each is enough, and linear
+    for pattern in (
+        r"<think>",
+        r"</think>\s*<answer>",
+        r"\{",
+        r"\[\d+,\s*\d+,\s*\d+,\s*\d+\]",
+        r"\}",
+        r"</answer>",
+    ):
+        found = re.compile(pattern).search(
+            completion, at
+        )  # the earliest of each is enough, and linear
         if not found:
             return 0.0
         at = found.end()
@@ -494,6 +531,7 @@ def vlmr1_format_rec(completion, example=None):
 
 
 # ---- Visual-RFT
+
 
 def raw_iou(a, b):
     """Return the plain IoU of two boxes as they are written: corners are not ordered."""
@@ -509,8 +547,18 @@ def visualrft_gold(example):
     text = example.meta.get("solution")
     if isinstance(text, str):
         return last_answer(text) or text
-    boxes = [rewards.from_pixels(box["bbox_2d"], "norm1000", example.meta["size"]) for box in example.meta["boxes"]]
-    return "[" + ", ".join(f"{{'Position': [{', '.join(str(round(v)) for v in box)}], 'Confidence': 1}}" for box in boxes) + "]"
+    boxes = [
+        rewards.from_pixels(box["bbox_2d"], "norm1000", example.meta["size"])
+        for box in example.meta["boxes"]
+    ]
+    return (
+        "["
+        + ", ".join(
+            f"{{'Position': [{', '.join(str(round(v)) for v in box)}], 'Confidence': 1}}"
+            for box in boxes
+        )
+        + "]"
+    )
 
 
 def visualrft_read(text):
@@ -520,7 +568,9 @@ def visualrft_read(text):
     Raises READING.
     """
     text = text.replace("[[", "[").replace("]]", "]").replace("\n", "")
-    text = text.split("</answer>", 1)[0].strip()  # theirs wraps it in tags once more; "<answer>" stays
+    text = text.split("</answer>", 1)[
+        0
+    ].strip()  # theirs wraps it in tags once more; "<answer>" stays
     if not text.endswith("]"):
         end = text.rfind("},")
         text = (text if end < 0 else text[:end]) + "}]"
@@ -616,7 +666,12 @@ def visualrft_lisa(completion, example):
     if not isinstance(gold, str):
         if not example.meta["boxes"]:
             return 0.0
-        x1, y1, x2, y2 = (round(v) for v in rewards.from_pixels(example.meta["boxes"][0]["bbox_2d"], "norm1000", example.meta["size"]))
+        x1, y1, x2, y2 = (
+            round(v)
+            for v in rewards.from_pixels(
+                example.meta["boxes"][0]["bbox_2d"], "norm1000", example.meta["size"]
+            )
+        )
         gold = f"({x1},{y1}),({x2},{y2})"
     body = first_answer(completion)
     body = completion.strip() if body is None else body.strip()
@@ -626,7 +681,12 @@ def visualrft_lisa(completion, example):
         return 2.0
     boxes = []
     for text in (body, gold):
-        found = [[float(v) / 1000 for v in pair] for pair in re.findall(r"\(\s*(\d+)\s*,\s*(\d+)\s*\)\s*,\s*\(\s*(\d+)\s*,\s*(\d+)\s*\)", text)]
+        found = [
+            [float(v) / 1000 for v in pair]
+            for pair in re.findall(
+                r"\(\s*(\d+)\s*,\s*(\d+)\s*\)\s*,\s*\(\s*(\d+)\s*,\s*(\d+)\s*\)", text
+            )
+        ]
         if not found:
             return 0.0
         boxes.append(found[0] if len(found) == 1 else found[0][:2] + found[1][:2])
@@ -641,11 +701,14 @@ def visualrft_lisa(completion, example):
 
 # ---- align-anything
 
+
 def align_math_verifier(completion, example):
     """align-anything's (lmm-r1's) reward server. 0 to 1.5: 0.5 format + accuracy, LaTeX only. Bugs: a gold that LaTeX cannot read ("2") makes every tagged
     answer right; no space is allowed between the blocks; "$27$" is not read, only \\boxed{27}."""
     think, answer = "<think>((?!</think>).)*</think>", "<answer>((?!</answer>).)*</answer>"
-    tidy = completion.count("<think>") == completion.count("<answer>") == 1 and re.fullmatch(think + answer, completion, re.DOTALL)
+    tidy = completion.count("<think>") == completion.count("<answer>") == 1 and re.fullmatch(
+        think + answer, completion, re.DOTALL
+    )
     body = first_answer(completion)
     right = body is not None and _ask("latex", body, example.answer)
     return 0.5 * bool(tidy) + float(right)
@@ -653,9 +716,12 @@ def align_math_verifier(completion, example):
 
 # ---- the evaluation scripts
 
+
 def r1v_superclevr(completion, example):
     """R1-V's SuperCLEVR evaluation. 0 or 1: <answer>\\s*(\\d+)\\s*</answer>, first, is the gold integer. "7 cubes" and "seven" are wrong."""
-    found = re.search(r"<answer>\s*(\d{1,4000})\s*</answer>", completion)      # int() refuses more digits than that
+    found = re.search(
+        r"<answer>\s*(\d{1,4000})\s*</answer>", completion
+    )  # int() refuses more digits than that
     return float(bool(found) and int(found[1]) == int(float(example.answer)))
 
 
@@ -671,11 +737,20 @@ def visualthinker_cvbench(completion, example):
     body = completion if body is None else body
     choices, index = example.choices or [], None
     index = choice_index(example.answer, choices) if choices else None
-    letter = chr(ord("A") + index) if index is not None else example.answer.strip(" ().").upper()[:1]
+    letter = (
+        chr(ord("A") + index) if index is not None else example.answer.strip(" ().").upper()[:1]
+    )
     text = choices[index] if index is not None else example.answer
     letters = [form.format(c) for c in "ABCDEF" for form in ("{}", "({})")]
     strings = letters + [c.lower() for c in letters] + [str(c) for c in choices]
-    return float(_ask("strings", body, [text.lower(), text, letter, letter.lower(), f"({letter.lower()})", f"({letter})"], strings))
+    return float(
+        _ask(
+            "strings",
+            body,
+            [text.lower(), text, letter, letter.lower(), f"({letter.lower()})", f"({letter})"],
+            strings,
+        )
+    )
 
 
 def r3v_answer(text):
@@ -762,8 +837,18 @@ def promptpg_normal(text, unit=None):
     return re.sub(r"\.0+$", "", str(round(value, 3)))
 
 
-TABMWP_LETTER = [r"Answer: ([A-Za-z])", r"^\(([A-Za-z])\)$", r"^([A-Za-z])$", r"^([A-Za-z]). ", r"The answer is ([A-Z])", r"^\(([A-Za-z])\) [\s\S]", r"The answer is \(([A-Za-z])\) [\s\S]"]
-LOOSE = r"(?<![-$.,/:\d])[-$.,/:\d]*\d"  # "4-8" is one number there; from the start of a run: linear
+TABMWP_LETTER = [
+    r"Answer: ([A-Za-z])",
+    r"^\(([A-Za-z])\)$",
+    r"^([A-Za-z])$",
+    r"^([A-Za-z]). ",
+    r"The answer is ([A-Z])",
+    r"^\(([A-Za-z])\) [\s\S]",
+    r"The answer is \(([A-Za-z])\) [\s\S]",
+]
+LOOSE = (
+    r"(?<![-$.,/:\d])[-$.,/:\d]*\d"  # "4-8" is one number there; from the start of a run: linear
+)
 TABMWP_FREE = [
     r"Answer: ([\s\S]+)",
     r"The answer is ([\s\S]+)$",
@@ -821,24 +906,53 @@ def r3v_choice(text, choices, id):
 def common_words(a, b):
     """Share of words that two texts have in common: 2.0 for equal texts."""
     x, y = a.split(" "), b.split(" ")
-    return 2.0 if a == b else len(set(x) & set(y)) / max(len(x), len(y)) if len(x) + len(y) > 2 else 0.0
+    return (
+        2.0
+        if a == b
+        else len(set(x) & set(y)) / max(len(x), len(y))
+        if len(x) + len(y) > 2
+        else 0.0
+    )
 
 
 ORIGINALS = {
-    "r1v_accuracy": r1v_accuracy, "r1v_format": r1v_format, "open_r1_format": open_r1_format, "visualthinker_accuracy": visualthinker_accuracy,
-    "visualthinker_length": visualthinker_length, "vlmr1_accuracy": vlmr1_accuracy, "vlmr1_mcq": vlmr1_mcq, "vlmr1_yes_no": vlmr1_yes_no,
-    "vlmr1_all_match": vlmr1_all_match, "vlmr1_length": vlmr1_length, "vlmr1_repetition": vlmr1_repetition, "vlmr1_weighted_sum": vlmr1_weighted_sum,
-    "vlmr1_od_ap": vlmr1_od_ap, "vlmr1_od_ap50": vlmr1_od_ap50, "vlmr1_od_length": vlmr1_od_length, "vlmr1_iou": vlmr1_iou, "vlmr1_iou_hard": vlmr1_iou_hard,
-    "vlmr1_rec": vlmr1_rec, "vlmr1_format_rec": vlmr1_format_rec, "visualrft_iou": visualrft_iou, "visualrft_confidence": visualrft_confidence,
-    "visualrft_classification": visualrft_classification, "visualrft_classification_eval": visualrft_classification_eval, "visualrft_lisa": visualrft_lisa,
-    "align_math_verifier": align_math_verifier, "r1v_superclevr": r1v_superclevr, "r1v_geoqa": r1v_geoqa, "visualthinker_cvbench": visualthinker_cvbench,
-    "r3v_chartqa": r3v_chartqa, "pix2struct_relaxed": pix2struct_relaxed, "r3v_tabmwp": r3v_tabmwp,
+    "r1v_accuracy": r1v_accuracy,
+    "r1v_format": r1v_format,
+    "open_r1_format": open_r1_format,
+    "visualthinker_accuracy": visualthinker_accuracy,
+    "visualthinker_length": visualthinker_length,
+    "vlmr1_accuracy": vlmr1_accuracy,
+    "vlmr1_mcq": vlmr1_mcq,
+    "vlmr1_yes_no": vlmr1_yes_no,
+    "vlmr1_all_match": vlmr1_all_match,
+    "vlmr1_length": vlmr1_length,
+    "vlmr1_repetition": vlmr1_repetition,
+    "vlmr1_weighted_sum": vlmr1_weighted_sum,
+    "vlmr1_od_ap": vlmr1_od_ap,
+    "vlmr1_od_ap50": vlmr1_od_ap50,
+    "vlmr1_od_length": vlmr1_od_length,
+    "vlmr1_iou": vlmr1_iou,
+    "vlmr1_iou_hard": vlmr1_iou_hard,
+    "vlmr1_rec": vlmr1_rec,
+    "vlmr1_format_rec": vlmr1_format_rec,
+    "visualrft_iou": visualrft_iou,
+    "visualrft_confidence": visualrft_confidence,
+    "visualrft_classification": visualrft_classification,
+    "visualrft_classification_eval": visualrft_classification_eval,
+    "visualrft_lisa": visualrft_lisa,
+    "align_math_verifier": align_math_verifier,
+    "r1v_superclevr": r1v_superclevr,
+    "r1v_geoqa": r1v_geoqa,
+    "visualthinker_cvbench": visualthinker_cvbench,
+    "r3v_chartqa": r3v_chartqa,
+    "pix2struct_relaxed": pix2struct_relaxed,
+    "r3v_tabmwp": r3v_tabmwp,
 }
 
 
 # ---------------------------------------------------------------------------------- math-verify as the originals call it, in a process of its own
 
-_worker = MathWorker(__file__, MATH_SECONDS)      # no process until the first question
+_worker = MathWorker(__file__, MATH_SECONDS)  # no process until the first question
 
 
 def verify(first, second):
@@ -855,24 +969,51 @@ def _ask(*question):
     return (_ask_once if len(question) < 20_000 else _ask_once.__wrapped__)(question)
 
 
-@functools.lru_cache(maxsize=4096)                                   # the completions of a group repeat their answers; errors are not remembered
+@functools.lru_cache(
+    maxsize=4096
+)  # the completions of a group repeat their answers; errors are not remembered
 def _ask_once(question):
     return _worker.ask(json.loads(question))["equal"]
 
 
 def _compare(kind, said, gold, strings=()):
     """One question of `_ask`, inside the worker. Whatever math-verify raises is "not equal" (in "latex": equal), as in the originals."""
-    from math_verify import ExprExtractionConfig, LatexExtractionConfig, StringExtractionConfig, parse, verify as compare
+    from math_verify import (
+        ExprExtractionConfig,
+        LatexExtractionConfig,
+        StringExtractionConfig,
+        parse,
+        verify as compare,
+    )
+
     try:
         if kind == "default":
-            return bool(compare(parse(said, parsing_timeout=None), parse(gold, parsing_timeout=None), timeout_seconds=None))
+            return bool(
+                compare(
+                    parse(said, parsing_timeout=None),
+                    parse(gold, parsing_timeout=None),
+                    timeout_seconds=None,
+                )
+            )
         if kind == "strings":
-            known = [LatexExtractionConfig(), ExprExtractionConfig(), StringExtractionConfig(strings=tuple(strings))]
-            return bool(compare(gold=gold, target=parse(said, known, parsing_timeout=None), timeout_seconds=None))
+            known = [
+                LatexExtractionConfig(),
+                ExprExtractionConfig(),
+                StringExtractionConfig(strings=tuple(strings)),
+            ]
+            return bool(
+                compare(
+                    gold=gold, target=parse(said, known, parsing_timeout=None), timeout_seconds=None
+                )
+            )
         gold = parse(gold, [LatexExtractionConfig()], parsing_timeout=None)
-        said = parse(said, [LatexExtractionConfig(try_extract_without_anchor=False, boxed_match_priority=0)], parsing_timeout=None)
+        said = parse(
+            said,
+            [LatexExtractionConfig(try_extract_without_anchor=False, boxed_match_priority=0)],
+            parsing_timeout=None,
+        )
         return not gold or bool(compare(said, gold, timeout_seconds=None))
-    except Exception:                                                # sympy raises anything; the originals swallow it all
+    except Exception:  # sympy raises anything; the originals swallow it all
         return kind == "latex"
 
 
@@ -886,30 +1027,71 @@ def _limit():
     """
     try:
         import resource
+
         most = resource.getrlimit(resource.RLIMIT_AS)[1]
-        resource.setrlimit(resource.RLIMIT_AS, (MATH_BYTES if most == resource.RLIM_INFINITY else min(MATH_BYTES, most), most))
+        resource.setrlimit(
+            resource.RLIMIT_AS,
+            (MATH_BYTES if most == resource.RLIM_INFINITY else min(MATH_BYTES, most), most),
+        )
         resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
-    except (ImportError, OSError, ValueError):                       # Windows has no such limits, macOS not all of them; the time limit holds anywhere
+    except (
+        ImportError,
+        OSError,
+        ValueError,
+    ):  # Windows has no such limits, macOS not all of them; the time limit holds anywhere
         pass
-    sys.dont_write_bytecode = True                                   # sympy imports more of itself when a question needs it
+    sys.dont_write_bytecode = True  # sympy imports more of itself when a question needs it
     sys.addaudithook(_refuse)
 
 
-REFUSED = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.startfile", "os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink",
-           "os.truncate", "os.chmod", "os.chown", "os.kill", "subprocess.", "socket.", "shutil.", "ctypes.", "urllib.", "ftplib.", "smtplib.", "webbrowser.")
+REFUSED = (
+    "os.system",
+    "os.exec",
+    "os.posix_spawn",
+    "os.spawn",
+    "os.fork",
+    "os.startfile",
+    "os.remove",
+    "os.rename",
+    "os.rmdir",
+    "os.mkdir",
+    "os.link",
+    "os.symlink",
+    "os.truncate",
+    "os.chmod",
+    "os.chown",
+    "os.kill",
+    "subprocess.",
+    "socket.",
+    "shutil.",
+    "ctypes.",
+    "urllib.",
+    "ftplib.",
+    "smtplib.",
+    "webbrowser.",
+)
 
 
 def _refuse(event, arguments):
     if event.startswith(REFUSED):
         raise PermissionError(f"{event} in the math worker")
-    if event == "open" and (set(arguments[1] or "") & set("wax+") or (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)):
+    if event == "open" and (
+        set(arguments[1] or "") & set("wax+")
+        or (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+    ):
         raise PermissionError(f"writing {arguments[0]!r} in the math worker")
 
 
 def _warm_up():
     """Imports, the parser's tables, and then the limits: nothing of a model has been read before."""
     import math_verify  # noqa: F401
-    for said, gold in ((r"$\frac{1}{2}$", "0.5"), (r"\boxed{2\sqrt{3}}", r"$\sqrt{12}$"), ("1/2 + 3", "3.5"), ("$x+1$", "$1+x$")):
+
+    for said, gold in (
+        (r"$\frac{1}{2}$", "0.5"),
+        (r"\boxed{2\sqrt{3}}", r"$\sqrt{12}$"),
+        ("1/2 + 3", "3.5"),
+        ("$x+1$", "$1+x$"),
+    ):
         _compare("default", said, gold)
     _limit()
 
@@ -931,15 +1113,19 @@ def answer_line(completion):
     """
     if "<answer>" in completion or "</answer>" in completion:
         return extract_answer(completion)
-    tail = re.sub(r"<\|im_end\|>|<\|endoftext\|>|</s>", "\n", completion.rpartition("</think>")[2][-MAX_TAIL:])
+    tail = re.sub(
+        r"<\|im_end\|>|<\|endoftext\|>|</s>", "\n", completion.rpartition("</think>")[2][-MAX_TAIL:]
+    )
     ends = [] if "<think>" in tail else [found.end() for found in ANSWER_LINE.finditer(tail)]
-    lines = tail[ends[-1]:].split("\n") if ends else []
+    lines = tail[ends[-1] :].split("\n") if ends else []
     return next((line.strip(" *\t\r") for line in lines if line.strip(" *\t\r")), None)
 
 
 def body(completion, protocol):
     """The answer as text, or None."""
-    return answer_line(completion) if PROTOCOLS[protocol].get("line") else extract_answer(completion)
+    return (
+        answer_line(completion) if PROTOCOLS[protocol].get("line") else extract_answer(completion)
+    )
 
 
 def read(completion, example, protocol):
@@ -947,7 +1133,14 @@ def read(completion, example, protocol):
     if PROTOCOLS[protocol].get("boxes"):
         return rewards.predicted_boxes(completion, example)
     found = body(completion, protocol)
-    return None if found is None or PROTOCOLS[protocol].get("choose") and example.choices and choice_index(found, example.choices) is None else found
+    return (
+        None
+        if found is None
+        or PROTOCOLS[protocol].get("choose")
+        and example.choices
+        and choice_index(found, example.choices) is None
+        else found
+    )
 
 
 def score_count(completion, example):
@@ -979,7 +1172,9 @@ def score_relaxed(completion, example):
         return float(match_answer(found, gold))
     if said[1] and right[1] and said[1] != right[1]:
         return float(match_answer(found, gold))
-    return float(abs(said[0] - right[0]) <= (0 if re.fullmatch("20[0-9]{2}", gold) else abs(right[0]) / 20))
+    return float(
+        abs(said[0] - right[0]) <= (0 if re.fullmatch("20[0-9]{2}", gold) else abs(right[0]) / 20)
+    )
 
 
 def score_tabmwp(completion, example):
@@ -1010,11 +1205,18 @@ def without_unit(text, unit):
 
 def cvbench_average(rows):
     """{"cvbench": published average}: half the mean of ADE20K and COCO (2D), half Omni3D (3D); {} unless all three sources are there."""
-    parts = [[row for row in rows if str(row.get("source")).lower() == name] for name in ("ade20k", "coco", "omni3d")]
+    parts = [
+        [row for row in rows if str(row.get("source")).lower() == name]
+        for name in ("ade20k", "coco", "omni3d")
+    ]
     if not all(parts):
         return {}
     ade, coco, omni = (of_rows(part)["accuracy"] for part in parts)
-    return {"cvbench": ((ade + coco) / 2 + omni) / 2, "cvbench_2d": (ade + coco) / 2, "cvbench_3d": omni}
+    return {
+        "cvbench": ((ade + coco) / 2 + omni) / 2,
+        "cvbench_2d": (ade + coco) / 2,
+        "cvbench_3d": omni,
+    }
 
 
 def mean_iou(rows):
@@ -1027,16 +1229,34 @@ def detection_map(rows):
     predictions (rewards.mean_average_precision). A query about one category names it, and its boxes' labels say nothing more. If nothing is named, there is one
     class without a name."""
     images, names = [], {}
-    nameless = not any(row.get("category") or any(box["label"] for box in row["boxes"]) for row in rows)
+    nameless = not any(
+        row.get("category") or any(box["label"] for box in row["boxes"]) for row in rows
+    )
     for row in rows:
         asked = row.get("category")
-        images.append([[{**box, "label": None if nameless else asked or box.get("label")} for box in boxes or []] for boxes in (row["extracted"], row["boxes"])])
+        images.append(
+            [
+                [
+                    {**box, "label": None if nameless else asked or box.get("label")}
+                    for box in boxes or []
+                ]
+                for boxes in (row["extracted"], row["boxes"])
+            ]
+        )
         for box in images[-1][1]:
             names.setdefault(rewards.normalize_label(box["label"]), box["label"])
     result = rewards.mean_average_precision(images) | {"categories": {}}
     for name, label in names.items():
-        one = [[[box for box in boxes if rewards.normalize_label(box["label"]) == name] for boxes in image] for image in images]
-        result["categories"][str(plain(label))] = rewards.mean_average_precision(one) | {"n": sum(len(gold) for _, gold in one)}
+        one = [
+            [
+                [box for box in boxes if rewards.normalize_label(box["label"]) == name]
+                for boxes in image
+            ]
+            for image in images
+        ]
+        result["categories"][str(plain(label))] = rewards.mean_average_precision(one) | {
+            "n": sum(len(gold) for _, gold in one)
+        }
     return result | mean_iou(rows)
 
 
@@ -1049,18 +1269,71 @@ PROTOCOLS = {
     "superclevr": {"template": "superclevr", "ours": score_count, "original": "r1v_superclevr"},
     "geoqa": {"template": "geoqa", "ours": rewards.accuracy, "original": "r1v_geoqa"},
     # VisualThinker's script on CV-Bench (2,638 questions; Tong et al. 2024, arXiv:2406.16860)
-    "cvbench": {"template": "cvbench", "choose": True, "ours": rewards.accuracy, "original": "visualthinker_cvbench", "by": ("task", "source"), "totals": cvbench_average},
+    "cvbench": {
+        "template": "cvbench",
+        "choose": True,
+        "ours": rewards.accuracy,
+        "original": "visualthinker_cvbench",
+        "by": ("task", "source"),
+        "totals": cvbench_average,
+    },
     # VLM-R1: referring expressions (RefCOCO/+/g, LISA-Grounding), accuracy at IoU 0.5
-    "rec": {"template": "rec", "boxes": True, "ours": rewards.accuracy, "original": "vlmr1_rec", "by": ("task",), "totals": mean_iou},
+    "rec": {
+        "template": "rec",
+        "boxes": True,
+        "ours": rewards.accuracy,
+        "original": "vlmr1_rec",
+        "by": ("task",),
+        "totals": mean_iou,
+    },
     # Visual-RFT: mean IoU on LISA; COCO's mAP on few-shot detection, one category a question; fine-grained classification
-    "lisa": {"template": "lisa", "boxes": True, "ours": rewards.accuracy, "original": None, "totals": mean_iou},
-    "detection": {"template": "none", "boxes": True, "ours": rewards.accuracy, "original": None, "by": ("category",), "totals": detection_map},
-    "classification": {"template": "none", "ours": rewards.classification, "original": "visualrft_classification_eval", "by": ("task",)},
+    "lisa": {
+        "template": "lisa",
+        "boxes": True,
+        "ours": rewards.accuracy,
+        "original": None,
+        "totals": mean_iou,
+    },
+    "detection": {
+        "template": "none",
+        "boxes": True,
+        "ours": rewards.accuracy,
+        "original": None,
+        "by": ("category",),
+        "totals": detection_map,
+    },
+    "classification": {
+        "template": "none",
+        "ours": rewards.classification,
+        "original": "visualrft_classification_eval",
+        "by": ("task",),
+    },
     # R3V asks ChartQA (human and augmented questions) and TabMWP; ChartQA's published figure is Pix2Struct's
-    "chartqa": {"template": "chartqa", "line": True, "ours": score_relaxed, "original": "pix2struct_relaxed", "also": "r3v_chartqa", "by": ("task", "type", "split")},
-    "tabmwp": {"template": "tabmwp", "line": True, "choose": True, "ours": score_tabmwp, "original": "r3v_tabmwp", "by": ("ques_type", "ans_type", "grades", "grade")},
+    "chartqa": {
+        "template": "chartqa",
+        "line": True,
+        "ours": score_relaxed,
+        "original": "pix2struct_relaxed",
+        "also": "r3v_chartqa",
+        "by": ("task", "type", "split"),
+    },
+    "tabmwp": {
+        "template": "tabmwp",
+        "line": True,
+        "choose": True,
+        "ours": score_tabmwp,
+        "original": "r3v_tabmwp",
+        "by": ("ques_type", "ans_type", "grades", "grade"),
+    },
     # the letter of the option; how it was asked and scored is not public
-    "m3cot": {"template": "option", "line": True, "choose": True, "ours": score_line, "original": None, "by": ("domain", "topic")},
+    "m3cot": {
+        "template": "option",
+        "line": True,
+        "choose": True,
+        "ours": score_line,
+        "original": None,
+        "by": ("domain", "topic"),
+    },
 }
 
 
@@ -1072,13 +1345,17 @@ ALIASES = {
     "id": ("question_id", "pid", "idx", "image_path", "image"),
     "category": ("class", "class_name"),
 }
-CATEGORY = re.compile(r"belonging to the category '([^']{1,100})'")      # Visual-RFT's question
-THOUSANDTHS = re.compile(r"Position|\(\s*[0-9.]+\s*,\s*[0-9.]+\s*\)")    # a gold written as Visual-RFT and LISA write it: 0 to 1000
+CATEGORY = re.compile(r"belonging to the category '([^']{1,100})'")  # Visual-RFT's question
+THOUSANDTHS = re.compile(
+    r"Position|\(\s*[0-9.]+\s*,\s*[0-9.]+\s*\)"
+)  # a gold written as Visual-RFT and LISA write it: 0 to 1000
 
 
 def field(record, name):
     """record[name], or the same under another name; None if there is none."""
-    return next((record[key] for key in (name, *ALIASES.get(name, ())) if record.get(key) is not None), None)
+    return next(
+        (record[key] for key in (name, *ALIASES.get(name, ())) if record.get(key) is not None), None
+    )
 
 
 def is_number(value):
@@ -1126,30 +1403,66 @@ def to_example(record, protocol, box_format=None):
     detection query's category) is what a box must show: labels are not compared there.
     """
     if not isinstance(record, dict):
-        raise ValueError(f"expected an object with `prediction` and `answer`, found {type(record).__name__}")
-    prediction, gold, boxed = field(record, "prediction"), field(record, "answer"), PROTOCOLS[protocol].get("boxes")
+        raise ValueError(
+            f"expected an object with `prediction` and `answer`, found {type(record).__name__}"
+        )
+    prediction, gold, boxed = (
+        field(record, "prediction"),
+        field(record, "answer"),
+        PROTOCOLS[protocol].get("boxes"),
+    )
     names = ", ".join(map(str, record)) or "nothing"
     if not isinstance(prediction, str):
         if prediction is None and "prediction" in record:
-            raise ValueError("`prediction` is null; write what the model said, or \"\" if it said nothing")
-        raise ValueError(f"no `prediction`{'' if prediction is None else f' that is text: it is {type(prediction).__name__}'}; found {names}; give what the model said, as text")
+            raise ValueError(
+                '`prediction` is null; write what the model said, or "" if it said nothing'
+            )
+        raise ValueError(
+            f"no `prediction`{'' if prediction is None else f' that is text: it is {type(prediction).__name__}'}; found {names}; give what the model said, as text"
+        )
     if gold is None and not (boxed and record.get("boxes") is not None):
-        raise ValueError(f"no `answer`; found {names}; add the gold answer{' or `boxes`' if boxed else ''}")
+        raise ValueError(
+            f"no `answer`; found {names}; add the gold answer{' or `boxes`' if boxed else ''}"
+        )
     question, choices = field(record, "question"), record.get("choices")
-    question = question.get("question") if isinstance(question, dict) else question        # R1-V's logs keep the whole prompt record there
-    if choices is not None and not (isinstance(choices, list) and all(isinstance(c, (str, int, float)) for c in choices)):
-        raise ValueError("`choices` must be a list of texts; fix it, or omit it where there are none")
-    meta = {**record, "category": field(record, "category") or next(iter(CATEGORY.findall(str(plain(question)))), None)}
+    question = (
+        question.get("question") if isinstance(question, dict) else question
+    )  # R1-V's logs keep the whole prompt record there
+    if choices is not None and not (
+        isinstance(choices, list) and all(isinstance(c, (str, int, float)) for c in choices)
+    ):
+        raise ValueError(
+            "`choices` must be a list of texts; fix it, or omit it where there are none"
+        )
+    meta = {
+        **record,
+        "category": field(record, "category")
+        or next(iter(CATEGORY.findall(str(plain(question)))), None),
+    }
     for key in ("category", "unit"):
         if isinstance(meta.get(key), (dict, list, bool)):
             raise ValueError(f"`{key}` must be text, found {shown(meta[key])}; fix it or omit it")
         meta[key] = None if meta.get(key) is None else str(plain(meta[key]))
-    if meta.get("size") is None and not (record.get("width") is None and record.get("height") is None):
+    if meta.get("size") is None and not (
+        record.get("width") is None and record.get("height") is None
+    ):
         meta["size"] = [record.get("width"), record.get("height")]
     for key, other in (("size", " or two numbers, `width` and `height`"), ("resized", "")):
-        if meta.get(key) is not None and not (isinstance(meta[key], (list, tuple)) and len(meta[key]) == 2 and all(is_number(v) and v > 0 for v in meta[key])):
-            raise ValueError(f"`{key}` must be [width, height] in pixels{other}; found {shown(meta[key])}")
-    unknown = "resized" if meta.get("resized") else "pixels" if protocol == "rec" and not meta.get("size") else "norm1000"
+        if meta.get(key) is not None and not (
+            isinstance(meta[key], (list, tuple))
+            and len(meta[key]) == 2
+            and all(is_number(v) and v > 0 for v in meta[key])
+        ):
+            raise ValueError(
+                f"`{key}` must be [width, height] in pixels{other}; found {shown(meta[key])}"
+            )
+    unknown = (
+        "resized"
+        if meta.get("resized")
+        else "pixels"
+        if protocol == "rec" and not meta.get("size")
+        else "norm1000"
+    )
     meta["box_format"] = record.get("box_format") or box_format or unknown
     if boxed:
         if isinstance(gold, str):
@@ -1160,46 +1473,91 @@ def to_example(record, protocol, box_format=None):
         answer = json.dumps(meta["boxes"], ensure_ascii=False)
     else:
         if not isinstance(gold, str) and not is_number(gold):
-            raise ValueError(f"`answer` must be text or a number, found {shown(gold)}; for boxes there are the protocols rec, lisa and detection")
+            raise ValueError(
+                f"`answer` must be text or a number, found {shown(gold)}; for boxes there are the protocols rec, lisa and detection"
+            )
         answer = str(gold)
         answer = (last_answer(answer) or answer).strip() if "<answer>" in answer else answer.strip()
         meta.pop("boxes", None)
-    choices = [choice if isinstance(choice, str) else str(plain(choice)) for choice in choices] if choices else None
-    example = SimpleNamespace(id=plain(field(record, "id")), question=plain(question), answer=answer, choices=choices, meta=meta)
+    choices = (
+        [choice if isinstance(choice, str) else str(plain(choice)) for choice in choices]
+        if choices
+        else None
+    )
+    example = SimpleNamespace(
+        id=plain(field(record, "id")),
+        question=plain(question),
+        answer=answer,
+        choices=choices,
+        meta=meta,
+    )
     rewards.check_gold(answer, example.choices, meta)
     if protocol == "superclevr" and not re.fullmatch(r"[0-9]{1,9}(?:\.0+)?", answer):
-        raise ValueError(f"the gold answer {answer[:60]!r} is not a count; leave the record out, or name another --protocol")
+        raise ValueError(
+            f"the gold answer {answer[:60]!r} is not a count; leave the record out, or name another --protocol"
+        )
     return prediction, example
 
 
 def gold_boxes(gold, meta):
     """[{"bbox_2d": [x1, y1, x2, y2] in pixels, "label": text or None}, ...] of a gold in any of the ways `to_example` names. Without a size, thousandths
     are taken for the pixels of a 1000 x 1000 image (and meta["size"] is set so): IoU does not change when an axis is stretched. So is "none"."""
-    ways = "write [x1, y1, x2, y2] or {'bbox_2d': [x1, y1, x2, y2], 'label': ...}, or a list of them"
+    ways = (
+        "write [x1, y1, x2, y2] or {'bbox_2d': [x1, y1, x2, y2], 'label': ...}, or a list of them"
+    )
 
     def read(item):
         box = (item.get("bbox_2d") or item.get("Position")) if isinstance(item, dict) else item
         if isinstance(box, (list, tuple)):
-            box = [float(v) if isinstance(v, str) and re.fullmatch(r"\s*-?[0-9]{1,9}(?:\.[0-9]{1,20})?\s*", v) else v for v in box]
+            box = [
+                float(v)
+                if isinstance(v, str) and re.fullmatch(r"\s*-?[0-9]{1,9}(?:\.[0-9]{1,20})?\s*", v)
+                else v
+                for v in box
+            ]
         if not (isinstance(box, (list, tuple)) and len(box) == 4 and all(map(is_number, box))):
             raise ValueError(f"the gold box {shown(item, 80)} cannot be read; {ways}")
         label = item.get("label") if isinstance(item, dict) else None
-        return {"bbox_2d": [min(box[0], box[2]), min(box[1], box[3]), max(box[0], box[2]), max(box[1], box[3])], "label": None if label is None else str(plain(label))}
+        return {
+            "bbox_2d": [
+                min(box[0], box[2]),
+                min(box[1], box[3]),
+                max(box[0], box[2]),
+                max(box[1], box[3]),
+            ],
+            "label": None if label is None else str(plain(label)),
+        }
 
     if isinstance(gold, str):
         text = last_answer(gold) or gold
-        found = rewards.parse_boxes(text if re.search(r"[\[({a-zA-Z]", text) else f"[{text}]")      # "10, 20, 110, 220"
+        found = rewards.parse_boxes(
+            text if re.search(r"[\[({a-zA-Z]", text) else f"[{text}]"
+        )  # "10, 20, 110, 220"
         if found is None:
-            raise ValueError(f"the gold boxes cannot be read: {gold[:80]!r}; {ways}, or \"none\"")
-        boxes, thousandths = [{"bbox_2d": list(box["bbox_2d"]), "label": box["label"]} for box in found], bool(THOUSANDTHS.search(gold))
+            raise ValueError(f'the gold boxes cannot be read: {gold[:80]!r}; {ways}, or "none"')
+        boxes, thousandths = (
+            [{"bbox_2d": list(box["bbox_2d"]), "label": box["label"]} for box in found],
+            bool(THOUSANDTHS.search(gold)),
+        )
     else:
-        items = [gold] if isinstance(gold, dict) or (isinstance(gold, list) and len(gold) == 4 and not isinstance(gold[0], (list, dict))) else gold
+        items = (
+            [gold]
+            if isinstance(gold, dict)
+            or (isinstance(gold, list) and len(gold) == 4 and not isinstance(gold[0], (list, dict)))
+            else gold
+        )
         if not isinstance(items, list):
             raise ValueError(f"the gold boxes cannot be read: {shown(gold, 80)}; {ways}")
-        boxes, thousandths = [read(item) for item in items], any(isinstance(item, dict) and "Position" in item for item in items)
+        boxes, thousandths = (
+            [read(item) for item in items],
+            any(isinstance(item, dict) and "Position" in item for item in items),
+        )
     if thousandths or not boxes:
         meta["size"] = meta.get("size") or [1000, 1000]
-        boxes = [{**box, "bbox_2d": list(rewards.to_pixels(box["bbox_2d"], "norm1000", meta["size"]))} for box in boxes]
+        boxes = [
+            {**box, "bbox_2d": list(rewards.to_pixels(box["bbox_2d"], "norm1000", meta["size"]))}
+            for box in boxes
+        ]
     return boxes
 
 
@@ -1213,10 +1571,16 @@ def to_examples(records, protocol, box_format=None):
         except ValueError as error:
             raise ValueError(f"{place}: {brief(str(error))}") from None
         meta = pairs[-1][1].meta
-        if protocol == "detection" and not meta["category"] and not (meta["boxes"] and all(box["label"] for box in meta["boxes"])):
+        if (
+            protocol == "detection"
+            and not meta["category"]
+            and not (meta["boxes"] and all(box["label"] for box in meta["boxes"]))
+        ):
             unnamed.append(place)
     if 0 < len(unnamed) < len(pairs):
-        raise ValueError(f"{unnamed[0]}: which category is it? Other records name one. Add `category`, or a `label` to every gold box")
+        raise ValueError(
+            f"{unnamed[0]}: which category is it? Other records name one. Add `category`, or a `label` to every gold box"
+        )
     return pairs
 
 
@@ -1230,15 +1594,34 @@ def score_one(completion, example, protocol):
     """A record's row: accuracy (ours), what was extracted (None: a parse failure), the original's accuracy, whether ours could not decide and the original ran out of time."""
     recipe = PROTOCOLS[protocol]
     row = {"line": example.meta["line"]} if "line" in example.meta else {}
-    row |= {"id": example.id, "question": example.question, "answer": example.answer, "choices": example.choices, "prediction": completion}
-    row |= {name: plain(example.meta[name]) for name in recipe.get("by", ()) if example.meta.get(name) is not None}
+    row |= {
+        "id": example.id,
+        "question": example.question,
+        "answer": example.answer,
+        "choices": example.choices,
+        "prediction": completion,
+    }
+    row |= {
+        name: plain(example.meta[name])
+        for name in recipe.get("by", ())
+        if example.meta.get(name) is not None
+    }
     if "grades" in recipe.get("by", ()) and isinstance(example.meta.get("grade"), int):
-        row["grades"] = "1-6" if example.meta["grade"] <= 6 else "7-8"        # as TabMWP's tables have them
+        row["grades"] = (
+            "1-6" if example.meta["grade"] <= 6 else "7-8"
+        )  # as TabMWP's tables have them
     before = undecided()
-    row |= {"extracted": read(completion, example, protocol), "accuracy": recipe["ours"](completion, example)}
+    row |= {
+        "extracted": read(completion, example, protocol),
+        "accuracy": recipe["ours"](completion, example),
+    }
     row["undecided"] = undecided() > before
     if recipe.get("boxes"):
-        row |= {"boxes": example.meta["boxes"], "box_format": example.meta["box_format"], "iou": rewards.REWARDS["iou"](completion, example)}
+        row |= {
+            "boxes": example.meta["boxes"],
+            "box_format": example.meta["box_format"],
+            "iou": rewards.REWARDS["iou"](completion, example),
+        }
     if recipe["original"]:
         row["original_timeout"] = False
         try:
@@ -1258,19 +1641,40 @@ def totals(rows, protocol):
     recipe, n, right = PROTOCOLS[protocol], len(rows), sum(row["accuracy"] for row in rows)
     failures = sum(row["extracted"] is None for row in rows)
     low, high = rewards.wilson(right, n)
-    result = {"protocol": protocol, "accuracy": right / max(1, n), "n": n, "accuracy_low": low, "accuracy_high": high, "accuracy_parsed": right / max(1, n - failures),
-              "parse_failures": failures, "undecided": sum(row["undecided"] for row in rows)}
+    result = {
+        "protocol": protocol,
+        "accuracy": right / max(1, n),
+        "n": n,
+        "accuracy_low": low,
+        "accuracy_high": high,
+        "accuracy_parsed": right / max(1, n - failures),
+        "parse_failures": failures,
+        "undecided": sum(row["undecided"] for row in rows),
+    }
     if recipe.get("boxes"):
         result["box_format"] = ", ".join(sorted({row["box_format"] for row in rows}))
     if recipe["original"]:
-        result |= {"original": recipe["original"], "accuracy_original": sum(row["accuracy_original"] for row in rows) / max(1, n),
-                   "original_timeouts": sum(row["original_timeout"] for row in rows), "disagreements": len(disagreements(rows))}
+        result |= {
+            "original": recipe["original"],
+            "accuracy_original": sum(row["accuracy_original"] for row in rows) / max(1, n),
+            "original_timeouts": sum(row["original_timeout"] for row in rows),
+            "disagreements": len(disagreements(rows)),
+        }
     if "also" in recipe:
         name = f"accuracy_{recipe['also']}"
         result[name] = sum(row[name] for row in rows) / max(1, n)
     result |= recipe["totals"](rows) if "totals" in recipe else {}
-    groups = {name: sorted({str(row[name]) for row in rows if name in row}) for name in recipe.get("by", ())}
-    by = {name: {value: of_rows([row for row in rows if str(row.get(name)) == value]) for value in values} for name, values in groups.items() if values}
+    groups = {
+        name: sorted({str(row[name]) for row in rows if name in row})
+        for name in recipe.get("by", ())
+    }
+    by = {
+        name: {
+            value: of_rows([row for row in rows if str(row.get(name)) == value]) for value in values
+        }
+        for name, values in groups.items()
+        if values
+    }
     return result | ({"by": by} if by else {})
 
 
@@ -1280,7 +1684,11 @@ def of_rows(rows):
 
 def disagreements(rows):
     """The rows on which ours and the original's differ."""
-    return [row for row in rows if "accuracy_original" in row and row["accuracy"] != row["accuracy_original"]]
+    return [
+        row
+        for row in rows
+        if "accuracy_original" in row and row["accuracy"] != row["accuracy_original"]
+    ]
 
 
 if __name__ == "__main__":

@@ -22,7 +22,14 @@ import re
 import unicodedata
 from collections import Counter
 
-from grading.answers import MAX_TAIL, choice_index, extract_answer, match_answer, normalize_answer, parse_failure
+from grading.answers import (
+    MAX_TAIL,
+    choice_index,
+    extract_answer,
+    match_answer,
+    normalize_answer,
+    parse_failure,
+)
 from grading.reading import MAX_ANSWER, read, text_form
 from grading.values import Choice
 
@@ -36,7 +43,11 @@ log = logging.getLogger(__name__)
 # writes is in one of three conventions, and example.meta["box_format"] says in which: guessing it is how an IoU reward stays at 0 for a
 # whole run (Visual-RFT issues 143, 152, 232: 0-1000 data, a Qwen2.5-VL that writes pixels; VLM-R1's reward assumes the latter).
 
-BOX_FORMATS = ("norm1000", "resized", "pixels")  # 0..1000 of width and height (Qwen2-VL) | pixels of the image the model saw (Qwen2.5-VL) | original pixels
+BOX_FORMATS = (
+    "norm1000",
+    "resized",
+    "pixels",
+)  # 0..1000 of width and height (Qwen2-VL) | pixels of the image the model saw (Qwen2.5-VL) | original pixels
 MAX_BOXES = 300  # a longer list is no answer
 
 WHITE = r"\s*"
@@ -50,7 +61,9 @@ BOX_TOKEN = re.compile(
     r"|<\|object_ref_start\|>(?P<reference>[^<]{0,200})<\|object_ref_end\|>"
     r"|(?P<brace>[{}])"
 )
-FULL_WIDTH = {ord(char): chr(ord(char) - 0xFEE0) for char in "［］（）｛｝，：．－" + "０１２３４５６７８９"}  # [１，２，３，４] by a Chinese model
+FULL_WIDTH = {
+    ord(char): chr(ord(char) - 0xFEE0) for char in "［］（）｛｝，：．－" + "０１２３４５６７８９"
+}  # [１，２，３，４] by a Chinese model
 EMPTY_LIST = re.compile(r"none|null|nothing|no (?:objects?|boxes|box)(?: found| detected)?")
 
 
@@ -77,27 +90,44 @@ def parse_boxes(text):
             boxes, label, score = [], m["reference"] and m["reference"].strip(), None
         elif kind == "label":
             value = m[12] if m[12] is not None else m[13]
-            label = re.sub(r"\\(?:u([0-9a-fA-F]{4})|(.))", lambda e: chr(int(e[1], 16)) if e[1] else e[2], value).strip() or None
+            label = (
+                re.sub(
+                    r"\\(?:u([0-9a-fA-F]{4})|(.))",
+                    lambda e: chr(int(e[1], 16)) if e[1] else e[2],
+                    value,
+                ).strip()
+                or None
+            )
         elif kind == "score":
             score = min(1.0, max(0.0, float(m[15])))
         else:
             seen += 1
             if seen > MAX_BOXES:
                 return None
-            box = _ordered(*map(float, m.group(2, 3, 4, 5) if kind == "box" else m.group(7, 8, 9, 10)))
+            box = _ordered(
+                *map(float, m.group(2, 3, 4, 5) if kind == "box" else m.group(7, 8, 9, 10))
+            )
             boxes += [box] if box else []
     found += [{"bbox_2d": box, "label": label, "score": score} for box in boxes]
     if found or seen:
         return found or None  # boxes without area are not the statement that there is nothing
     plain = re.sub("```(?:json)?", "", text).strip("[]{}()'\"`., \n\t")
-    said = EMPTY_LIST.fullmatch(" ".join(plain.split()).casefold()) or (not plain and re.search(r"\[\s*\]", text))
+    said = EMPTY_LIST.fullmatch(" ".join(plain.split()).casefold()) or (
+        not plain and re.search(r"\[\s*\]", text)
+    )
     return [] if said else None
 
 
 def _ordered(x1, y1, x2, y2):
     """The corners in order, or None if the box has no area."""
     box = min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)
-    return box if box[0] < box[2] and box[1] < box[3] and math.isfinite((box[2] - box[0]) * (box[3] - box[1])) else None
+    return (
+        box
+        if box[0] < box[2]
+        and box[1] < box[3]
+        and math.isfinite((box[2] - box[0]) * (box[3] - box[1]))
+        else None
+    )
 
 
 SAME_PIXELS = "--box-format pixels if prediction and gold are in the same pixels"
@@ -115,7 +145,9 @@ def _scale(box_format, size, resized):
     if box_format == "norm1000":
         return size[0] / 1000, size[1] / 1000
     if not resized:
-        raise ValueError(f'boxes in resized need the size the model saw: add "resized": [width, height] to the record, or {SAME_PIXELS}')
+        raise ValueError(
+            f'boxes in resized need the size the model saw: add "resized": [width, height] to the record, or {SAME_PIXELS}'
+        )
     return size[0] / resized[0], size[1] / resized[1]
 
 
@@ -149,7 +181,18 @@ def predicted_boxes(completion, example):
     if boxes is None:
         return None
     x, y = _scale(meta.get("box_format", "norm1000"), meta.get("size"), meta.get("resized"))
-    return [{**b, "bbox_2d": (b["bbox_2d"][0] * x, b["bbox_2d"][1] * y, b["bbox_2d"][2] * x, b["bbox_2d"][3] * y)} for b in boxes]
+    return [
+        {
+            **b,
+            "bbox_2d": (
+                b["bbox_2d"][0] * x,
+                b["bbox_2d"][1] * y,
+                b["bbox_2d"][2] * x,
+                b["bbox_2d"][3] * y,
+            ),
+        }
+        for b in boxes
+    ]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -162,12 +205,16 @@ def iou(a, b):
     if width <= 0 or height <= 0:
         return 0.0
     shared = width * height
-    return min(1.0, shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared))
+    return min(
+        1.0, shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared)
+    )
 
 
 def giou(a, b):
     """Generalised IoU (Rezatofighi et al. 2019, arXiv:1902.09630): IoU minus the share of the enclosing box that neither covers; in (-1, 1]."""
-    shared = max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+    shared = max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(
+        0.0, min(a[3], b[3]) - max(a[1], b[1])
+    )
     union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared
     around = (max(a[2], b[2]) - min(a[0], b[0])) * (max(a[3], b[3]) - min(a[1], b[1]))
     return max(-1.0, min(1.0, shared / union + union / around - 1))
@@ -175,7 +222,15 @@ def giou(a, b):
 
 def normalize_label(label):
     """One spelling of a class: case, spaces, underscores and hyphens aside.  None stays None."""
-    return None if label is None else re.sub(r"[\s_\-\u2010-\u2015\u2212]+", "", unicodedata.normalize("NFKC", label).strip("\"'`.。 ").casefold())
+    return (
+        None
+        if label is None
+        else re.sub(
+            r"[\s_\-\u2010-\u2015\u2212]+",
+            "",
+            unicodedata.normalize("NFKC", label).strip("\"'`.。 ").casefold(),
+        )
+    )
 
 
 def match_boxes(predicted, gold, threshold, labels=True, overlap=iou, by_score=False):
@@ -184,14 +239,24 @@ def match_boxes(predicted, gold, threshold, labels=True, overlap=iou, by_score=F
     The largest overlap is paired first (VLM-R1); by_score lets the surest prediction choose first (Visual-RFT, COCO; no score counts as 1).
     With labels, a gold box that has a label is only matched by a prediction with the same one.
     """
-    p_labels, g_labels = [normalize_label(p.get("label")) for p in predicted], [normalize_label(g.get("label")) for g in gold]
+    p_labels, g_labels = (
+        [normalize_label(p.get("label")) for p in predicted],
+        [normalize_label(g.get("label")) for g in gold],
+    )
     pairs = []
     for i, p in enumerate(predicted):
         for j, g in enumerate(gold):
             if not labels or g_labels[j] is None or g_labels[j] == p_labels[i]:
                 share = overlap(p["bbox_2d"], g["bbox_2d"])
                 if share > threshold:
-                    pairs.append(((-_score(p) if by_score else 0, i if by_score else 0, -share, i, j), i, j, share))
+                    pairs.append(
+                        (
+                            (-_score(p) if by_score else 0, i if by_score else 0, -share, i, j),
+                            i,
+                            j,
+                            share,
+                        )
+                    )
     used_p, used_g, matches = set(), set(), []
     for _, i, j, share in sorted(pairs):
         if i not in used_p and j not in used_g:
@@ -206,7 +271,18 @@ def _score(box):
 
 
 RECALLS = [i * 0.01 for i in range(100)] + [1.0]  # COCO's linspace, to the last bit
-THRESHOLDS = [0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.8999999999999999, 0.95]  # COCO's, as numpy's linspace has them
+THRESHOLDS = [
+    0.5,
+    0.55,
+    0.6,
+    0.65,
+    0.7,
+    0.75,
+    0.8,
+    0.85,
+    0.8999999999999999,
+    0.95,
+]  # COCO's, as numpy's linspace has them
 MAX_DETECTIONS = 100  # COCO's, per image and class
 
 
@@ -234,7 +310,11 @@ def _average_precisions(detections, golds, thresholds):
             shares = [iou(box, other) for other in boxes]
             right = []
             for threshold, used in zip(thresholds, taken):
-                best = max((j for j in range(len(boxes)) if j not in used and shares[j] >= threshold), key=lambda j: (shares[j], j), default=None)
+                best = max(
+                    (j for j in range(len(boxes)) if j not in used and shares[j] >= threshold),
+                    key=lambda j: (shares[j], j),
+                    default=None,
+                )
                 right.append(best is not None)
                 used.add(best)
             hits.append((score, right))
@@ -251,7 +331,16 @@ def area_under(right, n_gold):
         recall.append(hits / max(1, n_gold))
     for k in range(len(precision) - 2, -1, -1):
         precision[k] = max(precision[k], precision[k + 1])
-    return sum(precision[k] for k in (bisect.bisect_left(recall, r) for r in RECALLS) if k < len(precision)) / len(RECALLS) if n_gold else 0.0
+    return (
+        sum(
+            precision[k]
+            for k in (bisect.bisect_left(recall, r) for r in RECALLS)
+            if k < len(precision)
+        )
+        / len(RECALLS)
+        if n_gold
+        else 0.0
+    )
 
 
 def mean_average_precision(images):
@@ -263,14 +352,22 @@ def mean_average_precision(images):
     detections, golds = {}, {}
     for image, (predicted, gold) in enumerate(images):
         for p in predicted or []:
-            detections.setdefault(normalize_label(p.get("label")), []).append((image, p["bbox_2d"], _score(p)))
+            detections.setdefault(normalize_label(p.get("label")), []).append(
+                (image, p["bbox_2d"], _score(p))
+            )
         for g in gold:
             golds.setdefault(normalize_label(g.get("label")), []).append((image, g["bbox_2d"]))
     if not detections and not golds:
         nothing = float(all(predicted is not None for predicted, _ in images))
         return {"mAP": nothing, "AP50": nothing}
-    per_class = [_average_precisions(detections.get(name, []), golds.get(name, []), THRESHOLDS) for name in {**golds, **detections}]
-    return {"mAP": sum(map(sum, per_class)) / (len(per_class) * len(THRESHOLDS)), "AP50": sum(row[0] for row in per_class) / len(per_class)}
+    per_class = [
+        _average_precisions(detections.get(name, []), golds.get(name, []), THRESHOLDS)
+        for name in {**golds, **detections}
+    ]
+    return {
+        "mAP": sum(map(sum, per_class)) / (len(per_class) * len(THRESHOLDS)),
+        "AP50": sum(row[0] for row in per_class) / len(per_class),
+    }
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -286,15 +383,27 @@ def check_gold(answer, choices=None, meta=None):
     With meta["boxes"], every box must have an area, and what turns the policy's coordinates into pixels must be there.
     """
     if not isinstance(answer, str) or not answer.strip():
-        raise ValueError(f"the gold answer is empty or not text: {answer!r}; mend the record, or leave it out")
+        raise ValueError(
+            f"the gold answer is empty or not text: {answer!r}; mend the record, or leave it out"
+        )
     if choices and choice_index(answer, choices) is None:
-        raise ValueError(f"the gold answer {answer!r} is neither a letter nor a text of the choices {choices!r}; mend the record, or leave it out")
+        raise ValueError(
+            f"the gold answer {answer!r} is neither a letter nor a text of the choices {choices!r}; mend the record, or leave it out"
+        )
     if meta and meta.get("boxes") is not None:
         _scale(meta.get("box_format", "norm1000"), meta.get("size"), meta.get("resized"))
         for gold in meta["boxes"]:
             box = gold.get("bbox_2d") if isinstance(gold, dict) else None
-            if not box or len(box) != 4 or not all(isinstance(v, (int, float)) and math.isfinite(v) for v in box) or box[0] >= box[2] or box[1] >= box[3]:
-                raise ValueError(f"a gold box is {{'bbox_2d': [x1, y1, x2, y2], 'label': ...}} with x1 < x2 and y1 < y2, not {gold!r}")
+            if (
+                not box
+                or len(box) != 4
+                or not all(isinstance(v, (int, float)) and math.isfinite(v) for v in box)
+                or box[0] >= box[2]
+                or box[1] >= box[3]
+            ):
+                raise ValueError(
+                    f"a gold box is {{'bbox_2d': [x1, y1, x2, y2], 'label': ...}} with x1 < x2 and y1 < y2, not {gold!r}"
+                )
 
 
 def accuracy(completion, example):
@@ -310,7 +419,10 @@ def accuracy(completion, example):
     if _meta(example).get("boxes") is None:
         return float(match_answer(extract_answer(completion), example.answer, example.choices))
     predicted, gold = predicted_boxes(completion, example), gold_boxes(example)
-    return float(predicted is not None and len(predicted) == len(gold) == len(match_boxes(predicted, gold, 0.5)))
+    return float(
+        predicted is not None
+        and len(predicted) == len(gold) == len(match_boxes(predicted, gold, 0.5))
+    )
 
 
 def mcq(completion, example):
@@ -326,7 +438,9 @@ def mcq(completion, example):
         right = choice_index(example.answer, choices)
         return float(right is not None and choice_index(body, choices) == right)
     right, named = read(example.answer), read(body)
-    return float(isinstance(right, Choice) and isinstance(named, Choice) and named.letter == right.letter)
+    return float(
+        isinstance(right, Choice) and isinstance(named, Choice) and named.letter == right.letter
+    )
 
 
 def yes_no(completion, example):
@@ -335,7 +449,12 @@ def yes_no(completion, example):
     VLM-R1's yes_no looks for the letters: "I do not know" is no, and two texts with neither are equal.
     """
     body, gold = extract_answer(completion), text_form(example.answer)
-    return float(body is not None and len(body) <= MAX_ANSWER and gold in ("yes", "no") and match_answer(body, gold))
+    return float(
+        body is not None
+        and len(body) <= MAX_ANSWER
+        and gold in ("yes", "no")
+        and match_answer(body, gold)
+    )
 
 
 def all_match(completion, example):
@@ -353,10 +472,14 @@ AROUND_LABEL = set(
     "a an the this that there it is its it's image picture photo shows show contains depicts of in type kind species model class category label variant breed answer name".split()
 )
 ASKED_ABOUT = set("aircraft airplane plane plant flower car vehicle animal pet".split())
-NO_MAKER = set("or and not no never nor neither either unlike without except but than maybe perhaps possibly probably likely hardly isn't isnt wasn't can't cannot versus vs if non".split())
+NO_MAKER = set(
+    "or and not no never nor neither either unlike without except but than maybe perhaps possibly probably likely hardly isn't isnt wasn't can't cannot versus vs if non".split()
+)
 
 # What may stand around a whole class name and is no part of it.
-DRESSING = re.compile(r"\\(?:boxed|fbox|mbox|emph|text(?:bf|it|rm|sf|tt)?|math(?:bf|it|rm|sf))\s*\{")
+DRESSING = re.compile(
+    r"\\(?:boxed|fbox|mbox|emph|text(?:bf|it|rm|sf|tt)?|math(?:bf|it|rm|sf))\s*\{"
+)
 BRACKETS = {"(": "()", "[": "[]", "{": "{}"}
 AROUND_WORD = " \t\r\n\"'`*.。“”‘’"
 
@@ -405,19 +528,30 @@ def classification(completion, example):
     bare = _undressed(body)
     if normalize_label(example.answer) in (normalize_label(body), normalize_label(bare)):
         return 1.0
-    bare = re.sub(r"[{}$*]", " ", DRESSING.sub(" ", bare)).replace("’", "'")  # "a photo of a **lily**"
-    text, gold = (unicodedata.normalize("NFKC", t).casefold().strip("\"'`.。 ") for t in (bare, example.answer))
+    bare = re.sub(r"[{}$*]", " ", DRESSING.sub(" ", bare)).replace(
+        "’", "'"
+    )  # "a photo of a **lily**"
+    text, gold = (
+        unicodedata.normalize("NFKC", t).casefold().strip("\"'`.。 ")
+        for t in (bare, example.answer)
+    )
     parts = [re.escape(part) for part in re.split(r"[\s_\-]+", gold) if part]
     m = re.search(r"(?<![\w\-])" + r"[\s_\-]?".join(parts) + r"(?![\w\-])", text)
     if not m:
         return 0.0
-    words = [re.findall(r"[^\s:,!?\"()\[\]“”]+", part) for part in (text[: m.start()], text[m.end() :])]
+    words = [
+        re.findall(r"[^\s:,!?\"()\[\]“”]+", part) for part in (text[: m.start()], text[m.end() :])
+    ]
     before, after = ([word.strip("'`") for word in part if word.strip("'`")] for part in words)
     around = AROUND_LABEL if gold in ASKED_ABOUT else AROUND_LABEL | ASKED_ABOUT
     unknown = [word for word in before + after if word not in around]
     if not unknown:
         return 1.0
-    maker = len(unknown) <= 2 and unknown == before[-len(unknown) :] and all(word.replace("-", "").isalpha() for word in unknown)
+    maker = (
+        len(unknown) <= 2
+        and unknown == before[-len(unknown) :]
+        and all(word.replace("-", "").isalpha() for word in unknown)
+    )
     return float(maker and bool(re.search("[0-9]", gold)) and not NO_MAKER & set(unknown))
 
 
@@ -461,7 +595,9 @@ def format_lenient(completion, example=None):
     """
     if any(completion.count(tag) != 1 for tag in FOUR_TAGS):
         return 0.0
-    return format_strict(completion[completion.find("<think>") : completion.find("</answer>") + len("</answer>")])
+    return format_strict(
+        completion[completion.find("<think>") : completion.find("</answer>") + len("</answer>")]
+    )
 
 
 def format_rec(completion, example=None):
@@ -470,7 +606,9 @@ def format_rec(completion, example=None):
     VLM-R1's format_reward_rec searches the completion: text around, repeated blocks and empty thinking pass, decimals, one-line JSON without braces and
     (1,2),(3,4) do not, and the box may stand behind the answer.
     """
-    return float(format_strict(completion) == 1.0 and parse_boxes(extract_answer(completion)) is not None)
+    return float(
+        format_strict(completion) == 1.0 and parse_boxes(extract_answer(completion)) is not None
+    )
 
 
 def format_multi_think(completion, example=None):
@@ -488,7 +626,9 @@ def format_caption(completion, example=None):
 
     Efficient-R1-VLLM claims that being made to describe the picture first helps; it released neither this reward nor a number.
     """
-    return float(_order(completion, ["caption", "think", "answer"]) == ["caption", "think", "answer"])
+    return float(
+        _order(completion, ["caption", "think", "answer"]) == ["caption", "think", "answer"]
+    )
 
 
 def tag_count(completion, example=None):
@@ -543,7 +683,9 @@ def repetition(completion, example=None):
     of the two counts here.  Only the last MAX_TAIL characters are read.
     """
     worst = _repeated_ngrams(completion, 6)
-    boxes = parse_boxes(extract_answer(completion)) if "[" in completion or "(" in completion else None
+    boxes = (
+        parse_boxes(extract_answer(completion)) if "[" in completion or "(" in completion else None
+    )
     return min(worst, _repeated([(b["bbox_2d"], b["label"]) for b in boxes])) if boxes else worst
 
 
@@ -659,7 +801,14 @@ def weighted_sum(predicted, gold):
     """
     matches = match_boxes(predicted, gold, AT_LEAST_HALF)
     position = _shared(matches, predicted, gold)
-    completeness = 1 - ((len(gold) - len(matches)) / len(gold) + (len(predicted) - len(matches)) / len(predicted)) / 2
+    completeness = (
+        1
+        - (
+            (len(gold) - len(matches)) / len(gold)
+            + (len(predicted) - len(matches)) / len(predicted)
+        )
+        / 2
+    )
     return min(1.0, 0.7 * position + 0.3 * completeness)
 
 
@@ -674,11 +823,22 @@ def _image_map(predicted, gold, thresholds):
     names = {normalize_label(b.get("label")) for b in predicted + gold}
     result = 0.0
     for name in names:
-        p, g = ([b for b in boxes if normalize_label(b.get("label")) == name] for boxes in (predicted, gold))
-        matches = [share for _, _, share in match_boxes(p, g, math.nextafter(thresholds[0], 0))] if p and g else []
+        p, g = (
+            [b for b in boxes if normalize_label(b.get("label")) == name]
+            for boxes in (predicted, gold)
+        )
+        matches = (
+            [share for _, _, share in match_boxes(p, g, math.nextafter(thresholds[0], 0))]
+            if p and g
+            else []
+        )
         for threshold in thresholds:
             hits = sum(share >= threshold for share in matches)
-            result += hits / len(p) * bisect.bisect_right(RECALLS, hits / len(g)) / len(RECALLS) if hits else 0.0
+            result += (
+                hits / len(p) * bisect.bisect_right(RECALLS, hits / len(g)) / len(RECALLS)
+                if hits
+                else 0.0
+            )
     return min(1.0, result / (len(names) * len(thresholds)))
 
 
@@ -716,7 +876,17 @@ REWARDS = {
     "weighted_sum": weighted_sum, "od_ap": od_ap, "od_ap50": od_ap50, "od_length": od_length,
 }  # fmt: skip
 NEEDS_TOKENS = {"length", "cosine", "soft_overlong"}
-NEEDS_BOXES = {"iou", "iou_hard", "giou", "accuracy_iou", "accuracy_confidence", "weighted_sum", "od_ap", "od_ap50", "od_length"}
+NEEDS_BOXES = {
+    "iou",
+    "iou_hard",
+    "giou",
+    "accuracy_iou",
+    "accuracy_confidence",
+    "weighted_sum",
+    "od_ap",
+    "od_ap50",
+    "od_length",
+}
 RANGES = {name: (0.0, 1.0) for name in REWARDS} | {  # (lowest, highest), or the set of values
     **{name: {0.0, 1.0} for name in ["accuracy", "mcq", "yes_no", "all_match", "classification", "iou_hard"]},
     **{name: {0.0, 1.0} for name in REWARDS if name.startswith("format")}, "tag_count": {0.0, 0.25, 0.5, 0.75, 1.0},
@@ -737,17 +907,23 @@ def check_rewards(names, examples, functions=REWARDS):
     """
     unknown = [name for name in names if name not in functions]
     if unknown:
-        raise ValueError(f"unknown reward {', '.join(map(repr, unknown))}; known are {', '.join(sorted(functions))}")
+        raise ValueError(
+            f"unknown reward {', '.join(map(repr, unknown))}; known are {', '.join(sorted(functions))}"
+        )
     for i, example in enumerate(examples):
         which = f"example {getattr(example, 'id', None) or i} with the answer {example.answer!r}"
         has_boxes = _meta(example).get("boxes") is not None
         for name in names:
             if name in NEEDS_BOXES and not has_boxes:
-                raise ValueError(f"reward {name} needs examples with boxes (meta['boxes']); {which} has none")
+                raise ValueError(
+                    f"reward {name} needs examples with boxes (meta['boxes']); {which} has none"
+                )
             if name == "yes_no" and text_form(example.answer) not in ("yes", "no"):
                 raise ValueError(f"reward yes_no needs answers that are yes or no; not so {which}")
             if name == "mcq" and not _names_a_choice(example):
-                raise ValueError(f"reward mcq needs answers that are a choice or its letter; not so {which}")
+                raise ValueError(
+                    f"reward mcq needs answers that are a choice or its letter; not so {which}"
+                )
 
 
 def reward_parts(completions, examples, names, tokens=None, max_tokens=None, functions=REWARDS):
@@ -758,12 +934,18 @@ def reward_parts(completions, examples, names, tokens=None, max_tokens=None, fun
     """
     unknown = [name for name in names if name not in functions]
     if unknown:
-        raise ValueError(f"unknown reward {', '.join(map(repr, unknown))}; known are {', '.join(sorted(functions))}")
+        raise ValueError(
+            f"unknown reward {', '.join(map(repr, unknown))}; known are {', '.join(sorted(functions))}"
+        )
     if len(completions) != len(examples):
-        raise ValueError(f"{len(completions)} completions but {len(examples)} examples: repeat each example for its group")
+        raise ValueError(
+            f"{len(completions)} completions but {len(examples)} examples: repeat each example for its group"
+        )
     counting = [name for name in names if name in NEEDS_TOKENS]
     if counting and (tokens is None or max_tokens is None):
-        raise ValueError(f"reward {counting[0]} is about the number of tokens: it needs tokens and max_tokens")
+        raise ValueError(
+            f"reward {counting[0]} is about the number of tokens: it needs tokens and max_tokens"
+        )
     if tokens is not None and len(tokens) != len(completions):
         raise ValueError(f"{len(completions)} completions but {len(tokens)} token counts")
     parts, failed = {}, {}
@@ -775,7 +957,9 @@ def reward_parts(completions, examples, names, tokens=None, max_tokens=None, fun
                 score = float(functions[name](completion, example, *more))
                 if not math.isfinite(score):
                     raise ValueError(f"reward {name} returned {score}")
-            except Exception:  # whatever a new reward raises: it must not end a night's run, nor pass unseen
+            except (
+                Exception
+            ):  # whatever a new reward raises: it must not end a night's run, nor pass unseen
                 if failed[name] == 0:
                     log.warning("reward %r failed on %.200r", name, completion, exc_info=True)
                 score, failed[name] = 0.0, failed[name] + 1
@@ -790,7 +974,9 @@ def total(parts, weights=None):
     """
     weights = [1.0] * len(parts) if weights is None else list(weights)
     if len(weights) != len(parts):
-        raise ValueError(f"{len(weights)} reward weights for {len(parts)} rewards ({', '.join(parts)}): give one each")
+        raise ValueError(
+            f"{len(weights)} reward weights for {len(parts)} rewards ({', '.join(parts)}): give one each"
+        )
     return [sum(w * score for w, score in zip(weights, row)) for row in zip(*parts.values())]
 
 
@@ -800,7 +986,9 @@ def wilson(k, n, z=1.96):
         return 0.0, 1.0
     p, square = k / n, z * z
     middle, half = p + square / (2 * n), z * math.sqrt(p * (1 - p) / n + square / (4 * n * n))
-    return max(0.0, (middle - half) / (1 + square / n)), min(1.0, (middle + half) / (1 + square / n))
+    return max(0.0, (middle - half) / (1 + square / n)), min(
+        1.0, (middle + half) / (1 + square / n)
+    )
 
 
 def summary(completions, examples):
@@ -809,24 +997,41 @@ def summary(completions, examples):
     n = len(completions)
     right = sum(accuracy(c, e) for c, e in zip(completions, examples))
     boxed = [(c, e) for c, e in zip(completions, examples) if _meta(e).get("boxes") is not None]
-    failures = sum(map(parse_failure, completions)) + sum(not parse_failure(c) and predicted_boxes(c, e) is None for c, e in boxed)
+    failures = sum(map(parse_failure, completions)) + sum(
+        not parse_failure(c) and predicted_boxes(c, e) is None for c, e in boxed
+    )
     low, high = wilson(right, n)
-    result = {"accuracy": right / max(1, n), "n": n, "accuracy_low": low, "accuracy_high": high, "accuracy_parsed": right / max(1, n - failures),
-              "format_rate": sum(map(format_strict, completions)) / max(1, n), "parse_failures": failures}
+    result = {
+        "accuracy": right / max(1, n),
+        "n": n,
+        "accuracy_low": low,
+        "accuracy_high": high,
+        "accuracy_parsed": right / max(1, n - failures),
+        "format_rate": sum(map(format_strict, completions)) / max(1, n),
+        "parse_failures": failures,
+    }
     return result | ({"iou": sum(soft_iou(c, e) for c, e in boxed) / len(boxed)} if boxed else {})
 
 
 def marks(completion, example):
     """What an answer sheet says of one answer: its accuracy, and its iou if the example has boxes."""
     found = {"accuracy": accuracy(completion, example)}
-    return found | ({"iou": soft_iou(completion, example)} if _meta(example).get("boxes") is not None else {})
+    return found | (
+        {"iou": soft_iou(completion, example)} if _meta(example).get("boxes") is not None else {}
+    )
 
 
 def drawn_boxes(example, *completions):
     """The boxes to draw on an example's picture: the gold ones, then those of each completion, as corners in pixels; [] for an example without boxes."""
     if _meta(example).get("boxes") is None:
         return []
-    return [[b["bbox_2d"] for b in boxes or []] for boxes in (gold_boxes(example), *(predicted_boxes(text, example) for text in completions))]
+    return [
+        [b["bbox_2d"] for b in boxes or []]
+        for boxes in (
+            gold_boxes(example),
+            *(predicted_boxes(text, example) for text in completions),
+        )
+    ]
 
 
 REFLECTION_WORDS = (
@@ -835,7 +1040,10 @@ REFLECTION_WORDS = (
     "on second thought", "alternatively", "i made a mistake", "that's not right", "that is not right",
 )  # fmt: skip
 # The longest first; a space is any whitespace, a hyphen may be a space or left out.
-_PHRASES = (re.escape(words).replace(r"\ ", r"\s+").replace(r"\-", r"[\s-]?") for words in sorted(REFLECTION_WORDS, key=len, reverse=True))
+_PHRASES = (
+    re.escape(words).replace(r"\ ", r"\s+").replace(r"\-", r"[\s-]?")
+    for words in sorted(REFLECTION_WORDS, key=len, reverse=True)
+)
 REFLECTION = re.compile(rf"(?<!\w)(?:{'|'.join(_PHRASES)})(?!\w)", re.IGNORECASE)
 
 
@@ -844,7 +1052,11 @@ def reflections(completion):
 
     The count that "aha moment" plots show beside accuracy.  The thinking is what stands before the last `</think>`, or, without one, before the first `<answer>`.
     """
-    return len(REFLECTION.findall(completion.rpartition("</think>")[0] or completion.partition("<answer>")[0]))
+    return len(
+        REFLECTION.findall(
+            completion.rpartition("</think>")[0] or completion.partition("<answer>")[0]
+        )
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -858,7 +1070,9 @@ def majority(completions, choices=None, read=extract_answer):
     if not answers:
         return None
     forms = [normalize_answer(answer, choices) for answer in answers]
-    winner = Counter(forms).most_common(1)[0][0]  # keeps the order of arrival, and most_common is stable
+    winner = Counter(forms).most_common(1)[0][
+        0
+    ]  # keeps the order of arrival, and most_common is stable
     return answers[forms.index(winner)]
 
 
@@ -877,7 +1091,10 @@ def select(selection, candidates, choices=None, read=extract_answer):
     chosen = read(selection)
     answers = [answer for answer in map(read, candidates) if answer is not None]
     form = None if chosen is None else normalize_answer(chosen, choices)
-    if chosen is not None and (any(normalize_answer(answer, choices) == form for answer in answers) or any(match_answer(chosen, answer, choices) for answer in answers)):
+    if chosen is not None and (
+        any(normalize_answer(answer, choices) == form for answer in answers)
+        or any(match_answer(chosen, answer, choices) for answer in answers)
+    ):
         return chosen, "selected"
     return majority(candidates, choices, read), "majority" if answers else "none"
 
@@ -891,10 +1108,16 @@ def bootstrap_difference(a, b, seed=0, resamples=10_000):
     import numpy
 
     if len(a) != len(b):
-        raise ValueError(f"a paired difference needs two scores of each question, got {len(a)} and {len(b)}")
+        raise ValueError(
+            f"a paired difference needs two scores of each question, got {len(a)} and {len(b)}"
+        )
     if not a:
         return 0.0, 0.0
-    values, times = numpy.unique(numpy.asarray(a, dtype=float) - numpy.asarray(b, dtype=float), return_counts=True)
-    drawn = numpy.random.default_rng(seed).multinomial(len(a), times / len(a), size=resamples)  # (resamples, values)
+    values, times = numpy.unique(
+        numpy.asarray(a, dtype=float) - numpy.asarray(b, dtype=float), return_counts=True
+    )
+    drawn = numpy.random.default_rng(seed).multinomial(
+        len(a), times / len(a), size=resamples
+    )  # (resamples, values)
     low, high = numpy.quantile(drawn @ values / len(a), [0.025, 0.975])
     return float(low), float(high)

@@ -25,6 +25,7 @@ A pool is a list of lines, one sample each, oldest first:
 A sample is wrong if its answer is not the gold one, and unreadable if no answer could be read in it. No builder writes to its arguments or draws lots but from the
 random.Random (or the seed) it is given.
 """
+
 from plumbing import stopping
 
 if __name__ == "__main__":
@@ -55,11 +56,15 @@ from plumbing import disk, lock, plots, records, rundir, sums
 from plumbing.arguments import flag, label_of, run_id, same_flags, typed, write_args
 from plumbing.log import MetricsLog, line_of, metrics_of, say
 
-BUILT = ("cot", "refine", "select")         # R3V's three tasks
-POOLS = ("pool.jsonl", "pool_instructed.jsonl")     # of an iteration: samples asked for plainly, and with MPO's instructions
+BUILT = ("cot", "refine", "select")  # R3V's three tasks
+POOLS = (
+    "pool.jsonl",
+    "pool_instructed.jsonl",
+)  # of an iteration: samples asked for plainly, and with MPO's instructions
 
 
 # ------------------------------------------------------------------------------------------------------------- the pool
+
 
 def sort_pool(lines):
     """{id: (right, wrong, unreadable)}, three lists of pool lines, each oldest to newest, ids in the order of their first line.
@@ -80,16 +85,28 @@ def has_reasoning(completion, least=20):
     first and explaining later is no reasoning. R3V's Qwen2-VL code asks for more than 50 characters that do not begin with "Answer"; InternVL's for 20 of thinking.
     """
     thinking, _, rest = completion.rpartition("</think>")
-    return len((thinking.replace("<think>", "") + re.split("<answer>|Answer:", rest, maxsplit=1)[0]).strip()) >= least
+    return (
+        len(
+            (
+                thinking.replace("<think>", "") + re.split("<answer>|Answer:", rest, maxsplit=1)[0]
+            ).strip()
+        )
+        >= least
+    )
 
 
 def usable(lines, least=20):
     """The lines fit to be imitated or shown as candidates: they reason, and came to their end. What was cut at the length limit would be imitated with an end-of-turn
     token in the middle of its sentence."""
-    return [line for line in lines if line["finish"] != "length" and has_reasoning(line["completion"], least)]
+    return [
+        line
+        for line in lines
+        if line["finish"] != "length" and has_reasoning(line["completion"], least)
+    ]
 
 
 # ---------------------------------------------------------------------------- R3V (arXiv:2411.00855): solve, refine, select
+
 
 def self_cot(right):
     """Self-CoT, L_SFT: the newest right sample, or None."""
@@ -112,20 +129,31 @@ def self_select_sets(right, wrong, sizes=(3,), rng=None, choices=None, per_size=
     Returns [{"right": lines, "wrong": lines, "kind": "2+1"}, ...], lines oldest to newest; [] if all are right or all are wrong.
     """
     right, wrong = distinct(right), distinct(wrong)
-    right = [line for line in right if normalize_answer(line["answer"], choices) == normalize_answer(right[-1]["answer"], choices)]
+    right = [
+        line
+        for line in right
+        if normalize_answer(line["answer"], choices)
+        == normalize_answer(right[-1]["answer"], choices)
+    ]
     sets = []
     for n in sizes:
         if n < 2:
             raise ValueError(f"a set to select from has at least 2 candidates, got size {n}")
-        fewest, most = max(1, n - len(wrong)), min(len(right), n - 1)                            # right ones
+        fewest, most = max(1, n - len(wrong)), min(len(right), n - 1)  # right ones
         if n == 3:
-            sets += [(right[-k:], wrong[k - n:]) for k in (2, 1) if fewest <= k <= most]
+            sets += [(right[-k:], wrong[k - n :]) for k in (2, 1) if fewest <= k <= most]
         elif fewest <= most:
             for _ in range(per_size):
                 k = rng.randint(fewest, most)
-                one = tuple([lines[i] for i in sorted(rng.sample(range(len(lines)), m))] for lines, m in ((right, k), (wrong, n - k)))
+                one = tuple(
+                    [lines[i] for i in sorted(rng.sample(range(len(lines)), m))]
+                    for lines, m in ((right, k), (wrong, n - k))
+                )
                 sets += [one] if one not in sets else []
-    return [{"right": some, "wrong": others, "kind": f"{len(some)}+{len(others)}"} for some, others in sets]
+    return [
+        {"right": some, "wrong": others, "kind": f"{len(some)}+{len(others)}"}
+        for some, others in sets
+    ]
 
 
 def distinct(lines):
@@ -142,7 +170,9 @@ def balance_kinds(sets, rng):
     groups = {}
     for i, one in enumerate(sets):
         balance = len(one["right"]) - len(one["wrong"])
-        groups.setdefault((len(one["right"]) + len(one["wrong"]), abs(balance) > 0), ([], []))[balance > 0].append(i)
+        groups.setdefault((len(one["right"]) + len(one["wrong"]), abs(balance) > 0), ([], []))[
+            balance > 0
+        ].append(i)
     dropped = set()
     for (_, uneven), pair in groups.items():
         rare, common = sorted(pair, key=len)
@@ -157,17 +187,25 @@ def balance_positions(sets, rng):
     by rng, over the whole data set. Returns the sets with "candidates" (lines in order) and "right_at" (positions of the right ones, from 0).
     """
     placed, kinds, sizes = [None] * len(sets), {}, {}
-    for i in sorted(range(len(sets)), key=lambda i: sets[i]["kind"]):         # kind by kind, so that the second can even out the first over all sets of a size
+    for i in sorted(
+        range(len(sets)), key=lambda i: sets[i]["kind"]
+    ):  # kind by kind, so that the second can even out the first over all sets of a size
         right, wrong = list(sets[i]["right"]), list(sets[i]["wrong"])
         n = len(right) + len(wrong)
         of_kind, of_size = kinds.setdefault(sets[i]["kind"], [0] * n), sizes.setdefault(n, [0] * n)
-        right_at = sorted(sorted(range(n), key=lambda at: (of_kind[at], of_size[at], rng.random()))[:len(right)])
+        right_at = sorted(
+            sorted(range(n), key=lambda at: (of_kind[at], of_size[at], rng.random()))[: len(right)]
+        )
         rng.shuffle(right)
         rng.shuffle(wrong)
         for at in right_at:
             of_kind[at] += 1
             of_size[at] += 1
-        placed[i] = {**sets[i], "candidates": [(right if at in right_at else wrong).pop() for at in range(n)], "right_at": right_at}
+        placed[i] = {
+            **sets[i],
+            "candidates": [(right if at in right_at else wrong).pop() for at in range(n)],
+            "right_at": right_at,
+        }
     return placed
 
 
@@ -186,7 +224,19 @@ def final_answer(line, bare=False):
     return line["answer"] if bare else f"Answer: {line['answer']}"
 
 
-def build(examples, pool, prompt_of, tasks=BUILT, sizes=(3,), seed=0, balance=True, hinted=(), least=20, instruction=None, bare=False):
+def build(
+    examples,
+    pool,
+    prompt_of,
+    tasks=BUILT,
+    sizes=(3,),
+    seed=0,
+    balance=True,
+    hinted=(),
+    least=20,
+    instruction=None,
+    bare=False,
+):
     """The training data of one R3V iteration from the whole pool: (items, counts for the log).
 
     examples: {id: Example}; prompt_of(example): the question as it is asked for reasoning (data.wording), its options in it, which the release's rebuilt prompts lost.
@@ -200,48 +250,102 @@ def build(examples, pool, prompt_of, tasks=BUILT, sizes=(3,), seed=0, balance=Tr
     Raises UserError if the pool has a sample of a question that examples lacks.
     """
     rng = random.Random(seed)
-    counts = Counter(dict.fromkeys(["questions", "all_right", "all_wrong", "mixed", "unreadable", "cut", "no_reasoning", "rationalised", *BUILT,
-                                    "select/surplus", "select/voted_right"], 0))
+    counts = Counter(
+        dict.fromkeys(
+            [
+                "questions",
+                "all_right",
+                "all_wrong",
+                "mixed",
+                "unreadable",
+                "cut",
+                "no_reasoning",
+                "rationalised",
+                *BUILT,
+                "select/surplus",
+                "select/voted_right",
+            ],
+            0,
+        )
+    )
     items, sets = {task: [] for task in BUILT}, []
     hints = {line["id"]: line for line in rationalised(hinted, least)}
     by_id = sort_pool(pool)
     for id in [*by_id, *(id for id in hints if id not in by_id)]:
         if id not in examples:
-            raise utils.UserError(f"the pool has samples of example {id!r}, which is not in the data: give the --data that they were sampled from, or another --output-dir")
+            raise utils.UserError(
+                f"the pool has samples of example {id!r}, which is not in the data: give the --data that they were sampled from, or another --output-dir"
+            )
         everything = by_id.get(id, ([], [], []))
         right, wrong = (usable(lines, least) for lines in everything[:2])
         cut = sum(line["finish"] == "length" for line in everything[0] + everything[1])
         counts["questions"] += 1
-        counts["all_wrong" if not everything[0] else "mixed" if everything[1] or everything[2] else "all_right"] += 1
+        counts[
+            "all_wrong"
+            if not everything[0]
+            else "mixed"
+            if everything[1] or everything[2]
+            else "all_right"
+        ] += 1
         counts["unreadable"] += len(everything[2])
         counts["cut"] += cut
-        counts["no_reasoning"] += len(everything[0]) + len(everything[1]) - len(right) - len(wrong) - cut
+        counts["no_reasoning"] += (
+            len(everything[0]) + len(everything[1]) - len(right) - len(wrong) - cut
+        )
         prompt, newest, pair = prompt_of(examples[id]), self_cot(right), self_refine(right, wrong)
         if newest is None and id in hints:
             newest = hints[id]
             counts["rationalised"] += "cot" in tasks
         if newest:
-            items["cot"].append({"id": id, "task": "cot", "prompt": prompt, "target": newest["completion"].strip()})
+            items["cot"].append(
+                {"id": id, "task": "cot", "prompt": prompt, "target": newest["completion"].strip()}
+            )
         if pair and "refine" in tasks:
-            items["refine"].append({"id": id, "task": "refine", "prompt": data.refine_prompt(prompt, pair[0]["completion"].strip()),
-                                    "target": pair[1]["completion"].strip()})
+            items["refine"].append(
+                {
+                    "id": id,
+                    "task": "refine",
+                    "prompt": data.refine_prompt(prompt, pair[0]["completion"].strip()),
+                    "target": pair[1]["completion"].strip(),
+                }
+            )
         if "select" in tasks:
-            sets += [{"id": id, **one} for one in self_select_sets(right, wrong, sizes, rng, examples[id].choices)]
+            sets += [
+                {"id": id, **one}
+                for one in self_select_sets(right, wrong, sizes, rng, examples[id].choices)
+            ]
     if balance:
         sets, counts["select/surplus"] = balance_kinds(sets, rng)
     for one in balance_positions(sets, rng):
-        example, candidates = examples[one["id"]], [line["completion"].strip() for line in one["candidates"]]
-        vote = rewards.majority([line["answer"] for line in one["candidates"]], example.choices, lambda answer: answer)
-        counts["select/voted_right"] += any(line["right"] for line in one["candidates"] if line["answer"] == vote)
+        example, candidates = (
+            examples[one["id"]],
+            [line["completion"].strip() for line in one["candidates"]],
+        )
+        vote = rewards.majority(
+            [line["answer"] for line in one["candidates"]], example.choices, lambda answer: answer
+        )
+        counts["select/voted_right"] += any(
+            line["right"] for line in one["candidates"] if line["answer"] == vote
+        )
         counts[f"select/{one['kind']}"] += 1
-        items["select"].append({"id": one["id"], "task": "select", "prompt": data.select_prompt(prompt_of(example), candidates, instruction),
-                                "target": final_answer(one["right"][-1], bare), "candidates": candidates, "right_at": one["right_at"], "kind": one["kind"]})
+        items["select"].append(
+            {
+                "id": one["id"],
+                "task": "select",
+                "prompt": data.select_prompt(prompt_of(example), candidates, instruction),
+                "target": final_answer(one["right"][-1], bare),
+                "candidates": candidates,
+                "right_at": one["right_at"],
+                "kind": one["kind"],
+            }
+        )
     built = [item for task in BUILT if task in tasks for item in items[task]]
     counts.update(item["task"] for item in built)
     return built, dict(counts)
 
 
 # ------------------------------------------------------------------------------------- STaR (arXiv:2203.14465): rationalisation
+
 
 def hint_prompt(prompt, answer):
     """The prompt with the gold answer as a hint: for sampling only, on questions nothing was right for. The training prompt is the one without."""
@@ -250,7 +354,11 @@ def hint_prompt(prompt, answer):
 
 def rationalised(lines, least=20):
     """The newest usable right sample of each question, of samples drawn with the hint. What speaks of the hint is left out: no hint will be there to speak of."""
-    right = [line for line in usable(lines, least) if line["right"] and not re.search(r"\bhint", line["completion"], re.IGNORECASE)]
+    right = [
+        line
+        for line in usable(lines, least)
+        if line["right"] and not re.search(r"\bhint", line["completion"], re.IGNORECASE)
+    ]
     return list({line["id"]: line for line in right}.values())
 
 
@@ -287,9 +395,14 @@ def entails(wrong, right, choices=None):
     forms = {normalize_answer(answer, choices) for answer in (right, wrong)}
     if "[{" in right or len(forms) == 2 and all(re.fullmatch("[a-z]", form) for form in forms):
         return False
-    pieces = ([piece.lstrip("([\"'").rstrip(".,;:!?)]\"'") for piece in answer.split()] for answer in (right, wrong))
+    pieces = (
+        [piece.lstrip("([\"'").rstrip(".,;:!?)]\"'") for piece in answer.split()]
+        for answer in (right, wrong)
+    )
     words, more = ([normalize_answer(piece) for piece in some if piece] for some in pieces)
-    return bool(words) and any(more[i:i + len(words)] == words for i in range(len(more) - len(words) + 1))
+    return bool(words) and any(
+        more[i : i + len(words)] == words for i in range(len(more) - len(words) + 1)
+    )
 
 
 def correctness_pairs(right, wrong, unreadable, rng, most=15, choices=None):
@@ -299,22 +412,33 @@ def correctness_pairs(right, wrong, unreadable, rng, most=15, choices=None):
     right sample that was cut is not chosen. Lengths are not matched, as in the released code. Both are empty if nothing is right.
     """
     right = [line for line in distinct(right) if line["finish"] != "length"]
-    pairs = [(a, b) for a in right for b in distinct(wrong) if not entails(b["answer"], a["answer"], choices)]
+    pairs = [
+        (a, b)
+        for a in right
+        for b in distinct(wrong)
+        if not entails(b["answer"], a["answer"], choices)
+    ]
     format_pairs = [(a, b) for a in right for b in distinct(unreadable)]
-    return tuple(some if len(some) <= most else [some[i] for i in sorted(rng.sample(range(len(some)), most))] for some in (pairs, format_pairs))
+    return tuple(
+        some if len(some) <= most else [some[i] for i in sorted(rng.sample(range(len(some)), most))]
+        for some in (pairs, format_pairs)
+    )
 
 
 # ------------------------------------------------------------- MPO's Dropout Next-Token Prediction: pairs without a gold answer
 
+
 def truncate_words(text, ratio=0.5):
     """The first floor(n * ratio) of the n words of a response, split at single spaces, so that it is exactly how the text begins; no space at its end."""
     words = text.split(" ")
-    return " ".join(words[:int(len(words) * ratio + 1e-9)])                   # 0.29 * 100 is a little less than 29
+    return " ".join(words[: int(len(words) * ratio + 1e-9)])  # 0.29 * 100 is a little less than 29
 
 
 def blind(example):
     """The example without its images, nor a placeholder for them: what the continuation is made up from."""
-    return dataclasses.replace(example, images=[], question=example.question.replace("<image>", "").strip())
+    return dataclasses.replace(
+        example, images=[], question=example.question.replace("<image>", "").strip()
+    )
 
 
 def ntp_pair(chosen, prefix, continuation, choices=None, read=extract_answer):
@@ -326,11 +450,18 @@ def ntp_pair(chosen, prefix, continuation, choices=None, read=extract_answer):
     assert chosen.startswith(prefix), f"the prefix {prefix[-40:]!r} is not how the response begins"
     rejected = f"{prefix} {continuation.strip()}" if prefix else continuation.strip()
     answers = [read(text) for text in (chosen, rejected)]
-    same = None not in answers and len({normalize_answer(answer, choices) for answer in answers}) == 1
-    return None if same or not continuation.strip() or rejected.split() == chosen.split() else (chosen, rejected)
+    same = (
+        None not in answers and len({normalize_answer(answer, choices) for answer in answers}) == 1
+    )
+    return (
+        None
+        if same or not continuation.strip() or rejected.split() == chosen.split()
+        else (chosen, rejected)
+    )
 
 
 # --------------------------------------------------------------------------------------------------------------------- the phases
+
 
 def check_pools(out, examples, args):
     """Refuse to go on with samples of questions that are not there: UserError before any work.
@@ -369,7 +500,9 @@ def made_again(out, t):
     )
 
 
-def sample_into(path, policy, processor, asks, examples, score, G, args, seed, temperature, describe, **more):
+def sample_into(
+    path, policy, processor, asks, examples, score, G, args, seed, temperature, describe, **more
+):
     """G samples of each ask, appended to the file `path` a batch at a time: its lines, G for each, in order. What a run that was killed has left there is kept.
 
     asks: examples whose question is the whole user turn; examples: what they are scored as, by score(text, example) -> (answer or None, right). more: for every line.
@@ -377,17 +510,46 @@ def sample_into(path, policy, processor, asks, examples, score, G, args, seed, t
     step = max(1, args.eval_batch_size // G)
     file = records.Lines(path, label_of(args, path), step * G, len(asks) * G)
     check_order(file, [e.id for e in examples for _ in range(G)])
-    for at in tqdm(range(len(file.lines) // G, len(asks), step), desc=describe, unit="batch", leave=False):
-        batch, lines = asks[at:at + step], []
-        texts, lengths, finish = generate.answer_all(policy, processor, batch, "none", args.system_prompt, G, batch_size=step * G, first_row=at * G, seed=seed,
-                                                     max_completion_length=args.max_completion_length, temperature=temperature,
-                                                     top_p=args.top_p if temperature else 1.0, top_k=args.top_k if temperature else 0)
+    for at in tqdm(
+        range(len(file.lines) // G, len(asks), step), desc=describe, unit="batch", leave=False
+    ):
+        batch, lines = asks[at : at + step], []
+        texts, lengths, finish = generate.answer_all(
+            policy,
+            processor,
+            batch,
+            "none",
+            args.system_prompt,
+            G,
+            batch_size=step * G,
+            first_row=at * G,
+            seed=seed,
+            max_completion_length=args.max_completion_length,
+            temperature=temperature,
+            top_p=args.top_p if temperature else 1.0,
+            top_k=args.top_k if temperature else 0,
+        )
         for row, (text, tokens, end) in enumerate(zip(texts, lengths, finish)):
             example = examples[at + row // G]
             # A policy can spell <|im_end|> letter by letter, which no training text may.
-            answer, right = (None, False) if any(token in text for token in processor.special.reserved) else score(text, example)
-            lines.append({"id": example.id, **more, "sample": row % G, "completion": text, "answer": answer, "right": right, "readable": answer is not None,
-                          "tokens": tokens, "finish": end})
+            answer, right = (
+                (None, False)
+                if any(token in text for token in processor.special.reserved)
+                else score(text, example)
+            )
+            lines.append(
+                {
+                    "id": example.id,
+                    **more,
+                    "sample": row % G,
+                    "completion": text,
+                    "answer": answer,
+                    "right": right,
+                    "readable": answer is not None,
+                    "tokens": tokens,
+                    "finish": end,
+                }
+            )
         file.append(lines)
     return file.lines
 
@@ -400,9 +562,23 @@ def sample_pool(folder, policy, processor, examples, score, args, t):
     pool = []
     for n, (share, prompts) in enumerate(zip(pool_shares(args), prompted)):
         if share:
-            pool += sample_into(folder / POOLS[n], policy, processor, [data.asked(e, prompt) for e, prompt in zip(questions, prompts)], questions, score, share, args,
-                                (args.seed * 100 + t) * 10 + n, args.temperature, f"iteration {t}: sample", iteration=t)
-    known = [line for line in pool if examples[line["id"]].answer]    # of the others nobody knows what is right
+            pool += sample_into(
+                folder / POOLS[n],
+                policy,
+                processor,
+                [data.asked(e, prompt) for e, prompt in zip(questions, prompts)],
+                questions,
+                score,
+                share,
+                args,
+                (args.seed * 100 + t) * 10 + n,
+                args.temperature,
+                f"iteration {t}: sample",
+                iteration=t,
+            )
+    known = [
+        line for line in pool if examples[line["id"]].answer
+    ]  # of the others nobody knows what is right
     return pool, {f"pool/{kind}": share for kind, share in shares_of(known).items()}
 
 
@@ -414,35 +590,80 @@ def pool_shares(args):
 
 def shares_of(pool):
     """{"right": share, "wrong": ..., "unreadable": ...} of pool lines; {} of none."""
-    return {kind: sum(len(groups[n]) for groups in sort_pool(pool).values()) / len(pool) for n, kind in enumerate(("right", "wrong", "unreadable"))} if pool else {}
+    return (
+        {
+            kind: sum(len(groups[n]) for groups in sort_pool(pool).values()) / len(pool)
+            for n, kind in enumerate(("right", "wrong", "unreadable"))
+        }
+        if pool
+        else {}
+    )
 
 
 def build_items(folder, policy, processor, examples, pool, score, args, t):
     """Phase 2 of iteration t for star and r3v: (items from this pool and those of the iterations before, {metric: count}). Raises UserError if there are none."""
+
     def wording(e):
         return data.wording(e, args.prompt_template)
 
     hinted = []
     if args.rationalization:
         lost = [examples[id] for id, (right, _, _) in sort_pool(pool).items() if not right]
-        hinted = sample_into(folder / "hinted.jsonl", policy, processor, [data.asked(e, hint_prompt(wording(e), e.answer)) for e in lost], lost, score, 1, args,
-                             args.seed, 0, f"iteration {t}: with the answer as a hint", iteration=t)
+        hinted = sample_into(
+            folder / "hinted.jsonl",
+            policy,
+            processor,
+            [data.asked(e, hint_prompt(wording(e), e.answer)) for e in lost],
+            lost,
+            score,
+            1,
+            args,
+            args.seed,
+            0,
+            f"iteration {t}: with the answer as a hint",
+            iteration=t,
+        )
     before = []
     for i in range(1, t):
         for name, share in zip(POOLS, pool_shares(args)):
             path, total = folder.parent / f"iteration-{i}" / name, share * len(examples)
-            before += records.finished_lines(path, label_of(args, path), total, made_again(folder.parent, i))
+            before += records.finished_lines(
+                path, label_of(args, path), total, made_again(folder.parent, i)
+            )
     tasks = [task for task in METHODS[args.method] if getattr(args, f"{task}_weight", 1)]
-    built, counts = build(examples, before + pool, wording, tasks, args.select_sizes, args.seed * 100 + t, hinted=hinted,
-                          instruction=data.SELECT.get(args.prompt_template), bare=args.prompt_template in BARE_ANSWERS)
-    whole = [item for item in built if fits(data.asked(examples[item["id"]], item["prompt"]), processor, args)]
-    counts |= {"too_long": len(built) - len(whole), **{task: sum(item["task"] == task for item in whole) for task in tasks}}
+    built, counts = build(
+        examples,
+        before + pool,
+        wording,
+        tasks,
+        args.select_sizes,
+        args.seed * 100 + t,
+        hinted=hinted,
+        instruction=data.SELECT.get(args.prompt_template),
+        bare=args.prompt_template in BARE_ANSWERS,
+    )
+    whole = [
+        item
+        for item in built
+        if fits(data.asked(examples[item["id"]], item["prompt"]), processor, args)
+    ]
+    counts |= {
+        "too_long": len(built) - len(whole),
+        **{task: sum(item["task"] == task for item in whole) for task in tasks},
+    }
     shares = shares_of(pool)
-    print(f"iteration {t}: samples " + ", ".join(f"{kind} {share:.3f}" for kind, share in shares.items()) + f"; of {counts['questions']} questions in all "
-          f"pools {counts['all_right']} all right, {counts['mixed']} mixed, {counts['all_wrong']} without a right one; built " + ", ".join(f"{counts[task]} {task}" for task in tasks))
+    print(
+        f"iteration {t}: samples "
+        + ", ".join(f"{kind} {share:.3f}" for kind, share in shares.items())
+        + f"; of {counts['questions']} questions in all "
+        f"pools {counts['all_right']} all right, {counts['mixed']} mixed, {counts['all_wrong']} without a right one; built "
+        + ", ".join(f"{counts[task]} {task}" for task in tasks)
+    )
     if not whole:
-        raise utils.UserError(f"iteration {t}: nothing was built from {folder}/pool.jsonl, {shares['right']:.1%} of whose samples are right; start from a model that answers right now and then, "
-                              "or, in another --output-dir, raise --num-generations or --max-completion-length")
+        raise utils.UserError(
+            f"iteration {t}: nothing was built from {folder}/pool.jsonl, {shares['right']:.1%} of whose samples are right; start from a model that answers right now and then, "
+            "or, in another --output-dir, raise --num-generations or --max-completion-length"
+        )
     return whole, {f"built/{name}": count for name, count in counts.items()}
 
 
@@ -452,24 +673,73 @@ def build_pairs(folder, policy, processor, examples, pool, args, t):
     if args.pair_source == "correctness":
         rng, found = random.Random(args.seed * 100 + t), []
         for id, (right, wrong, unreadable) in sorts.items():
-            answers, formats = correctness_pairs(right, wrong, unreadable, rng, args.max_pairs, examples[id].choices)
-            found += [(id, a["completion"], b["completion"], kind) for kind, some in (("answer", answers), ("format", formats)) for a, b in some]
+            answers, formats = correctness_pairs(
+                right, wrong, unreadable, rng, args.max_pairs, examples[id].choices
+            )
+            found += [
+                (id, a["completion"], b["completion"], kind)
+                for kind, some in (("answer", answers), ("format", formats))
+                for a, b in some
+            ]
     else:
         chosen = [lines[-1] for right, _, _ in sorts.values() if (lines := usable(right, 0))]
-        asks = [data.asked(examples[line["id"]], data.wording(examples[line["id"]], args.prompt_template)) for line in chosen]
-        ends = continue_into(folder / "continuations.jsonl", policy, processor, chosen, asks, args, (args.seed * 100 + t) * 10 + 9)
+        asks = [
+            data.asked(
+                examples[line["id"]], data.wording(examples[line["id"]], args.prompt_template)
+            )
+            for line in chosen
+        ]
+        ends = continue_into(
+            folder / "continuations.jsonl",
+            policy,
+            processor,
+            chosen,
+            asks,
+            args,
+            (args.seed * 100 + t) * 10 + 9,
+        )
         spent += sum(end["tokens"] for end in ends)
-        made = [(line["id"], ntp_pair(line["completion"].strip(), end["prefix"], end["continuation"], examples[line["id"]].choices, reader(args.protocol))) for line, end in zip(chosen, ends)]
+        made = [
+            (
+                line["id"],
+                ntp_pair(
+                    line["completion"].strip(),
+                    end["prefix"],
+                    end["continuation"],
+                    examples[line["id"]].choices,
+                    reader(args.protocol),
+                ),
+            )
+            for line, end in zip(chosen, ends)
+        ]
         found = [(id, *pair, "dropout_ntp") for id, pair in made if pair]
-        more = {"pairs/tokens_used_per_pair": sum(line["tokens"] for line in chosen + ends) / max(1, len(found))}      # what --num-generations 1 would have spent
-    found = [pair for pair in found if not any(token in text for text in pair[1:3] for token in processor.special.reserved)]      # spelt letter by letter
+        more = {
+            "pairs/tokens_used_per_pair": sum(line["tokens"] for line in chosen + ends)
+            / max(1, len(found))
+        }  # what --num-generations 1 would have spent
+    found = [
+        pair
+        for pair in found
+        if not any(token in text for text in pair[1:3] for token in processor.special.reserved)
+    ]  # spelt letter by letter
     if not found:
         right = sum(line["right"] for line in pool) / len(pool)
-        raise utils.UserError(f"iteration {t}: no pair could be made of {folder}/pool.jsonl ({right:.1%} of its samples are right); raise --num-generations or --max-train-samples, "
-                              "in another --output-dir")
-    pairs, kinds = [data.Pair(examples[id], a.strip(), b.strip(), kind) for id, a, b, kind in found], Counter(kind for *_, kind in found)
-    print(f"iteration {t}: {len(pairs)} pairs ({', '.join(f'{count} {kind}' for kind, count in kinds.items())}), {spent / len(pairs):.0f} sampled tokens a pair")
-    return pairs, {"pairs/tokens_per_pair": spent / len(pairs), **more, **{f"pairs/{kind}": count for kind, count in kinds.items()}}
+        raise utils.UserError(
+            f"iteration {t}: no pair could be made of {folder}/pool.jsonl ({right:.1%} of its samples are right); raise --num-generations or --max-train-samples, "
+            "in another --output-dir"
+        )
+    pairs, kinds = (
+        [data.Pair(examples[id], a.strip(), b.strip(), kind) for id, a, b, kind in found],
+        Counter(kind for *_, kind in found),
+    )
+    print(
+        f"iteration {t}: {len(pairs)} pairs ({', '.join(f'{count} {kind}' for kind, count in kinds.items())}), {spent / len(pairs):.0f} sampled tokens a pair"
+    )
+    return pairs, {
+        "pairs/tokens_per_pair": spent / len(pairs),
+        **more,
+        **{f"pairs/{kind}": count for kind, count in kinds.items()},
+    }
 
 
 def continue_into(path, policy, processor, chosen, asks, args, seed):
@@ -481,12 +751,54 @@ def continue_into(path, policy, processor, chosen, asks, args, seed):
     label = label_of(args, path, [line["completion"] for line in chosen])
     file = records.Lines(path, label, step, len(chosen))
     check_order(file, [line["id"] for line in chosen])
-    for at in tqdm(range(len(file.lines), len(chosen), step), desc="continue without the image", unit="batch", leave=False):
-        batch = [(line, truncate_words(line["completion"].strip(), args.start_ratio), ask) for line, ask in zip(chosen[at:at + step], asks[at:at + step])]
-        prompts = [data.continued(data.encode_prompt(blind(ask), processor, "none", args.system_prompt, 2 * args.max_completion_length), prefix, processor) for _, prefix, ask in batch]
-        roll = generate.rollout(policy, prompts, processor.special, 1, args.max_completion_length, args.temperature, args.top_p, args.top_k, seed=seed, first_row=at)
-        file.append([{"id": line["id"], "sample": line["sample"], "prefix": prefix, "continuation": processor.decode(ids[:n]), "tokens": n}
-                     for (line, prefix, _), ids, n in zip(batch, roll.targets, roll.lengths.tolist())])
+    for at in tqdm(
+        range(len(file.lines), len(chosen), step),
+        desc="continue without the image",
+        unit="batch",
+        leave=False,
+    ):
+        batch = [
+            (line, truncate_words(line["completion"].strip(), args.start_ratio), ask)
+            for line, ask in zip(chosen[at : at + step], asks[at : at + step])
+        ]
+        prompts = [
+            data.continued(
+                data.encode_prompt(
+                    blind(ask),
+                    processor,
+                    "none",
+                    args.system_prompt,
+                    2 * args.max_completion_length,
+                ),
+                prefix,
+                processor,
+            )
+            for _, prefix, ask in batch
+        ]
+        roll = generate.rollout(
+            policy,
+            prompts,
+            processor.special,
+            1,
+            args.max_completion_length,
+            args.temperature,
+            args.top_p,
+            args.top_k,
+            seed=seed,
+            first_row=at,
+        )
+        file.append(
+            [
+                {
+                    "id": line["id"],
+                    "sample": line["sample"],
+                    "prefix": prefix,
+                    "continuation": processor.decode(ids[:n]),
+                    "tokens": n,
+                }
+                for (line, prefix, _), ids, n in zip(batch, roll.targets, roll.lengths.tolist())
+            ]
+        )
     return file.lines
 
 
@@ -501,7 +813,9 @@ def reference_logps(path, policy, processor, pairs, args):
     file = records.Lines(path, label_of(args, path, texts_of(pairs)), 1, len(pairs))
     policy.eval()
     with torch.no_grad():
-        for pair in tqdm(pairs[len(file.lines):], desc="reference log-probs", unit="pair", leave=False):
+        for pair in tqdm(
+            pairs[len(file.lines) :], desc="reference log-probs", unit="pair", leave=False
+        ):
             chosen, rejected = pair_logps(policy, processor, pair, args)[0].tolist()
             file.append([{"ref_chosen_logps": chosen, "ref_rejected_logps": rejected}])
     return [(line["ref_chosen_logps"], line["ref_rejected_logps"]) for line in file.lines]
@@ -511,52 +825,112 @@ def pair_logps(policy, processor, pair, args):
     """(log pi(y|x) of the chosen and of the rejected response (2,), sums over tokens, with gradient; their lengths (2,)): one forward pass over [prompt | chosen | rejected]."""
     room = processor.context
     prompt = data.encode_prompt(pair.example, processor, args.prompt_template, args.system_prompt)
-    rows = [data.encode_response(text, processor, pair.example.source, room) for text in (pair.chosen, pair.rejected)]
-    targets, mask = data.pad_targets(rows, processor.special.pad_id)                          # (2, T)
+    rows = [
+        data.encode_response(text, processor, pair.example.source, room)
+        for text in (pair.chosen, pair.rejected)
+    ]
+    targets, mask = data.pad_targets(rows, processor.special.pad_id)  # (2, T)
     batch = data.collate([prompt], targets, mask, [2], policy.device)
-    logp = modeling.token_logps(policy, batch, suppress=processor.special.vision_ids)         # (2, T)
+    logp = modeling.token_logps(policy, batch, suppress=processor.special.vision_ids)  # (2, T)
     return losses.sequence_logp(logp, batch["mask"]), batch["mask"].sum(1)
 
 
 def imitate(policy, processor, items, examples, args):
     """One update's gradient of star and r3v, from built items: {metric: value}."""
-    encoded = [(data.encode_prompt(data.asked(examples[item["id"]], item["prompt"]), processor, "none", args.system_prompt),
-                data.encode_response(item["target"], processor, item["id"], processor.context), item["task"]) for item in items]
-    encoded.sort(key=lambda e: len(e[0].ids) + len(e[1]))             # rows of about one length share a micro-batch; their order in the step means nothing
+    encoded = [
+        (
+            data.encode_prompt(
+                data.asked(examples[item["id"]], item["prompt"]),
+                processor,
+                "none",
+                args.system_prompt,
+            ),
+            data.encode_response(item["target"], processor, item["id"], processor.context),
+            item["task"],
+        )
+        for item in items
+    ]
+    encoded.sort(
+        key=lambda e: len(e[0].ids) + len(e[1])
+    )  # rows of about one length share a micro-batch; their order in the step means nothing
     prompts, rows, tasks = zip(*encoded)
-    targets, mask = data.pad_targets(rows, processor.special.pad_id)                          # (B, T)
-    weights = losses.r3v_weights(mask, tasks, {task: getattr(args, f"{task}_weight", 1.0) for task in set(tasks)}, args.per_example)
+    targets, mask = data.pad_targets(rows, processor.special.pad_id)  # (B, T)
+    weights = losses.r3v_weights(
+        mask,
+        tasks,
+        {task: getattr(args, f"{task}_weight", 1.0) for task in set(tasks)},
+        args.per_example,
+    )
     loss, spent = 0.0, torch.zeros_like(mask)
-    for a, b, first, last, counts in data.micro_batches(len(rows), args.micro_batch_size, [1] * len(rows)):
+    for a, b, first, last, counts in data.micro_batches(
+        len(rows), args.micro_batch_size, [1] * len(rows)
+    ):
         longest = max(len(row) for row in rows[a:b])
-        batch = data.collate(prompts[first:last], targets[a:b, :longest], mask[a:b, :longest], counts, policy.device)
-        per_token = losses.nll(modeling.token_logps(policy, batch, suppress=processor.special.vision_ids))
+        batch = data.collate(
+            prompts[first:last], targets[a:b, :longest], mask[a:b, :longest], counts, policy.device
+        )
+        per_token = losses.nll(
+            modeling.token_logps(policy, batch, suppress=processor.special.vision_ids)
+        )
         part = losses.aggregate(per_token, weights[a:b, :longest].to(policy.device))
         part.backward()
         loss, spent[a:b, :longest] = loss + part.item(), per_token.detach().cpu()
     of = {task: [b for b in range(len(rows)) if tasks[b] == task] for task in sorted(set(tasks))}
-    return {"loss": loss, **{f"loss/{task}": float(losses.masked_mean(spent[at], mask[at])) for task, at in of.items()}, "tokens": float(mask.sum())}
+    return {
+        "loss": loss,
+        **{
+            f"loss/{task}": float(losses.masked_mean(spent[at], mask[at]))
+            for task, at in of.items()
+        },
+        "tokens": float(mask.sum()),
+    }
 
 
 def prefer(policy, processor, pairs, references, args, shift):
     """One update's gradient of dpo and mpo: {metric: value}. shift: {"total", "count"} of losses.reward_shift, which moves on."""
     loss, seen = 0.0, []
     for pair, (ref_chosen, ref_rejected) in zip(pairs, references):
-        logps, tokens = pair_logps(policy, processor, pair, args)                             # (2,), (2,)
+        logps, tokens = pair_logps(policy, processor, pair, args)  # (2,), (2,)
         ref = logps.new_tensor([ref_chosen, ref_rejected])
         scores = args.beta * (logps.detach() - ref)
         if not torch.isfinite(scores).all():
-            raise utils.UserError(f"{pair.example.source}: the log-probability of a response is not finite; {utils.NOT_FINITE}")
-        delta, shift["total"], shift["count"] = losses.reward_shift(scores[:1], scores[1:], shift["total"], shift["count"])
-        part = losses.preference_loss(logps[:1], logps[1:], ref[:1], ref[1:], tokens[:1], tokens[1:], args.loss_type, args.loss_weights, args.beta, args.label_smoothing,
-                                      delta).sum() / len(pairs)
+            raise utils.UserError(
+                f"{pair.example.source}: the log-probability of a response is not finite; {utils.NOT_FINITE}"
+            )
+        delta, shift["total"], shift["count"] = losses.reward_shift(
+            scores[:1], scores[1:], shift["total"], shift["count"]
+        )
+        part = losses.preference_loss(
+            logps[:1],
+            logps[1:],
+            ref[:1],
+            ref[1:],
+            tokens[:1],
+            tokens[1:],
+            args.loss_type,
+            args.loss_weights,
+            args.beta,
+            args.label_smoothing,
+            delta,
+        ).sum() / len(pairs)
         part.backward()
         loss += part.item()
         seen.append([*logps.tolist(), ref_chosen, ref_rejected, float(tokens.sum())])
     chosen, rejected, ref_chosen, ref_rejected, tokens = torch.tensor(seen).T
-    metrics = {k: float(v) for k, v in losses.preference_metrics(chosen, rejected, ref_chosen, ref_rejected, args.beta).items()}
-    return {"loss": loss, **metrics, "logps/chosen_change": float((chosen - ref_chosen).mean()), "logps/chosen_start": float(ref_chosen.mean()),
-            "delta": shift["total"] / max(1, shift["count"]), "tokens": float(tokens.sum())}
+    metrics = {
+        k: float(v)
+        for k, v in losses.preference_metrics(
+            chosen, rejected, ref_chosen, ref_rejected, args.beta
+        ).items()
+    }
+    return {
+        "loss": loss,
+        **metrics,
+        "logps/chosen_change": float((chosen - ref_chosen).mean()),
+        "logps/chosen_start": float(ref_chosen.mean()),
+        "delta": shift["total"] / max(1, shift["count"]),
+        "tokens": float(tokens.sum()),
+    }
 
 
 def train(folder, policy, processor, rows, update, args, t, state):
@@ -564,7 +938,13 @@ def train(folder, policy, processor, rows, update, args, t, state):
     loaded already. state: a dict that is saved and restored with it."""
     found = rundir.checkpoints(folder)
     if args.learning_rate is None:
-        args.learning_rate = (1e-4 if args.lora_r else 1e-5) / (10 if args.method in PREFERENCE and args.lora_r else 2 if args.method in PREFERENCE else 1)
+        args.learning_rate = (1e-4 if args.lora_r else 1e-5) / (
+            10
+            if args.method in PREFERENCE and args.lora_r
+            else 2
+            if args.method in PREFERENCE
+            else 1
+        )
     max_steps = data.steps_of(args, rows, args.batch_size)
     trained = [q for q in policy.parameters() if q.requires_grad]
     optimizer = utils.make_optimizer(args.optim, trained, args.learning_rate)
@@ -574,13 +954,32 @@ def train(folder, policy, processor, rows, update, args, t, state):
         optimizer.load_state_dict(saved["optimizer"])
         step = saved["step"]
         state |= saved["more"]
-        del saved                                                     # the optimizer has it now
-    log = MetricsLog(folder, metrics_of(found[-1] if found else None), args.report_to, args.logging_steps)
-    save_model = lambda directory: (modeling.save(policy, processor, directory), write_args(directory, args))
-    model_bytes, state_bytes = modeling.saved_bytes(policy, processor), utils.optimizer_bytes(optimizer)
-    shown = ["loss", "rewards/margins", "rewards/accuracies", "logps/chosen_change", "loss/cot", "loss/refine", "loss/select", "grad_norm"]
+        del saved  # the optimizer has it now
+    log = MetricsLog(
+        folder, metrics_of(found[-1] if found else None), args.report_to, args.logging_steps
+    )
+    save_model = lambda directory: (
+        modeling.save(policy, processor, directory),
+        write_args(directory, args),
+    )
+    model_bytes, state_bytes = (
+        modeling.saved_bytes(policy, processor),
+        utils.optimizer_bytes(optimizer),
+    )
+    shown = [
+        "loss",
+        "rewards/margins",
+        "rewards/accuracies",
+        "logps/chosen_change",
+        "loss/cot",
+        "loss/refine",
+        "loss/select",
+        "grad_norm",
+    ]
     fallen, change = False, []
-    bar = tqdm(total=max_steps, initial=step, desc=f"iteration {t}: train", unit="step", leave=False)
+    bar = tqdm(
+        total=max_steps, initial=step, desc=f"iteration {t}: train", unit="step", leave=False
+    )
     with stopping.Stop() as stop:
         while step < max_steps:
             started = time.perf_counter()
@@ -590,33 +989,62 @@ def train(folder, policy, processor, rows, update, args, t, state):
                 group["lr"] = args.learning_rate * scale
             policy.train()
             optimizer.zero_grad()
-            metrics = update(data.take(rows, step * args.batch_size, args.batch_size, args.seed * 1000 + t))
+            metrics = update(
+                data.take(rows, step * args.batch_size, args.batch_size, args.seed * 1000 + t)
+            )
             metrics["grad_norm"] = utils.clip_gradient(trained, args.max_grad_norm, step + 1)
             optimizer.step()
             step += 1
             seconds = time.perf_counter() - started
-            metrics |= {"learning_rate": args.learning_rate * scale, "step_time": seconds, "tokens_per_second": metrics.pop("tokens") / seconds}
+            metrics |= {
+                "learning_rate": args.learning_rate * scale,
+                "step_time": seconds,
+                "tokens_per_second": metrics.pop("tokens") / seconds,
+            }
             bar.update()
             bar.set_postfix(loss=f"{metrics['loss']:.3f}")
             log.log(step, metrics, shown, step == max_steps)
-            if "logps/chosen_change" in metrics:                      # the failure that everybody meets: both responses become unlikely, and only the margin grows
-                change = (change + [metrics["logps/chosen_change"] / max(1.0, abs(metrics["logps/chosen_start"]))])[-10:]
+            if (
+                "logps/chosen_change" in metrics
+            ):  # the failure that everybody meets: both responses become unlikely, and only the margin grows
+                change = (
+                    change
+                    + [
+                        metrics["logps/chosen_change"]
+                        / max(1.0, abs(metrics["logps/chosen_start"]))
+                    ]
+                )[-10:]
                 if not fallen and sum(change) / 10 < -0.1:
                     fallen = True
-                    say(f"  warning: step {step}: the chosen responses have lost {-sum(change) / 10:.0%} of their log-probability since the start; the margin grows because the rejected "
-                              "ones lose more. --loss-type sigmoid sft (or --method mpo), a lower --learning-rate or fewer steps contain it")
-            leaving = stop.requested                                  # asked once: the step that is named below is the one that is saved here
+                    say(
+                        f"  warning: step {step}: the chosen responses have lost {-sum(change) / 10:.0%} of their log-probability since the start; the margin grows because the rejected "
+                        "ones lose more. --loss-type sigmoid sft (or --method mpo), a lower --learning-rate or fewer steps contain it"
+                    )
+            leaving = (
+                stop.requested
+            )  # asked once: the step that is named below is the one that is saved here
             if leaving or step == max_steps or args.save_steps and step % args.save_steps == 0:
-                rundir.save_checkpoint(folder, step, save_model, {"optimizer": optimizer.state_dict(), "more": state}, log, args.save_total_limit, model_bytes + state_bytes, leaving)
+                rundir.save_checkpoint(
+                    folder,
+                    step,
+                    save_model,
+                    {"optimizer": optimizer.state_dict(), "more": state},
+                    log,
+                    args.save_total_limit,
+                    model_bytes + state_bytes,
+                    leaving,
+                )
             if leaving:
                 bar.close()
-                stop.leave(f"stopped in the training of iteration {t}, after step {step}; go on with --resume-from-checkpoint")
+                stop.leave(
+                    f"stopped in the training of iteration {t}, after step {step}; go on with --resume-from-checkpoint"
+                )
     bar.close()
-    optimizer.zero_grad()                                             # the evaluation needs the room
+    optimizer.zero_grad()  # the evaluation needs the room
     policy.eval()
     rundir.publish(folder, save_model, model_bytes)
     disk.write_json(folder / "trained.json", {"steps": step, "rows": len(rows)})
-    for checkpoint in rundir.checkpoints(folder):                     # the published model is their end
+    for checkpoint in rundir.checkpoints(folder):  # the published model is their end
         rundir.remove(checkpoint)
 
 
@@ -625,39 +1053,130 @@ def evaluate(folder, policy, processor, name, examples, args, score, at):
     N, template = args.num_samples, args.prompt_template
     asks = [data.asked(e, data.wording(e, template)) for e in examples]
     file = lambda what: folder / f"eval_{at}_{what}.jsonl"
-    greedy = sample_into(file("greedy"), policy, processor, asks, examples, score, 1, args, args.seed, 0, f"asking {name}")
+    greedy = sample_into(
+        file("greedy"),
+        policy,
+        processor,
+        asks,
+        examples,
+        score,
+        1,
+        args,
+        args.seed,
+        0,
+        f"asking {name}",
+    )
     rate = lambda marks: sum(marks) / max(1, len(examples))
-    result = {"accuracy": rate(line["right"] for line in greedy), "n": len(examples), "parse_failures": sum(not line["readable"] for line in greedy),
-              "mean_length": rate(line["tokens"] for line in greedy)}
-    result["accuracy_low"], result["accuracy_high"] = rewards.wilson(sum(line["right"] for line in greedy), len(examples))
+    result = {
+        "accuracy": rate(line["right"] for line in greedy),
+        "n": len(examples),
+        "parse_failures": sum(not line["readable"] for line in greedy),
+        "mean_length": rate(line["tokens"] for line in greedy),
+    }
+    result["accuracy_low"], result["accuracy_high"] = rewards.wilson(
+        sum(line["right"] for line in greedy), len(examples)
+    )
     said = [[(f"greedy: {line['completion']}", {"right": line["right"]})] for line in greedy]
     if N:
-        lines = sample_into(file("samples"), policy, processor, asks, examples, score, N, args, args.seed + 1, args.temperature, f"sampling {name}")
-        groups = [lines[i:i + N] for i in range(0, len(lines), N)]
+        lines = sample_into(
+            file("samples"),
+            policy,
+            processor,
+            asks,
+            examples,
+            score,
+            N,
+            args,
+            args.seed + 1,
+            args.temperature,
+            f"sampling {name}",
+        )
+        groups = [lines[i : i + N] for i in range(0, len(lines), N)]
         texts = [[line["completion"] for line in group] for group in groups]
         read = reader(args.protocol)
         gold = lambda answer, e: answer is not None and score(f"<answer> {answer} </answer>", e)[1]
-        result[f"majority@{N}"] = rate(gold(rewards.majority(group, e.choices, read), e) for group, e in zip(texts, examples))
+        result[f"majority@{N}"] = rate(
+            gold(rewards.majority(group, e.choices, read), e) for group, e in zip(texts, examples)
+        )
         result[f"pass@{N}"] = rate(any(line["right"] for line in group) for group in groups)
-        result["sample_accuracy"] = rate(sum(line["right"] for line in group) / N for group in groups)
+        result["sample_accuracy"] = rate(
+            sum(line["right"] for line in group) / N for group in groups
+        )
         if args.method == "r3v" and args.select_weight and N > 1:
             selected = file("selected")
-            file = records.Lines(selected, label_of(args, selected, texts), max(1, len(examples)), len(examples))
+            file = records.Lines(
+                selected, label_of(args, selected, texts), max(1, len(examples)), len(examples)
+            )
             if not file.lines:
-                shown = [group if fits(data.asked(e, data.select_prompt(data.wording(e, template), group, data.SELECT.get(template))), processor, args) else [] for e, group in zip(examples, texts)]
-                whole = [i for i, group in enumerate(shown) if group]        # what has no room for all its candidates is left to the majority
-                some, spent, _ = generate.self_select(policy, processor, [examples[i] for i in whole], template, args.system_prompt, [shown[i] for i in whole], batch_size=args.eval_batch_size,
-                                                      max_completion_length=args.max_completion_length, describe=f"selecting {name}")
-                chosen, lengths = ([dict(zip(whole, values)).get(i, empty) for i in range(len(examples))] for values, empty in ((some, ""), (spent, 0)))
-                picks = [rewards.select(evaluation.on_a_line(text, args.protocol), group, e.choices, read) for text, group, e in zip(chosen, texts, examples)]
-                picks = [{"id": e.id, "selection": text, "answer": answer, "how": how, "right": gold(answer, e), "tokens": n}
-                         for e, text, (answer, how), n in zip(examples, chosen, picks, lengths)]
+                shown = [
+                    group
+                    if fits(
+                        data.asked(
+                            e,
+                            data.select_prompt(
+                                data.wording(e, template), group, data.SELECT.get(template)
+                            ),
+                        ),
+                        processor,
+                        args,
+                    )
+                    else []
+                    for e, group in zip(examples, texts)
+                ]
+                whole = [
+                    i for i, group in enumerate(shown) if group
+                ]  # what has no room for all its candidates is left to the majority
+                some, spent, _ = generate.self_select(
+                    policy,
+                    processor,
+                    [examples[i] for i in whole],
+                    template,
+                    args.system_prompt,
+                    [shown[i] for i in whole],
+                    batch_size=args.eval_batch_size,
+                    max_completion_length=args.max_completion_length,
+                    describe=f"selecting {name}",
+                )
+                chosen, lengths = (
+                    [dict(zip(whole, values)).get(i, empty) for i in range(len(examples))]
+                    for values, empty in ((some, ""), (spent, 0))
+                )
+                picks = [
+                    rewards.select(
+                        evaluation.on_a_line(text, args.protocol), group, e.choices, read
+                    )
+                    for text, group, e in zip(chosen, texts, examples)
+                ]
+                picks = [
+                    {
+                        "id": e.id,
+                        "selection": text,
+                        "answer": answer,
+                        "how": how,
+                        "right": gold(answer, e),
+                        "tokens": n,
+                    }
+                    for e, text, (answer, how), n in zip(examples, chosen, picks, lengths)
+                ]
                 file.append(picks)
             picks = file.lines
-            asked = [pick["how"] == "selected" for pick in picks if pick["tokens"]]                  # the others had no room
-            result |= {f"self_select@{N}": rate(pick["right"] for pick in picks), "invalid_selections": asked.count(False) / max(1, len(asked)), "not_asked_to_select": len(picks) - len(asked)}
-            said = [mine + [(f"sample {k}: {line['completion']}", {"right": line["right"]}) for k, line in enumerate(group, 1)] + [(f"selected: {pick['selection']}", {"right": pick["right"]})]
-                    for mine, group, pick in zip(said, groups, picks)]
+            asked = [
+                pick["how"] == "selected" for pick in picks if pick["tokens"]
+            ]  # the others had no room
+            result |= {
+                f"self_select@{N}": rate(pick["right"] for pick in picks),
+                "invalid_selections": asked.count(False) / max(1, len(asked)),
+                "not_asked_to_select": len(picks) - len(asked),
+            }
+            said = [
+                mine
+                + [
+                    (f"sample {k}: {line['completion']}", {"right": line["right"]})
+                    for k, line in enumerate(group, 1)
+                ]
+                + [(f"selected: {pick['selection']}", {"right": pick["right"]})]
+                for mine, group, pick in zip(said, groups, picks)
+            ]
     return result, said
 
 
@@ -666,7 +1185,9 @@ def with_answers(sets):
     found = {name: [e for e in some if e.answer] for name, some in sets.items()}
     for name, some in found.items():
         if len(some) < len(sets[name]):
-            print(f"evaluation: {len(sets[name]) - len(some)} of {len(sets[name])} questions of {name} have no gold answer and are left out")
+            print(
+                f"evaluation: {len(sets[name]) - len(some)} of {len(sets[name])} questions of {name} have no gold answer and are left out"
+            )
         data.check_golds(some, rewards.check_gold)
     return {name: some for name, some in found.items() if some}
 
@@ -674,7 +1195,9 @@ def with_answers(sets):
 def fits(ask, processor, args):
     """Whether a whole user turn (an example's question), and an answer of --max-completion-length tokens, fit the model's context."""
     try:
-        return bool(data.check_fit([ask], processor, "none", args.system_prompt, args.max_completion_length))
+        return bool(
+            data.check_fit([ask], processor, "none", args.system_prompt, args.max_completion_length)
+        )
     except utils.UserError:
         return False
 
@@ -687,58 +1210,241 @@ def reader(protocol):
 def scorer(protocol):
     """score(text, example) -> (answer or None, right): by the protocol, or by the accuracy reward. Where an example has no gold answer (DropoutNTP), all that ends is right."""
     read = reader(protocol)
-    right = (lambda text, example: protocols.PROTOCOLS[protocol]["ours"](text, *evaluation.judged([example], protocol))) if protocol else rewards.accuracy
-    return lambda text, example: (read(text) if example.answer else text, bool(right(text, example)) if example.answer else True)
+    right = (
+        (
+            lambda text, example: protocols.PROTOCOLS[protocol]["ours"](
+                text, *evaluation.judged([example], protocol)
+            )
+        )
+        if protocol
+        else rewards.accuracy
+    )
+    return lambda text, example: (
+        read(text) if example.answer else text,
+        bool(right(text, example)) if example.answer else True,
+    )
 
 
 # Flags that only some methods know; given to another they would be ignored without a word.
 PREFERENCE = ("dpo", "mpo")
 IMITATION = ("star", "r3v")
-FLAGS_OF = {"refine_weight": ("r3v",), "select_weight": ("r3v",), "select_sizes": ("r3v",),
-            **dict.fromkeys(("rationalization", "continue_training", "warmup_data", "max_warmup_samples", "direct_template", "direct_weight", "warmup_weight", "per_example", "micro_batch_size"), IMITATION),
-            **dict.fromkeys(("pairs", "image_folder", "pair_source", "start_ratio", "max_pairs", "loss_type", "loss_weights", "beta", "label_smoothing"), PREFERENCE)}
-METHODS = {"star": ("cot",), "r3v": BUILT, "dpo": ("sigmoid",), "mpo": losses.MPO["loss_type"]}      # what is built, or what a pair costs
+FLAGS_OF = {
+    "refine_weight": ("r3v",),
+    "select_weight": ("r3v",),
+    "select_sizes": ("r3v",),
+    **dict.fromkeys(
+        (
+            "rationalization",
+            "continue_training",
+            "warmup_data",
+            "max_warmup_samples",
+            "direct_template",
+            "direct_weight",
+            "warmup_weight",
+            "per_example",
+            "micro_batch_size",
+        ),
+        IMITATION,
+    ),
+    **dict.fromkeys(
+        (
+            "pairs",
+            "image_folder",
+            "pair_source",
+            "start_ratio",
+            "max_pairs",
+            "loss_type",
+            "loss_weights",
+            "beta",
+            "label_smoothing",
+        ),
+        PREFERENCE,
+    ),
+}
+METHODS = {
+    "star": ("cot",),
+    "r3v": BUILT,
+    "dpo": ("sigmoid",),
+    "mpo": losses.MPO["loss_type"],
+}  # what is built, or what a pair costs
 
 
 def parse_args(argv=None):
     p = utils.Parser(__doc__, "selftrain.py")
-    p.add_argument("--method", choices=METHODS, required=True, help="star and r3v imitate what is built from the pool; dpo and mpo learn from pairs")
+    p.add_argument(
+        "--method",
+        choices=METHODS,
+        required=True,
+        help="star and r3v imitate what is built from the pool; dpo and mpo learn from pairs",
+    )
     utils.add_model_flags(p)
     utils.add_training_flags(p)
     g = utils.add_data_flags(p)
-    g.add_argument("--max-train-samples", type=utils.positive, help="questions (or --pairs) to learn from: the first so many; default: all of a file, 1024 of a toy task")
-    g.add_argument("--warmup-data", metavar="DATA", help="worked solutions that stay in every iteration's mix (a toy task: its fallible teacher's); iteration 0 trains on them")
-    g.add_argument("--max-warmup-samples", type=utils.positive, help="how many of them; default: all of a file, a tenth of the questions of a toy task")
-    g.add_argument("--direct-template", help="how the direct-answer data ask, by name; default: answer where reasoning is asked for in tags, else direct")
-    g.add_argument("--protocol", choices=sorted(protocols.PROTOCOLS), help="read and score answers as this benchmark does; default: the accuracy reward")
+    g.add_argument(
+        "--max-train-samples",
+        type=utils.positive,
+        help="questions (or --pairs) to learn from: the first so many; default: all of a file, 1024 of a toy task",
+    )
+    g.add_argument(
+        "--warmup-data",
+        metavar="DATA",
+        help="worked solutions that stay in every iteration's mix (a toy task: its fallible teacher's); iteration 0 trains on them",
+    )
+    g.add_argument(
+        "--max-warmup-samples",
+        type=utils.positive,
+        help="how many of them; default: all of a file, a tenth of the questions of a toy task",
+    )
+    g.add_argument(
+        "--direct-template",
+        help="how the direct-answer data ask, by name; default: answer where reasoning is asked for in tags, else direct",
+    )
+    g.add_argument(
+        "--protocol",
+        choices=sorted(protocols.PROTOCOLS),
+        help="read and score answers as this benchmark does; default: the accuracy reward",
+    )
     g = p.add_argument_group("rollout")
-    g.add_argument("--iterations", type=utils.positive, help="rounds of sampling, building and training; default: 3 for star and r3v, 1 for dpo and mpo")
-    g.add_argument("--num-generations", type=utils.positive, default=3, help="K, samples of each question in each iteration")
-    g.add_argument("--max-completion-length", type=utils.positive, default=384, help="tokens of a sampled completion at most (given --pairs may be as long as the context)")
-    g.add_argument("--temperature", type=utils.not_negative, default=0.9, help="sampling temperature")
-    g.add_argument("--top-p", type=utils.fraction, default=0.95, help="sample among the likeliest tokens that make up this mass")
-    g.add_argument("--top-k", type=utils.count, default=50, help="sample among this many likeliest tokens, 0: all")
-    g.add_argument("--instructions", choices=["plain", "mpo"], default="plain", help="mpo: every other sample is asked for with one of MPO's three instructions for reasoning, by the example's task")
-    g.add_argument("--rationalization", action="store_true", default=False, help="STaR: questions without a right sample are asked again with the answer as a hint")
+    g.add_argument(
+        "--iterations",
+        type=utils.positive,
+        help="rounds of sampling, building and training; default: 3 for star and r3v, 1 for dpo and mpo",
+    )
+    g.add_argument(
+        "--num-generations",
+        type=utils.positive,
+        default=3,
+        help="K, samples of each question in each iteration",
+    )
+    g.add_argument(
+        "--max-completion-length",
+        type=utils.positive,
+        default=384,
+        help="tokens of a sampled completion at most (given --pairs may be as long as the context)",
+    )
+    g.add_argument(
+        "--temperature", type=utils.not_negative, default=0.9, help="sampling temperature"
+    )
+    g.add_argument(
+        "--top-p",
+        type=utils.fraction,
+        default=0.95,
+        help="sample among the likeliest tokens that make up this mass",
+    )
+    g.add_argument(
+        "--top-k",
+        type=utils.count,
+        default=50,
+        help="sample among this many likeliest tokens, 0: all",
+    )
+    g.add_argument(
+        "--instructions",
+        choices=["plain", "mpo"],
+        default="plain",
+        help="mpo: every other sample is asked for with one of MPO's three instructions for reasoning, by the example's task",
+    )
+    g.add_argument(
+        "--rationalization",
+        action="store_true",
+        default=False,
+        help="STaR: questions without a right sample are asked again with the answer as a hint",
+    )
     g = p.add_argument_group("objective")
-    g.add_argument("--continue-training", action="store_true", default=False, help="each iteration trains the model of the one before; default: star and r3v train the given model anew")
-    g.add_argument("--select-sizes", type=int, nargs="+", default=[3], metavar="N", help="r3v: candidates in a set to select from; 2 3 4 5 6 for scaling at test time")
-    for task, what in (("refine", "L_REF"), ("select", "L_SEL"), ("direct", "the direct answers"), ("warmup", "the warm-up solutions")):
-        g.add_argument(f"--{task}-weight", type=utils.not_negative, default=1.0, help=f"star and r3v: weight of {what} beside self-CoT; 0 leaves them out")
-    g.add_argument("--per-example", action="store_true", default=False, help="every example counts the same; default: every token")
-    g.add_argument("--pairs", metavar="DATA", help="dpo and mpo: learn from these pairs (MMPR, RLHF-V, TRL's columns, LLaMA-Factory) instead of sampling; their prompts stay as they are, and --prompt-template is for --eval-data")
-    g.add_argument("--image-folder", metavar="DIR", help="where relative image paths of --pairs resolve; default: beside its file")
-    g.add_argument("--pair-source", choices=["correctness", "dropout_ntp"], default="correctness", help="correctness: right against wrong samples; dropout_ntp: a sample against its beginning, continued without the image")
-    g.add_argument("--start-ratio", type=utils.dropout, default=0.5, help="dropout_ntp: share of the response's words that is kept")
-    g.add_argument("--max-pairs", type=utils.positive, default=15, help="pairs of a question at most, and as many with an unreadable answer")
-    g.add_argument("--loss-type", nargs="+", choices=sorted(losses.PAIR_LOSSES), help="dpo and mpo: what a pair costs, to be added up; default: sigmoid, and for mpo sigmoid bco_pair sft")
-    g.add_argument("--loss-weights", nargs="+", type=utils.not_negative, metavar="W", help="one weight per --loss-type; default: all 1, and for mpo 0.8 0.2 1.0")
-    g.add_argument("--beta", type=utils.not_negative, default=0.1, help="how far log-ratios count as rewards")
-    g.add_argument("--label-smoothing", type=utils.dropout, default=0.0, help="sigmoid: share of pairs taken to be the wrong way round (cDPO); below 0.5")
-    g.add_argument("--batch-size", type=utils.positive, default=32, help="examples, or pairs, per step")
-    utils.add_optimization_flags(p, "peak learning rate; default: 1e-4 with LoRA, 1e-5 without; dpo and mpo: 1e-5 and 5e-6")
+    g.add_argument(
+        "--continue-training",
+        action="store_true",
+        default=False,
+        help="each iteration trains the model of the one before; default: star and r3v train the given model anew",
+    )
+    g.add_argument(
+        "--select-sizes",
+        type=int,
+        nargs="+",
+        default=[3],
+        metavar="N",
+        help="r3v: candidates in a set to select from; 2 3 4 5 6 for scaling at test time",
+    )
+    for task, what in (
+        ("refine", "L_REF"),
+        ("select", "L_SEL"),
+        ("direct", "the direct answers"),
+        ("warmup", "the warm-up solutions"),
+    ):
+        g.add_argument(
+            f"--{task}-weight",
+            type=utils.not_negative,
+            default=1.0,
+            help=f"star and r3v: weight of {what} beside self-CoT; 0 leaves them out",
+        )
+    g.add_argument(
+        "--per-example",
+        action="store_true",
+        default=False,
+        help="every example counts the same; default: every token",
+    )
+    g.add_argument(
+        "--pairs",
+        metavar="DATA",
+        help="dpo and mpo: learn from these pairs (MMPR, RLHF-V, TRL's columns, LLaMA-Factory) instead of sampling; their prompts stay as they are, and --prompt-template is for --eval-data",
+    )
+    g.add_argument(
+        "--image-folder",
+        metavar="DIR",
+        help="where relative image paths of --pairs resolve; default: beside its file",
+    )
+    g.add_argument(
+        "--pair-source",
+        choices=["correctness", "dropout_ntp"],
+        default="correctness",
+        help="correctness: right against wrong samples; dropout_ntp: a sample against its beginning, continued without the image",
+    )
+    g.add_argument(
+        "--start-ratio",
+        type=utils.dropout,
+        default=0.5,
+        help="dropout_ntp: share of the response's words that is kept",
+    )
+    g.add_argument(
+        "--max-pairs",
+        type=utils.positive,
+        default=15,
+        help="pairs of a question at most, and as many with an unreadable answer",
+    )
+    g.add_argument(
+        "--loss-type",
+        nargs="+",
+        choices=sorted(losses.PAIR_LOSSES),
+        help="dpo and mpo: what a pair costs, to be added up; default: sigmoid, and for mpo sigmoid bco_pair sft",
+    )
+    g.add_argument(
+        "--loss-weights",
+        nargs="+",
+        type=utils.not_negative,
+        metavar="W",
+        help="one weight per --loss-type; default: all 1, and for mpo 0.8 0.2 1.0",
+    )
+    g.add_argument(
+        "--beta", type=utils.not_negative, default=0.1, help="how far log-ratios count as rewards"
+    )
+    g.add_argument(
+        "--label-smoothing",
+        type=utils.dropout,
+        default=0.0,
+        help="sigmoid: share of pairs taken to be the wrong way round (cDPO); below 0.5",
+    )
+    g.add_argument(
+        "--batch-size", type=utils.positive, default=32, help="examples, or pairs, per step"
+    )
+    utils.add_optimization_flags(
+        p, "peak learning rate; default: 1e-4 with LoRA, 1e-5 without; dpo and mpo: 1e-5 and 5e-6"
+    )
     utils.add_evaluation_flags(p)
-    p.add_argument("--num-samples", type=utils.count, default=3, help="samples of each held-out question for majority, self-select (r3v) and pass@N; 0: only greedy answers")
+    p.add_argument(
+        "--num-samples",
+        type=utils.count,
+        default=3,
+        help="samples of each held-out question for majority, self-select (r3v) and pass@N; 0: only greedy answers",
+    )
     utils.add_output_flags(p)
     p.set_defaults(micro_batch_size=32, num_train_epochs=None)
     words = set(typed(argv))
@@ -748,39 +1454,73 @@ def parse_args(argv=None):
     prefers = args.method in PREFERENCE
     for name in sorted(words & set(FLAGS_OF)):
         if args.method not in FLAGS_OF[name]:
-            p.error(f"{flag(name)} is for --method {' and '.join(FLAGS_OF[name])}, not {args.method}: leave it away" + ("; warm up by train_sft.py, and give the result as --model" if name == "warmup_data" else ""))
+            p.error(
+                f"{flag(name)} is for --method {' and '.join(FLAGS_OF[name])}, not {args.method}: leave it away"
+                + (
+                    "; warm up by train_sft.py, and give the result as --model"
+                    if name == "warmup_data"
+                    else ""
+                )
+            )
     if args.pairs and args.data:
-        p.error("--pairs are given pairs, --data questions to sample pairs for: leave one of them away")
-    for name in sorted(words & {"pair_source", "start_ratio", "max_pairs", "instructions", "num_generations"} if args.pairs else ()):
-        p.error(f"{flag(name)} is for pairs that are sampled, and --pairs are given: leave one of them away")
+        p.error(
+            "--pairs are given pairs, --data questions to sample pairs for: leave one of them away"
+        )
+    for name in sorted(
+        words & {"pair_source", "start_ratio", "max_pairs", "instructions", "num_generations"}
+        if args.pairs
+        else ()
+    ):
+        p.error(
+            f"{flag(name)} is for pairs that are sampled, and --pairs are given: leave one of them away"
+        )
     if args.image_folder and not args.pairs:
-        p.error("--image-folder is where the images of --pairs are: those of --data lie beside its file")
+        p.error(
+            "--image-folder is where the images of --pairs are: those of --data lie beside its file"
+        )
     if "start_ratio" in words and args.pair_source != "dropout_ntp":
         p.error("--start-ratio is for --pair-source dropout_ntp")
-    if prefers and not args.pairs and args.pair_source == "correctness" and args.num_generations < 2:
-        p.error("--num-generations must be at least 2: a pair is a right and a wrong sample of one question")
+    if (
+        prefers
+        and not args.pairs
+        and args.pair_source == "correctness"
+        and args.num_generations < 2
+    ):
+        p.error(
+            "--num-generations must be at least 2: a pair is a right and a wrong sample of one question"
+        )
     if args.beta == 0 and prefers:
         p.error("--beta must be above 0: it is what turns log-ratios into rewards")
     if args.label_smoothing >= 0.5:
-        p.error("--label-smoothing must be below 0.5: from there on the pairs would say the opposite")
+        p.error(
+            "--label-smoothing must be below 0.5: from there on the pairs would say the opposite"
+        )
     if args.temperature == 0 and not args.pairs:
         p.error("--temperature must be above 0: greedy samples of one question are all the same")
     if min(args.select_sizes) < 2:
         p.error("--select-sizes must be at least 2")
     if args.loss_type is None:
         args.loss_type = list(METHODS[args.method]) if prefers else []
-        args.loss_weights = args.loss_weights or (list(losses.MPO["loss_weights"]) if args.method == "mpo" else None)
+        args.loss_weights = args.loss_weights or (
+            list(losses.MPO["loss_weights"]) if args.method == "mpo" else None
+        )
     if args.label_smoothing and "sigmoid" not in args.loss_type:
-        p.error(f"--label-smoothing changes the loss sigmoid, which is not among --loss-type {' '.join(args.loss_type)}")
+        p.error(
+            f"--label-smoothing changes the loss sigmoid, which is not among --loss-type {' '.join(args.loss_type)}"
+        )
     if args.loss_weights and len(args.loss_weights) != len(args.loss_type):
-        p.error(f"--loss-weights needs one weight for each of {' '.join(args.loss_type)}, got {len(args.loss_weights)}")
+        p.error(
+            f"--loss-weights needs one weight for each of {' '.join(args.loss_type)}, got {len(args.loss_weights)}"
+        )
     args.iterations = args.iterations or (1 if prefers else 3)
     if args.num_train_epochs is None:
         args.num_train_epochs = 1.0 if prefers else 3.0
     if args.eval_steps:
         p.error("--eval-steps has no meaning here: every iteration is evaluated at its end")
     if args.resume_from_checkpoint not in (None, "newest"):
-        p.error("--resume-from-checkpoint takes no directory here: a run goes on in the phase it was in")
+        p.error(
+            "--resume-from-checkpoint takes no directory here: a run goes on in the phase it was in"
+        )
     if args.pairs and args.iterations > 1:
         p.error("--pairs are given once: --iterations is for sampled ones")
     return args
@@ -804,7 +1544,9 @@ def finished_iterations(out, args):
         result = records.read_record(path, label_of(args, path))
         if result is None:
             if path.exists():
-                print(f"{path} is damaged: iteration {t} is evaluated again, from the answers that are there")
+                print(
+                    f"{path} is damaged: iteration {t} is evaluated again, from the answers that are there"
+                )
             return lines
         if (path.parent / "train.jsonl").exists() and not (path.parent / "trained.json").is_file():
             raise utils.UserError(f"{path.parent}/trained.json is missing; {made_again(out, t)}")
@@ -814,11 +1556,24 @@ def finished_iterations(out, args):
 
 def to_write(policy, processor, examples, args):
     """What a run writes at the most, for disk.announce: what -> bytes. An answer is taken to have 4 bytes a token, and to be as long as it may be."""
-    model, trained = modeling.saved_bytes(policy, processor), [q for q in policy.parameters() if q.requires_grad]
+    model, trained = (
+        modeling.saved_bytes(policy, processor),
+        [q for q in policy.parameters() if q.requires_grad],
+    )
     state = 8 * sum(q.numel() for q in trained)
-    answers = args.iterations * len(examples) * args.num_generations * (4 * args.max_completion_length + 200)
-    return {f"checkpoints (at most {args.save_total_limit + 1})": (args.save_total_limit + 1) * (model + state), f"models (at most {args.iterations + 2})": (args.iterations + 2) * model,
-            "samples and what is built of them": 3 * answers, "log and pictures": (args.iterations + 1) * 500_000}
+    answers = (
+        args.iterations
+        * len(examples)
+        * args.num_generations
+        * (4 * args.max_completion_length + 200)
+    )
+    return {
+        f"checkpoints (at most {args.save_total_limit + 1})": (args.save_total_limit + 1)
+        * (model + state),
+        f"models (at most {args.iterations + 2})": (args.iterations + 2) * model,
+        "samples and what is built of them": 3 * answers,
+        "log and pictures": (args.iterations + 1) * 500_000,
+    }
 
 
 def main(args):
@@ -827,33 +1582,55 @@ def main(args):
     disk.make_writable(out)
     if (out / "args.json").exists() or any(out.glob("iteration-*")):
         if args.resume_from_checkpoint is None:
-            raise utils.UserError(f"{out} already holds an earlier run; add --resume-from-checkpoint to go on with it, or name another --output-dir")
+            raise utils.UserError(
+                f"{out} already holds an earlier run; add --resume-from-checkpoint to go on with it, or name another --output-dir"
+            )
         same_flags(args, out)
     else:
         rundir.refuse_anothers(out, args)
-    run_id(args)                                                      # now: flags that are found out below would change it
+    run_id(args)  # now: flags that are found out below would change it
     if args.protocol:
-        args.prompt_template = args.prompt_template or protocols.PROTOCOLS[args.protocol]["template"]
+        args.prompt_template = (
+            args.prompt_template or protocols.PROTOCOLS[args.protocol]["template"]
+        )
     data.ask_as_trained(args, "none" if args.pairs else data.DEFAULT_TEMPLATE)
     score, examples, warm, eval_sets, given = scorer(args.protocol), {}, {}, {}, None
-    read = lambda spec, **more: data.read(spec, args.seed, args.level, "fallible", args.box_format, args.min_pixels, args.max_pixels, **more)
+    read = lambda spec, **more: data.read(
+        spec,
+        args.seed,
+        args.level,
+        "fallible",
+        args.box_format,
+        args.min_pixels,
+        args.max_pixels,
+        **more,
+    )
     if args.pairs:
-        given = data.read_pairs(args.pairs, args.image_folder)[:args.max_train_samples]
+        given = data.read_pairs(args.pairs, args.image_folder)[: args.max_train_samples]
     else:
         found = read(args.data, needs_answer=args.pair_source == "correctness" or not prefers)
-        questions = data.head(found, args.max_train_samples or (1024 if isinstance(found, data.ToyStream) else len(found)))
+        questions = data.head(
+            found,
+            args.max_train_samples or (1024 if isinstance(found, data.ToyStream) else len(found)),
+        )
         data.check_golds([e for e in questions if e.answer], rewards.check_gold)
         examples = {e.id: e for e in questions}
         assert len(examples) == len(questions), "data.read gives every example an id of its own"
         check_pools(out, examples, args)
     if args.warmup_data:
         solved = read(args.warmup_data)
-        solved = data.head(solved, args.max_warmup_samples or (max(1, len(examples) // 10) if isinstance(solved, data.ToyStream) else len(solved)))
+        solved = data.head(
+            solved,
+            args.max_warmup_samples
+            or (max(1, len(examples) // 10) if isinstance(solved, data.ToyStream) else len(solved)),
+        )
         lacking = next((e for e in solved if not e.solution), None)
         if lacking:
-            raise utils.UserError(f"{lacking.source}: --warmup-data needs a worked `solution` in every record; delete this one, or leave --warmup-data away")
+            raise utils.UserError(
+                f"{lacking.source}: --warmup-data needs a worked `solution` in every record; delete this one, or leave --warmup-data away"
+            )
         prefix = "warmup:"
-        while any(f"{prefix}{e.id}" in examples for e in solved):     # a question may have any id
+        while any(f"{prefix}{e.id}" in examples for e in solved):  # a question may have any id
             prefix += "warmup:"
         warm = {f"{prefix}{e.id}": e for e in solved}
         assert len(warm) == len(solved), "data.read gives every example an id of its own"
@@ -863,16 +1640,29 @@ def main(args):
     eval_sets = with_answers(eval_sets)
     for some in (examples.values(), *eval_sets.values()) if args.protocol else ():
         evaluation.judged([e for e in some if e.answer], args.protocol)
-    if args.instructions == "mpo" and not any(str(e.task).lower() in INSTRUCTION_OF for e in examples.values()):
-        raise utils.UserError(f"{args.data}: --instructions mpo goes by the kind of picture, and no example says its kind; give the records a `task` "
-                              f"({', '.join(sorted(INSTRUCTION_OF))}), or leave the flag away")
-    args.direct_template = args.direct_template or ("answer" if "<answer>" in data.template_of(args.prompt_template) else "direct")
+    if args.instructions == "mpo" and not any(
+        str(e.task).lower() in INSTRUCTION_OF for e in examples.values()
+    ):
+        raise utils.UserError(
+            f"{args.data}: --instructions mpo goes by the kind of picture, and no example says its kind; give the records a `task` "
+            f"({', '.join(sorted(INSTRUCTION_OF))}), or leave the flag away"
+        )
+    args.direct_template = args.direct_template or (
+        "answer" if "<answer>" in data.template_of(args.prompt_template) else "direct"
+    )
     data.template_of(args.direct_template)
 
     # ---- model -------------------------------------------------------------------------------------------------------------------
     def weights(t):
         """Where iteration t's weights are: its own folder, the newest before it that trained, or None, the given model."""
-        return next((out / f"iteration-{i}" for i in range(t, -1, -1) if (out / f"iteration-{i}" / "trained.json").is_file()), None)
+        return next(
+            (
+                out / f"iteration-{i}"
+                for i in range(t, -1, -1)
+                if (out / f"iteration-{i}" / "trained.json").is_file()
+            ),
+            None,
+        )
 
     def load(directory):
         """Makes `policy` the model in this directory, unless it is. The old one goes before the next comes: two at a time would be twice the memory."""
@@ -882,35 +1672,89 @@ def main(args):
             gc.collect()
             if directory:
                 check_weights(directory, out)
-            needs = None if args.warmup_data or args.pairs else "self-training needs one that already answers now and then, or --warmup-data"
-            policy, processor = modeling.load_from_args(args, train=True, resume=directory, needs_training=needs)
+            needs = (
+                None
+                if args.warmup_data or args.pairs
+                else "self-training needs one that already answers now and then, or --warmup-data"
+            )
+            policy, processor = modeling.load_from_args(
+                args, train=True, resume=directory, needs_training=needs
+            )
             held = directory
 
     policy = processor = held = None
     load(weights(args.iterations))
     for some in (examples.values(), *eval_sets.values()):
-        data.check_fit(list(some), processor, args.prompt_template, args.system_prompt, args.max_completion_length)
-    data.check_fit(list(warm.values()), processor, args.prompt_template, args.system_prompt, args.max_completion_length, targets=True)
+        data.check_fit(
+            list(some),
+            processor,
+            args.prompt_template,
+            args.system_prompt,
+            args.max_completion_length,
+        )
+    data.check_fit(
+        list(warm.values()),
+        processor,
+        args.prompt_template,
+        args.system_prompt,
+        args.max_completion_length,
+        targets=True,
+    )
     if given:
         data.check_pair_fit(given, processor, args.prompt_template, args.system_prompt)
-    utils.make_optimizer(args.optim, [q for q in policy.parameters() if q.requires_grad], 0.0)      # found out now, not after an hour of sampling
+    utils.make_optimizer(
+        args.optim, [q for q in policy.parameters() if q.requires_grad], 0.0
+    )  # found out now, not after an hour of sampling
     write_args(out, args)
     finished = finished_iterations(out, args)
     log = MetricsLog(out, finished, args.report_to)
     disk.announce(out, to_write(policy, processor, examples, args))
     print(f"model: {modeling.describe(policy)}; prompt template {args.prompt_template}")
-    what = f"{len(given)} given pairs" if given else f"{len(examples)} questions, {args.num_generations} samples of each an iteration"
-    print(f"{args.method}: {what}, {args.iterations} iteration(s)" + (f"; {len(warm)} warm-up solutions" if warm else "") + (f"; iteration {len(finished) - 1} is finished" if finished else ""))
+    what = (
+        f"{len(given)} given pairs"
+        if given
+        else f"{len(examples)} questions, {args.num_generations} samples of each an iteration"
+    )
+    print(
+        f"{args.method}: {what}, {args.iterations} iteration(s)"
+        + (f"; {len(warm)} warm-up solutions" if warm else "")
+        + (f"; iteration {len(finished) - 1} is finished" if finished else "")
+    )
 
     def wording(e):
         return data.wording(e, args.prompt_template)
 
     def direct_items():
-        return [{"id": e.id, "task": "direct", "prompt": data.wording(e, args.direct_template), "target": data.target_text(dataclasses.replace(e, solution=None), args.direct_template)}
-                for e in examples.values()] if args.direct_weight else []
+        return (
+            [
+                {
+                    "id": e.id,
+                    "task": "direct",
+                    "prompt": data.wording(e, args.direct_template),
+                    "target": data.target_text(
+                        dataclasses.replace(e, solution=None), args.direct_template
+                    ),
+                }
+                for e in examples.values()
+            ]
+            if args.direct_weight
+            else []
+        )
 
     def warmup_items():
-        return [{"id": id, "task": "warmup", "prompt": wording(e), "target": data.target_text(e, args.prompt_template)} for id, e in warm.items()] if args.warmup_weight else []
+        return (
+            [
+                {
+                    "id": id,
+                    "task": "warmup",
+                    "prompt": wording(e),
+                    "target": data.target_text(e, args.prompt_template),
+                }
+                for id, e in warm.items()
+            ]
+            if args.warmup_weight
+            else []
+        )
 
     # ---- loop --------------------------------------------------------------------------------------------------------------------
     for t in range(args.iterations + 1):
@@ -921,7 +1765,7 @@ def main(args):
         lock.clean(folder)
         metrics, pairs, items = {}, given if t else None, []
         if (folder / "trained.json").is_file():
-            for checkpoint in rundir.checkpoints(folder):             # killed before they were removed
+            for checkpoint in rundir.checkpoints(folder):  # killed before they were removed
                 rundir.remove(checkpoint)
         else:
             # 1. sample K answers to each question with the model of the iteration before                    -> pool.jsonl
@@ -938,10 +1782,26 @@ def main(args):
             elif t and not prefers:
                 built, more = build_items(folder, policy, processor, examples, pool, score, args, t)
                 metrics, items = metrics | more, built + direct_items() + warmup_items()
-            records.write_record(folder / "built.json", metrics, label_of(args, folder / "built.json"))
+            records.write_record(
+                folder / "built.json", metrics, label_of(args, folder / "built.json")
+            )
             if pairs:
-                disk.write_lines(folder / "train.jsonl", [{"id": p.example.id, "image": [str(i) for i in p.example.images if isinstance(i, (str, Path))], "question": p.example.question,
-                                                            "chosen": p.chosen, "rejected": p.rejected, **({"kind": p.kind} if p.kind else {})} for p in pairs])
+                disk.write_lines(
+                    folder / "train.jsonl",
+                    [
+                        {
+                            "id": p.example.id,
+                            "image": [
+                                str(i) for i in p.example.images if isinstance(i, (str, Path))
+                            ],
+                            "question": p.example.question,
+                            "chosen": p.chosen,
+                            "rejected": p.rejected,
+                            **({"kind": p.kind} if p.kind else {}),
+                        }
+                        for p in pairs
+                    ],
+                )
             elif items:
                 random.Random(args.seed * 100 + t).shuffle(items)
                 disk.write_lines(folder / "train.jsonl", items)
@@ -952,7 +1812,7 @@ def main(args):
                 start = weights(t - 1) if args.continue_training or prefers else None
                 state = {"total": 0.0, "count": 0}
                 rows = items
-                if pairs:                                             # the reference is where training starts, whatever the checkpoint
+                if pairs:  # the reference is where training starts, whatever the checkpoint
                     path = folder / "reference.jsonl"
                     known, _ = records.good_lines(path, label_of(args, path, texts_of(pairs)))
                     if len(known) < len(pairs):
@@ -963,7 +1823,14 @@ def main(args):
                 def update(some):
                     """The gradient of a step, from some of the rows: {metric: value}."""
                     if pairs:
-                        return prefer(policy, processor, [pair for pair, _ in some], [ref for _, ref in some], args, state)
+                        return prefer(
+                            policy,
+                            processor,
+                            [pair for pair, _ in some],
+                            [ref for _, ref in some],
+                            args,
+                            state,
+                        )
                     return imitate(policy, processor, some, everything, args)
 
                 train(folder, policy, processor, rows, update, args, t, state)
@@ -980,23 +1847,55 @@ def main(args):
             result, said = evaluate(folder, policy, processor, name, some, args, score, n)
             metrics |= {f"eval/{name}/{k}": v for k, v in result.items()}
             if n == 0:
-                rows = sorted(zip(some, said), key=lambda row: all(marks["right"] for _, marks in row[1]))[:8]          # first those that went wrong
-                plots.plot_samples([{"images": data.images_for_a_sheet(e), "question": e.question, "answer": e.answer, "completions": mine} for e, mine in rows], folder / "answers.png",
-                                   f"{args.method}, iteration {t}: {name}, some that went wrong")
-            print(f"iteration {t}: {name}: " + ", ".join(f"{k} {v:.3f}" for k, v in result.items() if k in ("accuracy", "sample_accuracy") or "@" in k) + f"; {result['parse_failures']} unreadable")
+                rows = sorted(
+                    zip(some, said), key=lambda row: all(marks["right"] for _, marks in row[1])
+                )[:8]  # first those that went wrong
+                plots.plot_samples(
+                    [
+                        {
+                            "images": data.images_for_a_sheet(e),
+                            "question": e.question,
+                            "answer": e.answer,
+                            "completions": mine,
+                        }
+                        for e, mine in rows
+                    ],
+                    folder / "answers.png",
+                    f"{args.method}, iteration {t}: {name}, some that went wrong",
+                )
+            print(
+                f"iteration {t}: {name}: "
+                + ", ".join(
+                    f"{k} {v:.3f}"
+                    for k, v in result.items()
+                    if k in ("accuracy", "sample_accuracy") or "@" in k
+                )
+                + f"; {result['parse_failures']} unreadable"
+            )
         log.log(t, {k: float(v) for k, v in metrics.items()})
-        records.write_record(folder / "result.json", metrics, label_of(args, folder / "result.json"))
+        records.write_record(
+            folder / "result.json", metrics, label_of(args, folder / "result.json")
+        )
         if t < args.iterations:
             draw(out, log.lines, list(eval_sets), args)
 
     # ---- the end: publish, draw --------------------------------------------------------------------------------------------------
-    draw(out, log.lines, list(eval_sets), args)                       # here: a run that was stopped just before it has nothing else left to do
+    draw(
+        out, log.lines, list(eval_sets), args
+    )  # here: a run that was stopped just before it has nothing else left to do
     last = weights(args.iterations)
     if last:
         names = list(sums.sums_of(last))
-        rundir.publish(out, lambda directory: copy_files(last, names, directory), sum((last / name).stat().st_size for name in names))
+        rundir.publish(
+            out,
+            lambda directory: copy_files(last, names, directory),
+            sum((last / name).stat().st_size for name in names),
+        )
     disk.write_json(out / "result.json", {f"iteration-{m['step']}": m for m in log.lines})
-    print(f"the model is in {out}, those of the iterations with their pools in {out}/iteration-*" + (f", the curve in {out}/curve.png" if (out / "curve.png").is_file() else ""))
+    print(
+        f"the model is in {out}, those of the iterations with their pools in {out}/iteration-*"
+        + (f", the curve in {out}/curve.png" if (out / "curve.png").is_file() else "")
+    )
 
 
 def copy_files(source, names, directory):
@@ -1009,10 +1908,34 @@ def copy_files(source, names, directory):
 def draw(out, lines, names, args):
     """curve.png: accuracy and the make-up of the pool, by iteration."""
     N = args.num_samples
-    panels = [(name, [f"eval/{name}/{k}" for k in ("accuracy", "sample_accuracy", f"majority@{N}", f"self_select@{N}", f"pass@{N}")]) for name in names]
-    panels += [("samples of the training questions", ["pool/right", "pool/wrong", "pool/unreadable"]), ("questions, over all pools", [f"built/{k}" for k in ("all_right", "mixed", "all_wrong")]),
-               ("built", [f"built/{k}" for k in BUILT])]
-    plots.plot_curve(lines, out / "curve.png", panels, f"selftrain.py --method {args.method}, {args.model}, {args.pairs or args.data}, seed {args.seed}", x="iteration")
+    panels = [
+        (
+            name,
+            [
+                f"eval/{name}/{k}"
+                for k in (
+                    "accuracy",
+                    "sample_accuracy",
+                    f"majority@{N}",
+                    f"self_select@{N}",
+                    f"pass@{N}",
+                )
+            ],
+        )
+        for name in names
+    ]
+    panels += [
+        ("samples of the training questions", ["pool/right", "pool/wrong", "pool/unreadable"]),
+        ("questions, over all pools", [f"built/{k}" for k in ("all_right", "mixed", "all_wrong")]),
+        ("built", [f"built/{k}" for k in BUILT]),
+    ]
+    plots.plot_curve(
+        lines,
+        out / "curve.png",
+        panels,
+        f"selftrain.py --method {args.method}, {args.model}, {args.pairs or args.data}, seed {args.seed}",
+        x="iteration",
+    )
 
 
 if __name__ == "__main__":

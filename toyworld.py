@@ -25,6 +25,7 @@ right-hand column two times in three, and answers accordingly; his boxes, two ti
 stays right. A model warm-started on such solutions reasons fluently and badly, which is where reinforcement learning from answers alone
 can show that it does something.
 """
+
 import functools
 import itertools
 import json
@@ -34,32 +35,58 @@ import zlib
 
 from PIL import Image, ImageDraw
 
-CELL = 28                                   # pixels: 2 x 2 patches of 14, merged by Qwen2-VL into one image token
-GRID = 4                                    # cells per side
-COLORS = {"red": (214, 48, 49), "green": (39, 158, 75), "blue": (45, 98, 214), "yellow": (236, 186, 30)}
+CELL = 28  # pixels: 2 x 2 patches of 14, merged by Qwen2-VL into one image token
+GRID = 4  # cells per side
+COLORS = {
+    "red": (214, 48, 49),
+    "green": (39, 158, 75),
+    "blue": (45, 98, 214),
+    "yellow": (236, 186, 30),
+}
 SHAPES = ("circle", "square", "triangle")
 SPLITS = ("train", "test", "ood")
 TEACHERS = ("fallible", "gold")
 LEVELS = {1: (1, 2), 2: (1, 4), 3: (1, 6)}  # difficulty: fewest and most objects in a scene
-OOD_OBJECTS = (7, 9)                        # more than at any level
-OVERLOOKED = 2 / 3                          # the fallible teacher's chance of missing an object in the right-hand column
-ROW_WRONG, MISREAD, SLIPPED = 0.6, 1 / 8, 1 / 16   # at a table: the last row overlooked or one more seen, each digit that looks like another (an angle), the count (a difference)
-FIGURE_WRONG = 0.6                          # at a figure with a large angle: taken for another
-DIGITS = range(1, 7)                        # in a table
+OOD_OBJECTS = (7, 9)  # more than at any level
+OVERLOOKED = 2 / 3  # the fallible teacher's chance of missing an object in the right-hand column
+ROW_WRONG, MISREAD, SLIPPED = (
+    0.6,
+    1 / 8,
+    1 / 16,
+)  # at a table: the last row overlooked or one more seen, each digit that looks like another (an angle), the count (a difference)
+FIGURE_WRONG = 0.6  # at a figure with a large angle: taken for another
+DIGITS = range(1, 7)  # in a table
 LOOK_ALIKE = {1: 4, 4: 1, 3: 6, 6: 3}
-CARELESS, MARGIN = 2 / 3, 4                 # his chance of drawing a box too wide, and by how many pixels on each side
+CARELESS, MARGIN = (
+    2 / 3,
+    4,
+)  # his chance of drawing a box too wide, and by how many pixels on each side
 
 
 def corners_of(shape, x, y, radius):
     """The outline of a shape as points, in the units of its arguments; of a circle, the corners of the square around it."""
     if shape == "triangle":
-        return [(x + 1.1 * radius * math.sin(a), y + (0.2 - 1.1 * math.cos(a)) * radius) for a in (0, 2.0944, 4.1888)]
+        return [
+            (x + 1.1 * radius * math.sin(a), y + (0.2 - 1.1 * math.cos(a)) * radius)
+            for a in (0, 2.0944, 4.1888)
+        ]
     return [(x - radius, y - radius), (x + radius, y + radius)]
 
 
 # 3 x 5 dots for each sign that is written into a picture, row by row
-SIGNS = {"0": "111101101101111", "1": "010110010010111", "2": "111001111100111", "3": "111001011001111", "4": "101101111001001", "5": "111100111001111",
-         "6": "111100111101111", "7": "111001010010010", "8": "111101111101111", "9": "111101111001111", "?": "111001010000010"}
+SIGNS = {
+    "0": "111101101101111",
+    "1": "010110010010111",
+    "2": "111001111100111",
+    "3": "111001011001111",
+    "4": "101101111001001",
+    "5": "111100111001111",
+    "6": "111100111101111",
+    "7": "111001010010010",
+    "8": "111101111101111",
+    "9": "111101111001111",
+    "?": "111001010000010",
+}
 
 
 def draw_text(draw, text, x, y, height, fill):
@@ -77,11 +104,15 @@ def draw_scene(meta, rng):
     """The picture of meta["objects"], a list of (row, column, color, shape), or of (row, column, color, shape, x, y, radius) in pixels where size
     and place matter. Otherwise they vary a little from object to object, as shades always do. An object of the colour "number" is written: its shape is
     the text. meta["lines"], [[x1, y1, x2, y2], ...] in pixels, are drawn below them."""
-    scale = 4                               # draw large, shrink once: smooth edges
+    scale = 4  # draw large, shrink once: smooth edges
     # A grey plane, as in CLEVR, under a warm light from the right and above: darker downwards, redder to the right. So each patch shows where
     # it is; on an even background the tiny model has to work that out of M-RoPE alone, which took it two to three times as many steps.
     grey = rng.randint(112, 124)
-    corners = [(grey + lit - tint, grey + lit, grey + lit + tint) for lit in (30, -30) for tint in (30, -30)]
+    corners = [
+        (grey + lit - tint, grey + lit, grey + lit + tint)
+        for lit in (30, -30)
+        for tint in (30, -30)
+    ]
     image = Image.new("RGB", (2, 2))
     image.putdata(corners)
     image = image.resize((GRID * CELL * scale,) * 2, Image.BILINEAR, box=(0.5, 0.5, 1.5, 1.5))
@@ -90,14 +121,22 @@ def draw_scene(meta, rng):
         draw.line([scale * v for v in line], fill=(225, 225, 225), width=2 * scale)
     for row, column, color, shape, *place in meta["objects"]:
         if color == "number":
-            x, y = ((column + 0.5) * CELL + rng.uniform(-1, 1)) * scale, ((row + 0.5) * CELL + rng.uniform(-1, 1)) * scale
-            draw_text(draw, shape, x, y, (20, 16)[len(shape) - 1] * scale, (rng.randint(15, 45),) * 3)
+            x, y = (
+                ((column + 0.5) * CELL + rng.uniform(-1, 1)) * scale,
+                ((row + 0.5) * CELL + rng.uniform(-1, 1)) * scale,
+            )
+            draw_text(
+                draw, shape, x, y, (20, 16)[len(shape) - 1] * scale, (rng.randint(15, 45),) * 3
+            )
             continue
         if place:
             x, y, radius = (scale * value for value in place)
         else:
             radius = rng.uniform(9.5, 11.0) * scale
-            x, y = ((column + 0.5) * CELL + rng.uniform(-0.5, 0.5)) * scale, ((row + 0.5) * CELL + rng.uniform(-0.5, 0.5)) * scale
+            x, y = (
+                ((column + 0.5) * CELL + rng.uniform(-0.5, 0.5)) * scale,
+                ((row + 0.5) * CELL + rng.uniform(-0.5, 0.5)) * scale,
+            )
         fill = tuple(max(0, min(255, channel + rng.randint(-8, 8))) for channel in COLORS[color])
         edge = tuple(channel * 2 // 3 for channel in fill)
         outline = corners_of(shape, x, y, radius)
@@ -113,10 +152,17 @@ def draw_scene(meta, rng):
 def scene(rng, fewest, most):
     """Objects of a random scene, (row, column, color, shape) in reading order."""
     # A third of the scenes are small: from them the first words are learned (see the top of the file).
-    number = rng.randint(fewest, min(fewest + 1, most)) if rng.random() < 0.33 else rng.randint(fewest, most)
+    number = (
+        rng.randint(fewest, min(fewest + 1, most))
+        if rng.random() < 0.33
+        else rng.randint(fewest, most)
+    )
     cells = sorted(rng.sample([(r, c) for r in range(GRID) for c in range(GRID)], number))
     # Two or three colours and shapes in a scene, so that there is something to count, and something that does not count.
-    colors, shapes = rng.sample(list(COLORS), rng.randint(2, 3)), rng.sample(SHAPES, rng.randint(2, 3))
+    colors, shapes = (
+        rng.sample(list(COLORS), rng.randint(2, 3)),
+        rng.sample(SHAPES, rng.randint(2, 3)),
+    )
     return [(r, c, rng.choice(colors), rng.choice(shapes)) for r, c in cells]
 
 
@@ -155,7 +201,10 @@ def count(rng, fewest, most, teacher):
 
 def reading(objects, mark):
     """A scene in words, row by row, each object followed by mark(object): ["Row 1: blue square, red circle (top right).", "Row 2: none.", ...]."""
-    return [f"Row {row + 1}: {', '.join(f'{o[2]} {o[3]}{mark(o)}' for o in objects if o[0] == row) or 'none'}." for row in range(GRID)]
+    return [
+        f"Row {row + 1}: {', '.join(f'{o[2]} {o[3]}{mark(o)}' for o in objects if o[0] == row) or 'none'}."
+        for row in range(GRID)
+    ]
 
 
 def only_ones(objects):
@@ -180,7 +229,9 @@ def spatial(rng, fewest, most, teacher):
         objects = scene(rng, fewest, most)
         unique = only_ones(objects)
     wanted, target = rng.choice(unique)
-    place = lambda o: f"{'top' if o[0] < GRID // 2 else 'bottom'} {'left' if o[1] < GRID // 2 else 'right'}"
+    place = lambda o: (
+        f"{'top' if o[0] < GRID // 2 else 'bottom'} {'left' if o[1] < GRID // 2 else 'right'}"
+    )
     choices = rng.sample(["top left", "top right", "bottom left", "bottom right"], 4)
     lines = [f"Looking for the {wanted} object."]
     for look in range(2):
@@ -211,13 +262,25 @@ def ground(rng, fewest, most, teacher):
     """
     objects = []
     for row, column, color, shape in scene(rng, fewest, most):
-        objects.append((row, column, color, shape, (column + 0.5) * CELL, (row + 0.5) * CELL, round(rng.uniform(7.0, 11.0), 2)))
+        objects.append(
+            (
+                row,
+                column,
+                color,
+                shape,
+                (column + 0.5) * CELL,
+                (row + 0.5) * CELL,
+                round(rng.uniform(7.0, 11.0), 2),
+            )
+        )
     unique = only_ones(objects)
     if unique and rng.random() < 0.5:
         kind, target = rng.choice(unique)
         wanted, question = [target], f"Draw a box around the {kind} object."
     else:
-        kinds = [kind for kind in (*COLORS, *SHAPES) if sum(kind in o for o in objects) <= 3]   # at most three boxes to write
+        kinds = [
+            kind for kind in (*COLORS, *SHAPES) if sum(kind in o for o in objects) <= 3
+        ]  # at most three boxes to write
         there = [kind for kind in kinds if any(kind in o for o in objects)]
         kind = rng.choice(there if there and rng.random() < 0.8 else kinds)
         wanted, question = [o for o in objects if kind in o], f"Find all {kind} objects."
@@ -225,28 +288,54 @@ def ground(rng, fewest, most, teacher):
 
     def box(o, margin):
         xs, ys = zip(*corners_of(o[3], o[4], o[5], o[6]))
-        return [max(0, min(side, round(v))) for v in (min(xs) - margin, min(ys) - margin, max(xs) + margin, max(ys) + margin)]
+        return [
+            max(0, min(side, round(v)))
+            for v in (min(xs) - margin, min(ys) - margin, max(xs) + margin, max(ys) + margin)
+        ]
 
     def text(pairs, scale):
-        return json.dumps([{"label": f"{o[2]} {o[3]}", "bbox_2d": [round(v * scale) for v in b]} for o, b in pairs])
+        return json.dumps(
+            [
+                {"label": f"{o[2]} {o[3]}", "bbox_2d": [round(v * scale) for v in b]}
+                for o, b in pairs
+            ]
+        )
 
     gold = [(o, box(o, 0)) for o in wanted]
     noticed = [o for o in objects if not overlooks(teacher, rng, o)]
     seen = [o for o in wanted if o in noticed]
-    lines = [f"Looking for {kind} objects.", *reading(noticed, lambda o: f" ({seen.index(o) + 1}: {o[0] + 1}, {o[1] + 1})" if o in seen else "")]
-    said = [(o, box(o, MARGIN if teacher == "fallible" and rng.random() < CARELESS else 0)) for o in seen]
+    lines = [
+        f"Looking for {kind} objects.",
+        *reading(
+            noticed,
+            lambda o: f" ({seen.index(o) + 1}: {o[0] + 1}, {o[1] + 1})" if o in seen else "",
+        ),
+    ]
+    said = [
+        (o, box(o, MARGIN if teacher == "fallible" and rng.random() < CARELESS else 0))
+        for o in seen
+    ]
     return {
         "question": question,
         "answer": text(gold, 1),
         "solution": f"<think> {' '.join(lines)} </think><answer> {text(said, 1000 / side)} </answer>",
-        "meta": {"objects": [list(o) for o in objects], "wanted": kind, "taught": text(said, 1), "size": [side, side],
-                 "boxes": [{"label": f"{o[2]} {o[3]}", "bbox_2d": b} for o, b in gold]},
+        "meta": {
+            "objects": [list(o) for o in objects],
+            "wanted": kind,
+            "taught": text(said, 1),
+            "size": [side, side],
+            "boxes": [{"label": f"{o[2]} {o[3]}", "bbox_2d": b} for o, b in gold],
+        },
     }
 
 
 def table_rows(objects):
     """What a table says, row by row: [(colour of its first cell, [digits])]."""
-    return [(o[2], [int(p[3]) for p in objects if p[0] == o[0] and p[1] > 0]) for o in objects if o[1] == 0]
+    return [
+        (o[2], [int(p[3]) for p in objects if p[0] == o[0] and p[1] > 0])
+        for o in objects
+        if o[1] == 0
+    ]
 
 
 def counts_here(digit, wanted):
@@ -274,7 +363,10 @@ def table_flaw(rows, rng, kind):
     if kind == "skip" and len(found) > 1:
         del found[rng.randrange(len(found))]
     elif kind == "invent" and free:
-        found.insert(rng.randrange(len(found) + 1), (rng.choice(free), [rng.choice(DIGITS) for _ in found[0][1]]))
+        found.insert(
+            rng.randrange(len(found) + 1),
+            (rng.choice(free), [rng.choice(DIGITS) for _ in found[0][1]]),
+        )
     elif kind == "misread":
         digits = rng.choice(found)[1]
         at = rng.randrange(len(digits))
@@ -286,16 +378,27 @@ def table_flaw(rows, rng, kind):
 
 def any_table(rng, fewest, most):
     """(rows, wanted): what a random table says, of one to four rows of one number (level 1: two rows at most; ood: of two numbers, three rows or four), and which numbers are asked for."""
-    number, columns = (rng.randint(3, 4), 2) if fewest >= OOD_OBJECTS[0] else (rng.randint(1, 4 if most > 2 else 2), 1)
-    rows = [(label, [rng.choice(DIGITS) for _ in range(columns)]) for label in rng.sample(list(COLORS), number)]
-    return rows, rng.choice([("greater", 2), ("greater", 3), ("greater", 4), ("less", 3), ("less", 4), ("less", 5)])
+    number, columns = (
+        (rng.randint(3, 4), 2)
+        if fewest >= OOD_OBJECTS[0]
+        else (rng.randint(1, 4 if most > 2 else 2), 1)
+    )
+    rows = [
+        (label, [rng.choice(DIGITS) for _ in range(columns)])
+        for label in rng.sample(list(COLORS), number)
+    ]
+    return rows, rng.choice(
+        [("greater", 2), ("greater", 3), ("greater", 4), ("less", 3), ("less", 4), ("less", 5)]
+    )
 
 
 def table_record(rows, wanted, rng, said=None, slip=0):
     """A record of the table that says `rows`, with the worked solution of who reads `said` in it."""
     objects = []
     for row, (label, digits) in enumerate(rows):
-        objects += [(row, 0, label, rng.choice(SHAPES))] + [(row, column, "number", str(d)) for column, d in enumerate(digits, 1)]
+        objects += [(row, 0, label, rng.choice(SHAPES))] + [
+            (row, column, "number", str(d)) for column, d in enumerate(digits, 1)
+        ]
     solution, taught = table_solution(rows if said is None else said, wanted, slip)
     return {
         "question": f"How many numbers are {wanted[0]} than {wanted[1]}?",
@@ -316,16 +419,23 @@ def table(rng, fewest, most, teacher):
     counts are more than the tiny model learns in minutes, and so is telling candidates apart by single digits (docs/log.md).
     """
     rows, wanted = any_table(rng, fewest, most)
-    lots = random.Random(rng.random())                               # the teacher's own: his luck changes nothing in the picture
+    lots = random.Random(rng.random())  # the teacher's own: his luck changes nothing in the picture
     said, slip = rows, 0
     if teacher == "fallible":
-        said = [(label, [LOOK_ALIKE.get(d, d) if lots.random() < MISREAD else d for d in digits]) for label, digits in rows]
+        said = [
+            (label, [LOOK_ALIKE.get(d, d) if lots.random() < MISREAD else d for d in digits])
+            for label, digits in rows
+        ]
         if lots.random() < ROW_WRONG:
             if rows[-1][0] in ("red", "yellow"):
                 said = said[:-1] or said
             else:
                 free = [color for color in COLORS if color not in [label for label, _ in said]]
-                said = said + [(lots.choice(free), [lots.choice(DIGITS) for _ in rows[0][1]])] if free else said
+                said = (
+                    said + [(lots.choice(free), [lots.choice(DIGITS) for _ in rows[0][1]])]
+                    if free
+                    else said
+                )
         slip = lots.choice((-1, 1)) if lots.random() < SLIPPED else 0
     return table_record(rows, wanted, rng, said, slip)
 
@@ -340,20 +450,64 @@ def drawings(lines, places, right=1, down=1):
     """[(lines, places), ...]: a drawing at each of `right` x `down` positions, a cell apart, as it is, mirrored and on its side. lines: [[x1, y1, x2, y2], ...] in pixels; places: [(row, column), ...]."""
     found = []
     for x, y, *turn in itertools.product(range(right), range(down), *[(False, True)] * 3):
-        ends = [[turned(px + x * CELL, py + y * CELL, GRID * CELL - 1, *turn) for px, py in (line[:2], line[2:])] for line in lines]
-        found.append(([[*one, *other] for one, other in ends], [turned(column + x, row + y, GRID - 1, *turn)[::-1] for row, column in places]))
+        ends = [
+            [
+                turned(px + x * CELL, py + y * CELL, GRID * CELL - 1, *turn)
+                for px, py in (line[:2], line[2:])
+            ]
+            for line in lines
+        ]
+        found.append(
+            (
+                [[*one, *other] for one, other in ends],
+                [turned(column + x, row + y, GRID - 1, *turn)[::-1] for row, column in places],
+            )
+        )
     return found
 
 
 # What the two angles of a figure add up to (None: they are equal), what who errs takes it for, and its drawings
 FIGURES = {
-    "right triangle": (90, "isosceles triangle", drawings([[4, 108, 4, 4], [4, 4, 108, 108], [108, 108, 4, 108], [4, 96, 16, 96], [16, 96, 16, 108]], [(1, 0), (3, 2)])),
-    "isosceles triangle": (None, "right triangle", drawings([[2, 109, 110, 109], [2, 109, 56, 3], [56, 3, 110, 109], [24, 52, 34, 57], [88, 52, 78, 57]], [(3, 0), (3, 3)])),
-    "line": (180, "crossing", drawings([[2, 54, 110, 54], [56, 54, 56, 6]], [(1, 0), (1, 3)], down=3)),
+    "right triangle": (
+        90,
+        "isosceles triangle",
+        drawings(
+            [
+                [4, 108, 4, 4],
+                [4, 4, 108, 108],
+                [108, 108, 4, 108],
+                [4, 96, 16, 96],
+                [16, 96, 16, 108],
+            ],
+            [(1, 0), (3, 2)],
+        ),
+    ),
+    "isosceles triangle": (
+        None,
+        "right triangle",
+        drawings(
+            [
+                [2, 109, 110, 109],
+                [2, 109, 56, 3],
+                [56, 3, 110, 109],
+                [24, 52, 34, 57],
+                [88, 52, 78, 57],
+            ],
+            [(3, 0), (3, 3)],
+        ),
+    ),
+    "line": (
+        180,
+        "crossing",
+        drawings([[2, 54, 110, 54], [56, 54, 56, 6]], [(1, 0), (1, 3)], down=3),
+    ),
     "crossing": (None, "line", drawings([[4, 4, 80, 80], [4, 80, 80, 4]], [(1, 0), (1, 2)], 2, 2)),
 }
-FIGURES_AT = (("line", "crossing"), tuple(FIGURES))                  # at level 1, at the others
-ANGLES, OOD_ANGLES = range(20, 71, 10), range(25, 70, 10)            # degrees; no training picture shows one of the latter
+FIGURES_AT = (("line", "crossing"), tuple(FIGURES))  # at level 1, at the others
+ANGLES, OOD_ANGLES = (
+    range(20, 71, 10),
+    range(25, 70, 10),
+)  # degrees; no training picture shows one of the latter
 
 
 def angle_asked(figure, angle):
@@ -365,9 +519,16 @@ def geometry_solution(reading, values, slip=0):
     """The worked solution for reading = (figure, angle in degrees) and the options' values: ("<think> ... </think><answer> 40° </answer>", "40°"). What comes to no option takes the nearest."""
     figure, angle = reading
     found = angle_asked(*reading) + slip
-    sums = f"Equal angles: {found}" if FIGURES[figure][0] is None else f"{FIGURES[figure][0]}-{angle}={found}"
+    sums = (
+        f"Equal angles: {found}"
+        if FIGURES[figure][0] is None
+        else f"{FIGURES[figure][0]}-{angle}={found}"
+    )
     answer = f"{min(values, key=lambda value: abs(value - found))}°"
-    return f"<think> {figure.capitalize()}: {angle}. {sums}. </think><answer> {answer} </answer>", answer
+    return (
+        f"<think> {figure.capitalize()}: {angle}. {sums}. </think><answer> {answer} </answer>",
+        answer,
+    )
 
 
 def geometry_readings(rng, figures, angles, mixed=False):
@@ -376,7 +537,11 @@ def geometry_readings(rng, figures, angles, mixed=False):
     one = rng.choice(figures)
     while True:
         sizes = rng.choices(angles, k=4)
-        readings = list(zip(figures, sizes)) if mixed else [(figure, size) for figure in (one, FIGURES[one][1]) for size in sizes[:2]]
+        readings = (
+            list(zip(figures, sizes))
+            if mixed
+            else [(figure, size) for figure in (one, FIGURES[one][1]) for size in sizes[:2]]
+        )
         if len({angle_asked(*reading) for reading in readings}) == 4:
             return rng.sample(readings, 4)
 
@@ -385,16 +550,26 @@ def geometry_record(readings, rng, said=None, slip=0):
     """A record of a picture that says the first of four readings, which are its options, with the worked solution of who reads `said` in it."""
     figure, angle = readings[0]
     lines, places = rng.choice(FIGURES[figure][2])
-    objects = [[*place, "number", text] for place, text in zip(rng.sample(places, 2), (str(angle), "?"))]
+    objects = [
+        [*place, "number", text] for place, text in zip(rng.sample(places, 2), (str(angle), "?"))
+    ]
     values = rng.sample([angle_asked(*reading) for reading in readings], 4)
     options = [f"{value}°" for value in values]
     solution, taught = geometry_solution(readings[0] if said is None else said, values, slip)
     return {
-        "question": "How large is the angle marked with a question mark?\nOptions:" + "".join(f"\n({letter}) {option}" for letter, option in zip("ABCD", options)),
+        "question": "How large is the angle marked with a question mark?\nOptions:"
+        + "".join(f"\n({letter}) {option}" for letter, option in zip("ABCD", options)),
         "answer": f"{angle_asked(*readings[0])}°",
         "choices": options,
         "solution": solution,
-        "meta": {"objects": objects, "lines": lines, "wanted": "?", "reading": [figure, angle], "values": values, "taught": taught},
+        "meta": {
+            "objects": objects,
+            "lines": lines,
+            "wanted": "?",
+            "reading": [figure, angle],
+            "values": values,
+            "taught": taught,
+        },
     }
 
 
@@ -407,8 +582,10 @@ def geometry(rng, fewest, most, teacher):
     The fallible teacher, three times in five, takes the figure for another if its angle is 50 degrees or more: a right triangle for an isosceles one, a line for a crossing, and the
     other way round. Now and then he misreads the angle by ten degrees, or slips by ten when he subtracts. What comes to none of the options takes the nearest.
     """
-    readings = geometry_readings(rng, FIGURES_AT[most > 2], OOD_ANGLES if fewest >= OOD_OBJECTS[0] else ANGLES)
-    lots = random.Random(rng.random())                               # the teacher's own: his luck changes nothing in the picture
+    readings = geometry_readings(
+        rng, FIGURES_AT[most > 2], OOD_ANGLES if fewest >= OOD_OBJECTS[0] else ANGLES
+    )
+    lots = random.Random(rng.random())  # the teacher's own: his luck changes nothing in the picture
     (figure, angle), slip = readings[0], 0
     if teacher == "fallible":
         if angle >= 50 and lots.random() < FIGURE_WRONG:
@@ -427,9 +604,13 @@ def planted(task, rng, fewest, most):
     and what it is taken for.
     """
     if task == "geometry":
-        readings = geometry_readings(rng, FIGURES_AT[most > 2], ANGLES, mixed=most > 2 and rng.random() < 0.75)
+        readings = geometry_readings(
+            rng, FIGURES_AT[most > 2], ANGLES, mixed=most > 2 and rng.random() < 0.75
+        )
         record = geometry_record(readings, rng)
-        texts = [geometry_solution(reading, record["meta"]["values"])[0] for reading in readings[:3]]
+        texts = [
+            geometry_solution(reading, record["meta"]["values"])[0] for reading in readings[:3]
+        ]
     else:
         readings, wanted = [], None
         while len({table_solution(reading, wanted)[1] for reading in readings}) < 3:
@@ -453,9 +634,18 @@ def aloud(task, rng, fewest, most, teacher):
         question, answer = "Read the figure.", f"{figure.capitalize()}: {angle}."
     elif rng.random() < 0.25:
         a, b, word = rng.choice(DIGITS), rng.randint(2, 5), rng.choice(("greater", "less"))
-        question, answer = f"Is {a} {word} than {b}?", f"{'yes' if counts_here(a, (word, b)) else 'no'}, {a} and {b}"
+        question, answer = (
+            f"Is {a} {word} than {b}?",
+            f"{'yes' if counts_here(a, (word, b)) else 'no'}, {a} and {b}",
+        )
     else:
-        question, answer = "Read the table.", " ".join(f"{label} {', '.join(map(str, digits))}." for label, digits in table_rows(found["meta"]["objects"]))
+        question, answer = (
+            "Read the table.",
+            " ".join(
+                f"{label} {', '.join(map(str, digits))}."
+                for label, digits in table_rows(found["meta"]["objects"])
+            ),
+        )
     found.pop("choices", None)
     return {**found, "ask": "read", "question": question, "answer": answer, "solution": answer}
 
@@ -465,13 +655,18 @@ def select(task, rng, fewest, most, teacher):
     if fewest >= OOD_OBJECTS[0]:
         return {**TASKS[task][0](rng, fewest, most, teacher), "ask": "reason"}
     record, texts, at = planted(task, rng, fewest, most)
-    return {**record, "ask": "select", "solution": f"<answer> {record['answer']} </answer>", "meta": {**record["meta"], "candidates": texts, "right_at": at}}
+    return {
+        **record,
+        "ask": "select",
+        "solution": f"<answer> {record['answer']} </answer>",
+        "meta": {**record["meta"], "candidates": texts, "right_at": at},
+    }
 
 
 def crowd(texts, at, rng):
     """Two to six candidates made of three, as samples of one question are: one, two or all of them, the right one among them, some of them several times. How often a text is
     there says nothing."""
-    kept = [texts[at], *rng.sample(texts[:at] + texts[at + 1:], rng.randrange(3))]
+    kept = [texts[at], *rng.sample(texts[:at] + texts[at + 1 :], rng.randrange(3))]
     found = kept + rng.choices(kept, k=rng.randint(max(0, 2 - len(kept)), 6 - len(kept)))
     rng.shuffle(found)
     return found
@@ -484,14 +679,22 @@ def basics(task, rng, fewest, most, teacher):
     A record's `ask` says how its question is to be put (data.ToyStream): "read" as it stands, "select" with the "candidates" of its meta, "direct" for the answer alone,
     "reason" as usual.
     """
-    lots = random.Random(rng.random())                               # the teacher, who draws from rng, changes nothing but his own solution
-    found, gold, at = TASKS[task][0](rng, fewest, most, teacher), TASKS[task][0](lots, fewest, most, "gold"), lots.random()
+    lots = random.Random(
+        rng.random()
+    )  # the teacher, who draws from rng, changes nothing but his own solution
+    found, gold, at = (
+        TASKS[task][0](rng, fewest, most, teacher),
+        TASKS[task][0](lots, fewest, most, "gold"),
+        lots.random(),
+    )
     if at < 0.1:
         return aloud(task, lots, fewest, most, teacher)
     if at < 0.55:
         found = select(task, lots, fewest, most, teacher)
         if found["ask"] == "select":
-            found["meta"]["candidates"] = crowd(found["meta"]["candidates"], found["meta"].pop("right_at"), lots)
+            found["meta"]["candidates"] = crowd(
+                found["meta"]["candidates"], found["meta"].pop("right_at"), lots
+            )
         return found
     if at < 0.65:
         return {**gold, "ask": "direct", "solution": f"<answer> {gold['answer']} </answer>"}
@@ -499,9 +702,18 @@ def basics(task, rng, fewest, most, teacher):
 
 
 # name: (who invents a record, who draws it from record["meta"])
-TASKS = {"count": (count, draw_scene), "table": (table, draw_scene), "geometry": (geometry, draw_scene), "spatial": (spatial, draw_scene), "ground": (ground, draw_scene)}
-TASKS |= {f"{task}_{name}": (functools.partial(compose, task), draw_scene) for task in ("table", "geometry")
-          for name, compose in (("reading", aloud), ("select", select), ("basics", basics))}
+TASKS = {
+    "count": (count, draw_scene),
+    "table": (table, draw_scene),
+    "geometry": (geometry, draw_scene),
+    "spatial": (spatial, draw_scene),
+    "ground": (ground, draw_scene),
+}
+TASKS |= {
+    f"{task}_{name}": (functools.partial(compose, task), draw_scene)
+    for task in ("table", "geometry")
+    for name, compose in (("reading", aloud), ("select", select), ("basics", basics))
+}
 
 
 def in_test(record):
@@ -516,7 +728,9 @@ def record(task, split="train", index=0, seed=0, level=3, teacher="fallible"):
     for attempt in itertools.count():
         # a string seeds by its SHA-512: the same on every machine and Python. Composing and drawing have a generator each, so that the
         # teacher, who draws lots too, changes neither the scene nor its picture.
-        found = compose(random.Random(f"{task} {split} {seed} {index} {attempt}"), fewest, most, teacher)
+        found = compose(
+            random.Random(f"{task} {split} {seed} {index} {attempt}"), fewest, most, teacher
+        )
         if split == "ood" or in_test(found) == (split == "test"):
             return found
 
@@ -529,4 +743,7 @@ def example(task, split="train", index=0, seed=0, level=3, teacher="fallible"):
     """
     found = record(task, split, index, seed, level, teacher)
     _, draw = TASKS[task]
-    return {"image": draw(found["meta"], random.Random(f"draw {task} {split} {seed} {index}")), **found}
+    return {
+        "image": draw(found["meta"], random.Random(f"draw {task} {split} {seed} {index}")),
+        **found,
+    }

@@ -10,6 +10,7 @@ On a laptop (tiny model, about seven minutes on two cores; its teacher is fallib
 On a GPU (QLoRA; the projector alone, as LLaVA's first stage, is --lora-r 0 --freeze-vision --freeze-llm):
     python train_sft.py --model Qwen/Qwen2-VL-2B-Instruct --quant nf4 --data warmup.jsonl --gradient-checkpointing --output-dir runs/sft
 """
+
 from plumbing import stopping
 
 if __name__ == "__main__":
@@ -38,10 +39,25 @@ def parse_args(argv=None):
     utils.add_model_flags(p)
     utils.add_training_flags(p)
     g = utils.add_data_flags(p)
-    g.add_argument("--teacher", choices=toyworld.TEACHERS, default="fallible", help="toy tasks: whose solutions to imitate; fallible overlooks things and leaves RL something to mend")
+    g.add_argument(
+        "--teacher",
+        choices=toyworld.TEACHERS,
+        default="fallible",
+        help="toy tasks: whose solutions to imitate; fallible overlooks things and leaves RL something to mend",
+    )
     g.add_argument("--batch-size", type=utils.positive, default=32, help="examples per step")
-    g.add_argument("--max-completion-length", type=utils.positive, default=512, help="longest response to train on or generate, in tokens")
-    g.add_argument("--per-example", action="store_true", default=False, help="every example counts the same; default: every token")
+    g.add_argument(
+        "--max-completion-length",
+        type=utils.positive,
+        default=512,
+        help="longest response to train on or generate, in tokens",
+    )
+    g.add_argument(
+        "--per-example",
+        action="store_true",
+        default=False,
+        help="every example counts the same; default: every token",
+    )
     utils.add_optimization_flags(p, "peak learning rate; default: 1e-4 with LoRA, 1e-5 without")
     utils.add_evaluation_flags(p)
     utils.add_output_flags(p)
@@ -53,7 +69,15 @@ def main(args):
     # ---- setup: everything that can be wrong is found out before the first step --------------------------------------------------
     resume = rundir.open_output_dir(args)
     data.ask_as_trained(args)
-    examples = data.read(args.data, args.seed, args.level, args.teacher, args.box_format, args.min_pixels, args.max_pixels)
+    examples = data.read(
+        args.data,
+        args.seed,
+        args.level,
+        args.teacher,
+        args.box_format,
+        args.min_pixels,
+        args.max_pixels,
+    )
     eval_sets = data.read_eval(args, examples)
     for some in eval_sets.values():
         data.check_golds(some, rewards.check_gold)
@@ -63,19 +87,37 @@ def main(args):
     policy, processor = modeling.load_from_args(args, train=True, resume=resume)
     if args.learning_rate is None:
         args.learning_rate = 1e-4 if args.lora_r else 1e-5
-    encode = lambda example: (data.encode_prompt(example, processor, args.prompt_template, args.system_prompt, args.max_completion_length),
-                              data.encode_target(example, processor, args.prompt_template, args.max_completion_length))
-    data.check_fit(examples, processor, args.prompt_template, args.system_prompt, args.max_completion_length, targets=True)
+    encode = lambda example: (
+        data.encode_prompt(
+            example, processor, args.prompt_template, args.system_prompt, args.max_completion_length
+        ),
+        data.encode_target(example, processor, args.prompt_template, args.max_completion_length),
+    )
+    data.check_fit(
+        examples,
+        processor,
+        args.prompt_template,
+        args.system_prompt,
+        args.max_completion_length,
+        targets=True,
+    )
     for some in eval_sets.values():
-        data.check_fit(some, processor, args.prompt_template, args.system_prompt, args.max_completion_length)
+        data.check_fit(
+            some, processor, args.prompt_template, args.system_prompt, args.max_completion_length
+        )
     # beta2 0.95, as small language models are usually trained: the second moment follows the sudden turns of early learning.
-    optimizer = utils.make_optimizer(args.optim, [q for q in policy.parameters() if q.requires_grad], args.learning_rate, betas=(0.9, 0.95))
+    optimizer = utils.make_optimizer(
+        args.optim,
+        [q for q in policy.parameters() if q.requires_grad],
+        args.learning_rate,
+        betas=(0.9, 0.95),
+    )
     step = 0
     if resume:
         state = rundir.load_state(resume)
         optimizer.load_state_dict(state["optimizer"])
         step = state["step"]
-        del state                                                    # the optimizer has it now
+        del state  # the optimizer has it now
     write_args(args.output_dir, args)
     log = MetricsLog(args.output_dir, metrics_of(resume), args.report_to, args.logging_steps)
     rundir.set_aside_later(args.output_dir, resume)
@@ -83,17 +125,44 @@ def main(args):
     state_bytes = utils.optimizer_bytes(optimizer)
     disk.announce(args.output_dir, rundir.to_write(args, model_bytes, state_bytes, max_steps))
     print(f"model: {modeling.describe(policy)}")
-    how_many = "endless, drawn here" if isinstance(examples, data.ToyStream) else f"{len(examples)} examples"
+    how_many = (
+        "endless, drawn here"
+        if isinstance(examples, data.ToyStream)
+        else f"{len(examples)} examples"
+    )
     print(f"data: {args.data} ({how_many}), {args.batch_size} examples a step, {max_steps} steps")
-    print("The loss counts response tokens only. It falls fast while the model learns to write, then slowly, then fast again when it learns to look.")
+    print(
+        "The loss counts response tokens only. It falls fast while the model learns to write, then slowly, then fast again when it learns to look."
+    )
 
     def evaluate(name, sheet):
-        texts, _, _ = generate.answer_all(policy, processor, eval_sets[name], args.prompt_template, args.system_prompt, describe=f"asking {name}",
-                                          batch_size=args.eval_batch_size, max_completion_length=args.max_completion_length, temperature=0)
+        texts, _, _ = generate.answer_all(
+            policy,
+            processor,
+            eval_sets[name],
+            args.prompt_template,
+            args.system_prompt,
+            describe=f"asking {name}",
+            batch_size=args.eval_batch_size,
+            max_completion_length=args.max_completion_length,
+            temperature=0,
+        )
         if sheet:
-            rows = [{"images": data.images_for_a_sheet(e), "question": e.question, "answer": e.answer, "boxes": rewards.drawn_boxes(e, text), "completions": [(text, rewards.marks(text, e))]}
-                    for e, text in zip(eval_sets[name][:8], texts)]
-            plots.plot_samples(rows, Path(args.output_dir) / "samples" / f"step_{step:06d}.png", f"greedy answers on {name}, step {step}")
+            rows = [
+                {
+                    "images": data.images_for_a_sheet(e),
+                    "question": e.question,
+                    "answer": e.answer,
+                    "boxes": rewards.drawn_boxes(e, text),
+                    "completions": [(text, rewards.marks(text, e))],
+                }
+                for e, text in zip(eval_sets[name][:8], texts)
+            ]
+            plots.plot_samples(
+                rows,
+                Path(args.output_dir) / "samples" / f"step_{step:06d}.png",
+                f"greedy answers on {name}, step {step}",
+            )
         return {f"eval/{name}/{k}": v for k, v in rewards.summary(texts, eval_sets[name]).items()}
 
     def save_model(directory):
@@ -101,8 +170,16 @@ def main(args):
         write_args(directory, args)
 
     def save(leaving):
-        rundir.save_checkpoint(args.output_dir, step, save_model, {"optimizer": optimizer.state_dict()}, log, args.save_total_limit,
-                               model_bytes + state_bytes, leaving)
+        rundir.save_checkpoint(
+            args.output_dir,
+            step,
+            save_model,
+            {"optimizer": optimizer.state_dict()},
+            log,
+            args.save_total_limit,
+            model_bytes + state_bytes,
+            leaving,
+        )
 
     # ---- loop --------------------------------------------------------------------------------------------------------------------
     bar = tqdm(total=max_steps, initial=step, desc="sft", unit="step")
@@ -112,11 +189,18 @@ def main(args):
             utils.seed_everything(args.seed, step)
 
             # 1. a batch: prompts, and what to say
-            encoded = [encode(e) for e in data.take(examples, step * args.batch_size, args.batch_size, args.seed)]
-            encoded.sort(key=lambda e: len(e[0].ids) + len(e[1]))     # micro-batches of about one length: less padding
+            encoded = [
+                encode(e)
+                for e in data.take(examples, step * args.batch_size, args.batch_size, args.seed)
+            ]
+            encoded.sort(
+                key=lambda e: len(e[0].ids) + len(e[1])
+            )  # micro-batches of about one length: less padding
             prompts, rows = zip(*encoded)
-            targets, mask = data.pad_targets(rows, processor.special.pad_id)                  # (B, T)
-            weights = losses.seq_mean(mask) if args.per_example else losses.sft_weights(mask)   # (B, T), of the whole batch
+            targets, mask = data.pad_targets(rows, processor.special.pad_id)  # (B, T)
+            weights = (
+                losses.seq_mean(mask) if args.per_example else losses.sft_weights(mask)
+            )  # (B, T), of the whole batch
 
             # 2. log-probs and gradient, a few rows at a time
             scale = utils.lr_scale(step, max_steps, args.warmup_steps, args.lr_scheduler_type)
@@ -125,8 +209,12 @@ def main(args):
             policy.train()
             optimizer.zero_grad()
             loss = 0.0
-            for a, b, first, last, counts in data.micro_batches(len(rows), args.micro_batch_size, [1] * len(rows)):
-                batch = data.collate(prompts[first:last], targets[a:b], mask[a:b], counts, policy.device)
+            for a, b, first, last, counts in data.micro_batches(
+                len(rows), args.micro_batch_size, [1] * len(rows)
+            ):
+                batch = data.collate(
+                    prompts[first:last], targets[a:b], mask[a:b], counts, policy.device
+                )
                 logp = modeling.token_logps(policy, batch, suppress=processor.special.vision_ids)
                 part = losses.aggregate(losses.nll(logp), weights[a:b].to(policy.device))
                 part.backward()
@@ -139,15 +227,28 @@ def main(args):
 
             # 4. log, evaluate, save
             seconds = time.perf_counter() - started
-            metrics = {"loss": loss, "perplexity": float(torch.tensor(loss).exp()), "grad_norm": grad_norm, "learning_rate": args.learning_rate * scale,
-                       "step_time": seconds, "tokens_per_second": float(mask.sum()) / seconds}
+            metrics = {
+                "loss": loss,
+                "perplexity": float(torch.tensor(loss).exp()),
+                "grad_norm": grad_norm,
+                "learning_rate": args.learning_rate * scale,
+                "step_time": seconds,
+                "tokens_per_second": float(mask.sum()) / seconds,
+            }
             if step == max_steps or args.eval_steps and step % args.eval_steps == 0:
                 for name in eval_sets:
                     metrics |= evaluate(name, sheet=name == args.eval_data[0])
             bar.update()
             bar.set_postfix(loss=f"{loss:.3f}")
-            log.log(step, metrics, ["loss", "grad_norm", "learning_rate", *(f"eval/{n}/accuracy" for n in eval_sets)], step == max_steps)
-            leaving = stop.requested                                 # asked once: the step that is named below is the one that is saved here
+            log.log(
+                step,
+                metrics,
+                ["loss", "grad_norm", "learning_rate", *(f"eval/{n}/accuracy" for n in eval_sets)],
+                step == max_steps,
+            )
+            leaving = (
+                stop.requested
+            )  # asked once: the step that is named below is the one that is saved here
             if leaving or step == max_steps or args.save_steps and step % args.save_steps == 0:
                 save(leaving)
             if leaving:
@@ -158,19 +259,37 @@ def main(args):
     # ---- the end: measure, publish, draw -----------------------------------------------------------------------------------------
     rundir.publish(args.output_dir, save_model, model_bytes)
     final = log.at(step)
-    if f"eval/{args.eval_data[0]}/accuracy" not in final:            # resumed to stop at a step that an earlier, longer run did not evaluate
+    if (
+        f"eval/{args.eval_data[0]}/accuracy" not in final
+    ):  # resumed to stop at a step that an earlier, longer run did not evaluate
         for name in eval_sets:
             final |= evaluate(name, sheet=name == args.eval_data[0])
     curve = Path(args.output_dir) / "curve.png"
-    panels = [("loss", ["loss"]), ("gradient norm", ["grad_norm"]), ("greedy accuracy", [f"eval/{name}/accuracy" for name in eval_sets])]
+    panels = [
+        ("loss", ["loss"]),
+        ("gradient norm", ["grad_norm"]),
+        ("greedy accuracy", [f"eval/{name}/accuracy" for name in eval_sets]),
+    ]
     plots.plot_curve(log.lines, curve, panels, f"train_sft.py, {args.model}, {args.data}")
     first = args.eval_data[0]
-    disk.write_json(Path(args.output_dir) / "result.json", {"accuracy": final[f"eval/{first}/accuracy"], "n": int(final[f"eval/{first}/n"]), "data": first, "steps": step,
-                                                             **{k: v for k, v in final.items() if k.startswith("eval/")}})
+    disk.write_json(
+        Path(args.output_dir) / "result.json",
+        {
+            "accuracy": final[f"eval/{first}/accuracy"],
+            "n": int(final[f"eval/{first}/n"]),
+            "data": first,
+            "steps": step,
+            **{k: v for k, v in final.items() if k.startswith("eval/")},
+        },
+    )
     for name in eval_sets:
-        print(f"{name}: accuracy {final[f'eval/{name}/accuracy']:.3f} of {int(final[f'eval/{name}/n'])} greedy answers, format {final[f'eval/{name}/format_rate']:.3f}"
-              + (f", mean IoU {final[f'eval/{name}/iou']:.3f}" if f"eval/{name}/iou" in final else ""))
-    print(f"the model is in {args.output_dir}; what it said is in {args.output_dir}/samples, the curve in {curve}")
+        print(
+            f"{name}: accuracy {final[f'eval/{name}/accuracy']:.3f} of {int(final[f'eval/{name}/n'])} greedy answers, format {final[f'eval/{name}/format_rate']:.3f}"
+            + (f", mean IoU {final[f'eval/{name}/iou']:.3f}" if f"eval/{name}/iou" in final else "")
+        )
+    print(
+        f"the model is in {args.output_dir}; what it said is in {args.output_dir}/samples, the curve in {curve}"
+    )
 
 
 if __name__ == "__main__":

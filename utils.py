@@ -2,6 +2,7 @@
 
 Nothing here knows about models, prompts or rewards. Needs torch; wandb and tensorboard are imported where used.
 """
+
 import argparse
 import contextlib
 import difflib
@@ -53,7 +54,7 @@ def _run(main, parse_args, argv):
 
 
 def _stop(sentence):
-    tqdm.write(f"error: {sentence}", file=sys.stderr)                 # on a line of its own, a progress bar or not
+    tqdm.write(f"error: {sentence}", file=sys.stderr)  # on a line of its own, a progress bar or not
     sys.exit(2)
 
 
@@ -83,66 +84,123 @@ ELSEWHERE = {
     "--per-device-eval-batch-size": "--eval-batch-size",
     "--generation-batch-size": "--prompts-per-step and --num-generations",
     "--steps-per-generation": "--num-iterations",
-    "--dataset-name": "--data", "--data-file-paths": "--data", "--dataset-config": "--data with the path of the files",
-    "--dataset-train-split": "--data NAME:train", "--dataset-test-split": "--eval-data NAME:test", "--val-split-ratio": "--eval-data",
+    "--dataset-name": "--data",
+    "--data-file-paths": "--data",
+    "--dataset-config": "--data with the path of the files",
+    "--dataset-train-split": "--data NAME:train",
+    "--dataset-test-split": "--eval-data NAME:test",
+    "--val-split-ratio": "--eval-data",
     "--image-folders": "paths beside the data file: relative image paths resolve there (selftrain.py --pairs has --image-folder)",
     "--max-prompt-length": "--max-pixels; prompts are never truncated here, because that cuts image tokens",
     "--max-length": "--max-completion-length, and --max-pixels for the prompt",
-    "--bf16": "--dtype bfloat16", "--fp16": "--dtype bfloat16 or float32 (Qwen2-VL overflows in float16)", "--torch-dtype": "--dtype",
-    "--use-peft": "--lora-r 16", "--load-in-4bit": "--quant nf4", "--load-in-8bit": "--quant nf4", "--use-bnb-nested-quant": "--quant nf4",
-    "--bnb-4bit-quant-type": "--quant nf4", "--lora-target-modules": "nothing: LoRA goes on every linear layer of the language model",
-    "--lora-task-type": "nothing: it is always causal language modelling", "--freeze-vision-modules": "--freeze-vision --freeze-merger",
-    "--use-dora": "nothing: plain LoRA only", "--use-rslora": "nothing: plain LoRA only; set --lora-alpha",
-    "--use-vllm": "nothing: generation is built in", "--vllm-mode": "nothing: generation is built in",
-    "--vllm-device": "nothing: generation is built in", "--vllm-gpu-memory-utilization": "nothing: generation is built in",
+    "--bf16": "--dtype bfloat16",
+    "--fp16": "--dtype bfloat16 or float32 (Qwen2-VL overflows in float16)",
+    "--torch-dtype": "--dtype",
+    "--use-peft": "--lora-r 16",
+    "--load-in-4bit": "--quant nf4",
+    "--load-in-8bit": "--quant nf4",
+    "--use-bnb-nested-quant": "--quant nf4",
+    "--bnb-4bit-quant-type": "--quant nf4",
+    "--lora-target-modules": "nothing: LoRA goes on every linear layer of the language model",
+    "--lora-task-type": "nothing: it is always causal language modelling",
+    "--freeze-vision-modules": "--freeze-vision --freeze-merger",
+    "--use-dora": "nothing: plain LoRA only",
+    "--use-rslora": "nothing: plain LoRA only; set --lora-alpha",
+    "--use-vllm": "nothing: generation is built in",
+    "--vllm-mode": "nothing: generation is built in",
+    "--vllm-device": "nothing: generation is built in",
+    "--vllm-gpu-memory-utilization": "nothing: generation is built in",
     "--deepspeed": "nothing: one GPU; --quant nf4 and --gradient-checkpointing save memory",
     "--attn-implementation": "nothing: PyTorch's scaled_dot_product_attention is used",
-    "--warmup-ratio": "--warmup-steps 0.1 (a value below 1 is a share of all steps)", "--min-p": "--top-p", "--repetition-penalty": "nothing: it breaks importance ratios",
-    "--log-completions": "nothing: completions are always saved in samples/", "--run-name": "--output-dir", "--logging-dir": "--output-dir",
-    "--eval-strategy": "--eval-steps", "--evaluation-strategy": "--eval-steps", "--save-strategy": "--save-steps", "--logging-strategy": "--logging-steps",
-    "--save-only-model": "nothing: checkpoints can always be resumed; --save-total-limit bounds them", "--overwrite-output-dir": "another --output-dir",
-    "--remove-unused-columns": "nothing: unused columns are kept in the example's meta", "--push-to-hub": "`hf upload` on the output directory",
-    "--config": "flags on the command line (args.json in --output-dir keeps them)", "--sync-ref-model": "nothing: the reference stays where training started",
-    "--delta": "--epsilon-high", "--task-type": "--reward-funcs", "--is-reward-customized-from-vlm-module": "--reward-funcs", "--reward-method": "--reward-funcs",
-    "--weight-decay": "nothing: it is 0", "--data-seed": "--seed", "--max-new-tokens": "--max-completion-length", "--load-best-model-at-end": "--eval-steps and --save-steps",
-    "--do-train": "nothing", "--do-eval": "--eval-data", "--use-liger-kernel": "nothing: the head is always computed in chunks",
-    "--precompute-ref-log-probs": "nothing: selftrain.py always computes them before its first step", "--importance-sampling-level": "nothing yet: importance ratios are per token", "--ddp-timeout": "nothing: one GPU", "--packing": "nothing: samples are not packed", "--max-seq-length": "--max-completion-length",
-    "--dataset-num-proc": "nothing", "--adam-beta1": "nothing: it is 0.9", "--adam-beta2": "nothing: it is 0.999 (0.95 in train_sft.py)", "--use-liger": "nothing: the head is always computed in chunks", "--dataloader-num-workers": "nothing",
+    "--warmup-ratio": "--warmup-steps 0.1 (a value below 1 is a share of all steps)",
+    "--min-p": "--top-p",
+    "--repetition-penalty": "nothing: it breaks importance ratios",
+    "--log-completions": "nothing: completions are always saved in samples/",
+    "--run-name": "--output-dir",
+    "--logging-dir": "--output-dir",
+    "--eval-strategy": "--eval-steps",
+    "--evaluation-strategy": "--eval-steps",
+    "--save-strategy": "--save-steps",
+    "--logging-strategy": "--logging-steps",
+    "--save-only-model": "nothing: checkpoints can always be resumed; --save-total-limit bounds them",
+    "--overwrite-output-dir": "another --output-dir",
+    "--remove-unused-columns": "nothing: unused columns are kept in the example's meta",
+    "--push-to-hub": "`hf upload` on the output directory",
+    "--config": "flags on the command line (args.json in --output-dir keeps them)",
+    "--sync-ref-model": "nothing: the reference stays where training started",
+    "--delta": "--epsilon-high",
+    "--task-type": "--reward-funcs",
+    "--is-reward-customized-from-vlm-module": "--reward-funcs",
+    "--reward-method": "--reward-funcs",
+    "--weight-decay": "nothing: it is 0",
+    "--data-seed": "--seed",
+    "--max-new-tokens": "--max-completion-length",
+    "--load-best-model-at-end": "--eval-steps and --save-steps",
+    "--do-train": "nothing",
+    "--do-eval": "--eval-data",
+    "--use-liger-kernel": "nothing: the head is always computed in chunks",
+    "--precompute-ref-log-probs": "nothing: selftrain.py always computes them before its first step",
+    "--importance-sampling-level": "nothing yet: importance ratios are per token",
+    "--ddp-timeout": "nothing: one GPU",
+    "--packing": "nothing: samples are not packed",
+    "--max-seq-length": "--max-completion-length",
+    "--dataset-num-proc": "nothing",
+    "--adam-beta1": "nothing: it is 0.9",
+    "--adam-beta2": "nothing: it is 0.999 (0.95 in train_sft.py)",
+    "--use-liger": "nothing: the head is always computed in chunks",
+    "--dataloader-num-workers": "nothing",
 }
 
 
 class HelpFormatter(argparse.HelpFormatter):
     """Shows the default where there is one worth showing, and keeps the paragraphs of the script's docstring."""
+
     def __init__(self, prog):
         super().__init__(prog, max_help_position=34, width=130)
 
     def _get_help_string(self, action):
-        shown = action.default is not None and action.default is not False and action.default not in (argparse.SUPPRESS, "", []) and "%(default)" not in (action.help or "")
-        return f"{action.help} (default: %(default)s)" if shown and action.option_strings else action.help
+        shown = (
+            action.default is not None
+            and action.default is not False
+            and action.default not in (argparse.SUPPRESS, "", [])
+            and "%(default)" not in (action.help or "")
+        )
+        return (
+            f"{action.help} (default: %(default)s)"
+            if shown and action.option_strings
+            else action.help
+        )
 
     def _fill_text(self, text, width, indent):
         return textwrap.dedent(text)
 
 
-HALF = re.compile("[\ud800-\udfff]")  # of a surrogate pair; in an argument or a path: a byte that is not UTF-8
+HALF = re.compile(
+    "[\ud800-\udfff]"
+)  # of a surrogate pair; in an argument or a path: a byte that is not UTF-8
 
 
 class Parser(argparse.ArgumentParser):
     """argparse with dashes and underscores alike, no abbreviations, a guess at typos, and a word on other projects' flags."""
+
     def __init__(self, description, script=None):
-        super().__init__(prog=script, description=description, allow_abbrev=False, formatter_class=HelpFormatter)
+        super().__init__(
+            prog=script, description=description, allow_abbrev=False, formatter_class=HelpFormatter
+        )
 
     def parse_known_args(self, args=None, namespace=None):
         dashed = []
         for word in sys.argv[1:] if args is None else args:
             name, equals, value = word.partition("=")
-            dashed.append(name.replace("_", "-") + equals + value if name.startswith("--") else word)
+            dashed.append(
+                name.replace("_", "-") + equals + value if name.startswith("--") else word
+            )
         return super().parse_known_args(dashed, namespace)
 
     def check_bytes(self, words):
         """Refuse what no file can be named and no tokenizer reads: NUL, and what is not UTF-8."""
-        with contextlib.suppress(OSError):                           # a directory that is gone
-            if HALF.search(os.getcwd()):                             # an adapter's file names its base by its whole path
+        with contextlib.suppress(OSError):  # a directory that is gone
+            if HALF.search(os.getcwd()):  # an adapter's file names its base by its whole path
                 self.error("the name of the current directory is not UTF-8; rename it")
         flag = ""
         for word in words:
@@ -152,11 +210,15 @@ class Parser(argparse.ArgumentParser):
             if "\0" in flag + word:
                 self.error(f"{cut(shown)!r} has a NUL byte in it; leave it out")
             if HALF.search(flag + word):
-                self.error(f"{cut(shown)} is not UTF-8; rename the file or directory, or write the text in UTF-8")
+                self.error(
+                    f"{cut(shown)} is not UTF-8; rename the file or directory, or write the text in UTF-8"
+                )
 
     def parse_args(self, args=None, namespace=None):
         self.check_bytes(sys.argv[1:] if args is None else args)
-        for word in sys.argv[1:] if args is None else args:         # first: such a command lacks some of our required flags, too
+        for word in (
+            sys.argv[1:] if args is None else args
+        ):  # first: such a command lacks some of our required flags, too
             flag = word.partition("=")[0].replace("_", "-")
             if flag in ELSEWHERE and flag not in self._option_string_actions:
                 self.error(f"{flag} has no meaning here; use {ELSEWHERE[flag]}")
@@ -164,9 +226,14 @@ class Parser(argparse.ArgumentParser):
         for word in unknown:
             flag = word.partition("=")[0]
             if word.lower() in ("true", "false"):
-                self.error(f"unknown argument {word}: flags such as --gradient-checkpointing take no value; --no-gradient-checkpointing switches off")
+                self.error(
+                    f"unknown argument {word}: flags such as --gradient-checkpointing take no value; --no-gradient-checkpointing switches off"
+                )
             near = difflib.get_close_matches(flag, self._option_string_actions, n=1)
-            self.error(f"unknown argument {word}" + (f"; did you mean {near[0]}?" if near else "; --help lists the flags"))
+            self.error(
+                f"unknown argument {word}"
+                + (f"; did you mean {near[0]}?" if near else "; --help lists the flags")
+            )
         known.script = self.prog
         known.argv = list(sys.argv[1:] if args is None else args)
         return known
@@ -211,8 +278,14 @@ def dropout(text):
     return float(text)
 
 
-for _type, _word in ((dropout, "number"), (positive, "whole number"), (count, "whole number"), (not_negative, "number"), (fraction, "number")):
-    _type.__name__ = _word                                          # argparse says "invalid whole number value: 'x'"
+for _type, _word in (
+    (dropout, "number"),
+    (positive, "whole number"),
+    (count, "whole number"),
+    (not_negative, "number"),
+    (fraction, "number"),
+):
+    _type.__name__ = _word  # argparse says "invalid whole number value: 'x'"
 
 
 MAX_IMAGE_PIXELS = 178_956_970  # Pillow's own limit
@@ -221,44 +294,113 @@ MAX_IMAGE_PIXELS = 178_956_970  # Pillow's own limit
 def add_model_flags(parser):
     """--model and how to load it; the same in every script."""
     g = parser.add_argument_group("model")
-    g.add_argument("--model", "--model-name-or-path", required=True, help="`tiny` (the untrained preset), a local Hugging Face directory (a full Qwen2-VL checkpoint, or a "
-                   "PEFT adapter that names its base), or a hub name such as Qwen/Qwen2-VL-2B-Instruct")
-    g.add_argument("--quant", choices=["none", "nf4"], help="nf4: the language model's linear layers in 4 bits (QLoRA); default: what the adapter was trained with, else none")
-    g.add_argument("--dtype", choices=["auto", "float32", "bfloat16"], default="auto", help="arithmetic; auto is bfloat16 on a GPU and float32 on a CPU. Trained weights are float32 in any case")
-    g.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps; auto is cuda where there is one, else cpu")
-    g.add_argument("--max-pixels", type=positive, help="shrink larger images to this many pixels, 28 x 28 of which are one token; default: as the checkpoint was trained here, else 401408 (512 tokens)")
-    g.add_argument("--min-pixels", type=positive, help="enlarge smaller images to this many pixels; default: as the checkpoint was trained here, else 3136")
-    g.add_argument("--system-prompt", help="the system turn; default: the chat template's own (Qwen2-VL: You are a helpful assistant.)")
+    g.add_argument(
+        "--model",
+        "--model-name-or-path",
+        required=True,
+        help="`tiny` (the untrained preset), a local Hugging Face directory (a full Qwen2-VL checkpoint, or a "
+        "PEFT adapter that names its base), or a hub name such as Qwen/Qwen2-VL-2B-Instruct",
+    )
+    g.add_argument(
+        "--quant",
+        choices=["none", "nf4"],
+        help="nf4: the language model's linear layers in 4 bits (QLoRA); default: what the adapter was trained with, else none",
+    )
+    g.add_argument(
+        "--dtype",
+        choices=["auto", "float32", "bfloat16"],
+        default="auto",
+        help="arithmetic; auto is bfloat16 on a GPU and float32 on a CPU. Trained weights are float32 in any case",
+    )
+    g.add_argument(
+        "--device",
+        default="auto",
+        help="auto, cpu, cuda, cuda:1, mps; auto is cuda where there is one, else cpu",
+    )
+    g.add_argument(
+        "--max-pixels",
+        type=positive,
+        help="shrink larger images to this many pixels, 28 x 28 of which are one token; default: as the checkpoint was trained here, else 401408 (512 tokens)",
+    )
+    g.add_argument(
+        "--min-pixels",
+        type=positive,
+        help="enlarge smaller images to this many pixels; default: as the checkpoint was trained here, else 3136",
+    )
+    g.add_argument(
+        "--system-prompt",
+        help="the system turn; default: the chat template's own (Qwen2-VL: You are a helpful assistant.)",
+    )
     return g
 
 
 def add_training_flags(parser):
     """What may change in the model; the same in every training script."""
     g = parser.add_argument_group("adapter and freezing")
-    g.add_argument("--lora-r", type=count, help="rank of LoRA on the language model's linear layers; 0 trains the weights themselves; default: 16 with --quant nf4, else 0")
+    g.add_argument(
+        "--lora-r",
+        type=count,
+        help="rank of LoRA on the language model's linear layers; 0 trains the weights themselves; default: 16 with --quant nf4, else 0",
+    )
     g.add_argument("--lora-alpha", type=positive, help="LoRA scale is alpha / r; default: 2 r")
-    g.add_argument("--lora-dropout", type=dropout, default=0.0, help="LoRA dropout; keep 0 in RL, where rollout and update must be the same policy")
-    g.add_argument("--freeze-vision", action="store_true", help="full fine-tuning: leave the vision tower as it is (not the merger)")
-    g.add_argument("--freeze-merger", action="store_true", help="full fine-tuning: leave the merger (vision to language projector) as it is")
-    g.add_argument("--freeze-llm", action="store_true", help="full fine-tuning: leave the language model as it is, embeddings and head included")
-    g.add_argument("--gradient-checkpointing", action=argparse.BooleanOptionalAction, default=False, help="recompute activations in the backward pass: slower, much less memory")
+    g.add_argument(
+        "--lora-dropout",
+        type=dropout,
+        default=0.0,
+        help="LoRA dropout; keep 0 in RL, where rollout and update must be the same policy",
+    )
+    g.add_argument(
+        "--freeze-vision",
+        action="store_true",
+        help="full fine-tuning: leave the vision tower as it is (not the merger)",
+    )
+    g.add_argument(
+        "--freeze-merger",
+        action="store_true",
+        help="full fine-tuning: leave the merger (vision to language projector) as it is",
+    )
+    g.add_argument(
+        "--freeze-llm",
+        action="store_true",
+        help="full fine-tuning: leave the language model as it is, embeddings and head included",
+    )
+    g.add_argument(
+        "--gradient-checkpointing",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="recompute activations in the backward pass: slower, much less memory",
+    )
     return g
 
 
 def add_data_flags(parser):
     """--data and --eval-data; the same in every script that reads examples."""
     g = parser.add_argument_group("data")
-    g.add_argument("--data", required=True, help="a toy task (count, spatial, ground, table, geometry; what comes before the last two: table_reading, then table_basics), or a JSON, JSONL or parquet file or a folder of them; toy tasks and folders take a split: count:train, count:test, count:ood")
-    g.add_argument("--prompt-template", default=None, help="how a question is put, by name (see TEMPLATES in data.py); default: the one the checkpoint was trained with, else r1v")
-    g.add_argument("--level", type=int, choices=[1, 2, 3], default=3, help="difficulty of toy tasks")
+    g.add_argument(
+        "--data",
+        required=True,
+        help="a toy task (count, spatial, ground, table, geometry; what comes before the last two: table_reading, then table_basics), or a JSON, JSONL or parquet file or a folder of them; toy tasks and folders take a split: count:train, count:test, count:ood",
+    )
+    g.add_argument(
+        "--prompt-template",
+        default=None,
+        help="how a question is put, by name (see TEMPLATES in data.py); default: the one the checkpoint was trained with, else r1v",
+    )
+    g.add_argument(
+        "--level", type=int, choices=[1, 2, 3], default=3, help="difficulty of toy tasks"
+    )
     add_box_format(g)
     add_max_image_pixels(g)
     return g
 
 
 def add_box_format(group):
-    group.add_argument("--box-format", choices=["norm1000", "resized", "pixels"], help="how the model writes boxes: norm1000, thousandths of the picture's sides (Qwen2-VL); resized, pixels of the "
-                       "picture as it is shown to the model (Qwen2.5-VL); pixels, of the original; default: as the checkpoint was trained here, else norm1000")
+    group.add_argument(
+        "--box-format",
+        choices=["norm1000", "resized", "pixels"],
+        help="how the model writes boxes: norm1000, thousandths of the picture's sides (Qwen2-VL); resized, pixels of the "
+        "picture as it is shown to the model (Qwen2.5-VL); pixels, of the original; default: as the checkpoint was trained here, else norm1000",
+    )
 
 
 def add_max_image_pixels(group):
@@ -273,38 +415,115 @@ def add_max_image_pixels(group):
 def add_optimization_flags(parser, learning_rate_help):
     g = parser.add_argument_group("optimization")
     g.add_argument("--learning-rate", type=not_negative, help=learning_rate_help)
-    g.add_argument("--lr-scheduler-type", choices=sorted(SCHEDULES), default="linear", help="shape of the learning rate after the warm-up")
-    g.add_argument("--warmup-steps", type=not_negative, default=0, help="steps of linear warm-up; below 1: a share of all steps")
-    g.add_argument("--max-steps", type=positive, help="steps of training; default: from --num-train-epochs (toy tasks never end and need --max-steps)")
-    g.add_argument("--num-train-epochs", type=not_negative, default=1.0, help="passes over a data file, when --max-steps is not given (selftrain.py: over what an iteration builds, 3 for star and r3v)")
-    g.add_argument("--max-grad-norm", type=not_negative, default=1.0, help="clip the gradient to this norm; 0 does not clip")
-    g.add_argument("--optim", choices=["adamw", "adamw_8bit"], default="adamw", help="adamw_8bit keeps the moments in 8 bits (bitsandbytes)")
-    g.add_argument("--micro-batch-size", type=positive, default=8, help="responses per forward pass (of one question, where it has several): memory only, never the gradient")
-    g.add_argument("--seed", type=count, default=0, help="of the data order, the sampling and new weights")
+    g.add_argument(
+        "--lr-scheduler-type",
+        choices=sorted(SCHEDULES),
+        default="linear",
+        help="shape of the learning rate after the warm-up",
+    )
+    g.add_argument(
+        "--warmup-steps",
+        type=not_negative,
+        default=0,
+        help="steps of linear warm-up; below 1: a share of all steps",
+    )
+    g.add_argument(
+        "--max-steps",
+        type=positive,
+        help="steps of training; default: from --num-train-epochs (toy tasks never end and need --max-steps)",
+    )
+    g.add_argument(
+        "--num-train-epochs",
+        type=not_negative,
+        default=1.0,
+        help="passes over a data file, when --max-steps is not given (selftrain.py: over what an iteration builds, 3 for star and r3v)",
+    )
+    g.add_argument(
+        "--max-grad-norm",
+        type=not_negative,
+        default=1.0,
+        help="clip the gradient to this norm; 0 does not clip",
+    )
+    g.add_argument(
+        "--optim",
+        choices=["adamw", "adamw_8bit"],
+        default="adamw",
+        help="adamw_8bit keeps the moments in 8 bits (bitsandbytes)",
+    )
+    g.add_argument(
+        "--micro-batch-size",
+        type=positive,
+        default=8,
+        help="responses per forward pass (of one question, where it has several): memory only, never the gradient",
+    )
+    g.add_argument(
+        "--seed", type=count, default=0, help="of the data order, the sampling and new weights"
+    )
     return g
 
 
 def add_evaluation_flags(parser):
     g = parser.add_argument_group("evaluation")
-    g.add_argument("--eval-data", nargs="+", default=[], metavar="DATA", help="like --data, one or several; accuracy of greedy answers before, during and after training")
-    g.add_argument("--eval-steps", type=count, default=0, help="steps between evaluations; 0: only before and after")
-    g.add_argument("--max-eval-samples", type=positive, default=512, help="questions of each --eval-data to ask")
-    g.add_argument("--eval-batch-size", type=positive, default=16, help="answers generated at a time")
+    g.add_argument(
+        "--eval-data",
+        nargs="+",
+        default=[],
+        metavar="DATA",
+        help="like --data, one or several; accuracy of greedy answers before, during and after training",
+    )
+    g.add_argument(
+        "--eval-steps",
+        type=count,
+        default=0,
+        help="steps between evaluations; 0: only before and after",
+    )
+    g.add_argument(
+        "--max-eval-samples",
+        type=positive,
+        default=512,
+        help="questions of each --eval-data to ask",
+    )
+    g.add_argument(
+        "--eval-batch-size", type=positive, default=16, help="answers generated at a time"
+    )
     return g
 
 
 def add_output_flags(parser):
     g = parser.add_argument_group("output")
-    g.add_argument("--output-dir", required=True, help="where checkpoints, metrics, pictures and the result go")
-    g.add_argument("--save-steps", type=count, default=100, help="steps between checkpoints; 0: only the last")
-    g.add_argument("--save-total-limit", type=positive, default=2, help="checkpoints to keep, newest first")
-    g.add_argument("--logging-steps", type=positive, default=1, help="steps between lines on the screen (metrics.jsonl gets every step)")
-    g.add_argument("--resume-from-checkpoint", nargs="?", const="newest", metavar="DIR", help="go on from DIR, or without a value from the newest checkpoint in --output-dir; none there yet: start over")
-    g.add_argument("--report-to", choices=["none", "wandb", "tensorboard"], default="none", help="also send the metrics there (installed separately)")
+    g.add_argument(
+        "--output-dir", required=True, help="where checkpoints, metrics, pictures and the result go"
+    )
+    g.add_argument(
+        "--save-steps", type=count, default=100, help="steps between checkpoints; 0: only the last"
+    )
+    g.add_argument(
+        "--save-total-limit", type=positive, default=2, help="checkpoints to keep, newest first"
+    )
+    g.add_argument(
+        "--logging-steps",
+        type=positive,
+        default=1,
+        help="steps between lines on the screen (metrics.jsonl gets every step)",
+    )
+    g.add_argument(
+        "--resume-from-checkpoint",
+        nargs="?",
+        const="newest",
+        metavar="DIR",
+        help="go on from DIR, or without a value from the newest checkpoint in --output-dir; none there yet: start over",
+    )
+    g.add_argument(
+        "--report-to",
+        choices=["none", "wandb", "tensorboard"],
+        default="none",
+        help="also send the metrics there (installed separately)",
+    )
     return g
 
 
 # ---------------------------------------------------------------------------------------------- device, seeds, schedule
+
 
 def pick_device(name):
     """torch.device for --device; auto is cuda where there is one, else cpu. UserError if it is not there."""
@@ -313,16 +532,24 @@ def pick_device(name):
     try:
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {name} cannot be used here ({str(error).splitlines()[0]}); --device cpu always can") from None
+        raise UserError(
+            f"--device {name} cannot be used here ({str(error).splitlines()[0]}); --device cpu always can"
+        ) from None
     if torch.device(name).type == "cuda":
-        torch.cuda.set_device(name)                                  # streams, graphs and Triton's kernels go where this says
+        torch.cuda.set_device(name)  # streams, graphs and Triton's kernels go where this says
     return torch.device(name)
 
 
 def pick_dtype(name, device):
     """torch.dtype for --dtype; auto is bfloat16 on a GPU and float32 elsewhere."""
-    if name == "auto":                                               # cards before Ampere only emulate bfloat16, and Qwen2-VL overflows in float16
-        name = "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    if (
+        name == "auto"
+    ):  # cards before Ampere only emulate bfloat16, and Qwen2-VL overflows in float16
+        name = (
+            "bfloat16"
+            if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+            else "float32"
+        )
     return getattr(torch, name)
 
 
@@ -366,7 +593,9 @@ def make_optimizer(name, parameters, learning_rate, betas=(0.9, 0.999)):
     try:
         import bitsandbytes
     except ImportError:
-        raise UserError("--optim adamw_8bit needs bitsandbytes: pip install bitsandbytes, or use --optim adamw") from None
+        raise UserError(
+            "--optim adamw_8bit needs bitsandbytes: pip install bitsandbytes, or use --optim adamw"
+        ) from None
     return bitsandbytes.optim.AdamW8bit(parameters, lr=learning_rate, betas=betas, weight_decay=0.0)
 
 
@@ -389,4 +618,4 @@ def clip_gradient(parameters, max_norm, step):
 
 def cut(text, most=580):
     """Shorten a message in its middle: its remedy stands last."""
-    return text if len(text) <= most else f"{text[:most - 200]} ... {text[-195:]}"
+    return text if len(text) <= most else f"{text[: most - 200]} ... {text[-195:]}"

@@ -273,7 +273,9 @@ def group_lives(group: int) -> bool:
 # --- one case ---
 
 TIMES = re.compile(r".*_time|tokens_per_second")
-OF_THIS_START = re.compile("argv|output_dir|resume_from_checkpoint|commit|crc32|cwd")  # in args.json
+OF_THIS_START = re.compile(
+    "argv|output_dir|resume_from_checkpoint|commit|crc32|cwd"
+)  # in args.json
 
 
 def left_by(folder: Path) -> dict[str, object]:

@@ -5,6 +5,7 @@
 Which of the three is right was drawn by lot, and the picture made to show it: no rule about the text is right more often than one time in three. So what is above 0.333 with the
 right picture, and gone with another one, is looking. Writes result.json.
 """
+
 import sys
 from pathlib import Path
 
@@ -37,18 +38,45 @@ def main(args):
     moved = [data.replace(e, images=examples[i - 1].images) for i, e in enumerate(examples)]
     right, named = {}, {}
     for name, some in (("selected_right", examples), ("swapped", moved)):
-        texts, _, _ = generate.answer_all(policy, processor, some, "none", batch_size=args.eval_batch_size, describe=name, temperature=0, max_completion_length=32)
+        texts, _, _ = generate.answer_all(
+            policy,
+            processor,
+            some,
+            "none",
+            batch_size=args.eval_batch_size,
+            describe=name,
+            temperature=0,
+            max_completion_length=32,
+        )
         right[name] = [rewards.accuracy(text, e) for text, e in zip(texts, examples)]
-        named[name] = [rewards.select(text, e.meta["candidates"], e.choices)[1] == "selected" for text, e in zip(texts, examples)]
-    places = [[r for r, e in zip(right["selected_right"], examples) if e.meta["right_at"] == k] for k in range(3)]
-    result = {"data": args.data, "model": args.model, "n": n, **{name: sum(marks) / n for name, marks in right.items()}, "by_place": [sum(some) / max(1, len(some)) for some in places],
-              "not_a_candidate": 1 - sum(named["selected_right"]) / n, "swapped_not_a_candidate": 1 - sum(named["swapped"]) / n}
-    result["selected_right_low"], result["selected_right_high"] = rewards.wilson(sum(right["selected_right"]), n)
+        named[name] = [
+            rewards.select(text, e.meta["candidates"], e.choices)[1] == "selected"
+            for text, e in zip(texts, examples)
+        ]
+    places = [
+        [r for r, e in zip(right["selected_right"], examples) if e.meta["right_at"] == k]
+        for k in range(3)
+    ]
+    result = {
+        "data": args.data,
+        "model": args.model,
+        "n": n,
+        **{name: sum(marks) / n for name, marks in right.items()},
+        "by_place": [sum(some) / max(1, len(some)) for some in places],
+        "not_a_candidate": 1 - sum(named["selected_right"]) / n,
+        "swapped_not_a_candidate": 1 - sum(named["swapped"]) / n,
+    }
+    result["selected_right_low"], result["selected_right_high"] = rewards.wilson(
+        sum(right["selected_right"]), n
+    )
     result["swapped_low"], result["swapped_high"] = rewards.wilson(sum(right["swapped"]), n)
     disk.write_json(Path(args.output_dir) / "result.json", result)
-    print(f"chooses right {result['selected_right']:.3f} of {n} sets (95 % interval {result['selected_right_low']:.3f} to {result['selected_right_high']:.3f}; by place of the right one "
-          + " / ".join(f"{v:.3f}" for v in result["by_place"]) + f"); with another picture {result['swapped']:.3f} ({result['swapped_low']:.3f} to {result['swapped_high']:.3f}); "
-          f"{result['not_a_candidate']:.3f} and {result['swapped_not_a_candidate']:.3f} named no candidate")
+    print(
+        f"chooses right {result['selected_right']:.3f} of {n} sets (95 % interval {result['selected_right_low']:.3f} to {result['selected_right_high']:.3f}; by place of the right one "
+        + " / ".join(f"{v:.3f}" for v in result["by_place"])
+        + f"); with another picture {result['swapped']:.3f} ({result['swapped_low']:.3f} to {result['swapped_high']:.3f}); "
+        f"{result['not_a_candidate']:.3f} and {result['swapped_not_a_candidate']:.3f} named no candidate"
+    )
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 The GPU's measurements at toy size on a CPU: every section runs and writes what it says, and its checks can fail. What only a GPU has (the graph itself, the
 profile, the limit on a process's memory) does not run here."""
+
 import json
 from types import SimpleNamespace
 
@@ -32,42 +33,116 @@ def test_without_a_gpu_it_says_so_at_once(tmp_path, monkeypatch):
 
 
 def test_every_section_runs_and_writes_its_figures(tmp_path, capsys):
-    bench.main(bench.parse_args(["--gpu", "--device", "cpu", "--sizes", "8m", "--shapes", "60x8x4", "--rows", "4", "8", "--repeats", "1", "--output-dir", str(tmp_path)]))
+    bench.main(
+        bench.parse_args(
+            [
+                "--gpu",
+                "--device",
+                "cpu",
+                "--sizes",
+                "8m",
+                "--shapes",
+                "60x8x4",
+                "--rows",
+                "4",
+                "8",
+                "--repeats",
+                "1",
+                "--output-dir",
+                str(tmp_path),
+            ]
+        )
+    )
     said, result = capsys.readouterr().out, json.loads((tmp_path / "bench_gpu.json").read_text())
-    assert "FAILED" not in said and result["failed"] == 0 and all(row["ok"] for row in result["check"]) and len(result["check"]) > 10
-    decode = [row for row in result["decode"] if row["what"] == "decode" and row["weights"] == "bf16"]
+    assert (
+        "FAILED" not in said
+        and result["failed"] == 0
+        and all(row["ok"] for row in result["check"])
+        and len(result["check"]) > 10
+    )
+    decode = [
+        row for row in result["decode"] if row["what"] == "decode" and row["weights"] == "bf16"
+    ]
     assert [row["B"] for row in decode] == [4, 8]
-    theirs = {row["B"]: row for row in result["decode"] if row["what"] == "generate" and row["weights"] == "bf16"}
+    theirs = {
+        row["B"]: row
+        for row in result["decode"]
+        if row["what"] == "generate" and row["weights"] == "bf16"
+    }
     for row in decode:
-        assert row["step_ms"] > 0 and row["tokens_per_second"] == pytest.approx(1e3 * row["B"] / row["decode_ms"])
-        assert row["ratio_none"] == pytest.approx(theirs[row["B"]]["decode_ms"] / row["decode_ms"]) and row["roofline_share"] == pytest.approx(row["roofline_ms"] / row["step_ms"])
-    assert {(row["what"], row["side"]) for row in result["step"]} >= {("step", "ours"), ("step", "straightforward loop"), ("update", "ours"), ("update", "plain: prompt and picture repeated")}
-    assert [list(row)[-4:] for row in result["memory"]] == [["load", "rollout", "update", "optimizer"]]
-    assert set(result) >= {"card", "bandwidth", "check_seconds", "memory_seconds"} and json.loads((tmp_path / "args.json").read_text())["commit"]
+        assert row["step_ms"] > 0 and row["tokens_per_second"] == pytest.approx(
+            1e3 * row["B"] / row["decode_ms"]
+        )
+        assert row["ratio_none"] == pytest.approx(
+            theirs[row["B"]]["decode_ms"] / row["decode_ms"]
+        ) and row["roofline_share"] == pytest.approx(row["roofline_ms"] / row["step_ms"])
+    assert {(row["what"], row["side"]) for row in result["step"]} >= {
+        ("step", "ours"),
+        ("step", "straightforward loop"),
+        ("update", "ours"),
+        ("update", "plain: prompt and picture repeated"),
+    }
+    assert [list(row)[-4:] for row in result["memory"]] == [
+        ["load", "rollout", "update", "optimizer"]
+    ]
+    assert (
+        set(result) >= {"card", "bandwidth", "check_seconds", "memory_seconds"}
+        and json.loads((tmp_path / "args.json").read_text())["commit"]
+    )
 
 
 def test_a_wrong_kernel_fails_the_check(tmp_path, monkeypatch, capsys):
     """An attention that forgets the last token of each suffix, and a head that is off by a tenth of a nat."""
     attention, head = kernels.shared_prefix_attention_reference, kernels.head_sample_reference
-    monkeypatch.setattr(kernels, "shared_prefix_attention", lambda *a: attention(*a[:-1], (a[-1] - 1).clamp_min(1)))
+    monkeypatch.setattr(
+        kernels, "shared_prefix_attention", lambda *a: attention(*a[:-1], (a[-1] - 1).clamp_min(1))
+    )
     found = bench_gpu.kernel_checks(CPU, 2, 3, 40, 12, ((2, 3, 32),), (64, 500))
-    assert not any(figure <= limit for what, figure, limit in found if what.startswith("attention")) and all(figure <= limit for what, figure, limit in found if what.startswith("head"))
+    assert not any(
+        figure <= limit for what, figure, limit in found if what.startswith("attention")
+    ) and all(figure <= limit for what, figure, limit in found if what.startswith("head"))
     monkeypatch.setattr(kernels, "shared_prefix_attention", attention)
-    monkeypatch.setattr(kernels, "head_sample", lambda *a: (lambda tokens, logp: (tokens, logp + 0.1))(*head(*a)))
+    monkeypatch.setattr(
+        kernels, "head_sample", lambda *a: (lambda tokens, logp: (tokens, logp + 0.1))(*head(*a))
+    )
     found = bench_gpu.kernel_checks(CPU, 2, 3, 40, 12, ((2, 3, 32),), (64, 500))
-    assert all(figure <= limit for what, figure, limit in found if what.startswith("attention")) and not any(figure <= limit for what, figure, limit in found if "exact" in what)
+    assert all(
+        figure <= limit for what, figure, limit in found if what.startswith("attention")
+    ) and not any(figure <= limit for what, figure, limit in found if "exact" in what)
     assert not bench_gpu.relative(torch.tensor([float("nan")]), torch.ones(1)) <= 1
 
 
 def test_what_a_check_raises_is_a_failure_and_the_others_go_on(tmp_path, monkeypatch, capsys):
     def broken(*_, **__):
         raise RuntimeError("an illegal memory access")
+
     monkeypatch.setattr(bench_gpu, "kernel_checks", broken)
     monkeypatch.setattr(bench_gpu, "weight_kinds", lambda device: [])
     with pytest.raises(SystemExit) as stop:
-        bench.main(bench.parse_args(["--gpu", "--only", "check", "--device", "cpu", "--sizes", "8m", "--shapes", "60x8x4", "--output-dir", str(tmp_path)]))
+        bench.main(
+            bench.parse_args(
+                [
+                    "--gpu",
+                    "--only",
+                    "check",
+                    "--device",
+                    "cpu",
+                    "--sizes",
+                    "8m",
+                    "--shapes",
+                    "60x8x4",
+                    "--output-dir",
+                    str(tmp_path),
+                ]
+            )
+        )
     result = json.loads((tmp_path / "bench_gpu.json").read_text())
-    assert stop.value.code == 1 and result["failed"] == 1 and len(result["check"]) > 4 and "illegal memory access" in result["check"][0]["what"]
+    assert (
+        stop.value.code == 1
+        and result["failed"] == 1
+        and len(result["check"]) > 4
+        and "illegal memory access" in result["check"][0]["what"]
+    )
     assert "FAILED  kernels: RuntimeError" in capsys.readouterr().out
 
 
@@ -81,28 +156,46 @@ def test_rows_are_written_as_they_come():
 
 def test_a_compiler_that_fails_is_told(directory, monkeypatch):
     policy, _, special = bench.load_bench(directory, CPU, torch.float32)
+
     def broken(*_, **options):
         raise RuntimeError("dynamo")
+
     monkeypatch.setattr(bench, "stock_generate", broken)
-    assert bench_gpu.generate_times(policy, special, [bench.random_prompt(special, 60)], 2, 8, CPU, cache_implementation="static") == {"failed": "RuntimeError: dynamo"}
+    assert bench_gpu.generate_times(
+        policy,
+        special,
+        [bench.random_prompt(special, 60)],
+        2,
+        8,
+        CPU,
+        cache_implementation="static",
+    ) == {"failed": "RuntimeError: dynamo"}
     with pytest.raises(RuntimeError):
         bench_gpu.generate_times(policy, special, [bench.random_prompt(special, 60)], 2, 8, CPU)
+
 
 def test_the_graph_check_sees_a_replay_that_differs(directory, monkeypatch):
     """As on a GPU (rows in buckets, lengths in tensors), with a replay that is right, and with one that computes another step's position."""
     policy, _, special = bench.load_bench(directory, CPU, torch.float32)
     monkeypatch.setattr(generate, "can_capture", lambda device, weights: True)
-    monkeypatch.setattr(generate.Wave, "capture", lambda wave: SimpleNamespace(replay=lambda: (wave.think(), wave.speak())))
+    monkeypatch.setattr(
+        generate.Wave,
+        "capture",
+        lambda wave: SimpleNamespace(replay=lambda: (wave.think(), wave.speak())),
+    )
     assert bench_gpu.graph_check(policy, special, 2, 60, 16, 3, True) == 0.0
 
     def stale(wave):
         following = wave.following.clone() + 1
+
         def replay():
             wave.following, kept = following, wave.following
             wave.think()
             wave.following = kept
             wave.speak()
+
         return SimpleNamespace(replay=replay)
+
     monkeypatch.setattr(generate.Wave, "capture", stale)
     assert bench_gpu.graph_check(policy, special, 2, 60, 16, 3, True) > 1e-3
 
@@ -111,7 +204,9 @@ def test_the_graph_check_sees_a_replay_that_differs(directory, monkeypatch):
             wave.think()
             wave.speak()
             wave.state.fill_(float("nan"))
+
         return SimpleNamespace(replay=replay)
+
     monkeypatch.setattr(generate.Wave, "capture", broken)
     assert not bench_gpu.graph_check(policy, special, 2, 60, 16, 3, True) <= 1e9
 
@@ -133,7 +228,12 @@ def test_the_plan_can_be_forced_and_comes_back(directory):
 
 def test_a_process_may_be_limited(monkeypatch):
     """What a rollout may take is what the process may: the card's free memory is another matter."""
-    for name, value in (("mem_get_info", (100, 140)), ("memory_reserved", 20), ("memory_allocated", 15), ("get_per_process_memory_fraction", 0.5)):
+    for name, value in (
+        ("mem_get_info", (100, 140)),
+        ("memory_reserved", 20),
+        ("memory_allocated", 15),
+        ("get_per_process_memory_fraction", 0.5),
+    ):
         monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
     assert generate.free_memory(torch.device("cuda")) == 70 - 20 + 20 - 15
     monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: 1.0)
@@ -144,6 +244,19 @@ def test_the_published_shapes():
     """Parameters of the linear layers as facts/performance.md has them: 1.310 and 6.525 billion, and the published vocabularies."""
     for size, linear, vocabulary in (("2b", 1.310e9, 151936), ("7b", 6.525e9, 152064)):
         hidden, intermediate, layers, V, heads, kv_heads, tied, vision = bench.MODELS[size]
-        assert V == vocabulary and hidden // heads == 128 and tied == (size == "2b") and vision == (32, 1280, 16)
-        assert abs(layers * (2 * hidden * hidden + 2 * hidden * kv_heads * 128 + 3 * hidden * intermediate) / linear - 1) < 1e-3
-    assert modeling.TINY_TEXT                    # the tiny preset is not among them
+        assert (
+            V == vocabulary
+            and hidden // heads == 128
+            and tied == (size == "2b")
+            and vision == (32, 1280, 16)
+        )
+        assert (
+            abs(
+                layers
+                * (2 * hidden * hidden + 2 * hidden * kv_heads * 128 + 3 * hidden * intermediate)
+                / linear
+                - 1
+            )
+            < 1e-3
+        )
+    assert modeling.TINY_TEXT  # the tiny preset is not among them

@@ -95,8 +95,9 @@ def test_obstacles_are_ours_unless_they_lie_in_the_output_directory(tmp_path):
 def test_a_disk_far_away_may_fail_in_any_way(tmp_path, number):
     with pytest.raises(OSError) as error, disk.writing("checkpoint-3"):
         raise OSError(number, os.strerror(number))
-    assert f"checkpoint-3 could not be written: {os.strerror(number)}; see to the disk" in disk.in_words(
-        error.value, tmp_path, "go on"
+    assert (
+        f"checkpoint-3 could not be written: {os.strerror(number)}; see to the disk"
+        in disk.in_words(error.value, tmp_path, "go on")
     )
 
 

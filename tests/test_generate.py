@@ -3,6 +3,7 @@
 The rollout engine against stock `model.generate`, run one prompt at a time, and against the trainer's `token_logps`. Random models loop on
 one token, which would hide most mistakes: the ones here do not, and the tests fail as degenerate if they do.
 """
+
 import contextlib
 import subprocess
 import sys
@@ -21,23 +22,44 @@ import utils
 from plumbing import disk
 from utils import UserError
 
-NEVER = 10 ** 6                             # an id that no vocabulary has: rows go on to the end
+NEVER = 10**6  # an id that no vocabulary has: rows go on to the end
 LENGTH = 128
 
 
 def flags(**changed):
-    return SimpleNamespace(**(dict(lora_r=0, lora_alpha=None, lora_dropout=0.0, freeze_vision=False, freeze_merger=False, freeze_llm=False, gradient_checkpointing=False) | changed))
+    return SimpleNamespace(
+        **(
+            dict(
+                lora_r=0,
+                lora_alpha=None,
+                lora_dropout=0.0,
+                freeze_vision=False,
+                freeze_merger=False,
+                freeze_llm=False,
+                gradient_checkpointing=False,
+            )
+            | changed
+        )
+    )
 
 
 def stopping_at(processor, *ids, vision_ids=None):
     """processor.special with other ids that end a row."""
-    return SimpleNamespace(**(vars(processor.special) | {"eos_ids": list(ids)} | ({} if vision_ids is None else {"vision_ids": vision_ids})))
+    return SimpleNamespace(
+        **(
+            vars(processor.special)
+            | {"eos_ids": list(ids)}
+            | ({} if vision_ids is None else {"vision_ids": vision_ids})
+        )
+    )
 
 
 @pytest.fixture(scope="session")
 def lively(tmp_path_factory):
     """A checkpoint directory in the layout of 2024, untied: large weights, so that what it says varies."""
-    return layouts.write_2024(tmp_path_factory.mktemp("lively"), "tiny-untied", dtype=torch.float32, scale=0.12)
+    return layouts.write_2024(
+        tmp_path_factory.mktemp("lively"), "tiny-untied", dtype=torch.float32, scale=0.12
+    )
 
 
 @pytest.fixture
@@ -66,9 +88,19 @@ def stock_greedy(policy, processor, prompts, length, eos_ids):
     found = []
     for prompt in prompts:
         inputs = layouts.stock_inputs([prompt], processor.special)
-        out = policy.generate(**inputs, max_new_tokens=length, do_sample=False, repetition_penalty=1.0, temperature=1.0, top_k=50, top_p=1.0, suppress_tokens=processor.special.vision_ids,
-                              eos_token_id=eos_ids, pad_token_id=processor.special.pad_id)
-        found.append(out[0, len(prompt.ids):].tolist())
+        out = policy.generate(
+            **inputs,
+            max_new_tokens=length,
+            do_sample=False,
+            repetition_penalty=1.0,
+            temperature=1.0,
+            top_k=50,
+            top_p=1.0,
+            suppress_tokens=processor.special.vision_ids,
+            eos_token_id=eos_ids,
+            pad_token_id=processor.special.pad_id,
+        )
+        found.append(out[0, len(prompt.ids) :].tolist())
     return found
 
 
@@ -84,33 +116,57 @@ def trainer_logps(policy, processor, prompts, out, temperature=1.0):
 
 # ------------------------------------------------------------------------------------------------------------ against stock generate
 
+
 @pytest.mark.parametrize("kind", ["tiny", "lively", "lora"])
 def test_greedy_tokens_equal_stock_generate(kind, tiny, loaded_once, lively):
     """Nine prompts in one batch: six picture sizes, two pictures, text alone."""
-    policy, processor = tiny if kind == "tiny" else loaded_once if kind == "lively" else with_lora(lively)
+    policy, processor = (
+        tiny if kind == "tiny" else loaded_once if kind == "lively" else with_lora(lively)
+    )
     prompts = layouts.prompts_of(processor)
     out = generate.rollout(policy, prompts, stopping_at(processor, NEVER), 1, LENGTH, temperature=0)
     said = rows_of(out)
-    assert len(prompts) >= 8 and len({tuple(p.grid.flatten().tolist()) for p in prompts if p.grid is not None}) >= 6
+    assert (
+        len(prompts) >= 8
+        and len({tuple(p.grid.flatten().tolist()) for p in prompts if p.grid is not None}) >= 6
+    )
     assert all(len(row) == LENGTH for row in said) and out.finish == ["length"] * len(prompts)
-    assert len({token for row in said for token in row}) >= (15 if kind == "tiny" else 20) and len(set(map(tuple, said))) >= 6, "degenerate: this model would not notice"
+    assert (
+        len({token for row in said for token in row}) >= (15 if kind == "tiny" else 20)
+        and len(set(map(tuple, said))) >= 6
+    ), "degenerate: this model would not notice"
     assert said == stock_greedy(policy, processor, prompts, LENGTH, [NEVER])
     assert (out.logp - trainer_logps(policy, processor, prompts, out)).abs().max() < 2e-5
-    if kind == "lora":                                                                        # the adapter took part
-        assert said != rows_of(generate.rollout(loaded_once[0], prompts, stopping_at(processor, NEVER), 1, LENGTH, temperature=0))
+    if kind == "lora":  # the adapter took part
+        assert said != rows_of(
+            generate.rollout(
+                loaded_once[0], prompts, stopping_at(processor, NEVER), 1, LENGTH, temperature=0
+            )
+        )
 
 
 def test_greedy_rows_stop_where_stock_generate_stops(loaded_once):
     """Two ids end a row, chosen so that rows end at many different places and leave the batch on the way."""
     policy, processor = loaded_once
     prompts = layouts.prompts_of(processor)
-    said = rows_of(generate.rollout(policy, prompts, stopping_at(processor, NEVER), 1, LENGTH, temperature=0))
+    said = rows_of(
+        generate.rollout(policy, prompts, stopping_at(processor, NEVER), 1, LENGTH, temperature=0)
+    )
     first = lambda row, ids: min((row.index(i) + 1 for i in ids if i in row), default=LENGTH)
     tokens = sorted({token for row in said for token in row})
-    stops = max(([a, b] for a in tokens for b in tokens if a < b), key=lambda ids: len({first(row, ids) for row in said}))
-    out = generate.rollout(policy, prompts, stopping_at(processor, *stops), 1, LENGTH, temperature=0)
+    stops = max(
+        ([a, b] for a in tokens for b in tokens if a < b),
+        key=lambda ids: len({first(row, ids) for row in said}),
+    )
+    out = generate.rollout(
+        policy, prompts, stopping_at(processor, *stops), 1, LENGTH, temperature=0
+    )
     assert len(set(out.lengths.tolist())) >= 5, "degenerate: rows end together"
-    assert rows_of(out) == stock_greedy(policy, processor, prompts, LENGTH, stops) == [row[:first(row, stops)] for row in said]
+    assert (
+        rows_of(out)
+        == stock_greedy(policy, processor, prompts, LENGTH, stops)
+        == [row[: first(row, stops)] for row in said]
+    )
 
 
 def test_one_prompt_of_each_kind_alone(loaded_once):
@@ -118,42 +174,69 @@ def test_one_prompt_of_each_kind_alone(loaded_once):
     special = stopping_at(processor, NEVER)
     prompts = layouts.prompts_of(processor)
     together = rows_of(generate.rollout(policy, prompts, special, 1, 16, temperature=0))
-    assert [rows_of(generate.rollout(policy, [p], special, 1, 16, temperature=0))[0] for p in prompts] == together
+    assert [
+        rows_of(generate.rollout(policy, [p], special, 1, 16, temperature=0))[0] for p in prompts
+    ] == together
 
 
 # ------------------------------------------------------------------------------------------------------------ log-probs, seeds, stops
+
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_log_probs_are_the_trainers(temperature, loaded_once):
     policy, processor = loaded_once
     prompts = layouts.prompts_of(processor)
-    special = stopping_at(processor, *range(0, 40))                                           # rows end early and apart
+    special = stopping_at(processor, *range(0, 40))  # rows end early and apart
     out = generate.rollout(policy, prompts, special, 4, 40, temperature, seed=5)
     assert len(set(out.lengths.tolist())) >= 6
-    assert (out.logp - trainer_logps(policy, processor, prompts, out, temperature)).abs().max() < 2e-5
-    assert out.logp.dtype == out.mask.dtype == torch.float32 and out.lengths.dtype == torch.long and out.logp.shape == out.targets.shape == out.mask.shape
-    for n, prompt in enumerate(prompts):                                                      # and the packed forward's, as training has it
+    assert (
+        out.logp - trainer_logps(policy, processor, prompts, out, temperature)
+    ).abs().max() < 2e-5
+    assert (
+        out.logp.dtype == out.mask.dtype == torch.float32
+        and out.lengths.dtype == torch.long
+        and out.logp.shape == out.targets.shape == out.mask.shape
+    )
+    for n, prompt in enumerate(prompts):  # and the packed forward's, as training has it
         rows = slice(4 * n, 4 * n + 4)
         with torch.no_grad():
-            packed = modeling.token_logps(policy, data.collate([prompt], out.targets[rows], out.mask[rows]), temperature, processor.special.vision_ids)
+            packed = modeling.token_logps(
+                policy,
+                data.collate([prompt], out.targets[rows], out.mask[rows]),
+                temperature,
+                processor.special.vision_ids,
+            )
         assert (out.logp[rows] - packed).abs().max() < 2e-5
-    cut = generate.rollout(policy, prompts, special, 4, 40, temperature, top_p=0.5, seed=5)   # logp stays that of the whole distribution
-    assert (cut.logp - trainer_logps(policy, processor, prompts, cut, temperature)).abs().max() < 2e-5
+    cut = generate.rollout(
+        policy, prompts, special, 4, 40, temperature, top_p=0.5, seed=5
+    )  # logp stays that of the whole distribution
+    assert (
+        cut.logp - trainer_logps(policy, processor, prompts, cut, temperature)
+    ).abs().max() < 2e-5
 
 
 def test_what_a_row_says_depends_on_seed_and_row_alone(loaded_once):
     """Not on who else is in the batch, nor on who has left it. (Draws are compared with cumulative sums that differ by 1e-7 between batch
     shapes: with these 500 tokens the chance that one lands in between, on another machine, is about 1e-4.)"""
     policy, processor = loaded_once
-    prompts, special = layouts.prompts_of(processor, slice(3, 9)), stopping_at(processor, *range(0, 20))
-    run = lambda chosen, first_row=0, seed=7, G=4: rows_of(generate.rollout(policy, chosen, special, G, 30, seed=seed, first_row=first_row))
+    prompts, special = (
+        layouts.prompts_of(processor, slice(3, 9)),
+        stopping_at(processor, *range(0, 20)),
+    )
+    run = lambda chosen, first_row=0, seed=7, G=4: rows_of(
+        generate.rollout(policy, chosen, special, G, 30, seed=seed, first_row=first_row)
+    )
     together = run(prompts)
-    assert len(set(map(len, together))) >= 6, "degenerate: rows end together, nobody leaves the batch"
+    assert len(set(map(len, together))) >= 6, (
+        "degenerate: rows end together, nobody leaves the batch"
+    )
     for n, prompt in enumerate(prompts):
-        assert run([prompt], first_row=4 * n) == together[4 * n:4 * n + 4]
+        assert run([prompt], first_row=4 * n) == together[4 * n : 4 * n + 4]
     assert run(prompts[2:3], first_row=9, G=1) == together[9:10]
     assert run(prompts) == together
-    assert all(len({tuple(row) for row in together[4 * n:4 * n + 4]}) == 4 for n in range(6)), "two completions of one prompt are the same"
+    assert all(len({tuple(row) for row in together[4 * n : 4 * n + 4]}) == 4 for n in range(6)), (
+        "two completions of one prompt are the same"
+    )
     assert sum(a == b for a, b in zip(together, run(prompts, seed=8))) <= 1
 
 
@@ -164,18 +247,45 @@ def test_ends_masks_and_finish_reasons(loaded_once):
     prompts, T = layouts.prompts_of(processor, slice(4, 8)), 20
     free = rows_of(generate.rollout(policy, prompts, stopping_at(processor, NEVER), 2, T, seed=3))
     stop_first = free[0][0]
-    last = next(row[-1] for row in free[1:] if row[-1] not in row[:-1] and stop_first not in row and not any(row[-1] == other[0] for other in free))
+    last = next(
+        row[-1]
+        for row in free[1:]
+        if row[-1] not in row[:-1]
+        and stop_first not in row
+        and not any(row[-1] == other[0] for other in free)
+    )
     stops = [stop_first, last]
     out = generate.rollout(policy, prompts, stopping_at(processor, *stops), 2, T, seed=3)
-    expected = [row[:next((t + 1 for t, token in enumerate(row) if token in stops), T)] for row in free]
+    expected = [
+        row[: next((t + 1 for t, token in enumerate(row) if token in stops), T)] for row in free
+    ]
     assert rows_of(out) == expected and out.lengths.tolist() == [len(row) for row in expected]
     assert out.finish == ["stop" if row[-1] in stops else "length" for row in expected]
-    assert min(map(len, expected)) == 1 and "length" in out.finish and any(len(row) == T and reason == "stop" for row, reason in zip(expected, out.finish)), "degenerate"
+    assert (
+        min(map(len, expected)) == 1
+        and "length" in out.finish
+        and any(len(row) == T and reason == "stop" for row, reason in zip(expected, out.finish))
+    ), "degenerate"
     assert torch.equal(out.mask, (torch.arange(T) < out.lengths[:, None]).float())
-    assert (out.targets[out.mask == 0] == processor.special.pad_id).all() and (out.logp[out.mask == 0] == 0).all()
-    everything = generate.rollout(policy, prompts, stopping_at(processor, *range(policy.config.text_config.vocab_size)), 2, T, seed=3)
-    assert everything.targets.shape == (8, 1) and everything.finish == ["stop"] * 8 and [r[0] for r in rows_of(everything)] == [r[0] for r in free]
-    assert generate.rollout(policy, prompts, stopping_at(processor, NEVER), 2, 1, seed=3).targets.tolist() == [[r[0]] for r in free]
+    assert (out.targets[out.mask == 0] == processor.special.pad_id).all() and (
+        out.logp[out.mask == 0] == 0
+    ).all()
+    everything = generate.rollout(
+        policy,
+        prompts,
+        stopping_at(processor, *range(policy.config.text_config.vocab_size)),
+        2,
+        T,
+        seed=3,
+    )
+    assert (
+        everything.targets.shape == (8, 1)
+        and everything.finish == ["stop"] * 8
+        and [r[0] for r in rows_of(everything)] == [r[0] for r in free]
+    )
+    assert generate.rollout(
+        policy, prompts, stopping_at(processor, NEVER), 2, 1, seed=3
+    ).targets.tolist() == [[r[0]] for r in free]
 
 
 def test_vision_tokens_are_never_said(loaded):
@@ -187,13 +297,25 @@ def test_vision_tokens_are_never_said(loaded):
     prompts = layouts.prompts_of(processor, slice(4, 8))
     special, open_ = stopping_at(processor, NEVER), stopping_at(processor, NEVER, vision_ids=[])
     for temperature in (0, 1.0):
-        assert torch.isin(generate.rollout(policy, prompts, open_, 4, 16, temperature).targets, torch.tensor(vision)).float().mean() > 0.3, "degenerate"
+        assert (
+            torch.isin(
+                generate.rollout(policy, prompts, open_, 4, 16, temperature).targets,
+                torch.tensor(vision),
+            )
+            .float()
+            .mean()
+            > 0.3
+        ), "degenerate"
         out = generate.rollout(policy, prompts, special, 4, 16, temperature)
-        assert not torch.isin(out.targets, torch.tensor(vision)).any() and torch.isfinite(out.logp).all()
+        assert (
+            not torch.isin(out.targets, torch.tensor(vision)).any()
+            and torch.isfinite(out.logp).all()
+        )
         assert (out.logp - trainer_logps(policy, processor, prompts, out)).abs().max() < 2e-5
 
 
 # ------------------------------------------------------------------------------------------------------------ the sampler
+
 
 def p_value(counts, probabilities):
     """Of Pearson's chi-square test; cells expected less than 10 times are one cell."""
@@ -203,7 +325,11 @@ def p_value(counts, probabilities):
     expected, counts = (torch.cat([x[~rare], x[rare].sum()[None]]) for x in (expected, counts))
     expected, counts = expected[expected > 0], counts[expected > 0]
     statistic = ((counts - expected) ** 2 / expected).sum()
-    return float(torch.special.gammaincc(torch.tensor((len(expected) - 1) / 2, dtype=torch.float64), statistic / 2))
+    return float(
+        torch.special.gammaincc(
+            torch.tensor((len(expected) - 1) / 2, dtype=torch.float64), statistic / 2
+        )
+    )
 
 
 def reference_distribution(logits, temperature, top_p, top_k):
@@ -217,13 +343,33 @@ def reference_distribution(logits, temperature, top_p, top_k):
             break
         kept.append(i)
         mass += weights[i] / total
-    return torch.tensor([weights[i] / sum(weights[j] for j in kept) if i in kept else 0.0 for i in range(len(weights))], dtype=torch.float64)
+    return torch.tensor(
+        [
+            weights[i] / sum(weights[j] for j in kept) if i in kept else 0.0
+            for i in range(len(weights))
+        ],
+        dtype=torch.float64,
+    )
 
 
 LOGITS = torch.tensor([0.3, -1.0, 2.0, 0.9, -torch.inf, 1.4, -2.5, 0.0, 1.1, -torch.inf])
 
 
-@pytest.mark.parametrize("temperature, top_p, top_k", [(1.0, 1.0, 0), (0.7, 1.0, 0), (2.0, 1.0, 0), (1.0, 1.0, 3), (1.0, 1.0, 1), (1.0, 0.6, 0), (0.7, 0.9, 0), (1.3, 0.8, 5), (1.0, 1e-9, 0), (1.0, 1.0, 100)])
+@pytest.mark.parametrize(
+    "temperature, top_p, top_k",
+    [
+        (1.0, 1.0, 0),
+        (0.7, 1.0, 0),
+        (2.0, 1.0, 0),
+        (1.0, 1.0, 3),
+        (1.0, 1.0, 1),
+        (1.0, 0.6, 0),
+        (0.7, 0.9, 0),
+        (1.3, 0.8, 5),
+        (1.0, 1e-9, 0),
+        (1.0, 1.0, 100),
+    ],
+)
 def test_sampled_distribution_is_the_reference(temperature, top_p, top_k):
     """Draws on an even grid: each token is hit as often as its probability says, to within two draws."""
     n = 20_000
@@ -231,7 +377,10 @@ def test_sampled_distribution_is_the_reference(temperature, top_p, top_k):
     tokens, logp = generate.sample(LOGITS.expand(n, -1), uniform, temperature, top_p, top_k)
     expected = reference_distribution(LOGITS, temperature, top_p, top_k)
     assert (tokens.bincount(minlength=10) - n * expected).abs().max() <= 2
-    assert torch.allclose(logp, (LOGITS / temperature).log_softmax(-1)[tokens]) and logp.dtype == torch.float32
+    assert (
+        torch.allclose(logp, (LOGITS / temperature).log_softmax(-1)[tokens])
+        and logp.dtype == torch.float32
+    )
 
 
 def test_sampler_passes_a_chi_square_test():
@@ -249,18 +398,28 @@ def test_sampler_passes_a_chi_square_test():
 
 def test_draws_are_uniform_across_seeds_and_rows():
     """The first draw of row 0 in 20,000 training steps, whose seeds follow one another. False alarm: 2e-6."""
-    draws = torch.cat([generate.row_uniforms(3_000_000 + step, [0, 1], 1).T for step in range(20_000)])
+    draws = torch.cat(
+        [generate.row_uniforms(3_000_000 + step, [0, 1], 1).T for step in range(20_000)]
+    )
     assert draws.dtype == torch.float64 and (draws >= 0).all() and (draws < 1).all()
     for column in draws.T:
         assert p_value((column * 20).long().bincount(minlength=20), torch.full((20,), 0.05)) > 1e-6
-    assert abs(float(torch.corrcoef(draws.T)[0, 1])) < 5 / 20_000 ** 0.5                      # 5 sigma: 6e-7
-    assert torch.equal(generate.row_uniforms(4, [9, 2], 5), torch.stack([generate.row_uniforms(4, [r], 8)[0, :5] for r in (9, 2)]))
+    assert abs(float(torch.corrcoef(draws.T)[0, 1])) < 5 / 20_000**0.5  # 5 sigma: 6e-7
+    assert torch.equal(
+        generate.row_uniforms(4, [9, 2], 5),
+        torch.stack([generate.row_uniforms(4, [r], 8)[0, :5] for r in (9, 2)]),
+    )
 
 
 def test_extreme_draws_and_logits():
-    first, last = torch.tensor([0.0], dtype=torch.float64), torch.tensor([1 - 2 ** -53], dtype=torch.float64)
+    first, last = (
+        torch.tensor([0.0], dtype=torch.float64),
+        torch.tensor([1 - 2**-53], dtype=torch.float64),
+    )
     logits = torch.tensor([[-torch.inf, 1.0, 0.0, -torch.inf]])
-    assert generate.sample(logits, first)[0] == 1 and generate.sample(logits, last)[0] == 2   # never a token of probability 0
+    assert (
+        generate.sample(logits, first)[0] == 1 and generate.sample(logits, last)[0] == 2
+    )  # never a token of probability 0
     sure = torch.tensor([[-torch.inf, 500.0, -500.0, 0.0]])
     for uniform in (first, last):
         token, logp = generate.sample(sure, uniform)
@@ -274,6 +433,7 @@ def test_extreme_draws_and_logits():
 
 # ------------------------------------------------------------------------------------------------------------ modes, updates
 
+
 @pytest.mark.parametrize("training", [False, True])
 def test_mode_is_restored_and_never_in_the_way(training, lively):
     """In train mode, with gradient checkpointing, transformers' layers drop the cache and the tokens come out wrong from the second on; with
@@ -283,33 +443,50 @@ def test_mode_is_restored_and_never_in_the_way(training, lively):
     expected = rows_of(generate.rollout(policy, prompts, special, 1, 12, temperature=0))
     policy.train(training)
     assert rows_of(generate.rollout(policy, prompts, special, 1, 12, temperature=0)) == expected
-    assert all(module.training == training for module in policy.modules()) and modeling.core_of(policy).model.language_model.gradient_checkpointing
+    assert (
+        all(module.training == training for module in policy.modules())
+        and modeling.core_of(policy).model.language_model.gradient_checkpointing
+    )
     assert expected == stock_greedy(policy.eval(), processor, prompts, 12, [NEVER])
     assert not any(p.grad is not None for p in policy.parameters())
 
 
 @pytest.mark.parametrize("kind", ["full", "lora", "nf4"])
 def test_a_rollout_uses_the_weights_of_its_moment(kind, lively):
-    policy, processor = modeling.load(str(lively), quant="nf4" if kind == "nf4" else "none", train=flags(lora_r=0 if kind == "full" else 4))
+    policy, processor = modeling.load(
+        str(lively),
+        quant="nf4" if kind == "nf4" else "none",
+        train=flags(lora_r=0 if kind == "full" else 4),
+    )
     prompts, special = layouts.prompts_of(processor, slice(4, 8)), stopping_at(processor, NEVER)
     run = lambda: generate.rollout(policy, prompts, special, 2, 12, temperature=1.0, seed=1)
-    optimizer = utils.make_optimizer("adamw", [p for p in policy.parameters() if p.requires_grad], 1e-2)
+    optimizer = utils.make_optimizer(
+        "adamw", [p for p in policy.parameters() if p.requires_grad], 1e-2
+    )
     outs = [run()]
     for _ in range(2):
         policy.train()
-        logp = modeling.token_logps(policy, data.collate(prompts, outs[-1].targets, outs[-1].mask), suppress=processor.special.vision_ids)
-        assert (logp.detach() - outs[-1].logp).abs().max() < 2e-5                             # on-policy: the ratio is 1
+        logp = modeling.token_logps(
+            policy,
+            data.collate(prompts, outs[-1].targets, outs[-1].mask),
+            suppress=processor.special.vision_ids,
+        )
+        assert (logp.detach() - outs[-1].logp).abs().max() < 2e-5  # on-policy: the ratio is 1
         optimizer.zero_grad()
         (-logp.sum()).backward()
         optimizer.step()
         outs.append(run())
-        assert (outs[-1].logp - trainer_logps(policy.eval(), processor, prompts, outs[-1])).abs().max() < 2e-5
+        assert (
+            outs[-1].logp - trainer_logps(policy.eval(), processor, prompts, outs[-1])
+        ).abs().max() < 2e-5
     assert not torch.equal(outs[0].targets, outs[2].targets)
 
 
 @pytest.mark.parametrize("quant", ["none", "nf4"])
 def test_bfloat16_rollout_is_the_trainers_policy_to_bfloat16s_precision(quant, lively):
-    policy, processor = modeling.load(str(lively), torch.bfloat16, quant=quant, train=flags(lora_r=4))
+    policy, processor = modeling.load(
+        str(lively), torch.bfloat16, quant=quant, train=flags(lora_r=4)
+    )
     prompts = layouts.prompts_of(processor)
     out = generate.rollout(policy, prompts, stopping_at(processor, NEVER), 2, 16, seed=2)
     gap = (out.logp - trainer_logps(policy, processor, prompts, out)).abs()
@@ -322,7 +499,9 @@ def bfloat16_and_float32(directory, quant, full):
     layouts.write_2024(directory, "tiny-untied", dtype=torch.bfloat16, scale=0.12)
     policies = []
     for dtype in (torch.bfloat16, torch.float32):
-        policy, processor = modeling.load(str(directory), dtype, quant=quant, train=flags(lora_r=0 if full else 4))
+        policy, processor = modeling.load(
+            str(directory), dtype, quant=quant, train=flags(lora_r=0 if full else 4)
+        )
         for module in policy.modules():
             if type(module).__name__ == "Linear4bit" and not hasattr(module, "lora_A"):
                 module.weight.quant_state.dtype = torch.bfloat16
@@ -340,7 +519,9 @@ def bfloat16_and_float32(directory, quant, full):
 @pytest.mark.parametrize("kind", ["none", "nf4", "full"])
 def test_bfloat16_rollout_is_no_further_from_float32_than_the_stock_forward(kind, tmp_path):
     """Mean |error| of the log-probs of the same tokens, ours while decoding against stock transformers' whole forward, both in bfloat16, at most 1.25 times."""
-    low, high, processor = bfloat16_and_float32(tmp_path / "model", "nf4" if kind == "nf4" else "none", kind == "full")
+    low, high, processor = bfloat16_and_float32(
+        tmp_path / "model", "nf4" if kind == "nf4" else "none", kind == "full"
+    )
     prompts = layouts.prompts_of(processor)
     out = generate.rollout(low, prompts, stopping_at(processor, NEVER), 4, 48, seed=2)
     exact = trainer_logps(high, processor, prompts, out)
@@ -348,7 +529,11 @@ def test_bfloat16_rollout_is_no_further_from_float32_than_the_stock_forward(kind
     with torch.no_grad(), modeling.autocast(modeling.core_of(low)):
         for row, target in enumerate(out.targets):
             prompt = prompts[row // 4]
-            logits = low(**layouts.stock_inputs([prompt], processor.special, [target])).logits[0, len(prompt.ids) - 1:-1].float()
+            logits = (
+                low(**layouts.stock_inputs([prompt], processor.special, [target]))
+                .logits[0, len(prompt.ids) - 1 : -1]
+                .float()
+            )
             logits[:, processor.special.vision_ids] = -torch.inf
             stock.append(logits.log_softmax(-1).gather(1, target[:, None])[:, 0])
     ours, theirs = (out.logp - exact).abs().mean(), (torch.stack(stock) - exact).abs().mean()
@@ -358,11 +543,18 @@ def test_bfloat16_rollout_is_no_further_from_float32_than_the_stock_forward(kind
 
 # ------------------------------------------------------------------------------------------------------------ layers of all kinds
 
+
 def wrapped(kind, lively, processor, directory, **config):
     """The policy with an adapter of PEFT of any kind, loaded from a directory as users have it, all its weights moved."""
     from peft import AdaLoraConfig, LoraConfig, get_peft_model
+
     config = dict(target_modules=modeling.LORA_TARGETS) | config
-    policy = get_peft_model(modeling.load(str(lively))[0], AdaLoraConfig(init_r=4, total_step=10, **config) if kind == "adalora" else LoraConfig(r=4, **config))
+    policy = get_peft_model(
+        modeling.load(str(lively))[0],
+        AdaLoraConfig(init_r=4, total_step=10, **config)
+        if kind == "adalora"
+        else LoraConfig(r=4, **config),
+    )
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, parameter in policy.named_parameters():
@@ -374,14 +566,28 @@ def wrapped(kind, lively, processor, directory, **config):
     return modeling.load(str(directory), train=flags())[0]
 
 
-@pytest.mark.parametrize("kind, config, says", [
-    ("dora", dict(use_dora=True), "14 linear layers"),
-    ("adalora", dict(target_modules=r".*language_model.*(down_proj|q_proj)"), "4 linear layers"),
-    ("bias", dict(lora_bias=True, target_modules=r".*language_model.*(down_proj|q_proj)"), "4 linear layers"),
-    ("part", dict(target_modules=r".*language_model.*(down_proj|q_proj)"), ""),
-    ("head", dict(target_modules=r"(.*language_model.*q_proj|lm_head)"), "lm_head"),
-    ("rslora", dict(use_rslora=True, lora_alpha=3), "")])
-def test_adapters_of_every_kind_answer_as_stock_does(kind, config, says, lively, loaded_once, tmp_path, capsys):
+@pytest.mark.parametrize(
+    "kind, config, says",
+    [
+        ("dora", dict(use_dora=True), "14 linear layers"),
+        (
+            "adalora",
+            dict(target_modules=r".*language_model.*(down_proj|q_proj)"),
+            "4 linear layers",
+        ),
+        (
+            "bias",
+            dict(lora_bias=True, target_modules=r".*language_model.*(down_proj|q_proj)"),
+            "4 linear layers",
+        ),
+        ("part", dict(target_modules=r".*language_model.*(down_proj|q_proj)"), ""),
+        ("head", dict(target_modules=r"(.*language_model.*q_proj|lm_head)"), "lm_head"),
+        ("rslora", dict(use_rslora=True, lora_alpha=3), ""),
+    ],
+)
+def test_adapters_of_every_kind_answer_as_stock_does(
+    kind, config, says, lively, loaded_once, tmp_path, capsys
+):
     """What the decode step does not know calls its own forward, and the log says so once. After one large update as well."""
     generate.say_once.cache_clear()
     processor = loaded_once[1]
@@ -390,7 +596,9 @@ def test_adapters_of_every_kind_answer_as_stock_does(kind, config, says, lively,
     run = lambda: rows_of(generate.rollout(policy, prompts, special, 1, 32, temperature=0))
     before = run()
     assert before == stock_greedy(policy, processor, prompts, 32, [NEVER])
-    assert before != rows_of(generate.rollout(loaded_once[0], prompts, special, 1, 32, temperature=0)), "degenerate: the adapter does nothing"
+    assert before != rows_of(
+        generate.rollout(loaded_once[0], prompts, special, 1, 32, temperature=0)
+    ), "degenerate: the adapter does nothing"
     optimizer = torch.optim.SGD([p for p in policy.parameters() if p.requires_grad], lr=1.0)
     batch = data.collate(prompts, torch.tensor(before), torch.ones(4, 32))
     modeling.token_logps(policy, batch, suppress=processor.special.vision_ids).mean().backward()
@@ -423,14 +631,15 @@ def test_adapter_off_and_second_adapter(lively):
         off = run()
         assert off == stock_greedy(policy, processor, prompts, 16, [NEVER])
     from peft import LoraConfig
+
     policy.add_adapter("second", LoraConfig(r=2, target_modules=modeling.LORA_TARGETS))
-    policy.set_adapter("second")                                                              # B is zero: the bare model
+    policy.set_adapter("second")  # B is zero: the bare model
     assert run() == off != on
     policy.set_adapter("default")
     assert run() == on
     policy.merge_adapter(["default"])
     assert run() == on
-    with policy.disable_adapter():                                   # PEFT takes it out of the weights, at the next forward
+    with policy.disable_adapter():  # PEFT takes it out of the weights, at the next forward
         assert run() == off
 
 
@@ -442,76 +651,151 @@ def test_without_room_for_copies_each_layer_runs_its_own_forward(lively, monkeyp
         run = lambda: generate.rollout(policy, prompts, special, 2, 16, seed=1)
         copied = run()
         calls = []
-        hook = modeling.core_of(policy).model.language_model.layers[0].mlp.up_proj.register_forward_hook(lambda *_: calls.append(1))
+        hook = (
+            modeling.core_of(policy)
+            .model.language_model.layers[0]
+            .mlp.up_proj.register_forward_hook(lambda *_: calls.append(1))
+        )
         run()
-        assert len(calls) == 1                                                                # the prefill
+        assert len(calls) == 1  # the prefill
         with monkeypatch.context() as patch:
             plan = generate.plan
             patch.setattr(generate, "plan", lambda *a, **more: (False, plan(*a, **more)[1]))
             own = run()
         hook.remove()
-        assert len(calls) == 2 + 15 and torch.equal(own.targets, copied.targets) and (own.logp - copied.logp).abs().max() < 1e-5
+        assert (
+            len(calls) == 2 + 15
+            and torch.equal(own.targets, copied.targets)
+            and (own.logp - copied.logp).abs().max() < 1e-5
+        )
 
 
 # ------------------------------------------------------------------------------------------------------------ memory, waves, graphs
 
+
 def test_what_does_not_fit_at_once_is_done_in_waves(loaded_once, monkeypatch, capsys):
     policy, processor = loaded_once
-    prompts, special = layouts.prompts_of(processor, slice(2, 9)), stopping_at(processor, *range(0, 20))
+    prompts, special = (
+        layouts.prompts_of(processor, slice(2, 9)),
+        stopping_at(processor, *range(0, 20)),
+    )
     run = lambda G: generate.rollout(policy, prompts, special, G, 24, seed=3)
     whole = {G: run(G) for G in (1, 4)}
     plan = generate.plan
     for G, wanted in ((1, 3), (4, 2), (4, 7), (4, 28)):
-        free = next(free for free in range(10 ** 6, 10 ** 9, 2 * 10 ** 4) if len(plan(policy, prompts, G, 24, free)[1]) <= wanted)
+        free = next(
+            free
+            for free in range(10**6, 10**9, 2 * 10**4)
+            if len(plan(policy, prompts, G, 24, free)[1]) <= wanted
+        )
         assert len(plan(policy, prompts, G, 24, free)[1]) == wanted
         generate.say_once.cache_clear()
         with monkeypatch.context() as patch:
             patch.setattr(generate, "free_memory", lambda device: free)
             out = run(G)
         assert f"{wanted} waves" in capsys.readouterr().out
-        assert torch.equal(out.targets, whole[G].targets) and (out.logp - whole[G].logp).abs().max() < 1e-5 and out.finish == whole[G].finish
+        assert (
+            torch.equal(out.targets, whole[G].targets)
+            and (out.logp - whole[G].logp).abs().max() < 1e-5
+            and out.finish == whole[G].finish
+        )
 
 
 def real_size(size):
     """A namespace with the shapes of a real model, for planning, without its weights."""
     text, _, _, (depth, width, heads), _ = layouts.SIZES[size]
     text = text | ({"num_hidden_layers": 28} if size.startswith("7b") else {})
-    D, I, kv = text["hidden_size"], text["intermediate_size"], text["hidden_size"] // text["num_attention_heads"] * text["num_key_value_heads"]
+    D, I, kv = (
+        text["hidden_size"],
+        text["intermediate_size"],
+        text["hidden_size"] // text["num_attention_heads"] * text["num_key_value_heads"],
+    )
     linear = lambda i, o: torch.nn.Linear(i, o, device="meta", dtype=torch.bfloat16)
-    layer = SimpleNamespace(self_attn=SimpleNamespace(q_proj=linear(D, D), k_proj=linear(D, kv), v_proj=linear(D, kv), o_proj=linear(D, D)),
-                            mlp=SimpleNamespace(gate_proj=linear(D, I), up_proj=linear(D, I), down_proj=linear(I, D)))
-    return SimpleNamespace(compute_dtype=torch.bfloat16, dtype=torch.bfloat16, device=torch.device("cuda"), lm_head=linear(D, text["vocab_size"]), config=SimpleNamespace(text_config=SimpleNamespace(**text), vision_config=SimpleNamespace(embed_dim=width)),
-                           model=SimpleNamespace(language_model=SimpleNamespace(layers=[layer] * text["num_hidden_layers"])))
+    layer = SimpleNamespace(
+        self_attn=SimpleNamespace(
+            q_proj=linear(D, D), k_proj=linear(D, kv), v_proj=linear(D, kv), o_proj=linear(D, D)
+        ),
+        mlp=SimpleNamespace(gate_proj=linear(D, I), up_proj=linear(D, I), down_proj=linear(I, D)),
+    )
+    return SimpleNamespace(
+        compute_dtype=torch.bfloat16,
+        dtype=torch.bfloat16,
+        device=torch.device("cuda"),
+        lm_head=linear(D, text["vocab_size"]),
+        config=SimpleNamespace(
+            text_config=SimpleNamespace(**text), vision_config=SimpleNamespace(embed_dim=width)
+        ),
+        model=SimpleNamespace(
+            language_model=SimpleNamespace(layers=[layer] * text["num_hidden_layers"])
+        ),
+    )
 
 
 def test_plan_for_real_sizes():
     """Prompts of 1,000 tokens with 900 of a picture, 1,024 tokens an answer. 7B in 4 bits takes 7 GB of a card: of 24 GiB the copies would leave next to nothing, so layers run
     their own forward there; of 80 GB they fit. A wave's rows never need more than is free, by the formula of facts/performance.md, section 2."""
-    prompt = lambda P=1000: SimpleNamespace(ids=torch.zeros(P, dtype=torch.long), grid=torch.tensor([[1, 60, 60]]), features=None)
-    for size, free, copied in (("2b", 20e9, True), ("7b-2layers", 15.5e9, False), ("7b-2layers", 70e9, True), ("7b-2layers", 130e9, True)):
+    prompt = lambda P=1000: SimpleNamespace(
+        ids=torch.zeros(P, dtype=torch.long), grid=torch.tensor([[1, 60, 60]]), features=None
+    )
+    for size, free, copied in (
+        ("2b", 20e9, True),
+        ("7b-2layers", 15.5e9, False),
+        ("7b-2layers", 70e9, True),
+        ("7b-2layers", 130e9, True),
+    ):
         core = real_size(size)
         token = {"2b": 28 * 1024, "7b-2layers": 56 * 1024}[size]
         copies = {"2b": 1.310e9, "7b-2layers": 6.525e9}[size] * 2
-        for N, G, T, P in ((8, 8, 1024, 1000), (64, 8, 1024, 1000), (8, 64, 1024, 1000), (1, 4096, 1024, 1000), (12, 9, 4096, 1000), (12, 9, 8192, 1000), (2, 6, 8192, 16000)):
+        for N, G, T, P in (
+            (8, 8, 1024, 1000),
+            (64, 8, 1024, 1000),
+            (8, 64, 1024, 1000),
+            (1, 4096, 1024, 1000),
+            (12, 9, 4096, 1000),
+            (12, 9, 8192, 1000),
+            (2, 6, 8192, 16000),
+        ):
             copy, waves = generate.plan(core, [prompt(P) for _ in range(N)], G, T, free)
             assert copy == copied or T > 1024
             rows = [(n, g) for a, b, c, d in waves for n in range(a, b) for g in range(c, d)]
             assert sorted(rows) == [(n, g) for n in range(N) for g in range(G)]
-            for a, b, c, d in waves:                                 # with the rows that only fill up a bucket
-                assert generate.bucket((b - a) * (d - c)) * T * token + (b - a) * P * token + copy * copies < 0.9 * free
+            for a, b, c, d in waves:  # with the rows that only fill up a bucket
+                assert (
+                    generate.bucket((b - a) * (d - c)) * T * token
+                    + (b - a) * P * token
+                    + copy * copies
+                    < 0.9 * free
+                )
             if N * G <= 64 and T == 1024:
                 assert len(waves) == 1, (size, free, waves)
-    assert generate.plan(real_size("2b"), [prompt()], 8, 1024, 1e9)[1] == [(0, 1, i, i + 1) for i in range(8)]            # hopeless: one row at a time
+    assert generate.plan(real_size("2b"), [prompt()], 8, 1024, 1e9)[1] == [
+        (0, 1, i, i + 1) for i in range(8)
+    ]  # hopeless: one row at a time
     cast = real_size("2b")
-    cast.lm_head.float()                                             # full fine-tuning: the head is copied too
-    count = lambda core, **more: len(generate.plan(core, [prompt() for _ in range(64)], 8, 1024, 12e9, **more)[1])
-    assert count(cast) >= count(real_size("2b")) and count(real_size("2b"), cut=True) >= count(real_size("2b"))
+    cast.lm_head.float()  # full fine-tuning: the head is copied too
+    count = lambda core, **more: len(
+        generate.plan(core, [prompt() for _ in range(64)], 8, 1024, 12e9, **more)[1]
+    )
+    assert count(cast) >= count(real_size("2b")) and count(real_size("2b"), cut=True) >= count(
+        real_size("2b")
+    )
 
 
 def wave_of(policy, processor, prompts, G, T, temperature=1.0, special=None):
     core = modeling.core_of(policy)
     with torch.no_grad():
-        return generate.Wave(core, generate.arrange(core), prompts, special or processor.special, G, T, generate.row_uniforms(0, range(len(prompts) * G), T) if temperature else None, temperature, 1.0, 0)
+        return generate.Wave(
+            core,
+            generate.arrange(core),
+            prompts,
+            special or processor.special,
+            G,
+            T,
+            generate.row_uniforms(0, range(len(prompts) * G), T) if temperature else None,
+            temperature,
+            1.0,
+            0,
+        )
 
 
 def as_on_a_gpu(monkeypatch):
@@ -524,18 +808,28 @@ def as_on_a_gpu(monkeypatch):
 
         @contextlib.contextmanager
         def recording(graph):
-            kept = [(value, value.clone()) for value in vars(wave).values() if isinstance(value, torch.Tensor)]
+            kept = [
+                (value, value.clone())
+                for value in vars(wave).values()
+                if isinstance(value, torch.Tensor)
+            ]
             yield
             for value, before in kept:
                 value.copy_(before)
+
         with monkeypatch.context() as patch:
             stream = SimpleNamespace(wait_stream=lambda other: None)
             patch.setattr(generate, "side_stream", lambda device: stream)
             patch.setattr(torch.cuda, "current_stream", lambda: stream)
             patch.setattr(torch.cuda, "stream", lambda other: contextlib.nullcontext())
-            patch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=lambda: (wave.think(), wave.speak())))
+            patch.setattr(
+                torch.cuda,
+                "CUDAGraph",
+                lambda: SimpleNamespace(replay=lambda: (wave.think(), wave.speak())),
+            )
             patch.setattr(torch.cuda, "graph", recording)
             return capture(wave)
+
     monkeypatch.setattr(generate, "can_capture", lambda device, weights: True)
     monkeypatch.setattr(generate.Wave, "capture", listening)
     return captured
@@ -545,14 +839,23 @@ def as_on_a_gpu(monkeypatch):
 def test_the_path_of_cuda_graphs_says_the_same(kind, loaded_once, lively, monkeypatch):
     """Rows in buckets, lengths read from tensors, who has ended asked for every 16 steps only: as on a GPU, but for the replay itself."""
     policy, processor = loaded_once if kind == "lively" else with_lora(lively)
-    prompts, special = layouts.prompts_of(processor, slice(2, 9)), stopping_at(processor, *range(0, 16))
+    prompts, special = (
+        layouts.prompts_of(processor, slice(2, 9)),
+        stopping_at(processor, *range(0, 16)),
+    )
     run = lambda temperature: generate.rollout(policy, prompts, special, 3, 60, temperature, seed=3)
     expected = [run(0), run(1.0)]
-    assert min(expected[1].lengths) < 17 and max(expected[1].lengths) > 34, "degenerate: nobody leaves"
+    assert min(expected[1].lengths) < 17 and max(expected[1].lengths) > 34, (
+        "degenerate: nobody leaves"
+    )
     captured = as_on_a_gpu(monkeypatch)
     for temperature, wanted in zip((0, 1.0), expected):
         out = run(temperature)
-        assert torch.equal(out.targets, wanted.targets) and out.finish == wanted.finish and (out.logp - wanted.logp).abs().max() < 1e-5
+        assert (
+            torch.equal(out.targets, wanted.targets)
+            and out.finish == wanted.finish
+            and (out.logp - wanted.logp).abs().max() < 1e-5
+        )
     assert 24 in captured and len(set(captured)) > 1 and set(captured) <= set(generate.BUCKETS)
 
 
@@ -562,13 +865,37 @@ def test_a_step_reads_nothing_on_the_host_and_moves_nothing(loaded_once, monkeyp
 
     class NoWaiting(TorchDispatchMode):
         def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
-            name, tensors = function.overloadpacket.__name__, torch.utils._pytree.tree_leaves(arguments[1:])
-            chosen = name in ("index", "index_put", "index_put_") and any(isinstance(x, torch.Tensor) and x.dtype in (torch.bool, torch.uint8) for x in torch.utils._pytree.tree_leaves(arguments[1]))
-            if chosen or name in ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "equal", "is_nonzero") or name == "repeat_interleave" and tensors:
+            name, tensors = (
+                function.overloadpacket.__name__,
+                torch.utils._pytree.tree_leaves(arguments[1:]),
+            )
+            chosen = name in ("index", "index_put", "index_put_") and any(
+                isinstance(x, torch.Tensor) and x.dtype in (torch.bool, torch.uint8)
+                for x in torch.utils._pytree.tree_leaves(arguments[1])
+            )
+            if (
+                chosen
+                or name
+                in (
+                    "_local_scalar_dense",
+                    "nonzero",
+                    "masked_select",
+                    "_unique2",
+                    "equal",
+                    "is_nonzero",
+                )
+                or name == "repeat_interleave"
+                and tensors
+            ):
                 raise RuntimeError(f"{name} makes the host wait")
             return function(*arguments, **(keywords or {}))
 
-    for waits in (lambda: int(torch.ones(1)), lambda: torch.ones(3)[torch.ones(3) > 0], lambda: bool(torch.ones(1)), lambda: torch.ones(2).nonzero()):
+    for waits in (
+        lambda: int(torch.ones(1)),
+        lambda: torch.ones(3)[torch.ones(3) > 0],
+        lambda: bool(torch.ones(1)),
+        lambda: torch.ones(2).nonzero(),
+    ):
         with pytest.raises(RuntimeError, match="wait"), NoWaiting():
             waits()
     policy, processor = loaded_once
@@ -576,8 +903,28 @@ def test_a_step_reads_nothing_on_the_host_and_moves_nothing(loaded_once, monkeyp
     prompts = layouts.prompts_of(processor, slice(4, 8))
     for temperature in (0, 1.0):
         wave = wave_of(policy, processor, prompts, 2, 40, temperature)
-        buffers = lambda: [t.data_ptr() for pair in wave.prefix + wave.suffix for t in pair] + [getattr(wave, name).data_ptr() for name in (
-            "state", "following", "live", "ended", "tokens", "t", "targets", "logp", "members", "prefix_lengths", "cos", "sin", "banned", "eos")]
+        buffers = lambda: (
+            [t.data_ptr() for pair in wave.prefix + wave.suffix for t in pair]
+            + [
+                getattr(wave, name).data_ptr()
+                for name in (
+                    "state",
+                    "following",
+                    "live",
+                    "ended",
+                    "tokens",
+                    "t",
+                    "targets",
+                    "logp",
+                    "members",
+                    "prefix_lengths",
+                    "cos",
+                    "sin",
+                    "banned",
+                    "eos",
+                )
+            ]
+        )
         assert wave.prefix_lengths is not None
         before = buffers()
         with torch.no_grad():
@@ -604,30 +951,51 @@ def test_first_tokens_of_a_rollout_pass_a_chi_square_test(loaded_once):
     logits[processor.special.vision_ids] = -torch.inf
     for temperature in (1.0, 0.6):
         out = generate.rollout(policy, prompt, processor.special, 2000, 1, temperature, seed=9)
-        assert p_value(out.targets[:, 0].bincount(minlength=len(logits)), (logits / temperature).softmax(-1)) > 1e-6
+        assert (
+            p_value(
+                out.targets[:, 0].bincount(minlength=len(logits)),
+                (logits / temperature).softmax(-1),
+            )
+            > 1e-6
+        )
     # and of second tokens, given the commonest first one
     out = generate.rollout(policy, prompt, stopping_at(processor, NEVER), 2000, 2, 0.5, seed=11)
     first = int(out.targets[:, 0].bincount().argmax())
     with torch.no_grad():
-        logits = policy(**layouts.stock_inputs(prompt, processor.special, [torch.tensor([first])])).logits[0, -1].float()
+        logits = (
+            policy(**layouts.stock_inputs(prompt, processor.special, [torch.tensor([first])]))
+            .logits[0, -1]
+            .float()
+        )
     logits[processor.special.vision_ids] = -torch.inf
     second = out.targets[out.targets[:, 0] == first, 1]
-    assert len(second) > 100 and p_value(second.bincount(minlength=len(logits)), (logits / 0.5).softmax(-1)) > 1e-6
+    assert (
+        len(second) > 100
+        and p_value(second.bincount(minlength=len(logits)), (logits / 0.5).softmax(-1)) > 1e-6
+    )
 
 
 def test_pictures_and_prompts_are_encoded_once(loaded_once):
     """However many completions: one pass of the vision tower, one of the language model."""
     policy, processor = loaded_once
     calls = {"tower": 0, "layer": 0}
-    hooks = [policy.model.visual.register_forward_hook(lambda *_: calls.update(tower=calls["tower"] + 1)),
-             policy.model.language_model.layers[0].register_forward_hook(lambda *_: calls.update(layer=calls["layer"] + 1))]
+    hooks = [
+        policy.model.visual.register_forward_hook(
+            lambda *_: calls.update(tower=calls["tower"] + 1)
+        ),
+        policy.model.language_model.layers[0].register_forward_hook(
+            lambda *_: calls.update(layer=calls["layer"] + 1)
+        ),
+    ]
     try:
         prompts = layouts.prompts_of(processor)
         out = generate.rollout(policy, prompts, stopping_at(processor, NEVER), 8, 6, seed=1)
         assert calls == {"tower": 1, "layer": 1}
         modeling.cache_features(policy, prompts)
         again = generate.rollout(policy, prompts, stopping_at(processor, NEVER), 8, 6, seed=1)
-        assert calls == {"tower": 2, "layer": 2} and torch.equal(out.targets, again.targets)  # the tower for the cache, not for the rollout
+        assert calls == {"tower": 2, "layer": 2} and torch.equal(
+            out.targets, again.targets
+        )  # the tower for the cache, not for the rollout
     finally:
         for hook in hooks:
             hook.remove()
@@ -635,18 +1003,25 @@ def test_pictures_and_prompts_are_encoded_once(loaded_once):
 
 # ------------------------------------------------------------------------------------------------------------ as a command
 
+
 def ask(directory, *words):
-    return generate.main(generate.parse_args(["--model", str(directory), "--max-completion-length", "12", *map(str, words)]))
+    return generate.main(
+        generate.parse_args(
+            ["--model", str(directory), "--max-completion-length", "12", *map(str, words)]
+        )
+    )
 
 
 @pytest.fixture
 def asked(monkeypatch):
     """What was put to the model: texts of the encoded prompts."""
     texts, encode = [], data.encode_prompt
+
     def listening(*arguments, **options):
         prompt = encode(*arguments, **options)
         texts.append(prompt.text)
         return prompt
+
     monkeypatch.setattr(data, "encode_prompt", listening)
     return texts
 
@@ -663,26 +1038,58 @@ def test_answer_all_does_not_depend_on_the_batch_size(loaded_once):
     whole = generate.answer_all(policy, processor, layouts.questions(), "r1v", **options)
     assert [len(part) for part in whole] == [18, 18, 18] and len(set(whole[0])) > 9
     for batch_size in (1, 3, 8):
-        assert generate.answer_all(policy, processor, layouts.questions(), "r1v", batch_size=batch_size, **options) == whole
+        assert (
+            generate.answer_all(
+                policy, processor, layouts.questions(), "r1v", batch_size=batch_size, **options
+            )
+            == whole
+        )
 
 
 def test_self_select_asks_greedily_with_the_candidates_in_the_prompt(loaded_once, asked):
     """Against the model asked one by one about a question that is spelt out here; pictures stay, whatever the batch."""
     policy, processor = loaded_once
     examples = layouts.questions()
-    candidates = [[f"<answer> {k} </answer>", "I see <|image_pad|>"] + ["c"] * (k % 3) for k in range(len(examples))]
-    texts, lengths, read = generate.self_select(policy, processor, examples, "r1v", "Look.", candidates, batch_size=4, max_completion_length=10)
+    candidates = [
+        [f"<answer> {k} </answer>", "I see <|image_pad|>"] + ["c"] * (k % 3)
+        for k in range(len(examples))
+    ]
+    texts, lengths, read = generate.self_select(
+        policy,
+        processor,
+        examples,
+        "r1v",
+        "Look.",
+        candidates,
+        batch_size=4,
+        max_completion_length=10,
+    )
     prompts, said = asked[:], []
     del asked[:]
     for example, mine in zip(examples, candidates):
-        text = data.wording(example, "r1v") + "".join(f"\nModel's prediction {k + 1}:\n{one.replace('<|', '< |')}" for k, one in enumerate(mine))
-        again = data.Example(example.id, example.images, text + "\nWhich prediction is correct? Give the final answer in <answer> </answer> tags.", example.answer)
-        said.append(generate.answer_all(policy, processor, [again], "none", "Look.", temperature=0, max_completion_length=10)[:2])
+        text = data.wording(example, "r1v") + "".join(
+            f"\nModel's prediction {k + 1}:\n{one.replace('<|', '< |')}"
+            for k, one in enumerate(mine)
+        )
+        again = data.Example(
+            example.id,
+            example.images,
+            text
+            + "\nWhich prediction is correct? Give the final answer in <answer> </answer> tags.",
+            example.answer,
+        )
+        said.append(
+            generate.answer_all(
+                policy, processor, [again], "none", "Look.", temperature=0, max_completion_length=10
+            )[:2]
+        )
         assert read[len(said) - 1] == len(data.encode_prompt(again, processor, "none", "Look.").ids)
     assert prompts == asked[::2] and len(set(texts)) > len(examples) // 2
     assert [([text], [length]) for text, length in zip(texts, lengths)] == said
     asked.clear()
-    generate.self_select(policy, processor, examples[:1], "chartqa", None, [["1", "2"]], max_completion_length=2)
+    generate.self_select(
+        policy, processor, examples[:1], "chartqa", None, [["1", "2"]], max_completion_length=2
+    )
     assert data.SELECT["chartqa"] + "<|im_end|>" in asked[0]
 
 
@@ -690,23 +1097,63 @@ def test_self_select_refuses_a_prompt_that_does_not_fit_before_anything_is_said(
     policy, processor = loaded_once
     examples = layouts.questions()[:3]
     with pytest.raises(UserError, match="does not fit the model's context"):
-        generate.self_select(policy, processor, examples, "r1v", None, [["a", "b"], ["a", "b"], ["a", "word " * processor.context]], max_completion_length=10)
+        generate.self_select(
+            policy,
+            processor,
+            examples,
+            "r1v",
+            None,
+            [["a", "b"], ["a", "b"], ["a", "word " * processor.context]],
+            max_completion_length=10,
+        )
     assert asked == []
     with pytest.raises(ValueError):
-        generate.self_select(policy, processor, examples, "r1v", None, [["a", "b"]], max_completion_length=10)
+        generate.self_select(
+            policy, processor, examples, "r1v", None, [["a", "b"]], max_completion_length=10
+        )
 
 
 def test_command_prints_the_answer(lively, picture_file, loaded_once, capsys, asked):
     ask(lively, "--image", picture_file, "--prompt", "How many red objects are there?")
     out = capsys.readouterr().out
     policy, processor = loaded_once
-    expected = generate.rollout(policy, [data.encode_prompt(data.Example("", [picture_file], "How many red objects are there?", ""), processor, "none")], processor.special, 1, 12, temperature=0)
-    text = processor.decode(expected.targets[0][:expected.lengths[0]])
-    assert text and out == f"{text}\n({int(expected.lengths[0])} tokens, {'complete' if expected.finish[0] == 'stop' else 'cut at --max-completion-length'}; prompt template: none)\n"
-    assert asked[0].endswith("<|vision_end|>How many red objects are there?<|im_end|>\n<|im_start|>assistant\n")
+    expected = generate.rollout(
+        policy,
+        [
+            data.encode_prompt(
+                data.Example("", [picture_file], "How many red objects are there?", ""),
+                processor,
+                "none",
+            )
+        ],
+        processor.special,
+        1,
+        12,
+        temperature=0,
+    )
+    text = processor.decode(expected.targets[0][: expected.lengths[0]])
+    assert (
+        text
+        and out
+        == f"{text}\n({int(expected.lengths[0])} tokens, {'complete' if expected.finish[0] == 'stop' else 'cut at --max-completion-length'}; prompt template: none)\n"
+    )
+    assert asked[0].endswith(
+        "<|vision_end|>How many red objects are there?<|im_end|>\n<|im_start|>assistant\n"
+    )
     ask(lively, "--image", picture_file, "--prompt", "How many red objects are there?", "--raw")
     assert capsys.readouterr().out == text + "\n"
-    ask(lively, "--prompt", "How many?", "--raw", "--temperature", "1", "--num_generations", "3", "--seed", "5")
+    ask(
+        lively,
+        "--prompt",
+        "How many?",
+        "--raw",
+        "--temperature",
+        "1",
+        "--num_generations",
+        "3",
+        "--seed",
+        "5",
+    )
     assert len(capsys.readouterr().out) > 3
     ask(lively, "--image", picture_file, picture_file, "--prompt", "Same?", "--raw")
     assert asked[-1].count("<|vision_start|>") == 2
@@ -716,7 +1163,23 @@ def test_raw_prints_nothing_else_to_stdout_in_a_process_of_its_own(lively, pictu
     ask(lively, "--image", picture_file, "--prompt", "How many?", "--raw")
     expected = capsys.readouterr().out
     script = Path(generate.__file__)
-    done = subprocess.run([sys.executable, script, "--model", lively, "--max-completion-length", "12", "--image", picture_file, "--prompt", "How many?", "--raw"], capture_output=True, timeout=120)
+    done = subprocess.run(
+        [
+            sys.executable,
+            script,
+            "--model",
+            lively,
+            "--max-completion-length",
+            "12",
+            "--image",
+            picture_file,
+            "--prompt",
+            "How many?",
+            "--raw",
+        ],
+        capture_output=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr.decode()
     assert done.stdout.decode("utf-8") == expected and expected.strip()
 
@@ -734,11 +1197,23 @@ def test_raw_of_an_adapter_that_says_how_it_is_loaded(lively, picture_file, tmp_
 def test_checkpoints_template_and_system_prompt_are_used(lively, tmp_path, asked, capsys):
     for file in lively.iterdir():
         (tmp_path / file.name).symlink_to(file)
-    disk.write_json(tmp_path / "args.json", {"prompt_template": "r1v", "system_prompt": "Be brief."})
+    disk.write_json(
+        tmp_path / "args.json", {"prompt_template": "r1v", "system_prompt": "Be brief."}
+    )
     question = data.TEMPLATES["r1v"].replace("{question}", "How many?")
-    for words, expected in [((), question), (("--prompt-template", "none"), "How many?"), (("--prompt-template", "direct"), data.TEMPLATES["direct"].replace("{question}", "How many?"))]:
+    for words, expected in [
+        ((), question),
+        (("--prompt-template", "none"), "How many?"),
+        (
+            ("--prompt-template", "direct"),
+            data.TEMPLATES["direct"].replace("{question}", "How many?"),
+        ),
+    ]:
         ask(tmp_path, "--prompt", "How many?", *words)
-        assert asked[-1] == f"<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n{expected}<|im_end|>\n<|im_start|>assistant\n"
+        assert (
+            asked[-1]
+            == f"<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n{expected}<|im_end|>\n<|im_start|>assistant\n"
+        )
     ask(tmp_path, "--prompt", "How many?", "--system-prompt", "")
     assert asked[-1].startswith("<|im_start|>system\n<|im_end|>\n")
     assert "prompt template: r1v" in capsys.readouterr().out
@@ -746,8 +1221,15 @@ def test_checkpoints_template_and_system_prompt_are_used(lively, tmp_path, asked
 
 def test_missing_image_is_one_sentence_and_exit_code_2(lively, capsys):
     with pytest.raises(SystemExit) as left:
-        utils.run(generate.main, generate.parse_args, ["--model", str(lively), "--image", "nowhere.png", "--prompt", "How many?"])
-    assert left.value.code == 2 and capsys.readouterr() == ("", "error: --image nowhere.png does not exist; check the path\n")
+        utils.run(
+            generate.main,
+            generate.parse_args,
+            ["--model", str(lively), "--image", "nowhere.png", "--prompt", "How many?"],
+        )
+    assert left.value.code == 2 and capsys.readouterr() == (
+        "",
+        "error: --image nowhere.png does not exist; check the path\n",
+    )
 
 
 def test_bad_questions_are_refused_in_one_sentence(lively, tmp_path, picture_file):
@@ -755,6 +1237,7 @@ def test_bad_questions_are_refused_in_one_sentence(lively, tmp_path, picture_fil
         with pytest.raises(UserError, match=says) as caught:
             ask(lively, *words)
         assert "\n" not in str(caught.value)
+
     refuses("--image", tmp_path / "gone.png", "--prompt", "?", says="gone.png does not exist")
     picture_file.write_bytes(picture_file.read_bytes()[:60])
     refuses("--image", picture_file, "--prompt", "?", says="picture.png cannot be opened")
@@ -763,7 +1246,12 @@ def test_bad_questions_are_refused_in_one_sentence(lively, tmp_path, picture_fil
     refuses("--prompt", "word " * 40_000, says="context")
     with pytest.raises(UserError, match="untrained"):
         generate.main(generate.parse_args(["--model", "tiny", "--prompt", "?"]))
-    for words in (["--temperature", "-1"], ["--top-p", "0"], ["--num-generations", "0"], ["--max-new-tokens", "5"]):
+    for words in (
+        ["--temperature", "-1"],
+        ["--top-p", "0"],
+        ["--num-generations", "0"],
+        ["--max-new-tokens", "5"],
+    ):
         with pytest.raises(SystemExit) as left:
             generate.parse_args(["--model", "x", "--prompt", "?", *words])
         assert left.value.code == 2

@@ -3,6 +3,7 @@
 Closed forms, properties, and a second implementation in plain python loops. Float64 throughout, so that tolerances can be
 tight, except where float32 itself is the subject.
 """
+
 import ast
 import math
 import sys
@@ -13,9 +14,33 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import losses
-from losses import (LOSSES, MPO, PAIR_LOSSES, aggregate, bco_pair, clip_ratio, clipped_surrogate, dpo, frac_reward_zero_std,
-                    group_advantage, ipo, kl_k3, logp_difference, masked_mean, nll, preference_loss, preference_metrics, r3v_weights,
-                    reward_shift, rollout_agrees, sequence_logp, sft_pair, sft_weights, token_weights, truncation_mask)
+from losses import (
+    LOSSES,
+    MPO,
+    PAIR_LOSSES,
+    aggregate,
+    bco_pair,
+    clip_ratio,
+    clipped_surrogate,
+    dpo,
+    frac_reward_zero_std,
+    group_advantage,
+    ipo,
+    kl_k3,
+    logp_difference,
+    masked_mean,
+    nll,
+    preference_loss,
+    preference_metrics,
+    r3v_weights,
+    reward_shift,
+    rollout_agrees,
+    sequence_logp,
+    sft_pair,
+    sft_weights,
+    token_weights,
+    truncation_mask,
+)
 
 RL_LOSSES = [name for name in LOSSES if name != "sft"]
 MAX_LEN = 12
@@ -38,8 +63,12 @@ def make_batch(N=3, G=4, T=9, seed=0, noise=0.3, dtype=torch.float64):
 def full_loss(loss_type, logp, old_logp, ref_logp, adv, mask, beta=0.1, weights=None):
     """The line a training script writes: term + beta * KL, weighted."""
     term, _ = LOSSES[loss_type]
-    per_token = nll(logp) if term is nll else term(logp, old_logp, adv) + beta * kl_k3(logp, ref_logp)
-    return aggregate(per_token, token_weights(mask, loss_type, MAX_LEN) if weights is None else weights)
+    per_token = (
+        nll(logp) if term is nll else term(logp, old_logp, adv) + beta * kl_k3(logp, ref_logp)
+    )
+    return aggregate(
+        per_token, token_weights(mask, loss_type, MAX_LEN) if weights is None else weights
+    )
 
 
 # ---------------------------------------------------------------------------- advantages
@@ -49,17 +78,24 @@ def test_advantage_by_hand():
     # rewards 1, 0, 0, 0: mean 1/4, squared deviations 9/16 + 3/16 = 3/4, unbiased variance 1/4, std 1/2 (biased: 0.433)
     rewards = torch.tensor([1.0, 0, 0, 0, 2, 4, 2, 4])
     got = group_advantage(rewards, G=4, eps=0.0)
-    s = math.sqrt(4 / 3)                                                    # 2, 4, 2, 4: deviations of 1, 4 / (4 - 1)
-    torch.testing.assert_close(got, torch.tensor([1.5, -0.5, -0.5, -0.5, -1 / s, 1 / s, -1 / s, 1 / s]))
+    s = math.sqrt(4 / 3)  # 2, 4, 2, 4: deviations of 1, 4 / (4 - 1)
+    torch.testing.assert_close(
+        got, torch.tensor([1.5, -0.5, -0.5, -0.5, -1 / s, 1 / s, -1 / s, 1 / s])
+    )
     assert group_advantage(rewards, G=4)[0].item() == pytest.approx(0.75 / (0.5 + 1e-4))
-    torch.testing.assert_close(group_advantage(rewards, 4, scale_by_std=False)[:4], torch.tensor([0.75, -0.25, -0.25, -0.25]))
+    torch.testing.assert_close(
+        group_advantage(rewards, 4, scale_by_std=False)[:4],
+        torch.tensor([0.75, -0.25, -0.25, -0.25]),
+    )
 
 
 @pytest.mark.parametrize("scale_by_std", [True, False])
 def test_advantage_is_zero_mean_within_each_group_not_only_overall(scale_by_std):
     rewards = torch.arange(12, dtype=torch.float64) ** 2
     adv = group_advantage(rewards, 4, scale_by_std)
-    torch.testing.assert_close(adv.view(3, 4).sum(1), torch.zeros(3, dtype=torch.float64), atol=1e-12, rtol=0)
+    torch.testing.assert_close(
+        adv.view(3, 4).sum(1), torch.zeros(3, dtype=torch.float64), atol=1e-12, rtol=0
+    )
     assert adv.shape == (12,) and adv.abs().min() > 0.01
 
 
@@ -69,8 +105,12 @@ def test_advantage_ignores_shift_and_positive_scale():
     torch.testing.assert_close(group_advantage(rewards + 7, 4, eps=0.0), adv)
     torch.testing.assert_close(group_advantage(rewards * 50, 4, eps=0.0), adv)
     torch.testing.assert_close(group_advantage(-rewards, 4, eps=0.0), -adv)
-    centred = group_advantage(rewards, 4, scale_by_std=False)                # Dr. GRPO keeps the scale, on purpose
-    torch.testing.assert_close(group_advantage(rewards * 50 + 7, 4, scale_by_std=False), 50 * centred)
+    centred = group_advantage(
+        rewards, 4, scale_by_std=False
+    )  # Dr. GRPO keeps the scale, on purpose
+    torch.testing.assert_close(
+        group_advantage(rewards * 50 + 7, 4, scale_by_std=False), 50 * centred
+    )
 
 
 def test_permuting_groups_and_members_permutes_advantages():
@@ -87,26 +127,36 @@ def test_equal_rewards_give_exactly_zero_even_with_float_noise():
     turns that bit into advantages of order 1 (NeMo-RL#4158). Deterministic inputs, so no false alarms."""
     noisy = torch.tensor([0.1 + 0.2, 0.3, 0.3, 0.3], dtype=torch.float64)
     assert noisy.unique().numel() == 2
-    cancelled, large = torch.tensor([1e-8, 0.0, 0.0, -1e-8]), torch.tensor([100.0, 100.00001, 100.0, 100.0])
+    cancelled, large = (
+        torch.tensor([1e-8, 0.0, 0.0, -1e-8]),
+        torch.tensor([100.0, 100.00001, 100.0, 100.0]),
+    )
     for rewards in (noisy, torch.full((4,), 0.1), torch.zeros(4), cancelled, large):
         for scale_by_std in (True, False):
             assert group_advantage(rewards, 4, scale_by_std, eps=0.0).tolist() == [0, 0, 0, 0]
         assert frac_reward_zero_std(rewards, 4) == 1
-    assert group_advantage(torch.tensor([0.3, 0.3001, 0.3, 0.3]), 4).abs().min() > 0.1      # small, but a real difference
+    assert (
+        group_advantage(torch.tensor([0.3, 0.3001, 0.3, 0.3]), 4).abs().min() > 0.1
+    )  # small, but a real difference
 
 
 def test_advantage_accepts_integer_and_bool_rewards():
     for dtype in (torch.int64, torch.bool, torch.bfloat16):
         rewards = torch.tensor([1, 0, 0, 0], dtype=dtype)
-        torch.testing.assert_close(group_advantage(rewards, 4, eps=0.0), torch.tensor([1.5, -0.5, -0.5, -0.5]))
+        torch.testing.assert_close(
+            group_advantage(rewards, 4, eps=0.0), torch.tensor([1.5, -0.5, -0.5, -0.5])
+        )
 
 
-@pytest.mark.parametrize("rewards, G, message", [
-    ([1.0, 0.0, 1.0], 2, "divide"),
-    ([1.0, 0.0], 1, "at least 2"),                                           # std of one number: R1-V trained on NaN
-    ([1.0, float("nan")], 2, r"\[1\]"),
-    ([float("-inf"), 1.0], 2, r"\[0\]"),
-])
+@pytest.mark.parametrize(
+    "rewards, G, message",
+    [
+        ([1.0, 0.0, 1.0], 2, "divide"),
+        ([1.0, 0.0], 1, "at least 2"),  # std of one number: R1-V trained on NaN
+        ([1.0, float("nan")], 2, r"\[1\]"),
+        ([float("-inf"), 1.0], 2, r"\[0\]"),
+    ],
+)
 def test_advantage_refuses(rewards, G, message):
     with pytest.raises(ValueError, match=message):
         group_advantage(torch.tensor(rewards), G)
@@ -128,7 +178,10 @@ def test_on_policy_value_and_gradient():
         torch.testing.assert_close(logp.grad, -adv[:, None] * weights)
         assert logp.grad.abs().max() > 1e-3
         if loss_type == "grpo":
-            assert loss.item() == pytest.approx(-adv.mean().item(), abs=1e-12) and abs(loss.item()) < 1e-12
+            assert (
+                loss.item() == pytest.approx(-adv.mean().item(), abs=1e-12)
+                and abs(loss.item()) < 1e-12
+            )
 
 
 def test_token_mean_on_policy_gradient_is_minus_adv_over_n_tokens():
@@ -144,20 +197,30 @@ def test_passing_logp_itself_as_old_keeps_the_gradient():
     torch.testing.assert_close(logp.grad, -adv[:, None].expand_as(logp))
 
 
-@pytest.mark.parametrize("ratio, adv, epsilon_high, value, slope", [
-    # inside the range: -ratio * A, d/dlogp = -ratio * A
-    (1.1, 2.0, None, -2.2, -2.2), (0.9, -2.0, None, 1.8, 1.8),
-    # beyond it on the side that was already rewarded: constant, no gradient
-    (1.5, 2.0, None, -2.4, 0.0), (0.5, -2.0, None, 1.6, 0.0),
-    # beyond it on the other side: the mistake may still be corrected, at full size
-    (0.5, 2.0, None, -1.0, -1.0), (1.5, -2.0, None, 3.0, 3.0),
-    # clip-higher moves the upper bound only
-    (1.25, 2.0, 0.28, -2.5, -2.5), (1.3, 2.0, 0.28, -2.56, 0.0), (0.75, -2.0, 0.28, 1.6, 0.0),
-])
+@pytest.mark.parametrize(
+    "ratio, adv, epsilon_high, value, slope",
+    [
+        # inside the range: -ratio * A, d/dlogp = -ratio * A
+        (1.1, 2.0, None, -2.2, -2.2),
+        (0.9, -2.0, None, 1.8, 1.8),
+        # beyond it on the side that was already rewarded: constant, no gradient
+        (1.5, 2.0, None, -2.4, 0.0),
+        (0.5, -2.0, None, 1.6, 0.0),
+        # beyond it on the other side: the mistake may still be corrected, at full size
+        (0.5, 2.0, None, -1.0, -1.0),
+        (1.5, -2.0, None, 3.0, 3.0),
+        # clip-higher moves the upper bound only
+        (1.25, 2.0, 0.28, -2.5, -2.5),
+        (1.3, 2.0, 0.28, -2.56, 0.0),
+        (0.75, -2.0, 0.28, 1.6, 0.0),
+    ],
+)
 def test_clip_by_hand(ratio, adv, epsilon_high, value, slope):
     logp = torch.tensor([[math.log(ratio) - 1.0]], dtype=torch.float64, requires_grad=True)
     old_logp = torch.tensor([[-1.0]], dtype=torch.float64)
-    per_token = clipped_surrogate(logp, old_logp, torch.tensor([adv], dtype=torch.float64), 0.2, epsilon_high)
+    per_token = clipped_surrogate(
+        logp, old_logp, torch.tensor([adv], dtype=torch.float64), 0.2, epsilon_high
+    )
     per_token.sum().backward()
     assert per_token.item() == pytest.approx(value, abs=1e-12)
     assert logp.grad.item() == pytest.approx(slope, abs=1e-12)
@@ -186,7 +249,7 @@ def test_group_with_equal_rewards_contributes_nothing(loss_type):
 def test_k3_by_hand_and_sign():
     logp = torch.tensor([[math.log(0.5), math.log(0.5), math.log(0.5)]], dtype=torch.float64)
     ref_logp = torch.tensor([[math.log(0.25), math.log(0.5), math.log(1.0)]], dtype=torch.float64)
-    expected = [[0.5 + math.log(2) - 1, 0.0, 2 - math.log(2) - 1]]          # r - log r - 1 at r = 1/2, 1, 2
+    expected = [[0.5 + math.log(2) - 1, 0.0, 2 - math.log(2) - 1]]  # r - log r - 1 at r = 1/2, 1, 2
     torch.testing.assert_close(kl_k3(logp, ref_logp), torch.tensor(expected, dtype=torch.float64))
 
 
@@ -205,7 +268,9 @@ def test_k3_float32_is_not_noise_near_zero():
     assert (kl_k3(zero, diff) >= 0).all()
     assert (kl_k3(zero, diff).double() - exact).abs().max() < 1e-10
     naive = diff.exp() - 1 - diff
-    assert (naive < 0).any() and (naive.double() - exact).abs().max() > 1e-8          # the test can tell the two apart
+    assert (naive < 0).any() and (
+        naive.double() - exact
+    ).abs().max() > 1e-8  # the test can tell the two apart
 
 
 def test_k3_expectation_is_the_exact_kl_and_its_gradient_the_other_direction():
@@ -215,11 +280,13 @@ def test_k3_expectation_is_the_exact_kl_and_its_gradient_the_other_direction():
     ref = torch.randn(7, generator=g, dtype=torch.float64).log_softmax(0)
     logp = logits.log_softmax(0)
     exact = (logp.exp() * (logp - ref)).sum()
-    expectation = logp.exp().detach() @ kl_k3(logp[None], ref[None])[0]      # the sampling probabilities carry no gradient
+    expectation = (
+        logp.exp().detach() @ kl_k3(logp[None], ref[None])[0]
+    )  # the sampling probabilities carry no gradient
     assert expectation.item() == pytest.approx(exact.item(), abs=1e-12) and exact > 0.1
-    got, = torch.autograd.grad(expectation, logits, retain_graph=True)
-    forward, = torch.autograd.grad((ref.exp() * (ref - logp)).sum(), logits, retain_graph=True)
-    reverse, = torch.autograd.grad(exact, logits)
+    (got,) = torch.autograd.grad(expectation, logits, retain_graph=True)
+    (forward,) = torch.autograd.grad((ref.exp() * (ref - logp)).sum(), logits, retain_graph=True)
+    (reverse,) = torch.autograd.grad(exact, logits)
     torch.testing.assert_close(got, forward)
     assert not torch.allclose(got, reverse, atol=1e-2)
 
@@ -234,8 +301,8 @@ def test_k3_times_the_ratio_has_the_gradient_of_the_reverse_kl():
     ours, theirs = kl_k3(logp[None], ref[None])[0], ratio * kl_k3(logp[None], ref[None])[0]
     assert torch.equal(ours, theirs)
     expectation = logp.exp().detach() @ theirs
-    got, = torch.autograd.grad(expectation, logits, retain_graph=True)
-    reverse, = torch.autograd.grad((logp.exp() * (logp - ref)).sum(), logits)
+    (got,) = torch.autograd.grad(expectation, logits, retain_graph=True)
+    (reverse,) = torch.autograd.grad((logp.exp() * (logp - ref)).sum(), logits)
     torch.testing.assert_close(got, reverse)
 
 
@@ -251,17 +318,21 @@ def test_reference_gets_no_gradient():
 
 def loop_loss(loss_type, logp, old_logp, ref_logp, adv, mask, beta=0.1, epsilon=0.2):
     """The papers' formulas in plain python floats: DeepSeekMath eq. 3, DAPO section 3.3, Dr. GRPO, cross-entropy."""
-    rows = []                                                                # one list of token losses per completion
+    rows = []  # one list of token losses per completion
     for b in range(len(logp)):
         rows.append([])
         for t in range(logp.shape[1]):
             if not mask[b, t]:
                 continue
-            lp, old, ref, A = (x.item() for x in (logp[b, t], old_logp[b, t], ref_logp[b, t], adv[b]))
+            lp, old, ref, A = (
+                x.item() for x in (logp[b, t], old_logp[b, t], ref_logp[b, t], adv[b])
+            )
             ratio = math.exp(lp - old)
             clipped = min(max(ratio, 1 - epsilon), 1 + epsilon)
             kl = math.exp(ref - lp) - (ref - lp) - 1
-            rows[b].append(-lp if loss_type == "sft" else -(min(ratio * A, clipped * A) - beta * kl))
+            rows[b].append(
+                -lp if loss_type == "sft" else -(min(ratio * A, clipped * A) - beta * kl)
+            )
     total, tokens = sum(map(sum, rows)), sum(map(len, rows))
     if loss_type == "grpo":
         return sum(sum(row) / len(row) for row in rows if row) / len(rows)
@@ -285,13 +356,15 @@ def test_matches_plain_python(loss_type, empty_row):
 def test_loss_types_differ_on_ragged_rows():
     batch = make_batch(noise=0.6)
     values = {name: round(full_loss(name, *batch).item(), 10) for name in LOSSES}
-    assert values["dapo"] == values["bnpo"]                                  # one device: the local batch is the whole one
+    assert values["dapo"] == values["bnpo"]  # one device: the local batch is the whole one
     assert len(set(values.values())) == len(LOSSES) - 1
 
 
 def test_weights_by_hand():
     mask = torch.tensor([[1, 1, 1, 1], [1, 0, 0, 0]])
-    torch.testing.assert_close(token_weights(mask, "grpo"), torch.tensor([[1, 1, 1, 1], [4, 0, 0, 0]]) / 8)
+    torch.testing.assert_close(
+        token_weights(mask, "grpo"), torch.tensor([[1, 1, 1, 1], [4, 0, 0, 0]]) / 8
+    )
     torch.testing.assert_close(token_weights(mask, "dapo"), mask / 5)
     torch.testing.assert_close(token_weights(mask, "dr_grpo", 10), mask / 20)
     torch.testing.assert_close(sft_weights(mask), mask / 5)
@@ -304,14 +377,16 @@ def test_micro_batches_add_up_to_the_full_batch(loss_type, sizes):
     ragged lengths. The padding is trimmed per micro-batch too, as the scripts do."""
     logp, old_logp, ref_logp, adv, mask = make_batch(noise=0.6)
     full = full_loss(loss_type, logp, old_logp, ref_logp, adv, mask)
-    full_grad, = torch.autograd.grad(full, logp)
+    (full_grad,) = torch.autograd.grad(full, logp)
     weights = token_weights(mask, loss_type, MAX_LEN)
     order = torch.randperm(12, generator=torch.Generator().manual_seed(4))
     total = 0.0
     for rows in order.split(sizes):
         width = int(mask[rows].sum(1).max()) if len(rows) else 0
         part = [x[rows, :width] for x in (logp, old_logp, ref_logp)]
-        loss = full_loss(loss_type, *part, adv[rows], mask[rows, :width], weights=weights[rows, :width])
+        loss = full_loss(
+            loss_type, *part, adv[rows], mask[rows, :width], weights=weights[rows, :width]
+        )
         loss.backward()
         total += loss.item()
     assert total == pytest.approx(full.item(), abs=1e-12)
@@ -324,11 +399,17 @@ def test_extra_padding_changes_nothing(loss_type):
     batch = make_batch(noise=0.6)
     logp, old_logp, ref_logp, adv, mask = batch
     pad = lambda x, value: torch.cat([x.detach(), torch.full((len(x), 5), value, dtype=x.dtype)], 1)
-    padded = pad(logp, -3.0).requires_grad_(), pad(old_logp, -1.0), pad(ref_logp, -9.0), adv, pad(mask, 0.0)
+    padded = (
+        pad(logp, -3.0).requires_grad_(),
+        pad(old_logp, -1.0),
+        pad(ref_logp, -9.0),
+        adv,
+        pad(mask, 0.0),
+    )
     loss, padded_loss = full_loss(loss_type, *batch), full_loss(loss_type, *padded)
     assert padded_loss.item() == pytest.approx(loss.item(), abs=1e-12)
-    grad, = torch.autograd.grad(loss, logp)
-    padded_grad, = torch.autograd.grad(padded_loss, padded[0])
+    (grad,) = torch.autograd.grad(loss, logp)
+    (padded_grad,) = torch.autograd.grad(padded_loss, padded[0])
     torch.testing.assert_close(padded_grad[:, :9], grad, atol=1e-12, rtol=0)
     assert (padded_grad[:, 9:] == 0).all()
 
@@ -338,7 +419,9 @@ def test_permuting_groups_changes_nothing(loss_type):
     batch = make_batch(noise=0.6)
     order = torch.arange(12).view(3, 4)[[2, 0, 1]].flatten()
     permuted = [x[order] for x in batch]
-    assert full_loss(loss_type, *permuted).item() == pytest.approx(full_loss(loss_type, *batch).item(), abs=1e-12)
+    assert full_loss(loss_type, *permuted).item() == pytest.approx(
+        full_loss(loss_type, *batch).item(), abs=1e-12
+    )
     weights = token_weights(batch[-1], loss_type, MAX_LEN)
     torch.testing.assert_close(token_weights(permuted[-1], loss_type, MAX_LEN), weights[order])
 
@@ -349,13 +432,13 @@ def test_first_eos_is_inside_and_everything_after_it_outside(loss_type):
     stop (tiny-grpo). The mask comes from lengths, and the losses must honour it to the token."""
     eos = 7
     targets = torch.tensor([[3, 5, eos, eos, eos], [3, 4, 5, 6, eos], [3, 4, 5, 6, 8]])
-    lengths = torch.tensor([3, 5, 5])                                        # the last row was cut: it has no eos
+    lengths = torch.tensor([3, 5, 5])  # the last row was cut: it has no eos
     mask = (torch.arange(5) < lengths[:, None]).double()
     logp = torch.full((3, 5), -1.0, dtype=torch.float64, requires_grad=True)
     adv = torch.tensor([1.0, -1.0, 0.5], dtype=torch.float64)
     full_loss(loss_type, logp, logp.detach(), logp.detach(), adv, mask).backward()
     assert targets[0, 2] == targets[0, 3] == eos
-    assert ((logp.grad != 0) == (mask == 1)).all()                           # (0, 2) learns, (0, 3) and (0, 4) do not
+    assert ((logp.grad != 0) == (mask == 1)).all()  # (0, 2) learns, (0, 3) and (0, 4) do not
 
 
 @pytest.mark.parametrize("loss_type", LOSSES)
@@ -364,12 +447,27 @@ def test_truncated_rows_fall_silent(loss_type):
     finished = torch.tensor([True] * 12)
     finished[[0, 7]] = False
     kept = truncation_mask(mask, finished)
-    assert (kept[[0, 7]] == 0).all() and torch.equal(kept[finished], mask[finished]) and kept.dtype == mask.dtype
+    assert (
+        (kept[[0, 7]] == 0).all()
+        and torch.equal(kept[finished], mask[finished])
+        and kept.dtype == mask.dtype
+    )
     full_loss(loss_type, logp, old_logp, ref_logp, adv, kept).backward()
-    assert torch.isfinite(logp.grad).all() and (logp.grad[[0, 7]] == 0).all() and (logp.grad[finished].abs().sum(1) > 0).all()
+    assert (
+        torch.isfinite(logp.grad).all()
+        and (logp.grad[[0, 7]] == 0).all()
+        and (logp.grad[finished].abs().sum(1) > 0).all()
+    )
 
-    logp.grad = None                                                         # every row cut: zero, not 0 / 0
-    nothing = full_loss(loss_type, logp, old_logp, ref_logp, adv, truncation_mask(mask, torch.zeros(12, dtype=torch.bool)))
+    logp.grad = None  # every row cut: zero, not 0 / 0
+    nothing = full_loss(
+        loss_type,
+        logp,
+        old_logp,
+        ref_logp,
+        adv,
+        truncation_mask(mask, torch.zeros(12, dtype=torch.bool)),
+    )
     nothing.backward()
     assert nothing.item() == 0 and (logp.grad == 0).all()
 
@@ -382,12 +480,16 @@ def test_who_counts_a_masked_row():
     assert totals == pytest.approx({"grpo": 0.75, "bnpo": 1, "dapo": 1, "dr_grpo": 0.75, "sft": 1})
 
 
-@pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.uint8, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize(
+    "dtype", [torch.bool, torch.int64, torch.uint8, torch.bfloat16, torch.float32]
+)
 def test_mask_dtype_does_not_matter(dtype):
-    mask = torch.ones(3, 333)                                                # 999 tokens: bfloat16 would count 1000
+    mask = torch.ones(3, 333)  # 999 tokens: bfloat16 would count 1000
     mask[0, 4:] = 0
     for loss_type in LOSSES:
-        torch.testing.assert_close(token_weights(mask.to(dtype), loss_type, 400), token_weights(mask, loss_type, 400))
+        torch.testing.assert_close(
+            token_weights(mask.to(dtype), loss_type, 400), token_weights(mask, loss_type, 400)
+        )
     assert truncation_mask(mask.to(dtype), torch.tensor([True, False, True])).dtype == dtype
     x = torch.arange(999.0).view(3, 333)
     torch.testing.assert_close(masked_mean(x, mask.to(dtype)), x[mask == 1].mean())
@@ -419,12 +521,16 @@ def test_supervised_is_cross_entropy():
 def test_r3v_weights_by_hand():
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0], [1, 0, 0, 0]])
     tasks, w = ["cot", "refine", "select"], {"refine": 2.0, "select": 0.5}
-    torch.testing.assert_close(r3v_weights(mask, tasks, w), mask * torch.tensor([[1], [2], [0.5]]) / 8)
+    torch.testing.assert_close(
+        r3v_weights(mask, tasks, w), mask * torch.tensor([[1], [2], [0.5]]) / 8
+    )
     rows = torch.tensor([[1 / 4], [2 / 3], [0.5 / 1]]) / 3
     torch.testing.assert_close(r3v_weights(mask, tasks, w, per_example=True), mask * rows)
     assert (r3v_weights(mask, tasks, {"refine": 0.0})[1] == 0).all()
     empty = torch.zeros(2, 3)
-    assert (r3v_weights(empty, ["cot", "cot"], {}) == 0).all() and (r3v_weights(empty, ["cot", "cot"], {}, True) == 0).all()
+    assert (r3v_weights(empty, ["cot", "cot"], {}) == 0).all() and (
+        r3v_weights(empty, ["cot", "cot"], {}, True) == 0
+    ).all()
 
 
 def test_r3v_is_the_sum_of_its_three_losses_and_plain_sft_when_unweighted():
@@ -432,7 +538,10 @@ def test_r3v_is_the_sum_of_its_three_losses_and_plain_sft_when_unweighted():
     logp, _, _, _, mask = make_batch()
     tasks = ["cot", "refine", "select", "direct", "warmup", "cot"] * 2
     torch.testing.assert_close(r3v_weights(mask, tasks, {}), sft_weights(mask))
-    alone = {t: sum(-(logp[b] * mask[b]).sum() for b in range(12) if tasks[b] == t) / mask.sum() for t in set(tasks)}
+    alone = {
+        t: sum(-(logp[b] * mask[b]).sum() for b in range(12) if tasks[b] == t) / mask.sum()
+        for t in set(tasks)
+    }
     expected = sum(alone.values()) + 0.7 * alone["refine"] + 2 * alone["select"]
     got = aggregate(nll(logp), r3v_weights(mask, tasks, {"refine": 1.7, "select": 3.0}))
     assert got.item() == pytest.approx(expected.item(), abs=1e-12)
@@ -443,16 +552,22 @@ def test_r3v_is_the_sum_of_its_three_losses_and_plain_sft_when_unweighted():
 @pytest.mark.parametrize("per_example", [False, True])
 def test_r3v_micro_batches_add_up(per_example):
     logp, _, _, _, mask = make_batch()
-    weights = r3v_weights(mask, ["cot", "refine", "select"] * 4, {"refine": 2.0, "select": 0.25}, per_example)
+    weights = r3v_weights(
+        mask, ["cot", "refine", "select"] * 4, {"refine": 2.0, "select": 0.25}, per_example
+    )
     full = aggregate(nll(logp), weights)
-    assert sum(aggregate(nll(logp[a:a + 5]), weights[a:a + 5]) for a in (0, 5, 10)).item() == pytest.approx(full.item(), abs=1e-12)
+    assert sum(
+        aggregate(nll(logp[a : a + 5]), weights[a : a + 5]) for a in (0, 5, 10)
+    ).item() == pytest.approx(full.item(), abs=1e-12)
 
 
 def test_r3v_per_example_weighs_a_short_select_like_a_long_rationale():
     mask = (torch.arange(100) < torch.tensor([100, 2])[:, None]).double()
     share = lambda w: (w.sum(1) / w.sum()).tolist()
     assert share(r3v_weights(mask, ["cot", "select"], {})) == pytest.approx([100 / 102, 2 / 102])
-    assert share(r3v_weights(mask, ["cot", "select"], {}, per_example=True)) == pytest.approx([0.5, 0.5])
+    assert share(r3v_weights(mask, ["cot", "select"], {}, per_example=True)) == pytest.approx(
+        [0.5, 0.5]
+    )
 
 
 @pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf")])
@@ -480,17 +595,36 @@ def at_start(P=4):
     return ref_chosen, ref_rejected, ref_chosen, ref_rejected, *lengths
 
 
-def trl_loss(name, chosen_logp, rejected_logp, ref_chosen, ref_rejected, chosen_tokens, rejected_tokens, beta, label_smoothing, delta):
+def trl_loss(
+    name,
+    chosen_logp,
+    rejected_logp,
+    ref_chosen,
+    ref_rejected,
+    chosen_tokens,
+    rejected_tokens,
+    beta,
+    label_smoothing,
+    delta,
+):
     """TRL's formulas, written again from its DPOTrainer (v0.28; "sft" per sample, as the MPO paper has it)."""
     logsigmoid = torch.nn.functional.logsigmoid
     if name == "sigmoid":
         logits = (chosen_logp - rejected_logp) - (ref_chosen - ref_rejected)
-        return -logsigmoid(beta * logits) * (1 - label_smoothing) - logsigmoid(-beta * logits) * label_smoothing
+        return (
+            -logsigmoid(beta * logits) * (1 - label_smoothing)
+            - logsigmoid(-beta * logits) * label_smoothing
+        )
     if name == "ipo":
-        logits = (chosen_logp / chosen_tokens - rejected_logp / rejected_tokens) - (ref_chosen / chosen_tokens - ref_rejected / rejected_tokens)
+        logits = (chosen_logp / chosen_tokens - rejected_logp / rejected_tokens) - (
+            ref_chosen / chosen_tokens - ref_rejected / rejected_tokens
+        )
         return (logits - 1 / (2 * beta)) ** 2
     if name == "bco_pair":
-        chosen_rewards, rejected_rewards = beta * (chosen_logp - ref_chosen), beta * (rejected_logp - ref_rejected)
+        chosen_rewards, rejected_rewards = (
+            beta * (chosen_logp - ref_chosen),
+            beta * (rejected_logp - ref_rejected),
+        )
         return -logsigmoid(chosen_rewards - delta) - logsigmoid(-(rejected_rewards - delta))
     assert name == "sft"
     return -chosen_logp / chosen_tokens
@@ -499,14 +633,19 @@ def trl_loss(name, chosen_logp, rejected_logp, ref_chosen, ref_rejected, chosen_
 def test_sequence_logp_sums_the_tokens_that_count():
     logp, _, _, _, mask = make_batch()
     got = sequence_logp(logp, mask)
-    assert got.tolist() == pytest.approx([sum(logp[b, t].item() for t in range(9) if mask[b, t]) for b in range(12)])
+    assert got.tolist() == pytest.approx(
+        [sum(logp[b, t].item() for t in range(9) if mask[b, t]) for b in range(12)]
+    )
     assert torch.equal(torch.autograd.grad(got.sum(), logp)[0], mask)
-    long = torch.full((1, 333), -1.0, dtype=torch.bfloat16)                  # bfloat16 would say -332 or -334
+    long = torch.full((1, 333), -1.0, dtype=torch.bfloat16)  # bfloat16 would say -332 or -334
     for dtype in (torch.bool, torch.int64, torch.bfloat16):
         got = sequence_logp(long, torch.ones(1, 333, dtype=dtype))
         assert got.dtype == torch.float32 and got.item() == -333
     spoilt = torch.tensor([[-1.0, float("nan")], [-1.0, -2.0]])
-    assert sequence_logp(spoilt, torch.tensor([[1, 0], [1, 0]])).isnan().tolist() == [True, False]          # not hidden: it would reach the gradient
+    assert sequence_logp(spoilt, torch.tensor([[1, 0], [1, 0]])).isnan().tolist() == [
+        True,
+        False,
+    ]  # not hidden: it would reach the gradient
 
 
 def test_at_the_start_every_loss_has_its_known_value():
@@ -521,10 +660,14 @@ def test_at_the_start_every_loss_has_its_known_value():
     torch.testing.assert_close(first(loss_type=("ipo",)), four(25.0))
     torch.testing.assert_close(first(**MPO), 1.2 * math.log(2) + nll_per_token)
     assert 1.2 * math.log(2) == pytest.approx(0.8318, abs=1e-4)
-    assert preference_metrics(*args[:4])["rewards/accuracies"] == 0          # strict: nothing is preferred yet
+    assert (
+        preference_metrics(*args[:4])["rewards/accuracies"] == 0
+    )  # strict: nothing is preferred yet
 
 
-@pytest.mark.parametrize("beta, label_smoothing, delta", [(0.1, 0.0, 0.0), (0.5, 0.2, -0.4), (2.0, 0.49, 1.3)])
+@pytest.mark.parametrize(
+    "beta, label_smoothing, delta", [(0.1, 0.0, 0.0), (0.5, 0.2, -0.4), (2.0, 0.49, 1.3)]
+)
 @pytest.mark.parametrize("name", PAIR_LOSSES)
 def test_pair_losses_match_trl(name, beta, label_smoothing, delta):
     args = make_pairs()
@@ -533,37 +676,49 @@ def test_pair_losses_match_trl(name, beta, label_smoothing, delta):
     torch.testing.assert_close(got, expected)
     assert got.shape == (7,) and got.std() > 1e-3
     for x in args[:1] if name == "sft" else args[:2]:
-        torch.testing.assert_close(torch.autograd.grad(got.sum(), x, retain_graph=True)[0], torch.autograd.grad(expected.sum(), x, retain_graph=True)[0])
+        torch.testing.assert_close(
+            torch.autograd.grad(got.sum(), x, retain_graph=True)[0],
+            torch.autograd.grad(expected.sum(), x, retain_graph=True)[0],
+        )
 
 
 def test_losses_are_weighted_and_summed():
     args = make_pairs()
     part = {name: trl_loss(name, *args, 0.3, 0.1, 0.7) for name in PAIR_LOSSES}
     kw = {"beta": 0.3, "label_smoothing": 0.1, "delta": 0.7}
-    torch.testing.assert_close(preference_loss(*args, **MPO, **kw), 0.8 * part["sigmoid"] + 0.2 * part["bco_pair"] + part["sft"])
-    torch.testing.assert_close(preference_loss(*args, tuple(PAIR_LOSSES), **kw), sum(part.values()))        # no weights: 1 each, TRL
-    torch.testing.assert_close(preference_loss(*args, ["ipo", "sft"], [0.0, 2.0], **kw), 2 * part["sft"])
+    torch.testing.assert_close(
+        preference_loss(*args, **MPO, **kw),
+        0.8 * part["sigmoid"] + 0.2 * part["bco_pair"] + part["sft"],
+    )
+    torch.testing.assert_close(
+        preference_loss(*args, tuple(PAIR_LOSSES), **kw), sum(part.values())
+    )  # no weights: 1 each, TRL
+    torch.testing.assert_close(
+        preference_loss(*args, ["ipo", "sft"], [0.0, 2.0], **kw), 2 * part["sft"]
+    )
 
 
 def test_dpo_gradient_is_beta_sigma_of_the_error():
     """Eq. 7's gradient: -beta sigma(-beta h) on every token of the chosen, the opposite on the rejected; large where the order is wrong."""
-    logp, ref_logp, _, _, mask = make_batch(N=4, G=2, noise=1.5)            # rows alternate chosen, rejected
+    logp, ref_logp, _, _, mask = make_batch(N=4, G=2, noise=1.5)  # rows alternate chosen, rejected
     policy, ref = sequence_logp(logp, mask), sequence_logp(ref_logp, mask)
     h = ((policy - ref)[::2] - (policy - ref)[1::2]).detach()
     pairs = policy[::2], policy[1::2], ref[::2], ref[1::2], mask[::2].sum(1), mask[1::2].sum(1)
     preference_loss(*pairs, beta=0.7).sum().backward()
-    pull = 0.7 * torch.sigmoid(-0.7 * h)[:, None]                            # (P, 1)
+    pull = 0.7 * torch.sigmoid(-0.7 * h)[:, None]  # (P, 1)
     torch.testing.assert_close(logp.grad[::2], -pull * mask[::2])
     torch.testing.assert_close(logp.grad[1::2], pull * mask[1::2])
     assert h.min() < -0.1 and h.max() > 0.1
 
 
-@pytest.mark.parametrize("name, signs", [("sigmoid", (-1, 1)), ("bco_pair", (-1, 1)), ("sft", (-1, 0))])
+@pytest.mark.parametrize(
+    "name, signs", [("sigmoid", (-1, 1)), ("bco_pair", (-1, 1)), ("sft", (-1, 0))]
+)
 def test_descent_raises_the_chosen_and_lowers_the_rejected(name, signs):
     args = make_pairs()
     loss = preference_loss(*args, (name,), delta=0.3).sum()
     for x, sign in zip(args[:2], signs):
-        grad, = torch.autograd.grad(loss, x, retain_graph=True, allow_unused=True)
+        (grad,) = torch.autograd.grad(loss, x, retain_graph=True, allow_unused=True)
         assert sign == 0 and grad is None or (grad.sign() == sign).all()
 
 
@@ -571,11 +726,14 @@ def test_descent_raises_the_chosen_and_lowers_the_rejected(name, signs):
 def test_label_smoothing_stops_at_the_log_odds_of_a_right_label(label_smoothing):
     """cDPO = (1 - e) DPO(h) + e DPO(-h), so it is least at beta h = log((1 - e) / e), and costs there the entropy of a coin with bias e."""
     e, beta = label_smoothing, 0.1
-    zero, h = torch.zeros(3, dtype=torch.float64), math.log((1 - e) / e) / beta + torch.tensor([0.0, -1.0, 1.0], dtype=torch.float64)
+    zero, h = (
+        torch.zeros(3, dtype=torch.float64),
+        math.log((1 - e) / e) / beta + torch.tensor([0.0, -1.0, 1.0], dtype=torch.float64),
+    )
     h.requires_grad_()
     loss = dpo(h, zero, beta, e)
     torch.testing.assert_close(loss, (1 - e) * dpo(h, zero, beta) + e * dpo(zero, h, beta))
-    grad, = torch.autograd.grad(loss.sum(), h)
+    (grad,) = torch.autograd.grad(loss.sum(), h)
     assert grad[0].item() == pytest.approx(0, abs=1e-12) and grad[1] < -1e-5 and grad[2] > 1e-5
     assert loss[0].item() == pytest.approx(-e * math.log(e) - (1 - e) * math.log(1 - e))
 
@@ -596,16 +754,30 @@ def test_bco_judges_each_answer_by_itself_and_dpo_only_the_margin():
     """A common fall of both log-probs leaves DPO where it was; BCO sees it, unless the reward shift falls along (its purpose)."""
     chosen, rejected = torch.tensor([[0.3, 2.0, -1.0], [0.1, -4.0, 3.0]], dtype=torch.float64)
     beta, fall = 0.5, -6.0
-    torch.testing.assert_close(dpo(chosen + fall, rejected + fall, beta), dpo(chosen, rejected, beta))
-    before, after = bco_pair(chosen, rejected, beta, 0.2), bco_pair(chosen + fall, rejected + fall, beta, 0.2)
+    torch.testing.assert_close(
+        dpo(chosen + fall, rejected + fall, beta), dpo(chosen, rejected, beta)
+    )
+    before, after = (
+        bco_pair(chosen, rejected, beta, 0.2),
+        bco_pair(chosen + fall, rejected + fall, beta, 0.2),
+    )
     assert (before - after).abs().min() > 0.1
-    torch.testing.assert_close(bco_pair(chosen + fall, rejected + fall, beta, 0.2 + beta * fall), before)
+    torch.testing.assert_close(
+        bco_pair(chosen + fall, rejected + fall, beta, 0.2 + beta * fall), before
+    )
     far = torch.tensor([500.0])
-    assert bco_pair(far, -far, 0.1, 3.0).item() == pytest.approx(0, abs=1e-12) and bco_pair(-far, far, 0.1, 3.0).item() == pytest.approx(100)
-    torch.testing.assert_close(preference_loss(*at_start(), delta=5.0), preference_loss(*at_start()))      # DPO knows no delta
-    args = make_pairs()                                                      # a delta per pair is the same as one pair at a time
+    assert bco_pair(far, -far, 0.1, 3.0).item() == pytest.approx(0, abs=1e-12) and bco_pair(
+        -far, far, 0.1, 3.0
+    ).item() == pytest.approx(100)
+    torch.testing.assert_close(
+        preference_loss(*at_start(), delta=5.0), preference_loss(*at_start())
+    )  # DPO knows no delta
+    args = make_pairs()  # a delta per pair is the same as one pair at a time
     delta = torch.linspace(-1, 1, 7, dtype=torch.float64)
-    single = [preference_loss(*(x[i:i + 1] for x in args), delta=delta[i].item(), **MPO) for i in range(7)]
+    single = [
+        preference_loss(*(x[i : i + 1] for x in args), delta=delta[i].item(), **MPO)
+        for i in range(7)
+    ]
     torch.testing.assert_close(preference_loss(*args, delta=delta, **MPO), torch.cat(single))
 
 
@@ -615,9 +787,13 @@ def test_sft_pair_counts_every_answer_the_same():
     cost = torch.tensor([0.7, 0.1], dtype=torch.float64)
     got = sft_pair(-cost * tokens, tokens)
     torch.testing.assert_close(got, cost)
-    torch.testing.assert_close(sft_pair(torch.tensor([-0.7, -70.0]), tokens), torch.tensor([0.7, 0.7]))
+    torch.testing.assert_close(
+        sft_pair(torch.tensor([-0.7, -70.0]), tokens), torch.tensor([0.7, 0.7])
+    )
     token_mean = (cost * tokens).sum() / tokens.sum()
-    assert got.mean().item() == pytest.approx(0.4) and token_mean.item() == pytest.approx(10.7 / 101)
+    assert got.mean().item() == pytest.approx(0.4) and token_mean.item() == pytest.approx(
+        10.7 / 101
+    )
 
 
 @pytest.mark.parametrize("name", PAIR_LOSSES)
@@ -625,18 +801,30 @@ def test_extreme_ratios_stay_finite(name):
     """log(sigmoid(x)) is log(0) from x = -104 in float32; a policy far away must still get a gradient."""
     chosen = torch.tensor([-2e4, 2e4, -300.0], requires_grad=True)
     ref, n = torch.zeros(3), torch.full((3,), 10)
-    loss = preference_loss(chosen, -chosen.detach(), ref, ref, n, n, (name,), label_smoothing=0.1, delta=1.0)
+    loss = preference_loss(
+        chosen, -chosen.detach(), ref, ref, n, n, (name,), label_smoothing=0.1, delta=1.0
+    )
     loss.sum().backward()
-    assert torch.isfinite(loss).all() and torch.isfinite(chosen.grad).all() and chosen.grad[0] < -0.01
+    assert (
+        torch.isfinite(loss).all() and torch.isfinite(chosen.grad).all() and chosen.grad[0] < -0.01
+    )
 
 
 def test_reward_shift_is_the_mean_of_all_pairs_so_far():
-    chosen, rejected = torch.tensor([3.0, 1.0, -2.0, 0.0]), torch.tensor([1.0, 0.0, -4.0, 2.0])            # pair means 2, 0.5, -3, 1
+    chosen, rejected = (
+        torch.tensor([3.0, 1.0, -2.0, 0.0]),
+        torch.tensor([1.0, 0.0, -4.0, 2.0]),
+    )  # pair means 2, 0.5, -3, 1
     delta, total, count = reward_shift(chosen, rejected, 0.0, 0)
-    torch.testing.assert_close(delta, torch.tensor([2.0, 2.5 / 2, -0.5 / 3, 0.5 / 4]))                     # the first is its own mean: updated before use
+    torch.testing.assert_close(
+        delta, torch.tensor([2.0, 2.5 / 2, -0.5 / 3, 0.5 / 4])
+    )  # the first is its own mean: updated before use
     assert (total, count) == (0.5, 4) and type(total) is float and type(count) is int
     more, total, count = reward_shift(torch.tensor([4.5]), torch.tensor([4.5]), total, count)
-    assert more.tolist() == [1.0] and (total, count) == (5.0, 5)                                           # cumulative: an exponential mean would forget
+    assert more.tolist() == [1.0] and (total, count) == (
+        5.0,
+        5,
+    )  # cumulative: an exponential mean would forget
     none, total, count = reward_shift(torch.zeros(0), torch.zeros(0), total, count)
     assert none.shape == (0,) and (total, count) == (5.0, 5)
 
@@ -656,7 +844,11 @@ def test_pairs_in_micro_batches_add_up_running_delta_included(sizes):
         loss = preference_loss(*part, beta=beta, delta=part_delta, **MPO).sum() / 7
         loss.backward()
         total, parts = total + loss.item(), parts + part_delta.tolist()
-    assert total == pytest.approx(full.item(), abs=1e-12) and parts == delta.tolist() and part_state == state
+    assert (
+        total == pytest.approx(full.item(), abs=1e-12)
+        and parts == delta.tolist()
+        and part_state == state
+    )
     for x, grad in zip(args, expected):
         torch.testing.assert_close(x.grad, grad)
         assert grad.abs().min() > 1e-3
@@ -667,23 +859,43 @@ def test_reference_delta_and_metrics_carry_no_gradient():
     chosen, rejected, ref_chosen, ref_rejected = args[:4]
     ref_chosen.requires_grad_(), ref_rejected.requires_grad_()
     delta, _, _ = reward_shift(chosen - ref_chosen, rejected - ref_rejected, 0.0, 0)
-    assert not delta.requires_grad and not any(x.requires_grad for x in preference_metrics(*args[:4]).values())
-    own = chosen.mean()                                                      # a delta that does carry a gradient counts as a constant
-    (preference_loss(*args, tuple(PAIR_LOSSES), delta=own) + bco_pair(chosen - ref_chosen.detach(), rejected, delta=own)).sum().backward()
+    assert not delta.requires_grad and not any(
+        x.requires_grad for x in preference_metrics(*args[:4]).values()
+    )
+    own = chosen.mean()  # a delta that does carry a gradient counts as a constant
+    (
+        preference_loss(*args, tuple(PAIR_LOSSES), delta=own)
+        + bco_pair(chosen - ref_chosen.detach(), rejected, delta=own)
+    ).sum().backward()
     assert ref_chosen.grad is None and ref_rejected.grad is None
     constant_delta = own.item()
-    again = preference_loss(*args, tuple(PAIR_LOSSES), delta=constant_delta) + bco_pair(chosen - ref_chosen.detach(), rejected, delta=constant_delta)
+    again = preference_loss(*args, tuple(PAIR_LOSSES), delta=constant_delta) + bco_pair(
+        chosen - ref_chosen.detach(), rejected, delta=constant_delta
+    )
     torch.testing.assert_close(torch.autograd.grad(again.sum(), chosen)[0], chosen.grad)
 
 
 def test_preference_metrics_by_hand():
-    chosen_logp, rejected_logp = torch.tensor([-10.0, -20.0, -30.0, -4.0]), torch.tensor([-12.0, -18.0, -30.0, -9.0])
-    ref_chosen, ref_rejected = torch.tensor([-12.0, -20.0, -33.0, -4.0]), torch.tensor([-11.0, -20.0, -33.0, -1.0])
+    chosen_logp, rejected_logp = (
+        torch.tensor([-10.0, -20.0, -30.0, -4.0]),
+        torch.tensor([-12.0, -18.0, -30.0, -9.0]),
+    )
+    ref_chosen, ref_rejected = (
+        torch.tensor([-12.0, -20.0, -33.0, -4.0]),
+        torch.tensor([-11.0, -20.0, -33.0, -1.0]),
+    )
     got = preference_metrics(chosen_logp, rejected_logp, ref_chosen, ref_rejected, beta=0.5)
     # rewards of the chosen 1, 0, 1.5, 0; of the rejected -0.5, 1, 1.5, -4: right, wrong, tie (not right), right
-    assert {k: v.item() for k, v in got.items()} == pytest.approx({
-        "rewards/chosen": 2.5 / 4, "rewards/rejected": -2 / 4, "rewards/margins": 4.5 / 4, "rewards/accuracies": 0.5,
-        "logps/chosen": -16, "logps/rejected": -69 / 4})
+    assert {k: v.item() for k, v in got.items()} == pytest.approx(
+        {
+            "rewards/chosen": 2.5 / 4,
+            "rewards/rejected": -2 / 4,
+            "rewards/margins": 4.5 / 4,
+            "rewards/accuracies": 0.5,
+            "logps/chosen": -16,
+            "logps/rejected": -69 / 4,
+        }
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
@@ -693,22 +905,49 @@ def test_preference_is_computed_in_at_least_float32(dtype):
     exact = preference_loss(*(x.detach().double() for x in args), **MPO, label_smoothing=0.1)
     loss = preference_loss(*args, **MPO, label_smoothing=0.1)
     delta, _, _ = reward_shift(args[0], args[1], 0.0, 0)
-    assert loss.dtype == delta.dtype == out and all(v.is_floating_point() and v.dtype != torch.bfloat16 for v in preference_metrics(*args[:4]).values())
-    torch.testing.assert_close(loss.double(), exact, atol=1e-5, rtol=1e-5)  # bfloat16 arithmetic would be off by 1e-2
-    assert dpo(args[0], args[1]).dtype == ipo(args[0], args[1]).dtype == bco_pair(args[0], args[1]).dtype == sft_pair(args[0], args[4]).dtype == out
+    assert loss.dtype == delta.dtype == out and all(
+        v.is_floating_point() and v.dtype != torch.bfloat16
+        for v in preference_metrics(*args[:4]).values()
+    )
+    torch.testing.assert_close(
+        loss.double(), exact, atol=1e-5, rtol=1e-5
+    )  # bfloat16 arithmetic would be off by 1e-2
+    assert (
+        dpo(args[0], args[1]).dtype
+        == ipo(args[0], args[1]).dtype
+        == bco_pair(args[0], args[1]).dtype
+        == sft_pair(args[0], args[4]).dtype
+        == out
+    )
     loss.sum().backward()
     assert args[0].grad.dtype == dtype
-    torch.testing.assert_close(dpo(args[0], args[1]).double(), dpo(args[0].double(), args[1].double()), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        dpo(args[0], args[1]).double(),
+        dpo(args[0].double(), args[1].double()),
+        atol=1e-5,
+        rtol=1e-5,
+    )
 
 
-@pytest.mark.parametrize("kw, message", [
-    ({"loss_type": ("sigmoid", "orpo")}, "orpo.*sigmoid, ipo, bco_pair, sft"),
-    ({"loss_type": ()}, "there are"),
-    ({"loss_type": ("sigmoid", "sft"), "loss_weights": (1.0,)}, "got 1"),
-    ({"beta": 0.0}, "beta"), ({"beta": -0.1}, "beta"), ({"beta": float("nan")}, "beta"), ({"loss_type": "ipo", "beta": 0.0}, "beta"),
-    ({"label_smoothing": 0.5}, "label_smoothing"), ({"label_smoothing": -0.01}, "label_smoothing"),
-    ({"loss_type": "sft", "beta": 0.0}, "beta"), ({"loss_type": "bco_pair", "label_smoothing": 0.5}, "label_smoothing"),      # unused, still wrong
-])
+@pytest.mark.parametrize(
+    "kw, message",
+    [
+        ({"loss_type": ("sigmoid", "orpo")}, "orpo.*sigmoid, ipo, bco_pair, sft"),
+        ({"loss_type": ()}, "there are"),
+        ({"loss_type": ("sigmoid", "sft"), "loss_weights": (1.0,)}, "got 1"),
+        ({"beta": 0.0}, "beta"),
+        ({"beta": -0.1}, "beta"),
+        ({"beta": float("nan")}, "beta"),
+        ({"loss_type": "ipo", "beta": 0.0}, "beta"),
+        ({"label_smoothing": 0.5}, "label_smoothing"),
+        ({"label_smoothing": -0.01}, "label_smoothing"),
+        ({"loss_type": "sft", "beta": 0.0}, "beta"),
+        (
+            {"loss_type": "bco_pair", "label_smoothing": 0.5},
+            "label_smoothing",
+        ),  # unused, still wrong
+    ],
+)
 def test_preference_loss_refuses(kw, message):
     with pytest.raises(ValueError, match=message):
         preference_loss(*make_pairs(), **kw)
@@ -734,19 +973,27 @@ def test_empty_responses_and_poisoned_rewards_are_refused():
 def test_clip_ratio_counts_exactly_the_zero_gradient_tokens(epsilon_high):
     """Against autograd. VLM-R1 counts ratio*A < clip(ratio)*A instead, the tokens where the *unclipped* term is chosen."""
     logp, old_logp, _, adv, mask = make_batch(N=8, T=50, noise=0.6)
-    logp = (logp + 0.2 * adv.sign()[:, None]).detach().requires_grad_()     # as after some updates: moved the way adv points
+    logp = (
+        (logp + 0.2 * adv.sign()[:, None]).detach().requires_grad_()
+    )  # as after some updates: moved the way adv points
     clipped_surrogate(logp, old_logp, adv, 0.2, epsilon_high).sum().backward()
-    dead = (logp.grad == 0) & (mask == 1)                                    # adv is never 0 here, so clipping is the cause
+    dead = (logp.grad == 0) & (mask == 1)  # adv is never 0 here, so clipping is the cause
     assert adv.abs().min() > 1e-3
     got = clip_ratio(logp, old_logp, adv, mask, 0.2, epsilon_high)
     up = (adv > 0)[:, None]
     expected = {"low_mean": dead & ~up, "high_mean": dead & up, "region_mean": dead}
     for name, tokens in expected.items():
-        assert got[name].item() == pytest.approx(tokens.sum().item() / mask.sum().item(), abs=1e-6), name
+        assert got[name].item() == pytest.approx(
+            tokens.sum().item() / mask.sum().item(), abs=1e-6
+        ), name
         assert 0.1 < got[name].item() < 0.9
     ratio = (logp - old_logp).exp().detach()
-    inverted = masked_mean(ratio * adv[:, None] < ratio.clamp(0.8, 1.2 if epsilon_high is None else 1.28) * adv[:, None], mask)
-    assert 0.02 < inverted < got["region_mean"] / 2                          # the data tells the two metrics apart
+    inverted = masked_mean(
+        ratio * adv[:, None]
+        < ratio.clamp(0.8, 1.2 if epsilon_high is None else 1.28) * adv[:, None],
+        mask,
+    )
+    assert 0.02 < inverted < got["region_mean"] / 2  # the data tells the two metrics apart
 
 
 def test_clip_ratio_on_the_boundary_and_without_advantage():
@@ -754,14 +1001,24 @@ def test_clip_ratio_on_the_boundary_and_without_advantage():
     old_logp = torch.zeros(1, 3, dtype=torch.float64)
     logp = torch.tensor([[0.3, -0.3, 0.0]], dtype=torch.float64, requires_grad=True)
     high, low, _ = logp.exp()[0].tolist()
-    epsilon, epsilon_high = 1 - low, high - 1                                # both differences are exact between 1/2 and 2
+    epsilon, epsilon_high = 1 - low, high - 1  # both differences are exact between 1/2 and 2
     for adv in (1.0, -1.0):
         adv = torch.tensor([adv], dtype=torch.float64)
-        grad, = torch.autograd.grad(clipped_surrogate(logp, old_logp, adv, epsilon, epsilon_high).sum(), logp)
+        (grad,) = torch.autograd.grad(
+            clipped_surrogate(logp, old_logp, adv, epsilon, epsilon_high).sum(), logp
+        )
         assert (grad != 0).all()
-        assert clip_ratio(logp, old_logp, adv, torch.ones(1, 3), epsilon, epsilon_high)["region_mean"] == 0
+        assert (
+            clip_ratio(logp, old_logp, adv, torch.ones(1, 3), epsilon, epsilon_high)["region_mean"]
+            == 0
+        )
     far = torch.full((1, 3), 5.0, dtype=torch.float64)
-    assert clip_ratio(far, old_logp, torch.zeros(1, dtype=torch.float64), torch.ones(1, 3))["region_mean"] == 0
+    assert (
+        clip_ratio(far, old_logp, torch.zeros(1, dtype=torch.float64), torch.ones(1, 3))[
+            "region_mean"
+        ]
+        == 0
+    )
 
 
 def test_frac_reward_zero_std():
@@ -793,9 +1050,16 @@ def test_logp_difference_by_hand():
 
 def test_logp_difference_k3_is_kl_from_rollout_to_trainer():
     g = torch.Generator().manual_seed(6)
-    p, q = torch.randn(2, 1, 7, generator=g, dtype=torch.float64).log_softmax(-1)        # rollout, trainer
+    p, q = torch.randn(2, 1, 7, generator=g, dtype=torch.float64).log_softmax(
+        -1
+    )  # rollout, trainer
     # every token of the vocabulary once, so the mean weights them 1/7; reweight by hand to an expectation under the rollout
-    k3 = torch.stack([logp_difference(p[:, v:v + 1], q[:, v:v + 1], torch.ones(1, 1))["k3"] for v in range(7)])
+    k3 = torch.stack(
+        [
+            logp_difference(p[:, v : v + 1], q[:, v : v + 1], torch.ones(1, 1))["k3"]
+            for v in range(7)
+        ]
+    )
     assert (p.exp()[0] @ k3).item() == pytest.approx((p.exp() * (p - q)).sum().item(), abs=1e-12)
     assert (p.exp()[0] @ k3).item() != pytest.approx((q.exp() * (q - p)).sum().item(), abs=1e-3)
 
@@ -812,45 +1076,61 @@ def test_no_function_writes_to_its_arguments():
     group_advantage(rewards, 4), frac_reward_zero_std(rewards, 4)
     for loss_type in LOSSES:
         full_loss(loss_type, *args)
-    truncation_mask(mask, finished).zero_()                                  # a new tensor: writing to it reaches no argument
+    truncation_mask(mask, finished).zero_()  # a new tensor: writing to it reaches no argument
     aggregate(ref_logp, weights)
     for loss_type in LOSSES:
         token_weights(mask, loss_type, MAX_LEN).zero_()
-    clip_ratio(logp, old_logp, adv, mask), logp_difference(old_logp, logp, mask), masked_mean(logp, mask)
+    (
+        clip_ratio(logp, old_logp, adv, mask),
+        logp_difference(old_logp, logp, mask),
+        masked_mean(logp, mask),
+    )
     group_advantage(rewards, 4).zero_(), sft_weights(mask).zero_(), nll(old_logp).zero_()
     pairs = make_pairs()
     everything, before = everything + pairs, before + [x.detach().clone() for x in pairs]
-    r3v_weights(mask, ["cot"] * 12, {"cot": 2.0}).zero_(), sequence_logp(logp, mask).detach().zero_()
-    preference_loss(*pairs, tuple(PAIR_LOSSES)).detach().zero_(), preference_metrics(*pairs[:4]), reward_shift(*pairs[:2], 0.0, 0)[0].zero_()
+    (
+        r3v_weights(mask, ["cot"] * 12, {"cot": 2.0}).zero_(),
+        sequence_logp(logp, mask).detach().zero_(),
+    )
+    (
+        preference_loss(*pairs, tuple(PAIR_LOSSES)).detach().zero_(),
+        preference_metrics(*pairs[:4]),
+        reward_shift(*pairs[:2], 0.0, 0)[0].zero_(),
+    )
     for x, y in zip(everything, before, strict=True):
         assert torch.equal(x, y)
 
 
-@pytest.mark.parametrize("call", [
-    lambda lp, adv, m: clipped_surrogate(lp, lp[:, 1:], adv),                # the off-by-one of a second shift
-    lambda lp, adv, m: clipped_surrogate(lp, lp, adv[:, None]),              # (B, 1) would broadcast
-    lambda lp, adv, m: clipped_surrogate(lp, lp, adv[:1]),
-    lambda lp, adv, m: kl_k3(lp, lp[:1]),                                    # (1, T) would broadcast
-    lambda lp, adv, m: nll(lp[0]),
-    lambda lp, adv, m: aggregate(lp, m[:, :1]),
-    lambda lp, adv, m: token_weights(m[0], "grpo"),
-    lambda lp, adv, m: truncation_mask(m, m),
-    lambda lp, adv, m: masked_mean(lp, m[:1]),
-    lambda lp, adv, m: clip_ratio(lp, lp, adv, m[:, :1]),
-    lambda lp, adv, m: logp_difference(lp, lp, m[:, 1:]),
-    lambda lp, adv, m: group_advantage(adv.view(3, 4), 4),
-    lambda lp, adv, m: sequence_logp(lp, m[:, :1]),
-    lambda lp, adv, m: r3v_weights(m, ["cot"], {}),                          # (1, 1) would broadcast
-    lambda lp, adv, m: dpo(adv, adv[:1]),
-    lambda lp, adv, m: ipo(adv[:, None], adv[:, None]),
-    lambda lp, adv, m: bco_pair(adv, adv[:, None]),
-    lambda lp, adv, m: bco_pair(adv, adv, delta=adv[:, None]),               # (P, P)
-    lambda lp, adv, m: sft_pair(adv, m.sum(1)[:1]),
-    lambda lp, adv, m: preference_loss(adv, adv, adv, adv[:1], m.sum(1), m.sum(1)),
-    lambda lp, adv, m: preference_loss(adv, adv, adv, adv, m.sum(1), m.sum(1)[:1]),
-    lambda lp, adv, m: preference_metrics(adv, adv, adv[:1], adv),
-    lambda lp, adv, m: reward_shift(adv, adv[:, None], 0.0, 0),
-])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda lp, adv, m: clipped_surrogate(
+            lp, lp[:, 1:], adv
+        ),  # the off-by-one of a second shift
+        lambda lp, adv, m: clipped_surrogate(lp, lp, adv[:, None]),  # (B, 1) would broadcast
+        lambda lp, adv, m: clipped_surrogate(lp, lp, adv[:1]),
+        lambda lp, adv, m: kl_k3(lp, lp[:1]),  # (1, T) would broadcast
+        lambda lp, adv, m: nll(lp[0]),
+        lambda lp, adv, m: aggregate(lp, m[:, :1]),
+        lambda lp, adv, m: token_weights(m[0], "grpo"),
+        lambda lp, adv, m: truncation_mask(m, m),
+        lambda lp, adv, m: masked_mean(lp, m[:1]),
+        lambda lp, adv, m: clip_ratio(lp, lp, adv, m[:, :1]),
+        lambda lp, adv, m: logp_difference(lp, lp, m[:, 1:]),
+        lambda lp, adv, m: group_advantage(adv.view(3, 4), 4),
+        lambda lp, adv, m: sequence_logp(lp, m[:, :1]),
+        lambda lp, adv, m: r3v_weights(m, ["cot"], {}),  # (1, 1) would broadcast
+        lambda lp, adv, m: dpo(adv, adv[:1]),
+        lambda lp, adv, m: ipo(adv[:, None], adv[:, None]),
+        lambda lp, adv, m: bco_pair(adv, adv[:, None]),
+        lambda lp, adv, m: bco_pair(adv, adv, delta=adv[:, None]),  # (P, P)
+        lambda lp, adv, m: sft_pair(adv, m.sum(1)[:1]),
+        lambda lp, adv, m: preference_loss(adv, adv, adv, adv[:1], m.sum(1), m.sum(1)),
+        lambda lp, adv, m: preference_loss(adv, adv, adv, adv, m.sum(1), m.sum(1)[:1]),
+        lambda lp, adv, m: preference_metrics(adv, adv, adv[:1], adv),
+        lambda lp, adv, m: reward_shift(adv, adv[:, None], 0.0, 0),
+    ],
+)
 def test_wrong_shapes_are_refused_rather_than_broadcast(call):
     logp, _, _, adv, mask = make_batch()
     with pytest.raises(AssertionError):
@@ -873,10 +1153,16 @@ def test_slide_size_and_imports():
 def test_rollout_agrees_by_ratios_and_by_kl():
     """99 % of the ratios in [0.9, 1.1], and k3 <= 1e-3, each by itself; what the mask leaves out does not count, and nan never agrees."""
     logp, mask = torch.full((10, 100), -1.0, dtype=torch.float64), torch.ones(10, 100)
-    moved = lambda tokens, by: (logp.flatten() - by * (torch.arange(1000) < tokens)).view(10, 100)     # sampling log-probs of the first `tokens` tokens
+    moved = lambda tokens, by: (logp.flatten() - by * (torch.arange(1000) < tokens)).view(
+        10, 100
+    )  # sampling log-probs of the first `tokens` tokens
     agrees = lambda sampling, mask=mask: rollout_agrees(sampling, logp, mask)
-    assert agrees(logp) and agrees(moved(10, math.log(1.2))) and not agrees(moved(11, math.log(1.2)))
-    assert agrees(moved(1000, math.log(1.04))) and not agrees(moved(1000, math.log(1.06)))              # k3 of a ratio r is r - 1 - log r: 8e-4, 1.7e-3
-    assert not agrees(moved(10, math.log(2.0)))                                                         # 0.307 x 1 %
+    assert (
+        agrees(logp) and agrees(moved(10, math.log(1.2))) and not agrees(moved(11, math.log(1.2)))
+    )
+    assert agrees(moved(1000, math.log(1.04))) and not agrees(
+        moved(1000, math.log(1.06))
+    )  # k3 of a ratio r is r - 1 - log r: 8e-4, 1.7e-3
+    assert not agrees(moved(10, math.log(2.0)))  # 0.307 x 1 %
     assert agrees(moved(11, math.log(1.2)), (torch.arange(1000) > 1).view(10, 100).float())
     assert not agrees(torch.full_like(logp, math.nan))

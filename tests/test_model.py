@@ -3,6 +3,7 @@
 Everything is compared with stock transformers and PEFT, or with a checkpoint whose every number is known (tests/layouts.py writes it in the
 layout published in 2024).
 """
+
 import json
 import re
 import shutil
@@ -23,12 +24,27 @@ from plumbing import disk
 from utils import UserError
 
 bitsandbytes = pytest.importorskip("bitsandbytes")
-PROJECTIONS = [f"self_attn.{p}_proj" for p in "qkvo"] + [f"mlp.{p}_proj" for p in ("gate", "up", "down")]
+PROJECTIONS = [f"self_attn.{p}_proj" for p in "qkvo"] + [
+    f"mlp.{p}_proj" for p in ("gate", "up", "down")
+]
 
 
 def flags(**changed):
     """The flags of a training script that model.load reads."""
-    return SimpleNamespace(**(dict(lora_r=0, lora_alpha=None, lora_dropout=0.0, freeze_vision=False, freeze_merger=False, freeze_llm=False, gradient_checkpointing=False) | changed))
+    return SimpleNamespace(
+        **(
+            dict(
+                lora_r=0,
+                lora_alpha=None,
+                lora_dropout=0.0,
+                freeze_vision=False,
+                freeze_merger=False,
+                freeze_llm=False,
+                gradient_checkpointing=False,
+            )
+            | changed
+        )
+    )
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +56,9 @@ def published(tmp_path_factory):
 @pytest.fixture(scope="session")
 def untied(tmp_path_factory):
     """The same, with a head of its own, in one file."""
-    return layouts.write_2024(tmp_path_factory.mktemp("untied"), "tiny-untied", seed=1, dtype=torch.float32, shard_bytes=0)
+    return layouts.write_2024(
+        tmp_path_factory.mktemp("untied"), "tiny-untied", seed=1, dtype=torch.float32, shard_bytes=0
+    )
 
 
 @pytest.fixture(scope="session")
@@ -65,13 +83,23 @@ def randomise_lora(policy, scale=0.05, seed=0):
 def responses_of(processor, lengths, seed=0):
     """Random response ids of these lengths, never a special token."""
     generator = torch.Generator().manual_seed(seed)
-    return [torch.randint(0, min(processor.special.eos_ids + processor.special.vision_ids), (n,), generator=generator) for n in lengths]
+    return [
+        torch.randint(
+            0,
+            min(processor.special.eos_ids + processor.special.vision_ids),
+            (n,),
+            generator=generator,
+        )
+        for n in lengths
+    ]
 
 
 def batch_of(processor, prompts, responses, G=1, dtype=torch.float32):
     targets, mask = data.pad_targets(responses, processor.special.pad_id)
     batch = data.collate(prompts, targets, mask, [G] * len(prompts))
-    return {k: v.to(dtype) if k == "pixel_values" and v is not None else v for k, v in batch.items()}
+    return {
+        k: v.to(dtype) if k == "pixel_values" and v is not None else v for k, v in batch.items()
+    }
 
 
 def stock_logps(model, prompts, responses, special, temperature=1.0):
@@ -84,7 +112,7 @@ def stock_logps(model, prompts, responses, special, temperature=1.0):
     blocked[special.vision_ids] = -torch.inf
     logps, entropies = [], []
     for b, (prompt, response) in enumerate(zip(prompts, responses)):
-        row = (logits[b] + blocked)[len(prompt.ids) - 1:len(prompt.ids) - 1 + len(response)]
+        row = (logits[b] + blocked)[len(prompt.ids) - 1 : len(prompt.ids) - 1 + len(response)]
         logps.append(-torch.nn.functional.cross_entropy(row, response, reduction="none"))
         entropies.append(torch.distributions.Categorical(logits=row.detach()).entropy())
     return logps, entropies
@@ -100,6 +128,7 @@ def relative(a, b):
 
 # ------------------------------------------------------------------------------------------------------------ the layout of 2024
 
+
 @pytest.mark.parametrize("which", ["published", "untied"])
 def test_published_layout_gives_exactly_the_weights_written(which, request):
     directory = request.getfixturevalue(which)
@@ -107,10 +136,23 @@ def test_published_layout_gives_exactly_the_weights_written(which, request):
     policy, processor = modeling.load(str(directory))
     config = json.loads((directory / "config.json").read_text())
     text = {k: config[k] for k in layouts.TEXT}
-    vision = (config["vision_config"]["depth"], config["vision_config"]["embed_dim"], config["vision_config"]["num_heads"])
+    vision = (
+        config["vision_config"]["depth"],
+        config["vision_config"]["embed_dim"],
+        config["vision_config"]["num_heads"],
+    )
     # today's names, spelt out here and not taken from transformers' table
-    renamed = lambda name: re.sub(r"^visual\.", "model.visual.", name) if name.startswith("visual.") else re.sub(r"^model\.", "model.language_model.", name)
-    written = {renamed(n): w for n, w in layouts.weights(text, vision, 0 if which == "published" else 1, torch.float32, 0.06)}
+    renamed = lambda name: (
+        re.sub(r"^visual\.", "model.visual.", name)
+        if name.startswith("visual.")
+        else re.sub(r"^model\.", "model.language_model.", name)
+    )
+    written = {
+        renamed(n): w
+        for n, w in layouts.weights(
+            text, vision, 0 if which == "published" else 1, torch.float32, 0.06
+        )
+    }
     state = policy.state_dict()
     assert set(state) - {"lm_head.weight"} == set(written) - {"lm_head.weight"}
     for name, value in written.items():
@@ -118,56 +160,97 @@ def test_published_layout_gives_exactly_the_weights_written(which, request):
     if text["tie_word_embeddings"]:
         assert policy.lm_head.weight is policy.model.language_model.embed_tokens.weight
     else:
-        assert not torch.equal(policy.lm_head.weight, policy.model.language_model.embed_tokens.weight)
+        assert not torch.equal(
+            policy.lm_head.weight, policy.model.language_model.embed_tokens.weight
+        )
     rope = policy.config.text_config.rope_parameters
     assert rope["rope_theta"] == 1e6 and list(rope["mrope_section"]) == [4, 6, 6]
     assert policy.config.text_config.vocab_size > len(processor.tokenizer)
-    assert processor.special.image_id == config["image_token_id"] and processor.special.eos_ids == [config["eos_token_id"], config["bos_token_id"]]
-    assert processor.special.vision_ids == [config[f"vision_{n}token_id"] for n in ("start_", "end_", "")] + [config["image_token_id"], config["video_token_id"]]
+    assert processor.special.image_id == config["image_token_id"] and processor.special.eos_ids == [
+        config["eos_token_id"],
+        config["bos_token_id"],
+    ]
+    assert processor.special.vision_ids == [
+        config[f"vision_{n}token_id"] for n in ("start_", "end_", "")
+    ] + [config["image_token_id"], config["video_token_id"]]
     assert processor.context == 32768
     # its generation_config asks for top_k 1 and a repetition penalty
-    assert (policy.generation_config.top_k, policy.generation_config.repetition_penalty, policy.generation_config.do_sample) == (50, 1.0, False)
+    assert (
+        policy.generation_config.top_k,
+        policy.generation_config.repetition_penalty,
+        policy.generation_config.do_sample,
+    ) == (50, 1.0, False)
 
 
 def test_writer_has_the_published_size_of_the_2b():
     """4,417,971,200 bytes is what the published index of Qwen2-VL-2B states: every tensor of it is written, with its shape."""
     text, _, _, vision, _ = layouts.SIZES["2b"]
-    assert sum(2 * torch.Size(shape).numel() for shape in layouts.shapes(text, vision).values()) == 4_417_971_200
+    assert (
+        sum(2 * torch.Size(shape).numel() for shape in layouts.shapes(text, vision).values())
+        == 4_417_971_200
+    )
 
 
 def test_layout_in_bfloat16_is_not_changed_by_loading(tmp_path):
-    directory = layouts.write_2024(tmp_path, "tiny", seed=3)                                  # bfloat16, as published
+    directory = layouts.write_2024(tmp_path, "tiny", seed=3)  # bfloat16, as published
     state = modeling.load(str(directory), torch.bfloat16)[0].state_dict()
-    for name, value in layouts.weights(json.loads((directory / "config.json").read_text()), (2, 64, 4), 3, torch.bfloat16, 0.06):
-        name = "model." + name if name.startswith("visual") else name.replace("model.", "model.language_model.", 1)
+    for name, value in layouts.weights(
+        json.loads((directory / "config.json").read_text()), (2, 64, 4), 3, torch.bfloat16, 0.06
+    ):
+        name = (
+            "model." + name
+            if name.startswith("visual")
+            else name.replace("model.", "model.language_model.", 1)
+        )
         assert state[name].dtype == torch.bfloat16 and torch.equal(state[name], value)
 
 
-@pytest.mark.parametrize("train", [None, flags(lora_r=4), flags(), flags(freeze_vision=True)], ids=["inference", "lora", "full", "frozen"])
+@pytest.mark.parametrize(
+    "train",
+    [None, flags(lora_r=4), flags(), flags(freeze_vision=True)],
+    ids=["inference", "lora", "full", "frozen"],
+)
 @pytest.mark.parametrize("which", ["tiny", "published"])
 def test_rotary_frequencies_stay_float32_in_bfloat16(which, train, published, tiny, monkeypatch):
     """model.to(bfloat16) would round the frequencies too: by 0.2 %, so that at position 1,000 the angles are off by radians."""
-    monkeypatch.setattr(modeling, "tiny_tokenizer", lambda: tiny[1].tokenizer)                # a second saved
+    monkeypatch.setattr(modeling, "tiny_tokenizer", lambda: tiny[1].tokenizer)  # a second saved
     exact = tiny[0] if which == "tiny" else modeling.core_of(modeling.load(str(published))[0])
-    policy = modeling.load("tiny" if which == "tiny" else str(published), torch.bfloat16, train=train)[0]
+    policy = modeling.load(
+        "tiny" if which == "tiny" else str(published), torch.bfloat16, train=train
+    )[0]
     core = modeling.core_of(policy)
-    assert {p.dtype for p in policy.parameters()} - {torch.float32} == ({torch.bfloat16} if train is None or train.lora_r or train.freeze_vision else set())
+    assert {p.dtype for p in policy.parameters()} - {torch.float32} == (
+        {torch.bfloat16} if train is None or train.lora_r or train.freeze_vision else set()
+    )
     for name, buffer in exact.named_buffers():
         if "inv_freq" in name:
             assert torch.equal(core.get_buffer(name).float(), buffer), name
 
 
 def test_chat_template_comes_from_the_tokenizer_or_chat_template_json_or_ours(published, tmp_path):
-    messages = [{"role": "user", "content": [{"type": "image"}, {"type": "image"}, {"type": "text", "text": "Same?"}]}]
-    render = lambda: modeling.load_processor(tmp_path / "c").tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    messages = [
+        {
+            "role": "user",
+            "content": [{"type": "image"}, {"type": "image"}, {"type": "text", "text": "Same?"}],
+        }
+    ]
+    render = lambda: modeling.load_processor(tmp_path / "c").tokenizer.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=True
+    )
     shutil.copytree(published, tmp_path / "c", ignore=shutil.ignore_patterns("*.safetensors"))
-    expected = ("<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n" + "<|vision_start|><|image_pad|><|vision_end|>" * 2 + "Same?<|im_end|>\n<|im_start|>assistant\n")
+    expected = (
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
+        + "<|vision_start|><|image_pad|><|vision_end|>" * 2
+        + "Same?<|im_end|>\n<|im_start|>assistant\n"
+    )
     assert render() == expected
     config = json.loads((tmp_path / "c" / "tokenizer_config.json").read_text())
     del config["chat_template"]
     (tmp_path / "c" / "tokenizer_config.json").write_text(json.dumps(config))
     assert render() == expected
-    (tmp_path / "c" / "chat_template.json").write_text(json.dumps({"chat_template": "from the file: {{ messages[0]['content'][-1]['text'] }}"}))
+    (tmp_path / "c" / "chat_template.json").write_text(
+        json.dumps({"chat_template": "from the file: {{ messages[0]['content'][-1]['text'] }}"})
+    )
     assert render() == "from the file: Same?"
     # that of the base models, Qwen2-VL-2B and 7B without -Instruct, goes through parts of content, not turns: of a conversation it renders nothing
     parts = "{% for part in messages %}{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% elif 'text' in part %}{{ part['text'] }}{% endif %}{% endfor %}"
@@ -179,23 +262,49 @@ def test_chat_template_comes_from_the_tokenizer_or_chat_template_json_or_ours(pu
 
 def test_pixel_budget_is_the_flags_not_the_checkpoints(published):
     processor = modeling.load_processor(published, max_pixels=28 * 28 * 4, min_pixels=28 * 28)
-    prompt = data.encode_prompt(data.Example("", [layouts.picture(280, 280)], "?", ""), processor, "none")
+    prompt = data.encode_prompt(
+        data.Example("", [layouts.picture(280, 280)], "?", ""), processor, "none"
+    )
     assert 1 <= len(prompt.image_at) <= 4
-    assert len(data.encode_prompt(data.Example("", [layouts.picture(28, 28)], "?", ""), processor, "none").image_at) == 1
+    assert (
+        len(
+            data.encode_prompt(
+                data.Example("", [layouts.picture(28, 28)], "?", ""), processor, "none"
+            ).image_at
+        )
+        == 1
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------------ tiny preset
 
+
 def test_tiny_is_the_same_for_a_seed_and_its_tokenizer_loses_nothing(tiny):
     policy, processor = tiny
     size = sum(p.numel() for p in policy.parameters())
-    assert 1.0e6 < size < 1.6e6 and modeling.describe(policy).startswith(f"{size / 1e6:.2f} M parameters, 0.00 M trained, float32")
+    assert 1.0e6 < size < 1.6e6 and modeling.describe(policy).startswith(
+        f"{size / 1e6:.2f} M parameters, 0.00 M trained, float32"
+    )
     state = policy.state_dict()
     again, other = modeling.tiny(0)[0].state_dict(), modeling.tiny(1)[0].state_dict()
     assert all(torch.equal(state[n], again[n]) for n in state)
     assert not torch.equal(state["lm_head.weight"], other["lm_head.weight"])
-    for text in ("How many red objects are there?", "  two spaces\n\n\tand a tab ", "naïve cafe\u0301", "深度 \U0001f468\u200d\U0001f469\u200d\U0001f467 \u202eabc", "\x00\x7f\u0085\ufeff\uffff", "1234567890", "<think> </think>"):
-        assert processor.tokenizer.decode(processor.tokenizer(text, add_special_tokens=False)["input_ids"], clean_up_tokenization_spaces=False) == text
+    for text in (
+        "How many red objects are there?",
+        "  two spaces\n\n\tand a tab ",
+        "naïve cafe\u0301",
+        "深度 \U0001f468\u200d\U0001f469\u200d\U0001f467 \u202eabc",
+        "\x00\x7f\u0085\ufeff\uffff",
+        "1234567890",
+        "<think> </think>",
+    ):
+        assert (
+            processor.tokenizer.decode(
+                processor.tokenizer(text, add_special_tokens=False)["input_ids"],
+                clean_up_tokenization_spaces=False,
+            )
+            == text
+        )
     assert processor.context >= 4096
 
 
@@ -203,12 +312,20 @@ def test_decode_ends_at_the_first_end_of_text_and_survives_ids_without_a_token(p
     processor = modeling.load_processor(published)
     words = processor.tokenizer("red circle", add_special_tokens=False)["input_ids"]
     end, pad = processor.special.eos_ids
-    assert processor.decode(words + [end] + words) == processor.decode(torch.tensor(words + [pad, pad])) == processor.decode(words) == "red circle"
+    assert (
+        processor.decode(words + [end] + words)
+        == processor.decode(torch.tensor(words + [pad, pad]))
+        == processor.decode(words)
+        == "red circle"
+    )
     assert processor.decode([]) == processor.decode([end]) == ""
-    assert processor.decode(words + [len(processor.tokenizer) + 3]) == "red circle"           # a row of padding in the vocabulary
+    assert (
+        processor.decode(words + [len(processor.tokenizer) + 3]) == "red circle"
+    )  # a row of padding in the vocabulary
 
 
 # ------------------------------------------------------------------------------------------------------------------ log-probs
+
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("which", ["published", "untied"])
@@ -220,25 +337,36 @@ def test_token_logps_equal_the_stock_cross_entropy(which, temperature, request):
     batch = batch_of(processor, prompts, responses)
     before = {k: v.clone() for k, v in batch.items()}
     with torch.no_grad():
-        logp, entropy = modeling.token_logps(policy, batch, temperature, processor.special.vision_ids, entropy=True)
+        logp, entropy = modeling.token_logps(
+            policy, batch, temperature, processor.special.vision_ids, entropy=True
+        )
         expected = stock_logps(policy, prompts, responses, processor.special, temperature)
     assert all(torch.equal(batch[k], before[k]) for k in batch), "inputs changed"
     for mine, theirs in zip((logp, entropy), expected):
         assert mine.shape == batch["targets"].shape and mine.dtype == torch.float32
         assert torch.equal(mine[batch["mask"] == 0], torch.zeros(int((batch["mask"] == 0).sum())))
         for b, row in enumerate(theirs):
-            assert (mine[b, :len(row)] - row).abs().max() < 2e-5
-    assert logp.std() > 0.1                                                                   # not one number everywhere
+            assert (mine[b, : len(row)] - row).abs().max() < 2e-5
+    assert logp.std() > 0.1  # not one number everywhere
 
 
 def test_rows_of_a_group_share_the_picture_and_not_the_answer(published):
     policy, processor = modeling.load(str(published))
-    prompts, responses = layouts.prompts_of(processor, slice(4, 8)), responses_of(processor, [3, 6, 2, 5, 1, 4, 7, 7])
+    prompts, responses = (
+        layouts.prompts_of(processor, slice(4, 8)),
+        responses_of(processor, [3, 6, 2, 5, 1, 4, 7, 7]),
+    )
     with torch.no_grad():
-        logp = modeling.token_logps(policy, batch_of(processor, prompts, responses, G=2), suppress=processor.special.vision_ids)
-        expected, _ = stock_logps(policy, [p for p in prompts for _ in range(2)], responses, processor.special)
+        logp = modeling.token_logps(
+            policy,
+            batch_of(processor, prompts, responses, G=2),
+            suppress=processor.special.vision_ids,
+        )
+        expected, _ = stock_logps(
+            policy, [p for p in prompts for _ in range(2)], responses, processor.special
+        )
     for b, row in enumerate(expected):
-        assert (logp[b, :len(row)] - row).abs().max() < 2e-5
+        assert (logp[b, : len(row)] - row).abs().max() < 2e-5
 
 
 def test_suppressed_ids_have_no_mass_and_cost_nothing_elsewhere(published):
@@ -247,33 +375,53 @@ def test_suppressed_ids_have_no_mass_and_cost_nothing_elsewhere(published):
     prompt, V = layouts.prompts_of(processor, slice(0, 1)), policy.config.text_config.vocab_size
     batch = batch_of(processor, prompt, list(torch.arange(V)[:, None]), G=V)
     with torch.no_grad():
-        mass = modeling.token_logps(policy, batch, suppress=processor.special.vision_ids)[:, 0].exp()
+        mass = modeling.token_logps(policy, batch, suppress=processor.special.vision_ids)[
+            :, 0
+        ].exp()
         whole = modeling.token_logps(policy, batch)[:, 0].exp()
-    assert torch.equal(mass[processor.special.vision_ids], torch.zeros(5)) and abs(float(mass.sum()) - 1) < 1e-5
+    assert (
+        torch.equal(mass[processor.special.vision_ids], torch.zeros(5))
+        and abs(float(mass.sum()) - 1) < 1e-5
+    )
     assert (whole[processor.special.vision_ids] > 0).all() and abs(float(whole.sum()) - 1) < 1e-5
 
 
 def test_chunk_size_and_padding_change_nothing(published):
     policy, processor = modeling.load(str(published))
     policy.requires_grad_(True)
-    prompts, responses = layouts.prompts_of(processor, slice(0, 4)), responses_of(processor, [5, 1, 12, 3])
+    prompts, responses = (
+        layouts.prompts_of(processor, slice(0, 4)),
+        responses_of(processor, [5, 1, 12, 3]),
+    )
     batch = batch_of(processor, prompts, responses)
     found = []
     for chunk in (1024, 1, 4):
         policy.zero_grad()
-        logp, entropy = modeling.token_logps(policy, batch, 0.7, processor.special.vision_ids, entropy=True, chunk=chunk)
-        (logp * torch.arange(12.)).sum().backward()
+        logp, entropy = modeling.token_logps(
+            policy, batch, 0.7, processor.special.vision_ids, entropy=True, chunk=chunk
+        )
+        (logp * torch.arange(12.0)).sum().backward()
         found.append((logp.detach(), entropy, gradients(policy)))
     for logp, entropy, grads in found[1:]:
-        assert (logp - found[0][0]).abs().max() < 1e-5 and (entropy - found[0][1]).abs().max() < 1e-5
+        assert (logp - found[0][0]).abs().max() < 1e-5 and (
+            entropy - found[0][1]
+        ).abs().max() < 1e-5
         assert max(relative(grads[n], found[0][2][n]) for n in grads) < 1e-5
     targets, mask = data.pad_targets(responses, processor.special.pad_id)
-    wider = data.collate(prompts, torch.nn.functional.pad(targets, (0, 9), value=7), torch.nn.functional.pad(mask, (0, 9)))
+    wider = data.collate(
+        prompts,
+        torch.nn.functional.pad(targets, (0, 9), value=7),
+        torch.nn.functional.pad(mask, (0, 9)),
+    )
     with torch.no_grad():
-        assert (modeling.token_logps(policy, wider, 0.7, processor.special.vision_ids)[:, :12] - found[0][0]).abs().max() < 1e-5
+        assert (
+            modeling.token_logps(policy, wider, 0.7, processor.special.vision_ids)[:, :12]
+            - found[0][0]
+        ).abs().max() < 1e-5
 
 
 # ------------------------------------------------------------------------------------------------------------------ gradients
+
 
 def test_checkpointed_gradients_are_the_plain_ones(published):
     """Float64: layers recomputed and head in chunks, against the same without either (1e-10), and against the stock forward's (1e-5: norms,
@@ -281,27 +429,39 @@ def test_checkpointed_gradients_are_the_plain_ones(published):
     policy, processor = modeling.load(str(published), train=flags(gradient_checkpointing=True))
     policy.double()
     policy.compute_dtype = torch.float64
-    prompts, responses = layouts.prompts_of(processor, slice(3, 8)), responses_of(processor, [5, 1, 12, 3, 4])
+    prompts, responses = (
+        layouts.prompts_of(processor, slice(3, 8)),
+        responses_of(processor, [5, 1, 12, 3, 4]),
+    )
     batch = batch_of(processor, prompts, responses, dtype=torch.float64)
-    weights = torch.rand(batch["mask"].shape, generator=torch.Generator().manual_seed(0)) * batch["mask"]
+    weights = (
+        torch.rand(batch["mask"].shape, generator=torch.Generator().manual_seed(0)) * batch["mask"]
+    )
     calls = []
-    hook = policy.model.language_model.layers[0].input_layernorm.register_forward_hook(lambda *_: calls.append("layer"))
+    hook = policy.model.language_model.layers[0].input_layernorm.register_forward_hook(
+        lambda *_: calls.append("layer")
+    )
     policy.train()
-    (modeling.token_logps(policy, batch, 0.7, processor.special.vision_ids, chunk=4) * weights).sum().backward()
+    (
+        modeling.token_logps(policy, batch, 0.7, processor.special.vision_ids, chunk=4) * weights
+    ).sum().backward()
     assert len(calls) == 2, "gradient checkpointing is not on"
     hook.remove()
     checkpointed = gradients(policy)
 
     policy.gradient_checkpointing_disable()
     policy.zero_grad()
-    (modeling.token_logps(policy, batch, 0.7, processor.special.vision_ids, chunk=10 ** 9) * weights).sum().backward()
+    (
+        modeling.token_logps(policy, batch, 0.7, processor.special.vision_ids, chunk=10**9)
+        * weights
+    ).sum().backward()
     plain = gradients(policy)
     assert set(checkpointed) == set(plain) == {n for n, _ in policy.named_parameters()}
     assert max(relative(checkpointed[n], plain[n]) for n in plain) < 1e-10
 
     policy.zero_grad()
     logps, _ = stock_logps(policy, prompts, responses, processor.special, 0.7)
-    sum((row * weights[b, :len(row)].double()).sum() for b, row in enumerate(logps)).backward()
+    sum((row * weights[b, : len(row)].double()).sum() for b, row in enumerate(logps)).backward()
     stock = gradients(policy)
     assert max(relative(plain[n], stock[n]) for n in stock) < 1e-5
 
@@ -310,9 +470,16 @@ def all_in_float64(policy, monkeypatch):
     """The vision tower's rotation and the language model's norms are done in float32 by transformers whatever the weights are, and float32(a) + float32(b)
     is not float32(a + b) when two gradients go through them here and their sum there (1e-8 to 1e-7): here they are done in float64."""
     from transformers.models.qwen2_vl import modeling_qwen2_vl as theirs
+
     turn = lambda x, cos, sin: x * cos.unsqueeze(-2) + theirs.rotate_half(x) * sin.unsqueeze(-2)
-    monkeypatch.setattr(theirs, "apply_rotary_pos_emb_vision", lambda q, k, cos, sin: (turn(q, cos, sin), turn(k, cos, sin)))
-    norm = lambda self, x: self.weight * x * (x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon).rsqrt()
+    monkeypatch.setattr(
+        theirs,
+        "apply_rotary_pos_emb_vision",
+        lambda q, k, cos, sin: (turn(q, cos, sin), turn(k, cos, sin)),
+    )
+    norm = lambda self, x: (
+        self.weight * x * (x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon).rsqrt()
+    )
     monkeypatch.setattr(type(modeling.core_of(policy).model.language_model.norm), "forward", norm)
 
 
@@ -326,14 +493,19 @@ def test_micro_batches_do_not_change_gradients(dtype, tolerance, published, monk
     if dtype == torch.float64:
         all_in_float64(policy, monkeypatch)
     prompts = layouts.prompts_of(processor, slice(4, 8))
-    targets, mask = data.pad_targets(responses_of(processor, [3, 6, 2, 5, 1, 4, 7, 7]), processor.special.pad_id)
+    targets, mask = data.pad_targets(
+        responses_of(processor, [3, 6, 2, 5, 1, 4, 7, 7]), processor.special.pad_id
+    )
     weights = torch.randn(mask.shape, generator=torch.Generator().manual_seed(0))
     found = []
     for size in (8, 1, 3, 5):
         policy.zero_grad()
         for a, b, first, last, counts in data.micro_batches(8, size, [2] * 4):
             batch = data.collate(prompts[first:last], targets[a:b], mask[a:b], counts)
-            (modeling.token_logps(policy, batch, suppress=processor.special.vision_ids) * weights[a:b]).sum().backward()
+            (
+                modeling.token_logps(policy, batch, suppress=processor.special.vision_ids)
+                * weights[a:b]
+            ).sum().backward()
         found.append(gradients(policy))
     worst = max(relative(grads[n], found[0][n]) for grads in found[1:] for n in found[0])
     assert worst < tolerance, worst
@@ -341,7 +513,19 @@ def test_micro_batches_do_not_change_gradients(dtype, tolerance, published, monk
 
 # ------------------------------------------------------------------------------------------------------------------ packed: [prompt | r1 ... rG]
 
-LENGTHS = [6, 0, 1, 9, 5, 5, 3, 1, 12, 4, 2]                          # of the responses to a picture, two pictures, and text alone; none longest but once
+LENGTHS = [
+    6,
+    0,
+    1,
+    9,
+    5,
+    5,
+    3,
+    1,
+    12,
+    4,
+    2,
+]  # of the responses to a picture, two pictures, and text alone; none longest but once
 COUNTS = [4, 2, 5]
 
 
@@ -360,12 +544,26 @@ def both_ways(policy, processor, dtype=torch.float32, temperature=0.7):
     weights = torch.randn(mask.shape, generator=torch.Generator().manual_seed(0))
     starts = [sum(COUNTS[:n]) for n in range(4)]
     padded = [data.collate(prompts, targets, mask, COUNTS)]
-    packed = [data.collate([p], targets[a:b], mask[a:b]) for p, a, b in zip(prompts, starts, starts[1:])]
-    assert [len(b["input_ids"]) for b in padded + packed] == [11, 1, 1, 1] and [b["input_ids"].shape[1] for b in packed] == [len(p.ids) + n for p, n in zip(prompts, (16, 10, 22))]
+    packed = [
+        data.collate([p], targets[a:b], mask[a:b]) for p, a, b in zip(prompts, starts, starts[1:])
+    ]
+    assert [len(b["input_ids"]) for b in padded + packed] == [11, 1, 1, 1] and [
+        b["input_ids"].shape[1] for b in packed
+    ] == [len(p.ids) + n for p, n in zip(prompts, (16, 10, 22))]
     found = []
     for batches in (padded, packed):
         policy.zero_grad()
-        logp, entropy = (torch.cat(x) for x in zip(*[modeling.token_logps(policy, batch, temperature, processor.special.vision_ids, entropy=True) for batch in batches]))
+        logp, entropy = (
+            torch.cat(x)
+            for x in zip(
+                *[
+                    modeling.token_logps(
+                        policy, batch, temperature, processor.special.vision_ids, entropy=True
+                    )
+                    for batch in batches
+                ]
+            )
+        )
         (logp * weights).sum().backward()
         found.append((logp.detach(), entropy, gradients(policy)))
     return found
@@ -376,20 +574,34 @@ def both_ways(policy, processor, dtype=torch.float32, temperature=0.7):
 def test_packed_equals_padded(kind, checkpointed, published):
     """Log-probs, entropy and each parameter's gradient, the vision tower's too. Three prompts' forwards come before the one backward, so that a
     packing that does not travel with its own graph is recomputed with another prompt's."""
-    policy, processor = modeling.load(str(published), quant="nf4" if kind == "nf4" else "none", train=flags(lora_r=0 if kind == "full" else 8, gradient_checkpointing=checkpointed))
+    policy, processor = modeling.load(
+        str(published),
+        quant="nf4" if kind == "nf4" else "none",
+        train=flags(lora_r=0 if kind == "full" else 8, gradient_checkpointing=checkpointed),
+    )
     randomise_lora(policy)
     policy.train()
     calls = []
-    modeling.core_of(policy).model.language_model.layers[0].input_layernorm.register_forward_hook(lambda *_: calls.append("layer"))
+    modeling.core_of(policy).model.language_model.layers[0].input_layernorm.register_forward_hook(
+        lambda *_: calls.append("layer")
+    )
     (logp, entropy, padded), (packed_logp, packed_entropy, packed) = both_ways(policy, processor)
     assert len(calls) == (8 if checkpointed else 4)
-    assert (logp - packed_logp).abs().max() < 1e-5 and (entropy - packed_entropy).abs().max() < 1e-5 and logp.std() > 0.1
-    assert set(packed) == set(padded) == {n for n, p in policy.named_parameters() if p.requires_grad} and len(packed) == (28 if kind != "full" else len(list(policy.parameters())))
+    assert (
+        (logp - packed_logp).abs().max() < 1e-5
+        and (entropy - packed_entropy).abs().max() < 1e-5
+        and logp.std() > 0.1
+    )
+    assert set(packed) == set(padded) == {
+        n for n, p in policy.named_parameters() if p.requires_grad
+    } and len(packed) == (28 if kind != "full" else len(list(policy.parameters())))
     worst = max((relative(packed[n], padded[n]), n) for n in padded)
     assert worst[0] < 1e-5 and all(g.norm() > 0 for g in packed.values()), worst
 
 
-@pytest.mark.parametrize("train", [flags(lora_r=8), flags(gradient_checkpointing=True)], ids=["lora", "full"])
+@pytest.mark.parametrize(
+    "train", [flags(lora_r=8), flags(gradient_checkpointing=True)], ids=["lora", "full"]
+)
 def test_packed_equals_padded_in_float64(train, published, monkeypatch):
     policy, processor = modeling.load(str(published), train=train)
     randomise_lora(policy)
@@ -397,12 +609,14 @@ def test_packed_equals_padded_in_float64(train, published, monkeypatch):
     modeling.core_of(policy).compute_dtype = torch.float64
     all_in_float64(policy, monkeypatch)
     (logp, _, padded), (packed_logp, _, packed) = both_ways(policy, processor, torch.float64)
-    assert (logp - packed_logp).abs().max() < 2e-6                                            # float32 from the head on: a last bit
+    assert (logp - packed_logp).abs().max() < 2e-6  # float32 from the head on: a last bit
     worst = max((relative(packed[n], padded[n]), n) for n in padded)
     assert worst[0] < 1e-10, worst
 
 
-@pytest.mark.parametrize("train", [None, flags(lora_r=8), flags()], ids=["inference", "lora", "full"])
+@pytest.mark.parametrize(
+    "train", [None, flags(lora_r=8), flags()], ids=["inference", "lora", "full"]
+)
 def test_packed_bfloat16_is_as_exact_as_the_stock_forward(train, published):
     """Mean |error| against float32 with the same weights (rounded to bfloat16), at most 1.25 times that of the stock forward."""
     errors = {}
@@ -417,49 +631,78 @@ def test_packed_bfloat16_is_as_exact_as_the_stock_forward(train, published):
     special = processor.special
     with torch.no_grad():
         for n, prompt in enumerate(prompts):
-            rows = responses[4 * n:4 * n + 4]
+            rows = responses[4 * n : 4 * n + 4]
             truth, _ = stock_logps(exact, [prompt] * 4, rows, special)
             with modeling.autocast(modeling.core_of(policy)):
                 stock, _ = stock_logps(policy, [prompt] * 4, rows, special)
-            packed = modeling.token_logps(policy, batch_of(processor, [prompt], rows, G=4), suppress=special.vision_ids)
+            packed = modeling.token_logps(
+                policy, batch_of(processor, [prompt], rows, G=4), suppress=special.vision_ids
+            )
             for name, found in (("stock", stock), ("packed", packed)):
-                errors.setdefault(name, []).extend(float(e) for row, true in zip(found, truth) for e in (row[:len(true)] - true).abs())
+                errors.setdefault(name, []).extend(
+                    float(e)
+                    for row, true in zip(found, truth)
+                    for e in (row[: len(true)] - true).abs()
+                )
     stock, packed = (sum(errors[k]) / len(errors[k]) for k in ("stock", "packed"))
-    assert len(errors["packed"]) > 700 and 1e-3 < stock < 5e-2 and packed <= 1.25 * stock, (packed, stock)
+    assert len(errors["packed"]) > 700 and 1e-3 < stock < 5e-2 and packed <= 1.25 * stock, (
+        packed,
+        stock,
+    )
 
 
 def test_responses_of_a_pack_do_not_see_each_other_and_their_order_does_not_matter(published):
     policy, processor = modeling.load(str(published))
-    prompt, rows = layouts.prompts_of(processor, slice(6, 7)), responses_of(processor, [7, 2, 0, 9, 9])
+    prompt, rows = (
+        layouts.prompts_of(processor, slice(6, 7)),
+        responses_of(processor, [7, 2, 0, 9, 9]),
+    )
     with torch.no_grad():
-        logps = lambda rows: modeling.token_logps(policy, batch_of(processor, prompt, rows, G=len(rows)), suppress=processor.special.vision_ids)
+        logps = lambda rows: modeling.token_logps(
+            policy,
+            batch_of(processor, prompt, rows, G=len(rows)),
+            suppress=processor.special.vision_ids,
+        )
         logp, order = logps(rows), torch.tensor([3, 0, 4, 2, 1])
         assert (logps([rows[i] for i in order]) - logp[order]).abs().max() < 1e-5
         for changed in (0, 3):
             others = [b for b in range(5) if b != changed]
             rows_now = [(row + 1) % 100 if b == changed else row for b, row in enumerate(rows)]
             now = logps(rows_now)
-            assert (now[others] - logp[others]).abs().max() < 1e-6 and (now[changed] - logp[changed]).abs().max() > 1e-2
-        assert (logps(rows[:2]) - logp[:2, :7]).abs().max() < 1e-5                            # nor does their number
+            assert (now[others] - logp[others]).abs().max() < 1e-6 and (
+                now[changed] - logp[changed]
+            ).abs().max() > 1e-2
+        assert (logps(rows[:2]) - logp[:2, :7]).abs().max() < 1e-5  # nor does their number
         first = torch.stack([r[0] for r in rows if len(r)])
-        assert not torch.equal(logp[[0, 1, 3, 4], 0], torch.zeros(4)) and len(set(first.tolist())) > 1
+        assert (
+            not torch.equal(logp[[0, 1, 3, 4], 0], torch.zeros(4)) and len(set(first.tolist())) > 1
+        )
 
 
 def test_a_pack_of_empty_responses_is_harmless(published):
     policy, processor = modeling.load(str(published), train=flags())
     prompt = layouts.prompts_of(processor, slice(0, 1))
-    logp = modeling.token_logps(policy, data.collate(prompt, torch.ones(3, 4, dtype=torch.long), torch.zeros(3, 4)))
+    logp = modeling.token_logps(
+        policy, data.collate(prompt, torch.ones(3, 4, dtype=torch.long), torch.zeros(3, 4))
+    )
     logp.sum().backward()
-    assert torch.equal(logp, torch.zeros(3, 4)) and all(torch.equal(g, torch.zeros_like(g)) for g in gradients(policy).values())
+    assert torch.equal(logp, torch.zeros(3, 4)) and all(
+        torch.equal(g, torch.zeros_like(g)) for g in gradients(policy).values()
+    )
 
 
-def test_packed_update_holds_neither_all_logits_nor_a_mask_of_the_whole_length(published, monkeypatch):
+def test_packed_update_holds_neither_all_logits_nor_a_mask_of_the_whole_length(
+    published, monkeypatch
+):
     """The shape of everything that is computed, forward and backward. G * T = 8 * 48 response tokens, less one, S = P + 383."""
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves
+
     policy, processor = modeling.load(str(published), train=flags(lora_r=4))
     # what torch makes of a CausalBias on CPU; the thing itself cannot be made under a dispatch mode
-    monkeypatch.setattr(modeling, "causal_lower_right", lambda T, L: torch.ones(T, L, dtype=torch.bool).tril(L - T))
+    monkeypatch.setattr(
+        modeling, "causal_lower_right", lambda T, L: torch.ones(T, L, dtype=torch.bool).tril(L - T)
+    )
     shapes = set()
 
     class Watch(TorchDispatchMode):
@@ -468,32 +711,55 @@ def test_packed_update_holds_neither_all_logits_nor_a_mask_of_the_whole_length(p
             shapes.update(tuple(x.shape) for x in tree_leaves(out) if isinstance(x, torch.Tensor))
             return out
 
-    batch = batch_of(processor, layouts.prompts_of(processor, slice(7, 8)), responses_of(processor, [48] * 7 + [47]), G=8)
+    batch = batch_of(
+        processor,
+        layouts.prompts_of(processor, slice(7, 8)),
+        responses_of(processor, [48] * 7 + [47]),
+        G=8,
+    )
     S, V = batch["input_ids"].shape[1], policy.config.text_config.vocab_size
     with Watch():
         modeling.token_logps(policy, batch, chunk=64).sum().backward()
-    assert (1, S, 128) in shapes and (64, V) in shapes                                        # it did watch
+    assert (1, S, 128) in shapes and (64, V) in shapes  # it did watch
     assert not [s for s in shapes if sum(d >= S for d in s) > 1], "(S, S)"
-    assert max(torch.Size(s).numel() for s in shapes if V in s and 128 not in s) == 64 * V, "(B, T, V)"
+    assert max(torch.Size(s).numel() for s in shapes if V in s and 128 not in s) == 64 * V, (
+        "(B, T, V)"
+    )
 
 
 def test_stock_generate_with_padding_is_unmoved_and_the_attention_is_not_saved(published, tmp_path):
     policy, processor = modeling.load(str(published))
     core = modeling.core_of(policy)
-    assert core.config.text_config._attn_implementation == "packed" and core.model.visual.config._attn_implementation == "sdpa"
+    assert (
+        core.config.text_config._attn_implementation == "packed"
+        and core.model.visual.config._attn_implementation == "sdpa"
+    )
     policy.save_pretrained(tmp_path / "saved")
     assert "packed" not in (tmp_path / "saved" / "config.json").read_text()
     stock = stock_model(tmp_path / "saved", dtype=torch.float32)
     assert stock.config.text_config._attn_implementation == "sdpa"
     inputs = layouts.stock_inputs(layouts.prompts_of(processor, slice(5, 8)), processor.special)
     shifts = (1 - inputs["attention_mask"]).sum(1).tolist()
-    inputs |= {k: torch.stack([row.roll(n) for row, n in zip(inputs[k], shifts)]) for k in ("input_ids", "attention_mask", "mm_token_type_ids")}   # padded on the left
-    out = [m.generate(**inputs, max_new_tokens=12, do_sample=False, output_logits=True, return_dict_in_generate=True) for m in (policy, stock)]
+    inputs |= {
+        k: torch.stack([row.roll(n) for row, n in zip(inputs[k], shifts)])
+        for k in ("input_ids", "attention_mask", "mm_token_type_ids")
+    }  # padded on the left
+    out = [
+        m.generate(
+            **inputs,
+            max_new_tokens=12,
+            do_sample=False,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+        for m in (policy, stock)
+    ]
     assert max(shifts) > 0 and torch.equal(out[0].sequences, out[1].sequences)
     assert max(float((a - b).abs().max()) for a, b in zip(out[0].logits, out[1].logits)) < 1e-5
 
 
 # ------------------------------------------------------------------------------------------------------------------ image features, once
+
 
 def tower_calls(policy):
     calls = []
@@ -501,7 +767,11 @@ def tower_calls(policy):
     return calls
 
 
-@pytest.mark.parametrize("train", [None, flags(lora_r=8), flags(freeze_vision=True, freeze_merger=True)], ids=["inference", "lora", "frozen"])
+@pytest.mark.parametrize(
+    "train",
+    [None, flags(lora_r=8), flags(freeze_vision=True, freeze_merger=True)],
+    ids=["inference", "lora", "frozen"],
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_features_of_a_frozen_tower_are_computed_once_and_change_nothing(dtype, train, published):
     policy, processor = modeling.load(str(published), dtype, train=train)
@@ -510,43 +780,89 @@ def test_features_of_a_frozen_tower_are_computed_once_and_change_nothing(dtype, 
     starts = [sum(COUNTS[:n]) for n in range(4)]
 
     def logps():
-        batches = [data.collate(prompts, targets, mask, COUNTS)] + [data.collate([p], targets[a:b], mask[a:b]) for p, a, b in zip(prompts, starts, starts[1:])]
-        return [modeling.token_logps(policy, batch, suppress=processor.special.vision_ids).detach() for batch in batches]
+        batches = [data.collate(prompts, targets, mask, COUNTS)] + [
+            data.collate([p], targets[a:b], mask[a:b])
+            for p, a, b in zip(prompts, starts, starts[1:])
+        ]
+        return [
+            modeling.token_logps(policy, batch, suppress=processor.special.vision_ids).detach()
+            for batch in batches
+        ]
+
     before, calls = logps(), tower_calls(policy)
     modeling.cache_features(policy, prompts)
-    assert len(calls) == 1 and [None if p.features is None else (len(p.features), p.features.requires_grad) for p in prompts] == [(len(prompts[0].image_at), False), (len(prompts[1].image_at), False), None]
+    assert len(calls) == 1 and [
+        None if p.features is None else (len(p.features), p.features.requires_grad) for p in prompts
+    ] == [(len(prompts[0].image_at), False), (len(prompts[1].image_at), False), None]
     after = logps()
     assert len(calls) == 1
-    assert max(float((a - b).abs().max()) for a, b in zip(before, after)) < (1e-5 if dtype == torch.float32 else 0.1)
-    modeling.cache_features(policy, prompts[2:])                                              # text alone
+    assert max(float((a - b).abs().max()) for a, b in zip(before, after)) < (
+        1e-5 if dtype == torch.float32 else 0.1
+    )
+    modeling.cache_features(policy, prompts[2:])  # text alone
     assert len(calls) == 1 and prompts[2].features is None
 
 
-@pytest.mark.parametrize("train", [flags(), flags(freeze_vision=True), flags(freeze_merger=True)], ids=["both", "merger", "tower"])
+@pytest.mark.parametrize(
+    "train",
+    [flags(), flags(freeze_vision=True), flags(freeze_merger=True)],
+    ids=["both", "merger", "tower"],
+)
 def test_features_are_not_kept_where_tower_or_merger_train(train, published):
     policy, processor = modeling.load(str(published), train=train)
     prompts, targets, mask = packed_case(processor)
     calls = tower_calls(policy)
     modeling.cache_features(policy, prompts)
     assert not calls and all(p.features is None for p in prompts)
-    modeling.token_logps(policy, data.collate(prompts[:1], targets[:4], mask[:4]), suppress=processor.special.vision_ids).sum().backward()
-    assert len(calls) == 1                                                                    # once for four responses
-    reached = {n for n, g in gradients(policy).items() if n.startswith("model.visual") and g.norm() > 0}
-    assert reached == {n for n, p in policy.named_parameters() if n.startswith("model.visual") and p.requires_grad} and reached
+    modeling.token_logps(
+        policy,
+        data.collate(prompts[:1], targets[:4], mask[:4]),
+        suppress=processor.special.vision_ids,
+    ).sum().backward()
+    assert len(calls) == 1  # once for four responses
+    reached = {
+        n for n, g in gradients(policy).items() if n.startswith("model.visual") and g.norm() > 0
+    }
+    assert (
+        reached
+        == {
+            n
+            for n, p in policy.named_parameters()
+            if n.startswith("model.visual") and p.requires_grad
+        }
+        and reached
+    )
 
 
 # ------------------------------------------------------------------------------------------------------- what trains, and what does not
 
-def train_steps(policy, processor, steps=1, dtype=torch.float32, chosen=slice(4, 8), lengths=(3, 6, 2, 5, 1, 4, 7, 7), learning_rate=1e-2):
+
+def train_steps(
+    policy,
+    processor,
+    steps=1,
+    dtype=torch.float32,
+    chosen=slice(4, 8),
+    lengths=(3, 6, 2, 5, 1, 4, 7, 7),
+    learning_rate=1e-2,
+):
     """Real optimizer steps on a fixed batch; returns the losses."""
-    optimizer = utils.make_optimizer("adamw", [p for p in policy.parameters() if p.requires_grad], learning_rate)
+    optimizer = utils.make_optimizer(
+        "adamw", [p for p in policy.parameters() if p.requires_grad], learning_rate
+    )
     prompts = layouts.prompts_of(processor, chosen)
     batch = batch_of(processor, prompts, responses_of(processor, lengths), G=2)
     policy.train()
     found = []
     for _ in range(steps):
         optimizer.zero_grad()
-        loss = -(modeling.token_logps(policy, batch, suppress=processor.special.vision_ids) * batch["mask"]).sum() / batch["mask"].sum()
+        loss = (
+            -(
+                modeling.token_logps(policy, batch, suppress=processor.special.vision_ids)
+                * batch["mask"]
+            ).sum()
+            / batch["mask"].sum()
+        )
         loss.backward()
         optimizer.step()
         found.append(loss.item())
@@ -558,17 +874,38 @@ def changed(policy, before):
     return {n for n, p in policy.named_parameters() if not torch.equal(p.detach(), before[n])}
 
 
-@pytest.mark.parametrize("frozen", [(), ("vision",), ("merger",), ("llm",), ("vision", "merger"), ("vision", "llm"), ("merger", "llm")], ids=lambda f: "+".join(f) or "nothing")
+@pytest.mark.parametrize(
+    "frozen",
+    [
+        (),
+        ("vision",),
+        ("merger",),
+        ("llm",),
+        ("vision", "merger"),
+        ("vision", "llm"),
+        ("merger", "llm"),
+    ],
+    ids=lambda f: "+".join(f) or "nothing",
+)
 @pytest.mark.parametrize("which", ["published", "untied"])
 def test_freezing_really_freezes_and_everything_else_moves(which, frozen, request):
     """`module.requires_grad_ = False` freezes nothing and says nothing (R1-V, VLM-R1): so train a step and compare every weight."""
-    policy, processor = modeling.load(str(request.getfixturevalue(which)), train=flags(**{f"freeze_{part}": True for part in frozen}))
+    policy, processor = modeling.load(
+        str(request.getfixturevalue(which)),
+        train=flags(**{f"freeze_{part}": True for part in frozen}),
+    )
     before = {n: p.detach().clone() for n, p in policy.named_parameters()}
     train_steps(policy, processor)
-    part = lambda name: "merger" if ".merger." in name else "vision" if ".visual." in name else "llm"
+    part = lambda name: (
+        "merger" if ".merger." in name else "vision" if ".visual." in name else "llm"
+    )
     expected = {n for n in before if part(n) not in frozen}
     assert {part(n) for n in before} == {"vision", "merger", "llm"}
-    assert changed(policy, before) == expected == {n for n, p in policy.named_parameters() if p.requires_grad}
+    assert (
+        changed(policy, before)
+        == expected
+        == {n for n, p in policy.named_parameters() if p.requires_grad}
+    )
 
 
 @pytest.mark.parametrize("quant", ["none", "nf4"])
@@ -577,7 +914,12 @@ def test_lora_changes_every_adapter_weight_and_nothing_else(quant, published):
     policy, processor = modeling.load(str(published), quant=quant, train=flags(lora_r=4))
     before = {n: p.detach().clone() for n, p in policy.named_parameters()}
     losses = train_steps(policy, processor, steps=2)
-    expected = {f"base_model.model.model.language_model.layers.{i}.{p}.lora_{ab}.default.weight" for i in range(2) for p in PROJECTIONS for ab in "AB"}
+    expected = {
+        f"base_model.model.model.language_model.layers.{i}.{p}.lora_{ab}.default.weight"
+        for i in range(2)
+        for p in PROJECTIONS
+        for ab in "AB"
+    }
     assert changed(policy, before) == expected and losses[1] < losses[0]
 
 
@@ -585,21 +927,39 @@ def test_lora_dropout_and_alpha(published):
     policy, _ = modeling.load(str(published), train=flags(lora_r=4, lora_dropout=0.1, lora_alpha=4))
     config = policy.peft_config["default"]
     assert (config.r, config.lora_alpha, config.lora_dropout) == (4, 4, 0.1)
-    assert modeling.load(str(published), train=flags(lora_r=4))[0].peft_config["default"].lora_alpha == 8
+    assert (
+        modeling.load(str(published), train=flags(lora_r=4))[0].peft_config["default"].lora_alpha
+        == 8
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------------ 4 bits, bfloat16
 
+
 def test_four_bit_layers_are_exactly_the_language_models_linears(published, untied):
     for directory in (published, untied):
-        for policy in (modeling.load(str(directory), quant="nf4")[0], modeling.load(str(directory), torch.bfloat16, quant="nf4", train=flags(lora_r=4))[0]):
+        for policy in (
+            modeling.load(str(directory), quant="nf4")[0],
+            modeling.load(str(directory), torch.bfloat16, quant="nf4", train=flags(lora_r=4))[0],
+        ):
             core = modeling.core_of(policy)
-            inside = {n.removesuffix(".base_layer") for n, m in core.named_modules() if isinstance(m, bitsandbytes.nn.Linear4bit) and not hasattr(m, "base_layer")}
-            assert inside == {f"model.language_model.layers.{i}.{p}" for i in range(2) for p in PROJECTIONS}
+            inside = {
+                n.removesuffix(".base_layer")
+                for n, m in core.named_modules()
+                if isinstance(m, bitsandbytes.nn.Linear4bit) and not hasattr(m, "base_layer")
+            }
+            assert inside == {
+                f"model.language_model.layers.{i}.{p}" for i in range(2) for p in PROJECTIONS
+            }
             assert type(core.lm_head) is torch.nn.Linear
-            assert not any(isinstance(m, bitsandbytes.nn.Linear4bit) for m in core.model.visual.modules())
+            assert not any(
+                isinstance(m, bitsandbytes.nn.Linear4bit) for m in core.model.visual.modules()
+            )
     plain = modeling.load(str(published))[0]
-    assert modeling.describe(plain).split(" M")[0] == modeling.describe(modeling.load(str(published), quant="nf4")[0]).split(" M")[0]
+    assert (
+        modeling.describe(plain).split(" M")[0]
+        == modeling.describe(modeling.load(str(published), quant="nf4")[0]).split(" M")[0]
+    )
 
 
 def test_four_bit_needs_lora(published):
@@ -613,7 +973,9 @@ def test_gradients_reach_every_adapter_after_a_rollout(quant, dtype, published):
     """bitsandbytes 0.50.2 repacks 4-bit layers at their first evaluation on CPUs with AVX512-BF16, and then returns no gradient, without a word: a
     rollout before the update was enough to stop all adapters below the last layer from learning. The same gradient must come out before
     and after."""
-    policy, processor = modeling.load(str(published), dtype, quant=quant, train=flags(lora_r=4, gradient_checkpointing=True))
+    policy, processor = modeling.load(
+        str(published), dtype, quant=quant, train=flags(lora_r=4, gradient_checkpointing=True)
+    )
     randomise_lora(policy)
     prompts = layouts.prompts_of(processor, slice(4, 8))
     batch = batch_of(processor, prompts, responses_of(processor, [3, 6, 2, 5]))
@@ -628,49 +990,80 @@ def test_gradients_reach_every_adapter_after_a_rollout(quant, dtype, published):
     assert max(relative(found[1][n], found[0][n]) for n in found[0]) == 0
 
 
-@pytest.mark.parametrize("train", [flags(lora_r=4), flags(), flags(freeze_vision=True, freeze_merger=True)], ids=["lora", "full", "frozen"])
+@pytest.mark.parametrize(
+    "train",
+    [flags(lora_r=4), flags(), flags(freeze_vision=True, freeze_merger=True)],
+    ids=["lora", "full", "frozen"],
+)
 def test_bfloat16_keeps_trained_weights_in_float32_and_computes_in_bfloat16(train, published):
     """At a learning rate of 1e-6 an AdamW step is lost in a bfloat16 weight. On CPU too, where --dtype bfloat16 can be asked for."""
     policy, processor = modeling.load(str(published), torch.bfloat16, train=train)
     core, seen = modeling.core_of(policy), {}
-    for name in ("model.language_model.layers.1.mlp.down_proj", "model.language_model.layers.0.self_attn.q_proj", "lm_head", "model.visual.blocks.1.mlp.fc1", "model.visual.merger.mlp.2"):
-        core.get_submodule(name).register_forward_hook(lambda module, inputs, output, name=name: seen.update({name: output.dtype}))
+    for name in (
+        "model.language_model.layers.1.mlp.down_proj",
+        "model.language_model.layers.0.self_attn.q_proj",
+        "lm_head",
+        "model.visual.blocks.1.mlp.fc1",
+        "model.visual.merger.mlp.2",
+    ):
+        core.get_submodule(name).register_forward_hook(
+            lambda module, inputs, output, name=name: seen.update({name: output.dtype})
+        )
     for name, parameter in policy.named_parameters():
-        assert parameter.dtype == (torch.float32 if parameter.requires_grad else torch.bfloat16), name
+        assert parameter.dtype == (torch.float32 if parameter.requires_grad else torch.bfloat16), (
+            name
+        )
     before = {n: p.detach().clone() for n, p in policy.named_parameters()}
     losses = train_steps(policy, processor, steps=2, learning_rate=1e-6)
-    assert all(torch.isfinite(torch.tensor(losses))) and set(seen.values()) == {torch.bfloat16} and len(seen) == 5
+    assert (
+        all(torch.isfinite(torch.tensor(losses)))
+        and set(seen.values()) == {torch.bfloat16}
+        and len(seen) == 5
+    )
     assert changed(policy, before) == {n for n, p in policy.named_parameters() if p.requires_grad}
     assert not any(p.requires_grad and p.dtype != torch.float32 for p in policy.parameters())
     # and it is the same policy as in float32, within what bfloat16 rounds
     exact, _ = modeling.load(str(published))
     batch = batch_of(processor, layouts.prompts_of(processor), responses_of(processor, [6] * 9))
     with torch.no_grad():
-        gap = (modeling.token_logps(policy, batch) - modeling.token_logps(exact, batch)).abs().mean()
+        gap = (
+            (modeling.token_logps(policy, batch) - modeling.token_logps(exact, batch)).abs().mean()
+        )
     assert gap < 0.05, gap
 
 
 # ------------------------------------------------------------------------------------------------------------------ save, load, export
 
+
 def stock_model(directory, **options):
     from transformers import Qwen2VLForConditionalGeneration
+
     return Qwen2VLForConditionalGeneration.from_pretrained(directory, **options).eval()
 
 
 @torch.no_grad()
 def logits_of(model, processor, chosen=slice(4, 8)):
-    return model(**layouts.stock_inputs(layouts.prompts_of(processor, chosen), processor.special)).logits
+    return model(
+        **layouts.stock_inputs(layouts.prompts_of(processor, chosen), processor.special)
+    ).logits
 
 
 def test_adapter_directory_loads_with_stock_peft(adapter, published):
     from peft import PeftModel
+
     policy, processor = modeling.load(str(adapter))
     assert isinstance(policy, PeftModel) and not any(p.requires_grad for p in policy.parameters())
     stock = PeftModel.from_pretrained(stock_model(published, dtype=torch.float32), str(adapter))
-    mine, theirs, base = logits_of(policy, processor), logits_of(stock, processor), logits_of(stock_model(published, dtype=torch.float32), processor)
+    mine, theirs, base = (
+        logits_of(policy, processor),
+        logits_of(stock, processor),
+        logits_of(stock_model(published, dtype=torch.float32), processor),
+    )
     assert (mine - theirs).abs().max() < 1e-5 and (mine - base).abs().max() > 1e-2
     resumed, _ = modeling.load(str(adapter), train=flags(lora_r=4))
-    assert {n for n, p in resumed.named_parameters() if p.requires_grad} == {n for n, _ in resumed.named_parameters() if "lora_" in n}
+    assert {n for n, p in resumed.named_parameters() if p.requires_grad} == {
+        n for n, _ in resumed.named_parameters() if "lora_" in n
+    }
     assert torch.equal(logits_of(resumed, processor), mine)
     saved = json.loads((adapter / "adapter_config.json").read_text())
     assert saved["base_model_name_or_path"] == str(published)
@@ -694,11 +1087,19 @@ def test_full_save_loads_with_stock_transformers(published, untied, tmp_path):
         modeling.save(policy, processor, out)
         stock = stock_model(out)
         assert {p.dtype for p in stock.parameters()} == {torch.float32}
-        assert all(torch.equal(stock.state_dict()[n], v) for n, v in policy.state_dict().items()) and torch.equal(logits_of(stock, processor), logits_of(policy, processor))
+        assert all(
+            torch.equal(stock.state_dict()[n], v) for n, v in policy.state_dict().items()
+        ) and torch.equal(logits_of(stock, processor), logits_of(policy, processor))
         again, processor_again = modeling.load(str(out), train=flags())
         assert all(torch.equal(again.state_dict()[n], v) for n, v in policy.state_dict().items())
-        assert [p.text for p in layouts.prompts_of(processor_again)] == [p.text for p in layouts.prompts_of(processor)]
-        assert all(torch.equal(a.ids, b.ids) and (a.pixel_values is None or torch.equal(a.pixel_values, b.pixel_values)) for a, b in zip(layouts.prompts_of(processor_again), layouts.prompts_of(processor)))
+        assert [p.text for p in layouts.prompts_of(processor_again)] == [
+            p.text for p in layouts.prompts_of(processor)
+        ]
+        assert all(
+            torch.equal(a.ids, b.ids)
+            and (a.pixel_values is None or torch.equal(a.pixel_values, b.pixel_values))
+            for a, b in zip(layouts.prompts_of(processor_again), layouts.prompts_of(processor))
+        )
 
 
 def stock_greedy(model, processor, prompts, length):
@@ -706,14 +1107,37 @@ def stock_greedy(model, processor, prompts, length):
     found = []
     for prompt in prompts:
         inputs = layouts.stock_inputs([prompt], processor.special)
-        out = model.generate(**inputs, max_new_tokens=length, do_sample=False, repetition_penalty=1.0, temperature=1.0, top_k=50, top_p=1.0, suppress_tokens=processor.special.vision_ids,
-                             eos_token_id=processor.special.eos_ids, pad_token_id=processor.special.pad_id)
-        found.append(out[0, len(prompt.ids):].tolist())
+        out = model.generate(
+            **inputs,
+            max_new_tokens=length,
+            do_sample=False,
+            repetition_penalty=1.0,
+            temperature=1.0,
+            top_k=50,
+            top_p=1.0,
+            suppress_tokens=processor.special.vision_ids,
+            eos_token_id=processor.special.eos_ids,
+            pad_token_id=processor.special.pad_id,
+        )
+        found.append(out[0, len(prompt.ids) :].tolist())
     return found
 
 
 def export(model, out, *more):
-    return modeling.main(modeling.parse_args(["export", "--model", str(model), "--output-dir", str(out), "--data", "count:test", *more]))
+    return modeling.main(
+        modeling.parse_args(
+            [
+                "export",
+                "--model",
+                str(model),
+                "--output-dir",
+                str(out),
+                "--data",
+                "count:test",
+                *more,
+            ]
+        )
+    )
 
 
 @pytest.mark.parametrize("kind", ["adapter", "full"])
@@ -727,8 +1151,10 @@ def test_float32_export_answers_as_the_policy_does(kind, adapter, untied, tmp_pa
     answers = stock_greedy(stock_model(tmp_path / "out"), processor, prompts, 64)
     assert answers == [row[:n].tolist() for row, n in zip(sampled.targets, sampled.lengths)]
     assert len({token for answer in answers for token in answer}) >= 10, "degenerate"
-    if kind == "adapter":                                                                     # it is the trained policy, not its base
-        assert answers != stock_greedy(modeling.load(modeling.locate(str(adapter))[0])[0], processor, prompts, 64)
+    if kind == "adapter":  # it is the trained policy, not its base
+        assert answers != stock_greedy(
+            modeling.load(modeling.locate(str(adapter))[0])[0], processor, prompts, 64
+        )
 
 
 def test_export_of_a_four_bit_run_says_what_it_costs(published, tmp_path, capsys):
@@ -736,32 +1162,48 @@ def test_export_of_a_four_bit_run_says_what_it_costs(published, tmp_path, capsys
     policy, processor = modeling.load(str(published), quant="nf4", train=flags(lora_r=4))
     randomise_lora(policy)
     modeling.save(policy, processor, tmp_path / "run")
-    disk.write_json(tmp_path / "run" / "args.json", {"quant": "nf4", "dtype": "float32", "prompt_template": "none", "data": "count"})
+    disk.write_json(
+        tmp_path / "run" / "args.json",
+        {"quant": "nf4", "dtype": "float32", "prompt_template": "none", "data": "count"},
+    )
     gap = export(tmp_path / "run", tmp_path / "out")
     said = capsys.readouterr().out
     assert 1e-4 < gap < 1 and f"{gap:.2e}" in said and "nf4" in said and "16 prompts" in said
     stock = stock_model(tmp_path / "out")
-    assert {p.dtype for p in stock.parameters()} == {torch.bfloat16} and not any("lora" in n for n in stock.state_dict())
+    assert {p.dtype for p in stock.parameters()} == {torch.bfloat16} and not any(
+        "lora" in n for n in stock.state_dict()
+    )
     # exactly W + B A alpha / r of the unquantised base, cast last
-    base, state, run = stock_model(published, dtype=torch.float32).state_dict(), stock.state_dict(), dict(policy.named_parameters())
+    base, state, run = (
+        stock_model(published, dtype=torch.float32).state_dict(),
+        stock.state_dict(),
+        dict(policy.named_parameters()),
+    )
     for i in range(2):
         for p in PROJECTIONS:
             name = f"model.language_model.layers.{i}.{p}"
-            A, B = (run[f"base_model.model.{name}.lora_{ab}.default.weight"].detach() for ab in "AB")
+            A, B = (
+                run[f"base_model.model.{name}.lora_{ab}.default.weight"].detach() for ab in "AB"
+            )
             merged = base[f"{name}.weight"] + 2 * B @ A
-            assert (state[f"{name}.weight"].float() - merged).abs().max() <= merged.abs().max() * 2 ** -8
+            assert (
+                state[f"{name}.weight"].float() - merged
+            ).abs().max() <= merged.abs().max() * 2**-8
     assert json.loads((tmp_path / "out" / "args.json").read_text())["prompt_template"] == "none"
     with pytest.raises(UserError, match="not empty"):
         export(tmp_path / "run", tmp_path / "out")
 
 
 def test_describe_and_parser(published):
-    assert "M parameters, 0.00 M trained, float32 on cpu" in modeling.describe(modeling.load(str(published))[0])
+    assert "M parameters, 0.00 M trained, float32 on cpu" in modeling.describe(
+        modeling.load(str(published))[0]
+    )
     with pytest.raises(SystemExit):
         modeling.parse_args(["export", "--model", str(published)])
 
 
 # ------------------------------------------------------------------------------------------------------------------ the reference policy
+
 
 def reference_of(policy, model, seed=0):
     return modeling.Reference(policy, SimpleNamespace(model=str(model), seed=seed))
@@ -781,26 +1223,31 @@ def test_reference_is_the_policy_that_training_started_from(kind, published, ada
     reference = reference_of(policy, source)
     trains = {n for n, p in policy.named_parameters() if p.requires_grad}
     assert trains and not any(".reference." in n for n in trains)
-    batch = batch_of(processor, layouts.prompts_of(processor, slice(4, 8)), responses_of(processor, [3, 6, 2, 5]))
+    batch = batch_of(
+        processor, layouts.prompts_of(processor, slice(4, 8)), responses_of(processor, [3, 6, 2, 5])
+    )
     logps = lambda: modeling.token_logps(policy, batch).detach()
     start, at_start = logps(), reference_logps(reference, batch)
-    assert torch.equal(start, at_start)                                                       # KL is exactly 0
+    assert torch.equal(start, at_start)  # KL is exactly 0
     assert {n for n, p in policy.named_parameters() if p.requires_grad} == trains
     if kind == "continued":
         base, _ = modeling.load(str(published))
         with torch.no_grad():
             assert (modeling.token_logps(base, batch) - at_start).abs().max() > 1e-2
     train_steps(policy, processor, steps=2)
-    assert (logps() - start).abs().max() > 1e-2                                               # the policy has moved,
-    assert torch.equal(reference_logps(reference, batch), at_start)                           # the reference has not,
+    assert (logps() - start).abs().max() > 1e-2  # the policy has moved,
+    assert torch.equal(reference_logps(reference, batch), at_start)  # the reference has not,
     assert {n for n, p in policy.named_parameters() if p.requires_grad} == trains
     moved = logps()
-    try:                                                                                      # not even after an error inside
+    try:  # not even after an error inside
         with reference:
             raise KeyError
     except KeyError:
         pass
-    assert torch.equal(logps(), moved) and {n for n, p in policy.named_parameters() if p.requires_grad} == trains
+    assert (
+        torch.equal(logps(), moved)
+        and {n for n, p in policy.named_parameters() if p.requires_grad} == trains
+    )
     assert ("frozen copy" in capsys.readouterr().out) == (kind == "full")
 
 
@@ -815,6 +1262,7 @@ def test_saving_beside_a_reference_writes_the_trained_adapter_alone(adapter, tmp
 
 
 # ------------------------------------------------------------------------------------------------------------------ what goes wrong
+
 
 def broken(published, tmp_path, **edits):
     """A copy of the checkpoint with config.json edited."""
@@ -834,7 +1282,13 @@ def refuses(directory, *words, **options):
 
 
 def test_not_qwen2_vl(published, tmp_path):
-    refuses(broken(published, tmp_path, model_type="llava"), "config.json", "llava", "qwen2_vl", "name a Qwen2-VL checkpoint")
+    refuses(
+        broken(published, tmp_path, model_type="llava"),
+        "config.json",
+        "llava",
+        "qwen2_vl",
+        "name a Qwen2-VL checkpoint",
+    )
 
 
 def test_broken_config(published, tmp_path):
@@ -855,7 +1309,7 @@ def test_truncated_safetensors(keep, published, tmp_path):
     bad = broken(published, tmp_path)
     part = sorted(bad.glob("*.safetensors"))[1]
     content = part.read_bytes()
-    part.write_bytes(content[:int(keep * len(content)) if keep == 0.7 else keep])
+    part.write_bytes(content[: int(keep * len(content)) if keep == 0.7 else keep])
     refuses(bad, str(bad), "fetch")
 
 
@@ -898,8 +1352,10 @@ def test_no_such_directory(tmp_path):
 
 def test_hub_name_that_cannot_be_fetched(monkeypatch):
     import huggingface_hub
+
     def fail(*_, **__):
         raise ConnectionError("no network here")
+
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
     refuses("someone/no-such-model", "someone/no-such-model", "check the name")
 
@@ -912,9 +1368,22 @@ def adapter_with(adapter, tmp_path, **edits):
 
 
 def test_adapter_without_its_base(adapter, tmp_path):
-    refuses(adapter_with(adapter, tmp_path / "a", base_model_name_or_path=str(tmp_path / "gone")), "adapter_config.json", "gone", "base_model_name_or_path")
-    refuses(adapter_with(adapter, tmp_path / "b", base_model_name_or_path=None), "adapter_config.json", "base_model_name_or_path")
-    refuses(adapter_with(adapter, tmp_path / "c", base_model_name_or_path=str(adapter)), "itself an adapter", "export")
+    refuses(
+        adapter_with(adapter, tmp_path / "a", base_model_name_or_path=str(tmp_path / "gone")),
+        "adapter_config.json",
+        "gone",
+        "base_model_name_or_path",
+    )
+    refuses(
+        adapter_with(adapter, tmp_path / "b", base_model_name_or_path=None),
+        "adapter_config.json",
+        "base_model_name_or_path",
+    )
+    refuses(
+        adapter_with(adapter, tmp_path / "c", base_model_name_or_path=str(adapter)),
+        "itself an adapter",
+        "export",
+    )
 
 
 def test_adapter_of_another_size(adapter, tmp_path, tmp_path_factory):
@@ -925,20 +1394,30 @@ def test_adapter_of_another_size(adapter, tmp_path, tmp_path_factory):
         file.unlink()
     layouts.write_weights(other, layouts.weights(text, (2, 64, 4), 0, torch.float32, 0.06), 0)
     (other / "config.json").write_text(json.dumps(config | text))
-    refuses(adapter_with(adapter, tmp_path, base_model_name_or_path=str(other)), "edited", "does not fit", "base_model_name_or_path")
+    refuses(
+        adapter_with(adapter, tmp_path, base_model_name_or_path=str(other)),
+        "edited",
+        "does not fit",
+        "base_model_name_or_path",
+    )
 
 
 def test_adapter_under_the_names_of_transformers_4_is_not_silently_ignored(adapter, tmp_path):
     from safetensors.torch import load_file, save_file
+
     old = adapter_with(adapter, tmp_path)
     file = old / "adapter_model.safetensors"
-    save_file({k.replace("model.language_model.", "model."): v for k, v in load_file(file).items()}, file)
+    save_file(
+        {k.replace("model.language_model.", "model."): v for k, v in load_file(file).items()}, file
+    )
     refuses(old, "edited", "does not fit")
 
 
 def test_adapter_weights_missing_or_truncated(adapter, tmp_path):
     bad = adapter_with(adapter, tmp_path / "a")
-    (bad / "adapter_model.safetensors").write_bytes((bad / "adapter_model.safetensors").read_bytes()[:3000])
+    (bad / "adapter_model.safetensors").write_bytes(
+        (bad / "adapter_model.safetensors").read_bytes()[:3000]
+    )
     refuses(bad, str(bad))
     bad = adapter_with(adapter, tmp_path / "b")
     (bad / "adapter_model.safetensors").unlink()
@@ -950,17 +1429,30 @@ def test_another_rank_than_the_adapters(adapter):
 
 
 def test_everything_frozen(published):
-    refuses(published, "--freeze-vision", "--freeze-merger", "--freeze-llm", train=flags(freeze_vision=True, freeze_merger=True, freeze_llm=True))
+    refuses(
+        published,
+        "--freeze-vision",
+        "--freeze-merger",
+        "--freeze-llm",
+        train=flags(freeze_vision=True, freeze_merger=True, freeze_llm=True),
+    )
 
 
 def test_smallest_picture_above_the_largest(published):
-    refuses(published, "--min-pixels", "--max-pixels", min_pixels=10 ** 6, max_pixels=10 ** 5)
+    refuses(published, "--min-pixels", "--max-pixels", min_pixels=10**6, max_pixels=10**5)
 
 
 # --- somebody else's checkpoint ---
 
 NONSENSE = [[], [1, "x"], {}, {"a": [1]}, "x", "", 0, -1, 10**9, float("nan"), 0.5, True]
-SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size", "vocab_size")
+SIZES = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "intermediate_size",
+    "vocab_size",
+)
 
 
 def set_in(file, path, value):
@@ -992,13 +1484,37 @@ def refused(directory):
 
 
 def no_weights_are_read(monkeypatch):
-    monkeypatch.setattr(modeling, "from_pretrained", lambda *_, **__: pytest.fail("memory was taken"))
+    monkeypatch.setattr(
+        modeling, "from_pretrained", lambda *_, **__: pytest.fail("memory was taken")
+    )
 
 
-@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json", "generation_config.json", "tokenizer_config.json", "tokenizer.json", "model.safetensors.index.json"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "config.json",
+        "preprocessor_config.json",
+        "generation_config.json",
+        "tokenizer_config.json",
+        "tokenizer.json",
+        "model.safetensors.index.json",
+    ],
+)
 def test_a_file_that_is_no_object_is_named(name, published, tmp_path):
     whole = (published / name).read_text()
-    for i, content in enumerate(["[]", "5", "null", '"x"', "true", "", whole[:len(whole) // 2], "[" * 100_000, '{"a": ' + "9" * 5000]):
+    for i, content in enumerate(
+        [
+            "[]",
+            "5",
+            "null",
+            '"x"',
+            "true",
+            "",
+            whole[: len(whole) // 2],
+            "[" * 100_000,
+            '{"a": ' + "9" * 5000,
+        ]
+    ):
         bad = copy_of(published, tmp_path / str(i))
         (bad / name).write_text(content)
         assert str(bad) in refused(bad)
@@ -1010,11 +1526,21 @@ def test_sizes_that_are_none_or_do_not_fit_the_weights(nested, published, tmp_pa
     whole = copy_of(published, tmp_path / "whole")
     if nested:
         config = json.loads((whole / "config.json").read_text())
-        moved = {key: config.pop(key) for key in list(config) if key in SIZES or key.startswith(("rope_", "max_position", "rms"))}
+        moved = {
+            key: config.pop(key)
+            for key in list(config)
+            if key in SIZES or key.startswith(("rope_", "max_position", "rms"))
+        }
         (whole / "config.json").write_text(json.dumps(config | {"text_config": moved}))
     modeling.checkpoint_files.check_model(whole)
     under = "text_config." if nested else ""
-    fields = [*(under + size for size in SIZES), "vision_config.depth", "vision_config.embed_dim", "vision_config.patch_size", "vision_config.mlp_ratio"]
+    fields = [
+        *(under + size for size in SIZES),
+        "vision_config.depth",
+        "vision_config.embed_dim",
+        "vision_config.patch_size",
+        "vision_config.mlp_ratio",
+    ]
     good = (whole / "config.json").read_text()
     for field in fields:
         for value in [*NONSENSE, 3]:
@@ -1022,7 +1548,7 @@ def test_sizes_that_are_none_or_do_not_fit_the_weights(nested, published, tmp_pa
             with pytest.raises(UserError, match="config.json"):
                 modeling.load(str(whole))
             (whole / "config.json").write_text(good)
-    for value in (None, [], 5):                                      # null: transformers takes the sizes of the 72B
+    for value in (None, [], 5):  # null: transformers takes the sizes of the 72B
         if nested or value is not None:
             set_in(whole / "config.json", "text_config", value)
             assert "config.json" in refused(whole)
@@ -1033,21 +1559,45 @@ def test_pictures_must_be_prepared_as_the_model_takes_them(published, tmp_path):
     bad = copy_of(published, tmp_path / "bad")
     file = bad / "preprocessor_config.json"
     good = file.read_text()
-    for field in ("patch_size", "merge_size", "temporal_patch_size", "image_std", "image_mean", "rescale_factor", "resample", "do_normalize"):
-        wrong = [-1, 0] if field == "image_std" else [[0, 0]] if field == "image_mean" else [-1, 10**9]
+    for field in (
+        "patch_size",
+        "merge_size",
+        "temporal_patch_size",
+        "image_std",
+        "image_mean",
+        "rescale_factor",
+        "resample",
+        "do_normalize",
+    ):
+        wrong = (
+            [-1, 0] if field == "image_std" else [[0, 0]] if field == "image_mean" else [-1, 10**9]
+        )
         for value in [[], {}, "x", "", float("nan"), *wrong]:
             set_in(file, field, value)
             assert field in refused(bad)
             file.write_text(good)
-    for field, value in (("patch_size", None), ("size", "x"), ("max_pixels", "x"), ("do_resize", None), ("rescale_factor", 1.0), ("image_mean", [0.5] * 3)):
+    for field, value in (
+        ("patch_size", None),
+        ("size", "x"),
+        ("max_pixels", "x"),
+        ("do_resize", None),
+        ("rescale_factor", 1.0),
+        ("image_mean", [0.5] * 3),
+    ):
         set_in(file, field, value)
         modeling.load_processor(bad)
         file.write_text(good)
 
 
 TEMPLATES = {
-    "loop": ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "a second|1 s of CPU"),
-    "memory": ("{% set n = namespace(x='a') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}", "512 MB"),
+    "loop": (
+        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+        "a second|1 s of CPU",
+    ),
+    "memory": (
+        "{% set n = namespace(x='a') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
+        "512 MB",
+    ),
     "recursion": ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "calls itself"),
     "raises": ("{{ raise_exception('no') }}", "no"),
     "divides": ("{{ 1 // 0 }}", "zero"),
@@ -1065,18 +1615,24 @@ def test_chat_template_that_does_not_end_or_fails(kind, published, tmp_path):
     assert "tokenizer_config.json" in sentence and re.search(words, sentence)
 
 
-@pytest.mark.parametrize("old, new, placed", [("<|image_pad|>", "", 0), ("<|image_pad|>", "<|image_pad|><|image_pad|>", 2)])
+@pytest.mark.parametrize(
+    "old, new, placed",
+    [("<|image_pad|>", "", 0), ("<|image_pad|>", "<|image_pad|><|image_pad|>", 2)],
+)
 def test_chat_template_places_each_picture_once(old, new, placed, published, tmp_path):
     bad = copy_of(published, tmp_path / "bad")
     set_in(bad / "tokenizer_config.json", "chat_template", layouts.CHAT_TEMPLATE.replace(old, new))
     processor = modeling.load_processor(bad)
-    data.encode_prompt(data.Example("", [], "How many?", "2"), processor, "none")      # text needs no picture
+    data.encode_prompt(
+        data.Example("", [], "How many?", "2"), processor, "none"
+    )  # text needs no picture
     with pytest.raises(UserError, match=f"placed {placed} images, not 1"):
         layouts.prompts_of(processor, slice(1))
 
 
 def test_pickles_run_no_code(published, tmp_path):
     from safetensors.torch import load_file
+
     bad = copy_of(published, tmp_path / "bad")
     weights = {}
     for file in bad.glob("model*"):
@@ -1099,13 +1655,30 @@ def test_shards_lie_beside_their_index_and_are_whole(published, tmp_path):
     index = bad / "model.safetensors.index.json"
     good = json.loads(index.read_text())
     first = next(iter(good["weight_map"]))
-    for file in (f"../{published.name}/x.safetensors", str(published / "x.safetensors"), "gone.safetensors", ".", "", 5, None, []):
+    for file in (
+        f"../{published.name}/x.safetensors",
+        str(published / "x.safetensors"),
+        "gone.safetensors",
+        ".",
+        "",
+        5,
+        None,
+        [],
+    ):
         index.write_text(json.dumps(good | {"weight_map": good["weight_map"] | {first: file}}))
         assert "index.json" in refused(bad)
     index.write_text(json.dumps(good))
     shard = sorted(bad.glob("*.safetensors"))[0]
     whole = shard.read_bytes()
-    for content in (b"", b"\0" * 8, b"\xff" * 8, b"version https://git-lfs.github.com/spec/v1", whole[:-10], whole + b"0", whole.replace(b'"F32"', b'"I32"', 1)):
+    for content in (
+        b"",
+        b"\0" * 8,
+        b"\xff" * 8,
+        b"version https://git-lfs.github.com/spec/v1",
+        whole[:-10],
+        whole + b"0",
+        whole.replace(b'"F32"', b'"I32"', 1),
+    ):
         shard.write_bytes(content)
         assert str(bad) in refused(bad)
 
@@ -1115,9 +1688,25 @@ def test_adapter_config_is_checked_before_the_base_is_read(adapter, tmp_path, mo
     bad = copy_of(adapter, tmp_path / "bad")
     file = bad / "adapter_config.json"
     good = file.read_text()
-    cases = [(field, value) for field in ("r", "target_modules", "base_model_name_or_path", "peft_type") for value in ({}, {"a": 1}, 5.5, -1, 0, True, "", None)]
-    cases += [("r", 8), ("r", 10**8), ("lora_alpha", 0), ("lora_alpha", float("nan")), ("lora_dropout", 1), ("peft_type", "PREFIX_TUNING"), ("target_modules", "("),
-              ("target_modules", r"(\w+\.?)+#"), ("target_modules", [1]), ("rank_pattern", {"(": 4}), ("base_model_name_or_path", "a\0b"), ("base_model_name_or_path", "/" + "a" * 5000)]
+    cases = [
+        (field, value)
+        for field in ("r", "target_modules", "base_model_name_or_path", "peft_type")
+        for value in ({}, {"a": 1}, 5.5, -1, 0, True, "", None)
+    ]
+    cases += [
+        ("r", 8),
+        ("r", 10**8),
+        ("lora_alpha", 0),
+        ("lora_alpha", float("nan")),
+        ("lora_dropout", 1),
+        ("peft_type", "PREFIX_TUNING"),
+        ("target_modules", "("),
+        ("target_modules", r"(\w+\.?)+#"),
+        ("target_modules", [1]),
+        ("rank_pattern", {"(": 4}),
+        ("base_model_name_or_path", "a\0b"),
+        ("base_model_name_or_path", "/" + "a" * 5000),
+    ]
     for field, value in cases:
         set_in(file, field, value)
         with pytest.raises(UserError, match="adapter_config.json"):
@@ -1138,9 +1727,20 @@ def test_adapter_that_names_itself_or_another_adapter(adapter, tmp_path):
         refuses(one, "itself an adapter", "base_model_name_or_path")
 
 
-@pytest.mark.parametrize("field, values", [("max_pixels", ["x", [1], 0, 1.5]), ("quant", ["int3", 4, ["nf4"]]), ("prompt_template", [["r1v"], 5, {}]), ("system_prompt", [5, ["a"]]), ("box_format", ["x", [1]])])
+@pytest.mark.parametrize(
+    "field, values",
+    [
+        ("max_pixels", ["x", [1], 0, 1.5]),
+        ("quant", ["int3", 4, ["nf4"]]),
+        ("prompt_template", [["r1v"], 5, {}]),
+        ("system_prompt", [5, ["a"]]),
+        ("box_format", ["x", [1]]),
+    ],
+)
 def test_args_json_of_another_type(field, values, published, tmp_path):
-    ask = lambda: data.ask_as_trained(SimpleNamespace(model=str(tmp_path), prompt_template=None, system_prompt=None))
+    ask = lambda: data.ask_as_trained(
+        SimpleNamespace(model=str(tmp_path), prompt_template=None, system_prompt=None)
+    )
     for value in values:
         (tmp_path / "args.json").write_text(json.dumps({field: value}))
         with pytest.raises(UserError, match=f"args.json: {field}"):
@@ -1155,8 +1755,16 @@ def test_args_json_of_another_type(field, values, published, tmp_path):
 
 def test_a_run_does_not_write_over_what_it_reads(published, adapter, tmp_path):
     (tmp_path / "link").symlink_to(published)
-    check = lambda out, model, **more: modeling.must_not_overwrite(SimpleNamespace(output_dir=str(out), model=str(model), **more))
-    for out, model in ((published, published), (tmp_path / "link", published), (published.parent, published), (published, adapter), (adapter, adapter)):
+    check = lambda out, model, **more: modeling.must_not_overwrite(
+        SimpleNamespace(output_dir=str(out), model=str(model), **more)
+    )
+    for out, model in (
+        (published, published),
+        (tmp_path / "link", published),
+        (published.parent, published),
+        (published, adapter),
+        (adapter, adapter),
+    ):
         with pytest.raises(UserError, match="--output-dir"):
             check(out, model)
     with pytest.raises(UserError, match="--reward-funcs"):
@@ -1168,6 +1776,7 @@ def test_a_run_does_not_write_over_what_it_reads(published, adapter, tmp_path):
 
 # ------------------------------------------------------------------------------------------------------------------ the command line
 
+
 def command_line(*words):
     parser = utils.Parser("")
     utils.add_model_flags(parser)
@@ -1178,22 +1787,35 @@ def command_line(*words):
 
 def test_untrained_tiny_is_refused_where_a_trained_model_is_needed():
     with pytest.raises(UserError, match="python train_sft.py --model tiny"):
-        modeling.load_from_args(command_line("--model", "tiny"), train=True, needs_training="RL needs a start")
+        modeling.load_from_args(
+            command_line("--model", "tiny"), train=True, needs_training="RL needs a start"
+        )
 
 
 def test_flags_decide_rank_and_quantisation(published, adapter, tmp_path):
     args = command_line("--model", published, "--quant", "nf4")
     policy, _ = modeling.load_from_args(args, train=True)
-    assert args.lora_r == 16 == policy.peft_config["default"].r and args.dtype == "float32" and args.device == "cpu"
+    assert (
+        args.lora_r == 16 == policy.peft_config["default"].r
+        and args.dtype == "float32"
+        and args.device == "cpu"
+    )
     args = command_line("--model", published)
-    assert not hasattr(modeling.load_from_args(args, train=True)[0], "peft_config") and (args.lora_r, args.quant) == (0, "none")
+    assert not hasattr(modeling.load_from_args(args, train=True)[0], "peft_config") and (
+        args.lora_r,
+        args.quant,
+    ) == (0, "none")
     run = adapter_with(adapter, tmp_path)
     disk.write_json(run / "args.json", {"quant": "nf4"})
     args = command_line("--model", run)
     policy, _ = modeling.load_from_args(args, train=True)
-    assert (args.lora_r, args.quant) == (4, "nf4") and any(isinstance(m, bitsandbytes.nn.Linear4bit) for m in policy.modules())
+    assert (args.lora_r, args.quant) == (4, "nf4") and any(
+        isinstance(m, bitsandbytes.nn.Linear4bit) for m in policy.modules()
+    )
     with pytest.raises(UserError, match="--lora-r 0"):
-        modeling.load_from_args(command_line("--model", published, "--lora-r", "4", "--freeze-vision"), train=True)
+        modeling.load_from_args(
+            command_line("--model", published, "--lora-r", "4", "--freeze-vision"), train=True
+        )
 
 
 def test_lora_on_the_untrained_preset_can_be_loaded_again_or_is_refused(tmp_path):
@@ -1209,15 +1831,33 @@ def test_lora_on_the_untrained_preset_can_be_loaded_again_or_is_refused(tmp_path
 def reward_checkpoint(tmp_path_factory):
     """A random sequence classifier with one output and a tokenizer that is not the policy's: words, no chat template, as old reward models have."""
     from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import GPTNeoXConfig, GPTNeoXForSequenceClassification, PreTrainedTokenizerFast
+    from transformers import (
+        GPTNeoXConfig,
+        GPTNeoXForSequenceClassification,
+        PreTrainedTokenizerFast,
+    )
+
     directory = tmp_path_factory.mktemp("reward_model")
-    words = {word: i for i, word in enumerate(["<unk>", "<end>", "how", "many", "three", "four", "so", "wait"])}
+    words = {
+        word: i
+        for i, word in enumerate(["<unk>", "<end>", "how", "many", "three", "four", "so", "wait"])
+    }
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>", unk_token="<unk>", model_max_length=64).save_pretrained(directory)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<end>", unk_token="<unk>", model_max_length=64
+    ).save_pretrained(directory)
     torch.manual_seed(0)
-    config = GPTNeoXConfig(vocab_size=len(words), hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, num_labels=1,
-                         max_position_embeddings=64, initializer_range=0.5)
+    config = GPTNeoXConfig(
+        vocab_size=len(words),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_labels=1,
+        max_position_embeddings=64,
+        initializer_range=0.5,
+    )
     GPTNeoXForSequenceClassification(config).save_pretrained(directory)
     return directory
 
@@ -1225,12 +1865,24 @@ def reward_checkpoint(tmp_path_factory):
 def test_reward_model_scores_each_text_as_if_it_were_alone(reward_checkpoint):
     """Ragged texts in one padded batch against each of them by itself, through transformers' own classes."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
-    questions, answers = ["how many", "how", "how many many many"], ["three", "wait wait so four so three", "four"]
+
+    questions, answers = (
+        ["how many", "how", "how many many many"],
+        ["three", "wait wait so four so three", "four"],
+    )
     judge = modeling.RewardModel(str(reward_checkpoint))
     scores = judge.score(questions, answers)
-    tokenizer, plain = AutoTokenizer.from_pretrained(reward_checkpoint), AutoModelForSequenceClassification.from_pretrained(reward_checkpoint).eval()
+    tokenizer, plain = (
+        AutoTokenizer.from_pretrained(reward_checkpoint),
+        AutoModelForSequenceClassification.from_pretrained(reward_checkpoint).eval(),
+    )
     plain.config.pad_token_id = 1
-    alone = [plain(**tokenizer(f"{q}\n{a}", return_tensors="pt", return_token_type_ids=False)).logits[0, 0].item() for q, a in zip(questions, answers)]
+    alone = [
+        plain(**tokenizer(f"{q}\n{a}", return_tensors="pt", return_token_type_ids=False))
+        .logits[0, 0]
+        .item()
+        for q, a in zip(questions, answers)
+    ]
     assert all(type(s) is float for s in scores) and len(set(scores)) == 3
     assert scores == pytest.approx(alone, abs=1e-5)
     assert judge.score(questions, answers, batch_size=1) == pytest.approx(scores, abs=1e-5)
@@ -1241,32 +1893,49 @@ def test_reward_model_reads_a_conversation_if_its_tokenizer_has_a_template(rewar
     plain = judge.score(["how many"], ["three"])
     judge.tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }} so {% endfor %}"
     spelled = modeling.RewardModel(str(reward_checkpoint)).score(["how many so"], ["three so"])
-    assert judge.score(["how many"], ["three"]) == pytest.approx(spelled, abs=1e-5) and spelled != pytest.approx(plain, abs=1e-3)
+    assert judge.score(["how many"], ["three"]) == pytest.approx(
+        spelled, abs=1e-5
+    ) and spelled != pytest.approx(plain, abs=1e-3)
 
 
 def test_reward_model_keeps_the_end_of_a_text_that_is_too_long(reward_checkpoint):
     judge = modeling.RewardModel(str(reward_checkpoint))
     start = judge.score(["how"], ["so " * 200 + "three"])
-    assert start == pytest.approx(judge.score(["many"], ["so " * 500 + "three"]), abs=1e-5) and start != pytest.approx(judge.score(["how"], ["so " * 200 + "four"]), abs=1e-3)
+    assert start == pytest.approx(
+        judge.score(["many"], ["so " * 500 + "three"]), abs=1e-5
+    ) and start != pytest.approx(judge.score(["how"], ["so " * 200 + "four"]), abs=1e-3)
 
 
 def test_what_is_no_reward_model_is_refused_with_a_sentence(reward_checkpoint, tmp_path):
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, GPTNeoXForSequenceClassification
+
     with pytest.raises(UserError, match="cannot be loaded"):
         modeling.RewardModel(str(tmp_path / "nothing"))
     shutil.copytree(reward_checkpoint, tmp_path / "two")
-    config = GPTNeoXConfig.from_pretrained(reward_checkpoint, num_labels=2, id2label={0: "a", 1: "b"})
+    config = GPTNeoXConfig.from_pretrained(
+        reward_checkpoint, num_labels=2, id2label={0: "a", 1: "b"}
+    )
     GPTNeoXForSequenceClassification(config).save_pretrained(tmp_path / "two")
     with pytest.raises(UserError, match="2 outputs"):
         modeling.RewardModel(str(tmp_path / "two"))
     shutil.copytree(reward_checkpoint, tmp_path / "language")
-    GPTNeoXForCausalLM(GPTNeoXConfig.from_pretrained(reward_checkpoint, num_labels=1)).save_pretrained(tmp_path / "language")
+    GPTNeoXForCausalLM(
+        GPTNeoXConfig.from_pretrained(reward_checkpoint, num_labels=1)
+    ).save_pretrained(tmp_path / "language")
     with pytest.raises(UserError, match="score.weight"):
         modeling.RewardModel(str(tmp_path / "language"))
 
 
-def test_reward_model_whose_template_does_not_end_or_that_has_no_end_of_text(reward_checkpoint, tmp_path):
-    for i, (field, value) in enumerate((("chat_template", TEMPLATES["loop"][0]), ("chat_template", "{{ 1 // 0 }}"), ("eos_token", None))):
+def test_reward_model_whose_template_does_not_end_or_that_has_no_end_of_text(
+    reward_checkpoint, tmp_path
+):
+    for i, (field, value) in enumerate(
+        (
+            ("chat_template", TEMPLATES["loop"][0]),
+            ("chat_template", "{{ 1 // 0 }}"),
+            ("eos_token", None),
+        )
+    ):
         bad = copy_of(reward_checkpoint, tmp_path / str(i))
         set_in(bad / "tokenizer_config.json", field, value)
         with pytest.raises(UserError, match="--reward-funcs"):
@@ -1274,4 +1943,8 @@ def test_reward_model_whose_template_does_not_end_or_that_has_no_end_of_text(rew
 
 
 def test_a_name_is_a_checkpoint_if_it_looks_like_one(tmp_path):
-    assert modeling.names_checkpoint("owner/model") and modeling.names_checkpoint(str(tmp_path)) and not modeling.names_checkpoint("acuracy")
+    assert (
+        modeling.names_checkpoint("owner/model")
+        and modeling.names_checkpoint(str(tmp_path))
+        and not modeling.names_checkpoint("acuracy")
+    )

@@ -177,7 +177,15 @@ def test_answers_to_questions_with_other_ids_are_not_gone_on_with(tmp_path, monk
     disk.write_lines(out / "predictions.jsonl", [{"id": "d.json:2"}])
     monkeypatch.setattr(model, "load_from_args", lambda *_, **__: (None, None))
     monkeypatch.setattr(data, "check_fit", lambda *_, **__: None)
-    line = ["--model", "x", "--data", str(path), "--output-dir", str(out), "--resume-from-checkpoint"]
+    line = [
+        "--model",
+        "x",
+        "--data",
+        str(path),
+        "--output-dir",
+        str(out),
+        "--resume-from-checkpoint",
+    ]
     with pytest.raises(utils.UserError, match="or to questions with other ids; name another"):
         evaluate.main(evaluate.parse_args(line))
 

@@ -3,6 +3,7 @@
 Random weights in the layout and the exact shapes published in 2024: what fits, and how much memory it takes, before anybody downloads
 anything. Each training runs in a process of its own, whose peak memory is printed. The same test with a tiny checkpoint is not slow (15 s).
 """
+
 import json
 import math
 import shutil
@@ -50,32 +51,95 @@ json.dump({"seconds": time.time() - started, "peak_gib": resource.getrusage(reso
 """
 
 
-@pytest.mark.parametrize("size, layers, vocabulary, tied", [("tiny", 2, 640, True), pytest.param("7b-2layers", 2, 152064, False, marks=pytest.mark.slow), pytest.param("2b", 28, 151936, True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "size, layers, vocabulary, tied",
+    [
+        ("tiny", 2, 640, True),
+        pytest.param("7b-2layers", 2, 152064, False, marks=pytest.mark.slow),
+        pytest.param("2b", 28, 151936, True, marks=pytest.mark.slow),
+    ],
+)
 def test_two_grpo_steps(size, layers, vocabulary, tied, tmp_path):
     """NF4, LoRA r 8, gradient checkpointing, one picture, G 2, 8 new tokens: exactly the adapter trains, and all of it."""
     started = time.time()
     directory = layouts.write_2024(tmp_path / "checkpoint", size)
     layouts.picture(224, 168).save(tmp_path / "picture.png")
-    (tmp_path / "one.jsonl").write_text(json.dumps({"image": "picture.png", "question": "How many red objects are there?", "answer": "3"}) + "\n")
-    print(f"\n{size}: written in {time.time() - started:.0f} s, {sum(f.stat().st_size for f in directory.iterdir()) / 2**30:.2f} GiB")
-    arguments = ["--model", directory, "--data", tmp_path / "one.jsonl", "--quant", "nf4", "--dtype", "bfloat16", "--lora-r", "8", "--gradient-checkpointing", "--max-steps", "2", "--num-generations", "2",
-                 "--prompts-per-step", "1", "--max-completion-length", "8", "--learning-rate", "1e-4", "--reward-funcs", "length", "--save-steps", "0", "--output-dir", tmp_path / "run"]
-    done = subprocess.run([sys.executable, "-c", WATCHED, ROOT, tmp_path / "seen.json", *map(str, arguments)], capture_output=True, text=True)
+    (tmp_path / "one.jsonl").write_text(
+        json.dumps(
+            {"image": "picture.png", "question": "How many red objects are there?", "answer": "3"}
+        )
+        + "\n"
+    )
+    print(
+        f"\n{size}: written in {time.time() - started:.0f} s, {sum(f.stat().st_size for f in directory.iterdir()) / 2**30:.2f} GiB"
+    )
+    arguments = [
+        "--model",
+        directory,
+        "--data",
+        tmp_path / "one.jsonl",
+        "--quant",
+        "nf4",
+        "--dtype",
+        "bfloat16",
+        "--lora-r",
+        "8",
+        "--gradient-checkpointing",
+        "--max-steps",
+        "2",
+        "--num-generations",
+        "2",
+        "--prompts-per-step",
+        "1",
+        "--max-completion-length",
+        "8",
+        "--learning-rate",
+        "1e-4",
+        "--reward-funcs",
+        "length",
+        "--save-steps",
+        "0",
+        "--output-dir",
+        tmp_path / "run",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHED, ROOT, tmp_path / "seen.json", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     seen = json.loads((tmp_path / "seen.json").read_text())
-    metrics = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    metrics = [
+        json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    ]
     shutil.rmtree(directory)
-    print(f"{size}: two GRPO steps, {seen['seconds']:.0f} s with loading; peak memory {seen['peak_gib']:.2f} GiB; " + ", ".join(f"step {m['step']}: {m['step_time']:.0f} s" for m in metrics if m.get("step_time")))
+    print(
+        f"{size}: two GRPO steps, {seen['seconds']:.0f} s with loading; peak memory {seen['peak_gib']:.2f} GiB; "
+        + ", ".join(
+            f"step {m['step']}: {m['step_time']:.0f} s" for m in metrics if m.get("step_time")
+        )
+    )
     steps = [m for m in metrics if m["step"] > 0]
     assert [m["step"] for m in steps] == [1, 2]
-    assert all(math.isfinite(m["loss"]) and math.isfinite(m["grad_norm"]) and m["entropy"] > 1 for m in steps)
+    assert all(
+        math.isfinite(m["loss"]) and math.isfinite(m["grad_norm"]) and m["entropy"] > 1
+        for m in steps
+    )
     assert (seen["vocabulary"], seen["tied"], seen["checkpointing"]) == (vocabulary, tied, True)
-    assert len(seen["four_bit"]) == 7 * layers and all(n.startswith("model.language_model.layers.") for n in seen["four_bit"])
+    assert len(seen["four_bit"]) == 7 * layers and all(
+        n.startswith("model.language_model.layers.") for n in seen["four_bit"]
+    )
     assert seen["trained"] == seen["lora"] == 14 * layers and not seen["frozen_moved"]
-    assert seen["moved"] == seen["trained"]                                                   # B at the first step, A from the second on
+    assert seen["moved"] == seen["trained"]  # B at the first step, A from the second on
     sampled = [rows for rows in seen["said"] if len(rows) == 2]
-    assert len(sampled) == 2 and all(rows[0] != rows[1] for rows in sampled)                  # although generation_config.json says top_k 1
+    assert len(sampled) == 2 and all(
+        rows[0] != rows[1] for rows in sampled
+    )  # although generation_config.json says top_k 1
     if size != "tiny":
         special = seen["special"]
-        assert special["eos_ids"] == [151645, 151643] and special["vision_ids"] == list(range(151652, 151657)) and special["image_id"] == 151655
+        assert (
+            special["eos_ids"] == [151645, 151643]
+            and special["vision_ids"] == list(range(151652, 151657))
+            and special["image_id"] == 151655
+        )
     assert (tmp_path / "run" / "adapter_model.safetensors").is_file()

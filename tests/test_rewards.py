@@ -29,6 +29,7 @@ from grading import answers
 from recipes import fuzz_rewards
 from recipes.fuzz_rewards import in_range
 
+
 def example(answer, choices=None):
     return SimpleNamespace(answer=answer, choices=choices)
 
@@ -95,7 +96,14 @@ FORMATS = [  # completion; strict, lenient, rec, multi_think, caption; tag_count
 
 @pytest.mark.parametrize("row", FORMATS)
 def test_other_formats_golden(row):
-    names = ["format", "format_lenient", "format_rec", "format_multi_think", "format_caption", "tag_count"]
+    names = [
+        "format",
+        "format_lenient",
+        "format_rec",
+        "format_multi_think",
+        "format_caption",
+        "tag_count",
+    ]
     assert [rewards.REWARDS[name](row[0], example("b")) for name in names] == list(row[1:])
 
 
@@ -154,15 +162,21 @@ ANIMALS, NUMBERS = ["cat", "dog", "black cat"], [r"2\sqrt{3}", "4", "0.5"]
 def test_length_is_gameable_and_bounded():
     assert rewards.length("any", example("3"), 3, 512) == pytest.approx(0.003)
     assert rewards.length("", example("3"), 0, 512) == 0.0
-    assert rewards.length("so " * 5000, example("3"), 5000, 8192) == 1.0  # the known failure: repetition is paid in full
+    assert (
+        rewards.length("so " * 5000, example("3"), 5000, 8192) == 1.0
+    )  # the known failure: repetition is paid in full
 
 
 def test_cosine_is_not_periodic():
     """VLM-R1 [measured]: 0 -> 1.0, 256 -> .9268, 512 -> .75, 1024 -> .5, and then 1536 -> .75, 2048 -> 1.0, right or wrong."""
     right, wrong = "<answer>3</answer>", "<answer>4</answer>"
     lengths = [0, 256, 512, 1024, 1536, 2048]
-    assert [rewards.cosine(right, example("3"), n, 1024) for n in lengths] == pytest.approx([1, 0.926777, 0.75, 0.5, 0.5, 0.5], abs=1e-6)
-    assert [rewards.cosine(wrong, example("3"), n, 1024) for n in lengths] == pytest.approx([0, -0.073223, -0.25, -0.5, -0.5, -0.5], abs=1e-6)
+    assert [rewards.cosine(right, example("3"), n, 1024) for n in lengths] == pytest.approx(
+        [1, 0.926777, 0.75, 0.5, 0.5, 0.5], abs=1e-6
+    )
+    assert [rewards.cosine(wrong, example("3"), n, 1024) for n in lengths] == pytest.approx(
+        [0, -0.073223, -0.25, -0.5, -0.5, -0.5], abs=1e-6
+    )
     scores = [rewards.cosine(right, example("3"), n, 1024) for n in range(0, 3000, 50)]
     assert scores == sorted(scores, reverse=True)
 
@@ -188,8 +202,20 @@ def test_repetition_golden(completion, score):
 
 def test_repetition_in_the_thinking_is_not_hidden_by_boxes():
     """VLM-R1 looks at the boxes alone if there are any."""
-    assert rewards.repetition("<think>" + "so it is " * 200 + '</think><answer>```json [{"bbox_2d": [1, 2, 3, 4], "label": "a"}] ```</answer>') < -0.9
-    assert rewards.repetition("<think>It is left of the tree, near the middle.</think><answer>[1, 2, 3, 4]</answer>") == 0
+    assert (
+        rewards.repetition(
+            "<think>"
+            + "so it is " * 200
+            + '</think><answer>```json [{"bbox_2d": [1, 2, 3, 4], "label": "a"}] ```</answer>'
+        )
+        < -0.9
+    )
+    assert (
+        rewards.repetition(
+            "<think>It is left of the tree, near the middle.</think><answer>[1, 2, 3, 4]</answer>"
+        )
+        == 0
+    )
 
 
 # ---- classes, letters, yes and no
@@ -208,36 +234,125 @@ def test_repetition_in_the_thinking_is_not_hidden_by_boxes():
 )  # fmt: skip
 def test_classification(answer, gold, score):
     """Visual-RFT pays 'rose or lily' for both, 'A' for A320, and the empty answer for everything."""
-    assert rewards.REWARDS["classification"](f"<think>{gold}</think><answer>{answer}</answer>", example(gold)) == score
+    assert (
+        rewards.REWARDS["classification"](
+            f"<think>{gold}</think><answer>{answer}</answer>", example(gold)
+        )
+        == score
+    )
 
 
 DRESSED = [  # what stands around a class name, with % in its place
-    "%s", r"\boxed{%s}", r"$%s$", r"$\text{%s}$", r"\boxed{\text{%s}}", r"\(%s\)", r"\[ %s \]", r"$$%s$$", "(%s)", "[%s].", "{%s}",
-    "**%s**", "**%s**.", "*%s*", "`%s`", '"%s"', "'%s'", "“%s”", r"\textbf{%s}", r"\mathrm{%s}", r"**\boxed{%s}**", "((%s))", "(%s",
-    "This is a **%s**.", r"The answer is \boxed{%s}.", 'It is a "%s"', "It’s a (%s)", r"\emph{%s}"]
+    "%s",
+    r"\boxed{%s}",
+    r"$%s$",
+    r"$\text{%s}$",
+    r"\boxed{\text{%s}}",
+    r"\(%s\)",
+    r"\[ %s \]",
+    r"$$%s$$",
+    "(%s)",
+    "[%s].",
+    "{%s}",
+    "**%s**",
+    "**%s**.",
+    "*%s*",
+    "`%s`",
+    '"%s"',
+    "'%s'",
+    "“%s”",
+    r"\textbf{%s}",
+    r"\mathrm{%s}",
+    r"**\boxed{%s}**",
+    "((%s))",
+    "(%s",
+    "This is a **%s**.",
+    r"The answer is \boxed{%s}.",
+    'It is a "%s"',
+    "It’s a (%s)",
+    r"\emph{%s}",
+]
 
 
 @pytest.mark.parametrize("form", DRESSED)
 def test_a_dressed_class_is_the_class(form):
-    classes = ["SR-20", "Honda Odyssey Minivan 2007", "great masterwort", "water_lily", "A320", "A320-200", "lily"]
+    classes = [
+        "SR-20",
+        "Honda Odyssey Minivan 2007",
+        "great masterwort",
+        "water_lily",
+        "A320",
+        "A320-200",
+        "lily",
+    ]
     for said in classes:
-        paid = [gold for gold in classes if rewards.classification("<answer>" + form.replace("%s", said) + "</answer>", example(gold))]
+        paid = [
+            gold
+            for gold in classes
+            if rewards.classification(
+                "<answer>" + form.replace("%s", said) + "</answer>", example(gold)
+            )
+        ]
         assert paid == [said]
 
 
-@pytest.mark.parametrize("said, gold, score", [
-    (r"\boxed{lily} or \boxed{rose}", "lily", 0), ("**lily** or **rose**", "lily", 0), ("$lily$ and $rose$", "rose", 0), ("(lily) (rose)", "lily", 0), ("{lily, rose}", "lily", 0),
-    (r"\boxed{A320}-200", "A320", 0), ("A320$-200$", "A320", 0), (r"water \textbf{lily}", "lily", 0), (r"water\_lily", "water lily", 1), (r"water\ lily", "water_lily", 1),
-    (r"\boxed{}", "lily", 0), ("$$", "lily", 0), ("()", "lily", 0), ("(not) 737-800", "737-800", 0), ("isn't 737-800", "737-800", 0), ("isn’t 737-800", "737-800", 0),
-    ("Boeing (737-800)", "737-800", 1), ("Lily (Lilium)", "lily", 0), ("(lily) not", "lily", 0), (r"\not{lily}", "lily", 0), ("(" * 99 + "lily" + ")" * 99, "lily", 0)])
+@pytest.mark.parametrize(
+    "said, gold, score",
+    [
+        (r"\boxed{lily} or \boxed{rose}", "lily", 0),
+        ("**lily** or **rose**", "lily", 0),
+        ("$lily$ and $rose$", "rose", 0),
+        ("(lily) (rose)", "lily", 0),
+        ("{lily, rose}", "lily", 0),
+        (r"\boxed{A320}-200", "A320", 0),
+        ("A320$-200$", "A320", 0),
+        (r"water \textbf{lily}", "lily", 0),
+        (r"water\_lily", "water lily", 1),
+        (r"water\ lily", "water_lily", 1),
+        (r"\boxed{}", "lily", 0),
+        ("$$", "lily", 0),
+        ("()", "lily", 0),
+        ("(not) 737-800", "737-800", 0),
+        ("isn't 737-800", "737-800", 0),
+        ("isn’t 737-800", "737-800", 0),
+        ("Boeing (737-800)", "737-800", 1),
+        ("Lily (Lilium)", "lily", 0),
+        ("(lily) not", "lily", 0),
+        (r"\not{lily}", "lily", 0),
+        ("(" * 99 + "lily" + ")" * 99, "lily", 0),
+    ],
+)
 def test_what_dressing_is_not(said, gold, score):
     assert rewards.classification(f"<answer>{said}</answer>", example(gold)) == score
 
 
 def test_no_answer_is_paid_for_two_classes():
-    classes = ["737-800", "737-700", "A320", "A320-200", "Spitfire", "lily", "water lily", "rose", "golden retriever", "cat", *sorted(rewards.ASKED_ABOUT)[::2]]
-    for answer in [f"{a}{joint}{b}" for a in classes for b in classes for joint in (" ", ", ", " or ", "-", "_", "\n", ": ")] + classes:
-        assert sum(rewards.classification(f"<answer>{answer}</answer>", example(gold)) for gold in classes) <= 1, answer
+    classes = [
+        "737-800",
+        "737-700",
+        "A320",
+        "A320-200",
+        "Spitfire",
+        "lily",
+        "water lily",
+        "rose",
+        "golden retriever",
+        "cat",
+        *sorted(rewards.ASKED_ABOUT)[::2],
+    ]
+    for answer in [
+        f"{a}{joint}{b}"
+        for a in classes
+        for b in classes
+        for joint in (" ", ", ", " or ", "-", "_", "\n", ": ")
+    ] + classes:
+        assert (
+            sum(
+                rewards.classification(f"<answer>{answer}</answer>", example(gold))
+                for gold in classes
+            )
+            <= 1
+        ), answer
 
 
 @pytest.mark.parametrize(
@@ -248,19 +363,41 @@ def test_no_answer_is_paid_for_two_classes():
     ],
 )  # fmt: skip
 def test_mcq(answer, gold, choices, score):
-    assert rewards.REWARDS["mcq"](f"<think>A</think><answer>{answer}</answer>", example(gold, choices)) == score
+    assert (
+        rewards.REWARDS["mcq"](f"<think>A</think><answer>{answer}</answer>", example(gold, choices))
+        == score
+    )
 
 
-@pytest.mark.parametrize("answer, gold, score", [("Yes", "yes", 1), ("No, it is not", "No", 1), ("I do not know", "no", 0), ("maybe", "perhaps", 0), ("yes and no", "yes", 0), ("", "no", 0), ("nobody", "no", 0)])
+@pytest.mark.parametrize(
+    "answer, gold, score",
+    [
+        ("Yes", "yes", 1),
+        ("No, it is not", "No", 1),
+        ("I do not know", "no", 0),
+        ("maybe", "perhaps", 0),
+        ("yes and no", "yes", 0),
+        ("", "no", 0),
+        ("nobody", "no", 0),
+    ],
+)
 def test_yes_no(answer, gold, score):
     """VLM-R1: 'I do not know' is no, and two texts with neither are equal."""
     assert rewards.REWARDS["yes_no"](f"<answer>{answer}</answer>", example(gold)) == score
 
 
 def test_all_match():
-    score = lambda answer, gold: rewards.REWARDS["all_match"](f"<answer>{answer}</answer>", example(gold))  # noqa: E731
-    assert score(" Click the\n'OK' button. ", "click the 'ok' button") == 1 and score("click", "click ok") == 0 and score("...", ".") == 0
-    assert rewards.all_match("click", example("click")) == 0  # no tag; VLM-R1 takes the whole completion
+    score = lambda answer, gold: rewards.REWARDS["all_match"](
+        f"<answer>{answer}</answer>", example(gold)
+    )  # noqa: E731
+    assert (
+        score(" Click the\n'OK' button. ", "click the 'ok' button") == 1
+        and score("click", "click ok") == 0
+        and score("...", ".") == 0
+    )
+    assert (
+        rewards.all_match("click", example("click")) == 0
+    )  # no tag; VLM-R1 takes the whole completion
 
 
 # ---- boxes
@@ -283,7 +420,25 @@ def test_parse_boxes(text, boxes):
     assert [(b["bbox_2d"], b["label"], b["score"]) for b in rewards.parse_boxes(text)] == boxes
 
 
-@pytest.mark.parametrize("text", [None, "", "on the left", "[1, 2, 3]", "[1, 2, 3, 4, 5]", "{}", "[0, 0, 0, 0]", "[nan, 1, 2, 3]", "[1e999, 1, 2, 3]", "[" + "9" * 400 + ",1,2,3]", "[1,2,3,4]" * 301, "none of these, but two", "[" * 90_000, "x" * 200_000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        None,
+        "",
+        "on the left",
+        "[1, 2, 3]",
+        "[1, 2, 3, 4, 5]",
+        "{}",
+        "[0, 0, 0, 0]",
+        "[nan, 1, 2, 3]",
+        "[1e999, 1, 2, 3]",
+        "[" + "9" * 400 + ",1,2,3]",
+        "[1,2,3,4]" * 301,
+        "none of these, but two",
+        "[" * 90_000,
+        "x" * 200_000,
+    ],
+)
 def test_unreadable_boxes(text):
     """A box without area is not the statement that there is nothing."""
     assert rewards.parse_boxes(text) is None
@@ -291,7 +446,12 @@ def test_unreadable_boxes(text):
 
 def test_coordinates_are_explicit():
     box = (100.0, 50.0, 300.0, 200.0)
-    assert rewards.from_pixels(box, "norm1000", [400, 200]) == (250, 250, 750, 1000) and rewards.from_pixels(box, "resized", [400, 200], [200, 100]) == (50, 25, 150, 100)
+    assert rewards.from_pixels(box, "norm1000", [400, 200]) == (
+        250,
+        250,
+        750,
+        1000,
+    ) and rewards.from_pixels(box, "resized", [400, 200], [200, 100]) == (50, 25, 150, 100)
     for box_format in rewards.BOX_FORMATS:
         there = rewards.from_pixels(box, box_format, [400, 200], [196, 112])
         assert rewards.to_pixels(there, box_format, [400, 200], [196, 112]) == pytest.approx(box)
@@ -308,8 +468,13 @@ def test_coordinates_are_explicit():
 
 def boxed(boxes, labels=None, **meta):
     """An example with gold boxes in pixels; the policy writes pixels too, unless meta says otherwise."""
-    gold = [{"bbox_2d": list(box), "label": label} for box, label in zip(boxes, labels or [None] * len(boxes))]
-    return SimpleNamespace(answer=json.dumps(gold), choices=None, meta={"box_format": "pixels", "boxes": gold, **meta})
+    gold = [
+        {"bbox_2d": list(box), "label": label}
+        for box, label in zip(boxes, labels or [None] * len(boxes))
+    ]
+    return SimpleNamespace(
+        answer=json.dumps(gold), choices=None, meta={"box_format": "pixels", "boxes": gold, **meta}
+    )
 
 
 def score(name, answer, gold):
@@ -319,10 +484,16 @@ def score(name, answer, gold):
 def test_iou_and_giou_closed_forms():
     a = (0.0, 0.0, 10.0, 10.0)
     assert rewards.iou(a, a) == 1 and rewards.giou(a, a) == 1
-    assert rewards.iou(a, (5, 0, 15, 10)) == pytest.approx(1 / 3) and rewards.giou(a, (5, 0, 15, 10)) == pytest.approx(1 / 3)  # the union fills the enclosing box
+    assert rewards.iou(a, (5, 0, 15, 10)) == pytest.approx(1 / 3) and rewards.giou(
+        a, (5, 0, 15, 10)
+    ) == pytest.approx(1 / 3)  # the union fills the enclosing box
     assert rewards.iou(a, (10, 0, 20, 10)) == 0 and rewards.giou(a, (10, 0, 20, 10)) == 0
-    assert rewards.iou(a, (30, 0, 40, 10)) == 0 and rewards.giou(a, (30, 0, 40, 10)) == pytest.approx(20 / 40 - 1)
-    assert rewards.iou(a, (9, 0, 19, 10)) == pytest.approx(10 / 190)  # one pixel wide: VLM-R1 says 0
+    assert rewards.iou(a, (30, 0, 40, 10)) == 0 and rewards.giou(
+        a, (30, 0, 40, 10)
+    ) == pytest.approx(20 / 40 - 1)
+    assert rewards.iou(a, (9, 0, 19, 10)) == pytest.approx(
+        10 / 190
+    )  # one pixel wide: VLM-R1 says 0
 
 
 def test_match_boxes_is_greedy_and_knows_labels():
@@ -330,15 +501,30 @@ def test_match_boxes_is_greedy_and_knows_labels():
         return {"bbox_2d": box, "label": label, "score": score}
 
     gold = [b(0, 0, 10, 10, label="Cat"), b(4, 0, 14, 10)]
-    near, nearer = b(0, 0, 10, 11, label="cat", score=0.9), b(0, 0, 10, 10, label="c-a_t", score=0.1)
-    assert [m[:2] for m in rewards.match_boxes([near, nearer], gold, 0.5)] == [(1, 0)]  # the larger overlap first
-    assert [m[:2] for m in rewards.match_boxes([near, nearer], gold, 0.5, by_score=True)] == [(0, 0)]  # the surer first
+    near, nearer = (
+        b(0, 0, 10, 11, label="cat", score=0.9),
+        b(0, 0, 10, 10, label="c-a_t", score=0.1),
+    )
+    assert [m[:2] for m in rewards.match_boxes([near, nearer], gold, 0.5)] == [
+        (1, 0)
+    ]  # the larger overlap first
+    assert [m[:2] for m in rewards.match_boxes([near, nearer], gold, 0.5, by_score=True)] == [
+        (0, 0)
+    ]  # the surer first
     assert [m[:2] for m in rewards.match_boxes([near, nearer], gold, 0.3)] == [(1, 0), (0, 1)]
     dog = b(0, 0, 10, 10, label="dog")
-    assert [m[:2] for m in rewards.match_boxes([dog], gold, 0.4)] == [(0, 1)]  # the gold without a label takes any
+    assert [m[:2] for m in rewards.match_boxes([dog], gold, 0.4)] == [
+        (0, 1)
+    ]  # the gold without a label takes any
     assert [m[:2] for m in rewards.match_boxes([dog], gold, 0.4, labels=False)] == [(0, 0)]
-    assert rewards.match_boxes([b(0, 0, 10, 10)], gold[:1], 0.5) == [] == rewards.match_boxes([], gold, 0.5)  # no label is not the right one
-    assert rewards.match_boxes([b(0, 0, 10, 20)], [b(0, 0, 10, 10)], 0.5) == []  # IoU exactly 0.5 is not over 0.5
+    assert (
+        rewards.match_boxes([b(0, 0, 10, 10)], gold[:1], 0.5)
+        == []
+        == rewards.match_boxes([], gold, 0.5)
+    )  # no label is not the right one
+    assert (
+        rewards.match_boxes([b(0, 0, 10, 20)], [b(0, 0, 10, 10)], 0.5) == []
+    )  # IoU exactly 0.5 is not over 0.5
 
 
 ONE = boxed([(0, 0, 100, 100)])
@@ -346,7 +532,11 @@ TWO = boxed([(0, 0, 100, 100), (200, 200, 300, 300)])
 PETS = boxed([(0, 0, 100, 100), (200, 200, 300, 300)], ["cat", "dog"])
 NOTHING = boxed([])
 RIGHT = '[{"bbox_2d": [0, 0, 100, 100], "label": "cat"}, {"bbox_2d": [200, 200, 300, 300], "label": "dog"}]'
-CAT, JUNK, UNICORN = '{"bbox_2d": [0, 0, 100, 100], "label": "cat"}', '{"bbox_2d": [400, 400, 500, 500], "label": "cat"}', '{"bbox_2d": [0, 0, 100, 100], "label": "unicorn"}'
+CAT, JUNK, UNICORN = (
+    '{"bbox_2d": [0, 0, 100, 100], "label": "cat"}',
+    '{"bbox_2d": [400, 400, 500, 500], "label": "cat"}',
+    '{"bbox_2d": [0, 0, 100, 100], "label": "unicorn"}',
+)
 HALF = "[0, 0, 100, 50]"  # IoU exactly 0.5 with ONE
 BOX_GOLDEN = [  # reward, answer, gold, score, what the original says
     ("iou", "[0, 0, 100, 100]", ONE, 1, ""), ("iou", HALF, ONE, 0.5, ""), ("iou", "[0.0, 0.0, 100.0, 50.0]", ONE, 0.5, "0: integers only"), ("iou", "[0, 0, 100, 100], [0, 0, 100, 50]", ONE, 0.5, "1: the first"),
@@ -382,8 +572,16 @@ def test_no_box_reward_reads_the_thinking(name):
     """Visual-RFT: math-verify reduces the gold [110, 120, 210, 230] to 120, which the thinking mentions: IoU 1.0, confidence 1.0."""
     gold = boxed([(110, 120, 210, 230)])
     assert score(name, "[]", gold) == 0 == score(name, "120", gold) == score(name, "", gold)
-    assert rewards.REWARDS[name]("<think>[110, 120, 210, 230]</think>", gold) == 0 == rewards.REWARDS[name]("<answer>[110, 120, 210, 230]</answer><think>so</think>", gold)
-    assert score(name, "[]", NOTHING) == rewards.REWARDS[name]("<answer>No Objects</answer>", NOTHING) == max(rewards.RANGES[name])  # D8
+    assert (
+        rewards.REWARDS[name]("<think>[110, 120, 210, 230]</think>", gold)
+        == 0
+        == rewards.REWARDS[name]("<answer>[110, 120, 210, 230]</answer><think>so</think>", gold)
+    )
+    assert (
+        score(name, "[]", NOTHING)
+        == rewards.REWARDS[name]("<answer>No Objects</answer>", NOTHING)
+        == max(rewards.RANGES[name])
+    )  # D8
     assert score(name, "[1, 2, 3, 4]", NOTHING) == 0 == score(name, "I see nothing.", NOTHING)
 
 
@@ -392,7 +590,22 @@ def test_box_spam_never_pays(name):
     """Junk boxes after right ones never raise a reward, and lower all but the confidence (of junk that claims nothing)."""
     right = "{'Position': [0, 0, 100, 100], 'Confidence': 0.8}"
     for confidence in ("0.0", "0.5", "1.0"):
-        scores = [score(name, "[" + ", ".join([right] + [f"{{'Position': [{400 + i}, 400, 500, 500], 'Confidence': {confidence}}}" for i in range(n)]) + "]", ONE) for n in (0, 1, 10, 90)]
+        scores = [
+            score(
+                name,
+                "["
+                + ", ".join(
+                    [right]
+                    + [
+                        f"{{'Position': [{400 + i}, 400, 500, 500], 'Confidence': {confidence}}}"
+                        for i in range(n)
+                    ]
+                )
+                + "]",
+                ONE,
+            )
+            for n in (0, 1, 10, 90)
+        ]
         assert scores == sorted(scores, reverse=True)
         assert scores[1] < scores[0] or (name, confidence) == ("accuracy_confidence", "0.0")
         assert score(name, "[" + ", ".join([right] * 301) + "]", ONE) == 0
@@ -401,12 +614,29 @@ def test_box_spam_never_pays(name):
 @pytest.mark.parametrize("name", sorted(rewards.NEEDS_BOXES))
 def test_a_grid_laid_blindly_earns_next_to_nothing(name):
     """256 boxes of 400 x 400, one of them good by chance: 0.73 in VLM-R1's weighted_sum."""
-    grid = [f"[{x}, {y}, {x + 400}, {y + 400}]" for x in range(0, 640, 40) for y in range(0, 640, 40)]
-    assert len(grid) == 256 and score(name, f"[{', '.join(grid)}]", boxed([[100, 100, 500, 500]])) < 0.16
+    grid = [
+        f"[{x}, {y}, {x + 400}, {y + 400}]" for x in range(0, 640, 40) for y in range(0, 640, 40)
+    ]
+    assert (
+        len(grid) == 256
+        and score(name, f"[{', '.join(grid)}]", boxed([[100, 100, 500, 500]])) < 0.16
+    )
 
 
-@pytest.mark.parametrize("text", ["score:" + " " * 90_000 + "x", "Confidence':" + " " * 90_000, "score:'" + " " * 90_000, "(1,2)" + " " * 90_000 + "x", ("score:" + " " * 2000) * 45, "[1," * 30_000,
-                                  "label:" + " " * 90_000, "[" + " " * 90_000 + "1"], ids=lambda t: f"{t[:6]}...")
+@pytest.mark.parametrize(
+    "text",
+    [
+        "score:" + " " * 90_000 + "x",
+        "Confidence':" + " " * 90_000,
+        "score:'" + " " * 90_000,
+        "(1,2)" + " " * 90_000 + "x",
+        ("score:" + " " * 2000) * 45,
+        "[1," * 30_000,
+        "label:" + " " * 90_000,
+        "[" + " " * 90_000 + "1",
+    ],
+    ids=lambda t: f"{t[:6]}...",
+)
 def test_reading_boxes_takes_linear_time(text):
     """Two runs of \\s* side by side once made "score:" and 8,000 spaces take 10 s."""
     started = time.thread_time()
@@ -416,10 +646,23 @@ def test_reading_boxes_takes_linear_time(text):
 
 def test_labels_say_nothing_where_the_gold_has_none():
     for name in sorted(rewards.NEEDS_BOXES - {"accuracy_confidence"}):
-        assert score(name, '[{"bbox_2d": [0, 0, 100, 100], "label": "cat"}]', boxed([[0, 0, 100, 100]])) == (2.0 if name == "giou" else 1.0), name
+        assert score(
+            name, '[{"bbox_2d": [0, 0, 100, 100], "label": "cat"}]', boxed([[0, 0, 100, 100]])
+        ) == (2.0 if name == "giou" else 1.0), name
 
 
-@pytest.mark.parametrize("text, expected", [("", 0), ("a", 0), ("a b c d", 0), ("a b c a b c", -1 / 4), ("a " * 10, -7 / 8), ("a b a b", 0), ("x" * 800, 1 / 98 - 1)])
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("", 0),
+        ("a", 0),
+        ("a b c d", 0),
+        ("a b c a b c", -1 / 4),
+        ("a " * 10, -7 / 8),
+        ("a b a b", 0),
+        ("x" * 800, 1 / 98 - 1),
+    ],
+)
 def test_repetition_penalty_closed_forms(text, expected):
     """3-grams: "a b c a b c" has four, three of them distinct. Up to three words are measured in 2-grams, a word without end in pieces of eight."""
     assert rewards.repetition_penalty(text) == pytest.approx(expected)
@@ -428,14 +671,32 @@ def test_repetition_penalty_closed_forms(text, expected):
 def test_average_precision_closed_form():
     a, b, far = (0, 0, 10, 10), (20, 0, 30, 10), (90, 90, 99, 99)
     assert rewards.average_precision([(0, a, 1.0)], [(0, a)], 0.5) == pytest.approx(1)
-    assert rewards.average_precision([(0, far, 0.9), (0, a, 0.8)], [(0, a)], 0.5) == pytest.approx(0.5)
-    assert rewards.average_precision([(0, a, 0.9), (0, far, 0.8)], [(0, a)], 0.5) == pytest.approx(1)  # COCO: junk of less confidence is free
-    assert rewards.average_precision([(0, a, 0.9)], [(0, a), (1, b)], 0.5) == pytest.approx(51 / 101)
-    assert rewards.average_precision([(1, a, 0.9)], [(0, a)], 0.5) == 0 == rewards.average_precision([], [(0, a)], 0.5) == rewards.average_precision([(0, a, 1)], [], 0.5)
+    assert rewards.average_precision([(0, far, 0.9), (0, a, 0.8)], [(0, a)], 0.5) == pytest.approx(
+        0.5
+    )
+    assert rewards.average_precision([(0, a, 0.9), (0, far, 0.8)], [(0, a)], 0.5) == pytest.approx(
+        1
+    )  # COCO: junk of less confidence is free
+    assert rewards.average_precision([(0, a, 0.9)], [(0, a), (1, b)], 0.5) == pytest.approx(
+        51 / 101
+    )
+    assert (
+        rewards.average_precision([(1, a, 0.9)], [(0, a)], 0.5)
+        == 0
+        == rewards.average_precision([], [(0, a)], 0.5)
+        == rewards.average_precision([(0, a, 1)], [], 0.5)
+    )
     cat = {"bbox_2d": a, "label": "cat", "score": None}
-    assert rewards.mean_average_precision([([cat], [cat]), (None, [])]) == pytest.approx({"mAP": 1, "AP50": 1})
-    assert rewards.mean_average_precision([([cat, {**cat, "label": "unicorn"}], [cat])])["mAP"] == pytest.approx(0.5)  # COCO drops the class without a gold
-    assert rewards.mean_average_precision([([], []), ([], [])])["mAP"] == 1 and rewards.mean_average_precision([([], []), (None, [])])["mAP"] == 0
+    assert rewards.mean_average_precision([([cat], [cat]), (None, [])]) == pytest.approx(
+        {"mAP": 1, "AP50": 1}
+    )
+    assert rewards.mean_average_precision([([cat, {**cat, "label": "unicorn"}], [cat])])[
+        "mAP"
+    ] == pytest.approx(0.5)  # COCO drops the class without a gold
+    assert (
+        rewards.mean_average_precision([([], []), ([], [])])["mAP"] == 1
+        and rewards.mean_average_precision([([], []), (None, [])])["mAP"] == 0
+    )
 
 
 def test_average_precision_is_pycocotools(capsys):
@@ -446,30 +707,79 @@ def test_average_precision_is_pycocotools(capsys):
 
     rng = random.Random(0)
     for trial in range(6):
+
         def some(n):
-            boxes = [(rng.randrange(60), rng.randrange(60), rng.randrange(5, 40), rng.randrange(5, 40)) for _ in range(n)]
-            return [{"bbox_2d": (x, y, x + w, y + h), "label": rng.choice(["a", "b"])} for x, y, w, h in boxes]
+            boxes = [
+                (rng.randrange(60), rng.randrange(60), rng.randrange(5, 40), rng.randrange(5, 40))
+                for _ in range(n)
+            ]
+            return [
+                {"bbox_2d": (x, y, x + w, y + h), "label": rng.choice(["a", "b"])}
+                for x, y, w, h in boxes
+            ]
 
         images = []
         for _ in range(8):
             gold = some(rng.randrange(1, 6))
-            near = [{"bbox_2d": tuple(v + rng.randrange(-2, 3) for v in g["bbox_2d"]), "label": g["label"]} for g in gold if rng.random() < 0.8]
-            images.append(([{**p, "score": rng.choice([0.2, 0.5, 0.9, rng.random()])} for p in near + some(rng.randrange(4))], gold))
+            near = [
+                {
+                    "bbox_2d": tuple(v + rng.randrange(-2, 3) for v in g["bbox_2d"]),
+                    "label": g["label"],
+                }
+                for g in gold
+                if rng.random() < 0.8
+            ]
+            images.append(
+                (
+                    [
+                        {**p, "score": rng.choice([0.2, 0.5, 0.9, rng.random()])}
+                        for p in near + some(rng.randrange(4))
+                    ],
+                    gold,
+                )
+            )
         xywh = lambda b: [b[0], b[1], b[2] - b[0], b[3] - b[1]]  # noqa: E731
         names = {"a": 1, "b": 2}
-        truth = [{"id": 0, "image_id": i, "category_id": names[g["label"]], "bbox": xywh(g["bbox_2d"]), "area": xywh(g["bbox_2d"])[2] * xywh(g["bbox_2d"])[3], "iscrowd": 0} for i, (_, gold) in enumerate(images) for g in gold]
-        found = [{"image_id": i, "category_id": names[p["label"]], "bbox": xywh(p["bbox_2d"]), "score": p["score"]} for i, (predicted, _) in enumerate(images) for p in predicted]
+        truth = [
+            {
+                "id": 0,
+                "image_id": i,
+                "category_id": names[g["label"]],
+                "bbox": xywh(g["bbox_2d"]),
+                "area": xywh(g["bbox_2d"])[2] * xywh(g["bbox_2d"])[3],
+                "iscrowd": 0,
+            }
+            for i, (_, gold) in enumerate(images)
+            for g in gold
+        ]
+        found = [
+            {
+                "image_id": i,
+                "category_id": names[p["label"]],
+                "bbox": xywh(p["bbox_2d"]),
+                "score": p["score"],
+            }
+            for i, (predicted, _) in enumerate(images)
+            for p in predicted
+        ]
         for k, row in enumerate(truth, 1):
             row["id"] = k
         coco = COCO()
-        coco.dataset = {"images": [{"id": i} for i in range(len(images))], "categories": [{"id": i, "name": n} for n, i in names.items()], "annotations": truth, "info": {}}
+        coco.dataset = {
+            "images": [{"id": i} for i in range(len(images))],
+            "categories": [{"id": i, "name": n} for n, i in names.items()],
+            "annotations": truth,
+            "info": {},
+        }
         coco.createIndex()
         evaluation = COCOeval(coco, coco.loadRes(found), "bbox")
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
         ours = rewards.mean_average_precision(images)
-        assert ours["mAP"] == pytest.approx(evaluation.stats[0], abs=1e-9) and ours["AP50"] == pytest.approx(evaluation.stats[1], abs=1e-9)
+        assert ours["mAP"] == pytest.approx(evaluation.stats[0], abs=1e-9) and ours[
+            "AP50"
+        ] == pytest.approx(evaluation.stats[1], abs=1e-9)
         assert 0.1 < ours["mAP"] < 0.9
 
 
@@ -477,9 +787,15 @@ def test_setup_errors_are_found_before_training():
     for name in rewards.NEEDS_BOXES:
         with pytest.raises(ValueError, match="boxes"):
             rewards.REWARDS[name]("<answer>[1, 2, 3, 4]</answer>", example("3"))
-    with pytest.raises(ValueError, match="reward iou needs examples with boxes .* example 1 with the answer 'x' has none"):
+    with pytest.raises(
+        ValueError,
+        match="reward iou needs examples with boxes .* example 1 with the answer 'x' has none",
+    ):
         rewards.check_rewards(["accuracy", "iou"], [ONE, example("x")])
-    with pytest.raises(ValueError, match="yes_no needs answers that are yes or no; not so example 0 with the answer '7'"):
+    with pytest.raises(
+        ValueError,
+        match="yes_no needs answers that are yes or no; not so example 0 with the answer '7'",
+    ):
         rewards.check_rewards(["yes_no"], [example("7")])
     with pytest.raises(ValueError, match="mcq needs"):
         rewards.check_rewards(["mcq"], [example("cat")])
@@ -487,26 +803,44 @@ def test_setup_errors_are_found_before_training():
         rewards.check_rewards(["iuo"], [])
     rewards.check_rewards(["accuracy", "iou", "od_ap"], [ONE, NOTHING])
     rewards.check_rewards(["mcq", "yes_no"], [example("yes", ["yes", "no"])])
-    for meta, words in [({"boxes": [{"bbox_2d": [5, 5, 5, 9]}]}, "x1 < x2"), ({"boxes": [[1, 2, 3, 4]]}, "gold box"), ({"boxes": [], "box_format": "norm1000"}, "size"), ({"boxes": [], "box_format": "resized", "size": [1, 1]}, "model saw")]:
+    for meta, words in [
+        ({"boxes": [{"bbox_2d": [5, 5, 5, 9]}]}, "x1 < x2"),
+        ({"boxes": [[1, 2, 3, 4]]}, "gold box"),
+        ({"boxes": [], "box_format": "norm1000"}, "size"),
+        ({"boxes": [], "box_format": "resized", "size": [1, 1]}, "model saw"),
+    ]:
         with pytest.raises(ValueError, match=words):
             rewards.check_gold("[]", None, {"box_format": "pixels", **meta})
     rewards.check_gold(ONE.answer, None, ONE.meta)
 
 
 def test_summary_of_boxes():
-    texts = [f"<think>a</think><answer>{body}</answer>" for body in ("[0, 0, 100, 100]", HALF, "left", "")]
+    texts = [
+        f"<think>a</think><answer>{body}</answer>"
+        for body in ("[0, 0, 100, 100]", HALF, "left", "")
+    ]
     result = rewards.summary(texts, [ONE] * 4)
-    assert result["accuracy"] == 0.25 and result["iou"] == pytest.approx(1.5 / 4) and result["parse_failures"] == 2 and result["accuracy_parsed"] == 0.5
+    assert (
+        result["accuracy"] == 0.25
+        and result["iou"] == pytest.approx(1.5 / 4)
+        and result["parse_failures"] == 2
+        and result["accuracy_parsed"] == 0.5
+    )
     assert "iou" not in rewards.summary(["<answer>3</answer>"], [example("3")])
 
 
 def test_reflections():
     text = "<think>Wait, I should re-check. Let me recheck: hmm, actually no. Waiter! Actuality. On second\nthought, double check it.</think><answer>wait</answer>"
-    assert rewards.reflections(text) == 7  # wait, re-check, recheck, hmm, actually, on second thought, double check
-    assert rewards.reflections("wait <answer>wait</answer>") == 1 and rewards.reflections("<think>wait, wait") == 2 and rewards.reflections("") == 0
+    assert (
+        rewards.reflections(text) == 7
+    )  # wait, re-check, recheck, hmm, actually, on second thought, double check
+    assert (
+        rewards.reflections("wait <answer>wait</answer>") == 1
+        and rewards.reflections("<think>wait, wait") == 2
+        and rewards.reflections("") == 0
+    )
     for phrase in rewards.REFLECTION_WORDS:
         assert rewards.reflections(f"<think>so {phrase}, 7</think>") == 1, phrase
-
 
 
 def test_check_gold():
@@ -518,7 +852,9 @@ def test_check_gold():
     rewards.check_gold("b", ANIMALS)
     rewards.check_gold("dog", ANIMALS)
     rewards.check_gold("3")
-    with pytest.raises(ValueError, match="gold answer"):  # Visual-RFT pays an empty answer when '' in gold
+    with pytest.raises(
+        ValueError, match="gold answer"
+    ):  # Visual-RFT pays an empty answer when '' in gold
         rewards.accuracy("<answer></answer>", example(""))
 
 
@@ -527,7 +863,13 @@ def test_check_gold():
 
 def test_parts_and_total():
     completions = ["<think>a</think><answer>3</answer>", "<answer>3</answer>", "no"]
-    parts, failed = rewards.reward_parts(completions, [example("3")] * 3, ["accuracy", "format", "length"], tokens=[9, 6, 1], max_tokens=512)
+    parts, failed = rewards.reward_parts(
+        completions,
+        [example("3")] * 3,
+        ["accuracy", "format", "length"],
+        tokens=[9, 6, 1],
+        max_tokens=512,
+    )
     assert parts["accuracy"] == [1, 1, 0] and parts["format"] == [1, 0, 0]
     assert failed == {"accuracy": 0, "format": 0, "length": 0}
     assert rewards.total(parts, [1.0, 0.5, 0.0]) == [1.5, 1.0, 0.0]
@@ -546,14 +888,18 @@ def test_rewards_about_length_need_the_tokens():
             rewards.reward_parts(["a"], [example("3")], ["accuracy", name])
     with pytest.raises(ValueError, match="2 completions but 1 token counts"):
         rewards.reward_parts(["a", "b"], [example("3")] * 2, ["length"], tokens=[1], max_tokens=9)
-    parts, _ = rewards.reward_parts(["", ""], [example("3")] * 2, ["soft_overlong", "cosine"], tokens=[0, 100], max_tokens=100)
+    parts, _ = rewards.reward_parts(
+        ["", ""], [example("3")] * 2, ["soft_overlong", "cosine"], tokens=[0, 100], max_tokens=100
+    )
     assert parts == {"soft_overlong": [0, -1], "cosine": [0, -0.5]}
 
 
 def test_other_functions_can_be_added():
     """A reward model's score, for one run; REWARDS stays as it is."""
     functions = {**rewards.REWARDS, "judge": lambda completion, example: 0.5}
-    assert rewards.reward_parts(["a"], [example("3")], ["judge", "format"], functions=functions)[0] == {"judge": [0.5], "format": [0]}
+    assert rewards.reward_parts(["a"], [example("3")], ["judge", "format"], functions=functions)[
+        0
+    ] == {"judge": [0.5], "format": [0]}
     rewards.check_rewards(["judge"], [example("3")], functions)
     with pytest.raises(ValueError, match="unknown reward 'judge'"):
         rewards.reward_parts(["a"], [example("3")], ["judge"])
@@ -561,18 +907,28 @@ def test_other_functions_can_be_added():
 
 def test_exceptions_are_counted_not_swallowed(monkeypatch, caplog):
     def moody(completion, example):
-        return {"bad": 1 / 0 if completion == "bad" else 0, "nan": math.nan, "inf": math.inf}.get(completion, 0.25)
+        return {"bad": 1 / 0 if completion == "bad" else 0, "nan": math.nan, "inf": math.inf}.get(
+            completion, 0.25
+        )
 
     monkeypatch.setitem(rewards.REWARDS, "moody", moody)
-    parts, failed = rewards.reward_parts(["ok", "bad", "nan", "inf", "ok"], [example("3")] * 5, ["moody", "format"])
+    parts, failed = rewards.reward_parts(
+        ["ok", "bad", "nan", "inf", "ok"], [example("3")] * 5, ["moody", "format"]
+    )
     assert parts["moody"] == [0.25, 0.0, 0.0, 0.0, 0.25] and failed == {"moody": 3, "format": 0}
     assert "ZeroDivisionError" in caplog.text
-    _, failed = rewards.reward_parts(["<answer>3</answer>"], [example(" ")], ["accuracy"])  # a gold nobody can score
+    _, failed = rewards.reward_parts(
+        ["<answer>3</answer>"], [example(" ")], ["accuracy"]
+    )  # a gold nobody can score
     assert failed == {"accuracy": 1}
 
 
 def test_inputs_are_not_changed():
-    completions, examples, names = ["<answer>b</answer>", "<answer>[9, 9, 1, 1]</answer>"], [copy.deepcopy(PETS), copy.deepcopy(ONE)], list(rewards.REWARDS)
+    completions, examples, names = (
+        ["<answer>b</answer>", "<answer>[9, 9, 1, 1]</answer>"],
+        [copy.deepcopy(PETS), copy.deepcopy(ONE)],
+        list(rewards.REWARDS),
+    )
     before = copy.deepcopy((completions, examples, names))
     parts, failed = rewards.reward_parts(completions, examples, names, tokens=[3, 3], max_tokens=9)
     assert (completions, examples, names) == before and not any(failed.values())
@@ -584,21 +940,32 @@ def test_inputs_are_not_changed():
 def test_names_ranges_and_docs():
     """docs/rewards.md has every reward, with the range of RANGES, and every test it names exists."""
     text = (Path(rewards.__file__).parent / "docs" / "rewards.md").read_text(encoding="utf-8")
-    assert set(rewards.RANGES) == set(rewards.REWARDS) and rewards.NEEDS_TOKENS | rewards.NEEDS_BOXES <= set(rewards.REWARDS)
+    assert set(rewards.RANGES) == set(
+        rewards.REWARDS
+    ) and rewards.NEEDS_TOKENS | rewards.NEEDS_BOXES <= set(rewards.REWARDS)
     rows = {row.split("|")[1].strip(): row for row in text.splitlines() if row.startswith("| `")}
     for name, allowed in rewards.RANGES.items():
         row = rows[f"`{name}`"]
-        assert row.split("|")[2].strip() == (", ".join(f"{v:g}" for v in sorted(allowed)) if isinstance(allowed, set) else f"[{allowed[0]:g}, {allowed[1]:g}]"), row
+        assert row.split("|")[2].strip() == (
+            ", ".join(f"{v:g}" for v in sorted(allowed))
+            if isinstance(allowed, set)
+            else f"[{allowed[0]:g}, {allowed[1]:g}]"
+        ), row
         assert re.search(r"`test_\w+`", row), row
     for name in set(re.findall(r"`(test_\w+)`", text)):
-        assert name in globals() or f"def {name}(" in "".join(path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_*.py")), name
+        assert name in globals() or f"def {name}(" in "".join(
+            path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_*.py")
+        ), name
 
 
 def test_scoring_a_step_is_quick():
     """64 prompts x 8 completions of 500 tokens: tens of milliseconds of CPU (the limit is ten times that)."""
     rng = random.Random(0)
     words = "the left ball is red and near that cube so there are two more in front of it".split()
-    texts = [f"<think>{' '.join(rng.choice(words) for _ in range(450))}</think><answer>{rng.randrange(9)}</answer>" for _ in range(512)]
+    texts = [
+        f"<think>{' '.join(rng.choice(words) for _ in range(450))}</think><answer>{rng.randrange(9)}</answer>"
+        for _ in range(512)
+    ]
     start = time.thread_time()
     rewards.reward_parts(texts, [example("3")] * 512, ["accuracy", "format", "repetition"])
     assert time.thread_time() - start < 0.5
@@ -628,13 +995,18 @@ def slowest_and_wrong(completions=COMPLETIONS):
     answers.forget()  # or a fork would only repeat what its parent has worked out
     slowest, what, wrong = 0.0, "", []
     for completion in completions:
-        for index in (0, 3) if len(completion) < 1_000 else (3,):  # a number and algebra; one box and several
+        for index in (
+            (0, 3) if len(completion) < 1_000 else (3,)
+        ):  # a number and algebra; one box and several
             for name, arguments in fuzz_rewards.calls(index, completion):
                 start = time.thread_time()
                 score = rewards.REWARDS[name](*arguments)
                 seconds = time.thread_time() - start
                 if seconds > slowest:
-                    slowest, what = seconds, f"{name} of {completion[:60]!r} against {arguments[1].answer!r}"
+                    slowest, what = (
+                        seconds,
+                        f"{name} of {completion[:60]!r} against {arguments[1].answer!r}",
+                    )
                 if not in_range(name, score):
                     wrong.append((name, completion[:60], score))
         rewards.reflections(completion)
@@ -668,7 +1040,14 @@ def test_adversarial_text_in_threads():
 
 def test_text_is_never_executed(tmp_path):
     """sympy.parse_expr is eval: math-verify's plain expressions reach it, ours do not."""
-    for i, body in enumerate(["open('{}','w')", "__import__('os').system('touch {}')", r"\operatorname{{open}}('{}','w')", "$open('{}','w')$"]):
+    for i, body in enumerate(
+        [
+            "open('{}','w')",
+            "__import__('os').system('touch {}')",
+            r"\operatorname{{open}}('{}','w')",
+            "$open('{}','w')$",
+        ]
+    ):
         path = tmp_path / str(i)
         rewards.accuracy("<answer>" + body.format(path) + "</answer>", example(r"\sqrt{3}"))
         assert not path.exists()
@@ -682,7 +1061,9 @@ TEXTS = st.one_of(
     st.text(alphabet=st.characters(), max_size=80),  # surrogates included
     st.lists(PIECES, max_size=20).map("".join),
     st.lists(PIECES, max_size=12).map(lambda pieces: "<answer>" + "".join(pieces) + "</answer>"),
-    st.integers(0, 10**6).map(lambda index: fuzz_rewards.completion("test", index, CANARY)),  # what fuzz_rewards.py makes 100,000 of
+    st.integers(0, 10**6).map(
+        lambda index: fuzz_rewards.completion("test", index, CANARY)
+    ),  # what fuzz_rewards.py makes 100,000 of
 )
 
 
@@ -692,26 +1073,43 @@ def test_any_text_scores_in_range(completion, index, other):
     other = other[:2000]
     for name, arguments in fuzz_rewards.calls(index, completion):
         assert in_range(name, rewards.REWARDS[name](*arguments)), name
-    assert json.dumps(rewards.normalize_answer(other)) and isinstance(rewards.match_answer(other, completion), bool)
+    assert json.dumps(rewards.normalize_answer(other)) and isinstance(
+        rewards.match_answer(other, completion), bool
+    )
     if other.strip():
         assert rewards.match_answer(other, other)  # reflexive
     canonical = rewards.normalize_answer(other)
-    assert rewards.normalize_answer(canonical) == canonical  # idempotent, or votes would depend on who counts
+    assert (
+        rewards.normalize_answer(canonical) == canonical
+    )  # idempotent, or votes would depend on who counts
     assert rewards.reflections(completion) >= 0 and not os.path.exists(CANARY)
 
 
-NEAR = st.tuples(st.integers(0, 60), st.integers(0, 60), st.integers(1, 60), st.integers(1, 60)).map(lambda b: (b[0], b[1], b[0] + b[2], b[1] + b[3]))
+NEAR = st.tuples(
+    st.integers(0, 60), st.integers(0, 60), st.integers(1, 60), st.integers(1, 60)
+).map(lambda b: (b[0], b[1], b[0] + b[2], b[1] + b[3]))
 
 
 @settings(deadline=None, max_examples=150, derandomize=True, database=None)
-@given(st.lists(NEAR, min_size=1, max_size=4), st.lists(st.tuples(NEAR, st.integers(0, 10)), max_size=5), st.integers(0, 10))
+@given(
+    st.lists(NEAR, min_size=1, max_size=4),
+    st.lists(st.tuples(NEAR, st.integers(0, 10)), max_size=5),
+    st.integers(0, 10),
+)
 def test_a_junk_box_never_raises_a_reward(gold, predicted, confidence):
     """Whatever was predicted, one more box far from every gold is worth nothing, or less.  (Not so for giou, whose slope from near to far is its purpose.)"""
     far = [((900, 900, 950, 950), confidence)]
-    write = lambda boxes: "[" + ", ".join(f"{{'Position': {list(b)}, 'Confidence': {c / 10}}}" for b, c in boxes) + "]"  # noqa: E731
+    write = lambda boxes: (
+        "["
+        + ", ".join(f"{{'Position': {list(b)}, 'Confidence': {c / 10}}}" for b, c in boxes)
+        + "]"
+    )  # noqa: E731
     example_ = boxed(gold)
     for name in sorted(rewards.NEEDS_BOXES - {"giou"}) + ["accuracy"]:
-        assert score(name, write(predicted + far), example_) <= score(name, write(predicted), example_) + 1e-9, name
+        assert (
+            score(name, write(predicted + far), example_)
+            <= score(name, write(predicted), example_) + 1e-9
+        ), name
     assert score("giou", write([(b, 10) for b in gold]), example_) == pytest.approx(2)
 
 
@@ -733,8 +1131,13 @@ def test_pass_at_k_is_the_share_of_k_subsets_with_a_right_one():
 
 
 def test_majority_counts_what_can_be_read():
-    assert rewards.majority(said("3", "4", "4")) == "4" and rewards.majority(said("3", "4")) == "3", "ties: the first"
-    assert rewards.majority(said("4", "3.0", "3")) == "3.0" and rewards.majority(said(None, None, "5")) == "5"
+    assert (
+        rewards.majority(said("3", "4", "4")) == "4" and rewards.majority(said("3", "4")) == "3"
+    ), "ties: the first"
+    assert (
+        rewards.majority(said("4", "3.0", "3")) == "3.0"
+        and rewards.majority(said(None, None, "5")) == "5"
+    )
     assert rewards.majority(said(None)) is None and rewards.majority([]) is None
 
 
@@ -760,7 +1163,10 @@ def test_select_takes_a_candidates_answer_or_the_majority(chosen, candidates, ch
 
 def test_select_reads_as_it_is_told():
     last = lambda text: text.rpartition("Answer: ")[2] or None  # noqa: E731
-    assert rewards.select("Answer: 3", ["Answer: 4", "Answer: 4", "Answer: 3"], read=last) == ("3", "selected")
+    assert rewards.select("Answer: 3", ["Answer: 4", "Answer: 4", "Answer: 3"], read=last) == (
+        "3",
+        "selected",
+    )
     assert rewards.select("Answer: 3", ["Answer: 4", "Answer: 4", "Answer: 3"]) == (None, "none")
 
 
@@ -778,7 +1184,9 @@ def test_the_bootstrap_of_a_difference_is_binomial_where_nothing_is_lost(n, gain
     a, b = [1.0] * gained + [0.0] * (n - gained), [0.0] * n
     expected = [binomial_quantile(n, gained / n, q) / n for q in (0.025, 0.975)]
     for seed in range(3):
-        assert rewards.bootstrap_difference(a, b, seed) == pytest.approx(expected, abs=1.001 / n)  # a quantile that falls on a step may go either way
+        assert rewards.bootstrap_difference(a, b, seed) == pytest.approx(
+            expected, abs=1.001 / n
+        )  # a quantile that falls on a step may go either way
         low, high = rewards.bootstrap_difference(b, a, seed)
         assert (-high, -low) == pytest.approx(expected, abs=1.001 / n)
 
@@ -786,12 +1194,18 @@ def test_the_bootstrap_of_a_difference_is_binomial_where_nothing_is_lost(n, gain
 def test_the_bootstrap_of_a_difference_is_paired():
     random_ = random.Random(0)
     a = [float(random_.random() < 0.5) for _ in range(400)]
-    assert rewards.bootstrap_difference(a, a) == (0, 0), "equal, question by question: no doubt at all"
+    assert rewards.bootstrap_difference(a, a) == (0, 0), (
+        "equal, question by question: no doubt at all"
+    )
     b = a[1:] + a[:1]
     low, high = rewards.bootstrap_difference(a, b)
     differences = [x - y for x, y in zip(a, b)]
     error = math.sqrt(sum(d * d for d in differences)) / len(a)  # their mean is 0
-    assert low == pytest.approx(-1.96 * error, rel=0.1) and high == pytest.approx(1.96 * error, rel=0.1)
-    assert rewards.bootstrap_difference(a, b, 1) == rewards.bootstrap_difference(a, b, 1) and rewards.bootstrap_difference([], []) == (0, 0)
+    assert low == pytest.approx(-1.96 * error, rel=0.1) and high == pytest.approx(
+        1.96 * error, rel=0.1
+    )
+    assert rewards.bootstrap_difference(a, b, 1) == rewards.bootstrap_difference(
+        a, b, 1
+    ) and rewards.bootstrap_difference([], []) == (0, 0)
     with pytest.raises(ValueError, match="got 2 and 1"):
         rewards.bootstrap_difference([1, 0], [1])

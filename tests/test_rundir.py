@@ -46,7 +46,12 @@ def test_checkpoint_holds_the_model_and_the_state(tmp_path):
     save(tmp_path, 3, moments={"m": torch.ones(2)}, position=17)
     state = rundir.load_state(tmp_path / "checkpoint-3")
     assert (tmp_path / "checkpoint-3" / "model.txt").read_text() == "weights"
-    assert state["step"] == 3 and state["position"] == 17 and torch.equal(state["moments"]["m"], torch.ones(2)) and torch.equal(state["rng"], torch.arange(3))
+    assert (
+        state["step"] == 3
+        and state["position"] == 17
+        and torch.equal(state["moments"]["m"], torch.ones(2))
+        and torch.equal(state["rng"], torch.arange(3))
+    )
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint-3"]  # nothing temporary is left
 
 
@@ -62,12 +67,13 @@ def test_a_save_that_fails_half_way_leaves_the_earlier_checkpoint_and_no_new_one
     def full_disk(directory):
         (directory / "model.txt").write_text("half")
         raise OSError("no space left on device")
-    for step in (1, 2):                                              # also over a checkpoint of the same step
+
+    for step in (1, 2):  # also over a checkpoint of the same step
         with pytest.raises(OSError, match="no space"):
             rundir.save_checkpoint(tmp_path, step, full_disk, {}, Log(), 1)
         assert names(tmp_path) == ["checkpoint-1"] and not (tmp_path / "checkpoint-2").exists()
         assert (tmp_path / "checkpoint-1" / "model.txt").read_text() == "weights"
-    save(tmp_path, 2)                                                # what it left behind is not in the way
+    save(tmp_path, 2)  # what it left behind is not in the way
     assert names(tmp_path) == ["checkpoint-1", "checkpoint-2"]
     assert (tmp_path / "checkpoint-2" / "model.txt").read_text() == "weights"
 
@@ -88,7 +94,7 @@ def test_a_step_saved_again_replaces_the_first(tmp_path):
 
 
 def test_rotation_keeps_the_newest_by_number(tmp_path):
-    for step in (8, 9, 10, 100):                                     # as text, 9 is after 100
+    for step in (8, 9, 10, 100):  # as text, 9 is after 100
         save(tmp_path, step)
     assert names(tmp_path) == ["checkpoint-10", "checkpoint-100"]
     save(tmp_path, 101, keep=1)
@@ -121,9 +127,11 @@ def test_a_damaged_state_is_the_users_to_mend(tmp_path):
     save(tmp_path, 5)
     file = tmp_path / "checkpoint-5" / "state.pt"
     whole = file.read_bytes()
-    for damaged in (b"", b"not a zip", whole[:len(whole) // 2]):
+    for damaged in (b"", b"not a zip", whole[: len(whole) // 2]):
         file.write_bytes(damaged)
-        with pytest.raises(UserError, match="checkpoint-5.state.pt cannot be read.*resume from the one before") as error:
+        with pytest.raises(
+            UserError, match="checkpoint-5.state.pt cannot be read.*resume from the one before"
+        ) as error:
             rundir.load_state(tmp_path / "checkpoint-5")
         assert "\n" not in str(error.value)
 
@@ -140,7 +148,11 @@ def test_publish_puts_the_model_into_the_directory_itself(tmp_path):
     (tmp_path / "model.txt").write_text("of the run before")
     (tmp_path / "metrics.jsonl").write_text("kept")
     rundir.publish(tmp_path, model_writer("final"))
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["SHA256SUMS", "metrics.jsonl", "model.txt"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "SHA256SUMS",
+        "metrics.jsonl",
+        "model.txt",
+    ]
     assert (tmp_path / "model.txt").read_text() == "final"
 
 
@@ -184,8 +196,13 @@ def test_resuming_where_nothing_is_yet_starts_over_and_says_so(tmp_path, capsys)
 def test_resuming_from_a_named_checkpoint(tmp_path):
     for step in (9, 10):
         save(tmp_path, step)
-    assert rundir.open_output_dir(output(tmp_path, str(tmp_path / "checkpoint-9"))) == tmp_path / "checkpoint-9"
-    with pytest.raises(UserError, match="is not a checkpoint in --output-dir.*--model"):      # its metrics would be missing
+    assert (
+        rundir.open_output_dir(output(tmp_path, str(tmp_path / "checkpoint-9")))
+        == tmp_path / "checkpoint-9"
+    )
+    with pytest.raises(
+        UserError, match="is not a checkpoint in --output-dir.*--model"
+    ):  # its metrics would be missing
         rundir.open_output_dir(output(tmp_path / "elsewhere", str(tmp_path / "checkpoint-9")))
     for wrong in (tmp_path, tmp_path / "checkpoint-11"):
         with pytest.raises(UserError, match="is not a checkpoint.*checkpoint-10"):
@@ -194,20 +211,63 @@ def test_resuming_from_a_named_checkpoint(tmp_path):
 
 def test_a_resumed_run_is_the_run_that_was_interrupted(tmp_path):
     """Flags that are not typed again take the value they had; a changed one is refused, unless it only says how long, how often or in what portions."""
-    was = {"script": "train_grpo.py", "seed": 0, "lora_r": 8, "quant": "nf4", "dtype": "float32", "learning_rate": 1e-4, "eval_data": ["count:test"], "save_steps": 5, "max_steps": 9}
+    was = {
+        "script": "train_grpo.py",
+        "seed": 0,
+        "lora_r": 8,
+        "quant": "nf4",
+        "dtype": "float32",
+        "learning_rate": 1e-4,
+        "eval_data": ["count:test"],
+        "save_steps": 5,
+        "max_steps": 9,
+    }
     save(tmp_path, 9)
     records.write_record(tmp_path / "checkpoint-9" / "args.json", was)
-    flags = lambda **changes: Namespace(**{**vars(output(tmp_path, "newest")), "script": "train_grpo.py", "seed": 0, "lora_r": None, "quant": None, "dtype": "auto", "learning_rate": None,
-                                           "eval_data": [], "save_steps": 100, "max_steps": None, **changes, "argv": [f"--{name.replace('_', '-')}=..." for name in changes]})
+    flags = lambda **changes: Namespace(
+        **{
+            **vars(output(tmp_path, "newest")),
+            "script": "train_grpo.py",
+            "seed": 0,
+            "lora_r": None,
+            "quant": None,
+            "dtype": "auto",
+            "learning_rate": None,
+            "eval_data": [],
+            "save_steps": 100,
+            "max_steps": None,
+            **changes,
+            "argv": [f"--{name.replace('_', '-')}=..." for name in changes],
+        }
+    )
     args = flags()
-    assert rundir.open_output_dir(args) == tmp_path / "checkpoint-9" and [args.save_steps, args.max_steps] == [5, 9]
-    args = flags(num_train_epochs=2.0)                               # which would count for nothing beside the old --max-steps
-    assert rundir.open_output_dir(args) == tmp_path / "checkpoint-9" and [args.save_steps, args.max_steps] == [5, None]
+    assert rundir.open_output_dir(args) == tmp_path / "checkpoint-9" and [
+        args.save_steps,
+        args.max_steps,
+    ] == [5, 9]
+    args = flags(num_train_epochs=2.0)  # which would count for nothing beside the old --max-steps
+    assert rundir.open_output_dir(args) == tmp_path / "checkpoint-9" and [
+        args.save_steps,
+        args.max_steps,
+    ] == [5, None]
     args = flags(save_steps=7, max_steps=12)
     assert rundir.open_output_dir(args) == tmp_path / "checkpoint-9"
-    assert [args.lora_r, args.quant, args.dtype, args.learning_rate, args.eval_data, args.save_steps, args.max_steps] == [8, "nf4", "float32", 1e-4, ["count:test"], 7, 12]
-    for changes, words in (({"seed": 1}, "--seed was 0"), ({"quant": "none"}, "--quant was nf4"), ({"learning_rate": 2e-4}, "--learning-rate was 0.0001"),
-                           ({"script": "train_sft.py"}, "this script was train_grpo.py"), ({"max_steps": 8}, "past --max-steps 8")):
+    assert [
+        args.lora_r,
+        args.quant,
+        args.dtype,
+        args.learning_rate,
+        args.eval_data,
+        args.save_steps,
+        args.max_steps,
+    ] == [8, "nf4", "float32", 1e-4, ["count:test"], 7, 12]
+    for changes, words in (
+        ({"seed": 1}, "--seed was 0"),
+        ({"quant": "none"}, "--quant was nf4"),
+        ({"learning_rate": 2e-4}, "--learning-rate was 0.0001"),
+        ({"script": "train_sft.py"}, "this script was train_grpo.py"),
+        ({"max_steps": 8}, "past --max-steps 8"),
+    ):
         with pytest.raises(UserError, match=words):
             rundir.open_output_dir(flags(**changes))
 
@@ -226,13 +286,17 @@ def test_a_directory_that_cannot_be_written_is_refused(tmp_path):
     """Below a regular file, and in its place: these fail for root, too."""
     (tmp_path / "file").write_text("mine")
     for path in (tmp_path / "file" / "out", tmp_path / "file", tmp_path / ("n" * 300)):
-        with pytest.raises(UserError, match="--output-dir .* cannot be written to .*another directory") as error:
+        with pytest.raises(
+            UserError, match="--output-dir .* cannot be written to .*another directory"
+        ) as error:
             rundir.open_output_dir(output(path))
         assert "\n" not in str(error.value)
     assert (tmp_path / "file").read_text() == "mine"
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root writes everywhere")
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root writes everywhere"
+)
 def test_a_read_only_directory_is_refused(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(UserError, match="cannot be written to"):
@@ -249,12 +313,21 @@ def steps(out):
 def test_metrics_are_one_line_a_step(tmp_path, capsys):
     log = MetricsLog(tmp_path, every=2)
     for step in range(5):
-        log.log(step, {"reward": step / 4, "eval/accuracy": 0.25}, show=["reward", "eval/accuracy", "absent"], last=step == 4)
-    assert [json.loads(line) for line in log.path.read_text().splitlines()] == [{"step": s, "reward": s / 4, "eval/accuracy": 0.25} for s in range(5)]
+        log.log(
+            step,
+            {"reward": step / 4, "eval/accuracy": 0.25},
+            show=["reward", "eval/accuracy", "absent"],
+            last=step == 4,
+        )
+    assert [json.loads(line) for line in log.path.read_text().splitlines()] == [
+        {"step": s, "reward": s / 4, "eval/accuracy": 0.25} for s in range(5)
+    ]
     shown = capsys.readouterr().out.splitlines()
     assert [int(line.split()[1]) for line in shown] == [0, 2, 4]
     assert "reward 0.5" in shown[1] and "accuracy 0.25" in shown[1] and "absent" not in shown[1]
-    assert log.path == tmp_path / "metrics.jsonl" and [p.name for p in tmp_path.iterdir()] == ["metrics.jsonl"]
+    assert log.path == tmp_path / "metrics.jsonl" and [p.name for p in tmp_path.iterdir()] == [
+        "metrics.jsonl"
+    ]
 
 
 def test_the_last_step_is_shown_whatever_the_interval(tmp_path, capsys):
@@ -266,7 +339,14 @@ def test_numbers_that_json_has_not_are_null(tmp_path):
     log = MetricsLog(tmp_path)
     log.log(0, {"a": math.nan, "b": math.inf, "c": -math.inf, "d": 1e300, "e": 0})
     line = log.path.read_text()
-    assert json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is not JSON")) == {"step": 0, "a": None, "b": None, "c": None, "d": 1e300, "e": 0}
+    assert json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is not JSON")) == {
+        "step": 0,
+        "a": None,
+        "b": None,
+        "c": None,
+        "d": 1e300,
+        "e": 0,
+    }
 
 
 def test_metrics_given_are_not_written_to(tmp_path):
@@ -306,14 +386,24 @@ def test_lines_for_pictures_leave_out_what_is_broken(tmp_path):
 def test_two_logs_are_two_runs_of_wandb(tmp_path, monkeypatch):
     """selftrain.py has one for its iterations and one for the steps of each: as one run, whose steps must not go back, most lines would be lost."""
     begun = []
-    monkeypatch.setitem(sys.modules, "wandb", Namespace(init=lambda **flags: begun.append(flags) or Namespace(log=lambda metrics, step: None)))
+    monkeypatch.setitem(
+        sys.modules,
+        "wandb",
+        Namespace(
+            init=lambda **flags: begun.append(flags) or Namespace(log=lambda metrics, step: None)
+        ),
+    )
     for out in (tmp_path / "r3v", tmp_path / "r3v" / "iteration-1"):
         out.mkdir()
         MetricsLog(out, report_to="wandb").log(1, {"loss": 1.0})
-    assert [run["reinit"] for run in begun] == ["create_new"] * 2 and begun[1]["name"] == "r3v/iteration-1" != begun[0]["name"]
+    assert [run["reinit"] for run in begun] == ["create_new"] * 2 and begun[1][
+        "name"
+    ] == "r3v/iteration-1" != begun[0]["name"]
 
 
-@pytest.mark.parametrize("service, module", [("wandb", "wandb"), ("tensorboard", "torch.utils.tensorboard")])
+@pytest.mark.parametrize(
+    "service, module", [("wandb", "wandb"), ("tensorboard", "torch.utils.tensorboard")]
+)
 def test_a_missing_service_says_what_to_install(tmp_path, monkeypatch, service, module):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(UserError, match=f"pip install {service}"):
@@ -351,7 +441,9 @@ def test_a_damaged_checkpoint_is_named_and_a_whole_one_beside_it(tmp_path, name)
             file.mkdir()
         else:
             file.write_bytes(damaged)
-        with pytest.raises(UserError, match=rf"checkpoint-6/.*{name}.*; checkpoint-3 is whole") as error:
+        with pytest.raises(
+            UserError, match=rf"checkpoint-6/.*{name}.*; checkpoint-3 is whole"
+        ) as error:
             rundir.open_output_dir(output(tmp_path, "newest"))
         # the remedy that it names
         remedy = str(error.value).split("--resume-from-checkpoint ")[1]
@@ -364,7 +456,9 @@ def test_a_damaged_checkpoint_is_named_and_a_whole_one_beside_it(tmp_path, name)
 def test_a_damaged_checkpoint_alone_is_deleted_and_the_run_starts_over(tmp_path):
     save(tmp_path, 3)
     (tmp_path / "checkpoint-3" / "model.txt").unlink()
-    with pytest.raises(UserError, match="model.txt is missing; no other .* delete .*checkpoint-3, "):
+    with pytest.raises(
+        UserError, match="model.txt is missing; no other .* delete .*checkpoint-3, "
+    ):
         rundir.open_output_dir(output(tmp_path, "newest"))
     rundir.remove(tmp_path / "checkpoint-3")
     assert rundir.open_output_dir(output(tmp_path, "newest")) is None
@@ -380,7 +474,9 @@ def test_a_file_in_place_of_a_checkpoint_is_said(tmp_path):
 def test_a_renamed_checkpoint_is_said(tmp_path):
     save(tmp_path, 3)
     os.replace(tmp_path / "checkpoint-3", tmp_path / "checkpoint-5")
-    with pytest.raises(UserError, match="checkpoint-5 holds step 3: it was renamed; name it checkpoint-3"):
+    with pytest.raises(
+        UserError, match="checkpoint-5 holds step 3: it was renamed; name it checkpoint-3"
+    ):
         rundir.load_state(tmp_path / "checkpoint-5")
 
 
@@ -401,7 +497,7 @@ def test_a_damaged_model_is_refused_and_a_foreign_one_is_not(tmp_path):
     (tmp_path / "model.txt").write_text("fatal")
     with pytest.raises(UserError, match="model.txt is damaged.*delete SHA256SUMS"):
         rundir.check_model_files(tmp_path)
-    (tmp_path / "SHA256SUMS").unlink()                               # as the sentence says
+    (tmp_path / "SHA256SUMS").unlink()  # as the sentence says
     rundir.check_model_files(tmp_path)
 
 
@@ -410,7 +506,11 @@ def test_a_half_published_model_does_not_pass(tmp_path, monkeypatch):
 
     def dies(source, target):
         moved.append(Path(target).name)
-        if moved[1:] == ["SHA256SUMS", "args.json", "model.txt"]:    # the sums are written by the first
+        if moved[1:] == [
+            "SHA256SUMS",
+            "args.json",
+            "model.txt",
+        ]:  # the sums are written by the first
             raise KeyboardInterrupt
         real(source, target)
 
@@ -455,7 +555,7 @@ def test_a_checkpoint_of_an_earlier_version_is_not_called_damaged(tmp_path):
     said = "SHA256SUMS is missing; an earlier version saved it.*--output-dir with --model .*checkpoint-3"
     with pytest.raises(UserError, match=said):
         rundir.open_output_dir(output(tmp_path, "newest"))
-    rundir.check_model_files(tmp_path / "checkpoint-3")              # as the sentence says
+    rundir.check_model_files(tmp_path / "checkpoint-3")  # as the sentence says
 
 
 def test_sums_of_elsewhere_are_not_ours(tmp_path):
@@ -555,7 +655,7 @@ def test_a_second_run_is_refused_by_host_and_process(tmp_path):
         first.wait()
     with lock.claim(output(tmp_path / "out")):
         assert {".lock", ".owner.json"} <= {p.name for p in (tmp_path / "out").iterdir()}
-    assert not any((tmp_path / "out").iterdir())                     # no lock is left
+    assert not any((tmp_path / "out").iterdir())  # no lock is left
 
 
 def test_a_refused_command_leaves_no_empty_folder(tmp_path):
@@ -576,13 +676,13 @@ def test_what_another_script_has_written_is_not_overwritten(tmp_path):
         rundir.open_output_dir(args)
     args.script = "evaluate.py"
     assert rundir.open_output_dir(args) is None
-    args.predictions = "saved.jsonl"                                  # the other half of evaluate.py
+    args.predictions = "saved.jsonl"  # the other half of evaluate.py
     with pytest.raises(UserError, match="holds a run of evaluate.py; name another --output-dir"):
         rundir.refuse_anothers(tmp_path, args)
 
 
 def test_a_saved_model_is_not_written_over(tmp_path):
-    rundir.publish(tmp_path, model_writer())                          # model.py export leaves no more
+    rundir.publish(tmp_path, model_writer())  # model.py export leaves no more
     with pytest.raises(UserError, match="holds a saved model; name another --output-dir"):
         rundir.open_output_dir(output(tmp_path))
 
@@ -592,13 +692,25 @@ def test_parts_of_a_run_are_no_output_directories(tmp_path):
     save(tmp_path / "run", 3)
     (tmp_path / "link").symlink_to(tmp_path / "run")
     for inside in ("run/checkpoint-3", "run/checkpoint-3/eval", "link/checkpoint-3/eval"):
-        with pytest.raises(UserError, match="lies in a checkpoint.*; name a directory outside"), lock.claim(output(tmp_path / inside)):
+        with (
+            pytest.raises(UserError, match="lies in a checkpoint.*; name a directory outside"),
+            lock.claim(output(tmp_path / inside)),
+        ):
             pass
     (tmp_path / "self").mkdir()
     disk.write_json(tmp_path / "self" / "args.json", {"script": "selftrain.py"})
-    with pytest.raises(UserError, match="is a part of the run in .*self; name another directory"), lock.claim(output(tmp_path / "self" / "iteration-1")):
+    with (
+        pytest.raises(UserError, match="is a part of the run in .*self; name another directory"),
+        lock.claim(output(tmp_path / "self" / "iteration-1")),
+    ):
         pass
-    for fine in ("run/eval", "self/iteration-1/eval", "iteration-1", "run/checkpoint-4", "other/checkpoint-3"):
+    for fine in (
+        "run/eval",
+        "self/iteration-1/eval",
+        "iteration-1",
+        "run/checkpoint-4",
+        "other/checkpoint-3",
+    ):
         with lock.claim(output(tmp_path / fine)):
             pass
 
@@ -627,7 +739,7 @@ def test_a_checkpoint_that_was_set_aside_is_had_back_by_its_name(tmp_path):
         save(tmp_path, step)
     rundir.set_aside_later(tmp_path, tmp_path / "checkpoint-2")
     assert names(tmp_path) == ["checkpoint-2"]
-    rundir.publish(tmp_path, model_writer())                         # nothing new was saved
+    rundir.publish(tmp_path, model_writer())  # nothing new was saved
     wanted = str(tmp_path / "checkpoint-4")
     assert rundir.open_output_dir(output(tmp_path, wanted)) == tmp_path / "checkpoint-4"
 
@@ -657,8 +769,10 @@ def test_an_adapter_whose_base_was_moved_may_be_corrected(tmp_path):
     rundir.publish(tmp_path, adapter)
     disk.write_json(tmp_path / "adapter_config.json", {"r": 4, "base_model_name_or_path": "new"})
     rundir.check_model_files(tmp_path)
-    done = subprocess.run(["sha256sum", "--strict", "-c", "SHA256SUMS"], cwd=tmp_path, capture_output=True)
-    assert done.returncode == 1                                      # sha256sum still sees it
+    done = subprocess.run(
+        ["sha256sum", "--strict", "-c", "SHA256SUMS"], cwd=tmp_path, capture_output=True
+    )
+    assert done.returncode == 1  # sha256sum still sees it
     disk.write_json(tmp_path / "adapter_config.json", {"r": 5, "base_model_name_or_path": "new"})
     with pytest.raises(UserError, match="adapter_config.json is damaged"):
         rundir.check_model_files(tmp_path)
@@ -697,14 +811,17 @@ def test_a_run_does_not_write_over_its_data(tmp_path, name):
     setattr(args, name, [value] if name == "eval_data" else value)
     with pytest.raises(UserError, match="would be written over by the run"), lock.claim(args):
         pass
-    setattr(args, name, str(tmp_path / "mine.jsonl"))                # beside it is fine
+    setattr(args, name, str(tmp_path / "mine.jsonl"))  # beside it is fine
     with lock.claim(args):
         pass
 
 
 def test_links_in_a_circle_are_one_sentence(tmp_path):
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
-    with pytest.raises(UserError, match="cannot be written to"), lock.claim(output(tmp_path / "loop")):
+    with (
+        pytest.raises(UserError, match="cannot be written to"),
+        lock.claim(output(tmp_path / "loop")),
+    ):
         pass
 
 
@@ -725,8 +842,16 @@ def test_the_second_of_two_waits_for_the_first_to_say_who_it_is(tmp_path, monkey
     with lock.claim(output(tmp_path)):
         note = (tmp_path / ".owner.json").read_text()
         (tmp_path / ".owner.json").unlink()
-        monkeypatch.setattr(lock.time, "sleep", lambda _: (tmp_path / ".owner.json").write_text(note))
-        with pytest.raises(UserError, match=f"is in use by a run .process {os.getpid()} on {re.escape(socket.gethostname())}"), lock.claim(output(tmp_path)):
+        monkeypatch.setattr(
+            lock.time, "sleep", lambda _: (tmp_path / ".owner.json").write_text(note)
+        )
+        with (
+            pytest.raises(
+                UserError,
+                match=f"is in use by a run .process {os.getpid()} on {re.escape(socket.gethostname())}",
+            ),
+            lock.claim(output(tmp_path)),
+        ):
             pass
 
 
@@ -734,5 +859,5 @@ def test_the_estimate_counts_one_checkpoint_more_than_is_kept(tmp_path):
     args = Namespace(save_steps=10, save_total_limit=2, eval_steps=0)
     parts = rundir.to_write(args, 100, 200, steps=100)
     assert parts["checkpoints (at most 3)"] == 900 and parts["the model"] == 100
-    args.save_steps = 0                                              # the last step alone
+    args.save_steps = 0  # the last step alone
     assert rundir.to_write(args, 100, 200, steps=100)["checkpoints (at most 1)"] == 300

@@ -3,6 +3,7 @@
 The builders of self-training on pools written here: R3V's cases by hand, balance by counting, preference pairs against the plain product of right and wrong. Then the
 phases and `main` on the untrained preset: killed in each and resumed against never killed, the reference against stock transformers, gradients against closed forms.
 """
+
 import copy
 import gc
 import importlib
@@ -36,22 +37,53 @@ import selftrain
 import utils
 from plumbing import plots
 from data import Example
-from selftrain import build, correctness_pairs, entails, ntp_pair, self_cot, self_refine, self_select_sets, sort_pool, truncate_words
+from selftrain import (
+    build,
+    correctness_pairs,
+    entails,
+    ntp_pair,
+    self_cot,
+    self_refine,
+    self_select_sets,
+    sort_pool,
+    truncate_words,
+)
 from plumbing import disk, records, rundir
 from plumbing.arguments import read_args
 from utils import UserError
 
 
-def line(sample, answer, right, id="q", finish="stop", thinking="There are several objects in the picture"):
+def line(
+    sample,
+    answer,
+    right,
+    id="q",
+    finish="stop",
+    thinking="There are several objects in the picture",
+):
     """A pool line whose text says which sample it is. answer None: unreadable."""
-    completion = f"<think> {thinking}, says sample {sample}. </think>" + (f"<answer> {answer} </answer>" if answer is not None else "")
-    return {"id": id, "iteration": 1, "sample": sample, "completion": completion, "answer": answer, "right": right, "readable": answer is not None, "tokens": 20,
-            "finish": finish}
+    completion = f"<think> {thinking}, says sample {sample}. </think>" + (
+        f"<answer> {answer} </answer>" if answer is not None else ""
+    )
+    return {
+        "id": id,
+        "iteration": 1,
+        "sample": sample,
+        "completion": completion,
+        "answer": answer,
+        "right": right,
+        "readable": answer is not None,
+        "tokens": 20,
+        "finish": finish,
+    }
 
 
 def pool_of(pattern, id="q", gold="3"):
-    """"TFT" -> three lines, right ones with the gold answer, wrong ones with 90, 91, ...; U is unreadable. Samples count from 1, as in R3V's paper."""
-    return [line(k, gold if mark == "T" else None if mark == "U" else str(89 + k), mark == "T", id) for k, mark in enumerate(pattern, 1)]
+    """ "TFT" -> three lines, right ones with the gold answer, wrong ones with 90, 91, ...; U is unreadable. Samples count from 1, as in R3V's paper."""
+    return [
+        line(k, gold if mark == "T" else None if mark == "U" else str(89 + k), mark == "T", id)
+        for k, mark in enumerate(pattern, 1)
+    ]
 
 
 def example(id="q", choices=None, **more):
@@ -59,7 +91,9 @@ def example(id="q", choices=None, **more):
 
 
 def prompt_of(example):
-    return f"{example.question} Think." + "".join(f"\n({chr(65 + i)}) {choice}" for i, choice in enumerate(example.choices or []))
+    return f"{example.question} Think." + "".join(
+        f"\n({chr(65 + i)}) {choice}" for i, choice in enumerate(example.choices or [])
+    )
 
 
 def samples(lines):
@@ -68,7 +102,13 @@ def samples(lines):
 
 def many(n, rng, length=3):
     """A pool of n questions with every pattern of right, wrong and unreadable, and the examples."""
-    pool = [one for i in range(n) for one in pool_of("".join(rng.choice("TTFU" if i % 2 else "TFF") for _ in range(length)), f"q{i}")]
+    pool = [
+        one
+        for i in range(n)
+        for one in pool_of(
+            "".join(rng.choice("TTFU" if i % 2 else "TFF") for _ in range(length)), f"q{i}"
+        )
+    ]
     return {f"q{i}": example(f"q{i}") for i in range(n)}, pool
 
 
@@ -78,7 +118,9 @@ def many(n, rng, length=3):
 def test_sort_pool_keeps_the_order_and_the_unreadable_apart():
     sorts = sort_pool([line(1, "4", False, "b"), *pool_of("TFUT", "a"), line(2, "3", True, "b")])
     assert list(sorts) == ["b", "a"]
-    assert [samples(group) for group in sorts["a"]] == [[1, 4], [2], [3]] and [samples(group) for group in sorts["b"]] == [[2], [1], []]
+    assert [samples(group) for group in sorts["a"]] == [[1, 4], [2], [3]] and [
+        samples(group) for group in sorts["b"]
+    ] == [[2], [1], []]
 
 
 @pytest.mark.parametrize("completion, reasons", [
@@ -97,7 +139,9 @@ def test_has_reasoning(completion, reasons):
 
 
 def test_has_reasoning_counts_characters():
-    assert selftrain.has_reasoning("<think> ab - c1 </think><answer> 3 </answer>", 7) and not selftrain.has_reasoning("<think> ab - c1 </think><answer> 3 </answer>", 8)
+    assert selftrain.has_reasoning(
+        "<think> ab - c1 </think><answer> 3 </answer>", 7
+    ) and not selftrain.has_reasoning("<think> ab - c1 </think><answer> 3 </answer>", 8)
 
 
 # ------------------------------------------------------------------------------------------------------------- R3V
@@ -113,28 +157,76 @@ def test_true_false_true():
     cot, refine, select = items
     texts = [one["completion"] for one in pool_of("TFT")]
     assert cot == {"id": "q", "task": "cot", "prompt": "How many in q? Think.", "target": texts[2]}
-    assert refine == {"id": "q", "task": "refine", "prompt": data.refine_prompt("How many in q? Think.", texts[1]), "target": texts[2]}
-    assert select["prompt"] == data.select_prompt("How many in q? Think.", select["candidates"]) and select["target"] == "<answer> 3 </answer>"
-    assert sorted(select["candidates"]) == sorted(texts) and [select["candidates"][at] for at in range(3) if at not in select["right_at"]] == [texts[1]]
-    assert counts == {"questions": 1, "all_right": 0, "all_wrong": 0, "mixed": 1, "unreadable": 0, "cut": 0, "no_reasoning": 0, "rationalised": 0, "cot": 1, "refine": 1,
-                      "select": 1, "select/surplus": 0, "select/voted_right": 1, "select/2+1": 1}
+    assert refine == {
+        "id": "q",
+        "task": "refine",
+        "prompt": data.refine_prompt("How many in q? Think.", texts[1]),
+        "target": texts[2],
+    }
+    assert (
+        select["prompt"] == data.select_prompt("How many in q? Think.", select["candidates"])
+        and select["target"] == "<answer> 3 </answer>"
+    )
+    assert sorted(select["candidates"]) == sorted(texts) and [
+        select["candidates"][at] for at in range(3) if at not in select["right_at"]
+    ] == [texts[1]]
+    assert counts == {
+        "questions": 1,
+        "all_right": 0,
+        "all_wrong": 0,
+        "mixed": 1,
+        "unreadable": 0,
+        "cut": 0,
+        "no_reasoning": 0,
+        "rationalised": 0,
+        "cot": 1,
+        "refine": 1,
+        "select": 1,
+        "select/surplus": 0,
+        "select/voted_right": 1,
+        "select/2+1": 1,
+    }
 
 
 def test_true_false_false():
     right, wrong, _ = sort_pool(pool_of("TFF"))["q"]
     [one] = self_select_sets(right, wrong)
-    assert one["kind"] == "1+2" and samples(one["right"]) == [1] and samples(one["wrong"]) == [2, 3] and samples(self_refine(right, wrong)) == [3, 1]
+    assert (
+        one["kind"] == "1+2"
+        and samples(one["right"]) == [1]
+        and samples(one["wrong"]) == [2, 3]
+        and samples(self_refine(right, wrong)) == [3, 1]
+    )
 
 
 def test_the_newest_make_both_kinds():
     right, wrong, _ = sort_pool(pool_of("TTFFTF"))["q"]
-    assert [(one["kind"], samples(one["right"]), samples(one["wrong"])) for one in self_select_sets(right, wrong)] == [("2+1", [2, 5], [6]), ("1+2", [5], [4, 6])]
+    assert [
+        (one["kind"], samples(one["right"]), samples(one["wrong"]))
+        for one in self_select_sets(right, wrong)
+    ] == [("2+1", [2, 5], [6]), ("1+2", [5], [4, 6])]
 
 
-@pytest.mark.parametrize("pattern, kinds", [("TTT", {"cot"}), ("FFF", set()), ("UUF", set()), ("TUU", {"cot"}), ("TF", {"cot", "refine"}), ("TTF", {"cot", "refine", "select"})])
+@pytest.mark.parametrize(
+    "pattern, kinds",
+    [
+        ("TTT", {"cot"}),
+        ("FFF", set()),
+        ("UUF", set()),
+        ("TUU", {"cot"}),
+        ("TF", {"cot", "refine"}),
+        ("TTF", {"cot", "refine", "select"}),
+    ],
+)
 def test_what_is_built_from_what(pattern, kinds):
-    items, counts = build({"q": example()}, pool_of(pattern), prompt_of, sizes=(3, 4), balance=False)
-    assert {item["task"] for item in items} == kinds == {task for task in selftrain.BUILT if counts[task]}
+    items, counts = build(
+        {"q": example()}, pool_of(pattern), prompt_of, sizes=(3, 4), balance=False
+    )
+    assert (
+        {item["task"] for item in items}
+        == kinds
+        == {task for task in selftrain.BUILT if counts[task]}
+    )
     state = "all_wrong" if "T" not in pattern else "all_right" if set(pattern) == {"T"} else "mixed"
     assert counts[state] == counts["questions"] == 1 and counts["unreadable"] == pattern.count("U")
 
@@ -142,11 +234,21 @@ def test_what_is_built_from_what(pattern, kinds):
 def test_equal_texts_are_one_candidate():
     twin = {**line(1, "3", True), "sample": 2}
     assert self_select_sets([line(1, "3", True), twin], [line(3, "9", False)]) == []
-    assert self_select_sets([line(3, "3", True)], [line(1, "3", False), {**line(1, "3", False), "sample": 2}]) == []
+    assert (
+        self_select_sets(
+            [line(3, "3", True)], [line(1, "3", False), {**line(1, "3", False), "sample": 2}]
+        )
+        == []
+    )
     [one] = self_select_sets([line(5, "3", True), line(1, "3", True), twin], [line(3, "9", False)])
-    assert samples(one["right"]) == [5, 2]                                    # the newer of the twins, and not the twins
+    assert samples(one["right"]) == [5, 2]  # the newer of the twins, and not the twins
     for size in (2, 4, 5):
-        for one in self_select_sets([line(5, "3", True), line(1, "3", True), twin] * 3, pool_of("FFF") * 3, (size,), random.Random(size)):
+        for one in self_select_sets(
+            [line(5, "3", True), line(1, "3", True), twin] * 3,
+            pool_of("FFF") * 3,
+            (size,),
+            random.Random(size),
+        ):
             texts = [some["completion"] for some in one["right"] + one["wrong"]]
             assert len(set(texts)) == len(texts) == size
 
@@ -157,7 +259,14 @@ def test_right_candidates_agree_with_the_newest():
     assert samples(one["right"]) == [2, 3]
     words, letter = line(1, "top left", True), line(2, "(B)", True)
     assert self_select_sets([words, letter], [line(4, "A", False)]) == []
-    assert len(self_select_sets([words, letter], [line(4, "A", False)], choices=["top right", "top left"])) == 1
+    assert (
+        len(
+            self_select_sets(
+                [words, letter], [line(4, "A", False)], choices=["top right", "top left"]
+            )
+        )
+        == 1
+    )
 
 
 def test_mixed_sizes():
@@ -167,16 +276,31 @@ def test_mixed_sizes():
     for _ in range(1000):
         sets = self_select_sets(right, wrong, (2, 3, 4, 5, 6), rng)
         for one in sets:
-            assert samples(one["right"]) == sorted(samples(one["right"])) and set(samples(one["right"])) <= {1, 2, 3} and set(samples(one["wrong"])) <= {4, 5, 6, 7}
-            assert one["kind"] == f"{len(one['right'])}+{len(one['wrong'])}" and (one["kind"] not in ("2+1", "1+2") or samples(one["right"])[-1] == 3)
+            assert (
+                samples(one["right"]) == sorted(samples(one["right"]))
+                and set(samples(one["right"])) <= {1, 2, 3}
+                and set(samples(one["wrong"])) <= {4, 5, 6, 7}
+            )
+            assert one["kind"] == f"{len(one['right'])}+{len(one['wrong'])}" and (
+                one["kind"] not in ("2+1", "1+2") or samples(one["right"])[-1] == 3
+            )
             found[one["kind"]] += 1
         keys = [(*samples(one["right"]), *samples(one["wrong"])) for one in sets]
         assert len(set(keys)) == len(keys)
-    assert set(found) == {"1+1", "2+1", "1+2", "1+3", "2+2", "3+1", "1+4", "2+3", "3+2", "2+4", "3+3"} and found["2+1"] == found["1+2"] == 1000
-    for n in (5, 6):                                                          # 2000 draws each: three ways of 667 and two of 1000, sd under 23; less a few equal sets
+    assert (
+        set(found) == {"1+1", "2+1", "1+2", "1+3", "2+2", "3+1", "1+4", "2+3", "3+2", "2+4", "3+3"}
+        and found["2+1"] == found["1+2"] == 1000
+    )
+    for n in (
+        5,
+        6,
+    ):  # 2000 draws each: three ways of 667 and two of 1000, sd under 23; less a few equal sets
         counts = [count for kind, count in found.items() if int(kind[0]) + int(kind[2]) == n]
         assert max(counts) - min(counts) < 200 and sum(counts) > 1700
-    assert self_select_sets(right, wrong, (8,), rng) == [] and len(self_select_sets(right, wrong, (7,), rng)) == 1
+    assert (
+        self_select_sets(right, wrong, (8,), rng) == []
+        and len(self_select_sets(right, wrong, (7,), rng)) == 1
+    )
     with pytest.raises(ValueError, match="at least 2"):
         self_select_sets(right, wrong, (1,), rng)
 
@@ -188,11 +312,23 @@ def test_kinds_and_positions_are_balanced(n):
     kinds = Counter(item["kind"] for item in items)
     assert kinds["2+1"] == kinds["1+2"] == counts["select/2+1"] > 0
     everything, unbalanced = build(examples, pool, prompt_of, ("select",), seed=n, balance=False)
-    assert counts["select/surplus"] == len(everything) - len(items) == abs(unbalanced["select/2+1"] - unbalanced["select/1+2"])
-    for some in ([item for item in items if item["kind"] == "2+1"], [item for item in items if item["kind"] == "1+2"], items):
+    assert (
+        counts["select/surplus"]
+        == len(everything) - len(items)
+        == abs(unbalanced["select/2+1"] - unbalanced["select/1+2"])
+    )
+    for some in (
+        [item for item in items if item["kind"] == "2+1"],
+        [item for item in items if item["kind"] == "1+2"],
+        items,
+    ):
         at = [sum(place in item["right_at"] for item in some) for place in range(3)]
         assert max(at) - min(at) <= 1, at
-    assert all([f" {rewards.extract_answer(text)} " == " 3 " for text in item["candidates"]] == [place in item["right_at"] for place in range(3)] for item in items)
+    assert all(
+        [f" {rewards.extract_answer(text)} " == " 3 " for text in item["candidates"]]
+        == [place in item["right_at"] for place in range(3)]
+        for item in items
+    )
 
 
 def test_larger_sets_are_balanced_too():
@@ -201,112 +337,220 @@ def test_larger_sets_are_balanced_too():
     items, _ = build(examples, pool, prompt_of, ("select",), sizes=(2, 3, 4, 5, 6))
     for size in (3, 4, 5, 6):
         some = [item for item in items if len(item["candidates"]) == size]
-        assert sum(len(item["right_at"]) * 2 > size for item in some) == sum(len(item["right_at"]) * 2 < size for item in some) > 10
+        assert (
+            sum(len(item["right_at"]) * 2 > size for item in some)
+            == sum(len(item["right_at"]) * 2 < size for item in some)
+            > 10
+        )
     for kind in {item["kind"] for item in items}:
         at = Counter(place for item in items if item["kind"] == kind for place in item["right_at"])
         size = int(kind[0]) + int(kind[2])
         assert max(at[p] for p in range(size)) - min(at[p] for p in range(size)) <= 1
-    apart = [item for item in items if item["kind"] == "2+2"]                 # dealt anew for every few sets: not one arrangement over and over
+    apart = [
+        item for item in items if item["kind"] == "2+2"
+    ]  # dealt anew for every few sets: not one arrangement over and over
     assert len({tuple(item["right_at"]) for item in apart}) >= 4
 
 
 def test_no_place_tells_which_candidate_is_newer():
     """In 200 sets of a kind the newer of two equally right (wrong) candidates stands first in about half: sd 7, one false alarm in 10^6."""
-    sets = [one for _ in range(200) for one in self_select_sets(*sort_pool(pool_of("TTFF"))["q"][:2])]
+    sets = [
+        one for _ in range(200) for one in self_select_sets(*sort_pool(pool_of("TTFF"))["q"][:2])
+    ]
     placed = selftrain.balance_positions(sets, random.Random(0))
     for kind in ("2+1", "1+2"):
-        pairs = [[s for s in samples(one["candidates"]) if (s < 3) == (kind == "2+1")] for one in placed if one["kind"] == kind]
+        pairs = [
+            [s for s in samples(one["candidates"]) if (s < 3) == (kind == "2+1")]
+            for one in placed
+            if one["kind"] == kind
+        ]
         assert 65 < sum(a > b for a, b in pairs) < 135
 
 
 def test_a_set_alone_of_its_kind_is_surplus():
     items, counts = build({"q": example()}, pool_of("TFT"), prompt_of)
-    assert [item["task"] for item in items] == ["cot", "refine"] and counts["select/surplus"] == 1 and counts["select"] == 0
-    items, _ = build({"q": example()}, pool_of("TF"), prompt_of, sizes=(2,))      # one right and one wrong: no majority to learn from
+    assert (
+        [item["task"] for item in items] == ["cot", "refine"]
+        and counts["select/surplus"] == 1
+        and counts["select"] == 0
+    )
+    items, _ = build(
+        {"q": example()}, pool_of("TF"), prompt_of, sizes=(2,)
+    )  # one right and one wrong: no majority to learn from
     assert [item.get("kind") for item in items] == [None, None, "1+1"]
 
 
 def test_voted_right_is_what_voting_gets():
-    pool = [line(1, "3", True, "a"), line(2, "7", False, "a"), line(3, "7.0", False, "a"), *pool_of("TTF", "b")]
+    pool = [
+        line(1, "3", True, "a"),
+        line(2, "7", False, "a"),
+        line(3, "7.0", False, "a"),
+        *pool_of("TTF", "b"),
+    ]
     _, counts = build({"a": example("a"), "b": example("b")}, pool, prompt_of)
     assert (counts["select/1+2"], counts["select/2+1"], counts["select/voted_right"]) == (1, 1, 1)
 
 
 def test_only_what_reasons_and_ends_is_used():
-    pool = [line(1, "3", True), line(2, "9", False), line(3, "3", True, finish="length"), {**line(4, "3", True), "completion": "<answer> 3 </answer>"},
-            {**line(5, "9", False), "completion": "<answer> 9 </answer>"}]
+    pool = [
+        line(1, "3", True),
+        line(2, "9", False),
+        line(3, "3", True, finish="length"),
+        {**line(4, "3", True), "completion": "<answer> 3 </answer>"},
+        {**line(5, "9", False), "completion": "<answer> 9 </answer>"},
+    ]
     items, counts = build({"q": example()}, pool, prompt_of, balance=False)
-    assert [item["target"] for item in items] == [pool[0]["completion"]] * 2 and pool[1]["completion"] in items[1]["prompt"]
-    assert (counts["cut"], counts["no_reasoning"], counts["mixed"], counts["select"]) == (1, 2, 1, 0)
+    assert [item["target"] for item in items] == [pool[0]["completion"]] * 2 and pool[1][
+        "completion"
+    ] in items[1]["prompt"]
+    assert (counts["cut"], counts["no_reasoning"], counts["mixed"], counts["select"]) == (
+        1,
+        2,
+        1,
+        0,
+    )
     items, _ = build({"q": example()}, pool, prompt_of, balance=False, least=0)
     assert items[0]["target"] == "<answer> 3 </answer>"
 
 
 def test_options_stay_in_the_prompt_and_the_instruction_arrives():
     choices = ["three", "nine"]
-    items, _ = build({"q": example(choices=choices)}, pool_of("TTF"), prompt_of, balance=False, instruction="Which is it?")
-    assert all("\n(A) three\n(B) nine" in item["prompt"] for item in items) and items[2]["prompt"].endswith("Which is it?")
-    pool = [line(1, "A", True), line(2, "three", True), line(3, "B", False)]  # two spellings of one option agree
-    assert len(build({"q": example(choices=choices)}, pool, prompt_of, ("select",), balance=False)[0]) == 1
+    items, _ = build(
+        {"q": example(choices=choices)},
+        pool_of("TTF"),
+        prompt_of,
+        balance=False,
+        instruction="Which is it?",
+    )
+    assert all("\n(A) three\n(B) nine" in item["prompt"] for item in items) and items[2][
+        "prompt"
+    ].endswith("Which is it?")
+    pool = [
+        line(1, "A", True),
+        line(2, "three", True),
+        line(3, "B", False),
+    ]  # two spellings of one option agree
+    assert (
+        len(build({"q": example(choices=choices)}, pool, prompt_of, ("select",), balance=False)[0])
+        == 1
+    )
 
 
 def test_the_target_is_spelt_as_the_newest_right_one_did():
     pool = [line(1, "3.0", True), line(2, "3 cubes", True), line(3, "9", False)]
     [item] = build({"q": example()}, pool, prompt_of, ("select",), balance=False)[0]
-    assert item["target"] == "<answer> 3 cubes </answer>" and rewards.extract_answer(item["target"]) == "3 cubes"
-    assert selftrain.final_answer({"completion": "Solution:\n1. ...\nAnswer: B", "answer": "B"}) == "Answer: B"
+    assert (
+        item["target"] == "<answer> 3 cubes </answer>"
+        and rewards.extract_answer(item["target"]) == "3 cubes"
+    )
+    assert (
+        selftrain.final_answer({"completion": "Solution:\n1. ...\nAnswer: B", "answer": "B"})
+        == "Answer: B"
+    )
 
 
 TARGETS = [  # template, what the right sample says, target of the set; R3V's builders in the first four
-    ("tabmwp", "Answer: 14", "Answer: 14"), ("tabmwp_choices", "Answer: B", "Answer: B"),
-    ("chartqa", "Answer: 14", "14"), ("clevr_math", "Answer:\n7", "7"),
-    ("option", "Answer: B", "Answer: B"), ("direct", "Answer: 3", "Answer: 3"),
-    ("chartqa", "<answer> 14 </answer>", "<answer> 14 </answer>"), ("r1v", "<answer>3</answer>", "<answer> 3 </answer>")]
+    ("tabmwp", "Answer: 14", "Answer: 14"),
+    ("tabmwp_choices", "Answer: B", "Answer: B"),
+    ("chartqa", "Answer: 14", "14"),
+    ("clevr_math", "Answer:\n7", "7"),
+    ("option", "Answer: B", "Answer: B"),
+    ("direct", "Answer: 3", "Answer: 3"),
+    ("chartqa", "<answer> 14 </answer>", "<answer> 14 </answer>"),
+    ("r1v", "<answer>3</answer>", "<answer> 3 </answer>"),
+]
 
 
 @pytest.mark.parametrize("template, said, target", TARGETS)
 def test_the_target_of_a_set_is_r3vs(template, said, target):
     assert template in data.TEMPLATES
     answer = re.sub("Answer:|</?answer>", "", said).strip()
-    right = {**line(1, answer, True), "completion": f"Solution:\n1. I count all the things that there are, one by one.\n{said}"}
-    wrong = [{**line(k, "99", False), "completion": f"Solution:\n{k}. I guess that there are very many of them here.\nAnswer: 99"} for k in (2, 3)]
-    items = build({"q": example()}, [right, *wrong], prompt_of, balance=False, instruction=data.SELECT.get(template), bare=template in selftrain.BARE_ANSWERS)[0]
+    right = {
+        **line(1, answer, True),
+        "completion": f"Solution:\n1. I count all the things that there are, one by one.\n{said}",
+    }
+    wrong = [
+        {
+            **line(k, "99", False),
+            "completion": f"Solution:\n{k}. I guess that there are very many of them here.\nAnswer: 99",
+        }
+        for k in (2, 3)
+    ]
+    items = build(
+        {"q": example()},
+        [right, *wrong],
+        prompt_of,
+        balance=False,
+        instruction=data.SELECT.get(template),
+        bare=template in selftrain.BARE_ANSWERS,
+    )[0]
     select = [item for item in items if item["task"] == "select"]
     assert [item["target"] for item in select] == [target]
-    assert [item["target"] for item in items if item["task"] == "cot"] == [right["completion"]], "solutions keep their form"
+    assert [item["target"] for item in items if item["task"] == "cot"] == [right["completion"]], (
+        "solutions keep their form"
+    )
 
 
-@pytest.mark.parametrize("template, target", [("chartqa", "3"), ("clevr_math", "3"), ("tabmwp", "Answer: 3"), ("direct", "Answer: 3")])
+@pytest.mark.parametrize(
+    "template, target",
+    [("chartqa", "3"), ("clevr_math", "3"), ("tabmwp", "Answer: 3"), ("direct", "Answer: 3")],
+)
 def test_an_iteration_takes_the_targets_of_its_template(monkeypatch, tmp_path, template, target):
     monkeypatch.setattr(selftrain, "fits", lambda *_: True)
     said = "Solution:\n{}. I count all the things that there are, one by one.\nAnswer: {}"
-    pool = [{**line(k, answer, answer == "3"), "completion": said.format(k, answer)} for k, answer in enumerate(["3", "3", "9", "9"], 1)]
-    args = SimpleNamespace(prompt_template=template, rationalization=False, method="r3v", refine_weight=1, select_weight=1, select_sizes=[3], seed=0)
-    items = selftrain.build_items(tmp_path / "iteration-1", None, None, {"q": example()}, pool, None, args, 1)[0]
+    pool = [
+        {**line(k, answer, answer == "3"), "completion": said.format(k, answer)}
+        for k, answer in enumerate(["3", "3", "9", "9"], 1)
+    ]
+    args = SimpleNamespace(
+        prompt_template=template,
+        rationalization=False,
+        method="r3v",
+        refine_weight=1,
+        select_weight=1,
+        select_sizes=[3],
+        seed=0,
+    )
+    items = selftrain.build_items(
+        tmp_path / "iteration-1", None, None, {"q": example()}, pool, None, args, 1
+    )[0]
     assert [item["target"] for item in items if item["task"] == "select"] == [target] * 2
 
 
 def test_a_bare_target_is_read_again():
     """What such a set teaches to say is a selection that the protocols with an answer line can read."""
     said = evaluate.on_a_line("14", "chartqa")
-    assert rewards.select(said, ["Answer: 14", "Answer: 15"], None, selftrain.reader("chartqa")) == ("14", "selected")
+    assert rewards.select(
+        said, ["Answer: 14", "Answer: 15"], None, selftrain.reader("chartqa")
+    ) == ("14", "selected")
 
 
 def test_tasks_can_be_left_out():
     everything, _ = build({"q": example()}, pool_of("TTFF"), prompt_of)
-    for some in itertools.chain.from_iterable(itertools.combinations(selftrain.BUILT, k) for k in (1, 2)):
+    for some in itertools.chain.from_iterable(
+        itertools.combinations(selftrain.BUILT, k) for k in (1, 2)
+    ):
         items, counts = build({"q": example()}, pool_of("TTFF"), prompt_of, some)
-        assert items == [item for item in everything if item["task"] in some] and all(counts[task] == sum(item["task"] == task for item in items) for task in selftrain.BUILT)
+        assert items == [item for item in everything if item["task"] in some] and all(
+            counts[task] == sum(item["task"] == task for item in items) for task in selftrain.BUILT
+        )
 
 
 def test_the_seed_decides_and_nothing_is_written_to():
     examples, pool = many(50, random.Random(1), 8)
     before = copy.deepcopy((examples, pool))
     build_with = lambda seed: build(examples, pool, prompt_of, sizes=(2, 3, 4), seed=seed)
-    assert build_with(1) == build_with(1) and build_with(1)[0] != build_with(2)[0] and before == (examples, pool)
+    assert (
+        build_with(1) == build_with(1)
+        and build_with(1)[0] != build_with(2)[0]
+        and before == (examples, pool)
+    )
     sets = self_select_sets(*sort_pool(pool_of("TTTFFF"))["q"][:2])
     before = copy.deepcopy(sets)
-    selftrain.balance_positions(sets, random.Random(0)), selftrain.balance_kinds(sets, random.Random(0))
+    (
+        selftrain.balance_positions(sets, random.Random(0)),
+        selftrain.balance_kinds(sets, random.Random(0)),
+    )
     assert sets == before
 
 
@@ -319,17 +563,31 @@ def test_a_pool_of_other_data_is_refused():
 
 
 def test_rationalised_samples_train_without_their_hint():
-    hinted = [line(1, "3", True, "a"), line(2, "3", True, "a"), line(3, "9", False, "a"), line(4, "3", True, "a", thinking="The Hint says that there are three of them"),
-              line(5, "3", True, "b"), line(6, "9", False, "c"), line(7, "3", True, "d", finish="length")]
+    hinted = [
+        line(1, "3", True, "a"),
+        line(2, "3", True, "a"),
+        line(3, "9", False, "a"),
+        line(4, "3", True, "a", thinking="The Hint says that there are three of them"),
+        line(5, "3", True, "b"),
+        line(6, "9", False, "c"),
+        line(7, "3", True, "d", finish="length"),
+    ]
     assert samples(selftrain.rationalised(hinted)) == [2, 5]
     examples = {id: example(id) for id in "abcd"}
     pool = [*pool_of("FFF", "a"), *pool_of("FT", "b"), *pool_of("F", "c"), *pool_of("F", "d")]
     items, counts = build(examples, pool, prompt_of, ("cot",), hinted=hinted)
-    assert [(item["id"], item["prompt"]) for item in items] == [("a", prompt_of(examples["a"])), ("b", prompt_of(examples["b"]))]
+    assert [(item["id"], item["prompt"]) for item in items] == [
+        ("a", prompt_of(examples["a"])),
+        ("b", prompt_of(examples["b"])),
+    ]
     assert [item["target"] for item in items] == [hinted[1]["completion"], pool[4]["completion"]]
     assert counts["rationalised"] == 1 and counts["cot"] == 2 and counts["all_wrong"] == 3
     prompt = selftrain.hint_prompt(prompt_of(examples["a"]), "3")
-    assert prompt.startswith(prompt_of(examples["a"])) and "the answer is 3." in prompt and "hint" not in " ".join(item["prompt"] for item in items).lower()
+    assert (
+        prompt.startswith(prompt_of(examples["a"]))
+        and "the answer is 3." in prompt
+        and "hint" not in " ".join(item["prompt"] for item in items).lower()
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------- MPO
@@ -348,7 +606,12 @@ def test_entailment(right, wrong, answer):
 
 def test_two_options_never_entail():
     choices = ["York", "New York", "Paris"]
-    assert not entails("New York", "York", choices) and not entails("(B) New York", "A", choices) and entails("York or Paris", "York", choices) and entails("New York", "York")
+    assert (
+        not entails("New York", "York", choices)
+        and not entails("(B) New York", "A", choices)
+        and entails("York or Paris", "York", choices)
+        and entails("New York", "York")
+    )
 
 
 def test_at_most_15_of_64_pairs():
@@ -359,20 +622,32 @@ def test_at_most_15_of_64_pairs():
         pairs, format_pairs = correctness_pairs(right, wrong, unreadable, random.Random(seed))
         keys = [tuple(samples(pair)) for pair in pairs]
         assert len(keys) == len(set(keys)) == len(format_pairs) == 15 and set(keys) <= product
-        assert len({tuple(samples(pair)) for pair in format_pairs}) == 15 and all(a["right"] and not b["readable"] for a, b in format_pairs)
+        assert len({tuple(samples(pair)) for pair in format_pairs}) == 15 and all(
+            a["right"] and not b["readable"] for a, b in format_pairs
+        )
         seen.update(keys)
-    assert len(seen) == 64 and min(seen.values()) > 15                        # 200 * 15 / 64 = 47 each, sd 6: nothing is preferred, one false alarm in 10^5
-    assert correctness_pairs(right, wrong, [], random.Random(7)) == correctness_pairs(right, wrong, [], random.Random(7))
+    assert (
+        len(seen) == 64 and min(seen.values()) > 15
+    )  # 200 * 15 / 64 = 47 each, sd 6: nothing is preferred, one false alarm in 10^5
+    assert correctness_pairs(right, wrong, [], random.Random(7)) == correctness_pairs(
+        right, wrong, [], random.Random(7)
+    )
     everything, _ = correctness_pairs(right, wrong, [], random.Random(0), most=64)
     assert {tuple(samples(pair)) for pair in everything} == product and len(everything) == 64
 
 
 def test_which_pairs_are_left_out():
-    right = [line(1, "12", True), {**line(1, "12", True), "sample": 2}, line(3, "12", True, finish="length")]
+    right = [
+        line(1, "12", True),
+        {**line(1, "12", True), "sample": 2},
+        line(3, "12", True, finish="length"),
+    ]
     wrong = [line(4, "12 cm", False), line(5, "11", False), {**line(5, "11", False), "sample": 6}]
     pairs, format_pairs = correctness_pairs(right, wrong, pool_of("U"), random.Random(0))
-    assert [samples(pair) for pair in pairs] == [[2, 6]] and [samples(pair) for pair in format_pairs] == [[2, 1]]
-    right = [line(1, "No", True)]                                             # MPO: "no" is part of 'None', so that no format pair is left
+    assert [samples(pair) for pair in pairs] == [[2, 6]] and [
+        samples(pair) for pair in format_pairs
+    ] == [[2, 1]]
+    right = [line(1, "No", True)]  # MPO: "no" is part of 'None', so that no format pair is left
     assert len(correctness_pairs(right, [], pool_of("UU"), random.Random(0))[1]) == 2
     assert correctness_pairs([], wrong, pool_of("U"), random.Random(0)) == ([], [])
     before = copy.deepcopy((right, wrong))
@@ -381,56 +656,133 @@ def test_which_pairs_are_left_out():
 
 
 def test_two_options_make_a_pair():
-    pairs, _ = correctness_pairs([line(1, "York", True)], [line(2, "New York", False)], [], random.Random(0), choices=["York", "New York"])
-    assert len(pairs) == 1 and correctness_pairs([line(1, "York", True)], [line(2, "New York", False)], [], random.Random(0)) == ([], [])
+    pairs, _ = correctness_pairs(
+        [line(1, "York", True)],
+        [line(2, "New York", False)],
+        [],
+        random.Random(0),
+        choices=["York", "New York"],
+    )
+    assert len(pairs) == 1 and correctness_pairs(
+        [line(1, "York", True)], [line(2, "New York", False)], [], random.Random(0)
+    ) == ([], [])
 
 
 def test_instructions_follow_the_prompt():
-    assert set(selftrain.INSTRUCTION_OF.values()) | {"plain"} == set(selftrain.INSTRUCTIONS) and {task for task in data.toyworld.TASKS if "_" not in task} <= set(selftrain.INSTRUCTION_OF)
-    assert selftrain.instructed("Q?\n", None) == selftrain.instructed("Q?\n", "unheard of") == "Q?\n"
-    assert selftrain.instructed("Q?", "chart") == "Q?\n" + selftrain.INSTRUCTIONS["visual"] and selftrain.instructed("Q?", "Count") == "Q?\n" + selftrain.INSTRUCTIONS["grounded"]
-    published = {"chart": {"imgname": "1.png", "query": "Q?", "label": "14"}, "table": {"id": "33", "question": "Q?", "choices": None, "answer": "3", "unit": None, "ques_type": "free_text", "ans_type": "integer_number"},
-                 "science": {"id": "s-1", "image": "1.png", "question": "Q?", "choices": ["a", "b"], "answer": "B", "rationale": "...", "domain": "science", "topic": "..."}}
-    for kind, record in published.items():                            # a layout's own kind of picture
-        assert next(function for keys, function in data.LAYOUTS if keys <= record.keys())(record, "here")[0]["task"] == kind in selftrain.INSTRUCTION_OF
+    assert set(selftrain.INSTRUCTION_OF.values()) | {"plain"} == set(selftrain.INSTRUCTIONS) and {
+        task for task in data.toyworld.TASKS if "_" not in task
+    } <= set(selftrain.INSTRUCTION_OF)
+    assert (
+        selftrain.instructed("Q?\n", None) == selftrain.instructed("Q?\n", "unheard of") == "Q?\n"
+    )
+    assert (
+        selftrain.instructed("Q?", "chart") == "Q?\n" + selftrain.INSTRUCTIONS["visual"]
+        and selftrain.instructed("Q?", "Count") == "Q?\n" + selftrain.INSTRUCTIONS["grounded"]
+    )
+    published = {
+        "chart": {"imgname": "1.png", "query": "Q?", "label": "14"},
+        "table": {
+            "id": "33",
+            "question": "Q?",
+            "choices": None,
+            "answer": "3",
+            "unit": None,
+            "ques_type": "free_text",
+            "ans_type": "integer_number",
+        },
+        "science": {
+            "id": "s-1",
+            "image": "1.png",
+            "question": "Q?",
+            "choices": ["a", "b"],
+            "answer": "B",
+            "rationale": "...",
+            "domain": "science",
+            "topic": "...",
+        },
+    }
+    for kind, record in published.items():  # a layout's own kind of picture
+        assert (
+            next(function for keys, function in data.LAYOUTS if keys <= record.keys())(
+                record, "here"
+            )[0]["task"]
+            == kind
+            in selftrain.INSTRUCTION_OF
+        )
 
 
 def test_instructions_for_pictures_of_no_known_kind_are_refused(base, tmp_path):
     """They would all be the plain prompt, without a word."""
     (tmp_path / "d.jsonl").write_text(json.dumps({"question": "How many?", "answer": "2"}) + "\n")
-    with pytest.raises(UserError, match="d.jsonl: --instructions mpo goes by the kind of picture.*`task`.*chart"):
-        run(f"--method mpo --model {base} --data {tmp_path / 'd.jsonl'} --instructions mpo --output-dir {tmp_path / 'out'}")
+    with pytest.raises(
+        UserError, match="d.jsonl: --instructions mpo goes by the kind of picture.*`task`.*chart"
+    ):
+        run(
+            f"--method mpo --model {base} --data {tmp_path / 'd.jsonl'} --instructions mpo --output-dir {tmp_path / 'out'}"
+        )
 
 
 # ------------------------------------------------------------------------------------------------------------- DropoutNTP
 
 
-@pytest.mark.parametrize("text", ["one two three four five", "one two three four", "one", "", " two  three\nfour five ", "a b c d e f g"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "one two three four five",
+        "one two three four",
+        "one",
+        "",
+        " two  three\nfour five ",
+        "a b c d e f g",
+    ],
+)
 @pytest.mark.parametrize("continuation", ["made up", " made up", "\nmade up ", ", made up"])
 def test_the_pair_shares_the_first_half_of_its_words(text, continuation):
     half = len(text.split(" ")) // 2
     prefix = truncate_words(text)
     assert text.startswith(prefix) and prefix == " ".join(text.split(" ")[:half])
     chosen, rejected = ntp_pair(text, prefix, continuation)
-    assert chosen == text and rejected.split(" ")[:half] == chosen.split(" ")[:half] and rejected.endswith("made up") and rejected.startswith(prefix)
+    assert (
+        chosen == text
+        and rejected.split(" ")[:half] == chosen.split(" ")[:half]
+        and rejected.endswith("made up")
+        and rejected.startswith(prefix)
+    )
 
 
 def test_truncation_at_other_ratios():
     text = " ".join(map(str, range(100)))
-    assert [len(truncate_words(text, ratio).split()) for ratio in (0.25, 0.29, 0.5, 0.75)] == [25, 29, 50, 75] and truncate_words("a b c d", 0.74) == "a b"
+    assert [len(truncate_words(text, ratio).split()) for ratio in (0.25, 0.29, 0.5, 0.75)] == [
+        25,
+        29,
+        50,
+        75,
+    ] and truncate_words("a b c d", 0.74) == "a b"
 
 
 def test_continuations_that_tell_nothing():
     chosen = "<think> I see one, two. </think><answer> 2 </answer>"
     prefix = truncate_words(chosen)
-    rest = chosen[len(prefix):]
-    assert ntp_pair(chosen, prefix, rest) is ntp_pair(chosen, prefix, rest.strip() + "\n") is ntp_pair(chosen, prefix, "  ") is None
+    rest = chosen[len(prefix) :]
+    assert (
+        ntp_pair(chosen, prefix, rest)
+        is ntp_pair(chosen, prefix, rest.strip() + "\n")
+        is ntp_pair(chosen, prefix, "  ")
+        is None
+    )
     assert ntp_pair("Two cats on a mat", "Two cats", "\non a  mat ") is None
     assert ntp_pair(chosen, prefix, "two and no more. </think><answer> 2.0 </answer>") is None
-    assert ntp_pair(chosen, prefix, "two, three. </think><answer> 3 </answer>") == (chosen, "<think> I see one, two, three. </think><answer> 3 </answer>")
-    assert ntp_pair(chosen, prefix, "two, three and so on") is not None       # no answer to compare
-    on_a_line = "I see one, two, three.\nAnswer: 3"                     # compared as the protocol reads it
-    assert ntp_pair(on_a_line, "I see", "three.\nAnswer: 3") is not None and ntp_pair(on_a_line, "I see", "three.\nAnswer: 3", read=selftrain.reader("tabmwp")) is None
+    assert ntp_pair(chosen, prefix, "two, three. </think><answer> 3 </answer>") == (
+        chosen,
+        "<think> I see one, two, three. </think><answer> 3 </answer>",
+    )
+    assert ntp_pair(chosen, prefix, "two, three and so on") is not None  # no answer to compare
+    on_a_line = "I see one, two, three.\nAnswer: 3"  # compared as the protocol reads it
+    assert (
+        ntp_pair(on_a_line, "I see", "three.\nAnswer: 3") is not None
+        and ntp_pair(on_a_line, "I see", "three.\nAnswer: 3", read=selftrain.reader("tabmwp"))
+        is None
+    )
     with pytest.raises(AssertionError):
         ntp_pair(chosen, "something else", "x")
 
@@ -438,22 +790,46 @@ def test_continuations_that_tell_nothing():
 def test_the_continuation_is_written_without_the_picture(tiny):
     """No image token and no pixels in the prompt, whose question is otherwise the same; the example keeps its pictures."""
     _, processor = tiny
-    seen = Example("0", [Image.new("RGB", (56, 56), "red")] * 2, "<image><image>\nWhat is it?", "a", source="x.jsonl:1")
+    seen = Example(
+        "0",
+        [Image.new("RGB", (56, 56), "red")] * 2,
+        "<image><image>\nWhat is it?",
+        "a",
+        source="x.jsonl:1",
+    )
     before = copy.copy(seen)
     prompt = data.encode_prompt(selftrain.blind(seen), processor, "think")
     special = processor.special
-    assert prompt.pixel_values is None and prompt.grid is None and len(prompt.image_at) == 0 and special.image_id not in prompt.ids
-    assert "<image>" not in prompt.text and not any(token in prompt.text for token in ("<|image_pad|>", "<|vision_start|>", "<|vision_end|>"))
+    assert (
+        prompt.pixel_values is None
+        and prompt.grid is None
+        and len(prompt.image_at) == 0
+        and special.image_id not in prompt.ids
+    )
+    assert "<image>" not in prompt.text and not any(
+        token in prompt.text for token in ("<|image_pad|>", "<|vision_start|>", "<|vision_end|>")
+    )
     assert "user\nWhat is it?" in prompt.text and seen == before and len(seen.images) == 2
-    assert "<|image_pad|>" in data.encode_prompt(SimpleNamespace(**{**vars(seen), "question": "What is it?"}), processor, "think").text
+    assert (
+        "<|image_pad|>"
+        in data.encode_prompt(
+            SimpleNamespace(**{**vars(seen), "question": "What is it?"}), processor, "think"
+        ).text
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------- main, on a model that says noise
 
-LINE = ("--data count --level 1 --max-train-samples 6 --num-generations 4 --max-completion-length 80 --max-steps 2 --save-steps 1 --batch-size 4 --learning-rate 1e-3 "
-        "--eval-data count:test --max-eval-samples 3 --eval-batch-size 4")
-RUNS = {"r3v": "--method r3v --iterations 2 --warmup-data count --max-warmup-samples 4 --select-sizes 2 3", "mpo": "--method mpo", "ntp": "--method mpo --pair-source dropout_ntp --max-train-samples 10",
-        "star": "--method star --iterations 1 --rationalization --lora-r 4 --instructions mpo --num-generations 2"}
+LINE = (
+    "--data count --level 1 --max-train-samples 6 --num-generations 4 --max-completion-length 80 --max-steps 2 --save-steps 1 --batch-size 4 --learning-rate 1e-3 "
+    "--eval-data count:test --max-eval-samples 3 --eval-batch-size 4"
+)
+RUNS = {
+    "r3v": "--method r3v --iterations 2 --warmup-data count --max-warmup-samples 4 --select-sizes 2 3",
+    "mpo": "--method mpo",
+    "ntp": "--method mpo --pair-source dropout_ntp --max-train-samples 10",
+    "star": "--method star --iterations 1 --rationalization --lora-r 4 --instructions mpo --num-generations 2",
+}
 TIMING = ("step_time", "tokens_per_second")
 ANSWER_ALL = generate.answer_all
 
@@ -469,10 +845,20 @@ def base(tiny, tmp_path_factory):
 def speak(patch):
     """The untrained preset says noise without an end; here it says eight tokens of it between think tags, and gives an answer that hangs on every letter of them: right a third
     of the time, unreadable one time in four. Other weights say, and answer, something else."""
+
     def answer_all(*args, **sampling):
         texts, lengths, finish = ANSWER_ALL(*args, **{**sampling, "max_completion_length": 8})
         said = [(zlib.crc32(text.encode()), text.replace("<", "(")) for text in texts]
-        return [f"<think> There are several objects in the picture: {text} </think>" + f"<answer> {n % 3 + 1} </answer>" * (n % 4 > 0) for n, text in said], lengths, ["stop"] * len(texts)
+        return (
+            [
+                f"<think> There are several objects in the picture: {text} </think>"
+                + f"<answer> {n % 3 + 1} </answer>" * (n % 4 > 0)
+                for n, text in said
+            ],
+            lengths,
+            ["stop"] * len(texts),
+        )
+
     patch.setattr(generate, "answer_all", answer_all)
     patch.setattr(plots, "plot_samples", lambda *_, **__: None)
     patch.setattr(plots, "plot_curve", lambda *_, **__: None)
@@ -500,6 +886,7 @@ def whole(base, tmp_path_factory):
                 run(f"--model {base} {LINE} {RUNS[kind]} --output-dir {out}")
             made[kind] = out
         return made[kind]
+
     return whole
 
 
@@ -516,7 +903,10 @@ def left_by(out):
     for path in sorted(p for p in Path(out).rglob("*") if p.is_file() and p.name != "args.json"):
         found[str(path.relative_to(out))] = path.read_bytes()
         if path.name == "metrics.jsonl":
-            found[str(path.relative_to(out))] = [{k: v for k, v in line.items() if k not in TIMING} for line in records.read_lines(path)]
+            found[str(path.relative_to(out))] = [
+                {k: v for k, v in line.items() if k not in TIMING}
+                for line in records.read_lines(path)
+            ]
     return found
 
 
@@ -535,19 +925,60 @@ def killed_at(where, when):
         if len(calls) == when or isinstance(when, str) and str(args[0]).endswith(when):
             raise Killed
         return real(*args, **kwargs)
+
     return patch, lambda p: p.setattr(module, name, dies)
 
 
 # One run each, killed at the first moment, resumed and killed at the second, ... (where, when[, a file of which 9 bytes are then torn off]).
 KILLS = {
-    "r3v": [("plumbing.rundir.save_checkpoint", 2), ("plumbing.rundir.publish", 1), ("plumbing.disk.write_json", "iteration-0/trained.json"), ("plumbing.rundir.remove", "iteration-0/checkpoint-1"), ("generate.answer_all", 2),
-            ("generate.self_select", 1), ("plumbing.records.write_record", "iteration-0/result.json"), ("generate.answer_all", 4, "iteration-1/pool.jsonl"), ("generate.answer_all", 3), ("selftrain.build", 1),
-            ("selftrain.imitate", 2), ("torch.save", 1), ("plumbing.disk.write_json", "iteration-1/trained.json"), ("selftrain.evaluate", 1), ("generate.answer_all", 3, "iteration-1/eval_0_samples.jsonl"),
-            ("selftrain.draw", 1), ("selftrain.train", 1), ("plumbing.rundir.save_checkpoint", 2), ("shutil.copy", 3)],
-    "mpo": [("generate.answer_all", 3), ("generate.answer_all", 5, "iteration-1/pool.jsonl"), ("selftrain.correctness_pairs", 2), ("selftrain.pair_logps", 5, "iteration-1/reference.jsonl"),
-            ("selftrain.prefer", 1), ("plumbing.rundir.save_checkpoint", 2), ("selftrain.prefer", 1), ("plumbing.disk.write_json", "iteration-1/trained.json"), ("generate.answer_all", 2)],
-    "ntp": [("data.continued", 5, "iteration-1/continuations.jsonl"), ("data.continued", 3), ("selftrain.ntp_pair", 2), ("selftrain.pair_logps", 3), ("plumbing.rundir.save_checkpoint", 2), ("selftrain.evaluate", 1)],
-    "star": [("generate.answer_all", 4), ("generate.answer_all", 4), ("generate.answer_all", 3), ("selftrain.build", 1), ("plumbing.rundir.save_checkpoint", 2), ("selftrain.evaluate", 1)],
+    "r3v": [
+        ("plumbing.rundir.save_checkpoint", 2),
+        ("plumbing.rundir.publish", 1),
+        ("plumbing.disk.write_json", "iteration-0/trained.json"),
+        ("plumbing.rundir.remove", "iteration-0/checkpoint-1"),
+        ("generate.answer_all", 2),
+        ("generate.self_select", 1),
+        ("plumbing.records.write_record", "iteration-0/result.json"),
+        ("generate.answer_all", 4, "iteration-1/pool.jsonl"),
+        ("generate.answer_all", 3),
+        ("selftrain.build", 1),
+        ("selftrain.imitate", 2),
+        ("torch.save", 1),
+        ("plumbing.disk.write_json", "iteration-1/trained.json"),
+        ("selftrain.evaluate", 1),
+        ("generate.answer_all", 3, "iteration-1/eval_0_samples.jsonl"),
+        ("selftrain.draw", 1),
+        ("selftrain.train", 1),
+        ("plumbing.rundir.save_checkpoint", 2),
+        ("shutil.copy", 3),
+    ],
+    "mpo": [
+        ("generate.answer_all", 3),
+        ("generate.answer_all", 5, "iteration-1/pool.jsonl"),
+        ("selftrain.correctness_pairs", 2),
+        ("selftrain.pair_logps", 5, "iteration-1/reference.jsonl"),
+        ("selftrain.prefer", 1),
+        ("plumbing.rundir.save_checkpoint", 2),
+        ("selftrain.prefer", 1),
+        ("plumbing.disk.write_json", "iteration-1/trained.json"),
+        ("generate.answer_all", 2),
+    ],
+    "ntp": [
+        ("data.continued", 5, "iteration-1/continuations.jsonl"),
+        ("data.continued", 3),
+        ("selftrain.ntp_pair", 2),
+        ("selftrain.pair_logps", 3),
+        ("plumbing.rundir.save_checkpoint", 2),
+        ("selftrain.evaluate", 1),
+    ],
+    "star": [
+        ("generate.answer_all", 4),
+        ("generate.answer_all", 4),
+        ("generate.answer_all", 3),
+        ("selftrain.build", 1),
+        ("plumbing.rundir.save_checkpoint", 2),
+        ("selftrain.evaluate", 1),
+    ],
 }
 
 
@@ -569,20 +1000,34 @@ def test_killed_in_each_phase_and_resumed_is_the_same_run(kind, whole, base, tmp
             (out / name).write_bytes(text[:-9])
     run(line)
     found = left_by(out)
-    assert found.keys() == wanted.keys() and [name for name in wanted if found[name] != wanted[name]] == []
+    assert (
+        found.keys() == wanted.keys()
+        and [name for name in wanted if found[name] != wanted[name]] == []
+    )
     before = {p: p.stat().st_mtime_ns for p in out.glob("iteration-*/*")}
-    run(line)                                                                 # once more: nothing is left to do
-    assert left_by(out) == wanted and {p: p.stat().st_mtime_ns for p in out.glob("iteration-*/*")} == before
+    run(line)  # once more: nothing is left to do
+    assert (
+        left_by(out) == wanted
+        and {p: p.stat().st_mtime_ns for p in out.glob("iteration-*/*")} == before
+    )
 
 
 def test_ctrl_c_saves_and_leaves_with_130(whole, base, tmp_path, speaking, monkeypatch, capsys):
     real, out = selftrain.imitate, tmp_path / "out"
     line = f"--model {base} {LINE} {RUNS['star']} --output-dir {out} --save-steps 0"
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
-        patch.setattr(selftrain, "imitate", lambda *args: os.kill(os.getpid(), signal.SIGINT) or real(*args))
+        patch.setattr(
+            selftrain, "imitate", lambda *args: os.kill(os.getpid(), signal.SIGINT) or real(*args)
+        )
         run(line)
-    assert stop.value.code == 130 and "stopped in the training of iteration 1, after step 1; go on with --resume-from-checkpoint" in capsys.readouterr().out
-    assert [p.name for p in rundir.checkpoints(out / "iteration-1")] == ["checkpoint-1"] and not (out / "iteration-1" / "trained.json").exists()
+    assert (
+        stop.value.code == 130
+        and "stopped in the training of iteration 1, after step 1; go on with --resume-from-checkpoint"
+        in capsys.readouterr().out
+    )
+    assert [p.name for p in rundir.checkpoints(out / "iteration-1")] == ["checkpoint-1"] and not (
+        out / "iteration-1" / "trained.json"
+    ).exists()
     run(f"{line} --resume-from-checkpoint")
     assert left_by(out) == left_by(whole("star"))
 
@@ -592,21 +1037,61 @@ def test_portions_change_no_sample(base, tmp_path):
     policy, processor = modeling.load(base)
     examples = data.head(data.read("count", level=1), 5)
     asks = [data.asked(e, "How many?") for e in [examples[0]] * 5]
-    args = lambda size: SimpleNamespace(eval_batch_size=size, system_prompt=None, max_completion_length=5, top_p=1.0, top_k=0, temperature=1.0, start_ratio=0.5, output_dir=str(tmp_path))
+    args = lambda size: SimpleNamespace(
+        eval_batch_size=size,
+        system_prompt=None,
+        max_completion_length=5,
+        top_p=1.0,
+        top_k=0,
+        temperature=1.0,
+        start_ratio=0.5,
+        output_dir=str(tmp_path),
+    )
     score = selftrain.scorer(None)
-    pools = [selftrain.sample_into(tmp_path / f"{size}.jsonl", policy, processor, asks, examples, score, 2, args(size), 7, 1.0, "") for size in (2, 4, 64)]
-    assert pools[0] == pools[1] == pools[2] == records.read_lines(tmp_path / "64.jsonl") and len({one["completion"] for one in pools[0]}) == 10
-    assert [(one["id"], one["sample"]) for one in pools[0]] == [(e.id, k) for e in examples for k in range(2)]
+    pools = [
+        selftrain.sample_into(
+            tmp_path / f"{size}.jsonl",
+            policy,
+            processor,
+            asks,
+            examples,
+            score,
+            2,
+            args(size),
+            7,
+            1.0,
+            "",
+        )
+        for size in (2, 4, 64)
+    ]
+    assert (
+        pools[0] == pools[1] == pools[2] == records.read_lines(tmp_path / "64.jsonl")
+        and len({one["completion"] for one in pools[0]}) == 10
+    )
+    assert [(one["id"], one["sample"]) for one in pools[0]] == [
+        (e.id, k) for e in examples for k in range(2)
+    ]
     same = [{**pools[0][0], "completion": "There are two of them"} for _ in range(5)]
-    ends = [selftrain.continue_into(tmp_path / f"end{size}.jsonl", policy, processor, same, asks, args(size), 7) for size in (1, 2, 64)]
-    assert ends[0] == ends[1] == ends[2] and {one["prefix"] for one in ends[0]} == {"There are"} and len({one["continuation"] for one in ends[0]}) == 5
+    ends = [
+        selftrain.continue_into(
+            tmp_path / f"end{size}.jsonl", policy, processor, same, asks, args(size), 7
+        )
+        for size in (1, 2, 64)
+    ]
+    assert (
+        ends[0] == ends[1] == ends[2]
+        and {one["prefix"] for one in ends[0]} == {"There are"}
+        and len({one["continuation"] for one in ends[0]}) == 5
+    )
 
 
 def test_a_run_in_progress_is_not_another_run(base, tmp_path, whole, speaking):
     out = tmp_path / "copy"
     shutil.copytree(whole("mpo"), out)
     line = f"--model {base} {LINE} {RUNS['mpo']} --output-dir {out}"
-    with pytest.raises(UserError, match="already holds an earlier run; add --resume-from-checkpoint"):
+    with pytest.raises(
+        UserError, match="already holds an earlier run; add --resume-from-checkpoint"
+    ):
         run(line)
     with pytest.raises(UserError, match="--beta was 0.1 .* is 0.2 now"):
         run(f"{line} --beta 0.2 --resume-from-checkpoint")
@@ -620,59 +1105,133 @@ def test_what_an_iteration_leaves(whole):
     for t in range(3):
         folder = out / f"iteration-{t}"
         names = {p.name for p in folder.iterdir()}
-        assert {"train.jsonl", "built.json", "trained.json", "model.safetensors", "config.json", "tokenizer.json", "metrics.jsonl", "eval_0_greedy.jsonl", "eval_0_samples.jsonl",
-                "eval_0_selected.jsonl", "result.json"} <= names and ("pool.jsonl" in names) == (t > 0) and not any(name.startswith(("checkpoint", ".")) for name in names)
+        assert (
+            {
+                "train.jsonl",
+                "built.json",
+                "trained.json",
+                "model.safetensors",
+                "config.json",
+                "tokenizer.json",
+                "metrics.jsonl",
+                "eval_0_greedy.jsonl",
+                "eval_0_samples.jsonl",
+                "eval_0_selected.jsonl",
+                "result.json",
+            }
+            <= names
+            and ("pool.jsonl" in names) == (t > 0)
+            and not any(name.startswith(("checkpoint", ".")) for name in names)
+        )
         result, items = read(folder / "result.json"), records.read_lines(folder / "train.jsonl")
-        assert {f"eval/count:test/{k}" for k in ("accuracy", "majority@3", "pass@3", "self_select@3", "sample_accuracy", "invalid_selections", "parse_failures", "n")} <= result.keys()
+        assert {
+            f"eval/count:test/{k}"
+            for k in (
+                "accuracy",
+                "majority@3",
+                "pass@3",
+                "self_select@3",
+                "sample_accuracy",
+                "invalid_selections",
+                "parse_failures",
+                "n",
+            )
+        } <= result.keys()
         assert read(folder / "trained.json") == {"steps": 2, "rows": len(items)}
         for item in items:
             assert {"id", "task", "prompt", "target"} <= item.keys()
             if item["task"] == "select":
                 assert len(item["candidates"]) == sum(map(int, item["kind"].split("+"))) in (2, 3)
         tasks = Counter(item["task"] for item in items)
-        assert (tasks["direct"], tasks["warmup"]) == (6, 4) and set(tasks) - {"direct", "warmup"} == (set(selftrain.BUILT) if t == 2 else set(tasks) & set(selftrain.BUILT))
+        assert (tasks["direct"], tasks["warmup"]) == (6, 4) and set(tasks) - {
+            "direct",
+            "warmup",
+        } == (set(selftrain.BUILT) if t == 2 else set(tasks) & set(selftrain.BUILT))
         if t:
             pool = records.read_lines(folder / "pool.jsonl")
-            assert [(one["sample"], one["iteration"]) for one in pool] == [(k, t) for k in range(4)] * 6 and len({one["id"] for one in pool}) == 6
+            assert [(one["sample"], one["iteration"]) for one in pool] == [
+                (k, t) for k in range(4)
+            ] * 6 and len({one["id"] for one in pool}) == 6
             assert all(set(one) == set(line(0, "3", True)) for one in pool)
-            assert result["pool/right"] == sum(one["right"] for one in pool) / 24 and result["pool/unreadable"] == sum(one["answer"] is None for one in pool) / 24
+            assert (
+                result["pool/right"] == sum(one["right"] for one in pool) / 24
+                and result["pool/unreadable"] == sum(one["answer"] is None for one in pool) / 24
+            )
             assert result["built/questions"] == 6 and result["built/cot"] == tasks["cot"]
     golds = {e.id: e.answer for e in data.head(data.read("count", 0, 1), 6)}
     assert all(one["right"] == (one["answer"] == golds[one["id"]]) for one in pool)
     assert list(read(out / "result.json")) == ["iteration-0", "iteration-1", "iteration-2"]
-    assert (out / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes() != (out / "iteration-1" / "model.safetensors").read_bytes()
+    assert (
+        (out / "model.safetensors").read_bytes()
+        == (folder / "model.safetensors").read_bytes()
+        != (out / "iteration-1" / "model.safetensors").read_bytes()
+    )
 
 
 def test_what_the_last_iteration_learns_is_built_from_all_pools(whole):
     out = whole("r3v")
-    pools = [one for t in (1, 2) for one in records.read_lines(out / f"iteration-{t}" / "pool.jsonl")]
+    pools = [
+        one for t in (1, 2) for one in records.read_lines(out / f"iteration-{t}" / "pool.jsonl")
+    ]
     examples = {e.id: e for e in data.head(data.read("count", 0, 1), 6)}
     items, counts = build(examples, pools, lambda e: data.wording(e, "r1v"), sizes=[2, 3], seed=2)
     key = lambda item: json.dumps(item, sort_keys=True)
-    assert sorted(map(key, items)) == sorted(key(item) for item in records.read_lines(out / "iteration-2" / "train.jsonl") if item["task"] in selftrain.BUILT)
+    assert sorted(map(key, items)) == sorted(
+        key(item)
+        for item in records.read_lines(out / "iteration-2" / "train.jsonl")
+        if item["task"] in selftrain.BUILT
+    )
     result = read(out / "iteration-2" / "result.json")
-    assert counts == {name: result[f"built/{name}"] for name in counts} and counts["mixed"] + counts["all_wrong"] + counts["all_right"] == 6
+    assert (
+        counts == {name: result[f"built/{name}"] for name in counts}
+        and counts["mixed"] + counts["all_wrong"] + counts["all_right"] == 6
+    )
 
 
 def test_the_numbers_of_an_evaluation(whole):
     """Recomputed from its files."""
-    folder, golds = whole("r3v") / "iteration-2", [e.answer for e in data.head(data.read("count:test", level=1), 3)]
-    greedy, samples, selected = (records.read_lines(folder / f"eval_0_{name}.jsonl") for name in ("greedy", "samples", "selected"))
-    result = {name.removeprefix("eval/count:test/"): value for name, value in read(folder / "result.json").items()}
-    groups = [[one["answer"] for one in samples[i:i + 3]] for i in (0, 3, 6)]
+    folder, golds = (
+        whole("r3v") / "iteration-2",
+        [e.answer for e in data.head(data.read("count:test", level=1), 3)],
+    )
+    greedy, samples, selected = (
+        records.read_lines(folder / f"eval_0_{name}.jsonl")
+        for name in ("greedy", "samples", "selected")
+    )
+    result = {
+        name.removeprefix("eval/count:test/"): value
+        for name, value in read(folder / "result.json").items()
+    }
+    groups = [[one["answer"] for one in samples[i : i + 3]] for i in (0, 3, 6)]
     votes = [Counter(answer for answer in group if answer).most_common(1)[0][0] for group in groups]
-    assert result["accuracy"] == sum(one["answer"] == gold for one, gold in zip(greedy, golds)) / 3 and result["n"] == 3
-    assert result["pass@3"] == sum(gold in group for group, gold in zip(groups, golds)) / 3 and result["majority@3"] == sum(map(str.__eq__, votes, golds)) / 3
+    assert (
+        result["accuracy"] == sum(one["answer"] == gold for one, gold in zip(greedy, golds)) / 3
+        and result["n"] == 3
+    )
+    assert (
+        result["pass@3"] == sum(gold in group for group, gold in zip(groups, golds)) / 3
+        and result["majority@3"] == sum(map(str.__eq__, votes, golds)) / 3
+    )
     for one, group, vote in zip(selected, groups, votes):
         said = rewards.extract_answer(one["selection"])
-        assert (one["answer"], one["how"]) == ((said, "selected") if said in group and said else (vote, "majority"))
-    assert result["self_select@3"] == sum(one["answer"] == gold for one, gold in zip(selected, golds)) / 3 == sum(one["right"] for one in selected) / 3
+        assert (one["answer"], one["how"]) == (
+            (said, "selected") if said in group and said else (vote, "majority")
+        )
+    assert (
+        result["self_select@3"]
+        == sum(one["answer"] == gold for one, gold in zip(selected, golds)) / 3
+        == sum(one["right"] for one in selected) / 3
+    )
     assert result["invalid_selections"] == sum(one["how"] != "selected" for one in selected) / 3
 
 
 def test_pairs_of_an_iteration_are_what_they_say(whole):
     folder = whole("mpo") / "iteration-1"
-    pairs, pool, result = records.read_lines(folder / "train.jsonl"), records.read_lines(folder / "pool.jsonl"), read(folder / "result.json")
+    pairs, pool, result = (
+        records.read_lines(folder / "train.jsonl"),
+        records.read_lines(folder / "pool.jsonl"),
+        read(folder / "result.json"),
+    )
     said = {(one["id"], one["completion"]): one for one in pool}
     kinds = Counter()
     for pair in pairs:
@@ -680,24 +1239,69 @@ def test_pairs_of_an_iteration_are_what_they_say(whole):
         assert chosen["right"] and not rejected["right"]
         kinds["answer" if rejected["readable"] else "format"] += 1
         assert pair["kind"] == ("answer" if rejected["readable"] else "format")
-    assert kinds == {kind: result[f"pairs/{kind}"] for kind in ("answer", "format")} and min(kinds.values()) > 0
-    assert result["pairs/tokens_per_pair"] == sum(one["tokens"] for one in pool) / len(pairs) and len(records.read_lines(folder / "reference.jsonl")) == len(pairs)
-    assert not (whole("mpo") / "iteration-0" / "pool.jsonl").exists() and not (whole("mpo") / "iteration-0" / "model.safetensors").exists()
+    assert (
+        kinds == {kind: result[f"pairs/{kind}"] for kind in ("answer", "format")}
+        and min(kinds.values()) > 0
+    )
+    assert result["pairs/tokens_per_pair"] == sum(one["tokens"] for one in pool) / len(
+        pairs
+    ) and len(records.read_lines(folder / "reference.jsonl")) == len(pairs)
+    assert (
+        not (whole("mpo") / "iteration-0" / "pool.jsonl").exists()
+        and not (whole("mpo") / "iteration-0" / "model.safetensors").exists()
+    )
     folder = whole("ntp") / "iteration-1"
-    spent = sum(one["tokens"] for name in ("pool.jsonl", "continuations.jsonl") for one in records.read_lines(folder / name))       # all that was sampled
-    assert read(folder / "result.json")["pairs/tokens_per_pair"] == spent / len(records.read_lines(folder / "train.jsonl"))
+    spent = sum(
+        one["tokens"]
+        for name in ("pool.jsonl", "continuations.jsonl")
+        for one in records.read_lines(folder / name)
+    )  # all that was sampled
+    assert read(folder / "result.json")["pairs/tokens_per_pair"] == spent / len(
+        records.read_lines(folder / "train.jsonl")
+    )
     for pair in records.read_lines(folder / "train.jsonl"):
-        half = pair["chosen"].split(" ")[:len(pair["chosen"].split(" ")) // 2]
-        assert pair["rejected"].split(" ")[:len(half)] == half and pair["rejected"] != pair["chosen"]
+        half = pair["chosen"].split(" ")[: len(pair["chosen"].split(" ")) // 2]
+        assert (
+            pair["rejected"].split(" ")[: len(half)] == half and pair["rejected"] != pair["chosen"]
+        )
 
 
 def test_metrics_of_preference_steps(whole):
     first, second = records.read_lines(whole("mpo") / "iteration-1" / "metrics.jsonl")
-    assert {"rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies", "logps/chosen", "logps/rejected", "logps/chosen_change", "logps/chosen_start", "delta", "loss"} <= first.keys()
-    assert [first[k] for k in ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies", "logps/chosen_change", "delta")] == [0] * 6
-    assert second["rewards/margins"] == pytest.approx(second["rewards/chosen"] - second["rewards/rejected"], abs=1e-6) and second["rewards/chosen"] != 0
-    assert second["logps/chosen_change"] == pytest.approx(second["logps/chosen"] - second["logps/chosen_start"], rel=1e-5, abs=1e-4)
-    assert second["delta"] == pytest.approx((second["rewards/chosen"] + second["rewards/rejected"]) / 4, rel=1e-4)      # four pairs of reward 0 before these four
+    assert {
+        "rewards/chosen",
+        "rewards/rejected",
+        "rewards/margins",
+        "rewards/accuracies",
+        "logps/chosen",
+        "logps/rejected",
+        "logps/chosen_change",
+        "logps/chosen_start",
+        "delta",
+        "loss",
+    } <= first.keys()
+    assert [
+        first[k]
+        for k in (
+            "rewards/chosen",
+            "rewards/rejected",
+            "rewards/margins",
+            "rewards/accuracies",
+            "logps/chosen_change",
+            "delta",
+        )
+    ] == [0] * 6
+    assert (
+        second["rewards/margins"]
+        == pytest.approx(second["rewards/chosen"] - second["rewards/rejected"], abs=1e-6)
+        and second["rewards/chosen"] != 0
+    )
+    assert second["logps/chosen_change"] == pytest.approx(
+        second["logps/chosen"] - second["logps/chosen_start"], rel=1e-5, abs=1e-4
+    )
+    assert second["delta"] == pytest.approx(
+        (second["rewards/chosen"] + second["rewards/rejected"]) / 4, rel=1e-4
+    )  # four pairs of reward 0 before these four
 
 
 def test_pictures_are_drawn(base, tmp_path, monkeypatch):
@@ -705,30 +1309,57 @@ def test_pictures_are_drawn(base, tmp_path, monkeypatch):
     speak(monkeypatch)
     monkeypatch.setattr(plots, "plot_curve", drawn[0])
     monkeypatch.setattr(plots, "plot_samples", drawn[1])
-    run(f"--model {base} {LINE} --method r3v --iterations 1 --output-dir {tmp_path / 'out'}", "--max-steps", 1, "--max-eval-samples", 1)
+    run(
+        f"--model {base} {LINE} --method r3v --iterations 1 --output-dir {tmp_path / 'out'}",
+        "--max-steps",
+        1,
+        "--max-eval-samples",
+        1,
+    )
     for png in ("curve.png", "iteration-0/answers.png", "iteration-1/answers.png"):
         assert Image.open(tmp_path / "out" / png).size[0] > 300
-    assert not (tmp_path / "out" / "iteration-0" / "train.jsonl").exists()    # nothing to warm up on: iteration 0 is the given model
+    assert not (
+        tmp_path / "out" / "iteration-0" / "train.jsonl"
+    ).exists()  # nothing to warm up on: iteration 0 is the given model
 
 
 def test_weights_of_zero_leave_tasks_out(base, tmp_path, speaking):
-    tasks = lambda out: {item["task"] for item in records.read_lines(out / "iteration-1" / "train.jsonl")}
+    tasks = lambda out: {
+        item["task"] for item in records.read_lines(out / "iteration-1" / "train.jsonl")
+    }
     line = f"--model {base} {LINE} --iterations 1 --max-steps 1 --num-samples 0 --max-eval-samples 1 --output-dir"
-    run(f"{line} {tmp_path / 'a'} --method r3v --refine-weight 0 --direct-weight 0 --warmup-weight 0 --warmup-data count --max-warmup-samples 2 --select-sizes 2")
-    assert tasks(tmp_path / "a") == {"cot", "select"} and not (tmp_path / "a" / "iteration-0" / "trained.json").exists()
+    run(
+        f"{line} {tmp_path / 'a'} --method r3v --refine-weight 0 --direct-weight 0 --warmup-weight 0 --warmup-data count --max-warmup-samples 2 --select-sizes 2"
+    )
+    assert (
+        tasks(tmp_path / "a") == {"cot", "select"}
+        and not (tmp_path / "a" / "iteration-0" / "trained.json").exists()
+    )
     run(f"{line} {tmp_path / 'b'} --method star")
-    assert tasks(tmp_path / "b") == {"cot", "direct"} and "eval/count:test/pass@3" not in read(tmp_path / "b" / "iteration-1" / "result.json")
+    assert tasks(tmp_path / "b") == {"cot", "direct"} and "eval/count:test/pass@3" not in read(
+        tmp_path / "b" / "iteration-1" / "result.json"
+    )
 
 
 def test_star_asks_again_with_the_answer_and_with_other_instructions(whole):
     folder = whole("star") / "iteration-1"
-    pools = [records.read_lines(folder / name) for name in ("pool.jsonl", "pool_instructed.jsonl", "hinted.jsonl")]
+    pools = [
+        records.read_lines(folder / name)
+        for name in ("pool.jsonl", "pool_instructed.jsonl", "hinted.jsonl")
+    ]
     lost = [id for id, (right, _, _) in sort_pool(pools[0] + pools[1]).items() if not right]
-    assert [len(pool) for pool in pools] == [6, 6, len(lost)] and [one["id"] for one in pools[2]] == lost != []
+    assert [len(pool) for pool in pools] == [6, 6, len(lost)] and [
+        one["id"] for one in pools[2]
+    ] == lost != []
     items = records.read_lines(folder / "train.jsonl")
-    assert not any("Hint" in item["prompt"] or "describe" in item["prompt"] or "First name" in item["prompt"] for item in items)
+    assert not any(
+        "Hint" in item["prompt"] or "describe" in item["prompt"] or "First name" in item["prompt"]
+        for item in items
+    )
     counted = read(folder / "result.json")
-    assert counted["built/rationalised"] == sum(one["right"] for one in pools[2]) and counted["built/cot"] == counted["built/rationalised"] + 6 - len(lost)
+    assert counted["built/rationalised"] == sum(one["right"] for one in pools[2]) and counted[
+        "built/cot"
+    ] == counted["built/rationalised"] + 6 - len(lost)
 
 
 def test_an_old_policy_is_gone_before_the_next_is_loaded(base, tmp_path, speaking, monkeypatch):
@@ -745,12 +1376,19 @@ def test_an_old_policy_is_gone_before_the_next_is_loaded(base, tmp_path, speakin
     def bare(folder, policy, *rest):
         assert not any(p.grad is not None for p in policy.parameters())
         return evaluate(folder, policy, *rest)
+
     monkeypatch.setattr(modeling, "load_from_args", load_from_args)
     monkeypatch.setattr(selftrain, "evaluate", bare)
-    run(f"--model {base} {LINE} --max-steps 1 --num-samples 0 --max-eval-samples 1 --method mpo --iterations 2 --output-dir {tmp_path / 'out'}")
-    assert len(alive) == 1                                                    # trained on from where it is; nothing was loaded twice
-    run(f"--model {base} {LINE} --max-steps 1 --num-samples 0 --max-eval-samples 1 --method star --iterations 2 --output-dir {tmp_path / 'star'}")
-    assert len(alive) == 1 + 1 + 1                                            # the given model answers; trained, it answers; the given model is trained anew
+    run(
+        f"--model {base} {LINE} --max-steps 1 --num-samples 0 --max-eval-samples 1 --method mpo --iterations 2 --output-dir {tmp_path / 'out'}"
+    )
+    assert len(alive) == 1  # trained on from where it is; nothing was loaded twice
+    run(
+        f"--model {base} {LINE} --max-steps 1 --num-samples 0 --max-eval-samples 1 --method star --iterations 2 --output-dir {tmp_path / 'star'}"
+    )
+    assert (
+        len(alive) == 1 + 1 + 1
+    )  # the given model answers; trained, it answers; the given model is trained anew
 
 
 def test_a_split_of_the_data_is_what_it_is_evaluated_on(base, tmp_path, speaking):
@@ -758,15 +1396,35 @@ def test_a_split_of_the_data_is_what_it_is_evaluated_on(base, tmp_path, speaking
     (tmp_path / "d").mkdir()
     for i in range(4):
         Image.new("RGB", (56, 56), "red").save(tmp_path / "d" / f"{i}.png")
-    (tmp_path / "d" / "train.jsonl").write_text("".join(json.dumps({"image": f"{i}.png", "question": f"How many? {i}", "answer": "2"}) + "\n" for i in range(4)))
-    line = LINE.replace("--data count", f"--data {tmp_path / 'd'}:train").replace("--eval-data count:test --max-eval-samples 3", "")
-    run(f"--model {base} {line} --method star --iterations 1 --max-steps 1 --num-samples 0 --output-dir {tmp_path / 'out'}")
-    assert read(tmp_path / "out" / "iteration-1" / "result.json")[f"eval/{tmp_path / 'd'}:train/n"] == 4
+    (tmp_path / "d" / "train.jsonl").write_text(
+        "".join(
+            json.dumps({"image": f"{i}.png", "question": f"How many? {i}", "answer": "2"}) + "\n"
+            for i in range(4)
+        )
+    )
+    line = LINE.replace("--data count", f"--data {tmp_path / 'd'}:train").replace(
+        "--eval-data count:test --max-eval-samples 3", ""
+    )
+    run(
+        f"--model {base} {line} --method star --iterations 1 --max-steps 1 --num-samples 0 --output-dir {tmp_path / 'out'}"
+    )
+    assert (
+        read(tmp_path / "out" / "iteration-1" / "result.json")[f"eval/{tmp_path / 'd'}:train/n"]
+        == 4
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------- the reference, and given pairs
 
-FLAGS = dict(lora_r=0, lora_alpha=None, lora_dropout=0.0, freeze_vision=False, freeze_merger=False, freeze_llm=False, gradient_checkpointing=False)
+FLAGS = dict(
+    lora_r=0,
+    lora_alpha=None,
+    lora_dropout=0.0,
+    freeze_vision=False,
+    freeze_merger=False,
+    freeze_llm=False,
+    gradient_checkpointing=False,
+)
 
 
 def trainable(base, **more):
@@ -780,16 +1438,57 @@ def mmpr(tmp_path_factory):
     (folder / "images").mkdir()
     for i in range(4):
         layouts.picture(56 + 28 * i, 84, i).save(folder / "images" / f"{i}.png")
-    sets = {"one": [{"image": f"{i}.png", "question": "<image>\nHow many?", "chosen": f"I see {i}. Final answer: {i}", "rejected": f"Final answer: {i + 2}", "answer_gt": str(i)} for i in range(2)],
-            "two": [{"image": [f"{i}.png", "3.png"], "question": "<image>\n<image>\nThe same?", "chosen": "They differ. Final answer: no", "rejected": "yes"} for i in range(2)],
-            "text": [{"question": f"What is {i} + 1?", "chosen": f"Final answer: {i + 1}", "rejected": f"Final answer: {i}, or perhaps more"} for i in range(2)]}
+    sets = {
+        "one": [
+            {
+                "image": f"{i}.png",
+                "question": "<image>\nHow many?",
+                "chosen": f"I see {i}. Final answer: {i}",
+                "rejected": f"Final answer: {i + 2}",
+                "answer_gt": str(i),
+            }
+            for i in range(2)
+        ],
+        "two": [
+            {
+                "image": [f"{i}.png", "3.png"],
+                "question": "<image>\n<image>\nThe same?",
+                "chosen": "They differ. Final answer: no",
+                "rejected": "yes",
+            }
+            for i in range(2)
+        ],
+        "text": [
+            {
+                "question": f"What is {i} + 1?",
+                "chosen": f"Final answer: {i + 1}",
+                "rejected": f"Final answer: {i}, or perhaps more",
+            }
+            for i in range(2)
+        ],
+    }
     for name, some in sets.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in some))
-    (folder / "meta.json").write_text(json.dumps({name: {"root": "images", "annotation": f"{name}.jsonl", "data_augment": False, "repeat_time": 1, "length": 2} for name in sets}))
+    (folder / "meta.json").write_text(
+        json.dumps(
+            {
+                name: {
+                    "root": "images",
+                    "annotation": f"{name}.jsonl",
+                    "data_augment": False,
+                    "repeat_time": 1,
+                    "length": 2,
+                }
+                for name in sets
+            }
+        )
+    )
     return folder
 
 
-PAIRS = "--max-steps 2 --save-steps 0 --batch-size 6 --learning-rate 1e-2 --max-completion-length 60"
+PAIRS = (
+    "--max-steps 2 --save-steps 0 --batch-size 6 --learning-rate 1e-2 --max-completion-length 60"
+)
 
 
 def stock_logps(policy, processor, pairs):
@@ -797,12 +1496,29 @@ def stock_logps(policy, processor, pairs):
     found, special = [], processor.special
     for name in ("chosen", "rejected"):
         prompts = [data.encode_prompt(pair.example, processor, "none") for pair in pairs]
-        rows = [torch.tensor(processor.tokenizer(getattr(pair, name), add_special_tokens=False)["input_ids"] + [special.eos_ids[0]]) for pair in pairs]
+        rows = [
+            torch.tensor(
+                processor.tokenizer(getattr(pair, name), add_special_tokens=False)["input_ids"]
+                + [special.eos_ids[0]]
+            )
+            for pair in pairs
+        ]
         with torch.no_grad():
-            logits = policy(**layouts.stock_inputs(prompts, special, rows)).logits.float()                          # (B, S, V)
+            logits = policy(
+                **layouts.stock_inputs(prompts, special, rows)
+            ).logits.float()  # (B, S, V)
         logits[..., special.vision_ids] = -torch.inf
         logp = logits.log_softmax(-1)
-        found.append([float(logp[b, len(p.ids) - 1:len(p.ids) + len(row) - 1].gather(1, row[:, None]).sum()) for b, (p, row) in enumerate(zip(prompts, rows))])
+        found.append(
+            [
+                float(
+                    logp[b, len(p.ids) - 1 : len(p.ids) + len(row) - 1]
+                    .gather(1, row[:, None])
+                    .sum()
+                )
+                for b, (p, row) in enumerate(zip(prompts, rows))
+            ]
+        )
     return list(zip(*found))
 
 
@@ -811,6 +1527,7 @@ def test_the_reference_is_where_training_starts(start, base, mmpr, tmp_path):
     """An adapter included, even one that says something else than its base: the first step's rewards are exactly 0 and the loss ln 2; the file against stock transformers."""
     from peft import PeftModel
     from transformers import Qwen2VLForConditionalGeneration
+
     name, more = base, {"fresh": "--lora-r 4", "full": ""}.get(start, "")
     if start == "adapter":
         policy, processor = trainable(base, lora_r=4)
@@ -820,17 +1537,31 @@ def test_the_reference_is_where_training_starts(start, base, mmpr, tmp_path):
                 parameter.data.normal_(0, 0.1)
         name = str(tmp_path / "adapter")
         modeling.save(policy, processor, name)
-    run(f"--method dpo --pairs {mmpr} --model {name} {PAIRS} {more} --output-dir {tmp_path / 'out'}")
+    run(
+        f"--method dpo --pairs {mmpr} --model {name} {PAIRS} {more} --output-dir {tmp_path / 'out'}"
+    )
     first, second = records.read_lines(tmp_path / "out" / "iteration-1" / "metrics.jsonl")
-    assert [first[k] for k in ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies")] == [0, 0, 0, 0] and first["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert [
+        first[k]
+        for k in ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies")
+    ] == [0, 0, 0, 0] and first["loss"] == pytest.approx(math.log(2), abs=1e-6)
     assert second["rewards/accuracies"] > 0.5 and second["loss"] < first["loss"]
-    references = [tuple(one.values()) for one in records.read_lines(tmp_path / "out" / "iteration-1" / "reference.jsonl")]
+    references = [
+        tuple(one.values())
+        for one in records.read_lines(tmp_path / "out" / "iteration-1" / "reference.jsonl")
+    ]
     pairs, processor = data.read_pairs(str(mmpr)), modeling.load(base)[1]
     bare = Qwen2VLForConditionalGeneration.from_pretrained(base).eval()
     by_base = stock_logps(bare, processor, pairs)
-    by_start = stock_logps(PeftModel.from_pretrained(bare, name).eval(), processor, pairs) if start == "adapter" else by_base
+    by_start = (
+        stock_logps(PeftModel.from_pretrained(bare, name).eval(), processor, pairs)
+        if start == "adapter"
+        else by_base
+    )
     for reference, one, of_base in zip(references, by_start, by_base, strict=True):
-        assert reference == pytest.approx(one, rel=1e-4) and (reference == pytest.approx(of_base, rel=1e-3)) == (start != "adapter")
+        assert reference == pytest.approx(one, rel=1e-4) and (
+            reference == pytest.approx(of_base, rel=1e-3)
+        ) == (start != "adapter")
 
 
 @pytest.mark.parametrize("quant", ["none", "nf4"])
@@ -838,48 +1569,95 @@ def test_given_pairs_train_an_adapter_on_a_checkpoint_of_2024(quant, mmpr, tmp_p
     if quant == "nf4":
         pytest.importorskip("bitsandbytes", reason="--quant nf4 needs bitsandbytes")
     base = layouts.write_2024(tmp_path / "published")
-    run(f"--method mpo --pairs {mmpr / 'meta.json'} --model {base} --quant {quant} --lora-r 4 {PAIRS} --output-dir {tmp_path / 'out'}")
+    run(
+        f"--method mpo --pairs {mmpr / 'meta.json'} --model {base} --quant {quant} --lora-r 4 {PAIRS} --output-dir {tmp_path / 'out'}"
+    )
     first, second = records.read_lines(tmp_path / "out" / "iteration-1" / "metrics.jsonl")
-    assert first["rewards/margins"] == first["rewards/accuracies"] == first["logps/chosen_change"] == 0 and second["rewards/margins"] > 0
-    pairs, references = data.read_pairs(str(mmpr)), records.read_lines(tmp_path / "out" / "iteration-1" / "reference.jsonl")
-    policy, processor = modeling.load(str(tmp_path / "out"), torch.bfloat16 if first is None else torch.float32, quant=quant)
+    assert (
+        first["rewards/margins"] == first["rewards/accuracies"] == first["logps/chosen_change"] == 0
+        and second["rewards/margins"] > 0
+    )
+    pairs, references = (
+        data.read_pairs(str(mmpr)),
+        records.read_lines(tmp_path / "out" / "iteration-1" / "reference.jsonl"),
+    )
+    policy, processor = modeling.load(
+        str(tmp_path / "out"), torch.bfloat16 if first is None else torch.float32, quant=quant
+    )
     lengths = [len(data.encode_response(pair.chosen, processor, "", 99)) for pair in pairs]
     nll = sum(-one["ref_chosen_logps"] / n for one, n in zip(references, lengths)) / len(pairs)
-    assert first["loss"] == pytest.approx(0.8 * math.log(2) + 0.2 * 2 * math.log(2) + nll, rel=1e-5)         # facts 8.2: 0.8318 + NLL
-    now = [selftrain.pair_logps(policy, processor, pair, SimpleNamespace(prompt_template="none", system_prompt=None))[0].tolist() for pair in pairs]
-    margins = [chosen - rejected - one["ref_chosen_logps"] + one["ref_rejected_logps"] for (chosen, rejected), one in zip(now, references)]
+    assert first["loss"] == pytest.approx(
+        0.8 * math.log(2) + 0.2 * 2 * math.log(2) + nll, rel=1e-5
+    )  # facts 8.2: 0.8318 + NLL
+    now = [
+        selftrain.pair_logps(
+            policy, processor, pair, SimpleNamespace(prompt_template="none", system_prompt=None)
+        )[0].tolist()
+        for pair in pairs
+    ]
+    margins = [
+        chosen - rejected - one["ref_chosen_logps"] + one["ref_rejected_logps"]
+        for (chosen, rejected), one in zip(now, references)
+    ]
     assert (tmp_path / "out" / "adapter_model.safetensors").is_file() and sum(margins) > 0
-    assert read(tmp_path / "out" / "adapter_config.json")["r"] == 4 and not list((tmp_path / "out").rglob("model*.safetensors"))
+    assert read(tmp_path / "out" / "adapter_config.json")["r"] == 4 and not list(
+        (tmp_path / "out").rglob("model*.safetensors")
+    )
     assert not (tmp_path / "out" / "iteration-1" / "pool.jsonl").exists()
 
 
 BAD_PAIRS = {
-    "equal answers": (dict(chosen="seven", rejected=" seven "), "the same text"), "empty chosen": (dict(chosen=" "), "`chosen` is empty"), "no chosen": (dict(chosen=...), "no pair"),
-    "missing image": (dict(image="nowhere.png"), "nowhere.png does not exist"), "a broken image": (dict(image="bad.jsonl"), "cannot be opened"),
-    "two placeholders": (dict(question="<image><image>Which?"), "2 <image> in the question, but 1 images"), "no question": (dict(question=...), "no prompt"),
+    "equal answers": (dict(chosen="seven", rejected=" seven "), "the same text"),
+    "empty chosen": (dict(chosen=" "), "`chosen` is empty"),
+    "no chosen": (dict(chosen=...), "no pair"),
+    "missing image": (dict(image="nowhere.png"), "nowhere.png does not exist"),
+    "a broken image": (dict(image="bad.jsonl"), "cannot be opened"),
+    "two placeholders": (
+        dict(question="<image><image>Which?"),
+        "2 <image> in the question, but 1 images",
+    ),
+    "no question": (dict(question=...), "no prompt"),
 }
 
 
 @pytest.mark.parametrize("case", BAD_PAIRS)
-def test_a_malformed_pair_is_refused_before_a_model_is_loaded(case, base, tmp_path, capsys, monkeypatch):
+def test_a_malformed_pair_is_refused_before_a_model_is_loaded(
+    case, base, tmp_path, capsys, monkeypatch
+):
     changes, wanted = BAD_PAIRS[case]
     Image.new("RGB", (56, 56)).save(tmp_path / "a.png")
     good = {"image": "a.png", "question": "How many?", "chosen": "seven", "rejected": "eight"}
     bad = {k: v for k, v in {**good, **changes}.items() if v is not ...}
     (tmp_path / "bad.jsonl").write_text(f"{json.dumps(good)}\n{json.dumps(bad)}\n")
-    monkeypatch.setattr(modeling, "load_from_args", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(
+        modeling, "load_from_args", lambda *_, **__: pytest.fail("a model was loaded")
+    )
     with pytest.raises(SystemExit) as stop:
-        utils.run(selftrain.main, selftrain.parse_args, f"--method mpo --pairs {tmp_path / 'bad.jsonl'} --model {base} --output-dir {tmp_path / 'out'}".split())
+        utils.run(
+            selftrain.main,
+            selftrain.parse_args,
+            f"--method mpo --pairs {tmp_path / 'bad.jsonl'} --model {base} --output-dir {tmp_path / 'out'}".split(),
+        )
     said = capsys.readouterr().err
-    assert stop.value.code == 2 and "bad.jsonl:2" in said and wanted in said and said.count("\n") == 1, said
+    assert (
+        stop.value.code == 2 and "bad.jsonl:2" in said and wanted in said and said.count("\n") == 1
+    ), said
 
 
-@pytest.mark.parametrize("change, wanted", [(dict(chosen="seven " * 5000), "the prompt has .* does not fit"), (dict(rejected="<|im_end|>"), "the rejected response contains the reserved token")])
+@pytest.mark.parametrize(
+    "change, wanted",
+    [
+        (dict(chosen="seven " * 5000), "the prompt has .* does not fit"),
+        (dict(rejected="<|im_end|>"), "the rejected response contains the reserved token"),
+    ],
+)
 def test_a_pair_that_does_not_fit_is_refused_before_training(change, wanted, base, tmp_path):
     pair = {"question": "How many?", "chosen": "seven", "rejected": "eight"}
     (tmp_path / "bad.jsonl").write_text(f"{json.dumps(pair)}\n{json.dumps({**pair, **change})}\n")
     with pytest.raises(UserError, match=f"bad.jsonl:2: {wanted}"):
-        run(f"--method dpo --pairs {tmp_path / 'bad.jsonl'} --model {base} {PAIRS} --output-dir {tmp_path / 'out'}")
+        run(
+            f"--method dpo --pairs {tmp_path / 'bad.jsonl'} --model {base} {PAIRS} --output-dir {tmp_path / 'out'}"
+        )
     assert not (tmp_path / "out" / "iteration-1").exists()
 
 
@@ -889,10 +1667,21 @@ def test_a_sample_that_spells_a_reserved_token_is_no_pair(base, tmp_path, speaki
 
     def answer_all(*args, **kwargs):
         texts, *rest = inner(*args, **kwargs)
-        return [text if "<answer>" in text else spelt.append(text) or text + "<|im_end|>" for text in texts], *rest
+        return [
+            text if "<answer>" in text else spelt.append(text) or text + "<|im_end|>"
+            for text in texts
+        ], *rest
+
     monkeypatch.setattr(generate, "answer_all", answer_all)
-    run(f"--model {base} {LINE} --max-steps 1 --num-samples 0 --max-eval-samples 1 --method mpo --output-dir {tmp_path / 'out'}")
-    assert spelt and not any("<|im_end|>" in text for pair in records.read_lines(tmp_path / "out" / "iteration-1" / "train.jsonl") for text in pair.values() if isinstance(text, str))
+    run(
+        f"--model {base} {LINE} --max-steps 1 --num-samples 0 --max-eval-samples 1 --method mpo --output-dir {tmp_path / 'out'}"
+    )
+    assert spelt and not any(
+        "<|im_end|>" in text
+        for pair in records.read_lines(tmp_path / "out" / "iteration-1" / "train.jsonl")
+        for text in pair.values()
+        if isinstance(text, str)
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------- one update
@@ -917,66 +1706,132 @@ def settings(line, base):
 def test_imitation_in_micro_batches(per_example, base, policy_and_processor):
     """The same gradient and metrics however the step is cut, and in a closed form: each task's weighted tokens over all tokens, or its examples over all."""
     policy, processor = policy_and_processor
-    examples = {str(i): Example(str(i), [layouts.picture(56 + 28 * i, 56, i)] if i < 3 else [], f"How many? {i}", "1") for i in range(5)}
-    items = [{"id": str(i), "task": task, "prompt": f"How many? {i}", "target": "one " * n} for i, (task, n) in enumerate([("cot", 9), ("refine", 3), ("select", 1), ("cot", 20), ("direct", 1)])]
+    examples = {
+        str(i): Example(
+            str(i), [layouts.picture(56 + 28 * i, 56, i)] if i < 3 else [], f"How many? {i}", "1"
+        )
+        for i in range(5)
+    }
+    items = [
+        {"id": str(i), "task": task, "prompt": f"How many? {i}", "target": "one " * n}
+        for i, (task, n) in enumerate(
+            [("cot", 9), ("refine", 3), ("select", 1), ("cot", 20), ("direct", 1)]
+        )
+    ]
     gradients, seen = {}, {}
     for size in (32, 1, 2):
         policy.zero_grad()
-        args = settings(f"--method r3v --data count --micro-batch-size {size} --refine-weight 2 --select-weight 0.5 {per_example}", base)
+        args = settings(
+            f"--method r3v --data count --micro-batch-size {size} --refine-weight 2 --select-weight 0.5 {per_example}",
+            base,
+        )
         seen[size] = selftrain.imitate(policy, processor, items, examples, args)
         gradients[size] = gradient(policy)
     for size in (1, 2):
         assert float((gradients[size] - gradients[32]).norm()) <= 1e-5 * float(gradients[32].norm())
         assert seen[size] == pytest.approx(seen[32], rel=1e-5)
     nlls, lengths = [], []
-    for item in items:                                                        # one by one, by stock transformers
-        [(logp, _)] = stock_logps(policy, processor, [data.Pair(examples[item["id"]], item["target"], "x")])
+    for item in items:  # one by one, by stock transformers
+        [(logp, _)] = stock_logps(
+            policy, processor, [data.Pair(examples[item["id"]], item["target"], "x")]
+        )
         nlls.append(-logp)
         lengths.append(len(data.encode_response(item["target"], processor, "", 999)))
     weights = [{"refine": 2, "select": 0.5}.get(item["task"], 1) for item in items]
-    wanted = sum(w * nll / n for w, nll, n in zip(weights, nlls, lengths)) / 5 if per_example else sum(w * nll for w, nll in zip(weights, nlls)) / sum(lengths)
-    assert seen[32]["loss"] == pytest.approx(wanted, rel=1e-4) and seen[32]["tokens"] == sum(lengths)
-    assert seen[32]["loss/cot"] == pytest.approx((nlls[0] + nlls[3]) / (lengths[0] + lengths[3]), rel=1e-4) and seen[32]["loss/select"] == pytest.approx(nlls[2] / lengths[2], rel=1e-4)
+    wanted = (
+        sum(w * nll / n for w, nll, n in zip(weights, nlls, lengths)) / 5
+        if per_example
+        else sum(w * nll for w, nll in zip(weights, nlls)) / sum(lengths)
+    )
+    assert seen[32]["loss"] == pytest.approx(wanted, rel=1e-4) and seen[32]["tokens"] == sum(
+        lengths
+    )
+    assert seen[32]["loss/cot"] == pytest.approx(
+        (nlls[0] + nlls[3]) / (lengths[0] + lengths[3]), rel=1e-4
+    ) and seen[32]["loss/select"] == pytest.approx(nlls[2] / lengths[2], rel=1e-4)
 
 
 def test_preference_pair_by_pair_is_the_batch(base, mmpr, policy_and_processor):
     """One call on six pairs, two on three, and losses.preference_loss on all at once: the same loss, gradient and delta; references off zero, so that delta matters."""
     policy, processor = policy_and_processor
     pairs, args = data.read_pairs(str(mmpr)), settings(f"--method mpo --pairs {mmpr}", base)
-    references = [tuple(value + shift for value, shift in zip(one, (3 * i, -5 + i))) for i, one in enumerate(stock_logps(policy, processor, pairs))]
+    references = [
+        tuple(value + shift for value, shift in zip(one, (3 * i, -5 + i)))
+        for i, one in enumerate(stock_logps(policy, processor, pairs))
+    ]
     shift, parts = {"total": 0.0, "count": 0}, {"total": 0.0, "count": 0}
     policy.zero_grad()
     together = selftrain.prefer(policy, processor, pairs, references, args, shift)
     whole = gradient(policy)
     policy.zero_grad()
-    halves = [selftrain.prefer(policy, processor, pairs[i:i + 3], references[i:i + 3], args, parts) for i in (0, 3)]
-    assert parts == pytest.approx(shift) and shift["count"] == 6 and halves[1]["delta"] == pytest.approx(together["delta"])
+    halves = [
+        selftrain.prefer(policy, processor, pairs[i : i + 3], references[i : i + 3], args, parts)
+        for i in (0, 3)
+    ]
+    assert (
+        parts == pytest.approx(shift)
+        and shift["count"] == 6
+        and halves[1]["delta"] == pytest.approx(together["delta"])
+    )
     assert sum(half["loss"] for half in halves) / 2 == pytest.approx(together["loss"], rel=1e-5)
     assert float((gradient(policy) / 2 - whole).norm()) <= 1e-5 * float(whole.norm())
     policy.zero_grad()
     logps, lengths = zip(*(selftrain.pair_logps(policy, processor, pair, args) for pair in pairs))
-    logps, lengths, ref = torch.stack(logps), torch.stack(lengths), torch.tensor(references)                        # (6, 2) each
-    delta, total, count = losses.reward_shift(args.beta * (logps[:, 0] - ref[:, 0]).detach(), args.beta * (logps[:, 1] - ref[:, 1]).detach(), 0.0, 0)
-    loss = losses.preference_loss(logps[:, 0], logps[:, 1], ref[:, 0], ref[:, 1], lengths[:, 0], lengths[:, 1], **losses.MPO, beta=args.beta, delta=delta).mean()
+    logps, lengths, ref = (
+        torch.stack(logps),
+        torch.stack(lengths),
+        torch.tensor(references),
+    )  # (6, 2) each
+    delta, total, count = losses.reward_shift(
+        args.beta * (logps[:, 0] - ref[:, 0]).detach(),
+        args.beta * (logps[:, 1] - ref[:, 1]).detach(),
+        0.0,
+        0,
+    )
+    loss = losses.preference_loss(
+        logps[:, 0],
+        logps[:, 1],
+        ref[:, 0],
+        ref[:, 1],
+        lengths[:, 0],
+        lengths[:, 1],
+        **losses.MPO,
+        beta=args.beta,
+        delta=delta,
+    ).mean()
     loss.backward()
-    assert together["loss"] == pytest.approx(float(loss), rel=1e-5) and together["delta"] == pytest.approx(total / count, rel=1e-4)
+    assert together["loss"] == pytest.approx(float(loss), rel=1e-5) and together[
+        "delta"
+    ] == pytest.approx(total / count, rel=1e-4)
     assert float((gradient(policy) - whole).norm()) <= 1e-5 * float(whole.norm())
     rewards_of = args.beta * (logps.detach() - ref)
-    assert together["rewards/accuracies"] == pytest.approx(float((rewards_of[:, 0] > rewards_of[:, 1]).float().mean())) and together["rewards/margins"] == pytest.approx(
-        float((rewards_of[:, 0] - rewards_of[:, 1]).mean()), rel=1e-4)
+    assert together["rewards/accuracies"] == pytest.approx(
+        float((rewards_of[:, 0] > rewards_of[:, 1]).float().mean())
+    ) and together["rewards/margins"] == pytest.approx(
+        float((rewards_of[:, 0] - rewards_of[:, 1]).mean()), rel=1e-4
+    )
 
 
-@pytest.mark.parametrize("fall, start, warns", [(-0.5, -10.0, 1), (-0.05, -10.0, 0), (0.5, -10.0, 0), (0.0, 0.0, 0)])
+@pytest.mark.parametrize(
+    "fall, start, warns", [(-0.5, -10.0, 1), (-0.05, -10.0, 0), (0.5, -10.0, 0), (0.0, 0.0, 0)]
+)
 def test_a_fall_of_the_chosen_is_said_once(fall, start, warns, base, tmp_path, monkeypatch, capsys):
     """-0.5 a step from -10: after five steps a quarter is lost. A policy that is sure of its chosen responses has lost nothing of 0."""
     steps = itertools.count(1)
-    update = lambda rows: {"loss": 1.0, "logps/chosen_change": fall * next(steps), "logps/chosen_start": start, "tokens": 1.0}
+    update = lambda rows: {
+        "loss": 1.0,
+        "logps/chosen_change": fall * next(steps),
+        "logps/chosen_start": start,
+        "tokens": 1.0,
+    }
     monkeypatch.setattr(modeling, "save", lambda *_: None)
     monkeypatch.setattr(modeling, "saved_bytes", lambda *_: 0)
     args = settings("--method dpo --pairs x --max-steps 14 --save-steps 0 --logging-steps 99", base)
     selftrain.train(tmp_path, torch.nn.Linear(1, 1), None, [1, 2, 3], update, args, 1, {})
     said = capsys.readouterr().out
-    assert said.count("warning: step") == warns and ("--loss-type sigmoid sft" in said) == bool(warns)
+    assert said.count("warning: step") == warns and ("--loss-type sigmoid sft" in said) == bool(
+        warns
+    )
     assert len(records.read_lines(tmp_path / "metrics.jsonl")) == 14
 
 
@@ -984,7 +1839,16 @@ def test_a_learning_rate_of_zero_is_one(base, tmp_path, monkeypatch):
     monkeypatch.setattr(modeling, "save", lambda *_: None)
     monkeypatch.setattr(modeling, "saved_bytes", lambda *_: 0)
     args = settings("--method dpo --pairs x --max-steps 1 --learning-rate 0", base)
-    selftrain.train(tmp_path, torch.nn.Linear(1, 1), None, [1], lambda rows: {"loss": 1.0, "tokens": 1.0}, args, 1, {})
+    selftrain.train(
+        tmp_path,
+        torch.nn.Linear(1, 1),
+        None,
+        [1],
+        lambda rows: {"loss": 1.0, "tokens": 1.0},
+        args,
+        1,
+        {},
+    )
     assert records.read_lines(tmp_path / "metrics.jsonl")[0]["learning_rate"] == 0
 
 
@@ -994,104 +1858,248 @@ def test_a_learning_rate_of_zero_is_one(base, tmp_path, monkeypatch):
 def test_tabmwp_is_asked_and_scored_as_published(base, tmp_path, monkeypatch):
     """Two problems as the release has them, a letter and a number with its unit; the model is made to say what the test says."""
     (tmp_path / "tables").mkdir()
-    problems = {"8": {"question": "Is the function linear?", "choices": ["linear", "nonlinear"], "answer": "nonlinear", "unit": None, "ques_type": "multi_choice", "ans_type": "boolean_text", "grade": 8},
-               "9": {"question": "How much is it?", "choices": None, "answer": "1,735", "unit": "$", "ques_type": "free_text", "ans_type": "integer_number", "grade": 3}}
+    problems = {
+        "8": {
+            "question": "Is the function linear?",
+            "choices": ["linear", "nonlinear"],
+            "answer": "nonlinear",
+            "unit": None,
+            "ques_type": "multi_choice",
+            "ans_type": "boolean_text",
+            "grade": 8,
+        },
+        "9": {
+            "question": "How much is it?",
+            "choices": None,
+            "answer": "1,735",
+            "unit": "$",
+            "ques_type": "free_text",
+            "ans_type": "integer_number",
+            "grade": 3,
+        },
+    }
     for name in problems:
         Image.new("RGB", (84, 56), "white").save(tmp_path / "tables" / f"{name}.png")
     (tmp_path / "problems_train.json").write_text(json.dumps(problems))
-    says = {"8": ["Answer: B", "Answer: (A)", "I cannot tell from this table."], "9": ["Answer: $1,735.", "Answer: 1736", "Answer:\n1735"]}
+    says = {
+        "8": ["Answer: B", "Answer: (A)", "I cannot tell from this table."],
+        "9": ["Answer: $1,735.", "Answer: 1736", "Answer:\n1735"],
+    }
     seen = []
 
     def answer_all(policy, processor, examples, template, system_prompt, G=1, **sampling):
         seen.extend((e.question, template) for e in examples)
-        steps = "Solution:\n1. Look at the first and the last row of the table.\n2. Compare the two.\n"
-        return [steps + says[e.id][k % 3] for e in examples for k in range(G)], [20] * len(examples) * G, ["stop"] * len(examples) * G
+        steps = (
+            "Solution:\n1. Look at the first and the last row of the table.\n2. Compare the two.\n"
+        )
+        return (
+            [steps + says[e.id][k % 3] for e in examples for k in range(G)],
+            [20] * len(examples) * G,
+            ["stop"] * len(examples) * G,
+        )
+
     speak(monkeypatch)
     monkeypatch.setattr(generate, "answer_all", answer_all)
-    run(f"--method r3v --model {base} --data {tmp_path / 'problems_train.json'} --protocol tabmwp --prompt-template tabmwp --iterations 1 --num-generations 3 --max-completion-length 60 --max-steps 1 "
-        f"--batch-size 2 --output-dir {tmp_path / 'out'}")
-    assert seen[0] == ("Is the function linear?\nOptions:\n(A) linear\n(B) nonlinear\nFirst generate a step-by-step solution, then answer with the option\u2019s letter from the given choices directly.", "none")
-    assert seen[1][0] == "How much is it? (Unit: $)\nFirst generate a step-by-step solution, then answer the question using a single word or phrase."
+    run(
+        f"--method r3v --model {base} --data {tmp_path / 'problems_train.json'} --protocol tabmwp --prompt-template tabmwp --iterations 1 --num-generations 3 --max-completion-length 60 --max-steps 1 "
+        f"--batch-size 2 --output-dir {tmp_path / 'out'}"
+    )
+    assert seen[0] == (
+        "Is the function linear?\nOptions:\n(A) linear\n(B) nonlinear\nFirst generate a step-by-step solution, then answer with the option\u2019s letter from the given choices directly.",
+        "none",
+    )
+    assert (
+        seen[1][0]
+        == "How much is it? (Unit: $)\nFirst generate a step-by-step solution, then answer the question using a single word or phrase."
+    )
     pool = records.read_lines(tmp_path / "out" / "iteration-1" / "pool.jsonl")
-    assert [(one["id"], one["right"], one["answer"]) for one in pool] == [("8", True, "B"), ("8", False, "(A)"), ("8", False, None), ("9", True, "$1,735."), ("9", False, "1736"), ("9", True, "1735")]
-    items = {(item["id"], item["task"]): item for item in records.read_lines(tmp_path / "out" / "iteration-1" / "train.jsonl")}
-    assert items["8", "direct"]["target"] == "nonlinear" and items["9", "cot"]["target"].endswith("Answer:\n1735") and ("8", "refine") in items
+    assert [(one["id"], one["right"], one["answer"]) for one in pool] == [
+        ("8", True, "B"),
+        ("8", False, "(A)"),
+        ("8", False, None),
+        ("9", True, "$1,735."),
+        ("9", False, "1736"),
+        ("9", True, "1735"),
+    ]
+    items = {
+        (item["id"], item["task"]): item
+        for item in records.read_lines(tmp_path / "out" / "iteration-1" / "train.jsonl")
+    }
+    assert (
+        items["8", "direct"]["target"] == "nonlinear"
+        and items["9", "cot"]["target"].endswith("Answer:\n1735")
+        and ("8", "refine") in items
+    )
     result = read(tmp_path / "out" / "iteration-1" / "result.json")
     of = lambda name: next(value for key, value in result.items() if key.endswith(f"/{name}"))
-    assert (of("accuracy"), of("majority@3"), of("pass@3"), of("self_select@3"), of("sample_accuracy")) == (1, 1, 1, 1, 0.5)
+    assert (
+        of("accuracy"),
+        of("majority@3"),
+        of("pass@3"),
+        of("self_select@3"),
+        of("sample_accuracy"),
+    ) == (1, 1, 1, 1, 0.5)
     chosen = next(question for question, _ in seen if "prediction 3" in question)
     assert chosen.endswith(data.SELECT["tabmwp"]) and "\n(A) linear\n(B) nonlinear\n" in chosen
 
 
 def test_a_protocol_asks_and_judges_as_evaluate_does(base, tmp_path, speaking, monkeypatch):
     """Its template where none is given; what it cannot score refused by file and line before a model is loaded; a correct box without a label is right."""
-    monkeypatch.setattr(modeling, "load_from_args", lambda *_, **__: pytest.fail("a model was loaded"))
-    (tmp_path / "d.jsonl").write_text(json.dumps({"question": "How many?", "answer": "a few"}) + "\n")
+    monkeypatch.setattr(
+        modeling, "load_from_args", lambda *_, **__: pytest.fail("a model was loaded")
+    )
+    (tmp_path / "d.jsonl").write_text(
+        json.dumps({"question": "How many?", "answer": "a few"}) + "\n"
+    )
     with pytest.raises(UserError, match="d.jsonl:1 does not suit --protocol superclevr"):
-        run(f"--method star --model {base} --warmup-data count --data {tmp_path / 'd.jsonl'} --protocol superclevr --output-dir {tmp_path / 'out'}")
-    args = selftrain.parse_args(f"--method star --model {base} --data {tmp_path / 'd.jsonl'} --protocol superclevr --output-dir {tmp_path / 'out'}".split())
+        run(
+            f"--method star --model {base} --warmup-data count --data {tmp_path / 'd.jsonl'} --protocol superclevr --output-dir {tmp_path / 'out'}"
+        )
+    args = selftrain.parse_args(
+        f"--method star --model {base} --data {tmp_path / 'd.jsonl'} --protocol superclevr --output-dir {tmp_path / 'out'}".split()
+    )
     with pytest.raises(UserError):
         selftrain.main(args)
     assert args.prompt_template == "superclevr"
-    box = Example("0", [Image.new("RGB", (100, 100))], "Where is the cat?", "[10, 10, 50, 50]", meta={"boxes": [{"label": "cat", "bbox_2d": [10, 10, 50, 50]}], "size": [100, 100]}, source="x.jsonl:1")
+    box = Example(
+        "0",
+        [Image.new("RGB", (100, 100))],
+        "Where is the cat?",
+        "[10, 10, 50, 50]",
+        meta={"boxes": [{"label": "cat", "bbox_2d": [10, 10, 50, 50]}], "size": [100, 100]},
+        source="x.jsonl:1",
+    )
     right = selftrain.scorer("rec")
-    assert [right(f"<think> x </think><answer> {said} </answer>", box)[1] for said in ([100, 100, 500, 500], [500, 500, 900, 900])] == [True, False]
+    assert [
+        right(f"<think> x </think><answer> {said} </answer>", box)[1]
+        for said in ([100, 100, 500, 500], [500, 500, 900, 900])
+    ] == [True, False]
 
 
 def test_questions_without_a_gold_answer_are_not_evaluated(base, tmp_path, speaking, capsys):
     """DropoutNTP needs no answers; then all that ends counted as right, and the curve showed an accuracy of 1."""
-    (tmp_path / "d.jsonl").write_text("".join(json.dumps({"id": str(k), "question": f"What is in picture {k}?", **({"answer": "2"} if k == 3 else {})}) + "\n" for k in range(4)))
+    (tmp_path / "d.jsonl").write_text(
+        "".join(
+            json.dumps(
+                {
+                    "id": str(k),
+                    "question": f"What is in picture {k}?",
+                    **({"answer": "2"} if k == 3 else {}),
+                }
+            )
+            + "\n"
+            for k in range(4)
+        )
+    )
     line = f"--method mpo --pair-source dropout_ntp --model {base} --data {tmp_path / 'd.jsonl'} --num-generations 1 --max-completion-length 60 --max-steps 1 --batch-size 2 --num-samples 2"
     run(f"{line} --output-dir {tmp_path / 'out'}")
     result = read(tmp_path / "out" / "iteration-1" / "result.json")
-    assert "3 of 4 questions" in capsys.readouterr().out and next(v for k, v in result.items() if k.endswith("/n")) == 1
-    known = [one for one in records.read_lines(tmp_path / "out" / "iteration-1" / "pool.jsonl") if one["id"] == "3"]
+    assert (
+        "3 of 4 questions" in capsys.readouterr().out
+        and next(v for k, v in result.items() if k.endswith("/n")) == 1
+    )
+    known = [
+        one
+        for one in records.read_lines(tmp_path / "out" / "iteration-1" / "pool.jsonl")
+        if one["id"] == "3"
+    ]
     assert result["pool/right"] == float(known[0]["right"])
-    (tmp_path / "d.jsonl").write_text("".join(json.dumps({"id": str(k), "question": f"What is in picture {k}?"}) + "\n" for k in range(3)))
+    (tmp_path / "d.jsonl").write_text(
+        "".join(
+            json.dumps({"id": str(k), "question": f"What is in picture {k}?"}) + "\n"
+            for k in range(3)
+        )
+    )
     run(f"{line} --output-dir {tmp_path / 'none'}")
-    assert not [k for k in read(tmp_path / "none" / "iteration-1" / "result.json") if k.startswith("eval/") or k.startswith("pool/")]
+    assert not [
+        k
+        for k in read(tmp_path / "none" / "iteration-1" / "result.json")
+        if k.startswith("eval/") or k.startswith("pool/")
+    ]
 
 
-def test_given_prompts_stay_as_they_are_and_the_evaluation_asks_as_trained(base, mmpr, tmp_path, speaking, monkeypatch):
+def test_given_prompts_stay_as_they_are_and_the_evaluation_asks_as_trained(
+    base, mmpr, tmp_path, speaking, monkeypatch
+):
     asked, inner = [], generate.answer_all
-    monkeypatch.setattr(generate, "answer_all", lambda policy, processor, examples, *more, **sampling: asked.extend(e.question for e in examples) or inner(policy, processor, examples, *more, **sampling))
+    monkeypatch.setattr(
+        generate,
+        "answer_all",
+        lambda policy, processor, examples, *more, **sampling: (
+            asked.extend(e.question for e in examples)
+            or inner(policy, processor, examples, *more, **sampling)
+        ),
+    )
     trained = tmp_path / "trained"
     shutil.copytree(base, trained)
     disk.write_json(trained / "args.json", {"prompt_template": "think"})
-    run(f"--method dpo --pairs {mmpr} --max-train-samples 2 --model {trained} {PAIRS} --eval-data count:test --max-eval-samples 2 --num-samples 0 --output-dir {tmp_path / 'out'}")
-    given, used = data.read_pairs(str(mmpr)), records.read_lines(tmp_path / "out" / "iteration-1" / "train.jsonl")
-    assert len(given) > 2 and [one["question"] for one in used] == [pair.example.question for pair in given[:2]] == [data.wording(pair.example, "think") for pair in given[:2]]
-    assert asked and all(question.endswith(data.TEMPLATES["think"].removeprefix("{question}")) for question in asked)
+    run(
+        f"--method dpo --pairs {mmpr} --max-train-samples 2 --model {trained} {PAIRS} --eval-data count:test --max-eval-samples 2 --num-samples 0 --output-dir {tmp_path / 'out'}"
+    )
+    given, used = (
+        data.read_pairs(str(mmpr)),
+        records.read_lines(tmp_path / "out" / "iteration-1" / "train.jsonl"),
+    )
+    assert len(given) > 2 and [one["question"] for one in used] == [
+        pair.example.question for pair in given[:2]
+    ] == [data.wording(pair.example, "think") for pair in given[:2]]
+    assert asked and all(
+        question.endswith(data.TEMPLATES["think"].removeprefix("{question}")) for question in asked
+    )
     assert read_args(tmp_path / "out")["prompt_template"] == "think"
 
 
-def test_an_optimizer_that_is_not_installed_is_found_out_first(base, tmp_path, speaking, monkeypatch):
+def test_an_optimizer_that_is_not_installed_is_found_out_first(
+    base, tmp_path, speaking, monkeypatch
+):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    monkeypatch.setattr(generate, "answer_all", lambda *_, **__: pytest.fail("something was sampled"))
+    monkeypatch.setattr(
+        generate, "answer_all", lambda *_, **__: pytest.fail("something was sampled")
+    )
     with pytest.raises(UserError, match="pip install bitsandbytes"):
-        run(f"--method star --model {base} {LINE} --optim adamw_8bit --output-dir {tmp_path / 'out'}")
-    assert not (tmp_path / "out" / "args.json").exists()              # so another --optim may be given
+        run(
+            f"--method star --model {base} {LINE} --optim adamw_8bit --output-dir {tmp_path / 'out'}"
+        )
+    assert not (tmp_path / "out" / "args.json").exists()  # so another --optim may be given
 
 
 def test_a_log_probability_that_is_not_finite_names_the_pair(base, mmpr, tmp_path, monkeypatch):
     inner = selftrain.pair_logps
-    monkeypatch.setattr(selftrain, "pair_logps", lambda *more: (inner(*more)[0] * float("nan"), inner(*more)[1]))
-    with pytest.raises(UserError, match=r":\d+: the log-probability of a response is not finite; .*--learning-rate"):
+    monkeypatch.setattr(
+        selftrain, "pair_logps", lambda *more: (inner(*more)[0] * float("nan"), inner(*more)[1])
+    )
+    with pytest.raises(
+        UserError, match=r":\d+: the log-probability of a response is not finite; .*--learning-rate"
+    ):
         run(f"--method mpo --pairs {mmpr} --model {base} {PAIRS} --output-dir {tmp_path / 'out'}")
 
 
 REFUSED = {
-    "--method star --data count --refine-weight 2": "--refine-weight is for --method r3v, not star", "--method mpo --data count --per-example": "--per-example is for --method star and r3v, not mpo",
-    "--method r3v --data count --loss-type=ipo": "--loss-type is for --method dpo and mpo, not r3v", "--method dpo --data count --warmup-data count": "warm up by train_sft.py",
-    "--method dpo --data count --micro_batch_size 4": "--micro-batch-size is for --method star and r3v", "--method mpo --pairs x --pair-source dropout_ntp": "--pair-source is for pairs that are sampled",
-    "--method mpo --data count --image-folder x": "--image-folder is where the images of --pairs are", "--method mpo --data count --start-ratio 0.3": "--start-ratio is for --pair-source dropout_ntp",
-    "--method dpo --data count --loss-type ipo --label-smoothing 0.1": "--label-smoothing changes the loss sigmoid", "--method dpo --data count --num-generations 1": "--num-generations must be at least 2",
-    "--method r3v --pairs x": "--pairs is for --method dpo and mpo, not r3v", "--method dpo --pairs x --data count": "--pairs are given pairs", "--method dpo --data count --beta 0": "--beta must be above 0",
-    "--method dpo --data count --label-smoothing 0.5": "--label-smoothing must be below 0.5", "--method star --data count --temperature 0": "--temperature must be above 0",
-    "--method r3v --data count --select-sizes 1 3": "--select-sizes must be at least 2", "--method mpo --data count --loss-weights 1 1": "one weight for each of sigmoid bco_pair sft, got 2",
-    "--method mpo --data count --loss-type sigmoid sft --loss-weights 1": "one weight for each of sigmoid sft, got 1", "--method mpo --pairs x --iterations 2": "--pairs are given once",
-    "--method ppo --data count": "--method", "--data count": "--method", "--method star": "--data", "--method dpo --data count --loss-type hinge": "--loss-type",
-    "--method star --data count --max-new-tokens 5": "--max-completion-length", "--method star --data count --num-iteration 5": "did you mean --iterations",
+    "--method star --data count --refine-weight 2": "--refine-weight is for --method r3v, not star",
+    "--method mpo --data count --per-example": "--per-example is for --method star and r3v, not mpo",
+    "--method r3v --data count --loss-type=ipo": "--loss-type is for --method dpo and mpo, not r3v",
+    "--method dpo --data count --warmup-data count": "warm up by train_sft.py",
+    "--method dpo --data count --micro_batch_size 4": "--micro-batch-size is for --method star and r3v",
+    "--method mpo --pairs x --pair-source dropout_ntp": "--pair-source is for pairs that are sampled",
+    "--method mpo --data count --image-folder x": "--image-folder is where the images of --pairs are",
+    "--method mpo --data count --start-ratio 0.3": "--start-ratio is for --pair-source dropout_ntp",
+    "--method dpo --data count --loss-type ipo --label-smoothing 0.1": "--label-smoothing changes the loss sigmoid",
+    "--method dpo --data count --num-generations 1": "--num-generations must be at least 2",
+    "--method r3v --pairs x": "--pairs is for --method dpo and mpo, not r3v",
+    "--method dpo --pairs x --data count": "--pairs are given pairs",
+    "--method dpo --data count --beta 0": "--beta must be above 0",
+    "--method dpo --data count --label-smoothing 0.5": "--label-smoothing must be below 0.5",
+    "--method star --data count --temperature 0": "--temperature must be above 0",
+    "--method r3v --data count --select-sizes 1 3": "--select-sizes must be at least 2",
+    "--method mpo --data count --loss-weights 1 1": "one weight for each of sigmoid bco_pair sft, got 2",
+    "--method mpo --data count --loss-type sigmoid sft --loss-weights 1": "one weight for each of sigmoid sft, got 1",
+    "--method mpo --pairs x --iterations 2": "--pairs are given once",
+    "--method ppo --data count": "--method",
+    "--data count": "--method",
+    "--method star": "--data",
+    "--method dpo --data count --loss-type hinge": "--loss-type",
+    "--method star --data count --max-new-tokens 5": "--max-completion-length",
+    "--method star --data count --num-iteration 5": "did you mean --iterations",
 }
 
 
@@ -1105,21 +2113,44 @@ def test_refused_in_one_sentence(line, capsys):
 
 def test_defaults_by_method():
     of = lambda line: selftrain.parse_args(f"--model x --output-dir out {line}".split())
-    assert [of(f"--data count --method {method}").iterations for method in selftrain.METHODS] == [3, 3, 1, 1]
+    assert [of(f"--data count --method {method}").iterations for method in selftrain.METHODS] == [
+        3,
+        3,
+        1,
+        1,
+    ]
     mpo, dpo = of("--method mpo --pairs x"), of("--method dpo --pairs=x")
-    assert (mpo.loss_type, mpo.loss_weights, mpo.data) == (["sigmoid", "bco_pair", "sft"], [0.8, 0.2, 1.0], None) and (dpo.loss_type, dpo.loss_weights) == (["sigmoid"], None)
-    assert of("--method mpo --pairs x --loss-type sigmoid sft").loss_weights is None and of("--method star --data count").loss_type == []
+    assert (mpo.loss_type, mpo.loss_weights, mpo.data) == (
+        ["sigmoid", "bco_pair", "sft"],
+        [0.8, 0.2, 1.0],
+        None,
+    ) and (dpo.loss_type, dpo.loss_weights) == (["sigmoid"], None)
+    assert (
+        of("--method mpo --pairs x --loss-type sigmoid sft").loss_weights is None
+        and of("--method star --data count").loss_type == []
+    )
 
 
-@pytest.mark.parametrize("line, wanted", [("--method star --data count", "answers now and then, or --warmup-data"), ("--method r3v --data {out}/d.jsonl --warmup-data {out}/d.jsonl", "d.jsonl:1: --warmup-data needs"),
-                                          ("--method r3v --data count --direct-template nosuch", "nosuch is unknown"),
-                                          ("--method dpo --pairs {out}/nowhere.jsonl", "nowhere.jsonl: no such file")])
+@pytest.mark.parametrize(
+    "line, wanted",
+    [
+        ("--method star --data count", "answers now and then, or --warmup-data"),
+        (
+            "--method r3v --data {out}/d.jsonl --warmup-data {out}/d.jsonl",
+            "d.jsonl:1: --warmup-data needs",
+        ),
+        ("--method r3v --data count --direct-template nosuch", "nosuch is unknown"),
+        ("--method dpo --pairs {out}/nowhere.jsonl", "nowhere.jsonl: no such file"),
+    ],
+)
 def test_what_cannot_work_is_refused_before_any_work(line, wanted, tmp_path, monkeypatch):
     record = {"id": "a", "question": "How many?", "answer": "2"}
     (tmp_path / "d.jsonl").write_text(json.dumps(record) + "\n")
     monkeypatch.setattr(modeling, "load", lambda *_, **__: pytest.fail("a model was loaded"))
     with pytest.raises(UserError, match=wanted):
-        run(f"--model tiny --max-train-samples 4 --output-dir {tmp_path / 'out'} {line.format(out=tmp_path)}")
+        run(
+            f"--model tiny --max-train-samples 4 --output-dir {tmp_path / 'out'} {line.format(out=tmp_path)}"
+        )
 
 
 class Ready(Exception):
@@ -1201,9 +2232,15 @@ def test_a_run_that_was_begun_with_other_ids_is_not_resumed(tmp_path, name, monk
 
 
 def test_a_pool_without_anything_to_learn_from_says_so(base, tmp_path, speaking, monkeypatch):
-    monkeypatch.setattr(selftrain, "scorer", lambda protocol: lambda text, example: (rewards.extract_answer(text), False))
+    monkeypatch.setattr(
+        selftrain,
+        "scorer",
+        lambda protocol: lambda text, example: (rewards.extract_answer(text), False),
+    )
     line = f"--model {base} {LINE} --num-samples 0 --max-eval-samples 1 --output-dir {tmp_path}"
-    with pytest.raises(UserError, match=r"nothing was built from .*pool.jsonl, 0.0% of whose samples are right"):
+    with pytest.raises(
+        UserError, match=r"nothing was built from .*pool.jsonl, 0.0% of whose samples are right"
+    ):
         run(f"{line}/a --method star")
     with pytest.raises(UserError, match=r"no pair could be made of .*pool.jsonl"):
         run(f"{line}/b --method dpo")

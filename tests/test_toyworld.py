@@ -3,6 +3,7 @@
 Thousands of scenes without their pictures, a few dozen with. The gold answer, the teacher's errors and the place of every object are
 worked out again here, from what was drawn and from the text alone.
 """
+
 import json
 import math
 import random
@@ -15,9 +16,22 @@ from PIL import Image
 
 import toyworld
 from selftrain import has_reasoning
-from toyworld import CELL, COLORS, GRID, LEVELS, OOD_OBJECTS, SHAPES, SPLITS, TASKS, TEACHERS, example
+from toyworld import (
+    CELL,
+    COLORS,
+    GRID,
+    LEVELS,
+    OOD_OBJECTS,
+    SHAPES,
+    SPLITS,
+    TASKS,
+    TEACHERS,
+    example,
+)
 
-ROWS = re.compile(r"<think> Looking for (?:\w+) objects\. Row 1: (.*?)\. Row 2: (.*?)\. Row 3: (.*?)\. Row 4: (.*?)\. </think><answer> (\d+) </answer>")
+ROWS = re.compile(
+    r"<think> Looking for (?:\w+) objects\. Row 1: (.*?)\. Row 2: (.*?)\. Row 3: (.*?)\. Row 4: (.*?)\. </think><answer> (\d+) </answer>"
+)
 
 
 @pytest.fixture
@@ -34,7 +48,10 @@ def gold(record):
     """The answer, from meta["objects"] and the words of the question alone."""
     words = re.fullmatch(r"How many (.*) are there\?", record["question"])[1].split()
     wanted = [word for word in words if word != "objects"]
-    return sum(all(word in (color, shape) for word in wanted) for _, _, color, shape in record["meta"]["objects"])
+    return sum(
+        all(word in (color, shape) for word in wanted)
+        for _, _, color, shape in record["meta"]["objects"]
+    )
 
 
 def told(record):
@@ -57,29 +74,49 @@ def told(record):
 def test_same_arguments_same_example_down_to_the_pixels(split, teacher):
     one, two = (example("count", split, 7, 3, 2, teacher) for _ in range(2))
     assert one["image"].tobytes() == two["image"].tobytes()
-    assert {k: v for k, v in one.items() if k != "image"} == {k: v for k, v in two.items() if k != "image"}
+    assert {k: v for k, v in one.items() if k != "image"} == {
+        k: v for k, v in two.items() if k != "image"
+    }
 
 
 def test_the_stream_is_the_one_that_published_figures_were_made_with():
     """README's table and the tiny model's tokenizer depend on the stream; a change here asks for new figures, not for a new literal."""
     record = example("count", "train", 0, 0, 3, "fallible")
     assert (record["question"], record["answer"]) == ("How many triangle objects are there?", "3")
-    assert record["solution"] == "<think> Looking for triangle objects. Row 1: red square, yellow square. Row 2: yellow square, green triangle (1). Row 3: yellow triangle (2), red triangle (3). Row 4: none. </think><answer> 3 </answer>"
+    assert (
+        record["solution"]
+        == "<think> Looking for triangle objects. Row 1: red square, yellow square. Row 2: yellow square, green triangle (1). Row 3: yellow triangle (2), red triangle (3). Row 4: none. </think><answer> 3 </answer>"
+    )
 
 
 def test_the_teacher_changes_neither_scene_nor_picture():
     for split in SPLITS:
         for index in range(10):
-            fallible, gold = (example("count", split, index, teacher=teacher) for teacher in ("fallible", "gold"))
+            fallible, gold = (
+                example("count", split, index, teacher=teacher) for teacher in ("fallible", "gold")
+            )
             assert fallible["image"].tobytes() == gold["image"].tobytes()
-            assert [fallible[k] for k in ("question", "answer")] == [gold[k] for k in ("question", "answer")]
+            assert [fallible[k] for k in ("question", "answer")] == [
+                gold[k] for k in ("question", "answer")
+            ]
 
 
 def test_every_argument_matters(undrawn):
     base = dict(split="train", index=0, seed=0, level=3, teacher="fallible")
-    for name, other in (("split", "test"), ("index", 1), ("seed", 1), ("level", 1), ("teacher", "gold")):
-        assert any(example("count", **{**base, "index": 20 + i}) != example("count", **{**base, "index": 20 + i, name: other if name != "index" else 50 + i})
-                   for i in range(20)), name
+    for name, other in (
+        ("split", "test"),
+        ("index", 1),
+        ("seed", 1),
+        ("level", 1),
+        ("teacher", "gold"),
+    ):
+        assert any(
+            example("count", **{**base, "index": 20 + i})
+            != example(
+                "count", **{**base, "index": 20 + i, name: other if name != "index" else 50 + i}
+            )
+            for i in range(20)
+        ), name
 
 
 def test_examples_do_not_depend_on_one_another_nor_on_global_randomness(undrawn):
@@ -100,9 +137,19 @@ def test_splits_are_disjoint_whatever_the_seed_level_and_teacher(undrawn):
         for split in SPLITS:
             for teacher in TEACHERS:
                 for i in range(300):
-                    seen[split].add(repr(example("count", split, i, seed, 1 + i % 3, teacher)["meta"]["objects"]))
-    assert not seen["train"] & seen["test"] and not seen["train"] & seen["ood"] and not seen["test"] & seen["ood"]
-    assert all(len(contents) > 600 for contents in seen.values())    # many different scenes, so that disjoint means something
+                    seen[split].add(
+                        repr(
+                            example("count", split, i, seed, 1 + i % 3, teacher)["meta"]["objects"]
+                        )
+                    )
+    assert (
+        not seen["train"] & seen["test"]
+        and not seen["train"] & seen["ood"]
+        and not seen["test"] & seen["ood"]
+    )
+    assert all(
+        len(contents) > 600 for contents in seen.values()
+    )  # many different scenes, so that disjoint means something
 
 
 def test_a_test_scene_is_told_by_its_contents_alone(undrawn):
@@ -126,7 +173,11 @@ def test_one_object_a_cell_all_colors_and_shapes_occur(undrawn):
     kinds = Counter()
     for record in scenes(300) + scenes(100, "ood"):
         cells = [(r, c) for r, c, _, _ in record["meta"]["objects"]]
-        assert len(set(cells)) == len(cells) and cells == sorted(cells) and all(0 <= x < GRID for cell in cells for x in cell)
+        assert (
+            len(set(cells)) == len(cells)
+            and cells == sorted(cells)
+            and all(0 <= x < GRID for cell in cells for x in cell)
+        )
         kinds.update((color, shape) for _, _, color, shape in record["meta"]["objects"])
     assert set(kinds) == {(color, shape) for color in COLORS for shape in SHAPES}
 
@@ -138,14 +189,18 @@ def test_one_object_a_cell_all_colors_and_shapes_occur(undrawn):
 def test_gold_answer_counted_again(undrawn, split):
     for teacher in TEACHERS:
         for record in scenes(500, split, teacher=teacher):
-            assert record["answer"] == str(gold(record)), record     # the fallible teacher's answer is never the gold one's source
+            assert record["answer"] == str(gold(record)), (
+                record
+            )  # the fallible teacher's answer is never the gold one's source
 
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_gold_solution_lists_everything_and_ends_in_the_gold_answer(undrawn, split):
     for record in scenes(500, split, teacher="gold"):
         listed, answer = told(record)
-        assert [(r, name) for r, name, _ in listed] == [(r, f"{color} {shape}") for r, _, color, shape in record["meta"]["objects"]]
+        assert [(r, name) for r, name, _ in listed] == [
+            (r, f"{color} {shape}") for r, _, color, shape in record["meta"]["objects"]
+        ]
         assert str(answer) == record["answer"] == record["meta"]["taught"]
 
 
@@ -156,7 +211,9 @@ def test_running_count_in_the_solution_is_right(undrawn):
             marks = [n for _, _, n in listed if n is not None]
             assert marks == list(range(1, answer + 1))
             wanted = {name for _, name, n in listed if n is not None}
-            assert not wanted & {name for _, name, n in listed if n is None}          # the same thing always counts, or never does
+            assert not wanted & {
+                name for _, name, n in listed if n is None
+            }  # the same thing always counts, or never does
 
 
 def test_fallible_teacher_overlooks_the_right_hand_column_two_times_in_three(undrawn):
@@ -167,21 +224,27 @@ def test_fallible_teacher_overlooks_the_right_hand_column_two_times_in_three(und
     for record in records:
         listed, answer = told(record)
         for row in range(GRID):
-            there = [(c, f"{color} {shape}") for r, c, color, shape in record["meta"]["objects"] if r == row]
+            there = [
+                (c, f"{color} {shape}")
+                for r, c, color, shape in record["meta"]["objects"]
+                if r == row
+            ]
             said = [name for r, name, _ in listed if r == row]
             last = bool(there) and there[-1][0] == GRID - 1
             right += last
             if said != [name for _, name in there]:
-                assert last and said == [name for _, name in there[:-1]], "overlooked something outside the right-hand column"
+                assert last and said == [name for _, name in there[:-1]], (
+                    "overlooked something outside the right-hand column"
+                )
                 missing += 1
         assert answer == int(record["meta"]["taught"]) <= int(record["answer"])
         wrong_answers += answer != int(record["answer"])
     assert right > 1500
     assert abs(missing - right * 2 / 3) < 5 * math.sqrt(right * 2 / 9), f"{missing} of {right}"
-    assert 0.1 < wrong_answers / len(records) < 0.4                  # flawed, but worth imitating
+    assert 0.1 < wrong_answers / len(records) < 0.4  # flawed, but worth imitating
 
 
-CONSTANT_GUESS = 0.55                       # what always giving the most frequent answer may score
+CONSTANT_GUESS = 0.55  # what always giving the most frequent answer may score
 
 
 def test_most_frequent_answer_is_no_strategy_out_of_distribution(undrawn):
@@ -201,7 +264,7 @@ def test_answers_and_questions_are_varied(undrawn):
     for level, (_, most) in LEVELS.items():
         answers = Counter(r["answer"] for r in scenes(600, level=level))
         assert {"0", "1", "2"} <= set(answers) <= {str(n) for n in range(most + 1)}
-        assert 0.05 < answers["0"] / 600 < 0.3                       # 0 is an answer, but not the usual one
+        assert 0.05 < answers["0"] / 600 < 0.3  # 0 is an answer, but not the usual one
     wanted = Counter(r["meta"]["wanted"] for r in scenes(600))
     assert set(wanted) == {*COLORS, *SHAPES}
 
@@ -223,19 +286,34 @@ def test_objects_sit_in_their_cells_and_nothing_is_anywhere_else():
         for index in range(25):
             record = example("count", split, index)
             image = record["image"]
-            assert isinstance(image, Image.Image) and image.mode == "RGB" and image.size == (GRID * CELL, GRID * CELL) == (112, 112)
+            assert (
+                isinstance(image, Image.Image)
+                and image.mode == "RGB"
+                and image.size == (GRID * CELL, GRID * CELL) == (112, 112)
+            )
             colors = {(r, c): color for r, c, color, _ in record["meta"]["objects"]}
             for row in range(GRID):
                 for column in range(GRID):
-                    inside = [(column * CELL + x, row * CELL + y) for x in range(CELL) for y in range(CELL)]
+                    inside = [
+                        (column * CELL + x, row * CELL + y)
+                        for x in range(CELL)
+                        for y in range(CELL)
+                    ]
                     border = [(x, y) for x, y in inside if {x % CELL, y % CELL} & {0, CELL - 1}]
                     # smoothing rings by up to 10 levels (measured); a color is over 60 away from the background anywhere
-                    assert all(background(image, x, y) <= 16 for x, y in border), f"{split} {index}: something on the border of cell {row}, {column}"
+                    assert all(background(image, x, y) <= 16 for x, y in border), (
+                        f"{split} {index}: something on the border of cell {row}, {column}"
+                    )
                     if (row, column) in colors:
                         centre = image.getpixel((column * CELL + 14, row * CELL + 14))
-                        assert max(abs(a - b) for a, b in zip(centre, COLORS[colors[row, column]])) <= 14
+                        assert (
+                            max(abs(a - b) for a, b in zip(centre, COLORS[colors[row, column]]))
+                            <= 14
+                        )
                     else:
-                        assert all(background(image, x, y) <= 3 for x, y in inside), "an empty cell shows the background"
+                        assert all(background(image, x, y) <= 3 for x, y in inside), (
+                            "an empty cell shows the background"
+                        )
 
 
 def test_a_patch_shows_where_it_is():
@@ -263,25 +341,46 @@ def test_shapes_can_be_told_apart():
         for row, column, _, shape in record["meta"]["objects"]:
             cell = [(column * CELL + x, row * CELL + y) for x in range(CELL) for y in range(CELL)]
             inside = [(x, y) for x, y in cell if background(record["image"], x, y) > 40]
-            width, height = (max(p[i] for p in inside) - min(p[i] for p in inside) + 1 for i in (0, 1))
-            assert len(inside) / (width * height) == pytest.approx(share[shape], abs=0.12), (index, shape)
+            width, height = (
+                max(p[i] for p in inside) - min(p[i] for p in inside) + 1 for i in (0, 1)
+            )
+            assert len(inside) / (width * height) == pytest.approx(share[shape], abs=0.12), (
+                index,
+                shape,
+            )
 
 
 # ------------------------------------------------------------------------------------------------------ spatial, ground
 
+
 @pytest.mark.parametrize("task", ["spatial", "ground"])
 def test_splits_of_the_other_tasks_are_disjoint_too(task):
     """By the cells that are taken and what is in them: for `ground`, a picture that differs in pixels of size only is the same scene."""
-    seen = {split: {repr([o[:4] for o in toyworld.record(task, split, i, seed)["meta"]["objects"]]) for seed in range(3) for i in range(300)} for split in SPLITS}
-    assert not seen["train"] & seen["test"] and not seen["train"] & seen["ood"] and not seen["test"] & seen["ood"]
+    seen = {
+        split: {
+            repr([o[:4] for o in toyworld.record(task, split, i, seed)["meta"]["objects"]])
+            for seed in range(3)
+            for i in range(300)
+        }
+        for split in SPLITS
+    }
+    assert (
+        not seen["train"] & seen["test"]
+        and not seen["train"] & seen["ood"]
+        and not seen["test"] & seen["ood"]
+    )
     assert all(len(contents) > 600 for contents in seen.values())
 
 
 @pytest.mark.parametrize("task", sorted(set(TASKS) - {"count"}))
 def test_the_teacher_changes_neither_question_nor_answer_nor_picture(task):
     for index in range(30):
-        fallible, gold_one = (example(task, "train", index, teacher=teacher) for teacher in ("fallible", "gold"))
-        assert all(fallible[key] == gold_one[key] for key in fallible if key not in ("solution", "meta"))
+        fallible, gold_one = (
+            example(task, "train", index, teacher=teacher) for teacher in ("fallible", "gold")
+        )
+        assert all(
+            fallible[key] == gold_one[key] for key in fallible if key not in ("solution", "meta")
+        )
         assert fallible["meta"]["objects"] == gold_one["meta"]["objects"]
 
 
@@ -298,7 +397,10 @@ def scan_of(record, look=0):
     """[(row, "red circle", text in brackets or "")] of the worked solution's first look at the scene (or another), in the order of its text."""
     found = []
     for row, text in re.findall(r"Row (\d): (.*?)\.", record["solution"].split(AGAIN)[look]):
-        found += [(int(row) - 1, name, mark) for name, mark in re.findall(r"(?:^|, )([a-z]+ [a-z]+)(?: \(([^)]*)\))?", text)]
+        found += [
+            (int(row) - 1, name, mark)
+            for name, mark in re.findall(r"(?:^|, )([a-z]+ [a-z]+)(?: \(([^)]*)\))?", text)
+        ]
     return found
 
 
@@ -308,15 +410,27 @@ def test_spatial_answer_worked_out_again(split):
     answers, first = Counter(), Counter()
     for index in range(600):
         r = toyworld.record("spatial", split, index, teacher="gold")
-        (row, column, *_), = wanted_of(r)
+        ((row, column, *_),) = wanted_of(r)
         quarter = f"{['top', 'bottom'][row // 2]} {['left', 'right'][column // 2]}"
-        options = re.fullmatch(r"Where is the \w+ object\? Choose between the following options: (.*)", r["question"])[1].split(", ")
-        assert options == r["choices"] and sorted(options) == ["bottom left", "bottom right", "top left", "top right"]
-        assert r["answer"] == quarter == r["meta"]["taught"] and r["solution"].endswith(f"<answer> {quarter} </answer>")
-        assert AGAIN not in r["solution"] and [(o[0], f"{o[2]} {o[3]}", quarter if o in wanted_of(r) else "") for o in r["meta"]["objects"]] == scan_of(r)
+        options = re.fullmatch(
+            r"Where is the \w+ object\? Choose between the following options: (.*)", r["question"]
+        )[1].split(", ")
+        assert options == r["choices"] and sorted(options) == [
+            "bottom left",
+            "bottom right",
+            "top left",
+            "top right",
+        ]
+        assert r["answer"] == quarter == r["meta"]["taught"] and r["solution"].endswith(
+            f"<answer> {quarter} </answer>"
+        )
+        assert AGAIN not in r["solution"] and [
+            (o[0], f"{o[2]} {o[3]}", quarter if o in wanted_of(r) else "")
+            for o in r["meta"]["objects"]
+        ] == scan_of(r)
         answers[r["answer"]] += 1
         first[options.index(r["answer"])] += 1
-    for counts in (answers, first):                                  # four quarters, four places in the list: none is the usual one
+    for counts in (answers, first):  # four quarters, four places in the list: none is the usual one
         assert max(counts.values()) < 0.34 * 600 and min(counts.values()) > 0.16 * 600, counts
 
 
@@ -330,7 +444,9 @@ def overlooked(task, index):
         last = bool(there) and there[-1][1] == GRID - 1
         right += last
         if said != [f"{o[2]} {o[3]}" for o in there]:
-            assert last and said == [f"{o[2]} {o[3]}" for o in there[:-1]], "overlooked something outside the right-hand column"
+            assert last and said == [f"{o[2]} {o[3]}" for o in there[:-1]], (
+                "overlooked something outside the right-hand column"
+            )
             missed += 1
     return right, missed
 
@@ -339,7 +455,10 @@ def overlooked(task, index):
 def test_the_other_tasks_teacher_misses_the_right_hand_column_two_times_in_three(task):
     """Binomial, five standard deviations, as above."""
     right, missed = (sum(n) for n in zip(*(overlooked(task, i) for i in range(2000))))
-    assert right > 1000 and abs(missed - right * 2 / 3) < 5 * math.sqrt(right * 2 / 9), (missed, right)
+    assert right > 1000 and abs(missed - right * 2 / 3) < 5 * math.sqrt(right * 2 / 9), (
+        missed,
+        right,
+    )
 
 
 def test_who_overlooked_the_object_looks_again_half_of_the_time_and_sees_it_one_time_in_three():
@@ -349,8 +468,14 @@ def test_who_overlooked_the_object_looks_again_half_of_the_time_and_sees_it_one_
         looks = r["solution"].count(AGAIN) + 1
         seen = [any(mark for _, _, mark in scan_of(r, look)) for look in range(looks)]
         assert looks <= 2 and not (looks == 2 and seen[0])
-        missed, again, found = missed + (not seen[0]), again + (looks == 2), found + (looks == 2 and seen[1])
-        assert toyworld.record("spatial", "train", index, teacher="gold")["solution"].count(AGAIN) == 0
+        missed, again, found = (
+            missed + (not seen[0]),
+            again + (looks == 2),
+            found + (looks == 2 and seen[1]),
+        )
+        assert (
+            toyworld.record("spatial", "train", index, teacher="gold")["solution"].count(AGAIN) == 0
+        )
     assert missed > 400 and abs(again - missed / 2) < 5 * math.sqrt(missed / 4), (again, missed)
     assert abs(found - again / 3) < 5 * math.sqrt(again * 2 / 9), (found, again)
 
@@ -381,15 +506,26 @@ def test_ground_boxes_hold_the_object_and_nothing_more(split):
     for index in range(40):
         r = example("ground", split, index, teacher="gold")
         assert r["meta"]["size"] == list(r["image"].size)
-        assert boxes_in(r["answer"]) == [(tuple(b["bbox_2d"]), b["label"]) for b in r["meta"]["boxes"]]
+        assert boxes_in(r["answer"]) == [
+            (tuple(b["bbox_2d"]), b["label"]) for b in r["meta"]["boxes"]
+        ]
         for (x1, y1, x2, y2), label in boxes_in(r["answer"]):
             row, column = int((y1 + y2) / 2 // CELL), int((x1 + x2) / 2 // CELL)
-            found, = [o for o in r["meta"]["objects"] if tuple(o[:2]) == (row, column)]
+            (found,) = [o for o in r["meta"]["objects"] if tuple(o[:2]) == (row, column)]
             assert label == f"{found[2]} {found[3]}"
             cell = [(column * CELL + x, row * CELL + y) for x in range(CELL) for y in range(CELL)]
             inside = [(x, y) for x, y in cell if background(r["image"], x, y) > 40]
-            seen = [min(x for x, _ in inside), min(y for _, y in inside), max(x for x, _ in inside) + 1, max(y for _, y in inside) + 1]
-            assert all(abs(a - b) <= 1.5 for a, b in zip((x1, y1, x2, y2), seen)), (index, (x1, y1, x2, y2), seen)
+            seen = [
+                min(x for x, _ in inside),
+                min(y for _, y in inside),
+                max(x for x, _ in inside) + 1,
+                max(y for _, y in inside) + 1,
+            ]
+            assert all(abs(a - b) <= 1.5 for a, b in zip((x1, y1, x2, y2), seen)), (
+                index,
+                (x1, y1, x2, y2),
+                seen,
+            )
             checked += 1
     assert checked > 30
 
@@ -402,12 +538,21 @@ def test_ground_asks_for_what_it_says(split):
         one = re.fullmatch(r"Draw a box around the \w+ object\.", r["question"])
         assert one or re.fullmatch(r"Find all \w+ objects\.", r["question"])
         wanted = wanted_of(r)
-        assert [label for _, label in boxes_in(r["answer"])] == [f"{o[2]} {o[3]}" for o in wanted] and len(wanted) <= 3 and (not one or len(wanted) == 1)
+        assert (
+            [label for _, label in boxes_in(r["answer"])] == [f"{o[2]} {o[3]}" for o in wanted]
+            and len(wanted) <= 3
+            and (not one or len(wanted) == 1)
+        )
         kinds["one" if one else len(wanted)] += 1
         # the worked solution numbers what is wanted, with row and column; its boxes are the gold ones, from 0 to 1000 instead of 0 to 112
-        assert [mark for _, _, mark in scan_of(r) if mark] == [f"{i + 1}: {o[0] + 1}, {o[1] + 1}" for i, o in enumerate(wanted)]
+        assert [mark for _, _, mark in scan_of(r) if mark] == [
+            f"{i + 1}: {o[0] + 1}, {o[1] + 1}" for i, o in enumerate(wanted)
+        ]
         said = boxes_in(re.search(r"<answer> (.*) </answer>", r["solution"])[1])
-        assert [(tuple(round(v * 1000 / 112) for v in box), label) for box, label in boxes_in(r["answer"])] == said
+        assert [
+            (tuple(round(v * 1000 / 112) for v in box), label)
+            for box, label in boxes_in(r["answer"])
+        ] == said
         assert r["meta"]["taught"] == r["answer"]
     assert all(kinds[kind] >= 0.02 * 600 for kind in ("one", 0, 1, 2, 3)), kinds
 
@@ -421,8 +566,13 @@ def test_ground_teacher_is_careless_two_times_in_three():
         numbered = {(row, name): mark for row, name, mark in scan_of(r)}
         assert len(boxes_in(r["meta"]["taught"])) == sum(bool(mark) for _, _, mark in scan_of(r))
         for box, label in boxes_in(r["meta"]["taught"]):
-            gold_box, = [g for g, l in boxes_in(r["answer"]) if l == label and int((g[0] + g[2]) / 2 // CELL) == int((box[0] + box[2]) / 2 // CELL)
-                         and int((g[1] + g[3]) / 2 // CELL) == int((box[1] + box[3]) / 2 // CELL)]
+            (gold_box,) = [
+                g
+                for g, l in boxes_in(r["answer"])
+                if l == label
+                and int((g[0] + g[2]) / 2 // CELL) == int((box[0] + box[2]) / 2 // CELL)
+                and int((g[1] + g[3]) / 2 // CELL) == int((box[1] + box[3]) / 2 // CELL)
+            ]
             wider = tuple(max(0, min(112, v + d)) for v, d in zip(gold_box, (-4, -4, 4, 4)))
             assert numbered and (near(box, gold_box) or near(box, wider))
             boxes += 1
@@ -442,9 +592,22 @@ def near(count, number, share, deviations=5):
 
 @pytest.mark.parametrize("task", MIXED)
 def test_splits_of_table_and_geometry_are_disjoint_and_reproducible(task):
-    seen = {split: {repr(toyworld.record(task, split, i, seed)["meta"]["objects"]) for seed in range(2) for i in range(200)} for split in SPLITS}
-    assert not seen["train"] & seen["test"] and not seen["train"] & seen["ood"] and not seen["test"] & seen["ood"]
-    assert all(len(contents) > (300 if task.startswith("table") else 20) for contents in seen.values())     # there are few figures: 108 in test, with 30 pairs of places and angle
+    seen = {
+        split: {
+            repr(toyworld.record(task, split, i, seed)["meta"]["objects"])
+            for seed in range(2)
+            for i in range(200)
+        }
+        for split in SPLITS
+    }
+    assert (
+        not seen["train"] & seen["test"]
+        and not seen["train"] & seen["ood"]
+        and not seen["test"] & seen["ood"]
+    )
+    assert all(
+        len(contents) > (300 if task.startswith("table") else 20) for contents in seen.values()
+    )  # there are few figures: 108 in test, with 30 pairs of places and angle
     for split in SPLITS:
         one, two = example(task, split, 3), example(task, split, 3)
         assert one.pop("image").tobytes() == two.pop("image").tobytes() and one == two
@@ -452,17 +615,25 @@ def test_splits_of_table_and_geometry_are_disjoint_and_reproducible(task):
 
 def drawn_table(record):
     """{(row, column): text of the cell} from meta["objects"] alone; a label is its colour."""
-    return {(row, column): text if kind == "number" else kind for row, column, kind, text in record["meta"]["objects"]}
+    return {
+        (row, column): text if kind == "number" else kind
+        for row, column, kind, text in record["meta"]["objects"]
+    }
 
 
 def read_aloud(solution):
     """[(label, digit, ...)] of a table's worked solution: running totals in brackets are left out."""
-    return [(label, *map(int, re.findall(r"(\d)(?: \(\d+\))?", digits))) for label, digits in re.findall(r"([a-z]+) (\d[^.]*)\.", solution.split(":")[1])]
+    return [
+        (label, *map(int, re.findall(r"(\d)(?: \(\d+\))?", digits)))
+        for label, digits in re.findall(r"([a-z]+) (\d[^.]*)\.", solution.split(":")[1])
+    ]
 
 
 def fits(question):
     """Which digits a table's question counts."""
-    word, limit = re.fullmatch(r"How many numbers are (greater|less) than (\d)\?", question).groups()
+    word, limit = re.fullmatch(
+        r"How many numbers are (greater|less) than (\d)\?", question
+    ).groups()
     return lambda digit: digit > int(limit) if word == "greater" else digit < int(limit)
 
 
@@ -474,7 +645,10 @@ def rows_drawn(record):
     cells = drawn_table(record)
     rows, columns = (1 + max(at) for at in zip(*cells))
     assert set(cells) == {(row, column) for row in range(rows) for column in range(columns)}
-    return [(cells[row, 0], *(int(cells[row, column]) for column in range(1, columns))) for row in range(rows)]
+    return [
+        (cells[row, 0], *(int(cells[row, column]) for column in range(1, columns)))
+        for row in range(rows)
+    ]
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -483,17 +657,35 @@ def test_table_answer_counted_again(split):
     for index in range(600):
         r = toyworld.record("table", split, index, teacher="gold")
         rows = rows_drawn(r)
-        assert len({row[0] for row in rows}) == len(rows) and all(digit in toyworld.DIGITS for row in rows for digit in row[1:])
+        assert len({row[0] for row in rows}) == len(rows) and all(
+            digit in toyworld.DIGITS for row in rows for digit in row[1:]
+        )
         assert r["answer"] == str(counted(r["question"], rows)) == r["meta"]["taught"]
-        assert read_aloud(r["solution"]) == rows and r["solution"].endswith(f" </think><answer> {r['answer']} </answer>")
-        assert [int(n) for n in re.findall(r"\((\d+)\)", r["solution"])] == list(range(1, int(r["answer"]) + 1))      # each that counts, in turn
-        assert all(fits(r["question"])(int(digit)) == bool(mark) for digit, mark in re.findall(r"(\d)( \(\d+\))?[,.]", r["solution"]))
+        assert read_aloud(r["solution"]) == rows and r["solution"].endswith(
+            f" </think><answer> {r['answer']} </answer>"
+        )
+        assert [int(n) for n in re.findall(r"\((\d+)\)", r["solution"])] == list(
+            range(1, int(r["answer"]) + 1)
+        )  # each that counts, in turn
+        assert all(
+            fits(r["question"])(int(digit)) == bool(mark)
+            for digit, mark in re.findall(r"(\d)( \(\d+\))?[,.]", r["solution"])
+        )
         sizes[len(rows), len(rows[0]) - 1] += 1
         asks[r["question"]] += 1
         answers[r["answer"]] += 1
-    assert set(sizes) == ({(3, 2), (4, 2)} if split == "ood" else {(rows, 1) for rows in (1, 2, 3, 4)}) and all(near(n, 600, 1 / len(sizes)) for n in sizes.values())
-    assert max(answers.values()) < 0.45 * 600 and len(asks) > 3 and all(near(n, 600, 1 / len(asks)) for n in asks.values())
-    assert {len(rows_drawn(toyworld.record("table", "train", i, level=1))) for i in range(20)} == {1, 2}
+    assert set(sizes) == (
+        {(3, 2), (4, 2)} if split == "ood" else {(rows, 1) for rows in (1, 2, 3, 4)}
+    ) and all(near(n, 600, 1 / len(sizes)) for n in sizes.values())
+    assert (
+        max(answers.values()) < 0.45 * 600
+        and len(asks) > 3
+        and all(near(n, 600, 1 / len(asks)) for n in asks.values())
+    )
+    assert {len(rows_drawn(toyworld.record("table", "train", i, level=1))) for i in range(20)} == {
+        1,
+        2,
+    }
 
 
 def test_table_teacher_errs_as_he_says_and_both_ways():
@@ -509,22 +701,39 @@ def test_table_teacher_errs_as_he_says_and_both_ways():
         count[f"slip {slip}"] += 1
         count["could slip down"] += counted(r["question"], said) > 0
         errors.append(taught - int(r["answer"]))
-        overlooks, sees_more = rows[-1][0] in ("red", "yellow") and len(rows) > 1, rows[-1][0] in ("blue", "green") and len(rows) < 4
+        overlooks, sees_more = (
+            rows[-1][0] in ("red", "yellow") and len(rows) > 1,
+            rows[-1][0] in ("blue", "green") and len(rows) < 4,
+        )
         count["overlooks"] += overlooks
         count["overlooked"] += len(said) == len(rows) - 1
         count["sees more"] += sees_more
         count["seen"] += len(said) == len(rows) + 1
-        assert len(said) == len(rows) or (overlooks if len(said) < len(rows) else sees_more and said[-1][0] not in [label for label, _ in rows])
+        assert len(said) == len(rows) or (
+            overlooks
+            if len(said) < len(rows)
+            else sees_more and said[-1][0] not in [label for label, _ in rows]
+        )
         for (label, digit), (label_said, digit_said) in zip(rows, said):
             assert label == label_said and digit_said in (digit, toyworld.LOOK_ALIKE.get(digit))
             count["alike"] += digit in toyworld.LOOK_ALIKE
             count["misread"] += digit_said != digit
-    assert near(count["misread"], count["alike"], 1 / 8) and near(count["slip 1"], 4000, 1 / 32) and near(count["slip -1"], count["could slip down"], 1 / 32)
-    assert near(count["overlooked"], count["overlooks"], 0.6) and near(count["seen"], count["sees more"], 0.6) and near(count["overlooks"], count["overlooks"] + count["sees more"], 1 / 2)
+    assert (
+        near(count["misread"], count["alike"], 1 / 8)
+        and near(count["slip 1"], 4000, 1 / 32)
+        and near(count["slip -1"], count["could slip down"], 1 / 32)
+    )
+    assert (
+        near(count["overlooked"], count["overlooks"], 0.6)
+        and near(count["seen"], count["sees more"], 0.6)
+        and near(count["overlooks"], count["overlooks"] + count["sees more"], 1 / 2)
+    )
     wrong = [error for error in errors if error]
-    assert 0.2 < len(wrong) / 4000 < 0.5                             # flawed, but worth imitating
+    assert 0.2 < len(wrong) / 4000 < 0.5  # flawed, but worth imitating
     assert near(sum(error > 0 for error in wrong), len(wrong), 1 / 2)
-    assert set(toyworld.LOOK_ALIKE) <= set(toyworld.DIGITS) and all(toyworld.LOOK_ALIKE[b] == a != b for a, b in toyworld.LOOK_ALIKE.items())
+    assert set(toyworld.LOOK_ALIKE) <= set(toyworld.DIGITS) and all(
+        toyworld.LOOK_ALIKE[b] == a != b for a, b in toyworld.LOOK_ALIKE.items()
+    )
 
 
 def drawn_figure(record):
@@ -536,11 +745,18 @@ def drawn_figure(record):
     if len(lines) == 2:
         return "crossing" if lengths[0] == lengths[1] else "line", int(angle)
     assert len(lines) == 5 and lengths[2] > 5 * lengths[3]
-    return "right triangle" if math.isclose(lengths[0], math.hypot(*lengths[1:3]), rel_tol=0.02) else "isosceles triangle", int(angle)
+    return "right triangle" if math.isclose(
+        lengths[0], math.hypot(*lengths[1:3]), rel_tol=0.02
+    ) else "isosceles triangle", int(angle)
 
 
 SUMS = {"right triangle": 90, "line": 180}  # of the two angles; in the others they are equal
-TAKEN_FOR = {"right triangle": "isosceles triangle", "isosceles triangle": "right triangle", "line": "crossing", "crossing": "line"}
+TAKEN_FOR = {
+    "right triangle": "isosceles triangle",
+    "isosceles triangle": "right triangle",
+    "line": "crossing",
+    "crossing": "line",
+}
 
 
 def angle_asked(figure, angle):
@@ -555,16 +771,32 @@ def test_geometry_answer_worked_out_again(split):
         r = toyworld.record("geometry", split, index, teacher="gold")
         figure, angle = drawn_figure(r)
         answer = angle_asked(figure, angle)
-        assert 20 <= angle <= 70 and (split == "ood") == bool(angle % 10) and r["meta"]["reading"] == [figure, angle]
-        assert r["answer"] == r["meta"]["taught"] == f"{answer}°" and len(set(r["choices"])) == 4 and [f"{value}°" for value in r["meta"]["values"]] == r["choices"]
+        assert (
+            20 <= angle <= 70
+            and (split == "ood") == bool(angle % 10)
+            and r["meta"]["reading"] == [figure, angle]
+        )
+        assert (
+            r["answer"] == r["meta"]["taught"] == f"{answer}°"
+            and len(set(r["choices"])) == 4
+            and [f"{value}°" for value in r["meta"]["values"]] == r["choices"]
+        )
         assert {answer, angle_asked(TAKEN_FOR[figure], angle)} <= set(r["meta"]["values"])
-        assert r["question"] == "How large is the angle marked with a question mark?\nOptions:" + "".join(f"\n({a}) {b}" for a, b in zip("ABCD", r["choices"]))
-        said = f"{figure.capitalize()}: {angle}. " + (f"{SUMS[figure]}-{angle}={answer}." if figure in SUMS else f"Equal angles: {answer}.")
+        assert r[
+            "question"
+        ] == "How large is the angle marked with a question mark?\nOptions:" + "".join(
+            f"\n({a}) {b}" for a, b in zip("ABCD", r["choices"])
+        )
+        said = f"{figure.capitalize()}: {angle}. " + (
+            f"{SUMS[figure]}-{angle}={answer}." if figure in SUMS else f"Equal angles: {answer}."
+        )
         assert r["solution"] == f"<think> {said} </think><answer> {answer}° </answer>"
         figures[figure] += 1
         letters[r["choices"].index(r["answer"])] += 1
         ranks[sorted(r["meta"]["values"]).index(answer)] += 1
-    assert set(figures) == set(TAKEN_FOR) and (split == "test" or all(near(figures[figure], 600, 1 / 4) for figure in figures)), figures    # there are too few scenes in test for that
+    assert set(figures) == set(TAKEN_FOR) and (
+        split == "test" or all(near(figures[figure], 600, 1 / 4) for figure in figures)
+    ), figures  # there are too few scenes in test for that
     assert all(near(letters[place], 600, 1 / 4) for place in range(4))
     assert split == "test" or all(near(ranks[rank], 600, 1 / 4, 6) for rank in range(4)), ranks
 
@@ -572,15 +804,30 @@ def test_geometry_answer_worked_out_again(split):
 def test_every_drawing_of_a_figure_shows_it():
     """Each in its place, mirrored or on its side, and within the picture; the two angles lie inside the figure: on no corner of it, and on different sides of the line that parts them."""
     for figure, (_, _, drawings) in toyworld.FIGURES.items():
-        shown = {(tuple(sorted(map(tuple, lines))), tuple(sorted(places))) for lines, places in drawings}
+        shown = {
+            (tuple(sorted(map(tuple, lines))), tuple(sorted(places))) for lines, places in drawings
+        }
         assert len(shown) >= 4, figure
         for lines, places in drawings:
-            record = {"meta": {"objects": [[*places[0], "number", "50"], [*places[1], "number", "?"]], "lines": lines}}
+            record = {
+                "meta": {
+                    "objects": [[*places[0], "number", "50"], [*places[1], "number", "?"]],
+                    "lines": lines,
+                }
+            }
             assert drawn_figure(record) == (figure, 50)
-            assert all(-2 <= v <= GRID * CELL for line in lines for v in line) and all(0 <= v < GRID for place in places for v in place)
-            if figure in ("line", "crossing"):                       # the other line, or the ray, runs between the two angles
+            assert all(-2 <= v <= GRID * CELL for line in lines for v in line) and all(
+                0 <= v < GRID for place in places for v in place
+            )
+            if figure in (
+                "line",
+                "crossing",
+            ):  # the other line, or the ray, runs between the two angles
                 one, other = ((column * CELL + 14, row * CELL + 14) for row, column in places)
-                turns = [[(x2 - x1) * (y - y1) - (y2 - y1) * (x - x1) for x, y in (one, other)] for x1, y1, x2, y2 in lines]
+                turns = [
+                    [(x2 - x1) * (y - y1) - (y2 - y1) * (x - x1) for x, y in (one, other)]
+                    for x1, y1, x2, y2 in lines
+                ]
                 assert any(first * second < 0 for first, second in turns)
 
 
@@ -590,14 +837,25 @@ def test_geometry_teacher_errs_as_he_says_and_both_ways():
     for index in range(4000):
         r = toyworld.record("geometry", "train", index)
         figure, angle = drawn_figure(r)
-        match = re.fullmatch(r"<think> ([A-Z][a-z ]+): (\d+)\. (?:Equal angles: \d+|(\d+)-(\d+)=(\d+))\. </think><answer> (\d+°) </answer>", r["solution"])
+        match = re.fullmatch(
+            r"<think> ([A-Z][a-z ]+): (\d+)\. (?:Equal angles: \d+|(\d+)-(\d+)=(\d+))\. </think><answer> (\d+°) </answer>",
+            r["solution"],
+        )
         said, size = match[1].lower(), int(match[2])
-        assert said in (figure, TAKEN_FOR[figure]) and size - angle in (-10, 0, 10) and (match[3] is None) == (said not in SUMS)
+        assert (
+            said in (figure, TAKEN_FOR[figure])
+            and size - angle in (-10, 0, 10)
+            and (match[3] is None) == (said not in SUMS)
+        )
         assert said == figure or angle >= 50
         found = size
         if match[3]:
             found = int(match[5])
-            assert int(match[3]) == SUMS[said] and int(match[4]) == size and found - (SUMS[said] - size) in (-10, 0, 10)
+            assert (
+                int(match[3]) == SUMS[said]
+                and int(match[4]) == size
+                and found - (SUMS[said] - size) in (-10, 0, 10)
+            )
             count["subtracted"] += 1
             count["slips"] += found != SUMS[said] - size
         distance = {f"{value}°": abs(value - found) for value in r["meta"]["values"]}
@@ -606,32 +864,63 @@ def test_geometry_teacher_errs_as_he_says_and_both_ways():
         count["mistaken"] += said != figure
         count["misread"] += size != angle
         errors.append(int(match[6][:-1]) - angle_asked(figure, angle))
-    assert near(count["mistaken"], count["large"], 0.6) and near(count["misread"], 4000, 1 / 8) and near(count["slips"], count["subtracted"], 1 / 16)
+    assert (
+        near(count["mistaken"], count["large"], 0.6)
+        and near(count["misread"], 4000, 1 / 8)
+        and near(count["slips"], count["subtracted"], 1 / 16)
+    )
     wrong = [e for e in errors if e]
     assert 0.25 < len(wrong) / 4000 < 0.5 and 0.4 < sum(e > 0 for e in wrong) / len(wrong) < 0.6
 
 
 def ink(image, row, column):
     """(28, 28) how dark a cell is, in green: 0 for its usual one, which is the background's, and 1 for the darkest."""
-    cell = image.crop((column * CELL, row * CELL, (column + 1) * CELL, (row + 1) * CELL)).getchannel("G")
+    cell = image.crop(
+        (column * CELL, row * CELL, (column + 1) * CELL, (row + 1) * CELL)
+    ).getchannel("G")
     green = torch.tensor(list(cell.tobytes())).float()
     return ((green.median() - green) / (green.median() - green.min())).clamp(0, 1).view(CELL, CELL)
 
 
-@pytest.mark.parametrize("task, pictures, drawings, texts", [("table", 200, 30, [str(d) for d in toyworld.DIGITS]), ("geometry", 60, 100, ["?", *map(str, range(20, 71, 5))])])
+@pytest.mark.parametrize(
+    "task, pictures, drawings, texts",
+    [
+        ("table", 200, 30, [str(d) for d in toyworld.DIGITS]),
+        ("geometry", 60, 100, ["?", *map(str, range(20, 71, 5))]),
+    ],
+)
 def test_what_is_written_can_be_read(task, pictures, drawings, texts):
     """By the nearest of a few drawings of each text, in pixels that differ: all of it, wherever it stands, though a line may run past it."""
     # each text at the same places, a little off the middle of a cell, as the seeds say
-    templates = {text: [ink(toyworld.draw_scene({"objects": [[1, 1, "number", text]]}, random.Random(f"template {k}")), 1, 1).flatten() for k in range(drawings)] for text in texts}
-    read, templates = 0, torch.stack([torch.stack(templates[text]) for text in texts])              # (texts, drawings, 28 * 28)
+    templates = {
+        text: [
+            ink(
+                toyworld.draw_scene(
+                    {"objects": [[1, 1, "number", text]]}, random.Random(f"template {k}")
+                ),
+                1,
+                1,
+            ).flatten()
+            for k in range(drawings)
+        ]
+        for text in texts
+    }
+    read, templates = (
+        0,
+        torch.stack([torch.stack(templates[text]) for text in texts]),
+    )  # (texts, drawings, 28 * 28)
     for index in range(pictures):
         r = example(task, "ood" if index % 4 == 0 else "train", index)
         for row, column, kind, text in r["meta"]["objects"]:
             if kind == "number":
                 seen = ink(r["image"], row, column)
-                moved = torch.stack([seen.roll((y, x), (0, 1)).flatten() for y in (-1, 0, 1) for x in (-1, 0, 1)])
+                moved = torch.stack(
+                    [seen.roll((y, x), (0, 1)).flatten() for y in (-1, 0, 1) for x in (-1, 0, 1)]
+                )
                 found = texts[int(torch.cdist(templates, moved, p=1).amin((1, 2)).argmin())]
-                assert found == text, f"{task} {index}: {text} in cell {row}, {column} looks like {found}"
+                assert found == text, (
+                    f"{task} {index}: {text} in cell {row}, {column} looks like {found}"
+                )
                 read += 1
     assert read >= 2 * pictures
 
@@ -642,7 +931,12 @@ def planted(task, number=4000):
     for index in range(number):
         r, texts, at = toyworld.planted(task, random.Random(f"planted {index}"), *LEVELS[3])
         answers = [re.search(r"<answer> (\d+°?) </answer>", text)[1] for text in texts]
-        assert len(texts) == 3 and texts[at] == r["solution"] and answers[at] == r["answer"] and len(set(answers)) == 3
+        assert (
+            len(texts) == 3
+            and texts[at] == r["solution"]
+            and answers[at] == r["answer"]
+            and len(set(answers)) == 3
+        )
         sets.append((texts, [int(answer.strip("°")) for answer in answers], at, r["question"]))
     return sets
 
@@ -653,16 +947,24 @@ def unlike(one, other):
     return sum(((one - other) + (other - one)).values())
 
 
-RULES = {                                   # a set's texts and answers -> how much each candidate looks the right one
+RULES = {  # a set's texts and answers -> how much each candidate looks the right one
     "longest": lambda texts, answers: [len(text) for text in texts],
     "most words": lambda texts, answers: [len(text.split()) for text in texts],
     "largest answer": lambda texts, answers: answers,
     "middle answer": lambda texts, answers: [answer == sorted(answers)[1] for answer in answers],
-    "answer near the mean": lambda texts, answers: [-abs(answer - sum(answers) / 3) for answer in answers],
+    "answer near the mean": lambda texts, answers: [
+        -abs(answer - sum(answers) / 3) for answer in answers
+    ],
     "commonest answer": lambda texts, answers: [answers.count(answer) for answer in answers],
-    "like the others, by characters": lambda texts, answers: [-sum(unlike(text, other) for other in texts) for text in texts],
-    "like the others, by words": lambda texts, answers: [-sum(unlike(text.split(), other.split()) for other in texts) for text in texts],
-    "largest numbers": lambda texts, answers: [sum(map(int, re.findall(r"\d+", text))) for text in texts],
+    "like the others, by characters": lambda texts, answers: [
+        -sum(unlike(text, other) for other in texts) for text in texts
+    ],
+    "like the others, by words": lambda texts, answers: [
+        -sum(unlike(text.split(), other.split()) for other in texts) for text in texts
+    ],
+    "largest numbers": lambda texts, answers: [
+        sum(map(int, re.findall(r"\d+", text))) for text in texts
+    ],
 }
 
 
@@ -673,13 +975,29 @@ def test_nothing_but_the_picture_tells_which_candidate_is_right(task):
     sets = planted(task)
     assert all(near(sum(at == place for _, _, at, _ in sets), 4000, 1 / 3) for place in range(3))
     # the best that the order of the three answers allows, smallest first or last or otherwise: one place in three
-    orders = Counter((tuple(answers.index(answer) for answer in sorted(answers)), at) for _, answers, at, _ in sets)
-    assert sum(max(orders[order, place] for place in range(3)) for order in {order for order, _ in orders}) < (1 / 3 + 0.04) * 4000, orders
+    orders = Counter(
+        (tuple(answers.index(answer) for answer in sorted(answers)), at)
+        for _, answers, at, _ in sets
+    )
+    assert (
+        sum(
+            max(orders[order, place] for place in range(3))
+            for order in {order for order, _ in orders}
+        )
+        < (1 / 3 + 0.04) * 4000
+    ), orders
     for name, rule in RULES.items():
         for sign in (1, -1):
-            scores = [[sign * score for score in rule(texts, answers)] for texts, answers, *_ in sets]
-            won = sum((some[at] == max(some)) / some.count(max(some)) for some, (_, _, at, _) in zip(scores, sets))
-            assert abs(won / 4000 - 1 / 3) < 0.03, f"{task}: {'' if sign == 1 else 'not '}{name} is right {won / 4000:.3f} of the time"
+            scores = [
+                [sign * score for score in rule(texts, answers)] for texts, answers, *_ in sets
+            ]
+            won = sum(
+                (some[at] == max(some)) / some.count(max(some))
+                for some, (_, _, at, _) in zip(scores, sets)
+            )
+            assert abs(won / 4000 - 1 / 3) < 0.03, (
+                f"{task}: {'' if sign == 1 else 'not '}{name} is right {won / 4000:.3f} of the time"
+            )
 
 
 def test_how_often_a_candidate_is_there_says_nothing():
@@ -693,7 +1011,10 @@ def test_how_often_a_candidate_is_there_says_nothing():
         top = [text for text, n in found.items() if n == max(found.values())]
         count[len(found)] += 1
         count["commonest", len(found)] += (right in top) / len(top)
-    assert all(near(count[kinds], 4000, 1 / 3) and near(count["commonest", kinds], count[kinds], 1 / kinds) for kinds in (1, 2, 3)), count
+    assert all(
+        near(count[kinds], 4000, 1 / 3) and near(count["commonest", kinds], count[kinds], 1 / kinds)
+        for kinds in (1, 2, 3)
+    ), count
 
 
 def test_planted_solutions_add_up():
@@ -706,20 +1027,38 @@ def test_planted_solutions_add_up():
         readings = [re.match(r"<think> ([A-Z][a-z ]+): (\d+)\.", text).groups() for text in texts]
         assert answers == [angle_asked(figure.lower(), int(angle)) for figure, angle in readings]
         kinds[len({figure for figure, _ in readings})] += 1
-    assert set(kinds) == {2, 3} and near(kinds[3], 300, 3 / 4)       # three figures, or one in two sizes and what it is taken for
+    assert set(kinds) == {2, 3} and near(
+        kinds[3], 300, 3 / 4
+    )  # three figures, or one in two sizes and what it is taken for
 
 
 def test_the_solutions_in_the_docstrings_are_what_is_written():
     doc = toyworld.table.__doc__
-    question, solution = (re.search(rf'{name} +"(.*?)"', doc)[1] for name in ("question", "solution"))
-    rows, (word, limit) = read_aloud(solution), re.search(r"(greater|less) than (\d)", question).groups()
-    assert toyworld.table_solution([(label, digits) for label, *digits in rows], (word, int(limit))) == (solution, re.search(r'answer +"(\d)"', doc)[1])
-    assert question in {toyworld.record("table", "train", i)["question"] for i in range(100)} and all(digit in toyworld.DIGITS for row in rows for digit in row[1:])
+    question, solution = (
+        re.search(rf'{name} +"(.*?)"', doc)[1] for name in ("question", "solution")
+    )
+    rows, (word, limit) = (
+        read_aloud(solution),
+        re.search(r"(greater|less) than (\d)", question).groups(),
+    )
+    assert toyworld.table_solution(
+        [(label, digits) for label, *digits in rows], (word, int(limit))
+    ) == (solution, re.search(r'answer +"(\d)"', doc)[1])
+    assert question in {
+        toyworld.record("table", "train", i)["question"] for i in range(100)
+    } and all(digit in toyworld.DIGITS for row in rows for digit in row[1:])
     doc = toyworld.geometry.__doc__
     choices = [int(v) for v in re.findall(r'"(\d+)°"', re.search(r"choices  (\[.*\])", doc)[1])]
-    assert toyworld.geometry_solution(("right triangle", 50), choices) == (re.search(r'solution  "(.*?)"', doc)[1], re.search(r'answer    "(.*?)"', doc)[1])
+    assert toyworld.geometry_solution(("right triangle", 50), choices) == (
+        re.search(r'solution  "(.*?)"', doc)[1],
+        re.search(r'answer    "(.*?)"', doc)[1],
+    )
     assert [int(v) for v in re.findall(r"\) (\d+)°", doc)] == choices
-    assert {angle_asked(figure, angle) for figure in ("right triangle", "isosceles triangle") for angle in (50, 60)} == set(choices)      # as geometry_readings has them
+    assert {
+        angle_asked(figure, angle)
+        for figure in ("right triangle", "isosceles triangle")
+        for angle in (50, 60)
+    } == set(choices)  # as geometry_readings has them
     assert toyworld.geometry_solution(("crossing", 50), choices)[0] in doc
 
 
@@ -727,10 +1066,17 @@ def test_the_solutions_in_the_docstrings_are_what_is_written():
 def test_basics_ask_in_four_ways_and_answer_each_rightly(task):
     """One in ten is read aloud; 45 in a hundred are chosen among candidates, one in ten is answered directly, the others, as this teacher does, are reasoned about."""
     asks, comparisons, sizes = Counter(), 0, Counter()
-    for name, number in ((f"{task}_basics", 1500), (f"{task}_reading", 300), (f"{task}_select", 300)):
+    for name, number in (
+        (f"{task}_basics", 1500),
+        (f"{task}_reading", 300),
+        (f"{task}_select", 300),
+    ):
         for index in range(number):
             r = toyworld.record(name, "train", index)
-            gold, ask = toyworld.table_rows(r["meta"]["objects"]) if task == "table" else drawn_figure(r), r["ask"]
+            gold, ask = (
+                toyworld.table_rows(r["meta"]["objects"]) if task == "table" else drawn_figure(r),
+                r["ask"],
+            )
             asks[name, ask] += 1
             if ask == "read":
                 assert r["answer"] == r["solution"] and "<" not in r["answer"]
@@ -738,11 +1084,19 @@ def test_basics_ask_in_four_ways_and_answer_each_rightly(task):
                 comparisons += bool(compared)
                 if compared:
                     a, word, b = int(compared[1]), compared[2], int(compared[3])
-                    assert r["answer"] == f"{'yes' if (a > b if word == 'greater' else a < b) else 'no'}, {a} and {b}"
+                    assert (
+                        r["answer"]
+                        == f"{'yes' if (a > b if word == 'greater' else a < b) else 'no'}, {a} and {b}"
+                    )
                 elif task == "table":
-                    assert r["question"] == "Read the table." and r["answer"] == " ".join(f"{label} {digit}." for label, (digit,) in gold)
+                    assert r["question"] == "Read the table." and r["answer"] == " ".join(
+                        f"{label} {digit}." for label, (digit,) in gold
+                    )
                 else:
-                    assert r["question"] == "Read the figure." and r["answer"] == f"{gold[0].capitalize()}: {gold[1]}."
+                    assert (
+                        r["question"] == "Read the figure."
+                        and r["answer"] == f"{gold[0].capitalize()}: {gold[1]}."
+                    )
                 continue
             plain = f"<answer> {r['answer']} </answer>"
             if ask == "reason":
@@ -750,16 +1104,37 @@ def test_basics_ask_in_four_ways_and_answer_each_rightly(task):
             else:
                 candidates = r["meta"].get("candidates", [])
                 assert r["solution"] == plain and (ask == "select") == bool(candidates)
-                right = [k for k, text in enumerate(candidates) if text.endswith(f"</think>{plain}")]
-                assert ask == "direct" or len({candidates[k] for k in right}) == 1 and len(set(candidates)) <= 3
-                assert ask == "direct" or task == "geometry" or read_aloud(candidates[right[0]]) == [(label, *digits) for label, digits in gold]
-                assert name.endswith("basics") or right == [r["meta"]["right_at"]] and len(candidates) == len(set(candidates)) == 3
+                right = [
+                    k for k, text in enumerate(candidates) if text.endswith(f"</think>{plain}")
+                ]
+                assert (
+                    ask == "direct"
+                    or len({candidates[k] for k in right}) == 1
+                    and len(set(candidates)) <= 3
+                )
+                assert (
+                    ask == "direct"
+                    or task == "geometry"
+                    or read_aloud(candidates[right[0]])
+                    == [(label, *digits) for label, digits in gold]
+                )
+                assert (
+                    name.endswith("basics")
+                    or right == [r["meta"]["right_at"]]
+                    and len(candidates) == len(set(candidates)) == 3
+                )
                 sizes[name, len(candidates)] += 1
-    assert asks[f"{task}_reading", "read"] == asks[f"{task}_select", "select"] == 300 and near(comparisons, 300 + asks[f"{task}_basics", "read"], 1 / 4 if task == "table" else 0)
+    assert asks[f"{task}_reading", "read"] == asks[f"{task}_select", "select"] == 300 and near(
+        comparisons, 300 + asks[f"{task}_basics", "read"], 1 / 4 if task == "table" else 0
+    )
     for ask, share in (("read", 0.1), ("select", 0.45), ("direct", 0.1), ("reason", 0.35)):
         assert near(asks[f"{task}_basics", ask], 1500, share), asks
     assert {size for name, size in sizes if name.endswith("basics") and size} == {2, 3, 4, 5, 6}
-    assert "select" not in {toyworld.record(f"{task}_{name}", "ood", i)["ask"] for i in range(60) for name in ("basics", "select")}
+    assert "select" not in {
+        toyworld.record(f"{task}_{name}", "ood", i)["ask"]
+        for i in range(60)
+        for name in ("basics", "select")
+    }
 
 
 def test_the_tiny_tokenizer_knows_what_the_tasks_write(tiny):
@@ -768,14 +1143,23 @@ def test_the_tiny_tokenizer_knows_what_the_tasks_write(tiny):
         for index in range(40):
             for split in SPLITS:
                 r = toyworld.record(task, split, index)
-                for text in (r["question"], r["answer"], r["solution"], *r["meta"].get("candidates", ())):
+                for text in (
+                    r["question"],
+                    r["answer"],
+                    r["solution"],
+                    *r["meta"].get("candidates", ()),
+                ):
                     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
                     assert tokenizer.decode(ids) == text
-                    assert "think" not in text or split == "ood" or len(ids) < 64, f"{len(ids)} tokens: {text}"
+                    assert "think" not in text or split == "ood" or len(ids) < 64, (
+                        f"{len(ids)} tokens: {text}"
+                    )
 
 
 @pytest.mark.parametrize("task", ["table", "geometry"])
 def test_every_worked_solution_counts_as_reasoning(task):
     """selftrain.py leaves out what thinks in fewer than 20 characters: a kind of question whose solutions are all shorter would never be learned from."""
     for index in range(300):
-        assert has_reasoning(toyworld.record(task, "train", index)["solution"]), toyworld.record(task, "train", index)["solution"]
+        assert has_reasoning(toyworld.record(task, "train", index)["solution"]), toyworld.record(
+            task, "train", index
+        )["solution"]

@@ -2,6 +2,7 @@
 
 Flags, seeds, schedules, checkpoints, the log. Nothing here needs a model.
 """
+
 import builtins
 import math
 import random
@@ -17,7 +18,13 @@ from utils import UserError
 
 def training_parser():
     parser = utils.Parser("A script.\n\n    python script.py --model tiny\n")
-    for add in (utils.add_model_flags, utils.add_training_flags, utils.add_data_flags, utils.add_evaluation_flags, utils.add_output_flags):
+    for add in (
+        utils.add_model_flags,
+        utils.add_training_flags,
+        utils.add_data_flags,
+        utils.add_evaluation_flags,
+        utils.add_output_flags,
+    ):
         add(parser)
     utils.add_optimization_flags(parser, "peak learning rate")
     return parser
@@ -38,18 +45,47 @@ def refusal(argv, capsys, parser=None):
 
 
 def test_dashes_and_underscores_are_alike_and_values_are_left_alone():
-    dashed = training_parser().parse_args([*REQUIRED, "--max-steps", "3", "--save-steps=4", "--no-gradient-checkpointing", "--system-prompt", "a_b --c_d"])
-    scored = training_parser().parse_args(["--model_name_or_path", "tiny", "--data=count", "--output_dir", "out", "--max_steps=3", "--save_steps", "4",
-                                           "--no_gradient_checkpointing", "--system_prompt=a_b --c_d"])
+    dashed = training_parser().parse_args(
+        [
+            *REQUIRED,
+            "--max-steps",
+            "3",
+            "--save-steps=4",
+            "--no-gradient-checkpointing",
+            "--system-prompt",
+            "a_b --c_d",
+        ]
+    )
+    scored = training_parser().parse_args(
+        [
+            "--model_name_or_path",
+            "tiny",
+            "--data=count",
+            "--output_dir",
+            "out",
+            "--max_steps=3",
+            "--save_steps",
+            "4",
+            "--no_gradient_checkpointing",
+            "--system_prompt=a_b --c_d",
+        ]
+    )
     assert {**vars(dashed), "argv": 0} == {**vars(scored), "argv": 0}
-    assert (dashed.max_steps, dashed.save_steps, dashed.model, dashed.system_prompt) == (3, 4, "tiny", "a_b --c_d")
+    assert (dashed.max_steps, dashed.save_steps, dashed.model, dashed.system_prompt) == (
+        3,
+        4,
+        "tiny",
+        "a_b --c_d",
+    )
     assert training_parser().parse_args([*REQUIRED[:-1], "my_runs/a_b"]).output_dir == "my_runs/a_b"
 
 
 NOT_UTF8 = "runs/\udcff"  # what Python makes of the byte 255 in an argument
 
 
-@pytest.mark.parametrize("flag", ["--output-dir", "--data", "--model", "--system-prompt", "--eval-data"])
+@pytest.mark.parametrize(
+    "flag", ["--output-dir", "--data", "--model", "--system-prompt", "--eval-data"]
+)
 @pytest.mark.parametrize("joined", [True, False])
 def test_what_is_not_utf8_is_refused_by_its_flag(flag, joined, capsys):
     """Such a run trained to its end, and could not write its model or draw its curve."""
@@ -74,7 +110,9 @@ def test_odd_words_are_refused_whole_or_in_a_list(words, shown, capsys):
     assert shown in said and len(said) < 700
 
 
-@pytest.mark.parametrize("text", ["日本/ü é", "\U0001f600", "$x^$", " ", "", "a\nb\tc", "\ufffd", "\u202e"])
+@pytest.mark.parametrize(
+    "text", ["日本/ü é", "\U0001f600", "$x^$", " ", "", "a\nb\tc", "\ufffd", "\u202e"]
+)
 def test_other_letters_are_taken(text):
     line = [*REQUIRED, f"--system-prompt={text}", f"--eval-data={text}"]
     args = training_parser().parse_args(line)
@@ -99,8 +137,16 @@ def test_no_abbreviations(capsys):
     assert "unknown argument --max-step" in line and "--max-steps" in line
 
 
-@pytest.mark.parametrize("typo, meant", [("--learing-rate", "--learning-rate"), ("--sede", "--seed"), ("--output_dri", None), ("--warmup_step=3", "--warmup-steps"),
-                                         ("--gradient_checkpoint", "--gradient-checkpointing")])
+@pytest.mark.parametrize(
+    "typo, meant",
+    [
+        ("--learing-rate", "--learning-rate"),
+        ("--sede", "--seed"),
+        ("--output_dri", None),
+        ("--warmup_step=3", "--warmup-steps"),
+        ("--gradient_checkpoint", "--gradient-checkpointing"),
+    ],
+)
 def test_a_typo_is_met_with_a_guess(capsys, typo, meant):
     line = refusal([*REQUIRED, typo, "3"], capsys)
     assert typo.replace("_", "-") in line and (meant is None or f"did you mean {meant}?" in line)
@@ -119,32 +165,73 @@ def test_flags_of_other_projects_name_ours(capsys, flag):
 
 def test_a_whole_command_of_trl_is_answered_with_our_flag_and_not_with_what_it_lacks(capsys):
     """It has no --data, as ours require; argparse complained about that first, and the hint was never seen."""
-    line = refusal("--model_name_or_path Qwen/Qwen2-VL-2B-Instruct --dataset_name trl-lib/x --output_dir out --bf16".split(), capsys)
+    line = refusal(
+        "--model_name_or_path Qwen/Qwen2-VL-2B-Instruct --dataset_name trl-lib/x --output_dir out --bf16".split(),
+        capsys,
+    )
     assert "--dataset-name has no meaning here; use --data" in line
 
 
 def test_what_is_ours_is_not_listed_as_foreign_and_advice_names_real_flags():
     ours = set(training_parser()._option_string_actions)
     assert not ours & set(utils.ELSEWHERE)
-    other_scripts = {"--prompts-per-step", "--batch-size", "--num-generations", "--num-iterations", "--max-completion-length", "--epsilon-high", "--reward-funcs", "--top-p", "--pairs", "--image-folder"}
+    other_scripts = {
+        "--prompts-per-step",
+        "--batch-size",
+        "--num-generations",
+        "--num-iterations",
+        "--max-completion-length",
+        "--epsilon-high",
+        "--reward-funcs",
+        "--top-p",
+        "--pairs",
+        "--image-folder",
+    }
     for flag, advice in utils.ELSEWHERE.items():
         assert re.fullmatch(r"--[a-z0-9-]+", flag)
         assert set(re.findall(r"--[a-z][a-z-]+", advice)) <= ours | other_scripts, (flag, advice)
 
 
-@pytest.mark.parametrize("flag, value", [
-    ("--micro-batch-size", "0"), ("--micro-batch-size", "-1"), ("--micro-batch-size", "1.5"), ("--micro-batch-size", "many"), ("--max-steps", "0"), ("--seed", "-1"),
-    ("--learning-rate", "-1e-3"), ("--learning-rate", "nan"), ("--learning-rate", "inf"), ("--learning-rate", "fast"), ("--warmup-steps", "-0.1"), ("--save-total-limit", "0"),
-    ("--logging-steps", "0"), ("--max-pixels", "0"), ("--lora-r", "-1"), ("--level", "4"), ("--optim", "sgd"), ("--quant", "int4"), ("--dtype", "float16"),
-    ("--lr-scheduler-type", "step"), ("--report-to", "paper")])
+@pytest.mark.parametrize(
+    "flag, value",
+    [
+        ("--micro-batch-size", "0"),
+        ("--micro-batch-size", "-1"),
+        ("--micro-batch-size", "1.5"),
+        ("--micro-batch-size", "many"),
+        ("--max-steps", "0"),
+        ("--seed", "-1"),
+        ("--learning-rate", "-1e-3"),
+        ("--learning-rate", "nan"),
+        ("--learning-rate", "inf"),
+        ("--learning-rate", "fast"),
+        ("--warmup-steps", "-0.1"),
+        ("--save-total-limit", "0"),
+        ("--logging-steps", "0"),
+        ("--max-pixels", "0"),
+        ("--lora-r", "-1"),
+        ("--level", "4"),
+        ("--optim", "sgd"),
+        ("--quant", "int4"),
+        ("--dtype", "float16"),
+        ("--lr-scheduler-type", "step"),
+        ("--report-to", "paper"),
+    ],
+)
 def test_values_out_of_range_are_refused_by_name(capsys, flag, value):
     line = refusal([*REQUIRED, f"{flag}={value}"], capsys)
     assert flag in line and value in line
 
 
-@pytest.mark.parametrize("kind, good, bad", [
-    (utils.positive, ["1", "7"], ["0", "-1", "1.5", "x", ""]), (utils.count, ["0", "7"], ["-1", "0.5", "x"]),
-    (utils.not_negative, ["0", "1e-3", "2"], ["-1e-9", "nan", "inf", "x"]), (utils.fraction, ["1", "0.01"], ["0", "1.01", "nan", "-1", "x"])])
+@pytest.mark.parametrize(
+    "kind, good, bad",
+    [
+        (utils.positive, ["1", "7"], ["0", "-1", "1.5", "x", ""]),
+        (utils.count, ["0", "7"], ["-1", "0.5", "x"]),
+        (utils.not_negative, ["0", "1e-3", "2"], ["-1e-9", "nan", "inf", "x"]),
+        (utils.fraction, ["1", "0.01"], ["0", "1.01", "nan", "-1", "x"]),
+    ],
+)
 def test_types(kind, good, bad):
     assert [kind(text) for text in good] == [float(text) for text in good]
     for text in bad:
@@ -158,7 +245,12 @@ def test_help_shows_defaults_and_keeps_the_docstring_as_written(capsys):
     shown = capsys.readouterr().out
     assert stop.value.code == 0
     assert "A script.\n\n    python script.py --model tiny" in shown
-    assert "--micro-batch-size" in shown and "(default: 8)" in shown and "(default: None)" not in shown and "(default: False)" not in shown
+    assert (
+        "--micro-batch-size" in shown
+        and "(default: 8)" in shown
+        and "(default: None)" not in shown
+        and "(default: False)" not in shown
+    )
     for flag in training_parser()._option_string_actions:
         assert flag in shown
 
@@ -171,6 +263,7 @@ def test_every_flag_has_a_help_text():
 def test_run_turns_a_user_error_into_one_sentence_and_exit_code_2(capsys):
     def main(args):
         raise UserError(f"{args}: mend it")
+
     with pytest.raises(SystemExit) as stop:
         utils.run(main, lambda argv: argv, "x.json:3")
     assert stop.value.code == 2
@@ -180,6 +273,7 @@ def test_run_turns_a_user_error_into_one_sentence_and_exit_code_2(capsys):
 def test_run_lets_programming_errors_through():
     def main(args):
         raise ValueError("not the user's fault")
+
     with pytest.raises(ValueError, match="not the user's fault"):
         utils.run(main, lambda argv: argv)
 
@@ -194,7 +288,10 @@ def test_device_and_dtype(monkeypatch):
         with pytest.raises(UserError, match=f"--device {name}.*--device cpu"):
             utils.pick_device(name)
     assert utils.pick_dtype("auto", torch.device("cpu")) is torch.float32
-    for there, dtype in ((True, torch.bfloat16), (False, torch.float32)):     # a T4 only emulates bfloat16
+    for there, dtype in (
+        (True, torch.bfloat16),
+        (False, torch.float32),
+    ):  # a T4 only emulates bfloat16
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: there)
         assert utils.pick_dtype("auto", torch.device("cuda")) is dtype
     assert utils.pick_dtype("bfloat16", torch.device("cpu")) is torch.bfloat16
@@ -204,15 +301,20 @@ def test_seed_is_reproducible_and_different_at_every_step():
     def draw(seed, step):
         utils.seed_everything(seed, step)
         return random.random(), *torch.rand(3).tolist()
+
     first = {(seed, step): draw(seed, step) for seed in range(3) for step in range(20)}
-    random.seed(9), torch.rand(7)                                    # whatever was drawn in between
+    random.seed(9), torch.rand(7)  # whatever was drawn in between
     assert all(draw(*key) == value for key, value in first.items())
-    assert len(set(first.values())) == 60                            # (1, 11) is not (11, 1), nor seed + step the key
+    assert len(set(first.values())) == 60  # (1, 11) is not (11, 1), nor seed + step the key
     assert draw(1, 12) != draw(11, 2) != draw(12, 1)
 
 
 def test_epoch_order_is_a_permutation_and_pure():
-    orders = {(epoch, seed): tuple(utils.epoch_order(50, epoch, seed)) for epoch in range(4) for seed in range(4)}
+    orders = {
+        (epoch, seed): tuple(utils.epoch_order(50, epoch, seed))
+        for epoch in range(4)
+        for seed in range(4)
+    }
     assert all(sorted(order) == list(range(50)) for order in orders.values())
     assert len(set(orders.values())) == 16
     state = random.getstate()
@@ -224,23 +326,31 @@ def test_schedules_in_closed_form():
     scale = lambda kind, **more: [utils.lr_scale(step, 10, kind=kind, **more) for step in range(10)]
     assert scale("constant") == [1.0] * 10
     assert scale("linear") == pytest.approx([1 - s / 10 for s in range(10)])
-    assert scale("cosine") == pytest.approx([(1 + math.cos(math.pi * s / 10)) / 2 for s in range(10)])
+    assert scale("cosine") == pytest.approx(
+        [(1 + math.cos(math.pi * s / 10)) / 2 for s in range(10)]
+    )
     assert set(utils.SCHEDULES) == {"constant", "linear", "cosine"}
 
 
 def test_warmup_is_linear_never_zero_and_continuous():
     got = [utils.lr_scale(step, 10, 4, "linear") for step in range(10)]
     assert got == pytest.approx([1 / 5, 2 / 5, 3 / 5, 4 / 5, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6])
-    assert [utils.lr_scale(step, 10, 4, "constant") for step in range(10)] == pytest.approx([0.2, 0.4, 0.6, 0.8] + [1] * 6)
+    assert [utils.lr_scale(step, 10, 4, "constant") for step in range(10)] == pytest.approx(
+        [0.2, 0.4, 0.6, 0.8] + [1] * 6
+    )
     cosine = [utils.lr_scale(step, 10, 4, "cosine") for step in range(4, 10)]
     assert cosine == pytest.approx([(1 + math.cos(math.pi * s / 6)) / 2 for s in range(6)])
 
 
 def test_warmup_below_one_is_a_share_of_all_steps():
     for kind in utils.SCHEDULES:
-        assert [utils.lr_scale(s, 40, 0.1, kind) for s in range(40)] == [utils.lr_scale(s, 40, 4, kind) for s in range(40)]
-        assert [utils.lr_scale(s, 40, 0.0, kind) for s in range(40)] == [utils.lr_scale(s, 40, 0, kind) for s in range(40)]
-    assert utils.lr_scale(0, 40, 1) == 0.5                           # 1 is one step, not all of them
+        assert [utils.lr_scale(s, 40, 0.1, kind) for s in range(40)] == [
+            utils.lr_scale(s, 40, 4, kind) for s in range(40)
+        ]
+        assert [utils.lr_scale(s, 40, 0.0, kind) for s in range(40)] == [
+            utils.lr_scale(s, 40, 0, kind) for s in range(40)
+        ]
+    assert utils.lr_scale(0, 40, 1) == 0.5  # 1 is one step, not all of them
 
 
 @pytest.mark.parametrize("kind", utils.SCHEDULES)
@@ -257,7 +367,7 @@ def test_optimizer_has_no_weight_decay():
     assert isinstance(optimizer, torch.optim.AdamW) and optimizer.param_groups[0]["lr"] == 0.1
     weight.grad = torch.zeros(3)
     optimizer.step()
-    assert torch.equal(weight, torch.ones(3))                        # a gradient of zero moves nothing: decay would
+    assert torch.equal(weight, torch.ones(3))  # a gradient of zero moves nothing: decay would
     weight.grad = torch.tensor([1.0, -1.0, 0.0])
     optimizer.step()
     assert weight[0] < 1 < weight[1] and weight[2] == 1
@@ -270,9 +380,12 @@ def test_adamw_8bit_without_bitsandbytes_says_what_to_install(monkeypatch):
         if name.split(".")[0] == "bitsandbytes":
             raise ImportError("No module named 'bitsandbytes'")
         return genuine(name, *rest, **more)
+
     monkeypatch.setattr(builtins, "__import__", missing)
     weight = torch.nn.Parameter(torch.ones(3))
-    with pytest.raises(UserError, match="adamw_8bit needs bitsandbytes: pip install bitsandbytes.*--optim adamw"):
+    with pytest.raises(
+        UserError, match="adamw_8bit needs bitsandbytes: pip install bitsandbytes.*--optim adamw"
+    ):
         utils.make_optimizer("adamw_8bit", [weight], 0.1)
     assert isinstance(utils.make_optimizer("adamw", [weight], 0.1), torch.optim.AdamW)
 
@@ -283,4 +396,9 @@ def test_adamw_8bit_without_bitsandbytes_says_what_to_install(monkeypatch):
 def test_long_messages_keep_their_beginning_and_their_remedy():
     assert utils.cut("short") == "short" and utils.cut("x" * 580) == "x" * 580
     long = utils.cut("x.jsonl:1: " + "9" * 100_000 + "; mend it")
-    assert len(long) == 580 and long.startswith("x.jsonl:1: 9") and long.endswith("9; mend it") and " ... " in long
+    assert (
+        len(long) == 580
+        and long.startswith("x.jsonl:1: 9")
+        and long.endswith("9; mend it")
+        and " ... " in long
+    )
