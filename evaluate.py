@@ -32,12 +32,17 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-import protocols
 import rewards
-import utils
+import tasks
+from grading import boxes, metrics
 from grading.answers import extract_answer
-from plumbing import disk, plots, records, rundir, sums
-from plumbing.arguments import flag, label_of, read_args, typed, write_args
+from plumbing import disk, flags, plots, rundir, running, stopping, sums
+from plumbing.arguments import flag, label_of, read_args, write_args
+from plumbing.arguments import flags_given as typed
+from plumbing.errors import UserError
+from plumbing.records import Lines, checksum, good_lines
+from plumbing.text import short
+from tasks import files, prompts, protocols
 
 
 def sampled_scores(records, examples, n, protocol=None, seed=0):
@@ -63,9 +68,9 @@ def sampled_scores(records, examples, n, protocol=None, seed=0):
     shares = {
         "mean_sample_accuracy": [s / n for s in shown],
         "majority@k": score(
-            [rewards.majority(r["samples"][:n], r["choices"], read) for r in records]
+            [metrics.majority(r["samples"][:n], r["choices"], read) for r in records]
         ),
-        "pass@k": [rewards.pass_at_k(len(r["right"]), int(sum(r["right"])), n) for r in records],
+        "pass@k": [metrics.pass_at_k(len(r["right"]), int(sum(r["right"])), n) for r in records],
     }
     spent = [r["prompt_tokens"] + sum(r["sample_tokens"][:n]) for r in records]
     more = {
@@ -76,7 +81,7 @@ def sampled_scores(records, examples, n, protocol=None, seed=0):
         said = [selection(r, n, protocol) for r in records]
         answers, how = zip(
             *[
-                rewards.select(text, r["samples"][:n], r["choices"], read)
+                metrics.select(text, r["samples"][:n], r["choices"], read)
                 for text, r in zip(said, records)
             ]
         )
@@ -88,7 +93,7 @@ def sampled_scores(records, examples, n, protocol=None, seed=0):
             ]
         )
         if n > 1:  # one sample is no choice, and nothing was asked
-            low, high = rewards.bootstrap_difference(
+            low, high = metrics.bootstrap_difference(
                 shares["self_select@k"], shares["majority@k"], seed
             )
             more |= {
@@ -120,7 +125,7 @@ def sampled_scores(records, examples, n, protocol=None, seed=0):
             }
     point = {"step": n}
     for name, values in shares.items():
-        low, high = rewards.wilson(sum(values), len(values))
+        low, high = metrics.wilson(sum(values), len(values))
         point |= {name: mean(values), f"{name}_low": low, f"{name}_high": high}
     return point | more
 
@@ -128,57 +133,21 @@ def sampled_scores(records, examples, n, protocol=None, seed=0):
 def selection(record, n, protocol=None):
     """What self-select said of the first n samples; of one, that one. Where answers stand on a line, the bare answer will do, as in R3V's targets for ChartQA and CLEVR-Math."""
     text = record["selections"].get(str(n), record["samples"][0])
-    return on_a_line(text, protocol) if n > 1 else text
-
-
-def on_a_line(text, protocol):
-    """A selection as the protocol reads answers: "14" is "Answer: 14" where they stand on a line of their own."""
-    bare = (
-        protocol
-        and protocols.PROTOCOLS[protocol].get("line")
-        and protocols.body(text, protocol) is None
-    )
-    return f"Answer: {text.strip()}" if bare else text
-
-
-def judged(examples, protocol):
-    """The examples as the protocol scores them. UserError, which names file and line, for one that it cannot score."""
-    records = [
-        {
-            **e.meta,
-            "id": e.id,
-            "question": e.question,
-            "answer": e.answer,
-            "choices": e.choices,
-            "task": e.task,
-            "prediction": "",
-        }
-        for e in examples
-    ]
-    return [
-        e
-        for _, e in suited(
-            [
-                (f"{e.source} does not suit --protocol {protocol}", record)
-                for e, record in zip(examples, records)
-            ],
-            protocol,
-        )
-    ]
+    return protocols.on_a_line(text, protocol) if n > 1 else text
 
 
 def check_selections_fit(examples, processor, args, N):
     """UserError unless N samples of full length fit into every question's selection prompt, with its answer: found out now, not after an hour. (Bytes that are
-    no text can grow when they are written again; then generate.self_select objects.)"""
+    no text can grow when they are written again; then rollout.self_select objects.)"""
     import data
 
     empty = [
-        data.asked(
+        prompts.with_question(
             e,
-            data.select_prompt(
-                data.wording(e, args.prompt_template),
+            prompts.select_prompt(
+                prompts.question_text(e, args.prompt_template),
                 [""] * N,
-                data.SELECT.get(args.prompt_template),
+                prompts.SELECT.get(args.prompt_template),
             ),
         )
         for e in examples
@@ -189,70 +158,21 @@ def check_selections_fit(examples, processor, args, N):
     )
     fits = (processor.context - longest) // (N + 1)
     if fits < most:
-        raise utils.UserError(
+        raise UserError(
             f"--self-select shows {N} samples of up to {most} tokens with a question of {longest} and reads an answer of as many: too much for the model's "
             f"context of {processor.context}; lower --num-samples"
             + (f", or --max-completion-length to {fits}" if fits > 0 else ", or --max-pixels")
         )
 
 
-@plots.picture
-def plot_scaling(curve, result, png, title):
-    """curve.png: accuracy against the number of samples, and against what a question costs in tokens. curve: points of `sampled_scores`; bars: 95 %."""
-    figure, [[by_n, by_tokens]] = plots.canvas(1, 2, 9, 3.6, sharey=True)
-    greedy = [
-        {
-            "greedy": result["accuracy"],
-            "greedy_low": result["accuracy_low"],
-            "greedy_high": result["accuracy_high"],
-            "greedy_tokens": curve[0]["greedy_tokens"],
-        }
-    ]
-    by_n.axhline(result["accuracy"], color="gray", label="greedy")
-    by_n.axhspan(result["accuracy_low"], result["accuracy_high"], color="gray", alpha=0.15)
-    drawn = [
-        (by_n, "pass@k", "step", "C0", curve),
-        (by_n, "majority@k", "step", "C1", curve),
-        (by_n, "self_select@k", "step", "C2", curve),
-        (by_tokens, "greedy", "greedy_tokens", "gray", greedy),
-        (by_tokens, "majority@k", "majority_tokens", "C1", curve),
-        (by_tokens, "self_select@k", "self_select_tokens", "C2", curve),
-    ]
-    for ax, name, x, color, points in drawn:
-        if name in points[0]:
-            bars = [
-                [max(0, p[name] - p[f"{name}_low"]) for p in points],
-                [max(0, p[f"{name}_high"] - p[name]) for p in points],
-            ]  # an interval can end 1e-16 short of 1
-            ax.errorbar(
-                [p[x] for p in points],
-                [p[name] for p in points],
-                bars,
-                color=color,
-                marker="o",
-                capsize=2,
-                label=name,
-            )
-    for ax, heading, x in (
-        (by_n, "accuracy against number of samples", "samples, k"),
-        (by_tokens, "accuracy against tokens", "tokens per question, prompts and answers"),
-    ):
-        ax.set_title(heading, fontsize=10)
-        ax.set_xlabel(x)
-        ax.grid(alpha=0.3)
-        ax.legend(fontsize=7)
-    figure.suptitle(plots.title_of(title, 9), fontsize=10)
-    plots.save(figure, png)
-
-
 def parse_args(argv=None):
-    p = utils.Parser(__doc__, "evaluate.py")
-    utils.add_model_flags(p)
-    utils.add_data_flags(p)
+    p = flags.Parser(__doc__, "evaluate.py")
+    flags.add_model_flags(p)
+    flags.add_data_flags(p)
     g = p.add_argument_group("rollout")
     g.add_argument(
         "--num-samples",
-        type=utils.count,
+        type=flags.int_from_0,
         nargs="+",
         default=0,
         metavar="N",
@@ -266,33 +186,35 @@ def parse_args(argv=None):
     )
     g.add_argument(
         "--max-completion-length",
-        type=utils.positive,
+        type=flags.int_from_1,
         default=512,
         help="tokens of a completion at most",
     )
     g.add_argument(
         "--temperature",
-        type=utils.not_negative,
+        type=flags.not_negative,
         default=1.0,
         help="of the N samples; the greedy answer has none",
     )
     g.add_argument(
         "--top-p",
-        type=utils.fraction,
+        type=flags.share,
         default=1.0,
         help="sample among the likeliest tokens that make up this mass; 1: all",
     )
     g.add_argument(
         "--top-k",
-        type=utils.count,
+        type=flags.int_from_0,
         default=0,
         help="sample among this many likeliest tokens; 0: all",
     )
-    g.add_argument("--seed", type=utils.count, default=0, help="of the sampling")
+    g.add_argument("--seed", type=flags.int_from_0, default=0, help="of the sampling")
     g = p.add_argument_group("evaluation")
-    g.add_argument("--max-eval-samples", type=utils.positive, default=512, help="questions to ask")
     g.add_argument(
-        "--eval-batch-size", type=utils.positive, default=16, help="answers generated at a time"
+        "--max-eval-samples", type=flags.int_from_1, default=512, help="questions to ask"
+    )
+    g.add_argument(
+        "--eval-batch-size", type=flags.int_from_1, default=16, help="answers generated at a time"
     )
     g.add_argument(
         "--protocol",
@@ -350,16 +272,16 @@ def main(args):
 def rescore(args):
     """--predictions: saved outputs under --protocol, without a model. Everything that could be refused is, before anything is scored or written."""
     out, path = Path(args.output_dir), Path(args.predictions)
-    pairs = suited(read_predictions(path), args.protocol, args.box_format)
+    pairs = protocols.suited(read_predictions(path), args.protocol, args.box_format)
     if (out / "metrics.jsonl").is_file():
-        raise utils.UserError(
+        raise UserError(
             f"--output-dir {out} holds a training run, whose result.json would be overwritten; name another"
         )
     rundir.refuse_anothers(out, args)
     if (out / "predictions.jsonl").exists() and path.resolve() == (
         out / "predictions.jsonl"
     ).resolve():
-        raise utils.UserError(
+        raise UserError(
             f"--predictions {path} would be overwritten with the scores; name another --output-dir"
         )
     disk.make_writable(out)
@@ -371,14 +293,6 @@ def rescore(args):
     report(out, result | {"predictions": args.predictions}, rows)
 
 
-def suited(records, protocol, box_format=None):
-    """protocols.to_examples. UserError for a record that the protocol cannot score."""
-    try:
-        return protocols.to_examples(records, protocol, box_format)
-    except ValueError as error:
-        raise utils.UserError(utils.cut(str(error))) from None
-
-
 OPENED_BY_THE_SHELL = ("/dev/fd/", "/dev/stdin")  # --predictions <(zcat saved.jsonl.gz)
 
 
@@ -388,28 +302,24 @@ def read_predictions(path):
     JSON Lines, parquet, and R1-V's and VLM-R1's logs, which are one object with `results`.
     UserError for a file that is missing, empty or broken, or that may never end.
     """
-    import data
 
     if not os.path.exists(path):  # also for a name too long, or with a NUL
-        raise utils.UserError(
-            f"--predictions {data.short(path)} cannot be read (there is no such file); "
-            "check the path"
+        raise UserError(
+            f"--predictions {short(path)} cannot be read (there is no such file); check the path"
         )
     if not (path.is_fifo() and str(path).startswith(OPENED_BY_THE_SHELL)):
-        data.must_end(path)
+        files.must_end(path)
     if path.suffix == ".parquet":
         return [
             (f"{path}:{row}", as_saved({**record, "line": row}, f"{path}:{row}"))
-            for row, _, record in data.rows_of(path, "prediction and answer")
+            for row, _, record in files.rows_of(path, "prediction and answer")
         ]
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise utils.UserError(
-            f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8"
-        ) from None
+        raise UserError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
     except OSError as error:
-        raise utils.UserError(
+        raise UserError(
             f"--predictions {path} cannot be read ({error.strerror or error}); check the path"
         ) from None
     records = []
@@ -428,11 +338,11 @@ def read_predictions(path):
                 try:
                     records.append((f"{path}:{number}", json.loads(line), number))
                 except (ValueError, RecursionError) as error:
-                    raise utils.UserError(
+                    raise UserError(
                         f"{path}:{number}: broken JSON ({getattr(error, 'msg', str(error)[:60])}); one object a line is expected"
                     ) from None
     if not records:
-        raise utils.UserError(
+        raise UserError(
             f'{path} holds no record; expected one {{"prediction": ..., "answer": ...}} a line'
         )
     found = []
@@ -454,12 +364,12 @@ def as_saved(record, place):
         saved = {key: storable(value) for key, value in record.items()}
         for key in ("answer", "choices", *protocols.ALIASES["answer"]):
             if key in record and record[key] != saved[key] and HALF in json.dumps(saved[key]):
-                raise utils.UserError(
+                raise UserError(
                     f"{place}: `{key}` contains half of a surrogate pair (a character cut in two); "
                     "mend or delete the record"
                 )
     except RecursionError:
-        raise utils.UserError(
+        raise UserError(
             f"{place}: the record is nested too deeply; expected a flat object; "
             "delete what is deep in it"
         ) from None
@@ -535,22 +445,20 @@ def report(out, result, rows):
 def model_files(name):
     """What tells one model in a directory from another that was trained into it later: its SHA256SUMS; None of one from elsewhere."""
     saved = Path(name) / sums.SUMS
-    return (
-        records.checksum({"sums": saved.read_text(encoding="utf-8")}) if saved.is_file() else None
-    )
+    return checksum({"sums": saved.read_text(encoding="utf-8")}) if saved.is_file() else None
 
 
 def ask(args):
     """--model and --data: asks the checkpoint."""
     import data
-    import generate
     import model as modeling
+    import rollout
 
     # ---- setup -------------------------------------------------------------------------------------------------------------------
     out, resume = Path(args.output_dir), args.resume_from_checkpoint is not None
     disk.make_writable(out)
     if (out / "metrics.jsonl").is_file():
-        raise utils.UserError(
+        raise UserError(
             f"--output-dir {out} holds a training run, whose result.json and curve would be overwritten; name another"
         )
     rundir.refuse_anothers(out, args)
@@ -559,7 +467,7 @@ def ask(args):
             args.prompt_template or protocols.PROTOCOLS[args.protocol]["template"]
         )
     data.ask_as_trained(args)
-    found = data.read(
+    found = tasks.read(
         args.data,
         level=args.level,
         box_format=args.box_format,
@@ -572,7 +480,7 @@ def ask(args):
             f"asking the first {len(examples)} of {len(found)} questions; --max-eval-samples {len(found)} asks them all"
         )
     data.check_golds(examples, rewards.check_gold)
-    as_judged = judged(examples, args.protocol) if args.protocol else examples
+    as_judged = protocols.judged(examples, args.protocol) if args.protocol else examples
     right = protocols.PROTOCOLS[args.protocol]["ours"] if args.protocol else rewards.accuracy
     N, sizes = args.num_samples[-1], [n for n in args.num_samples if n]
     sizes = sizes if len(sizes) > 1 else range(1, N + 1)
@@ -586,7 +494,7 @@ def ask(args):
     step = max(1, args.eval_batch_size // max(1, N))
     kept = resume and predictions.exists()
     if predictions.exists() and not resume:
-        raise utils.UserError(
+        raise UserError(
             f"{predictions} holds the answers of an evaluation; add --resume-from-checkpoint to go on with it, name another --output-dir, or delete the file to start over"
         )
     if resume and not kept:
@@ -618,19 +526,19 @@ def ask(args):
         label_of(args, predictions),
         before and any(before.get(k) != getattr(args, k) for k in same),
     )
-    answered, lines = records.good_lines(predictions, label) if kept else ([], 0)
+    answered, lines = good_lines(predictions, label) if kept else ([], 0)
     if lines and (
         other
         or not before
         and not answered
         or [r["id"] for r in answered] != [e.id for e in examples[: len(answered)]]
     ):
-        raise utils.UserError(
+        raise UserError(
             f"{predictions} holds answers of another evaluation, or to questions with other ids; "
             "name another --output-dir, or delete the file to start over"
         )
     write_args(out, args)
-    saved = records.Lines(predictions, label, step, len(examples), fresh=not kept)
+    saved = Lines(predictions, label, step, len(examples), fresh=not kept)
     disk.announce(
         out,
         {
@@ -653,7 +561,7 @@ def ask(args):
     shared = dict(batch_size=args.eval_batch_size, max_completion_length=args.max_completion_length)
     for start in tqdm(range(len(saved.lines), len(examples), step), desc="evaluate", unit="batch"):
         batch = examples[start : start + step]
-        greedy, lengths, _ = generate.answer_all(
+        greedy, lengths, _ = rollout.answer_all(
             policy,
             processor,
             batch,
@@ -664,7 +572,7 @@ def ask(args):
         )
         samples, sample_tokens, rows = [], [], []
         if N:
-            samples, sample_tokens, _ = generate.answer_all(
+            samples, sample_tokens, _ = rollout.answer_all(
                 policy,
                 processor,
                 batch,
@@ -683,7 +591,7 @@ def ask(args):
         )
         if asks:
             shown = [samples[i * N : i * N + n] for i, n in asks]
-            chosen, said, read = generate.self_select(
+            chosen, said, read = rollout.self_select(
                 policy,
                 processor,
                 [batch[i] for i, _ in asks],
@@ -764,7 +672,7 @@ def ask(args):
                 )
             )
         disk.write_lines(out / "scaling.jsonl", curve)
-        plot_scaling(curve, result, out / "curve.png", f"{args.model}, {args.data}")
+        plots.plot_scaling(curve, result, out / "curve.png", f"{args.model}, {args.data}")
     disk.write_json(out / "result.json", result)
     (out / "samples").mkdir(exist_ok=True)
     picked = sorted(range(len(answered)), key=lambda i: (answered[i]["accuracy"], i))[:4] + list(
@@ -791,11 +699,11 @@ def ask(args):
             )
         rows.append(
             {
-                "images": data.images_for_a_sheet(examples[i]),
+                "images": plots.images_for_a_sheet(examples[i]),
                 "question": examples[i].question,
                 "answer": examples[i].answer,
                 "completions": said,
-                "boxes": rewards.drawn_boxes(
+                "boxes": boxes.drawn_boxes(
                     examples[i], answered[i]["prediction"], *answered[i]["samples"][:show]
                 ),
             }
@@ -811,4 +719,4 @@ def ask(args):
 
 
 if __name__ == "__main__":
-    utils.run(main, parse_args)
+    running.run(main, parse_args)

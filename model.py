@@ -13,7 +13,6 @@ from plumbing import stopping
 if __name__ == "__main__":
     stopping.watch()  # before all other imports, which take seconds: Ctrl-C may come there too
 
-import contextlib
 import functools
 import os
 import shutil
@@ -22,48 +21,16 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple
 
 import torch
-from torch.nn.attention.bias import causal_lower_right
-from torch.nn.functional import scaled_dot_product_attention
-from torch.utils.checkpoint import checkpoint
 
-import toyworld
-import utils
-from plumbing import checkpoint_files, disk, rundir, sums, templates
+import families
+import logps
+from plumbing import checkpoint_files, disk, fields, rundir, running, stopping, sums, templates
+from plumbing.device import pick_device, pick_dtype
 from plumbing.errors import UserError
-
-# LoRA goes on the language model's linear layers, by full name: the short names alone also hit the vision tower of Qwen2.5-VL.
-LORA_TARGETS = r"model\.language_model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj"
-# bitsandbytes matches these from the start of a module's full name: "visual" alone would skip nothing (facts that bite, 5).
-KEEP_UNQUANTISED = ["model.visual", "lm_head"]
-VISION_TOKENS = (
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|vision_pad|>",
-    "<|image_pad|>",
-    "<|video_pad|>",
-)
-SPECIAL_TOKENS = (
-    "<|endoftext|>",
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|object_ref_start|>",
-    "<|object_ref_end|>",
-    "<|box_start|>",
-    "<|box_end|>",
-    "<|quad_start|>",
-    "<|quad_end|>",
-) + VISION_TOKENS
-# Qwen2-VL's chat format: what its tokenizer's own template renders for text and images (videos and image numbering left out).
-CHAT_TEMPLATE = (
-    "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
-    "<|im_start|>{{ message['role'] }}\n{% if message['content'] is string %}{{ message['content'] }}<|im_end|>\n{% else %}"
-    "{% for content in message['content'] %}{% if content['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
-    "{% elif 'text' in content %}{{ content['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
+from plumbing.flags import MAX_IMAGE_PIXELS, Parser
+from tasks import toy
 
 
 @dataclass
@@ -87,225 +54,6 @@ class Processor:
         return self.tokenizer.decode(
             ids[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
-
-
-# ----------------------------------------------------------------------------------------------------------------- tiny
-
-TINY_TEXT = dict(
-    hidden_size=128,
-    intermediate_size=384,
-    num_hidden_layers=4,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    max_position_embeddings=4096,
-    initializer_range=0.06,
-    rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
-)
-TINY_VISION = dict(
-    depth=2,
-    embed_dim=96,
-    num_heads=4,
-    hidden_size=128,
-    mlp_ratio=4,
-    patch_size=14,
-    spatial_merge_size=2,
-    temporal_patch_size=2,
-    initializer_range=0.06,
-)
-
-
-def tiny_tokenizer():
-    """Byte-level BPE of 584 words with Qwen2-VL's splitting rule (a digit is a token of its own, a word carries the space before it), chat format and special tokens. Any Unicode text
-    round-trips, because all 256 bytes are in the vocabulary and nothing is normalised.
-
-    It was learned from the toy world's texts at commit 43ceb03. It stays as it is, so that a new toy task does not change the tokens, and with them the weights and figures, of all others.
-    """
-    from tokenizers import Tokenizer
-    from transformers import PreTrainedTokenizerFast
-
-    tokenizer = Tokenizer.from_file(str(Path(__file__).with_name("tiny_tokenizer.json")))
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
-        padding_side="left",
-        model_max_length=4096,
-        additional_special_tokens=[
-            t for t in SPECIAL_TOKENS if t not in ("<|im_end|>", "<|endoftext|>")
-        ],
-    )
-    fast.chat_template = CHAT_TEMPLATE
-    return fast
-
-
-def tiny(seed=0):
-    """(model, tokenizer, image processor) of the untrained preset: a Qwen2-VL of 1.4 M parameters in float32 with weights from `seed`.
-
-    initializer_range 0.06 in both towers: at 0.02 so narrow a model sits on a plateau for thousands of steps (DESIGN section 5).
-    """
-    from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
-
-    tokenizer = tiny_tokenizer()
-    ids = special_ids(tokenizer)
-    config = Qwen2VLConfig(
-        text_config=dict(
-            TINY_TEXT,
-            vocab_size=len(tokenizer),
-            bos_token_id=ids.pad_id,
-            eos_token_id=ids.eos_ids[0],
-            pad_token_id=ids.pad_id,
-        ),
-        vision_config=dict(TINY_VISION),
-        image_token_id=ids.image_id,
-        video_token_id=ids.video_id,
-        vision_start_token_id=ids.vision_ids[0],
-        vision_end_token_id=ids.vision_ids[1],
-        tie_word_embeddings=True,
-    )
-    torch.manual_seed(seed)
-    model = Qwen2VLForConditionalGeneration(config)
-    model.generation_config.eos_token_id, model.generation_config.pad_token_id = (
-        ids.eos_ids,
-        ids.pad_id,
-    )
-    return (
-        model,
-        tokenizer,
-        image_processor_class()(size={"shortest_edge": 3136, "longest_edge": 12845056}),
-    )
-
-
-def image_processor_class():
-    """Qwen2-VL's image processor on PIL: AutoProcessor, and in some versions the plain class, needs torchvision."""
-    try:
-        from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
-            Qwen2VLImageProcessorPil,
-        )
-
-        return Qwen2VLImageProcessorPil
-    except ImportError:  # transformers before 5.4
-        from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
-
-        return Qwen2VLImageProcessor
-
-
-def special_ids(tokenizer):
-    """Ids that matter, by name. eos_ids: both of Qwen2-VL's, end of turn first; pad_id is the second. vision_ids: never sampled, and masked
-    in every log-prob, because a sampled one breaks the training forward."""
-    ids = dict(zip(SPECIAL_TOKENS, tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS))))
-    missing = [
-        token
-        for token in ("<|im_start|>", "<|im_end|>", "<|endoftext|>", *VISION_TOKENS)
-        if ids[token] is None or ids[token] == tokenizer.unk_token_id
-    ]
-    if missing:
-        raise UserError(f"the tokenizer has no {', '.join(missing)}: not one of Qwen2-VL")
-    if tokenizer("".join(ids), add_special_tokens=False)["input_ids"] != list(ids.values()):
-        raise UserError(
-            "the tokenizer splits its special tokens into letters (split_special_tokens or added_tokens_decoder in tokenizer_config.json); fetch the checkpoint again"
-        )
-    return SimpleNamespace(
-        eos_ids=[ids["<|im_end|>"], ids["<|endoftext|>"]],
-        pad_id=ids["<|endoftext|>"],
-        image="<|image_pad|>",
-        image_id=ids["<|image_pad|>"],
-        video_id=ids["<|video_pad|>"],
-        reserved=VISION_TOKENS + ("<|im_start|>", "<|im_end|>", "<|endoftext|>"),
-        vision_ids=[ids[token] for token in VISION_TOKENS],
-    )
-
-
-# --------------------------------------------------------------------------------------------------------- a model as reward
-
-
-def names_checkpoint(name):
-    """Whether --reward-funcs NAME means a checkpoint: a directory, or something that looks like a path or a hub name (owner/model)."""
-    return "/" in name or os.sep in name or os.path.isdir(name)
-
-
-class RewardModel:
-    """A sequence-classification checkpoint with one output as a reward, with its own tokenizer (TRL's and open-r1-multimodal's
-    `reward_processing_class`). It reads question and answer, as a conversation if its tokenizer has a chat template, and never sees the picture.
-
-    Range: whatever the checkpoint's head puts out; weigh it by --reward-weights. UserError if it cannot be loaded or has more outputs than one.
-    """
-
-    def __init__(self, name, device="cpu", dtype=torch.float32):
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-        where = f"--reward-funcs {name}"
-        try:
-            self.tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                self.model, report = AutoModelForSequenceClassification.from_pretrained(
-                    name, dtype=dtype, output_loading_info=True, trust_remote_code=False
-                )
-        except Exception as error:  # the hub client, the two loaders and their file formats raise some twenty types
-            if disk.is_the_machines(error):
-                raise
-            raise UserError(
-                f"{where} cannot be loaded as a sequence classifier ({checkpoint_files.first_line(error)}); name a reward, or a checkpoint with its tokenizer"
-            ) from None
-        if self.model.config.num_labels != 1:
-            raise UserError(
-                f"{where} has {self.model.config.num_labels} outputs, but a reward is one number; name a checkpoint with num_labels 1"
-            )
-        if report["missing_keys"]:  # a plain language model: its head would be noise
-            raise UserError(
-                f"{where} lacks {', '.join(sorted(report['missing_keys'])[:2])}: not trained as a reward model; name one that is"
-            )
-        if self.tokenizer.pad_token is None:
-            self.tokenizer.pad_token = self.tokenizer.eos_token
-        if self.tokenizer.pad_token is None:
-            raise UserError(
-                f"{where}: its tokenizer has neither pad_token nor eos_token; set one in its tokenizer_config.json"
-            )
-        if self.tokenizer.chat_template:
-            templates.check_conversation(self.tokenizer, where)
-        self.tokenizer.padding_side = "right"
-        self.model.config.pad_token_id = (
-            self.tokenizer.pad_token_id
-        )  # by which it finds the last token of each row
-        self.model.to(device).eval().requires_grad_(False)
-        self.most = min(
-            self.tokenizer.model_max_length,
-            getattr(self.model.config, "max_position_embeddings", self.tokenizer.model_max_length),
-        )
-
-    @torch.no_grad()
-    def score(self, questions, completions, batch_size=32):
-        """[float] of B questions and completions. Text beyond the checkpoint's context loses its beginning, but for the token that the tokenizer puts before
-        all texts: the end of an answer is what counts. Scores are as fine as `dtype`: in bfloat16 three digits."""
-        texts = []
-        for question, completion in zip(questions, completions):
-            turns = [
-                {"role": "user", "content": question},
-                {"role": "assistant", "content": completion},
-            ]
-            texts.append(
-                self.tokenizer.apply_chat_template(turns, tokenize=False)
-                if self.tokenizer.chat_template
-                else f"{question}\n{completion}"
-            )
-        rows = self.tokenizer(texts, add_special_tokens=not self.tokenizer.chat_template)[
-            "input_ids"
-        ]
-        rows = [
-            row
-            if len(row) <= self.most
-            else row[:1] + row[len(row) - self.most + 1 :]
-            if row[0] in self.tokenizer.all_special_ids
-            else row[-self.most :]
-            for row in rows
-        ]
-        scores = []
-        for start in range(0, len(rows), batch_size):
-            batch = self.tokenizer.pad(
-                {"input_ids": rows[start : start + batch_size]}, return_tensors="pt"
-            ).to(self.model.device)
-            scores += self.model(**batch).logits[:, 0].float().tolist()
-        return scores
 
 
 # ----------------------------------------------------------------------------------------------------------------- load
@@ -395,18 +143,20 @@ def load_processor(directory, max_pixels=None, min_pixels=None):
         checkpoint_files.read_config(directory) if (directory / "config.json").is_file() else {}
     )
     tokenizer = checkpoint_files.load_tokenizer(directory)
-    special = special_ids(tokenizer)
+    special = families.special_ids(tokenizer)
     size = {"shortest_edge": min_pixels or 3136, "longest_edge": max_pixels or 401408}
     if size["shortest_edge"] > size["longest_edge"]:
         raise UserError(
             f"--min-pixels {size['shortest_edge']} is more than --max-pixels {size['longest_edge']}; lower it"
         )
-    image_processor = image_processor_class()(
+    image_processor = families.image_processor_class()(
         size=size, **checkpoint_files.read_preprocessor(directory)
     )
     checkpoint_files.check_processor(directory, config, image_processor, special, len(tokenizer))
     context = checkpoint_files.text_of(config)[0].get("max_position_embeddings") or 32768
-    tokenizer.chat_template = templates.chat_template(tokenizer, directory) or CHAT_TEMPLATE
+    tokenizer.chat_template = (
+        templates.chat_template(tokenizer, directory) or families.CHAT_TEMPLATE
+    )
     return Processor(tokenizer, image_processor, special, context)
 
 
@@ -445,12 +195,12 @@ def load(
             "--quant nf4 weights cannot be trained themselves; add --lora-r 16, or leave --quant away"
         )
     if base == "tiny":
-        model, tokenizer, image_processor = tiny(seed)
+        model, tokenizer, image_processor = families.tiny(seed)
         image_processor.size = {
             "shortest_edge": min_pixels or 3136,
             "longest_edge": max_pixels or 401408,
         }
-        processor = Processor(tokenizer, image_processor, special_ids(tokenizer), 4096)
+        processor = Processor(tokenizer, image_processor, families.special_ids(tokenizer), 4096)
         if quant == "nf4":  # bitsandbytes quantises while loading: save, and load like any other
             with tempfile.TemporaryDirectory() as directory:
                 model.save_pretrained(directory)
@@ -467,7 +217,7 @@ def load(
             base
         )  # these first: they take a second, and the weights minutes
         if adapter:
-            checkpoint_files.check_adapter(adapter, base, LORA_TARGETS)
+            checkpoint_files.check_adapter(adapter, base, families.LORA_TARGETS)
         processor = load_processor(base, max_pixels, min_pixels)
         model = from_pretrained(
             Qwen2VLForConditionalGeneration, base, torch.float32 if full else dtype, device, quant
@@ -497,7 +247,7 @@ def load(
                 r=lora_r,
                 lora_alpha=train.lora_alpha or 2 * lora_r,
                 lora_dropout=train.lora_dropout,
-                target_modules=LORA_TARGETS,
+                target_modules=families.LORA_TARGETS,
                 task_type="CAUSAL_LM",
             ),
         )
@@ -519,7 +269,7 @@ def load(
     if train and train.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model.config.use_cache = True  # a checkpoint saved with it off generates at a crawl
-    AttentionInterface.register("packed", packed_attention)
+    AttentionInterface.register("packed", logps.packed_attention)
     AttentionMaskInterface.register("packed", sdpa_mask)
     model.model.language_model.config._attn_implementation = (
         "packed"  # never switched, not saved; the vision tower keeps sdpa
@@ -549,7 +299,7 @@ def from_pretrained(cls, directory, dtype, device, quant):
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=dtype,
-            llm_int8_skip_modules=KEEP_UNQUANTISED,
+            llm_int8_skip_modules=families.KEEP_UNQUANTISED,
         )
     try:
         with warnings.catch_warnings():
@@ -571,7 +321,7 @@ def from_pretrained(cls, directory, dtype, device, quant):
         if disk.is_the_machines(error):
             raise
         raise UserError(
-            f"{directory} cannot be loaded as Qwen2-VL ({checkpoint_files.first_line(error)}); fetch or save the checkpoint again"
+            f"{directory} cannot be loaded as Qwen2-VL ({fields.first_line(error)}); fetch or save the checkpoint again"
         ) from None
     lacking = sorted(report["missing_keys"]) + [
         str(entry[0]) for entry in report.get("mismatched_keys", [])
@@ -642,7 +392,7 @@ def load_adapter(model, adapter, train):
         if disk.is_the_machines(error):
             raise
         raise UserError(
-            f"the adapter in {adapter} does not fit its base ({checkpoint_files.first_line(error)}); correct base_model_name_or_path in its adapter_config.json"
+            f"the adapter in {adapter} does not fit its base ({fields.first_line(error)}); correct base_model_name_or_path in its adapter_config.json"
         ) from None
     missing = [
         str(w.message)
@@ -757,8 +507,8 @@ def load_from_args(args, train=False, resume=None, needs_training=None):
     )  # the same pictures in evaluation as in training
     args.max_pixels = args.max_pixels or trained_with.get("max_pixels") or 401408
     args.min_pixels = args.min_pixels or trained_with.get("min_pixels") or 3136
-    device = utils.pick_device(args.device)
-    dtype = utils.pick_dtype(args.dtype, device)
+    device = pick_device(args.device)
+    dtype = pick_dtype(args.dtype, device)
     args.device, args.dtype = str(device), str(dtype).removeprefix("torch.")
     policy, processor = load(
         str(resume or args.model),
@@ -779,197 +529,8 @@ def describe(policy):
         p.numel() * (2 if p.__class__.__name__ == "Params4bit" else 1) for p in policy.parameters()
     )
     trained = sum(p.numel() for p in policy.parameters() if p.requires_grad)
-    core = core_of(policy)
+    core = logps.core_of(policy)
     return f"{total / 1e6:.2f} M parameters, {trained / 1e6:.2f} M trained, {str(core.compute_dtype).removeprefix('torch.')} on {core.device}"
-
-
-# --------------------------------------------------------------------------------------------------------------- forward
-
-
-def core_of(policy):
-    """The Qwen2VLForConditionalGeneration inside a PeftModel (whose LoRA layers sit in it), or the policy itself."""
-    return policy.get_base_model() if hasattr(policy, "get_base_model") else policy
-
-
-def dtype_of(core):
-    """What the model computes in, whatever its weights are."""
-    return getattr(core, "compute_dtype", core.dtype)
-
-
-def autocast(core, cache_enabled=True):
-    """Mixed precision as the whole project uses it, in rollout and update alike: float32 weights compute in dtype_of(core). cache_enabled: torch's, of weights once cast."""
-    dtype = dtype_of(core)
-    return (
-        contextlib.nullcontext()
-        if dtype in (torch.float32, torch.float64)
-        else torch.autocast(core.device.type, dtype=dtype, cache_enabled=cache_enabled)
-    )
-
-
-class Packing(NamedTuple):
-    """Where the responses lie in [prompt | r1 | ... | rG] (data.pack): to_rows (G, T), the index in S of each response's tokens; from_rows (response
-    tokens,), the way back, in G*T. Passed down as the attention mask, so that gradient checkpointing recomputes with the one it ran with."""
-
-    to_rows: torch.Tensor
-    from_rows: torch.Tensor
-
-
-def packed_attention(module, query, key, value, attention_mask, scaling=None, dropout=0.0, **more):
-    """Causal attention over [prompt | r1 | ... | rG] where each response sees the prompt and itself (as in Prefix Grouper, arXiv:2506.05433).
-
-    query: (1, H, S, K); key, value: (1, KV, S, K). Returns ((1, S, H, K), None). Two calls, without a mask tensor where torch has flash or memory-efficient
-    attention: the prompt on itself, and the responses, padded to (G, T) here and nowhere else, on [prompt | itself], aligned to the lower right;
-    padding comes last, where nobody looks. Anything but a Packing as attention_mask: transformers' own sdpa, for stock forward and generate.
-    """
-    if not isinstance(attention_mask, Packing):
-        from transformers.integrations.sdpa_attention import (
-            sdpa_attention_forward,
-        )  # here, and in load(): two seconds that --help need not wait
-
-        return sdpa_attention_forward(
-            module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **more
-        )
-    to_rows, from_rows = attention_mask
-    (G, T), P = to_rows.shape, query.shape[2] - len(from_rows)
-    ragged = len(from_rows) < G * T
-    query, key = (
-        query.to(value.dtype),
-        key.to(value.dtype),
-    )  # rotated in float32 under autocast, which the call with a CausalBias bypasses
-
-    if query.is_cuda and (
-        query.dtype not in (torch.float16, torch.bfloat16)
-        or torch.cuda.get_device_capability(query.device)[0] < 8
-    ):
-        key, value = (
-            x.repeat_interleave(query.shape[1] // x.shape[1], 1) for x in (key, value)
-        )  # there only flash, which this cannot be, takes fewer of them
-
-    def rows(x):  # (1, heads, S, K) -> (G, heads, T, K)
-        tokens = x[0].transpose(0, 1)  # (S, heads, K)
-        tokens = (
-            tokens.index_select(0, to_rows.flatten()) if ragged else tokens[P:]
-        )  # (G * T, heads, K)
-        return tokens.unflatten(0, (G, T)).transpose(1, 2)
-
-    def both(x):  # (1, KV, S, K) -> (G, KV, P + T, K)
-        return torch.cat([x[:, :, :P].expand(G, -1, -1, -1), rows(x)], 2)
-
-    same = dict(dropout_p=dropout, scale=scaling, enable_gqa=True)
-    prompt = scaled_dot_product_attention(
-        query[:, :, :P], key[:, :, :P], value[:, :, :P], is_causal=True, **same
-    )  # (1, H, P, K)
-    own = scaled_dot_product_attention(
-        rows(query), both(key), both(value), attn_mask=causal_lower_right(T, P + T), **same
-    )  # (G, H, T, K)
-    own = own.transpose(1, 2).flatten(0, 1)  # (G * T, H, K)
-    return torch.cat(
-        [prompt[0].transpose(0, 1), own.index_select(0, from_rows) if ragged else own]
-    )[None], None
-
-
-def image_features(core, pixel_values, grid, most=16384):
-    """(image tokens, D) from the vision tower and merger, all images of a batch in order. Without gradient, in runs of whole images of at most
-    `most` patches: a batch of 64 photographs at once would need gigabytes for the tower alone. pixel_values may lie anywhere."""
-    patches = grid.prod(-1).tolist()
-    runs, now = [[]], 0
-    for i, n in enumerate(patches):
-        if runs[-1] and now + n > most and not torch.is_grad_enabled():
-            runs.append([])
-            now = 0
-        runs[-1].append(i)
-        now += n
-    features = []
-    for pixels, run in zip(
-        pixel_values.split([sum(patches[i] for i in run) for run in runs]), runs
-    ):
-        out = core.model.visual(
-            pixels.to(core.device, core.model.visual.dtype), grid_thw=grid[run].to(core.device)
-        )
-        features.append(out.pooler_output if hasattr(out, "pooler_output") else out)
-    return torch.cat(features)
-
-
-@torch.no_grad()
-def cache_features(policy, prompts):
-    """Where tower and merger are frozen: every prompt's image features, once, into `prompt.features` (image tokens, D), whence `data.collate` takes
-    them for all passes. Where one of them trains it does nothing: features of a step ago are another model's, and carry no gradient."""
-    core = core_of(policy)
-    pictured = [p for p in prompts if p.pixel_values is not None]
-    if not pictured or any(p.requires_grad for p in core.model.visual.parameters()):
-        return
-    with autocast(core):
-        features = image_features(
-            core,
-            torch.cat([p.pixel_values for p in pictured]),
-            torch.cat([p.grid for p in pictured]),
-        )
-    for prompt, own in zip(pictured, features.split([len(p.image_at) for p in pictured])):
-        prompt.features = own
-
-
-def embed(core, batch):
-    """(rows, S, D) input embeddings of a collated batch: words by id, pictures by position. Each prompt's images go through the vision tower
-    once, however many responses it has; not at all if the batch holds their `features`."""
-    embeds = core.model.language_model.embed_tokens(batch["input_ids"])  # (rows, S, D)
-    features = batch.get("features")
-    if features is None and batch["pixel_values"] is None:
-        return embeds
-    if features is None:
-        features = image_features(core, batch["pixel_values"], batch["grid"])  # (image tokens, D)
-    flat = embeds.flatten(0, 1).index_put(
-        (batch["image_to"],), features.to(embeds.dtype)[batch["image_from"]]
-    )
-    return flat.view_as(embeds)
-
-
-def token_logps(policy, batch, temperature=1.0, suppress=(), entropy=False, chunk=None):
-    """log pi(targets | prompt, earlier targets) of a batch from data.collate, packed or padded: (B, T) float32, 0 where the mask is 0; carries gradient.
-
-    temperature: logits are divided by it, as in sampling. suppress: ids that cannot be sampled (processor.special.vision_ids): their logits
-    are minus infinity here too, so that these are the log-probs of the distribution that was sampled from. The head runs over `chunk`
-    tokens at a time (default: such that a chunk's logits are 128 MB) and is recomputed in the backward pass: the (B, T, V) logits never
-    exist at once (7B, 8 x 1024 tokens: 5 GB in float32, several times over).
-    Returns logp, or (logp, entropy (B, T) in nats, no gradient) with entropy=True.
-    """
-    core = core_of(policy)
-    chunk = chunk or max(64, 2**25 // core.config.text_config.vocab_size)
-    # Padded rows need no attention mask: padding is on the right, and attention is causal.
-    packing = Packing(batch["to_rows"], batch["from_rows"]) if "to_rows" in batch else None
-    with autocast(core):
-        states = core.model.language_model(
-            inputs_embeds=embed(core, batch),
-            position_ids=batch["positions"],
-            attention_mask={"full_attention": packing},
-            use_cache=False,
-        ).last_hidden_state
-        keep = batch["mask"].bool()  # (B, T)
-        rows = (
-            torch.arange(len(keep), device=states.device)
-            .clamp_max(len(states) - 1)[:, None]
-            .expand_as(keep)
-        )  # packed: all in row 0
-        states = states[rows[keep], batch["predicts"][keep]]  # (tokens, D)
-        targets = batch["targets"][keep]  # (tokens,)
-
-        def head(h, t):
-            logits = core.lm_head(h).float() / temperature  # (chunk, V)
-            logits[:, list(suppress)] = -torch.inf
-            logp = logits.log_softmax(-1)
-            spread = (
-                -(logp.detach().exp() * logp.detach().clamp_min(-1e4)).sum(-1)
-                if entropy
-                else logp.new_zeros(len(h))
-            )
-            return logp.gather(1, t[:, None])[:, 0], spread
-
-        pieces = [
-            checkpoint(head, h, t, use_reentrant=False) if torch.is_grad_enabled() else head(h, t)
-            for h, t in zip(states.split(chunk), targets.split(chunk))
-        ]
-    scatter = lambda values: torch.zeros_like(batch["mask"]).masked_scatter(keep, values)
-    logp = scatter(torch.cat([p for p, _ in pieces]))
-    return (logp, scatter(torch.cat([e for _, e in pieces]))) if entropy else logp
 
 
 class Reference:
@@ -992,7 +553,7 @@ class Reference:
             for parameter in self.loaded:
                 parameter.requires_grad_(False)
         elif not hasattr(policy, "get_base_model"):
-            core = core_of(policy)
+            core = logps.core_of(policy)
             self.copy, _ = load(
                 args.model, torch.float32, core.device, "none", None, seed=args.seed
             )  # float32 under autocast, as the policy is:
@@ -1062,7 +623,10 @@ def export(args):
     Prints the mean |difference in log-prob| between the trained policy, as it was trained, and the exported one, on 16 prompts.
     """
     import data  # upwards, against the rule of this project, for the comparison only
-    import generate
+    import rollout
+    import tasks
+    from tasks import files, images
+    from tasks.prompts import DEFAULT_TEMPLATE
 
     run_args = checkpoint_files.read_run(args.model)
     base, adapter = locate(args.model)
@@ -1073,7 +637,7 @@ def export(args):
     ]:
         raise UserError(f"--output-dir {out} is not empty; name a new directory")
     disk.make_writable(out)
-    device = utils.pick_device(args.device)
+    device = pick_device(args.device)
     policy, processor = load(
         args.model,
         torch.float32,
@@ -1085,13 +649,13 @@ def export(args):
     )
     spec = args.data or (
         run_args.get("data")
-        if data.split_name(run_args.get("data", ""))[0] in toyworld.TASKS
+        if files.split_name(run_args.get("data", ""))[0] in toy.TASKS
         or os.path.exists(str(run_args.get("data")))
         else "count:test"
     )
-    data.limit_image_pixels(run_args.get("max_image_pixels") or data.MAX_IMAGE_PIXELS)
-    examples = data.head(data.read(spec), 16)
-    template = run_args.get("prompt_template") or data.DEFAULT_TEMPLATE
+    images.limit_image_pixels(run_args.get("max_image_pixels") or MAX_IMAGE_PIXELS)
+    examples = data.head(tasks.read(spec), 16)
+    template = run_args.get("prompt_template") or DEFAULT_TEMPLATE
     prompts = [
         data.encode_prompt(e, processor, template, run_args.get("system_prompt"), 64)
         for e in examples
@@ -1118,16 +682,16 @@ def export(args):
     rundir.publish(out, save_model, size)
     print(f"wrote {out} ({args.dtype}{', adapter merged' if adapter else ''})")
 
-    trained_dtype = utils.pick_dtype(run_args.get("dtype", "float32"), device)
+    trained_dtype = pick_dtype(run_args.get("dtype", "float32"), device)
     trained, _ = load(args.model, trained_dtype, device, run_args.get("quant") or "none", None)
-    sampled = generate.rollout(
+    sampled = rollout.rollout(
         trained, prompts, processor.special, max_completion_length=64, temperature=0
     )
     batch = data.collate(prompts, sampled.targets, sampled.mask, device=device)
     exported, _ = load(str(out), dtype, device, "none", None)
     with torch.no_grad():
         before, after = (
-            token_logps(p, batch, suppress=processor.special.vision_ids)
+            logps.token_logps(p, batch, suppress=processor.special.vision_ids)
             for p in (trained, exported)
         )
     gap = float(((before - after).abs().sum() / batch["mask"].sum()))
@@ -1139,7 +703,7 @@ def export(args):
 
 
 def parse_args(argv=None):
-    p = utils.Parser(__doc__, "model.py")
+    p = Parser(__doc__, "model.py")
     p.add_argument("command", choices=["export"], help="write one merged checkpoint")
     p.add_argument(
         "--model", "--model-name-or-path", required=True, help="as in the training scripts"
@@ -1163,4 +727,4 @@ def parse_args(argv=None):
 main = export
 
 if __name__ == "__main__":
-    utils.run(main, parse_args)
+    running.run(main, parse_args)

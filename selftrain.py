@@ -34,430 +34,53 @@ if __name__ == "__main__":
 import dataclasses
 import gc
 import random
-import re
 import shutil
 import time
 from collections import Counter
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
 import data
-import evaluate as evaluation
-import generate
 import losses
 import model as modeling
-import protocols
+import pools
 import rewards
-import utils
-from grading.answers import extract_answer, normalize_answer
-from plumbing import disk, lock, plots, records, rundir, sums
-from plumbing.arguments import flag, label_of, run_id, same_flags, typed, write_args
+import rollout
+import tasks as tasks_
+from grading.metrics import majority, select, wilson
+from plumbing import device, disk, flags, lock, plots, records, rundir, running, stopping, sums
+from plumbing.arguments import flag, label_of, run_id, same_flags, write_args
+from plumbing.arguments import flags_given as typed
+from plumbing.errors import UserError
 from plumbing.log import MetricsLog, line_of, metrics_of, say
+from plumbing.text import short
+from tasks import protocols, toy
+from tasks.example import Pair
+from tasks.pairs import read_pairs
+from tasks.prompts import (
+    DEFAULT_TEMPLATE,
+    SELECT,
+    question_text,
+    select_prompt,
+    template_of,
+    with_question,
+)
+from update import (
+    clip_gradient,
+    imitate,
+    lr_scale,
+    make_optimizer,
+    optimizer_bytes,
+    prefer,
+    reference_logps,
+    texts_of,
+)
 
-BUILT = ("cot", "refine", "select")  # R3V's three tasks
 POOLS = (
     "pool.jsonl",
     "pool_instructed.jsonl",
 )  # of an iteration: samples asked for plainly, and with MPO's instructions
-
-
-# ------------------------------------------------------------------------------------------------------------- the pool
-
-
-def sort_pool(lines):
-    """{id: (right, wrong, unreadable)}, three lists of pool lines, each oldest to newest, ids in the order of their first line.
-
-    Unreadable samples are kept apart: R3V and MPO take them for wrong, but a text without an answer teaches something else than a wrong answer does.
-    """
-    sorts = {}
-    for line in lines:
-        groups = sorts.setdefault(line["id"], ([], [], []))
-        groups[2 if not line["readable"] else 0 if line["right"] else 1].append(line)
-    return sorts
-
-
-def has_reasoning(completion, least=20):
-    """Whether a completion reasons before it answers: at least `least` characters of thinking.
-
-    That is what stands inside the think tags, and after them or without them before the first `<answer>` or `Answer:` (all of a text that has none of these). Answering
-    first and explaining later is no reasoning. R3V's Qwen2-VL code asks for more than 50 characters that do not begin with "Answer"; InternVL's for 20 of thinking.
-    """
-    thinking, _, rest = completion.rpartition("</think>")
-    return (
-        len(
-            (
-                thinking.replace("<think>", "") + re.split("<answer>|Answer:", rest, maxsplit=1)[0]
-            ).strip()
-        )
-        >= least
-    )
-
-
-def usable(lines, least=20):
-    """The lines fit to be imitated or shown as candidates: they reason, and came to their end. What was cut at the length limit would be imitated with an end-of-turn
-    token in the middle of its sentence."""
-    return [
-        line
-        for line in lines
-        if line["finish"] != "length" and has_reasoning(line["completion"], least)
-    ]
-
-
-# ---------------------------------------------------------------------------- R3V (arXiv:2411.00855): solve, refine, select
-
-
-def self_cot(right):
-    """Self-CoT, L_SFT: the newest right sample, or None."""
-    return right[-1] if right else None
-
-
-def self_refine(right, wrong):
-    """Self-refine, L_REF: (newest wrong, newest right), the first for the prompt and the second for the target; None if there are not both."""
-    return (wrong[-1], right[-1]) if right and wrong else None
-
-
-def self_select_sets(right, wrong, sizes=(3,), rng=None, choices=None, per_size=2):
-    """Self-select, L_SEL: sets of candidates of one question, at least one of them right and one wrong.
-
-    Size 3 is R3V's: {T[-1], T[-2], F[-1]}, kind "2+1", and {T[-1], F[-1], F[-2]}, kind "1+2", of T right and F wrong, as far as there are enough. Other sizes n
-    (2 to 6, so that more candidates than in training are no surprise at test time; sizes=(2, 3, 4, 5, 6)) get `per_size` sets each: the number of right ones is uniform
-    over what can be filled, R3V's 1 to min(|T|, n - 1), and `rng` draws which ones. Different from the release, at any size:
-    - candidates differ as texts: of equal ones only the newest counts. Twice the same text, common at low temperature, gives the answer away or wastes a place;
-    - the right ones give the same answer as the newest of them (normalize_answer, with `choices`): the release checks this only in its variant for other sizes.
-    Returns [{"right": lines, "wrong": lines, "kind": "2+1"}, ...], lines oldest to newest; [] if all are right or all are wrong.
-    """
-    right, wrong = distinct(right), distinct(wrong)
-    right = [
-        line
-        for line in right
-        if normalize_answer(line["answer"], choices)
-        == normalize_answer(right[-1]["answer"], choices)
-    ]
-    sets = []
-    for n in sizes:
-        if n < 2:
-            raise ValueError(f"a set to select from has at least 2 candidates, got size {n}")
-        fewest, most = max(1, n - len(wrong)), min(len(right), n - 1)  # right ones
-        if n == 3:
-            sets += [(right[-k:], wrong[k - n :]) for k in (2, 1) if fewest <= k <= most]
-        elif fewest <= most:
-            for _ in range(per_size):
-                k = rng.randint(fewest, most)
-                one = tuple(
-                    [lines[i] for i in sorted(rng.sample(range(len(lines)), m))]
-                    for lines, m in ((right, k), (wrong, n - k))
-                )
-                sets += [one] if one not in sets else []
-    return [
-        {"right": some, "wrong": others, "kind": f"{len(some)}+{len(others)}"}
-        for some, others in sets
-    ]
-
-
-def distinct(lines):
-    """The lines without those whose text a newer one repeats."""
-    newest = {line["completion"].strip(): i for i, line in enumerate(lines)}
-    return [line for i, line in enumerate(lines) if newest[line["completion"].strip()] == i]
-
-
-def balance_kinds(sets, rng):
-    """As many sets with the right candidates in the majority as in the minority, within each size: (what is kept, in order; number dropped, drawn by rng).
-
-    Of "2+1" sets alone a model learns to take the majority of the answers shown, which needs no looking. Sets with as many right as wrong ones all stay.
-    """
-    groups = {}
-    for i, one in enumerate(sets):
-        balance = len(one["right"]) - len(one["wrong"])
-        groups.setdefault((len(one["right"]) + len(one["wrong"]), abs(balance) > 0), ([], []))[
-            balance > 0
-        ].append(i)
-    dropped = set()
-    for (_, uneven), pair in groups.items():
-        rare, common = sorted(pair, key=len)
-        dropped |= set(rng.sample(common, len(common) - len(rare))) if uneven else set()
-    return [one for i, one in enumerate(sets) if i not in dropped], len(dropped)
-
-
-def balance_positions(sets, rng):
-    """Puts the candidates of each set in an order: every position holds a right one equally often, to within one, in the sets of each kind.
-
-    R3V shuffles and hopes; a preference for the first candidate then costs nothing in training. Here the right ones go where the fewest have been so far, ties drawn
-    by rng, over the whole data set. Returns the sets with "candidates" (lines in order) and "right_at" (positions of the right ones, from 0).
-    """
-    placed, kinds, sizes = [None] * len(sets), {}, {}
-    for i in sorted(
-        range(len(sets)), key=lambda i: sets[i]["kind"]
-    ):  # kind by kind, so that the second can even out the first over all sets of a size
-        right, wrong = list(sets[i]["right"]), list(sets[i]["wrong"])
-        n = len(right) + len(wrong)
-        of_kind, of_size = kinds.setdefault(sets[i]["kind"], [0] * n), sizes.setdefault(n, [0] * n)
-        right_at = sorted(
-            sorted(range(n), key=lambda at: (of_kind[at], of_size[at], rng.random()))[: len(right)]
-        )
-        rng.shuffle(right)
-        rng.shuffle(wrong)
-        for at in right_at:
-            of_kind[at] += 1
-            of_size[at] += 1
-        placed[i] = {
-            **sets[i],
-            "candidates": [(right if at in right_at else wrong).pop() for at in range(n)],
-            "right_at": right_at,
-        }
-    return placed
-
-
-# Templates whose select target is the bare answer in R3V's builders. TabMWP's is "Answer: B".
-BARE_ANSWERS = ("chartqa", "clevr_math")
-
-
-def final_answer(line, bare=False):
-    """Return the target of a set: the answer alone, spelt as the sample did.
-
-    "<answer> 3 </answer>" if the sample used tags; else "3" if bare, as R3V has it for ChartQA and
-    CLEVR-Math, and "Answer: 3" otherwise, as it has it for TabMWP.
-    """
-    if "<answer>" in line["completion"]:
-        return f"<answer> {line['answer']} </answer>"
-    return line["answer"] if bare else f"Answer: {line['answer']}"
-
-
-def build(
-    examples,
-    pool,
-    prompt_of,
-    tasks=BUILT,
-    sizes=(3,),
-    seed=0,
-    balance=True,
-    hinted=(),
-    least=20,
-    instruction=None,
-    bare=False,
-):
-    """The training data of one R3V iteration from the whole pool: (items, counts for the log).
-
-    examples: {id: Example}; prompt_of(example): the question as it is asked for reasoning (data.wording), its options in it, which the release's rebuilt prompts lost.
-    tasks: which of BUILT; cot alone is R3V's STaR. sizes: of the sets to select from. balance=False leaves both kinds of sets as common as they are (R3V).
-    hinted: pool lines sampled with the gold answer as a hint (hint_prompt), for STaR's rationalisation: used where nothing else is right. least: see has_reasoning.
-    instruction: of data.select_prompt, data.SELECT.get(template). bare: see final_answer.
-    An item is {"id", "task", "prompt": the whole user turn, "target": what to answer}, and of "select" also "candidates" (texts), "right_at" (positions from 0) and
-    "kind". At most one cot and one refine item a question. All items of a task are together: shuffle before training.
-    counts: questions (all_right, all_wrong, mixed, by all their samples; unreadable is not right); samples that are unreadable, cut, or without reasoning; items of each
-    task and kind; select/surplus, sets dropped by balance_kinds; select/voted_right, items on which the majority of the candidates is right: what voting alone would get.
-    Raises UserError if the pool has a sample of a question that examples lacks.
-    """
-    rng = random.Random(seed)
-    counts = Counter(
-        dict.fromkeys(
-            [
-                "questions",
-                "all_right",
-                "all_wrong",
-                "mixed",
-                "unreadable",
-                "cut",
-                "no_reasoning",
-                "rationalised",
-                *BUILT,
-                "select/surplus",
-                "select/voted_right",
-            ],
-            0,
-        )
-    )
-    items, sets = {task: [] for task in BUILT}, []
-    hints = {line["id"]: line for line in rationalised(hinted, least)}
-    by_id = sort_pool(pool)
-    for id in [*by_id, *(id for id in hints if id not in by_id)]:
-        if id not in examples:
-            raise utils.UserError(
-                f"the pool has samples of example {id!r}, which is not in the data: give the --data that they were sampled from, or another --output-dir"
-            )
-        everything = by_id.get(id, ([], [], []))
-        right, wrong = (usable(lines, least) for lines in everything[:2])
-        cut = sum(line["finish"] == "length" for line in everything[0] + everything[1])
-        counts["questions"] += 1
-        counts[
-            "all_wrong"
-            if not everything[0]
-            else "mixed"
-            if everything[1] or everything[2]
-            else "all_right"
-        ] += 1
-        counts["unreadable"] += len(everything[2])
-        counts["cut"] += cut
-        counts["no_reasoning"] += (
-            len(everything[0]) + len(everything[1]) - len(right) - len(wrong) - cut
-        )
-        prompt, newest, pair = prompt_of(examples[id]), self_cot(right), self_refine(right, wrong)
-        if newest is None and id in hints:
-            newest = hints[id]
-            counts["rationalised"] += "cot" in tasks
-        if newest:
-            items["cot"].append(
-                {"id": id, "task": "cot", "prompt": prompt, "target": newest["completion"].strip()}
-            )
-        if pair and "refine" in tasks:
-            items["refine"].append(
-                {
-                    "id": id,
-                    "task": "refine",
-                    "prompt": data.refine_prompt(prompt, pair[0]["completion"].strip()),
-                    "target": pair[1]["completion"].strip(),
-                }
-            )
-        if "select" in tasks:
-            sets += [
-                {"id": id, **one}
-                for one in self_select_sets(right, wrong, sizes, rng, examples[id].choices)
-            ]
-    if balance:
-        sets, counts["select/surplus"] = balance_kinds(sets, rng)
-    for one in balance_positions(sets, rng):
-        example, candidates = (
-            examples[one["id"]],
-            [line["completion"].strip() for line in one["candidates"]],
-        )
-        vote = rewards.majority(
-            [line["answer"] for line in one["candidates"]], example.choices, lambda answer: answer
-        )
-        counts["select/voted_right"] += any(
-            line["right"] for line in one["candidates"] if line["answer"] == vote
-        )
-        counts[f"select/{one['kind']}"] += 1
-        items["select"].append(
-            {
-                "id": one["id"],
-                "task": "select",
-                "prompt": data.select_prompt(prompt_of(example), candidates, instruction),
-                "target": final_answer(one["right"][-1], bare),
-                "candidates": candidates,
-                "right_at": one["right_at"],
-                "kind": one["kind"],
-            }
-        )
-    built = [item for task in BUILT if task in tasks for item in items[task]]
-    counts.update(item["task"] for item in built)
-    return built, dict(counts)
-
-
-# ------------------------------------------------------------------------------------- STaR (arXiv:2203.14465): rationalisation
-
-
-def hint_prompt(prompt, answer):
-    """The prompt with the gold answer as a hint: for sampling only, on questions nothing was right for. The training prompt is the one without."""
-    return f"{prompt}\nHint: the answer is {answer}. Show step by step, from what the picture shows, how one comes to it, without a word about this hint."
-
-
-def rationalised(lines, least=20):
-    """The newest usable right sample of each question, of samples drawn with the hint. What speaks of the hint is left out: no hint will be there to speak of."""
-    right = [
-        line
-        for line in usable(lines, least)
-        if line["right"] and not re.search(r"\bhint", line["completion"], re.IGNORECASE)
-    ]
-    return list({line["id"]: line for line in right}.values())
-
-
-# --------------------------------------------------------------------------------- MPO (arXiv:2411.10442): pairs by correctness
-
-# How to ask for reasoning when sampling, by kind of picture: appended to the prompt, so that samples differ in more than luck. A pair's training prompt is the plain one.
-INSTRUCTIONS = {
-    "plain": "",
-    "background": "First recall the definitions, rules and facts that the question calls for, then reason from them step by step.",
-    "visual": "First describe what the picture shows that bears on the question, its text, numbers and layout, then reason from it step by step.",
-    "grounded": "First name each object that the question is about and say where in the picture it is, then reason from these step by step.",
-}
-INSTRUCTION_OF = {
-    "science": "background", "geometry": "background", "math": "background",
-    "chart": "visual", "table": "visual", "document": "visual", "ocr": "visual",
-    "general": "grounded", "count": "grounded", "spatial": "grounded", "ground": "grounded",
-    "mathematics": "background", "relation": "grounded", "depth": "grounded", "distance": "grounded", "commonsense": "grounded",      # M3CoT's and CV-Bench's words
-}  # fmt: skip
-
-
-def instructed(prompt, kind):
-    """The prompt to sample with, for a kind of picture or task (INSTRUCTION_OF, upper or lower case; plain for any other, None included). Tags and format are left to the prompt."""
-    words = INSTRUCTIONS[INSTRUCTION_OF.get(str(kind).lower(), "plain")]
-    return f"{prompt}\n{words}" if words else prompt
-
-
-def entails(wrong, right, choices=None):
-    """Whether the wrong answer says the right one and more, "12 cm" and "12": the pair would punish what it should reward.
-
-    The words of the right answer stand side by side in the wrong one, each by normalize_answer. MPO's code looks for characters: it drops the right "A" beside "B. Paris",
-    "1" beside "12", and, since it writes 'None' where there is no answer, "No" beside every unreadable text. Two different options (`choices`, or letters) never entail,
-    nor do lists of boxes: one box too many is a mistake.
-    """
-    forms = {normalize_answer(answer, choices) for answer in (right, wrong)}
-    if "[{" in right or len(forms) == 2 and all(re.fullmatch("[a-z]", form) for form in forms):
-        return False
-    pieces = (
-        [piece.lstrip("([\"'").rstrip(".,;:!?)]\"'") for piece in answer.split()]
-        for answer in (right, wrong)
-    )
-    words, more = ([normalize_answer(piece) for piece in some if piece] for some in pieces)
-    return bool(words) and any(
-        more[i : i + len(words)] == words for i in range(len(more) - len(words) + 1)
-    )
-
-
-def correctness_pairs(right, wrong, unreadable, rng, most=15, choices=None):
-    """MPO's pairs of one question: ([(chosen, rejected), ...], the same with an unreadable rejected one), of pool lines, at most `most` each, drawn by rng.
-
-    All right x wrong but those whose answers entail (see `entails`), and all right x unreadable, kept apart, because they teach the format. Equal texts count once, and a
-    right sample that was cut is not chosen. Lengths are not matched, as in the released code. Both are empty if nothing is right.
-    """
-    right = [line for line in distinct(right) if line["finish"] != "length"]
-    pairs = [
-        (a, b)
-        for a in right
-        for b in distinct(wrong)
-        if not entails(b["answer"], a["answer"], choices)
-    ]
-    format_pairs = [(a, b) for a in right for b in distinct(unreadable)]
-    return tuple(
-        some if len(some) <= most else [some[i] for i in sorted(rng.sample(range(len(some)), most))]
-        for some in (pairs, format_pairs)
-    )
-
-
-# ------------------------------------------------------------- MPO's Dropout Next-Token Prediction: pairs without a gold answer
-
-
-def truncate_words(text, ratio=0.5):
-    """The first floor(n * ratio) of the n words of a response, split at single spaces, so that it is exactly how the text begins; no space at its end."""
-    words = text.split(" ")
-    return " ".join(words[: int(len(words) * ratio + 1e-9)])  # 0.29 * 100 is a little less than 29
-
-
-def blind(example):
-    """The example without its images, nor a placeholder for them: what the continuation is made up from."""
-    return dataclasses.replace(
-        example, images=[], question=example.question.replace("<image>", "").strip()
-    )
-
-
-def ntp_pair(chosen, prefix, continuation, choices=None, read=extract_answer):
-    """(chosen, rejected): a response to the picture, and its beginning (truncate_words) as the same model went on without the picture. None if that tells nothing: it went
-    on with nothing, with the same text, or to the same answer.
-
-    The two share the words of the prefix, which ends without a space while a continuation may or may not begin with one: exactly one goes between.
-    """
-    assert chosen.startswith(prefix), f"the prefix {prefix[-40:]!r} is not how the response begins"
-    rejected = f"{prefix} {continuation.strip()}" if prefix else continuation.strip()
-    answers = [read(text) for text in (chosen, rejected)]
-    same = (
-        None not in answers and len({normalize_answer(answer, choices) for answer in answers}) == 1
-    )
-    return (
-        None
-        if same or not continuation.strip() or rejected.split() == chosen.split()
-        else (chosen, rejected)
-    )
 
 
 # --------------------------------------------------------------------------------------------------------------------- the phases
@@ -472,8 +95,8 @@ def check_pools(out, examples, args):
         lines, _ = records.good_lines(path, label_of(args, path))
         unknown = next((line for line in lines if line["id"] not in examples), None)
         if unknown:
-            raise utils.UserError(
-                f"{path} has samples of {data.short(unknown['id'], 60)!r}, and {args.data} has no "
+            raise UserError(
+                f"{path} has samples of {short(unknown['id'], 60)!r}, and {args.data} has no "
                 "question of that id: the data have changed, or their ids are made otherwise now; "
                 "begin anew in another --output-dir"
             )
@@ -486,9 +109,9 @@ def check_order(file, ids):
     """
     for number, (line, id) in enumerate(zip(file.lines, ids), 1):
         if line["id"] != id:
-            raise utils.UserError(
-                f"{file.path}:{number} is of {data.short(line['id'], 60)!r}, where the data have "
-                f"{data.short(id, 60)!r}: they have changed; begin anew in another --output-dir"
+            raise UserError(
+                f"{file.path}:{number} is of {short(line['id'], 60)!r}, where the data have "
+                f"{short(id, 60)!r}: they have changed; begin anew in another --output-dir"
             )
 
 
@@ -514,7 +137,7 @@ def sample_into(
         range(len(file.lines) // G, len(asks), step), desc=describe, unit="batch", leave=False
     ):
         batch, lines = asks[at : at + step], []
-        texts, lengths, finish = generate.answer_all(
+        texts, lengths, finish = rollout.answer_all(
             policy,
             processor,
             batch,
@@ -557,16 +180,16 @@ def sample_into(
 def sample_pool(folder, policy, processor, examples, score, args, t):
     """Phase 1 of iteration t: --num-generations samples of each question, with --instructions mpo half of them instructed: (pool lines, {metric: share of them})."""
     questions = list(examples.values())
-    plain = [data.wording(e, args.prompt_template) for e in questions]
-    prompted = [plain, [instructed(prompt, e.task) for prompt, e in zip(plain, questions)]]
+    plain = [question_text(e, args.prompt_template) for e in questions]
+    prompted = [plain, [pools.instructed(prompt, e.task) for prompt, e in zip(plain, questions)]]
     pool = []
-    for n, (share, prompts) in enumerate(zip(pool_shares(args), prompted)):
+    for n, (share, prompts) in enumerate(zip(pools.pool_shares(args), prompted)):
         if share:
             pool += sample_into(
                 folder / POOLS[n],
                 policy,
                 processor,
-                [data.asked(e, prompt) for e, prompt in zip(questions, prompts)],
+                [with_question(e, prompt) for e, prompt in zip(questions, prompts)],
                 questions,
                 score,
                 share,
@@ -579,41 +202,23 @@ def sample_pool(folder, policy, processor, examples, score, args, t):
     known = [
         line for line in pool if examples[line["id"]].answer
     ]  # of the others nobody knows what is right
-    return pool, {f"pool/{kind}": share for kind, share in shares_of(known).items()}
-
-
-def pool_shares(args):
-    """Samples of a question in each of POOLS."""
-    K = args.num_generations
-    return [K, 0] if args.instructions == "plain" else [K - K // 2, K // 2]
-
-
-def shares_of(pool):
-    """{"right": share, "wrong": ..., "unreadable": ...} of pool lines; {} of none."""
-    return (
-        {
-            kind: sum(len(groups[n]) for groups in sort_pool(pool).values()) / len(pool)
-            for n, kind in enumerate(("right", "wrong", "unreadable"))
-        }
-        if pool
-        else {}
-    )
+    return pool, {f"pool/{kind}": share for kind, share in pools.shares_of(known).items()}
 
 
 def build_items(folder, policy, processor, examples, pool, score, args, t):
     """Phase 2 of iteration t for star and r3v: (items from this pool and those of the iterations before, {metric: count}). Raises UserError if there are none."""
 
     def wording(e):
-        return data.wording(e, args.prompt_template)
+        return question_text(e, args.prompt_template)
 
     hinted = []
     if args.rationalization:
-        lost = [examples[id] for id, (right, _, _) in sort_pool(pool).items() if not right]
+        lost = [examples[id] for id, (right, _, _) in pools.sort_pool(pool).items() if not right]
         hinted = sample_into(
             folder / "hinted.jsonl",
             policy,
             processor,
-            [data.asked(e, hint_prompt(wording(e), e.answer)) for e in lost],
+            [with_question(e, pools.hint_prompt(wording(e), e.answer)) for e in lost],
             lost,
             score,
             1,
@@ -625,13 +230,13 @@ def build_items(folder, policy, processor, examples, pool, score, args, t):
         )
     before = []
     for i in range(1, t):
-        for name, share in zip(POOLS, pool_shares(args)):
+        for name, share in zip(POOLS, pools.pool_shares(args)):
             path, total = folder.parent / f"iteration-{i}" / name, share * len(examples)
             before += records.finished_lines(
                 path, label_of(args, path), total, made_again(folder.parent, i)
             )
     tasks = [task for task in METHODS[args.method] if getattr(args, f"{task}_weight", 1)]
-    built, counts = build(
+    built, counts = pools.build(
         examples,
         before + pool,
         wording,
@@ -639,19 +244,19 @@ def build_items(folder, policy, processor, examples, pool, score, args, t):
         args.select_sizes,
         args.seed * 100 + t,
         hinted=hinted,
-        instruction=data.SELECT.get(args.prompt_template),
-        bare=args.prompt_template in BARE_ANSWERS,
+        instruction=SELECT.get(args.prompt_template),
+        bare=args.prompt_template in pools.BARE_ANSWERS,
     )
     whole = [
         item
         for item in built
-        if fits(data.asked(examples[item["id"]], item["prompt"]), processor, args)
+        if fits(with_question(examples[item["id"]], item["prompt"]), processor, args)
     ]
     counts |= {
         "too_long": len(built) - len(whole),
         **{task: sum(item["task"] == task for item in whole) for task in tasks},
     }
-    shares = shares_of(pool)
+    shares = pools.shares_of(pool)
     print(
         f"iteration {t}: samples "
         + ", ".join(f"{kind} {share:.3f}" for kind, share in shares.items())
@@ -660,7 +265,7 @@ def build_items(folder, policy, processor, examples, pool, score, args, t):
         + ", ".join(f"{counts[task]} {task}" for task in tasks)
     )
     if not whole:
-        raise utils.UserError(
+        raise UserError(
             f"iteration {t}: nothing was built from {folder}/pool.jsonl, {shares['right']:.1%} of whose samples are right; start from a model that answers right now and then, "
             "or, in another --output-dir, raise --num-generations or --max-completion-length"
         )
@@ -669,11 +274,11 @@ def build_items(folder, policy, processor, examples, pool, score, args, t):
 
 def build_pairs(folder, policy, processor, examples, pool, args, t):
     """Phase 2 of iteration t for dpo and mpo: (list of data.Pair from this pool, {metric: count}). Raises UserError if there are none."""
-    sorts, spent, more = sort_pool(pool), sum(line["tokens"] for line in pool), {}
+    sorts, spent, more = pools.sort_pool(pool), sum(line["tokens"] for line in pool), {}
     if args.pair_source == "correctness":
         rng, found = random.Random(args.seed * 100 + t), []
         for id, (right, wrong, unreadable) in sorts.items():
-            answers, formats = correctness_pairs(
+            answers, formats = pools.correctness_pairs(
                 right, wrong, unreadable, rng, args.max_pairs, examples[id].choices
             )
             found += [
@@ -682,10 +287,10 @@ def build_pairs(folder, policy, processor, examples, pool, args, t):
                 for a, b in some
             ]
     else:
-        chosen = [lines[-1] for right, _, _ in sorts.values() if (lines := usable(right, 0))]
+        chosen = [lines[-1] for right, _, _ in sorts.values() if (lines := pools.usable(right, 0))]
         asks = [
-            data.asked(
-                examples[line["id"]], data.wording(examples[line["id"]], args.prompt_template)
+            with_question(
+                examples[line["id"]], question_text(examples[line["id"]], args.prompt_template)
             )
             for line in chosen
         ]
@@ -702,12 +307,12 @@ def build_pairs(folder, policy, processor, examples, pool, args, t):
         made = [
             (
                 line["id"],
-                ntp_pair(
+                pools.ntp_pair(
                     line["completion"].strip(),
                     end["prefix"],
                     end["continuation"],
                     examples[line["id"]].choices,
-                    reader(args.protocol),
+                    protocols.reader(args.protocol),
                 ),
             )
             for line, end in zip(chosen, ends)
@@ -724,12 +329,12 @@ def build_pairs(folder, policy, processor, examples, pool, args, t):
     ]  # spelt letter by letter
     if not found:
         right = sum(line["right"] for line in pool) / len(pool)
-        raise utils.UserError(
+        raise UserError(
             f"iteration {t}: no pair could be made of {folder}/pool.jsonl ({right:.1%} of its samples are right); raise --num-generations or --max-train-samples, "
             "in another --output-dir"
         )
     pairs, kinds = (
-        [data.Pair(examples[id], a.strip(), b.strip(), kind) for id, a, b, kind in found],
+        [Pair(examples[id], a.strip(), b.strip(), kind) for id, a, b, kind in found],
         Counter(kind for *_, kind in found),
     )
     print(
@@ -758,13 +363,13 @@ def continue_into(path, policy, processor, chosen, asks, args, seed):
         leave=False,
     ):
         batch = [
-            (line, truncate_words(line["completion"].strip(), args.start_ratio), ask)
+            (line, pools.truncate_words(line["completion"].strip(), args.start_ratio), ask)
             for line, ask in zip(chosen[at : at + step], asks[at : at + step])
         ]
         prompts = [
-            data.continued(
+            data.append_response(
                 data.encode_prompt(
-                    blind(ask),
+                    pools.blind(ask),
                     processor,
                     "none",
                     args.system_prompt,
@@ -775,7 +380,7 @@ def continue_into(path, policy, processor, chosen, asks, args, seed):
             )
             for _, prefix, ask in batch
         ]
-        roll = generate.rollout(
+        roll = rollout.rollout(
             policy,
             prompts,
             processor.special,
@@ -802,137 +407,6 @@ def continue_into(path, policy, processor, chosen, asks, args, seed):
     return file.lines
 
 
-def texts_of(pairs):
-    """What log-probs of pairs depend on, but for the model."""
-    return [[pair.example.id, pair.chosen, pair.rejected] for pair in pairs]
-
-
-def reference_logps(path, policy, processor, pairs, args):
-    """log pi_ref of both responses of each pair, sums over tokens, [(chosen, rejected), ...]: those of the policy that training starts from, computed before its first
-    step, so that no second model is kept. Appended to `path` as they come."""
-    file = records.Lines(path, label_of(args, path, texts_of(pairs)), 1, len(pairs))
-    policy.eval()
-    with torch.no_grad():
-        for pair in tqdm(
-            pairs[len(file.lines) :], desc="reference log-probs", unit="pair", leave=False
-        ):
-            chosen, rejected = pair_logps(policy, processor, pair, args)[0].tolist()
-            file.append([{"ref_chosen_logps": chosen, "ref_rejected_logps": rejected}])
-    return [(line["ref_chosen_logps"], line["ref_rejected_logps"]) for line in file.lines]
-
-
-def pair_logps(policy, processor, pair, args):
-    """(log pi(y|x) of the chosen and of the rejected response (2,), sums over tokens, with gradient; their lengths (2,)): one forward pass over [prompt | chosen | rejected]."""
-    room = processor.context
-    prompt = data.encode_prompt(pair.example, processor, args.prompt_template, args.system_prompt)
-    rows = [
-        data.encode_response(text, processor, pair.example.source, room)
-        for text in (pair.chosen, pair.rejected)
-    ]
-    targets, mask = data.pad_targets(rows, processor.special.pad_id)  # (2, T)
-    batch = data.collate([prompt], targets, mask, [2], policy.device)
-    logp = modeling.token_logps(policy, batch, suppress=processor.special.vision_ids)  # (2, T)
-    return losses.sequence_logp(logp, batch["mask"]), batch["mask"].sum(1)
-
-
-def imitate(policy, processor, items, examples, args):
-    """One update's gradient of star and r3v, from built items: {metric: value}."""
-    encoded = [
-        (
-            data.encode_prompt(
-                data.asked(examples[item["id"]], item["prompt"]),
-                processor,
-                "none",
-                args.system_prompt,
-            ),
-            data.encode_response(item["target"], processor, item["id"], processor.context),
-            item["task"],
-        )
-        for item in items
-    ]
-    encoded.sort(
-        key=lambda e: len(e[0].ids) + len(e[1])
-    )  # rows of about one length share a micro-batch; their order in the step means nothing
-    prompts, rows, tasks = zip(*encoded)
-    targets, mask = data.pad_targets(rows, processor.special.pad_id)  # (B, T)
-    weights = losses.r3v_weights(
-        mask,
-        tasks,
-        {task: getattr(args, f"{task}_weight", 1.0) for task in set(tasks)},
-        args.per_example,
-    )
-    loss, spent = 0.0, torch.zeros_like(mask)
-    for a, b, first, last, counts in data.micro_batches(
-        len(rows), args.micro_batch_size, [1] * len(rows)
-    ):
-        longest = max(len(row) for row in rows[a:b])
-        batch = data.collate(
-            prompts[first:last], targets[a:b, :longest], mask[a:b, :longest], counts, policy.device
-        )
-        per_token = losses.nll(
-            modeling.token_logps(policy, batch, suppress=processor.special.vision_ids)
-        )
-        part = losses.aggregate(per_token, weights[a:b, :longest].to(policy.device))
-        part.backward()
-        loss, spent[a:b, :longest] = loss + part.item(), per_token.detach().cpu()
-    of = {task: [b for b in range(len(rows)) if tasks[b] == task] for task in sorted(set(tasks))}
-    return {
-        "loss": loss,
-        **{
-            f"loss/{task}": float(losses.masked_mean(spent[at], mask[at]))
-            for task, at in of.items()
-        },
-        "tokens": float(mask.sum()),
-    }
-
-
-def prefer(policy, processor, pairs, references, args, shift):
-    """One update's gradient of dpo and mpo: {metric: value}. shift: {"total", "count"} of losses.reward_shift, which moves on."""
-    loss, seen = 0.0, []
-    for pair, (ref_chosen, ref_rejected) in zip(pairs, references):
-        logps, tokens = pair_logps(policy, processor, pair, args)  # (2,), (2,)
-        ref = logps.new_tensor([ref_chosen, ref_rejected])
-        scores = args.beta * (logps.detach() - ref)
-        if not torch.isfinite(scores).all():
-            raise utils.UserError(
-                f"{pair.example.source}: the log-probability of a response is not finite; {utils.NOT_FINITE}"
-            )
-        delta, shift["total"], shift["count"] = losses.reward_shift(
-            scores[:1], scores[1:], shift["total"], shift["count"]
-        )
-        part = losses.preference_loss(
-            logps[:1],
-            logps[1:],
-            ref[:1],
-            ref[1:],
-            tokens[:1],
-            tokens[1:],
-            args.loss_type,
-            args.loss_weights,
-            args.beta,
-            args.label_smoothing,
-            delta,
-        ).sum() / len(pairs)
-        part.backward()
-        loss += part.item()
-        seen.append([*logps.tolist(), ref_chosen, ref_rejected, float(tokens.sum())])
-    chosen, rejected, ref_chosen, ref_rejected, tokens = torch.tensor(seen).T
-    metrics = {
-        k: float(v)
-        for k, v in losses.preference_metrics(
-            chosen, rejected, ref_chosen, ref_rejected, args.beta
-        ).items()
-    }
-    return {
-        "loss": loss,
-        **metrics,
-        "logps/chosen_change": float((chosen - ref_chosen).mean()),
-        "logps/chosen_start": float(ref_chosen.mean()),
-        "delta": shift["total"] / max(1, shift["count"]),
-        "tokens": float(tokens.sum()),
-    }
-
-
 def train(folder, policy, processor, rows, update, args, t, state):
     """Trains `policy` on `rows` (items or pairs), by update(rows of a step) -> metrics, and publishes it in `folder`. Goes on from the newest checkpoint there: its weights are
     loaded already. state: a dict that is saved and restored with it."""
@@ -947,7 +421,7 @@ def train(folder, policy, processor, rows, update, args, t, state):
         )
     max_steps = data.steps_of(args, rows, args.batch_size)
     trained = [q for q in policy.parameters() if q.requires_grad]
-    optimizer = utils.make_optimizer(args.optim, trained, args.learning_rate)
+    optimizer = make_optimizer(args.optim, trained, args.learning_rate)
     step = 0
     if found:
         saved = rundir.load_state(found[-1])
@@ -964,7 +438,7 @@ def train(folder, policy, processor, rows, update, args, t, state):
     )
     model_bytes, state_bytes = (
         modeling.saved_bytes(policy, processor),
-        utils.optimizer_bytes(optimizer),
+        optimizer_bytes(optimizer),
     )
     shown = [
         "loss",
@@ -983,8 +457,8 @@ def train(folder, policy, processor, rows, update, args, t, state):
     with stopping.Stop() as stop:
         while step < max_steps:
             started = time.perf_counter()
-            utils.seed_everything(args.seed * 1000 + t, step)
-            scale = utils.lr_scale(step, max_steps, args.warmup_steps, args.lr_scheduler_type)
+            device.seed_everything(args.seed * 1000 + t, step)
+            scale = lr_scale(step, max_steps, args.warmup_steps, args.lr_scheduler_type)
             for group in optimizer.param_groups:
                 group["lr"] = args.learning_rate * scale
             policy.train()
@@ -992,7 +466,7 @@ def train(folder, policy, processor, rows, update, args, t, state):
             metrics = update(
                 data.take(rows, step * args.batch_size, args.batch_size, args.seed * 1000 + t)
             )
-            metrics["grad_norm"] = utils.clip_gradient(trained, args.max_grad_norm, step + 1)
+            metrics["grad_norm"] = clip_gradient(trained, args.max_grad_norm, step + 1)
             optimizer.step()
             step += 1
             seconds = time.perf_counter() - started
@@ -1051,7 +525,7 @@ def train(folder, policy, processor, rows, update, args, t, state):
 def evaluate(folder, policy, processor, name, examples, args, score, at):
     """Test@1 and, from --num-samples samples, majority, pass@N and for r3v self-select, on one --eval-data: ({metric: value}, lines for people). `at`: its number."""
     N, template = args.num_samples, args.prompt_template
-    asks = [data.asked(e, data.wording(e, template)) for e in examples]
+    asks = [with_question(e, question_text(e, template)) for e in examples]
     file = lambda what: folder / f"eval_{at}_{what}.jsonl"
     greedy = sample_into(
         file("greedy"),
@@ -1073,7 +547,7 @@ def evaluate(folder, policy, processor, name, examples, args, score, at):
         "parse_failures": sum(not line["readable"] for line in greedy),
         "mean_length": rate(line["tokens"] for line in greedy),
     }
-    result["accuracy_low"], result["accuracy_high"] = rewards.wilson(
+    result["accuracy_low"], result["accuracy_high"] = wilson(
         sum(line["right"] for line in greedy), len(examples)
     )
     said = [[(f"greedy: {line['completion']}", {"right": line["right"]})] for line in greedy]
@@ -1093,10 +567,10 @@ def evaluate(folder, policy, processor, name, examples, args, score, at):
         )
         groups = [lines[i : i + N] for i in range(0, len(lines), N)]
         texts = [[line["completion"] for line in group] for group in groups]
-        read = reader(args.protocol)
+        read = protocols.reader(args.protocol)
         gold = lambda answer, e: answer is not None and score(f"<answer> {answer} </answer>", e)[1]
         result[f"majority@{N}"] = rate(
-            gold(rewards.majority(group, e.choices, read), e) for group, e in zip(texts, examples)
+            gold(majority(group, e.choices, read), e) for group, e in zip(texts, examples)
         )
         result[f"pass@{N}"] = rate(any(line["right"] for line in group) for group in groups)
         result["sample_accuracy"] = rate(
@@ -1111,11 +585,9 @@ def evaluate(folder, policy, processor, name, examples, args, score, at):
                 shown = [
                     group
                     if fits(
-                        data.asked(
+                        with_question(
                             e,
-                            data.select_prompt(
-                                data.wording(e, template), group, data.SELECT.get(template)
-                            ),
+                            select_prompt(question_text(e, template), group, SELECT.get(template)),
                         ),
                         processor,
                         args,
@@ -1126,7 +598,7 @@ def evaluate(folder, policy, processor, name, examples, args, score, at):
                 whole = [
                     i for i, group in enumerate(shown) if group
                 ]  # what has no room for all its candidates is left to the majority
-                some, spent, _ = generate.self_select(
+                some, spent, _ = rollout.self_select(
                     policy,
                     processor,
                     [examples[i] for i in whole],
@@ -1142,9 +614,7 @@ def evaluate(folder, policy, processor, name, examples, args, score, at):
                     for values, empty in ((some, ""), (spent, 0))
                 )
                 picks = [
-                    rewards.select(
-                        evaluation.on_a_line(text, args.protocol), group, e.choices, read
-                    )
+                    select(protocols.on_a_line(text, args.protocol), group, e.choices, read)
                     for text, group, e in zip(chosen, texts, examples)
                 ]
                 picks = [
@@ -1198,31 +668,8 @@ def fits(ask, processor, args):
         return bool(
             data.check_fit([ask], processor, "none", args.system_prompt, args.max_completion_length)
         )
-    except utils.UserError:
+    except UserError:
         return False
-
-
-def reader(protocol):
-    """text -> its answer, or None, as the protocol reads it, or in tags."""
-    return (lambda text: protocols.body(text, protocol)) if protocol else extract_answer
-
-
-def scorer(protocol):
-    """score(text, example) -> (answer or None, right): by the protocol, or by the accuracy reward. Where an example has no gold answer (DropoutNTP), all that ends is right."""
-    read = reader(protocol)
-    right = (
-        (
-            lambda text, example: protocols.PROTOCOLS[protocol]["ours"](
-                text, *evaluation.judged([example], protocol)
-            )
-        )
-        if protocol
-        else rewards.accuracy
-    )
-    return lambda text, example: (
-        read(text) if example.answer else text,
-        bool(right(text, example)) if example.answer else True,
-    )
 
 
 # Flags that only some methods know; given to another they would be ignored without a word.
@@ -1263,26 +710,26 @@ FLAGS_OF = {
 }
 METHODS = {
     "star": ("cot",),
-    "r3v": BUILT,
+    "r3v": pools.BUILT,
     "dpo": ("sigmoid",),
     "mpo": losses.MPO["loss_type"],
 }  # what is built, or what a pair costs
 
 
 def parse_args(argv=None):
-    p = utils.Parser(__doc__, "selftrain.py")
+    p = flags.Parser(__doc__, "selftrain.py")
     p.add_argument(
         "--method",
         choices=METHODS,
         required=True,
         help="star and r3v imitate what is built from the pool; dpo and mpo learn from pairs",
     )
-    utils.add_model_flags(p)
-    utils.add_training_flags(p)
-    g = utils.add_data_flags(p)
+    flags.add_model_flags(p)
+    flags.add_training_flags(p)
+    g = flags.add_data_flags(p)
     g.add_argument(
         "--max-train-samples",
-        type=utils.positive,
+        type=flags.int_from_1,
         help="questions (or --pairs) to learn from: the first so many; default: all of a file, 1024 of a toy task",
     )
     g.add_argument(
@@ -1292,7 +739,7 @@ def parse_args(argv=None):
     )
     g.add_argument(
         "--max-warmup-samples",
-        type=utils.positive,
+        type=flags.int_from_1,
         help="how many of them; default: all of a file, a tenth of the questions of a toy task",
     )
     g.add_argument(
@@ -1307,33 +754,33 @@ def parse_args(argv=None):
     g = p.add_argument_group("rollout")
     g.add_argument(
         "--iterations",
-        type=utils.positive,
+        type=flags.int_from_1,
         help="rounds of sampling, building and training; default: 3 for star and r3v, 1 for dpo and mpo",
     )
     g.add_argument(
         "--num-generations",
-        type=utils.positive,
+        type=flags.int_from_1,
         default=3,
         help="K, samples of each question in each iteration",
     )
     g.add_argument(
         "--max-completion-length",
-        type=utils.positive,
+        type=flags.int_from_1,
         default=384,
         help="tokens of a sampled completion at most (given --pairs may be as long as the context)",
     )
     g.add_argument(
-        "--temperature", type=utils.not_negative, default=0.9, help="sampling temperature"
+        "--temperature", type=flags.not_negative, default=0.9, help="sampling temperature"
     )
     g.add_argument(
         "--top-p",
-        type=utils.fraction,
+        type=flags.share,
         default=0.95,
         help="sample among the likeliest tokens that make up this mass",
     )
     g.add_argument(
         "--top-k",
-        type=utils.count,
+        type=flags.int_from_0,
         default=50,
         help="sample among this many likeliest tokens, 0: all",
     )
@@ -1372,7 +819,7 @@ def parse_args(argv=None):
     ):
         g.add_argument(
             f"--{task}-weight",
-            type=utils.not_negative,
+            type=flags.not_negative,
             default=1.0,
             help=f"star and r3v: weight of {what} beside self-CoT; 0 leaves them out",
         )
@@ -1400,13 +847,13 @@ def parse_args(argv=None):
     )
     g.add_argument(
         "--start-ratio",
-        type=utils.dropout,
+        type=flags.below_1,
         default=0.5,
         help="dropout_ntp: share of the response's words that is kept",
     )
     g.add_argument(
         "--max-pairs",
-        type=utils.positive,
+        type=flags.int_from_1,
         default=15,
         help="pairs of a question at most, and as many with an unreadable answer",
     )
@@ -1419,33 +866,33 @@ def parse_args(argv=None):
     g.add_argument(
         "--loss-weights",
         nargs="+",
-        type=utils.not_negative,
+        type=flags.not_negative,
         metavar="W",
         help="one weight per --loss-type; default: all 1, and for mpo 0.8 0.2 1.0",
     )
     g.add_argument(
-        "--beta", type=utils.not_negative, default=0.1, help="how far log-ratios count as rewards"
+        "--beta", type=flags.not_negative, default=0.1, help="how far log-ratios count as rewards"
     )
     g.add_argument(
         "--label-smoothing",
-        type=utils.dropout,
+        type=flags.below_1,
         default=0.0,
         help="sigmoid: share of pairs taken to be the wrong way round (cDPO); below 0.5",
     )
     g.add_argument(
-        "--batch-size", type=utils.positive, default=32, help="examples, or pairs, per step"
+        "--batch-size", type=flags.int_from_1, default=32, help="examples, or pairs, per step"
     )
-    utils.add_optimization_flags(
+    flags.add_optimization_flags(
         p, "peak learning rate; default: 1e-4 with LoRA, 1e-5 without; dpo and mpo: 1e-5 and 5e-6"
     )
-    utils.add_evaluation_flags(p)
+    flags.add_evaluation_flags(p)
     p.add_argument(
         "--num-samples",
-        type=utils.count,
+        type=flags.int_from_0,
         default=3,
         help="samples of each held-out question for majority, self-select (r3v) and pass@N; 0: only greedy answers",
     )
-    utils.add_output_flags(p)
+    flags.add_output_flags(p)
     p.set_defaults(micro_batch_size=32, num_train_epochs=None)
     words = set(typed(argv))
     for action in p._actions:
@@ -1533,7 +980,7 @@ def check_weights(directory, out):
         return
     fault = sums.fault_of(directory)
     if fault:
-        raise utils.UserError(f"{fault}; {made_again(out, directory.name.split('-')[1])}")
+        raise UserError(f"{fault}; {made_again(out, directory.name.split('-')[1])}")
 
 
 def finished_iterations(out, args):
@@ -1549,7 +996,7 @@ def finished_iterations(out, args):
                 )
             return lines
         if (path.parent / "train.jsonl").exists() and not (path.parent / "trained.json").is_file():
-            raise utils.UserError(f"{path.parent}/trained.json is missing; {made_again(out, t)}")
+            raise UserError(f"{path.parent}/trained.json is missing; {made_again(out, t)}")
         lines.append(line_of(t, {name: float(value) for name, value in result.items()}))
     return lines
 
@@ -1582,7 +1029,7 @@ def main(args):
     disk.make_writable(out)
     if (out / "args.json").exists() or any(out.glob("iteration-*")):
         if args.resume_from_checkpoint is None:
-            raise utils.UserError(
+            raise UserError(
                 f"{out} already holds an earlier run; add --resume-from-checkpoint to go on with it, or name another --output-dir"
             )
         same_flags(args, out)
@@ -1593,9 +1040,9 @@ def main(args):
         args.prompt_template = (
             args.prompt_template or protocols.PROTOCOLS[args.protocol]["template"]
         )
-    data.ask_as_trained(args, "none" if args.pairs else data.DEFAULT_TEMPLATE)
-    score, examples, warm, eval_sets, given = scorer(args.protocol), {}, {}, {}, None
-    read = lambda spec, **more: data.read(
+    data.ask_as_trained(args, "none" if args.pairs else DEFAULT_TEMPLATE)
+    score, examples, warm, eval_sets, given = protocols.scorer(args.protocol), {}, {}, {}, None
+    read = lambda spec, **more: tasks_.read(
         spec,
         args.seed,
         args.level,
@@ -1606,12 +1053,12 @@ def main(args):
         **more,
     )
     if args.pairs:
-        given = data.read_pairs(args.pairs, args.image_folder)[: args.max_train_samples]
+        given = read_pairs(args.pairs, args.image_folder)[: args.max_train_samples]
     else:
         found = read(args.data, needs_answer=args.pair_source == "correctness" or not prefers)
         questions = data.head(
             found,
-            args.max_train_samples or (1024 if isinstance(found, data.ToyStream) else len(found)),
+            args.max_train_samples or (1024 if isinstance(found, toy.ToyStream) else len(found)),
         )
         data.check_golds([e for e in questions if e.answer], rewards.check_gold)
         examples = {e.id: e for e in questions}
@@ -1622,11 +1069,11 @@ def main(args):
         solved = data.head(
             solved,
             args.max_warmup_samples
-            or (max(1, len(examples) // 10) if isinstance(solved, data.ToyStream) else len(solved)),
+            or (max(1, len(examples) // 10) if isinstance(solved, toy.ToyStream) else len(solved)),
         )
         lacking = next((e for e in solved if not e.solution), None)
         if lacking:
-            raise utils.UserError(
+            raise UserError(
                 f"{lacking.source}: --warmup-data needs a worked `solution` in every record; delete this one, or leave --warmup-data away"
             )
         prefix = "warmup:"
@@ -1639,18 +1086,18 @@ def main(args):
         eval_sets = data.read_eval(args, [] if args.pairs else questions)
     eval_sets = with_answers(eval_sets)
     for some in (examples.values(), *eval_sets.values()) if args.protocol else ():
-        evaluation.judged([e for e in some if e.answer], args.protocol)
+        protocols.judged([e for e in some if e.answer], args.protocol)
     if args.instructions == "mpo" and not any(
-        str(e.task).lower() in INSTRUCTION_OF for e in examples.values()
+        str(e.task).lower() in pools.INSTRUCTION_OF for e in examples.values()
     ):
-        raise utils.UserError(
+        raise UserError(
             f"{args.data}: --instructions mpo goes by the kind of picture, and no example says its kind; give the records a `task` "
-            f"({', '.join(sorted(INSTRUCTION_OF))}), or leave the flag away"
+            f"({', '.join(sorted(pools.INSTRUCTION_OF))}), or leave the flag away"
         )
     args.direct_template = args.direct_template or (
-        "answer" if "<answer>" in data.template_of(args.prompt_template) else "direct"
+        "answer" if "<answer>" in template_of(args.prompt_template) else "direct"
     )
-    data.template_of(args.direct_template)
+    template_of(args.direct_template)
 
     # ---- model -------------------------------------------------------------------------------------------------------------------
     def weights(t):
@@ -1702,7 +1149,7 @@ def main(args):
     )
     if given:
         data.check_pair_fit(given, processor, args.prompt_template, args.system_prompt)
-    utils.make_optimizer(
+    make_optimizer(
         args.optim, [q for q in policy.parameters() if q.requires_grad], 0.0
     )  # found out now, not after an hour of sampling
     write_args(out, args)
@@ -1722,7 +1169,7 @@ def main(args):
     )
 
     def wording(e):
-        return data.wording(e, args.prompt_template)
+        return question_text(e, args.prompt_template)
 
     def direct_items():
         return (
@@ -1730,7 +1177,7 @@ def main(args):
                 {
                     "id": e.id,
                     "task": "direct",
-                    "prompt": data.wording(e, args.direct_template),
+                    "prompt": question_text(e, args.direct_template),
                     "target": data.target_text(
                         dataclasses.replace(e, solution=None), args.direct_template
                     ),
@@ -1838,7 +1285,7 @@ def main(args):
         load(weights(t))
         built = records.read_record(folder / "built.json", label_of(args, folder / "built.json"))
         if built is None:
-            raise utils.UserError(f"{folder}/built.json is damaged; {made_again(out, t)}")
+            raise UserError(f"{folder}/built.json is damaged; {made_again(out, t)}")
         metrics = built | metrics
 
         # 4. evaluate                                                                                            -> eval_*.jsonl, result.json
@@ -1853,7 +1300,7 @@ def main(args):
                 plots.plot_samples(
                     [
                         {
-                            "images": data.images_for_a_sheet(e),
+                            "images": plots.images_for_a_sheet(e),
                             "question": e.question,
                             "answer": e.answer,
                             "completions": mine,
@@ -1927,7 +1374,7 @@ def draw(out, lines, names, args):
     panels += [
         ("samples of the training questions", ["pool/right", "pool/wrong", "pool/unreadable"]),
         ("questions, over all pools", [f"built/{k}" for k in ("all_right", "mixed", "all_wrong")]),
-        ("built", [f"built/{k}" for k in BUILT]),
+        ("built", [f"built/{k}" for k in pools.BUILT]),
     ]
     plots.plot_curve(
         lines,
@@ -1939,4 +1386,4 @@ def draw(out, lines, names, args):
 
 
 if __name__ == "__main__":
-    utils.run(main, parse_args)
+    running.run(main, parse_args)

@@ -31,53 +31,59 @@ import torch
 from tqdm import tqdm
 
 import data
-import generate
 import losses
 import model as modeling
 import rewards
-import utils
-from grading import answers
-from plumbing import disk, plots, records, rundir
+import rollout
+import tasks
+import update
+from grading import answers, boxes
+from grading.judges import RewardModel, names_checkpoint
+from grading.metrics import reflections
+from logps import cache_features, core_of, token_logps
+from plumbing import device, disk, flags, plots, records, rundir, running, stopping
 from plumbing.arguments import write_args
+from plumbing.errors import UserError
 from plumbing.log import MetricsLog, metrics_of, say
+from tasks import toy
 
 
 def parse_args(argv=None):
-    p = utils.Parser(__doc__, "train_grpo.py")
-    utils.add_model_flags(p)
-    utils.add_training_flags(p)
-    utils.add_data_flags(p)
+    p = flags.Parser(__doc__, "train_grpo.py")
+    flags.add_model_flags(p)
+    flags.add_training_flags(p)
+    flags.add_data_flags(p)
     g = p.add_argument_group("rollout")
     g.add_argument(
-        "--prompts-per-step", type=utils.positive, default=8, help="N, questions asked per step"
+        "--prompts-per-step", type=flags.int_from_1, default=8, help="N, questions asked per step"
     )
     g.add_argument(
         "--num-generations",
-        type=utils.positive,
+        type=flags.int_from_1,
         default=8,
         help="G, completions per question (at least 2)",
     )
     g.add_argument(
         "--max-completion-length",
-        type=utils.positive,
+        type=flags.int_from_1,
         default=512,
         help="tokens of a completion at most",
     )
     g.add_argument(
         "--temperature",
-        type=utils.not_negative,
+        type=flags.not_negative,
         default=1.0,
         help="sampling temperature; log-probs use the same",
     )
     g.add_argument(
         "--top-p",
-        type=utils.fraction,
+        type=flags.share,
         default=1.0,
         help="sample among the likeliest tokens that make up this mass; below 1 importance ratios are no longer exact",
     )
     g.add_argument(
         "--top-k",
-        type=utils.count,
+        type=flags.int_from_0,
         default=0,
         help="sample among this many likeliest tokens, 0: all; above 0 importance ratios are no longer exact",
     )
@@ -111,21 +117,21 @@ def parse_args(argv=None):
     )
     g.add_argument(
         "--beta",
-        type=utils.not_negative,
+        type=flags.not_negative,
         default=0.0,
         help="weight of KL(policy || reference); 0 needs no reference",
     )
     g.add_argument(
-        "--epsilon", type=utils.not_negative, default=0.2, help="clip the ratio below 1 - epsilon"
+        "--epsilon", type=flags.not_negative, default=0.2, help="clip the ratio below 1 - epsilon"
     )
     g.add_argument(
         "--epsilon-high",
-        type=utils.not_negative,
+        type=flags.not_negative,
         help="clip the ratio above 1 + this; default: epsilon (DAPO's clip-higher: 0.28)",
     )
     g.add_argument(
         "--num-iterations",
-        type=utils.positive,
+        type=flags.int_from_1,
         default=1,
         help="mu, updates on each rollout; clipping matters above 1 only",
     )
@@ -135,9 +141,9 @@ def parse_args(argv=None):
         default=False,
         help="completions cut at --max-completion-length teach nothing (DAPO's overlong filtering)",
     )
-    utils.add_optimization_flags(p, "peak learning rate; default: 1e-5 with LoRA, 1e-6 without")
-    utils.add_evaluation_flags(p)
-    utils.add_output_flags(p)
+    flags.add_optimization_flags(p, "peak learning rate; default: 1e-5 with LoRA, 1e-6 without")
+    flags.add_evaluation_flags(p)
+    flags.add_output_flags(p)
     args = p.parse_args(argv)
     if args.num_generations < 2:
         p.error(
@@ -148,7 +154,7 @@ def parse_args(argv=None):
     unknown = [
         name
         for name in args.reward_funcs
-        if name not in rewards.REWARDS and not modeling.names_checkpoint(name)
+        if name not in rewards.REWARDS and not names_checkpoint(name)
     ]
     if unknown:
         p.error(
@@ -170,7 +176,7 @@ def main(args):
     resume = rundir.open_output_dir(args)
     N, G, out = args.prompts_per_step, args.num_generations, Path(args.output_dir)
     data.ask_as_trained(args)
-    examples = data.read(
+    examples = tasks.read(
         args.data, args.seed, args.level, "gold", args.box_format, args.min_pixels, args.max_pixels
     )
     eval_sets = data.read_eval(args, examples)
@@ -179,10 +185,10 @@ def main(args):
     formulas = [name for name in args.reward_funcs if name in rewards.REWARDS]
     try:
         rewards.check_rewards(
-            formulas, data.head(examples, 16) if isinstance(examples, data.ToyStream) else examples
+            formulas, data.head(examples, 16) if isinstance(examples, toy.ToyStream) else examples
         )
     except ValueError as error:
-        raise utils.UserError(
+        raise UserError(
             f"--reward-funcs: {error}; choose other rewards, or data that have what they need"
         ) from None
     max_steps = data.steps_of(args, examples, N)
@@ -205,12 +211,12 @@ def main(args):
         )
     reference = modeling.Reference(policy, args) if args.beta else None
     judges = {
-        name: modeling.RewardModel(name, policy.device, modeling.core_of(policy).compute_dtype)
+        name: RewardModel(name, policy.device, core_of(policy).compute_dtype)
         for name in args.reward_funcs
         if name not in formulas
     }
     trained = [q for q in policy.parameters() if q.requires_grad]
-    optimizer = utils.make_optimizer(args.optim, trained, args.learning_rate)
+    optimizer = update.make_optimizer(args.optim, trained, args.learning_rate)
     step = 0
     if resume:
         state = rundir.load_state(resume)
@@ -222,7 +228,7 @@ def main(args):
     rundir.set_aside_later(out, resume)
     model_bytes, state_bytes = (
         modeling.saved_bytes(policy, processor),
-        utils.optimizer_bytes(optimizer),
+        update.optimizer_bytes(optimizer),
     )
     disk.announce(out, rundir.to_write(args, model_bytes, state_bytes, max_steps))
     (out / "samples").mkdir(exist_ok=True)
@@ -241,7 +247,7 @@ def main(args):
     # ---- helpers -----------------------------------------------------------------------------------------------------------------
     def evaluate(name):
         """Greedy answers to a held-out set, kept in samples/: {metric: value}."""
-        texts, lengths, _ = generate.answer_all(
+        texts, lengths, _ = rollout.answer_all(
             policy,
             processor,
             eval_sets[name],
@@ -288,9 +294,7 @@ def main(args):
                 batch = data.collate(
                     prompts[first:last], targets[a:b], mask[a:b], counts, policy.device
                 )
-                pieces.append(
-                    modeling.token_logps(with_policy, batch, args.temperature, suppress).cpu()
-                )
+                pieces.append(token_logps(with_policy, batch, args.temperature, suppress).cpu())
         return torch.cat(pieces)
 
     def save_model(directory):
@@ -318,15 +322,15 @@ def main(args):
     with stopping.Stop() as stop:
         while step < max_steps:
             started = time.perf_counter()
-            utils.seed_everything(args.seed, step)
+            device.seed_everything(args.seed, step)
             chosen = data.take(examples, step * N, N, args.seed)
             prompts = [encode(e) for e in chosen]
-            modeling.cache_features(
+            cache_features(
                 policy, prompts
             )  # a frozen vision tower sees each picture once a step, not once a pass
 
             # 1. sample G completions for each of N prompts -> B = N * G rows
-            roll = generate.rollout(
+            roll = rollout.rollout(
                 policy,
                 prompts,
                 processor.special,
@@ -381,7 +385,7 @@ def main(args):
                     ref_logp = logps(prompts, targets, mask, frozen)  # (B, T)
 
             # 5. a few clipped gradient steps, in micro-batches
-            scale = utils.lr_scale(step, max_steps, args.warmup_steps, args.lr_scheduler_type)
+            scale = update.lr_scale(step, max_steps, args.warmup_steps, args.lr_scheduler_type)
             for group in optimizer.param_groups:
                 group["lr"] = args.learning_rate * scale
             policy.train()
@@ -395,7 +399,7 @@ def main(args):
                     batch = data.collate(
                         prompts[first:last], targets[a:b], mask[a:b], counts, policy.device
                     )
-                    logp, entropy = modeling.token_logps(
+                    logp, entropy = token_logps(
                         policy, batch, args.temperature, suppress, entropy=True
                     )
                     old = logp.detach() if old_logp is None else old_logp[a:b].to(logp)
@@ -427,7 +431,7 @@ def main(args):
                     first_logp, computed = now, now if sampled_logp is None else sampled_logp
                     gap, agrees = check_agreement(roll.logp, computed, mask, step + 1)
                     old_logp = roll.logp if agrees else computed  # for further updates
-                grad_norm = utils.clip_gradient(trained, args.max_grad_norm, step + 1)
+                grad_norm = update.clip_gradient(trained, args.max_grad_norm, step + 1)
                 optimizer.step()
             step += 1
 
@@ -454,7 +458,7 @@ def main(args):
                 "completions/mean_length": roll.lengths.float().mean(),
                 "completions/max_length": roll.lengths.max(),
                 "completions/clipped_ratio": 1 - finished.float().mean(),
-                "completions/reflection_words": sum(map(rewards.reflections, completions))
+                "completions/reflection_words": sum(map(reflections, completions))
                 / len(completions),
                 **{f"sampling_logp_difference/{k}": v for k, v in gap.items()},
                 **({"old_logp_from_rollout": agrees} if args.num_iterations > 1 else {}),
@@ -540,7 +544,7 @@ def main(args):
         panels,
         f"train_grpo.py, {args.model}, {args.data}, {N} x {G}, seed {args.seed}",
     )
-    plot_before_after(
+    plots.plot_before_after(
         out / "samples" / "before_after.png",
         first,
         eval_sets[first],
@@ -585,39 +589,11 @@ def check_agreement(sampling_logp, logp, mask, step):
     if not gap["k3"] <= 1e-3:  # so that nan does not pass
         text = f"step {step}: rollout and update disagree about the same tokens: KL {gap['k3']:.1e} nats a token, largest difference of log-probs {gap['max']:.2f}"
         if not gap["k3"] <= 1e-2:
-            raise utils.UserError(
+            raise UserError(
                 f"{text}. What would be learned from is another policy's; use --dtype float32 or a higher --temperature, and report this"
             )
         say(f"  warning: {text} (in bfloat16 a low --temperature is enough for that)")
     return gap, losses.rollout_agrees(sampling_logp, logp, mask)
-
-
-@plots.picture
-def plot_before_after(png, name, examples, before, after):
-    """A sheet of held-out pictures with what was answered before and after training: five answers that changed, if there are, and three others.
-    before, after: the lines of samples/eval_*.jsonl, in the order of `examples`."""
-    triples = list(zip(examples, before, after))
-    rows = []
-    for e, b, a in (
-        sorted(triples[:200], key=lambda t: t[1]["accuracy"] == t[2]["accuracy"])[:5] + triples[:3]
-    ):
-        said = [
-            (
-                f"{when}: {answer['prediction']}",
-                {k: answer[k] for k in ("accuracy", "iou") if k in answer},
-            )
-            for when, answer in (("before", b), ("after", a))
-        ]
-        rows.append(
-            {
-                "images": data.images_for_a_sheet(e),
-                "boxes": rewards.drawn_boxes(e, b["prediction"], a["prediction"]),
-                "question": e.question,
-                "answer": e.answer,
-                "completions": said,
-            }
-        )
-    plots.plot_samples(rows, png, f"{name}: answers that changed, and three others")
 
 
 def save_samples(directory, step, chosen, completions, parts, adv, G):
@@ -642,8 +618,8 @@ def save_samples(directory, step, chosen, completions, parts, adv, G):
         some = range(n * G, n * G + min(3, G))
         rows.append(
             {
-                "images": data.images_for_a_sheet(e),
-                "boxes": rewards.drawn_boxes(e, *(completions[b] for b in some)),
+                "images": plots.images_for_a_sheet(e),
+                "boxes": boxes.drawn_boxes(e, *(completions[b] for b in some)),
                 "question": e.question,
                 "answer": e.answer,
                 "completions": [(completions[b], scores[b]) for b in some],
@@ -657,4 +633,4 @@ def save_samples(directory, step, chosen, completions, parts, adv, G):
 
 
 if __name__ == "__main__":
-    utils.run(main, parse_args)
+    running.run(main, parse_args)

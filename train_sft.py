@@ -5,7 +5,7 @@
 The loss is on the response alone, its end-of-turn token included. Differences from R1-V's SFT script: the prompt is masked out of the loss,
 no generation prompt follows the answer, images come before the text as they do in RL, and samples are not packed.
 
-On a laptop (tiny model, about seven minutes on two cores; its teacher is fallible on purpose, see toyworld.py):
+On a laptop (tiny model, about seven minutes on two cores; its teacher is fallible on purpose, see tasks/toy.py):
     python train_sft.py --model tiny --data count --learning-rate 2e-3 --max-steps 1000 --output-dir runs/sft
 On a GPU (QLoRA; the projector alone, as LLaVA's first stage, is --lora-r 0 --freeze-vision --freeze-llm):
     python train_sft.py --model Qwen/Qwen2-VL-2B-Instruct --quant nf4 --data warmup.jsonl --gradient-checkpointing --output-dir runs/sft
@@ -23,32 +23,35 @@ import torch
 from tqdm import tqdm
 
 import data
-import generate
+import logps
 import losses
 import model as modeling
 import rewards
-import toyworld
-import utils
-from plumbing import disk, plots, rundir
+import rollout
+import tasks
+import update
+from grading import boxes
+from plumbing import device, disk, flags, plots, rundir, running, stopping
 from plumbing.arguments import write_args
 from plumbing.log import MetricsLog, metrics_of
+from tasks import teacher, toy
 
 
 def parse_args(argv=None):
-    p = utils.Parser(__doc__, "train_sft.py")
-    utils.add_model_flags(p)
-    utils.add_training_flags(p)
-    g = utils.add_data_flags(p)
+    p = flags.Parser(__doc__, "train_sft.py")
+    flags.add_model_flags(p)
+    flags.add_training_flags(p)
+    g = flags.add_data_flags(p)
     g.add_argument(
         "--teacher",
-        choices=toyworld.TEACHERS,
+        choices=teacher.TEACHERS,
         default="fallible",
         help="toy tasks: whose solutions to imitate; fallible overlooks things and leaves RL something to mend",
     )
-    g.add_argument("--batch-size", type=utils.positive, default=32, help="examples per step")
+    g.add_argument("--batch-size", type=flags.int_from_1, default=32, help="examples per step")
     g.add_argument(
         "--max-completion-length",
-        type=utils.positive,
+        type=flags.int_from_1,
         default=512,
         help="longest response to train on or generate, in tokens",
     )
@@ -58,9 +61,9 @@ def parse_args(argv=None):
         default=False,
         help="every example counts the same; default: every token",
     )
-    utils.add_optimization_flags(p, "peak learning rate; default: 1e-4 with LoRA, 1e-5 without")
-    utils.add_evaluation_flags(p)
-    utils.add_output_flags(p)
+    flags.add_optimization_flags(p, "peak learning rate; default: 1e-4 with LoRA, 1e-5 without")
+    flags.add_evaluation_flags(p)
+    flags.add_output_flags(p)
     p.set_defaults(micro_batch_size=32)
     return p.parse_args(argv)
 
@@ -69,7 +72,7 @@ def main(args):
     # ---- setup: everything that can be wrong is found out before the first step --------------------------------------------------
     resume = rundir.open_output_dir(args)
     data.ask_as_trained(args)
-    examples = data.read(
+    examples = tasks.read(
         args.data,
         args.seed,
         args.level,
@@ -106,7 +109,7 @@ def main(args):
             some, processor, args.prompt_template, args.system_prompt, args.max_completion_length
         )
     # beta2 0.95, as small language models are usually trained: the second moment follows the sudden turns of early learning.
-    optimizer = utils.make_optimizer(
+    optimizer = update.make_optimizer(
         args.optim,
         [q for q in policy.parameters() if q.requires_grad],
         args.learning_rate,
@@ -122,12 +125,12 @@ def main(args):
     log = MetricsLog(args.output_dir, metrics_of(resume), args.report_to, args.logging_steps)
     rundir.set_aside_later(args.output_dir, resume)
     model_bytes = modeling.saved_bytes(policy, processor)
-    state_bytes = utils.optimizer_bytes(optimizer)
+    state_bytes = update.optimizer_bytes(optimizer)
     disk.announce(args.output_dir, rundir.to_write(args, model_bytes, state_bytes, max_steps))
     print(f"model: {modeling.describe(policy)}")
     how_many = (
         "endless, drawn here"
-        if isinstance(examples, data.ToyStream)
+        if isinstance(examples, toy.ToyStream)
         else f"{len(examples)} examples"
     )
     print(f"data: {args.data} ({how_many}), {args.batch_size} examples a step, {max_steps} steps")
@@ -136,7 +139,7 @@ def main(args):
     )
 
     def evaluate(name, sheet):
-        texts, _, _ = generate.answer_all(
+        texts, _, _ = rollout.answer_all(
             policy,
             processor,
             eval_sets[name],
@@ -150,10 +153,10 @@ def main(args):
         if sheet:
             rows = [
                 {
-                    "images": data.images_for_a_sheet(e),
+                    "images": plots.images_for_a_sheet(e),
                     "question": e.question,
                     "answer": e.answer,
-                    "boxes": rewards.drawn_boxes(e, text),
+                    "boxes": boxes.drawn_boxes(e, text),
                     "completions": [(text, rewards.marks(text, e))],
                 }
                 for e, text in zip(eval_sets[name][:8], texts)
@@ -186,7 +189,7 @@ def main(args):
     with stopping.Stop() as stop:
         while step < max_steps:
             started = time.perf_counter()
-            utils.seed_everything(args.seed, step)
+            device.seed_everything(args.seed, step)
 
             # 1. a batch: prompts, and what to say
             encoded = [
@@ -203,7 +206,7 @@ def main(args):
             )  # (B, T), of the whole batch
 
             # 2. log-probs and gradient, a few rows at a time
-            scale = utils.lr_scale(step, max_steps, args.warmup_steps, args.lr_scheduler_type)
+            scale = update.lr_scale(step, max_steps, args.warmup_steps, args.lr_scheduler_type)
             for group in optimizer.param_groups:
                 group["lr"] = args.learning_rate * scale
             policy.train()
@@ -215,11 +218,11 @@ def main(args):
                 batch = data.collate(
                     prompts[first:last], targets[a:b], mask[a:b], counts, policy.device
                 )
-                logp = modeling.token_logps(policy, batch, suppress=processor.special.vision_ids)
+                logp = logps.token_logps(policy, batch, suppress=processor.special.vision_ids)
                 part = losses.aggregate(losses.nll(logp), weights[a:b].to(policy.device))
                 part.backward()
                 loss += part.item()
-            grad_norm = utils.clip_gradient(policy.parameters(), args.max_grad_norm, step + 1)
+            grad_norm = update.clip_gradient(policy.parameters(), args.max_grad_norm, step + 1)
 
             # 3. update
             optimizer.step()
@@ -293,4 +296,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    utils.run(main, parse_args)
+    running.run(main, parse_args)

@@ -11,8 +11,20 @@ from grading.expressions import parse, variables
 from grading.reading import read_spelled
 from grading.units import may_be_one_sign
 from grading.values import (
-    Alternatives, Assignment, Choice, Expression, Matrix, Range, Ratio, Relation, Sequence, Text,
-    Time, Union, Value, YesNo,
+    Alternatives,
+    Assignment,
+    Choice,
+    Expression,
+    Matrix,
+    Range,
+    Ratio,
+    Relation,
+    Sequence,
+    Text,
+    Time,
+    Union,
+    Value,
+    YesNo,
 )  # fmt: skip
 
 OPTIONS = "ABCDEFGHIJ"  # a capital among these is an option's letter, not a variable

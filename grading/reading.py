@@ -14,17 +14,24 @@ PHRASES and READERS have the readers in the order in which they are tried. Each 
 import functools
 import re
 
-from grading import expressions
-from grading.equality import TooLarge, exact
+from grading import equality, expressions
+from grading.equality import TooLarge
 from grading.expressions import NUMBER, Unreadable
-from grading.phrases import (
-    read_choice, read_code, read_date, read_ratio, read_time, read_yes_no,
-)  # fmt: skip
+from grading.phrases import read_choice, read_code, read_date, read_ratio, read_time, read_yes_no
 from grading.quantities import read_compound, read_number, read_quantity
 from grading.spelling import closes_at_end, plain, spell
 from grading.values import (
-    Alternatives, Assignment, Expression, Matrix, Range, Relation, Sequence, Text, Union, Value,
-)  # fmt: skip
+    Alternatives,
+    Assignment,
+    Expression,
+    Matrix,
+    Range,
+    Relation,
+    Sequence,
+    Text,
+    Union,
+    Value,
+)
 
 MAX_ANSWER = 200  # a longer text is compared as text only
 MAX_NESTING = 4  # of lists in lists
@@ -301,7 +308,7 @@ def _chain(text: str) -> Value | None:
     if relation is None or not expressions.variables(relation.sides[0]):
         return relation
     try:
-        values = [exact(side) for side in relation.sides[1:]]
+        values = [equality.exact(side) for side in relation.sides[1:]]
     except TooLarge:
         return relation
     if None in values or len(set(values)) > 1:

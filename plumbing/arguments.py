@@ -33,7 +33,7 @@ FREE_ON_RESUME = {
 OF_THIS_START = {"device", "output_dir", "resume_from_checkpoint", "argv", "run"}
 
 
-def typed(argv=None) -> list[str]:
+def flags_given(argv=None) -> list[str]:
     """Name the flags in a command, in order, as `args` does: ["max_steps"] of ["--max-steps=3"]."""
     words = sys.argv[1:] if argv is None else argv
     flags = [word.partition("=")[0] for word in words if word.startswith("--")]
@@ -138,7 +138,7 @@ def same_flags(args, directory):
     """
     was = read_args(directory, ours=True)
     # --no-gradient-checkpointing is --gradient-checkpointing
-    words = {name.removeprefix("no_") for name in typed(args.argv)}
+    words = {name.removeprefix("no_") for name in flags_given(args.argv)}
     first = sorted(vars(args).items(), key=lambda item: item[0] != "script")
     for name, value in first:
         # max_steps counts only where num_train_epochs is not typed

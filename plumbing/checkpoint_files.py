@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-
 from plumbing import disk
 from plumbing.arguments import read_args
 from plumbing.errors import UserError
@@ -31,8 +30,8 @@ from plumbing.fields import (
     first_line,
     read_object,
 )
-from plumbing.weights import read_header, read_pickle, read_weights
 from plumbing.templates import check_patterns
+from plumbing.weights import read_header, read_pickle, read_weights
 
 
 def read_run(directory: str | Path) -> dict:

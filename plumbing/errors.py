@@ -2,8 +2,7 @@
 
 import errno
 import re
-
-import torch
+import sys
 
 NO_MEMORY = "can't allocate|Cannot allocate|not enough memory|bad_alloc|can't start new thread"
 
@@ -17,7 +16,8 @@ def out_of_memory(error: BaseException) -> bool:
 
     A GPU's is no such: it has its own type, torch.OutOfMemoryError, and other remedies.
     """
-    if isinstance(error, torch.OutOfMemoryError):
+    torch = sys.modules.get("torch")  # without it, nothing of its kind can have been raised
+    if torch and isinstance(error, torch.OutOfMemoryError):
         return False
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM

@@ -12,6 +12,10 @@ import textwrap
 import warnings
 from pathlib import Path
 
+from grading.boxes import drawn_boxes
+from plumbing.errors import UserError
+from tasks import images
+
 # --- what all pictures share ---
 
 # A name such as `$a$` is a name. matplotlib reads it as mathematics, unless it is told not to.
@@ -204,3 +208,89 @@ def draw_boxes(ax, boxes):
             ax.add_patch(
                 Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, lw=1.5, ec=color, ls=style)
             )
+
+
+def images_for_a_sheet(example):
+    """Open the images that a picture for people shows: [] and a warning if they have gone since."""
+    try:
+        return images.open_images(example)
+    except UserError as error:
+        warn(f"a sheet is drawn without its picture: {error}")
+        return []
+
+
+@picture
+def plot_before_after(png, name, examples, before, after):
+    """A sheet of held-out pictures with what was answered before and after training: five answers that changed, if there are, and three others.
+    before, after: the lines of samples/eval_*.jsonl, in the order of `examples`."""
+    triples = list(zip(examples, before, after))
+    rows = []
+    for e, b, a in (
+        sorted(triples[:200], key=lambda t: t[1]["accuracy"] == t[2]["accuracy"])[:5] + triples[:3]
+    ):
+        said = [
+            (
+                f"{when}: {answer['prediction']}",
+                {k: answer[k] for k in ("accuracy", "iou") if k in answer},
+            )
+            for when, answer in (("before", b), ("after", a))
+        ]
+        rows.append(
+            {
+                "images": images_for_a_sheet(e),
+                "boxes": drawn_boxes(e, b["prediction"], a["prediction"]),
+                "question": e.question,
+                "answer": e.answer,
+                "completions": said,
+            }
+        )
+    plot_samples(rows, png, f"{name}: answers that changed, and three others")
+
+
+@picture
+def plot_scaling(curve, result, png, title):
+    """curve.png: accuracy against the number of samples, and against what a question costs in tokens. curve: points of `sampled_scores`; bars: 95 %."""
+    figure, [[by_n, by_tokens]] = canvas(1, 2, 9, 3.6, sharey=True)
+    greedy = [
+        {
+            "greedy": result["accuracy"],
+            "greedy_low": result["accuracy_low"],
+            "greedy_high": result["accuracy_high"],
+            "greedy_tokens": curve[0]["greedy_tokens"],
+        }
+    ]
+    by_n.axhline(result["accuracy"], color="gray", label="greedy")
+    by_n.axhspan(result["accuracy_low"], result["accuracy_high"], color="gray", alpha=0.15)
+    drawn = [
+        (by_n, "pass@k", "step", "C0", curve),
+        (by_n, "majority@k", "step", "C1", curve),
+        (by_n, "self_select@k", "step", "C2", curve),
+        (by_tokens, "greedy", "greedy_tokens", "gray", greedy),
+        (by_tokens, "majority@k", "majority_tokens", "C1", curve),
+        (by_tokens, "self_select@k", "self_select_tokens", "C2", curve),
+    ]
+    for ax, name, x, color, points in drawn:
+        if name in points[0]:
+            bars = [
+                [max(0, p[name] - p[f"{name}_low"]) for p in points],
+                [max(0, p[f"{name}_high"] - p[name]) for p in points],
+            ]  # an interval can end 1e-16 short of 1
+            ax.errorbar(
+                [p[x] for p in points],
+                [p[name] for p in points],
+                bars,
+                color=color,
+                marker="o",
+                capsize=2,
+                label=name,
+            )
+    for ax, heading, x in (
+        (by_n, "accuracy against number of samples", "samples, k"),
+        (by_tokens, "accuracy against tokens", "tokens per question, prompts and answers"),
+    ):
+        ax.set_title(heading, fontsize=10)
+        ax.set_xlabel(x)
+        ax.grid(alpha=0.3)
+        ax.legend(fontsize=7)
+    figure.suptitle(title_of(title, 9), fontsize=10)
+    save(figure, png)

@@ -1,6 +1,6 @@
 """The output directory of a run: whole checkpoints, and the model at its end.
 
-    with lock.claim(args):                         # utils.run does it, around every main
+    with lock.claim(args):                         # running.run does it, around every main
         resume = rundir.open_output_dir(args)      # the checkpoint to go on from, or None
         rundir.set_aside_later(out, resume)        # those after it
         log = MetricsLog(out, metrics_of(resume))

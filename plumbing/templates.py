@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-
 from plumbing.errors import UserError
 from plumbing.fields import REMEDY, first_line, read_object, shown
 

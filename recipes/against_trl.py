@@ -20,7 +20,6 @@ explains (D1 to D9) is gone: then the page is no longer true.
 """
 
 import dataclasses
-import importlib.metadata
 import importlib.util
 import os
 import random
@@ -31,17 +30,23 @@ import warnings
 from logging import getLogger
 from pathlib import Path
 
+import torch
+
+import data
+import families
+import logps
+import losses
+import model as modeling
+from fast import decode
+from plumbing import log, running
+from plumbing.errors import UserError
+from plumbing.flags import Parser, int_from_0, int_from_1
+from tasks.example import Example
+
 # Before transformers is imported: nothing here needs the network.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-import torch
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import data
-import generate
-import losses
-import model as modeling
-import utils
 
 TRL = "1.16.0"
 MAX_LENGTH = 12  # --max-completion-length: what dr_grpo divides by
@@ -69,10 +74,10 @@ KNOWN = {
 
 
 def parse_args(argv=None):
-    p = utils.Parser(__doc__, "against_trl.py")
+    p = Parser(__doc__, "against_trl.py")
     more = "ten times as many of pairs, a tenth as many forward passes"
-    p.add_argument("--batches", type=utils.positive, default=160, help=f"of GRPO; {more}")
-    p.add_argument("--seed", type=utils.count, default=0, help="of everything drawn")
+    p.add_argument("--batches", type=int_from_1, default=160, help=f"of GRPO; {more}")
+    p.add_argument("--seed", type=int_from_0, default=0, help="of everything drawn")
     return p.parse_args(argv)
 
 
@@ -273,7 +278,7 @@ def save_small(directory):
     """Save a language model of a few weights: a trainer wants one."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    tokenizer = modeling.tiny_tokenizer()
+    tokenizer = families.tiny_tokenizer()
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=8,
@@ -576,7 +581,7 @@ def draw_prompts(rng, number, processor):
             noise = rng.randbytes(3 * width * height)
             pictures.append(Image.frombytes("RGB", (width, height), noise))
         question = "How many red objects are there?"[: rng.randint(8, 31)]
-        example = data.Example("one", pictures, question, "1")
+        example = Example("one", pictures, question, "1")
         prompts.append(data.encode_prompt(example, processor, "none"))
     return prompts
 
@@ -606,7 +611,7 @@ def forward_trainer(temperature, weights, directory, tokenizer):
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
-    model, _, _ = modeling.tiny()
+    model, _, _ = families.tiny()
     model.load_state_dict(weights)
     sizes = {"num_generations": 2, "per_device_train_batch_size": 2}
     config = GRPOConfig(**common(directory), **sizes, temperature=temperature)
@@ -632,7 +637,7 @@ def compare_forward(table, batches, seed, directory, tokenizer):
         weights = torch.randn(targets.shape, generator=torch.Generator().manual_seed(index)) * mask
         policy.zero_grad()
         batch = data.collate(prompts, targets, mask, counts)
-        logp, entropy = modeling.token_logps(policy, batch, temperature, entropy=True)
+        logp, entropy = logps.token_logps(policy, batch, temperature, entropy=True)
         (logp * weights).sum().backward()
         each = prompts * 3 if packed else prompts
         ids, attention, more = stock_inputs(each, targets, mask, processor.special)
@@ -670,7 +675,7 @@ def compare_cut(table):
         ([0.4, 0.3, 0.3], 0.7, "D6"),
     ):
         logits = torch.tensor([probs]).log()
-        drawn, _ = generate.sample(logits.expand(len(uniform), -1), uniform, top_p=top_p)
+        drawn, _ = decode.sample(logits.expand(len(uniform), -1), uniform, top_p=top_p)
         ours = torch.zeros(len(probs))
         ours[drawn.unique()] = 1
         theirs = TopPLogitsWarper(top_p)(None, logits)[0].isfinite().float()
@@ -682,13 +687,13 @@ def compare_cut(table):
 
 def main(args):
     if importlib.util.find_spec("trl") is None:
-        raise utils.UserError(
+        raise UserError(
             "TRL is not installed in this environment; "
             "recipes/against_trl.py --help says how to install it beside ours"
         )
     version = importlib.metadata.version("trl")
     if version != TRL:
-        utils.say(f"warning: docs/exactness.md is about TRL {TRL}, and {version} is installed")
+        log.say(f"warning: docs/exactness.md is about TRL {TRL}, and {version} is installed")
     torch.set_num_threads(1)
     quiet()
     table = Table()
@@ -734,4 +739,4 @@ def report(table, version, judge_known):
 
 
 if __name__ == "__main__":
-    utils.run(main, parse_args)
+    running.run(main, parse_args)

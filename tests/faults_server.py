@@ -1,7 +1,7 @@
 """A process that has imported the scripts and forks for every run: 0.1 s to start one, not 5.
 
 Started by faults.py with the shim loaded. A request is one line of JSON on stdin, the answer one line
-on stdout. The fork leaves the loop and does what `python SCRIPT ARGV` does: `utils.run`.
+on stdout. The fork leaves the loop and does what `python SCRIPT ARGV` does: `running.run`.
 """
 
 import atexit
@@ -19,6 +19,10 @@ from unittest.mock import MagicMock
 
 import torch
 
+import rewards
+import rollout
+from plumbing import running
+
 SCRIPTS = ("train_sft", "train_grpo", "selftrain", "evaluate", "model")
 
 
@@ -28,9 +32,8 @@ def speak() -> None:
     Eight tokens of noise between think tags, and an answer that depends on every letter of them.
     Right a third of the time, unreadable one time in four.
     """
-    import generate
 
-    noise = generate.answer_all
+    noise = rollout.answer_all
 
     def answer_all(*args, **sampling):
         sampling["max_completion_length"] = 8
@@ -43,7 +46,7 @@ def speak() -> None:
             said.append(f"<think> {thought} </think>{answer}")
         return said, lengths, ["stop"] * len(texts)
 
-    generate.answer_all = answer_all
+    rollout.answer_all = answer_all
 
 
 def vowels(completion: str, example: object = None) -> float:
@@ -213,13 +216,13 @@ if __name__ == "__main__":
         "torch.utils.checkpoint",
     ):
         importlib.import_module(name)
+
     import rewards
-    import utils
 
     rewards.REWARDS["vowels"] = vowels
     module, argv = serve()
     try:
-        utils.run(module.main, module.parse_args, argv)
+        running.run(module.main, module.parse_args, argv)
     except SystemExit as stop:
         leave(stop.code)
     except BaseException:

@@ -6,26 +6,28 @@ Which of the three is right was drawn by lot, and the picture made to show it: n
 right picture, and gone with another one, is looking. Writes result.json.
 """
 
+import dataclasses
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 import data
-import generate
 import model as modeling
 import rewards
-import utils
-from plumbing import disk
+import rollout
+import tasks
+from grading import metrics
+from plumbing import disk, flags, running
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 
 def parse_args(argv=None):
-    p = utils.Parser(__doc__, "tests/planted.py")
-    utils.add_model_flags(p)
+    p = flags.Parser(__doc__, "tests/planted.py")
+    flags.add_model_flags(p)
     p.add_argument("--data", choices=["table", "geometry"], default="table", help="the toy task")
-    p.add_argument("--max-eval-samples", type=utils.positive, default=512, help="sets")
-    p.add_argument("--eval-batch-size", type=utils.positive, default=64, help="sets at a time")
-    p.add_argument("--seed", type=utils.count, default=0, help="of the sets")
+    p.add_argument("--max-eval-samples", type=flags.int_from_1, default=512, help="sets")
+    p.add_argument("--eval-batch-size", type=flags.int_from_1, default=64, help="sets at a time")
+    p.add_argument("--seed", type=flags.int_from_0, default=0, help="of the sets")
     p.add_argument("--output-dir", required=True, help="where result.json goes")
     return p.parse_args(argv)
 
@@ -34,11 +36,11 @@ def main(args):
     disk.make_writable(args.output_dir)
     policy, processor = modeling.load_from_args(args, needs_training="its choices would be noise")
     n = args.max_eval_samples
-    examples = data.head(data.read(f"{args.data}_select:test", args.seed), n)
-    moved = [data.replace(e, images=examples[i - 1].images) for i, e in enumerate(examples)]
+    examples = data.head(tasks.read(f"{args.data}_select:test", args.seed), n)
+    moved = [dataclasses.replace(e, images=examples[i - 1].images) for i, e in enumerate(examples)]
     right, named = {}, {}
     for name, some in (("selected_right", examples), ("swapped", moved)):
-        texts, _, _ = generate.answer_all(
+        texts, _, _ = rollout.answer_all(
             policy,
             processor,
             some,
@@ -50,7 +52,7 @@ def main(args):
         )
         right[name] = [rewards.accuracy(text, e) for text, e in zip(texts, examples)]
         named[name] = [
-            rewards.select(text, e.meta["candidates"], e.choices)[1] == "selected"
+            metrics.select(text, e.meta["candidates"], e.choices)[1] == "selected"
             for text, e in zip(texts, examples)
         ]
     places = [
@@ -66,10 +68,10 @@ def main(args):
         "not_a_candidate": 1 - sum(named["selected_right"]) / n,
         "swapped_not_a_candidate": 1 - sum(named["swapped"]) / n,
     }
-    result["selected_right_low"], result["selected_right_high"] = rewards.wilson(
+    result["selected_right_low"], result["selected_right_high"] = metrics.wilson(
         sum(right["selected_right"]), n
     )
-    result["swapped_low"], result["swapped_high"] = rewards.wilson(sum(right["swapped"]), n)
+    result["swapped_low"], result["swapped_high"] = metrics.wilson(sum(right["swapped"]), n)
     disk.write_json(Path(args.output_dir) / "result.json", result)
     print(
         f"chooses right {result['selected_right']:.3f} of {n} sets (95 % interval {result['selected_right_low']:.3f} to {result['selected_right_high']:.3f}; by place of the right one "
@@ -80,4 +82,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    utils.run(main, parse_args)
+    running.run(main, parse_args)

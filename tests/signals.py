@@ -335,13 +335,14 @@ import sys
 sys.path[:0] = [{str(faults.ROOT)!r}, {str(faults.HERE)!r}]
 from plumbing import stopping
 stopping.watch()
-import importlib, faults_server, rewards, utils
+import importlib, faults_server, rewards
+from plumbing import running
 rewards.REWARDS["vowels"] = faults_server.vowels
 script = importlib.import_module(sys.argv[1].removesuffix(".py"))
 del sys.argv[0]
 if script.__name__ == "selftrain":
     faults_server.speak()
-utils.run(script.main, script.parse_args)
+running.run(script.main, script.parse_args)
 """
 END = ("the model is in", "has the figures", "mean |difference in log-prob|", "they differ on")
 

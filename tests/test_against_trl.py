@@ -7,17 +7,16 @@ Where TRL is installed, the recipe runs on a few batches, and finds a fault put 
 import importlib.util
 import random
 import re
-import sys
 from pathlib import Path
 
+from recipes import against_trl
 import pytest
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "recipes")]
-import against_trl
 import losses
-import utils
+from plumbing import running
+
+ROOT = Path(__file__).resolve().parents[1]
 
 NEEDS_TRL = pytest.mark.skipif(
     importlib.util.find_spec("trl") is None,
@@ -61,7 +60,7 @@ def test_without_trl_one_sentence_says_how_to_get_it(monkeypatch, capsys):
 
     monkeypatch.setattr(importlib.util, "find_spec", without_trl)
     with pytest.raises(SystemExit) as stopped:
-        utils.run(against_trl.main, against_trl.parse_args, [])
+        running.run(against_trl.main, against_trl.parse_args, [])
     assert stopped.value.code == 2 and "recipes/against_trl.py --help" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         against_trl.parse_args(["--help"])

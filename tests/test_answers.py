@@ -18,7 +18,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-import protocols
+from tasks import protocols
+
 import rewards
 from grading import answers, equality, reading, units
 from grading.expressions import parse

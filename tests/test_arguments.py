@@ -88,7 +88,7 @@ def test_a_path_is_where_it_leads(tmp_path, monkeypatch):
 
 
 def test_flags_by_their_names_and_back():
-    assert arguments.typed(["--max-steps", "3", "x", "--seed=1", "--top_p", "1"]) == [
+    assert arguments.flags_given(["--max-steps", "3", "x", "--seed=1", "--top_p", "1"]) == [
         "max_steps",
         "seed",
         "top_p",

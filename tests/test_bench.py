@@ -9,18 +9,19 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-import bench
-import data
-import generate
-import model as modeling
+import families
 import rewards
+import rollout
+from fast import bench
+from logps import core_of
+from tasks import toy
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return modeling.tiny_tokenizer()
+    return families.tiny_tokenizer()
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def test_the_command_line():
 def test_the_model_and_the_prompt_are_what_they_are_said_to_be(loaded):
     """8 M parameters, LoRA that does something, and a prompt whose M-RoPE positions are the stock model's own."""
     policy, _, special = loaded
-    core = modeling.core_of(policy)
+    core = core_of(policy)
     trained = {n: p for n, p in policy.named_parameters() if p.requires_grad}
     assert (
         7e6 < sum(p.numel() for p in policy.parameters()) < 9e6
@@ -85,7 +86,7 @@ def test_no_side_ends_a_row_or_says_a_vision_token(loaded):
     policy, _, special = loaded
     prompts = [bench.random_prompt(special, 60, n) for n in range(2)]
     said = [
-        generate.rollout(policy, prompts, special, 3, 24).targets,
+        rollout.rollout(policy, prompts, special, 3, 24).targets,
         bench.stock_generate(policy, special, bench.repeated(prompts, 3), 24),
         bench.stock_generate(policy, special, prompts, 24, num_return_sequences=3),
     ]
@@ -101,7 +102,7 @@ def test_no_side_ends_a_row_or_says_a_vision_token(loaded):
 def test_theirs_runs_with_stock_attention(loaded):
     """What load() puts into the language model is ours, and back in its place afterwards, even after an error."""
     policy, _, _ = loaded
-    config = modeling.core_of(policy).model.language_model.config
+    config = core_of(policy).model.language_model.config
     config._attn_implementation = "packed"
     with pytest.raises(KeyError), bench.stock(policy):
         assert config._attn_implementation == "sdpa"
@@ -113,7 +114,7 @@ def test_the_sides_are_checked_to_do_the_same_work(loaded, monkeypatch):
     """The check passes, and it fires when the rollout, its log-probs or the update of ours are wrong."""
     policy, _, special = loaded
     bench.check_same_work(policy, special, 60)
-    right, logps = generate.rollout, bench.our_logps
+    right, logps = rollout.rollout, bench.our_logps
 
     def other_tokens(*args, **kwargs):
         roll = right(*args, **kwargs)
@@ -130,7 +131,7 @@ def test_the_sides_are_checked_to_do_the_same_work(loaded, monkeypatch):
 
     for broken, said in ((other_tokens, "greedy tokens"), (other_logps, "log-probs")):
         with monkeypatch.context() as patched:
-            patched.setattr(generate, "rollout", broken)
+            patched.setattr(rollout, "rollout", broken)
             with pytest.raises(ValueError, match=said):
                 bench.check_same_work(policy, special, 60)
     with monkeypatch.context() as patched:
@@ -325,7 +326,7 @@ def test_trl_does_the_same_work(directory):
 @pytest.mark.parametrize("task", ["count", "spatial", "ground"])
 def test_long_completions_are_as_long_as_asked_and_right_half_of_the_time(task, tokenizer):
     """Lengths within three tokens (cut words join differently); every answer can be read; the share of right ones is 1/2 or more, as another question's answer may fit."""
-    examples = [data.ToyStream(task, "train", 0, 3, "gold")[i] for i in range(24)]
+    examples = [toy.ToyStream(task, "train", 0, 3, "gold")[i] for i in range(24)]
     texts, asked = bench.long_completions(examples, 8, tokenizer, 120)
     assert (
         len(texts) == len(asked) == 192

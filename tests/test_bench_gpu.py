@@ -9,12 +9,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-import bench
-import bench_gpu
-import decode_kernels as kernels
-import generate
-import model as modeling
-import utils
+import families
+from fast import bench, bench_gpu, kernels
+from fast import decode as decode_
+from fast.decode import Decoder, free_memory, plan_memory
+from plumbing.errors import UserError
 
 CPU = torch.device("cpu")
 
@@ -28,7 +27,7 @@ def directory(tmp_path_factory):
 
 def test_without_a_gpu_it_says_so_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(utils.UserError, match="finds none here"):
+    with pytest.raises(UserError, match="finds none here"):
         bench.main(bench.parse_args(["--gpu", "--output-dir", str(tmp_path)]))
 
 
@@ -177,9 +176,9 @@ def test_a_compiler_that_fails_is_told(directory, monkeypatch):
 def test_the_graph_check_sees_a_replay_that_differs(directory, monkeypatch):
     """As on a GPU (rows in buckets, lengths in tensors), with a replay that is right, and with one that computes another step's position."""
     policy, _, special = bench.load_bench(directory, CPU, torch.float32)
-    monkeypatch.setattr(generate, "can_capture", lambda device, weights: True)
+    monkeypatch.setattr(decode_, "can_capture", lambda device, weights: True)
     monkeypatch.setattr(
-        generate.Wave,
+        Decoder,
         "capture",
         lambda wave: SimpleNamespace(replay=lambda: (wave.think(), wave.speak())),
     )
@@ -196,7 +195,7 @@ def test_the_graph_check_sees_a_replay_that_differs(directory, monkeypatch):
 
         return SimpleNamespace(replay=replay)
 
-    monkeypatch.setattr(generate.Wave, "capture", stale)
+    monkeypatch.setattr(Decoder, "capture", stale)
     assert bench_gpu.graph_check(policy, special, 2, 60, 16, 3, True) > 1e-3
 
     def broken(wave):
@@ -207,7 +206,7 @@ def test_the_graph_check_sees_a_replay_that_differs(directory, monkeypatch):
 
         return SimpleNamespace(replay=replay)
 
-    monkeypatch.setattr(generate.Wave, "capture", broken)
+    monkeypatch.setattr(Decoder, "capture", broken)
     assert not bench_gpu.graph_check(policy, special, 2, 60, 16, 3, True) <= 1e9
 
 
@@ -220,10 +219,10 @@ def test_bytes_of_a_step_are_counted_from_the_model(directory):
 
 
 def test_the_plan_can_be_forced_and_comes_back(directory):
-    before = generate.plan
+    before = plan_memory
     with bench_gpu.planned(False):
-        assert generate.plan(None, [1, 2], 3, 4, 5) == (False, [(0, 2, 0, 3)])
-    assert generate.plan is before
+        assert plan_memory(None, [1, 2], 3, 4, 5) == (False, [(0, 2, 0, 3)])
+    assert plan_memory is before
 
 
 def test_a_process_may_be_limited(monkeypatch):
@@ -235,9 +234,9 @@ def test_a_process_may_be_limited(monkeypatch):
         ("get_per_process_memory_fraction", 0.5),
     ):
         monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
-    assert generate.free_memory(torch.device("cuda")) == 70 - 20 + 20 - 15
+    assert free_memory(torch.device("cuda")) == 70 - 20 + 20 - 15
     monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: 1.0)
-    assert generate.free_memory(torch.device("cuda")) == 100 + 20 - 15
+    assert free_memory(torch.device("cuda")) == 100 + 20 - 15
 
 
 def test_the_published_shapes():
@@ -259,4 +258,4 @@ def test_the_published_shapes():
             )
             < 1e-3
         )
-    assert modeling.TINY_TEXT  # the tiny preset is not among them
+    assert families.TINY_TEXT  # the tiny preset is not among them

@@ -28,23 +28,36 @@ import torch
 from PIL import Image, ImageFile
 
 import data
+import families
+import logps
 import rewards
-import toyworld
-from data import (
-    Example,
-    Pair,
-    Prompt,
-    collate,
-    encode_prompt,
-    encode_target,
-    micro_batches,
+import tasks
+from data import Prompt, collate, encode_prompt, encode_target, micro_batches, pad_targets, take
+from grading.boxes import BOX_FORMATS, from_pixels, json_quotes, predicted_boxes
+from plumbing.errors import UserError
+from plumbing.flags import add_data_flags
+from plumbing.text import short
+from tasks import box_fields, drawing, files, layouts, pairs, record_fields, toy
+from tasks import images as images_
+from tasks.example import Example, Pair
+from tasks.images import (
+    ONE_AT_A_TIME,
+    check_images,
+    limit_image_pixels,
     open_image,
-    pad_targets,
-    read,
-    rope_positions,
-    take,
+    open_images,
+    picture_size,
+    resized_size,
 )
-from utils import UserError
+from tasks.prompts import (
+    SELECT,
+    TEMPLATES,
+    question_text,
+    refine_prompt,
+    select_prompt,
+    template_of,
+    with_question,
+)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 RECORDS = SHARED / "records"
@@ -103,7 +116,7 @@ def test_r1v_record(folder):
         "solution": "<answer> 3 </answer>",
         "origin": "clevr",
     }
-    [example] = read(write(folder, [record]))
+    [example] = tasks.read(write(folder, [record]))
     assert example == Example(
         "set.jsonl:1",
         [folder / "images" / "a.png"],
@@ -115,7 +128,7 @@ def test_r1v_record(folder):
         {"origin": "clevr"},
         f"{folder / 'set.jsonl'}:1",
     )
-    assert data.open_images(example)[0].getpixel((0, 0)) == (255, 0, 0)
+    assert open_images(example)[0].getpixel((0, 0)) == (255, 0, 0)
 
 
 @pytest.mark.parametrize("name", ["set.jsonl", "set.json", "set.parquet"])
@@ -136,7 +149,7 @@ def test_plain_record_in_every_format(folder, name):
             "task": "colors",
         },
     ]
-    got = read(write(folder, records, name))
+    got = tasks.read(write(folder, records, name))
     assert [(e.id, e.question, e.answer, e.task, e.images, e.meta) for e in got] == [
         ("q1", "Which color?", "red", "colors", [folder / "images" / "a.png"], {}),
         ("q2", "And now?", "blue", "colors", [folder / "images" / "b.png"], {}),
@@ -144,7 +157,7 @@ def test_plain_record_in_every_format(folder, name):
 
 
 def test_several_images_none_choices_and_numbers(folder):
-    got = read(
+    got = tasks.read(
         write(
             folder,
             [
@@ -169,7 +182,7 @@ def test_several_images_none_choices_and_numbers(folder):
     assert [e.answer for e in got] == ["no", "4", "0.5", "yes", "7"]
     assert [e.choices for e in got] == [["yes", "no"], None, ["1", "0.5"], None, None]
     assert got[0].question == "Same  or ?"  # placeholders go: images always come first here
-    assert [image.getpixel((3, 3)) for image in data.open_images(got[0])] == [
+    assert [image.getpixel((3, 3)) for image in open_images(got[0])] == [
         (255, 0, 0),
         (0, 0, 255),
     ]
@@ -206,7 +219,7 @@ def test_several_images_none_choices_and_numbers(folder):
 def test_where_answer_and_solution_come_from(tmp_path, record, answer, solution):
     record = {"problem": "How many?", **record}
     before = copy.deepcopy(record)
-    example = data.to_example(record, tmp_path / "x.json", 1)
+    example = layouts.to_example(record, tmp_path / "x.json", 1)
     assert (example.answer, example.solution) == (answer, solution)
     assert record == before
 
@@ -217,7 +230,9 @@ def test_relative_paths_resolve_beside_the_file_and_not_where_one_stands(
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
     inner = folder / "inner"
     inner.mkdir()
-    [example] = read(write(inner, [{"image": "../images/a.png", "question": "q", "answer": "a"}]))
+    [example] = tasks.read(
+        write(inner, [{"image": "../images/a.png", "question": "q", "answer": "a"}])
+    )
     assert example.images[0].resolve() == (folder / "images" / "a.png").resolve()
 
 
@@ -235,7 +250,7 @@ def test_lines_of_a_json_list_are_where_its_records_begin(tmp_path, prefix, inde
         if indent is not None
         else [1 + prefix.count("\n")] * 4
     )
-    assert data.read_json(path) == list(zip(starts, records)) and len(starts) == 4
+    assert files.read_json(path) == list(zip(starts, records)) and len(starts) == 4
 
 
 def test_a_json_list_of_many_records_is_read_at_once(tmp_path):
@@ -244,7 +259,7 @@ def test_a_json_list_of_many_records_is_read_at_once(tmp_path):
     path = tmp_path / "x.json"
     path.write_text(json.dumps([{"question": "q" * 200, "answer": "1"}] * 20000, indent=1))
     start = time.process_time()
-    assert data.read_json(path)[-1][0] == 2 + 4 * 19999
+    assert files.read_json(path)[-1][0] == 2 + 4 * 19999
     assert time.process_time() - start < 5
 
 
@@ -253,7 +268,7 @@ def test_jsonl_with_blank_lines_other_line_ends_and_line_separators_inside_texts
     path.write_bytes(
         '\ufeff{"question": "one\u2028two", "answer": "é"}\r\n\r\n  \n{"question": "q", "answer": "2"}'.encode()
     )
-    assert data.read_jsonl(path) == [
+    assert files.read_jsonl(path) == [
         (1, {"question": "one\u2028two", "answer": "é"}),
         (4, {"question": "q", "answer": "2"}),
     ]
@@ -274,25 +289,29 @@ def test_a_hub_snapshot(tmp_path):
     write(inner, [row(0, "red"), row(1, "lime")], "train-00000-of-00002.parquet")
     write(inner, [row(2, "blue")], "train-00001-of-00002.parquet")
     write(inner, [row(3, "white")], "test-00000-of-00001.parquet")
-    train, named, test = read(tmp_path), read(f"{tmp_path}:train"), read(f"{tmp_path}:test")
+    train, named, test = (
+        tasks.read(tmp_path),
+        tasks.read(f"{tmp_path}:train"),
+        tasks.read(f"{tmp_path}:test"),
+    )
     assert [e.answer for e in train] == [e.answer for e in named] == ["0", "1", "2"] and [
         e.answer for e in test
     ] == ["3"]
-    assert [data.open_images(e)[0].getpixel((5, 5)) for e in train + test] == [
+    assert [open_images(e)[0].getpixel((5, 5)) for e in train + test] == [
         (255, 0, 0),
         (0, 255, 0),
         (0, 0, 255),
         (255, 255, 255),
     ]
     assert train[1].source == f"{inner / 'train-00000-of-00002.parquet'}:2"
-    assert "ood" in refusal(read, f"{tmp_path}:ood")
+    assert "ood" in refusal(tasks.read, f"{tmp_path}:ood")
 
 
 def test_a_folder_without_names_of_splits_is_read_whole_in_order(tmp_path):
     write(tmp_path, [{"question": "q", "answer": 2}], "b.jsonl")
     write(tmp_path, [{"question": "q", "answer": 1}], "a.json")
     (tmp_path / "readme.md").write_text("# not data")
-    assert [e.answer for e in read(tmp_path)] == ["1", "2"]
+    assert [e.answer for e in tasks.read(tmp_path)] == ["1", "2"]
 
 
 def test_parquet_lists_of_images(tmp_path):
@@ -311,8 +330,8 @@ def test_parquet_lists_of_images(tmp_path):
         ],
         "x.parquet",
     )
-    [example] = read(path)
-    assert [image.getpixel((0, 0)) for image in data.open_images(example)] == [
+    [example] = tasks.read(path)
+    assert [image.getpixel((0, 0)) for image in open_images(example)] == [
         (255, 0, 0),
         (0, 0, 255),
     ] and example.choices == ["a", "b"]
@@ -321,7 +340,7 @@ def test_parquet_lists_of_images(tmp_path):
 def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     (tmp_path / "x.parquet").write_bytes(b"PAR1")
-    assert "pip install pyarrow" in refusal(read, tmp_path / "x.parquet")
+    assert "pip install pyarrow" in refusal(tasks.read, tmp_path / "x.parquet")
 
 
 @pytest.mark.skipif(
@@ -331,7 +350,7 @@ def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["r1v_geoqa.jsonl", "r1v_superclevr.jsonl"])
 def test_published_r1v_records(tmp_path, name):
     """Their images are not there, which is what the message must say; with images put there, every record is read."""
-    text = refusal(read, RECORDS / name)
+    text = refusal(tasks.read, RECORDS / name)
     records = [json.loads(line) for line in (RECORDS / name).read_text().splitlines()]
     assert (
         text.startswith(f"{RECORDS / name}:1: image ")
@@ -344,7 +363,7 @@ def test_published_r1v_records(tmp_path, name):
         picture.parent.mkdir(parents=True, exist_ok=True)
         picture.write_bytes(png())
     (tmp_path / name).write_text((RECORDS / name).read_text())
-    got = read(tmp_path / name)
+    got = tasks.read(tmp_path / name)
     assert [(e.question, e.answer) for e in got] == [
         (r["question"].strip(), str(r["ground_truth"]).strip()) for r in records
     ] and len(got) > 3
@@ -365,7 +384,7 @@ WORKED = {
 def test_r3vs_warm_up_files_on_one_line_keep_every_solution(folder):
     """B1: they hold 800 to 1,000 records without ids and no newline; all got the id "w.json:1"."""
     (folder / "w.json").write_text(json.dumps([WORKED] * 1000))
-    got = read(folder / "w.json")
+    got = tasks.read(folder / "w.json")
     assert len({e.id for e in got}) == 1000 and all(e.solution for e in got)
     assert [e.id for e in got[:3]] == ["w.json#1", "w.json#2", "w.json#3"]
     assert got[999].source == f"{folder / 'w.json'}:1, record 1000"
@@ -383,17 +402,17 @@ def test_ids_and_places_in_a_json_list(tmp_path, how):
     text, places = JSON_TEXTS[how]
     path = tmp_path / "x.json"
     path.write_text(text.format(*[json.dumps(ASKED)] * 3))
-    got = read(path)
+    got = tasks.read(path)
     assert [e.id for e in got] == ["x.json#1", "x.json#2", "x.json#3"]
     assert [e.source for e in got] == [f"{path}:{place}" for place in places]
     path.write_text(text.format(json.dumps(ASKED), json.dumps(ASKED), '{"question": "q"}'))
-    assert refusal(read, path).startswith(f"{path}:{places[2]}: no answer")
+    assert refusal(tasks.read, path).startswith(f"{path}:{places[2]}: no answer")
 
 
 def test_ids_of_lines_and_rows_are_their_lines_and_rows(tmp_path):
     (tmp_path / "x.jsonl").write_text(f"{json.dumps(ASKED)}\n\n{json.dumps(ASKED)}\n")
-    assert [e.id for e in read(tmp_path / "x.jsonl")] == ["x.jsonl:1", "x.jsonl:3"]
-    assert [e.id for e in read(write(tmp_path, [ASKED] * 2, "x.parquet"))] == [
+    assert [e.id for e in tasks.read(tmp_path / "x.jsonl")] == ["x.jsonl:1", "x.jsonl:3"]
+    assert [e.id for e in tasks.read(write(tmp_path, [ASKED] * 2, "x.parquet"))] == [
         "x.parquet:1",
         "x.parquet:2",
     ]
@@ -409,7 +428,11 @@ def test_the_same_name_in_two_folders(tmp_path, suffix, places):
     expected = [
         f"{part}/train.{suffix}{place}" for part in ("a", "b/c") for place in places.split()
     ]
-    assert [e.id for e in read(tmp_path)] == [e.id for e in read(f"{tmp_path}:train")] == expected
+    assert (
+        [e.id for e in tasks.read(tmp_path)]
+        == [e.id for e in tasks.read(f"{tmp_path}:train")]
+        == expected
+    )
 
 
 GIVEN_IDS = {  # ids in a file x.jsonl: what they become
@@ -435,9 +458,9 @@ def test_ids_that_repeat_are_told_apart_and_it_is_said(tmp_path, capsys, case, k
     rest = ASKED if kind == "questions" else {"question": "q", "chosen": "yes", "rejected": "no"}
     path = write(tmp_path, [{"id": given_id, **rest} for given_id in given], "x.jsonl")
     if kind == "questions":
-        got = read(path)
+        got = tasks.read(path)
     else:
-        got = [pair.example for pair in data.read_pairs(path)]
+        got = [pair.example for pair in pairs.read_pairs(path)]
     assert [e.id for e in got] == expected
     said = capsys.readouterr().out
     repeated = len(given) - len({str(given_id) for given_id in given})
@@ -453,12 +476,12 @@ def test_ids_of_pairs(mmpr):
     meta = json.loads((home / "meta.json").read_text())
     meta["b"]["annotation"] = "MMPR-v1.2/annotations/b/a.jsonl"
     (home / "meta.json").write_text(json.dumps(meta))
-    ids = [pair.example.id for pair in data.read_pairs(home)]
+    ids = [pair.example.id for pair in pairs.read_pairs(home)]
     assert ids[:10] == ids[10:20] == [f"a/a.jsonl:{n}" for n in range(1, 11)]
     assert ids[20:] == [f"b/a.jsonl:{n}" for n in range(1, 4)]
     pair = {"question": "q", "chosen": "yes", "rejected": "no"}
     (home / "x.json").write_text(json.dumps([pair] * 3))
-    got = [pair.example for pair in data.read_pairs(home / "x.json")]
+    got = [pair.example for pair in pairs.read_pairs(home / "x.json")]
     assert [(e.id, e.source.rpartition(":")[2]) for e in got] == [
         (f"x.json#{n}", f"1, record {n}") for n in (1, 2, 3)
     ]
@@ -469,7 +492,7 @@ def test_ids_of_pairs(mmpr):
 
 def one(folder, record, name="set.jsonl", **more):
     """The example of a file that holds this record."""
-    [example] = read(write(folder, [record], name), **more)
+    [example] = tasks.read(write(folder, [record], name), **more)
     return example
 
 
@@ -495,7 +518,7 @@ def test_chartqa_in_its_published_tree(tmp_path):
     write(tmp_path / "test", [record], "test_human.json")
     write(tmp_path / "test", [{**record, "label": 0.5}], "test_augmented.json")
     write(tmp_path / "flat/human", [record], "x.json")
-    got = read(f"{tmp_path}:test")
+    got = tasks.read(f"{tmp_path}:test")
     assert [(e.question, e.answer, e.choices, e.solution, e.meta) for e in got] == [
         ("What is the max?", answer, None, None, {}) for answer in ("0.5", "14")
     ]
@@ -503,9 +526,12 @@ def test_chartqa_in_its_published_tree(tmp_path):
         1
     ].source == f"{tmp_path / 'test/test_human.json'}:2"
     assert (
-        read(tmp_path / "flat/human/x.json")[0].images[0].resolve() == tmp_path / "flat/png/12.png"
+        tasks.read(tmp_path / "flat/human/x.json")[0].images[0].resolve()
+        == tmp_path / "flat/png/12.png"
     )
-    text = refusal(read, write(tmp_path / "test", [{**record, "imgname": "13.png"}], "x.json"))
+    text = refusal(
+        tasks.read, write(tmp_path / "test", [{**record, "imgname": "13.png"}], "x.json")
+    )
     assert "13.png does not exist, nor in png, ../png there" in text
 
 
@@ -567,7 +593,7 @@ def test_tabmwp_record(tmp_path, indent):
         (tmp_path / "tables" / f"{pid}.png").write_bytes(png())
     path = tmp_path / "problems_dev.json"
     path.write_text(json.dumps(TABMWP, indent=indent))
-    choice, free = read(path)
+    choice, free = tasks.read(path)
     assert (choice.id, choice.question, choice.answer, choice.choices, choice.solution) == (
         "33",
         "Is the function linear?\nOptions:\n(A) linear\n(B) nonlinear",
@@ -600,9 +626,9 @@ def test_tabmwp_record(tmp_path, indent):
     )
     assert [e.source for e in (choice, free)] == [f"{path}:{place}" for place in places]
     (tmp_path / "tables" / "117.png").rename(tmp_path / "117.png")
-    assert read(path)[1].images == [tmp_path / "117.png"]
+    assert tasks.read(path)[1].images == [tmp_path / "117.png"]
     (tmp_path / "117.png").unlink()
-    assert refusal(read, path).startswith(f"{free.source}: image ")
+    assert refusal(tasks.read, path).startswith(f"{free.source}: image ")
 
 
 def test_an_object_of_objects_names_none_twice(tmp_path):
@@ -610,9 +636,9 @@ def test_an_object_of_objects_names_none_twice(tmp_path):
     path.write_text(
         '{"1": {"question": "q", "answer": "a"},\n "1": {"question": "q", "answer": "b"}}'
     )
-    assert f"{path}:2: '1' is there a second time" in refusal(read, path)
+    assert f"{path}:2: '1' is there a second time" in refusal(tasks.read, path)
     path.write_text('{"1": {"question": "q", "answer": "a"},\n "2": {"question": "q"}}')
-    assert refusal(read, path).startswith(f"{path}:2: no answer")
+    assert refusal(tasks.read, path).startswith(f"{path}:2: no answer")
 
 
 @pytest.mark.skipif(
@@ -623,7 +649,7 @@ def test_published_tabmwp():
     import rewards
 
     path = SHARED / "tabmwp" / "problems_dev64.json"
-    raw, got = json.loads(path.read_text()), read(path)
+    raw, got = json.loads(path.read_text()), tasks.read(path)
     data.check_golds(got, rewards.check_gold)
     assert [e.id for e in got] == list(raw) and len(got) == 64
     for example, record in zip(got, raw.values()):
@@ -645,14 +671,14 @@ def test_published_tabmwp():
 )
 def test_published_worked_solutions_and_their_wording():
     """R3V's warm-up file names its pictures bare; they lie in tables/. Its questions end as our templates do."""
-    got = read(SHARED / "tabmwp" / "warmup_cot64.json")
+    got = tasks.read(SHARED / "tabmwp" / "warmup_cot64.json")
     assert len(got) == 64 and all(
         e.images[0].parent.name == "tables"
         and e.solution.endswith(f" </think><answer> {e.answer} </answer>")
         for e in got
     )
     assert [e.answer for e in got[:5]] == ["B", "D", "74", "A", "3"]
-    ends = {True: data.TEMPLATES["tabmwp_choices"], False: data.TEMPLATES["tabmwp"]}
+    ends = {True: TEMPLATES["tabmwp_choices"], False: TEMPLATES["tabmwp"]}
     assert all(
         e.question.endswith(ends["\nOptions:\n(A) " in e.question].replace("{question}", ""))
         for e in got
@@ -671,7 +697,7 @@ def test_published_worked_solutions_and_their_wording():
 def test_every_published_tabmwp_record_has_question_options_and_answer(name):
     """The warm-up set and what is measured after it, by the raw records: nothing is left out, and gold letters are among the options asked about."""
     path = SHARED / "tabmwp" / name
-    raw, got = json.loads(path.read_text()), read(path)
+    raw, got = json.loads(path.read_text()), tasks.read(path)
     raw = (
         list(raw.values())
         if isinstance(raw, dict)
@@ -743,12 +769,12 @@ def test_every_published_tabmwp_record_has_question_options_and_answer(name):
 )
 def test_published_conversations(tmp_path, name, worked, answers, template):
     records = json.loads((RECORDS / name).read_text())
-    assert "does not exist, nor in images, png, tables" in refusal(read, RECORDS / name)
+    assert "does not exist, nor in images, png, tables" in refusal(tasks.read, RECORDS / name)
     (tmp_path / "png").mkdir()
     for record in records:
         (tmp_path / "png" / record["image"]).write_bytes(png())
     (tmp_path / name).write_text((RECORDS / name).read_text())
-    got = read(tmp_path / name)
+    got = tasks.read(tmp_path / name)
     assert [e.answer for e in got] == answers
     thinking = [r["conversations"][1]["value"].rpartition("Answer:")[0].strip() for r in records]
     assert [e.solution for e in got] == [
@@ -758,7 +784,7 @@ def test_published_conversations(tmp_path, name, worked, answers, template):
     assert [e.question for e in got] == [r["conversations"][0]["value"].strip() for r in records]
     assert [data.target_text(e, "none") for e in got] == [e.solution or e.answer for e in got]
     assert template is None or all(
-        e.question.endswith(data.TEMPLATES[template].replace("{question}", "")) for e in got
+        e.question.endswith(TEMPLATES[template].replace("{question}", "")) for e in got
     )
 
 
@@ -773,7 +799,7 @@ def test_published_records_of_several_images(tmp_path):
         for picture in record["image"]:
             (tmp_path / picture).write_bytes(png())
     (tmp_path / name).write_text((RECORDS / name).read_text())
-    got = read(tmp_path / name)
+    got = tasks.read(tmp_path / name)
     assert [(len(e.images), e.answer, e.solution) for e in got] == [
         (2, r["conversations"][1]["value"], None) for r in records
     ] and got[0].answer == "Operation No Response"
@@ -890,7 +916,7 @@ def test_cvbench_row(wide, name):
         "2D",
     )
     assert (
-        data.wording(example, "cvbench")
+        question_text(example, "cvbench")
         == CVBENCH["prompt"]
         + "\nOutput the thinking process in <think> </think> and final answer in <answer> </answer> tags."
     )
@@ -899,9 +925,9 @@ def test_cvbench_row(wide, name):
 def test_a_cvbench_snapshot_is_read_once(tmp_path):
     """It holds the parquet file with the pictures, and the same rows without them as JSON lines."""
     write(tmp_path, [{**CVBENCH, "image": {"bytes": png(), "path": None}}], "test_2d.parquet")
-    write(tmp_path, [data.without(CVBENCH, "image")], "test_2d.jsonl")
-    assert len(read(tmp_path)) == len(read(f"{tmp_path}:test")) == 1
-    assert "ade20k_10.png does not exist" in refusal(read, tmp_path / "test_2d.jsonl")
+    write(tmp_path, [record_fields.without(CVBENCH, "image")], "test_2d.jsonl")
+    assert len(tasks.read(tmp_path)) == len(tasks.read(f"{tmp_path}:test")) == 1
+    assert "ade20k_10.png does not exist" in refusal(tasks.read, tmp_path / "test_2d.jsonl")
 
 
 M3COT = {
@@ -941,7 +967,7 @@ def test_m3cot_row(wide):
         )
     tagged = "<think> It barks. </think><answer> B </answer>"
     assert one(wide, {**M3COT, "rationale": tagged}).solution == tagged
-    assert data.wording(example, "tabmwp").endswith(
+    assert question_text(example, "tabmwp").endswith(
         "then answer with the option\u2019s letter from the given choices directly."
     )
 
@@ -1097,16 +1123,16 @@ def test_boxes_of_every_layout_become_pixels(wide, name):
     assert example.meta.get("accu_reward_method") == record.get("accu_reward_method") and not {
         "box_format",
         "solution",
-    } & set(data.without(example.meta, "box_format"))
+    } & set(record_fields.without(example.meta, "box_format"))
 
 
 @pytest.mark.parametrize("name", BOXES)
-@pytest.mark.parametrize("box_format", data.BOX_FORMATS)
+@pytest.mark.parametrize("box_format", BOX_FORMATS)
 def test_what_is_imitated_scores_full_marks(wide, name, box_format):
     """The supervised target of each layout, in each convention, read back by the rewards: the gold boxes, up to rounding."""
     import rewards
 
-    assert rewards.BOX_FORMATS == data.BOX_FORMATS
+    assert BOX_FORMATS == BOX_FORMATS
     if (
         name.startswith(("Visual-RFT", "LISA")) and box_format != "norm1000"
     ):  # their questions say "between 0 and 1000"
@@ -1119,7 +1145,7 @@ def test_what_is_imitated_scores_full_marks(wide, name, box_format):
         return
     example = one(wide, BOXES[name][0], box_format=box_format, max_pixels=200 * 200)
     rewards.check_gold(example.answer, example.choices, example.meta)
-    found = rewards.predicted_boxes(data.target_text(example, "think"), example)
+    found = predicted_boxes(data.target_text(example, "think"), example)
     assert len(found) == len(example.meta["boxes"])
     step = 1 if box_format == "pixels" else 640 / min(1000, *example.meta.get("resized", [1000]))
     for got, gold in zip(found, example.meta["boxes"]):
@@ -1131,7 +1157,7 @@ def test_what_is_imitated_scores_full_marks(wide, name, box_format):
 
 def test_boxes_are_written_in_the_models_convention(wide):
     rec, rft, lisa = ({**BOXES[name][0]} for name in ("VLM-R1 REC", "Visual-RFT", "LISA"))
-    assert [data.target_text(one(wide, rec, box_format=f), "rec") for f in data.BOX_FORMATS] == [
+    assert [data.target_text(one(wide, rec, box_format=f), "rec") for f in BOX_FORMATS] == [
         '<answer> {"bbox_2d": [16, 42, 312, 625]} </answer>',
         '<answer> {"bbox_2d": [10, 20, 201, 298]} </answer>',
         '<answer> {"bbox_2d": [10, 20, 200, 300]} </answer>',
@@ -1244,7 +1270,7 @@ def test_what_only_looks_like_boxes_is_a_text(wide, record, answer):
         and data.target_text(example, "think") == f"<answer> {answer} </answer>"
     )
     assert (
-        data.to_example(turns("Sort them.", "[1, 2, 3, 4]"), wide / "x.json", 1).answer
+        layouts.to_example(turns("Sort them.", "[1, 2, 3, 4]"), wide / "x.json", 1).answer
         == "[1, 2, 3, 4]"
     )  # no picture: no box
 
@@ -1262,16 +1288,15 @@ def test_what_only_looks_like_boxes_is_a_text(wide, record, answer):
 def test_pythons_quotes_as_jsons(value):
     """Against Python's own way to write a value, and JSON's."""
     assert (
-        json.loads(data.json_quotes(str(value) if not isinstance(value, str) else repr(value)))
-        == value
+        json.loads(json_quotes(str(value) if not isinstance(value, str) else repr(value))) == value
     )
-    assert data.json_quotes(json.dumps({"a": "it's"})) == '{"a": "it\'s"}'
+    assert json_quotes(json.dumps({"a": "it's"})) == '{"a": "it\'s"}'
 
 
 def test_quotes_take_linear_time():
     for hostile in ("'" + "\\'" * 200_000, "\"'" * 200_000, "'\\" * 200_000, "'\"\\" * 200_000):
         start = time.process_time()
-        data.json_quotes(hostile)
+        json_quotes(hostile)
         assert time.process_time() - start < 5
 
 
@@ -1287,18 +1312,17 @@ def test_quotes_take_linear_time():
 )
 def test_boxes_to_text(boxes, box_format, expected):
     boxes = [{"bbox_2d": list(corners), "label": label} for corners, label in boxes]
-    assert data.boxes_to_text(boxes, box_format, [100, 200], [50, 200]) == expected
+    assert box_fields.boxes_to_text(boxes, box_format, [100, 200], [50, 200]) == expected
 
 
 def test_the_conversion_is_that_of_the_rewards():
-    import rewards
 
     rng = random.Random(0)
     for _ in range(200):
         size, resized, box_format = (
             [rng.randrange(30, 2000), rng.randrange(30, 2000)],
             [rng.randrange(28, 1000), rng.randrange(28, 1000)],
-            rng.choice(data.BOX_FORMATS),
+            rng.choice(BOX_FORMATS),
         )
         xs, ys = (
             sorted(rng.uniform(0, size[0]) for _ in range(2)),
@@ -1306,13 +1330,10 @@ def test_the_conversion_is_that_of_the_rewards():
         )
         box = [xs[0], ys[0], xs[1], ys[1]]
         whole = json.loads(
-            data.boxes_to_text([{"bbox_2d": box, "label": None}], box_format, size, resized)
+            box_fields.boxes_to_text([{"bbox_2d": box, "label": None}], box_format, size, resized)
         )["bbox_2d"]
         assert (
-            all(
-                abs(a - b) <= 1
-                for a, b in zip(whole, rewards.from_pixels(box, box_format, size, resized))
-            )
+            all(abs(a - b) <= 1 for a, b in zip(whole, from_pixels(box, box_format, size, resized)))
             and whole[0] < whole[2]
             and whole[1] < whole[3]
         )
@@ -1323,7 +1344,7 @@ def test_resized_size_equals_transformers():
         from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
     except ImportError:
         from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
-    assert data.resized_size([640, 480]) == [644, 476]
+    assert resized_size([640, 480]) == [644, 476]
     rng = random.Random(0)
     for _ in range(2000):
         width, height = rng.choice(
@@ -1335,17 +1356,16 @@ def test_resized_size_equals_transformers():
         if max(width, height) <= 200 * min(width, height):
             low, high = rng.choice([(3136, 401408), (50176, 100352), (3136, 12845056)])
             assert (
-                data.resized_size([width, height], low, high)
+                resized_size([width, height], low, high)
                 == list(smart_resize(height, width, 28, low, high))[::-1]
             )
 
 
 def test_resized_is_what_the_model_sees(tiny, wide):
-    import model
 
     processor = dataclasses.replace(
         tiny[1],
-        image_processor=model.image_processor_class()(
+        image_processor=families.image_processor_class()(
             size={"shortest_edge": 3136, "longest_edge": 50176}
         ),
     )
@@ -1442,7 +1462,7 @@ def test_bad_boxes_are_refused_with_file_line_and_remedy(wide, fault):
     record, expected = BAD_BOXES[fault]
     (wide / "text.png").write_text("I am no picture")
     path = write(wide, [GOOD, {"image": "a.png", "question": "q", **record}])
-    text = refusal(read, path)
+    text = refusal(tasks.read, path)
     assert text.startswith(f"{path}:2: ") and all(words in text for words in expected), text
 
 
@@ -1507,7 +1527,7 @@ BAD_LAYOUTS = {  # name: (record, what the message must say)
 def test_bad_records_of_published_layouts(wide, fault):
     record, expected = BAD_LAYOUTS[fault]
     path = write(wide, [GOOD, record])
-    text = refusal(read, path)
+    text = refusal(tasks.read, path)
     assert text.startswith(f"{path}:2: ") and all(words in text for words in expected), text
 
 
@@ -1525,13 +1545,11 @@ def test_two_points_are_boxes_in_lisa_only(wide):
 def test_box_format_flag():
     import argparse
 
-    import utils
-
     parser = argparse.ArgumentParser()
-    utils.add_data_flags(parser)
+    add_data_flags(parser)
     [flag] = [a for a in parser._actions if a.dest == "box_format"]
-    assert tuple(flag.choices) == data.BOX_FORMATS
-    assert "--box-format xywh" in refusal(read, "count", box_format="xywh")
+    assert tuple(flag.choices) == BOX_FORMATS
+    assert "--box-format xywh" in refusal(tasks.read, "count", box_format="xywh")
 
 
 def test_the_box_format_is_that_of_the_training_run(tmp_path):
@@ -1559,12 +1577,14 @@ def test_the_box_format_is_that_of_the_training_run(tmp_path):
 # ------------------------------------------------------------------------------------------------------- toy streams
 
 
-@pytest.mark.parametrize("box_format", data.BOX_FORMATS)
+@pytest.mark.parametrize("box_format", BOX_FORMATS)
 def test_toy_boxes_in_every_convention(box_format):
     """`ground` writes its worked solutions from 0 to 1000; in the other conventions they say the same."""
-    import rewards
 
-    stream, standard = read("ground", box_format=box_format, max_pixels=84 * 84), read("ground")
+    stream, standard = (
+        tasks.read("ground", box_format=box_format, max_pixels=84 * 84),
+        tasks.read("ground"),
+    )
     for n in range(40):
         example, plain = stream[n], standard[n]
         assert example.meta["box_format"] == box_format and example.meta.get("resized") == (
@@ -1579,9 +1599,9 @@ def test_toy_boxes_in_every_convention(box_format):
         assert re.sub(r"\d+, \d+, \d+, \d+", "", example.solution) == re.sub(
             r"\d+, \d+, \d+, \d+", "", plain.solution
         )  # the label first in all three
-        taught = toyworld.record("ground", "train", n)["solution"]
+        taught = toy.make_record("ground", "train", n)["solution"]
         assert plain.solution == taught  # the fallible teacher's boxes stay his
-        found, expected = (rewards.predicted_boxes(e.solution, e) for e in (example, plain))
+        found, expected = (predicted_boxes(e.solution, e) for e in (example, plain))
         assert len(found) == len(expected)
         for a, b in zip(found, expected):
             assert (
@@ -1597,8 +1617,8 @@ def test_toy_task_by_name_and_split():
         ("count:test", "test"),
         ("count:ood", "ood"),
     ):
-        stream = read(spec, seed=3, level=2, teacher="gold")
-        record = toyworld.example("count", split, 5, 3 if split == "train" else 0, 2, "gold")
+        stream = tasks.read(spec, seed=3, level=2, teacher="gold")
+        record = toy.make_example("count", split, 5, 3 if split == "train" else 0, 2, "gold")
         example = stream[5]
         assert (example.question, example.answer, example.solution, example.meta, example.task) == (
             record["question"],
@@ -1615,12 +1635,12 @@ def test_toy_task_by_name_and_split():
 
 def test_every_run_is_measured_on_the_same_questions():
     for split in ("test", "ood"):
-        one, two = read(f"count:{split}", seed=1), read(f"count:{split}", seed=2)
+        one, two = tasks.read(f"count:{split}", seed=1), tasks.read(f"count:{split}", seed=2)
         assert [(one[i].id, one[i].question, one[i].meta) for i in range(20)] == [
             (two[i].id, two[i].question, two[i].meta) for i in range(20)
         ]
-    assert [read("count", seed=1)[i].meta for i in range(5)] != [
-        read("count", seed=2)[i].meta for i in range(5)
+    assert [tasks.read("count", seed=1)[i].meta for i in range(5)] != [
+        tasks.read("count", seed=2)[i].meta for i in range(5)
     ]
 
 
@@ -1637,21 +1657,21 @@ def test_every_run_is_measured_on_the_same_questions():
     ],
 )
 def test_split_name(spec, parts):
-    assert data.split_name(spec) == parts
+    assert files.split_name(spec) == parts
 
 
 def test_a_folder_named_like_a_toy_task_is_read(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "count").mkdir()
     write(tmp_path / "count", [{"question": "q", "answer": "mine"}])
-    assert [e.answer for e in read("count")] == ["mine"]
+    assert [e.answer for e in tasks.read("count")] == ["mine"]
 
 
 def test_heads_steps_and_what_to_evaluate_on(tmp_path, monkeypatch, capsys):
     from argparse import Namespace
 
     monkeypatch.chdir(tmp_path)
-    stream, few = read("count"), [Example(str(n), [], "q", "a") for n in range(10)]
+    stream, few = tasks.read("count"), [Example(str(n), [], "q", "a") for n in range(10)]
     assert [e.id for e in data.head(stream, 3)] == [
         "count:train:0:0",
         "count:train:0:1",
@@ -1776,7 +1796,7 @@ def test_bad_records_are_refused_with_file_line_and_remedy(folder, fault, name):
     record, expected = BAD_RECORDS[fault]
     bad_images(folder)
     path = write(folder, [GOOD, {**GOOD, "image": "images/a.png"}, record, GOOD], name)
-    text = refusal(read, path)
+    text = refusal(tasks.read, path)
     line = (
         3
         if name == "set.jsonl"
@@ -1814,7 +1834,7 @@ def test_bad_records_are_refused_with_file_line_and_remedy(folder, fault, name):
 def test_bad_jsonl_files(tmp_path, content, expected):
     path = tmp_path / "x.jsonl"
     path.write_bytes(content)
-    text = refusal(read, path)
+    text = refusal(tasks.read, path)
     assert text.startswith(str(path)) and expected in text
     assert any(word in text for word in ("mend", "save it as", "expected")), f"no remedy in: {text}"
 
@@ -1839,7 +1859,7 @@ def test_bad_jsonl_files(tmp_path, content, expected):
 def test_bad_json_files(tmp_path, content, expected):
     path = tmp_path / "x.json"
     path.write_bytes(content)
-    text = refusal(read, path)
+    text = refusal(tasks.read, path)
     assert text.startswith(str(path)) and expected in text
     assert any(word in text for word in ("mend", "save it as", "expected")), f"no remedy in: {text}"
 
@@ -1851,18 +1871,18 @@ def test_bad_parquet_files(tmp_path):
         [{"question": "q", "answer": "a", "image": {"bytes": png()[:60], "path": "x.png"}}],
         "x.parquet",
     ).read_bytes()
-    text = refusal(read, tmp_path / "x.parquet", within=5)  # the first use imports pyarrow
+    text = refusal(tasks.read, tmp_path / "x.parquet", within=5)  # the first use imports pyarrow
     assert (
         text.startswith(f"{tmp_path / 'x.parquet'}:1: its embedded image cannot be opened")
         and "delete the record" in text
     )
     for damaged in (b"", b"PAR1", whole[: len(whole) // 2], b"x" * 100):
         (tmp_path / "x.parquet").write_bytes(damaged)
-        assert "not a readable parquet file" in refusal(read, tmp_path / "x.parquet")
+        assert "not a readable parquet file" in refusal(tasks.read, tmp_path / "x.parquet")
     write(
         tmp_path, [{"question": "q", "answer": "a"}, {"question": "q", "answer": None}], "y.parquet"
     )
-    assert refusal(read, tmp_path / "y.parquet").startswith(
+    assert refusal(tasks.read, tmp_path / "y.parquet").startswith(
         f"{tmp_path / 'y.parquet'}:2: no answer"
     )
 
@@ -1870,19 +1890,17 @@ def test_bad_parquet_files(tmp_path):
 def test_bad_names(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for spec in ("cuont", "count:tset", "none.json", "none.json:test"):
-        text = refusal(read, spec)
-        assert (
-            f"--data {spec}" in text and f"toy task ({', '.join(sorted(toyworld.TASKS))})" in text
-        )
+        text = refusal(tasks.read, spec)
+        assert f"--data {spec}" in text and f"toy task ({', '.join(sorted(toy.TASKS))})" in text
     (tmp_path / "x.csv").write_text("a,b")
-    assert "only .json, .jsonl, .parquet" in refusal(read, "x.csv")
+    assert "only .json, .jsonl, .parquet" in refusal(tasks.read, "x.csv")
     (tmp_path / "folder").mkdir()
-    assert "holds no .json" in refusal(read, "folder")
+    assert "holds no .json" in refusal(tasks.read, "folder")
     write(tmp_path, [GOOD], "x.jsonl")
-    assert "leave :test away" in refusal(read, "x.jsonl:test")
+    assert "leave :test away" in refusal(tasks.read, "x.jsonl:test")
     (tmp_path / "folder.json").mkdir()
     (tmp_path / "folder" / "x.json").mkdir()
-    assert "folder/x.json cannot be read" in refusal(read, "folder")
+    assert "folder/x.json cannot be read" in refusal(tasks.read, "folder")
 
 
 def test_bad_images_are_found_beyond_those_that_are_decoded_at_the_start(folder):
@@ -1893,9 +1911,9 @@ def test_bad_images_are_found_beyond_those_that_are_decoded_at_the_start(folder)
         Example("1", [folder / "images" / name], "q", "a", source="set.json:9"),
     ]
     for name in ("text.png", "empty.png", "bomb.png"):
-        assert refusal(data.check_images, examples(name), decode=1).startswith("set.json:9: ")
-    data.check_images(examples("cut.png"), decode=1)
-    assert refusal(data.open_images, examples("cut.png")[1]).startswith("set.json:9: ")
+        assert refusal(check_images, examples(name), decode=1).startswith("set.json:9: ")
+    check_images(examples("cut.png"), decode=1)
+    assert refusal(open_images, examples("cut.png")[1]).startswith("set.json:9: ")
 
 
 def test_one_bad_image_of_many_stops_at_once(folder):
@@ -1906,7 +1924,7 @@ def test_one_bad_image_of_many_stops_at_once(folder):
     examples = [Example("0", [folder / "images" / "text.png"], "q", "a", source="set.json:1")] + [
         Example("1", [folder / "images" / "noise.png"], "q", "a")
     ] * 1500
-    refusal(data.check_images, examples, within=5)
+    refusal(check_images, examples, within=5)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "BMP"])
@@ -1930,8 +1948,8 @@ def test_damaged_pictures_are_opened_or_refused_but_nothing_else(kind):
 @pytest.fixture
 def pixel_limit():
     """Set another limit on pixels, for this test alone."""
-    yield data.limit_image_pixels
-    data.limit_image_pixels()
+    yield limit_image_pixels
+    limit_image_pixels()
 
 
 @pytest.fixture
@@ -1970,20 +1988,24 @@ def test_pictures_over_the_limit_are_refused_by_their_headers(folder, pixel_limi
     record = {"image": "huge.png", "question": "q", "answer": "a"}
     boxed = {"image": "huge.png", "question": "q", "boxes": [[1, 2, 3, 4]]}
     pair = {"image": "huge.png", "question": "q", "chosen": "yes", "rejected": "no"}
-    for call, records in ((read, [record]), (read, [boxed]), (data.read_pairs, [pair])):
+    for call, records in (
+        (tasks.read, [record]),
+        (tasks.read, [boxed]),
+        (pairs.read_pairs, [pair]),
+    ):
         text = refusal(call, write(folder, records))
         assert text.startswith(
             f"{folder / 'set.jsonl'}:1: image {folder / 'huge.png'} has 400000000"
         )
         assert "more than --max-image-pixels 178956970; shrink it, or raise the flag" in text
     late = [Example("0", [], "q", "a"), Example("1", [HUGE], "q", "a", source="set.json:9")]
-    for call in (data.check_images, lambda examples: data.check_images(examples, decode=0)):
+    for call in (check_images, lambda examples: check_images(examples, decode=0)):
         assert refusal(call, late).startswith("set.json:9: its embedded image has 400000000")
     pytest.importorskip("pyarrow")
     embedded = write(folder, [{**record, "image": {"bytes": HUGE, "path": None}}], "x.parquet")
-    assert "its embedded image has 400000000 pixels" in refusal(read, embedded, within=5)
+    assert "its embedded image has 400000000 pixels" in refusal(tasks.read, embedded, within=5)
     pixel_limit(400_000_000)
-    assert data.picture_size(HUGE, "x") == (20_000, 20_000)
+    assert picture_size(HUGE, "x") == (20_000, 20_000)
 
 
 def test_the_limit_is_exact_and_the_same_in_every_script(pixel_limit):
@@ -2017,14 +2039,14 @@ def test_large_pictures_are_decoded_one_at_a_time(monkeypatch):
     locked = []
 
     def spied(image):
-        locked.append((image.size, data.ONE_AT_A_TIME.locked()))
+        locked.append((image.size, ONE_AT_A_TIME.locked()))
         return image
 
-    monkeypatch.setattr(data, "to_rgb", spied)
-    monkeypatch.setattr(data, "LARGE", 56 * 56)
+    monkeypatch.setattr(images_, "to_rgb", spied)
+    monkeypatch.setattr(images_, "LARGE", 56 * 56)
     for size in ((56, 56), (57, 56)):
         open_image(png(*size), "x")
-    assert locked == [((56, 56), False), ((57, 56), True)] and not data.ONE_AT_A_TIME.locked()
+    assert locked == [((56, 56), False), ((57, 56), True)] and not ONE_AT_A_TIME.locked()
 
 
 def saved(image, kind, **more):
@@ -2077,7 +2099,7 @@ def test_no_program_is_run_for_a_picture(folder, monkeypatch):
     monkeypatch.setattr(subprocess, "check_call", lambda *_, **__: pytest.fail("run"))
     Image.new("RGB", (30, 30)).save(folder / "a.eps")
     (folder / "a.eps").rename(folder / "a.png")
-    text = refusal(read, write(folder, [{"image": "a.png", "question": "q", "answer": "a"}]))
+    text = refusal(tasks.read, write(folder, [{"image": "a.png", "question": "q", "answer": "a"}]))
     assert "set.jsonl:1: " in text and "is a PostScript program; save what it draws as PNG" in text
 
 
@@ -2099,7 +2121,7 @@ def test_pictures_that_are_no_files(folder, monkeypatch, soon):
     (folder / "folder.png").mkdir()
     for kind, path in {**odd_files(folder, ".png"), "folder": folder / "folder.png"}.items():
         record = {"image": str(path), "question": "q", "answer": "a"}
-        text = refusal(read, write(folder, [record]))
+        text = refusal(tasks.read, write(folder, [record]))
         assert text.startswith(f"{folder / 'set.jsonl'}:1: image ") and "does not exist" in text, (
             kind
         )
@@ -2109,29 +2131,29 @@ def test_pictures_that_are_no_files(folder, monkeypatch, soon):
 def test_what_may_never_end_is_not_read(tmp_path, monkeypatch, soon, suffix):
     monkeypatch.chdir(tmp_path)
     for kind, path in odd_files(tmp_path, suffix).items():
-        for call in (read, data.read_pairs):
+        for call in (tasks.read, pairs.read_pairs):
             text = refusal(call, path, within=5)
             refused = "is a pipe, a socket or a device" in text or "no such file or folder" in text
-            assert refused and data.short(path) in text, kind
+            assert refused and short(path) in text, kind
     (tmp_path / "set").mkdir()
     os.mkfifo(tmp_path / "set" / "train.jsonl")
-    assert "save what it holds as a file" in refusal(read, tmp_path / "set")
+    assert "save what it holds as a file" in refusal(tasks.read, tmp_path / "set")
 
 
 def test_an_annotation_that_may_never_end(mmpr, soon):
     path = mmpr(a=1, b=1)
     (path.parent / "annotations" / "a.jsonl").unlink()
     os.mkfifo(path.parent / "annotations" / "a.jsonl")
-    assert "a.jsonl cannot be read (it is a pipe" in refusal(data.read_pairs, path)
+    assert "a.jsonl cannot be read (it is a pipe" in refusal(pairs.read_pairs, path)
 
 
 def test_links_to_files_are_read(folder):
     write(folder, [GOOD], "set.jsonl")
     (folder / "link.jsonl").symlink_to("set.jsonl")
     (folder / "link.png").symlink_to(folder / "images" / "a.png")
-    assert len(read(folder / "link.jsonl")) == 1
+    assert len(tasks.read(folder / "link.jsonl")) == 1
     linked = write(folder, [{"image": "link.png", "question": "q", "answer": "a"}], "x.jsonl")
-    assert data.open_images(read(linked)[0])[0].getpixel((0, 0)) == (255, 0, 0)
+    assert open_images(tasks.read(linked)[0])[0].getpixel((0, 0)) == (255, 0, 0)
 
 
 # --- odd values everywhere ---
@@ -2214,7 +2236,7 @@ def test_odd_values_are_read_or_refused_but_nothing_else(tiny, folder, number):
         for odd in ODD:
             write(folder, [put(sample, place, odd)])
             try:
-                [example] = read(path)
+                [example] = tasks.read(path)
                 encode_prompt(example, tiny[1], "think")
                 data.check_golds([example], rewards.check_gold)
                 json.dumps([data.target_text(example, "think"), example.id, example.choices])
@@ -2232,7 +2254,7 @@ def test_odd_values_in_pairs_are_read_or_refused_but_nothing_else(tiny, folder, 
         for odd in ODD:
             write(folder, [put(sample, place, odd)])
             try:
-                data.check_pair_fit(data.read_pairs(path), tiny[1], "none", None)
+                data.check_pair_fit(pairs.read_pairs(path), tiny[1], "none", None)
                 counts["read"] += 1
             except UserError as error:
                 assert "\n" not in str(error) and len(str(error)) < 600
@@ -2243,7 +2265,7 @@ def test_odd_values_in_pairs_are_read_or_refused_but_nothing_else(tiny, folder, 
 @pytest.mark.parametrize("odd", [["think"], {"a": 1}, 5, "thinking", "", True])
 def test_a_records_own_template_is_one_of_ours(folder, odd):
     write(folder, [GOOD, {**GOOD, "prompt_template": odd}])
-    text = refusal(read, folder / "set.jsonl")
+    text = refusal(tasks.read, folder / "set.jsonl")
     assert (
         text.startswith(f"{folder / 'set.jsonl'}:2: `prompt_template` ")
         and "delete the key" in text
@@ -2252,9 +2274,9 @@ def test_a_records_own_template_is_one_of_ours(folder, odd):
 
 def test_a_records_own_template_is_used_and_null_is_none(folder):
     write(folder, [{**GOOD, "prompt_template": name} for name in (None, "direct")])
-    plainly, directly = read(folder / "set.jsonl")
-    assert data.wording(plainly, "none") == plainly.question
-    assert data.wording(directly, "none") == data.wording(plainly, "direct") != plainly.question
+    plainly, directly = tasks.read(folder / "set.jsonl")
+    assert question_text(plainly, "none") == plainly.question
+    assert question_text(directly, "none") == question_text(plainly, "direct") != plainly.question
 
 
 def test_damaged_parquet_files_are_read_or_refused_in_one_line(tmp_path):
@@ -2273,7 +2295,7 @@ def test_damaged_parquet_files_are_read_or_refused_in_one_line(tmp_path):
             broken[at] = byte
         (tmp_path / "x.parquet").write_bytes(broken)
         try:
-            read(tmp_path / "x.parquet")
+            tasks.read(tmp_path / "x.parquet")
         except UserError as error:
             assert "\n" not in str(error) and str(tmp_path / "x.parquet") in str(error)
             refused += 1
@@ -2441,7 +2463,7 @@ PAIRS = {  # layout: (record, its images, its question, its meta); the responses
 def test_pairs_of_every_layout(folder, layout):
     record, images, question, meta = PAIRS[layout]
     path = write(folder, [record])
-    [pair] = data.read_pairs(path)
+    [pair] = pairs.read_pairs(path)
     name = str(record.get("idx", "set.jsonl:1"))
     assert pair == Pair(
         Example(
@@ -2458,7 +2480,7 @@ def test_pairs_of_every_layout(folder, layout):
         "Two.",
         "Three.",
     )
-    assert data.wording(pair.example, "think") == question  # a given prompt is whole
+    assert question_text(pair.example, "think") == question  # a given prompt is whole
 
 
 @pytest.mark.parametrize("name", ["set.json", "set.jsonl", "set.parquet"])
@@ -2475,7 +2497,7 @@ def test_pairs_in_every_format_and_order(folder, name):
         for n in (3, 1, 2)
     ]
     path = write(folder, records, name)
-    got = data.read_pairs(path)
+    got = pairs.read_pairs(path)
     lines = [2, 10, 18] if name == "set.json" else [1, 2, 3]
     assert [
         (p.example.id, p.example.question, p.example.answer, p.chosen, p.rejected, p.example.source)
@@ -2497,11 +2519,11 @@ def test_pairs_of_a_parquet_snapshot(tmp_path):
     write(tmp_path, [row(0, "red")], "train-00000-of-00002.parquet")
     write(tmp_path, [row(1, "lime")], "train-00001-of-00002.parquet")
     write(tmp_path, [row(2, "blue")], "test-00000-of-00001.parquet")
-    train, test = data.read_pairs(tmp_path), data.read_pairs(f"{tmp_path}:test")
+    train, test = pairs.read_pairs(tmp_path), pairs.read_pairs(f"{tmp_path}:test")
     assert [(p.example.question, p.chosen, p.rejected) for p in train + test] == [
         (f"q{n}", "Two.", "Three.") for n in range(3)
     ]
-    assert [data.open_images(p.example)[0].getpixel((5, 5)) for p in train + test] == [
+    assert [open_images(p.example)[0].getpixel((5, 5)) for p in train + test] == [
         (255, 0, 0),
         (0, 255, 0),
         (0, 0, 255),
@@ -2510,15 +2532,15 @@ def test_pairs_of_a_parquet_snapshot(tmp_path):
 
 def test_pair_images_beside_the_file_in_a_usual_folder_or_in_one_named_apart(folder):
     pair = lambda image: [{"image": image, "question": Q, "chosen": "Two.", "rejected": "Three."}]
-    [usual] = data.read_pairs(write(folder, pair("a.png")))
+    [usual] = pairs.read_pairs(write(folder, pair("a.png")))
     assert usual.example.images == [folder / "images" / "a.png"]
     other = folder / "other"
     other.mkdir()
     (other / "a.png").write_bytes(png(color="lime"))
-    [apart] = data.read_pairs(write(folder, pair("a.png")), image_folder=str(other))
+    [apart] = pairs.read_pairs(write(folder, pair("a.png")), image_folder=str(other))
     assert apart.example.images == [other / "a.png"]
     text = refusal(
-        data.read_pairs, write(folder, pair("b.png")), image_folder=other
+        pairs.read_pairs, write(folder, pair("b.png")), image_folder=other
     )  # it is in images/, which is not asked for
     assert (
         text.startswith(f"{folder / 'set.jsonl'}:1: ")
@@ -2526,7 +2548,7 @@ def test_pair_images_beside_the_file_in_a_usual_folder_or_in_one_named_apart(fol
         and f"relative paths resolve in {other}" in text
     )
     assert "--image-folder nowhere: no such folder" in refusal(
-        data.read_pairs, folder / "set.jsonl", image_folder="nowhere"
+        pairs.read_pairs, folder / "set.jsonl", image_folder="nowhere"
     )
 
 
@@ -2578,11 +2600,11 @@ def test_an_mmpr_meta_file(mmpr, monkeypatch):
         path,
         path.parent,
     ):  # of a folder, what its meta.json says: not the annotations a second time
-        got = data.read_pairs(spec)
+        got = pairs.read_pairs(spec)
         assert [p.example.question for p in got] == [f"b{n}" for n in range(3)] + [
             f"a{n}" for n in range(10)
         ]
-        assert [data.open_images(got[n].example)[0].getpixel((0, 0)) for n in (0, 3)] == [
+        assert [open_images(got[n].example)[0].getpixel((0, 0)) for n in (0, 3)] == [
             (0, 0, 255),
             (255, 0, 0),
         ]
@@ -2590,7 +2612,7 @@ def test_an_mmpr_meta_file(mmpr, monkeypatch):
             path.parent / "annotations" / "a.jsonl"
         ) and got[4].example.source.endswith(":2")
     monkeypatch.chdir(path.parent)
-    assert len(data.read_pairs("meta.json")) == 13
+    assert len(pairs.read_pairs("meta.json")) == 13
 
 
 @pytest.mark.parametrize(
@@ -2600,20 +2622,20 @@ def test_an_mmpr_meta_file(mmpr, monkeypatch):
 def test_repeat_time(mmpr, times, copies, sampled):
     path = mmpr(a=times, b=1)
     numbers = [
-        int(p.example.question[1:]) for p in data.read_pairs(path) if p.example.question[0] == "a"
+        int(p.example.question[1:]) for p in pairs.read_pairs(path) if p.example.question[0] == "a"
     ]
     assert numbers[: 10 * copies] == list(range(10)) * copies
     rest = numbers[10 * copies :]
     assert len(rest) == len(set(rest)) == sampled and rest == sorted(rest)
     random.seed(7)
-    assert [p.example.question for p in data.read_pairs(path)][: len(numbers)] == [
+    assert [p.example.question for p in pairs.read_pairs(path)][: len(numbers)] == [
         f"a{n}" for n in numbers
     ]  # the set's name decides alone
     assert rest == sorted(random.Random("a").sample(range(10), sampled))
 
 
 def test_a_repeated_record_is_one_pair(mmpr):
-    got = data.read_pairs(mmpr(b=2))
+    got = pairs.read_pairs(mmpr(b=2))
     assert got[0] is got[3] and len({id(p) for p in got}) == 3
 
 
@@ -2630,23 +2652,23 @@ def test_records_that_are_not_sampled_need_no_image(mmpr):
         for n in range(10)
     ]
     write(path.parent / "annotations", records, "a.jsonl")
-    assert len(data.read_pairs(path)) == 3
-    assert "gone.png does not exist" in refusal(data.read_pairs, mmpr(a=1))
+    assert len(pairs.read_pairs(path)) == 3
+    assert "gone.png does not exist" in refusal(pairs.read_pairs, mmpr(a=1))
 
 
 def test_an_mmpr_meta_file_with_its_images_elsewhere(mmpr, tmp_path):
     path = mmpr(a=1)
     elsewhere = tmp_path / "disk"
     (path.parent / "images").rename(elsewhere)
-    text = refusal(data.read_pairs, path)
+    text = refusal(pairs.read_pairs, path)
     assert "a.jsonl:1: image" in text and "1.png does not exist" in text
-    assert data.read_pairs(path, elsewhere / "a")[0].example.images == [
+    assert pairs.read_pairs(path, elsewhere / "a")[0].example.images == [
         elsewhere / "a" / "1.png"
     ]  # in place of the set's folder
     nested = tmp_path / "mount"
     (nested / "MMPR-v1.2" / "images").mkdir(parents=True)
     (elsewhere / "a").rename(nested / "MMPR-v1.2" / "images" / "a")
-    assert data.read_pairs(path, nested)[0].example.images == [
+    assert pairs.read_pairs(path, nested)[0].example.images == [
         nested / "MMPR-v1.2/images/a/1.png"
     ]  # before it
 
@@ -2694,12 +2716,12 @@ def test_bad_meta_files(mmpr, fault):
             indent=1,
         )
     )
-    text = refusal(data.read_pairs, path)
+    text = refusal(pairs.read_pairs, path)
     assert text.startswith(f"{path}:9: ") and all(words in text for words in expected), text
 
 
 def test_a_meta_file_that_comes_to_nothing(mmpr):
-    assert "raise their repeat_time" in refusal(data.read_pairs, mmpr(b=0.1))
+    assert "raise their repeat_time" in refusal(pairs.read_pairs, mmpr(b=0.1))
 
 
 # ---- refusals
@@ -2844,21 +2866,21 @@ def test_bad_pairs_are_refused_with_file_line_and_remedy(folder, fault):
     record, expected = BAD_PAIRS[fault]
     bad_images(folder)
     path = write(folder, [PAIR, {**PAIR, "image": A}, record, PAIR])
-    text = refusal(data.read_pairs, path)
+    text = refusal(pairs.read_pairs, path)
     assert text.startswith(f"{path}:3: ") and all(words in text for words in expected), text
 
 
 def test_bad_files_of_pairs(tmp_path):
-    assert "none.jsonl: no such file" in refusal(data.read_pairs, "none.jsonl")
+    assert "none.jsonl: no such file" in refusal(pairs.read_pairs, "none.jsonl")
     (tmp_path / "x.csv").write_text("a,b")
-    assert "only .json, .jsonl, .parquet" in refusal(data.read_pairs, tmp_path / "x.csv")
+    assert "only .json, .jsonl, .parquet" in refusal(pairs.read_pairs, tmp_path / "x.csv")
     (tmp_path / "x.jsonl").write_text("\n")
     assert (
         "holds no record; expected objects with question (or prompt, or conversations), chosen and rejected"
-        in refusal(data.read_pairs, tmp_path / "x.jsonl")
+        in refusal(pairs.read_pairs, tmp_path / "x.jsonl")
     )
     (tmp_path / "x.jsonl").write_text(json.dumps(PAIR) + "\n{")
-    assert refusal(data.read_pairs, tmp_path / "x.jsonl").startswith(
+    assert refusal(pairs.read_pairs, tmp_path / "x.jsonl").startswith(
         f"{tmp_path / 'x.jsonl'}:2: broken JSON"
     )
 
@@ -2968,11 +2990,11 @@ def embedded(value):
 
 def read_any(path):
     """Examples of a file of questions or of pairs."""
-    record = data.rows_of(path, "")[0][2]
+    record = files.rows_of(path, "")[0][2]
     record = record["text"] if isinstance(record.get("text"), dict) else record
     if "chosen" in record:
-        return [pair.example for pair in data.read_pairs(path)]
-    return read(path)
+        return [pair.example for pair in pairs.read_pairs(path)]
+    return tasks.read(path)
 
 
 @pytest.mark.parametrize("name", ["set.jsonl", "set.json", "set.parquet"])
@@ -3102,7 +3124,7 @@ BLIND = {  # name: (what a plain question has besides, what the message must say
 def test_a_picture_that_is_not_read_is_refused_with_place_and_remedy(wide, fault, name):
     more, expected = BLIND[fault]
     path = write(wide, [GOOD, {"question": "How many?", "answer": "3", **more}], name)
-    text = refusal(read, path)
+    text = refusal(tasks.read, path)
     place = {"set.jsonl": "2", "set.json": "6"}[name]
     assert text.startswith(f"{path}:{place}: ") and all(words in text for words in expected), text
 
@@ -3269,7 +3291,7 @@ def test_records_without_a_picture_are_counted_once_a_file(wide, capsys):
     write(wide, [GOOD] * 3 + [{**GOOD, "image_id": 5}], "text.jsonl")
     write(wide, [{**GOOD, "image": "a.png"}, {**GOOD, "imgae": "0007"}, GOOD], "some.jsonl")
     write(wide, [{**GOOD, "image": "a.png"}], "all.jsonl")
-    read(wide)
+    tasks.read(wide)
     alone = "those without are asked as text alone"
     none, some = sorted(capsys.readouterr().out.splitlines(), key=lambda line: "1 of 3" in line)
     counted = f"{wide}: none of 4 records of text.jsonl have a picture"
@@ -3278,7 +3300,7 @@ def test_records_without_a_picture_are_counted_once_a_file(wide, capsys):
         f"{wide}: 1 of 3 records of some.jsonl have a picture, the first without is "
     )
     assert some.endswith(f"some.jsonl:2; keys not read: imgae; {alone}")
-    data.read_pairs(
+    pairs.read_pairs(
         write(wide, [{"question": "q", "chosen": "yes", "rejected": "no"}] * 2, "pairs.json")
     )
     assert capsys.readouterr().out.count("none of 2 records of pairs.json have a picture") == 1
@@ -3288,10 +3310,10 @@ def test_records_without_a_picture_are_counted_once_a_file(wide, capsys):
 def test_pictures_inside_the_text_are_no_text(wide, mark):
     file = write(wide, [{**GOOD, "question": f"{mark} How many?"}], "embedded.jsonl")
     with pytest.raises(UserError, match="but no image is read"):
-        data.read(str(file))
+        tasks.read(str(file))
     for text in ("Is [x] an image?", "5! (b)", "x <img"):
         written = write(wide, [{**GOOD, "question": text}], "plain.jsonl")
-        assert data.read(str(written))[0].question == text
+        assert tasks.read(str(written))[0].question == text
 
 
 @pytest.mark.parametrize(
@@ -3308,10 +3330,10 @@ def test_pictures_inside_the_text_are_no_text(wide, mark):
 def test_an_answer_that_may_be_the_place_of_a_choice_is_refused(wide, answer, choices, refused):
     file = write(wide, [{**GOOD, "answer": answer, "choices": choices}], "choices.jsonl")
     if not refused:
-        assert data.read(str(file))[0].answer == str(answer)
+        assert tasks.read(str(file))[0].answer == str(answer)
         return
     with pytest.raises(UserError, match="counted from 0; write the choice's letter"):
-        data.read(str(file))
+        tasks.read(str(file))
 
 
 def test_hostile_records_are_looked_through_at_once(tmp_path):
@@ -3327,10 +3349,10 @@ def test_hostile_records_are_looked_through_at_once(tmp_path):
         ("image", "< " * 100_000),
     ):
         with pytest.raises(UserError):
-            data.to_example(
+            layouts.to_example(
                 {**GOOD, "question": "q", key: value, "img": "x"}, tmp_path / "x.json", 1
             )
-    assert data.to_example(
+    assert layouts.to_example(
         {**GOOD, "question": "<" + " " * 200_000, "note": "x" * 500_000}, tmp_path / "x.json", 1
     )
     assert time.process_time() - start < 5
@@ -3370,13 +3392,13 @@ PLAIN_VALUES = {  # column: (its value, its type, the text that it is)
 @pytest.mark.parametrize("kind", PLAIN_VALUES)
 def test_columns_of_every_type_become_plain_text(tmp_path, kind):
     value, arrow, text = PLAIN_VALUES[kind]
-    [example] = read(parquet(tmp_path, "answer", [value], arrow, question="q"))
+    [example] = tasks.read(parquet(tmp_path, "answer", [value], arrow, question="q"))
     assert example.answer == text
-    [example] = read(parquet(tmp_path, "id", [value], arrow, question="q", answer="a"))
+    [example] = tasks.read(parquet(tmp_path, "id", [value], arrow, question="q", answer="a"))
     assert example.id == text
-    [example] = read(parquet(tmp_path, "task", [value], arrow, question="q", answer="a"))
+    [example] = tasks.read(parquet(tmp_path, "task", [value], arrow, question="q", answer="a"))
     assert example.task == text
-    [example] = read(
+    [example] = tasks.read(
         parquet(
             tmp_path,
             "choices",
@@ -3422,14 +3444,16 @@ def test_columns_that_cannot_be_an_answer_name_their_row(tmp_path, kind):
     value, arrow, expected = UNREADABLE[kind]
     if arrow[0] == "list_":
         arrow = ("list_", parquet_type(arrow[1:]))
-    text = refusal(read, parquet(tmp_path, "answer", [value] * 2, arrow, question="q"), within=5)
+    text = refusal(
+        tasks.read, parquet(tmp_path, "answer", [value] * 2, arrow, question="q"), within=5
+    )
     assert text.startswith(f"{tmp_path / 'x.parquet'}:1: ") and all(
         words in text for words in expected
     ), text
 
 
 def test_pictures_stay_bytes_whatever_else_is_bytes(tmp_path):
-    [example] = read(
+    [example] = tasks.read(
         parquet(
             tmp_path, "extra", [b"\xff\x00"], ("binary",), question=b"q", answer=b"a", image=png()
         )
@@ -3466,9 +3490,9 @@ def test_strange_labels_work_or_are_refused(wide, case):
     more, expected = STRANGE[case]
     path = write(wide, [{**GOOD, **more}], "x.jsonl")
     if isinstance(expected, str):
-        assert refusal(read, path).startswith(f"{path}:1: {expected}")
+        assert refusal(tasks.read, path).startswith(f"{path}:1: {expected}")
         return
-    [example] = read(path)
+    [example] = tasks.read(path)
     assert (example.id, example.task, example.choices) == expected
 
 
@@ -3486,14 +3510,14 @@ def test_what_is_nested_too_deeply_is_refused(tmp_path):
         text = '{"question": "q", "image": "a.png", ' + f'"{field}": ' + "[" * 700 + "]" * 700
         (tmp_path / "a.png").write_bytes(png())
         (tmp_path / "x.jsonl").write_text(text + ("}" if field != "extra" else ', "answer": "a"}'))
-        said = refusal(read, tmp_path / "x.jsonl")
+        said = refusal(tasks.read, tmp_path / "x.jsonl")
         assert said.startswith(f"{tmp_path / 'x.jsonl'}:1: ") and all(
             words in said for words in fits
         ), said
 
 
 def test_a_message_about_a_long_gold_answer_is_short(tmp_path):
-    got = read(write(tmp_path, [{**GOOD, "answer": "9" * 100_000, "choices": ["a", "b"]}]))
+    got = tasks.read(write(tmp_path, [{**GOOD, "answer": "9" * 100_000, "choices": ["a", "b"]}]))
     text = refusal(data.check_golds, got, rewards.check_gold)
     assert text.startswith(f"{tmp_path / 'set.jsonl'}:1: ") and " ... " in text
 
@@ -3507,7 +3531,7 @@ def test_two_columns_of_one_name(tmp_path):
         names=["question", "answer", "answer"],
     )
     pyarrow.parquet.write_table(table, tmp_path / "x.parquet")
-    text = refusal(read, tmp_path / "x.parquet", within=5)
+    text = refusal(tasks.read, tmp_path / "x.parquet", within=5)
     assert (
         text.startswith(f"{tmp_path / 'x.parquet'}: not a readable parquet file (")
         and "answer" in text
@@ -3522,7 +3546,7 @@ def test_prompts_and_responses_of_pairs_encode(tiny, folder):
     _, processor = tiny
     for layout in ("MMPR", "TRL, parts", "MMPR, text only"):
         record, images, question, _ = PAIRS[layout]
-        [pair] = data.read_pairs(write(folder, [record]))
+        [pair] = pairs.read_pairs(write(folder, [record]))
         prompt = encode_prompt(pair.example, processor, "none")
         picture = "<|vision_start|>" + "<|image_pad|>" * 4 + "<|vision_end|>"
         assert (
@@ -3654,11 +3678,10 @@ def test_sides_of_200_to_1_are_the_limit(tiny):
 )
 @pytest.mark.parametrize("low, high", [(3136, 401408), (50176, 100352), (3136, 12544)])
 def test_pixels_stay_within_their_limits(tiny, width, height, low, high):
-    import model
 
     processor = dataclasses.replace(
         tiny[1],
-        image_processor=model.image_processor_class()(
+        image_processor=families.image_processor_class()(
             size={"shortest_edge": low, "longest_edge": high}
         ),
     )
@@ -3842,8 +3865,7 @@ def test_a_prompt_longer_than_the_context_is_refused_and_never_cut(tiny):
 
 def test_unknown_template():
     assert all(
-        name in refusal(data.template_of, "r2v")
-        for name in ("--prompt-template r2v", *data.TEMPLATES)
+        name in refusal(template_of, "r2v") for name in ("--prompt-template r2v", *TEMPLATES)
     )
 
 
@@ -3943,7 +3965,7 @@ def test_the_processors_decode_stops_at_either_end_and_leaves_text_as_it_is(tiny
 def test_positions_by_hand():
     """Two words, an image of 2 x 3, one word: the image stands at time 2 and counts rows and columns from there; after it comes 2 + 3."""
     is_image = torch.tensor([0, 0, 1, 1, 1, 1, 1, 1, 0]).bool()
-    positions, following = rope_positions(is_image, [(2, 3)])
+    positions, following = families.rope_positions(is_image, [(2, 3)])
     assert (
         positions.tolist()
         == [[0, 1, 2, 2, 2, 2, 2, 2, 5], [0, 1, 2, 2, 2, 3, 3, 3, 5], [0, 1, 2, 3, 4, 2, 3, 4, 5]]
@@ -3995,7 +4017,6 @@ def test_positions_and_expansion_equal_transformers(tiny, sizes):
 
 def test_a_collated_batch_means_to_the_model_what_transformers_own_inputs_do(tiny):
     """The whole of this file at once: the states from collate's tensors, and stock transformers' from ids, pixels and a left-out position."""
-    import model
 
     policy, processor = tiny
     examples = [
@@ -4016,7 +4037,7 @@ def test_a_collated_batch_means_to_the_model_what_transformers_own_inputs_do(tin
     targets[1, :3] = targets[3, 2]  # the two responses of a prompt differ
     batch = collate(prompts, targets, mask)
     with torch.no_grad():
-        got = model.token_logps(policy, batch)
+        got = logps.token_logps(policy, batch)
         for b in range(len(targets)):
             prompt, length = prompts[b // 2], int(mask[b].sum())
             ids = torch.cat([prompt.ids, targets[b, :length]])[None]
@@ -4066,7 +4087,10 @@ def test_take_does_not_touch_global_randomness():
 
 
 def test_resuming_mid_way_equals_the_straight_run():
-    for examples in ([Example(str(n), [], "q", "a") for n in range(10)], read("count", seed=2)):
+    for examples in (
+        [Example(str(n), [], "q", "a") for n in range(10)],
+        tasks.read("count", seed=2),
+    ):
         ids = lambda taken: [e.id for e in taken]
         straight = [i for step in range(8) for i in ids(take(examples, step * 3, 3, seed=5))]
         resumed = [i for step in range(5, 8) for i in ids(take(examples, step * 3, 3, seed=5))]
@@ -4446,10 +4470,10 @@ def test_micro_batches_collate_to_the_rows_of_the_whole():
 
 
 def test_refine_and_select_prompts_are_r3vs():
-    prompt = data.wording(Example("0", [], "How many are red?", "3"), "chartqa")
+    prompt = question_text(Example("0", [], "How many are red?", "3"), "chartqa")
     asks = "How many are red?\nFirst generate a step-by-step solution, then answer the question with a numerical value, Yes/No, or a word or phrase."
     assert prompt == asks
-    assert data.refine_prompt(prompt, "Solution:\n1. Two.\n\nAnswer:\n2") == (
+    assert refine_prompt(prompt, "Solution:\n1. Two.\n\nAnswer:\n2") == (
         asks
         + "\nModel's prediction:\nSolution:\n1. Two.\n\nAnswer:\n2\nJudge the correctness of the model's prediction and refine it."
     )
@@ -4457,32 +4481,32 @@ def test_refine_and_select_prompts_are_r3vs():
         asks + "\nModel's prediction 1:\na\nModel's prediction 2:\nb\nModel's prediction 3:\nc\n"
     )
     assert (
-        data.select_prompt(prompt, ["a", "b", "c"], data.SELECT.get("chartqa"))
+        select_prompt(prompt, ["a", "b", "c"], SELECT.get("chartqa"))
         == three
         + "Which prediction is correct? Give the final answer with a numerical value, Yes/No, or a word or phrase."
     )
     assert (
-        data.select_prompt(prompt, ["a", "b", "c"])
+        select_prompt(prompt, ["a", "b", "c"])
         == three + "Which prediction is correct? Give the final answer."
     )
-    assert data.select_prompt(prompt, ["a", "b", "c"], "Well?") == three + "Well?"
+    assert select_prompt(prompt, ["a", "b", "c"], "Well?") == three + "Well?"
     assert (
-        data.SELECT["tabmwp"]
+        SELECT["tabmwp"]
         == "Which prediction has the right OCR, reasoning and calculations? Give the final answer."
     )
     assert (
-        data.SELECT["clevr_math"]
+        SELECT["clevr_math"]
         == "Which prediction is correct? Give the final answer with a single numerical value (0-10)."
     )
-    assert data.SELECT.keys() <= data.TEMPLATES.keys()
+    assert SELECT.keys() <= TEMPLATES.keys()
 
 
-@pytest.mark.parametrize("template", data.TEMPLATES)
+@pytest.mark.parametrize("template", TEMPLATES)
 def test_where_a_question_asks_for_tags_so_does_the_selection(template):
-    text = data.select_prompt(data.wording(Example("0", [], "How many?", "3"), template), ["a"])
+    text = select_prompt(question_text(Example("0", [], "How many?", "3"), template), ["a"])
     assert text.endswith(
         "Which prediction is correct? Give the final answer in <answer> </answer> tags."
-    ) == ("<answer>" in data.TEMPLATES[template])
+    ) == ("<answer>" in TEMPLATES[template])
 
 
 def test_asked_again_only_the_question_changes(tiny):
@@ -4499,7 +4523,7 @@ def test_asked_again_only_the_question_changes(tiny):
         {"boxes": [], "box_format": "pixels"},
         "set.json:7",
     )
-    again = data.asked(example, "A {question}?")
+    again = with_question(example, "A {question}?")
     assert dataclasses.asdict(dataclasses.replace(again, images=[])) == dataclasses.asdict(
         dataclasses.replace(example, images=[], question="A {question}?", solution=None)
     )
@@ -4523,12 +4547,12 @@ def test_a_candidate_cannot_put_an_image_or_a_turn_into_the_prompt(tiny):
     special = processor.tokenizer.convert_tokens_to_ids(list(processor.special.reserved))
     for token in processor.special.reserved:
         for text in (
-            data.select_prompt("q", [f"a {token} b", token * 2]),
-            data.refine_prompt("q", f"<|x{token}x|>"),
+            select_prompt("q", [f"a {token} b", token * 2]),
+            refine_prompt("q", f"<|x{token}x|>"),
         ):
             ids = Counter(
                 encode_prompt(
-                    data.asked(Example("0", [], "q", "3"), text), processor, "none"
+                    with_question(Example("0", [], "q", "3"), text), processor, "none"
                 ).ids.tolist()
             )
             assert token not in text and [ids[i] for i in special] == [plain[i] for i in special]
@@ -4541,12 +4565,12 @@ def test_a_candidate_cannot_put_an_image_or_a_turn_into_the_prompt(tiny):
 def test_worked_solutions_and_problems_of_tabmwp_are_asked_alike():
     """R3V's worked solutions carry its instruction in the question, TabMWP's problems do not: under one template both ask alike, with options and without."""
     solved, problems = (
-        read(SHARED / "tabmwp" / "warmup_cot64.json"),
-        read(SHARED / "tabmwp" / "problems_dev64.json"),
+        tasks.read(SHARED / "tabmwp" / "warmup_cot64.json"),
+        tasks.read(SHARED / "tabmwp" / "problems_dev64.json"),
     )
-    asks = {text for name, text in data.TEMPLATES.items() if name.startswith("tabmwp")}
+    asks = {text for name, text in TEMPLATES.items() if name.startswith("tabmwp")}
     for e in (*solved, *problems):
-        text = data.wording(e, "tabmwp")
+        text = question_text(e, "tabmwp")
         suffix = next(
             ask.removeprefix("{question}")
             for ask in asks
@@ -4556,20 +4580,23 @@ def test_worked_solutions_and_problems_of_tabmwp_are_asked_alike():
             "\n(B) " in text
         )
     assert (
-        data.wording(solved[0], "tabmwp") == solved[0].question
-        and data.wording(problems[0], "tabmwp") != problems[0].question
+        question_text(solved[0], "tabmwp") == solved[0].question
+        and question_text(problems[0], "tabmwp") != problems[0].question
     )
-    assert data.wording(solved[0], "think") != solved[0].question
+    assert question_text(solved[0], "think") != solved[0].question
 
 
 def test_a_question_is_not_asked_twice_in_the_same_words():
     """Nor in those of the template's twin, whichever was meant for it; another template is put as ever, and "none" adds nothing."""
     for name in ("tabmwp", "tabmwp_choices"):
-        asked = Example("0", [], data.TEMPLATES[name].replace("{question}", "Which?"), "B")
+        asked = Example("0", [], TEMPLATES[name].replace("{question}", "Which?"), "B")
         for choices in (None, ["a", "b"]):
-            assert data.wording(data.replace(asked, choices=choices), "tabmwp") == asked.question
-        assert data.wording(asked, "think") != asked.question == data.wording(asked, "none")
-    assert data.wording(Example("0", [], "Which?", "B", ["a", "b"]), "tabmwp") == data.TEMPLATES[
+            assert (
+                question_text(dataclasses.replace(asked, choices=choices), "tabmwp")
+                == asked.question
+            )
+        assert question_text(asked, "think") != asked.question == question_text(asked, "none")
+    assert question_text(Example("0", [], "Which?", "B", ["a", "b"]), "tabmwp") == TEMPLATES[
         "tabmwp_choices"
     ].replace("{question}", "Which?")
 
@@ -4592,14 +4619,14 @@ def test_lengths_are_those_of_the_encoded_prompts(tiny):
 def test_a_mixed_toy_task_puts_each_question_in_its_own_way(task, tiny):
     """Whatever the template: "read" as it stands, "direct" for the answer alone, "select" with three candidates; "reason" as the template says."""
     _, processor = tiny
-    stream, seen = read(task, teacher="gold"), Counter()
+    stream, seen = tasks.read(task, teacher="gold"), Counter()
     for index in range(60):
-        example, record = stream[index], toyworld.record(task, "train", index, teacher="gold")
+        example, record = stream[index], toy.make_record(task, "train", index, teacher="gold")
         ask, question = record["ask"], record["question"]
         expected = {
             "read": question,
-            "direct": data.TEMPLATES["answer"].replace("{question}", question),
-            "reason": data.TEMPLATES["r1v"].replace("{question}", question),
+            "direct": TEMPLATES["answer"].replace("{question}", question),
+            "reason": TEMPLATES["r1v"].replace("{question}", question),
         }
         if ask == "select":
             shown = "".join(
@@ -4607,10 +4634,10 @@ def test_a_mixed_toy_task_puts_each_question_in_its_own_way(task, tiny):
                 for k, text in enumerate(record["meta"]["candidates"], 1)
             )
             expected["select"] = (
-                data.TEMPLATES["think"].replace("{question}", question)
+                TEMPLATES["think"].replace("{question}", question)
                 + f"\n{shown}Which prediction is correct? Give the final answer in <answer> </answer> tags."
             )
-        assert data.wording(example, "r1v") == expected[ask] and example.meta.get(
+        assert question_text(example, "r1v") == expected[ask] and example.meta.get(
             "prompt_template"
         ) == {"read": "none", "direct": "answer", "select": "none"}.get(ask)
         assert (example.answer, example.choices, example.solution) == (
@@ -4623,28 +4650,28 @@ def test_a_mixed_toy_task_puts_each_question_in_its_own_way(task, tiny):
         )
         seen[ask] += 1
     assert set(seen) == {"read", "direct", "reason", "select"}
-    plain = read(task.removesuffix("_basics"))[0]
-    assert "prompt_template" not in plain.meta and data.wording(plain, "think").startswith(
+    plain = tasks.read(task.removesuffix("_basics"))[0]
+    assert "prompt_template" not in plain.meta and question_text(plain, "think").startswith(
         plain.question
     )
 
 
-@pytest.mark.parametrize("task", sorted(toyworld.TASKS))
-@pytest.mark.parametrize("split", toyworld.SPLITS)
+@pytest.mark.parametrize("task", sorted(toy.TASKS))
+@pytest.mark.parametrize("split", drawing.SPLITS)
 def test_what_a_toy_task_calls_right_can_be_scored(task, split):
     """Every script asks this before it starts: `geometry_reading` once had the question's choices, and an answer that is none of them."""
-    data.check_golds(data.head(read(f"{task}:{split}"), 30), rewards.check_gold)
+    data.check_golds(data.head(tasks.read(f"{task}:{split}"), 30), rewards.check_gold)
 
 
 def test_asked_again_a_toy_question_no_longer_has_a_template_of_its_own():
     """Else "answer" would be wrapped around the candidates of a question that was to be answered directly."""
-    stream = read("table_basics")
+    stream = tasks.read("table_basics")
     example = next(
         e for e in (stream[i] for i in range(100)) if e.meta.get("prompt_template") == "answer"
     )
     before = copy.deepcopy(example.meta)
-    again = data.asked(example, "Which?")
-    assert "prompt_template" not in again.meta and data.wording(again, "none") == "Which?"
+    again = with_question(example, "Which?")
+    assert "prompt_template" not in again.meta and question_text(again, "none") == "Which?"
     assert {**again.meta, "prompt_template": "answer"} == before == example.meta
 
 
@@ -4659,10 +4686,10 @@ def test_a_response_begun_continues_the_prompt(tiny, images):
     )
     begun = "<think> red 3, 4 (1)."
     ids = processor.tokenizer(begun, add_special_tokens=False)["input_ids"]
-    longer = data.continued(prompt, begun, processor)
+    longer = data.append_response(prompt, begun, processor)
     assert longer.ids.tolist() == prompt.ids.tolist() + ids and longer.text == prompt.text + begun
     is_image = longer.ids == processor.special.image_id
-    positions, following = rope_positions(is_image, [(3, 2)] * images)
+    positions, following = families.rope_positions(is_image, [(3, 2)] * images)
     assert torch.equal(
         longer.positions, positions
     ) and longer.following == following == prompt.following + len(ids)
@@ -4671,7 +4698,7 @@ def test_a_response_begun_continues_the_prompt(tiny, images):
         and torch.equal(longer.image_at, prompt.image_at)
         and longer.pixel_values is prompt.pixel_values
     )
-    same = data.continued(prompt, "", processor)
+    same = data.append_response(prompt, "", processor)
     assert (
         torch.equal(same.ids, prompt.ids)
         and torch.equal(same.positions, prompt.positions)
@@ -4688,16 +4715,16 @@ def test_open_ended_questions_need_no_answer_where_none_is_compared(folder):
     ]
     path = folder / "open.json"
     path.write_text(json.dumps(records))
-    assert [(e.question, e.answer.strip()) for e in read(str(path), needs_answer=False)] == [
+    assert [(e.question, e.answer.strip()) for e in tasks.read(str(path), needs_answer=False)] == [
         ("Describe the picture.", ""),
         ("How many?", "3"),
         ("Describe it.", ""),
     ]
     with pytest.raises(UserError, match="open.json"):
-        read(str(path))
+        tasks.read(str(path))
     path.write_text(json.dumps(records[1:2]))
     assert (
-        [e.answer for e in read(str(path))]
-        == [e.answer for e in read(str(path), needs_answer=False)]
+        [e.answer for e in tasks.read(str(path))]
+        == [e.answer for e in tasks.read(str(path), needs_answer=False)]
         == ["3"]
     )

@@ -10,17 +10,24 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import checkpoints
 import pytest
 import torch
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
 import data
+import families
 import generate
-import layouts
+import logps
 import model as modeling
-import utils
-from plumbing import disk
-from utils import UserError
+import rollout
+import update
+from fast import decode
+from plumbing import disk, running
+from plumbing.errors import UserError
+from tasks.example import Example
+from tasks.prompts import SELECT, TEMPLATES, question_text
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
 
 NEVER = 10**6  # an id that no vocabulary has: rows go on to the end
 LENGTH = 128
@@ -57,7 +64,7 @@ def stopping_at(processor, *ids, vision_ids=None):
 @pytest.fixture(scope="session")
 def lively(tmp_path_factory):
     """A checkpoint directory in the layout of 2024, untied: large weights, so that what it says varies."""
-    return layouts.write_2024(
+    return checkpoints.write_2024(
         tmp_path_factory.mktemp("lively"), "tiny-untied", dtype=torch.float32, scale=0.12
     )
 
@@ -87,7 +94,7 @@ def stock_greedy(policy, processor, prompts, length, eos_ids):
     """Stock generate, one prompt at a time: list of (T,) ids."""
     found = []
     for prompt in prompts:
-        inputs = layouts.stock_inputs([prompt], processor.special)
+        inputs = checkpoints.stock_inputs([prompt], processor.special)
         out = policy.generate(
             **inputs,
             max_new_tokens=length,
@@ -111,7 +118,7 @@ def rows_of(out):
 def trainer_logps(policy, processor, prompts, out, temperature=1.0):
     batch = data.collate(prompts, out.targets, out.mask)
     with torch.no_grad():
-        return modeling.token_logps(policy, batch, temperature, processor.special.vision_ids)
+        return logps.token_logps(policy, batch, temperature, processor.special.vision_ids)
 
 
 # ------------------------------------------------------------------------------------------------------------ against stock generate
@@ -123,8 +130,8 @@ def test_greedy_tokens_equal_stock_generate(kind, tiny, loaded_once, lively):
     policy, processor = (
         tiny if kind == "tiny" else loaded_once if kind == "lively" else with_lora(lively)
     )
-    prompts = layouts.prompts_of(processor)
-    out = generate.rollout(policy, prompts, stopping_at(processor, NEVER), 1, LENGTH, temperature=0)
+    prompts = checkpoints.prompts_of(processor)
+    out = rollout.rollout(policy, prompts, stopping_at(processor, NEVER), 1, LENGTH, temperature=0)
     said = rows_of(out)
     assert (
         len(prompts) >= 8
@@ -139,7 +146,7 @@ def test_greedy_tokens_equal_stock_generate(kind, tiny, loaded_once, lively):
     assert (out.logp - trainer_logps(policy, processor, prompts, out)).abs().max() < 2e-5
     if kind == "lora":  # the adapter took part
         assert said != rows_of(
-            generate.rollout(
+            rollout.rollout(
                 loaded_once[0], prompts, stopping_at(processor, NEVER), 1, LENGTH, temperature=0
             )
         )
@@ -148,9 +155,9 @@ def test_greedy_tokens_equal_stock_generate(kind, tiny, loaded_once, lively):
 def test_greedy_rows_stop_where_stock_generate_stops(loaded_once):
     """Two ids end a row, chosen so that rows end at many different places and leave the batch on the way."""
     policy, processor = loaded_once
-    prompts = layouts.prompts_of(processor)
+    prompts = checkpoints.prompts_of(processor)
     said = rows_of(
-        generate.rollout(policy, prompts, stopping_at(processor, NEVER), 1, LENGTH, temperature=0)
+        rollout.rollout(policy, prompts, stopping_at(processor, NEVER), 1, LENGTH, temperature=0)
     )
     first = lambda row, ids: min((row.index(i) + 1 for i in ids if i in row), default=LENGTH)
     tokens = sorted({token for row in said for token in row})
@@ -158,9 +165,7 @@ def test_greedy_rows_stop_where_stock_generate_stops(loaded_once):
         ([a, b] for a in tokens for b in tokens if a < b),
         key=lambda ids: len({first(row, ids) for row in said}),
     )
-    out = generate.rollout(
-        policy, prompts, stopping_at(processor, *stops), 1, LENGTH, temperature=0
-    )
+    out = rollout.rollout(policy, prompts, stopping_at(processor, *stops), 1, LENGTH, temperature=0)
     assert len(set(out.lengths.tolist())) >= 5, "degenerate: rows end together"
     assert (
         rows_of(out)
@@ -172,10 +177,10 @@ def test_greedy_rows_stop_where_stock_generate_stops(loaded_once):
 def test_one_prompt_of_each_kind_alone(loaded_once):
     policy, processor = loaded_once
     special = stopping_at(processor, NEVER)
-    prompts = layouts.prompts_of(processor)
-    together = rows_of(generate.rollout(policy, prompts, special, 1, 16, temperature=0))
+    prompts = checkpoints.prompts_of(processor)
+    together = rows_of(rollout.rollout(policy, prompts, special, 1, 16, temperature=0))
     assert [
-        rows_of(generate.rollout(policy, [p], special, 1, 16, temperature=0))[0] for p in prompts
+        rows_of(rollout.rollout(policy, [p], special, 1, 16, temperature=0))[0] for p in prompts
     ] == together
 
 
@@ -185,9 +190,9 @@ def test_one_prompt_of_each_kind_alone(loaded_once):
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_log_probs_are_the_trainers(temperature, loaded_once):
     policy, processor = loaded_once
-    prompts = layouts.prompts_of(processor)
+    prompts = checkpoints.prompts_of(processor)
     special = stopping_at(processor, *range(0, 40))  # rows end early and apart
-    out = generate.rollout(policy, prompts, special, 4, 40, temperature, seed=5)
+    out = rollout.rollout(policy, prompts, special, 4, 40, temperature, seed=5)
     assert len(set(out.lengths.tolist())) >= 6
     assert (
         out.logp - trainer_logps(policy, processor, prompts, out, temperature)
@@ -200,14 +205,14 @@ def test_log_probs_are_the_trainers(temperature, loaded_once):
     for n, prompt in enumerate(prompts):  # and the packed forward's, as training has it
         rows = slice(4 * n, 4 * n + 4)
         with torch.no_grad():
-            packed = modeling.token_logps(
+            packed = logps.token_logps(
                 policy,
                 data.collate([prompt], out.targets[rows], out.mask[rows]),
                 temperature,
                 processor.special.vision_ids,
             )
         assert (out.logp[rows] - packed).abs().max() < 2e-5
-    cut = generate.rollout(
+    cut = rollout.rollout(
         policy, prompts, special, 4, 40, temperature, top_p=0.5, seed=5
     )  # logp stays that of the whole distribution
     assert (
@@ -220,11 +225,11 @@ def test_what_a_row_says_depends_on_seed_and_row_alone(loaded_once):
     shapes: with these 500 tokens the chance that one lands in between, on another machine, is about 1e-4.)"""
     policy, processor = loaded_once
     prompts, special = (
-        layouts.prompts_of(processor, slice(3, 9)),
+        checkpoints.prompts_of(processor, slice(3, 9)),
         stopping_at(processor, *range(0, 20)),
     )
     run = lambda chosen, first_row=0, seed=7, G=4: rows_of(
-        generate.rollout(policy, chosen, special, G, 30, seed=seed, first_row=first_row)
+        rollout.rollout(policy, chosen, special, G, 30, seed=seed, first_row=first_row)
     )
     together = run(prompts)
     assert len(set(map(len, together))) >= 6, (
@@ -244,8 +249,8 @@ def test_ends_masks_and_finish_reasons(loaded_once):
     """The same draws with and without stop ids: a row is what it would have been, up to its first stop. One row ends at its first token, one
     never; and one says a stop id as its very last token, which is complete, not cut."""
     policy, processor = loaded_once
-    prompts, T = layouts.prompts_of(processor, slice(4, 8)), 20
-    free = rows_of(generate.rollout(policy, prompts, stopping_at(processor, NEVER), 2, T, seed=3))
+    prompts, T = checkpoints.prompts_of(processor, slice(4, 8)), 20
+    free = rows_of(rollout.rollout(policy, prompts, stopping_at(processor, NEVER), 2, T, seed=3))
     stop_first = free[0][0]
     last = next(
         row[-1]
@@ -255,7 +260,7 @@ def test_ends_masks_and_finish_reasons(loaded_once):
         and not any(row[-1] == other[0] for other in free)
     )
     stops = [stop_first, last]
-    out = generate.rollout(policy, prompts, stopping_at(processor, *stops), 2, T, seed=3)
+    out = rollout.rollout(policy, prompts, stopping_at(processor, *stops), 2, T, seed=3)
     expected = [
         row[: next((t + 1 for t, token in enumerate(row) if token in stops), T)] for row in free
     ]
@@ -270,7 +275,7 @@ def test_ends_masks_and_finish_reasons(loaded_once):
     assert (out.targets[out.mask == 0] == processor.special.pad_id).all() and (
         out.logp[out.mask == 0] == 0
     ).all()
-    everything = generate.rollout(
+    everything = rollout.rollout(
         policy,
         prompts,
         stopping_at(processor, *range(policy.config.text_config.vocab_size)),
@@ -283,7 +288,7 @@ def test_ends_masks_and_finish_reasons(loaded_once):
         and everything.finish == ["stop"] * 8
         and [r[0] for r in rows_of(everything)] == [r[0] for r in free]
     )
-    assert generate.rollout(
+    assert rollout.rollout(
         policy, prompts, stopping_at(processor, NEVER), 2, 1, seed=3
     ).targets.tolist() == [[r[0]] for r in free]
 
@@ -294,19 +299,19 @@ def test_vision_tokens_are_never_said(loaded):
     vision = processor.special.vision_ids
     with torch.no_grad():
         policy.lm_head.weight[vision] *= 8
-    prompts = layouts.prompts_of(processor, slice(4, 8))
+    prompts = checkpoints.prompts_of(processor, slice(4, 8))
     special, open_ = stopping_at(processor, NEVER), stopping_at(processor, NEVER, vision_ids=[])
     for temperature in (0, 1.0):
         assert (
             torch.isin(
-                generate.rollout(policy, prompts, open_, 4, 16, temperature).targets,
+                rollout.rollout(policy, prompts, open_, 4, 16, temperature).targets,
                 torch.tensor(vision),
             )
             .float()
             .mean()
             > 0.3
         ), "degenerate"
-        out = generate.rollout(policy, prompts, special, 4, 16, temperature)
+        out = rollout.rollout(policy, prompts, special, 4, 16, temperature)
         assert (
             not torch.isin(out.targets, torch.tensor(vision)).any()
             and torch.isfinite(out.logp).all()
@@ -374,7 +379,7 @@ def test_sampled_distribution_is_the_reference(temperature, top_p, top_k):
     """Draws on an even grid: each token is hit as often as its probability says, to within two draws."""
     n = 20_000
     uniform = (torch.arange(n, dtype=torch.float64) + 0.5) / n
-    tokens, logp = generate.sample(LOGITS.expand(n, -1), uniform, temperature, top_p, top_k)
+    tokens, logp = decode.sample(LOGITS.expand(n, -1), uniform, temperature, top_p, top_k)
     expected = reference_distribution(LOGITS, temperature, top_p, top_k)
     assert (tokens.bincount(minlength=10) - n * expected).abs().max() <= 2
     assert (
@@ -386,9 +391,9 @@ def test_sampled_distribution_is_the_reference(temperature, top_p, top_k):
 def test_sampler_passes_a_chi_square_test():
     """100,000 rows, each with its own seed, as `rollout` draws them: the first draw of each, and the tenth. Three tests at 1e-6 each: a false
     alarm 3 times in a million machines (the draws are seeded, so never twice on one)."""
-    uniforms = generate.row_uniforms(0, range(100_000), 10)
+    uniforms = rollout.row_uniforms(0, range(100_000), 10)
     expected = reference_distribution(LOGITS, 1.0, 1.0, 0)
-    drawn = [generate.sample(LOGITS.expand(len(uniforms), -1), uniforms[:, t])[0] for t in (0, 9)]
+    drawn = [decode.sample(LOGITS.expand(len(uniforms), -1), uniforms[:, t])[0] for t in (0, 9)]
     for tokens in drawn:
         assert p_value(tokens.bincount(minlength=10), expected) > 1e-6
     # neighbouring rows, whose seeds are close, say independent things
@@ -399,15 +404,15 @@ def test_sampler_passes_a_chi_square_test():
 def test_draws_are_uniform_across_seeds_and_rows():
     """The first draw of row 0 in 20,000 training steps, whose seeds follow one another. False alarm: 2e-6."""
     draws = torch.cat(
-        [generate.row_uniforms(3_000_000 + step, [0, 1], 1).T for step in range(20_000)]
+        [rollout.row_uniforms(3_000_000 + step, [0, 1], 1).T for step in range(20_000)]
     )
     assert draws.dtype == torch.float64 and (draws >= 0).all() and (draws < 1).all()
     for column in draws.T:
         assert p_value((column * 20).long().bincount(minlength=20), torch.full((20,), 0.05)) > 1e-6
     assert abs(float(torch.corrcoef(draws.T)[0, 1])) < 5 / 20_000**0.5  # 5 sigma: 6e-7
     assert torch.equal(
-        generate.row_uniforms(4, [9, 2], 5),
-        torch.stack([generate.row_uniforms(4, [r], 8)[0, :5] for r in (9, 2)]),
+        rollout.row_uniforms(4, [9, 2], 5),
+        torch.stack([rollout.row_uniforms(4, [r], 8)[0, :5] for r in (9, 2)]),
     )
 
 
@@ -418,16 +423,16 @@ def test_extreme_draws_and_logits():
     )
     logits = torch.tensor([[-torch.inf, 1.0, 0.0, -torch.inf]])
     assert (
-        generate.sample(logits, first)[0] == 1 and generate.sample(logits, last)[0] == 2
+        decode.sample(logits, first)[0] == 1 and decode.sample(logits, last)[0] == 2
     )  # never a token of probability 0
     sure = torch.tensor([[-torch.inf, 500.0, -500.0, 0.0]])
     for uniform in (first, last):
-        token, logp = generate.sample(sure, uniform)
+        token, logp = decode.sample(sure, uniform)
         assert token == 1 and logp == 0
-    token, logp = generate.sample(torch.tensor([[1.0, 3.0, 2.0]]), None, temperature=0)
+    token, logp = decode.sample(torch.tensor([[1.0, 3.0, 2.0]]), None, temperature=0)
     assert token == 1 and torch.allclose(logp, torch.tensor([1.0, 3.0, 2.0]).log_softmax(0)[1])
     before = logits.clone()
-    generate.sample(logits, first, 0.5, 0.9, 2)
+    decode.sample(logits, first, 0.5, 0.9, 2)
     assert torch.equal(logits, before)
 
 
@@ -439,13 +444,13 @@ def test_mode_is_restored_and_never_in_the_way(training, lively):
     """In train mode, with gradient checkpointing, transformers' layers drop the cache and the tokens come out wrong from the second on; with
     dropout they come out random."""
     policy, processor = with_lora(lively, gradient_checkpointing=True, lora_dropout=0.5)
-    prompts, special = layouts.prompts_of(processor, slice(4, 8)), stopping_at(processor, NEVER)
-    expected = rows_of(generate.rollout(policy, prompts, special, 1, 12, temperature=0))
+    prompts, special = checkpoints.prompts_of(processor, slice(4, 8)), stopping_at(processor, NEVER)
+    expected = rows_of(rollout.rollout(policy, prompts, special, 1, 12, temperature=0))
     policy.train(training)
-    assert rows_of(generate.rollout(policy, prompts, special, 1, 12, temperature=0)) == expected
+    assert rows_of(rollout.rollout(policy, prompts, special, 1, 12, temperature=0)) == expected
     assert (
         all(module.training == training for module in policy.modules())
-        and modeling.core_of(policy).model.language_model.gradient_checkpointing
+        and logps.core_of(policy).model.language_model.gradient_checkpointing
     )
     assert expected == stock_greedy(policy.eval(), processor, prompts, 12, [NEVER])
     assert not any(p.grad is not None for p in policy.parameters())
@@ -458,15 +463,15 @@ def test_a_rollout_uses_the_weights_of_its_moment(kind, lively):
         quant="nf4" if kind == "nf4" else "none",
         train=flags(lora_r=0 if kind == "full" else 4),
     )
-    prompts, special = layouts.prompts_of(processor, slice(4, 8)), stopping_at(processor, NEVER)
-    run = lambda: generate.rollout(policy, prompts, special, 2, 12, temperature=1.0, seed=1)
-    optimizer = utils.make_optimizer(
+    prompts, special = checkpoints.prompts_of(processor, slice(4, 8)), stopping_at(processor, NEVER)
+    run = lambda: rollout.rollout(policy, prompts, special, 2, 12, temperature=1.0, seed=1)
+    optimizer = update.make_optimizer(
         "adamw", [p for p in policy.parameters() if p.requires_grad], 1e-2
     )
     outs = [run()]
     for _ in range(2):
         policy.train()
-        logp = modeling.token_logps(
+        logp = logps.token_logps(
             policy,
             data.collate(prompts, outs[-1].targets, outs[-1].mask),
             suppress=processor.special.vision_ids,
@@ -487,8 +492,8 @@ def test_bfloat16_rollout_is_the_trainers_policy_to_bfloat16s_precision(quant, l
     policy, processor = modeling.load(
         str(lively), torch.bfloat16, quant=quant, train=flags(lora_r=4)
     )
-    prompts = layouts.prompts_of(processor)
-    out = generate.rollout(policy, prompts, stopping_at(processor, NEVER), 2, 16, seed=2)
+    prompts = checkpoints.prompts_of(processor)
+    out = rollout.rollout(policy, prompts, stopping_at(processor, NEVER), 2, 16, seed=2)
     gap = (out.logp - trainer_logps(policy, processor, prompts, out)).abs()
     assert gap.mean() < 0.03 and out.logp.std() > 0.3, gap.mean()
 
@@ -496,7 +501,7 @@ def test_bfloat16_rollout_is_the_trainers_policy_to_bfloat16s_precision(quant, l
 def bfloat16_and_float32(directory, quant, full):
     """The same policy (LoRA, or full fine-tuning: float32 weights under autocast) in bfloat16 and in float32, from weights that bfloat16 holds exactly; 4-bit ones are
     dequantised to bfloat16 in both."""
-    layouts.write_2024(directory, "tiny-untied", dtype=torch.bfloat16, scale=0.12)
+    checkpoints.write_2024(directory, "tiny-untied", dtype=torch.bfloat16, scale=0.12)
     policies = []
     for dtype in (torch.bfloat16, torch.float32):
         policy, processor = modeling.load(
@@ -522,15 +527,15 @@ def test_bfloat16_rollout_is_no_further_from_float32_than_the_stock_forward(kind
     low, high, processor = bfloat16_and_float32(
         tmp_path / "model", "nf4" if kind == "nf4" else "none", kind == "full"
     )
-    prompts = layouts.prompts_of(processor)
-    out = generate.rollout(low, prompts, stopping_at(processor, NEVER), 4, 48, seed=2)
+    prompts = checkpoints.prompts_of(processor)
+    out = rollout.rollout(low, prompts, stopping_at(processor, NEVER), 4, 48, seed=2)
     exact = trainer_logps(high, processor, prompts, out)
     stock = []
-    with torch.no_grad(), modeling.autocast(modeling.core_of(low)):
+    with torch.no_grad(), logps.autocast(logps.core_of(low)):
         for row, target in enumerate(out.targets):
             prompt = prompts[row // 4]
             logits = (
-                low(**layouts.stock_inputs([prompt], processor.special, [target]))
+                low(**checkpoints.stock_inputs([prompt], processor.special, [target]))
                 .logits[0, len(prompt.ids) - 1 : -1]
                 .float()
             )
@@ -548,7 +553,7 @@ def wrapped(kind, lively, processor, directory, **config):
     """The policy with an adapter of PEFT of any kind, loaded from a directory as users have it, all its weights moved."""
     from peft import AdaLoraConfig, LoraConfig, get_peft_model
 
-    config = dict(target_modules=modeling.LORA_TARGETS) | config
+    config = dict(target_modules=families.LORA_TARGETS) | config
     policy = get_peft_model(
         modeling.load(str(lively))[0],
         AdaLoraConfig(init_r=4, total_step=10, **config)
@@ -560,7 +565,7 @@ def wrapped(kind, lively, processor, directory, **config):
         for name, parameter in policy.named_parameters():
             if "lora_" in name:
                 parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
-    modeling.core_of(policy).config._name_or_path = str(lively)
+    logps.core_of(policy).config._name_or_path = str(lively)
     policy.peft_config["default"].base_model_name_or_path = str(lively)
     modeling.save(policy, processor, directory)
     return modeling.load(str(directory), train=flags())[0]
@@ -589,20 +594,20 @@ def test_adapters_of_every_kind_answer_as_stock_does(
     kind, config, says, lively, loaded_once, tmp_path, capsys
 ):
     """What the decode step does not know calls its own forward, and the log says so once. After one large update as well."""
-    generate.say_once.cache_clear()
+    decode.warn_once.cache_clear()
     processor = loaded_once[1]
     policy = wrapped(kind, lively, processor, tmp_path / "adapter", **config)
-    prompts, special = layouts.prompts_of(processor, slice(4, 8)), stopping_at(processor, NEVER)
-    run = lambda: rows_of(generate.rollout(policy, prompts, special, 1, 32, temperature=0))
+    prompts, special = checkpoints.prompts_of(processor, slice(4, 8)), stopping_at(processor, NEVER)
+    run = lambda: rows_of(rollout.rollout(policy, prompts, special, 1, 32, temperature=0))
     before = run()
     assert before == stock_greedy(policy, processor, prompts, 32, [NEVER])
     assert before != rows_of(
-        generate.rollout(loaded_once[0], prompts, special, 1, 32, temperature=0)
+        rollout.rollout(loaded_once[0], prompts, special, 1, 32, temperature=0)
     ), "degenerate: the adapter does nothing"
     optimizer = torch.optim.SGD([p for p in policy.parameters() if p.requires_grad], lr=1.0)
     batch = data.collate(prompts, torch.tensor(before), torch.ones(4, 32))
-    modeling.token_logps(policy, batch, suppress=processor.special.vision_ids).mean().backward()
-    utils.clip_gradient([p for p in policy.parameters() if p.requires_grad], 10.0, 1)
+    logps.token_logps(policy, batch, suppress=processor.special.vision_ids).mean().backward()
+    update.clip_gradient([p for p in policy.parameters() if p.requires_grad], 10.0, 1)
     optimizer.step()
     after = run()
     assert after != before and after == stock_greedy(policy, processor, prompts, 32, [NEVER])
@@ -612,27 +617,27 @@ def test_adapters_of_every_kind_answer_as_stock_does(
 
 def test_a_full_update_shows_in_the_next_rollout_as_in_stock_generate(lively):
     policy, processor = modeling.load(str(lively), train=flags())
-    prompts, special = layouts.prompts_of(processor, slice(4, 8)), stopping_at(processor, NEVER)
-    before = rows_of(generate.rollout(policy, prompts, special, 1, 32, temperature=0))
+    prompts, special = checkpoints.prompts_of(processor, slice(4, 8)), stopping_at(processor, NEVER)
+    before = rows_of(rollout.rollout(policy, prompts, special, 1, 32, temperature=0))
     batch = data.collate(prompts, torch.tensor(before), torch.ones(4, 32))
-    modeling.token_logps(policy, batch, suppress=processor.special.vision_ids).mean().backward()
+    logps.token_logps(policy, batch, suppress=processor.special.vision_ids).mean().backward()
     torch.optim.SGD(policy.parameters(), lr=1.0).step()
-    after = rows_of(generate.rollout(policy, prompts, special, 1, 32, temperature=0))
+    after = rows_of(rollout.rollout(policy, prompts, special, 1, 32, temperature=0))
     assert after != before and after == stock_greedy(policy, processor, prompts, 32, [NEVER])
 
 
 def test_adapter_off_and_second_adapter(lively):
     """disable_adapter and set_adapter, as the reference policy uses them, reach the decode step."""
     policy, processor = with_lora(lively)
-    prompts, special = layouts.prompts_of(processor, slice(4, 6)), stopping_at(processor, NEVER)
-    run = lambda: rows_of(generate.rollout(policy, prompts, special, 1, 16, temperature=0))
+    prompts, special = checkpoints.prompts_of(processor, slice(4, 6)), stopping_at(processor, NEVER)
+    run = lambda: rows_of(rollout.rollout(policy, prompts, special, 1, 16, temperature=0))
     on = run()
     with policy.disable_adapter():
         off = run()
         assert off == stock_greedy(policy, processor, prompts, 16, [NEVER])
     from peft import LoraConfig
 
-    policy.add_adapter("second", LoraConfig(r=2, target_modules=modeling.LORA_TARGETS))
+    policy.add_adapter("second", LoraConfig(r=2, target_modules=families.LORA_TARGETS))
     policy.set_adapter("second")  # B is zero: the bare model
     assert run() == off != on
     policy.set_adapter("default")
@@ -647,20 +652,23 @@ def test_without_room_for_copies_each_layer_runs_its_own_forward(lively, monkeyp
     """7B in 4 bits on a small card: the same tokens from the modules themselves."""
     for quant in ("none", "nf4"):
         policy, processor = modeling.load(str(lively), quant=quant, train=flags(lora_r=4))
-        prompts, special = layouts.prompts_of(processor, slice(4, 8)), stopping_at(processor, NEVER)
-        run = lambda: generate.rollout(policy, prompts, special, 2, 16, seed=1)
+        prompts, special = (
+            checkpoints.prompts_of(processor, slice(4, 8)),
+            stopping_at(processor, NEVER),
+        )
+        run = lambda: rollout.rollout(policy, prompts, special, 2, 16, seed=1)
         copied = run()
         calls = []
         hook = (
-            modeling.core_of(policy)
+            logps.core_of(policy)
             .model.language_model.layers[0]
             .mlp.up_proj.register_forward_hook(lambda *_: calls.append(1))
         )
         run()
         assert len(calls) == 1  # the prefill
         with monkeypatch.context() as patch:
-            plan = generate.plan
-            patch.setattr(generate, "plan", lambda *a, **more: (False, plan(*a, **more)[1]))
+            plan = decode.plan_memory
+            patch.setattr(decode, "plan_memory", lambda *a, **more: (False, plan(*a, **more)[1]))
             own = run()
         hook.remove()
         assert (
@@ -676,12 +684,12 @@ def test_without_room_for_copies_each_layer_runs_its_own_forward(lively, monkeyp
 def test_what_does_not_fit_at_once_is_done_in_waves(loaded_once, monkeypatch, capsys):
     policy, processor = loaded_once
     prompts, special = (
-        layouts.prompts_of(processor, slice(2, 9)),
+        checkpoints.prompts_of(processor, slice(2, 9)),
         stopping_at(processor, *range(0, 20)),
     )
-    run = lambda G: generate.rollout(policy, prompts, special, G, 24, seed=3)
+    run = lambda G: rollout.rollout(policy, prompts, special, G, 24, seed=3)
     whole = {G: run(G) for G in (1, 4)}
-    plan = generate.plan
+    plan = decode.plan_memory
     for G, wanted in ((1, 3), (4, 2), (4, 7), (4, 28)):
         free = next(
             free
@@ -689,9 +697,9 @@ def test_what_does_not_fit_at_once_is_done_in_waves(loaded_once, monkeypatch, ca
             if len(plan(policy, prompts, G, 24, free)[1]) <= wanted
         )
         assert len(plan(policy, prompts, G, 24, free)[1]) == wanted
-        generate.say_once.cache_clear()
+        decode.warn_once.cache_clear()
         with monkeypatch.context() as patch:
-            patch.setattr(generate, "free_memory", lambda device: free)
+            patch.setattr(decode, "free_memory", lambda device: free)
             out = run(G)
         assert f"{wanted} waves" in capsys.readouterr().out
         assert (
@@ -703,7 +711,7 @@ def test_what_does_not_fit_at_once_is_done_in_waves(loaded_once, monkeypatch, ca
 
 def real_size(size):
     """A namespace with the shapes of a real model, for planning, without its weights."""
-    text, _, _, (depth, width, heads), _ = layouts.SIZES[size]
+    text, _, _, (depth, width, heads), _ = checkpoints.SIZES[size]
     text = text | ({"num_hidden_layers": 28} if size.startswith("7b") else {})
     D, I, kv = (
         text["hidden_size"],
@@ -755,26 +763,26 @@ def test_plan_for_real_sizes():
             (12, 9, 8192, 1000),
             (2, 6, 8192, 16000),
         ):
-            copy, waves = generate.plan(core, [prompt(P) for _ in range(N)], G, T, free)
+            copy, waves = decode.plan_memory(core, [prompt(P) for _ in range(N)], G, T, free)
             assert copy == copied or T > 1024
             rows = [(n, g) for a, b, c, d in waves for n in range(a, b) for g in range(c, d)]
             assert sorted(rows) == [(n, g) for n in range(N) for g in range(G)]
             for a, b, c, d in waves:  # with the rows that only fill up a bucket
                 assert (
-                    generate.bucket((b - a) * (d - c)) * T * token
+                    decode.bucket((b - a) * (d - c)) * T * token
                     + (b - a) * P * token
                     + copy * copies
                     < 0.9 * free
                 )
             if N * G <= 64 and T == 1024:
                 assert len(waves) == 1, (size, free, waves)
-    assert generate.plan(real_size("2b"), [prompt()], 8, 1024, 1e9)[1] == [
+    assert decode.plan_memory(real_size("2b"), [prompt()], 8, 1024, 1e9)[1] == [
         (0, 1, i, i + 1) for i in range(8)
     ]  # hopeless: one row at a time
     cast = real_size("2b")
     cast.lm_head.float()  # full fine-tuning: the head is copied too
     count = lambda core, **more: len(
-        generate.plan(core, [prompt() for _ in range(64)], 8, 1024, 12e9, **more)[1]
+        decode.plan_memory(core, [prompt() for _ in range(64)], 8, 1024, 12e9, **more)[1]
     )
     assert count(cast) >= count(real_size("2b")) and count(real_size("2b"), cut=True) >= count(
         real_size("2b")
@@ -782,16 +790,16 @@ def test_plan_for_real_sizes():
 
 
 def wave_of(policy, processor, prompts, G, T, temperature=1.0, special=None):
-    core = modeling.core_of(policy)
+    core = logps.core_of(policy)
     with torch.no_grad():
-        return generate.Wave(
+        return decode.Decoder(
             core,
-            generate.arrange(core),
+            decode.decode_weights(core),
             prompts,
             special or processor.special,
             G,
             T,
-            generate.row_uniforms(0, range(len(prompts) * G), T) if temperature else None,
+            rollout.row_uniforms(0, range(len(prompts) * G), T) if temperature else None,
             temperature,
             1.0,
             0,
@@ -801,7 +809,7 @@ def wave_of(policy, processor, prompts, G, T, temperature=1.0, special=None):
 def as_on_a_gpu(monkeypatch):
     """Buckets, fixed addresses, the path without host knowledge, and `capture` with its warm-up: a graph is a step that is taken at each replay, and nothing happens while it is
     recorded. Returns the list of the numbers of rows that were captured."""
-    captured, capture = [], generate.Wave.capture
+    captured, capture = [], decode.Decoder.capture
 
     def listening(wave):
         captured.append(wave.b)
@@ -819,7 +827,7 @@ def as_on_a_gpu(monkeypatch):
 
         with monkeypatch.context() as patch:
             stream = SimpleNamespace(wait_stream=lambda other: None)
-            patch.setattr(generate, "side_stream", lambda device: stream)
+            patch.setattr(decode, "side_stream", lambda device: stream)
             patch.setattr(torch.cuda, "current_stream", lambda: stream)
             patch.setattr(torch.cuda, "stream", lambda other: contextlib.nullcontext())
             patch.setattr(
@@ -830,8 +838,8 @@ def as_on_a_gpu(monkeypatch):
             patch.setattr(torch.cuda, "graph", recording)
             return capture(wave)
 
-    monkeypatch.setattr(generate, "can_capture", lambda device, weights: True)
-    monkeypatch.setattr(generate.Wave, "capture", listening)
+    monkeypatch.setattr(decode, "can_capture", lambda device, weights: True)
+    monkeypatch.setattr(decode.Decoder, "capture", listening)
     return captured
 
 
@@ -840,10 +848,10 @@ def test_the_path_of_cuda_graphs_says_the_same(kind, loaded_once, lively, monkey
     """Rows in buckets, lengths read from tensors, who has ended asked for every 16 steps only: as on a GPU, but for the replay itself."""
     policy, processor = loaded_once if kind == "lively" else with_lora(lively)
     prompts, special = (
-        layouts.prompts_of(processor, slice(2, 9)),
+        checkpoints.prompts_of(processor, slice(2, 9)),
         stopping_at(processor, *range(0, 16)),
     )
-    run = lambda temperature: generate.rollout(policy, prompts, special, 3, 60, temperature, seed=3)
+    run = lambda temperature: rollout.rollout(policy, prompts, special, 3, 60, temperature, seed=3)
     expected = [run(0), run(1.0)]
     assert min(expected[1].lengths) < 17 and max(expected[1].lengths) > 34, (
         "degenerate: nobody leaves"
@@ -856,7 +864,7 @@ def test_the_path_of_cuda_graphs_says_the_same(kind, loaded_once, lively, monkey
             and out.finish == wanted.finish
             and (out.logp - wanted.logp).abs().max() < 1e-5
         )
-    assert 24 in captured and len(set(captured)) > 1 and set(captured) <= set(generate.BUCKETS)
+    assert 24 in captured and len(set(captured)) > 1 and set(captured) <= set(decode.BUCKETS)
 
 
 def test_a_step_reads_nothing_on_the_host_and_moves_nothing(loaded_once, monkeypatch):
@@ -900,7 +908,7 @@ def test_a_step_reads_nothing_on_the_host_and_moves_nothing(loaded_once, monkeyp
             waits()
     policy, processor = loaded_once
     as_on_a_gpu(monkeypatch)
-    prompts = layouts.prompts_of(processor, slice(4, 8))
+    prompts = checkpoints.prompts_of(processor, slice(4, 8))
     for temperature in (0, 1.0):
         wave = wave_of(policy, processor, prompts, 2, 40, temperature)
         buffers = lambda: (
@@ -945,12 +953,12 @@ def test_a_step_reads_nothing_on_the_host_and_moves_nothing(loaded_once, monkeyp
 def test_first_tokens_of_a_rollout_pass_a_chi_square_test(loaded_once):
     """2,000 rows of one prompt, against the distribution that the stock forward gives. At 1e-6, and seeded: never a false alarm twice."""
     policy, processor = loaded_once
-    prompt = layouts.prompts_of(processor, slice(4, 5))
+    prompt = checkpoints.prompts_of(processor, slice(4, 5))
     with torch.no_grad():
-        logits = policy(**layouts.stock_inputs(prompt, processor.special)).logits[0, -1].float()
+        logits = policy(**checkpoints.stock_inputs(prompt, processor.special)).logits[0, -1].float()
     logits[processor.special.vision_ids] = -torch.inf
     for temperature in (1.0, 0.6):
-        out = generate.rollout(policy, prompt, processor.special, 2000, 1, temperature, seed=9)
+        out = rollout.rollout(policy, prompt, processor.special, 2000, 1, temperature, seed=9)
         assert (
             p_value(
                 out.targets[:, 0].bincount(minlength=len(logits)),
@@ -959,11 +967,11 @@ def test_first_tokens_of_a_rollout_pass_a_chi_square_test(loaded_once):
             > 1e-6
         )
     # and of second tokens, given the commonest first one
-    out = generate.rollout(policy, prompt, stopping_at(processor, NEVER), 2000, 2, 0.5, seed=11)
+    out = rollout.rollout(policy, prompt, stopping_at(processor, NEVER), 2000, 2, 0.5, seed=11)
     first = int(out.targets[:, 0].bincount().argmax())
     with torch.no_grad():
         logits = (
-            policy(**layouts.stock_inputs(prompt, processor.special, [torch.tensor([first])]))
+            policy(**checkpoints.stock_inputs(prompt, processor.special, [torch.tensor([first])]))
             .logits[0, -1]
             .float()
         )
@@ -988,11 +996,11 @@ def test_pictures_and_prompts_are_encoded_once(loaded_once):
         ),
     ]
     try:
-        prompts = layouts.prompts_of(processor)
-        out = generate.rollout(policy, prompts, stopping_at(processor, NEVER), 8, 6, seed=1)
+        prompts = checkpoints.prompts_of(processor)
+        out = rollout.rollout(policy, prompts, stopping_at(processor, NEVER), 8, 6, seed=1)
         assert calls == {"tower": 1, "layer": 1}
-        modeling.cache_features(policy, prompts)
-        again = generate.rollout(policy, prompts, stopping_at(processor, NEVER), 8, 6, seed=1)
+        logps.cache_features(policy, prompts)
+        again = rollout.rollout(policy, prompts, stopping_at(processor, NEVER), 8, 6, seed=1)
         assert calls == {"tower": 2, "layer": 2} and torch.equal(
             out.targets, again.targets
         )  # the tower for the cache, not for the rollout
@@ -1028,19 +1036,19 @@ def asked(monkeypatch):
 
 @pytest.fixture
 def picture_file(tmp_path):
-    layouts.picture(112, 84).save(tmp_path / "picture.png")
+    checkpoints.picture(112, 84).save(tmp_path / "picture.png")
     return tmp_path / "picture.png"
 
 
 def test_answer_all_does_not_depend_on_the_batch_size(loaded_once):
     policy, processor = loaded_once
     options = dict(num_generations=2, max_completion_length=10, temperature=1.0, seed=4)
-    whole = generate.answer_all(policy, processor, layouts.questions(), "r1v", **options)
+    whole = rollout.answer_all(policy, processor, checkpoints.questions(), "r1v", **options)
     assert [len(part) for part in whole] == [18, 18, 18] and len(set(whole[0])) > 9
     for batch_size in (1, 3, 8):
         assert (
-            generate.answer_all(
-                policy, processor, layouts.questions(), "r1v", batch_size=batch_size, **options
+            rollout.answer_all(
+                policy, processor, checkpoints.questions(), "r1v", batch_size=batch_size, **options
             )
             == whole
         )
@@ -1049,12 +1057,12 @@ def test_answer_all_does_not_depend_on_the_batch_size(loaded_once):
 def test_self_select_asks_greedily_with_the_candidates_in_the_prompt(loaded_once, asked):
     """Against the model asked one by one about a question that is spelt out here; pictures stay, whatever the batch."""
     policy, processor = loaded_once
-    examples = layouts.questions()
+    examples = checkpoints.questions()
     candidates = [
         [f"<answer> {k} </answer>", "I see <|image_pad|>"] + ["c"] * (k % 3)
         for k in range(len(examples))
     ]
-    texts, lengths, read = generate.self_select(
+    texts, lengths, read = rollout.self_select(
         policy,
         processor,
         examples,
@@ -1067,11 +1075,11 @@ def test_self_select_asks_greedily_with_the_candidates_in_the_prompt(loaded_once
     prompts, said = asked[:], []
     del asked[:]
     for example, mine in zip(examples, candidates):
-        text = data.wording(example, "r1v") + "".join(
+        text = question_text(example, "r1v") + "".join(
             f"\nModel's prediction {k + 1}:\n{one.replace('<|', '< |')}"
             for k, one in enumerate(mine)
         )
-        again = data.Example(
+        again = Example(
             example.id,
             example.images,
             text
@@ -1079,7 +1087,7 @@ def test_self_select_asks_greedily_with_the_candidates_in_the_prompt(loaded_once
             example.answer,
         )
         said.append(
-            generate.answer_all(
+            rollout.answer_all(
                 policy, processor, [again], "none", "Look.", temperature=0, max_completion_length=10
             )[:2]
         )
@@ -1087,17 +1095,17 @@ def test_self_select_asks_greedily_with_the_candidates_in_the_prompt(loaded_once
     assert prompts == asked[::2] and len(set(texts)) > len(examples) // 2
     assert [([text], [length]) for text, length in zip(texts, lengths)] == said
     asked.clear()
-    generate.self_select(
+    rollout.self_select(
         policy, processor, examples[:1], "chartqa", None, [["1", "2"]], max_completion_length=2
     )
-    assert data.SELECT["chartqa"] + "<|im_end|>" in asked[0]
+    assert SELECT["chartqa"] + "<|im_end|>" in asked[0]
 
 
 def test_self_select_refuses_a_prompt_that_does_not_fit_before_anything_is_said(loaded_once, asked):
     policy, processor = loaded_once
-    examples = layouts.questions()[:3]
+    examples = checkpoints.questions()[:3]
     with pytest.raises(UserError, match="does not fit the model's context"):
-        generate.self_select(
+        rollout.self_select(
             policy,
             processor,
             examples,
@@ -1108,7 +1116,7 @@ def test_self_select_refuses_a_prompt_that_does_not_fit_before_anything_is_said(
         )
     assert asked == []
     with pytest.raises(ValueError):
-        generate.self_select(
+        rollout.self_select(
             policy, processor, examples, "r1v", None, [["a", "b"]], max_completion_length=10
         )
 
@@ -1117,11 +1125,11 @@ def test_command_prints_the_answer(lively, picture_file, loaded_once, capsys, as
     ask(lively, "--image", picture_file, "--prompt", "How many red objects are there?")
     out = capsys.readouterr().out
     policy, processor = loaded_once
-    expected = generate.rollout(
+    expected = rollout.rollout(
         policy,
         [
             data.encode_prompt(
-                data.Example("", [picture_file], "How many red objects are there?", ""),
+                Example("", [picture_file], "How many red objects are there?", ""),
                 processor,
                 "none",
             )
@@ -1200,13 +1208,13 @@ def test_checkpoints_template_and_system_prompt_are_used(lively, tmp_path, asked
     disk.write_json(
         tmp_path / "args.json", {"prompt_template": "r1v", "system_prompt": "Be brief."}
     )
-    question = data.TEMPLATES["r1v"].replace("{question}", "How many?")
+    question = TEMPLATES["r1v"].replace("{question}", "How many?")
     for words, expected in [
         ((), question),
         (("--prompt-template", "none"), "How many?"),
         (
             ("--prompt-template", "direct"),
-            data.TEMPLATES["direct"].replace("{question}", "How many?"),
+            TEMPLATES["direct"].replace("{question}", "How many?"),
         ),
     ]:
         ask(tmp_path, "--prompt", "How many?", *words)
@@ -1221,7 +1229,7 @@ def test_checkpoints_template_and_system_prompt_are_used(lively, tmp_path, asked
 
 def test_missing_image_is_one_sentence_and_exit_code_2(lively, capsys):
     with pytest.raises(SystemExit) as left:
-        utils.run(
+        running.run(
             generate.main,
             generate.parse_args,
             ["--model", str(lively), "--image", "nowhere.png", "--prompt", "How many?"],

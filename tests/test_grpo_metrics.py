@@ -10,10 +10,11 @@ import math
 import pytest
 import torch
 
-import generate
+import logps
 import losses
 import model as modeling
 import rewards
+import rollout as rollout_
 import train_grpo
 from plumbing import plots
 
@@ -36,7 +37,7 @@ def run(tiny, tmp_path, monkeypatch):
     policy, processor = tiny
     modeling.save(policy, processor, tmp_path / "base")
     seen = {}
-    rollout, token_logps = generate.rollout, modeling.token_logps
+    rollout, token_logps = rollout_.rollout, logps.token_logps
 
     def scripted_rollout(*args, **kwargs):
         rolled = rollout(*args, **kwargs)
@@ -53,12 +54,12 @@ def run(tiny, tmp_path, monkeypatch):
             logp = logp + spread(LOG_RATIO, batch["mask"])
         return logp, spread(ENTROPY, batch["mask"])
 
-    monkeypatch.setattr(generate, "rollout", scripted_rollout)
-    monkeypatch.setattr(modeling, "token_logps", scripted_logps)
+    monkeypatch.setattr(rollout_, "rollout", scripted_rollout)
+    monkeypatch.setattr(logps, "token_logps", scripted_logps)
     monkeypatch.setattr(losses, "group_advantage", lambda *_: torch.tensor(ADVANTAGES))
     monkeypatch.setitem(rewards.REWARDS, "vowels", lambda text, example=None: text.count("e"))
     answers = ["<answer>1</answer>"] * 2
-    monkeypatch.setattr(generate, "answer_all", lambda *_, **__: (answers, [1, 1], None))
+    monkeypatch.setattr(rollout_, "answer_all", lambda *_, **__: (answers, [1, 1], None))
     for drawing in ("plot_samples", "plot_curve"):
         monkeypatch.setattr(plots, drawing, lambda *_, **__: None)
 

@@ -11,17 +11,23 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import checkpoints
 import pytest
 import torch
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
 import data
-import generate
-import layouts
+import families
 import model as modeling
-import utils
-from plumbing import disk
-from utils import UserError
+import rollout
+import update
+from grading import judges
+from logps import autocast, cache_features, core_of, token_logps
+from plumbing import checkpoint_files, disk
+from plumbing.errors import UserError
+from plumbing.flags import Parser, add_model_flags, add_training_flags
+from tasks.example import Example
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
 
 bitsandbytes = pytest.importorskip("bitsandbytes")
 PROJECTIONS = [f"self_attn.{p}_proj" for p in "qkvo"] + [
@@ -50,13 +56,13 @@ def flags(**changed):
 @pytest.fixture(scope="session")
 def published(tmp_path_factory):
     """A checkpoint in the layout of 2024, tied, in three files."""
-    return layouts.write_2024(tmp_path_factory.mktemp("published"), "tiny", dtype=torch.float32)
+    return checkpoints.write_2024(tmp_path_factory.mktemp("published"), "tiny", dtype=torch.float32)
 
 
 @pytest.fixture(scope="session")
 def untied(tmp_path_factory):
     """The same, with a head of its own, in one file."""
-    return layouts.write_2024(
+    return checkpoints.write_2024(
         tmp_path_factory.mktemp("untied"), "tiny-untied", seed=1, dtype=torch.float32, shard_bytes=0
     )
 
@@ -104,7 +110,7 @@ def batch_of(processor, prompts, responses, G=1, dtype=torch.float32):
 
 def stock_logps(model, prompts, responses, special, temperature=1.0):
     """(logp, entropy), each a list of (T_b,): cross-entropy of the stock forward's logits, everything in float64 from there on."""
-    inputs = layouts.stock_inputs(prompts, special, responses)
+    inputs = checkpoints.stock_inputs(prompts, special, responses)
     if "pixel_values" in inputs:
         inputs["pixel_values"] = inputs["pixel_values"].to(next(model.parameters()).dtype)
     logits = model(**inputs, use_cache=False).logits.double() / temperature
@@ -135,7 +141,7 @@ def test_published_layout_gives_exactly_the_weights_written(which, request):
     assert (directory / "model.safetensors.index.json").is_file() == (which == "published")
     policy, processor = modeling.load(str(directory))
     config = json.loads((directory / "config.json").read_text())
-    text = {k: config[k] for k in layouts.TEXT}
+    text = {k: config[k] for k in checkpoints.TEXT}
     vision = (
         config["vision_config"]["depth"],
         config["vision_config"]["embed_dim"],
@@ -149,7 +155,7 @@ def test_published_layout_gives_exactly_the_weights_written(which, request):
     )
     written = {
         renamed(n): w
-        for n, w in layouts.weights(
+        for n, w in checkpoints.weights(
             text, vision, 0 if which == "published" else 1, torch.float32, 0.06
         )
     }
@@ -184,17 +190,17 @@ def test_published_layout_gives_exactly_the_weights_written(which, request):
 
 def test_writer_has_the_published_size_of_the_2b():
     """4,417,971,200 bytes is what the published index of Qwen2-VL-2B states: every tensor of it is written, with its shape."""
-    text, _, _, vision, _ = layouts.SIZES["2b"]
+    text, _, _, vision, _ = checkpoints.SIZES["2b"]
     assert (
-        sum(2 * torch.Size(shape).numel() for shape in layouts.shapes(text, vision).values())
+        sum(2 * torch.Size(shape).numel() for shape in checkpoints.shapes(text, vision).values())
         == 4_417_971_200
     )
 
 
 def test_layout_in_bfloat16_is_not_changed_by_loading(tmp_path):
-    directory = layouts.write_2024(tmp_path, "tiny", seed=3)  # bfloat16, as published
+    directory = checkpoints.write_2024(tmp_path, "tiny", seed=3)  # bfloat16, as published
     state = modeling.load(str(directory), torch.bfloat16)[0].state_dict()
-    for name, value in layouts.weights(
+    for name, value in checkpoints.weights(
         json.loads((directory / "config.json").read_text()), (2, 64, 4), 3, torch.bfloat16, 0.06
     ):
         name = (
@@ -213,12 +219,12 @@ def test_layout_in_bfloat16_is_not_changed_by_loading(tmp_path):
 @pytest.mark.parametrize("which", ["tiny", "published"])
 def test_rotary_frequencies_stay_float32_in_bfloat16(which, train, published, tiny, monkeypatch):
     """model.to(bfloat16) would round the frequencies too: by 0.2 %, so that at position 1,000 the angles are off by radians."""
-    monkeypatch.setattr(modeling, "tiny_tokenizer", lambda: tiny[1].tokenizer)  # a second saved
-    exact = tiny[0] if which == "tiny" else modeling.core_of(modeling.load(str(published))[0])
+    monkeypatch.setattr(families, "tiny_tokenizer", lambda: tiny[1].tokenizer)  # a second saved
+    exact = tiny[0] if which == "tiny" else core_of(modeling.load(str(published))[0])
     policy = modeling.load(
         "tiny" if which == "tiny" else str(published), torch.bfloat16, train=train
     )[0]
-    core = modeling.core_of(policy)
+    core = core_of(policy)
     assert {p.dtype for p in policy.parameters()} - {torch.float32} == (
         {torch.bfloat16} if train is None or train.lora_r or train.freeze_vision else set()
     )
@@ -263,13 +269,13 @@ def test_chat_template_comes_from_the_tokenizer_or_chat_template_json_or_ours(pu
 def test_pixel_budget_is_the_flags_not_the_checkpoints(published):
     processor = modeling.load_processor(published, max_pixels=28 * 28 * 4, min_pixels=28 * 28)
     prompt = data.encode_prompt(
-        data.Example("", [layouts.picture(280, 280)], "?", ""), processor, "none"
+        Example("", [checkpoints.picture(280, 280)], "?", ""), processor, "none"
     )
     assert 1 <= len(prompt.image_at) <= 4
     assert (
         len(
             data.encode_prompt(
-                data.Example("", [layouts.picture(28, 28)], "?", ""), processor, "none"
+                Example("", [checkpoints.picture(28, 28)], "?", ""), processor, "none"
             ).image_at
         )
         == 1
@@ -286,7 +292,7 @@ def test_tiny_is_the_same_for_a_seed_and_its_tokenizer_loses_nothing(tiny):
         f"{size / 1e6:.2f} M parameters, 0.00 M trained, float32"
     )
     state = policy.state_dict()
-    again, other = modeling.tiny(0)[0].state_dict(), modeling.tiny(1)[0].state_dict()
+    again, other = families.tiny(0)[0].state_dict(), families.tiny(1)[0].state_dict()
     assert all(torch.equal(state[n], again[n]) for n in state)
     assert not torch.equal(state["lm_head.weight"], other["lm_head.weight"])
     for text in (
@@ -332,12 +338,12 @@ def test_decode_ends_at_the_first_end_of_text_and_survives_ids_without_a_token(p
 def test_token_logps_equal_the_stock_cross_entropy(which, temperature, request):
     """Six picture sizes, two pictures, and text alone, in one batch with responses of 1 to 12 tokens; then the entropy likewise."""
     policy, processor = modeling.load(str(request.getfixturevalue(which)))
-    prompts = layouts.prompts_of(processor)
+    prompts = checkpoints.prompts_of(processor)
     responses = responses_of(processor, [5, 1, 12, 3, 7, 2, 9, 4, 6])
     batch = batch_of(processor, prompts, responses)
     before = {k: v.clone() for k, v in batch.items()}
     with torch.no_grad():
-        logp, entropy = modeling.token_logps(
+        logp, entropy = token_logps(
             policy, batch, temperature, processor.special.vision_ids, entropy=True
         )
         expected = stock_logps(policy, prompts, responses, processor.special, temperature)
@@ -353,11 +359,11 @@ def test_token_logps_equal_the_stock_cross_entropy(which, temperature, request):
 def test_rows_of_a_group_share_the_picture_and_not_the_answer(published):
     policy, processor = modeling.load(str(published))
     prompts, responses = (
-        layouts.prompts_of(processor, slice(4, 8)),
+        checkpoints.prompts_of(processor, slice(4, 8)),
         responses_of(processor, [3, 6, 2, 5, 1, 4, 7, 7]),
     )
     with torch.no_grad():
-        logp = modeling.token_logps(
+        logp = token_logps(
             policy,
             batch_of(processor, prompts, responses, G=2),
             suppress=processor.special.vision_ids,
@@ -372,13 +378,11 @@ def test_rows_of_a_group_share_the_picture_and_not_the_answer(published):
 def test_suppressed_ids_have_no_mass_and_cost_nothing_elsewhere(published):
     """Over the whole vocabulary as target, probabilities sum to 1 with the five vision ids at 0; without `suppress` they take part."""
     policy, processor = modeling.load(str(published))
-    prompt, V = layouts.prompts_of(processor, slice(0, 1)), policy.config.text_config.vocab_size
+    prompt, V = checkpoints.prompts_of(processor, slice(0, 1)), policy.config.text_config.vocab_size
     batch = batch_of(processor, prompt, list(torch.arange(V)[:, None]), G=V)
     with torch.no_grad():
-        mass = modeling.token_logps(policy, batch, suppress=processor.special.vision_ids)[
-            :, 0
-        ].exp()
-        whole = modeling.token_logps(policy, batch)[:, 0].exp()
+        mass = token_logps(policy, batch, suppress=processor.special.vision_ids)[:, 0].exp()
+        whole = token_logps(policy, batch)[:, 0].exp()
     assert (
         torch.equal(mass[processor.special.vision_ids], torch.zeros(5))
         and abs(float(mass.sum()) - 1) < 1e-5
@@ -390,14 +394,14 @@ def test_chunk_size_and_padding_change_nothing(published):
     policy, processor = modeling.load(str(published))
     policy.requires_grad_(True)
     prompts, responses = (
-        layouts.prompts_of(processor, slice(0, 4)),
+        checkpoints.prompts_of(processor, slice(0, 4)),
         responses_of(processor, [5, 1, 12, 3]),
     )
     batch = batch_of(processor, prompts, responses)
     found = []
     for chunk in (1024, 1, 4):
         policy.zero_grad()
-        logp, entropy = modeling.token_logps(
+        logp, entropy = token_logps(
             policy, batch, 0.7, processor.special.vision_ids, entropy=True, chunk=chunk
         )
         (logp * torch.arange(12.0)).sum().backward()
@@ -415,8 +419,7 @@ def test_chunk_size_and_padding_change_nothing(published):
     )
     with torch.no_grad():
         assert (
-            modeling.token_logps(policy, wider, 0.7, processor.special.vision_ids)[:, :12]
-            - found[0][0]
+            token_logps(policy, wider, 0.7, processor.special.vision_ids)[:, :12] - found[0][0]
         ).abs().max() < 1e-5
 
 
@@ -430,7 +433,7 @@ def test_checkpointed_gradients_are_the_plain_ones(published):
     policy.double()
     policy.compute_dtype = torch.float64
     prompts, responses = (
-        layouts.prompts_of(processor, slice(3, 8)),
+        checkpoints.prompts_of(processor, slice(3, 8)),
         responses_of(processor, [5, 1, 12, 3, 4]),
     )
     batch = batch_of(processor, prompts, responses, dtype=torch.float64)
@@ -443,7 +446,7 @@ def test_checkpointed_gradients_are_the_plain_ones(published):
     )
     policy.train()
     (
-        modeling.token_logps(policy, batch, 0.7, processor.special.vision_ids, chunk=4) * weights
+        token_logps(policy, batch, 0.7, processor.special.vision_ids, chunk=4) * weights
     ).sum().backward()
     assert len(calls) == 2, "gradient checkpointing is not on"
     hook.remove()
@@ -452,8 +455,7 @@ def test_checkpointed_gradients_are_the_plain_ones(published):
     policy.gradient_checkpointing_disable()
     policy.zero_grad()
     (
-        modeling.token_logps(policy, batch, 0.7, processor.special.vision_ids, chunk=10**9)
-        * weights
+        token_logps(policy, batch, 0.7, processor.special.vision_ids, chunk=10**9) * weights
     ).sum().backward()
     plain = gradients(policy)
     assert set(checkpointed) == set(plain) == {n for n, _ in policy.named_parameters()}
@@ -480,7 +482,7 @@ def all_in_float64(policy, monkeypatch):
     norm = lambda self, x: (
         self.weight * x * (x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon).rsqrt()
     )
-    monkeypatch.setattr(type(modeling.core_of(policy).model.language_model.norm), "forward", norm)
+    monkeypatch.setattr(type(core_of(policy).model.language_model.norm), "forward", norm)
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.float64, 1e-10)])
@@ -492,7 +494,7 @@ def test_micro_batches_do_not_change_gradients(dtype, tolerance, published, monk
     policy.requires_grad_(True)
     if dtype == torch.float64:
         all_in_float64(policy, monkeypatch)
-    prompts = layouts.prompts_of(processor, slice(4, 8))
+    prompts = checkpoints.prompts_of(processor, slice(4, 8))
     targets, mask = data.pad_targets(
         responses_of(processor, [3, 6, 2, 5, 1, 4, 7, 7]), processor.special.pad_id
     )
@@ -503,8 +505,7 @@ def test_micro_batches_do_not_change_gradients(dtype, tolerance, published, monk
         for a, b, first, last, counts in data.micro_batches(8, size, [2] * 4):
             batch = data.collate(prompts[first:last], targets[a:b], mask[a:b], counts)
             (
-                modeling.token_logps(policy, batch, suppress=processor.special.vision_ids)
-                * weights[a:b]
+                token_logps(policy, batch, suppress=processor.special.vision_ids) * weights[a:b]
             ).sum().backward()
         found.append(gradients(policy))
     worst = max(relative(grads[n], found[0][n]) for grads in found[1:] for n in found[0])
@@ -531,7 +532,7 @@ COUNTS = [4, 2, 5]
 
 def packed_case(processor, dtype=torch.float32):
     """prompts (3), targets (11, 12), mask: two ragged groups and one of equal lengths."""
-    prompts = layouts.prompts_of(processor, slice(5, 8))
+    prompts = checkpoints.prompts_of(processor, slice(5, 8))
     targets, mask = data.pad_targets(responses_of(processor, LENGTHS), processor.special.pad_id)
     for prompt in prompts:
         prompt.pixel_values = None if prompt.pixel_values is None else prompt.pixel_values.to(dtype)
@@ -557,7 +558,7 @@ def both_ways(policy, processor, dtype=torch.float32, temperature=0.7):
             torch.cat(x)
             for x in zip(
                 *[
-                    modeling.token_logps(
+                    token_logps(
                         policy, batch, temperature, processor.special.vision_ids, entropy=True
                     )
                     for batch in batches
@@ -582,7 +583,7 @@ def test_packed_equals_padded(kind, checkpointed, published):
     randomise_lora(policy)
     policy.train()
     calls = []
-    modeling.core_of(policy).model.language_model.layers[0].input_layernorm.register_forward_hook(
+    core_of(policy).model.language_model.layers[0].input_layernorm.register_forward_hook(
         lambda *_: calls.append("layer")
     )
     (logp, entropy, padded), (packed_logp, packed_entropy, packed) = both_ways(policy, processor)
@@ -606,7 +607,7 @@ def test_packed_equals_padded_in_float64(train, published, monkeypatch):
     policy, processor = modeling.load(str(published), train=train)
     randomise_lora(policy)
     policy.double().train()
-    modeling.core_of(policy).compute_dtype = torch.float64
+    core_of(policy).compute_dtype = torch.float64
     all_in_float64(policy, monkeypatch)
     (logp, _, padded), (packed_logp, _, packed) = both_ways(policy, processor, torch.float64)
     assert (logp - packed_logp).abs().max() < 2e-6  # float32 from the head on: a last bit
@@ -626,16 +627,16 @@ def test_packed_bfloat16_is_as_exact_as_the_stock_forward(train, published):
         parameter.data = parameter.data.bfloat16().float()
     policy, _ = modeling.load(str(published), torch.bfloat16, train=train)
     policy.load_state_dict(exact.state_dict())
-    prompts, T = layouts.prompts_of(processor, slice(0, 8)), 24
+    prompts, T = checkpoints.prompts_of(processor, slice(0, 8)), 24
     responses = responses_of(processor, [T - i % 3 for i in range(32)])
     special = processor.special
     with torch.no_grad():
         for n, prompt in enumerate(prompts):
             rows = responses[4 * n : 4 * n + 4]
             truth, _ = stock_logps(exact, [prompt] * 4, rows, special)
-            with modeling.autocast(modeling.core_of(policy)):
+            with autocast(core_of(policy)):
                 stock, _ = stock_logps(policy, [prompt] * 4, rows, special)
-            packed = modeling.token_logps(
+            packed = token_logps(
                 policy, batch_of(processor, [prompt], rows, G=4), suppress=special.vision_ids
             )
             for name, found in (("stock", stock), ("packed", packed)):
@@ -654,11 +655,11 @@ def test_packed_bfloat16_is_as_exact_as_the_stock_forward(train, published):
 def test_responses_of_a_pack_do_not_see_each_other_and_their_order_does_not_matter(published):
     policy, processor = modeling.load(str(published))
     prompt, rows = (
-        layouts.prompts_of(processor, slice(6, 7)),
+        checkpoints.prompts_of(processor, slice(6, 7)),
         responses_of(processor, [7, 2, 0, 9, 9]),
     )
     with torch.no_grad():
-        logps = lambda rows: modeling.token_logps(
+        logps = lambda rows: token_logps(
             policy,
             batch_of(processor, prompt, rows, G=len(rows)),
             suppress=processor.special.vision_ids,
@@ -681,8 +682,8 @@ def test_responses_of_a_pack_do_not_see_each_other_and_their_order_does_not_matt
 
 def test_a_pack_of_empty_responses_is_harmless(published):
     policy, processor = modeling.load(str(published), train=flags())
-    prompt = layouts.prompts_of(processor, slice(0, 1))
-    logp = modeling.token_logps(
+    prompt = checkpoints.prompts_of(processor, slice(0, 1))
+    logp = token_logps(
         policy, data.collate(prompt, torch.ones(3, 4, dtype=torch.long), torch.zeros(3, 4))
     )
     logp.sum().backward()
@@ -713,13 +714,13 @@ def test_packed_update_holds_neither_all_logits_nor_a_mask_of_the_whole_length(
 
     batch = batch_of(
         processor,
-        layouts.prompts_of(processor, slice(7, 8)),
+        checkpoints.prompts_of(processor, slice(7, 8)),
         responses_of(processor, [48] * 7 + [47]),
         G=8,
     )
     S, V = batch["input_ids"].shape[1], policy.config.text_config.vocab_size
     with Watch():
-        modeling.token_logps(policy, batch, chunk=64).sum().backward()
+        token_logps(policy, batch, chunk=64).sum().backward()
     assert (1, S, 128) in shapes and (64, V) in shapes  # it did watch
     assert not [s for s in shapes if sum(d >= S for d in s) > 1], "(S, S)"
     assert max(torch.Size(s).numel() for s in shapes if V in s and 128 not in s) == 64 * V, (
@@ -729,7 +730,7 @@ def test_packed_update_holds_neither_all_logits_nor_a_mask_of_the_whole_length(
 
 def test_stock_generate_with_padding_is_unmoved_and_the_attention_is_not_saved(published, tmp_path):
     policy, processor = modeling.load(str(published))
-    core = modeling.core_of(policy)
+    core = core_of(policy)
     assert (
         core.config.text_config._attn_implementation == "packed"
         and core.model.visual.config._attn_implementation == "sdpa"
@@ -738,7 +739,9 @@ def test_stock_generate_with_padding_is_unmoved_and_the_attention_is_not_saved(p
     assert "packed" not in (tmp_path / "saved" / "config.json").read_text()
     stock = stock_model(tmp_path / "saved", dtype=torch.float32)
     assert stock.config.text_config._attn_implementation == "sdpa"
-    inputs = layouts.stock_inputs(layouts.prompts_of(processor, slice(5, 8)), processor.special)
+    inputs = checkpoints.stock_inputs(
+        checkpoints.prompts_of(processor, slice(5, 8)), processor.special
+    )
     shifts = (1 - inputs["attention_mask"]).sum(1).tolist()
     inputs |= {
         k: torch.stack([row.roll(n) for row, n in zip(inputs[k], shifts)])
@@ -763,7 +766,7 @@ def test_stock_generate_with_padding_is_unmoved_and_the_attention_is_not_saved(p
 
 def tower_calls(policy):
     calls = []
-    modeling.core_of(policy).model.visual.register_forward_hook(lambda *_: calls.append("tower"))
+    core_of(policy).model.visual.register_forward_hook(lambda *_: calls.append("tower"))
     return calls
 
 
@@ -785,12 +788,12 @@ def test_features_of_a_frozen_tower_are_computed_once_and_change_nothing(dtype, 
             for p, a, b in zip(prompts, starts, starts[1:])
         ]
         return [
-            modeling.token_logps(policy, batch, suppress=processor.special.vision_ids).detach()
+            token_logps(policy, batch, suppress=processor.special.vision_ids).detach()
             for batch in batches
         ]
 
     before, calls = logps(), tower_calls(policy)
-    modeling.cache_features(policy, prompts)
+    cache_features(policy, prompts)
     assert len(calls) == 1 and [
         None if p.features is None else (len(p.features), p.features.requires_grad) for p in prompts
     ] == [(len(prompts[0].image_at), False), (len(prompts[1].image_at), False), None]
@@ -799,7 +802,7 @@ def test_features_of_a_frozen_tower_are_computed_once_and_change_nothing(dtype, 
     assert max(float((a - b).abs().max()) for a, b in zip(before, after)) < (
         1e-5 if dtype == torch.float32 else 0.1
     )
-    modeling.cache_features(policy, prompts[2:])  # text alone
+    cache_features(policy, prompts[2:])  # text alone
     assert len(calls) == 1 and prompts[2].features is None
 
 
@@ -812,9 +815,9 @@ def test_features_are_not_kept_where_tower_or_merger_train(train, published):
     policy, processor = modeling.load(str(published), train=train)
     prompts, targets, mask = packed_case(processor)
     calls = tower_calls(policy)
-    modeling.cache_features(policy, prompts)
+    cache_features(policy, prompts)
     assert not calls and all(p.features is None for p in prompts)
-    modeling.token_logps(
+    token_logps(
         policy,
         data.collate(prompts[:1], targets[:4], mask[:4]),
         suppress=processor.special.vision_ids,
@@ -847,10 +850,10 @@ def train_steps(
     learning_rate=1e-2,
 ):
     """Real optimizer steps on a fixed batch; returns the losses."""
-    optimizer = utils.make_optimizer(
+    optimizer = update.make_optimizer(
         "adamw", [p for p in policy.parameters() if p.requires_grad], learning_rate
     )
-    prompts = layouts.prompts_of(processor, chosen)
+    prompts = checkpoints.prompts_of(processor, chosen)
     batch = batch_of(processor, prompts, responses_of(processor, lengths), G=2)
     policy.train()
     found = []
@@ -858,8 +861,7 @@ def train_steps(
         optimizer.zero_grad()
         loss = (
             -(
-                modeling.token_logps(policy, batch, suppress=processor.special.vision_ids)
-                * batch["mask"]
+                token_logps(policy, batch, suppress=processor.special.vision_ids) * batch["mask"]
             ).sum()
             / batch["mask"].sum()
         )
@@ -942,7 +944,7 @@ def test_four_bit_layers_are_exactly_the_language_models_linears(published, unti
             modeling.load(str(directory), quant="nf4")[0],
             modeling.load(str(directory), torch.bfloat16, quant="nf4", train=flags(lora_r=4))[0],
         ):
-            core = modeling.core_of(policy)
+            core = core_of(policy)
             inside = {
                 n.removesuffix(".base_layer")
                 for n, m in core.named_modules()
@@ -977,15 +979,15 @@ def test_gradients_reach_every_adapter_after_a_rollout(quant, dtype, published):
         str(published), dtype, quant=quant, train=flags(lora_r=4, gradient_checkpointing=True)
     )
     randomise_lora(policy)
-    prompts = layouts.prompts_of(processor, slice(4, 8))
+    prompts = checkpoints.prompts_of(processor, slice(4, 8))
     batch = batch_of(processor, prompts, responses_of(processor, [3, 6, 2, 5]))
     found = []
     for _ in range(2):
         policy.train()
         policy.zero_grad()
-        modeling.token_logps(policy, batch, suppress=processor.special.vision_ids).sum().backward()
+        token_logps(policy, batch, suppress=processor.special.vision_ids).sum().backward()
         found.append(gradients(policy))
-        generate.rollout(policy, prompts, processor.special, 2, 6, seed=1)
+        rollout.rollout(policy, prompts, processor.special, 2, 6, seed=1)
     assert len(found[0]) == 2 * 2 * 7 and all(g.abs().max() > 0 for g in found[1].values())
     assert max(relative(found[1][n], found[0][n]) for n in found[0]) == 0
 
@@ -998,7 +1000,7 @@ def test_gradients_reach_every_adapter_after_a_rollout(quant, dtype, published):
 def test_bfloat16_keeps_trained_weights_in_float32_and_computes_in_bfloat16(train, published):
     """At a learning rate of 1e-6 an AdamW step is lost in a bfloat16 weight. On CPU too, where --dtype bfloat16 can be asked for."""
     policy, processor = modeling.load(str(published), torch.bfloat16, train=train)
-    core, seen = modeling.core_of(policy), {}
+    core, seen = core_of(policy), {}
     for name in (
         "model.language_model.layers.1.mlp.down_proj",
         "model.language_model.layers.0.self_attn.q_proj",
@@ -1024,11 +1026,9 @@ def test_bfloat16_keeps_trained_weights_in_float32_and_computes_in_bfloat16(trai
     assert not any(p.requires_grad and p.dtype != torch.float32 for p in policy.parameters())
     # and it is the same policy as in float32, within what bfloat16 rounds
     exact, _ = modeling.load(str(published))
-    batch = batch_of(processor, layouts.prompts_of(processor), responses_of(processor, [6] * 9))
+    batch = batch_of(processor, checkpoints.prompts_of(processor), responses_of(processor, [6] * 9))
     with torch.no_grad():
-        gap = (
-            (modeling.token_logps(policy, batch) - modeling.token_logps(exact, batch)).abs().mean()
-        )
+        gap = (token_logps(policy, batch) - token_logps(exact, batch)).abs().mean()
     assert gap < 0.05, gap
 
 
@@ -1044,7 +1044,7 @@ def stock_model(directory, **options):
 @torch.no_grad()
 def logits_of(model, processor, chosen=slice(4, 8)):
     return model(
-        **layouts.stock_inputs(layouts.prompts_of(processor, chosen), processor.special)
+        **checkpoints.stock_inputs(checkpoints.prompts_of(processor, chosen), processor.special)
     ).logits
 
 
@@ -1092,13 +1092,15 @@ def test_full_save_loads_with_stock_transformers(published, untied, tmp_path):
         ) and torch.equal(logits_of(stock, processor), logits_of(policy, processor))
         again, processor_again = modeling.load(str(out), train=flags())
         assert all(torch.equal(again.state_dict()[n], v) for n, v in policy.state_dict().items())
-        assert [p.text for p in layouts.prompts_of(processor_again)] == [
-            p.text for p in layouts.prompts_of(processor)
+        assert [p.text for p in checkpoints.prompts_of(processor_again)] == [
+            p.text for p in checkpoints.prompts_of(processor)
         ]
         assert all(
             torch.equal(a.ids, b.ids)
             and (a.pixel_values is None or torch.equal(a.pixel_values, b.pixel_values))
-            for a, b in zip(layouts.prompts_of(processor_again), layouts.prompts_of(processor))
+            for a, b in zip(
+                checkpoints.prompts_of(processor_again), checkpoints.prompts_of(processor)
+            )
         )
 
 
@@ -1106,7 +1108,7 @@ def stock_greedy(model, processor, prompts, length):
     """Greedy answers of stock generate, one prompt at a time."""
     found = []
     for prompt in prompts:
-        inputs = layouts.stock_inputs([prompt], processor.special)
+        inputs = checkpoints.stock_inputs([prompt], processor.special)
         out = model.generate(
             **inputs,
             max_new_tokens=length,
@@ -1146,8 +1148,8 @@ def test_float32_export_answers_as_the_policy_does(kind, adapter, untied, tmp_pa
     gap = export(source, tmp_path / "out", "--dtype", "float32")
     assert gap < 1e-5 and "mean |difference in log-prob|" in capsys.readouterr().out
     policy, processor = modeling.load(str(source))
-    prompts = layouts.prompts_of(processor)
-    sampled = generate.rollout(policy, prompts, processor.special, 1, 64, temperature=0)
+    prompts = checkpoints.prompts_of(processor)
+    sampled = rollout.rollout(policy, prompts, processor.special, 1, 64, temperature=0)
     answers = stock_greedy(stock_model(tmp_path / "out"), processor, prompts, 64)
     assert answers == [row[:n].tolist() for row, n in zip(sampled.targets, sampled.lengths)]
     assert len({token for answer in answers for token in answer}) >= 10, "degenerate"
@@ -1211,7 +1213,7 @@ def reference_of(policy, model, seed=0):
 
 def reference_logps(reference, batch):
     with reference as frozen, torch.no_grad():
-        return modeling.token_logps(frozen, batch)
+        return token_logps(frozen, batch)
 
 
 @pytest.mark.parametrize("kind", ["fresh", "continued", "full"])
@@ -1224,16 +1226,18 @@ def test_reference_is_the_policy_that_training_started_from(kind, published, ada
     trains = {n for n, p in policy.named_parameters() if p.requires_grad}
     assert trains and not any(".reference." in n for n in trains)
     batch = batch_of(
-        processor, layouts.prompts_of(processor, slice(4, 8)), responses_of(processor, [3, 6, 2, 5])
+        processor,
+        checkpoints.prompts_of(processor, slice(4, 8)),
+        responses_of(processor, [3, 6, 2, 5]),
     )
-    logps = lambda: modeling.token_logps(policy, batch).detach()
+    logps = lambda: token_logps(policy, batch).detach()
     start, at_start = logps(), reference_logps(reference, batch)
     assert torch.equal(start, at_start)  # KL is exactly 0
     assert {n for n, p in policy.named_parameters() if p.requires_grad} == trains
     if kind == "continued":
         base, _ = modeling.load(str(published))
         with torch.no_grad():
-            assert (modeling.token_logps(base, batch) - at_start).abs().max() > 1e-2
+            assert (token_logps(base, batch) - at_start).abs().max() > 1e-2
     train_steps(policy, processor, steps=2)
     assert (logps() - start).abs().max() > 1e-2  # the policy has moved,
     assert torch.equal(reference_logps(reference, batch), at_start)  # the reference has not,
@@ -1387,12 +1391,14 @@ def test_adapter_without_its_base(adapter, tmp_path):
 
 
 def test_adapter_of_another_size(adapter, tmp_path, tmp_path_factory):
-    other = layouts.write_2024(tmp_path / "wide", "tiny", dtype=torch.float32)
+    other = checkpoints.write_2024(tmp_path / "wide", "tiny", dtype=torch.float32)
     config = json.loads((other / "config.json").read_text())
-    text = {k: config[k] for k in layouts.TEXT} | {"intermediate_size": 320}
+    text = {k: config[k] for k in checkpoints.TEXT} | {"intermediate_size": 320}
     for file in other.glob("model*"):
         file.unlink()
-    layouts.write_weights(other, layouts.weights(text, (2, 64, 4), 0, torch.float32, 0.06), 0)
+    checkpoints.write_weights(
+        other, checkpoints.weights(text, (2, 64, 4), 0, torch.float32, 0.06), 0
+    )
     (other / "config.json").write_text(json.dumps(config | text))
     refuses(
         adapter_with(adapter, tmp_path, base_model_name_or_path=str(other)),
@@ -1476,8 +1482,8 @@ def refused(directory):
     with pytest.raises(UserError) as caught:
         base, found = modeling.locate(str(directory))
         if found:
-            modeling.checkpoint_files.check_adapter(found, base, modeling.LORA_TARGETS)
-        modeling.checkpoint_files.check_model(base)
+            checkpoint_files.check_adapter(found, base, families.LORA_TARGETS)
+        checkpoint_files.check_model(base)
         modeling.load_processor(base)
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -1532,7 +1538,7 @@ def test_sizes_that_are_none_or_do_not_fit_the_weights(nested, published, tmp_pa
             if key in SIZES or key.startswith(("rope_", "max_position", "rms"))
         }
         (whole / "config.json").write_text(json.dumps(config | {"text_config": moved}))
-    modeling.checkpoint_files.check_model(whole)
+    checkpoint_files.check_model(whole)
     under = "text_config." if nested else ""
     fields = [
         *(under + size for size in SIZES),
@@ -1621,13 +1627,15 @@ def test_chat_template_that_does_not_end_or_fails(kind, published, tmp_path):
 )
 def test_chat_template_places_each_picture_once(old, new, placed, published, tmp_path):
     bad = copy_of(published, tmp_path / "bad")
-    set_in(bad / "tokenizer_config.json", "chat_template", layouts.CHAT_TEMPLATE.replace(old, new))
+    set_in(
+        bad / "tokenizer_config.json", "chat_template", checkpoints.CHAT_TEMPLATE.replace(old, new)
+    )
     processor = modeling.load_processor(bad)
     data.encode_prompt(
-        data.Example("", [], "How many?", "2"), processor, "none"
+        Example("", [], "How many?", "2"), processor, "none"
     )  # text needs no picture
     with pytest.raises(UserError, match=f"placed {placed} images, not 1"):
-        layouts.prompts_of(processor, slice(1))
+        checkpoints.prompts_of(processor, slice(1))
 
 
 def test_pickles_run_no_code(published, tmp_path):
@@ -1778,9 +1786,9 @@ def test_a_run_does_not_write_over_what_it_reads(published, adapter, tmp_path):
 
 
 def command_line(*words):
-    parser = utils.Parser("")
-    utils.add_model_flags(parser)
-    utils.add_training_flags(parser)
+    parser = Parser("")
+    add_model_flags(parser)
+    add_training_flags(parser)
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args([str(w) for w in words])
 
@@ -1870,7 +1878,7 @@ def test_reward_model_scores_each_text_as_if_it_were_alone(reward_checkpoint):
         ["how many", "how", "how many many many"],
         ["three", "wait wait so four so three", "four"],
     )
-    judge = modeling.RewardModel(str(reward_checkpoint))
+    judge = judges.RewardModel(str(reward_checkpoint))
     scores = judge.score(questions, answers)
     tokenizer, plain = (
         AutoTokenizer.from_pretrained(reward_checkpoint),
@@ -1889,17 +1897,17 @@ def test_reward_model_scores_each_text_as_if_it_were_alone(reward_checkpoint):
 
 
 def test_reward_model_reads_a_conversation_if_its_tokenizer_has_a_template(reward_checkpoint):
-    judge = modeling.RewardModel(str(reward_checkpoint))
+    judge = judges.RewardModel(str(reward_checkpoint))
     plain = judge.score(["how many"], ["three"])
     judge.tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }} so {% endfor %}"
-    spelled = modeling.RewardModel(str(reward_checkpoint)).score(["how many so"], ["three so"])
+    spelled = judges.RewardModel(str(reward_checkpoint)).score(["how many so"], ["three so"])
     assert judge.score(["how many"], ["three"]) == pytest.approx(
         spelled, abs=1e-5
     ) and spelled != pytest.approx(plain, abs=1e-3)
 
 
 def test_reward_model_keeps_the_end_of_a_text_that_is_too_long(reward_checkpoint):
-    judge = modeling.RewardModel(str(reward_checkpoint))
+    judge = judges.RewardModel(str(reward_checkpoint))
     start = judge.score(["how"], ["so " * 200 + "three"])
     assert start == pytest.approx(
         judge.score(["many"], ["so " * 500 + "three"]), abs=1e-5
@@ -1910,20 +1918,20 @@ def test_what_is_no_reward_model_is_refused_with_a_sentence(reward_checkpoint, t
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, GPTNeoXForSequenceClassification
 
     with pytest.raises(UserError, match="cannot be loaded"):
-        modeling.RewardModel(str(tmp_path / "nothing"))
+        judges.RewardModel(str(tmp_path / "nothing"))
     shutil.copytree(reward_checkpoint, tmp_path / "two")
     config = GPTNeoXConfig.from_pretrained(
         reward_checkpoint, num_labels=2, id2label={0: "a", 1: "b"}
     )
     GPTNeoXForSequenceClassification(config).save_pretrained(tmp_path / "two")
     with pytest.raises(UserError, match="2 outputs"):
-        modeling.RewardModel(str(tmp_path / "two"))
+        judges.RewardModel(str(tmp_path / "two"))
     shutil.copytree(reward_checkpoint, tmp_path / "language")
     GPTNeoXForCausalLM(
         GPTNeoXConfig.from_pretrained(reward_checkpoint, num_labels=1)
     ).save_pretrained(tmp_path / "language")
     with pytest.raises(UserError, match="score.weight"):
-        modeling.RewardModel(str(tmp_path / "language"))
+        judges.RewardModel(str(tmp_path / "language"))
 
 
 def test_reward_model_whose_template_does_not_end_or_that_has_no_end_of_text(
@@ -1939,12 +1947,12 @@ def test_reward_model_whose_template_does_not_end_or_that_has_no_end_of_text(
         bad = copy_of(reward_checkpoint, tmp_path / str(i))
         set_in(bad / "tokenizer_config.json", field, value)
         with pytest.raises(UserError, match="--reward-funcs"):
-            modeling.RewardModel(str(bad))
+            judges.RewardModel(str(bad))
 
 
 def test_a_name_is_a_checkpoint_if_it_looks_like_one(tmp_path):
     assert (
-        modeling.names_checkpoint("owner/model")
-        and modeling.names_checkpoint(str(tmp_path))
-        and not modeling.names_checkpoint("acuracy")
+        judges.names_checkpoint("owner/model")
+        and judges.names_checkpoint(str(tmp_path))
+        and not judges.names_checkpoint("acuracy")
     )

@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-import bench
-import evaluate
+from fast import bench
 from plumbing import plots
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -145,7 +144,7 @@ def test_a_name_is_no_mathematics(tmp_path):
     plots.plot_curve(metrics, tmp_path / "curve.png", panels, NAMES[0], x=NAMES[0])
     rows = [row for name in NAMES for row in sheet(name)]
     plots.plot_samples(rows, tmp_path / "samples.png", " ".join(NAMES))
-    evaluate.plot_scaling([SCALING], RESULT, tmp_path / "scaling.png", NASTY)
+    plots.plot_scaling([SCALING], RESULT, tmp_path / "scaling.png", NASTY)
     for png in ("curve.png", "samples.png", "scaling.png"):
         whole_png(tmp_path / png)
 
@@ -189,7 +188,7 @@ def every_plot(png, tmp_path):
     base = {"G": 1, "P": 2, "T": 3}
     yield lambda: plots.plot_curve(metrics, png, [("a", ["a"])])
     yield lambda: plots.plot_samples(sheet("text"), png)
-    yield lambda: evaluate.plot_scaling([SCALING], RESULT, png, "title")
+    yield lambda: plots.plot_scaling([SCALING], RESULT, png, "title")
     yield lambda: bench.plot_scaling([timing], png, base)
 
 

@@ -17,10 +17,11 @@ import pytest
 
 import data
 import evaluate
-import model
-import protocols
-import utils
-from plumbing import disk, records
+import model as modeling
+from plumbing import disk
+from plumbing.errors import UserError
+from plumbing.records import read_lines
+from tasks import protocols
 
 
 def run(path, protocol, out):
@@ -46,7 +47,7 @@ def rescore_parquet(tmp_path, columns, protocol="geoqa"):
     path = tmp_path / "saved.parquet"
     pyarrow.parquet.write_table(pyarrow.table(columns), path)
     run(path, protocol, tmp_path / "out")
-    return records.read_lines(tmp_path / "out" / "predictions.jsonl")
+    return read_lines(tmp_path / "out" / "predictions.jsonl")
 
 
 def test_predictions_of_a_parquet_file(tmp_path):
@@ -110,7 +111,7 @@ def test_columns_that_are_not_scored_may_hold_anything(tmp_path, column):
     ],
 )
 def test_columns_that_cannot_be_scored_name_their_row(tmp_path, columns, words):
-    with pytest.raises(utils.UserError) as error:
+    with pytest.raises(UserError) as error:
         rescore_parquet(tmp_path, columns)
     assert words in str(error.value) and "\n" not in str(error.value)
 
@@ -128,11 +129,11 @@ def test_half_a_character_in_saved_outputs(tmp_path):
     assert rescore(tmp_path, [half], "cvbench")["by"]["task"] == {
         "t\ufffd": {"accuracy": 1.0, "n": 1}
     }
-    [row] = records.read_lines(tmp_path / "out" / "predictions.jsonl")
+    [row] = read_lines(tmp_path / "out" / "predictions.jsonl")
     assert (row["prediction"], row["id"]) == ("\ufffd <answer>(A)</answer>", "\ufffd")
     for more in ({"answer": "\ud800"}, {"choices": ["a", "\ud800"]}):
         with pytest.raises(
-            utils.UserError, match=r"saved.jsonl:1: `\w+` contains half of a surrogate pair"
+            UserError, match=r"saved.jsonl:1: `\w+` contains half of a surrogate pair"
         ):
             rescore(tmp_path, [{**half, **more}], "cvbench")
 
@@ -150,7 +151,7 @@ def test_half_a_character_in_saved_outputs(tmp_path):
 def test_numbers_too_large_for_a_float(tmp_path, key, value):
     record = {"prediction": "Answer: 3", "answer": "3", key: value}
     if key == "width":
-        with pytest.raises(utils.UserError, match=r"saved.jsonl:1: `size` must be"):
+        with pytest.raises(UserError, match=r"saved.jsonl:1: `size` must be"):
             rescore(tmp_path, [record], "tabmwp")
         return
     assert rescore(tmp_path, [record], "tabmwp")["accuracy"] == (key != "answer")
@@ -160,7 +161,7 @@ def test_records_nested_too_deeply_and_long_answers_are_refused_in_a_short_sente
     deep = '{"prediction": "x", "answer": "3", "more": ' + "[" * 700 + "]" * 700 + "}"
     long = json.dumps({"prediction": "x", "answer": "9" * 100_000, "choices": ["a", "b"]})
     for text, words in ((deep, "nested too deeply"), (long, " ... ")):
-        with pytest.raises(utils.UserError) as error:
+        with pytest.raises(UserError) as error:
             rescore(tmp_path, [text], "cvbench")
         assert (
             "saved.jsonl:1: " in str(error.value)
@@ -175,7 +176,7 @@ def test_answers_to_questions_with_other_ids_are_not_gone_on_with(tmp_path, monk
     path.write_text(json.dumps([{"question": "q", "answer": "1"}] * 3, indent=1))
     out.mkdir()
     disk.write_lines(out / "predictions.jsonl", [{"id": "d.json:2"}])
-    monkeypatch.setattr(model, "load_from_args", lambda *_, **__: (None, None))
+    monkeypatch.setattr(modeling, "load_from_args", lambda *_, **__: (None, None))
     monkeypatch.setattr(data, "check_fit", lambda *_, **__: None)
     line = [
         "--model",
@@ -186,7 +187,7 @@ def test_answers_to_questions_with_other_ids_are_not_gone_on_with(tmp_path, monk
         str(out),
         "--resume-from-checkpoint",
     ]
-    with pytest.raises(utils.UserError, match="or to questions with other ids; name another"):
+    with pytest.raises(UserError, match="or to questions with other ids; name another"):
         evaluate.main(evaluate.parse_args(line))
 
 
@@ -213,10 +214,10 @@ def test_what_may_never_end_is_not_read(tmp_path, soon, suffix):
     (tmp_path / f"device{suffix}").symlink_to("/dev/zero")
     (tmp_path / f"loop{suffix}").symlink_to(tmp_path / f"loop{suffix}")
     for name in ("pipe", "device", "loop", "x" * 5000, "a\0b", "none"):
-        with pytest.raises(utils.UserError, match="cannot be read") as error:
+        with pytest.raises(UserError, match="cannot be read") as error:
             evaluate.read_predictions(tmp_path / f"{name}{suffix}")
         assert "\n" not in str(error.value) and len(str(error.value)) < 600
-    with pytest.raises(utils.UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="cannot be read"):
         evaluate.read_predictions(tmp_path)
 
 
@@ -255,11 +256,11 @@ def test_odd_values_are_scored_or_refused_but_nothing_else(tmp_path, protocol):
             record = {"prediction": answer, "answer": answer, "choices": None, field: odd}
             path.write_text(json.dumps(record) + "\n")
             try:
-                pairs = evaluate.suited(evaluate.read_predictions(path), protocol)
+                pairs = protocols.suited(evaluate.read_predictions(path), protocol)
                 result, rows = protocols.score(pairs, protocol)
                 disk.write_lines(tmp_path / "rows.jsonl", rows)
                 seen.add("scored")
-            except utils.UserError as error:
+            except UserError as error:
                 assert "\n" not in str(error) and len(str(error)) < 600
                 seen.add("refused")
     assert seen == {"scored", "refused"}
@@ -276,8 +277,8 @@ def test_a_parquet_text_that_is_no_text_is_refused_in_one_line(tmp_path):
     path = tmp_path / "saved.parquet"
     for column in (text, pyarrow.ListArray.from_arrays([0, 1, 2], text)):
         pyarrow.parquet.write_table(pyarrow.table({**good, "task": column}), path)
-        with pytest.raises(utils.UserError, match="saved.parquet:2: `task`"):
+        with pytest.raises(UserError, match="saved.parquet:2: `task`"):
             evaluate.read_predictions(path)
     path.write_bytes(path.read_bytes().replace(b"prediction", b"predict\xffon"))
-    with pytest.raises(utils.UserError, match="not a readable parquet file"):
+    with pytest.raises(UserError, match="not a readable parquet file"):
         evaluate.read_predictions(path)

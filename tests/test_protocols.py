@@ -22,10 +22,16 @@ import pytest
 
 import data
 import evaluate
-import protocols
+import model as modeling
 import rewards
-import utils
-from plumbing import plots, records
+import rollout
+import tasks
+from grading import metrics
+from grading.boxes import from_pixels
+from plumbing import plots
+from plumbing.errors import UserError
+from plumbing.records import read_lines
+from tasks import prompts, protocols
 
 ROOT = Path(__file__).resolve().parents[1]
 GEOQA = ROOT.parent / "shared" / "data" / "records" / "r1v_geoqa.jsonl"
@@ -1247,7 +1253,7 @@ def test_hostile_golds_are_scored_or_refused_in_a_sentence(no_math, protocol):
 
 def test_every_protocol_is_asked_in_a_known_way():
     for name, recipe in protocols.PROTOCOLS.items():
-        assert recipe["template"] in data.TEMPLATES and (
+        assert recipe["template"] in prompts.TEMPLATES and (
             recipe["original"] is None or recipe["original"] in ORIGINAL
         ), name
     assert {
@@ -1720,7 +1726,7 @@ def test_superclevr():
         and result["accuracy"] == 0.6
         and result["accuracy_original"] == 0.4
     )
-    assert (result["accuracy_low"], result["accuracy_high"]) == rewards.wilson(3, 5)
+    assert (result["accuracy_low"], result["accuracy_high"]) == metrics.wilson(3, 5)
 
 
 def test_geoqa_roots():
@@ -2001,17 +2007,17 @@ def test_gold_boxes_in_every_notation():
         [300, 250, 100, 50],
     ):
         assert [
-            box["bbox_2d"] for box in protocols.gold_boxes(gold, {"size": [2000, 500]})
+            box["bbox_2d"] for box in protocols.boxes_of_gold(gold, {"size": [2000, 500]})
         ] == wanted
     for gold in (
         "<answer>[{'Position': [50, 100, 150, 500], 'Confidence': 1}]</answer>",
         "(50,100),(150,500)",
         [{"Position": [50, 100, 150, 500]}],
     ):
-        assert [box["bbox_2d"] for box in protocols.gold_boxes(gold, {"size": [2000, 500]})] == [
+        assert [box["bbox_2d"] for box in protocols.boxes_of_gold(gold, {"size": [2000, 500]})] == [
             pytest.approx(wanted[0])
         ]
-    assert protocols.gold_boxes("none", {}) == protocols.gold_boxes([], {}) == []
+    assert protocols.boxes_of_gold("none", {}) == protocols.boxes_of_gold([], {}) == []
     for gold in (
         "the man",
         7,
@@ -2023,7 +2029,7 @@ def test_gold_boxes_in_every_notation():
         {"bbox_2d": None},
     ):
         with pytest.raises(ValueError):
-            protocols.gold_boxes(gold, {"size": [10, 10]})
+            protocols.boxes_of_gold(gold, {"size": [10, 10]})
 
 
 def test_records_under_other_names():
@@ -2212,7 +2218,7 @@ def test_boxes_from_end_to_end(tmp_path):
     ],
 )
 def test_what_cannot_be_scored_is_refused_before_any_work(tmp_path, records, protocol, words):
-    with pytest.raises(utils.UserError) as error:
+    with pytest.raises(UserError) as error:
         rescore(tmp_path, records, protocol)
     assert all(word in str(error.value) for word in words), error.value
     assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
@@ -2232,10 +2238,10 @@ def test_a_log_of_r1v_is_read_as_it_is(tmp_path, indent):
         indent=indent,
     )
     assert rescore(tmp_path, [log], "superclevr")["accuracy"] == 0.5
-    assert [row["line"] for row in records.read_lines(tmp_path / "out" / "predictions.jsonl")] == [
+    assert [row["line"] for row in read_lines(tmp_path / "out" / "predictions.jsonl")] == [
         1,
         2,
-    ] and records.read_lines(tmp_path / "out" / "disagreements.jsonl") == []
+    ] and read_lines(tmp_path / "out" / "disagreements.jsonl") == []
 
 
 def test_fields_that_are_numbers(tmp_path):
@@ -2251,7 +2257,7 @@ def test_fields_that_are_numbers(tmp_path):
         )["accuracy"]
         == 0.5
     )
-    assert [row["line"] for row in records.read_lines(tmp_path / "out" / "predictions.jsonl")] == [
+    assert [row["line"] for row in read_lines(tmp_path / "out" / "predictions.jsonl")] == [
         1,
         3,
     ]
@@ -2266,15 +2272,15 @@ def test_files_that_are_not_there_or_would_be_overwritten(tmp_path):
         "--output-dir",
         str(tmp_path / "out"),
     ]
-    with pytest.raises(utils.UserError, match="none.jsonl cannot be read"):
+    with pytest.raises(UserError, match="none.jsonl cannot be read"):
         evaluate.main(evaluate.parse_args(line))
-    with pytest.raises(utils.UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="cannot be read"):
         evaluate.main(evaluate.parse_args([line[0], "", *line[2:]]))
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "predictions.jsonl").write_text(
         json.dumps({"prediction": "<answer>3</answer>", "answer": "3"})
     )
-    with pytest.raises(utils.UserError, match="would be overwritten"):
+    with pytest.raises(UserError, match="would be overwritten"):
         evaluate.main(
             evaluate.parse_args(
                 [
@@ -2336,8 +2342,6 @@ def test_rescoring_needs_no_model_code(tmp_path):
 
 def ask(monkeypatch, tmp_path, says, line):
     """evaluate.py with a model that says says(example, sample number or None): (result, rows of predictions.jsonl, templates asked with)."""
-    import generate
-    import model
 
     asked = []
 
@@ -2349,10 +2353,10 @@ def ask(monkeypatch, tmp_path, says, line):
         texts = [says(e, None if greedy else k) for e in examples for k in range(num_generations)]
         return texts, [len(text) for text in texts], None
 
-    monkeypatch.setattr(model, "load_from_args", lambda *_, **__: (None, None))
-    monkeypatch.setattr(model, "describe", lambda policy: "a parrot")
+    monkeypatch.setattr(modeling, "load_from_args", lambda *_, **__: (None, None))
+    monkeypatch.setattr(modeling, "describe", lambda policy: "a parrot")
     monkeypatch.setattr(data, "check_fit", lambda *_, **__: None)
-    monkeypatch.setattr(generate, "answer_all", answer_all)
+    monkeypatch.setattr(rollout, "answer_all", answer_all)
     monkeypatch.setattr(plots, "plot_samples", lambda *_, **__: None)
     monkeypatch.setattr(plots, "plot_curve", lambda *_, **__: None)
     evaluate.main(
@@ -2360,7 +2364,7 @@ def ask(monkeypatch, tmp_path, says, line):
     )
     return (
         json.loads((tmp_path / "result.json").read_text()),
-        records.read_lines(tmp_path / "predictions.jsonl"),
+        read_lines(tmp_path / "predictions.jsonl"),
         set(asked),
     )
 
@@ -2388,10 +2392,10 @@ def test_a_protocol_asks_and_scores_as_the_original_does(monkeypatch, tmp_path, 
         and all(row["right"] == [1, 0, 1] for row in rows)
     )
     assert (
-        len(records.read_lines(tmp_path / "disagreements.jsonl")) == 3
+        len(read_lines(tmp_path / "disagreements.jsonl")) == 3
         and "accuracy, original" in capsys.readouterr().out
     )
-    with pytest.raises(utils.UserError, match="holds the answers of an evaluation"):
+    with pytest.raises(UserError, match="holds the answers of an evaluation"):
         ask(
             monkeypatch,
             tmp_path,
@@ -2410,12 +2414,12 @@ def test_a_protocol_asks_and_scores_as_the_original_does(monkeypatch, tmp_path, 
     assert ask(monkeypatch, tmp_path, None, line) == (again, rows_again, set()), (
         "all answered already: nothing is asked, the figures are the same"
     )
-    with pytest.raises(utils.UserError, match="another evaluation"):
+    with pytest.raises(UserError, match="another evaluation"):
         ask(monkeypatch, tmp_path, None, line.replace("superclevr", "geoqa"))
 
 
 def test_a_protocol_on_data_that_it_does_not_suit(monkeypatch, tmp_path):
-    with pytest.raises(utils.UserError, match="--protocol rec"):
+    with pytest.raises(UserError, match="--protocol rec"):
         ask(
             monkeypatch,
             tmp_path,
@@ -2426,8 +2430,8 @@ def test_a_protocol_on_data_that_it_does_not_suit(monkeypatch, tmp_path):
 
 def test_it_is_said_when_questions_are_left_out(monkeypatch, tmp_path, capsys):
     """The default of 512 would cut GEOQA's 754 and CV-Bench's 2,638 without a word."""
-    four = data.head(data.read("count:test"), 4)
-    monkeypatch.setattr(data, "read", lambda *_, **__: four)
+    four = data.head(tasks.read("count:test"), 4)
+    monkeypatch.setattr(tasks, "read", lambda *_, **__: four)
     for most, said in ((3, True), (4, False)):
         ask(
             monkeypatch,
@@ -2447,8 +2451,7 @@ def test_a_protocol_for_boxes(monkeypatch, tmp_path):
             [
                 {
                     "bbox_2d": [
-                        round(v)
-                        for v in rewards.from_pixels(box["bbox_2d"], "norm1000", e.meta["size"])
+                        round(v) for v in from_pixels(box["bbox_2d"], "norm1000", e.meta["size"])
                     ],
                     "label": box["label"],
                 }

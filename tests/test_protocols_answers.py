@@ -5,8 +5,8 @@ What the protocols owe to the comparison of answers that they call (grading/answ
 
 import pytest
 
-import protocols
-import rewards
+from grading import answers
+from tasks import protocols
 
 LINES = ("chartqa", "tabmwp", "m3cot")  # read by "Answer: ..."
 TAGGED = ("geoqa", "cvbench", "classification")
@@ -83,7 +83,7 @@ def test_an_article_in_front_of_an_option(said, index):
     "said, index", [("A", 0), ("a", 0), ("A.", 0), ("a cat", None), ("the A", None)]
 )
 def test_an_article_is_not_a_letter(said, index):
-    assert rewards.choice_index(said, ["dog", "bird"]) == index
+    assert answers.choice_index(said, ["dog", "bird"]) == index
 
 
 OTHERS = [  # protocol, said, gold, fields, equal

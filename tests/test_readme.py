@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-import utils
+from plumbing import flags
 
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = sorted(ROOT.glob("*.py"))
@@ -143,7 +143,7 @@ def test_flags_in_the_text_exist(readme):
     class Caught(Exception):
         pass
 
-    known = set(utils.ELSEWHERE)
+    known = set(flags.FLAG_OF_OTHERS)
     for path in MODULES:
         module = importlib.import_module(path.stem)
         if hasattr(module, "parse_args"):
@@ -152,7 +152,7 @@ def test_flags_in_the_text_exist(readme):
                 raise Caught(parser)
 
             with pytest.MonkeyPatch.context() as patch, pytest.raises(Caught) as caught:
-                patch.setattr(utils.Parser, "parse_args", catch)
+                patch.setattr(flags.Parser, "parse_args", catch)
                 module.parse_args([])
             known |= set(caught.value.args[0]._option_string_actions)
     shown = {

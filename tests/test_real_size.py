@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
-import layouts
+import checkpoints
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -62,8 +62,8 @@ json.dump({"seconds": time.time() - started, "peak_gib": resource.getrusage(reso
 def test_two_grpo_steps(size, layers, vocabulary, tied, tmp_path):
     """NF4, LoRA r 8, gradient checkpointing, one picture, G 2, 8 new tokens: exactly the adapter trains, and all of it."""
     started = time.time()
-    directory = layouts.write_2024(tmp_path / "checkpoint", size)
-    layouts.picture(224, 168).save(tmp_path / "picture.png")
+    directory = checkpoints.write_2024(tmp_path / "checkpoint", size)
+    checkpoints.picture(224, 168).save(tmp_path / "picture.png")
     (tmp_path / "one.jsonl").write_text(
         json.dumps(
             {"image": "picture.png", "question": "How many red objects are there?", "answer": "3"}

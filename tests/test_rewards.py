@@ -23,11 +23,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import rewards
-from grading import answers
+from grading import metrics
+from grading.answers import forget, match_answer, normalize_answer
+from grading.boxes import (
+    BOX_FORMATS,
+    average_precision,
+    from_pixels,
+    giou,
+    iou,
+    match_boxes,
+    mean_average_precision,
+    parse_boxes,
+    to_pixels,
+)
 from recipes import fuzz_rewards
 from recipes.fuzz_rewards import in_range
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 
 def example(answer, choices=None):
@@ -417,7 +430,7 @@ PARSED = [  # text, [(box, label, score)]
 
 @pytest.mark.parametrize("text, boxes", PARSED)
 def test_parse_boxes(text, boxes):
-    assert [(b["bbox_2d"], b["label"], b["score"]) for b in rewards.parse_boxes(text)] == boxes
+    assert [(b["bbox_2d"], b["label"], b["score"]) for b in parse_boxes(text)] == boxes
 
 
 @pytest.mark.parametrize(
@@ -441,29 +454,29 @@ def test_parse_boxes(text, boxes):
 )
 def test_unreadable_boxes(text):
     """A box without area is not the statement that there is nothing."""
-    assert rewards.parse_boxes(text) is None
+    assert parse_boxes(text) is None
 
 
 def test_coordinates_are_explicit():
     box = (100.0, 50.0, 300.0, 200.0)
-    assert rewards.from_pixels(box, "norm1000", [400, 200]) == (
+    assert from_pixels(box, "norm1000", [400, 200]) == (
         250,
         250,
         750,
         1000,
-    ) and rewards.from_pixels(box, "resized", [400, 200], [200, 100]) == (50, 25, 150, 100)
-    for box_format in rewards.BOX_FORMATS:
-        there = rewards.from_pixels(box, box_format, [400, 200], [196, 112])
-        assert rewards.to_pixels(there, box_format, [400, 200], [196, 112]) == pytest.approx(box)
+    ) and from_pixels(box, "resized", [400, 200], [200, 100]) == (50, 25, 150, 100)
+    for box_format in BOX_FORMATS:
+        there = from_pixels(box, box_format, [400, 200], [196, 112])
+        assert to_pixels(there, box_format, [400, 200], [196, 112]) == pytest.approx(box)
         written = boxed([box], box_format=box_format, size=[400, 200], resized=[196, 112])
         assert score("accuracy", f"[{', '.join(map(str, there))}]", written) == 1
-    assert rewards.to_pixels(box, "pixels") == box
+    assert to_pixels(box, "pixels") == box
     with pytest.raises(ValueError, match="size of the original"):
-        rewards.to_pixels(box, "norm1000")
+        to_pixels(box, "norm1000")
     with pytest.raises(ValueError, match="size the model saw"):
-        rewards.to_pixels(box, "resized", [400, 200])
+        to_pixels(box, "resized", [400, 200])
     with pytest.raises(ValueError, match="norm1000, resized, pixels"):
-        rewards.to_pixels(box, "qwen", [400, 200])
+        to_pixels(box, "qwen", [400, 200])
 
 
 def boxed(boxes, labels=None, **meta):
@@ -483,17 +496,13 @@ def score(name, answer, gold):
 
 def test_iou_and_giou_closed_forms():
     a = (0.0, 0.0, 10.0, 10.0)
-    assert rewards.iou(a, a) == 1 and rewards.giou(a, a) == 1
-    assert rewards.iou(a, (5, 0, 15, 10)) == pytest.approx(1 / 3) and rewards.giou(
+    assert iou(a, a) == 1 and giou(a, a) == 1
+    assert iou(a, (5, 0, 15, 10)) == pytest.approx(1 / 3) and giou(
         a, (5, 0, 15, 10)
     ) == pytest.approx(1 / 3)  # the union fills the enclosing box
-    assert rewards.iou(a, (10, 0, 20, 10)) == 0 and rewards.giou(a, (10, 0, 20, 10)) == 0
-    assert rewards.iou(a, (30, 0, 40, 10)) == 0 and rewards.giou(
-        a, (30, 0, 40, 10)
-    ) == pytest.approx(20 / 40 - 1)
-    assert rewards.iou(a, (9, 0, 19, 10)) == pytest.approx(
-        10 / 190
-    )  # one pixel wide: VLM-R1 says 0
+    assert iou(a, (10, 0, 20, 10)) == 0 and giou(a, (10, 0, 20, 10)) == 0
+    assert iou(a, (30, 0, 40, 10)) == 0 and giou(a, (30, 0, 40, 10)) == pytest.approx(20 / 40 - 1)
+    assert iou(a, (9, 0, 19, 10)) == pytest.approx(10 / 190)  # one pixel wide: VLM-R1 says 0
 
 
 def test_match_boxes_is_greedy_and_knows_labels():
@@ -505,25 +514,23 @@ def test_match_boxes_is_greedy_and_knows_labels():
         b(0, 0, 10, 11, label="cat", score=0.9),
         b(0, 0, 10, 10, label="c-a_t", score=0.1),
     )
-    assert [m[:2] for m in rewards.match_boxes([near, nearer], gold, 0.5)] == [
+    assert [m[:2] for m in match_boxes([near, nearer], gold, 0.5)] == [
         (1, 0)
     ]  # the larger overlap first
-    assert [m[:2] for m in rewards.match_boxes([near, nearer], gold, 0.5, by_score=True)] == [
+    assert [m[:2] for m in match_boxes([near, nearer], gold, 0.5, by_score=True)] == [
         (0, 0)
     ]  # the surer first
-    assert [m[:2] for m in rewards.match_boxes([near, nearer], gold, 0.3)] == [(1, 0), (0, 1)]
+    assert [m[:2] for m in match_boxes([near, nearer], gold, 0.3)] == [(1, 0), (0, 1)]
     dog = b(0, 0, 10, 10, label="dog")
-    assert [m[:2] for m in rewards.match_boxes([dog], gold, 0.4)] == [
+    assert [m[:2] for m in match_boxes([dog], gold, 0.4)] == [
         (0, 1)
     ]  # the gold without a label takes any
-    assert [m[:2] for m in rewards.match_boxes([dog], gold, 0.4, labels=False)] == [(0, 0)]
+    assert [m[:2] for m in match_boxes([dog], gold, 0.4, labels=False)] == [(0, 0)]
     assert (
-        rewards.match_boxes([b(0, 0, 10, 10)], gold[:1], 0.5)
-        == []
-        == rewards.match_boxes([], gold, 0.5)
+        match_boxes([b(0, 0, 10, 10)], gold[:1], 0.5) == [] == match_boxes([], gold, 0.5)
     )  # no label is not the right one
     assert (
-        rewards.match_boxes([b(0, 0, 10, 20)], [b(0, 0, 10, 10)], 0.5) == []
+        match_boxes([b(0, 0, 10, 20)], [b(0, 0, 10, 10)], 0.5) == []
     )  # IoU exactly 0.5 is not over 0.5
 
 
@@ -640,7 +647,7 @@ def test_a_grid_laid_blindly_earns_next_to_nothing(name):
 def test_reading_boxes_takes_linear_time(text):
     """Two runs of \\s* side by side once made "score:" and 8,000 spaces take 10 s."""
     started = time.thread_time()
-    rewards.parse_boxes(text)
+    parse_boxes(text)
     assert time.thread_time() - started < 0.5
 
 
@@ -670,32 +677,28 @@ def test_repetition_penalty_closed_forms(text, expected):
 
 def test_average_precision_closed_form():
     a, b, far = (0, 0, 10, 10), (20, 0, 30, 10), (90, 90, 99, 99)
-    assert rewards.average_precision([(0, a, 1.0)], [(0, a)], 0.5) == pytest.approx(1)
-    assert rewards.average_precision([(0, far, 0.9), (0, a, 0.8)], [(0, a)], 0.5) == pytest.approx(
-        0.5
-    )
-    assert rewards.average_precision([(0, a, 0.9), (0, far, 0.8)], [(0, a)], 0.5) == pytest.approx(
+    assert average_precision([(0, a, 1.0)], [(0, a)], 0.5) == pytest.approx(1)
+    assert average_precision([(0, far, 0.9), (0, a, 0.8)], [(0, a)], 0.5) == pytest.approx(0.5)
+    assert average_precision([(0, a, 0.9), (0, far, 0.8)], [(0, a)], 0.5) == pytest.approx(
         1
     )  # COCO: junk of less confidence is free
-    assert rewards.average_precision([(0, a, 0.9)], [(0, a), (1, b)], 0.5) == pytest.approx(
-        51 / 101
-    )
+    assert average_precision([(0, a, 0.9)], [(0, a), (1, b)], 0.5) == pytest.approx(51 / 101)
     assert (
-        rewards.average_precision([(1, a, 0.9)], [(0, a)], 0.5)
+        average_precision([(1, a, 0.9)], [(0, a)], 0.5)
         == 0
-        == rewards.average_precision([], [(0, a)], 0.5)
-        == rewards.average_precision([(0, a, 1)], [], 0.5)
+        == average_precision([], [(0, a)], 0.5)
+        == average_precision([(0, a, 1)], [], 0.5)
     )
     cat = {"bbox_2d": a, "label": "cat", "score": None}
-    assert rewards.mean_average_precision([([cat], [cat]), (None, [])]) == pytest.approx(
+    assert mean_average_precision([([cat], [cat]), (None, [])]) == pytest.approx(
         {"mAP": 1, "AP50": 1}
     )
-    assert rewards.mean_average_precision([([cat, {**cat, "label": "unicorn"}], [cat])])[
+    assert mean_average_precision([([cat, {**cat, "label": "unicorn"}], [cat])])[
         "mAP"
     ] == pytest.approx(0.5)  # COCO drops the class without a gold
     assert (
-        rewards.mean_average_precision([([], []), ([], [])])["mAP"] == 1
-        and rewards.mean_average_precision([([], []), (None, [])])["mAP"] == 0
+        mean_average_precision([([], []), ([], [])])["mAP"] == 1
+        and mean_average_precision([([], []), (None, [])])["mAP"] == 0
     )
 
 
@@ -776,7 +779,7 @@ def test_average_precision_is_pycocotools(capsys):
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-        ours = rewards.mean_average_precision(images)
+        ours = mean_average_precision(images)
         assert ours["mAP"] == pytest.approx(evaluation.stats[0], abs=1e-9) and ours[
             "AP50"
         ] == pytest.approx(evaluation.stats[1], abs=1e-9)
@@ -832,15 +835,15 @@ def test_summary_of_boxes():
 def test_reflections():
     text = "<think>Wait, I should re-check. Let me recheck: hmm, actually no. Waiter! Actuality. On second\nthought, double check it.</think><answer>wait</answer>"
     assert (
-        rewards.reflections(text) == 7
+        metrics.reflections(text) == 7
     )  # wait, re-check, recheck, hmm, actually, on second thought, double check
     assert (
-        rewards.reflections("wait <answer>wait</answer>") == 1
-        and rewards.reflections("<think>wait, wait") == 2
-        and rewards.reflections("") == 0
+        metrics.reflections("wait <answer>wait</answer>") == 1
+        and metrics.reflections("<think>wait, wait") == 2
+        and metrics.reflections("") == 0
     )
-    for phrase in rewards.REFLECTION_WORDS:
-        assert rewards.reflections(f"<think>so {phrase}, 7</think>") == 1, phrase
+    for phrase in metrics.REFLECTION_WORDS:
+        assert metrics.reflections(f"<think>so {phrase}, 7</think>") == 1, phrase
 
 
 def test_check_gold():
@@ -992,7 +995,7 @@ COMPLETIONS += ["<answer>" + body + "</answer>" for body in [
 
 def slowest_and_wrong(completions=COMPLETIONS):
     """(seconds of CPU of the slowest single reward call, what it was, list of scores out of range)"""
-    answers.forget()  # or a fork would only repeat what its parent has worked out
+    forget()  # or a fork would only repeat what its parent has worked out
     slowest, what, wrong = 0.0, "", []
     for completion in completions:
         for index in (
@@ -1009,7 +1012,7 @@ def slowest_and_wrong(completions=COMPLETIONS):
                     )
                 if not in_range(name, score):
                     wrong.append((name, completion[:60], score))
-        rewards.reflections(completion)
+        metrics.reflections(completion)
     return slowest, what, wrong
 
 
@@ -1073,16 +1076,14 @@ def test_any_text_scores_in_range(completion, index, other):
     other = other[:2000]
     for name, arguments in fuzz_rewards.calls(index, completion):
         assert in_range(name, rewards.REWARDS[name](*arguments)), name
-    assert json.dumps(rewards.normalize_answer(other)) and isinstance(
-        rewards.match_answer(other, completion), bool
-    )
+    assert json.dumps(normalize_answer(other)) and isinstance(match_answer(other, completion), bool)
     if other.strip():
-        assert rewards.match_answer(other, other)  # reflexive
-    canonical = rewards.normalize_answer(other)
+        assert match_answer(other, other)  # reflexive
+    canonical = normalize_answer(other)
     assert (
-        rewards.normalize_answer(canonical) == canonical
+        normalize_answer(canonical) == canonical
     )  # idempotent, or votes would depend on who counts
-    assert rewards.reflections(completion) >= 0 and not os.path.exists(CANARY)
+    assert metrics.reflections(completion) >= 0 and not os.path.exists(CANARY)
 
 
 NEAR = st.tuples(
@@ -1127,18 +1128,18 @@ def test_pass_at_k_is_the_share_of_k_subsets_with_a_right_one():
             answers = [1] * right + [0] * (n - right)
             for k in range(1, n + 1):
                 drawn = [max(subset) for subset in itertools.combinations(answers, k)]
-                assert rewards.pass_at_k(n, right, k) == pytest.approx(sum(drawn) / len(drawn))
+                assert metrics.pass_at_k(n, right, k) == pytest.approx(sum(drawn) / len(drawn))
 
 
 def test_majority_counts_what_can_be_read():
     assert (
-        rewards.majority(said("3", "4", "4")) == "4" and rewards.majority(said("3", "4")) == "3"
+        metrics.majority(said("3", "4", "4")) == "4" and metrics.majority(said("3", "4")) == "3"
     ), "ties: the first"
     assert (
-        rewards.majority(said("4", "3.0", "3")) == "3.0"
-        and rewards.majority(said(None, None, "5")) == "5"
+        metrics.majority(said("4", "3.0", "3")) == "3.0"
+        and metrics.majority(said(None, None, "5")) == "5"
     )
-    assert rewards.majority(said(None)) is None and rewards.majority([]) is None
+    assert metrics.majority(said(None)) is None and metrics.majority([]) is None
 
 
 @pytest.mark.parametrize("chosen, candidates, choices, expected", [
@@ -1158,16 +1159,16 @@ def test_majority_counts_what_can_be_read():
     (r"\sqrt{12}", ["3", r"2\sqrt{3}", "3"], None, (r"\sqrt{12}", "selected")),  # equal as mathematics
 ])  # fmt: skip
 def test_select_takes_a_candidates_answer_or_the_majority(chosen, candidates, choices, expected):
-    assert rewards.select(said(chosen)[0], said(*candidates), choices) == expected
+    assert metrics.select(said(chosen)[0], said(*candidates), choices) == expected
 
 
 def test_select_reads_as_it_is_told():
     last = lambda text: text.rpartition("Answer: ")[2] or None  # noqa: E731
-    assert rewards.select("Answer: 3", ["Answer: 4", "Answer: 4", "Answer: 3"], read=last) == (
+    assert metrics.select("Answer: 3", ["Answer: 4", "Answer: 4", "Answer: 3"], read=last) == (
         "3",
         "selected",
     )
-    assert rewards.select("Answer: 3", ["Answer: 4", "Answer: 4", "Answer: 3"]) == (None, "none")
+    assert metrics.select("Answer: 3", ["Answer: 4", "Answer: 4", "Answer: 3"]) == (None, "none")
 
 
 def binomial_quantile(n, p, q):
@@ -1184,28 +1185,28 @@ def test_the_bootstrap_of_a_difference_is_binomial_where_nothing_is_lost(n, gain
     a, b = [1.0] * gained + [0.0] * (n - gained), [0.0] * n
     expected = [binomial_quantile(n, gained / n, q) / n for q in (0.025, 0.975)]
     for seed in range(3):
-        assert rewards.bootstrap_difference(a, b, seed) == pytest.approx(
+        assert metrics.bootstrap_difference(a, b, seed) == pytest.approx(
             expected, abs=1.001 / n
         )  # a quantile that falls on a step may go either way
-        low, high = rewards.bootstrap_difference(b, a, seed)
+        low, high = metrics.bootstrap_difference(b, a, seed)
         assert (-high, -low) == pytest.approx(expected, abs=1.001 / n)
 
 
 def test_the_bootstrap_of_a_difference_is_paired():
     random_ = random.Random(0)
     a = [float(random_.random() < 0.5) for _ in range(400)]
-    assert rewards.bootstrap_difference(a, a) == (0, 0), (
+    assert metrics.bootstrap_difference(a, a) == (0, 0), (
         "equal, question by question: no doubt at all"
     )
     b = a[1:] + a[:1]
-    low, high = rewards.bootstrap_difference(a, b)
+    low, high = metrics.bootstrap_difference(a, b)
     differences = [x - y for x, y in zip(a, b)]
     error = math.sqrt(sum(d * d for d in differences)) / len(a)  # their mean is 0
     assert low == pytest.approx(-1.96 * error, rel=0.1) and high == pytest.approx(
         1.96 * error, rel=0.1
     )
-    assert rewards.bootstrap_difference(a, b, 1) == rewards.bootstrap_difference(
+    assert metrics.bootstrap_difference(a, b, 1) == metrics.bootstrap_difference(
         a, b, 1
-    ) and rewards.bootstrap_difference([], []) == (0, 0)
+    ) and metrics.bootstrap_difference([], []) == (0, 0)
     with pytest.raises(ValueError, match="got 2 and 1"):
-        rewards.bootstrap_difference([1, 0], [1])
+        metrics.bootstrap_difference([1, 0], [1])

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 import model as modeling
-import toyworld
-from plumbing import errors
+from plumbing.errors import UserError, out_of_memory
+from tasks import toy
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -48,13 +48,13 @@ def python(*words, timeout=300, **environment):
         (OSError(errno.ENOSPC, "No space left on device"), False),
         (RuntimeError("shape '[2, 3]' is invalid for input of size 5"), False),
         (ValueError("can't allocate memory"), False),
-        (errors.UserError("Cannot allocate memory"), False),
+        (UserError("Cannot allocate memory"), False),
         (torch.OutOfMemoryError("CUDA out of memory"), False),
         (KeyError("memory"), False),
     ],
 )
 def test_what_means_that_memory_is_full(error, expected):
-    assert errors.out_of_memory(error) is expected
+    assert out_of_memory(error) is expected
 
 
 # What a library says when memory ends is not written down anywhere: so each is made to say it.
@@ -112,9 +112,9 @@ def test_every_library_that_runs_out_of_memory_is_understood(tmp_path):
 MEASURED = """
 import importlib, json, os, resource, sys
 sys.path.insert(0, sys.argv[1])
-import utils
+from plumbing import device
 _, _, script, leak, *argv = sys.argv
-seed_everything, seen, kept = utils.seed_everything, [], []
+seed_everything, seen, kept = device.seed_everything, [], []
 def measured(*seed_and_step):
     pages = int(open("/proc/self/statm").read().split()[1])
     megabytes = pages * resource.getpagesize() / 1e6
@@ -122,7 +122,7 @@ def measured(*seed_and_step):
     if leak == "leak":
         kept.append((b"x" * 1_000_000, open(os.devnull)))
     return seed_everything(*seed_and_step)
-utils.seed_everything = measured
+device.seed_everything = measured
 module = importlib.import_module(script)
 module.main(module.parse_args(argv))
 print("\\nmeasured " + json.dumps(seen))
@@ -158,7 +158,7 @@ def growth(script, line, base, out, leak="no leak"):
 
 def write_pairs(folder):
     """Write the worked solutions of drawn scenes, and each with another's: the file."""
-    examples = [toyworld.example("count", index=i) for i in range(16)]
+    examples = [toy.make_example("count", index=i) for i in range(16)]
     with open(folder / "pairs.jsonl", "w", encoding="utf-8") as file:
         for i, example in enumerate(examples):
             example["image"].save(folder / f"{i}.png")

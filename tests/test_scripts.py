@@ -7,7 +7,6 @@ happened. Most run in this process, by main(parse_args([...])); where the proces
 import contextlib
 import importlib
 import json
-import multiprocessing
 import multiprocessing.forkserver
 import os
 import random
@@ -30,11 +29,20 @@ import evaluate
 import generate
 import model as modeling
 import rewards
+import rollout as rollout_
 import selftrain
+import tasks
 import train_grpo
 import train_sft
-import utils
-from plumbing import plots, records, rundir
+import update
+from grading import judges
+from grading.metrics import wilson
+from plumbing import plots, rundir, running
+from plumbing.errors import UserError
+from plumbing.flags import Parser
+from plumbing.records import CHECK, read_lines
+from tasks.example import Example
+from tasks.prompts import question_text, select_prompt, with_question
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = {
@@ -82,7 +90,7 @@ def same_weights(one, other):
 def read(path):
     """A JSON file of a run, without its checksum."""
     value = json.loads(Path(path).read_text(encoding="utf-8"))
-    value.pop(records.CHECK, None)
+    value.pop(CHECK, None)
     return value
 
 
@@ -99,7 +107,7 @@ def no_pictures(monkeypatch):
     """Drawing takes most of a short run's time."""
     monkeypatch.setattr(plots, "plot_samples", lambda *_, **__: None)
     monkeypatch.setattr(plots, "plot_curve", lambda *_, **__: None)
-    monkeypatch.setattr(evaluate, "plot_scaling", lambda *_, **__: None)
+    monkeypatch.setattr(plots, "plot_scaling", lambda *_, **__: None)
 
 
 @pytest.fixture(autouse=True)
@@ -119,7 +127,7 @@ def parser_of(script, monkeypatch):
         raise Caught(parser)
 
     with monkeypatch.context() as patch, pytest.raises(Caught) as caught:
-        patch.setattr(utils.Parser, "parse_args", catch)
+        patch.setattr(Parser, "parse_args", catch)
         script.parse_args([])
     return caught.value.args[0]
 
@@ -365,8 +373,7 @@ def test_what_a_run_leaves(chain, name):
         assert lines[0]["eval/count:test/n"] == lines[2]["eval/count:test/n"] == 4
     assert (
         wanted <= lines[-1].keys()
-        and TIMING - {"rollout_time", "reward_time"}
-        <= records.read_lines(out / "metrics.jsonl")[-1].keys()
+        and TIMING - {"rollout_time", "reward_time"} <= read_lines(out / "metrics.jsonl")[-1].keys()
     )
     pictures = [*(out / "samples").glob("*.png"), out / "curve.png"]
     assert len(pictures) >= 3 and min(map(opened, pictures)) > 50
@@ -469,7 +476,7 @@ def test_shares_among_samples_by_hand():
         (15, 22),
     ] and "self_select@k" not in points[0]
     assert all(
-        (p[f"{name}_low"], p[f"{name}_high"]) == rewards.wilson(p[name], 1)
+        (p[f"{name}_low"], p[f"{name}_high"]) == wilson(p[name], 1)
         for p in points
         for name in ("majority@k", "pass@k", "mean_sample_accuracy")
     )
@@ -507,7 +514,7 @@ def test_self_select_by_hand():
         0,
         pytest.approx(3 / 5),
     ), "binomial(5, 1/5) / 5"
-    assert (point["self_select@k_low"], point["self_select@k_high"]) == rewards.wilson(2, 5)
+    assert (point["self_select@k_low"], point["self_select@k_high"]) == wilson(2, 5)
     assert (point["greedy_tokens"], point["majority_tokens"], point["self_select_tokens"]) == (
         15,
         19,
@@ -595,9 +602,9 @@ def test_what_self_select_leaves(chooser):
             "self_select_fell_back",
             "self_select_by",
         } <= c.keys()
-    rows = records.read_lines(chooser.out / "predictions.jsonl")
+    rows = read_lines(chooser.out / "predictions.jsonl")
     policy, processor = modeling.load(args["model"])
-    for row, example in zip(rows, data.head(data.read("count:test"), 4)):
+    for row, example in zip(rows, data.head(tasks.read("count:test"), 4)):
         assert row["selections"].keys() == row["selection_tokens"].keys() == {"2", "3"}, (
             "one sample is no choice"
         )
@@ -607,11 +614,11 @@ def test_what_self_select_leaves(chooser):
             and max(row["sample_tokens"]) <= 12
         )
         for n in (2, 3):  # the first n samples, greedily, one question at a time
-            text = data.select_prompt(data.wording(example, "r1v"), row["samples"][:n])
-            texts, lengths, _ = generate.answer_all(
+            text = select_prompt(question_text(example, "r1v"), row["samples"][:n])
+            texts, lengths, _ = rollout_.answer_all(
                 policy,
                 processor,
-                [data.asked(example, text)],
+                [with_question(example, text)],
                 "none",
                 "Count.",
                 temperature=0,
@@ -619,7 +626,11 @@ def test_what_self_select_leaves(chooser):
             )
             assert row["selections"][str(n)] == texts[0]
             assert row["selection_tokens"][str(n)] == [
-                len(data.encode_prompt(data.asked(example, text), processor, "none", "Count.").ids),
+                len(
+                    data.encode_prompt(
+                        with_question(example, text), processor, "none", "Count."
+                    ).ids
+                ),
                 lengths[0],
             ]
     spent = [r["prompt_tokens"] + sum(r["sample_tokens"][:2]) for r in rows]
@@ -653,14 +664,14 @@ def test_a_parrot_that_takes_the_second_candidate(base, tmp_path, no_pictures, m
             ]
         return texts, [7] * len(texts), None
 
-    monkeypatch.setattr(generate, "answer_all", answer_all)
+    monkeypatch.setattr(rollout_, "answer_all", answer_all)
     train(
         evaluate,
         f"--model {base} --data count:test --num-samples 2 3 --self-select --max-eval-samples 12 --eval-batch-size 7 --max-completion-length 12 --output-dir {tmp_path}",
     )
     result, rows = (
         read(tmp_path / "result.json"),
-        records.read_lines(tmp_path / "predictions.jsonl"),
+        read_lines(tmp_path / "predictions.jsonl"),
     )
     assert [
         (c["step"], c["self_select@k"], c["majority@k"], c["pass@k"]) for c in result["scaling"]
@@ -677,9 +688,9 @@ def test_a_parrot_that_takes_the_second_candidate(base, tmp_path, no_pictures, m
     assert result["scaling"][0]["self_select_by"] == {"some right": {"accuracy": 1 / 2, "n": 12}}, (
         "one of two is no minority"
     )
-    examples = data.head(data.read("count:test"), 12)
+    examples = data.head(tasks.read("count:test"), 12)
     expected = [
-        data.select_prompt(data.wording(e, "r1v"), row["samples"][:n])
+        select_prompt(question_text(e, "r1v"), row["samples"][:n])
         for e, row in zip(examples, rows)
         for n in (2, 3)
     ]
@@ -707,10 +718,10 @@ def test_self_select_that_was_cut_goes_on(chooser, tmp_path, no_pictures, capsys
 def test_the_picture_of_a_perfect_score(tmp_path):
     """Wilson's upper end of n right ones of n was 1e-16 short of 1, and a bar of negative length was no picture."""
     records, examples = zip(*[row_of("3", ["3"] * 4, {"2": said("3")[0], "4": said("3")[0]})] * 300)
-    assert rewards.wilson(300, 300)[1] < 1
+    assert wilson(300, 300)[1] < 1
     curve = [evaluate.sampled_scores(records, examples, n) for n in (1, 2, 4)]
     assert all(c["self_select@k"] == c["majority@k"] == c["pass@k"] == 1 for c in curve)
-    evaluate.plot_scaling(
+    plots.plot_scaling(
         curve,
         {"accuracy": 1.0, "accuracy_low": 0.9, "accuracy_high": 1.0},
         tmp_path / "curve.png",
@@ -793,9 +804,9 @@ def test_asking_about_a_picture(chain, tmp_path, capsys):
 
 def test_a_prompt_is_verbatim_where_no_template_is_known(base, capsys, monkeypatch):
     asked = []
-    rollout = generate.rollout
+    rollout = rollout_.rollout
     monkeypatch.setattr(
-        generate,
+        rollout_,
         "rollout",
         lambda policy, prompts, *a, **k: (asked.extend(prompts), rollout(policy, prompts, *a, **k))[
             1
@@ -931,7 +942,9 @@ def one_step(script, line, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(
-            utils, "make_optimizer", lambda name, parameters, rate, **_: Recording(parameters, rate)
+            update,
+            "make_optimizer",
+            lambda name, parameters, rate, **_: Recording(parameters, rate),
         )
         train(script, line)
     return caught["gradients"], next(m for m in metrics_of(line.split()[-1]) if m["step"] == 1)
@@ -990,7 +1003,7 @@ def child(script, argv, log, dies_at):
 
         setattr(module, name, counted)
     module = importlib.import_module(script)
-    utils.run(module.main, module.parse_args, argv)
+    running.run(module.main, module.parse_args, argv)
 
 
 @pytest.fixture(scope="session")
@@ -1047,7 +1060,7 @@ def run_with_kills(start, script, line, out, moments, seed=0):
             time.sleep(rng.uniform(0, 0.1))
             process.kill()
         killed += finish(process, log) == -signal.SIGKILL
-        steps = [m["step"] for m in records.read_lines(out / "metrics.jsonl")]
+        steps = [m["step"] for m in read_lines(out / "metrics.jsonl")]
         assert steps == sorted(set(steps))
     assert (
         finish(start(script, f"{line} --output-dir {out} --resume-from-checkpoint", log), log) == 0
@@ -1205,7 +1218,7 @@ def refusal(script, argv, capsys, lines=1):
     capsys.readouterr()
     started = time.monotonic()
     with pytest.raises(SystemExit) as stop:
-        utils.run(script.main, script.parse_args, list(map(str, argv)))
+        running.run(script.main, script.parse_args, list(map(str, argv)))
     said = capsys.readouterr().err.strip()
     assert (
         stop.value.code == 2
@@ -1551,7 +1564,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run(base, tmp_path, no_pictures
     )
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(
-        utils.UserError,
+        UserError,
         match="gradient of step 1 is nan; begin another --output-dir .*lower --learning-rate",
     ):
         train(
@@ -1595,9 +1608,9 @@ def test_as_a_real_command(base, tmp_path):
     policy, processor = modeling.load(base)
     import data
 
-    rolled = generate.rollout(
+    rolled = rollout_.rollout(
         policy,
-        [data.encode_prompt(data.Example("", [], "Hi?", ""), processor, "none")],
+        [data.encode_prompt(Example("", [], "Hi?", ""), processor, "none")],
         processor.special,
         max_completion_length=6,
         temperature=0,
@@ -1696,7 +1709,7 @@ def test_one_step_of_each(flags, base, tmp_path, no_pictures):
 def test_adamw_8bit_runs_or_says_why_not(base, tmp_path, no_pictures, capsys):
     try:
         grpo(base, tmp_path, "--optim adamw_8bit", steps=2)
-    except utils.UserError as error:
+    except UserError as error:
         assert "adamw" in str(error)
     else:
         assert not same_weights(tmp_path, base) and all(
@@ -1779,14 +1792,14 @@ def test_reward_weights_are_used_in_the_order_of_the_names(base, tmp_path, no_pi
 
 
 def test_truncated_completions_teach_nothing_if_so_asked(base, tmp_path, no_pictures, monkeypatch):
-    rollout = generate.rollout
+    rollout = rollout_.rollout
 
     def all_cut(*args, **kwargs):
         rolled = rollout(*args, **kwargs)
         rolled.finish = ["length"] * len(rolled.finish)
         return rolled
 
-    monkeypatch.setattr(generate, "rollout", all_cut)
+    monkeypatch.setattr(rollout_, "rollout", all_cut)
     step = grpo(base, tmp_path, "--mask-truncated-completions")[0]
     assert step["completions/clipped_ratio"] == 1 and step["adv_abs"] > 0
     assert step["grad_norm"] == 0 and step["loss"] == 0 and same_weights(tmp_path, base)
@@ -1818,16 +1831,16 @@ def test_a_rollout_that_disagrees_with_the_update(
     flags, off, says, from_rollout, base, tmp_path, no_pictures, monkeypatch, capsys
 ):
     """Log-probs off by 0.05 nats: a KL of 1.3e-3, a warning, and old_logp computed; by 0.3: 4e-2, and the step is not taken. LoRA dropout, which the rollout has not, is no disagreement."""
-    rollout = generate.rollout
+    rollout = rollout_.rollout
 
     def noisy(*args, **kwargs):
         rolled = rollout(*args, **kwargs)
         rolled.logp = rolled.logp + off * rolled.mask
         return rolled
 
-    monkeypatch.setattr(generate, "rollout", noisy)
+    monkeypatch.setattr(rollout_, "rollout", noisy)
     if says == "error":
-        with pytest.raises(utils.UserError, match="step 1: rollout and update disagree"):
+        with pytest.raises(UserError, match="step 1: rollout and update disagree"):
             grpo(base, tmp_path, f"{flags} --num-iterations 2")
         return
     step = grpo(base, tmp_path, f"{flags} --num-iterations 2")[0]
@@ -1986,7 +1999,7 @@ def test_a_reward_for_boxes_without_boxes_stops_before_any_work(base, tmp_path, 
 def test_a_checkpoint_as_reward(base, tmp_path, no_pictures, capsys, monkeypatch):
     """Its score is the step's reward, by its own tokenizer, and what is not finite counts as failed."""
     monkeypatch.setattr(
-        modeling,
+        judges,
         "RewardModel",
         lambda name, device, dtype: SimpleNamespace(
             score=lambda questions, completions, size: (
@@ -2031,7 +2044,7 @@ def test_boxes_in_an_answer_are_said_in_pixels_of_the_picture(base, tmp_path, ca
     text = (
         '<think> so </think><answer> [{"label": "cat", "bbox_2d": [100, 200, 500, 500]}] </answer>'
     )
-    monkeypatch.setattr(generate, "answer_all", lambda *args, **more: ([text], [9], ["stop"]))
+    monkeypatch.setattr(rollout_, "answer_all", lambda *args, **more: ([text], [9], ["stop"]))
     for flags, told in (
         ("", "cat: [20, 20, 100, 50]"),
         ("--box-format pixels", "cat: [100, 200, 500, 500]"),

@@ -22,35 +22,57 @@ from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
+import checkpoints
 import pytest
 import torch
 from PIL import Image
 
 import data
-import evaluate
-import generate
-import layouts
 import losses
 import model as modeling
-import rewards
+import rollout
 import selftrain
-import utils
-from plumbing import plots
-from data import Example
-from selftrain import (
+import tasks as tasks_
+import update as update_
+from grading import answers, metrics
+from plumbing import disk, plots, records, rundir, running
+from plumbing.arguments import read_args
+from plumbing.errors import UserError
+from pools import (
+    BARE_ANSWERS,
+    BUILT,
+    INSTRUCTION_OF,
+    INSTRUCTIONS,
+    balance_kinds,
+    balance_positions,
+    blind,
     build,
     correctness_pairs,
     entails,
+    final_answer,
+    has_reasoning,
+    hint_prompt,
+    instructed,
     ntp_pair,
+    rationalised,
     self_cot,
     self_refine,
     self_select_sets,
     sort_pool,
     truncate_words,
 )
-from plumbing import disk, records, rundir
-from plumbing.arguments import read_args
-from utils import UserError
+from tasks import images, layouts, protocols, toy
+from tasks.example import Example, Pair
+from tasks.pairs import read_pairs
+from tasks.prompts import (
+    SELECT,
+    TEMPLATES,
+    question_text,
+    refine_prompt,
+    select_prompt,
+    with_question,
+)
+from update import imitate, pair_logps, prefer
 
 
 def line(
@@ -135,13 +157,13 @@ def test_sort_pool_keeps_the_order_and_the_unreadable_apart():
     ("15", False), ("", False),
 ])  # fmt: skip
 def test_has_reasoning(completion, reasons):
-    assert selftrain.has_reasoning(completion) == reasons
+    assert has_reasoning(completion) == reasons
 
 
 def test_has_reasoning_counts_characters():
-    assert selftrain.has_reasoning(
-        "<think> ab - c1 </think><answer> 3 </answer>", 7
-    ) and not selftrain.has_reasoning("<think> ab - c1 </think><answer> 3 </answer>", 8)
+    assert has_reasoning("<think> ab - c1 </think><answer> 3 </answer>", 7) and not has_reasoning(
+        "<think> ab - c1 </think><answer> 3 </answer>", 8
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------- R3V
@@ -160,11 +182,11 @@ def test_true_false_true():
     assert refine == {
         "id": "q",
         "task": "refine",
-        "prompt": data.refine_prompt("How many in q? Think.", texts[1]),
+        "prompt": refine_prompt("How many in q? Think.", texts[1]),
         "target": texts[2],
     }
     assert (
-        select["prompt"] == data.select_prompt("How many in q? Think.", select["candidates"])
+        select["prompt"] == select_prompt("How many in q? Think.", select["candidates"])
         and select["target"] == "<answer> 3 </answer>"
     )
     assert sorted(select["candidates"]) == sorted(texts) and [
@@ -222,11 +244,7 @@ def test_what_is_built_from_what(pattern, kinds):
     items, counts = build(
         {"q": example()}, pool_of(pattern), prompt_of, sizes=(3, 4), balance=False
     )
-    assert (
-        {item["task"] for item in items}
-        == kinds
-        == {task for task in selftrain.BUILT if counts[task]}
-    )
+    assert {item["task"] for item in items} == kinds == {task for task in BUILT if counts[task]}
     state = "all_wrong" if "T" not in pattern else "all_right" if set(pattern) == {"T"} else "mixed"
     assert counts[state] == counts["questions"] == 1 and counts["unreadable"] == pattern.count("U")
 
@@ -325,7 +343,7 @@ def test_kinds_and_positions_are_balanced(n):
         at = [sum(place in item["right_at"] for item in some) for place in range(3)]
         assert max(at) - min(at) <= 1, at
     assert all(
-        [f" {rewards.extract_answer(text)} " == " 3 " for text in item["candidates"]]
+        [f" {answers.extract_answer(text)} " == " 3 " for text in item["candidates"]]
         == [place in item["right_at"] for place in range(3)]
         for item in items
     )
@@ -357,7 +375,7 @@ def test_no_place_tells_which_candidate_is_newer():
     sets = [
         one for _ in range(200) for one in self_select_sets(*sort_pool(pool_of("TTFF"))["q"][:2])
     ]
-    placed = selftrain.balance_positions(sets, random.Random(0))
+    placed = balance_positions(sets, random.Random(0))
     for kind in ("2+1", "1+2"):
         pairs = [
             [s for s in samples(one["candidates"]) if (s < 3) == (kind == "2+1")]
@@ -441,11 +459,10 @@ def test_the_target_is_spelt_as_the_newest_right_one_did():
     [item] = build({"q": example()}, pool, prompt_of, ("select",), balance=False)[0]
     assert (
         item["target"] == "<answer> 3 cubes </answer>"
-        and rewards.extract_answer(item["target"]) == "3 cubes"
+        and answers.extract_answer(item["target"]) == "3 cubes"
     )
     assert (
-        selftrain.final_answer({"completion": "Solution:\n1. ...\nAnswer: B", "answer": "B"})
-        == "Answer: B"
+        final_answer({"completion": "Solution:\n1. ...\nAnswer: B", "answer": "B"}) == "Answer: B"
     )
 
 
@@ -463,7 +480,7 @@ TARGETS = [  # template, what the right sample says, target of the set; R3V's bu
 
 @pytest.mark.parametrize("template, said, target", TARGETS)
 def test_the_target_of_a_set_is_r3vs(template, said, target):
-    assert template in data.TEMPLATES
+    assert template in TEMPLATES
     answer = re.sub("Answer:|</?answer>", "", said).strip()
     right = {
         **line(1, answer, True),
@@ -481,8 +498,8 @@ def test_the_target_of_a_set_is_r3vs(template, said, target):
         [right, *wrong],
         prompt_of,
         balance=False,
-        instruction=data.SELECT.get(template),
-        bare=template in selftrain.BARE_ANSWERS,
+        instruction=SELECT.get(template),
+        bare=template in BARE_ANSWERS,
     )[0]
     select = [item for item in items if item["task"] == "select"]
     assert [item["target"] for item in select] == [target]
@@ -519,20 +536,18 @@ def test_an_iteration_takes_the_targets_of_its_template(monkeypatch, tmp_path, t
 
 def test_a_bare_target_is_read_again():
     """What such a set teaches to say is a selection that the protocols with an answer line can read."""
-    said = evaluate.on_a_line("14", "chartqa")
-    assert rewards.select(
-        said, ["Answer: 14", "Answer: 15"], None, selftrain.reader("chartqa")
+    said = protocols.on_a_line("14", "chartqa")
+    assert metrics.select(
+        said, ["Answer: 14", "Answer: 15"], None, protocols.reader("chartqa")
     ) == ("14", "selected")
 
 
 def test_tasks_can_be_left_out():
     everything, _ = build({"q": example()}, pool_of("TTFF"), prompt_of)
-    for some in itertools.chain.from_iterable(
-        itertools.combinations(selftrain.BUILT, k) for k in (1, 2)
-    ):
+    for some in itertools.chain.from_iterable(itertools.combinations(BUILT, k) for k in (1, 2)):
         items, counts = build({"q": example()}, pool_of("TTFF"), prompt_of, some)
         assert items == [item for item in everything if item["task"] in some] and all(
-            counts[task] == sum(item["task"] == task for item in items) for task in selftrain.BUILT
+            counts[task] == sum(item["task"] == task for item in items) for task in BUILT
         )
 
 
@@ -548,8 +563,8 @@ def test_the_seed_decides_and_nothing_is_written_to():
     sets = self_select_sets(*sort_pool(pool_of("TTTFFF"))["q"][:2])
     before = copy.deepcopy(sets)
     (
-        selftrain.balance_positions(sets, random.Random(0)),
-        selftrain.balance_kinds(sets, random.Random(0)),
+        balance_positions(sets, random.Random(0)),
+        balance_kinds(sets, random.Random(0)),
     )
     assert sets == before
 
@@ -572,7 +587,7 @@ def test_rationalised_samples_train_without_their_hint():
         line(6, "9", False, "c"),
         line(7, "3", True, "d", finish="length"),
     ]
-    assert samples(selftrain.rationalised(hinted)) == [2, 5]
+    assert samples(rationalised(hinted)) == [2, 5]
     examples = {id: example(id) for id in "abcd"}
     pool = [*pool_of("FFF", "a"), *pool_of("FT", "b"), *pool_of("F", "c"), *pool_of("F", "d")]
     items, counts = build(examples, pool, prompt_of, ("cot",), hinted=hinted)
@@ -582,7 +597,7 @@ def test_rationalised_samples_train_without_their_hint():
     ]
     assert [item["target"] for item in items] == [hinted[1]["completion"], pool[4]["completion"]]
     assert counts["rationalised"] == 1 and counts["cot"] == 2 and counts["all_wrong"] == 3
-    prompt = selftrain.hint_prompt(prompt_of(examples["a"]), "3")
+    prompt = hint_prompt(prompt_of(examples["a"]), "3")
     assert (
         prompt.startswith(prompt_of(examples["a"]))
         and "the answer is 3." in prompt
@@ -669,15 +684,13 @@ def test_two_options_make_a_pair():
 
 
 def test_instructions_follow_the_prompt():
-    assert set(selftrain.INSTRUCTION_OF.values()) | {"plain"} == set(selftrain.INSTRUCTIONS) and {
-        task for task in data.toyworld.TASKS if "_" not in task
-    } <= set(selftrain.INSTRUCTION_OF)
+    assert set(INSTRUCTION_OF.values()) | {"plain"} == set(INSTRUCTIONS) and {
+        task for task in toy.TASKS if "_" not in task
+    } <= set(INSTRUCTION_OF)
+    assert instructed("Q?\n", None) == instructed("Q?\n", "unheard of") == "Q?\n"
     assert (
-        selftrain.instructed("Q?\n", None) == selftrain.instructed("Q?\n", "unheard of") == "Q?\n"
-    )
-    assert (
-        selftrain.instructed("Q?", "chart") == "Q?\n" + selftrain.INSTRUCTIONS["visual"]
-        and selftrain.instructed("Q?", "Count") == "Q?\n" + selftrain.INSTRUCTIONS["grounded"]
+        instructed("Q?", "chart") == "Q?\n" + INSTRUCTIONS["visual"]
+        and instructed("Q?", "Count") == "Q?\n" + INSTRUCTIONS["grounded"]
     )
     published = {
         "chart": {"imgname": "1.png", "query": "Q?", "label": "14"},
@@ -703,11 +716,11 @@ def test_instructions_follow_the_prompt():
     }
     for kind, record in published.items():  # a layout's own kind of picture
         assert (
-            next(function for keys, function in data.LAYOUTS if keys <= record.keys())(
+            next(function for keys, function in layouts.LAYOUTS if keys <= record.keys())(
                 record, "here"
             )[0]["task"]
             == kind
-            in selftrain.INSTRUCTION_OF
+            in INSTRUCTION_OF
         )
 
 
@@ -780,7 +793,7 @@ def test_continuations_that_tell_nothing():
     on_a_line = "I see one, two, three.\nAnswer: 3"  # compared as the protocol reads it
     assert (
         ntp_pair(on_a_line, "I see", "three.\nAnswer: 3") is not None
-        and ntp_pair(on_a_line, "I see", "three.\nAnswer: 3", read=selftrain.reader("tabmwp"))
+        and ntp_pair(on_a_line, "I see", "three.\nAnswer: 3", read=protocols.reader("tabmwp"))
         is None
     )
     with pytest.raises(AssertionError):
@@ -798,7 +811,7 @@ def test_the_continuation_is_written_without_the_picture(tiny):
         source="x.jsonl:1",
     )
     before = copy.copy(seen)
-    prompt = data.encode_prompt(selftrain.blind(seen), processor, "think")
+    prompt = data.encode_prompt(blind(seen), processor, "think")
     special = processor.special
     assert (
         prompt.pixel_values is None
@@ -831,7 +844,7 @@ RUNS = {
     "star": "--method star --iterations 1 --rationalization --lora-r 4 --instructions mpo --num-generations 2",
 }
 TIMING = ("step_time", "tokens_per_second")
-ANSWER_ALL = generate.answer_all
+ANSWER_ALL = rollout.answer_all
 
 
 @pytest.fixture(scope="session")
@@ -859,7 +872,7 @@ def speak(patch):
             ["stop"] * len(texts),
         )
 
-    patch.setattr(generate, "answer_all", answer_all)
+    patch.setattr(rollout, "answer_all", answer_all)
     patch.setattr(plots, "plot_samples", lambda *_, **__: None)
     patch.setattr(plots, "plot_curve", lambda *_, **__: None)
 
@@ -1013,11 +1026,11 @@ def test_killed_in_each_phase_and_resumed_is_the_same_run(kind, whole, base, tmp
 
 
 def test_ctrl_c_saves_and_leaves_with_130(whole, base, tmp_path, speaking, monkeypatch, capsys):
-    real, out = selftrain.imitate, tmp_path / "out"
+    real, out = imitate, tmp_path / "out"
     line = f"--model {base} {LINE} {RUNS['star']} --output-dir {out} --save-steps 0"
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
         patch.setattr(
-            selftrain, "imitate", lambda *args: os.kill(os.getpid(), signal.SIGINT) or real(*args)
+            update_, "imitate", lambda *args: os.kill(os.getpid(), signal.SIGINT) or real(*args)
         )
         run(line)
     assert (
@@ -1035,8 +1048,8 @@ def test_ctrl_c_saves_and_leaves_with_130(whole, base, tmp_path, speaking, monke
 def test_portions_change_no_sample(base, tmp_path):
     """--eval-batch-size may change when a run goes on: every row draws its own numbers, wherever it stands in its batch; and no two rows draw the same."""
     policy, processor = modeling.load(base)
-    examples = data.head(data.read("count", level=1), 5)
-    asks = [data.asked(e, "How many?") for e in [examples[0]] * 5]
+    examples = data.head(tasks_.read("count", level=1), 5)
+    asks = [with_question(e, "How many?") for e in [examples[0]] * 5]
     args = lambda size: SimpleNamespace(
         eval_batch_size=size,
         system_prompt=None,
@@ -1047,7 +1060,7 @@ def test_portions_change_no_sample(base, tmp_path):
         start_ratio=0.5,
         output_dir=str(tmp_path),
     )
-    score = selftrain.scorer(None)
+    score = protocols.scorer(None)
     pools = [
         selftrain.sample_into(
             tmp_path / f"{size}.jsonl",
@@ -1146,7 +1159,7 @@ def test_what_an_iteration_leaves(whole):
         assert (tasks["direct"], tasks["warmup"]) == (6, 4) and set(tasks) - {
             "direct",
             "warmup",
-        } == (set(selftrain.BUILT) if t == 2 else set(tasks) & set(selftrain.BUILT))
+        } == (set(BUILT) if t == 2 else set(tasks) & set(BUILT))
         if t:
             pool = records.read_lines(folder / "pool.jsonl")
             assert [(one["sample"], one["iteration"]) for one in pool] == [
@@ -1158,7 +1171,7 @@ def test_what_an_iteration_leaves(whole):
                 and result["pool/unreadable"] == sum(one["answer"] is None for one in pool) / 24
             )
             assert result["built/questions"] == 6 and result["built/cot"] == tasks["cot"]
-    golds = {e.id: e.answer for e in data.head(data.read("count", 0, 1), 6)}
+    golds = {e.id: e.answer for e in data.head(tasks_.read("count", 0, 1), 6)}
     assert all(one["right"] == (one["answer"] == golds[one["id"]]) for one in pool)
     assert list(read(out / "result.json")) == ["iteration-0", "iteration-1", "iteration-2"]
     assert (
@@ -1173,13 +1186,13 @@ def test_what_the_last_iteration_learns_is_built_from_all_pools(whole):
     pools = [
         one for t in (1, 2) for one in records.read_lines(out / f"iteration-{t}" / "pool.jsonl")
     ]
-    examples = {e.id: e for e in data.head(data.read("count", 0, 1), 6)}
-    items, counts = build(examples, pools, lambda e: data.wording(e, "r1v"), sizes=[2, 3], seed=2)
+    examples = {e.id: e for e in data.head(tasks_.read("count", 0, 1), 6)}
+    items, counts = build(examples, pools, lambda e: question_text(e, "r1v"), sizes=[2, 3], seed=2)
     key = lambda item: json.dumps(item, sort_keys=True)
     assert sorted(map(key, items)) == sorted(
         key(item)
         for item in records.read_lines(out / "iteration-2" / "train.jsonl")
-        if item["task"] in selftrain.BUILT
+        if item["task"] in BUILT
     )
     result = read(out / "iteration-2" / "result.json")
     assert (
@@ -1192,7 +1205,7 @@ def test_the_numbers_of_an_evaluation(whole):
     """Recomputed from its files."""
     folder, golds = (
         whole("r3v") / "iteration-2",
-        [e.answer for e in data.head(data.read("count:test", level=1), 3)],
+        [e.answer for e in data.head(tasks_.read("count:test", level=1), 3)],
     )
     greedy, samples, selected = (
         records.read_lines(folder / f"eval_0_{name}.jsonl")
@@ -1213,7 +1226,7 @@ def test_the_numbers_of_an_evaluation(whole):
         and result["majority@3"] == sum(map(str.__eq__, votes, golds)) / 3
     )
     for one, group, vote in zip(selected, groups, votes):
-        said = rewards.extract_answer(one["selection"])
+        said = answers.extract_answer(one["selection"])
         assert (one["answer"], one["how"]) == (
             (said, "selected") if said in group and said else (vote, "majority")
         )
@@ -1437,7 +1450,7 @@ def mmpr(tmp_path_factory):
     folder = tmp_path_factory.mktemp("mmpr")
     (folder / "images").mkdir()
     for i in range(4):
-        layouts.picture(56 + 28 * i, 84, i).save(folder / "images" / f"{i}.png")
+        checkpoints.picture(56 + 28 * i, 84, i).save(folder / "images" / f"{i}.png")
     sets = {
         "one": [
             {
@@ -1505,7 +1518,7 @@ def stock_logps(policy, processor, pairs):
         ]
         with torch.no_grad():
             logits = policy(
-                **layouts.stock_inputs(prompts, special, rows)
+                **checkpoints.stock_inputs(prompts, special, rows)
             ).logits.float()  # (B, S, V)
         logits[..., special.vision_ids] = -torch.inf
         logp = logits.log_softmax(-1)
@@ -1550,7 +1563,7 @@ def test_the_reference_is_where_training_starts(start, base, mmpr, tmp_path):
         tuple(one.values())
         for one in records.read_lines(tmp_path / "out" / "iteration-1" / "reference.jsonl")
     ]
-    pairs, processor = data.read_pairs(str(mmpr)), modeling.load(base)[1]
+    pairs, processor = read_pairs(str(mmpr)), modeling.load(base)[1]
     bare = Qwen2VLForConditionalGeneration.from_pretrained(base).eval()
     by_base = stock_logps(bare, processor, pairs)
     by_start = (
@@ -1568,7 +1581,7 @@ def test_the_reference_is_where_training_starts(start, base, mmpr, tmp_path):
 def test_given_pairs_train_an_adapter_on_a_checkpoint_of_2024(quant, mmpr, tmp_path):
     if quant == "nf4":
         pytest.importorskip("bitsandbytes", reason="--quant nf4 needs bitsandbytes")
-    base = layouts.write_2024(tmp_path / "published")
+    base = checkpoints.write_2024(tmp_path / "published")
     run(
         f"--method mpo --pairs {mmpr / 'meta.json'} --model {base} --quant {quant} --lora-r 4 {PAIRS} --output-dir {tmp_path / 'out'}"
     )
@@ -1578,7 +1591,7 @@ def test_given_pairs_train_an_adapter_on_a_checkpoint_of_2024(quant, mmpr, tmp_p
         and second["rewards/margins"] > 0
     )
     pairs, references = (
-        data.read_pairs(str(mmpr)),
+        read_pairs(str(mmpr)),
         records.read_lines(tmp_path / "out" / "iteration-1" / "reference.jsonl"),
     )
     policy, processor = modeling.load(
@@ -1590,7 +1603,7 @@ def test_given_pairs_train_an_adapter_on_a_checkpoint_of_2024(quant, mmpr, tmp_p
         0.8 * math.log(2) + 0.2 * 2 * math.log(2) + nll, rel=1e-5
     )  # facts 8.2: 0.8318 + NLL
     now = [
-        selftrain.pair_logps(
+        pair_logps(
             policy, processor, pair, SimpleNamespace(prompt_template="none", system_prompt=None)
         )[0].tolist()
         for pair in pairs
@@ -1633,7 +1646,7 @@ def test_a_malformed_pair_is_refused_before_a_model_is_loaded(
         modeling, "load_from_args", lambda *_, **__: pytest.fail("a model was loaded")
     )
     with pytest.raises(SystemExit) as stop:
-        utils.run(
+        running.run(
             selftrain.main,
             selftrain.parse_args,
             f"--method mpo --pairs {tmp_path / 'bad.jsonl'} --model {base} --output-dir {tmp_path / 'out'}".split(),
@@ -1663,7 +1676,7 @@ def test_a_pair_that_does_not_fit_is_refused_before_training(change, wanted, bas
 
 def test_a_sample_that_spells_a_reserved_token_is_no_pair(base, tmp_path, speaking, monkeypatch):
     """A policy can spell <|im_end|> letter by letter. Such a sample is unreadable, and once stopped the run when a format pair was made with it."""
-    inner, spelt = generate.answer_all, []
+    inner, spelt = rollout.answer_all, []
 
     def answer_all(*args, **kwargs):
         texts, *rest = inner(*args, **kwargs)
@@ -1672,7 +1685,7 @@ def test_a_sample_that_spells_a_reserved_token_is_no_pair(base, tmp_path, speaki
             for text in texts
         ], *rest
 
-    monkeypatch.setattr(generate, "answer_all", answer_all)
+    monkeypatch.setattr(rollout, "answer_all", answer_all)
     run(
         f"--model {base} {LINE} --max-steps 1 --num-samples 0 --max-eval-samples 1 --method mpo --output-dir {tmp_path / 'out'}"
     )
@@ -1708,7 +1721,10 @@ def test_imitation_in_micro_batches(per_example, base, policy_and_processor):
     policy, processor = policy_and_processor
     examples = {
         str(i): Example(
-            str(i), [layouts.picture(56 + 28 * i, 56, i)] if i < 3 else [], f"How many? {i}", "1"
+            str(i),
+            [checkpoints.picture(56 + 28 * i, 56, i)] if i < 3 else [],
+            f"How many? {i}",
+            "1",
         )
         for i in range(5)
     }
@@ -1725,7 +1741,7 @@ def test_imitation_in_micro_batches(per_example, base, policy_and_processor):
             f"--method r3v --data count --micro-batch-size {size} --refine-weight 2 --select-weight 0.5 {per_example}",
             base,
         )
-        seen[size] = selftrain.imitate(policy, processor, items, examples, args)
+        seen[size] = imitate(policy, processor, items, examples, args)
         gradients[size] = gradient(policy)
     for size in (1, 2):
         assert float((gradients[size] - gradients[32]).norm()) <= 1e-5 * float(gradients[32].norm())
@@ -1733,7 +1749,7 @@ def test_imitation_in_micro_batches(per_example, base, policy_and_processor):
     nlls, lengths = [], []
     for item in items:  # one by one, by stock transformers
         [(logp, _)] = stock_logps(
-            policy, processor, [data.Pair(examples[item["id"]], item["target"], "x")]
+            policy, processor, [Pair(examples[item["id"]], item["target"], "x")]
         )
         nlls.append(-logp)
         lengths.append(len(data.encode_response(item["target"], processor, "", 999)))
@@ -1754,18 +1770,18 @@ def test_imitation_in_micro_batches(per_example, base, policy_and_processor):
 def test_preference_pair_by_pair_is_the_batch(base, mmpr, policy_and_processor):
     """One call on six pairs, two on three, and losses.preference_loss on all at once: the same loss, gradient and delta; references off zero, so that delta matters."""
     policy, processor = policy_and_processor
-    pairs, args = data.read_pairs(str(mmpr)), settings(f"--method mpo --pairs {mmpr}", base)
+    pairs, args = read_pairs(str(mmpr)), settings(f"--method mpo --pairs {mmpr}", base)
     references = [
         tuple(value + shift for value, shift in zip(one, (3 * i, -5 + i)))
         for i, one in enumerate(stock_logps(policy, processor, pairs))
     ]
     shift, parts = {"total": 0.0, "count": 0}, {"total": 0.0, "count": 0}
     policy.zero_grad()
-    together = selftrain.prefer(policy, processor, pairs, references, args, shift)
+    together = prefer(policy, processor, pairs, references, args, shift)
     whole = gradient(policy)
     policy.zero_grad()
     halves = [
-        selftrain.prefer(policy, processor, pairs[i : i + 3], references[i : i + 3], args, parts)
+        prefer(policy, processor, pairs[i : i + 3], references[i : i + 3], args, parts)
         for i in (0, 3)
     ]
     assert (
@@ -1776,7 +1792,7 @@ def test_preference_pair_by_pair_is_the_batch(base, mmpr, policy_and_processor):
     assert sum(half["loss"] for half in halves) / 2 == pytest.approx(together["loss"], rel=1e-5)
     assert float((gradient(policy) / 2 - whole).norm()) <= 1e-5 * float(whole.norm())
     policy.zero_grad()
-    logps, lengths = zip(*(selftrain.pair_logps(policy, processor, pair, args) for pair in pairs))
+    logps, lengths = zip(*(pair_logps(policy, processor, pair, args) for pair in pairs))
     logps, lengths, ref = (
         torch.stack(logps),
         torch.stack(lengths),
@@ -1899,7 +1915,7 @@ def test_tabmwp_is_asked_and_scored_as_published(base, tmp_path, monkeypatch):
         )
 
     speak(monkeypatch)
-    monkeypatch.setattr(generate, "answer_all", answer_all)
+    monkeypatch.setattr(rollout, "answer_all", answer_all)
     run(
         f"--method r3v --model {base} --data {tmp_path / 'problems_train.json'} --protocol tabmwp --prompt-template tabmwp --iterations 1 --num-generations 3 --max-completion-length 60 --max-steps 1 "
         f"--batch-size 2 --output-dir {tmp_path / 'out'}"
@@ -1940,7 +1956,7 @@ def test_tabmwp_is_asked_and_scored_as_published(base, tmp_path, monkeypatch):
         of("sample_accuracy"),
     ) == (1, 1, 1, 1, 0.5)
     chosen = next(question for question, _ in seen if "prediction 3" in question)
-    assert chosen.endswith(data.SELECT["tabmwp"]) and "\n(A) linear\n(B) nonlinear\n" in chosen
+    assert chosen.endswith(SELECT["tabmwp"]) and "\n(A) linear\n(B) nonlinear\n" in chosen
 
 
 def test_a_protocol_asks_and_judges_as_evaluate_does(base, tmp_path, speaking, monkeypatch):
@@ -1969,7 +1985,7 @@ def test_a_protocol_asks_and_judges_as_evaluate_does(base, tmp_path, speaking, m
         meta={"boxes": [{"label": "cat", "bbox_2d": [10, 10, 50, 50]}], "size": [100, 100]},
         source="x.jsonl:1",
     )
-    right = selftrain.scorer("rec")
+    right = protocols.scorer("rec")
     assert [
         right(f"<think> x </think><answer> {said} </answer>", box)[1]
         for said in ([100, 100, 500, 500], [500, 500, 900, 900])
@@ -2021,9 +2037,9 @@ def test_questions_without_a_gold_answer_are_not_evaluated(base, tmp_path, speak
 def test_given_prompts_stay_as_they_are_and_the_evaluation_asks_as_trained(
     base, mmpr, tmp_path, speaking, monkeypatch
 ):
-    asked, inner = [], generate.answer_all
+    asked, inner = [], rollout.answer_all
     monkeypatch.setattr(
-        generate,
+        rollout,
         "answer_all",
         lambda policy, processor, examples, *more, **sampling: (
             asked.extend(e.question for e in examples)
@@ -2037,14 +2053,14 @@ def test_given_prompts_stay_as_they_are_and_the_evaluation_asks_as_trained(
         f"--method dpo --pairs {mmpr} --max-train-samples 2 --model {trained} {PAIRS} --eval-data count:test --max-eval-samples 2 --num-samples 0 --output-dir {tmp_path / 'out'}"
     )
     given, used = (
-        data.read_pairs(str(mmpr)),
+        read_pairs(str(mmpr)),
         records.read_lines(tmp_path / "out" / "iteration-1" / "train.jsonl"),
     )
     assert len(given) > 2 and [one["question"] for one in used] == [
         pair.example.question for pair in given[:2]
-    ] == [data.wording(pair.example, "think") for pair in given[:2]]
+    ] == [question_text(pair.example, "think") for pair in given[:2]]
     assert asked and all(
-        question.endswith(data.TEMPLATES["think"].removeprefix("{question}")) for question in asked
+        question.endswith(TEMPLATES["think"].removeprefix("{question}")) for question in asked
     )
     assert read_args(tmp_path / "out")["prompt_template"] == "think"
 
@@ -2054,7 +2070,7 @@ def test_an_optimizer_that_is_not_installed_is_found_out_first(
 ):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     monkeypatch.setattr(
-        generate, "answer_all", lambda *_, **__: pytest.fail("something was sampled")
+        rollout, "answer_all", lambda *_, **__: pytest.fail("something was sampled")
     )
     with pytest.raises(UserError, match="pip install bitsandbytes"):
         run(
@@ -2064,9 +2080,9 @@ def test_an_optimizer_that_is_not_installed_is_found_out_first(
 
 
 def test_a_log_probability_that_is_not_finite_names_the_pair(base, mmpr, tmp_path, monkeypatch):
-    inner = selftrain.pair_logps
+    inner = pair_logps
     monkeypatch.setattr(
-        selftrain, "pair_logps", lambda *more: (inner(*more)[0] * float("nan"), inner(*more)[1])
+        update_, "pair_logps", lambda *more: (inner(*more)[0] * float("nan"), inner(*more)[1])
     )
     with pytest.raises(
         UserError, match=r":\d+: the log-probability of a response is not finite; .*--learning-rate"
@@ -2171,7 +2187,7 @@ def examined(monkeypatch):
 
         monkeypatch.setattr(modeling, "load_from_args", lambda *_, **__: (None, None))
         monkeypatch.setattr(data, "check_fit", check_fit)
-        monkeypatch.setattr(data, "check_images", lambda examples: None)
+        monkeypatch.setattr(images, "check_images", lambda examples: None)
         with pytest.raises(Ready):
             run(line)
         return checked[0], checked[-1]
@@ -2233,9 +2249,9 @@ def test_a_run_that_was_begun_with_other_ids_is_not_resumed(tmp_path, name, monk
 
 def test_a_pool_without_anything_to_learn_from_says_so(base, tmp_path, speaking, monkeypatch):
     monkeypatch.setattr(
-        selftrain,
+        protocols,
         "scorer",
-        lambda protocol: lambda text, example: (rewards.extract_answer(text), False),
+        lambda protocol: lambda text, example: (answers.extract_answer(text), False),
     )
     line = f"--model {base} {LINE} --num-samples 0 --max-eval-samples 1 --output-dir {tmp_path}"
     with pytest.raises(

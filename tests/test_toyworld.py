@@ -1,4 +1,4 @@
-"""Run: python -m pytest -q tests/test_toyworld.py        (about 40 s on CPU; no network)
+"""Run: python -m pytest -q tests/test_tasks/toy.py        (about 40 s on CPU; no network)
 
 Thousands of scenes without their pictures, a few dozen with. The gold answer, the teacher's errors and the place of every object are
 worked out again here, from what was drawn and from the text alone.
@@ -14,20 +14,10 @@ import pytest
 import torch
 from PIL import Image
 
-import toyworld
-from selftrain import has_reasoning
-from toyworld import (
-    CELL,
-    COLORS,
-    GRID,
-    LEVELS,
-    OOD_OBJECTS,
-    SHAPES,
-    SPLITS,
-    TASKS,
-    TEACHERS,
-    example,
-)
+import pools
+from tasks import count as count_
+from tasks import drawing, geometry, table, toy
+from tasks.teacher import DIGITS, LOOK_ALIKE, TEACHERS
 
 ROWS = re.compile(
     r"<think> Looking for (?:\w+) objects\. Row 1: (.*?)\. Row 2: (.*?)\. Row 3: (.*?)\. Row 4: (.*?)\. </think><answer> (\d+) </answer>"
@@ -37,11 +27,11 @@ ROWS = re.compile(
 @pytest.fixture
 def undrawn(monkeypatch):
     """Examples without pictures (drawing comes last, so nothing else changes): thousands in a second."""
-    monkeypatch.setitem(TASKS, "count", (toyworld.count, lambda meta, rng: None))
+    monkeypatch.setitem(toy.TASKS, "count", (count_.count, lambda meta, rng: None))
 
 
 def scenes(number, split="train", **more):
-    return [example("count", split, i, **more) for i in range(number)]
+    return [toy.make_example("count", split, i, **more) for i in range(number)]
 
 
 def gold(record):
@@ -69,10 +59,10 @@ def told(record):
 # ------------------------------------------------------------------------------------------------------ reproducible
 
 
-@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("split", drawing.SPLITS)
 @pytest.mark.parametrize("teacher", TEACHERS)
 def test_same_arguments_same_example_down_to_the_pixels(split, teacher):
-    one, two = (example("count", split, 7, 3, 2, teacher) for _ in range(2))
+    one, two = (toy.make_example("count", split, 7, 3, 2, teacher) for _ in range(2))
     assert one["image"].tobytes() == two["image"].tobytes()
     assert {k: v for k, v in one.items() if k != "image"} == {
         k: v for k, v in two.items() if k != "image"
@@ -81,7 +71,7 @@ def test_same_arguments_same_example_down_to_the_pixels(split, teacher):
 
 def test_the_stream_is_the_one_that_published_figures_were_made_with():
     """README's table and the tiny model's tokenizer depend on the stream; a change here asks for new figures, not for a new literal."""
-    record = example("count", "train", 0, 0, 3, "fallible")
+    record = toy.make_example("count", "train", 0, 0, 3, "fallible")
     assert (record["question"], record["answer"]) == ("How many triangle objects are there?", "3")
     assert (
         record["solution"]
@@ -90,10 +80,11 @@ def test_the_stream_is_the_one_that_published_figures_were_made_with():
 
 
 def test_the_teacher_changes_neither_scene_nor_picture():
-    for split in SPLITS:
+    for split in drawing.SPLITS:
         for index in range(10):
             fallible, gold = (
-                example("count", split, index, teacher=teacher) for teacher in ("fallible", "gold")
+                toy.make_example("count", split, index, teacher=teacher)
+                for teacher in ("fallible", "gold")
             )
             assert fallible["image"].tobytes() == gold["image"].tobytes()
             assert [fallible[k] for k in ("question", "answer")] == [
@@ -111,8 +102,8 @@ def test_every_argument_matters(undrawn):
         ("teacher", "gold"),
     ):
         assert any(
-            example("count", **{**base, "index": 20 + i})
-            != example(
+            toy.make_example("count", **{**base, "index": 20 + i})
+            != toy.make_example(
                 "count", **{**base, "index": 20 + i, name: other if name != "index" else 50 + i}
             )
             for i in range(20)
@@ -122,9 +113,9 @@ def test_every_argument_matters(undrawn):
 def test_examples_do_not_depend_on_one_another_nor_on_global_randomness(undrawn):
     straight = scenes(20)
     random.seed(5)
-    assert [example("count", "train", i) for i in reversed(range(20))] == straight[::-1]
+    assert [toy.make_example("count", "train", i) for i in reversed(range(20))] == straight[::-1]
     state = random.getstate()
-    example("count")
+    toy.make_example("count")
     assert random.getstate() == state
 
 
@@ -132,14 +123,16 @@ def test_examples_do_not_depend_on_one_another_nor_on_global_randomness(undrawn)
 
 
 def test_splits_are_disjoint_whatever_the_seed_level_and_teacher(undrawn):
-    seen = {split: set() for split in SPLITS}
+    seen = {split: set() for split in drawing.SPLITS}
     for seed in range(4):
-        for split in SPLITS:
+        for split in drawing.SPLITS:
             for teacher in TEACHERS:
                 for i in range(300):
                     seen[split].add(
                         repr(
-                            example("count", split, i, seed, 1 + i % 3, teacher)["meta"]["objects"]
+                            toy.make_example("count", split, i, seed, 1 + i % 3, teacher)["meta"][
+                                "objects"
+                            ]
                         )
                     )
     assert (
@@ -154,19 +147,19 @@ def test_splits_are_disjoint_whatever_the_seed_level_and_teacher(undrawn):
 
 def test_a_test_scene_is_told_by_its_contents_alone(undrawn):
     for record in scenes(300, "test"):
-        assert toyworld.in_test(record)
-        assert toyworld.in_test({"meta": {"objects": [list(o) for o in record["meta"]["objects"]]}})
-    assert not any(toyworld.in_test(record) for record in scenes(300))
+        assert toy.in_test(record)
+        assert toy.in_test({"meta": {"objects": [list(o) for o in record["meta"]["objects"]]}})
+    assert not any(toy.in_test(record) for record in scenes(300))
 
 
 def test_numbers_of_objects(undrawn):
     for split in ("train", "test"):
-        for level, (fewest, most) in LEVELS.items():
+        for level, (fewest, most) in drawing.LEVELS.items():
             sizes = Counter(len(r["meta"]["objects"]) for r in scenes(300, split, level=level))
             assert set(sizes) == set(range(fewest, most + 1)), f"{split} level {level}: {sizes}"
     sizes = Counter(len(r["meta"]["objects"]) for r in scenes(300, "ood"))
-    assert set(sizes) == {7, 8, 9} and OOD_OBJECTS == (7, 9)
-    assert min(sizes) > max(most for _, most in LEVELS.values())
+    assert set(sizes) == {7, 8, 9} and drawing.OOD_OBJECTS == (7, 9)
+    assert min(sizes) > max(most for _, most in drawing.LEVELS.values())
 
 
 def test_one_object_a_cell_all_colors_and_shapes_occur(undrawn):
@@ -176,16 +169,16 @@ def test_one_object_a_cell_all_colors_and_shapes_occur(undrawn):
         assert (
             len(set(cells)) == len(cells)
             and cells == sorted(cells)
-            and all(0 <= x < GRID for cell in cells for x in cell)
+            and all(0 <= x < drawing.GRID for cell in cells for x in cell)
         )
         kinds.update((color, shape) for _, _, color, shape in record["meta"]["objects"])
-    assert set(kinds) == {(color, shape) for color in COLORS for shape in SHAPES}
+    assert set(kinds) == {(color, shape) for color in drawing.COLORS for shape in drawing.SHAPES}
 
 
 # ----------------------------------------------------------------------------------------------- answers and teachers
 
 
-@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("split", drawing.SPLITS)
 def test_gold_answer_counted_again(undrawn, split):
     for teacher in TEACHERS:
         for record in scenes(500, split, teacher=teacher):
@@ -194,7 +187,7 @@ def test_gold_answer_counted_again(undrawn, split):
             )  # the fallible teacher's answer is never the gold one's source
 
 
-@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("split", drawing.SPLITS)
 def test_gold_solution_lists_everything_and_ends_in_the_gold_answer(undrawn, split):
     for record in scenes(500, split, teacher="gold"):
         listed, answer = told(record)
@@ -223,14 +216,14 @@ def test_fallible_teacher_overlooks_the_right_hand_column_two_times_in_three(und
     records = scenes(3000)
     for record in records:
         listed, answer = told(record)
-        for row in range(GRID):
+        for row in range(drawing.GRID):
             there = [
                 (c, f"{color} {shape}")
                 for r, c, color, shape in record["meta"]["objects"]
                 if r == row
             ]
             said = [name for r, name, _ in listed if r == row]
-            last = bool(there) and there[-1][0] == GRID - 1
+            last = bool(there) and there[-1][0] == drawing.GRID - 1
             right += last
             if said != [name for _, name in there]:
                 assert last and said == [name for _, name in there[:-1]], (
@@ -261,12 +254,12 @@ def test_most_frequent_answer_is_no_strategy(undrawn, split):
 
 
 def test_answers_and_questions_are_varied(undrawn):
-    for level, (_, most) in LEVELS.items():
+    for level, (_, most) in drawing.LEVELS.items():
         answers = Counter(r["answer"] for r in scenes(600, level=level))
         assert {"0", "1", "2"} <= set(answers) <= {str(n) for n in range(most + 1)}
         assert 0.05 < answers["0"] / 600 < 0.3  # 0 is an answer, but not the usual one
     wanted = Counter(r["meta"]["wanted"] for r in scenes(600))
-    assert set(wanted) == {*COLORS, *SHAPES}
+    assert set(wanted) == {*drawing.COLORS, *drawing.SHAPES}
 
 
 # ------------------------------------------------------------------------------------------------------------ pictures
@@ -276,38 +269,49 @@ def background(image, x, y):
     """What an empty scene shows at a pixel, up to the scene's own grey, written down again: G falls by 60 from top to bottom; R - G rises from -30 to
     30 from left to right, and B - G falls. Returns how far the pixel's R - G and B - G are from that."""
     r, g, b = image.getpixel((x, y))
-    tint = 30 - 60 * (x + 0.5) / (GRID * CELL)
+    tint = 30 - 60 * (x + 0.5) / (drawing.GRID * drawing.CELL)
     return max(abs(r - g + tint), abs(b - g - tint))
 
 
 def test_objects_sit_in_their_cells_and_nothing_is_anywhere_else():
     """Qwen2-VL merges 28 x 28 pixels into one token: each object must lie wholly within its cell, in its color."""
-    for split in SPLITS:
+    for split in drawing.SPLITS:
         for index in range(25):
-            record = example("count", split, index)
+            record = toy.make_example("count", split, index)
             image = record["image"]
             assert (
                 isinstance(image, Image.Image)
                 and image.mode == "RGB"
-                and image.size == (GRID * CELL, GRID * CELL) == (112, 112)
+                and image.size
+                == (drawing.GRID * drawing.CELL, drawing.GRID * drawing.CELL)
+                == (112, 112)
             )
             colors = {(r, c): color for r, c, color, _ in record["meta"]["objects"]}
-            for row in range(GRID):
-                for column in range(GRID):
+            for row in range(drawing.GRID):
+                for column in range(drawing.GRID):
                     inside = [
-                        (column * CELL + x, row * CELL + y)
-                        for x in range(CELL)
-                        for y in range(CELL)
+                        (column * drawing.CELL + x, row * drawing.CELL + y)
+                        for x in range(drawing.CELL)
+                        for y in range(drawing.CELL)
                     ]
-                    border = [(x, y) for x, y in inside if {x % CELL, y % CELL} & {0, CELL - 1}]
+                    border = [
+                        (x, y)
+                        for x, y in inside
+                        if {x % drawing.CELL, y % drawing.CELL} & {0, drawing.CELL - 1}
+                    ]
                     # smoothing rings by up to 10 levels (measured); a color is over 60 away from the background anywhere
                     assert all(background(image, x, y) <= 16 for x, y in border), (
                         f"{split} {index}: something on the border of cell {row}, {column}"
                     )
                     if (row, column) in colors:
-                        centre = image.getpixel((column * CELL + 14, row * CELL + 14))
+                        centre = image.getpixel(
+                            (column * drawing.CELL + 14, row * drawing.CELL + 14)
+                        )
                         assert (
-                            max(abs(a - b) for a, b in zip(centre, COLORS[colors[row, column]]))
+                            max(
+                                abs(a - b)
+                                for a, b in zip(centre, drawing.COLORS[colors[row, column]])
+                            )
                             <= 14
                         )
                     else:
@@ -319,16 +323,18 @@ def test_objects_sit_in_their_cells_and_nothing_is_anywhere_else():
 def test_a_patch_shows_where_it_is():
     """Darker downwards, redder to the right, by more than the scenes' greys differ in neighbouring rows: learned in 400 steps instead of not."""
     for index in range(10):
-        record = example("count", "train", index, level=1)
+        record = toy.make_example("count", "train", index, level=1)
         taken = {(r, c) for r, c, _, _ in record["meta"]["objects"]}
-        middle = lambda row, column: record["image"].getpixel((column * CELL + 14, row * CELL + 14))
-        for row in range(GRID):
-            for column in range(GRID):
+        middle = lambda row, column: record["image"].getpixel(
+            (column * drawing.CELL + 14, row * drawing.CELL + 14)
+        )
+        for row in range(drawing.GRID):
+            for column in range(drawing.GRID):
                 if (row, column) in taken:
                     continue
-                if (row + 1, column) not in taken and row + 1 < GRID:
+                if (row + 1, column) not in taken and row + 1 < drawing.GRID:
                     assert middle(row, column)[1] - middle(row + 1, column)[1] >= 13
-                if (row, column + 1) not in taken and column + 1 < GRID:
+                if (row, column + 1) not in taken and column + 1 < drawing.GRID:
                     (r, _, b), (r2, _, b2) = middle(row, column), middle(row, column + 1)
                     assert (r2 - b2) - (r - b) >= 26
 
@@ -337,9 +343,13 @@ def test_shapes_can_be_told_apart():
     """Area of the bounding box that is filled: a square 1, a circle pi / 4, a triangle 1 / 2; within 0.1, for small smoothed drawings."""
     share = {"square": 1.0, "circle": math.pi / 4, "triangle": 0.5}
     for index in range(25):
-        record = example("count", "train", index)
+        record = toy.make_example("count", "train", index)
         for row, column, _, shape in record["meta"]["objects"]:
-            cell = [(column * CELL + x, row * CELL + y) for x in range(CELL) for y in range(CELL)]
+            cell = [
+                (column * drawing.CELL + x, row * drawing.CELL + y)
+                for x in range(drawing.CELL)
+                for y in range(drawing.CELL)
+            ]
             inside = [(x, y) for x, y in cell if background(record["image"], x, y) > 40]
             width, height = (
                 max(p[i] for p in inside) - min(p[i] for p in inside) + 1 for i in (0, 1)
@@ -358,11 +368,11 @@ def test_splits_of_the_other_tasks_are_disjoint_too(task):
     """By the cells that are taken and what is in them: for `ground`, a picture that differs in pixels of size only is the same scene."""
     seen = {
         split: {
-            repr([o[:4] for o in toyworld.record(task, split, i, seed)["meta"]["objects"]])
+            repr([o[:4] for o in toy.make_record(task, split, i, seed)["meta"]["objects"]])
             for seed in range(3)
             for i in range(300)
         }
-        for split in SPLITS
+        for split in drawing.SPLITS
     }
     assert (
         not seen["train"] & seen["test"]
@@ -372,11 +382,12 @@ def test_splits_of_the_other_tasks_are_disjoint_too(task):
     assert all(len(contents) > 600 for contents in seen.values())
 
 
-@pytest.mark.parametrize("task", sorted(set(TASKS) - {"count"}))
+@pytest.mark.parametrize("task", sorted(set(toy.TASKS) - {"count"}))
 def test_the_teacher_changes_neither_question_nor_answer_nor_picture(task):
     for index in range(30):
         fallible, gold_one = (
-            example(task, "train", index, teacher=teacher) for teacher in ("fallible", "gold")
+            toy.make_example(task, "train", index, teacher=teacher)
+            for teacher in ("fallible", "gold")
         )
         assert all(
             fallible[key] == gold_one[key] for key in fallible if key not in ("solution", "meta")
@@ -404,12 +415,12 @@ def scan_of(record, look=0):
     return found
 
 
-@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("split", drawing.SPLITS)
 def test_spatial_answer_worked_out_again(split):
     """From the question's words and the objects alone: one object fits, and it is in that quarter; the gold teacher reads everything and says so."""
     answers, first = Counter(), Counter()
     for index in range(600):
-        r = toyworld.record("spatial", split, index, teacher="gold")
+        r = toy.make_record("spatial", split, index, teacher="gold")
         ((row, column, *_),) = wanted_of(r)
         quarter = f"{['top', 'bottom'][row // 2]} {['left', 'right'][column // 2]}"
         options = re.fullmatch(
@@ -436,12 +447,12 @@ def test_spatial_answer_worked_out_again(split):
 
 def overlooked(task, index):
     """Of one fallible solution: (number of objects in the right-hand column, how many of those were missed). He misses no others."""
-    r = toyworld.record(task, "train", index)
+    r = toy.make_record(task, "train", index)
     told, right, missed = scan_of(r), 0, 0
-    for row in range(GRID):
+    for row in range(drawing.GRID):
         there = [o for o in r["meta"]["objects"] if o[0] == row]
         said = [name for at, name, _ in told if at == row]
-        last = bool(there) and there[-1][1] == GRID - 1
+        last = bool(there) and there[-1][1] == drawing.GRID - 1
         right += last
         if said != [f"{o[2]} {o[3]}" for o in there]:
             assert last and said == [f"{o[2]} {o[3]}" for o in there[:-1]], (
@@ -464,7 +475,7 @@ def test_the_other_tasks_teacher_misses_the_right_hand_column_two_times_in_three
 def test_who_overlooked_the_object_looks_again_half_of_the_time_and_sees_it_one_time_in_three():
     missed = again = found = 0
     for index in range(4000):
-        r = toyworld.record("spatial", "train", index)
+        r = toy.make_record("spatial", "train", index)
         looks = r["solution"].count(AGAIN) + 1
         seen = [any(mark for _, _, mark in scan_of(r, look)) for look in range(looks)]
         assert looks <= 2 and not (looks == 2 and seen[0])
@@ -474,7 +485,7 @@ def test_who_overlooked_the_object_looks_again_half_of_the_time_and_sees_it_one_
             found + (looks == 2 and seen[1]),
         )
         assert (
-            toyworld.record("spatial", "train", index, teacher="gold")["solution"].count(AGAIN) == 0
+            toy.make_record("spatial", "train", index, teacher="gold")["solution"].count(AGAIN) == 0
         )
     assert missed > 400 and abs(again - missed / 2) < 5 * math.sqrt(missed / 4), (again, missed)
     assert abs(found - again / 3) < 5 * math.sqrt(again * 2 / 9), (found, again)
@@ -484,7 +495,7 @@ def test_who_overlooked_the_object_guesses_its_quarter():
     """All four about equally often, so that one guess in four is right."""
     guesses, right = Counter(), 0
     for index in range(4000):
-        r = toyworld.record("spatial", "train", index)
+        r = toy.make_record("spatial", "train", index)
         if not any(mark for _, _, mark in scan_of(r, -1)):
             guesses[r["meta"]["taught"]] += 1
             right += r["meta"]["taught"] == r["answer"]
@@ -499,21 +510,25 @@ def boxes_in(text):
     return [(tuple(item["bbox_2d"]), item["label"]) for item in json.loads(text)]
 
 
-@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("split", drawing.SPLITS)
 def test_ground_boxes_hold_the_object_and_nothing_more(split):
     """The box is worked out again from the picture: the pixels of the object's cell that are not background; half a pixel of smoothing either way."""
     checked = 0
     for index in range(40):
-        r = example("ground", split, index, teacher="gold")
+        r = toy.make_example("ground", split, index, teacher="gold")
         assert r["meta"]["size"] == list(r["image"].size)
         assert boxes_in(r["answer"]) == [
             (tuple(b["bbox_2d"]), b["label"]) for b in r["meta"]["boxes"]
         ]
         for (x1, y1, x2, y2), label in boxes_in(r["answer"]):
-            row, column = int((y1 + y2) / 2 // CELL), int((x1 + x2) / 2 // CELL)
+            row, column = int((y1 + y2) / 2 // drawing.CELL), int((x1 + x2) / 2 // drawing.CELL)
             (found,) = [o for o in r["meta"]["objects"] if tuple(o[:2]) == (row, column)]
             assert label == f"{found[2]} {found[3]}"
-            cell = [(column * CELL + x, row * CELL + y) for x in range(CELL) for y in range(CELL)]
+            cell = [
+                (column * drawing.CELL + x, row * drawing.CELL + y)
+                for x in range(drawing.CELL)
+                for y in range(drawing.CELL)
+            ]
             inside = [(x, y) for x, y in cell if background(r["image"], x, y) > 40]
             seen = [
                 min(x for x, _ in inside),
@@ -530,11 +545,11 @@ def test_ground_boxes_hold_the_object_and_nothing_more(split):
     assert checked > 30
 
 
-@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("split", drawing.SPLITS)
 def test_ground_asks_for_what_it_says(split):
     kinds = Counter()
     for index in range(600):
-        r = toyworld.record("ground", split, index, teacher="gold")
+        r = toy.make_record("ground", split, index, teacher="gold")
         one = re.fullmatch(r"Draw a box around the \w+ object\.", r["question"])
         assert one or re.fullmatch(r"Find all \w+ objects\.", r["question"])
         wanted = wanted_of(r)
@@ -562,7 +577,7 @@ def test_ground_teacher_is_careless_two_times_in_three():
     wide = boxes = 0
     near = lambda a, b: all(abs(x - y) <= 1 for x, y in zip(a, b))
     for index in range(2000):
-        r = toyworld.record("ground", "train", index)
+        r = toy.make_record("ground", "train", index)
         numbered = {(row, name): mark for row, name, mark in scan_of(r)}
         assert len(boxes_in(r["meta"]["taught"])) == sum(bool(mark) for _, _, mark in scan_of(r))
         for box, label in boxes_in(r["meta"]["taught"]):
@@ -570,8 +585,10 @@ def test_ground_teacher_is_careless_two_times_in_three():
                 g
                 for g, l in boxes_in(r["answer"])
                 if l == label
-                and int((g[0] + g[2]) / 2 // CELL) == int((box[0] + box[2]) / 2 // CELL)
-                and int((g[1] + g[3]) / 2 // CELL) == int((box[1] + box[3]) / 2 // CELL)
+                and int((g[0] + g[2]) / 2 // drawing.CELL)
+                == int((box[0] + box[2]) / 2 // drawing.CELL)
+                and int((g[1] + g[3]) / 2 // drawing.CELL)
+                == int((box[1] + box[3]) / 2 // drawing.CELL)
             ]
             wider = tuple(max(0, min(112, v + d)) for v, d in zip(gold_box, (-4, -4, 4, 4)))
             assert numbered and (near(box, gold_box) or near(box, wider))
@@ -582,7 +599,7 @@ def test_ground_teacher_is_careless_two_times_in_three():
 
 # ---------------------------------------------------------------------------------------------------- table, geometry
 
-MIXED = sorted(name for name in TASKS if name.startswith(("table", "geometry")))
+MIXED = sorted(name for name in toy.TASKS if name.startswith(("table", "geometry")))
 
 
 def near(count, number, share, deviations=5):
@@ -594,11 +611,11 @@ def near(count, number, share, deviations=5):
 def test_splits_of_table_and_geometry_are_disjoint_and_reproducible(task):
     seen = {
         split: {
-            repr(toyworld.record(task, split, i, seed)["meta"]["objects"])
+            repr(toy.make_record(task, split, i, seed)["meta"]["objects"])
             for seed in range(2)
             for i in range(200)
         }
-        for split in SPLITS
+        for split in drawing.SPLITS
     }
     assert (
         not seen["train"] & seen["test"]
@@ -608,8 +625,8 @@ def test_splits_of_table_and_geometry_are_disjoint_and_reproducible(task):
     assert all(
         len(contents) > (300 if task.startswith("table") else 20) for contents in seen.values()
     )  # there are few figures: 108 in test, with 30 pairs of places and angle
-    for split in SPLITS:
-        one, two = example(task, split, 3), example(task, split, 3)
+    for split in drawing.SPLITS:
+        one, two = toy.make_example(task, split, 3), toy.make_example(task, split, 3)
         assert one.pop("image").tobytes() == two.pop("image").tobytes() and one == two
 
 
@@ -651,14 +668,14 @@ def rows_drawn(record):
     ]
 
 
-@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("split", drawing.SPLITS)
 def test_table_answer_counted_again(split):
     sizes, asks, answers = Counter(), Counter(), Counter()
     for index in range(600):
-        r = toyworld.record("table", split, index, teacher="gold")
+        r = toy.make_record("table", split, index, teacher="gold")
         rows = rows_drawn(r)
         assert len({row[0] for row in rows}) == len(rows) and all(
-            digit in toyworld.DIGITS for row in rows for digit in row[1:]
+            digit in DIGITS for row in rows for digit in row[1:]
         )
         assert r["answer"] == str(counted(r["question"], rows)) == r["meta"]["taught"]
         assert read_aloud(r["solution"]) == rows and r["solution"].endswith(
@@ -682,7 +699,7 @@ def test_table_answer_counted_again(split):
         and len(asks) > 3
         and all(near(n, 600, 1 / len(asks)) for n in asks.values())
     )
-    assert {len(rows_drawn(toyworld.record("table", "train", i, level=1))) for i in range(20)} == {
+    assert {len(rows_drawn(toy.make_record("table", "train", i, level=1))) for i in range(20)} == {
         1,
         2,
     }
@@ -693,7 +710,7 @@ def test_table_teacher_errs_as_he_says_and_both_ways():
     for it; one count in sixteen is wrong by one, up or down (but not below nothing)."""
     count, errors = Counter(), []
     for index in range(4000):
-        r = toyworld.record("table", "train", index)
+        r = toy.make_record("table", "train", index)
         rows, said, taught = rows_drawn(r), read_aloud(r["solution"]), int(r["meta"]["taught"])
         assert r["solution"].endswith(f" </think><answer> {taught} </answer>")
         slip = taught - counted(r["question"], said)
@@ -715,8 +732,8 @@ def test_table_teacher_errs_as_he_says_and_both_ways():
             else sees_more and said[-1][0] not in [label for label, _ in rows]
         )
         for (label, digit), (label_said, digit_said) in zip(rows, said):
-            assert label == label_said and digit_said in (digit, toyworld.LOOK_ALIKE.get(digit))
-            count["alike"] += digit in toyworld.LOOK_ALIKE
+            assert label == label_said and digit_said in (digit, LOOK_ALIKE.get(digit))
+            count["alike"] += digit in LOOK_ALIKE
             count["misread"] += digit_said != digit
     assert (
         near(count["misread"], count["alike"], 1 / 8)
@@ -731,8 +748,8 @@ def test_table_teacher_errs_as_he_says_and_both_ways():
     wrong = [error for error in errors if error]
     assert 0.2 < len(wrong) / 4000 < 0.5  # flawed, but worth imitating
     assert near(sum(error > 0 for error in wrong), len(wrong), 1 / 2)
-    assert set(toyworld.LOOK_ALIKE) <= set(toyworld.DIGITS) and all(
-        toyworld.LOOK_ALIKE[b] == a != b for a, b in toyworld.LOOK_ALIKE.items()
+    assert set(LOOK_ALIKE) <= set(DIGITS) and all(
+        LOOK_ALIKE[b] == a != b for a, b in LOOK_ALIKE.items()
     )
 
 
@@ -763,12 +780,12 @@ def angle_asked(figure, angle):
     return SUMS[figure] - angle if figure in SUMS else angle
 
 
-@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("split", drawing.SPLITS)
 def test_geometry_answer_worked_out_again(split):
     """From what is drawn. Of four different options, the answer is as often the first, or the smallest, as any other."""
     figures, letters, ranks = Counter(), Counter(), Counter()
     for index in range(600):
-        r = toyworld.record("geometry", split, index, teacher="gold")
+        r = toy.make_record("geometry", split, index, teacher="gold")
         figure, angle = drawn_figure(r)
         answer = angle_asked(figure, angle)
         assert (
@@ -803,7 +820,7 @@ def test_geometry_answer_worked_out_again(split):
 
 def test_every_drawing_of_a_figure_shows_it():
     """Each in its place, mirrored or on its side, and within the picture; the two angles lie inside the figure: on no corner of it, and on different sides of the line that parts them."""
-    for figure, (_, _, drawings) in toyworld.FIGURES.items():
+    for figure, (_, _, drawings) in geometry.FIGURES.items():
         shown = {
             (tuple(sorted(map(tuple, lines))), tuple(sorted(places))) for lines, places in drawings
         }
@@ -816,14 +833,16 @@ def test_every_drawing_of_a_figure_shows_it():
                 }
             }
             assert drawn_figure(record) == (figure, 50)
-            assert all(-2 <= v <= GRID * CELL for line in lines for v in line) and all(
-                0 <= v < GRID for place in places for v in place
-            )
+            assert all(
+                -2 <= v <= drawing.GRID * drawing.CELL for line in lines for v in line
+            ) and all(0 <= v < drawing.GRID for place in places for v in place)
             if figure in (
                 "line",
                 "crossing",
             ):  # the other line, or the ray, runs between the two angles
-                one, other = ((column * CELL + 14, row * CELL + 14) for row, column in places)
+                one, other = (
+                    (column * drawing.CELL + 14, row * drawing.CELL + 14) for row, column in places
+                )
                 turns = [
                     [(x2 - x1) * (y - y1) - (y2 - y1) * (x - x1) for x, y in (one, other)]
                     for x1, y1, x2, y2 in lines
@@ -835,7 +854,7 @@ def test_geometry_teacher_errs_as_he_says_and_both_ways():
     """Three times in five he takes the figure for another if its angle is 50 degrees or more; one angle in eight is ten degrees off, one difference in sixteen too."""
     count, errors = Counter(), []
     for index in range(4000):
-        r = toyworld.record("geometry", "train", index)
+        r = toy.make_record("geometry", "train", index)
         figure, angle = drawn_figure(r)
         match = re.fullmatch(
             r"<think> ([A-Z][a-z ]+): (\d+)\. (?:Equal angles: \d+|(\d+)-(\d+)=(\d+))\. </think><answer> (\d+°) </answer>",
@@ -876,16 +895,25 @@ def test_geometry_teacher_errs_as_he_says_and_both_ways():
 def ink(image, row, column):
     """(28, 28) how dark a cell is, in green: 0 for its usual one, which is the background's, and 1 for the darkest."""
     cell = image.crop(
-        (column * CELL, row * CELL, (column + 1) * CELL, (row + 1) * CELL)
+        (
+            column * drawing.CELL,
+            row * drawing.CELL,
+            (column + 1) * drawing.CELL,
+            (row + 1) * drawing.CELL,
+        )
     ).getchannel("G")
     green = torch.tensor(list(cell.tobytes())).float()
-    return ((green.median() - green) / (green.median() - green.min())).clamp(0, 1).view(CELL, CELL)
+    return (
+        ((green.median() - green) / (green.median() - green.min()))
+        .clamp(0, 1)
+        .view(drawing.CELL, drawing.CELL)
+    )
 
 
 @pytest.mark.parametrize(
     "task, pictures, drawings, texts",
     [
-        ("table", 200, 30, [str(d) for d in toyworld.DIGITS]),
+        ("table", 200, 30, [str(d) for d in DIGITS]),
         ("geometry", 60, 100, ["?", *map(str, range(20, 71, 5))]),
     ],
 )
@@ -895,7 +923,7 @@ def test_what_is_written_can_be_read(task, pictures, drawings, texts):
     templates = {
         text: [
             ink(
-                toyworld.draw_scene(
+                drawing.draw_scene(
                     {"objects": [[1, 1, "number", text]]}, random.Random(f"template {k}")
                 ),
                 1,
@@ -910,7 +938,7 @@ def test_what_is_written_can_be_read(task, pictures, drawings, texts):
         torch.stack([torch.stack(templates[text]) for text in texts]),
     )  # (texts, drawings, 28 * 28)
     for index in range(pictures):
-        r = example(task, "ood" if index % 4 == 0 else "train", index)
+        r = toy.make_example(task, "ood" if index % 4 == 0 else "train", index)
         for row, column, kind, text in r["meta"]["objects"]:
             if kind == "number":
                 seen = ink(r["image"], row, column)
@@ -929,7 +957,9 @@ def planted(task, number=4000):
     """[(texts, answers as numbers, where the right one stands, question)]. Of records as they are drawn, before they go to a split: of the few figures that there are, each split holds more of some."""
     sets = []
     for index in range(number):
-        r, texts, at = toyworld.planted(task, random.Random(f"planted {index}"), *LEVELS[3])
+        r, texts, at = toy.planted_candidates(
+            task, random.Random(f"planted {index}"), *drawing.LEVELS[3]
+        )
         answers = [re.search(r"<answer> (\d+°?) </answer>", text)[1] for text in texts]
         assert (
             len(texts) == 3
@@ -1005,7 +1035,7 @@ def test_how_often_a_candidate_is_there_says_nothing():
     count = Counter()
     for index in range(4000):
         rng = random.Random(index)
-        found = Counter(toyworld.crowd(["a", "b", "c"], index % 3, rng))
+        found = Counter(toy.repeat_candidates(["a", "b", "c"], index % 3, rng))
         right = "abc"[index % 3]
         assert 2 <= sum(found.values()) <= 6 and right in found
         top = [text for text, n in found.items() if n == max(found.values())]
@@ -1033,7 +1063,7 @@ def test_planted_solutions_add_up():
 
 
 def test_the_solutions_in_the_docstrings_are_what_is_written():
-    doc = toyworld.table.__doc__
+    doc = table.table.__doc__
     question, solution = (
         re.search(rf'{name} +"(.*?)"', doc)[1] for name in ("question", "solution")
     )
@@ -1041,15 +1071,15 @@ def test_the_solutions_in_the_docstrings_are_what_is_written():
         read_aloud(solution),
         re.search(r"(greater|less) than (\d)", question).groups(),
     )
-    assert toyworld.table_solution(
+    assert table.table_solution(
         [(label, digits) for label, *digits in rows], (word, int(limit))
     ) == (solution, re.search(r'answer +"(\d)"', doc)[1])
     assert question in {
-        toyworld.record("table", "train", i)["question"] for i in range(100)
-    } and all(digit in toyworld.DIGITS for row in rows for digit in row[1:])
-    doc = toyworld.geometry.__doc__
+        toy.make_record("table", "train", i)["question"] for i in range(100)
+    } and all(digit in DIGITS for row in rows for digit in row[1:])
+    doc = geometry.geometry.__doc__
     choices = [int(v) for v in re.findall(r'"(\d+)°"', re.search(r"choices  (\[.*\])", doc)[1])]
-    assert toyworld.geometry_solution(("right triangle", 50), choices) == (
+    assert geometry.geometry_solution(("right triangle", 50), choices) == (
         re.search(r'solution  "(.*?)"', doc)[1],
         re.search(r'answer    "(.*?)"', doc)[1],
     )
@@ -1059,7 +1089,7 @@ def test_the_solutions_in_the_docstrings_are_what_is_written():
         for figure in ("right triangle", "isosceles triangle")
         for angle in (50, 60)
     } == set(choices)  # as geometry_readings has them
-    assert toyworld.geometry_solution(("crossing", 50), choices)[0] in doc
+    assert geometry.geometry_solution(("crossing", 50), choices)[0] in doc
 
 
 @pytest.mark.parametrize("task", ["table", "geometry"])
@@ -1072,9 +1102,9 @@ def test_basics_ask_in_four_ways_and_answer_each_rightly(task):
         (f"{task}_select", 300),
     ):
         for index in range(number):
-            r = toyworld.record(name, "train", index)
+            r = toy.make_record(name, "train", index)
             gold, ask = (
-                toyworld.table_rows(r["meta"]["objects"]) if task == "table" else drawn_figure(r),
+                table.table_rows(r["meta"]["objects"]) if task == "table" else drawn_figure(r),
                 r["ask"],
             )
             asks[name, ask] += 1
@@ -1131,7 +1161,7 @@ def test_basics_ask_in_four_ways_and_answer_each_rightly(task):
         assert near(asks[f"{task}_basics", ask], 1500, share), asks
     assert {size for name, size in sizes if name.endswith("basics") and size} == {2, 3, 4, 5, 6}
     assert "select" not in {
-        toyworld.record(f"{task}_{name}", "ood", i)["ask"]
+        toy.make_record(f"{task}_{name}", "ood", i)["ask"]
         for i in range(60)
         for name in ("basics", "select")
     }
@@ -1141,8 +1171,8 @@ def test_the_tiny_tokenizer_knows_what_the_tasks_write(tiny):
     tokenizer = tiny[1].tokenizer
     for task in MIXED:
         for index in range(40):
-            for split in SPLITS:
-                r = toyworld.record(task, split, index)
+            for split in drawing.SPLITS:
+                r = toy.make_record(task, split, index)
                 for text in (
                     r["question"],
                     r["answer"],
@@ -1160,6 +1190,6 @@ def test_the_tiny_tokenizer_knows_what_the_tasks_write(tiny):
 def test_every_worked_solution_counts_as_reasoning(task):
     """selftrain.py leaves out what thinks in fewer than 20 characters: a kind of question whose solutions are all shorter would never be learned from."""
     for index in range(300):
-        assert has_reasoning(toyworld.record(task, "train", index)["solution"]), toyworld.record(
-            task, "train", index
-        )["solution"]
+        assert pools.has_reasoning(toy.make_record(task, "train", index)["solution"]), (
+            toy.make_record(task, "train", index)["solution"]
+        )

@@ -1,8 +1,8 @@
-"""`python bench.py --gpu`: whether the kernel path is right on this card, then how fast it is and how much memory it takes, at the published shapes of Qwen2-VL-2B and 7B.
+"""`python -m fast.bench --gpu`: whether the kernel path is right on this card, then how fast it is and how much memory it takes, at the published shapes of Qwen2-VL-2B and 7B.
 
-    python bench.py --gpu                                    # all four sections, about half an hour on an H200
-    python bench.py --gpu --only check                       # graph replay against the eager step, kernels against references, rollout against trainer
-    python bench.py --gpu --only decode --sizes 2b           # one section, one size: each call stays under ten minutes
+    python -m fast.bench --gpu                                    # all four sections, about half an hour on an H200
+    python -m fast.bench --gpu --only check                       # graph replay against the eager step, kernels against references, rollout against trainer
+    python -m fast.bench --gpu --only decode --sizes 2b           # one section, one size: each call stays under ten minutes
 
     check     what has to hold before a figure means anything; a failure is printed, counted, and the exit status
     decode    seconds of a decode step against `model.generate` (its default cache; static cache and compilation where that runs), and the share of the roofline: the bytes
@@ -27,12 +27,15 @@ import time
 
 import torch
 
-import bench
-import decode_kernels as kernels
-import generate
-import model as modeling
-import utils
+import logps
+import rollout
+import update
+from fast import bench, kernels
+from fast import decode as engine
+from fast.decode import Decoder, as_plain_linear, decode_weights, linear_layers
 from plumbing import disk
+from plumbing.device import pick_device, pick_dtype
+from plumbing.errors import UserError
 
 GIB = 2**30
 CONTEXT = 1.0  # GiB of a card that CUDA, its libraries and a desktop take before torch sees any
@@ -87,7 +90,7 @@ def checkpoints(sizes, device):
         for size in sizes:
             started = time.perf_counter()
             bench.write_model(
-                f"{made}/{size}", size, device=device, dtype=utils.pick_dtype("auto", device)
+                f"{made}/{size}", size, device=device, dtype=pick_dtype("auto", device)
             )
             clear(device)
             print(
@@ -99,13 +102,16 @@ def checkpoints(sizes, device):
 
 @contextlib.contextmanager
 def planned(copy):
-    """generate.plan with its choice made: whether the linear layers are copied into the compute dtype (for NF4: dequantised once) or called as they are."""
-    before = generate.plan
-    generate.plan = lambda core, prompts, G, T, free, cut=False: (copy, [(0, len(prompts), 0, G)])
+    """fast.decode.plan_memory with its choice made: whether the linear layers are copied into the compute dtype (for NF4: dequantised once) or called as they are."""
+    before = engine.plan_memory
+    engine.plan_memory = lambda core, prompts, G, T, free, cut=False: (
+        copy,
+        [(0, len(prompts), 0, G)],
+    )
     try:
         yield
     finally:
-        generate.plan = before
+        engine.plan_memory = before
 
 
 def weight_kinds(device):
@@ -203,16 +209,16 @@ def kernel_checks(
 
 def a_wave(policy, special, N, P, T, G, copy=True):
     """A generate.Wave that has said its first token, with random words in the cache, at t = T / 2: what a step costs on average."""
-    core = modeling.core_of(policy)
+    core = logps.core_of(policy)
     policy.eval()
-    wave = generate.Wave(
+    wave = Decoder(
         core,
-        generate.arrange(core, copy),
+        decode_weights(core, copy),
         [bench.random_prompt(special, P, n) for n in range(N)],
         special,
         G,
         T,
-        generate.row_uniforms(0, range(N * G), T),
+        rollout.row_uniforms(0, range(N * G), T),
         1.0,
         1.0,
         0,
@@ -262,7 +268,7 @@ def agreement_checks(directory, device, dtype, P, T, G):
     policy, _, special = bench.load_bench(directory, device, dtype, lora_r=16)
     prompt = prompt_of(special)
     policy.eval()
-    roll = generate.rollout(policy, [prompt], special, G, T)
+    roll = rollout.rollout(policy, [prompt], special, G, T)
     with torch.no_grad():
         trainer = bench.our_logps(policy, special, [prompt], roll.targets, [G]).cpu()
         stock = bench.stock_logps(policy, special, [prompt] * G, roll.targets).cpu()
@@ -326,11 +332,11 @@ def bench_check(args, device, directories, rows):
         ),
     )
     P, T, G = args.shapes[0]
-    usual = utils.pick_dtype("auto", device)
+    usual = pick_dtype("auto", device)
 
     def four_bit_agreement():
         with planned(copy):
-            roll = generate.rollout(
+            roll = rollout.rollout(
                 policy, [bench.random_prompt(special, P)], special, 2, min(T, 32)
             )
         with torch.no_grad():
@@ -375,12 +381,12 @@ def bench_check(args, device, directories, rows):
 
 def bytes_of_step(policy, N, P, T, G, quant):
     """Bytes that a decode step must read, T / 2 tokens after the prompt: linear layers once (as they are held), the head, adapters, each prompt's cache once, each row's own."""
-    core = modeling.core_of(policy)
+    core = logps.core_of(policy)
     config = core.config.text_config
-    size = modeling.dtype_of(core).itemsize
+    size = logps.dtype_of(core).itemsize
     linear = sum(
-        generate.known(m)[0].in_features * generate.known(m)[0].out_features
-        for m in generate.linear_layers(core).values()
+        as_plain_linear(m)[0].in_features * as_plain_linear(m)[0].out_features
+        for m in linear_layers(core).values()
     )
     adapters = sum(p.numel() for n, p in policy.named_parameters() if "lora_" in n)
     token = (
@@ -454,7 +460,7 @@ def bench_decode(args, device, directories, rows):
         theirs, mine = {}, []
         for name, quant, copy in weight_kinds(device):
             policy, _, special = bench.load_bench(
-                directory, device, utils.pick_dtype("auto", device), quant=quant, lora_r=16
+                directory, device, pick_dtype("auto", device), quant=quant, lora_r=16
             )
             for B in args.rows:
                 N, M = max(1, B // G), min(B, G)
@@ -463,10 +469,10 @@ def bench_decode(args, device, directories, rows):
                     steps = steady_step(policy, special, N, P, T, M, copy, device, args.repeats)
                     ours = bench.race(
                         {
-                            "all": lambda turn: generate.rollout(
+                            "all": lambda turn: rollout.rollout(
                                 policy, prompts, special, M, T, seed=turn
                             ),
-                            "first": lambda turn: generate.rollout(
+                            "first": lambda turn: rollout.rollout(
                                 policy, prompts, special, M, 1, seed=turn
                             ),
                         },
@@ -555,7 +561,7 @@ def bench_decode(args, device, directories, rows):
         iter(directories)
     )  # last, as compiling may take minutes: stock `generate` with a static cache, once
     policy, _, special = bench.load_bench(
-        directories[size], device, utils.pick_dtype("auto", device), lora_r=16
+        directories[size], device, pick_dtype("auto", device), lora_r=16
     )
     B = args.rows[0]
     found = generate_times(
@@ -613,7 +619,7 @@ def bench_step(args, device, directories, rows):
         policy, _, special = bench.load_bench(
             directory,
             device,
-            utils.pick_dtype("auto", device),
+            pick_dtype("auto", device),
             lora_r=16,
             gradient_checkpointing=True,
         )
@@ -672,12 +678,12 @@ def step_in_a_small_card(directory, device, quant, card_gib, P, T, G, micro):
         policy, _, special = bench.load_bench(
             directory,
             device,
-            utils.pick_dtype("auto", device),
+            pick_dtype("auto", device),
             quant=quant,
             lora_r=16,
             gradient_checkpointing=True,
         )
-        optimizer = utils.make_optimizer(
+        optimizer = update.make_optimizer(
             "adamw", [p for p in policy.parameters() if p.requires_grad], 1e-9
         )
         reached("load")
@@ -759,9 +765,9 @@ SECTIONS = {
 
 def bench_gpu(args):
     """All sections of --only, in order, and a table of each. Raises UserError without a GPU, unless a CPU was asked for."""
-    device = utils.pick_device(args.device)
+    device = pick_device(args.device)
     if device.type != "cuda" and args.device == "auto":
-        raise utils.UserError(
+        raise UserError(
             "--gpu measures a GPU, and torch finds none here; --device cpu --sizes 8m --shapes 60x8x4 --rows 4 tries the same code without"
         )
     args.shapes = args.shapes or [(1000, 512, 8)]

@@ -1,84 +1,20 @@
-"""What every script needs and no paper is about: flags, errors for people, checkpoints, the log, the learning rate.
-
-Nothing here knows about models, prompts or rewards. Needs torch; wandb and tensorboard are imported where used.
-"""
+"""The command line: one parser, its types, and the flags that scripts share."""
 
 import argparse
 import contextlib
 import difflib
 import math
 import os
-import random
-import re
 import sys
 import textwrap
 
-import torch
-from tqdm import tqdm
-
-from plumbing import disk, lock, stopping
-from plumbing.errors import UserError, out_of_memory
-
-
-def run(main, parse_args, argv=None):
-    """The last line of every script: parse, run, and say in one sentence what the user can fix.
-
-    Exit code 2 for that, 130, 143 or 129 for a signal; the output directory is this run's alone.
-    """
-    before = stopping.watch()
-    try:
-        with stopping.SteadyStreams():
-            _run(main, parse_args, argv)
-    finally:
-        stopping.restore(before)
-
-
-def _run(main, parse_args, argv):
-    args = None
-    try:
-        args = parse_args(argv)
-        with lock.claim(args):
-            main(args)
-    except UserError as error:
-        _stop(str(error))
-    except torch.OutOfMemoryError as error:
-        _stop(f"the GPU's memory is full ({first_line(error)}); {less_memory(args)}")
-    except Exception as error:
-        out, again = getattr(args, "output_dir", None) or ".", lock.again(args)
-        words = disk.in_words(error, out, again)
-        if words is None and out_of_memory(error):
-            words = f"the memory is full ({first_line(error)}); {less_memory(args)}"
-        if words is None:  # a mistake of this code
-            raise
-        _stop(words)
-
-
-def _stop(sentence):
-    tqdm.write(f"error: {sentence}", file=sys.stderr)  # on a line of its own, a progress bar or not
-    sys.exit(2)
-
-
-def first_line(error) -> str:
-    """What an error says, in one line; Python's own of memory says nothing."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:120]
-
-
-def less_memory(args) -> str:
-    """What a command can do about memory, by the flags that it has."""
-    if not hasattr(args, "micro_batch_size"):
-        return "close other programs, or take a machine with more of it"
-    return (
-        "lower --micro-batch-size or --eval-batch-size, or add --gradient-checkpointing, and "
-        f"{lock.again(args)}; or begin anew with a lower --prompts-per-step or --max-pixels, or "
-        "--quant nf4"
-    )
-
+from plumbing.text import HALF, cut
 
 # ---------------------------------------------------------------------------------------------------------------- flags
 
 # Flags of TRL, R1-V and VLM-R1 that mean nothing here, and what to type instead. The ones that we share have their name and meaning.
 # docs/exactness.md says where TRL 1.16 computes something else from them: --beta, --label-smoothing, --loss-type bnpo.
-ELSEWHERE = {
+FLAG_OF_OTHERS = {
     "--per-device-train-batch-size": "--prompts-per-step (in train_sft.py --batch-size: what a step learns from) and --micro-batch-size (what fits in memory)",
     "--gradient-accumulation-steps": "--micro-batch-size; accumulation follows from it and never changes the gradient",
     "--per-device-eval-batch-size": "--eval-batch-size",
@@ -175,11 +111,6 @@ class HelpFormatter(argparse.HelpFormatter):
         return textwrap.dedent(text)
 
 
-HALF = re.compile(
-    "[\ud800-\udfff]"
-)  # of a surrogate pair; in an argument or a path: a byte that is not UTF-8
-
-
 class Parser(argparse.ArgumentParser):
     """argparse with dashes and underscores alike, no abbreviations, a guess at typos, and a word on other projects' flags."""
 
@@ -220,8 +151,8 @@ class Parser(argparse.ArgumentParser):
             sys.argv[1:] if args is None else args
         ):  # first: such a command lacks some of our required flags, too
             flag = word.partition("=")[0].replace("_", "-")
-            if flag in ELSEWHERE and flag not in self._option_string_actions:
-                self.error(f"{flag} has no meaning here; use {ELSEWHERE[flag]}")
+            if flag in FLAG_OF_OTHERS and flag not in self._option_string_actions:
+                self.error(f"{flag} has no meaning here; use {FLAG_OF_OTHERS[flag]}")
         known, unknown = self.parse_known_args(args, namespace)
         for word in unknown:
             flag = word.partition("=")[0]
@@ -243,7 +174,7 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {message}\n")
 
 
-def positive(text):
+def int_from_1(text):
     """argparse type: a whole number of at least 1."""
     if int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
@@ -257,21 +188,21 @@ def not_negative(text):
     return float(text)
 
 
-def count(text):
+def int_from_0(text):
     """argparse type: a whole number of at least 0."""
     if int(text) < 0:
         raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 0")
     return int(text)
 
 
-def fraction(text):
+def share(text):
     """argparse type: a number in (0, 1]."""
     if not 0 < float(text) <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not a number above 0 and at most 1")
     return float(text)
 
 
-def dropout(text):
+def below_1(text):
     """argparse type: a number in [0, 1)."""
     if not 0 <= float(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a number from 0 to below 1")
@@ -279,11 +210,11 @@ def dropout(text):
 
 
 for _type, _word in (
-    (dropout, "number"),
-    (positive, "whole number"),
-    (count, "whole number"),
+    (below_1, "number"),
+    (int_from_1, "whole number"),
+    (int_from_0, "whole number"),
     (not_negative, "number"),
-    (fraction, "number"),
+    (share, "number"),
 ):
     _type.__name__ = _word  # argparse says "invalid whole number value: 'x'"
 
@@ -319,12 +250,12 @@ def add_model_flags(parser):
     )
     g.add_argument(
         "--max-pixels",
-        type=positive,
+        type=int_from_1,
         help="shrink larger images to this many pixels, 28 x 28 of which are one token; default: as the checkpoint was trained here, else 401408 (512 tokens)",
     )
     g.add_argument(
         "--min-pixels",
-        type=positive,
+        type=int_from_1,
         help="enlarge smaller images to this many pixels; default: as the checkpoint was trained here, else 3136",
     )
     g.add_argument(
@@ -339,13 +270,13 @@ def add_training_flags(parser):
     g = parser.add_argument_group("adapter and freezing")
     g.add_argument(
         "--lora-r",
-        type=count,
+        type=int_from_0,
         help="rank of LoRA on the language model's linear layers; 0 trains the weights themselves; default: 16 with --quant nf4, else 0",
     )
-    g.add_argument("--lora-alpha", type=positive, help="LoRA scale is alpha / r; default: 2 r")
+    g.add_argument("--lora-alpha", type=int_from_1, help="LoRA scale is alpha / r; default: 2 r")
     g.add_argument(
         "--lora-dropout",
-        type=dropout,
+        type=below_1,
         default=0.0,
         help="LoRA dropout; keep 0 in RL, where rollout and update must be the same policy",
     )
@@ -406,7 +337,7 @@ def add_box_format(group):
 def add_max_image_pixels(group):
     group.add_argument(
         "--max-image-pixels",
-        type=positive,
+        type=int_from_1,
         default=MAX_IMAGE_PIXELS,
         help="refuse a picture of more pixels, by its header, before it fills the memory",
     )
@@ -429,7 +360,7 @@ def add_optimization_flags(parser, learning_rate_help):
     )
     g.add_argument(
         "--max-steps",
-        type=positive,
+        type=int_from_1,
         help="steps of training; default: from --num-train-epochs (toy tasks never end and need --max-steps)",
     )
     g.add_argument(
@@ -452,12 +383,12 @@ def add_optimization_flags(parser, learning_rate_help):
     )
     g.add_argument(
         "--micro-batch-size",
-        type=positive,
+        type=int_from_1,
         default=8,
         help="responses per forward pass (of one question, where it has several): memory only, never the gradient",
     )
     g.add_argument(
-        "--seed", type=count, default=0, help="of the data order, the sampling and new weights"
+        "--seed", type=int_from_0, default=0, help="of the data order, the sampling and new weights"
     )
     return g
 
@@ -473,18 +404,18 @@ def add_evaluation_flags(parser):
     )
     g.add_argument(
         "--eval-steps",
-        type=count,
+        type=int_from_0,
         default=0,
         help="steps between evaluations; 0: only before and after",
     )
     g.add_argument(
         "--max-eval-samples",
-        type=positive,
+        type=int_from_1,
         default=512,
         help="questions of each --eval-data to ask",
     )
     g.add_argument(
-        "--eval-batch-size", type=positive, default=16, help="answers generated at a time"
+        "--eval-batch-size", type=int_from_1, default=16, help="answers generated at a time"
     )
     return g
 
@@ -495,14 +426,17 @@ def add_output_flags(parser):
         "--output-dir", required=True, help="where checkpoints, metrics, pictures and the result go"
     )
     g.add_argument(
-        "--save-steps", type=count, default=100, help="steps between checkpoints; 0: only the last"
+        "--save-steps",
+        type=int_from_0,
+        default=100,
+        help="steps between checkpoints; 0: only the last",
     )
     g.add_argument(
-        "--save-total-limit", type=positive, default=2, help="checkpoints to keep, newest first"
+        "--save-total-limit", type=int_from_1, default=2, help="checkpoints to keep, newest first"
     )
     g.add_argument(
         "--logging-steps",
-        type=positive,
+        type=int_from_1,
         default=1,
         help="steps between lines on the screen (metrics.jsonl gets every step)",
     )
@@ -522,100 +456,9 @@ def add_output_flags(parser):
     return g
 
 
-# ---------------------------------------------------------------------------------------------- device, seeds, schedule
-
-
-def pick_device(name):
-    """torch.device for --device; auto is cuda where there is one, else cpu. UserError if it is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(
-            f"--device {name} cannot be used here ({str(error).splitlines()[0]}); --device cpu always can"
-        ) from None
-    if torch.device(name).type == "cuda":
-        torch.cuda.set_device(name)  # streams, graphs and Triton's kernels go where this says
-    return torch.device(name)
-
-
-def pick_dtype(name, device):
-    """torch.dtype for --dtype; auto is bfloat16 on a GPU and float32 elsewhere."""
-    if (
-        name == "auto"
-    ):  # cards before Ampere only emulate bfloat16, and Qwen2-VL overflows in float16
-        name = (
-            "bfloat16"
-            if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-            else "float32"
-        )
-    return getattr(torch, name)
-
-
-def seed_everything(seed, step=0):
-    """Seeds Python and torch from (seed, step). Called at the start of every step, so that nothing random needs to be saved: a resumed
-    run draws at step s what an uninterrupted one draws there."""
-    mixed = random.Random(f"{seed} {step}").getrandbits(63)
-    random.seed(mixed)
-    torch.manual_seed(mixed)
-
-
-def epoch_order(size, epoch, seed):
-    """A permutation of range(size), a pure function of (epoch, seed)."""
-    order = list(range(size))
-    random.Random(f"order {seed} {epoch}").shuffle(order)
-    return order
-
-
 SCHEDULES = {  # share of the learning rate after warm-up, from progress in [0, 1)
     "constant": lambda progress: 1.0,
     "linear": lambda progress: 1.0 - progress,
     "cosine": lambda progress: 0.5 * (1.0 + math.cos(math.pi * progress)),
 }
-
-
-def lr_scale(step, max_steps, warmup_steps=0, kind="linear"):
-    """Learning rate at `step` (0-based) as a share of its peak: linear warm-up, then SCHEDULES[kind] down to step max_steps.
-
-    warmup_steps below 1 is a share of max_steps (transformers 5). The first step is never wasted on a rate of 0.
-    """
-    warmup = round(warmup_steps * max_steps) if warmup_steps < 1 else int(warmup_steps)
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
-    return SCHEDULES[kind]((step - warmup) / max(1, max_steps - warmup))
-
-
-def make_optimizer(name, parameters, learning_rate, betas=(0.9, 0.999)):
-    """AdamW without weight decay over float32 `parameters`; adamw_8bit needs bitsandbytes."""
-    if name == "adamw":
-        return torch.optim.AdamW(parameters, lr=learning_rate, betas=betas, weight_decay=0.0)
-    try:
-        import bitsandbytes
-    except ImportError:
-        raise UserError(
-            "--optim adamw_8bit needs bitsandbytes: pip install bitsandbytes, or use --optim adamw"
-        ) from None
-    return bitsandbytes.optim.AdamW8bit(parameters, lr=learning_rate, betas=betas, weight_decay=0.0)
-
-
-def optimizer_bytes(optimizer):
-    """Bytes of an AdamW's two moments, as state.pt holds them."""
-    each = 1 if "8bit" in type(optimizer).__name__ else 4
-    return sum(2 * each * q.numel() for group in optimizer.param_groups for q in group["params"])
-
-
-NOT_FINITE = "begin another --output-dir with the last checkpoint as --model and a lower --learning-rate, or with --dtype float32"
-
-
-def clip_gradient(parameters, max_norm, step):
-    """Clips to max_norm (0: not at all) and returns the norm before that, a float. UserError, before the weights are spoiled, if it is not finite."""
-    norm = float(torch.nn.utils.clip_grad_norm_(parameters, max_norm or math.inf))
-    if not math.isfinite(norm):
-        raise UserError(f"the gradient of step {step} is {norm}; {NOT_FINITE}")
-    return norm
-
-
-def cut(text, most=580):
-    """Shorten a message in its middle: its remedy stands last."""
-    return text if len(text) <= most else f"{text[: most - 200]} ... {text[-195:]}"
+MIN_PIXELS, MAX_PIXELS = 3136, 401408  # --min-pixels and --max-pixels where they are not given

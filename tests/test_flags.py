@@ -3,6 +3,7 @@
 Flags, seeds, schedules, checkpoints, the log. Nothing here needs a model.
 """
 
+import argparse
 import builtins
 import math
 import random
@@ -12,21 +13,24 @@ import sys
 import pytest
 import torch
 
-import utils
-from utils import UserError
+import data
+import update
+from plumbing import device, flags, running
+from plumbing.errors import UserError
+from plumbing.text import cut
 
 
 def training_parser():
-    parser = utils.Parser("A script.\n\n    python script.py --model tiny\n")
+    parser = flags.Parser("A script.\n\n    python script.py --model tiny\n")
     for add in (
-        utils.add_model_flags,
-        utils.add_training_flags,
-        utils.add_data_flags,
-        utils.add_evaluation_flags,
-        utils.add_output_flags,
+        flags.add_model_flags,
+        flags.add_training_flags,
+        flags.add_data_flags,
+        flags.add_evaluation_flags,
+        flags.add_output_flags,
     ):
         add(parser)
-    utils.add_optimization_flags(parser, "peak learning rate")
+    flags.add_optimization_flags(parser, "peak learning rate")
     return parser
 
 
@@ -156,11 +160,11 @@ def test_something_far_from_every_flag_is_pointed_to_help(capsys):
     assert "--help" in refusal([*REQUIRED, "--qqqqqqqqqqqq"], capsys)
 
 
-@pytest.mark.parametrize("flag", sorted(utils.ELSEWHERE))
+@pytest.mark.parametrize("flag", sorted(flags.FLAG_OF_OTHERS))
 def test_flags_of_other_projects_name_ours(capsys, flag):
     for word in (flag, flag.replace("-", "_").replace("__", "--", 1) + "=5"):
         line = refusal([*REQUIRED, word, "5"], capsys)
-        assert f"{flag} has no meaning here; use {utils.ELSEWHERE[flag]}" in line
+        assert f"{flag} has no meaning here; use {flags.FLAG_OF_OTHERS[flag]}" in line
 
 
 def test_a_whole_command_of_trl_is_answered_with_our_flag_and_not_with_what_it_lacks(capsys):
@@ -174,7 +178,7 @@ def test_a_whole_command_of_trl_is_answered_with_our_flag_and_not_with_what_it_l
 
 def test_what_is_ours_is_not_listed_as_foreign_and_advice_names_real_flags():
     ours = set(training_parser()._option_string_actions)
-    assert not ours & set(utils.ELSEWHERE)
+    assert not ours & set(flags.FLAG_OF_OTHERS)
     other_scripts = {
         "--prompts-per-step",
         "--batch-size",
@@ -187,7 +191,7 @@ def test_what_is_ours_is_not_listed_as_foreign_and_advice_names_real_flags():
         "--pairs",
         "--image-folder",
     }
-    for flag, advice in utils.ELSEWHERE.items():
+    for flag, advice in flags.FLAG_OF_OTHERS.items():
         assert re.fullmatch(r"--[a-z0-9-]+", flag)
         assert set(re.findall(r"--[a-z][a-z-]+", advice)) <= ours | other_scripts, (flag, advice)
 
@@ -226,16 +230,16 @@ def test_values_out_of_range_are_refused_by_name(capsys, flag, value):
 @pytest.mark.parametrize(
     "kind, good, bad",
     [
-        (utils.positive, ["1", "7"], ["0", "-1", "1.5", "x", ""]),
-        (utils.count, ["0", "7"], ["-1", "0.5", "x"]),
-        (utils.not_negative, ["0", "1e-3", "2"], ["-1e-9", "nan", "inf", "x"]),
-        (utils.fraction, ["1", "0.01"], ["0", "1.01", "nan", "-1", "x"]),
+        (flags.int_from_1, ["1", "7"], ["0", "-1", "1.5", "x", ""]),
+        (flags.int_from_0, ["0", "7"], ["-1", "0.5", "x"]),
+        (flags.not_negative, ["0", "1e-3", "2"], ["-1e-9", "nan", "inf", "x"]),
+        (flags.share, ["1", "0.01"], ["0", "1.01", "nan", "-1", "x"]),
     ],
 )
 def test_types(kind, good, bad):
     assert [kind(text) for text in good] == [float(text) for text in good]
     for text in bad:
-        with pytest.raises((ValueError, utils.argparse.ArgumentTypeError)):
+        with pytest.raises((ValueError, argparse.ArgumentTypeError)):
             kind(text)
 
 
@@ -265,7 +269,7 @@ def test_run_turns_a_user_error_into_one_sentence_and_exit_code_2(capsys):
         raise UserError(f"{args}: mend it")
 
     with pytest.raises(SystemExit) as stop:
-        utils.run(main, lambda argv: argv, "x.json:3")
+        running.run(main, lambda argv: argv, "x.json:3")
     assert stop.value.code == 2
     assert capsys.readouterr().err == "error: x.json:3: mend it\n"
 
@@ -275,31 +279,31 @@ def test_run_lets_programming_errors_through():
         raise ValueError("not the user's fault")
 
     with pytest.raises(ValueError, match="not the user's fault"):
-        utils.run(main, lambda argv: argv)
+        running.run(main, lambda argv: argv)
 
 
 # ------------------------------------------------------------------------------------------- devices, seeds, schedule
 
 
 def test_device_and_dtype(monkeypatch):
-    assert utils.pick_device("cpu") == torch.device("cpu")
-    assert utils.pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert device.pick_device("cpu") == torch.device("cpu")
+    assert device.pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
     for name in ("cuda:99", "toaster"):
         with pytest.raises(UserError, match=f"--device {name}.*--device cpu"):
-            utils.pick_device(name)
-    assert utils.pick_dtype("auto", torch.device("cpu")) is torch.float32
+            device.pick_device(name)
+    assert device.pick_dtype("auto", torch.device("cpu")) is torch.float32
     for there, dtype in (
         (True, torch.bfloat16),
         (False, torch.float32),
     ):  # a T4 only emulates bfloat16
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: there)
-        assert utils.pick_dtype("auto", torch.device("cuda")) is dtype
-    assert utils.pick_dtype("bfloat16", torch.device("cpu")) is torch.bfloat16
+        assert device.pick_dtype("auto", torch.device("cuda")) is dtype
+    assert device.pick_dtype("bfloat16", torch.device("cpu")) is torch.bfloat16
 
 
 def test_seed_is_reproducible_and_different_at_every_step():
     def draw(seed, step):
-        utils.seed_everything(seed, step)
+        device.seed_everything(seed, step)
         return random.random(), *torch.rand(3).tolist()
 
     first = {(seed, step): draw(seed, step) for seed in range(3) for step in range(20)}
@@ -311,59 +315,61 @@ def test_seed_is_reproducible_and_different_at_every_step():
 
 def test_epoch_order_is_a_permutation_and_pure():
     orders = {
-        (epoch, seed): tuple(utils.epoch_order(50, epoch, seed))
+        (epoch, seed): tuple(data.epoch_order(50, epoch, seed))
         for epoch in range(4)
         for seed in range(4)
     }
     assert all(sorted(order) == list(range(50)) for order in orders.values())
     assert len(set(orders.values())) == 16
     state = random.getstate()
-    assert tuple(utils.epoch_order(50, 2, 3)) == orders[2, 3] and random.getstate() == state
-    assert utils.epoch_order(0, 0, 0) == [] and utils.epoch_order(1, 5, 5) == [0]
+    assert tuple(data.epoch_order(50, 2, 3)) == orders[2, 3] and random.getstate() == state
+    assert data.epoch_order(0, 0, 0) == [] and data.epoch_order(1, 5, 5) == [0]
 
 
 def test_schedules_in_closed_form():
-    scale = lambda kind, **more: [utils.lr_scale(step, 10, kind=kind, **more) for step in range(10)]
+    scale = lambda kind, **more: [
+        update.lr_scale(step, 10, kind=kind, **more) for step in range(10)
+    ]
     assert scale("constant") == [1.0] * 10
     assert scale("linear") == pytest.approx([1 - s / 10 for s in range(10)])
     assert scale("cosine") == pytest.approx(
         [(1 + math.cos(math.pi * s / 10)) / 2 for s in range(10)]
     )
-    assert set(utils.SCHEDULES) == {"constant", "linear", "cosine"}
+    assert set(flags.SCHEDULES) == {"constant", "linear", "cosine"}
 
 
 def test_warmup_is_linear_never_zero_and_continuous():
-    got = [utils.lr_scale(step, 10, 4, "linear") for step in range(10)]
+    got = [update.lr_scale(step, 10, 4, "linear") for step in range(10)]
     assert got == pytest.approx([1 / 5, 2 / 5, 3 / 5, 4 / 5, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6])
-    assert [utils.lr_scale(step, 10, 4, "constant") for step in range(10)] == pytest.approx(
+    assert [update.lr_scale(step, 10, 4, "constant") for step in range(10)] == pytest.approx(
         [0.2, 0.4, 0.6, 0.8] + [1] * 6
     )
-    cosine = [utils.lr_scale(step, 10, 4, "cosine") for step in range(4, 10)]
+    cosine = [update.lr_scale(step, 10, 4, "cosine") for step in range(4, 10)]
     assert cosine == pytest.approx([(1 + math.cos(math.pi * s / 6)) / 2 for s in range(6)])
 
 
 def test_warmup_below_one_is_a_share_of_all_steps():
-    for kind in utils.SCHEDULES:
-        assert [utils.lr_scale(s, 40, 0.1, kind) for s in range(40)] == [
-            utils.lr_scale(s, 40, 4, kind) for s in range(40)
+    for kind in flags.SCHEDULES:
+        assert [update.lr_scale(s, 40, 0.1, kind) for s in range(40)] == [
+            update.lr_scale(s, 40, 4, kind) for s in range(40)
         ]
-        assert [utils.lr_scale(s, 40, 0.0, kind) for s in range(40)] == [
-            utils.lr_scale(s, 40, 0, kind) for s in range(40)
+        assert [update.lr_scale(s, 40, 0.0, kind) for s in range(40)] == [
+            update.lr_scale(s, 40, 0, kind) for s in range(40)
         ]
-    assert utils.lr_scale(0, 40, 1) == 0.5  # 1 is one step, not all of them
+    assert update.lr_scale(0, 40, 1) == 0.5  # 1 is one step, not all of them
 
 
-@pytest.mark.parametrize("kind", utils.SCHEDULES)
+@pytest.mark.parametrize("kind", flags.SCHEDULES)
 @pytest.mark.parametrize("warmup", [0, 0.3, 1, 5, 100])
 def test_no_step_is_wasted_on_a_rate_of_zero(kind, warmup):
     for steps in (1, 2, 7, 100):
-        shares = [utils.lr_scale(s, steps, warmup, kind) for s in range(steps)]
+        shares = [update.lr_scale(s, steps, warmup, kind) for s in range(steps)]
         assert all(0 < share <= 1 for share in shares)
 
 
 def test_optimizer_has_no_weight_decay():
     weight = torch.nn.Parameter(torch.ones(3))
-    optimizer = utils.make_optimizer("adamw", [weight], 0.1)
+    optimizer = update.make_optimizer("adamw", [weight], 0.1)
     assert isinstance(optimizer, torch.optim.AdamW) and optimizer.param_groups[0]["lr"] == 0.1
     weight.grad = torch.zeros(3)
     optimizer.step()
@@ -386,16 +392,16 @@ def test_adamw_8bit_without_bitsandbytes_says_what_to_install(monkeypatch):
     with pytest.raises(
         UserError, match="adamw_8bit needs bitsandbytes: pip install bitsandbytes.*--optim adamw"
     ):
-        utils.make_optimizer("adamw_8bit", [weight], 0.1)
-    assert isinstance(utils.make_optimizer("adamw", [weight], 0.1), torch.optim.AdamW)
+        update.make_optimizer("adamw_8bit", [weight], 0.1)
+    assert isinstance(update.make_optimizer("adamw", [weight], 0.1), torch.optim.AdamW)
 
 
 # --------------------------------------------------------------------------------------------------------- odd texts
 
 
 def test_long_messages_keep_their_beginning_and_their_remedy():
-    assert utils.cut("short") == "short" and utils.cut("x" * 580) == "x" * 580
-    long = utils.cut("x.jsonl:1: " + "9" * 100_000 + "; mend it")
+    assert cut("short") == "short" and cut("x" * 580) == "x" * 580
+    long = cut("x.jsonl:1: " + "9" * 100_000 + "; mend it")
     assert (
         len(long) == 580
         and long.startswith("x.jsonl:1: 9")

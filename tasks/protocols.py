@@ -25,6 +25,7 @@ from fractions import Fraction
 from types import SimpleNamespace
 
 import rewards
+from grading import metrics
 from grading.answers import (
     MAX_TAIL,
     choice_index,
@@ -33,10 +34,23 @@ from grading.answers import (
     quantity,
     undecided,
 )
+from grading.boxes import (
+    MAX_DETECTIONS,
+    THRESHOLDS,
+    area_under,
+    from_pixels,
+    mean_average_precision,
+    normalize_label,
+    parse_boxes,
+    predicted_boxes,
+    to_pixels,
+)
 from grading.math_worker import MathWorker, serve
 from grading.reading import read as read_answer
 from grading.units import is_measure
 from grading.values import Expression
+from plumbing.errors import UserError
+from plumbing.text import cut
 
 MATH_SECONDS = 5  # of CPU time for one comparison by math-verify, whose own limit is 5 s of the clock; what is later is not equal, and counted
 MATH_BYTES = 2 << 30  # address space of the process it runs in
@@ -398,7 +412,7 @@ MOST_AREA = 1e10  # COCO ignores a detection of another area than 0 to this, unl
 def coco_hits(found, gold, threshold):
     """Return COCO's verdict, True or False, on the boxes of one class in one image, in order."""
     taken, hits = set(), []
-    for box in found[: rewards.MAX_DETECTIONS]:
+    for box in found[:MAX_DETECTIONS]:
         best, most = None, threshold
         for j, other in enumerate(gold):
             value = coco_iou(box, other)
@@ -442,7 +456,7 @@ def vlmr1_ap(completion, example, thresholds):
         golds = [box for box, other in gold if other == label]
         named = [item for item in items if isinstance(item, dict) and item.get("label") == label]
         boxes = [box for box in map(item_box, named) if box]
-        values += [rewards.area_under(coco_hits(boxes, golds, t), len(golds)) for t in thresholds]
+        values += [area_under(coco_hits(boxes, golds, t), len(golds)) for t in thresholds]
     return sum(values) / len(values)
 
 
@@ -452,12 +466,12 @@ def vlmr1_od_ap(completion, example):
     Bugs: predictions with a label that the gold lacks are dropped, so spam is free; "Cat" is not "cat";
     boxes with one side reversed are ignored.
     """
-    return vlmr1_ap(completion, example, rewards.THRESHOLDS)
+    return vlmr1_ap(completion, example, THRESHOLDS)
 
 
 def vlmr1_od_ap50(completion, example):
     """Compute VLM-R1's "od_ap50": the same at IoU 0.5 only, in [0, 1]."""
-    return vlmr1_ap(completion, example, rewards.THRESHOLDS[:1])
+    return vlmr1_ap(completion, example, THRESHOLDS[:1])
 
 
 def vlmr1_od_length(completion, example):
@@ -548,7 +562,7 @@ def visualrft_gold(example):
     if isinstance(text, str):
         return last_answer(text) or text
     boxes = [
-        rewards.from_pixels(box["bbox_2d"], "norm1000", example.meta["size"])
+        from_pixels(box["bbox_2d"], "norm1000", example.meta["size"])
         for box in example.meta["boxes"]
     ]
     return (
@@ -668,7 +682,7 @@ def visualrft_lisa(completion, example):
             return 0.0
         x1, y1, x2, y2 = (
             round(v)
-            for v in rewards.from_pixels(
+            for v in from_pixels(
                 example.meta["boxes"][0]["bbox_2d"], "norm1000", example.meta["size"]
             )
         )
@@ -983,6 +997,8 @@ def _compare(kind, said, gold, strings=()):
         LatexExtractionConfig,
         StringExtractionConfig,
         parse,
+    )
+    from math_verify import (
         verify as compare,
     )
 
@@ -1131,7 +1147,7 @@ def body(completion, protocol):
 def read(completion, example, protocol):
     """What is scored, None if it cannot be read: the boxes in pixels, or the body; where a choice is asked for, one that names none of them is not read."""
     if PROTOCOLS[protocol].get("boxes"):
-        return rewards.predicted_boxes(completion, example)
+        return predicted_boxes(completion, example)
     found = body(completion, protocol)
     return (
         None
@@ -1244,17 +1260,14 @@ def detection_map(rows):
             ]
         )
         for box in images[-1][1]:
-            names.setdefault(rewards.normalize_label(box["label"]), box["label"])
-    result = rewards.mean_average_precision(images) | {"categories": {}}
+            names.setdefault(normalize_label(box["label"]), box["label"])
+    result = mean_average_precision(images) | {"categories": {}}
     for name, label in names.items():
         one = [
-            [
-                [box for box in boxes if rewards.normalize_label(box["label"]) == name]
-                for boxes in image
-            ]
+            [[box for box in boxes if normalize_label(box["label"]) == name] for boxes in image]
             for image in images
         ]
-        result["categories"][str(plain(label))] = rewards.mean_average_precision(one) | {
+        result["categories"][str(plain(label))] = mean_average_precision(one) | {
             "n": sum(len(gold) for _, gold in one)
         }
     return result | mean_iou(rows)
@@ -1467,7 +1480,9 @@ def to_example(record, protocol, box_format=None):
     if boxed:
         if isinstance(gold, str):
             meta["solution"] = gold
-        meta["boxes"] = gold_boxes(gold if record.get("boxes") is None else record["boxes"], meta)
+        meta["boxes"] = boxes_of_gold(
+            gold if record.get("boxes") is None else record["boxes"], meta
+        )
         if protocol != "detection" or meta["category"]:
             meta["boxes"] = [{**box, "label": None} for box in meta["boxes"]]
         answer = json.dumps(meta["boxes"], ensure_ascii=False)
@@ -1499,7 +1514,7 @@ def to_example(record, protocol, box_format=None):
     return prediction, example
 
 
-def gold_boxes(gold, meta):
+def boxes_of_gold(gold, meta):
     """[{"bbox_2d": [x1, y1, x2, y2] in pixels, "label": text or None}, ...] of a gold in any of the ways `to_example` names. Without a size, thousandths
     are taken for the pixels of a 1000 x 1000 image (and meta["size"] is set so): IoU does not change when an axis is stretched. So is "none"."""
     ways = (
@@ -1530,7 +1545,7 @@ def gold_boxes(gold, meta):
 
     if isinstance(gold, str):
         text = last_answer(gold) or gold
-        found = rewards.parse_boxes(
+        found = parse_boxes(
             text if re.search(r"[\[({a-zA-Z]", text) else f"[{text}]"
         )  # "10, 20, 110, 220"
         if found is None:
@@ -1555,7 +1570,7 @@ def gold_boxes(gold, meta):
     if thousandths or not boxes:
         meta["size"] = meta.get("size") or [1000, 1000]
         boxes = [
-            {**box, "bbox_2d": list(rewards.to_pixels(box["bbox_2d"], "norm1000", meta["size"]))}
+            {**box, "bbox_2d": list(to_pixels(box["bbox_2d"], "norm1000", meta["size"]))}
             for box in boxes
         ]
     return boxes
@@ -1640,7 +1655,7 @@ def totals(rows, protocol):
     own averages; `by`, accuracy and n by task and the like."""
     recipe, n, right = PROTOCOLS[protocol], len(rows), sum(row["accuracy"] for row in rows)
     failures = sum(row["extracted"] is None for row in rows)
-    low, high = rewards.wilson(right, n)
+    low, high = metrics.wilson(right, n)
     result = {
         "protocol": protocol,
         "accuracy": right / max(1, n),
@@ -1695,3 +1710,62 @@ if __name__ == "__main__":
     if sys.argv[1:2] != ["--worker"]:
         sys.exit("protocols.py is a module: see its docstring, and evaluate.py --predictions")
     serve(lambda question: {"equal": _compare(*question)}, _warm_up)
+
+
+def on_a_line(text, protocol):
+    """A selection as the protocol reads answers: "14" is "Answer: 14" where they stand on a line of their own."""
+    bare = protocol and PROTOCOLS[protocol].get("line") and body(text, protocol) is None
+    return f"Answer: {text.strip()}" if bare else text
+
+
+def judged(examples, protocol):
+    """The examples as the protocol scores them. UserError, which names file and line, for one that it cannot score."""
+    records = [
+        {
+            **e.meta,
+            "id": e.id,
+            "question": e.question,
+            "answer": e.answer,
+            "choices": e.choices,
+            "task": e.task,
+            "prediction": "",
+        }
+        for e in examples
+    ]
+    return [
+        e
+        for _, e in suited(
+            [
+                (f"{e.source} does not suit --protocol {protocol}", record)
+                for e, record in zip(examples, records)
+            ],
+            protocol,
+        )
+    ]
+
+
+def suited(records, protocol, box_format=None):
+    """protocols.to_examples. UserError for a record that the protocol cannot score."""
+    try:
+        return to_examples(records, protocol, box_format)
+    except ValueError as error:
+        raise UserError(cut(str(error))) from None
+
+
+def reader(protocol):
+    """text -> its answer, or None, as the protocol reads it, or in tags."""
+    return (lambda text: body(text, protocol)) if protocol else extract_answer
+
+
+def scorer(protocol):
+    """score(text, example) -> (answer or None, right): by the protocol, or by the accuracy reward. Where an example has no gold answer (DropoutNTP), all that ends is right."""
+    read = reader(protocol)
+    right = (
+        (lambda text, example: PROTOCOLS[protocol]["ours"](text, *judged([example], protocol)))
+        if protocol
+        else rewards.accuracy
+    )
+    return lambda text, example: (
+        read(text) if example.answer else text,
+        bool(right(text, example)) if example.answer else True,
+    )

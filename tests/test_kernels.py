@@ -18,7 +18,7 @@ import torch
 from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import decode_kernels as kernels
+from fast import kernels
 
 COMPILED = os.environ["TRITON_INTERPRET"] == "0"
 DEVICE = "cuda" if COMPILED and torch.cuda.is_available() else "cpu"

@@ -1,11 +1,11 @@
 """The measurements that README quotes, each beside what it is compared with, in one run on the same work.
 
-    python bench.py                             # rollout, update and whole GRPO step against stock transformers, and against TRL where it is installed (15 minutes)
-    python bench.py memory                      # peak memory of an update with the real vocabulary, against full logits
-    python bench.py --scaling                   # seconds against G, P and T, drawn in scaling.png
-    python bench.py rewards                     # what scoring costs, as a share of a GRPO step (10 minutes on two cores)
-    python bench.py --gpu                       # on a GPU: first whether it is right, then decode step, GRPO step and memory of the 2B and the 7B (bench_gpu.py; half an hour)
-    python bench.py --device cuda --model DIR --shapes 1000x512x8 1000x512x32      # a checkpoint of one's own on a GPU
+    python -m fast.bench                             # rollout, update and whole GRPO step against stock transformers, and against TRL where it is installed (15 minutes)
+    python -m fast.bench memory                      # peak memory of an update with the real vocabulary, against full logits
+    python -m fast.bench --scaling                   # seconds against G, P and T, drawn in scaling.png
+    python -m fast.bench rewards                     # what scoring costs, as a share of a GRPO step (10 minutes on two cores)
+    python -m fast.bench --gpu                       # on a GPU: first whether it is right, then decode step, GRPO step and memory of the 2B and the 7B (bench_gpu.py; half an hour)
+    python -m fast.bench --device cuda --model DIR --shapes 1000x512x8 1000x512x32      # a checkpoint of one's own on a GPU
 
 Prints a table and writes it, with commit and versions, to --output-dir. Short times are the median of --repeats, with the range beside it; the GRPO step of
 `rewards`, which takes minutes, is measured once. Compare figures of one run only, and as ratios: other processes on the machine move all of them. So the sides of
@@ -38,14 +38,19 @@ from PIL import Image
 from tqdm import tqdm
 
 import data
-import generate
+import families
+import logps
 import losses
 import model as modeling
 import rewards
-import toyworld
-import utils
-from plumbing import disk, plots, rundir
+import rollout
+from plumbing import disk, plots, rundir, running, stopping
 from plumbing.arguments import write_args
+from plumbing.device import pick_device, pick_dtype
+from plumbing.flags import Parser, int_from_1
+from tasks import toy
+from tasks.example import Example
+from update import make_optimizer
 
 WORDS = "so the next one is a small red object near row column left right wait let me check again and then count total blue circle square of it".split()
 # hidden, intermediate, layers, vocabulary, heads, key and value heads, head tied, vision (depth, width, heads): "8m", in which everything weighs as in the real ones but for the
@@ -67,7 +72,7 @@ def shape(text):
 
 
 def parse_args(argv=None):
-    p = utils.Parser(__doc__, "bench.py")
+    p = Parser(__doc__, "bench.py")
     p.add_argument(
         "what",
         nargs="?",
@@ -94,7 +99,7 @@ def parse_args(argv=None):
     p.add_argument(
         "--rows",
         nargs="+",
-        type=utils.positive,
+        type=int_from_1,
         default=[8, 16, 32, 64],
         help="gpu: rows that decode together",
     )
@@ -110,30 +115,28 @@ def parse_args(argv=None):
         "--model",
         help="a checkpoint's directory; default: a random one, made for this: of 8 M parameters, or for `memory` with 151,936 words",
     )
-    p.add_argument(
-        "--prompts", type=utils.positive, default=64, help="rewards: N, questions of a step"
-    )
+    p.add_argument("--prompts", type=int_from_1, default=64, help="rewards: N, questions of a step")
     p.add_argument(
         "--num-generations",
-        type=utils.positive,
+        type=int_from_1,
         default=8,
         help="rewards: G, completions per question",
     )
     p.add_argument(
         "--max-completion-length",
-        type=utils.positive,
+        type=int_from_1,
         default=500,
         help="rewards: tokens of every completion",
     )
     p.add_argument(
         "--micro-batch-size",
-        type=utils.positive,
+        type=int_from_1,
         default=32,
         help="rewards: rows per forward and backward pass of the update",
     )
     p.add_argument(
         "--repeats",
-        type=utils.positive,
+        type=int_from_1,
         default=3,
         help="turns of each side; the GRPO step of `rewards`, which takes minutes, has one",
     )
@@ -174,8 +177,8 @@ def write_model(directory, size, seed=0, device="cpu", dtype=torch.float32):
         tied,
         (depth, width, vision_heads),
     ) = MODELS[size]
-    tokenizer = modeling.tiny_tokenizer()
-    special = modeling.special_ids(tokenizer)
+    tokenizer = families.tiny_tokenizer()
+    special = families.special_ids(tokenizer)
     head_size = hidden // heads
     section = [
         head_size // 8,
@@ -213,7 +216,7 @@ def write_model(directory, size, seed=0, device="cpu", dtype=torch.float32):
             if parameter.dim() > 1 and "visual" not in name:
                 parameter.mul_((8 if "lm_head" in name else 2) * 16 / math.sqrt(hidden))
     model.save_pretrained(directory)
-    modeling.Processor(tokenizer, modeling.image_processor_class()(), special, 4096).save(directory)
+    modeling.Processor(tokenizer, families.image_processor_class()(), special, 4096).save(directory)
 
 
 def load_bench(
@@ -264,7 +267,7 @@ def random_prompt(special, P, seed=0):
         ]
     )
     is_image = ids == special.image_id
-    positions, following = data.rope_positions(is_image, [(side, side)])
+    positions, following = families.rope_positions(is_image, [(side, side)])
     return data.Prompt(
         ids,
         positions,
@@ -298,11 +301,11 @@ def repeated(prompts, G):
 @contextlib.contextmanager
 def stock(policy):
     """transformers' own attention for what is measured as theirs (load() sets one that also knows packed rows), and the project's mixed precision."""
-    core = modeling.core_of(policy)
+    core = logps.core_of(policy)
     config = core.model.language_model.config
     ours, config._attn_implementation = config._attn_implementation, "sdpa"
     try:
-        with modeling.autocast(core):
+        with logps.autocast(core):
             yield
     finally:
         config._attn_implementation = ours
@@ -354,9 +357,9 @@ def our_logps(policy, special, prompts, completions, counts):
     prompts = [
         dataclasses.replace(p) for p in prompts
     ]  # what is cached in a prompt lasts for one step
-    modeling.cache_features(policy, prompts)
+    logps.cache_features(policy, prompts)
     batch = data.collate(prompts, completions, mask, counts, policy.device)
-    return modeling.token_logps(policy, batch, 1.0, special.vision_ids)
+    return logps.token_logps(policy, batch, 1.0, special.vision_ids)
 
 
 def backward(logp, G, seed=0):
@@ -377,7 +380,7 @@ def rollout_sides(policy, special, N, P, T, G):
     """{name: call(turn)}, ours first: G completions of each prompt."""
     prompts = [random_prompt(special, P, n) for n in range(N)]
     return {
-        "ours": lambda turn: generate.rollout(policy, prompts, special, G, T, seed=turn),
+        "ours": lambda turn: rollout.rollout(policy, prompts, special, G, T, seed=turn),
         "generate, prompts and pictures repeated": lambda turn: stock_generate(
             policy, special, repeated(prompts, G), T
         ),
@@ -417,9 +420,7 @@ def update_sides(policy, special, N, P, T, G):
 def step_sides(policy, special, N, P, T, G, micro=None):
     """{name: call(turn)}: a whole GRPO step without the cost of rewards. micro: rows to a forward and backward pass, by whole groups; None: all."""
     prompts = [random_prompt(special, P, n) for n in range(N)]
-    optimizer = utils.make_optimizer(
-        "adamw", [p for p in policy.parameters() if p.requires_grad], 1e-9
-    )
+    optimizer = make_optimizer("adamw", [p for p in policy.parameters() if p.requires_grad], 1e-9)
     micro = micro or N * G
 
     def straightforward(turn):
@@ -449,8 +450,8 @@ def our_step(
     """A step of train_grpo.py, with random rewards. micro: rows to a forward and backward pass. reached(phase) is called after the rollout, the update's gradient, the optimizer."""
     N = len(prompts)
     prompts = [dataclasses.replace(p) for p in prompts]
-    modeling.cache_features(policy, prompts)
-    roll = generate.rollout(policy, prompts, special, G, T, seed=turn)
+    logps.cache_features(policy, prompts)
+    roll = rollout.rollout(policy, prompts, special, G, T, seed=turn)
     reached("rollout")
     weights = losses.token_weights(roll.mask, "grpo")
     adv = losses.group_advantage(
@@ -462,7 +463,7 @@ def our_step(
         batch = data.collate(
             prompts[first:last], roll.targets[a:b], roll.mask[a:b], counts, policy.device
         )
-        logp, _ = modeling.token_logps(policy, batch, 1.0, special.vision_ids, entropy=True)
+        logp, _ = logps.token_logps(policy, batch, 1.0, special.vision_ids, entropy=True)
         losses.logp_difference(roll.logp[a:b].to(logp), logp.detach(), batch["mask"])
         losses.aggregate(
             losses.clipped_surrogate(logp, logp.detach(), adv[a:b].to(logp)), weights[a:b].to(logp)
@@ -478,17 +479,17 @@ SIDES = {"rollout": rollout_sides, "update": update_sides, "step": step_sides}
 def check_same_work(policy, special, P, G=2, T=16):
     """ValueError unless all sides do the same work, on a prompt of P tokens: the same greedy tokens (in float32; in bfloat16 near-ties fall either way), log-probs
     of the rollout that the stock forward pass confirms, and the same gradients."""
-    exact = modeling.core_of(policy).compute_dtype == torch.float32
+    exact = logps.core_of(policy).compute_dtype == torch.float32
     prompt = random_prompt(special, P)
     policy.eval()
     if exact:
-        ours = generate.rollout(policy, [prompt], special, 1, 2 * T, temperature=0).targets
+        ours = rollout.rollout(policy, [prompt], special, 1, 2 * T, temperature=0).targets
         stock = stock_generate(policy, special, [prompt], 2 * T, do_sample=False).cpu()
         if not torch.equal(ours, stock):
             raise ValueError(
                 f"P = {P}: greedy tokens differ from those of model.generate, {ours.tolist()} and {stock.tolist()}: the figures would compare different work"
             )
-    roll = generate.rollout(policy, [prompt], special, G, T)
+    roll = rollout.rollout(policy, [prompt], special, G, T)
     with torch.no_grad():
         gap = (roll.logp - stock_logps(policy, special, [prompt] * G, roll.targets).cpu()).abs()
     if not gap.mean() < (1e-4 if exact else 0.05):
@@ -694,7 +695,7 @@ def trl_steps(directory, device, dtype, P, T, G, steps, between=lambda turn: Non
 def trl_example(P):
     """A question about a picture of noise as large as that of random_prompt(P)."""
     side = 28 * side_of(P)
-    return data.Example(
+    return Example(
         "trl",
         [Image.frombytes("RGB", (side, side), random.Random(0).randbytes(3 * side * side))],
         "How many red objects are there?",
@@ -706,9 +707,7 @@ def trl_example(P):
 def trl_rows(directory, device, dtype, policy, processor, special, P, T, G, repeats):
     """Rows of a whole step, ours and TRL's, which take turns. Both read the picture and write the prompt; neither pays for a reward."""
     example = trl_example(P)
-    optimizer = utils.make_optimizer(
-        "adamw", [p for p in policy.parameters() if p.requires_grad], 1e-9
-    )
+    optimizer = make_optimizer("adamw", [p for p in policy.parameters() if p.requires_grad], 1e-9)
     ours = []
 
     def our_turn(turn):
@@ -780,8 +779,8 @@ def table(rows):
 
 def bench_speed(args):
     """Rollout for every shape; update, whole step and peak memory for the first shape of each P; a step of two prompts for the first of all."""
-    device = utils.pick_device(args.device)
-    dtype = utils.pick_dtype(args.dtype, device)
+    device = pick_device(args.device)
+    dtype = pick_dtype(args.dtype, device)
     shapes = args.shapes or [(188, 96, 8), (188, 96, 32), (944, 64, 8), (944, 64, 32)]
     firsts = [s for i, s in enumerate(shapes) if s[0] not in [t[0] for t in shapes[:i]]]
     rows = []
@@ -837,8 +836,8 @@ def bench_speed(args):
 
 def bench_memory(args):
     """Peak memory of the update of one prompt with the published vocabulary, beyond the loaded model."""
-    device = utils.pick_device(args.device)
-    dtype = utils.pick_dtype(args.dtype, device)
+    device = pick_device(args.device)
+    dtype = pick_dtype(args.dtype, device)
     rows = []
     with one_thread(device), checkpoint(args, "head") as directory:
         policy, _, special = load_bench(directory, device, dtype)
@@ -862,15 +861,15 @@ def bench_memory(args):
             ]
             table(more)
             rows += more
-        V = modeling.core_of(policy).config.text_config.vocab_size
+        V = logps.core_of(policy).config.text_config.vocab_size
     print(f"V {V}; ours over full logits: {rows[0]['share_of_full_logits']:.3f}")
     return {"rows": rows, "V": V}
 
 
 def bench_scaling(args):
     """Seconds of our side against G, P and T: half of, once and twice each of a shape, whose others stay. A rollout of one token is vision tower and prefill."""
-    device = utils.pick_device(args.device)
-    dtype = utils.pick_dtype(args.dtype, device)
+    device = pick_device(args.device)
+    dtype = pick_dtype(args.dtype, device)
     base = dict(zip("PTG", (args.shapes or [(444, 64, 8)])[0]))
     along = {axis: [base[axis] // 2, base[axis], 2 * base[axis]] for axis in "GPT"}
     rows = []
@@ -988,7 +987,7 @@ def bench_rewards(args):
     """Seconds to score N * G completions, for each reward and for the sets in use, against one GRPO step (rollout, update) of the tiny model with
     as many tokens: every row runs to the full length, as nothing may end it."""
     device, N, G, T = (
-        utils.pick_device(args.device),
+        pick_device(args.device),
         args.prompts,
         args.num_generations,
         args.max_completion_length,
@@ -1006,13 +1005,13 @@ def bench_rewards(args):
             gradient_checkpointing=False,
         ),
     )
-    optimizer = utils.make_optimizer("adamw", list(policy.parameters()), 1e-6)
+    optimizer = make_optimizer("adamw", list(policy.parameters()), 1e-6)
     rows = []
 
     # ---- scoring: every reward alone on questions of its kind, and the usual sets ------------------------------------------------
     kinds = {}
-    for task in sorted(toyworld.TASKS):
-        examples = [data.ToyStream(task, "train", 0, 3, "gold")[i] for i in range(N)]
+    for task in sorted(toy.TASKS):
+        examples = [toy.ToyStream(task, "train", 0, 3, "gold")[i] for i in range(N)]
         kinds[task] = long_completions(examples, G, processor.tokenizer, T)
     lengths = [len(processor.tokenizer(text)["input_ids"]) for text in kinds["count"][0]]
     print(
@@ -1046,13 +1045,13 @@ def bench_rewards(args):
         )
 
     # ---- a GRPO step with as many tokens -----------------------------------------------------------------------------------------
-    stream = data.ToyStream("count", "train", 0, 3, "gold")
+    stream = toy.ToyStream("count", "train", 0, 3, "gold")
     prompts = [data.encode_prompt(stream[i], processor) for i in range(N)]
     endless = SimpleNamespace(**{**vars(processor.special), "eos_ids": []})
 
     def step():
         started = time.perf_counter()
-        roll = generate.rollout(policy, prompts, endless, G, T)
+        roll = rollout.rollout(policy, prompts, endless, G, T)
         rolled = time.perf_counter()
         weights = losses.token_weights(roll.mask, "grpo", T)
         adv = losses.group_advantage(torch.rand(N * G), G)
@@ -1062,7 +1061,7 @@ def bench_rewards(args):
             batch = data.collate(
                 prompts[first:last], roll.targets[a:b], roll.mask[a:b], counts, device
             )
-            logp = modeling.token_logps(policy, batch, 1.0, processor.special.vision_ids)
+            logp = logps.token_logps(policy, batch, 1.0, processor.special.vision_ids)
             losses.aggregate(
                 losses.clipped_surrogate(logp, logp.detach(), adv[a:b].to(logp)),
                 weights[a:b].to(logp),
@@ -1092,7 +1091,7 @@ def bench_rewards(args):
 
 def bench_gpu(args):
     """The figures of a GPU (bench_gpu.py, which builds on this file)."""
-    from bench_gpu import bench_gpu
+    from fast.bench_gpu import bench_gpu
 
     return bench_gpu(args)
 
@@ -1121,4 +1120,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    utils.run(main, parse_args)
+    running.run(main, parse_args)

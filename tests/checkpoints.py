@@ -19,9 +19,11 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import data
-import model as modeling
+import families
+from tasks.example import Example
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 TEXT = [
     "hidden_size",
@@ -171,7 +173,7 @@ def write_2024(directory, size="tiny", seed=0, dtype=torch.bfloat16, shard_bytes
 @functools.cache
 def learned_words():
     """{"vocab": ..., "merges": ...} of the tiny tokenizer."""
-    return json.loads(modeling.tiny_tokenizer().backend_tokenizer.to_str())["model"]
+    return json.loads(families.tiny_tokenizer().backend_tokenizer.to_str())["model"]
 
 
 def write_tokenizer(directory, words, first):
@@ -372,15 +374,15 @@ def questions():
     """Nine examples: six pictures of different sizes, two pictures in one prompt, and two prompts of text alone."""
     sizes = [(112, 112), (56, 56), (140, 56), (84, 196), (168, 112), (28, 280)]
     found = [
-        data.Example(f"one {w} x {h}", [picture(w, h)], f"How many red objects are there? {w}", "1")
+        Example(f"one {w} x {h}", [picture(w, h)], f"How many red objects are there? {w}", "1")
         for w, h in sizes
     ]
     found.append(
-        data.Example("two", [picture(56, 84), picture(140, 112, 1)], "Are these the same?", "no")
+        Example("two", [picture(56, 84), picture(140, 112, 1)], "Are these the same?", "no")
     )
-    found.append(data.Example("text", [], "How many?", "2"))
+    found.append(Example("text", [], "How many?", "2"))
     return found + [
-        data.Example(
+        Example(
             "more text",
             [],
             "Row 1: red circle (1), blue square. Row 2: none. How many blue squares are there?",

@@ -1,0 +1,63 @@
+"""Run a script: errors in one sentence, exit codes."""
+
+import sys
+
+import torch
+from tqdm import tqdm
+
+from plumbing import disk, lock, stopping
+from plumbing.errors import UserError, out_of_memory
+
+
+def run(main, parse_args, argv=None):
+    """The last line of every script: parse, run, and say in one sentence what the user can fix.
+
+    Exit code 2 for that, 130, 143 or 129 for a signal; the output directory is this run's alone.
+    """
+    before = stopping.watch()
+    try:
+        with stopping.SteadyStreams():
+            _run(main, parse_args, argv)
+    finally:
+        stopping.restore(before)
+
+
+def _run(main, parse_args, argv):
+    args = None
+    try:
+        args = parse_args(argv)
+        with lock.claim(args):
+            main(args)
+    except UserError as error:
+        _stop(str(error))
+    except torch.OutOfMemoryError as error:
+        _stop(f"the GPU's memory is full ({first_line(error)}); {less_memory(args)}")
+    except Exception as error:
+        out, again = getattr(args, "output_dir", None) or ".", lock.again(args)
+        words = disk.in_words(error, out, again)
+        if words is None and out_of_memory(error):
+            words = f"the memory is full ({first_line(error)}); {less_memory(args)}"
+        if words is None:  # a mistake of this code
+            raise
+        _stop(words)
+
+
+def _stop(sentence):
+    tqdm.write(f"error: {sentence}", file=sys.stderr)  # on a line of its own, a progress bar or not
+    sys.exit(2)
+
+
+def first_line(error) -> str:
+    """What an error says, in one line; Python's own of memory says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:120]
+
+
+def less_memory(args) -> str:
+    """What a command can do about memory, by the flags that it has."""
+    if not hasattr(args, "micro_batch_size"):
+        return "close other programs, or take a machine with more of it"
+    return (
+        "lower --micro-batch-size or --eval-batch-size, or add --gradient-checkpointing, and "
+        f"{lock.again(args)}; or begin anew with a lower --prompts-per-step or --max-pixels, or "
+        "--quant nf4"
+    )

@@ -1,0 +1,21 @@
+"""Short forms of text for messages."""
+
+import re
+
+HALF = re.compile(
+    "[\ud800-\udfff]"
+)  # of a surrogate pair; in an argument or a path: a byte that is not UTF-8
+
+
+def cut(text, most=580):
+    """Shorten a message in its middle: its remedy stands last."""
+    return text if len(text) <= most else f"{text[: most - 200]} ... {text[-195:]}"
+
+
+def short(text, most=200):
+    """One line of at most `most` characters, for messages."""
+    try:
+        text = " ".join(str(text).split())
+    except RecursionError:
+        text = f"a {type(text).__name__} nested too deeply to be shown"
+    return text if len(text) <= most else text[:most] + "..."
