@@ -8,8 +8,9 @@ limits are SIGALRM: it exists in the main thread only and counts the clock, so t
 gets another reward beside other busy programs. Here the kernel counts the worker's CPU time and
 ends the process, whatever C code it is in. The clock guards only against a worker that is stuck.
 
-The worker is a plain subprocess. One of multiprocessing or pebble would import the training script
-again, and torch with it.
+The worker is a plain subprocess. multiprocessing and pebble 5.2 import the training script again,
+and torch with it. Told not to, pebble's pool still breaks where an idle worker is killed or Ctrl-C
+comes while one starts, and a forked process that has asked hangs at its end.
 """
 
 import atexit

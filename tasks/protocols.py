@@ -24,6 +24,8 @@ import sys
 from fractions import Fraction
 from types import SimpleNamespace
 
+from rapidfuzz.distance import Indel
+
 import rewards
 from grading import metrics
 from grading.answers import (
@@ -102,18 +104,10 @@ def last_answer(text):
 
 
 def indel_ratio(a, b):
-    """Levenshtein.ratio: 2 LCS(a, b) / (len(a) + len(b)), 1.0 for two empty texts. Bit-parallel (Hyyrö 2004): one addition per character of b."""
-    if not a and not b:
-        return 1.0
-    a, b = sorted((a, b), key=len)  # the bits of the shorter text
-    where = {}
-    for i, char in enumerate(a):
-        where[char] = where.get(char, 0) | 1 << i
-    full = unmatched = (1 << len(a)) - 1
-    for char in b:
-        hit = unmatched & where.get(char, 0)
-        unmatched = (unmatched + hit | unmatched - hit) & full
-    return 2 * (len(a) - bin(unmatched).count("1")) / (len(a) + len(b))
+    """Levenshtein.ratio: 2 LCS(a, b) / (len(a) + len(b)), 1.0 for two empty texts."""
+    total = len(a) + len(b)
+    # rapidfuzz's own ratio is 1 - distance / total, which rounds twice.
+    return Indel.similarity(a, b) / total if total else 1.0
 
 
 # ---- R1-V, open-r1-multimodal, VisualThinker

@@ -410,12 +410,9 @@ def test_indel_ratio():
     ) == pytest.approx(0.2)
     draw = random.Random(1)
     for _ in range(300):
-        a, b = ("".join(draw.choices("abc", k=draw.randint(0, 9))) for _ in range(2))
-        assert (
-            protocols.indel_ratio(a, b)
-            == pytest.approx(slow(a, b))
-            == pytest.approx(protocols.indel_ratio(b, a))
-        )
+        a, b = ("".join(draw.choices("aé😀\ud800", k=draw.randint(0, 9))) for _ in range(2))
+        # Equal to the last bit: a published score must not change with a library.
+        assert protocols.indel_ratio(a, b) == slow(a, b) == protocols.indel_ratio(b, a)
 
 
 # --------------------------------------------------------------------------------------------------------------------- boxes
