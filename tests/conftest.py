@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 
-import model as modeling
-
 os.environ["HF_HUB_OFFLINE"] = (
     "1"  # before transformers is imported: a test that downloads should fail
 )
@@ -20,5 +18,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 @pytest.fixture(scope="session")
 def tiny():
     """(policy, processor) of the untrained preset. Shared by all tests: leave it as it is, or load your own."""
+    import model
 
-    return modeling.load("tiny", seed=0)
+    return model.load("tiny", seed=0)

@@ -12,7 +12,7 @@ import torch
 import families
 from fast import bench, bench_gpu, kernels
 from fast import decode as decode_
-from fast.decode import Decoder, free_memory, plan_memory
+from fast.decode import Decoder, free_memory
 from plumbing.errors import UserError
 
 CPU = torch.device("cpu")
@@ -219,10 +219,10 @@ def test_bytes_of_a_step_are_counted_from_the_model(directory):
 
 
 def test_the_plan_can_be_forced_and_comes_back(directory):
-    before = plan_memory
+    before = decode_.plan_memory
     with bench_gpu.planned(False):
-        assert plan_memory(None, [1, 2], 3, 4, 5) == (False, [(0, 2, 0, 3)])
-    assert plan_memory is before
+        assert decode_.plan_memory(None, [1, 2], 3, 4, 5) == (False, [(0, 2, 0, 3)])
+    assert decode_.plan_memory is before
 
 
 def test_a_process_may_be_limited(monkeypatch):

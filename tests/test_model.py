@@ -17,6 +17,7 @@ import torch
 
 import data
 import families
+import logps
 import model as modeling
 import rollout
 import update
@@ -702,7 +703,7 @@ def test_packed_update_holds_neither_all_logits_nor_a_mask_of_the_whole_length(
     policy, processor = modeling.load(str(published), train=flags(lora_r=4))
     # what torch makes of a CausalBias on CPU; the thing itself cannot be made under a dispatch mode
     monkeypatch.setattr(
-        modeling, "causal_lower_right", lambda T, L: torch.ones(T, L, dtype=torch.bool).tril(L - T)
+        logps, "causal_lower_right", lambda T, L: torch.ones(T, L, dtype=torch.bool).tril(L - T)
     )
     shapes = set()
 
