@@ -613,8 +613,15 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def hear_signals() -> None:
+    """Undo what nohup and `&` ignore: a run inherits it, and would not hear the signal under test."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def main() -> int:
     args = parse_args()
+    hear_signals()
     if why_not():
         sys.exit(f"error: {why_not()}")
     records: list[dict] = []

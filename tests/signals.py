@@ -558,6 +558,7 @@ def cases(bench: Bench, args: argparse.Namespace) -> Iterator[dict]:
 
 def main() -> int:
     args = parse_args()
+    faults.hear_signals()
     records: list[dict] = []
     with tempfile.TemporaryDirectory(prefix="signals") as temporary:
         shim = faults.build_shim(Path(temporary))
