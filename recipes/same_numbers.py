@@ -349,7 +349,7 @@ def files_of(tree: Path, only: str) -> dict[str, Path]:
 def compare(args: argparse.Namespace) -> int:
     """Compare two trees and print what differs. Returns the exit code."""
     old, new = files_of(args.old, args.only), files_of(args.new, args.only)
-    places = {str(tree.resolve()): "TREE" for tree in (args.old, args.new)}
+    places = {(tree / ".place").read_text().strip(): "TREE" for tree in (args.old, args.new)}
     found = Comparison(places | {path: "CHECKOUT" for path in args.checkouts})
     for name in sorted(old.keys() | new.keys()):
         if name in old and name in new:

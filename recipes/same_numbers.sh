@@ -4,6 +4,7 @@
 #     recipes/same_numbers.sh OLD NEW        # 0: no difference, 1: some, 2: it could not run
 #
 # OLD and NEW are checkouts. What they write goes to $WORK/old and $WORK/new (default: /tmp/same).
+# One call at a time for each WORK. Another WORK may start with a copy of $WORK/old.
 # $WORK/old is kept: what OLD ran already, at the same commit after the same commands, is reused.
 # PYTHON names the interpreter; by default it is .venv/bin/python of NEW.
 # ONLY=regex runs and compares only the commands that match; what these start from must match too.
@@ -190,11 +191,12 @@ commands() {
 tree() {
     local started=$SECONDS name
     CHECKOUT=$2
-    CHAIN="$(git -C "$CHECKOUT" rev-parse HEAD) $(cat "$WORK"/inputs/* | cksum)"
+    CHAIN="$(git -C "$CHECKOUT" rev-parse HEAD 2>/dev/null) $(cat "$WORK"/inputs/* | cksum)"
     if [ -n "$(git -C "$CHECKOUT" status --porcelain --untracked-files=no 2>&1)" ]; then
         REUSE=no  # no commit says what this code is
     fi
     mkdir -p "$WORK/$1/.done" "$WORK/$1/.log" && cd "$WORK/$1" || exit 2
+    [ -f .place ] || pwd -P >.place  # an adapter names its base by the whole path
     NAMES=
     commands
     for name in $(ls .done); do
