@@ -156,7 +156,8 @@ commands() {
 
     # The same losses from given pairs.
     given="--model warm_table --pairs $I/pairs.jsonl --batch-size 4 --max-steps 4
-        --learning-rate 1e-3 --max-completion-length 60 --eval-data $I/count.jsonl --max-eval-samples 8 --num-samples 0"
+        --learning-rate 1e-3 --max-completion-length 60 --eval-data $I/count.jsonl
+        --max-eval-samples 8 --num-samples 0"
     pairs dpo_given dpo $given --beta 0.3
     pairs mpo_given mpo $given --lora-r 4
 
