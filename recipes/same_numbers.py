@@ -4,7 +4,8 @@
     python recipes/same_numbers.py compare OLD_TREE NEW_TREE
 
 `inputs` writes the data files that the commands read; of the checkout it takes its answer pairs.
-`compare` prints a line for each difference: file, key, both values. Exit code 1 if there is any.
+`compare` finds a line for each difference: file, key, both values. Exit code 1 if there is any.
+All lines stand in differences.txt beside NEW_TREE; the first of each file are printed.
 What may differ stands in the tables below, each entry with its reason.
 """
 
@@ -38,6 +39,7 @@ TEXTS = [
 # (regex for "FILE KEY", issue): differences that an issue asked for. They are counted, not failed.
 ASKED: list[tuple[str, str]] = []
 
+PRINTED = 8  # lines of a file
 PICTURES = {".png", ".jpg"}
 WHOLE = {"tokenizer.json", "vocab.json"}  # compared as bytes: thousands of numbers that say nothing
 
@@ -176,7 +178,7 @@ class Comparison:
         """places: path -> the name that both trees have for it."""
         self.places = places
         self.counts = collections.Counter()
-        self.differences: list[str] = []
+        self.differences: dict[str, list[str]] = collections.defaultdict(list)
 
     def differ(self, file: str, key: str, old, new):
         """Note a difference, or that an issue asked for it."""
@@ -184,7 +186,7 @@ class Comparison:
             if re.search(pattern, f"{file} {key}"):
                 self.counts["asked"] += 1
                 return
-        self.differences.append(f"{file}  {key}: {shown(old)} -> {shown(new)}")
+        self.differences[file].append(f"{file}  {key}: {shown(old)} -> {shown(new)}")
 
     def values(self, file: str, key: str, old, new):
         """Compare two values of JSON or of state.pt, down to their leaves."""
@@ -360,17 +362,23 @@ def compare(args: argparse.Namespace) -> int:
         else:
             here = ["there" if name in tree else "not there" for tree in (old, new)]
             found.differ(name, "file", *here)
-    print("\n".join(found.differences))
+    everything = [line for lines in found.differences.values() for line in lines]
+    report = args.new.parent / "differences.txt"
+    report.write_text("".join(f"{line}\n" for line in everything), encoding="utf-8")
+    for file, lines in found.differences.items():
+        print("\n".join(lines[:PRINTED]))
+        if len(lines) > PRINTED:
+            print(f"{file}  and {len(lines) - PRINTED} more: {report}")
     count = found.counts
     print(
         f"{count['files']} files, {count['numbers']} numbers, {count['texts']} texts equal; "
         f"{count['pictures']} pictures in both, {count['pictures of equal bytes']} of equal bytes; "
         f"{count['asked']} differences that an issue asked for; "
-        f"{len(found.differences)} other differences"
+        f"{len(everything)} other differences"
     )
     if not count["files"]:
         print("nothing was compared")
-    return int(bool(found.differences) or not count["files"])
+    return int(bool(everything) or not count["files"])
 
 
 def parse_args() -> argparse.Namespace:
