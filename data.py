@@ -16,6 +16,7 @@ import math
 import os
 import random
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -29,6 +30,7 @@ from plumbing import checkpoint_files, flags, templates
 from plumbing.errors import UserError
 from plumbing.text import HALF, cut
 from tasks import box_fields, files, images, toy
+from tasks.example import Example
 from tasks.prompts import DEFAULT_TEMPLATE, question_text, template_of
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # we have a limit
@@ -48,15 +50,15 @@ def take(examples, start, number, seed):
     return chosen
 
 
-def steps_of(args, examples, per_step):
+def steps_of(max_steps, epochs, spec, examples, per_step):
     """--max-steps, or what --num-train-epochs means for this many examples."""
-    if args.max_steps:
-        return args.max_steps
+    if max_steps:
+        return max_steps
     if isinstance(examples, toy.ToyStream):
         raise UserError(
-            f"--data {args.data} never ends: say how long to train with --max-steps, e.g. --max-steps 200"
+            f"--data {spec} never ends: say how long to train with --max-steps, e.g. --max-steps 200"
         )
-    return max(1, round(args.num_train_epochs * len(examples) / per_step))
+    return max(1, round(epochs * len(examples) / per_step))
 
 
 def default_eval(spec):
@@ -68,23 +70,15 @@ def default_eval(spec):
     return [spec]
 
 
-def read_eval(args, examples):
-    """{DATA: examples to ask} for each --eval-data, or for `default_eval`; what is also --data is not read twice."""
-    args.eval_data = args.eval_data or default_eval(args.data)
+def read_eval(specs, known, number, **reading):
+    """{spec: the first `number` examples} of each --eval-data; reading: as for tasks.read.
+
+    known: {spec: examples} of what has been read already.
+    """
     sets = {}
-    for spec in args.eval_data:
-        found = (
-            examples
-            if spec == args.data
-            else tasks.read(
-                spec,
-                level=args.level,
-                box_format=args.box_format,
-                min_pixels=args.min_pixels,
-                max_pixels=args.max_pixels,
-            )
-        )
-        sets[spec] = head(found, args.max_eval_samples)
+    for spec in specs:
+        examples = known[spec] if spec in known else tasks.read(spec, **reading)
+        sets[spec] = head(examples, number)
     return sets
 
 
@@ -116,48 +110,31 @@ class Prompt:
 
 
 def ask_as_trained(args, otherwise=DEFAULT_TEMPLATE):
-    """Fills in --prompt-template, --system-prompt, --box-format and the limits on pixels where they were not given: as the checkpoint's training run had
-    them (its args.json), so that training and evaluation ask alike. UserError for an unknown template."""
+    """The flags that say how questions are put: as given, or else as the checkpoint was trained.
+
+    {name: value} of --prompt-template, --system-prompt, --box-format and the limits on pixels; for
+    main to store in args. otherwise: the template where neither says one.
+    Raises UserError for an unknown template.
+    """
     trained_with = checkpoint_files.read_run(args.model)
-    args.prompt_template = args.prompt_template or trained_with.get("prompt_template") or otherwise
-    args.system_prompt = (
-        args.system_prompt if args.system_prompt is not None else trained_with.get("system_prompt")
-    )
-    for name, default in (
-        ("box_format", boxes.BOX_FORMATS[0]),
-        ("min_pixels", flags.MIN_PIXELS),
-        ("max_pixels", flags.MAX_PIXELS),
-    ):
-        if hasattr(args, name):  # a caller that has none of these flags needs none
-            setattr(args, name, getattr(args, name) or trained_with.get(name) or default)
+    decided = {
+        "prompt_template": args.prompt_template or trained_with.get("prompt_template") or otherwise,
+        "system_prompt": args.system_prompt,
+    }
+    if args.system_prompt is None:
+        decided["system_prompt"] = trained_with.get("system_prompt")
+    defaults = {
+        "box_format": boxes.BOX_FORMATS[0],
+        "min_pixels": flags.MIN_PIXELS,
+        "max_pixels": flags.MAX_PIXELS,
+    }
+    for name, default in defaults.items():
+        if hasattr(args, name):  # a script without these flags needs none
+            decided[name] = getattr(args, name) or trained_with.get(name) or default
     if hasattr(args, "max_image_pixels"):
         images.limit_image_pixels(args.max_image_pixels)
-    template_of(args.prompt_template)
-
-
-def render(example, processor, template=DEFAULT_TEMPLATE, system_prompt=None):
-    """The prompt as text, by the chat template, images first, one <|image_pad|> for each. UserError if it spells a reserved token."""
-    text = question_text(example, template)
-    for token in processor.special.reserved:
-        if token in text:
-            raise UserError(
-                f"{example.source}: the question contains the reserved token {token}; remove it"
-            )
-        if token in (system_prompt or ""):
-            raise UserError(f"--system-prompt contains the reserved token {token}; remove it")
-    if HALF.search(system_prompt or ""):
-        raise UserError(
-            "the system prompt contains half a character; give another with --system-prompt (the checkpoint's args.json has this one)"
-        )
-    messages = [
-        {
-            "role": "user",
-            "content": [{"type": "image"}] * len(example.images) + [{"type": "text", "text": text}],
-        }
-    ]
-    if system_prompt is not None:
-        messages.insert(0, {"role": "system", "content": system_prompt})
-    return templates.render(processor.tokenizer, messages, len(example.images), example.source)
+    template_of(decided["prompt_template"])
+    return decided
 
 
 def must_fit(example, processor, length, pads, room):
@@ -169,52 +146,6 @@ def must_fit(example, processor, length, pads, room):
         )
 
 
-def check_fit(examples, processor, template, system_prompt, room, targets=False):
-    """Every prompt of a file (the first few of a toy task) against the model's context, before any work: its text is tokenised, its images
-    measured by their headers. targets: the supervised responses too. Raises UserError as `encode_prompt` and `encode_target` would. Returns the tokens of each prompt."""
-    merge, lengths = processor.image_processor.merge_size**2, []
-    for example in tqdm(
-        head(examples, 16) if isinstance(examples, toy.ToyStream) else examples,
-        desc="checking lengths",
-        leave=False,
-        disable=isinstance(examples, toy.ToyStream) or len(examples) < 500,
-    ):
-        pads = 0
-        for image in example.images:
-            width, height = images.picture_size(image, example.source)
-            pads += processor.image_processor.get_number_of_image_patches(height, width) // merge
-        words = len(
-            processor.tokenizer(
-                render(example, processor, template, system_prompt), add_special_tokens=False
-            )["input_ids"]
-        ) - len(example.images)
-        must_fit(example, processor, words + pads, pads, room)
-        lengths.append(words + pads)
-        if targets:
-            encode_target(example, processor, template, room)
-    return lengths
-
-
-def check_pair_fit(pairs, processor, template, system_prompt):
-    """Every pair before any work: the prompt with the longer response (end-of-turn token included) against the model's context. A pair that is there
-    several times is looked at once. Raises UserError, as for a response that spells a reserved token."""
-    once = {id(pair): pair for pair in pairs}.values()
-    for pair in tqdm(once, desc="checking lengths", leave=False, disable=len(once) < 500):
-        room = max(
-            len(
-                encode_response(
-                    getattr(pair, name),
-                    processor,
-                    pair.example.source,
-                    math.inf,
-                    f"{name} response",
-                )
-            )
-            for name in ("chosen", "rejected")
-        )
-        check_fit([pair.example], processor, template, system_prompt, room)
-
-
 def check_golds(examples, check):
     """check(answer, choices, meta) on every example of a file; what it objects to becomes a UserError naming file and line."""
     for example in () if isinstance(examples, toy.ToyStream) else examples:
@@ -224,36 +155,136 @@ def check_golds(examples, check):
             raise UserError(cut(f"{example.source}: {error}")) from None
 
 
-def encode_prompt(example, processor, template=DEFAULT_TEMPLATE, system_prompt=None, room=0):
-    """Prompt of an example: chat template, images first, each <|image_pad|> repeated once per merged patch (grid.prod() / 4).
+@dataclass(frozen=True)
+class Asker:
+    """How questions are put to one checkpoint.
 
-    room: tokens that must still fit after the prompt. A prompt is never truncated, because that cuts image tokens: what does not fit
-    raises UserError, as does text that spells a reserved token.
+    processor: a model.Processor: tokenizer, image processor with its limits on pixels.
+    template: a name in TEMPLATES; an example's meta["prompt_template"] comes first.
     """
-    special = processor.special
-    rendered = render(example, processor, template, system_prompt)
-    pixel_values = grid = None
-    counts = []
-    if example.images:
-        pictures = []
-        for image in example.images:  # no two of them in memory
-            opened = [images.open_image(image, example.source)]
-            pictures.append(processor.image_processor(images=opened, return_tensors="pt"))
-        pixel_values = torch.cat([picture["pixel_values"] for picture in pictures])
-        grid = torch.cat([picture["image_grid_thw"] for picture in pictures])
-        counts = (grid.prod(-1) // processor.image_processor.merge_size**2).tolist()
-        parts = rendered.split(special.image)
-        rendered = parts[0] + "".join(
-            special.image * n + part for n, part in zip(counts, parts[1:])
+
+    processor: object
+    template: str = DEFAULT_TEMPLATE
+    system_prompt: str | None = None
+
+    def verbatim(self) -> "Asker":
+        """The same for questions that are whole user turns already."""
+        return replace(self, template="none")
+
+    def prompt(self, example: Example, room: int = 0) -> Prompt:
+        """Encode an example: chat template, images first, one <|image_pad|> per merged patch.
+
+        room: tokens that must still fit after the prompt. A prompt is never cut, because that cuts image tokens.
+        Raises UserError for what does not fit, and for text that spells a reserved token.
+        """
+        processor, special = self.processor, self.processor.special
+        rendered = self.render(example)
+        pixel_values = grid = None
+        counts = []
+        if example.images:
+            pictures = []
+            for image in example.images:  # no two of them in memory
+                opened = [images.open_image(image, example.source)]
+                pictures.append(processor.image_processor(images=opened, return_tensors="pt"))
+            pixel_values = torch.cat([picture["pixel_values"] for picture in pictures])
+            grid = torch.cat([picture["image_grid_thw"] for picture in pictures])
+            counts = (grid.prod(-1) // processor.image_processor.merge_size**2).tolist()
+            parts = rendered.split(special.image)
+            rendered = parts[0] + "".join(
+                special.image * n + part for n, part in zip(counts, parts[1:])
+            )
+        ids = torch.tensor(processor.tokenizer(rendered, add_special_tokens=False)["input_ids"])
+        must_fit(example, processor, len(ids), sum(counts), room)
+        is_image = ids == special.image_id
+        positions, following = families.rope_positions(
+            is_image,
+            [] if grid is None else (grid[:, 1:] // processor.image_processor.merge_size).tolist(),
         )
-    ids = torch.tensor(processor.tokenizer(rendered, add_special_tokens=False)["input_ids"])
-    must_fit(example, processor, len(ids), sum(counts), room)
-    is_image = ids == special.image_id
-    positions, following = families.rope_positions(
-        is_image,
-        [] if grid is None else (grid[:, 1:] // processor.image_processor.merge_size).tolist(),
-    )
-    return Prompt(ids, positions, following, is_image.nonzero()[:, 0], pixel_values, grid, rendered)
+        return Prompt(
+            ids, positions, following, is_image.nonzero()[:, 0], pixel_values, grid, rendered
+        )
+
+    def target(self, example: Example, room: int) -> torch.Tensor:
+        """Encode what the supervised stage imitates, with the end-of-turn token: (T,) ids.
+
+        Raises UserError if it has more than `room` tokens or spells a reserved token.
+        """
+        text = target_text(example, self.template)
+        return encode_response(text, self.processor, example.source, room, "solution")
+
+    def check(self, examples: Iterable[Example], room: int, targets: bool = False) -> list[int]:
+        """Check that every prompt fits the model's context, before any work.
+
+        Of a toy task, the first few. Images are measured by their headers.
+        targets: the supervised responses too. Returns the tokens of each prompt.
+        Raises UserError as `prompt` and `target` would.
+        """
+        image_processor, lengths = self.processor.image_processor, []
+        endless = isinstance(examples, toy.ToyStream)
+        for example in tqdm(
+            head(examples, 16) if endless else examples,
+            desc="checking lengths",
+            leave=False,
+            disable=endless or len(examples) < 500,
+        ):
+            pads = 0
+            for image in example.images:
+                width, height = images.picture_size(image, example.source)
+                patches = image_processor.get_number_of_image_patches(height, width)
+                pads += patches // image_processor.merge_size**2
+            text = self.render(example)
+            words = len(self.processor.tokenizer(text, add_special_tokens=False)["input_ids"])
+            words -= len(example.images)
+            must_fit(example, self.processor, words + pads, pads, room)
+            lengths.append(words + pads)
+            if targets:
+                self.target(example, room)
+        return lengths
+
+    def check_pairs(self, pairs: list) -> None:
+        """Check that every pair's prompt with its longer response fits the model's context.
+
+        A pair that is there several times is looked at once.
+        Raises UserError, as for a response that spells a reserved token.
+        """
+        once = {id(pair): pair for pair in pairs}.values()
+        for pair in tqdm(once, desc="checking lengths", leave=False, disable=len(once) < 500):
+            responses = [
+                encode_response(
+                    getattr(pair, name),
+                    self.processor,
+                    pair.example.source,
+                    math.inf,
+                    f"{name} response",
+                )
+                for name in ("chosen", "rejected")
+            ]
+            self.check([pair.example], max(map(len, responses)))
+
+    def render(self, example: Example) -> str:
+        """The prompt as text by the chat template: images first, one <|image_pad|> for each.
+
+        Raises UserError if it spells a reserved token.
+        """
+        text, system_prompt = question_text(example, self.template), self.system_prompt
+        for token in self.processor.special.reserved:
+            if token in text:
+                raise UserError(
+                    f"{example.source}: the question contains the reserved token {token}; remove it"
+                )
+            if token in (system_prompt or ""):
+                raise UserError(f"--system-prompt contains the reserved token {token}; remove it")
+        if HALF.search(system_prompt or ""):
+            raise UserError(
+                "the system prompt contains half a character; give another with --system-prompt (the checkpoint's args.json has this one)"
+            )
+        pictures = [{"type": "image"}] * len(example.images)
+        messages = [{"role": "user", "content": [*pictures, {"type": "text", "text": text}]}]
+        if system_prompt is not None:
+            messages.insert(0, {"role": "system", "content": system_prompt})
+        return templates.render(
+            self.processor.tokenizer, messages, len(example.images), example.source
+        )
 
 
 def append_response(prompt, text, processor):
@@ -283,13 +314,6 @@ def target_text(example, template):
     )
     return (
         f"<answer> {answer} </answer>" if "<answer>" in question_text(example, template) else answer
-    )
-
-
-def encode_target(example, processor, template, max_length):
-    """(T,) ids of the target text and the end-of-turn token. UserError if it is longer than max_length or spells a reserved token."""
-    return encode_response(
-        target_text(example, template), processor, example.source, max_length, "solution"
     )
 
 

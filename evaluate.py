@@ -136,31 +136,26 @@ def selection(record, n, protocol=None):
     return protocols.on_a_line(text, protocol) if n > 1 else text
 
 
-def check_selections_fit(examples, processor, args, N):
+def check_selections_fit(examples, asker, most, N):
     """UserError unless N samples of full length fit into every question's selection prompt, with its answer: found out now, not after an hour. (Bytes that are
     no text can grow when they are written again; then rollout.self_select objects.)"""
-    import data
-
     empty = [
         prompts.with_question(
             e,
             prompts.select_prompt(
-                prompts.question_text(e, args.prompt_template),
+                prompts.question_text(e, asker.template),
                 [""] * N,
-                prompts.SELECT.get(args.prompt_template),
+                prompts.SELECT.get(asker.template),
             ),
         )
         for e in examples
     ]
-    longest, most = (
-        max(data.check_fit(empty, processor, "none", args.system_prompt, 1)),
-        args.max_completion_length,
-    )
-    fits = (processor.context - longest) // (N + 1)
+    longest, context = max(asker.verbatim().check(empty, 1)), asker.processor.context
+    fits = (context - longest) // (N + 1)
     if fits < most:
         raise UserError(
             f"--self-select shows {N} samples of up to {most} tokens with a question of {longest} and reads an answer of as many: too much for the model's "
-            f"context of {processor.context}; lower --num-samples"
+            f"context of {context}; lower --num-samples"
             + (f", or --max-completion-length to {fits}" if fits > 0 else ", or --max-pixels")
         )
 
@@ -466,7 +461,7 @@ def ask(args):
         args.prompt_template = (
             args.prompt_template or protocols.PROTOCOLS[args.protocol]["template"]
         )
-    data.ask_as_trained(args)
+    vars(args).update(data.ask_as_trained(args))
     found = tasks.read(
         args.data,
         level=args.level,
@@ -486,11 +481,14 @@ def ask(args):
     sizes = sizes if len(sizes) > 1 else range(1, N + 1)
     policy, processor = modeling.load_from_args(args, needs_training="its answers would be noise")
     predictions = out / "predictions.jsonl"
-    prompt_tokens = data.check_fit(
-        examples, processor, args.prompt_template, args.system_prompt, args.max_completion_length
-    ) or [0] * len(examples)
+    asker = data.Asker(processor, args.prompt_template, args.system_prompt)
+    greedily = rollout.Sampling(args.max_completion_length, temperature=0)
+    sampling = rollout.Sampling(
+        args.max_completion_length, args.temperature, args.top_p, args.top_k
+    )
+    prompt_tokens = asker.check(examples, args.max_completion_length) or [0] * len(examples)
     if args.self_select:
-        check_selections_fit(examples, processor, args, N)
+        check_selections_fit(examples, asker, args.max_completion_length, N)
     step = max(1, args.eval_batch_size // max(1, N))
     kept = resume and predictions.exists()
     if predictions.exists() and not resume:
@@ -558,33 +556,22 @@ def ask(args):
     )
 
     # ---- ask, a batch at a time; every finished batch is on disk -------------------------------------------------------------------
-    shared = dict(batch_size=args.eval_batch_size, max_completion_length=args.max_completion_length)
     for start in tqdm(range(len(saved.lines), len(examples), step), desc="evaluate", unit="batch"):
         batch = examples[start : start + step]
         greedy, lengths, _ = rollout.answer_all(
-            policy,
-            processor,
-            batch,
-            args.prompt_template,
-            args.system_prompt,
-            temperature=0,
-            **shared,
+            policy, asker, batch, greedily, batch_size=args.eval_batch_size
         )
         samples, sample_tokens, rows = [], [], []
         if N:
             samples, sample_tokens, _ = rollout.answer_all(
                 policy,
-                processor,
+                asker,
                 batch,
-                args.prompt_template,
-                args.system_prompt,
+                sampling,
                 N,
-                temperature=args.temperature,
-                top_p=args.top_p,
-                top_k=args.top_k,
+                batch_size=args.eval_batch_size,
                 seed=args.seed,
                 first_row=start * N,
-                **shared,
             )
         asks = (
             [(i, n) for i in range(len(batch)) for n in sizes if n > 1] if args.self_select else []
@@ -593,12 +580,11 @@ def ask(args):
             shown = [samples[i * N : i * N + n] for i, n in asks]
             chosen, said, read = rollout.self_select(
                 policy,
-                processor,
+                asker,
                 [batch[i] for i, _ in asks],
-                args.prompt_template,
-                args.system_prompt,
                 shown,
-                **shared,
+                greedily,
+                batch_size=args.eval_batch_size,
             )
         for i, (e, text) in enumerate(zip(batch, greedy)):
             mine = samples[i * N : (i + 1) * N]

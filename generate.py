@@ -93,7 +93,7 @@ def in_pixels(text, example):
 
 
 def main(args):
-    data.ask_as_trained(args, otherwise="none")
+    vars(args).update(data.ask_as_trained(args, otherwise="none"))
     for image in args.image:
         if not os.path.isfile(image):  # also False for a name too long
             raise UserError(f"--image {image} does not exist; check the path")
@@ -115,16 +115,11 @@ def main(args):
         )
         texts, lengths, finish = rollout.answer_all(
             policy,
-            processor,
+            data.Asker(processor, args.prompt_template, args.system_prompt),
             [example],
-            args.prompt_template,
-            args.system_prompt,
+            rollout.Sampling(args.max_completion_length, args.temperature, args.top_p, args.top_k),
             args.num_generations,
             args.num_generations,
-            max_completion_length=args.max_completion_length,
-            temperature=args.temperature,
-            top_p=args.top_p,
-            top_k=args.top_k,
             seed=args.seed,
         )
     finally:

@@ -656,10 +656,8 @@ def export(args):
     images.limit_image_pixels(run_args.get("max_image_pixels") or MAX_IMAGE_PIXELS)
     examples = data.head(tasks.read(spec), 16)
     template = run_args.get("prompt_template") or DEFAULT_TEMPLATE
-    prompts = [
-        data.encode_prompt(e, processor, template, run_args.get("system_prompt"), 64)
-        for e in examples
-    ]
+    asker = data.Asker(processor, template, run_args.get("system_prompt"))
+    prompts = [asker.prompt(e, 64) for e in examples]
     merged = policy.merge_and_unload() if adapter else policy
     dtype = getattr(torch, args.dtype)
     merged.to(dtype)
@@ -685,7 +683,7 @@ def export(args):
     trained_dtype = pick_dtype(run_args.get("dtype", "float32"), device)
     trained, _ = load(args.model, trained_dtype, device, run_args.get("quant") or "none", None)
     sampled = rollout.rollout(
-        trained, prompts, processor.special, max_completion_length=64, temperature=0
+        trained, prompts, processor.special, 1, rollout.Sampling(64, temperature=0)
     )
     batch = data.collate(prompts, sampled.targets, sampled.mask, device=device)
     exported, _ = load(str(out), dtype, device, "none", None)

@@ -5,10 +5,23 @@ from dataclasses import dataclass
 import torch
 from tqdm import tqdm
 
-import data
 import logps
 from fast import decode
 from tasks.prompts import SELECT, question_text, select_prompt, with_question
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How completions are drawn.
+
+    max_tokens: of a completion at most. temperature 0: greedy.
+    top_p below 1 and top_k above 0 cut the distribution, and importance ratios are no longer exact.
+    """
+
+    max_tokens: int = 512
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
 
 
 @dataclass
@@ -42,27 +55,29 @@ def rollout(
     policy,
     prompts,
     special,
-    num_generations=1,
-    max_completion_length=256,
-    temperature=1.0,
-    top_p=1.0,
-    top_k=0,
+    G,
+    sampling,
     seed=0,
     first_row=0,
 ):
-    """Sample `num_generations` (G) completions for each of N prompts. Returns a Rollout of B = N * G rows, the rows of a prompt contiguous.
+    """Sample G completions for each of N prompts. Returns a Rollout of B = N * G rows, the rows of a prompt contiguous.
 
     prompts: list of data.Prompt, of any lengths and image sizes. special: processor.special; its vision ids are never sampled, its eos_ids end
     a row. Row b draws from (seed, first_row + b), whoever else is in the batch. Runs in eval mode, with no dropout and no gradient checkpointing (in train mode,
     checkpointing drops the cache and the tokens come out wrong), and restores the mode. logp is that of the tempered distribution. What does not fit into memory at
     once is done in several waves.
     """
-    core, G, T = logps.core_of(policy), num_generations, max_completion_length
+    core, T = logps.core_of(policy), sampling.max_tokens
     B, was_training = len(prompts) * G, policy.training
     policy.eval()
     try:
         copy, waves = decode.plan_memory(
-            core, prompts, G, T, decode.free_memory(core.device), cut=(top_p, top_k) != (1.0, 0)
+            core,
+            prompts,
+            G,
+            T,
+            decode.free_memory(core.device),
+            cut=(sampling.top_p, sampling.top_k) != (1.0, 0),
         )
         if len(waves) > 1:
             decode.warn_once(
@@ -72,7 +87,9 @@ def rollout(
         targets, logp = torch.full((B, T), special.pad_id), torch.zeros(B, T)
         for first, end, g, g_end in waves:
             rows = [n * G + i for n in range(first, end) for i in range(g, g_end)]
-            draws = row_uniforms(seed, [first_row + b for b in rows], T) if temperature else None
+            draws = None
+            if sampling.temperature:
+                draws = row_uniforms(seed, [first_row + b for b in rows], T)
             targets[rows], logp[rows] = decode.Decoder(
                 core,
                 weights,
@@ -81,9 +98,9 @@ def rollout(
                 g_end - g,
                 T,
                 draws,
-                temperature,
-                top_p,
-                top_k,
+                sampling.temperature,
+                sampling.top_p,
+                sampling.top_k,
             ).run()
     finally:
         policy.train(was_training)
@@ -104,75 +121,48 @@ def rollout(
 
 def answer_all(
     policy,
-    processor,
+    asker,
     examples,
-    template,
-    system_prompt=None,
-    num_generations=1,
+    sampling,
+    G=1,
     batch_size=64,
-    describe="",
+    seed=0,
     first_row=0,
-    **sampling,
+    describe="",
 ):
-    """Completions of every example as text, with a progress bar: (list of len(examples) * G texts, their lengths in tokens, their finish reasons).
+    """Sample G completions of every example, as text, with a progress bar.
 
-    batch_size: rows at a time. sampling: as for `rollout`. Row seeds count on through the examples: the batch size changes nothing.
+    batch_size: rows at a time; it changes nothing, as row seeds count on through the examples.
+    Returns (len(examples) * G texts, their lengths in tokens, their finish reasons).
     """
     texts, lengths, finish = [], [], []
-    step = max(1, batch_size // num_generations)
+    processor, step = asker.processor, max(1, batch_size // G)
     for start in tqdm(
         range(0, len(examples), step), desc=describe, leave=False, disable=len(examples) <= step
     ):
-        prompts = [
-            data.encode_prompt(
-                e, processor, template, system_prompt, sampling["max_completion_length"]
-            )
-            for e in examples[start : start + step]
-        ]
-        out = rollout(
-            policy,
-            prompts,
-            processor.special,
-            num_generations,
-            first_row=first_row + start * num_generations,
-            **sampling,
-        )
+        prompts = [asker.prompt(e, sampling.max_tokens) for e in examples[start : start + step]]
+        out = rollout(policy, prompts, processor.special, G, sampling, seed, first_row + start * G)
         texts += [processor.decode(ids[:n]) for ids, n in zip(out.targets, out.lengths)]
         lengths += out.lengths.tolist()
         finish += out.finish
     return texts, lengths, finish
 
 
-def self_select(
-    policy,
-    processor,
-    examples,
-    template,
-    system_prompt,
-    candidates,
-    batch_size=64,
-    max_completion_length=256,
-    describe="",
-):
-    """R3V's self-select at test time (arXiv:2411.00855): asks every example again, greedily, with its candidates (one list of texts an example) in the prompt.
+def self_select(policy, asker, examples, candidates, sampling, batch_size=64, describe=""):
+    """Ask every example again with its candidates in the prompt: R3V's self-select (arXiv:2411.00855).
 
-    Returns (texts, their lengths in tokens, their prompts' lengths in tokens). What a text chose is for rewards.select to say.
-    Raises UserError, before anything is said, for a prompt that does not fit the context.
+    candidates: one list of texts an example. Which of them a text chose is for grading.metrics.select to say.
+    Returns (texts, their lengths in tokens, their prompts' lengths in tokens).
+    Raises UserError, before anything is sampled, for a prompt that does not fit the context.
     """
+    instruction = SELECT.get(asker.template)
     asks = [
-        with_question(e, select_prompt(question_text(e, template), mine, SELECT.get(template)))
-        for e, mine in zip(examples, candidates, strict=True)
+        with_question(e, select_prompt(question_text(e, asker.template), texts, instruction))
+        for e, texts in zip(examples, candidates, strict=True)
     ]
-    read = data.check_fit(asks, processor, "none", system_prompt, max_completion_length)
+    verbatim = asker.verbatim()
+    prompt_lengths = verbatim.check(asks, sampling.max_tokens)
     texts, lengths, _ = answer_all(
-        policy,
-        processor,
-        asks,
-        "none",
-        system_prompt,
-        batch_size=batch_size,
-        describe=describe,
-        temperature=0,
-        max_completion_length=max_completion_length,
+        policy, verbatim, asks, sampling, batch_size=batch_size, describe=describe
     )
-    return texts, lengths, read
+    return texts, lengths, prompt_lengths

@@ -139,18 +139,18 @@ def sample_into(
         batch, lines = asks[at : at + step], []
         texts, lengths, finish = rollout.answer_all(
             policy,
-            processor,
+            data.Asker(processor, "none", args.system_prompt),
             batch,
-            "none",
-            args.system_prompt,
+            rollout.Sampling(
+                args.max_completion_length,
+                temperature,
+                top_p=args.top_p if temperature else 1.0,
+                top_k=args.top_k if temperature else 0,
+            ),
             G,
             batch_size=step * G,
             first_row=at * G,
             seed=seed,
-            max_completion_length=args.max_completion_length,
-            temperature=temperature,
-            top_p=args.top_p if temperature else 1.0,
-            top_k=args.top_k if temperature else 0,
         )
         for row, (text, tokens, end) in enumerate(zip(texts, lengths, finish)):
             example = examples[at + row // G]
@@ -353,6 +353,10 @@ def continue_into(path, policy, processor, chosen, asks, args, seed):
     chosen: pool lines; asks: for each an example whose question is the whole user turn. Returns [{"id", "sample", "prefix", "continuation", "tokens"}, ...].
     """
     step = args.eval_batch_size
+    verbatim = data.Asker(processor, "none", args.system_prompt)
+    sampling = rollout.Sampling(
+        args.max_completion_length, args.temperature, args.top_p, args.top_k
+    )
     label = label_of(args, path, [line["completion"] for line in chosen])
     file = records.Lines(path, label, step, len(chosen))
     check_order(file, [line["id"] for line in chosen])
@@ -368,13 +372,7 @@ def continue_into(path, policy, processor, chosen, asks, args, seed):
         ]
         prompts = [
             data.append_response(
-                data.encode_prompt(
-                    pools.blind(ask),
-                    processor,
-                    "none",
-                    args.system_prompt,
-                    2 * args.max_completion_length,
-                ),
+                verbatim.prompt(pools.blind(ask), 2 * args.max_completion_length),
                 prefix,
                 processor,
             )
@@ -385,10 +383,7 @@ def continue_into(path, policy, processor, chosen, asks, args, seed):
             prompts,
             processor.special,
             1,
-            args.max_completion_length,
-            args.temperature,
-            args.top_p,
-            args.top_k,
+            sampling,
             seed=seed,
             first_row=at,
         )
@@ -419,7 +414,9 @@ def train(folder, policy, processor, rows, update, args, t, state):
             if args.method in PREFERENCE
             else 1
         )
-    max_steps = data.steps_of(args, rows, args.batch_size)
+    max_steps = data.steps_of(
+        args.max_steps, args.num_train_epochs, args.data, rows, args.batch_size
+    )
     trained = [q for q in policy.parameters() if q.requires_grad]
     optimizer = make_optimizer(args.optim, trained, args.learning_rate)
     step = 0
@@ -600,13 +597,11 @@ def evaluate(folder, policy, processor, name, examples, args, score, at):
                 ]  # what has no room for all its candidates is left to the majority
                 some, spent, _ = rollout.self_select(
                     policy,
-                    processor,
+                    data.Asker(processor, template, args.system_prompt),
                     [examples[i] for i in whole],
-                    template,
-                    args.system_prompt,
                     [shown[i] for i in whole],
+                    rollout.Sampling(args.max_completion_length, temperature=0),
                     batch_size=args.eval_batch_size,
-                    max_completion_length=args.max_completion_length,
                     describe=f"selecting {name}",
                 )
                 chosen, lengths = (
@@ -665,9 +660,8 @@ def with_answers(sets):
 def fits(ask, processor, args):
     """Whether a whole user turn (an example's question), and an answer of --max-completion-length tokens, fit the model's context."""
     try:
-        return bool(
-            data.check_fit([ask], processor, "none", args.system_prompt, args.max_completion_length)
-        )
+        verbatim = data.Asker(processor, "none", args.system_prompt)
+        return bool(verbatim.check([ask], args.max_completion_length))
     except UserError:
         return False
 
@@ -1040,7 +1034,7 @@ def main(args):
         args.prompt_template = (
             args.prompt_template or protocols.PROTOCOLS[args.protocol]["template"]
         )
-    data.ask_as_trained(args, "none" if args.pairs else DEFAULT_TEMPLATE)
+    vars(args).update(data.ask_as_trained(args, "none" if args.pairs else DEFAULT_TEMPLATE))
     score, examples, warm, eval_sets, given = protocols.scorer(args.protocol), {}, {}, {}, None
     read = lambda spec, **more: tasks_.read(
         spec,
@@ -1083,7 +1077,16 @@ def main(args):
         assert len(warm) == len(solved), "data.read gives every example an id of its own"
     everything = examples | warm
     if args.eval_data or not args.pairs:
-        eval_sets = data.read_eval(args, [] if args.pairs else questions)
+        args.eval_data = args.eval_data or data.default_eval(args.data)
+        eval_sets = data.read_eval(
+            args.eval_data,
+            {args.data: [] if args.pairs else questions},
+            args.max_eval_samples,
+            level=args.level,
+            box_format=args.box_format,
+            min_pixels=args.min_pixels,
+            max_pixels=args.max_pixels,
+        )
     eval_sets = with_answers(eval_sets)
     for some in (examples.values(), *eval_sets.values()) if args.protocol else ():
         protocols.judged([e for e in some if e.answer], args.protocol)
@@ -1131,24 +1134,12 @@ def main(args):
 
     policy = processor = held = None
     load(weights(args.iterations))
+    asker = data.Asker(processor, args.prompt_template, args.system_prompt)
     for some in (examples.values(), *eval_sets.values()):
-        data.check_fit(
-            list(some),
-            processor,
-            args.prompt_template,
-            args.system_prompt,
-            args.max_completion_length,
-        )
-    data.check_fit(
-        list(warm.values()),
-        processor,
-        args.prompt_template,
-        args.system_prompt,
-        args.max_completion_length,
-        targets=True,
-    )
+        asker.check(list(some), args.max_completion_length)
+    asker.check(list(warm.values()), args.max_completion_length, targets=True)
     if given:
-        data.check_pair_fit(given, processor, args.prompt_template, args.system_prompt)
+        asker.check_pairs(given)
     make_optimizer(
         args.optim, [q for q in policy.parameters() if q.requires_grad], 0.0
     )  # found out now, not after an hour of sampling

@@ -175,11 +175,20 @@ def main(args):
     # ---- setup: everything that can be wrong is found out before the first step --------------------------------------------------
     resume = rundir.open_output_dir(args)
     N, G, out = args.prompts_per_step, args.num_generations, Path(args.output_dir)
-    data.ask_as_trained(args)
+    vars(args).update(data.ask_as_trained(args))
     examples = tasks.read(
         args.data, args.seed, args.level, "gold", args.box_format, args.min_pixels, args.max_pixels
     )
-    eval_sets = data.read_eval(args, examples)
+    args.eval_data = args.eval_data or data.default_eval(args.data)
+    eval_sets = data.read_eval(
+        args.eval_data,
+        {args.data: examples},
+        args.max_eval_samples,
+        level=args.level,
+        box_format=args.box_format,
+        min_pixels=args.min_pixels,
+        max_pixels=args.max_pixels,
+    )
     for some in (examples, *eval_sets.values()):
         data.check_golds(some, rewards.check_gold)
     formulas = [name for name in args.reward_funcs if name in rewards.REWARDS]
@@ -191,7 +200,7 @@ def main(args):
         raise UserError(
             f"--reward-funcs: {error}; choose other rewards, or data that have what they need"
         ) from None
-    max_steps = data.steps_of(args, examples, N)
+    max_steps = data.steps_of(args.max_steps, args.num_train_epochs, args.data, examples, N)
 
     # ---- model -------------------------------------------------------------------------------------------------------------------
     policy, processor = modeling.load_from_args(
@@ -202,13 +211,13 @@ def main(args):
     )
     if args.learning_rate is None:
         args.learning_rate = 1e-5 if args.lora_r else 1e-6
-    encode = lambda example: data.encode_prompt(
-        example, processor, args.prompt_template, args.system_prompt, args.max_completion_length
+    asker = data.Asker(processor, args.prompt_template, args.system_prompt)
+    sampling = rollout.Sampling(
+        args.max_completion_length, args.temperature, args.top_p, args.top_k
     )
+    greedy = rollout.Sampling(args.max_completion_length, temperature=0)
     for some in (examples, *eval_sets.values()):
-        data.check_fit(
-            some, processor, args.prompt_template, args.system_prompt, args.max_completion_length
-        )
+        asker.check(some, args.max_completion_length)
     reference = modeling.Reference(policy, args) if args.beta else None
     judges = {
         name: RewardModel(name, policy.device, core_of(policy).compute_dtype)
@@ -249,14 +258,11 @@ def main(args):
         """Greedy answers to a held-out set, kept in samples/: {metric: value}."""
         texts, lengths, _ = rollout.answer_all(
             policy,
-            processor,
+            asker,
             eval_sets[name],
-            args.prompt_template,
-            args.system_prompt,
+            greedy,
             describe=f"asking {name}",
             batch_size=args.eval_batch_size,
-            max_completion_length=args.max_completion_length,
-            temperature=0,
         )
         disk.write_lines(
             eval_file(name, step),
@@ -324,7 +330,7 @@ def main(args):
             started = time.perf_counter()
             device.seed_everything(args.seed, step)
             chosen = data.take(examples, step * N, N, args.seed)
-            prompts = [encode(e) for e in chosen]
+            prompts = [asker.prompt(e, args.max_completion_length) for e in chosen]
             cache_features(
                 policy, prompts
             )  # a frozen vision tower sees each picture once a step, not once a pass
@@ -335,10 +341,7 @@ def main(args):
                 prompts,
                 processor.special,
                 G,
-                args.max_completion_length,
-                args.temperature,
-                args.top_p,
-                args.top_k,
+                sampling,
                 seed=args.seed * 1_000_000 + step,
             )
             targets, mask = roll.targets, roll.mask  # (B, T)

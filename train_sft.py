@@ -71,7 +71,7 @@ def parse_args(argv=None):
 def main(args):
     # ---- setup: everything that can be wrong is found out before the first step --------------------------------------------------
     resume = rundir.open_output_dir(args)
-    data.ask_as_trained(args)
+    vars(args).update(data.ask_as_trained(args))
     examples = tasks.read(
         args.data,
         args.seed,
@@ -81,33 +81,35 @@ def main(args):
         args.min_pixels,
         args.max_pixels,
     )
-    eval_sets = data.read_eval(args, examples)
+    args.eval_data = args.eval_data or data.default_eval(args.data)
+    eval_sets = data.read_eval(
+        args.eval_data,
+        {args.data: examples},
+        args.max_eval_samples,
+        level=args.level,
+        box_format=args.box_format,
+        min_pixels=args.min_pixels,
+        max_pixels=args.max_pixels,
+    )
     for some in eval_sets.values():
         data.check_golds(some, rewards.check_gold)
-    max_steps = data.steps_of(args, examples, args.batch_size)
+    max_steps = data.steps_of(
+        args.max_steps, args.num_train_epochs, args.data, examples, args.batch_size
+    )
 
     # ---- model -------------------------------------------------------------------------------------------------------------------
     policy, processor = modeling.load_from_args(args, train=True, resume=resume)
     if args.learning_rate is None:
         args.learning_rate = 1e-4 if args.lora_r else 1e-5
+    asker = data.Asker(processor, args.prompt_template, args.system_prompt)
+    greedy = rollout.Sampling(args.max_completion_length, temperature=0)
     encode = lambda example: (
-        data.encode_prompt(
-            example, processor, args.prompt_template, args.system_prompt, args.max_completion_length
-        ),
-        data.encode_target(example, processor, args.prompt_template, args.max_completion_length),
+        asker.prompt(example, args.max_completion_length),
+        asker.target(example, args.max_completion_length),
     )
-    data.check_fit(
-        examples,
-        processor,
-        args.prompt_template,
-        args.system_prompt,
-        args.max_completion_length,
-        targets=True,
-    )
+    asker.check(examples, args.max_completion_length, targets=True)
     for some in eval_sets.values():
-        data.check_fit(
-            some, processor, args.prompt_template, args.system_prompt, args.max_completion_length
-        )
+        asker.check(some, args.max_completion_length)
     # beta2 0.95, as small language models are usually trained: the second moment follows the sudden turns of early learning.
     optimizer = update.make_optimizer(
         args.optim,
@@ -141,14 +143,11 @@ def main(args):
     def evaluate(name, sheet):
         texts, _, _ = rollout.answer_all(
             policy,
-            processor,
+            asker,
             eval_sets[name],
-            args.prompt_template,
-            args.system_prompt,
+            greedy,
             describe=f"asking {name}",
             batch_size=args.eval_batch_size,
-            max_completion_length=args.max_completion_length,
-            temperature=0,
         )
         if sheet:
             rows = [

@@ -36,7 +36,8 @@ def reference_logps(path, policy, processor, pairs, args):
 def pair_logps(policy, processor, pair, args):
     """(log pi(y|x) of the chosen and of the rejected response (2,), sums over tokens, with gradient; their lengths (2,)): one forward pass over [prompt | chosen | rejected]."""
     room = processor.context
-    prompt = data.encode_prompt(pair.example, processor, args.prompt_template, args.system_prompt)
+    asker = data.Asker(processor, args.prompt_template, args.system_prompt)
+    prompt = asker.prompt(pair.example)
     rows = [
         data.encode_response(text, processor, pair.example.source, room)
         for text in (pair.chosen, pair.rejected)
@@ -49,14 +50,10 @@ def pair_logps(policy, processor, pair, args):
 
 def imitate(policy, processor, items, examples, args):
     """One update's gradient of star and r3v, from built items: {metric: value}."""
+    verbatim = data.Asker(processor, "none", args.system_prompt)
     encoded = [
         (
-            data.encode_prompt(
-                with_question(examples[item["id"]], item["prompt"]),
-                processor,
-                "none",
-                args.system_prompt,
-            ),
+            verbatim.prompt(with_question(examples[item["id"]], item["prompt"])),
             data.encode_response(item["target"], processor, item["id"], processor.context),
             item["task"],
         )

@@ -380,7 +380,9 @@ def rollout_sides(policy, special, N, P, T, G):
     """{name: call(turn)}, ours first: G completions of each prompt."""
     prompts = [random_prompt(special, P, n) for n in range(N)]
     return {
-        "ours": lambda turn: rollout.rollout(policy, prompts, special, G, T, seed=turn),
+        "ours": lambda turn: rollout.rollout(
+            policy, prompts, special, G, rollout.Sampling(T), seed=turn
+        ),
         "generate, prompts and pictures repeated": lambda turn: stock_generate(
             policy, special, repeated(prompts, G), T
         ),
@@ -451,7 +453,7 @@ def our_step(
     N = len(prompts)
     prompts = [dataclasses.replace(p) for p in prompts]
     logps.cache_features(policy, prompts)
-    roll = rollout.rollout(policy, prompts, special, G, T, seed=turn)
+    roll = rollout.rollout(policy, prompts, special, G, rollout.Sampling(T), seed=turn)
     reached("rollout")
     weights = losses.token_weights(roll.mask, "grpo")
     adv = losses.group_advantage(
@@ -483,13 +485,15 @@ def check_same_work(policy, special, P, G=2, T=16):
     prompt = random_prompt(special, P)
     policy.eval()
     if exact:
-        ours = rollout.rollout(policy, [prompt], special, 1, 2 * T, temperature=0).targets
+        ours = rollout.rollout(
+            policy, [prompt], special, 1, rollout.Sampling(2 * T, temperature=0)
+        ).targets
         stock = stock_generate(policy, special, [prompt], 2 * T, do_sample=False).cpu()
         if not torch.equal(ours, stock):
             raise ValueError(
                 f"P = {P}: greedy tokens differ from those of model.generate, {ours.tolist()} and {stock.tolist()}: the figures would compare different work"
             )
-    roll = rollout.rollout(policy, [prompt], special, G, T)
+    roll = rollout.rollout(policy, [prompt], special, G, rollout.Sampling(T))
     with torch.no_grad():
         gap = (roll.logp - stock_logps(policy, special, [prompt] * G, roll.targets).cpu()).abs()
     if not gap.mean() < (1e-4 if exact else 0.05):
@@ -649,7 +653,7 @@ def trl_steps(directory, device, dtype, P, T, G, steps, between=lambda turn: Non
     asked = theirs.apply_chat_template(
         [question], tokenize=True, return_dict=True, add_generation_prompt=True
     )["input_ids"][0]
-    if asked != data.encode_prompt(example, processor, "none").ids.tolist():
+    if asked != data.Asker(processor, "none").prompt(example).ids.tolist():
         raise ValueError("TRL's prompt differs from ours: the figures would compare different work")
     with tempfile.TemporaryDirectory() as out:
         config = GRPOConfig(
@@ -713,7 +717,7 @@ def trl_rows(directory, device, dtype, policy, processor, special, P, T, G, repe
     def our_turn(turn):
         started = clock(device)
         our_step(
-            policy, special, [data.encode_prompt(example, processor, "none")], T, G, optimizer, turn
+            policy, special, [data.Asker(processor, "none").prompt(example)], T, G, optimizer, turn
         )
         ours.append(clock(device) - started)
 
@@ -722,7 +726,7 @@ def trl_rows(directory, device, dtype, policy, processor, special, P, T, G, repe
         {"ours": ours[1:], "TRL's GRPOTrainer": theirs},
         what="step",
         N=1,
-        P=len(data.encode_prompt(example, processor, "none").ids),
+        P=len(data.Asker(processor, "none").prompt(example).ids),
         T=T,
         G=G,
     )
@@ -1046,12 +1050,12 @@ def bench_rewards(args):
 
     # ---- a GRPO step with as many tokens -----------------------------------------------------------------------------------------
     stream = toy.ToyStream("count", "train", 0, 3, "gold")
-    prompts = [data.encode_prompt(stream[i], processor) for i in range(N)]
+    prompts = [data.Asker(processor).prompt(stream[i]) for i in range(N)]
     endless = SimpleNamespace(**{**vars(processor.special), "eos_ids": []})
 
     def step():
         started = time.perf_counter()
-        roll = rollout.rollout(policy, prompts, endless, G, T)
+        roll = rollout.rollout(policy, prompts, endless, G, rollout.Sampling(T))
         rolled = time.perf_counter()
         weights = losses.token_weights(roll.mask, "grpo", T)
         adv = losses.group_advantage(torch.rand(N * G), G)

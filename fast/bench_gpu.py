@@ -268,7 +268,7 @@ def agreement_checks(directory, device, dtype, P, T, G):
     policy, _, special = bench.load_bench(directory, device, dtype, lora_r=16)
     prompt = prompt_of(special)
     policy.eval()
-    roll = rollout.rollout(policy, [prompt], special, G, T)
+    roll = rollout.rollout(policy, [prompt], special, G, rollout.Sampling(T))
     with torch.no_grad():
         trainer = bench.our_logps(policy, special, [prompt], roll.targets, [G]).cpu()
         stock = bench.stock_logps(policy, special, [prompt] * G, roll.targets).cpu()
@@ -337,7 +337,7 @@ def bench_check(args, device, directories, rows):
     def four_bit_agreement():
         with planned(copy):
             roll = rollout.rollout(
-                policy, [bench.random_prompt(special, P)], special, 2, min(T, 32)
+                policy, [bench.random_prompt(special, P)], special, 2, rollout.Sampling(min(T, 32))
             )
         with torch.no_grad():
             gap = (
@@ -470,10 +470,10 @@ def bench_decode(args, device, directories, rows):
                     ours = bench.race(
                         {
                             "all": lambda turn: rollout.rollout(
-                                policy, prompts, special, M, T, seed=turn
+                                policy, prompts, special, M, rollout.Sampling(T), seed=turn
                             ),
                             "first": lambda turn: rollout.rollout(
-                                policy, prompts, special, M, 1, seed=turn
+                                policy, prompts, special, M, rollout.Sampling(1), seed=turn
                             ),
                         },
                         args.repeats,

@@ -582,7 +582,7 @@ def draw_prompts(rng, number, processor):
             pictures.append(Image.frombytes("RGB", (width, height), noise))
         question = "How many red objects are there?"[: rng.randint(8, 31)]
         example = Example("one", pictures, question, "1")
-        prompts.append(data.encode_prompt(example, processor, "none"))
+        prompts.append(data.Asker(processor, "none").prompt(example))
     return prompts
 
 

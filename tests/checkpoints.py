@@ -392,7 +392,7 @@ def questions():
 
 
 def prompts_of(processor, chosen=slice(None), template="none"):
-    return [data.encode_prompt(e, processor, template) for e in questions()[chosen]]
+    return [data.Asker(processor, template).prompt(e) for e in questions()[chosen]]
 
 
 def stock_inputs(prompts, special, responses=None):

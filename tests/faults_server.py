@@ -6,6 +6,7 @@ on stdout. The fork leaves the loop and does what `python SCRIPT ARGV` does: `ru
 
 import atexit
 import ctypes
+import dataclasses
 import importlib
 import json
 import os
@@ -35,9 +36,9 @@ def speak() -> None:
 
     noise = rollout.answer_all
 
-    def answer_all(*args, **sampling):
-        sampling["max_completion_length"] = 8
-        texts, lengths, _ = noise(*args, **sampling)
+    def answer_all(policy, asker, examples, sampling, *args, **options):
+        short = dataclasses.replace(sampling, max_tokens=8)
+        texts, lengths, _ = noise(policy, asker, examples, short, *args, **options)
         said = []
         for text in texts:
             hashed = zlib.crc32(text.encode())

@@ -42,13 +42,11 @@ def main(args):
     for name, some in (("selected_right", examples), ("swapped", moved)):
         texts, _, _ = rollout.answer_all(
             policy,
-            processor,
+            data.Asker(processor, "none"),
             some,
-            "none",
+            rollout.Sampling(32, temperature=0),
             batch_size=args.eval_batch_size,
             describe=name,
-            temperature=0,
-            max_completion_length=32,
         )
         right[name] = [rewards.accuracy(text, e) for text, e in zip(texts, examples)]
         named[name] = [

@@ -86,7 +86,7 @@ def test_no_side_ends_a_row_or_says_a_vision_token(loaded):
     policy, _, special = loaded
     prompts = [bench.random_prompt(special, 60, n) for n in range(2)]
     said = [
-        rollout.rollout(policy, prompts, special, 3, 24).targets,
+        rollout.rollout(policy, prompts, special, 3, rollout.Sampling(24)).targets,
         bench.stock_generate(policy, special, bench.repeated(prompts, 3), 24),
         bench.stock_generate(policy, special, prompts, 24, num_return_sequences=3),
     ]

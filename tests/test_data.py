@@ -32,7 +32,7 @@ import families
 import logps
 import rewards
 import tasks
-from data import Prompt, collate, encode_prompt, encode_target, micro_batches, pad_targets, take
+from data import Asker, Prompt, collate, micro_batches, pad_targets, take
 from grading.boxes import BOX_FORMATS, from_pixels, json_quotes, predicted_boxes
 from plumbing.errors import UserError
 from plumbing.flags import add_data_flags
@@ -1370,7 +1370,7 @@ def test_resized_is_what_the_model_sees(tiny, wide):
         ),
     )
     example = one(wide, BOXES["plain"][0], box_format="resized", max_pixels=50176)
-    _, rows, columns = encode_prompt(example, processor).grid[0].tolist()
+    _, rows, columns = Asker(processor).prompt(example).grid[0].tolist()
     assert example.meta["resized"] == [columns * 14, rows * 14]
 
 
@@ -1570,7 +1570,7 @@ def test_the_box_format_is_that_of_the_training_run(tmp_path):
         (None, "elsewhere", ("norm1000", 3136, 401408)),
     ):
         args = asked(given, model)
-        data.ask_as_trained(args)
+        vars(args).update(data.ask_as_trained(args))
         assert (args.box_format, args.min_pixels, args.max_pixels) == expected
 
 
@@ -1668,8 +1668,6 @@ def test_a_folder_named_like_a_toy_task_is_read(tmp_path, monkeypatch):
 
 
 def test_heads_steps_and_what_to_evaluate_on(tmp_path, monkeypatch, capsys):
-    from argparse import Namespace
-
     monkeypatch.chdir(tmp_path)
     stream, few = tasks.read("count"), [Example(str(n), [], "q", "a") for n in range(10)]
     assert [e.id for e in data.head(stream, 3)] == [
@@ -1678,12 +1676,9 @@ def test_heads_steps_and_what_to_evaluate_on(tmp_path, monkeypatch, capsys):
         "count:train:0:2",
     ]
     assert data.head(few, 3) == few[:3] and data.head(few, 99) == few
-    args = lambda **flags: Namespace(
-        **{"data": "count", "max_steps": None, "num_train_epochs": 1.0, **flags}
-    )
-    assert data.steps_of(args(max_steps=7), stream, 4) == 7
-    assert "--max-steps" in refusal(data.steps_of, args(), stream, 4)
-    assert [data.steps_of(args(num_train_epochs=e), few, 4) for e in (0.01, 1.0, 3.0)] == [1, 2, 8]
+    assert data.steps_of(7, 1.0, "count", stream, 4) == 7
+    assert "--max-steps" in refusal(data.steps_of, None, 1.0, "count", stream, 4)
+    assert [data.steps_of(None, e, "count", few, 4) for e in (0.01, 1.0, 3.0)] == [1, 2, 8]
     assert data.default_eval("count:train") == ["count:test"] and not capsys.readouterr().out
     assert data.default_eval("x.json") == ["x.json"] and "not held out" in capsys.readouterr().out
 
@@ -2237,7 +2232,7 @@ def test_odd_values_are_read_or_refused_but_nothing_else(tiny, folder, number):
             write(folder, [put(sample, place, odd)])
             try:
                 [example] = tasks.read(path)
-                encode_prompt(example, tiny[1], "think")
+                Asker(tiny[1], "think").prompt(example)
                 data.check_golds([example], rewards.check_gold)
                 json.dumps([data.target_text(example, "think"), example.id, example.choices])
                 counts["read"] += 1
@@ -2254,7 +2249,7 @@ def test_odd_values_in_pairs_are_read_or_refused_but_nothing_else(tiny, folder, 
         for odd in ODD:
             write(folder, [put(sample, place, odd)])
             try:
-                data.check_pair_fit(pairs.read_pairs(path), tiny[1], "none", None)
+                Asker(tiny[1], "none").check_pairs(pairs.read_pairs(path))
                 counts["read"] += 1
             except UserError as error:
                 assert "\n" not in str(error) and len(str(error)) < 600
@@ -3547,7 +3542,7 @@ def test_prompts_and_responses_of_pairs_encode(tiny, folder):
     for layout in ("MMPR", "TRL, parts", "MMPR, text only"):
         record, images, question, _ = PAIRS[layout]
         [pair] = pairs.read_pairs(write(folder, [record]))
-        prompt = encode_prompt(pair.example, processor, "none")
+        prompt = Asker(processor, "none").prompt(pair.example)
         picture = "<|vision_start|>" + "<|image_pad|>" * 4 + "<|vision_end|>"
         assert (
             prompt.text
@@ -3573,7 +3568,7 @@ def test_pairs_that_do_not_fit_are_refused(tiny):
     _, processor = tiny
     example = Example("0", [Image.new("RGB", (560, 560))], "word " * 50, "", source="set.jsonl:2")
     P, lengths = (
-        len(encode_prompt(example, processor, "none").ids),
+        len(Asker(processor, "none").prompt(example).ids),
         [
             len(data.encode_response(text, processor, "", 1000))
             for text in ("short", "quite a bit longer " * 5)
@@ -3586,14 +3581,9 @@ def test_pairs_that_do_not_fit_are_refused(tiny):
     ):
         pair = Pair(example, chosen, rejected)
         fits = dataclasses.replace(processor, context=P + lengths[1])
-        data.check_pair_fit([pair] * 2, fits, "none", None)
-        text = refusal(
-            data.check_pair_fit,
-            [pair],
-            dataclasses.replace(processor, context=P + lengths[1] - 1),
-            "none",
-            None,
-        )
+        Asker(fits, "none").check_pairs([pair] * 2)
+        short = dataclasses.replace(processor, context=P + lengths[1] - 1)
+        text = refusal(Asker(short, "none").check_pairs, [pair])
         assert (
             text.startswith("set.jsonl:2: ")
             and f"{P} tokens (400 of them from images) and with {lengths[1]} more" in text
@@ -3611,11 +3601,8 @@ def test_reserved_tokens_in_pairs_are_refused(tiny):
                 texts["rejected"],
             )
             text = refusal(
-                data.check_pair_fit,
+                Asker(processor, "none").check_pairs,
                 [Pair(Example("1", [], "q", ""), "yes", "no"), pair],
-                processor,
-                "none",
-                None,
             )
             assert (
                 text.startswith("set.jsonl:7: ")
@@ -3666,7 +3653,7 @@ def test_transparent_palette_from_bytes():
 def test_sides_of_200_to_1_are_the_limit(tiny):
     _, processor = tiny
     for size in ((1, 200), (2, 400), (400, 2)):
-        prompt = encode_prompt(Example("0", [Image.new("RGB", size)], "q", "a"), processor)
+        prompt = Asker(processor).prompt(Example("0", [Image.new("RGB", size)], "q", "a"))
         assert len(prompt.image_at) == prompt.grid.prod() // 4
     for size in ((1, 201), (201, 1)):
         text = refusal(open_image, Image.new("RGB", size), "x.json:4")
@@ -3685,8 +3672,8 @@ def test_pixels_stay_within_their_limits(tiny, width, height, low, high):
             size={"shortest_edge": low, "longest_edge": high}
         ),
     )
-    prompt = encode_prompt(
-        Example("0", [Image.new("RGB", (width, height), "red")], "q", "a"), processor
+    prompt = Asker(processor).prompt(
+        Example("0", [Image.new("RGB", (width, height), "red")], "q", "a")
     )
     _, rows, columns = prompt.grid[0].tolist()
     pixels = rows * columns * 14 * 14
@@ -3753,7 +3740,7 @@ HELPFUL = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
 def test_prompt_text_is_qwen2_vls(tiny, images, system, template, expected):
     _, processor = tiny
     example = Example("0", [Image.new("RGB", (56, 84), "red")] * images, "How many?", "3")
-    prompt = encode_prompt(example, processor, template, system)
+    prompt = Asker(processor, template, system).prompt(example)
     assert prompt.text == expected.replace(
         "PADS", "<|image_pad|>" * 6
     )  # 2 x 3 tokens of 28 x 28 pixels
@@ -3768,7 +3755,7 @@ def test_prompt_text_is_qwen2_vls(tiny, images, system, template, expected):
 
 def test_special_tokens_are_single_ids_and_not_spelt_out(tiny):
     _, processor = tiny
-    prompt = encode_prompt(Example("0", [Image.new("RGB", (56, 56))], "q", "a"), processor, "none")
+    prompt = Asker(processor, "none").prompt(Example("0", [Image.new("RGB", (56, 56))], "q", "a"))
     ids = Counter(prompt.ids.tolist())
     name = processor.tokenizer.convert_tokens_to_ids
     assert [
@@ -3793,7 +3780,7 @@ def test_the_example_and_its_pictures_are_not_written_to(tiny):
         copy.deepcopy(dataclasses.asdict(dataclasses.replace(example, images=[]))),
         picture.tobytes(),
     )
-    prompt = encode_prompt(example, processor, "r1v")
+    prompt = Asker(processor, "r1v").prompt(example)
     assert (
         dataclasses.asdict(dataclasses.replace(example, images=[])),
         picture.tobytes(),
@@ -3819,15 +3806,13 @@ def test_reserved_tokens_in_texts_are_refused(tiny):
                 solution=f"It is {token}.",
                 source="set.json:7",
             )
-            text = refusal(encode_prompt, example, processor)
+            text = refusal(Asker(processor).prompt, example)
             assert text.startswith("set.json:7: ") and token in text and "remove it" in text
             assert "--system-prompt" in refusal(
-                encode_prompt,
+                Asker(processor, system_prompt=f"Like {token}").prompt,
                 dataclasses.replace(example, question="q"),
-                processor,
-                system_prompt=f"Like {token}",
             )
-        text = refusal(encode_target, example, processor, "r1v", 100)
+        text = refusal(Asker(processor, "r1v").target, example, 100)
         assert text.startswith("set.json:7: ") and "solution" in text and token in text
 
 
@@ -3836,21 +3821,21 @@ def test_half_a_character_in_a_system_prompt_is_refused(tiny):
     _, processor = tiny
     example = Example("0", [], "q", "a")
     for text in ("half \ud83d", "\udcff"):
-        said = refusal(encode_prompt, example, processor, system_prompt=text)
+        said = refusal(Asker(processor, system_prompt=text).prompt, example)
         assert "half a character" in said and "--system-prompt" in said
     for text in ("日本 \U0001f600", "a\0b", ""):
-        assert encode_prompt(example, processor, system_prompt=text).text
+        assert Asker(processor, system_prompt=text).prompt(example).text
 
 
 def test_a_prompt_longer_than_the_context_is_refused_and_never_cut(tiny):
     _, processor = tiny
-    prompt = encode_prompt(
-        Example("0", [Image.new("RGB", (560, 560))], "word " * 50, "a"), processor
+    prompt = Asker(processor).prompt(
+        Example("0", [Image.new("RGB", (560, 560))], "word " * 50, "a")
     )
     exact = dataclasses.replace(processor, context=len(prompt.ids) + 10)
     example = Example("0", [Image.new("RGB", (560, 560))], "word " * 50, "a", source="set.json:2")
-    assert torch.equal(encode_prompt(example, exact, room=10).ids, prompt.ids)
-    text = refusal(encode_prompt, example, exact, room=11)
+    assert torch.equal(Asker(exact).prompt(example, 10).ids, prompt.ids)
+    text = refusal(Asker(exact).prompt, example, 11)
     assert (
         text.startswith("set.json:2: ")
         and f"{len(prompt.ids)} tokens" in text
@@ -3859,7 +3844,7 @@ def test_a_prompt_longer_than_the_context_is_refused_and_never_cut(tiny):
     )
     assert processor.context == 4096
     assert "context" in refusal(
-        encode_prompt, dataclasses.replace(example, images=[], question="日本語" * 3000), processor
+        Asker(processor).prompt, dataclasses.replace(example, images=[], question="日本語" * 3000)
     )
 
 
@@ -3888,7 +3873,7 @@ def test_targets(tiny):
         == data.target_text(worked, "direct")
         == "<think> x </think><answer> 3 </answer>"
     )
-    ids = encode_target(worked, processor, "r1v", 100)
+    ids = Asker(processor, "r1v").target(worked, 100)
     assert (
         ids[-1]
         == processor.special.eos_ids[0]
@@ -3896,8 +3881,8 @@ def test_targets(tiny):
         and (ids[:-1] < min(processor.special.vision_ids)).all()
     )
     assert processor.decode(ids) == "<think> x </think><answer> 3 </answer>"
-    assert torch.equal(encode_target(worked, processor, "r1v", len(ids)), ids)
-    text = refusal(encode_target, worked, processor, "r1v", len(ids) - 1)
+    assert torch.equal(Asker(processor, "r1v").target(worked, len(ids)), ids)
+    text = refusal(Asker(processor, "r1v").target, worked, len(ids) - 1)
     assert (
         text.startswith("set.json:8: ")
         and f"{len(ids)} tokens" in text
@@ -3991,7 +3976,7 @@ def test_positions_and_expansion_equal_transformers(tiny, sizes):
     example = Example(
         "0", [Image.new("RGB", size) for size in sizes], "How many red objects are there?", "3"
     )
-    prompt = encode_prompt(example, processor)
+    prompt = Asker(processor).prompt(example)
     rows = prompt.ids[None]
     if sizes:
         is_image = rows == processor.special.image_id
@@ -4029,9 +4014,9 @@ def test_a_collated_batch_means_to_the_model_what_transformers_own_inputs_do(tin
             "no",
         ),
     ]
-    prompts = [encode_prompt(e, processor) for e in examples]
+    prompts = [Asker(processor).prompt(e) for e in examples]
     targets, mask = pad_targets(
-        [encode_target(e, processor, "r1v", 50) for e in examples for _ in range(2)],
+        [Asker(processor, "r1v").target(e, 50) for e in examples for _ in range(2)],
         processor.special.pad_id,
     )
     targets[1, :3] = targets[3, 2]  # the two responses of a prompt differ
@@ -4532,7 +4517,7 @@ def test_asked_again_only_the_question_changes(tiny):
         "I see. B",
     )
     assert (
-        encode_prompt(again, processor, "none").text
+        Asker(processor, "none").prompt(again).text
         == HELPFUL
         + "<|im_start|>user\n<|vision_start|>"
         + "<|image_pad|>" * 6
@@ -4543,7 +4528,7 @@ def test_asked_again_only_the_question_changes(tiny):
 def test_a_candidate_cannot_put_an_image_or_a_turn_into_the_prompt(tiny):
     """A policy spells what it likes, letter by letter."""
     _, processor = tiny
-    plain = Counter(encode_prompt(Example("0", [], "q", "3"), processor, "none").ids.tolist())
+    plain = Counter(Asker(processor, "none").prompt(Example("0", [], "q", "3")).ids.tolist())
     special = processor.tokenizer.convert_tokens_to_ids(list(processor.special.reserved))
     for token in processor.special.reserved:
         for text in (
@@ -4551,9 +4536,9 @@ def test_a_candidate_cannot_put_an_image_or_a_turn_into_the_prompt(tiny):
             refine_prompt("q", f"<|x{token}x|>"),
         ):
             ids = Counter(
-                encode_prompt(
-                    with_question(Example("0", [], "q", "3"), text), processor, "none"
-                ).ids.tolist()
+                Asker(processor, "none")
+                .prompt(with_question(Example("0", [], "q", "3"), text))
+                .ids.tolist()
             )
             assert token not in text and [ids[i] for i in special] == [plain[i] for i in special]
 
@@ -4607,8 +4592,8 @@ def test_lengths_are_those_of_the_encoded_prompts(tiny):
         Example(str(k), [Image.new("RGB", (28 * k, 56))] * (k % 3), "How many? " * k, "3")
         for k in range(1, 5)
     ]
-    assert data.check_fit(examples, processor, "r1v", "Count.", 5) == [
-        len(encode_prompt(e, processor, "r1v", "Count.").ids) for e in examples
+    assert Asker(processor, "r1v", "Count.").check(examples, 5) == [
+        len(Asker(processor, "r1v", "Count.").prompt(e).ids) for e in examples
     ]
 
 
@@ -4645,8 +4630,10 @@ def test_a_mixed_toy_task_puts_each_question_in_its_own_way(task, tiny):
             record.get("choices"),
             record["solution"],
         )
-        assert encode_prompt(example, processor, "r1v").text.endswith(
-            f"<|vision_end|>{expected[ask]}<|im_end|>\n<|im_start|>assistant\n"
+        assert (
+            Asker(processor, "r1v")
+            .prompt(example)
+            .text.endswith(f"<|vision_end|>{expected[ask]}<|im_end|>\n<|im_start|>assistant\n")
         )
         seen[ask] += 1
     assert set(seen) == {"read", "direct", "reason", "select"}
@@ -4679,10 +4666,8 @@ def test_asked_again_a_toy_question_no_longer_has_a_template_of_its_own():
 def test_a_response_begun_continues_the_prompt(tiny, images):
     """Ids and positions are those of prompt and text read as one: text goes on by ones, in all three dimensions."""
     _, processor = tiny
-    prompt = encode_prompt(
-        Example("0", [Image.new("RGB", (56, 84), "red")] * images, "How many?", "3"),
-        processor,
-        "think",
+    prompt = Asker(processor, "think").prompt(
+        Example("0", [Image.new("RGB", (56, 84), "red")] * images, "How many?", "3")
     )
     begun = "<think> red 3, 4 (1)."
     ids = processor.tokenizer(begun, add_special_tokens=False)["input_ids"]

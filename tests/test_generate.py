@@ -131,7 +131,9 @@ def test_greedy_tokens_equal_stock_generate(kind, tiny, loaded_once, lively):
         tiny if kind == "tiny" else loaded_once if kind == "lively" else with_lora(lively)
     )
     prompts = checkpoints.prompts_of(processor)
-    out = rollout.rollout(policy, prompts, stopping_at(processor, NEVER), 1, LENGTH, temperature=0)
+    out = rollout.rollout(
+        policy, prompts, stopping_at(processor, NEVER), 1, rollout.Sampling(LENGTH, temperature=0)
+    )
     said = rows_of(out)
     assert (
         len(prompts) >= 8
@@ -147,7 +149,11 @@ def test_greedy_tokens_equal_stock_generate(kind, tiny, loaded_once, lively):
     if kind == "lora":  # the adapter took part
         assert said != rows_of(
             rollout.rollout(
-                loaded_once[0], prompts, stopping_at(processor, NEVER), 1, LENGTH, temperature=0
+                loaded_once[0],
+                prompts,
+                stopping_at(processor, NEVER),
+                1,
+                rollout.Sampling(LENGTH, temperature=0),
             )
         )
 
@@ -157,7 +163,13 @@ def test_greedy_rows_stop_where_stock_generate_stops(loaded_once):
     policy, processor = loaded_once
     prompts = checkpoints.prompts_of(processor)
     said = rows_of(
-        rollout.rollout(policy, prompts, stopping_at(processor, NEVER), 1, LENGTH, temperature=0)
+        rollout.rollout(
+            policy,
+            prompts,
+            stopping_at(processor, NEVER),
+            1,
+            rollout.Sampling(LENGTH, temperature=0),
+        )
     )
     first = lambda row, ids: min((row.index(i) + 1 for i in ids if i in row), default=LENGTH)
     tokens = sorted({token for row in said for token in row})
@@ -165,7 +177,9 @@ def test_greedy_rows_stop_where_stock_generate_stops(loaded_once):
         ([a, b] for a in tokens for b in tokens if a < b),
         key=lambda ids: len({first(row, ids) for row in said}),
     )
-    out = rollout.rollout(policy, prompts, stopping_at(processor, *stops), 1, LENGTH, temperature=0)
+    out = rollout.rollout(
+        policy, prompts, stopping_at(processor, *stops), 1, rollout.Sampling(LENGTH, temperature=0)
+    )
     assert len(set(out.lengths.tolist())) >= 5, "degenerate: rows end together"
     assert (
         rows_of(out)
@@ -178,9 +192,12 @@ def test_one_prompt_of_each_kind_alone(loaded_once):
     policy, processor = loaded_once
     special = stopping_at(processor, NEVER)
     prompts = checkpoints.prompts_of(processor)
-    together = rows_of(rollout.rollout(policy, prompts, special, 1, 16, temperature=0))
+    together = rows_of(
+        rollout.rollout(policy, prompts, special, 1, rollout.Sampling(16, temperature=0))
+    )
     assert [
-        rows_of(rollout.rollout(policy, [p], special, 1, 16, temperature=0))[0] for p in prompts
+        rows_of(rollout.rollout(policy, [p], special, 1, rollout.Sampling(16, temperature=0)))[0]
+        for p in prompts
     ] == together
 
 
@@ -192,7 +209,9 @@ def test_log_probs_are_the_trainers(temperature, loaded_once):
     policy, processor = loaded_once
     prompts = checkpoints.prompts_of(processor)
     special = stopping_at(processor, *range(0, 40))  # rows end early and apart
-    out = rollout.rollout(policy, prompts, special, 4, 40, temperature, seed=5)
+    out = rollout.rollout(
+        policy, prompts, special, 4, rollout.Sampling(40, temperature=temperature), seed=5
+    )
     assert len(set(out.lengths.tolist())) >= 6
     assert (
         out.logp - trainer_logps(policy, processor, prompts, out, temperature)
@@ -213,7 +232,12 @@ def test_log_probs_are_the_trainers(temperature, loaded_once):
             )
         assert (out.logp[rows] - packed).abs().max() < 2e-5
     cut = rollout.rollout(
-        policy, prompts, special, 4, 40, temperature, top_p=0.5, seed=5
+        policy,
+        prompts,
+        special,
+        4,
+        rollout.Sampling(40, temperature=temperature, top_p=0.5),
+        seed=5,
     )  # logp stays that of the whole distribution
     assert (
         cut.logp - trainer_logps(policy, processor, prompts, cut, temperature)
@@ -229,7 +253,9 @@ def test_what_a_row_says_depends_on_seed_and_row_alone(loaded_once):
         stopping_at(processor, *range(0, 20)),
     )
     run = lambda chosen, first_row=0, seed=7, G=4: rows_of(
-        rollout.rollout(policy, chosen, special, G, 30, seed=seed, first_row=first_row)
+        rollout.rollout(
+            policy, chosen, special, G, rollout.Sampling(30), seed=seed, first_row=first_row
+        )
     )
     together = run(prompts)
     assert len(set(map(len, together))) >= 6, (
@@ -250,7 +276,11 @@ def test_ends_masks_and_finish_reasons(loaded_once):
     never; and one says a stop id as its very last token, which is complete, not cut."""
     policy, processor = loaded_once
     prompts, T = checkpoints.prompts_of(processor, slice(4, 8)), 20
-    free = rows_of(rollout.rollout(policy, prompts, stopping_at(processor, NEVER), 2, T, seed=3))
+    free = rows_of(
+        rollout.rollout(
+            policy, prompts, stopping_at(processor, NEVER), 2, rollout.Sampling(T), seed=3
+        )
+    )
     stop_first = free[0][0]
     last = next(
         row[-1]
@@ -260,7 +290,9 @@ def test_ends_masks_and_finish_reasons(loaded_once):
         and not any(row[-1] == other[0] for other in free)
     )
     stops = [stop_first, last]
-    out = rollout.rollout(policy, prompts, stopping_at(processor, *stops), 2, T, seed=3)
+    out = rollout.rollout(
+        policy, prompts, stopping_at(processor, *stops), 2, rollout.Sampling(T), seed=3
+    )
     expected = [
         row[: next((t + 1 for t, token in enumerate(row) if token in stops), T)] for row in free
     ]
@@ -280,7 +312,7 @@ def test_ends_masks_and_finish_reasons(loaded_once):
         prompts,
         stopping_at(processor, *range(policy.config.text_config.vocab_size)),
         2,
-        T,
+        rollout.Sampling(T),
         seed=3,
     )
     assert (
@@ -289,7 +321,7 @@ def test_ends_masks_and_finish_reasons(loaded_once):
         and [r[0] for r in rows_of(everything)] == [r[0] for r in free]
     )
     assert rollout.rollout(
-        policy, prompts, stopping_at(processor, NEVER), 2, 1, seed=3
+        policy, prompts, stopping_at(processor, NEVER), 2, rollout.Sampling(1), seed=3
     ).targets.tolist() == [[r[0]] for r in free]
 
 
@@ -304,14 +336,18 @@ def test_vision_tokens_are_never_said(loaded):
     for temperature in (0, 1.0):
         assert (
             torch.isin(
-                rollout.rollout(policy, prompts, open_, 4, 16, temperature).targets,
+                rollout.rollout(
+                    policy, prompts, open_, 4, rollout.Sampling(16, temperature=temperature)
+                ).targets,
                 torch.tensor(vision),
             )
             .float()
             .mean()
             > 0.3
         ), "degenerate"
-        out = rollout.rollout(policy, prompts, special, 4, 16, temperature)
+        out = rollout.rollout(
+            policy, prompts, special, 4, rollout.Sampling(16, temperature=temperature)
+        )
         assert (
             not torch.isin(out.targets, torch.tensor(vision)).any()
             and torch.isfinite(out.logp).all()
@@ -445,9 +481,14 @@ def test_mode_is_restored_and_never_in_the_way(training, lively):
     dropout they come out random."""
     policy, processor = with_lora(lively, gradient_checkpointing=True, lora_dropout=0.5)
     prompts, special = checkpoints.prompts_of(processor, slice(4, 8)), stopping_at(processor, NEVER)
-    expected = rows_of(rollout.rollout(policy, prompts, special, 1, 12, temperature=0))
+    expected = rows_of(
+        rollout.rollout(policy, prompts, special, 1, rollout.Sampling(12, temperature=0))
+    )
     policy.train(training)
-    assert rows_of(rollout.rollout(policy, prompts, special, 1, 12, temperature=0)) == expected
+    assert (
+        rows_of(rollout.rollout(policy, prompts, special, 1, rollout.Sampling(12, temperature=0)))
+        == expected
+    )
     assert (
         all(module.training == training for module in policy.modules())
         and logps.core_of(policy).model.language_model.gradient_checkpointing
@@ -464,7 +505,9 @@ def test_a_rollout_uses_the_weights_of_its_moment(kind, lively):
         train=flags(lora_r=0 if kind == "full" else 4),
     )
     prompts, special = checkpoints.prompts_of(processor, slice(4, 8)), stopping_at(processor, NEVER)
-    run = lambda: rollout.rollout(policy, prompts, special, 2, 12, temperature=1.0, seed=1)
+    run = lambda: rollout.rollout(
+        policy, prompts, special, 2, rollout.Sampling(12, temperature=1.0), seed=1
+    )
     optimizer = update.make_optimizer(
         "adamw", [p for p in policy.parameters() if p.requires_grad], 1e-2
     )
@@ -493,7 +536,9 @@ def test_bfloat16_rollout_is_the_trainers_policy_to_bfloat16s_precision(quant, l
         str(lively), torch.bfloat16, quant=quant, train=flags(lora_r=4)
     )
     prompts = checkpoints.prompts_of(processor)
-    out = rollout.rollout(policy, prompts, stopping_at(processor, NEVER), 2, 16, seed=2)
+    out = rollout.rollout(
+        policy, prompts, stopping_at(processor, NEVER), 2, rollout.Sampling(16), seed=2
+    )
     gap = (out.logp - trainer_logps(policy, processor, prompts, out)).abs()
     assert gap.mean() < 0.03 and out.logp.std() > 0.3, gap.mean()
 
@@ -528,7 +573,9 @@ def test_bfloat16_rollout_is_no_further_from_float32_than_the_stock_forward(kind
         tmp_path / "model", "nf4" if kind == "nf4" else "none", kind == "full"
     )
     prompts = checkpoints.prompts_of(processor)
-    out = rollout.rollout(low, prompts, stopping_at(processor, NEVER), 4, 48, seed=2)
+    out = rollout.rollout(
+        low, prompts, stopping_at(processor, NEVER), 4, rollout.Sampling(48), seed=2
+    )
     exact = trainer_logps(high, processor, prompts, out)
     stock = []
     with torch.no_grad(), logps.autocast(logps.core_of(low)):
@@ -598,11 +645,13 @@ def test_adapters_of_every_kind_answer_as_stock_does(
     processor = loaded_once[1]
     policy = wrapped(kind, lively, processor, tmp_path / "adapter", **config)
     prompts, special = checkpoints.prompts_of(processor, slice(4, 8)), stopping_at(processor, NEVER)
-    run = lambda: rows_of(rollout.rollout(policy, prompts, special, 1, 32, temperature=0))
+    run = lambda: rows_of(
+        rollout.rollout(policy, prompts, special, 1, rollout.Sampling(32, temperature=0))
+    )
     before = run()
     assert before == stock_greedy(policy, processor, prompts, 32, [NEVER])
     assert before != rows_of(
-        rollout.rollout(loaded_once[0], prompts, special, 1, 32, temperature=0)
+        rollout.rollout(loaded_once[0], prompts, special, 1, rollout.Sampling(32, temperature=0))
     ), "degenerate: the adapter does nothing"
     optimizer = torch.optim.SGD([p for p in policy.parameters() if p.requires_grad], lr=1.0)
     batch = data.collate(prompts, torch.tensor(before), torch.ones(4, 32))
@@ -618,11 +667,15 @@ def test_adapters_of_every_kind_answer_as_stock_does(
 def test_a_full_update_shows_in_the_next_rollout_as_in_stock_generate(lively):
     policy, processor = modeling.load(str(lively), train=flags())
     prompts, special = checkpoints.prompts_of(processor, slice(4, 8)), stopping_at(processor, NEVER)
-    before = rows_of(rollout.rollout(policy, prompts, special, 1, 32, temperature=0))
+    before = rows_of(
+        rollout.rollout(policy, prompts, special, 1, rollout.Sampling(32, temperature=0))
+    )
     batch = data.collate(prompts, torch.tensor(before), torch.ones(4, 32))
     logps.token_logps(policy, batch, suppress=processor.special.vision_ids).mean().backward()
     torch.optim.SGD(policy.parameters(), lr=1.0).step()
-    after = rows_of(rollout.rollout(policy, prompts, special, 1, 32, temperature=0))
+    after = rows_of(
+        rollout.rollout(policy, prompts, special, 1, rollout.Sampling(32, temperature=0))
+    )
     assert after != before and after == stock_greedy(policy, processor, prompts, 32, [NEVER])
 
 
@@ -630,7 +683,9 @@ def test_adapter_off_and_second_adapter(lively):
     """disable_adapter and set_adapter, as the reference policy uses them, reach the decode step."""
     policy, processor = with_lora(lively)
     prompts, special = checkpoints.prompts_of(processor, slice(4, 6)), stopping_at(processor, NEVER)
-    run = lambda: rows_of(rollout.rollout(policy, prompts, special, 1, 16, temperature=0))
+    run = lambda: rows_of(
+        rollout.rollout(policy, prompts, special, 1, rollout.Sampling(16, temperature=0))
+    )
     on = run()
     with policy.disable_adapter():
         off = run()
@@ -656,7 +711,7 @@ def test_without_room_for_copies_each_layer_runs_its_own_forward(lively, monkeyp
             checkpoints.prompts_of(processor, slice(4, 8)),
             stopping_at(processor, NEVER),
         )
-        run = lambda: rollout.rollout(policy, prompts, special, 2, 16, seed=1)
+        run = lambda: rollout.rollout(policy, prompts, special, 2, rollout.Sampling(16), seed=1)
         copied = run()
         calls = []
         hook = (
@@ -687,7 +742,7 @@ def test_what_does_not_fit_at_once_is_done_in_waves(loaded_once, monkeypatch, ca
         checkpoints.prompts_of(processor, slice(2, 9)),
         stopping_at(processor, *range(0, 20)),
     )
-    run = lambda G: rollout.rollout(policy, prompts, special, G, 24, seed=3)
+    run = lambda G: rollout.rollout(policy, prompts, special, G, rollout.Sampling(24), seed=3)
     whole = {G: run(G) for G in (1, 4)}
     plan = decode.plan_memory
     for G, wanted in ((1, 3), (4, 2), (4, 7), (4, 28)):
@@ -851,7 +906,9 @@ def test_the_path_of_cuda_graphs_says_the_same(kind, loaded_once, lively, monkey
         checkpoints.prompts_of(processor, slice(2, 9)),
         stopping_at(processor, *range(0, 16)),
     )
-    run = lambda temperature: rollout.rollout(policy, prompts, special, 3, 60, temperature, seed=3)
+    run = lambda temperature: rollout.rollout(
+        policy, prompts, special, 3, rollout.Sampling(60, temperature=temperature), seed=3
+    )
     expected = [run(0), run(1.0)]
     assert min(expected[1].lengths) < 17 and max(expected[1].lengths) > 34, (
         "degenerate: nobody leaves"
@@ -958,7 +1015,14 @@ def test_first_tokens_of_a_rollout_pass_a_chi_square_test(loaded_once):
         logits = policy(**checkpoints.stock_inputs(prompt, processor.special)).logits[0, -1].float()
     logits[processor.special.vision_ids] = -torch.inf
     for temperature in (1.0, 0.6):
-        out = rollout.rollout(policy, prompt, processor.special, 2000, 1, temperature, seed=9)
+        out = rollout.rollout(
+            policy,
+            prompt,
+            processor.special,
+            2000,
+            rollout.Sampling(1, temperature=temperature),
+            seed=9,
+        )
         assert (
             p_value(
                 out.targets[:, 0].bincount(minlength=len(logits)),
@@ -967,7 +1031,14 @@ def test_first_tokens_of_a_rollout_pass_a_chi_square_test(loaded_once):
             > 1e-6
         )
     # and of second tokens, given the commonest first one
-    out = rollout.rollout(policy, prompt, stopping_at(processor, NEVER), 2000, 2, 0.5, seed=11)
+    out = rollout.rollout(
+        policy,
+        prompt,
+        stopping_at(processor, NEVER),
+        2000,
+        rollout.Sampling(2, temperature=0.5),
+        seed=11,
+    )
     first = int(out.targets[:, 0].bincount().argmax())
     with torch.no_grad():
         logits = (
@@ -997,10 +1068,14 @@ def test_pictures_and_prompts_are_encoded_once(loaded_once):
     ]
     try:
         prompts = checkpoints.prompts_of(processor)
-        out = rollout.rollout(policy, prompts, stopping_at(processor, NEVER), 8, 6, seed=1)
+        out = rollout.rollout(
+            policy, prompts, stopping_at(processor, NEVER), 8, rollout.Sampling(6), seed=1
+        )
         assert calls == {"tower": 1, "layer": 1}
         logps.cache_features(policy, prompts)
-        again = rollout.rollout(policy, prompts, stopping_at(processor, NEVER), 8, 6, seed=1)
+        again = rollout.rollout(
+            policy, prompts, stopping_at(processor, NEVER), 8, rollout.Sampling(6), seed=1
+        )
         assert calls == {"tower": 2, "layer": 2} and torch.equal(
             out.targets, again.targets
         )  # the tower for the cache, not for the rollout
@@ -1023,14 +1098,14 @@ def ask(directory, *words):
 @pytest.fixture
 def asked(monkeypatch):
     """What was put to the model: texts of the encoded prompts."""
-    texts, encode = [], data.encode_prompt
+    texts, encode = [], data.Asker.prompt
 
     def listening(*arguments, **options):
         prompt = encode(*arguments, **options)
         texts.append(prompt.text)
         return prompt
 
-    monkeypatch.setattr(data, "encode_prompt", listening)
+    monkeypatch.setattr(data.Asker, "prompt", listening)
     return texts
 
 
@@ -1042,16 +1117,11 @@ def picture_file(tmp_path):
 
 def test_answer_all_does_not_depend_on_the_batch_size(loaded_once):
     policy, processor = loaded_once
-    options = dict(num_generations=2, max_completion_length=10, temperature=1.0, seed=4)
-    whole = rollout.answer_all(policy, processor, checkpoints.questions(), "r1v", **options)
+    put = (data.Asker(processor, "r1v"), checkpoints.questions(), rollout.Sampling(10), 2)
+    whole = rollout.answer_all(policy, *put, seed=4)
     assert [len(part) for part in whole] == [18, 18, 18] and len(set(whole[0])) > 9
     for batch_size in (1, 3, 8):
-        assert (
-            rollout.answer_all(
-                policy, processor, checkpoints.questions(), "r1v", batch_size=batch_size, **options
-            )
-            == whole
-        )
+        assert rollout.answer_all(policy, *put, batch_size=batch_size, seed=4) == whole
 
 
 def test_self_select_asks_greedily_with_the_candidates_in_the_prompt(loaded_once, asked):
@@ -1062,15 +1132,10 @@ def test_self_select_asks_greedily_with_the_candidates_in_the_prompt(loaded_once
         [f"<answer> {k} </answer>", "I see <|image_pad|>"] + ["c"] * (k % 3)
         for k in range(len(examples))
     ]
+    greedy = rollout.Sampling(10, temperature=0)
+    asker = data.Asker(processor, "r1v", "Look.")
     texts, lengths, read = rollout.self_select(
-        policy,
-        processor,
-        examples,
-        "r1v",
-        "Look.",
-        candidates,
-        batch_size=4,
-        max_completion_length=10,
+        policy, asker, examples, candidates, greedy, batch_size=4
     )
     prompts, said = asked[:], []
     del asked[:]
@@ -1086,39 +1151,31 @@ def test_self_select_asks_greedily_with_the_candidates_in_the_prompt(loaded_once
             + "\nWhich prediction is correct? Give the final answer in <answer> </answer> tags.",
             example.answer,
         )
-        said.append(
-            rollout.answer_all(
-                policy, processor, [again], "none", "Look.", temperature=0, max_completion_length=10
-            )[:2]
-        )
-        assert read[len(said) - 1] == len(data.encode_prompt(again, processor, "none", "Look.").ids)
+        said.append(rollout.answer_all(policy, asker.verbatim(), [again], greedy)[:2])
+        assert read[len(said) - 1] == len(data.Asker(processor, "none", "Look.").prompt(again).ids)
     assert prompts == asked[::2] and len(set(texts)) > len(examples) // 2
     assert [([text], [length]) for text, length in zip(texts, lengths)] == said
     asked.clear()
     rollout.self_select(
-        policy, processor, examples[:1], "chartqa", None, [["1", "2"]], max_completion_length=2
+        policy,
+        data.Asker(processor, "chartqa"),
+        examples[:1],
+        [["1", "2"]],
+        rollout.Sampling(2, temperature=0),
     )
     assert SELECT["chartqa"] + "<|im_end|>" in asked[0]
 
 
 def test_self_select_refuses_a_prompt_that_does_not_fit_before_anything_is_said(loaded_once, asked):
     policy, processor = loaded_once
-    examples = checkpoints.questions()[:3]
+    examples, asker = checkpoints.questions()[:3], data.Asker(processor, "r1v")
+    greedy = rollout.Sampling(10, temperature=0)
+    candidates = [["a", "b"], ["a", "b"], ["a", "word " * processor.context]]
     with pytest.raises(UserError, match="does not fit the model's context"):
-        rollout.self_select(
-            policy,
-            processor,
-            examples,
-            "r1v",
-            None,
-            [["a", "b"], ["a", "b"], ["a", "word " * processor.context]],
-            max_completion_length=10,
-        )
+        rollout.self_select(policy, asker, examples, candidates, greedy)
     assert asked == []
     with pytest.raises(ValueError):
-        rollout.self_select(
-            policy, processor, examples, "r1v", None, [["a", "b"]], max_completion_length=10
-        )
+        rollout.self_select(policy, asker, examples, [["a", "b"]], greedy)
 
 
 def test_command_prints_the_answer(lively, picture_file, loaded_once, capsys, asked):
@@ -1128,16 +1185,13 @@ def test_command_prints_the_answer(lively, picture_file, loaded_once, capsys, as
     expected = rollout.rollout(
         policy,
         [
-            data.encode_prompt(
-                Example("", [picture_file], "How many red objects are there?", ""),
-                processor,
-                "none",
+            data.Asker(processor, "none").prompt(
+                Example("", [picture_file], "How many red objects are there?", "")
             )
         ],
         processor.special,
         1,
-        12,
-        temperature=0,
+        rollout.Sampling(12, temperature=0),
     )
     text = processor.decode(expected.targets[0][: expected.lengths[0]])
     assert (

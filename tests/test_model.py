@@ -269,15 +269,15 @@ def test_chat_template_comes_from_the_tokenizer_or_chat_template_json_or_ours(pu
 
 def test_pixel_budget_is_the_flags_not_the_checkpoints(published):
     processor = modeling.load_processor(published, max_pixels=28 * 28 * 4, min_pixels=28 * 28)
-    prompt = data.encode_prompt(
-        Example("", [checkpoints.picture(280, 280)], "?", ""), processor, "none"
+    prompt = data.Asker(processor, "none").prompt(
+        Example("", [checkpoints.picture(280, 280)], "?", "")
     )
     assert 1 <= len(prompt.image_at) <= 4
     assert (
         len(
-            data.encode_prompt(
-                Example("", [checkpoints.picture(28, 28)], "?", ""), processor, "none"
-            ).image_at
+            data.Asker(processor, "none")
+            .prompt(Example("", [checkpoints.picture(28, 28)], "?", ""))
+            .image_at
         )
         == 1
     )
@@ -988,7 +988,7 @@ def test_gradients_reach_every_adapter_after_a_rollout(quant, dtype, published):
         policy.zero_grad()
         token_logps(policy, batch, suppress=processor.special.vision_ids).sum().backward()
         found.append(gradients(policy))
-        rollout.rollout(policy, prompts, processor.special, 2, 6, seed=1)
+        rollout.rollout(policy, prompts, processor.special, 2, rollout.Sampling(6), seed=1)
     assert len(found[0]) == 2 * 2 * 7 and all(g.abs().max() > 0 for g in found[1].values())
     assert max(relative(found[1][n], found[0][n]) for n in found[0]) == 0
 
@@ -1150,7 +1150,9 @@ def test_float32_export_answers_as_the_policy_does(kind, adapter, untied, tmp_pa
     assert gap < 1e-5 and "mean |difference in log-prob|" in capsys.readouterr().out
     policy, processor = modeling.load(str(source))
     prompts = checkpoints.prompts_of(processor)
-    sampled = rollout.rollout(policy, prompts, processor.special, 1, 64, temperature=0)
+    sampled = rollout.rollout(
+        policy, prompts, processor.special, 1, rollout.Sampling(64, temperature=0)
+    )
     answers = stock_greedy(stock_model(tmp_path / "out"), processor, prompts, 64)
     assert answers == [row[:n].tolist() for row, n in zip(sampled.targets, sampled.lengths)]
     assert len({token for answer in answers for token in answer}) >= 10, "degenerate"
@@ -1632,9 +1634,7 @@ def test_chat_template_places_each_picture_once(old, new, placed, published, tmp
         bad / "tokenizer_config.json", "chat_template", checkpoints.CHAT_TEMPLATE.replace(old, new)
     )
     processor = modeling.load_processor(bad)
-    data.encode_prompt(
-        Example("", [], "How many?", "2"), processor, "none"
-    )  # text needs no picture
+    data.Asker(processor, "none").prompt(Example("", [], "How many?", "2"))  # text needs no picture
     with pytest.raises(UserError, match=f"placed {placed} images, not 1"):
         checkpoints.prompts_of(processor, slice(1))
 

@@ -177,7 +177,7 @@ def test_answers_to_questions_with_other_ids_are_not_gone_on_with(tmp_path, monk
     out.mkdir()
     disk.write_lines(out / "predictions.jsonl", [{"id": "d.json:2"}])
     monkeypatch.setattr(modeling, "load_from_args", lambda *_, **__: (None, None))
-    monkeypatch.setattr(data, "check_fit", lambda *_, **__: None)
+    monkeypatch.setattr(data.Asker, "check", lambda *_, **__: None)
     line = [
         "--model",
         "x",

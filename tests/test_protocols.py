@@ -2342,17 +2342,15 @@ def ask(monkeypatch, tmp_path, says, line):
 
     asked = []
 
-    def answer_all(
-        policy, processor, examples, template, system_prompt=None, num_generations=1, **_
-    ):
-        asked.append(template)
-        greedy = _["temperature"] == 0
-        texts = [says(e, None if greedy else k) for e in examples for k in range(num_generations)]
+    def answer_all(policy, asker, examples, sampling, G=1, **_):
+        asked.append(asker.template)
+        greedy = sampling.temperature == 0
+        texts = [says(e, None if greedy else k) for e in examples for k in range(G)]
         return texts, [len(text) for text in texts], None
 
     monkeypatch.setattr(modeling, "load_from_args", lambda *_, **__: (None, None))
     monkeypatch.setattr(modeling, "describe", lambda policy: "a parrot")
-    monkeypatch.setattr(data, "check_fit", lambda *_, **__: None)
+    monkeypatch.setattr(data.Asker, "check", lambda *_, **__: None)
     monkeypatch.setattr(rollout, "answer_all", answer_all)
     monkeypatch.setattr(plots, "plot_samples", lambda *_, **__: None)
     monkeypatch.setattr(plots, "plot_curve", lambda *_, **__: None)

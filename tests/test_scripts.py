@@ -609,7 +609,7 @@ def test_what_self_select_leaves(chooser):
             "one sample is no choice"
         )
         assert (
-            row["prompt_tokens"] == len(data.encode_prompt(example, processor, "r1v", "Count.").ids)
+            row["prompt_tokens"] == len(data.Asker(processor, "r1v", "Count.").prompt(example).ids)
             and len(row["sample_tokens"]) == 3
             and max(row["sample_tokens"]) <= 12
         )
@@ -617,19 +617,14 @@ def test_what_self_select_leaves(chooser):
             text = select_prompt(question_text(example, "r1v"), row["samples"][:n])
             texts, lengths, _ = rollout_.answer_all(
                 policy,
-                processor,
+                data.Asker(processor, "none", "Count."),
                 [with_question(example, text)],
-                "none",
-                "Count.",
-                temperature=0,
-                max_completion_length=12,
+                rollout_.Sampling(12, temperature=0),
             )
             assert row["selections"][str(n)] == texts[0]
             assert row["selection_tokens"][str(n)] == [
                 len(
-                    data.encode_prompt(
-                        with_question(example, text), processor, "none", "Count."
-                    ).ids
+                    data.Asker(processor, "none", "Count.").prompt(with_question(example, text)).ids
                 ),
                 lengths[0],
             ]
@@ -648,10 +643,8 @@ def test_a_parrot_that_takes_the_second_candidate(base, tmp_path, no_pictures, m
     """Sample k of 3 is right where the question's number divides by k + 1; whoever takes the second of those shown is right on the even ones."""
     asked = []
 
-    def answer_all(
-        policy, processor, examples, template, system_prompt=None, num_generations=1, **options
-    ):
-        if template == "none":
+    def answer_all(policy, asker, examples, sampling, G=1, **options):
+        if asker.template == "none":
             asked.extend(e.question for e in examples)
             texts = [
                 e.question.split("Model's prediction 2:\n")[1].split("\n")[0] for e in examples
@@ -660,7 +653,7 @@ def test_a_parrot_that_takes_the_second_candidate(base, tmp_path, no_pictures, m
             texts = [
                 said(e.answer if int(e.id.split(":")[-1]) % (k + 1) == 0 else 99 - k)[0]
                 for e in examples
-                for k in range(num_generations)
+                for k in range(G)
             ]
         return texts, [7] * len(texts), None
 
@@ -1610,10 +1603,10 @@ def test_as_a_real_command(base, tmp_path):
 
     rolled = rollout_.rollout(
         policy,
-        [data.encode_prompt(Example("", [], "Hi?", ""), processor, "none")],
+        [data.Asker(processor, "none").prompt(Example("", [], "Hi?", ""))],
         processor.special,
-        max_completion_length=6,
-        temperature=0,
+        1,
+        rollout_.Sampling(6, temperature=0),
     )
     assert (
         out == processor.decode(rolled.targets[0]).encode("utf-8", "replace").decode("utf-8") + "\n"

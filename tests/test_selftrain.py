@@ -5,6 +5,7 @@ phases and `main` on the untrained preset: killed in each and resumed against ne
 """
 
 import copy
+import dataclasses
 import gc
 import importlib
 import itertools
@@ -811,7 +812,7 @@ def test_the_continuation_is_written_without_the_picture(tiny):
         source="x.jsonl:1",
     )
     before = copy.copy(seen)
-    prompt = data.encode_prompt(blind(seen), processor, "think")
+    prompt = data.Asker(processor, "think").prompt(blind(seen))
     special = processor.special
     assert (
         prompt.pixel_values is None
@@ -825,9 +826,9 @@ def test_the_continuation_is_written_without_the_picture(tiny):
     assert "user\nWhat is it?" in prompt.text and seen == before and len(seen.images) == 2
     assert (
         "<|image_pad|>"
-        in data.encode_prompt(
-            SimpleNamespace(**{**vars(seen), "question": "What is it?"}), processor, "think"
-        ).text
+        in data.Asker(processor, "think")
+        .prompt(SimpleNamespace(**{**vars(seen), "question": "What is it?"}))
+        .text
     )
 
 
@@ -859,8 +860,9 @@ def speak(patch):
     """The untrained preset says noise without an end; here it says eight tokens of it between think tags, and gives an answer that hangs on every letter of them: right a third
     of the time, unreadable one time in four. Other weights say, and answer, something else."""
 
-    def answer_all(*args, **sampling):
-        texts, lengths, finish = ANSWER_ALL(*args, **{**sampling, "max_completion_length": 8})
+    def answer_all(policy, asker, examples, sampling, *args, **options):
+        short = dataclasses.replace(sampling, max_tokens=8)
+        texts, lengths, finish = ANSWER_ALL(policy, asker, examples, short, *args, **options)
         said = [(zlib.crc32(text.encode()), text.replace("<", "(")) for text in texts]
         return (
             [
@@ -1508,7 +1510,7 @@ def stock_logps(policy, processor, pairs):
     """[(log pi of the chosen, of the rejected)] by stock transformers' forward on padded rows: nothing of ours but the prompt's ids and pixels."""
     found, special = [], processor.special
     for name in ("chosen", "rejected"):
-        prompts = [data.encode_prompt(pair.example, processor, "none") for pair in pairs]
+        prompts = [data.Asker(processor, "none").prompt(pair.example) for pair in pairs]
         rows = [
             torch.tensor(
                 processor.tokenizer(getattr(pair, name), add_special_tokens=False)["input_ids"]
@@ -1903,8 +1905,8 @@ def test_tabmwp_is_asked_and_scored_as_published(base, tmp_path, monkeypatch):
     }
     seen = []
 
-    def answer_all(policy, processor, examples, template, system_prompt, G=1, **sampling):
-        seen.extend((e.question, template) for e in examples)
+    def answer_all(policy, asker, examples, sampling, G=1, **_):
+        seen.extend((e.question, asker.template) for e in examples)
         steps = (
             "Solution:\n1. Look at the first and the last row of the table.\n2. Compare the two.\n"
         )
@@ -2041,9 +2043,9 @@ def test_given_prompts_stay_as_they_are_and_the_evaluation_asks_as_trained(
     monkeypatch.setattr(
         rollout,
         "answer_all",
-        lambda policy, processor, examples, *more, **sampling: (
+        lambda policy, asker, examples, *more, **options: (
             asked.extend(e.question for e in examples)
-            or inner(policy, processor, examples, *more, **sampling)
+            or inner(policy, asker, examples, *more, **options)
         ),
     )
     trained = tmp_path / "trained"
@@ -2180,13 +2182,13 @@ def examined(monkeypatch):
     def examine(line):
         checked = []
 
-        def check_fit(examples, *_, targets=False):
+        def check(asker, examples, room, targets=False):
             checked.append(list(examples))
             if targets:
                 raise Ready
 
         monkeypatch.setattr(modeling, "load_from_args", lambda *_, **__: (None, None))
-        monkeypatch.setattr(data, "check_fit", check_fit)
+        monkeypatch.setattr(data.Asker, "check", check)
         monkeypatch.setattr(images, "check_images", lambda examples: None)
         with pytest.raises(Ready):
             run(line)
