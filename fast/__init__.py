@@ -1,0 +1,1 @@
+"""The fast rollout and its proof: decoding weights and steps, kernels, benches."""
