@@ -35,14 +35,13 @@ from tqdm import tqdm
 import rewards
 import tasks
 from grading import boxes, metrics
-from grading.answers import extract_answer
 from plumbing import disk, flags, plots, rundir, running, stopping, sums
 from plumbing.arguments import flag, label_of, read_args, write_args
 from plumbing.arguments import flags_given as typed
 from plumbing.errors import UserError
 from plumbing.records import Lines, checksum, good_lines
 from plumbing.text import short
-from tasks import files, prompts, protocols
+from tasks import files, outputs, prompts, protocols
 
 
 def sampled_scores(records, examples, n, protocol=None, seed=0):
@@ -55,8 +54,8 @@ def sampled_scores(records, examples, n, protocol=None, seed=0):
     self_select_by                         {what stood in the prompt: {accuracy, n}}
     greedy_tokens, majority_tokens, self_select_tokens           a question: its prompt once a call, and all that was said
     """
-    right = protocols.PROTOCOLS[protocol]["ours"] if protocol else rewards.accuracy
-    read = (lambda text: protocols.body(text, protocol)) if protocol else extract_answer
+    right = protocols.PROTOCOLS[protocol].score if protocol else rewards.accuracy
+    read = protocols.reader(protocol)
     score = lambda answers: [
         float(answer is not None and right(f"<answer>{answer}</answer>", e))
         for answer, e in zip(answers, examples)
@@ -246,11 +245,7 @@ def parse_args(argv=None):
         p.error(
             f"--predictions needs --protocol, by which to score them: {', '.join(sorted(protocols.PROTOCOLS))}"
         )
-    if (
-        "box_format" in words
-        and args.protocol
-        and not protocols.PROTOCOLS[args.protocol].get("boxes")
-    ):
+    if "box_format" in words and args.protocol and not protocols.PROTOCOLS[args.protocol].boxes:
         p.error(f"--protocol {args.protocol} has no boxes: leave --box-format away")
     for word in words if rescored else ():
         if word not in ("predictions", "protocol", "output_dir", "box_format"):
@@ -267,7 +262,7 @@ def main(args):
 def rescore(args):
     """--predictions: saved outputs under --protocol, without a model. Everything that could be refused is, before anything is scored or written."""
     out, path = Path(args.output_dir), Path(args.predictions)
-    pairs = protocols.suited(read_predictions(path), args.protocol, args.box_format)
+    pairs = protocols.to_examples(read_predictions(path), args.protocol, args.box_format)
     if (out / "metrics.jsonl").is_file():
         raise UserError(
             f"--output-dir {out} holds a training run, whose result.json would be overwritten; name another"
@@ -357,7 +352,7 @@ def as_saved(record, place):
     """
     try:
         saved = {key: storable(value) for key, value in record.items()}
-        for key in ("answer", "choices", *protocols.ALIASES["answer"]):
+        for key in ("answer", "choices", *outputs.ALIASES["answer"]):
             if key in record and record[key] != saved[key] and HALF in json.dumps(saved[key]):
                 raise UserError(
                     f"{place}: `{key}` contains half of a surrogate pair (a character cut in two); "
@@ -458,9 +453,7 @@ def ask(args):
         )
     rundir.refuse_anothers(out, args)
     if args.protocol:
-        args.prompt_template = (
-            args.prompt_template or protocols.PROTOCOLS[args.protocol]["template"]
-        )
+        args.prompt_template = args.prompt_template or protocols.PROTOCOLS[args.protocol].template
     vars(args).update(data.ask_as_trained(args))
     found = tasks.read(
         args.data,
@@ -476,7 +469,7 @@ def ask(args):
         )
     data.check_golds(examples, rewards.check_gold)
     as_judged = protocols.judged(examples, args.protocol) if args.protocol else examples
-    right = protocols.PROTOCOLS[args.protocol]["ours"] if args.protocol else rewards.accuracy
+    right = protocols.PROTOCOLS[args.protocol].score if args.protocol else rewards.accuracy
     N, sizes = args.num_samples[-1], [n for n in args.num_samples if n]
     sizes = sizes if len(sizes) > 1 else range(1, N + 1)
     policy, processor = modeling.load_from_args(args, needs_training="its answers would be noise")

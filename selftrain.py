@@ -1031,9 +1031,7 @@ def main(args):
         rundir.refuse_anothers(out, args)
     run_id(args)  # now: flags that are found out below would change it
     if args.protocol:
-        args.prompt_template = (
-            args.prompt_template or protocols.PROTOCOLS[args.protocol]["template"]
-        )
+        args.prompt_template = args.prompt_template or protocols.PROTOCOLS[args.protocol].template
     vars(args).update(data.ask_as_trained(args, "none" if args.pairs else DEFAULT_TEMPLATE))
     score, examples, warm, eval_sets, given = protocols.scorer(args.protocol), {}, {}, {}, None
     read = lambda spec, **more: tasks_.read(

@@ -1,7 +1,7 @@
 """Run math-verify in a process of its own, bounded by the CPU time that a question takes.
 
-    worker = MathWorker("protocols.py", cpu_seconds=5)      # no process yet
-    worker.ask(["default", "$x+1$", "$1+x$"])               # {"equal": True}, or raises Late
+    worker = MathWorker(["-m", "grading.mathverify"], cpu_seconds=5)      # no process yet
+    worker.ask(["default", "$x+1$", "$1+x$"])             # {"equal": True}, or raises Late
 
 Published scorers call math-verify; our own comparison (answers.py) does not. math-verify's own
 limits are SIGALRM: it exists in the main thread only and counts the clock, so that the same answer
@@ -29,6 +29,7 @@ from plumbing import stopping
 
 log = logging.getLogger(__name__)
 
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 STUCK_SECONDS = 300  # of the clock, for one question or for the start: no such wait is due to load
 
 
@@ -37,15 +38,15 @@ class Late(TimeoutError):
 
 
 class MathWorker:
-    """A child process, `python script --worker SECONDS`, that answers one JSON line per question.
+    """A child process, `python *program --worker SECONDS`: one JSON line per question and answer.
 
     It starts at the first question, is shared by all threads of a process, and ends with it.
     A worker that is late or dies is replaced at the next question. A late question is remembered
     and never asked again, so that it has one reward. The child's side is serve().
     """
 
-    def __init__(self, script: str, cpu_seconds: float):
-        self.script, self.cpu_seconds = os.path.abspath(script), cpu_seconds
+    def __init__(self, program: list[str], cpu_seconds: float):
+        self.program, self.cpu_seconds = program, cpu_seconds
         self.late = set()
         self._no_worker_yet()
         if hasattr(os, "register_at_fork"):
@@ -84,7 +85,7 @@ class MathWorker:
     def start(self) -> None:
         """Start a child and wait for its imports. Raises RuntimeError if it cannot start."""
         self.stop()
-        command = [sys.executable, self.script, "--worker", str(self.cpu_seconds)]
+        command = [sys.executable, *self.program, "--worker", str(self.cpu_seconds)]
         # bufsize=0: a buffered pipe has a lock of its own, which a fork could inherit taken.
         with _signals_blocked():
             self.process = subprocess.Popen(
@@ -93,6 +94,7 @@ class MathWorker:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 bufsize=0,
+                cwd=ROOT,  # where `-m` finds our packages, whatever the parent's folder
             )
         if self.kill not in stopping.last_words:
             stopping.last_words.append(self.kill)

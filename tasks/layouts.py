@@ -5,7 +5,7 @@ import re
 from grading.boxes import FOUR_NUMBERS, boxes_in
 from plumbing.errors import UserError
 from plumbing.text import short
-from tasks import box_fields, image_fields, prompts, record_fields
+from tasks import box_fields, image_fields, prompts, published, record_fields
 from tasks.example import Example
 from tasks.images import locate
 
@@ -309,114 +309,5 @@ def conversation(record, where):
     )
 
 
-def chartqa(record, where):
-    """ChartQA, in its published tree (test/test_human.json, with the pictures in test/png), or with the pictures beside the file; and as the Hub has it.
-
-    {"imgname": "12.png", "query": "What is the max?", "label": "14"}
-    {"image": {"bytes": ...}, "query": "What is the max?", "label": ["14"], "human_or_machine": 0}
-    """
-    if isinstance(record["label"], list) and len(record["label"]) == 1:
-        record = {**record, "label": record["label"][0]}
-    fields = {
-        "question": record_fields.needed(record, "query", where),
-        "images": record.get("image") or record_fields.needed(record, "imgname", where),
-        "folders": ("", "png", "../png"),
-        "answer": record_fields.needed(record, "label", where, (str, int, float)),
-        "id": record.get("id"),
-        "task": "chart",
-    }
-    return fields, record_fields.without(record, "image", "imgname", "query", "label", "id")
-
-
-def tabmwp(record, where):
-    """TabMWP's problems_*.json, with the pictures in tables/ or beside the file. The question is put as R3V puts it, with unit and options. The published `solution`
-    ends in a sentence, not in an answer that a reward could read: it is kept in meta, and not imitated.
-
-    {"id": "33", "question": "Is the function linear?", "choices": ["linear", "nonlinear"], "answer": "nonlinear", "unit": null, "ques_type": "multi_choice",
-     "ans_type": "boolean_text", "grade": 8, ...}  ->  question "Is the function linear?\\nOptions:\\n(A) linear\\n(B) nonlinear", image tables/33.png
-    """
-    name, unit, choices = (
-        record_fields.needed(record, "id", where, (str, int)),
-        record_fields.text_of(record, ["unit"], where),
-        record_fields.choices_of(record, where),
-    )
-    question = record_fields.needed(record, "question", where) + (
-        f" (Unit: {unit})" if unit else ""
-    )
-    fields = {
-        "question": with_options(question, choices),
-        "images": f"{name}.png",
-        "folders": ("", "tables"),
-        "answer": record_fields.needed(record, "answer", where, (str, int, float)),
-        "choices": choices,
-        "id": name,
-        "task": "table",
-    }
-    return fields, record_fields.without(record, "id", "question", "choices", "answer")
-
-
-def cvbench(record, where):
-    """CV-Bench: `prompt` is the question with its options; task (Count, Relation, Depth, Distance) and source (ADE20K, COCO, Omni3D) are for its averages.
-
-    {"idx": 0, "type": "2D", "task": "Count", "image": {"bytes": ...}, "question": "How many organs are in the image?", "choices": ["3", "2"], "answer": "(A)",
-     "prompt": "How many organs are in the image? Select from the following choices.\\n(A) 3\\n(B) 2", "filename": "...", "source": "ADE20K"}
-    """
-    fields = {
-        "question": record_fields.needed(record, "prompt", where),
-        "images": record.get("image") or record_fields.needed(record, "filename", where),
-        "answer": record_fields.needed(record, "answer", where),
-        "choices": record_fields.choices_of(record, where),
-        "id": record.get("idx"),
-        "task": record_fields.needed(record, "task", where),
-    }
-    return fields, record_fields.without(record, "idx", "image", "prompt", "answer", "choices")
-
-
-def m3cot(record, where):
-    """M3CoT: context, question and options are put together. `rationale` is prose without a marked answer: kept in meta, imitated only if it has tags.
-
-    {"id": "s-1", "category": "...", "image": {"bytes": ...}, "question": "Which one?", "choices": ["a", "b"], "context": "", "answer": "B", "rationale": "...",
-     "domain": "science", "topic": "..."}  ->  question "Which one?\\nOptions:\\n(A) a\\n(B) b"
-    """
-    context, choices = (
-        str(record.get("context") or "").strip(),
-        record_fields.choices_of(record, where),
-    )
-    question = with_options(record_fields.needed(record, "question", where), choices)
-    rationale = record.get("rationale")
-    fields = {
-        "question": f"{context}\n{question}" if context else question,
-        "images": record.get("image"),
-        "answer": record_fields.needed(record, "answer", where),
-        "choices": choices,
-        "solution": rationale
-        if isinstance(rationale, str) and ANSWER_TAG.search(rationale)
-        else None,
-        "id": record.get("id"),
-        "task": record.get("domain"),
-    }
-    return fields, record_fields.without(
-        record, "id", "question", "image", "answer", "choices", "context"
-    )
-
-
-def with_options(question, choices):
-    """The question and its options, lettered: "Which?\\nOptions:\\n(A) a\\n(B) b" (R3V)."""
-    return (
-        question
-        + "".join(
-            ["\nOptions:"] + [f"\n({chr(65 + n)}) {choice}" for n, choice in enumerate(choices)]
-        )
-        if choices
-        else question
-    )
-
-
-LAYOUTS = [  # (the keys by which a record is recognised, its function), tried in this order
-    ({"conversations"}, conversation),
-    ({"imgname", "query", "label"}, chartqa),
-    ({"image", "query", "label"}, chartqa),
-    ({"question", "answer", "choices", "unit", "ques_type", "ans_type"}, tabmwp),
-    ({"question", "answer", "choices", "prompt", "task", "source"}, cvbench),
-    ({"question", "answer", "choices", "rationale", "domain", "topic"}, m3cot),
-]
+# (the keys by which a record is recognised, its reader), tried in this order
+LAYOUTS = [({"conversations"}, conversation), *published.LAYOUTS]

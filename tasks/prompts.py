@@ -3,41 +3,25 @@
 from dataclasses import replace
 
 from plumbing.errors import UserError
-from tasks import record_fields
+from tasks import published, record_fields
 
-# How a question is put to the model. r1v is R1-V's training prompt, byte for byte (two spaces); the same in training and evaluation. Those below the
-# line are what the published evaluations asked with, byte for byte too; where the question itself holds the instructions (Visual-RFT's detection and
-# classification sets, R3V's conversations), `none` adds nothing.
+# How a question is put to the model, the same in training and evaluation. r1v is R1-V's training
+# prompt, byte for byte (two spaces). Published sets add how they were evaluated, byte for byte too.
 TEMPLATES = {
-    "r1v": "{question}  Output the thinking process in <think> </think> and final answer (number) in <answer> </answer> tags.",
-    "think": "{question}  Output the thinking process in <think> </think> and final answer in <answer> </answer> tags.",
-    "option": "{question}  Output the thinking process in <think> </think> and final answer (option) in <answer> </answer> tags.",
+    "r1v": "{question}  Output the thinking process in <think> </think> "
+    "and final answer (number) in <answer> </answer> tags.",
+    "think": "{question}  Output the thinking process in <think> </think> "
+    "and final answer in <answer> </answer> tags.",
+    "option": "{question}  Output the thinking process in <think> </think> "
+    "and final answer (option) in <answer> </answer> tags.",
     "direct": "{question}\nAnswer the question using a single word or phrase.",
     "answer": "{question}  Output the final answer in <answer> </answer> tags.",
     "none": "{question}",
-    # ---- R1-V (evaluation differs from training), VisualThinker, VLM-R1 (rec_direct is its baseline's), Visual-RFT's LISA (its spelling), R3V on Qwen-VL
-    "superclevr": "{question} First output the thinking process in <think> </think> and final answer (number) in <answer> </answer> tags.",
-    "geoqa": "{question} Output the thinking process in <think> </think> and final answer (number) in <answer> </answer> tags.",
-    "cvbench": "{question}\nOutput the thinking process in <think> </think> and final answer in <answer> </answer> tags.",
-    "vlmr1": "{question} First output the thinking process in <think> </think> tags and then output the final answer in <answer> </answer> tags.",
-    "rec": "{question} First output the thinking process in <think> </think> tags and then output the final answer in <answer> </answer> tags. "
-    "Output the final answer in JSON format.",
-    "rec_direct": "{question} Please provide the bounding box coordinate in JSON format.",
-    "lisa": "{question} Output the thinking process in <think> </think> and your grouding box. "
-    'Following "<think> thinking process </think>\n<answer>(x1,y1),(x2,y2)</answer>)" format.',
-    "chartqa": "{question}\nFirst generate a step-by-step solution, then answer the question with a numerical value, Yes/No, or a word or phrase.",
-    "clevr_math": "{question}\nFirst generate a step-by-step solution, then answer the question using a single numerical value (0-10).",
-    "tabmwp": "{question}\nFirst generate a step-by-step solution, then answer the question using a single word or phrase.",
-    "tabmwp_choices": "{question}\nFirst generate a step-by-step solution, then answer with the option\u2019s letter from the given choices directly.",
-}
+} | published.TEMPLATES
 DEFAULT_TEMPLATE = "r1v"
 
-# What R3V asks after the candidates, by template and byte for byte; other templates ask it plainly (`select_prompt`).
-SELECT = {
-    "chartqa": "Which prediction is correct? Give the final answer with a numerical value, Yes/No, or a word or phrase.",
-    "clevr_math": "Which prediction is correct? Give the final answer with a single numerical value (0-10).",
-    "tabmwp": "Which prediction has the right OCR, reasoning and calculations? Give the final answer.",
-}
+# What R3V asks after the candidates, by template; other templates ask plainly (select_prompt).
+SELECT = published.SELECT
 
 
 def template_of(name):

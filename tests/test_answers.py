@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT))
 from tasks import protocols
 
 import rewards
-from grading import answers, equality, reading, units
+from grading import answers, equality, mathverify, reading, units
 from grading.expressions import parse
 from grading.spelling import plain, spell
 
@@ -527,7 +527,7 @@ def test_load_does_not_matter():
 
     def scores():
         answers.forget()
-        protocols._ask_once.cache_clear()
+        mathverify.ask_once.cache_clear()
         published = [row["accuracy_original"] for row in protocols.score(examples, "geoqa")[1]]
         return [rewards.accuracy(*one) for one in step], published
 

@@ -256,7 +256,7 @@ def test_odd_values_are_scored_or_refused_but_nothing_else(tmp_path, protocol):
             record = {"prediction": answer, "answer": answer, "choices": None, field: odd}
             path.write_text(json.dumps(record) + "\n")
             try:
-                pairs = protocols.suited(evaluate.read_predictions(path), protocol)
+                pairs = protocols.to_examples(evaluate.read_predictions(path), protocol)
                 result, rows = protocols.score(pairs, protocol)
                 disk.write_lines(tmp_path / "rows.jsonl", rows)
                 seen.add("scored")

@@ -1,0 +1,33 @@
+"""The published question sets, each a file of this folder. A new one is added to SETS."""
+
+from tasks import (
+    chartqa,
+    classification,
+    clevr_math,
+    cvbench,
+    detection,
+    geoqa,
+    lisa,
+    m3cot,
+    rec,
+    superclevr,
+    tabmwp,
+)
+
+SETS = [
+    superclevr.PROTOCOL,
+    geoqa.PROTOCOL,
+    cvbench.PROTOCOL,
+    rec.PROTOCOL,
+    lisa.PROTOCOL,
+    detection.PROTOCOL,
+    classification.PROTOCOL,
+    chartqa.PROTOCOL,
+    clevr_math.PROTOCOL,
+    tabmwp.PROTOCOL,
+    m3cot.PROTOCOL,
+]
+PROTOCOLS = {one.name: one for one in SETS if one.score}  # what --protocol may name
+TEMPLATES = {name: text for one in SETS for name, text in one.templates.items()}
+SELECT = {name: text for one in SETS for name, text in one.selects.items()}
+LAYOUTS = [layout for one in SETS for layout in one.layouts]
