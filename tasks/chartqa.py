@@ -45,7 +45,7 @@ def read(record: dict, where: str) -> tuple[dict, dict]:
 
 
 def score_relaxed(completion: str, example: Example) -> float:
-    """Score 1 for a number within 5 % of the gold, or other text that matches it.
+    """Score 1 for a number within 5 % of the gold, or matching text.
 
     A gold 2000 to 2099 is a year and must be met exactly; the published rule has no years.
     "%", "$", thousands separators or a unit may stand by a number, but two units must agree.

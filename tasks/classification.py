@@ -14,7 +14,7 @@ SAMPLE = {
 
 
 def visualrft_classification_eval(completion: str, example: Example) -> float:
-    """Compute Visual-RFT's score: the first answer on one line and the gold, one in the other."""
+    """Compute Visual-RFT's score: gold or first answer on a line contains the other."""
     body = first_answer(completion, dotall=False)
     return float(body is not None and same_class(example.answer, body))
 

@@ -15,8 +15,9 @@ SAMPLE = {
 
 
 def detection_map(rows: list[dict]) -> dict:
-    """Compute COCO's mAP and AP50 of the set, and of each category in gold or predictions.
+    """Compute COCO's mAP and AP50 of the set, and of each category in the gold.
 
+    The mean is over the categories of gold and predictions.
     A row's category names its boxes, whose own labels then say nothing more.
     If nothing is named, there is one class without a name.
     """
@@ -40,7 +41,7 @@ def names_something(row: dict) -> bool:
 
 
 def labelled_boxes(row: dict, nameless: bool) -> list[list[dict]]:
-    """List the predicted boxes and the gold boxes of a row, each with its class as label."""
+    """Label the predicted and the gold boxes of a row with their class."""
     category = row.get("category")
     both = []
     for boxes in (row["extracted"] or [], row["boxes"]):

@@ -47,7 +47,7 @@ def read(record: dict, where: str) -> tuple[dict, dict]:
 
 
 def score_line(completion: str, example: Example) -> float:
-    """Score 1 for an answer, in tags or on a line, that matches the gold or its choice."""
+    """Score 1 for an answer in tags or on a line that matches the gold."""
     return float(match_answer(answer_line(completion), example.answer, example.choices))
 
 

@@ -150,7 +150,7 @@ def assumed_box_format(meta: dict, protocol: Protocol) -> str:
 
 
 def gold_text(gold: object) -> str:
-    """Read a gold answer that is not boxes: the last one in tags, or the whole text."""
+    """Read a gold that is not boxes: the last tagged one, or the text."""
     if not isinstance(gold, str) and not is_number(gold):
         raise ValueError(
             f"`answer` must be text or a number, found {shown(gold)}; "
@@ -195,7 +195,7 @@ def boxes_of_gold(gold: object, size: list | None) -> tuple[list[dict], list | N
 
 
 def boxes_of_text(gold: str) -> tuple[list[dict], bool]:
-    """Read boxes written as text; return them, and whether they are in thousandths."""
+    """Read boxes written as text; return them, and whether in thousandths."""
     text = last_answer(gold) or gold
     bare = not re.search(r"[\[({a-zA-Z]", text)  # "10, 20, 110, 220"
     found = parse_boxes(f"[{text}]" if bare else text)
@@ -208,7 +208,7 @@ def boxes_of_text(gold: str) -> tuple[list[dict], bool]:
 
 
 def boxes_of_list(gold: object) -> tuple[list[dict], bool]:
-    """Read a box or a list of them; return them, and whether they are in thousandths."""
+    """Read one box or a list; return them, and whether in thousandths."""
     four = isinstance(gold, list) and len(gold) == 4 and not isinstance(gold[0], list | dict)
     items = [gold] if four or isinstance(gold, dict) else gold
     if not isinstance(items, list):

@@ -206,7 +206,7 @@ def totals(rows: list[dict], protocol: str) -> dict:
 
 
 def accuracy_by(rows: list[dict], name: str) -> dict:
-    """Compute accuracy and n of the rows with each value of a field; {} if no row has it."""
+    """Compute accuracy and n for each value of a field that the rows have."""
     parts = {value: [] for value in sorted({str(row[name]) for row in rows if name in row})}
     for row in rows:
         if str(row.get(name)) in parts:

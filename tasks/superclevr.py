@@ -32,7 +32,7 @@ def check_count(answer: str) -> None:
 
 
 def score_count(completion: str, example: Example) -> float:
-    """Score 1 for the gold number in digits, alone or with the thing counted ("4 cubes").
+    """Score 1 for the gold number in digits; the thing counted may follow ("4 cubes").
 
     A measure, an equation or a sum is 0.
     """

@@ -161,7 +161,7 @@ def r3v_tabmwp(completion: str, example: Example) -> float:
 
 
 def r3v_choice(text: str, choices: list[str], id: str) -> str:
-    """Pick the choice R3V reads: by a letter A to F, or else by words in common.
+    """Pick R3V's choice: by a letter A to F, or by words in common.
 
     R3V draws a random choice for a letter beyond the list; this draws it from the record's id,
     so that a score can be repeated.
