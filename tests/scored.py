@@ -8,6 +8,11 @@ from tasks import protocols
 THINK = "<think>a</think>"
 
 
+def tagged(body):
+    """A completion whose answer is this."""
+    return f"{THINK}<answer>{body}</answer>"
+
+
 def example(answer="x", choices=None, **meta):
     return SimpleNamespace(answer=answer, choices=choices, meta=meta, id="7")
 

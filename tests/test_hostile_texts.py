@@ -4,6 +4,7 @@ Texts and golds made to break a scorer: by every protocol and every original.
 """
 
 import datetime
+import itertools
 import json
 import math
 import time
@@ -11,11 +12,47 @@ from decimal import Decimal
 
 import originals
 import pytest
-from originals import ORIGINALS as ORIGINAL
+from originals import ORIGINALS
 from scored import THINK, boxes, example
 
 from grading import mathverify
 from tasks import protocols
+
+NASTY = [
+    "",
+    "\x00",
+    "\ud800",
+    "<answer>" * 3000,
+    "</think><answer>" * 2000,
+    "{" * 5000,
+    "[" * 5000,
+    "<answer>" + "[" * 3000 + "</answer>",
+    "```json" + "[" * 3000 + "```",
+    "<answer>" + "9" * 5000 + "</answer>",
+    "<answer> " + "\\frac{" * 100 + " </answer>",
+    "\u202e<answer>3</answer>",
+    "Answer: " * 500,
+    "[{" * 500 + "}]" * 500,
+    "<think>" * 3000,
+    "<answer>[{'Position': [1, 2], 'Confidence': 'x'}]</answer>",
+    '<answer>```json [{"bbox_2d": [1, 2, "x", NaN], "label": 3}]```</answer>',
+    "<answer>(0,0),(0,0)</answer>",
+]
+
+
+@pytest.mark.parametrize("name", ORIGINALS)
+def test_originals_end_on_texts_that_break_things(name, monkeypatch):
+    """With math-verify: each ends on each, in its range or by TimeoutError."""
+    monkeypatch.setattr(mathverify.worker, "cpu_seconds", 2)
+    e = example("3", ["3", "4"], boxes=boxes((1, 2, 3, 4)), size=[1000, 1000])
+    tokens = (10, 20) if name in originals.NEEDS_TOKENS else ()
+    for text in NASTY:
+        try:
+            value = ORIGINALS[name](text, e, *tokens)
+        except TimeoutError:
+            continue
+        assert isinstance(value, float) and -1 <= value <= 2, text[:30]
+
 
 DIGITS = "9" * 100_000
 
@@ -79,7 +116,8 @@ HOSTILE = [  # answers
     "[{'Position': [0, 0, %s, 9], 'Confidence': 1}]" % DIGITS,
     "[{'Position': [0, 0, %s, 9], 'Confidence': 1}]" % BIG,
     "[{'Position': [0, 0, 9, 9], 'Confidence': %s}]" % BIG,
-    "[{'Position': [0, 0, 9, 9], 'Confidence': NaN}, {'Position': [0, 0, 9, 8], 'Confidence': Infinity}]",
+    "[{'Position': [0, 0, 9, 9], 'Confidence': NaN}, "
+    "{'Position': [0, 0, 9, 8], 'Confidence': Infinity}]",
     "[" + "{'Position': [0, 0, 9, 9], 'Confidence': 1}," * 2000 + "]",
     "yes " * 25_000,
     "A. " * 30_000,
@@ -124,34 +162,24 @@ def no_math(monkeypatch):
     monkeypatch.setattr(mathverify, "ask", lambda *_: False)
 
 
-def test_hostile_texts_are_scored_in_a_second(no_math):
-    """By every original and by every rule of ours: a finite float, no exception, less than a second of CPU."""
-    texts = [
-        frame.replace("%", text)
-        for text in HOSTILE
-        for frame in (f"{THINK}<answer>%</answer>", "Answer: %")
-    ] + UNFRAMED
-    scorers = dict(ORIGINAL) | {
-        f"ours, {name}": recipe.score for name, recipe in protocols.PROTOCOLS.items()
-    }
-    golds = [
-        example(
-            "3",
-            choices,
-            boxes=boxes((1, 2, 3, 4), label="a"),
-            size=[1000, 1000],
-            box_format="pixels",
-            unit="tokens",
-        )
-        for choices in (None, ["3", "a b"])
-    ]
-    for name, scorer in scorers.items():
-        more = (10, 20) if name in originals.NEEDS_TOKENS else ()
-        for k, text in enumerate(texts):
-            start = time.process_time()
-            value = scorer(text, golds[k % 2], *more)
-            assert time.process_time() - start < 1, (name, text[:40])
-            assert isinstance(value, float) and math.isfinite(value), (name, text[:40], value)
+SCORERS = dict(ORIGINALS)
+SCORERS |= {f"ours, {name}": protocol.score for name, protocol in protocols.PROTOCOLS.items()}
+
+
+@pytest.mark.parametrize("name", SCORERS)
+def test_hostile_texts_are_scored_in_a_second(name, no_math):
+    """A finite float, no exception, less than a second of CPU."""
+    frames = (f"{THINK}<answer>%</answer>", "Answer: %")
+    texts = [frame.replace("%", text) for text in HOSTILE for frame in frames] + UNFRAMED
+    meta = {"boxes": boxes((1, 2, 3, 4), label="a"), "size": [1000, 1000]}
+    meta |= {"box_format": "pixels", "unit": "tokens"}
+    golds = [example("3", choices, **meta) for choices in (None, ["3", "a b"])]
+    tokens = (10, 20) if name in originals.NEEDS_TOKENS else ()
+    for k, text in enumerate(texts):
+        start = time.process_time()
+        value = SCORERS[name](text, golds[k % 2], *tokens)
+        assert time.process_time() - start < 1, text[:40]
+        assert isinstance(value, float) and math.isfinite(value), (text[:40], value)
 
 
 HOSTILE_GOLDS = [
@@ -209,31 +237,21 @@ HOSTILE_FIELDS = [
 ]
 
 
+SAID = ("<answer>3</answer>", f"Answer: {DIGITS}", "<answer>[0, 0, 9, 9]</answer>", HALF)
+
+
 @pytest.mark.parametrize("protocol", protocols.PROTOCOLS)
 def test_hostile_golds_are_scored_or_refused_in_a_sentence(no_math, protocol):
-    for gold in HOSTILE_GOLDS:
-        for fields in HOSTILE_FIELDS:
-            for said in (
-                "<answer>3</answer>",
-                f"Answer: {DIGITS}",
-                "<answer>[0, 0, 9, 9]</answer>",
-                HALF,
-            ):
-                try:
-                    pairs = protocols.to_examples(
-                        [("saved.jsonl:3", {"prediction": said, "answer": gold, **fields})],
-                        protocol,
-                        "pixels",
-                    )
-                except ValueError as error:
-                    message = str(error)
-                    assert (
-                        message.startswith("saved.jsonl:3: ")
-                        and "\n" not in message
-                        and len(message) < 400
-                    ), message[:200]
-                    assert "integer string conversion" not in message
-                    continue
-                result, rows = protocols.score(pairs, protocol)
-                json.dumps(result, ensure_ascii=False).encode("utf-8")
-                json.dumps(rows)
+    for gold, fields, said in itertools.product(HOSTILE_GOLDS, HOSTILE_FIELDS, SAID):
+        record = {"prediction": said, "answer": gold, **fields}
+        try:
+            pairs = protocols.to_examples([("saved.jsonl:3", record)], protocol, "pixels")
+        except ValueError as error:
+            message = str(error)
+            assert message.startswith("saved.jsonl:3: "), message[:200]
+            assert "\n" not in message and len(message) < 400, message[:200]
+            assert "integer string conversion" not in message
+            continue
+        result, rows = protocols.score(pairs, protocol)
+        json.dumps(result, ensure_ascii=False).encode("utf-8")
+        json.dumps(rows)
