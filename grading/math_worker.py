@@ -23,7 +23,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import IO
 
 from plumbing import stopping
 
@@ -34,7 +35,7 @@ STUCK_SECONDS = 300  # of the clock, for one question or for the start: no such 
 
 
 class Late(TimeoutError):
-    """A question took too much CPU time. It has no answer, now or later in this process."""
+    """A question took too much CPU time: it has no answer in this process."""
 
 
 class MathWorker:
@@ -53,7 +54,7 @@ class MathWorker:
             os.register_at_fork(after_in_child=self._no_worker_yet)
 
     def _no_worker_yet(self) -> None:
-        """Begin anew. After a fork the pipes are the parent's, and its lock may be taken."""
+        """Begin anew: after a fork, pipes and a lock that may be taken are the parent's."""
         self.pid, self.lock = os.getpid(), threading.Lock()
         self.process = self.answers = None
 
@@ -80,6 +81,7 @@ class MathWorker:
             return answer
 
     def _late(self, line: str) -> Late:
+        """Make the error for a question."""
         return Late(f"math-verify did not finish {line:.200} in {self.cpu_seconds} s of CPU time")
 
     def start(self) -> None:
@@ -121,6 +123,7 @@ class MathWorker:
             self.process.kill()
 
     def stop(self) -> None:
+        """End the child and wait for it."""
         if self.process is not None and self.pid == os.getpid():
             self.process.kill()
             self.process.wait()
@@ -129,7 +132,7 @@ class MathWorker:
 
 
 @contextlib.contextmanager
-def _signals_blocked():
+def _signals_blocked() -> Iterator[None]:
     """Start a child that Ctrl-C and its like do not reach: it inherits this mask.
 
     They go to all processes of a terminal or a job. The parent may still finish its step, and a
@@ -145,11 +148,12 @@ def _signals_blocked():
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _read_lines(pipe, answers: queue.Queue) -> None:
+def _read_lines(pipe: IO[bytes], answers: queue.Queue) -> None:
+    """Put what each line holds into the queue, and None when the process has ended."""
     with pipe:
         for line in pipe:
             answers.put(json.loads(line))
-    answers.put(None)  # the process has ended
+    answers.put(None)
 
 
 # --- the worker's side ---
@@ -178,7 +182,7 @@ def serve(answer: Callable[[list], dict], warm_up: Callable[[], None]) -> None:
 
 
 def limit_cpu(seconds: float) -> None:
-    """End this process when it has used so much more CPU time; 0 takes the limit away.
+    """End this process after so much more CPU time; 0 removes the limit.
 
     Windows cannot do that: there STUCK_SECONDS of the clock are the only limit.
     """

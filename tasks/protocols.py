@@ -101,6 +101,7 @@ def scorer(protocol: str | None) -> Callable[[str, Example], tuple[str | None, b
     read = reader(protocol)
 
     def score_text(text: str, example: Example) -> tuple[str | None, bool]:
+        """Read and score one text."""
         if not example.answer:  # DropoutNTP's examples have no gold: all that ends is right
             return text, True
         if not protocol:

@@ -55,7 +55,7 @@ def worker(tmp_path):
 
 @pytest.mark.skipif(os.name != "posix", reason="there are no such signals")
 def test_signals_for_the_whole_job_do_not_change_an_answer(worker):
-    """Ctrl-C in a terminal, `kill -- -PGID`, a scheduler: the worker gets them as the script does."""
+    """Ctrl-C in a terminal, `kill -- -PGID`, a scheduler: the worker gets them too."""
     first = worker.ask(["echo", 0])
     for number in stopping.SIGNALS:
         os.kill(first["pid"], number)
@@ -136,7 +136,7 @@ def in_a_fork(worker, results):
     "fork" not in multiprocessing.get_all_start_methods(), reason="this system has no fork"
 )
 def test_a_fork_has_a_worker_of_its_own(worker):
-    """Answers through a shared pipe would be mixed up. The parent's lock may be taken at the fork, for ever."""
+    """Answers through a shared pipe would mix. The parent's lock may be taken at the fork."""
     mine = worker.ask(["echo", 1])["pid"]
     context = multiprocessing.get_context("fork")
     results = context.Queue()
