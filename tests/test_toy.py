@@ -1,9 +1,10 @@
-"""Run: python -m pytest -q tests/test_tasks/toy.py        (about 40 s on CPU; no network)
+"""Run: python -m pytest -q tests/test_toy.py        (about 40 s on CPU; no network)
 
 Thousands of scenes without their pictures, a few dozen with. The gold answer, the teacher's errors and the place of every object are
 worked out again here, from what was drawn and from the text alone.
 """
 
+import copy
 import json
 import math
 import random
@@ -14,9 +15,15 @@ import pytest
 import torch
 from PIL import Image
 
+import data
 import pools
+import rewards
+import tasks
+from data import Asker
+from grading.boxes import BOX_FORMATS, predicted_boxes
 from tasks import count as count_
 from tasks import drawing, geometry, table, toy
+from tasks.prompts import TEMPLATES, question_text, with_question
 from tasks.teacher import DIGITS, LOOK_ALIKE, TEACHERS
 
 ROWS = re.compile(
@@ -1193,3 +1200,138 @@ def test_every_worked_solution_counts_as_reasoning(task):
         assert pools.has_reasoning(toy.make_record(task, "train", index)["solution"]), (
             toy.make_record(task, "train", index)["solution"]
         )
+
+
+# --- toy streams ---
+
+
+@pytest.mark.parametrize("box_format", BOX_FORMATS)
+def test_toy_boxes_in_every_convention(box_format):
+    """`ground` writes its worked solutions from 0 to 1000; in the other conventions they say the same."""
+
+    stream, standard = (
+        tasks.read("ground", box_format=box_format, max_pixels=84 * 84),
+        tasks.read("ground"),
+    )
+    for n in range(40):
+        example, plain = stream[n], standard[n]
+        assert example.meta["box_format"] == box_format and example.meta.get("resized") == (
+            [84, 84] if box_format == "resized" else None
+        )
+        assert (example.answer, example.question, example.meta["boxes"]) == (
+            plain.answer,
+            plain.question,
+            plain.meta["boxes"],
+        )
+        assert example.solution.split("<answer>")[0] == plain.solution.split("<answer>")[0]
+        assert re.sub(r"\d+, \d+, \d+, \d+", "", example.solution) == re.sub(
+            r"\d+, \d+, \d+, \d+", "", plain.solution
+        )  # the label first in all three
+        taught = toy.make_record("ground", "train", n)["solution"]
+        assert plain.solution == taught  # the fallible teacher's boxes stay his
+        found, expected = (predicted_boxes(e.solution, e) for e in (example, plain))
+        assert len(found) == len(expected)
+        for a, b in zip(found, expected):
+            assert (
+                a["label"] == b["label"]
+                and max(abs(x - y) for x, y in zip(a["bbox_2d"], b["bbox_2d"])) < 1.1
+            )
+
+
+def test_toy_task_by_name_and_split():
+    for spec, split in (
+        ("count", "train"),
+        ("count:train", "train"),
+        ("count:test", "test"),
+        ("count:ood", "ood"),
+    ):
+        stream = tasks.read(spec, seed=3, level=2, teacher="gold")
+        record = toy.make_example("count", split, 5, 3 if split == "train" else 0, 2, "gold")
+        example = stream[5]
+        assert (example.question, example.answer, example.solution, example.meta, example.task) == (
+            record["question"],
+            record["answer"],
+            record["solution"],
+            record["meta"],
+            "count",
+        )
+        assert (
+            example.images[0].tobytes() == record["image"].tobytes()
+            and stream[5].images[0] is not example.images[0]
+        )
+
+
+def test_every_run_is_measured_on_the_same_questions():
+    for split in ("test", "ood"):
+        one, two = tasks.read(f"count:{split}", seed=1), tasks.read(f"count:{split}", seed=2)
+        assert [(one[i].id, one[i].question, one[i].meta) for i in range(20)] == [
+            (two[i].id, two[i].question, two[i].meta) for i in range(20)
+        ]
+    assert [tasks.read("count", seed=1)[i].meta for i in range(5)] != [
+        tasks.read("count", seed=2)[i].meta for i in range(5)
+    ]
+
+
+# --- toy questions put in their own ways; responses begun ---
+
+
+@pytest.mark.parametrize("task", ["table_basics", "geometry_basics"])
+def test_a_mixed_toy_task_puts_each_question_in_its_own_way(task, tiny):
+    """Whatever the template: "read" as it stands, "direct" for the answer alone, "select" with three candidates; "reason" as the template says."""
+    _, processor = tiny
+    stream, seen = tasks.read(task, teacher="gold"), Counter()
+    for index in range(60):
+        example, record = stream[index], toy.make_record(task, "train", index, teacher="gold")
+        ask, question = record["ask"], record["question"]
+        expected = {
+            "read": question,
+            "direct": TEMPLATES["answer"].replace("{question}", question),
+            "reason": TEMPLATES["r1v"].replace("{question}", question),
+        }
+        if ask == "select":
+            shown = "".join(
+                f"Model's prediction {k}:\n{text}\n"
+                for k, text in enumerate(record["meta"]["candidates"], 1)
+            )
+            expected["select"] = (
+                TEMPLATES["think"].replace("{question}", question)
+                + f"\n{shown}Which prediction is correct? Give the final answer in <answer> </answer> tags."
+            )
+        assert question_text(example, "r1v") == expected[ask] and example.meta.get(
+            "prompt_template"
+        ) == {"read": "none", "direct": "answer", "select": "none"}.get(ask)
+        assert (example.answer, example.choices, example.solution) == (
+            record["answer"],
+            record.get("choices"),
+            record["solution"],
+        )
+        assert (
+            Asker(processor, "r1v")
+            .prompt(example)
+            .text.endswith(f"<|vision_end|>{expected[ask]}<|im_end|>\n<|im_start|>assistant\n")
+        )
+        seen[ask] += 1
+    assert set(seen) == {"read", "direct", "reason", "select"}
+    plain = tasks.read(task.removesuffix("_basics"))[0]
+    assert "prompt_template" not in plain.meta and question_text(plain, "think").startswith(
+        plain.question
+    )
+
+
+@pytest.mark.parametrize("task", sorted(toy.TASKS))
+@pytest.mark.parametrize("split", drawing.SPLITS)
+def test_what_a_toy_task_calls_right_can_be_scored(task, split):
+    """Every script asks this before it starts: `geometry_reading` once had the question's choices, and an answer that is none of them."""
+    data.check_golds(data.head(tasks.read(f"{task}:{split}"), 30), rewards.check_gold)
+
+
+def test_asked_again_a_toy_question_no_longer_has_a_template_of_its_own():
+    """Else "answer" would be wrapped around the candidates of a question that was to be answered directly."""
+    stream = tasks.read("table_basics")
+    example = next(
+        e for e in (stream[i] for i in range(100)) if e.meta.get("prompt_template") == "answer"
+    )
+    before = copy.deepcopy(example.meta)
+    again = with_question(example, "Which?")
+    assert "prompt_template" not in again.meta and question_text(again, "none") == "Which?"
+    assert {**again.meta, "prompt_template": "answer"} == before == example.meta
