@@ -26,15 +26,15 @@ from grading.answers import MAX_TAIL, choice_index, extract_answer, match_answer
 from grading.boxes import (
     RECALLS,
     THRESHOLDS,
-    _meta,
-    _scale,
-    _score,
     giou,
     gold_boxes,
     match_boxes,
+    meta_of,
     normalize_label,
     parse_boxes,
+    pixels_per_unit,
     predicted_boxes,
+    score_of,
 )
 from grading.reading import MAX_ANSWER, read, text_form
 from grading.values import Choice
@@ -63,7 +63,7 @@ def check_gold(answer, choices=None, meta=None):
             f"the gold answer {answer!r} is neither a letter nor a text of the choices {choices!r}; mend the record, or leave it out"
         )
     if meta and meta.get("boxes") is not None:
-        _scale(meta.get("box_format", "norm1000"), meta.get("size"), meta.get("resized"))
+        pixels_per_unit(meta.get("box_format", "norm1000"), meta.get("size"), meta.get("resized"))
         for gold in meta["boxes"]:
             box = gold.get("bbox_2d") if isinstance(gold, dict) else None
             if (
@@ -88,7 +88,7 @@ def accuracy(completion, example):
     a wrong text its Levenshtein ratio ("7 or 3" for 7: 0.286); a wrong answer is worth nothing here.
     """
     check_gold(example.answer)
-    if _meta(example).get("boxes") is None:
+    if meta_of(example).get("boxes") is None:
         return float(match_answer(extract_answer(completion), example.answer, example.choices))
     predicted, gold = predicted_boxes(completion, example), gold_boxes(example)
     return float(
@@ -457,7 +457,7 @@ def accuracy_confidence(predicted, gold):
     where none does, the only answer it pays is "[]".
     """
     right = {i for i, _, _ in match_boxes(predicted, gold, 0.5, by_score=True)}
-    claimed = sum(_score(p) for i, p in enumerate(predicted) if i not in right)
+    claimed = sum(score_of(p) for i, p in enumerate(predicted) if i not in right)
     return sum(predicted[i]["score"] or 0.0 for i in right) / (len(gold) + claimed)
 
 
@@ -584,7 +584,7 @@ def check_rewards(names, examples, functions=REWARDS):
         )
     for i, example in enumerate(examples):
         which = f"example {getattr(example, 'id', None) or i} with the answer {example.answer!r}"
-        has_boxes = _meta(example).get("boxes") is not None
+        has_boxes = meta_of(example).get("boxes") is not None
         for name in names:
             if name in NEEDS_BOXES and not has_boxes:
                 raise ValueError(
@@ -657,7 +657,7 @@ def summary(completions, examples):
     interval, accuracy_parsed over the answers that could be read, format_rate, parse_failures (a count), and the mean iou of examples with boxes, if any."""
     n = len(completions)
     right = sum(accuracy(c, e) for c, e in zip(completions, examples))
-    boxed = [(c, e) for c, e in zip(completions, examples) if _meta(e).get("boxes") is not None]
+    boxed = [(c, e) for c, e in zip(completions, examples) if meta_of(e).get("boxes") is not None]
     failures = sum(map(parse_failure, completions)) + sum(
         not parse_failure(c) and predicted_boxes(c, e) is None for c, e in boxed
     )
@@ -678,5 +678,5 @@ def marks(completion, example):
     """What an answer sheet says of one answer: its accuracy, and its iou if the example has boxes."""
     found = {"accuracy": accuracy(completion, example)}
     return found | (
-        {"iou": soft_iou(completion, example)} if _meta(example).get("boxes") is not None else {}
+        {"iou": soft_iou(completion, example)} if meta_of(example).get("boxes") is not None else {}
     )

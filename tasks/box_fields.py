@@ -1,9 +1,6 @@
 """The boxes of a record: read the gold, and write it as the model does."""
 
-import json
-import math
-
-from grading.boxes import BOX_FORMATS
+from grading.boxes import BOX_FORMATS, boxes_to_text
 from plumbing import text
 from plumbing.errors import UserError
 from tasks import record_fields
@@ -68,44 +65,6 @@ def boxes_of_record(boxes, box_format, images, where):
             )
         found.append({"bbox_2d": corners, "label": label})
     return found, size
-
-
-def boxes_to_text(boxes, box_format, size, resized=None, style=None):
-    """Boxes (meta["boxes"], pixels) written as the model writes them, in whole numbers; a box thinner than one of its steps is rounded outwards.
-
-    one without a label  {"bbox_2d": [10, 20, 200, 300]}      else [{"label": "cat", "bbox_2d": [10, 20, 200, 300]}, ...], [] for none      (VLM-R1, but for the
-                         order: as in toyworld's `ground`, the label comes first, so that the model knows what it is about to draw a box around)
-    style "position"     [{'Position': [10, 20, 200, 300], 'Confidence': 1}], No Objects for none                             (what Visual-RFT's questions ask for)
-    style "corners"      (10,20),(200,300)                                                                                    (LISA in Visual-RFT)
-    """
-    steps = {"norm1000": (1000, 1000), "resized": resized, "pixels": size}[box_format]
-    written = []
-    for box in boxes:
-        corners = [0] * 4
-        for axis in (0, 1):
-            low, high = (
-                box["bbox_2d"][axis] * steps[axis] / size[axis],
-                box["bbox_2d"][axis + 2] * steps[axis] / size[axis],
-            )
-            whole = (round(low), round(high))
-            corners[axis], corners[axis + 2] = (
-                whole if whole[0] < whole[1] else (math.floor(low), math.ceil(high))
-            )
-        written.append(
-            {**({"label": box["label"]} if box.get("label") else {}), "bbox_2d": corners}
-        )
-    if style == "corners":
-        return ",".join("({},{}),({},{})".format(*box["bbox_2d"]) for box in written)
-    if style == "position":
-        return (
-            str([{"Position": box["bbox_2d"], "Confidence": 1} for box in written])
-            if written
-            else "No Objects"
-        )
-    return json.dumps(
-        written[0] if len(written) == 1 and "label" not in written[0] else written,
-        ensure_ascii=False,
-    )
 
 
 def answer_text(example, boxes):

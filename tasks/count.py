@@ -1,32 +1,37 @@
-"""Toy set `count`."""
+"""Toy set `count`: how many objects of a kind are there?
+
+question  "How many red objects are there?"
+answer    "2"
+solution  "<think> Looking for red objects. Row 1: red circle (1), blue square. Row 2: none.
+          Row 3: red square (2). Row 4: none. </think><answer> 2 </answer>"
+"""
+
+import random
 
 from tasks import drawing
 from tasks.teacher import overlooks
 
 
-def count(rng, fewest, most, teacher):
-    """How many objects of a kind are in the picture? Returns the dict shown at the top of this file, without its image."""
+def count(rng: random.Random, fewest: int, most: int, teacher: str) -> dict:
+    """Invent a question of `count`, without its picture."""
     objects = drawing.scene(rng, fewest, most)
-
-    # Ask about something that is there four times in five, so that 0 is an answer but not the usual one.
+    # Four questions in five are about what is there: 0 is an answer, but not the usual one.
     _, _, color, shape = rng.choice(objects)
     if rng.random() < 0.2:
         color, shape = rng.choice(list(drawing.COLORS)), rng.choice(drawing.SHAPES)
     wanted = rng.choice((color, shape))
-    matches = lambda o: wanted in o
 
     seen = [o for o in objects if not overlooks(teacher, rng, o)]
-    lines, total = [f"Looking for {wanted} objects."], 0
-    for row in range(drawing.GRID):
-        words = []
-        for o in seen:
-            if o[0] == row:
-                total += matches(o)
-                words.append(f"{o[2]} {o[3]} ({total})" if matches(o) else f"{o[2]} {o[3]}")
-        lines.append(f"Row {row + 1}: {', '.join(words) or 'none'}.")
+    counted = [o for o in seen if wanted in o]
+    notes = {o: f" ({n})" for n, o in enumerate(counted, 1)}
+    words = " ".join([f"Looking for {wanted} objects.", *drawing.rows_in_words(seen, notes)])
     return {
         "question": f"How many {wanted} objects are there?",
-        "answer": str(sum(map(matches, objects))),
-        "solution": f"<think> {' '.join(lines)} </think><answer> {total} </answer>",
-        "meta": {"objects": [list(o) for o in objects], "wanted": wanted, "taught": str(total)},
+        "answer": str(sum(wanted in o for o in objects)),
+        "solution": f"<think> {words} </think><answer> {len(counted)} </answer>",
+        "meta": {
+            "objects": [list(o) for o in objects],
+            "wanted": wanted,
+            "taught": str(len(counted)),
+        },
     }

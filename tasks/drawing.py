@@ -1,11 +1,20 @@
-"""Draw small scenes: the pictures of the toy sets."""
+"""Scenes of the toy sets: invent them, put them into words, draw them.
+
+An object is (row, column, color, shape), or (row, column, color, shape, x, y, radius) in pixels
+where size and place matter. Two things help the tiny model (docs/log.md has what was tried):
+objects sit on the 28-pixel grid of Qwen2-VL's merged patches, so that each is one image token, and
+the light changes across the scene, so that each patch shows where it is.
+"""
 
 import math
+import random
 
 from PIL import Image, ImageDraw
 
 CELL = 28  # pixels: 2 x 2 patches of 14, merged by Qwen2-VL into one image token
 GRID = 4  # cells per side
+SIDE = GRID * CELL  # pixels of a picture's side
+SCALE = 4  # pictures are drawn so much larger and shrunk once, for smooth edges
 COLORS = {
     "red": (214, 48, 49),
     "green": (39, 158, 75),
@@ -16,20 +25,7 @@ SHAPES = ("circle", "square", "triangle")
 SPLITS = ("train", "test", "ood")
 LEVELS = {1: (1, 2), 2: (1, 4), 3: (1, 6)}  # difficulty: fewest and most objects in a scene
 OOD_OBJECTS = (7, 9)  # more than at any level
-
-
-def corners_of(shape, x, y, radius):
-    """The outline of a shape as points, in the units of its arguments; of a circle, the corners of the square around it."""
-    if shape == "triangle":
-        return [
-            (x + 1.1 * radius * math.sin(a), y + (0.2 - 1.1 * math.cos(a)) * radius)
-            for a in (0, 2.0944, 4.1888)
-        ]
-    return [(x - radius, y - radius), (x + radius, y + radius)]
-
-
-# 3 x 5 dots for each sign that is written into a picture, row by row
-SIGNS = {
+SIGNS = {  # 3 x 5 dots for each sign that is written into a picture, row by row
     "0": "111101101101111",
     "1": "010110010010111",
     "2": "111001111100111",
@@ -43,9 +39,62 @@ SIGNS = {
     "?": "111001010000010",
 }
 
+# --- scenes ---
 
-def draw_text(draw, text, x, y, height, fill):
-    """Writes `text` (of SIGNS) around the point x, y, so many pixels high: drawn here, because fonts differ from machine to machine."""
+
+def scene(rng: random.Random, fewest: int, most: int) -> list[tuple]:
+    """Invent a scene: its objects in reading order."""
+    if rng.random() < 0.33:  # a network that knows nothing learns its colours from small scenes
+        number = rng.randint(fewest, min(fewest + 1, most))
+    else:
+        number = rng.randint(fewest, most)
+    cells = sorted(rng.sample([(r, c) for r in range(GRID) for c in range(GRID)], number))
+    # Two or three of each: then there is something to count, and something that does not count.
+    colors = rng.sample(list(COLORS), rng.randint(2, 3))
+    shapes = rng.sample(SHAPES, rng.randint(2, 3))
+    return [(r, c, rng.choice(colors), rng.choice(shapes)) for r, c in cells]
+
+
+def name_of(o: tuple) -> str:
+    """Name an object: "red circle"."""
+    return f"{o[2]} {o[3]}"
+
+
+def rows_in_words(objects: list[tuple], notes: dict[tuple, str]) -> list[str]:
+    """Put a scene into words, row by row, each object with its note, if it has one.
+
+    ["Row 1: blue square, red circle (top right).", "Row 2: none.", "Row 3: none.", "Row 4: none."]
+    """
+    lines = []
+    for row in range(GRID):
+        words = [name_of(o) + notes.get(o, "") for o in objects if o[0] == row]
+        lines.append(f"Row {row + 1}: {', '.join(words) or 'none'}.")
+    return lines
+
+
+def unique_kinds(objects: list[tuple]) -> list[tuple[str, tuple]]:
+    """List the colours and shapes that only one object of the scene has, with that object."""
+    kinds = [(kind, [o for o in objects if kind in o]) for kind in (*COLORS, *SHAPES)]
+    return [(kind, holders[0]) for kind, holders in kinds if len(holders) == 1]
+
+
+# --- pictures ---
+
+
+def corners_of(shape: str, x: float, y: float, radius: float) -> list[tuple[float, float]]:
+    """List the points of a shape's outline; of a circle, two corners of the square around it."""
+    if shape == "triangle":
+        return [
+            (x + 1.1 * radius * math.sin(a), y + (0.2 - 1.1 * math.cos(a)) * radius)
+            for a in (0, 2.0944, 4.1888)
+        ]
+    return [(x - radius, y - radius), (x + radius, y + radius)]
+
+
+def draw_text(
+    draw: ImageDraw.ImageDraw, text: str, x: float, y: float, height: float, fill: tuple
+) -> None:
+    """Write `text`, made of SIGNS, around the point x, y: fonts differ between machines."""
     dot = height / 5
     left, top = x - dot * (4 * len(text) - 1) / 2, y - height / 2
     for n, sign in enumerate(text):
@@ -55,13 +104,11 @@ def draw_text(draw, text, x, y, height, fill):
                 draw.rectangle((x1, y1, x1 + dot, y1 + dot), fill=fill)
 
 
-def draw_scene(meta, rng):
-    """The picture of meta["objects"], a list of (row, column, color, shape), or of (row, column, color, shape, x, y, radius) in pixels where size
-    and place matter. Otherwise they vary a little from object to object, as shades always do. An object of the colour "number" is written: its shape is
-    the text. meta["lines"], [[x1, y1, x2, y2], ...] in pixels, are drawn below them."""
-    scale = 4  # draw large, shrink once: smooth edges
-    # A grey plane, as in CLEVR, under a warm light from the right and above: darker downwards, redder to the right. So each patch shows where
-    # it is; on an even background the tiny model has to work that out of M-RoPE alone, which took it two to three times as many steps.
+def draw_background(rng: random.Random) -> Image.Image:
+    """Draw a grey plane under a warm light: darker downwards, redder to the right.
+
+    On an even one the tiny model took two to three times as many steps to tell places apart.
+    """
     grey = rng.randint(112, 124)
     corners = [
         (grey + lit - tint, grey + lit, grey + lit + tint)
@@ -70,52 +117,49 @@ def draw_scene(meta, rng):
     ]
     image = Image.new("RGB", (2, 2))
     image.putdata(corners)
-    image = image.resize((GRID * CELL * scale,) * 2, Image.BILINEAR, box=(0.5, 0.5, 1.5, 1.5))
+    return image.resize((SIDE * SCALE,) * 2, Image.BILINEAR, box=(0.5, 0.5, 1.5, 1.5))
+
+
+def center_of(row: int, column: int, shift: float, rng: random.Random) -> tuple[float, float]:
+    """Pick a point at most `shift` pixels off the middle of a cell, in the large picture."""
+    x = ((column + 0.5) * CELL + rng.uniform(-shift, shift)) * SCALE
+    y = ((row + 0.5) * CELL + rng.uniform(-shift, shift)) * SCALE
+    return x, y
+
+
+def draw_object(draw: ImageDraw.ImageDraw, o: list | tuple, rng: random.Random) -> None:
+    """Draw one object; one of the colour "number" is written, its shape is the text.
+
+    Where it has no place and size of its own, they vary a little, as shades always do.
+    """
+    row, column, color, shape, *place = o
+    if color == "number":
+        x, y = center_of(row, column, 1, rng)
+        height = (20, 16)[len(shape) - 1] * SCALE
+        draw_text(draw, shape, x, y, height, (rng.randint(15, 45),) * 3)
+        return
+    if place:
+        x, y, radius = (SCALE * value for value in place)
+    else:
+        radius = rng.uniform(9.5, 11.0) * SCALE
+        x, y = center_of(row, column, 0.5, rng)
+    fill = tuple(max(0, min(255, channel + rng.randint(-8, 8))) for channel in COLORS[color])
+    edge = tuple(channel * 2 // 3 for channel in fill)
+    outline = corners_of(shape, x, y, radius)
+    if shape == "circle":
+        draw.ellipse((*outline[0], *outline[1]), fill=fill, outline=edge, width=SCALE)
+    elif shape == "square":
+        draw.rectangle((*outline[0], *outline[1]), fill=fill, outline=edge, width=SCALE)
+    else:
+        draw.polygon(outline, fill=fill, outline=edge, width=SCALE)
+
+
+def draw_scene(meta: dict, rng: random.Random) -> Image.Image:
+    """Draw meta["objects"] above meta["lines"], [[x1, y1, x2, y2], ...] in pixels, if any."""
+    image = draw_background(rng)
     draw = ImageDraw.Draw(image)
     for line in meta.get("lines", ()):
-        draw.line([scale * v for v in line], fill=(225, 225, 225), width=2 * scale)
-    for row, column, color, shape, *place in meta["objects"]:
-        if color == "number":
-            x, y = (
-                ((column + 0.5) * CELL + rng.uniform(-1, 1)) * scale,
-                ((row + 0.5) * CELL + rng.uniform(-1, 1)) * scale,
-            )
-            draw_text(
-                draw, shape, x, y, (20, 16)[len(shape) - 1] * scale, (rng.randint(15, 45),) * 3
-            )
-            continue
-        if place:
-            x, y, radius = (scale * value for value in place)
-        else:
-            radius = rng.uniform(9.5, 11.0) * scale
-            x, y = (
-                ((column + 0.5) * CELL + rng.uniform(-0.5, 0.5)) * scale,
-                ((row + 0.5) * CELL + rng.uniform(-0.5, 0.5)) * scale,
-            )
-        fill = tuple(max(0, min(255, channel + rng.randint(-8, 8))) for channel in COLORS[color])
-        edge = tuple(channel * 2 // 3 for channel in fill)
-        outline = corners_of(shape, x, y, radius)
-        if shape == "circle":
-            draw.ellipse((*outline[0], *outline[1]), fill=fill, outline=edge, width=scale)
-        elif shape == "square":
-            draw.rectangle((*outline[0], *outline[1]), fill=fill, outline=edge, width=scale)
-        else:
-            draw.polygon(outline, fill=fill, outline=edge, width=scale)
-    return image.resize((GRID * CELL,) * 2, Image.LANCZOS)
-
-
-def scene(rng, fewest, most):
-    """Objects of a random scene, (row, column, color, shape) in reading order."""
-    # A third of the scenes are small: from them the first words are learned (see the top of the file).
-    number = (
-        rng.randint(fewest, min(fewest + 1, most))
-        if rng.random() < 0.33
-        else rng.randint(fewest, most)
-    )
-    cells = sorted(rng.sample([(r, c) for r in range(GRID) for c in range(GRID)], number))
-    # Two or three colours and shapes in a scene, so that there is something to count, and something that does not count.
-    colors, shapes = (
-        rng.sample(list(COLORS), rng.randint(2, 3)),
-        rng.sample(SHAPES, rng.randint(2, 3)),
-    )
-    return [(r, c, rng.choice(colors), rng.choice(shapes)) for r, c in cells]
+        draw.line([SCALE * v for v in line], fill=(225, 225, 225), width=2 * SCALE)
+    for o in meta["objects"]:
+        draw_object(draw, o, rng)
+    return image.resize((SIDE,) * 2, Image.LANCZOS)

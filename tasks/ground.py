@@ -1,87 +1,83 @@
-"""Toy set `ground`."""
-
-import json
-
-from tasks import drawing, spatial
-from tasks.teacher import CARELESS, MARGIN, overlooks
-
-
-def ground(rng, fewest, most, teacher):
-    """Where is it? One box; or several with their names, or none at all.
+"""Toy set `ground`: draw boxes around one object, or around all of a kind, with their names.
 
     question  "Draw a box around the red object."     "Find all red objects."
-    answer    [{"label": "red circle", "bbox_2d": [33, 33, 51, 51]}]   (JSON text; pixels of the picture)
-    solution  "<think> Looking for red objects. Row 1: none. Row 2: red circle (1: 2, 2). Row 3: blue square. Row 4: none. </think>
-              <answer> [{\"label\": \"red circle\", \"bbox_2d\": [295, 295, 455, 455]}] </answer>"   (0 to 1000)
-    In brackets stand a running number, the row and the column of what is wanted: where its box will be. In the answer the label comes before the box, so that
-    the model knows what it is about to draw a box around.
-    """
+    answer    [{"label": "red circle", "bbox_2d": [33, 33, 51, 51]}]      (pixels of the picture)
+    solution  "<think> Looking for red objects. Row 1: none. Row 2: red circle (1: 2, 2).
+              Row 3: blue square. Row 4: none. </think>
+              <answer> [{"label": "red circle", "bbox_2d": [295, 295, 455, 455]}] </answer>"
+              (as Qwen2-VL writes them, from 0 to 1000 across the picture's width and height)
+
+In brackets stand a running number, the row and the column of what is wanted: where its box will be.
+The label comes before the box, so that the model knows what it is about to draw a box around.
+"""
+
+import random
+
+from grading import boxes
+from tasks import drawing
+from tasks.teacher import MARGIN, P_WIDE_BOX, overlooks
+
+SIZE = [drawing.SIDE, drawing.SIDE]
+MOST_BOXES = 3  # to write, in one answer
+
+
+def sized_scene(rng: random.Random, fewest: int, most: int) -> list[tuple]:
+    """Invent a scene whose objects have their sizes: (row, column, color, shape, x, y, radius)."""
     objects = []
     for row, column, color, shape in drawing.scene(rng, fewest, most):
-        objects.append(
-            (
-                row,
-                column,
-                color,
-                shape,
-                (column + 0.5) * drawing.CELL,
-                (row + 0.5) * drawing.CELL,
-                round(rng.uniform(7.0, 11.0), 2),
-            )
-        )
-    unique = spatial.only_ones(objects)
+        x, y = (column + 0.5) * drawing.CELL, (row + 0.5) * drawing.CELL
+        objects.append((row, column, color, shape, x, y, round(rng.uniform(7.0, 11.0), 2)))
+    return objects
+
+
+def question_about(objects: list[tuple], rng: random.Random) -> tuple[str, str, list[tuple]]:
+    """Pick (question, kind, wanted objects): one object, several of a kind, or none."""
+    unique = drawing.unique_kinds(objects)
     if unique and rng.random() < 0.5:
         kind, target = rng.choice(unique)
-        wanted, question = [target], f"Draw a box around the {kind} object."
-    else:
-        kinds = [
-            kind
-            for kind in (*drawing.COLORS, *drawing.SHAPES)
-            if sum(kind in o for o in objects) <= 3
-        ]  # at most three boxes to write
-        there = [kind for kind in kinds if any(kind in o for o in objects)]
-        kind = rng.choice(there if there and rng.random() < 0.8 else kinds)
-        wanted, question = [o for o in objects if kind in o], f"Find all {kind} objects."
-    side = drawing.GRID * drawing.CELL
+        return f"Draw a box around the {kind} object.", kind, [target]
+    kinds = [
+        kind
+        for kind in (*drawing.COLORS, *drawing.SHAPES)
+        if sum(kind in o for o in objects) <= MOST_BOXES
+    ]
+    there = [kind for kind in kinds if any(kind in o for o in objects)]
+    kind = rng.choice(there if there and rng.random() < 0.8 else kinds)
+    return f"Find all {kind} objects.", kind, [o for o in objects if kind in o]
 
-    def box(o, margin):
-        xs, ys = zip(*drawing.corners_of(o[3], o[4], o[5], o[6]))
-        return [
-            max(0, min(side, round(v)))
-            for v in (min(xs) - margin, min(ys) - margin, max(xs) + margin, max(ys) + margin)
-        ]
 
-    def text(pairs, scale):
-        return json.dumps(
-            [
-                {"label": f"{o[2]} {o[3]}", "bbox_2d": [round(v * scale) for v in b]}
-                for o, b in pairs
-            ]
-        )
+def box_around(o: tuple, margin: int = 0) -> dict:
+    """Draw a box in whole pixels around an object, `margin` wider on each side."""
+    xs, ys = zip(*drawing.corners_of(o[3], o[4], o[5], o[6]))
+    sides = (min(xs) - margin, min(ys) - margin, max(xs) + margin, max(ys) + margin)
+    corners = [max(0, min(drawing.SIDE, round(v))) for v in sides]
+    return {"label": drawing.name_of(o), "bbox_2d": corners}
 
-    gold = [(o, box(o, 0)) for o in wanted]
+
+def ground(rng: random.Random, fewest: int, most: int, teacher: str) -> dict:
+    """Invent a question of `ground`, without its picture."""
+    objects = sized_scene(rng, fewest, most)
+    question, kind, wanted = question_about(objects, rng)
+    gold = [box_around(o) for o in wanted]
+
     noticed = [o for o in objects if not overlooks(teacher, rng, o)]
     seen = [o for o in wanted if o in noticed]
-    lines = [
-        f"Looking for {kind} objects.",
-        *spatial.reading(
-            noticed,
-            lambda o: f" ({seen.index(o) + 1}: {o[0] + 1}, {o[1] + 1})" if o in seen else "",
-        ),
-    ]
-    said = [
-        (o, box(o, MARGIN if teacher == "fallible" and rng.random() < CARELESS else 0))
-        for o in seen
-    ]
+    notes = {o: f" ({n}: {o[0] + 1}, {o[1] + 1})" for n, o in enumerate(seen, 1)}
+    words = " ".join([f"Looking for {kind} objects.", *drawing.rows_in_words(noticed, notes)])
+    taught = []
+    for o in seen:
+        careless = teacher == "fallible" and rng.random() < P_WIDE_BOX
+        taught.append(box_around(o, MARGIN if careless else 0))
+    answer = boxes.boxes_to_text(taught, "norm1000", SIZE)
     return {
         "question": question,
-        "answer": text(gold, 1),
-        "solution": f"<think> {' '.join(lines)} </think><answer> {text(said, 1000 / side)} </answer>",
+        "answer": boxes.boxes_to_text(gold, "pixels", SIZE),
+        "solution": f"<think> {words} </think><answer> {answer} </answer>",
         "meta": {
             "objects": [list(o) for o in objects],
             "wanted": kind,
-            "taught": text(said, 1),
-            "size": [side, side],
-            "boxes": [{"label": f"{o[2]} {o[3]}", "bbox_2d": b} for o, b in gold],
+            "taught": boxes.boxes_to_text(taught, "pixels", SIZE),
+            "size": list(SIZE),
+            "boxes": gold,
         },
     }

@@ -2,7 +2,7 @@
 
 import re
 
-from grading.boxes import FOUR_NUMBERS, boxes_in
+from grading.boxes import FOUR_NUMBERS, boxes_in, boxes_to_text
 from plumbing.errors import UserError
 from plumbing.text import short
 from tasks import box_fields, image_fields, prompts, published, record_fields
@@ -48,7 +48,7 @@ def to_example(record, file, line, needs_answer=True, name=None):
         boxes, size = box_fields.boxes_of_record(
             boxes, fields.get("box_format") or "pixels", images, where
         )
-        answer = box_fields.boxes_to_text(boxes, "pixels", size)
+        answer = boxes_to_text(boxes, "pixels", size)
         meta = {
             **meta,
             "boxes": boxes,

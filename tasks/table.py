@@ -1,119 +1,192 @@
-"""Toy set `table`."""
+"""Toy set `table`: how many numbers are greater (or less) than one?
+
+    question  "How many numbers are greater than 3?"
+    answer    "2"
+    solution  "<think> Numbers greater than 3: red 4 (1). green 1. blue 6 (2).
+              </think><answer> 2 </answer>"
+
+Rows are named by the coloured shape in front of them; in brackets stands the count so far. The
+fallible teacher, three times in five, drops the last row if it is red or yellow, and invents one
+below it if it is blue or green. Its misread digits and slips also go both ways, so that only the
+picture tells its readings from right ones. Sums in place of counts are more than the tiny model
+learns in minutes, and so is telling candidates apart by single digits (docs/log.md).
+
+rows are [(color, [digits]), ...], `wanted` is ("greater", 3) or ("less", 3).
+"""
 
 import random
 
 from tasks import drawing
-from tasks.teacher import DIGITS, LOOK_ALIKE, P_MISREAD, P_SLIP, P_WRONG_ROW
+from tasks.teacher import LOOK_ALIKE, P_MISREAD, P_SLIP, P_WRONG_ROW
+
+DIGITS = range(1, 7)
+THRESHOLDS = [
+    ("greater", 2), ("greater", 3), ("greater", 4), ("less", 3), ("less", 4), ("less", 5)
+]  # fmt: skip
+FLAWS = {"skip": 3, "invent": 3, "misread": 2}  # of a candidate, and how often each
 
 
-def table_rows(objects):
-    """What a table says, row by row: [(colour of its first cell, [digits])]."""
-    return [
-        (o[2], [int(p[3]) for p in objects if p[0] == o[0] and p[1] > 0])
-        for o in objects
-        if o[1] == 0
-    ]
+def table_rows(objects: list) -> list[tuple[str, list[int]]]:
+    """Read the rows of a table from the objects of its scene."""
+    rows = []
+    for row, column, color, _ in objects:
+        if column == 0:
+            digits = [int(text) for r, c, _, text in objects if r == row and c > 0]
+            rows.append((color, digits))
+    return rows
 
 
-def counts_here(digit, wanted):
-    """Whether a number is one of those asked for: wanted is ("greater", 3) or ("less", 3)."""
-    return digit > wanted[1] if wanted[0] == "greater" else digit < wanted[1]
+def counts_here(digit: int, wanted: tuple[str, int]) -> bool:
+    """Tell whether a number is one of those asked for."""
+    word, limit = wanted
+    return digit > limit if word == "greater" else digit < limit
 
 
-def table_solution(rows, wanted, slip=0):
-    """The worked solution of who reads the table so, and is wrong by `slip` when he counts: ("<think> ... </think><answer> 2 </answer>", "2")."""
-    total, lines = 0, [f"Numbers {wanted[0]} than {wanted[1]}:"]
+def table_solution(rows: list, wanted: tuple[str, int], slip: int = 0) -> tuple[str, str]:
+    """Write (solution, answer) for a reading of the table, with the count off by `slip`."""
+    lines = [f"Numbers {wanted[0]} than {wanted[1]}:"]
+    total = 0
     for label, digits in rows:
         words = []
         for digit in digits:
-            total += counts_here(digit, wanted)
-            words.append(f"{digit} ({total})" if counts_here(digit, wanted) else str(digit))
+            if counts_here(digit, wanted):
+                total += 1
+                words.append(f"{digit} ({total})")
+            else:
+                words.append(str(digit))
         lines.append(f"{label} {', '.join(words)}.")
     total = max(0, total + slip)
     return f"<think> {' '.join(lines)} </think><answer> {total} </answer>", str(total)
 
 
-def table_flaw(rows, rng, kind):
-    """A reading with one more flaw: kind "skip" leaves a row out, "invent" puts one in, "misread" takes a digit for another. None if there is no row to leave out, or no colour left."""
-    found = [(label, list(digits)) for label, digits in rows]
-    free = [color for color in drawing.COLORS if color not in [label for label, _ in found]]
-    if kind == "skip" and len(found) > 1:
-        del found[rng.randrange(len(found))]
+def free_colors(rows: list) -> list[str]:
+    """List the colours that name no row yet."""
+    labels = [label for label, _ in rows]
+    return [color for color in drawing.COLORS if color not in labels]
+
+
+def random_digits(rng: random.Random, like: list[int]) -> list[int]:
+    """Pick as many digits as another row has."""
+    return [rng.choice(DIGITS) for _ in like]
+
+
+def table_flaw(rows: list, rng: random.Random, kind: str) -> list | None:
+    """Copy a reading with one more flaw of this kind; None if it has no row, or colour, to spare."""
+    rows = [(label, list(digits)) for label, digits in rows]
+    free = free_colors(rows)
+    if kind == "skip" and len(rows) > 1:
+        del rows[rng.randrange(len(rows))]
     elif kind == "invent" and free:
-        found.insert(
-            rng.randrange(len(found) + 1),
-            (rng.choice(free), [rng.choice(DIGITS) for _ in found[0][1]]),
-        )
+        place = rng.randrange(len(rows) + 1)
+        rows.insert(place, (rng.choice(free), random_digits(rng, rows[0][1])))
     elif kind == "misread":
-        digits = rng.choice(found)[1]
-        at = rng.randrange(len(digits))
-        digits[at] = rng.choice([d for d in DIGITS if d != digits[at]])
+        digits = rng.choice(rows)[1]
+        place = rng.randrange(len(digits))
+        digits[place] = rng.choice([d for d in DIGITS if d != digits[place]])
     else:
         return None
-    return found
+    return rows
 
 
-def any_table(rng, fewest, most):
-    """(rows, wanted): what a random table says, of one to four rows of one number (level 1: two rows at most; ood: of two numbers, three rows or four), and which numbers are asked for."""
-    number, columns = (
-        (rng.randint(3, 4), 2)
-        if fewest >= drawing.OOD_OBJECTS[0]
-        else (rng.randint(1, 4 if most > 2 else 2), 1)
-    )
+def any_table(rng: random.Random, fewest: int, most: int) -> tuple[list, tuple[str, int]]:
+    """Invent (rows, wanted): one to four rows of one number (level 1: at most two rows).
+
+    Out of distribution: three rows or four, of two numbers.
+    """
+    if fewest >= drawing.OOD_OBJECTS[0]:
+        number = rng.randint(3, 4)
+        columns = 2
+    else:
+        number = rng.randint(1, 4 if most > 2 else 2)
+        columns = 1
     rows = [
         (label, [rng.choice(DIGITS) for _ in range(columns)])
         for label in rng.sample(list(drawing.COLORS), number)
     ]
-    return rows, rng.choice(
-        [("greater", 2), ("greater", 3), ("greater", 4), ("less", 3), ("less", 4), ("less", 5)]
-    )
+    return rows, rng.choice(THRESHOLDS)
 
 
-def table_record(rows, wanted, rng, said=None, slip=0):
-    """A record of the table that says `rows`, with the worked solution of who reads `said` in it."""
+def table_record(
+    rows: list, wanted: tuple[str, int], rng: random.Random, reading: list, slip: int = 0
+) -> dict:
+    """Make a record of the table `rows`, with the worked solution that `reading` comes to."""
     objects = []
     for row, (label, digits) in enumerate(rows):
-        objects += [(row, 0, label, rng.choice(drawing.SHAPES))] + [
-            (row, column, "number", str(d)) for column, d in enumerate(digits, 1)
-        ]
-    solution, taught = table_solution(rows if said is None else said, wanted, slip)
+        objects.append([row, 0, label, rng.choice(drawing.SHAPES)])
+        objects += [[row, column, "number", str(d)] for column, d in enumerate(digits, 1)]
+    solution, taught = table_solution(reading, wanted, slip)
     return {
         "question": f"How many numbers are {wanted[0]} than {wanted[1]}?",
         "answer": table_solution(rows, wanted)[1],
         "solution": solution,
-        "meta": {"objects": [list(o) for o in objects], "wanted": list(wanted), "taught": taught},
+        "meta": {"objects": objects, "wanted": list(wanted), "taught": taught},
     }
 
 
-def table(rng, fewest, most, teacher):
-    """How many numbers in a table are greater (or less) than one? Rows are named by the coloured shape in front of them.
+def misread_digit(digit: int, rng: random.Random) -> int:
+    """Read a digit as the fallible teacher does."""
+    return LOOK_ALIKE.get(digit, digit) if rng.random() < P_MISREAD else digit
 
-    question  "How many numbers are greater than 3?"
-    answer    "2"
-    solution  "<think> Numbers greater than 3: red 4 (1). green 1. blue 6 (2). </think><answer> 2 </answer>"      in brackets: how many so far
-    The fallible teacher, three times in five, overlooks the last row if it is a red or yellow one, and sees another below it if it is blue or green; now and then he misreads digits
-    that look alike (LOOK_ALIKE), or counts one too many or too few. So flaws go both ways, and nothing but the picture tells his readings from right ones. Sums in place of
-    counts are more than the tiny model learns in minutes, and so is telling candidates apart by single digits (docs/log.md).
-    """
+
+def misread_rows(rows: list, rng: random.Random) -> list:
+    """Read a table as the fallible teacher does."""
+    reading = [(label, [misread_digit(d, rng) for d in digits]) for label, digits in rows]
+    if rng.random() >= P_WRONG_ROW:
+        return reading
+    if rows[-1][0] in ("red", "yellow"):
+        return reading[:-1] or reading
+    free = free_colors(rows)
+    if free:
+        reading.append((rng.choice(free), random_digits(rng, rows[0][1])))
+    return reading
+
+
+def table(rng: random.Random, fewest: int, most: int, teacher: str) -> dict:
+    """Invent a question of `table`, without its picture."""
     rows, wanted = any_table(rng, fewest, most)
-    lots = random.Random(rng.random())  # the teacher's own: his luck changes nothing in the picture
-    said, slip = rows, 0
+    # The teacher has its own generator: what it gets wrong changes nothing in the picture.
+    teacher_rng = random.Random(rng.random())
+    reading = rows
+    slip = 0
     if teacher == "fallible":
-        said = [
-            (label, [LOOK_ALIKE.get(d, d) if lots.random() < P_MISREAD else d for d in digits])
-            for label, digits in rows
-        ]
-        if lots.random() < P_WRONG_ROW:
-            if rows[-1][0] in ("red", "yellow"):
-                said = said[:-1] or said
-            else:
-                free = [
-                    color for color in drawing.COLORS if color not in [label for label, _ in said]
-                ]
-                said = (
-                    said + [(lots.choice(free), [lots.choice(DIGITS) for _ in rows[0][1]])]
-                    if free
-                    else said
-                )
-        slip = lots.choice((-1, 1)) if lots.random() < P_SLIP else 0
-    return table_record(rows, wanted, rng, said, slip)
+        reading = misread_rows(rows, teacher_rng)
+        if teacher_rng.random() < P_SLIP:
+            slip = teacher_rng.choice((-1, 1))
+    return table_record(rows, wanted, rng, reading, slip)
+
+
+# --- lessons ---
+
+
+def table_candidates(rng: random.Random, fewest: int, most: int) -> tuple[dict, list[str]]:
+    """Invent a record and three worked solutions with three answers, the right one first.
+
+    Two tables differ from the third, or one of them from the other, by a row or a digit.
+    """
+    readings = []
+    while not readings:
+        rows, wanted = any_table(rng, fewest, most)
+        kinds = rng.choices(list(FLAWS), tuple(FLAWS.values()), k=2)
+        one = table_flaw(rows, rng, kinds[0])
+        two = one and table_flaw(rng.choice((rows, one)), rng, kinds[1])
+        readings = [rows, one, two] if two else []
+        rng.shuffle(readings)
+        if len({table_solution(reading, wanted)[1] for reading in readings}) < 3:
+            readings = []
+    record = table_record(readings[0], wanted, rng, readings[0])
+    return record, [table_solution(reading, wanted)[0] for reading in readings]
+
+
+def read_table(record: dict, rng: random.Random) -> tuple[str, str]:
+    """Ask (question, answer) for all that the table says, or one time in four for a comparison.
+
+    Comparisons are what its questions come down to. Sums, as lessons, kept figures from being read.
+    """
+    if rng.random() < 0.25:
+        a, limit = rng.choice(DIGITS), rng.randint(2, 5)
+        word = rng.choice(("greater", "less"))
+        verdict = "yes" if counts_here(a, (word, limit)) else "no"
+        return f"Is {a} {word} than {limit}?", f"{verdict}, {a} and {limit}"
+    rows = table_rows(record["meta"]["objects"])
+    words = [f"{label} {', '.join(map(str, digits))}." for label, digits in rows]
+    return "Read the table.", " ".join(words)

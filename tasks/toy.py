@@ -1,29 +1,15 @@
-"""Procedurally drawn tasks with written-out reasoning: unlimited, seeded, no download.
+"""Toy sets: drawn questions with worked solutions. Unlimited, seeded, nothing to download.
 
-One example of `count`, as every task here returns it (a plain dict; ToyStream turns it into an `Example`):
+A set's file makes records, and begins with one. `make_example` adds the picture, of 112 x 112
+pixels; `ToyStream` makes an `Example` of it. meta["objects"] is what is drawn, meta["taught"] what
+the teacher answers.
 
-    image     112 x 112 PIL picture, four rows of four cells, each cell 28 x 28 pixels
-    question  "How many red objects are there?"
-    answer    "2"
-    solution  "<think> Looking for red objects. Row 1: red circle (1), blue square. Row 2: none. Row 3: red square (2).
-              Row 4: none. </think><answer> 2 </answer>"
-    meta      {"objects": [[row, column, color, shape], ...], ...}   what was drawn, for people and for tests
+The splits are disjoint by construction: a checksum of its contents says whether a scene belongs to
+`test` or to `train`, whatever seed or index drew it. `ood` holds more objects than any of these.
 
-`spatial` asks in which quarter of the picture an object is (multiple choice, with "choices"). `ground` asks for boxes: of one object, or of all
-objects of a kind, with their names. Its gold is meta["boxes"], in pixels of the picture, meta["size"]; its
-worked solutions write boxes as Qwen2-VL does, from 0 to 1000 across the picture's width and height.
-
-Three things about these pictures are there for the tiny model (docs/log.md has what was tried). Objects sit on the 28-pixel grid of Qwen2-VL's
-merged patches, so that one object is one image token. Scenes of one or two objects are common, because they are where a network
-that knows nothing learns its first colours. And the light changes across the scene, so that a patch shows where it is.
-
-**Splits are disjoint by construction.** A scene belongs to `test` if a checksum of its contents says so, and to `train`
-otherwise, whatever seed or index drew it. `ood` holds more objects than any training scene does.
-
-**The fallible teacher.** With `teacher="fallible"` the worked solution is that of somebody who overlooks each object in the
-right-hand column two times in three, and answers accordingly; his boxes, two times in three, are drawn carelessly wide. The gold `answer`
-stays right. A model warm-started on such solutions reasons fluently and badly, which is where reinforcement learning from answers alone
-can show that it does something.
+`table` and `geometry` have lessons too, about what a published checkpoint knows and the tiny model
+has to learn first. A lesson's record says with `ask` how it is put: "read" as it stands, "select"
+with the candidates in its meta, "direct" for the answer alone, "reason" as usual.
 """
 
 import functools
@@ -31,225 +17,211 @@ import itertools
 import json
 import random
 import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from PIL import Image
 
 from plumbing import flags
 from tasks import box_fields, count, drawing, geometry, ground, layouts, prompts, spatial, table
 from tasks.example import Example
-from tasks.teacher import DIGITS
-
-# -------------------------------------------------------------------------------------------------------------- readers
 
 
-class ToyStream:
-    """An endless, indexable list of examples of a toy task (toyworld.example): stream[i] is always the same example."""
+class ToySet(NamedTuple):
+    """What a toy set does. Lessons can be made of a set that has the last two.
 
-    def __init__(
-        self,
-        task,
-        split,
-        seed,
-        level,
-        teacher,
-        box_format="norm1000",
-        pixels=(flags.MIN_PIXELS, flags.MAX_PIXELS),
-    ):
-        self.task, self.split, self.seed, self.level, self.teacher, self.box_format, self.pixels = (
-            task,
-            split,
-            seed,
-            level,
-            teacher,
-            box_format,
-            pixels,
-        )
-
-    def __getitem__(self, index):
-        record = make_example(self.task, self.split, index, self.seed, self.level, self.teacher)
-        example = Example(
-            f"{self.task}:{self.split}:{self.seed}:{index}",
-            [record["image"]],
-            record["question"],
-            record["answer"],
-            record.get("choices"),
-            record["solution"],
-            self.task,
-            record["meta"],
-            f"toy task {self.task}",
-        )
-        if (
-            record.get("ask") == "select"
-        ):  # a mixed task (toyworld.basics): each question is put in its own way
-            example.question = prompts.select_prompt(
-                prompts.question_text(example, "think"), example.meta["candidates"]
-            )
-        if record.get("ask", "reason") != "reason":
-            example.meta["prompt_template"] = "answer" if record["ask"] == "direct" else "none"
-        box_fields.set_box_format(example, self.box_format, *self.pixels)
-        if (
-            "boxes" in example.meta and self.box_format != "norm1000"
-        ):  # the toy teacher writes 0 to 1000; what he thinks, in pixels, is meta["taught"]
-            example.solution = layouts.with_answer(
-                example.solution,
-                box_fields.answer_text(example, json.loads(example.meta["taught"])),
-            )
-        return example
-
-
-def planted_candidates(task, rng, fewest, most):
-    """(record, texts, at): three worked solutions with three answers to a question of `table` or `geometry`, of which number `at` is right. Nothing but the picture tells which:
-    the three readings are drawn first, by a law that knows no order, and then lots decide which of them the picture shows. So whatever rule reads the texts alone is right one
-    time in three. None of them slips in arithmetic, which would be found without looking.
-
-    table: a table, and two more that differ from it, or one from the other, by a row (three times in four) or a digit. geometry: three figures (three times in four), or one in two sizes
-    and what it is taken for.
+    candidates: (rng, fewest, most) -> a record and three worked solutions, the right one first.
+    read: (record, rng) -> a question about what there is to read in its picture, and the answer.
     """
-    if task == "geometry":
-        readings = geometry.geometry_readings(
-            rng,
-            geometry.FIGURES_AT[most > 2],
-            geometry.ANGLES,
-            mixed=most > 2 and rng.random() < 0.75,
-        )
-        record = geometry.geometry_record(readings, rng)
-        texts = [
-            geometry.geometry_solution(reading, record["meta"]["values"])[0]
-            for reading in readings[:3]
-        ]
-    else:
-        readings, wanted = [], None
-        while len({table.table_solution(reading, wanted)[1] for reading in readings}) < 3:
-            rows, wanted = table.any_table(rng, fewest, most)
-            kinds = rng.choices(("skip", "invent", "misread"), (3, 3, 2), k=2)
-            one = table.table_flaw(rows, rng, kinds[0])
-            two = one and table.table_flaw(rng.choice((rows, one)), rng, kinds[1])
-            readings = [rows, one, two] if two else []
-            rng.shuffle(readings)
-        record = table.table_record(readings[0], wanted, rng)
-        texts = [table.table_solution(reading, wanted)[0] for reading in readings]
-    at, wrong = rng.randrange(3), rng.sample(texts[1:], 2)
-    return record, [*wrong[:at], texts[0], *wrong[at:]], at
+
+    make: Callable[[random.Random, int, int, str], dict]  # (rng, fewest, most, teacher) -> record
+    draw: Callable[[dict, random.Random], Image.Image] = drawing.draw_scene
+    candidates: Callable[[random.Random, int, int], tuple[dict, list[str]]] | None = None
+    read: Callable[[dict, random.Random], tuple[str, str]] | None = None
 
 
-def read_aloud_record(task, rng, fewest, most, teacher):
-    """What there is to read in a picture of `table` or `geometry`; for a table, one time in four, a comparison as it comes up there. (Sums among the lessons keep figures from being read.)"""
-    found = TASKS[task][0](rng, fewest, most, "gold")
-    if task == "geometry":
-        figure, angle = found["meta"]["reading"]
-        question, answer = "Read the figure.", f"{figure.capitalize()}: {angle}."
-    elif rng.random() < 0.25:
-        a, b, word = rng.choice(DIGITS), rng.randint(2, 5), rng.choice(("greater", "less"))
-        question, answer = (
-            f"Is {a} {word} than {b}?",
-            f"{'yes' if table.counts_here(a, (word, b)) else 'no'}, {a} and {b}",
-        )
-    else:
-        question, answer = (
-            "Read the table.",
-            " ".join(
-                f"{label} {', '.join(map(str, digits))}."
-                for label, digits in table.table_rows(found["meta"]["objects"])
-            ),
-        )
-    found.pop("choices", None)
-    return {**found, "ask": "read", "question": question, "answer": answer, "solution": answer}
+# --- lessons ---
 
 
-def select(task, rng, fewest, most, teacher):
-    """A question with three candidates in its meta (`planted`), which no rule about the text helps with; out of distribution, where pictures are others, a plain one."""
+def planted_candidates(
+    task: str, rng: random.Random, fewest: int, most: int
+) -> tuple[dict, list[str], int]:
+    """Invent (record, three worked solutions, index of the right one).
+
+    Three readings are drawn independently of order, then one is picked at random to be drawn. A
+    rule that reads the texts alone is right one time in three. No solution slips in arithmetic,
+    which would be found without looking.
+    """
+    record, (right, *wrong) = TASKS[task].candidates(rng, fewest, most)
+    place = rng.randrange(3)
+    texts = rng.sample(wrong, 2)
+    texts.insert(place, right)
+    return record, texts, place
+
+
+def reading_lesson(task: str, rng: random.Random, fewest: int, most: int, teacher: str) -> dict:
+    """Ask for what there is to read in a picture."""
+    record = TASKS[task].make(rng, fewest, most, "gold")
+    question, answer = TASKS[task].read(record, rng)
+    record.pop("choices", None)
+    return {**record, "ask": "read", "question": question, "answer": answer, "solution": answer}
+
+
+def select_lesson(task: str, rng: random.Random, fewest: int, most: int, teacher: str) -> dict:
+    """Ask which of three candidates is right; out of distribution, a plain question."""
     if fewest >= drawing.OOD_OBJECTS[0]:
-        return {**TASKS[task][0](rng, fewest, most, teacher), "ask": "reason"}
-    record, texts, at = planted_candidates(task, rng, fewest, most)
+        return {**TASKS[task].make(rng, fewest, most, teacher), "ask": "reason"}
+    record, texts, place = planted_candidates(task, rng, fewest, most)
     return {
         **record,
         "ask": "select",
         "solution": f"<answer> {record['answer']} </answer>",
-        "meta": {**record["meta"], "candidates": texts, "right_at": at},
+        "meta": {**record["meta"], "candidates": texts, "right_at": place},
     }
 
 
-def repeat_candidates(texts, at, rng):
-    """Two to six candidates made of three, as samples of one question are: one, two or all of them, the right one among them, some of them several times. How often a text is
-    there says nothing."""
-    kept = [texts[at], *rng.sample(texts[:at] + texts[at + 1 :], rng.randrange(3))]
-    found = kept + rng.choices(kept, k=rng.randint(max(0, 2 - len(kept)), 6 - len(kept)))
-    rng.shuffle(found)
-    return found
+def repeat_candidates(texts: list[str], place: int, rng: random.Random) -> list[str]:
+    """Make two to six candidates of three, the right one among them, as samples would be.
 
-
-def lesson(task, rng, fewest, most, teacher):
-    """What a published checkpoint brings along and the tiny model has to learn first, about pictures of `task` (table or geometry), mixed: to read them aloud (one in ten), to compare
-    candidates (nine in twenty: `planted`, made a `crowd`), to answer without reasoning (one in ten), and with reasoning, which it learns from this teacher.
-
-    A record's `ask` says how its question is to be put (data.ToyStream): "read" as it stands, "select" with the "candidates" of its meta, "direct" for the answer alone,
-    "reason" as usual.
+    How often a text is there tells nothing.
     """
-    lots = random.Random(
-        rng.random()
-    )  # the teacher, who draws from rng, changes nothing but his own solution
-    found, gold, at = (
-        TASKS[task][0](rng, fewest, most, teacher),
-        TASKS[task][0](lots, fewest, most, "gold"),
-        lots.random(),
-    )
-    if at < 0.1:
-        return read_aloud_record(task, lots, fewest, most, teacher)
-    if at < 0.55:
-        found = select(task, lots, fewest, most, teacher)
-        if found["ask"] == "select":
-            found["meta"]["candidates"] = repeat_candidates(
-                found["meta"]["candidates"], found["meta"].pop("right_at"), lots
-            )
-        return found
-    if at < 0.65:
+    kept = [texts[place], *rng.sample(texts[:place] + texts[place + 1 :], rng.randrange(3))]
+    repeats = rng.randint(max(0, 2 - len(kept)), 6 - len(kept))
+    candidates = kept + rng.choices(kept, k=repeats)
+    rng.shuffle(candidates)
+    return candidates
+
+
+def lesson(task: str, rng: random.Random, fewest: int, most: int, teacher: str) -> dict:
+    """Mix the lessons of a set: read one in ten, select nine in twenty, answer directly one in ten.
+
+    The rest is reasoned about, as this teacher does.
+    """
+    # The teacher draws from rng, and so changes nothing but its own solution.
+    lesson_rng = random.Random(rng.random())
+    record = TASKS[task].make(rng, fewest, most, teacher)
+    gold = TASKS[task].make(lesson_rng, fewest, most, "gold")
+    kind = lesson_rng.random()
+    if kind < 0.1:
+        return reading_lesson(task, lesson_rng, fewest, most, teacher)
+    if kind < 0.55:
+        record = select_lesson(task, lesson_rng, fewest, most, teacher)
+        meta = record["meta"]
+        if record["ask"] == "select":
+            place = meta.pop("right_at")
+            meta["candidates"] = repeat_candidates(meta["candidates"], place, lesson_rng)
+        return record
+    if kind < 0.65:
         return {**gold, "ask": "direct", "solution": f"<answer> {gold['answer']} </answer>"}
-    return {**found, "ask": "reason"}
+    return {**record, "ask": "reason"}
 
 
-# name: (who invents a record, who draws it from record["meta"])
+LESSONS = {"reading": reading_lesson, "select": select_lesson, "basics": lesson}
 TASKS = {
-    "count": (count.count, drawing.draw_scene),
-    "table": (table.table, drawing.draw_scene),
-    "geometry": (geometry.geometry, drawing.draw_scene),
-    "spatial": (spatial.spatial, drawing.draw_scene),
-    "ground": (ground.ground, drawing.draw_scene),
+    "count": ToySet(count.count),
+    "spatial": ToySet(spatial.spatial),
+    "ground": ToySet(ground.ground),
+    "table": ToySet(table.table, candidates=table.table_candidates, read=table.read_table),
+    "geometry": ToySet(
+        geometry.geometry, candidates=geometry.geometry_candidates, read=geometry.read_figure
+    ),
 }
-
-
 TASKS |= {
-    f"{task}_{name}": (functools.partial(compose, task), drawing.draw_scene)
-    for task in ("table", "geometry")
-    for name, compose in (("reading", read_aloud_record), ("select", select), ("basics", lesson))
+    f"{name}_{kind}": ToySet(functools.partial(make, name))
+    for name, toy_set in TASKS.items()
+    if toy_set.candidates
+    for kind, make in LESSONS.items()
 }
 
-
-def in_test(record):
-    """Whether a scene belongs to the test split: one in eight does, by a checksum of what is drawn (not of seed or index)."""
-    return zlib.crc32(repr([o[:4] for o in record["meta"]["objects"]]).encode()) % 8 == 0
+# --- examples ---
 
 
-def make_record(task, split="train", index=0, seed=0, level=3, teacher="fallible"):
-    """`example` without its picture: a hundred times as fast."""
-    fewest, most = drawing.OOD_OBJECTS if split == "ood" else drawing.LEVELS[level]
-    compose, _ = TASKS[task]
-    for attempt in itertools.count():
-        # a string seeds by its SHA-512: the same on every machine and Python. Composing and drawing have a generator each, so that the
-        # teacher, who draws lots too, changes neither the scene nor its picture.
-        found = compose(
-            random.Random(f"{task} {split} {seed} {index} {attempt}"), fewest, most, teacher
-        )
-        if split == "ood" or in_test(found) == (split == "test"):
-            return found
+def in_test(record: dict) -> bool:
+    """Tell whether a scene belongs to the test split: one in eight does.
 
-
-def make_example(task, split="train", index=0, seed=0, level=3, teacher="fallible"):
-    """Example `index` of an endless, reproducible stream. The same arguments give the same example on every machine.
-
-    task: a key of TASKS; split: train, test or ood; level: 1 to 3 (most objects: 2, 4, 6; ignored by ood); teacher: who wrote the
-    solution, fallible or gold (the answer is right either way).
+    By a checksum of what is drawn, without sizes; not of seed or index.
     """
-    found = make_record(task, split, index, seed, level, teacher)
-    _, draw = TASKS[task]
-    return {
-        "image": draw(found["meta"], random.Random(f"draw {task} {split} {seed} {index}")),
-        **found,
-    }
+    scene = [o[:4] for o in record["meta"]["objects"]]
+    return zlib.crc32(repr(scene).encode()) % 8 == 0
+
+
+def make_record(
+    task: str,
+    split: str = "train",
+    index: int = 0,
+    seed: int = 0,
+    level: int = 3,
+    teacher: str = "fallible",
+) -> dict:
+    """Make `make_example` without its picture: a hundred times as fast."""
+    fewest, most = drawing.OOD_OBJECTS if split == "ood" else drawing.LEVELS[level]
+    for attempt in itertools.count():
+        # A text seeds by its SHA-512: the same on every machine. Drawing has a generator of its
+        # own, so that the teacher changes neither the scene nor its picture.
+        rng = random.Random(f"{task} {split} {seed} {index} {attempt}")
+        record = TASKS[task].make(rng, fewest, most, teacher)
+        if split == "ood" or in_test(record) == (split == "test"):
+            return record
+
+
+def make_example(
+    task: str,
+    split: str = "train",
+    index: int = 0,
+    seed: int = 0,
+    level: int = 3,
+    teacher: str = "fallible",
+) -> dict:
+    """Make example `index` of an endless stream: the same on every machine, with its picture.
+
+    split: train, test or ood. level: 1 to 3 (at most 2, 4 or 6 objects; ignored by ood).
+    teacher: who wrote the solution, fallible or gold; the answer is right either way.
+    """
+    record = make_record(task, split, index, seed, level, teacher)
+    rng = random.Random(f"draw {task} {split} {seed} {index}")
+    return {"image": TASKS[task].draw(record["meta"], rng), **record}
+
+
+@dataclass(eq=False)
+class ToyStream:
+    """An endless list of the Examples of a toy set: stream[i] is always the same one.
+
+    pixels: the fewest and the most of a picture that the model sees, for box_format "resized".
+    """
+
+    task: str
+    split: str
+    seed: int
+    level: int
+    teacher: str
+    box_format: str = "norm1000"
+    pixels: tuple[int, int] = (flags.MIN_PIXELS, flags.MAX_PIXELS)
+
+    def __getitem__(self, index: int) -> Example:
+        """Make the example at this place; no index is too large."""
+        record = make_example(self.task, self.split, index, self.seed, self.level, self.teacher)
+        example = Example(
+            id=f"{self.task}:{self.split}:{self.seed}:{index}",
+            images=[record["image"]],
+            question=record["question"],
+            answer=record["answer"],
+            choices=record.get("choices"),
+            solution=record["solution"],
+            task=self.task,
+            meta=record["meta"],
+            source=f"toy task {self.task}",
+        )
+        ask = record.get("ask", "reason")
+        if ask == "select":
+            question = prompts.question_text(example, "think")
+            example.question = prompts.select_prompt(question, example.meta["candidates"])
+        if ask != "reason":
+            example.meta["prompt_template"] = "answer" if ask == "direct" else "none"
+        box_fields.set_box_format(example, self.box_format, *self.pixels)
+        if "boxes" in example.meta and self.box_format != "norm1000":
+            # The teacher writes 0 to 1000; meta["taught"] has its boxes in pixels.
+            taught = json.loads(example.meta["taught"])
+            answer = box_fields.answer_text(example, taught)
+            example.solution = layouts.with_answer(example.solution, answer)
+        return example

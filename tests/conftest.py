@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from samples import png
 
 os.environ["HF_HUB_OFFLINE"] = (
     "1"  # before transformers is imported: a test that downloads should fail
@@ -28,6 +27,8 @@ def tiny():
 @pytest.fixture
 def folder(tmp_path):
     """A folder with two pictures in it."""
+    from samples import png
+
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.png").write_bytes(png(color="red"))
     (tmp_path / "images" / "b.png").write_bytes(png(color="blue"))
@@ -37,6 +38,8 @@ def folder(tmp_path):
 @pytest.fixture
 def wide(tmp_path):
     """A folder with a picture of 640 x 480."""
+    from samples import png
+
     (tmp_path / "a.png").write_bytes(png(640, 480))
     return tmp_path
 

@@ -16,9 +16,9 @@ import data
 import families
 import tasks
 from data import Asker
-from grading.boxes import BOX_FORMATS, from_pixels, json_quotes, predicted_boxes
+from grading.boxes import BOX_FORMATS, boxes_to_text, from_pixels, json_quotes, predicted_boxes
 from plumbing.flags import add_data_flags
-from tasks import box_fields, layouts, record_fields
+from tasks import layouts, record_fields
 
 # --- boxes ---
 
@@ -347,7 +347,7 @@ def test_quotes_take_linear_time():
 )
 def test_boxes_to_text(boxes, box_format, expected):
     boxes = [{"bbox_2d": list(corners), "label": label} for corners, label in boxes]
-    assert box_fields.boxes_to_text(boxes, box_format, [100, 200], [50, 200]) == expected
+    assert boxes_to_text(boxes, box_format, [100, 200], [50, 200]) == expected
 
 
 def test_the_conversion_is_that_of_the_rewards():
@@ -365,7 +365,7 @@ def test_the_conversion_is_that_of_the_rewards():
         )
         box = [xs[0], ys[0], xs[1], ys[1]]
         whole = json.loads(
-            box_fields.boxes_to_text([{"bbox_2d": box, "label": None}], box_format, size, resized)
+            boxes_to_text([{"bbox_2d": box, "label": None}], box_format, size, resized)
         )["bbox_2d"]
         assert (
             all(abs(a - b) <= 1 for a, b in zip(whole, from_pixels(box, box_format, size, resized)))

@@ -24,7 +24,8 @@ from grading.boxes import BOX_FORMATS, predicted_boxes
 from tasks import count as count_
 from tasks import drawing, geometry, table, toy
 from tasks.prompts import TEMPLATES, question_text, with_question
-from tasks.teacher import DIGITS, LOOK_ALIKE, TEACHERS
+from tasks.table import DIGITS
+from tasks.teacher import LOOK_ALIKE, TEACHERS
 
 ROWS = re.compile(
     r"<think> Looking for (?:\w+) objects\. Row 1: (.*?)\. Row 2: (.*?)\. Row 3: (.*?)\. Row 4: (.*?)\. </think><answer> (\d+) </answer>"
@@ -34,7 +35,7 @@ ROWS = re.compile(
 @pytest.fixture
 def undrawn(monkeypatch):
     """Examples without pictures (drawing comes last, so nothing else changes): thousands in a second."""
-    monkeypatch.setitem(toy.TASKS, "count", (count_.count, lambda meta, rng: None))
+    monkeypatch.setitem(toy.TASKS, "count", toy.ToySet(count_.count, lambda meta, rng: None))
 
 
 def scenes(number, split="train", **more):
@@ -1070,7 +1071,7 @@ def test_planted_solutions_add_up():
 
 
 def test_the_solutions_in_the_docstrings_are_what_is_written():
-    doc = table.table.__doc__
+    doc = " ".join(table.__doc__.split())
     question, solution = (
         re.search(rf'{name} +"(.*?)"', doc)[1] for name in ("question", "solution")
     )
@@ -1084,11 +1085,11 @@ def test_the_solutions_in_the_docstrings_are_what_is_written():
     assert question in {
         toy.make_record("table", "train", i)["question"] for i in range(100)
     } and all(digit in DIGITS for row in rows for digit in row[1:])
-    doc = geometry.geometry.__doc__
-    choices = [int(v) for v in re.findall(r'"(\d+)°"', re.search(r"choices  (\[.*\])", doc)[1])]
+    doc = " ".join(geometry.__doc__.split())
+    choices = [int(v) for v in re.findall(r'"(\d+)°"', re.search(r"choices (\[.*?\])", doc)[1])]
     assert geometry.geometry_solution(("right triangle", 50), choices) == (
-        re.search(r'solution  "(.*?)"', doc)[1],
-        re.search(r'answer    "(.*?)"', doc)[1],
+        re.search(r'solution "(.*?)"', doc)[1],
+        re.search(r'answer "(.*?)"', doc)[1],
     )
     assert [int(v) for v in re.findall(r"\) (\d+)°", doc)] == choices
     assert {
