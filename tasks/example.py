@@ -1,36 +1,34 @@
-"""The record that every reader produces."""
+"""The records that every reader produces."""
 
 from dataclasses import dataclass, field
 
 
 @dataclass
 class Example:
-    """The one record every reader produces.
+    """A question with its pictures and its gold answer.
 
-    images: PIL images, paths or encoded bytes; opened by `open_images` when needed. answer: gold, without tags. solution: the worked
-    response to imitate, or None. source: "file:line" for error messages. meta: whatever else the record holds.
-    A box example is one with meta["boxes"], [{"bbox_2d": [x1, y1, x2, y2], "label": text or None}, ...] in pixels of its one image, whose [width, height] is
-    meta["size"]; [] means that there is nothing to find, and `answer` is the same as JSON text. meta["box_format"] is how the model writes boxes (BOX_FORMATS),
-    and meta["resized"] the [width, height] it sees, if it writes them so.
+    meta["boxes"], [{"bbox_2d": [x1, y1, x2, y2], "label": text or None}, ...], makes it a box
+    example: in pixels of its one picture of meta["size"], [width, height]; [] if there is nothing
+    to find. `answer` is the same as JSON. meta["box_format"] (boxes.BOX_FORMATS) is how the model
+    writes boxes, meta["resized"] the [width, height] that it sees, where it writes them so.
     """
 
     id: str
-    images: list
+    images: list  # PIL images, paths or encoded bytes; `open_images` opens them when needed
     question: str
-    answer: str
-    choices: list = None
-    solution: str = None
-    task: str = None
-    meta: dict = field(default_factory=dict)
-    source: str = ""
+    answer: str  # gold, without tags; "" for an open-ended question
+    choices: list[str] | None = None
+    solution: str | None = None  # the worked response to imitate
+    task: str | None = None
+    meta: dict = field(default_factory=dict)  # whatever else the record holds
+    source: str = ""  # "file:line", for messages
 
 
 @dataclass
 class Pair:
-    """A question with a better and a worse response. example: an Example, its answer "" where the record has none; chosen, rejected: texts, without the
-    end-of-turn token; kind: what is wrong with the rejected one, where selftrain.py made the pair (answer, format or dropout_ntp)."""
+    """A question with a better and a worse response, without the end-of-turn token."""
 
     example: Example
     chosen: str
     rejected: str
-    kind: str = None
+    kind: str | None = None  # what is wrong with a self-made one: answer, format or dropout_ntp

@@ -6,76 +6,108 @@ import json
 import os
 import re
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from plumbing.errors import UserError
 from plumbing.text import HALF, short
 from tasks import drawing
+from tasks.example import Example
 
 
-def split_name(spec):
-    """("count", "test") from "count:test"; ("C:\\x.json", None) stays whole, as does a path without a split."""
+def split_name(spec: str | Path) -> tuple[str, str | None]:
+    """Part "count:test" into ("count", "test"); "C:\\x.json" has no split: (itself, None)."""
     name, colon, split = str(spec).rpartition(":")
     return (name, split) if colon and split in drawing.SPLITS else (str(spec), None)
 
 
-def files_of(spec):
-    """The data files that "x.jsonl", a folder or "folder:test" stands for, in order. UserError if there are none."""
+def short_names(specs: list[str]) -> dict[str, str]:
+    """Name each data set as briefly as tells it from the others: {spec: name}.
+
+    "count:test" -> "count:test"; "/home/x/d.jsonl" -> "d"; beside "/home/y/d.jsonl", "x/d".
+    """
+    possible = {spec: names_of(spec) for spec in specs}
+    chosen = {}
+    for spec, names in possible.items():
+        taken = set().union(*(possible[other] for other in possible if other != spec))
+        chosen[spec] = next((name for name in names if name not in taken), spec)
+    return chosen
+
+
+def names_of(spec: str) -> list[str]:
+    """List the names of a data set, the shortest first: "d", "d.jsonl", "x/d", ..., the spec."""
+    path, split = split_name(spec)
+    if not os.path.exists(path):  # a toy task
+        return [spec]
+    whole, end = Path(os.path.abspath(path)), f":{split}" if split else ""
+    names = []
+    for n in range(1, len(whole.parts)):
+        name = "/".join(whole.parts[-n:])
+        names += [name.removesuffix(whole.suffix), name] if whole.suffix in READERS else [name]
+    return [f"{name}{end}" for name in names] + [spec]
+
+
+def files_of(spec: str | Path) -> list[Path]:
+    """List the data files that "x.jsonl", a folder or "folder:test" stands for, in order.
+
+    UserError if there are none.
+    """
     name, split = split_name(spec)
     path = Path(name)
-    files = [path]
-    if path.is_dir():
-        files = sorted(
-            p
-            for p in path.rglob("*")
-            if p.suffix in READERS
-            and not any(part.startswith(".") for part in p.relative_to(path).parts)
-            and p.name not in ("dataset_infos.json", "dataset_info.json", "state.json")
-        )
-        wanted = split or "train"  # a hub snapshot has train-00000-of-00002.parquet, test-...
-        named = [p for p in files if re.match(rf"{wanted}\b|{wanted}_", p.name)]
-        if split and not named:
-            raise UserError(
-                f"{path} has no file whose name begins with {split}; leave :{split} away to read all of it"
-            )
-        files = named or files
-        files = [
-            p for p in files if p.suffix == ".parquet" or p.with_suffix(".parquet") not in files
-        ]  # CV-Bench holds test_2d.parquet and, without images, test_2d.jsonl
-    elif split:
-        raise UserError(f"{spec}: a single file has no split; leave :{split} away")
+    if split and not path.is_dir():
+        raise UserError(f"{spec}: a single file has no split; omit :{split}")
+    files = files_in(path, split) if path.is_dir() else [path]
     if not files:
         raise UserError(f"{path} holds no {', '.join(READERS)} file")
     return files
 
 
-def name_in(spec, file):
+def files_in(folder: Path, split: str | None) -> list[Path]:
+    """List a folder's data files, those of one split if their names tell (train by default)."""
+    files = []
+    for path in sorted(folder.rglob("*")):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.suffix in READERS and not hidden and path.name not in NO_DATA:
+            files.append(path)
+    wanted = split or "train"  # a hub snapshot has train-00000-of-00002.parquet, test-...
+    named = [path for path in files if re.match(rf"{wanted}\b|{wanted}_", path.name)]
+    if split and not named:
+        raise UserError(
+            f"{folder} has no file whose name begins with {split}; omit :{split} to read all of it"
+        )
+    files = named or files
+    # CV-Bench holds test_2d.parquet and, without images, test_2d.jsonl.
+    return [p for p in files if p.suffix == ".parquet" or p.with_suffix(".parquet") not in files]
+
+
+def name_in(spec: str | Path, file: Path) -> str:
     """Name a file by its path within the folder that was given, or by its own name."""
     folder = Path(split_name(spec)[0])
     return file.relative_to(folder).as_posix() if folder.is_dir() else file.name
 
 
-def tell_apart(examples, names, spec):
-    """Add its place to every id that an earlier example has, and say so once.
+def tell_apart(examples: list[Example], names: list[str], spec: str | Path) -> None:
+    """Add its place to every id that an earlier example has, and print so once.
 
     names: of each example, what `rows_of` calls it.
     """
-    taken, again = set(), []
+    taken, repeated = set(), []
     for example, name in zip(examples, names):
         if example.id in taken:
-            again.append(example.id)
+            repeated.append(example.id)
         while example.id in taken:  # a record may be given any id, even this one
             example.id = f"{example.id} ({name})"
         taken.add(example.id)
-    if again:
+    if repeated:
         print(
-            f"{spec}: {len(again)} of {len(examples)} records have the id of an earlier one "
-            f"(the first: {short(again[0], 40)!r}); their place is added to it, and none is lost"
+            f"{spec}: {len(repeated)} of {len(examples)} records have the id of an earlier one "
+            f"(the first: {short(repeated[0], 40)!r}); their place is added to it, and none is lost"
         )
 
 
-def rows_of(file, expected, name=None):
-    """[(place, name, record)] of a file, the records in order.
+def rows_of(file: Path, expected: str, name: str | None = None) -> list[tuple[Any, str, Any]]:
+    """Read [(place, name, record)] of a file, the records in order.
 
     place: what follows the file in a message: the line; "1, record 3" where it holds several.
     name: unique in the file, for a record without an id: "x.jsonl:12", in a JSON list "x.json#3".
@@ -95,15 +127,16 @@ def rows_of(file, expected, name=None):
         raise UserError(f"{file} holds no record; expected objects with {expected}")
     if file.suffix != ".json":  # one record a line: the line is the name
         return [(line, f"{name}:{line}", record) for line, record in rows]
-    shared, found = Counter(line for line, _ in rows), []
+    on_line = Counter(line for line, _ in rows)
+    places = []
     for number, (line, record) in enumerate(rows, 1):
-        place = line if shared[line] == 1 else f"{line}, record {number}"
-        # Not ":": older runs have lines behind it, which must not be taken for numbers.
-        found.append((place, f"{name}#{number}", record))
-    return found
+        place = line if on_line[line] == 1 else f"{line}, record {number}"
+        # Not ":": in older runs a line follows it, which must not be read as a number.
+        places.append((place, f"{name}#{number}", record))
+    return places
 
 
-def must_end(path):
+def must_end(path: str | Path) -> None:
     """Refuse a pipe, a socket and a device: reading one may never end."""
     if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
         raise UserError(
@@ -112,33 +145,48 @@ def must_end(path):
         )
 
 
-def read_json(file):
-    """[(line, record)] of a JSON file that holds a list of objects, or as TabMWP's an object of them: {"33": {...}} is read as [{"id": "33", ...}]."""
+def read_json(file: Path) -> list[tuple[int, Any]]:
+    """Read [(line, record)] of a JSON file that holds a list of objects.
+
+    Or an object of them, as TabMWP's: {"33": {...}} is read as [{"id": "33", ...}].
+    """
     text = read_text(file)
     try:
         rows = json.loads(text) if text.strip() else []
     except json.JSONDecodeError as error:
         raise UserError(
-            f"{file}:{error.lineno}: broken JSON ({error.msg}, column {error.colno}); mend that line"
+            f"{file}:{error.lineno}: broken JSON ({error.msg}, column {error.colno}); fix that line"
         ) from None
     except RecursionError:
         raise UserError(
             f"{file}: JSON nested too deeply; expected a list of flat objects"
         ) from None
     except ValueError as error:  # a number of more than 4300 digits
-        raise UserError(f"{file}: broken JSON ({str(error)[:60]}); mend that number") from None
+        raise UserError(f"{file}: broken JSON ({str(error)[:60]}); fix that number") from None
     keyed = isinstance(rows, dict) and rows and all(isinstance(row, dict) for row in rows.values())
     if not isinstance(rows, list) and not keyed:
         raise UserError(
             f"{file}: expected a list of objects, [{{...}}, {{...}}], found {type(rows).__name__}"
         )
-    decoder, at, found = json.JSONDecoder(), text.find("{" if keyed else "[") + 1, []
-    gap, line, ids = re.compile(r"[\s,:]*"), text.count("\n", 0, at) + 1, set()
-    while (start := gap.match(text, at).end()) < len(text) and text[
-        start
-    ] not in "]}":  # a second pass, for the line where each record begins
-        line += text.count("\n", at, start)
-        record, at = decoder.raw_decode(text, start)
+    return numbered(text, keyed, file)
+
+
+def numbered(text: str, keyed: bool, file: Path) -> list[tuple[int, Any]]:
+    """Read valid JSON once more, for the line where each record begins: [(line, record)].
+
+    keyed: its records are the values of an object, and the keys their ids.
+    """
+    decoder = json.JSONDecoder()
+    gap = re.compile(r"[\s,:]*")
+    rows, ids = [], set()
+    end = text.find("{" if keyed else "[") + 1
+    line = text.count("\n", 0, end) + 1  # counted on from record to record: else it is quadratic
+    while True:
+        start = gap.match(text, end).end()
+        if start >= len(text) or text[start] in "]}":
+            return rows
+        line += text.count("\n", end, start)
+        record, end = decoder.raw_decode(text, start)
         if keyed:
             key = record
             if key in ids:
@@ -146,33 +194,35 @@ def read_json(file):
                     f"{file}:{line}: {key!r} is there a second time; delete one of them"
                 )
             ids.add(key)
-            record, at = decoder.raw_decode(text, gap.match(text, at).end())
+            record, end = decoder.raw_decode(text, gap.match(text, end).end())
             record = {"id": key, **record}
-        found.append((line, record))
-        line += text.count(
-            "\n", start, at
-        )  # counted on from the record before: from the top would be quadratic
-    return found
+        rows.append((line, record))
+        line += text.count("\n", start, end)
 
 
-def read_jsonl(file):
-    """[(line, record)] of a JSON Lines file; blank lines are skipped."""
+def read_jsonl(file: Path) -> list[tuple[int, Any]]:
+    """Read [(line, record)] of a JSON Lines file; blank lines are skipped."""
+    return json_lines(read_text(file), file)
+
+
+def json_lines(text: str, file: Path) -> list[tuple[int, Any]]:
+    """Read [(line, record)] of such a file's text. UserError, naming the line, for broken JSON."""
     rows = []
-    for number, line in enumerate(read_text(file).split("\n"), 1):
-        if line.strip():
-            try:
-                rows.append((number, json.loads(line)))
-            except (
-                ValueError,
-                RecursionError,
-            ) as error:  # ValueError: broken, or a number of more than 4300 digits
-                raise UserError(
-                    f"{file}:{number}: broken JSON ({getattr(error, 'msg', str(error)[:60])}); mend or delete that line"
-                ) from None
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            rows.append((number, json.loads(line)))
+        except (ValueError, RecursionError) as error:  # also a number of more than 4300 digits
+            problem = getattr(error, "msg", str(error)[:60])
+            raise UserError(
+                f"{file}:{number}: broken JSON ({problem}); fix or delete that line"
+            ) from None
     return rows
 
 
-def read_text(file):
+def read_text(file: Path) -> str:
+    """Read a file as UTF-8. UserError, naming line and byte, if it is not."""
     try:
         return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -182,8 +232,11 @@ def read_text(file):
         ) from None
 
 
-def read_parquet(file):
-    """[(row, record)] of a parquet file; images embedded as {"bytes": ..., "path": ...}, as hub snapshots have them."""
+def read_parquet(file: Path) -> list[tuple[int, dict]]:
+    """Read [(row, record)] of a parquet file.
+
+    Hub snapshots embed pictures in it: {"bytes": ..., "path": ...}.
+    """
     try:
         import pyarrow
         import pyarrow.parquet
@@ -203,7 +256,7 @@ def read_parquet(file):
     return [(number, dict(zip(columns, row))) for number, row in enumerate(rows, 1)]
 
 
-def values_of(column, name, file):
+def values_of(column: Any, name: str, file: Path) -> list:
     """List the plain values of a parquet column.
 
     UserError, naming the row, for one that Python cannot hold.
@@ -224,10 +277,8 @@ def values_of(column, name, file):
     return values
 
 
-def plain_value(value):
-    """Turn a value of a parquet row into what a JSON record would hold.
-
-    Bytes stay: pictures are made of them.
+def plain_value(value: Any) -> Any:
+    """Turn a value of a parquet row into what a JSON record would hold; bytes, of pictures, stay.
 
     Decimal("1.50") -> "1.50"; date(2020, 1, 5) and a time stamp of its midnight -> "2020-01-05"
     """
@@ -245,18 +296,27 @@ def plain_value(value):
     return str(value)  # a date, a time, a duration, a UUID
 
 
-def mended(value):
-    """Turn half surrogates in all texts of a value into U+FFFD.
+def printable(value: Any) -> Any:
+    """Turn half surrogates, which cannot be written, into U+FFFD in all texts of a value."""
+    return every_part(value, whole_characters)
 
-    They can be neither written nor printed.
-    """
-    if isinstance(value, str):
-        return value if value.isascii() else HALF.sub("\ufffd", value)
+
+def every_part(value: Any, change: Callable[[Any], Any]) -> Any:
+    """Apply change(part) to each key and each text or number of a nested value."""
     if isinstance(value, dict):
-        return {mended(key): mended(item) for key, item in value.items()}
+        return {every_part(key, change): every_part(item, change) for key, item in value.items()}
     if isinstance(value, list):
-        return [mended(item) for item in value]
-    return value
+        return [every_part(item, change) for item in value]
+    return change(value)
 
 
+def whole_characters(value: Any) -> Any:
+    """Turn half surrogates in a text into U+FFFD; anything else stays."""
+    if not isinstance(value, str) or value.isascii():
+        return value
+    return HALF.sub("\ufffd", value)
+
+
+# What a folder may hold that is no data: of `datasets` and of a checkpoint.
+NO_DATA = ("dataset_infos.json", "dataset_info.json", "state.json")
 READERS = {".json": read_json, ".jsonl": read_jsonl, ".parquet": read_parquet}

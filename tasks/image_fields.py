@@ -1,14 +1,16 @@
-"""Which fields of a record are pictures; no record is trained blind."""
+"""Which fields of a record are pictures. One that seems to have an unread picture is refused."""
 
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 from plumbing.errors import UserError
 from plumbing.text import short
 from tasks import record_fields
+from tasks.example import Example
 
-# --- never blind: a record that seems to have a picture which is not read is refused ---
+# --- what looks like a picture ---
 
 PICTURE = (
     "images?|imgs?|pictures?|pics?|photos?|photographs?|figures?|figs?|frames?|videos?|pixels?"
@@ -32,23 +34,11 @@ PICTURE_FILE = re.compile(
     re.IGNORECASE,
 )
 PICTURE_BYTES = (
-    b"\x89PNG",
-    b"\xff\xd8\xff",
-    b"GIF8",
-    b"RIFF",
-    b"BM",
-    b"II*\0",
-    b"MM\0*",
-    b"\0\0\0\x0cJXL ",
-)
+    b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cJXL "
+)  # fmt: skip
 ANOTHER = re.compile(r"\d|left|right|first|second|before|after")  # image_2, beside `image`
-PART_TYPES = (
-    "image",
-    "image_url",
-    "input_image",
-    "video",
-    "video_url",
-)  # of a turn's parts, in chats
+# Of a turn's parts, in chats.
+PART_TYPES = ("image", "image_url", "input_image", "video", "video_url")
 # Where a picture belongs in a text: <image>, <image 1>, <|image_1|>, <ImageHere>, <video>.
 EMBEDDED = re.compile(r"<img\s[^>]*>|!\[[^\]]*\]\([^)]*\)|\[image\]", re.IGNORECASE)
 MARK = re.compile(
@@ -58,14 +48,14 @@ MARK = re.compile(
 READ_FROM = "pictures are read from `image`, `images` or `image_path`"
 
 
-def as_list(value):
+def as_list(value: Any) -> list:
     """Make a list of one value, of none for null."""
     if value is None:
         return []
     return value if isinstance(value, list) else [value]
 
 
-def pictures_of(record, where):
+def pictures_of(record: dict, where: str) -> list:
     """List what a record has under IMAGE_KEYS.
 
     UserError for an empty text, an empty list beside a picture, and keys that name different ones.
@@ -79,10 +69,10 @@ def pictures_of(record, where):
                 f"{where}: `{key}` is empty; name the picture, or write null where there is none"
             )
     full = [key for key in given if given[key]]
-    hollow = next((key for key in given if not given[key]), None)
-    if full and hollow:
+    empty = next((key for key in given if not given[key]), None)
+    if full and empty:
         raise UserError(
-            f"{where}: `{hollow}` is an empty list, but `{full[0]}` is not; delete `{hollow}`"
+            f"{where}: `{empty}` is an empty list, but `{full[0]}` is not; delete `{empty}`"
         )
     for key in full[1:]:
         known = {name_of(image) for image in given[full[0]]} - {None}
@@ -95,141 +85,154 @@ def pictures_of(record, where):
     return given[full[0]] if full else []
 
 
-def name_of(image):
+def name_of(image: Any) -> str | None:
     """Tell a picture's file name without folders and suffix, or None: "x/a.png" -> "a"."""
     if isinstance(image, dict):
         image = image.get("path") or image.get("url")
     if not isinstance(image, str):
         return None
-    return os.path.splitext(os.path.basename(re.split("[?#]", image)[0].replace("\\", "/")))[0]
+    path = re.split("[?#]", image)[0].replace("\\", "/")
+    return os.path.splitext(os.path.basename(path))[0]
 
 
-def same_pictures(some, others):
+def same_pictures(images: list, others: list) -> bool:
     """Tell whether two lists may be of the same pictures: as many, no names that differ."""
-    if len(some) != len(others):
+    if len(images) != len(others):
         return False
-    pairs = [(name_of(a), name_of(b)) for a, b in zip(some, others)]
+    pairs = [(name_of(a), name_of(b)) for a, b in zip(images, others)]
     return all(a == b for a, b in pairs if a is not None and b is not None)
 
 
-def leaves(value):
+def leaves(value: Any) -> list[tuple[Any, Any]]:
     """List (key, value) of all that is inside a value, the containers too; keys are the nearest."""
-    found, todo = [], [(None, value)]
+    parts, todo = [], [(None, value)]
     while todo:  # a loop: values may be nested deeper than calls may
         key, value = todo.pop()
-        found.append((key, value))
+        parts.append((key, value))
         if isinstance(value, dict):
             todo += value.items()
         elif isinstance(value, (list, tuple)):
             todo += [(key, item) for item in value]
-    return found
+    return parts
 
 
-def has_content(value):
+def has_content(value: Any) -> bool:
     """Tell whether anything is there but null, blanks, 0, false, NaN and containers of such."""
-    plain_ones = [item for _, item in leaves(value) if not isinstance(item, (dict, list, tuple))]
-    return any(
-        item == item and (item.strip() if isinstance(item, (str, bytes)) else item)
-        for item in plain_ones
-    )
+    for _, item in leaves(value):
+        if isinstance(item, (str, bytes)):
+            item = item.strip()
+        if not isinstance(item, (dict, list, tuple)) and item == item and item:
+            return True
+    return False
 
 
-def is_picture(value):
+def is_picture(value: Any) -> bool:
     """Tell whether a text or bytes look like a picture or a video, or the name of one."""
     if isinstance(value, bytes):
         return value.startswith(PICTURE_BYTES) or value[4:8] == b"ftyp"
     if not isinstance(value, str):
         return False
-    return value.startswith(("data:image/", "data:video/")) or bool(
-        PICTURE_FILE.fullmatch(value.strip())
-    )
+    embedded = value.startswith(("data:image/", "data:video/"))
+    return embedded or bool(PICTURE_FILE.fullmatch(value.strip()))
 
 
-def names_picture(key):
+def names_picture(key: Any) -> bool:
     """Tell whether a key is made of words for a picture: imgname, image_2, not image_id."""
     key = str(key).lower()[:60]  # the limit: matching is exponential in words
     return bool(NAMES_PICTURE.fullmatch(key) and re.search(PICTURE, key))
 
 
-def seems_pictured(key, value):
+def seems_pictured(key: Any, value: Any) -> bool:
     """Tell whether this looks like a picture, by key or value, where none was read."""
-    if key == "type" and value in PART_TYPES or is_picture(value):
+    if (key == "type" and value in PART_TYPES) or is_picture(value):
         return True
     return names_picture(key) and has_content(value)
 
 
-def is_one_more(key, value, read):
+def is_one_more(key: Any, value: Any, read: list) -> bool:
     """Tell whether this looks like another picture than those that were read."""
     if not names_picture(key):
         return False
-    sure = bool(ANOTHER.search(str(key).lower()))
-    named = [
-        item
-        for _, item in leaves(value)
-        if is_picture(item) or sure and isinstance(item, str) and item.strip()
-    ]
-    if not named or "video" in str(key).lower():
+    low = str(key).lower()
+    sure = bool(ANOTHER.search(low))
+    named = []
+    for _, item in leaves(value):
+        if is_picture(item) or (sure and isinstance(item, str) and item.strip()):
+            named.append(item)
+    if not named or "video" in low:
         return bool(named)
     if all(isinstance(item, str) and item.startswith(("http://", "https://")) for item in named):
         return len(named) > len(read)  # where those that were read come from
     whole = as_list(value)
     named = whole if any(isinstance(item, dict) for item in whole) else named
     known = {name_of(image) for image in read}
-    if None in known and not sure and re.search("path|name|file", str(key).lower()):
+    if None in known and not sure and re.search("path|name|file", low):
         return len(named) > len(read)  # the names of embedded pictures
     return any(name_of(image) not in known - {None} for image in named)
 
 
-def must_see(left, turns, read, where):
+# --- refusals ---
+
+
+def must_see(left: dict, turns: list, read: list, where: str) -> None:
     """Refuse a record that seems to have a picture besides those that are read.
 
     left: what of the record is carried along unread.
     turns: those of its conversation, of which the words are read.
     read: its pictures, as they are given.
     """
-    beside = [
-        record_fields.without(turn, "from", "value", "role", "content")
-        for turn in turns
-        if isinstance(turn, dict)
-    ]
-    turn_keys = [] if read else [pair for turn in beside for pair in turn.items()]
-    for key, value in [*left.items(), *turn_keys]:
-        low = str(key).lower()
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if COUNTS_PICTURES.fullmatch(low) and number and value > len(read):
-            raise UserError(
-                f"{where}: `{key}` is {short(value, 20)}, but {len(read)} images are read; "
-                f"{READ_FROM}: list all of them in `images`, or mend the number"
-            )
-        if SAYS_PICTURE.fullmatch(low) and value in (True, "true", "True", "yes") and not read:
-            raise UserError(
-                f"{where}: `{key}` is {short(value, 20)}, but no picture is read; {READ_FROM}: "
-                "name it there, or say false"
-            )
+    fields = list(left.items())
+    if not read:
+        for turn in turns:
+            if isinstance(turn, dict):
+                beside = record_fields.without(turn, "from", "value", "role", "content")
+                fields += beside.items()
+    for key, value in fields:
+        must_agree(key, value, len(read), where)
         if read:
-            found = is_one_more(key, value, read)
+            seems = is_one_more(key, value, read)
         else:
-            found = any(seems_pictured(name or key, item) for name, item in leaves(value))
-        if not found:
-            continue
-        shown = short(key, 60)
-        if "video" in low:
-            raise UserError(
-                f"{where}: `{shown}`: the record is about a video, and only images can be read; "
-                "delete the record, or the key if the question needs no video"
-            )
-        if read:
-            raise UserError(
-                f"{where}: `{shown}` seems to hold one more picture, which is not read; "
-                "put all pictures in `images`, or delete the key if the question does not need it"
-            )
+            seems = any(seems_pictured(name or key, item) for name, item in leaves(value))
+        if seems:
+            raise unread_picture(key, bool(read), where)
+
+
+def must_agree(key: Any, value: Any, count: int, where: str) -> None:
+    """Refuse a field that states more pictures than the `count` that are read."""
+    low = str(key).lower()
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if COUNTS_PICTURES.fullmatch(low) and is_number and value > count:
         raise UserError(
-            f"{where}: `{shown}` seems to hold a picture, but {READ_FROM}; "
-            "rename the key, or delete it if the question needs no picture"
+            f"{where}: `{key}` is {short(value, 20)}, but {count} images are read; "
+            f"{READ_FROM}: list all of them in `images`, or fix the number"
+        )
+    if SAYS_PICTURE.fullmatch(low) and value in (True, "true", "True", "yes") and not count:
+        raise UserError(
+            f"{where}: `{key}` is {short(value, 20)}, but no picture is read; {READ_FROM}: "
+            "name it there, or write false"
         )
 
 
-def must_match_marks(texts, count, where):
+def unread_picture(key: Any, one_more: bool, where: str) -> UserError:
+    """Make the message about a field that seems to hold a picture, or one more of them."""
+    shown = short(key, 60)
+    if "video" in str(key).lower():
+        return UserError(
+            f"{where}: `{shown}`: the record is about a video, and only images can be read; "
+            "delete the record, or the key if the question needs no video"
+        )
+    if one_more:
+        return UserError(
+            f"{where}: `{shown}` seems to hold one more picture, which is not read; "
+            "put all pictures in `images`, or delete the key if the question does not need it"
+        )
+    return UserError(
+        f"{where}: `{shown}` seems to hold a picture, but {READ_FROM}; "
+        "rename the key, or delete it if the question needs no picture"
+    )
+
+
+def must_match_marks(texts: list[str | None], count: int, where: str) -> None:
     """Refuse texts that speak of other pictures than the `count` that are read.
 
     texts: the question first; in it there is one <image> for each picture, or none at all.
@@ -244,37 +247,45 @@ def must_match_marks(texts, count, where):
         embedded = EMBEDDED.search(text)
         if embedded and not count:
             raise UserError(
-                f"{where}: the text has {short(embedded[0], 40)}, but no image is read; {READ_FROM}: "
-                "name it there, or remove it"
+                f"{where}: the text has {short(embedded[0], 40)}, but no image is read; "
+                f"{READ_FROM}: name it there, or remove it"
             )
         for kind, number in MARK.findall(text):
             beyond = number.isdigit() and int(number) > count
             if not count or beyond or kind.lower() == "video":
+                mark = f"{kind} {number}".strip()
                 raise UserError(
-                    f"{where}: the text has <{f'{kind} {number}'.strip()}>, "
-                    f"but {count} images are read; {READ_FROM}: name it there, or remove the mark"
+                    f"{where}: the text has <{mark}>, but {count} images are read; "
+                    f"{READ_FROM}: name it there, or remove the mark"
                 )
 
 
-def say_without_pictures(examples, spec):
-    """Say once, of every file, how many of its records have no picture, and which keys they have."""
+def say_without_pictures(examples: list[Example], spec: Any) -> None:
+    """Print, of every file, how many of its records have no picture, and which keys they have."""
     by_file = {}
     for example in examples:
         file = re.split(r":\d+(?:, record \d+)?$", example.source)[0]
         by_file.setdefault(file, []).append(example)
-    said = []
-    for file, some in by_file.items():
-        blank = [example for example in some if not example.images]
-        if not blank:
-            continue
-        keys = sorted({str(key) for example in blank for key in example.meta})
-        many = (
-            f"none of {len(some)}" if blank == some else f"{len(some) - len(blank)} of {len(some)}"
-        )
-        place = "" if blank == some else f", the first without is {short(blank[0].source, 80)}"
-        unread = f"; keys not read: {short(', '.join(keys), 60)}" if keys else ""
-        said.append(f"{many} records of {short(Path(file).name, 60)} have a picture{place}{unread}")
-    for line in said[:3]:
+    lines = []
+    for file, records in by_file.items():
+        blank = [example for example in records if not example.images]
+        if blank:
+            name = short(Path(file).name, 60)
+            lines.append(line_without_pictures(name, blank, len(records)))
+    for line in lines[:3]:
         print(f"{spec}: {line}; those without are asked as text alone")
-    if len(said) > 3:
-        print(f"{spec}: {len(said) - 3} more files have records without a picture")
+    if len(lines) > 3:
+        print(f"{spec}: {len(lines) - 3} more files have records without a picture")
+
+
+def line_without_pictures(name: str, blank: list[Example], total: int) -> str:
+    """Write how many of a file's `total` records have no picture: the `blank` ones."""
+    if len(blank) == total:
+        line = f"none of {total} records of {name} have a picture"
+    else:
+        line = (
+            f"{total - len(blank)} of {total} records of {name} have a picture, "
+            f"the first without is {short(blank[0].source, 80)}"
+        )
+    keys = sorted({str(key) for example in blank for key in example.meta})
+    return f"{line}; keys not read: {short(', '.join(keys), 60)}" if keys else line

@@ -1,38 +1,68 @@
-"""Read given preference pairs."""
+"""Read given preference pairs, in the layouts of MMPR, RLHF-V, TRL, VL-RLHF and LLaMA-Factory."""
 
 import json
 import os
 import random
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from plumbing import text
 from plumbing.errors import UserError
+from plumbing.text import short
 from tasks import image_fields, record_fields
 from tasks.example import Example, Pair
 from tasks.files import files_of, must_end, name_in, rows_of, split_name, tell_apart
 from tasks.images import check_images, locate
 
-# ---- preference pairs
-
 PROMPT_KEYS = ("prompt", "conversations", "messages", *record_fields.QUESTION_KEYS)
+ANSWER_KEYS = (*record_fields.ANSWER_KEYS, "answer_gt")  # the last is MMPR's
+REPLIES = ("chosen", "rejected")
+OTHER_KEYS = ("choices", "id", "idx", "task", "video", "system")
 PAIR_KEYS = "question (or prompt, or conversations), chosen and rejected"
 ROLES = {"human": "user", "gpt": "assistant"}
+MOST_COPIES = 1000  # of a set with its repeat_time
+MOST_PAIRS = 10_000_000  # of such a set
 
 
-def read_pairs(spec, image_folder=None):
-    """A file or folder of preference pairs, in any layout of `to_pair` or by an MMPR meta file, to a list of Pair: those that it repeats, several times.
+class Turn(NamedTuple):
+    """One turn of a conversation, its pictures as they are given."""
 
-    In a folder that holds a meta.json, only this is read. image_folder: where relative image paths resolve, instead of beside their file.
-    Raises UserError, naming file, line and remedy, for anything that would fail later: every image is looked at now.
+    role: str
+    text: str
+    images: list
+
+
+def read_pairs(spec: str, image_folder: str | None = None) -> list[Pair]:
+    """Read a file or folder of preference pairs, or MMPR's meta file, which may repeat them.
+
+    In a folder that holds a meta.json, only this is read.
+    image_folder: where relative image paths resolve, instead of beside their file.
+    UserError, naming file, line and remedy, for anything that would fail later.
     """
     if not os.path.exists(split_name(spec)[0]):
-        raise UserError(
-            f"{text.short(spec)}: no such file or folder; name a file of preference pairs"
-        )
+        raise UserError(f"{short(spec)}: no such file or folder; name a file of preference pairs")
     if image_folder is not None and not os.path.isdir(image_folder):
-        raise UserError(f"--image-folder {text.short(image_folder)}: no such folder")
-    root = None if image_folder is None else Path(image_folder)
-    files, rows, made = files_of(spec), [], {}
+        raise UserError(f"--image-folder {short(image_folder)}: no such folder")
+    rows = rows_of_pairs(spec, None if image_folder is None else Path(image_folder))
+    if not rows:
+        raise UserError(
+            f"{spec} holds no pair: its sets are sampled down to none; raise their repeat_time"
+        )
+    made, names = {}, {}
+    for record, file, line, root, name in rows:
+        if id(record) not in made:  # a repeated record is one pair, whose images are checked once
+            made[id(record)] = to_pair(record, file, line, root, name)
+            names[id(record)] = name
+    examples = [pair.example for pair in made.values()]
+    tell_apart(examples, list(names.values()), spec)
+    image_fields.say_without_pictures(examples, spec)
+    check_images(examples)
+    return [made[id(record)] for record, *_ in rows]
+
+
+def rows_of_pairs(spec: str, root: Path | None) -> list[tuple]:
+    """List what `to_pair` is given for each pair: (record, file, line, root, name)."""
+    files = files_of(spec)
+    rows = []
     for file in [f for f in files if f.name == "meta.json"] or files:
         for line, name, record in rows_of(file, PAIR_KEYS, name_in(spec, file)):
             is_set = isinstance(record, dict) and "annotation" in record and "chosen" not in record
@@ -40,90 +70,114 @@ def read_pairs(spec, image_folder=None):
                 rows += annotated(record, file, line, root)
             else:
                 rows.append((record, file, line, root, name))
-    for row in rows:
-        if id(row[0]) not in made:  # a repeated record is made, and its images are looked at, once
-            made[id(row[0])] = to_pair(*row)
-    if not rows:
-        raise UserError(
-            f"{spec} holds no pair: its sets are sampled down to none; raise their repeat_time"
-        )
-    examples = [pair.example for pair in made.values()]
-    names = {id(record): name for record, *_, name in rows}
-    tell_apart(examples, [names[key] for key in made], spec)
-    image_fields.say_without_pictures(examples, spec)
-    check_images(examples)
-    return [made[id(record)] for record, *_ in rows]
+    return rows
 
 
-def annotated(record, file, line, root):
-    """What `to_pair` is to be given for one set of an MMPR meta file, whole copies first.
+# --- MMPR's meta file ---
 
-    {"scienceqa": {"root": "MMPR/images/ScienceQA", "annotation": "MMPR/annotations/scienceqa.jsonl", "data_augment": false, "repeat_time": 1, "length": 12345}}
-    `repeat_time` 2.5: all of it twice, then half of it, sampled by the set's name alone and left in order; 0.1: a tenth. root: --image-folder, in which the set's
-    own folder is looked for first.
+
+def annotated(record: dict, file: Path, line: Any, root: Path | None) -> list[tuple]:
+    """List what `to_pair` is given for one set of an MMPR meta file, whole copies first.
+
+    A `repeat_time` of 2.5 is all of it twice, then half of it, sampled by the set's name alone.
+    root: --image-folder, in which the set's own folder is looked for first.
+
+        {"scienceqa": {"root": "MMPR/images/ScienceQA", "data_augment": false, "repeat_time": 1,
+                       "annotation": "MMPR/annotations/scienceqa.jsonl", "length": 12345}}
     """
-    where, name = f"{file}:{line}: set {text.short(record.get('id'), 60)}", record.get("id")
-    repeat, images = (
-        record.get("repeat_time", 1),
-        record_fields.text_of({"root": record.get("root") or None}, ["root"], where) or "",
-    )
-    if (
-        isinstance(repeat, bool)
-        or not isinstance(repeat, (int, float))
-        or not 0 <= repeat <= record_fields.MOST_COPIES
-    ):
+    name = record.get("id")
+    where = f"{file}:{line}: set {short(name, 60)}"
+    repeat = record.get("repeat_time", 1)
+    is_number = isinstance(repeat, (int, float)) and not isinstance(repeat, bool)
+    images = record_fields.text_of({"root": record.get("root") or None}, ["root"], where) or ""
+    if not is_number or not 0 <= repeat <= MOST_COPIES:
         raise UserError(
             f"{where}: `repeat_time` must be a number, 1 for once, 0.5 for half of it, "
-            f"at most {record_fields.MOST_COPIES}, found {text.short(repeat, 40)}; mend it"
+            f"at most {MOST_COPIES}, found {short(repeat, 40)}; fix it"
         )
     annotation = near(record_fields.needed(record, "annotation", where), file)
     must_end(annotation)
     if not os.path.isfile(annotation):
         raise UserError(
-            f"{where}: annotation {text.short(annotation)} does not exist, nor does it above {file.name}; fetch it, or delete the set"
+            f"{where}: annotation {short(annotation)} does not exist, "
+            f"nor does it above {file.name}; fetch it, or delete the set"
         )
-    folder = (
-        near(images, file)
-        if root is None
-        else root / images
-        if os.path.isdir(root / images)
-        else root
-    )
-    found = rows_of(annotation, PAIR_KEYS, f"{name}/{annotation.name}")
-    rows = [(row, annotation, place, folder, row_name) for place, row_name, row in found]
-    if repeat > 1 and len(rows) * repeat > record_fields.MOST_PAIRS:
+    if root is None:
+        folder = near(images, file)
+    else:
+        folder = root / images if os.path.isdir(root / images) else root
+    places = rows_of(annotation, PAIR_KEYS, f"{name}/{annotation.name}")
+    rows = [(row, annotation, place, folder, row_name) for place, row_name, row in places]
+    if repeat > 1 and len(rows) * repeat > MOST_PAIRS:
         raise UserError(
             f"{where}: {len(rows)} pairs with a `repeat_time` of {repeat} are more than "
-            f"{record_fields.MOST_PAIRS}; lower it, and raise --num-train-epochs instead"
+            f"{MOST_PAIRS}; lower it, and raise --num-train-epochs instead"
         )
-    sample = random.Random(str(name)).sample(
-        range(len(rows)), int(len(rows) * repeat) - len(rows) * int(repeat)
-    )
+    rest = int(len(rows) * repeat) - len(rows) * int(repeat)
+    sample = random.Random(str(name)).sample(range(len(rows)), rest)
     return rows * int(repeat) + [rows[n] for n in sorted(sample)]
 
 
-def near(name, file):
-    """What a meta file means by a path: one beside it, in the two folders above it (MMPR's begin with the name of its own), or from where one stands."""
-    places = [
-        folder / name for folder in (file.parent, *list(file.resolve().parent.parents)[:2], Path())
-    ]
+def near(name: str, file: Path) -> Path:
+    """Find a path of a meta file: beside it, in the two folders above, or from where one stands.
+
+    MMPR's paths begin with the name of its own folder.
+    """
+    folders = (file.parent, *list(file.resolve().parent.parents)[:2], Path())
+    places = [folder / name for folder in folders]
     return next((path for path in places if os.path.exists(path)), places[0])
 
 
-def to_pair(record, file, line, root=None, name=None):
-    """Pair from one record. A prompt is under one of PROMPT_KEYS, or is how both responses begin; prompt and responses are texts, turns or lists of turns (`turns_of`).
+# --- one pair ---
 
-    {"image": "a.png", "question": "<image>\nHow many?", "chosen": "... Final answer: 7", "rejected": "... Final answer: 5"}              MMPR; no image: text only
-    {"image_path": "a.png", "text": "{\"question\": \"How many?\", \"chosen\": \"Two.\", \"rejected\": \"Three.\"}"}                    RLHF-V; `text` may be an object
-    {"images": ["a.png"], "prompt": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "How many?"}]}],
-     "chosen": [{"role": "assistant", "content": "Two."}], "rejected": [{"role": "assistant", "content": "Three."}]}                       TRL, conversational
-    {"image": "a.png", "prompt": "How many?", "chosen": "Two.", "rejected": "Three."}                                                      TRL, standard; VL-RLHF
-    {"chosen": [{"role": "user", "content": "How many?"}, {"role": "assistant", "content": "Two."}], "rejected": [the same, another]}      TRL, implicit prompt
-    {"conversations": [{"from": "human", "value": "<image>How many?"}], "chosen": {"from": "gpt", "value": "Two."},
-     "rejected": {"from": "gpt", "value": "Three."}, "images": ["a.png"]}                                                                  LLaMA-Factory
-    A pair has one question: longer conversations and system turns are refused, not cut. `answer` (MMPR's is `answer_gt`), if there, is kept.
+
+def to_pair(
+    record: Any, file: Path, line: Any, root: Path | None = None, name: str | None = None
+) -> Pair:
+    """Make a Pair of one record; prompt and responses are texts, turns or lists of turns.
+
+    A pair has one question: longer conversations and system turns are refused, not cut.
+
+        {"image": "a.png", "question": "<image>\\nHow many?", "chosen": "7", "rejected": "5"}  MMPR
+        {"image_path": "a.png", "text": "{\\"question\\": ..., \\"chosen\\": ..., ...}"}  RLHF-V
+        {"images": ["a.png"], "prompt": [turn], "chosen": [turn], "rejected": [turn]}  TRL
+        {"chosen": [turn, turn], "rejected": [the same turn, another]}  TRL, implicit prompt
+        {"conversations": [turn], "chosen": turn, "rejected": turn, ...}  LLaMA-Factory
     """
     where = f"{file}:{line}"
+    record = unpacked(record, where)
+    key = next((key for key in PROMPT_KEYS if record.get(key) is not None), None)
+    replies = {reply: turns_of(record[reply], "assistant", reply, where) for reply in REPLIES}
+    asked = prompt_of(record, key, replies, where)
+    chosen, rejected = (turns[-1].text.strip() for turns in replies.values())
+    if chosen == rejected:
+        raise UserError(f"{where}: chosen and rejected are the same text; delete the record")
+    images = images_of_pair(record, key, asked, where)
+    text = asked.text.replace("<image>", "").strip()
+    question = record_fields.needed({"question": text}, "question", where)
+    given = record_fields.label_of(record, "id", where) or record_fields.label_of(
+        record, "idx", where
+    )
+    answer = answer_of(record, where)
+    meta = record_fields.without(
+        record, *record_fields.IMAGE_KEYS, *PROMPT_KEYS, *ANSWER_KEYS, *REPLIES, *OTHER_KEYS
+    )
+    meta["prompt_template"] = "none"  # the responses answer this prompt as it stands
+    example = Example(
+        id=given or name or f"{file.name}:{line}",
+        images=[locate(i, file, where, record_fields.USUAL_FOLDERS, root) for i in images],
+        question=question,
+        answer=answer,
+        choices=record_fields.choices_of(record, where),
+        task=record_fields.label_of(record, "task", where),
+        meta=record_fields.carried(meta, where),
+        source=where,
+    )
+    return Pair(example, chosen, rejected)
+
+
+def unpacked(record: Any, where: str) -> dict:
+    """Check that a record is a pair, and open RLHF-V's `text`, an object or one as JSON."""
     if not isinstance(record, dict):
         raise UserError(
             f"{where}: expected an object with {PAIR_KEYS}, found {type(record).__name__}"
@@ -136,150 +190,125 @@ def to_pair(record, file, line, root=None, name=None):
             inner = None
         if not isinstance(inner, dict):
             raise UserError(
-                f"{where}: `text` must be an object with question, chosen and rejected, or one as JSON; mend or delete the record"
+                f"{where}: `text` must be an object with question, chosen and rejected, "
+                "or one as JSON; fix or delete the record"
             )
         record = {**record_fields.without(record, "text"), **inner}
-    if not {"chosen", "rejected"} <= record.keys():
-        raise UserError(
-            f"{where}: no pair; expected {PAIR_KEYS}, found {', '.join(map(str, record)) or 'nothing'}"
-        )
+    if not set(REPLIES) <= record.keys():
+        found = ", ".join(map(str, record)) or "nothing"
+        raise UserError(f"{where}: no pair; expected {PAIR_KEYS}, found {found}")
     if record.get("video"):
         raise UserError(
             f"{where}: the pair is about a video, and only images can be read; delete the record"
         )
-    key = next((key for key in PROMPT_KEYS if record.get(key) is not None), None)
-    replies = {
-        name: turns_of(record[name], "assistant", name, where) for name in ("chosen", "rejected")
-    }
+    return record
+
+
+def prompt_of(record: dict, key: str | None, replies: dict[str, list[Turn]], where: str) -> Turn:
+    """Find the one turn that both replies answer: under `key`, or how both begin."""
     begun = [turns_of(record[key], "user", key, where)] if key else []
-    begun += [
-        turns[:-1] for turns in replies.values() if len(turns) > 1 or not key
-    ]  # how the responses begin
+    begun += [turns[:-1] for turns in replies.values() if len(turns) > 1 or not key]
     if not all(begun):
         raise UserError(
-            f"{where}: no prompt; expected `question`, `prompt` or `conversations`, or that chosen and rejected begin with it"
+            f"{where}: no prompt; expected `question`, `prompt` or `conversations`, "
+            "or that chosen and rejected begin with it"
         )
     if any(turns != begun[0] for turns in begun):
         raise UserError(
-            f"{where}: chosen and rejected do not answer the same prompt; mend or delete the record"
+            f"{where}: chosen and rejected do not answer the same prompt; fix or delete the record"
         )
-    spoken = ["system"] * bool(record.get("system")) + [role for role, *_ in begun[0]]
-    if spoken != ["user"] or any(turns[-1][0] != "assistant" for turns in replies.values()):
+    asking = ["system"] * bool(record.get("system")) + [turn.role for turn in begun[0]]
+    replying = [turns[-1].role for turns in replies.values()]
+    if asking != ["user"] or any(role != "assistant" for role in replying):
         raise UserError(
-            f"{where}: a pair must be one turn from user (or human) and two replies from assistant (or gpt), found a prompt of {text.short(', '.join(spoken), 60)} "
-            f"and replies of {text.short(', '.join(turns[-1][0] for turns in replies.values()), 60)}; a system prompt is given by --system-prompt; delete longer "
-            "conversations"
+            f"{where}: a pair must be one turn from user (or human) and two replies from "
+            f"assistant (or gpt), found a prompt of {short(', '.join(asking), 60)} "
+            f"and replies of {short(', '.join(replying), 60)}; "
+            "a system prompt is given by --system-prompt; delete longer conversations"
         )
-    chosen, rejected = (turns[-1][1].strip() for turns in replies.values())
-    if chosen == rejected:
-        raise UserError(f"{where}: chosen and rejected are the same text; delete the record")
-    _, question, embedded = begun[0][0]
-    # MMPR writes "" for no picture.
-    named = {key: record.get(key) for key in record_fields.IMAGE_KEYS}
-    images = image_fields.pictures_of({**named, "image": named["image"] or None}, where)
-    if images and embedded and not image_fields.same_pictures(images, embedded):
+    return begun[0][0]
+
+
+def images_of_pair(record: dict, key: str | None, asked: Turn, where: str) -> list:
+    """List a pair's pictures, which its prompt or its record names, as they are given."""
+    named = {name: record.get(name) for name in record_fields.IMAGE_KEYS}
+    named["image"] = named["image"] or None  # MMPR writes "" for no picture
+    images = image_fields.pictures_of(named, where)
+    if images and asked.images and not image_fields.same_pictures(images, asked.images):
         raise UserError(
             f"{where}: the prompt holds other pictures than the record names; "
             "delete those that are not meant"
         )
-    images = images or embedded
-    spoken = [
-        turn for name in (key, *replies) if name for turn in image_fields.as_list(record[name])
-    ]
-    image_fields.must_see(
-        record_fields.without(record, *record_fields.IMAGE_KEYS, key, *replies),
-        spoken,
-        images,
-        where,
-    )
-    image_fields.must_match_marks([question], len(images), where)
-    question = record_fields.needed(
-        {"question": question.replace("<image>", "").strip()}, "question", where
-    )
-    given = record_fields.label_of(record, "id", where) or record_fields.label_of(
-        record, "idx", where
-    )
-    name = given or name or f"{file.name}:{line}"
-    answer = next(
-        (
-            str(record[key]).strip()
-            for key in (*record_fields.ANSWER_KEYS, "answer_gt")
-            if isinstance(record.get(key), (str, int, float))
-        ),
-        "",
-    )
+    images = images or asked.images
+    read_keys = [key, *REPLIES] if key else list(REPLIES)
+    turns = [turn for name in read_keys for turn in image_fields.as_list(record[name])]
+    left = record_fields.without(record, *record_fields.IMAGE_KEYS, *read_keys)
+    image_fields.must_see(left, turns, images, where)
+    image_fields.must_match_marks([asked.text], len(images), where)
+    return images
+
+
+def answer_of(record: dict, where: str) -> str:
+    """Read the gold answer, which a pair may have; "" if it has none."""
+    given = [record[key] for key in ANSWER_KEYS if isinstance(record.get(key), (str, int, float))]
+    answer = str(given[0]).strip() if given else ""
     record_fields.must_be_whole(answer, "answer", where)
-    meta = record_fields.without(
-        record,
-        *record_fields.IMAGE_KEYS,
-        *PROMPT_KEYS,
-        *record_fields.ANSWER_KEYS,
-        "answer_gt",
-        "chosen",
-        "rejected",
-        "choices",
-        "id",
-        "idx",
-        "task",
-        "video",
-        "system",
-    )
-    meta["prompt_template"] = "none"  # the responses answer this prompt as it stands
-    example = Example(
-        name,
-        [locate(image, file, where, record_fields.USUAL_FOLDERS, root) for image in images],
-        question,
-        answer,
-        choices=record_fields.choices_of(record, where),
-        task=record_fields.label_of(record, "task", where),
-        meta=record_fields.carried(meta, where),
-        source=where,
-    )
-    return Pair(example, chosen, rejected)
+    return answer
 
 
-def turns_of(value, role, key, where):
-    """[(role, text, images)] of what is under this key: a text of this role, a turn, or a list of turns, {"role", "content"} (TRL) or {"from", "value"} (LLaMA-Factory).
+# --- turns ---
 
-    {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "How many?"}]}  ->  [("user", "<image>How many?", [])]; a part may embed its image
+
+def turns_of(value: Any, role: str, key: str, where: str) -> list[Turn]:
+    """Read the turns under a key: a text of this role, a turn, or a list of turns.
+
+    A turn is {"role", "content"} (TRL) or {"from", "value"} (LLaMA-Factory); parts may embed
+    pictures: {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Why?"}]}
+    -> [Turn("user", "<image>Why?", [])]
     """
-    turns = []
-    for turn in (
-        value
-        if isinstance(value, list)
-        else [value if isinstance(value, dict) else {"role": role, "content": value}]
-    ):
-        speaker = turn.get("role") or turn.get("from") if isinstance(turn, dict) else None
-        if not isinstance(speaker, str):
-            raise UserError(
-                f"{where}: `{key}` must be a text or a list of turns, each with `role` and `content` (or `from` and `value`), found {text.short(turn, 60)}; mend it"
-            )
-        speaker, images = ROLES.get(speaker, speaker), []
-        content = next(
-            (turn[name] for name in ("content", "value") if turn.get(name) is not None), None
-        )
-        if isinstance(content, list):
-            kinds = [
-                part.get("type") if isinstance(part, dict) else type(part).__name__
-                for part in content
-            ]
-            known = ["text"] if speaker == "assistant" else ["text", "image"]
-            if not all(kind in known for kind in kinds):  # a list: a kind may be anything
-                raise UserError(
-                    f"{where}: `{key}` holds {', '.join(text.short(kind, 20) for kind in kinds[:5])}; a reply is made of text, a prompt of text and images; delete the record"
-                )
-            images = [
-                part["image"]
-                for kind, part in zip(kinds, content)
-                if kind == "image" and part.get("image") is not None
-            ]
-            content = "".join(
-                "<image>"
-                if kind == "image"
-                else record_fields.needed({key: part.get("text")}, key, where)
-                for kind, part in zip(kinds, content)
-            )
-        turns.append((speaker, record_fields.needed({key: content}, key, where), images))
+    if not isinstance(value, (dict, list)):
+        value = {"role": role, "content": value}
+    turns = [turn_of(turn, key, where) for turn in image_fields.as_list(value)]
     if not turns:
         raise UserError(f"{where}: `{key}` is empty; fill it in or delete the record")
     return turns
+
+
+def turn_of(turn: Any, key: str, where: str) -> Turn:
+    """Read one turn. UserError if it is none, or holds something else than text and pictures."""
+    speaker = None
+    if isinstance(turn, dict):
+        speaker = turn.get("role") or turn.get("from")
+    if not isinstance(speaker, str):
+        raise UserError(
+            f"{where}: `{key}` must be a text or a list of turns, each with `role` and `content` "
+            f"(or `from` and `value`), found {short(turn, 60)}; fix it"
+        )
+    role = ROLES.get(speaker, speaker)
+    given = [turn[name] for name in ("content", "value") if turn.get(name) is not None]
+    content = given[0] if given else None
+    images = []
+    if isinstance(content, list):
+        content, images = joined_parts(content, role, key, where)
+    return Turn(role, record_fields.needed({key: content}, key, where), images)
+
+
+def joined_parts(parts: list, role: str, key: str, where: str) -> tuple[str, list]:
+    """Join the parts of a turn: (its text with <image> marks, the pictures that it embeds)."""
+    kinds = [p.get("type") if isinstance(p, dict) else type(p).__name__ for p in parts]
+    known = ["text"] if role == "assistant" else ["text", "image"]  # lists: a kind may be anything
+    if not all(kind in known for kind in kinds):
+        found = ", ".join(short(kind, 20) for kind in kinds[:5])
+        raise UserError(
+            f"{where}: `{key}` holds {found}; a reply is made of text, "
+            "a prompt of text and images; delete the record"
+        )
+    texts, images = [], []
+    for kind, part in zip(kinds, parts):
+        if kind == "image":
+            texts.append("<image>")
+            if part.get("image") is not None:
+                images.append(part["image"])
+        else:
+            texts.append(record_fields.needed({key: part.get("text")}, key, where))
+    return "".join(texts), images

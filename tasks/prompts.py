@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from plumbing.errors import UserError
 from tasks import published, record_fields
+from tasks.example import Example
 
 # How a question is put to the model, the same in training and evaluation. r1v is R1-V's training
 # prompt, byte for byte (two spaces). Published sets add how they were evaluated, byte for byte too.
@@ -24,59 +25,65 @@ DEFAULT_TEMPLATE = "r1v"
 SELECT = published.SELECT
 
 
-def template_of(name):
-    """TEMPLATES[name]; UserError for an unknown one."""
+def template_of(name: str) -> str:
+    """Give a template by its name. UserError for an unknown one."""
     if name not in TEMPLATES:
         raise UserError(f"--prompt-template {name} is unknown; there are {', '.join(TEMPLATES)}")
     return TEMPLATES[name]
 
 
-def question_text(example, template=DEFAULT_TEMPLATE):
-    """The question as the template puts it, or the example's own meta["prompt_template"]. `tabmwp` asks for a letter where there are choices (its _choices twin), as R3V does.
-    A question that already ends in what the template (or its twin) asks stays as it is: R3V's worked solutions have it in their files, TabMWP's problems do not."""
+def question_text(example: Example, template: str = DEFAULT_TEMPLATE) -> str:
+    """Put the question as the template does, or as the example's own meta["prompt_template"].
+
+    A template may have a twin, NAME_choices, for questions with choices: `tabmwp`, as R3V.
+    A question that already ends in the instruction is returned as it is: R3V's solutions have it.
+    """
     template = example.meta.get("prompt_template", template)
     twin = f"{template}_choices"
     for name in (template, twin):
-        if name in TEMPLATES and example.question.endswith(
-            TEMPLATES[name].removeprefix("{question}").strip()
-        ):
+        instruction = TEMPLATES.get(name, "").removeprefix("{question}").strip()
+        if name in TEMPLATES and example.question.endswith(instruction):
             return example.question
-    return template_of(twin if example.choices and twin in TEMPLATES else template).replace(
-        "{question}", example.question
+    if example.choices and twin in TEMPLATES:
+        template = twin
+    return template_of(template).replace("{question}", example.question)
+
+
+def refine_prompt(prompt: str, wrong: str) -> str:
+    """Ask to correct a wrong response to this prompt: R3V's self-refine (arXiv:2411.00855)."""
+    return (
+        f"{prompt}\nModel's prediction:\n{quoted(wrong)}\n"
+        "Judge the correctness of the model's prediction and refine it."
     )
 
 
-def refine_prompt(prompt, wrong):
-    """R3V's self-refine (arXiv:2411.00855): a question, as `wording` puts it, with a wrong response to mend. Target: a right one."""
-    return f"{prompt}\nModel's prediction:\n{quoted(wrong)}\nJudge the correctness of the model's prediction and refine it."
+def select_prompt(prompt: str, candidates: list[str], instruction: str | None = None) -> str:
+    """Ask for the right one of several responses: R3V's self-select; target: the answer alone.
 
+    instruction: SELECT.get(template); None asks plainly, for tags where the prompt itself does.
 
-def select_prompt(prompt, candidates, instruction=None):
-    """R3V's self-select: a question, as `wording` puts it, with several responses. Target: the final answer alone, no index and no reasoning.
-
-    instruction: SELECT.get(template); None asks plainly, and for an answer in tags where the question itself does:
         <question>  Output the thinking process ... in <answer> </answer> tags.
         Model's prediction 1:
         <think> ... </think><answer> 3 </answer>
-        Model's prediction 2:
-        <think> ... </think><answer> 4 </answer>
-        Which prediction is correct? Give the final answer in <answer> </answer> tags.              -> <answer> 3 </answer>
+        Model's prediction 2: ...
+        Which prediction is correct? Give the final answer in <answer> </answer> tags.
     """
     if instruction is None:
-        instruction = f"Which prediction is correct? Give the final answer{' in <answer> </answer> tags' if '<answer>' in prompt else ''}."
+        tags = " in <answer> </answer> tags" if "<answer>" in prompt else ""
+        instruction = f"Which prediction is correct? Give the final answer{tags}."
     shown = "".join(
         f"Model's prediction {k}:\n{quoted(text)}\n" for k, text in enumerate(candidates, 1)
     )
     return f"{prompt}\n{shown}{instruction}"
 
 
-def quoted(completion):
-    """A response as it may stand in a prompt: a policy can spell <|image_pad|> letter by letter, which must not become an image."""
+def quoted(completion: str) -> str:
+    """Break the special tokens in a response: a policy can spell <|image_pad|> letter by letter."""
     return completion.replace("<|", "< |")
 
 
-def with_question(example, text):
-    """The example with `text` for its question, to be encoded with template "none": pictures, choices and boxes stay, the worked solution does not."""
+def with_question(example: Example, text: str) -> Example:
+    """Replace the question, to be encoded with template "none", and drop the worked solution."""
     return replace(
         example,
         question=text,

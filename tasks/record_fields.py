@@ -1,48 +1,52 @@
-"""The fields of a record that are text: read each, or say what is wrong."""
+"""The fields of a record that are text: read each, or explain what is wrong with it.
+
+Each raises UserError, which begins with `where` ("set.jsonl:3") and ends with the remedy.
+"""
 
 import math
+from typing import Any
 
 from plumbing.errors import UserError
 from plumbing.text import HALF, short
 from tasks import files
 
 IMAGE_KEYS = ("images", "image", "image_path")
-USUAL_FOLDERS = (
-    "",
-    "images",
-    "png",
-    "tables",
-    "clevr_math_imgs",
-)  # where images lie that are given by name, beside their file
+# Where pictures lie that are given by name, beside their file.
+USUAL_FOLDERS = ("", "images", "png", "tables", "clevr_math_imgs")
 QUESTION_KEYS = ("question", "problem")
 ANSWER_KEYS = ("answer", "ground_truth")
-MOST_COPIES, MOST_PAIRS = 1000, 10_000_000  # of a set with its repeat_time
+# VLM-R1's rewards whose gold "None" means that there is nothing to find.
+DETECTION_METHODS = ("map", "od_ap", "od_ap50", "odLength", "weighted_sum")
 
 
-def text_of(record, keys, where, types=(str,)):
-    """The first of these keys that the record has, as text; None if it has none. UserError for another type, half a character or emptiness."""
-    for key in keys:
-        value = record.get(key)
-        if value is not None:
-            value = decoded(value, key, where)  # a binary column of texts
-            if not isinstance(value, types) or isinstance(value, bool):
-                raise UserError(
-                    f"{where}: `{key}` must be {' or '.join(t.__name__ for t in types)}, found {type(value).__name__}"
-                )
-            if isinstance(value, float) and not math.isfinite(value):
-                raise UserError(
-                    f"{where}: `{key}` is {value}, no number; "
-                    "write it as text, or delete the record"
-                )
-            must_be_whole(value, key, where)
-            if not str(value).strip():
-                raise UserError(f"{where}: `{key}` is empty; fill it in or delete the record")
-            return str(value)
-    return None
+def text_of(
+    record: dict, keys: tuple | list, where: str, types: tuple[type, ...] = (str,)
+) -> str | None:
+    """Read the first of these keys that the record has, as text; None if it has none.
+
+    UserError for another type, NaN and infinity, half a character and an empty text.
+    """
+    key = next((key for key in keys if record.get(key) is not None), None)
+    if key is None:
+        return None
+    value = decoded(record[key], key, where)
+    if not isinstance(value, types) or isinstance(value, bool):
+        raise UserError(
+            f"{where}: `{key}` must be {' or '.join(t.__name__ for t in types)}, "
+            f"found {type(value).__name__}"
+        )
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(
+            f"{where}: `{key}` is {value}, no number; write it as text, or delete the record"
+        )
+    must_be_whole(value, key, where)
+    if not str(value).strip():
+        raise UserError(f"{where}: `{key}` is empty; fill it in or delete the record")
+    return str(value)
 
 
-def decoded(value, key, where):
-    """Read bytes as UTF-8 text; other values stay. UserError if they are no text."""
+def decoded(value: Any, key: str, where: str) -> Any:
+    """Read bytes, of a binary column, as UTF-8 text; other values stay."""
     try:
         return value.decode("utf-8") if isinstance(value, bytes) else value
     except UnicodeDecodeError:
@@ -52,30 +56,33 @@ def decoded(value, key, where):
         ) from None
 
 
-def must_be_whole(value, key, where):
-    """UserError for a text with half a character."""
+def must_be_whole(value: Any, key: str, where: str) -> None:
+    """Refuse a text with half a character."""
     if isinstance(value, str) and not value.isascii() and HALF.search(value):
         raise UserError(
             f"{where}: `{key}` contains half of a surrogate pair (a character cut in two); "
-            "mend or delete the record"
+            "fix or delete the record"
         )
 
 
-def label_of(record, key, where):
+def label_of(record: dict, key: str, where: str) -> str | None:
     """Read what is only shown, an id or a task, as text; null, NaN and blanks as None."""
     value = record.get(key)
     if value is None or value != value:
         return None
     value = decoded(value, key, where)
-    text = files.mended(short(value, 1000)) if isinstance(value, (dict, list)) else str(value)
+    if isinstance(value, (dict, list)):
+        text = files.printable(short(value, 1000))
+    else:
+        text = str(value)
     must_be_whole(text, key, where)
     return text if text.strip() else None
 
 
-def carried(meta, where):
+def carried(meta: dict, where: str) -> dict:
     """Make of the rest of a record what can be written and printed."""
     try:
-        return files.mended(meta)
+        return files.printable(meta)
     except RecursionError:
         raise UserError(
             f"{where}: the record is nested too deeply; expected a flat object; "
@@ -83,16 +90,16 @@ def carried(meta, where):
         ) from None
 
 
-def needed(record, key, where, types=(str,)):
-    """text_of a key that this layout cannot do without."""
+def needed(record: dict, key: str, where: str, types: tuple[type, ...] = (str,)) -> str:
+    """Read a key that this layout cannot do without: `text_of`, never None."""
     text = text_of(record, [key], where, types)
     if text is None:
         raise UserError(f"{where}: `{key}` is null; fill it in or delete the record")
     return text
 
 
-def choices_of(record, where):
-    """`choices` as a list of texts, or None."""
+def choices_of(record: dict, where: str) -> list[str] | None:
+    """Read `choices` as a list of texts; None for null or none."""
     choices = record.get("choices")
     if isinstance(choices, list):
         choices = [decoded(choice, "choices", where) for choice in choices]
@@ -110,17 +117,6 @@ def choices_of(record, where):
     return [str(c) for c in choices] if choices else None
 
 
-def without(record, *keys):
-    """What is left of a record."""
+def without(record: dict, *keys: str) -> dict:
+    """Copy a record without these keys."""
     return {k: v for k, v in record.items() if k not in keys}
-
-
-# ---- boxes
-
-DETECTION_METHODS = (
-    "map",
-    "od_ap",
-    "od_ap50",
-    "odLength",
-    "weighted_sum",
-)  # VLM-R1's rewards whose gold "None" means that there is nothing to find

@@ -318,7 +318,7 @@ def test_bad_jsonl_files(tmp_path, content, expected):
     path.write_bytes(content)
     text = refusal(tasks.read, path)
     assert text.startswith(str(path)) and expected in text
-    assert any(word in text for word in ("mend", "save it as", "expected")), f"no remedy in: {text}"
+    assert any(word in text for word in ("fix", "save it as", "expected")), f"no remedy in: {text}"
 
 
 @pytest.mark.parametrize(
@@ -343,7 +343,7 @@ def test_bad_json_files(tmp_path, content, expected):
     path.write_bytes(content)
     text = refusal(tasks.read, path)
     assert text.startswith(str(path)) and expected in text
-    assert any(word in text for word in ("mend", "save it as", "expected")), f"no remedy in: {text}"
+    assert any(word in text for word in ("fix", "save it as", "expected")), f"no remedy in: {text}"
 
 
 def test_bad_parquet_files(tmp_path):
@@ -379,7 +379,7 @@ def test_bad_names(tmp_path, monkeypatch):
     (tmp_path / "folder").mkdir()
     assert "holds no .json" in refusal(tasks.read, "folder")
     write(tmp_path, [GOOD], "x.jsonl")
-    assert "leave :test away" in refusal(tasks.read, "x.jsonl:test")
+    assert "omit :test" in refusal(tasks.read, "x.jsonl:test")
     (tmp_path / "folder.json").mkdir()
     (tmp_path / "folder" / "x.json").mkdir()
     assert "folder/x.json cannot be read" in refusal(tasks.read, "folder")

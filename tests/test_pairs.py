@@ -448,7 +448,7 @@ BAD_PAIRS = {  # name: (record, what the message must say)
     ),
     "RLHF-V, broken JSON": (
         {"image": A, "text": "{"},
-        ["`text` must be an object with question, chosen and rejected", "mend"],
+        ["`text` must be an object with question, chosen and rejected", "fix"],
     ),
     "RLHF-V, a list": ({"image": A, "text": "[1]"}, ["`text` must be an object"]),
     "RLHF-V, no chosen": (

@@ -1262,11 +1262,11 @@ BAD_FILES = {
         [record(), record(question=...)],
         ["d.jsonl:2", "no question; expected"],
     ),
-    "broken line": ("d.jsonl", [record(), record()[:-3]], ["d.jsonl:2", "broken JSON", "mend"]),
+    "broken line": ("d.jsonl", [record(), record()[:-3]], ["d.jsonl:2", "broken JSON", "fix"]),
     "broken JSON": (
         "d.json",
         ["[" + record() + ",", record()[:-3] + "]"],
-        ["d.json:2", "broken JSON", "mend"],
+        ["d.json:2", "broken JSON", "fix"],
     ),
     "empty file": ("d.jsonl", [], ["d.jsonl", "holds no record", "expected"]),
     "empty JSON": ("d.json", ["[]"], ["d.json", "holds no record", "expected"]),
