@@ -29,7 +29,7 @@ import logps
 from plumbing import checkpoint_files, disk, fields, rundir, running, stopping, sums, templates
 from plumbing.device import pick_device, pick_dtype
 from plumbing.errors import UserError
-from plumbing.flags import MAX_IMAGE_PIXELS, Parser
+from plumbing.flags import MAX_IMAGE_PIXELS, MAX_PIXELS, MIN_PIXELS, Parser
 from tasks import toy
 
 
@@ -144,7 +144,7 @@ def load_processor(directory, max_pixels=None, min_pixels=None):
     )
     tokenizer = checkpoint_files.load_tokenizer(directory)
     special = families.special_ids(tokenizer)
-    size = {"shortest_edge": min_pixels or 3136, "longest_edge": max_pixels or 401408}
+    size = {"shortest_edge": min_pixels or MIN_PIXELS, "longest_edge": max_pixels or MAX_PIXELS}
     if size["shortest_edge"] > size["longest_edge"]:
         raise UserError(
             f"--min-pixels {size['shortest_edge']} is more than --max-pixels {size['longest_edge']}; lower it"
@@ -197,8 +197,8 @@ def load(
     if base == "tiny":
         model, tokenizer, image_processor = families.tiny(seed)
         image_processor.size = {
-            "shortest_edge": min_pixels or 3136,
-            "longest_edge": max_pixels or 401408,
+            "shortest_edge": min_pixels or MIN_PIXELS,
+            "longest_edge": max_pixels or MAX_PIXELS,
         }
         processor = Processor(tokenizer, image_processor, families.special_ids(tokenizer), 4096)
         if quant == "nf4":  # bitsandbytes quantises while loading: save, and load like any other
@@ -505,8 +505,8 @@ def load_from_args(args, train=False, resume=None, needs_training=None):
     trained_with = checkpoint_files.read_run(
         args.model
     )  # the same pictures in evaluation as in training
-    args.max_pixels = args.max_pixels or trained_with.get("max_pixels") or 401408
-    args.min_pixels = args.min_pixels or trained_with.get("min_pixels") or 3136
+    args.max_pixels = args.max_pixels or trained_with.get("max_pixels") or MAX_PIXELS
+    args.min_pixels = args.min_pixels or trained_with.get("min_pixels") or MIN_PIXELS
     device = pick_device(args.device)
     dtype = pick_dtype(args.dtype, device)
     args.device, args.dtype = str(device), str(dtype).removeprefix("torch.")

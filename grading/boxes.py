@@ -119,7 +119,7 @@ CORNERS = re.compile(r"\(\s*(\d+)\s*,\s*(\d+)\s*\)\s*,\s*\(\s*(\d+)\s*,\s*(\d+)\
 
 
 class WrittenBoxes(NamedTuple):
-    """The boxes of a gold text as they stand there, the convention of their numbers, its style."""
+    """The boxes of a gold text as they stand there, and their convention."""
 
     boxes: list | None = None
     box_format: str | None = None
@@ -129,7 +129,7 @@ class WrittenBoxes(NamedTuple):
 def boxes_in(
     text: str, where: str, corners: bool = False, asked: bool = False
 ) -> WrittenBoxes | None:
-    """Read the boxes that a gold answer writes down; None if it is another kind of answer.
+    """Read the boxes of a gold answer; None if it is no such.
 
     "No Objects" and "[]" count if boxes were `asked` for, two points only with `corners`.
     UserError for what begins like boxes and cannot be read.
@@ -178,6 +178,7 @@ def json_quotes(text: str) -> str:
     other = {"\\'": "'", '"': '\\"'}
 
     def in_json(m: re.Match) -> str:
+        """Write one match, a quoted text, in double quotes."""
         if m[1] is None:  # not in single quotes
             return m[0]
         inside = re.sub(r'\\.|"', lambda e: other.get(e[0], e[0]), m[1], flags=re.DOTALL)

@@ -20,7 +20,7 @@ def read(
     max_pixels: int = flags.MAX_PIXELS,
     needs_answer: bool = True,
 ) -> list[Example] | toy.ToyStream:
-    """Read --data or --eval-data: a list of Examples, or of a toy task a stream without end.
+    """Read --data: a list of Examples, or a stream without end of a toy task.
 
     seed, level, teacher: of toy tasks. box_format: how the model writes boxes; the limits on
     pixels are for "resized". needs_answer: see `layouts.to_example`.

@@ -44,7 +44,7 @@ def boxes_of_record(
 
 
 def box_of_record(box: Any, box_format: str, size: list[int], where: str) -> dict:
-    """Check one box, [x1, y1, x2, y2] or an object, and cut it off at the picture's border."""
+    """Check one box, convert it to pixels, cut it off at the border."""
     corners, label = box, None
     if isinstance(box, dict):
         corners, label = box.get("bbox_2d"), box.get("label")
@@ -96,7 +96,7 @@ def answer_text(example: Example, boxes: list[dict]) -> str:
 
 
 def set_box_format(example: Example, box_format: str, min_pixels: int, max_pixels: int) -> None:
-    """Note in a box example how the model writes boxes; other examples stay as they are.
+    """Note in a box example how the model writes boxes.
 
     UserError if its question asks for another convention.
     """

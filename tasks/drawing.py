@@ -61,7 +61,7 @@ def name_of(o: tuple) -> str:
 
 
 def rows_in_words(objects: list[tuple], notes: dict[tuple, str]) -> list[str]:
-    """Put a scene into words, row by row, each object with its note, if it has one.
+    """Put a scene into words, row by row, objects with their notes.
 
     ["Row 1: blue square, red circle (top right).", "Row 2: none.", "Row 3: none.", "Row 4: none."]
     """
@@ -73,7 +73,7 @@ def rows_in_words(objects: list[tuple], notes: dict[tuple, str]) -> list[str]:
 
 
 def unique_kinds(objects: list[tuple]) -> list[tuple[str, tuple]]:
-    """List the colours and shapes that only one object of the scene has, with that object."""
+    """List colours and shapes that only one object has, with that object."""
     kinds = [(kind, [o for o in objects if kind in o]) for kind in (*COLORS, *SHAPES)]
     return [(kind, holders[0]) for kind, holders in kinds if len(holders) == 1]
 
@@ -82,7 +82,7 @@ def unique_kinds(objects: list[tuple]) -> list[tuple[str, tuple]]:
 
 
 def corners_of(shape: str, x: float, y: float, radius: float) -> list[tuple[float, float]]:
-    """List the points of a shape's outline; of a circle, two corners of the square around it."""
+    """List the points of a shape's outline; a circle's are its square's corners."""
     if shape == "triangle":
         return [
             (x + 1.1 * radius * math.sin(a), y + (0.2 - 1.1 * math.cos(a)) * radius)
@@ -121,7 +121,7 @@ def draw_background(rng: random.Random) -> Image.Image:
 
 
 def center_of(row: int, column: int, shift: float, rng: random.Random) -> tuple[float, float]:
-    """Pick a point at most `shift` pixels off the middle of a cell, in the large picture."""
+    """Pick a point near the middle of a cell, in the large picture."""
     x = ((column + 0.5) * CELL + rng.uniform(-shift, shift)) * SCALE
     y = ((row + 0.5) * CELL + rng.uniform(-shift, shift)) * SCALE
     return x, y

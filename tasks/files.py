@@ -64,7 +64,7 @@ def files_of(spec: str | Path) -> list[Path]:
 
 
 def files_in(folder: Path, split: str | None) -> list[Path]:
-    """List a folder's data files, those of one split if their names tell (train by default)."""
+    """List a folder's data files; if their names tell, those of the split."""
     files = []
     for path in sorted(folder.rglob("*")):
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
@@ -82,7 +82,7 @@ def files_in(folder: Path, split: str | None) -> list[Path]:
 
 
 def name_in(spec: str | Path, file: Path) -> str:
-    """Name a file by its path within the folder that was given, or by its own name."""
+    """Name a file by its path within the given folder, or by its name."""
     folder = Path(split_name(spec)[0])
     return file.relative_to(folder).as_posix() if folder.is_dir() else file.name
 
@@ -278,7 +278,9 @@ def values_of(column: Any, name: str, file: Path) -> list:
 
 
 def plain_value(value: Any) -> Any:
-    """Turn a value of a parquet row into what a JSON record would hold; bytes, of pictures, stay.
+    """Turn a value of a parquet row into what JSON would hold.
+
+    Bytes stay: pictures are made of them.
 
     Decimal("1.50") -> "1.50"; date(2020, 1, 5) and a time stamp of its midnight -> "2020-01-05"
     """

@@ -31,7 +31,7 @@ class Figure(NamedTuple):
 
 
 def flip(x: int, y: int, last: int, across: bool, upside: bool, sideways: bool) -> tuple[int, int]:
-    """Mirror a point left to right, top to bottom and along the diagonal; `last` is the border."""
+    """Mirror a point as told; coordinates go from 0 to `last`."""
     x = last - x if across else x
     y = last - y if upside else y
     return (y, x) if sideways else (x, y)
@@ -40,9 +40,10 @@ def flip(x: int, y: int, last: int, across: bool, upside: bool, sideways: bool) 
 def drawings(
     lines: list[list[int]], cells: list[tuple[int, int]], right: int = 1, down: int = 1
 ) -> list[tuple[list, list]]:
-    """List a drawing at `right` x `down` positions, a cell apart, as it is, mirrored and on its side.
+    """List a drawing in each place, mirrored and on its side.
 
     lines: [[x1, y1, x2, y2], ...] in pixels; cells: [(row, column), ...]. Returns pairs of them.
+    right, down: how many places, a cell apart.
     """
     found = []
     for x, y, *flips in itertools.product(range(right), range(down), *[(False, True)] * 3):
@@ -132,9 +133,9 @@ def geometry_record(
     taught_reading: tuple[str, int],
     slip: int = 0,
 ) -> dict:
-    """Make a record of a picture of the first reading; the options are the answers of all four.
+    """Make a record of a picture of the first of four readings.
 
-    Its worked solution is what `taught_reading` comes to.
+    The options are their answers, the worked solution is what `taught_reading` comes to.
     """
     figure, angle = readings[0]
     lines, cells = rng.choice(FIGURES[figure].drawings)

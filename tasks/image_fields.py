@@ -96,7 +96,7 @@ def name_of(image: Any) -> str | None:
 
 
 def same_pictures(images: list, others: list) -> bool:
-    """Tell whether two lists may be of the same pictures: as many, no names that differ."""
+    """Tell whether as many pictures are in both lists, none with another name."""
     if len(images) != len(others):
         return False
     pairs = [(name_of(a), name_of(b)) for a, b in zip(images, others)]
@@ -104,7 +104,7 @@ def same_pictures(images: list, others: list) -> bool:
 
 
 def leaves(value: Any) -> list[tuple[Any, Any]]:
-    """List (key, value) of all that is inside a value, the containers too; keys are the nearest."""
+    """List (nearest key, value) of all that is inside a value, containers too."""
     parts, todo = [], [(None, value)]
     while todo:  # a loop: values may be nested deeper than calls may
         key, value = todo.pop()
@@ -127,7 +127,7 @@ def has_content(value: Any) -> bool:
 
 
 def is_picture(value: Any) -> bool:
-    """Tell whether a text or bytes look like a picture or a video, or the name of one."""
+    """Tell whether this looks like a picture or video, or its name."""
     if isinstance(value, bytes):
         return value.startswith(PICTURE_BYTES) or value[4:8] == b"ftyp"
     if not isinstance(value, str):
@@ -214,7 +214,7 @@ def must_agree(key: Any, value: Any, count: int, where: str) -> None:
 
 
 def unread_picture(key: Any, one_more: bool, where: str) -> UserError:
-    """Make the message about a field that seems to hold a picture, or one more of them."""
+    """Make the message about a field that seems to hold an unread picture."""
     shown = short(key, 60)
     if "video" in str(key).lower():
         return UserError(
@@ -261,7 +261,7 @@ def must_match_marks(texts: list[str | None], count: int, where: str) -> None:
 
 
 def say_without_pictures(examples: list[Example], spec: Any) -> None:
-    """Print, of every file, how many of its records have no picture, and which keys they have."""
+    """Print how many records of each file have no picture, and their keys."""
     by_file = {}
     for example in examples:
         file = re.split(r":\d+(?:, record \d+)?$", example.source)[0]

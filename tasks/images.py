@@ -55,9 +55,9 @@ def locate(
     folders: tuple[str, ...] = ("",),
     root: Path | None = None,
 ) -> Path | bytes:
-    """Find a record's picture: the bytes that it embeds, or a path in one of these folders.
+    """Find a record's picture: its embedded bytes, or a path.
 
-    They are in `root`, or beside `file`. UserError if there is no such picture.
+    folders: where to look, in `root`, or beside `file`. UserError if there is no such picture.
     """
     problem = type(image).__name__
     if isinstance(image, dict):
@@ -197,6 +197,7 @@ def check_images(examples: list[Example], decode: int = 2000) -> None:
     """
 
     def check(item: tuple[int, Example]) -> None:
+        """Look at the pictures of one example."""
         number, example = item
         # A photograph takes 5 to 20 ms: the rest is decoded when its turn comes.
         look = open_image if number < decode else picture_size

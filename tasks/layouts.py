@@ -25,7 +25,7 @@ SHORT_ANSWER = 100  # characters: a text without tags that is longer is no answe
 def to_example(
     record: Any, file: Path, line: Any, needs_answer: bool = True, name: str | None = None
 ) -> Example:
-    """Make an Example of one record: a layout of LAYOUTS, told by its keys, or a plain one.
+    """Make an Example of one record of any layout, told by its keys.
 
     line, name: its place in the file, and its id if it has none, as `rows_of` gives them.
     needs_answer=False: open-ended questions too, whose answer is then "".
@@ -72,7 +72,10 @@ def to_example(
 
 
 def with_our_keys(meta: dict, where: str) -> dict:
-    """Check the keys left in a record that mean something here; null is as good as absent."""
+    """Check the keys left in a record that mean something here.
+
+    null is as good as absent.
+    """
     meta = {key: value for key, value in meta.items() if value is not None or key not in OUR_KEYS}
     template = meta.get("prompt_template")
     known = isinstance(template, str) and template in prompts.TEMPLATES
@@ -120,14 +123,14 @@ def with_answer(solution: str, answer: str) -> str:
 
 
 def asks_for_boxes(question: str, record: dict) -> bool:
-    """Tell whether a record is about boxes, so that "No Objects" is an answer to it."""
+    """Tell whether "No Objects" would be an answer to a record."""
     if record.get("accu_reward_method") in record_fields.DETECTION_METHODS:  # VLM-R1's
         return True
     return bool(re.search("bounding box|bbox|'Position'", question, re.IGNORECASE))
 
 
 def must_be_no_index(record: dict, where: str) -> None:
-    """Refuse an answer that is a number and may be the place of a choice, as in ScienceQA."""
+    """Refuse a number that may be the place of a choice, as in ScienceQA."""
     answer = next(
         (record[key] for key in record_fields.ANSWER_KEYS if record.get(key) is not None), None
     )
@@ -204,7 +207,7 @@ def plain(record: dict, where: str) -> tuple[dict, dict]:
 
 
 def worked_out(record: dict, solution: str | None, where: str) -> str | None:
-    """Give the response to imitate, if a plain record's solution is more than a tagged answer."""
+    """Give the response to imitate, if the solution is more than an answer."""
     thinking = record_fields.text_of(record, ["thinking"], where)
     if thinking and solution:  # R1-distilled: "<think>...</think>", then "<answer>...</answer>"
         solution = f"{thinking.strip()}\n{solution.strip()}"

@@ -32,7 +32,7 @@ class Turn(NamedTuple):
 
 
 def read_pairs(spec: str, image_folder: str | None = None) -> list[Pair]:
-    """Read a file or folder of preference pairs, or MMPR's meta file, which may repeat them.
+    """Read preference pairs from a file, a folder or MMPR's meta file.
 
     In a folder that holds a meta.json, only this is read.
     image_folder: where relative image paths resolve, instead of beside their file.
@@ -77,7 +77,7 @@ def rows_of_pairs(spec: str, root: Path | None) -> list[tuple]:
 
 
 def annotated(record: dict, file: Path, line: Any, root: Path | None) -> list[tuple]:
-    """List what `to_pair` is given for one set of an MMPR meta file, whole copies first.
+    """List the rows of one set of a meta file, whole copies first.
 
     A `repeat_time` of 2.5 is all of it twice, then half of it, sampled by the set's name alone.
     root: --image-folder, in which the set's own folder is looked for first.
@@ -119,7 +119,7 @@ def annotated(record: dict, file: Path, line: Any, root: Path | None) -> list[tu
 
 
 def near(name: str, file: Path) -> Path:
-    """Find a path of a meta file: beside it, in the two folders above, or from where one stands.
+    """Find a path beside a meta file, in two folders above, or here.
 
     MMPR's paths begin with the name of its own folder.
     """
@@ -134,7 +134,7 @@ def near(name: str, file: Path) -> Path:
 def to_pair(
     record: Any, file: Path, line: Any, root: Path | None = None, name: str | None = None
 ) -> Pair:
-    """Make a Pair of one record; prompt and responses are texts, turns or lists of turns.
+    """Make a Pair of one record of texts, turns or lists of turns.
 
     A pair has one question: longer conversations and system turns are refused, not cut.
 
@@ -177,7 +177,7 @@ def to_pair(
 
 
 def unpacked(record: Any, where: str) -> dict:
-    """Check that a record is a pair, and open RLHF-V's `text`, an object or one as JSON."""
+    """Check that a record is a pair, and open RLHF-V's `text`."""
     if not isinstance(record, dict):
         raise UserError(
             f"{where}: expected an object with {PAIR_KEYS}, found {type(record).__name__}"
@@ -260,7 +260,7 @@ def answer_of(record: dict, where: str) -> str:
 
 
 def turns_of(value: Any, role: str, key: str, where: str) -> list[Turn]:
-    """Read the turns under a key: a text of this role, a turn, or a list of turns.
+    """Read a text of this role, a turn or a list of turns.
 
     A turn is {"role", "content"} (TRL) or {"from", "value"} (LLaMA-Factory); parts may embed
     pictures: {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Why?"}]}
@@ -275,7 +275,7 @@ def turns_of(value: Any, role: str, key: str, where: str) -> list[Turn]:
 
 
 def turn_of(turn: Any, key: str, where: str) -> Turn:
-    """Read one turn. UserError if it is none, or holds something else than text and pictures."""
+    """Read one turn. UserError if it holds more than text and pictures."""
     speaker = None
     if isinstance(turn, dict):
         speaker = turn.get("role") or turn.get("from")
@@ -294,7 +294,7 @@ def turn_of(turn: Any, key: str, where: str) -> Turn:
 
 
 def joined_parts(parts: list, role: str, key: str, where: str) -> tuple[str, list]:
-    """Join the parts of a turn: (its text with <image> marks, the pictures that it embeds)."""
+    """Join the parts of a turn: (text with <image> marks, embedded pictures)."""
     kinds = [p.get("type") if isinstance(p, dict) else type(p).__name__ for p in parts]
     known = ["text"] if role == "assistant" else ["text", "image"]  # lists: a kind may be anything
     if not all(kind in known for kind in kinds):

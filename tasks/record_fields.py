@@ -22,9 +22,9 @@ DETECTION_METHODS = ("map", "od_ap", "od_ap50", "odLength", "weighted_sum")
 def text_of(
     record: dict, keys: tuple | list, where: str, types: tuple[type, ...] = (str,)
 ) -> str | None:
-    """Read the first of these keys that the record has, as text; None if it has none.
+    """Read the first of these keys that is there, as text.
 
-    UserError for another type, NaN and infinity, half a character and an empty text.
+    None if there is none. UserError for another type, NaN, infinity, half a character, no text.
     """
     key = next((key for key in keys if record.get(key) is not None), None)
     if key is None:
@@ -66,7 +66,7 @@ def must_be_whole(value: Any, key: str, where: str) -> None:
 
 
 def label_of(record: dict, key: str, where: str) -> str | None:
-    """Read what is only shown, an id or a task, as text; null, NaN and blanks as None."""
+    """Read an id or a task as text; null, NaN and blanks as None."""
     value = record.get(key)
     if value is None or value != value:
         return None

@@ -71,7 +71,10 @@ def random_digits(rng: random.Random, like: list[int]) -> list[int]:
 
 
 def table_flaw(rows: list, rng: random.Random, kind: str) -> list | None:
-    """Copy a reading with one more flaw of this kind; None if it has no row, or colour, to spare."""
+    """Copy a reading with one more flaw.
+
+    None if it has no row to skip, or no colour left to invent one.
+    """
     rows = [(label, list(digits)) for label, digits in rows]
     free = free_colors(rows)
     if kind == "skip" and len(rows) > 1:
@@ -89,9 +92,9 @@ def table_flaw(rows: list, rng: random.Random, kind: str) -> list | None:
 
 
 def any_table(rng: random.Random, fewest: int, most: int) -> tuple[list, tuple[str, int]]:
-    """Invent (rows, wanted): one to four rows of one number (level 1: at most two rows).
+    """Invent (rows, wanted).
 
-    Out of distribution: three rows or four, of two numbers.
+    One to four rows of one number, at level 1 at most two; ood: three or four rows of two numbers.
     """
     if fewest >= drawing.OOD_OBJECTS[0]:
         number = rng.randint(3, 4)
@@ -178,7 +181,7 @@ def table_candidates(rng: random.Random, fewest: int, most: int) -> tuple[dict, 
 
 
 def read_table(record: dict, rng: random.Random) -> tuple[str, str]:
-    """Ask (question, answer) for all that the table says, or one time in four for a comparison.
+    """Ask (question, answer) for all digits, or one time in four a comparison.
 
     Comparisons are what its questions come down to. Sums, as lessons, kept figures from being read.
     """

@@ -29,7 +29,7 @@ from tasks.example import Example
 
 
 class ToySet(NamedTuple):
-    """What a toy set does. Lessons can be made of a set that has the last two.
+    """What a toy set does; lessons need the last two.
 
     candidates: (rng, fewest, most) -> a record and three worked solutions, the right one first.
     read: (record, rng) -> a question about what there is to read in its picture, and the answer.
@@ -82,7 +82,7 @@ def select_lesson(task: str, rng: random.Random, fewest: int, most: int, teacher
 
 
 def repeat_candidates(texts: list[str], place: int, rng: random.Random) -> list[str]:
-    """Make two to six candidates of three, the right one among them, as samples would be.
+    """Make two to six candidates of three, the right one among them.
 
     How often a text is there tells nothing.
     """
@@ -94,9 +94,9 @@ def repeat_candidates(texts: list[str], place: int, rng: random.Random) -> list[
 
 
 def lesson(task: str, rng: random.Random, fewest: int, most: int, teacher: str) -> dict:
-    """Mix the lessons of a set: read one in ten, select nine in twenty, answer directly one in ten.
+    """Mix the lessons of a set.
 
-    The rest is reasoned about, as this teacher does.
+    Read one in ten, select nine in twenty, answer directly one in ten; reason about the rest.
     """
     # The teacher draws from rng, and so changes nothing but its own solution.
     lesson_rng = random.Random(rng.random())
@@ -185,7 +185,7 @@ def make_example(
 
 @dataclass(eq=False)
 class ToyStream:
-    """An endless list of the Examples of a toy set: stream[i] is always the same one.
+    """The Examples of a toy set without end; stream[i] never changes.
 
     pixels: the fewest and the most of a picture that the model sees, for box_format "resized".
     """
