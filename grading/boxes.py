@@ -323,8 +323,15 @@ def drawn_boxes(example: Any, *completions: str) -> list[list[Box]]:
     """
     if meta_of(example).get("boxes") is None:
         return []
-    lists = [gold_boxes(example), *(predicted_boxes(text, example) for text in completions)]
-    return [[box["bbox_2d"] for box in boxes or []] for boxes in lists]
+    drawn = [corners_of(gold_boxes(example))]
+    for text in completions:
+        drawn.append(corners_of(predicted_boxes(text, example) or []))
+    return drawn
+
+
+def corners_of(boxes: list[dict]) -> list[Box]:
+    """List the corners of boxes, without their labels."""
+    return [box["bbox_2d"] for box in boxes]
 
 
 # --- comparing two boxes ---
@@ -437,7 +444,10 @@ def average_precisions(detections: list, golds: list, thresholds: list[float]) -
     for image, scored in detections_of.items():
         hits += image_hits(scored, golds_of.get(image, []), thresholds)
     hits.sort(key=lambda hit: -hit[0])  # stable
-    return [area_under([right[k] for _, right in hits], len(golds)) for k in range(len(thresholds))]
+    areas = []
+    for k in range(len(thresholds)):
+        areas.append(area_under([right[k] for _, right in hits], len(golds)))
+    return areas
 
 
 def image_hits(scored: list, golds: list[Box], thresholds: list[float]) -> list[tuple]:

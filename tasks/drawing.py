@@ -22,6 +22,7 @@ COLORS = {
     "yellow": (236, 186, 30),
 }
 SHAPES = ("circle", "square", "triangle")
+KINDS = (*COLORS, *SHAPES)
 SPLITS = ("train", "test", "ood")
 LEVELS = {1: (1, 2), 2: (1, 4), 3: (1, 6)}  # difficulty: fewest and most objects in a scene
 OOD_OBJECTS = (7, 9)  # more than at any level
@@ -72,10 +73,19 @@ def rows_in_words(objects: list[tuple], notes: dict[tuple, str]) -> list[str]:
     return lines
 
 
+def of_kind(objects: list[tuple], kind: str) -> list[tuple]:
+    """List the objects of a colour or shape."""
+    return [o for o in objects if kind in o]
+
+
 def unique_kinds(objects: list[tuple]) -> list[tuple[str, tuple]]:
     """List colours and shapes that only one object has, with that object."""
-    kinds = [(kind, [o for o in objects if kind in o]) for kind in (*COLORS, *SHAPES)]
-    return [(kind, holders[0]) for kind, holders in kinds if len(holders) == 1]
+    unique = []
+    for kind in KINDS:
+        holders = of_kind(objects, kind)
+        if len(holders) == 1:
+            unique.append((kind, holders[0]))
+    return unique
 
 
 # --- pictures ---

@@ -36,14 +36,10 @@ def question_about(objects: list[tuple], rng: random.Random) -> tuple[str, str, 
     if unique and rng.random() < 0.5:
         kind, target = rng.choice(unique)
         return f"Draw a box around the {kind} object.", kind, [target]
-    kinds = [
-        kind
-        for kind in (*drawing.COLORS, *drawing.SHAPES)
-        if sum(kind in o for o in objects) <= MOST_BOXES
-    ]
-    there = [kind for kind in kinds if any(kind in o for o in objects)]
+    kinds = [k for k in drawing.KINDS if len(drawing.of_kind(objects, k)) <= MOST_BOXES]
+    there = [k for k in kinds if drawing.of_kind(objects, k)]
     kind = rng.choice(there if there and rng.random() < 0.8 else kinds)
-    return f"Find all {kind} objects.", kind, [o for o in objects if kind in o]
+    return f"Find all {kind} objects.", kind, drawing.of_kind(objects, kind)
 
 
 def box_around(o: tuple, margin: int = 0) -> dict:

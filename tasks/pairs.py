@@ -295,7 +295,7 @@ def turn_of(turn: Any, key: str, where: str) -> Turn:
 
 def joined_parts(parts: list, role: str, key: str, where: str) -> tuple[str, list]:
     """Join the parts of a turn: (text with <image> marks, embedded pictures)."""
-    kinds = [p.get("type") if isinstance(p, dict) else type(p).__name__ for p in parts]
+    kinds = [kind_of(part) for part in parts]
     known = ["text"] if role == "assistant" else ["text", "image"]  # lists: a kind may be anything
     if not all(kind in known for kind in kinds):
         found = ", ".join(short(kind, 20) for kind in kinds[:5])
@@ -312,3 +312,8 @@ def joined_parts(parts: list, role: str, key: str, where: str) -> tuple[str, lis
         else:
             texts.append(record_fields.needed({key: part.get("text")}, key, where))
     return "".join(texts), images
+
+
+def kind_of(part: Any) -> Any:
+    """Give the `type` of a part; of what is no object, its Python type."""
+    return part.get("type") if isinstance(part, dict) else type(part).__name__

@@ -65,9 +65,9 @@ def free_colors(rows: list) -> list[str]:
     return [color for color in drawing.COLORS if color not in labels]
 
 
-def random_digits(rng: random.Random, like: list[int]) -> list[int]:
-    """Pick as many digits as another row has."""
-    return [rng.choice(DIGITS) for _ in like]
+def random_digits(rng: random.Random, number: int) -> list[int]:
+    """Pick the digits of a row."""
+    return [rng.choice(DIGITS) for _ in range(number)]
 
 
 def table_flaw(rows: list, rng: random.Random, kind: str) -> list | None:
@@ -81,7 +81,7 @@ def table_flaw(rows: list, rng: random.Random, kind: str) -> list | None:
         del rows[rng.randrange(len(rows))]
     elif kind == "invent" and free:
         place = rng.randrange(len(rows) + 1)
-        rows.insert(place, (rng.choice(free), random_digits(rng, rows[0][1])))
+        rows.insert(place, (rng.choice(free), random_digits(rng, len(rows[0][1]))))
     elif kind == "misread":
         digits = rng.choice(rows)[1]
         place = rng.randrange(len(digits))
@@ -102,10 +102,8 @@ def any_table(rng: random.Random, fewest: int, most: int) -> tuple[list, tuple[s
     else:
         number = rng.randint(1, 4 if most > 2 else 2)
         columns = 1
-    rows = [
-        (label, [rng.choice(DIGITS) for _ in range(columns)])
-        for label in rng.sample(list(drawing.COLORS), number)
-    ]
+    labels = rng.sample(list(drawing.COLORS), number)
+    rows = [(label, random_digits(rng, columns)) for label in labels]
     return rows, rng.choice(THRESHOLDS)
 
 
@@ -133,14 +131,16 @@ def misread_digit(digit: int, rng: random.Random) -> int:
 
 def misread_rows(rows: list, rng: random.Random) -> list:
     """Read a table as the fallible teacher does."""
-    reading = [(label, [misread_digit(d, rng) for d in digits]) for label, digits in rows]
+    reading = []
+    for label, digits in rows:
+        reading.append((label, [misread_digit(d, rng) for d in digits]))
     if rng.random() >= P_WRONG_ROW:
         return reading
     if rows[-1][0] in ("red", "yellow"):
         return reading[:-1] or reading
     free = free_colors(rows)
     if free:
-        reading.append((rng.choice(free), random_digits(rng, rows[0][1])))
+        reading.append((rng.choice(free), random_digits(rng, len(rows[0][1]))))
     return reading
 
 

@@ -44,8 +44,11 @@ def write(folder, records, name="set.jsonl"):
 
 
 def refusal(call, *args, within=1.0, **more):
-    """The text of the UserError that the call must raise soon: one line, of a bearable length. Timed in processor seconds, so that a busy
-    machine raises no false alarm; ten times as much by the clock, so that waiting for something does."""
+    """Give the text of the UserError that the call must raise soon: one line, not too long.
+
+    Timed in processor seconds, so that a busy machine raises no false alarm; ten times as much by
+    the clock, so that waiting for something does.
+    """
     start, clock = time.process_time(), time.perf_counter()
     with pytest.raises(UserError) as error:
         call(*args, **more)
@@ -203,7 +206,8 @@ def reply(text):
 A, B, Q = "images/a.png", "images/b.png", "How many?"
 
 
-PAIRS = {  # layout: (record, its images, its question, its meta); the responses are "Two." and "Three."
+# layout: (record, its images, its question, its meta); the responses are "Two." and "Three."
+PAIRS = {
     "MMPR": (
         {
             "image": A,

@@ -39,7 +39,8 @@ BOXES = {  # layout: (record, the boxes of its answer in pixels of 640 x 480, it
         {
             "image": "a.png",
             "problem": "Detect.",
-            "solution": "<answer>[{'Position': [100, 250, 500, 500], 'Confidence': 1}, {'Position': [0, 0, 1000, 1000], 'Confidence': 1}]</answer>",
+            "solution": "<answer>[{'Position': [100, 250, 500, 500], 'Confidence': 1}, "
+            "{'Position': [0, 0, 1000, 1000], 'Confidence': 1}]</answer>",
         },
         [([64, 120, 320, 240], None), ([0, 0, 640, 480], None)],
         "[{'Position'",
@@ -162,7 +163,7 @@ def test_boxes_of_every_layout_become_pixels(wide, name):
 @pytest.mark.parametrize("name", BOXES)
 @pytest.mark.parametrize("box_format", BOX_FORMATS)
 def test_what_is_imitated_scores_full_marks(wide, name, box_format):
-    """The supervised target of each layout, in each convention, read back by the rewards: the gold boxes, up to rounding."""
+    """The target of each layout, in each convention, read back by the rewards: the gold boxes."""
     import rewards
 
     assert BOX_FORMATS == BOX_FORMATS
@@ -199,14 +200,16 @@ def test_boxes_are_written_in_the_models_convention(wide):
     assert one(wide, rec, box_format="resized", max_pixels=100 * 100).meta["resized"] == [112, 84]
     assert (
         data.target_text(one(wide, rft), "none")
-        == "[{'Position': [100, 250, 500, 500], 'Confidence': 1}, {'Position': [0, 0, 1000, 1000], 'Confidence': 1}]"
+        == "[{'Position': [100, 250, 500, 500], 'Confidence': 1}, "
+        "{'Position': [0, 0, 1000, 1000], 'Confidence': 1}]"
     )  # as its question asks
     assert (
         data.target_text(one(wide, BOXES["Visual-RFT, nothing"][0]), "think")
         == "<answer> No Objects </answer>"
     )
     assert data.target_text(one(wide, lisa), "lisa") == "<answer> (100,250),(500,500) </answer>"
-    worked = "<think> there </think><answer> [{'Position': [100, 250, 500, 500], 'Confidence': 1}] </answer>"
+    answer = "[{'Position': [100, 250, 500, 500], 'Confidence': 1}]"
+    worked = f"<think> there </think><answer> {answer} </answer>"
     example = one(wide, {**rft, "solution": worked})
     assert (
         example.solution == data.target_text(example, "none") == worked
@@ -269,7 +272,7 @@ WORKED_BOXES = {  # name: (a record with a worked solution, what the target says
     ],
 )
 def test_worked_solutions_say_their_boxes_in_the_models_convention(wide, name, box_format, boxes):
-    """They were imitated to the letter, in the file's pixels: learned at the default norm1000, that is an IoU of 0.27."""
+    """They were imitated in the file's pixels: at the default norm1000 that is an IoU of 0.27."""
     import rewards
 
     record, expected = WORKED_BOXES[name]
@@ -387,7 +390,8 @@ def test_resized_is_what_the_model_sees(tiny, wide):
     assert example.meta["resized"] == [columns * 14, rows * 14]
 
 
-BAD_BOXES = {  # name: (what a plain record has beside image and question, what the message must say)
+# name: (what a plain record has beside image and question, what the message must say)
+BAD_BOXES = {
     "outside": (
         {"boxes": [[10, 20, 700, 300]]},
         ["[10, 20, 700, 300] lies outside the picture of 640 x 480 pixels", '"norm1000"'],
@@ -459,7 +463,8 @@ BAD_BOXES = {  # name: (what a plain record has beside image and question, what 
     ),
     "code": (
         {
-            "solution": "<answer>[{'Position': [1, 2, 3, __import__('os')], 'Confidence': 1}]</answer>"
+            "solution": "<answer>[{'Position': [1, 2, 3, __import__('os')], "
+            "'Confidence': 1}]</answer>"
         },
         ["looks like a list of boxes"],
     ),

@@ -89,7 +89,8 @@ def test_prompts_and_responses_of_pairs_encode(tiny, folder):
         picture = "<|vision_start|>" + "<|image_pad|>" * 4 + "<|vision_end|>"
         assert (
             prompt.text
-            == f"{HELPFUL}<|im_start|>user\n{picture * len(images)}{question}<|im_end|>\n<|im_start|>assistant\n"
+            == f"{HELPFUL}<|im_start|>user\n{picture * len(images)}{question}<|im_end|>\n"
+            "<|im_start|>assistant\n"
         )
         rows = [
             data.encode_response(text, processor, pair.example.source, 100)
@@ -171,20 +172,22 @@ def test_reserved_tokens_in_pairs_are_refused(tiny):
             0,
             "Be brief.",
             "none",
-            "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHow many?<|im_end|>\n<|im_start|>assistant\n",
+            "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHow many?<|im_end|>\n"
+            "<|im_start|>assistant\n",
         ),
         (
             1,
             None,
             "none",
-            HELPFUL
-            + "<|im_start|>user\n<|vision_start|>PADS<|vision_end|>How many?<|im_end|>\n<|im_start|>assistant\n",
+            HELPFUL + "<|im_start|>user\n<|vision_start|>PADS<|vision_end|>How many?<|im_end|>\n"
+            "<|im_start|>assistant\n",
         ),
         (
             2,
             "Be brief.",
             "direct",
-            "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n<|vision_start|>PADS<|vision_end|><|vision_start|>PADS<|vision_end|>How many?\n"
+            "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n"
+            "<|vision_start|>PADS<|vision_end|><|vision_start|>PADS<|vision_end|>How many?\n"
             "Answer the question using a single word or phrase.<|im_end|>\n<|im_start|>assistant\n",
         ),
         (
@@ -192,7 +195,8 @@ def test_reserved_tokens_in_pairs_are_refused(tiny):
             None,
             "r1v",
             HELPFUL
-            + "<|im_start|>user\n<|vision_start|>PADS<|vision_end|>How many?  Output the thinking process in <think> </think> and final answer (number) in "
+            + "<|im_start|>user\n<|vision_start|>PADS<|vision_end|>How many?  Output the thinking "
+            "process in <think> </think> and final answer (number) in "
             "<answer> </answer> tags.<|im_end|>\n<|im_start|>assistant\n",
         ),
     ],
@@ -304,7 +308,8 @@ def test_a_prompt_longer_than_the_context_is_refused_and_never_cut(tiny):
     )
     assert processor.context == 4096
     assert "context" in refusal(
-        Asker(processor).prompt, dataclasses.replace(example, images=[], question="日本語" * 3000)
+        Asker(processor).prompt,
+        dataclasses.replace(example, images=[], question="日本語" * 3000),
     )
 
 
@@ -408,7 +413,10 @@ def test_the_processors_decode_stops_at_either_end_and_leaves_text_as_it_is(tiny
 
 
 def test_positions_by_hand():
-    """Two words, an image of 2 x 3, one word: the image stands at time 2 and counts rows and columns from there; after it comes 2 + 3."""
+    """Two words, an image of 2 x 3, one word.
+
+    The image stands at time 2 and counts rows and columns from there; after it comes 2 + 3.
+    """
     is_image = torch.tensor([0, 0, 1, 1, 1, 1, 1, 1, 0]).bool()
     positions, following = families.rope_positions(is_image, [(2, 3)])
     assert (
@@ -461,7 +469,7 @@ def test_positions_and_expansion_equal_transformers(tiny, sizes):
 
 
 def test_a_collated_batch_means_to_the_model_what_transformers_own_inputs_do(tiny):
-    """The whole of this file at once: the states from collate's tensors, and stock transformers' from ids, pixels and a left-out position."""
+    """The states from collate's tensors are stock transformers', from ids and pixels alone."""
 
     policy, processor = tiny
     examples = [
@@ -553,7 +561,7 @@ def test_one_example_and_steps_larger_than_the_data():
 
 
 def fake_prompt(ids, image_at=(), following=None, fill=0.0):
-    """A Prompt of these ids; positions 0, 1, 2, ... in all three dimensions, so that mix-ups show; four patches an image token."""
+    """A Prompt of these ids; positions 0, 1, 2, ... show mix-ups; four patches an image token."""
     n = len(image_at)
     return Prompt(
         torch.tensor(ids),
@@ -581,7 +589,7 @@ def test_the_mask_comes_from_lengths_and_not_from_the_pad_token():
 
 
 def test_collate_by_hand():
-    """Prompt A (3 ids, one image token at 1, next position 7) has one response; prompt B (2 ids) has two."""
+    """Prompt A (3 ids, image token at 1, next position 7) has one response; B (2 ids) has two."""
     a, b = fake_prompt([11, 90, 12], [1], following=7, fill=1.0), fake_prompt([21, 22])
     targets = torch.tensor([[31, 32], [41, 0], [51, 52]])
     mask = torch.tensor([[1.0, 1], [1, 0], [1, 1]])
@@ -666,7 +674,10 @@ def test_each_target_follows_the_state_that_predicts_it():
 
 
 def test_pack_by_hand():
-    """A prompt of 3 ids (one image token at 1, next position 7) and responses of 2, 0 and 1 tokens: six tokens, none of padding."""
+    """A prompt of 3 ids and responses of 2, 0 and 1 tokens: six tokens, none of padding.
+
+    The prompt has one image token at 1, its next position is 7.
+    """
     prompt = fake_prompt([11, 90, 12], [1], following=7, fill=1.0)
     targets, mask = (
         torch.tensor([[31, 32], [88, 88], [41, 88]]),
@@ -916,11 +927,14 @@ def test_micro_batches_collate_to_the_rows_of_the_whole():
 
 def test_refine_and_select_prompts_are_r3vs():
     prompt = question_text(Example("0", [], "How many are red?", "3"), "chartqa")
-    asks = "How many are red?\nFirst generate a step-by-step solution, then answer the question with a numerical value, Yes/No, or a word or phrase."
+    asks = (
+        "How many are red?\nFirst generate a step-by-step solution, then answer the question "
+        "with a numerical value, Yes/No, or a word or phrase."
+    )
     assert prompt == asks
     assert refine_prompt(prompt, "Solution:\n1. Two.\n\nAnswer:\n2") == (
-        asks
-        + "\nModel's prediction:\nSolution:\n1. Two.\n\nAnswer:\n2\nJudge the correctness of the model's prediction and refine it."
+        asks + "\nModel's prediction:\nSolution:\n1. Two.\n\nAnswer:\n2\n"
+        "Judge the correctness of the model's prediction and refine it."
     )
     three = (
         asks + "\nModel's prediction 1:\na\nModel's prediction 2:\nb\nModel's prediction 3:\nc\n"
@@ -928,7 +942,8 @@ def test_refine_and_select_prompts_are_r3vs():
     assert (
         select_prompt(prompt, ["a", "b", "c"], SELECT.get("chartqa"))
         == three
-        + "Which prediction is correct? Give the final answer with a numerical value, Yes/No, or a word or phrase."
+        + "Which prediction is correct? "
+        "Give the final answer with a numerical value, Yes/No, or a word or phrase."
     )
     assert (
         select_prompt(prompt, ["a", "b", "c"])
@@ -940,8 +955,8 @@ def test_refine_and_select_prompts_are_r3vs():
         == "Which prediction has the right OCR, reasoning and calculations? Give the final answer."
     )
     assert (
-        SELECT["clevr_math"]
-        == "Which prediction is correct? Give the final answer with a single numerical value (0-10)."
+        SELECT["clevr_math"] == "Which prediction is correct? "
+        "Give the final answer with a single numerical value (0-10)."
     )
     assert SELECT.keys() <= TEMPLATES.keys()
 
@@ -1008,7 +1023,10 @@ def test_a_candidate_cannot_put_an_image_or_a_turn_into_the_prompt(tiny):
     reason=f"{SHARED / 'tabmwp'} (public records, not part of this repository) is not there",
 )
 def test_worked_solutions_and_problems_of_tabmwp_are_asked_alike():
-    """R3V's worked solutions carry its instruction in the question, TabMWP's problems do not: under one template both ask alike, with options and without."""
+    """R3V's solutions carry its instruction in the question, TabMWP's problems do not.
+
+    Under one template both ask alike, with options and without.
+    """
     solved, problems = (
         tasks.read(SHARED / "tabmwp" / "warmup_cot64.json"),
         tasks.read(SHARED / "tabmwp" / "problems_dev64.json"),
@@ -1032,7 +1050,7 @@ def test_worked_solutions_and_problems_of_tabmwp_are_asked_alike():
 
 
 def test_a_question_is_not_asked_twice_in_the_same_words():
-    """Nor in those of the template's twin, whichever was meant for it; another template is put as ever, and "none" adds nothing."""
+    """Nor in those of the template's twin; another template is put as ever, "none" adds nothing."""
     for name in ("tabmwp", "tabmwp_choices"):
         asked = Example("0", [], TEMPLATES[name].replace("{question}", "Which?"), "B")
         for choices in (None, ["a", "b"]):
@@ -1062,7 +1080,7 @@ def test_lengths_are_those_of_the_encoded_prompts(tiny):
 
 @pytest.mark.parametrize("images", [0, 1, 2])
 def test_a_response_begun_continues_the_prompt(tiny, images):
-    """Ids and positions are those of prompt and text read as one: text goes on by ones, in all three dimensions."""
+    """Ids and positions are those of prompt and text read as one: text goes on by ones."""
     _, processor = tiny
     prompt = Asker(processor, "think").prompt(
         Example("0", [Image.new("RGB", (56, 84), "red")] * images, "How many?", "3")

@@ -56,8 +56,10 @@ def test_lines_of_a_json_list_are_where_its_records_begin(tmp_path, prefix, inde
 
 
 def test_a_json_list_of_many_records_is_read_at_once(tmp_path):
-    """Line numbers were counted from the top for every record: 20,000 took 20 s, and R1-V's 37,000 a minute. False alarm: only on a machine
-    fifty times slower than ours (0.1 s)."""
+    """Lines were counted from the top for every record: 20,000 took 20 s, R1-V's 37,000 a minute.
+
+    False alarm: only on a machine fifty times slower than ours (0.1 s).
+    """
     path = tmp_path / "x.json"
     path.write_text(json.dumps([{"question": "q" * 200, "answer": "1"}] * 20000, indent=1))
     start = time.process_time()
@@ -68,7 +70,10 @@ def test_a_json_list_of_many_records_is_read_at_once(tmp_path):
 def test_jsonl_with_blank_lines_other_line_ends_and_line_separators_inside_texts(tmp_path):
     path = tmp_path / "x.jsonl"
     path.write_bytes(
-        '\ufeff{"question": "one\u2028two", "answer": "é"}\r\n\r\n  \n{"question": "q", "answer": "2"}'.encode()
+        (
+            '\ufeff{"question": "one\u2028two", "answer": "é"}\r\n\r\n  \n'
+            '{"question": "q", "answer": "2"}'
+        ).encode()
     )
     assert files.read_jsonl(path) == [
         (1, {"question": "one\u2028two", "answer": "é"}),
@@ -77,7 +82,7 @@ def test_jsonl_with_blank_lines_other_line_ends_and_line_separators_inside_texts
 
 
 def test_a_hub_snapshot(tmp_path):
-    """A folder as huggingface_hub leaves it: parquet shards with embedded bytes, train and test side by side."""
+    """A folder as huggingface_hub leaves it: parquet shards with embedded bytes, of two splits."""
     inner = tmp_path / "data"
     inner.mkdir()
     (tmp_path / ".cache").mkdir()
@@ -166,7 +171,8 @@ def test_r3vs_warm_up_files_on_one_line_keep_every_solution(folder):
     assert got[999].source == f"{folder / 'w.json'}:1, record 1000"
 
 
-JSON_TEXTS = {  # how a list of three stands in its file: (text around {0}, {1} and {2}, their places)
+# How a list of three stands in its file: (text around {0}, {1} and {2}, their places).
+JSON_TEXTS = {
     "one line": ("[{0}, {1}, {2}]", ["1, record 1", "1, record 2", "1, record 3"]),
     "a line each": ("[\n{0},\n{1},\n{2}]\n", ["2", "3", "4"]),
     "two on a line": ("[\n{0},\n\n{1}, {2}]", ["2", "4, record 2", "4, record 3"]),

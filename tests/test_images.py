@@ -60,7 +60,7 @@ def test_resized_size_equals_transformers():
 
 
 def test_bad_images_are_found_beyond_those_that_are_decoded_at_the_start(folder):
-    """Headers are read even where decoding waits; what decoding would say comes when the image's turn does."""
+    """Headers are read even where decoding waits; its errors come when the image's turn does."""
     bad_images(folder)
     examples = lambda name: [
         Example("0", [], "q", "a"),

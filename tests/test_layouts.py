@@ -168,7 +168,7 @@ def test_where_answer_and_solution_come_from(tmp_path, record, answer, solution)
 )
 @pytest.mark.parametrize("name", ["r1v_geoqa.jsonl", "r1v_superclevr.jsonl"])
 def test_published_r1v_records(tmp_path, name):
-    """Their images are not there, which is what the message must say; with images put there, every record is read."""
+    """Their images are not there, as the message must say; with images, every record is read."""
     text = refusal(tasks.read, RECORDS / name)
     records = [json.loads(line) for line in (RECORDS / name).read_text().splitlines()]
     assert (
@@ -312,7 +312,7 @@ def test_published_tabmwp():
     reason=f"{SHARED / 'tabmwp'} (public records, not part of this repository) is not there",
 )
 def test_published_worked_solutions_and_their_wording():
-    """R3V's warm-up file names its pictures bare; they lie in tables/. Its questions end as our templates do."""
+    """R3V's warm-up file names pictures in tables/. Its questions end as our templates do."""
     got = tasks.read(SHARED / "tabmwp" / "warmup_cot64.json")
     assert len(got) == 64 and all(
         e.images[0].parent.name == "tables"
@@ -337,7 +337,7 @@ def test_published_worked_solutions_and_their_wording():
 )
 @pytest.mark.parametrize("name", ["problems_dev64.json", "warmup_cot64.json"])
 def test_every_published_tabmwp_record_has_question_options_and_answer(name):
-    """The warm-up set and what is measured after it, by the raw records: nothing is left out, and gold letters are among the options asked about."""
+    """By the raw records: nothing is left out, and gold letters are among the options."""
     path = SHARED / "tabmwp" / name
     raw, got = json.loads(path.read_text()), tasks.read(path)
     raw = (
@@ -546,7 +546,8 @@ def test_cvbench_row(wide, name):
     assert (
         question_text(example, "cvbench")
         == CVBENCH["prompt"]
-        + "\nOutput the thinking process in <think> </think> and final answer in <answer> </answer> tags."
+        + "\nOutput the thinking process in <think> </think> "
+        "and final answer in <answer> </answer> tags."
     )
 
 
@@ -577,7 +578,10 @@ def test_m3cot_row(wide):
 
 
 def test_visual_rft_classification(wide):
-    question = "Identify the model.\nThe output answer format should be as follows:\n<think> ... </think> <answer>species name</answer>\nPlease strictly follow the format."
+    question = (
+        "Identify the model.\nThe output answer format should be as follows:\n"
+        "<think> ... </think> <answer>species name</answer>\nPlease strictly follow the format."
+    )
     example = one(
         wide, {"image": "a.png", "problem": question, "solution": "<answer>737-800</answer>"}
     )
@@ -1282,7 +1286,10 @@ def test_an_answer_that_may_be_the_place_of_a_choice_is_refused(wide, answer, ch
 
 
 def test_hostile_records_are_looked_through_at_once(tmp_path):
-    """Keys and values that could make a pattern try every way, or a call go too deep. False alarm: 50 times slower."""
+    """Some could make a pattern try every way, or a call go too deep.
+
+    False alarm: on a machine 50 times slower.
+    """
     deep = "a.png"
     for _ in range(5000):
         deep = [deep]
@@ -1306,7 +1313,8 @@ def test_hostile_records_are_looked_through_at_once(tmp_path):
 # --- values of every type ---
 
 
-STRANGE = {  # name: (what a plain record has besides, what becomes of id, task and choices; or what the message must say)
+# name: (what a plain record has besides, its id, task and choices; or what the message must say)
+STRANGE = {
     "numbers": ({"id": 7, "task": 2, "choices": [1, 0.5]}, ("7", "2", ["1", "0.5"])),
     "NaN": ({"id": float("nan"), "task": float("nan")}, ("x.jsonl:1", None, None)),
     "blank": ({"id": " ", "task": ""}, ("x.jsonl:1", None, None)),
@@ -1371,7 +1379,7 @@ def test_a_message_about_a_long_gold_answer_is_short(tmp_path):
 
 
 def test_open_ended_questions_need_no_answer_where_none_is_compared(folder):
-    """MPO's DropoutNTP has descriptions to write, and no gold answers; whoever scores answers is told which line lacks one."""
+    """MPO's DropoutNTP has descriptions to write, no gold answers; scorers are told the line."""
     records = [
         {"image": "images/a.png", "question": "Describe the picture."},
         {"image": "images/a.png", "question": "How many?", "answer": "3"},

@@ -38,7 +38,7 @@ from tasks.prompts import question_text
 
 
 def test_ids_of_pairs(mmpr):
-    """Two sets of a meta file may have annotations of one name; a record taken twice stays one pair."""
+    """Two sets of a meta file may have annotations of one name; a repeated record is one pair."""
     home = mmpr(a=2, b=1).parent
     (home / "annotations" / "b").mkdir()
     (home / "annotations" / "b.jsonl").rename(home / "annotations" / "b" / "a.jsonl")
@@ -196,7 +196,10 @@ def test_pair_images_beside_the_file_in_a_usual_folder_or_in_one_named_apart(fol
 
 @pytest.fixture
 def mmpr(tmp_path):
-    """MMPR's published tree: meta(repeat_time of "a", of "b") writes its meta.json, whose paths begin with the name of its own folder, and returns its path."""
+    """MMPR's tree: meta(repeat_time of "a", of "b") writes its meta.json and returns its path.
+
+    The paths in it begin with the name of its own folder.
+    """
     home = tmp_path / "MMPR-v1.2"
     for name, color in (("a", "red"), ("b", "blue")):
         (home / "images" / name).mkdir(parents=True)
@@ -518,8 +521,8 @@ def test_bad_files_of_pairs(tmp_path):
     assert "only .json, .jsonl, .parquet" in refusal(pairs.read_pairs, tmp_path / "x.csv")
     (tmp_path / "x.jsonl").write_text("\n")
     assert (
-        "holds no record; expected objects with question (or prompt, or conversations), chosen and rejected"
-        in refusal(pairs.read_pairs, tmp_path / "x.jsonl")
+        "holds no record; expected objects with question (or prompt, or conversations), "
+        "chosen and rejected" in refusal(pairs.read_pairs, tmp_path / "x.jsonl")
     )
     (tmp_path / "x.jsonl").write_text(json.dumps(PAIR) + "\n{")
     assert refusal(pairs.read_pairs, tmp_path / "x.jsonl").startswith(

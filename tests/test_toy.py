@@ -1,7 +1,7 @@
 """Run: python -m pytest -q tests/test_toy.py        (about 40 s on CPU; no network)
 
-Thousands of scenes without their pictures, a few dozen with. The gold answer, the teacher's errors and the place of every object are
-worked out again here, from what was drawn and from the text alone.
+Thousands of scenes without their pictures, a few dozen with. The gold answer, the teacher's errors
+and the place of every object are worked out again here, from the drawing and the text alone.
 """
 
 import copy
@@ -28,13 +28,14 @@ from tasks.table import DIGITS
 from tasks.teacher import LOOK_ALIKE, TEACHERS
 
 ROWS = re.compile(
-    r"<think> Looking for (?:\w+) objects\. Row 1: (.*?)\. Row 2: (.*?)\. Row 3: (.*?)\. Row 4: (.*?)\. </think><answer> (\d+) </answer>"
+    r"<think> Looking for (?:\w+) objects\. Row 1: (.*?)\. Row 2: (.*?)\. "
+    r"Row 3: (.*?)\. Row 4: (.*?)\. </think><answer> (\d+) </answer>"
 )
 
 
 @pytest.fixture
 def undrawn(monkeypatch):
-    """Examples without pictures (drawing comes last, so nothing else changes): thousands in a second."""
+    """Examples without pictures: thousands in a second. Nothing else changes."""
     monkeypatch.setitem(toy.TASKS, "count", toy.ToySet(count_.count, lambda meta, rng: None))
 
 
@@ -64,7 +65,7 @@ def told(record):
     return found, int(match[5])
 
 
-# ------------------------------------------------------------------------------------------------------ reproducible
+# --- reproducible ---
 
 
 @pytest.mark.parametrize("split", drawing.SPLITS)
@@ -78,12 +79,17 @@ def test_same_arguments_same_example_down_to_the_pixels(split, teacher):
 
 
 def test_the_stream_is_the_one_that_published_figures_were_made_with():
-    """README's table and the tiny model's tokenizer depend on the stream; a change here asks for new figures, not for a new literal."""
+    """docs/results.md and the tiny model's tokenizer depend on the stream.
+
+    A change here asks for new figures, not for a new literal.
+    """
     record = toy.make_example("count", "train", 0, 0, 3, "fallible")
     assert (record["question"], record["answer"]) == ("How many triangle objects are there?", "3")
     assert (
         record["solution"]
-        == "<think> Looking for triangle objects. Row 1: red square, yellow square. Row 2: yellow square, green triangle (1). Row 3: yellow triangle (2), red triangle (3). Row 4: none. </think><answer> 3 </answer>"
+        == "<think> Looking for triangle objects. Row 1: red square, yellow square. "
+        "Row 2: yellow square, green triangle (1). Row 3: yellow triangle (2), red triangle (3). "
+        "Row 4: none. </think><answer> 3 </answer>"
     )
 
 
@@ -127,7 +133,7 @@ def test_examples_do_not_depend_on_one_another_nor_on_global_randomness(undrawn)
     assert random.getstate() == state
 
 
-# ------------------------------------------------------------------------------------------------------------ splits
+# --- splits ---
 
 
 def test_splits_are_disjoint_whatever_the_seed_level_and_teacher(undrawn):
@@ -183,7 +189,7 @@ def test_one_object_a_cell_all_colors_and_shapes_occur(undrawn):
     assert set(kinds) == {(color, shape) for color in drawing.COLORS for shape in drawing.SHAPES}
 
 
-# ----------------------------------------------------------------------------------------------- answers and teachers
+# --- answers and teachers ---
 
 
 @pytest.mark.parametrize("split", drawing.SPLITS)
@@ -218,8 +224,11 @@ def test_running_count_in_the_solution_is_right(undrawn):
 
 
 def test_fallible_teacher_overlooks_the_right_hand_column_two_times_in_three(undrawn):
-    """Overlooked of n are binomial(n, 2/3). The bound is 5 standard deviations: a correct teacher with another stream of random numbers
-    would fall outside with probability 6e-7; a teacher at 0.6 or 0.73 falls outside almost surely (n is about 2,000)."""
+    """Overlooked of n, about 2,000, are binomial(n, 2/3); the bound is 5 standard deviations.
+
+    A correct teacher with another stream of random numbers would fall outside with probability
+    6e-7; a teacher at 0.6 or 0.73 falls outside almost surely.
+    """
     missing = right = wrong_answers = 0
     records = scenes(3000)
     for record in records:
@@ -230,11 +239,11 @@ def test_fallible_teacher_overlooks_the_right_hand_column_two_times_in_three(und
                 for r, c, color, shape in record["meta"]["objects"]
                 if r == row
             ]
-            said = [name for r, name, _ in listed if r == row]
+            stated = [name for r, name, _ in listed if r == row]
             last = bool(there) and there[-1][0] == drawing.GRID - 1
             right += last
-            if said != [name for _, name in there]:
-                assert last and said == [name for _, name in there[:-1]], (
+            if stated != [name for _, name in there]:
+                assert last and stated == [name for _, name in there[:-1]], (
                     "overlooked something outside the right-hand column"
                 )
                 missing += 1
@@ -255,8 +264,11 @@ def test_most_frequent_answer_is_no_strategy_out_of_distribution(undrawn):
 
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_most_frequent_answer_is_no_strategy(undrawn, split):
-    """It once was one: with all kinds equally likely in a scene, always saying 1 scored 63 % at level 3. Now it is 48 %: of 1,000 scenes at 0.48,
-    more than 0.55 come out with probability 5e-6 should the stream change. (Levels 1 and 2 are for first words: there 1 is the usual answer.)"""
+    """It once was one: always answering 1 scored 63 % at level 3, now 48 %.
+
+    Should the stream change, more than 0.55 of 1,000 scenes come out with probability 5e-6. (Levels
+    1 and 2 are for first words: there 1 is the usual answer.)
+    """
     answers = Counter(r["answer"] for r in scenes(1000, split))
     assert answers.most_common(1)[0][1] < CONSTANT_GUESS * 1000, f"{split}: {answers}"
 
@@ -270,19 +282,22 @@ def test_answers_and_questions_are_varied(undrawn):
     assert set(wanted) == {*drawing.COLORS, *drawing.SHAPES}
 
 
-# ------------------------------------------------------------------------------------------------------------ pictures
+# --- pictures ---
 
 
 def background(image, x, y):
-    """What an empty scene shows at a pixel, up to the scene's own grey, written down again: G falls by 60 from top to bottom; R - G rises from -30 to
-    30 from left to right, and B - G falls. Returns how far the pixel's R - G and B - G are from that."""
+    """Measure how far a pixel's R - G and B - G are from an empty scene's.
+
+    Up to the scene's own grey, G falls by 60 from top to bottom; R - G rises from -30 to 30 from
+    left to right, and B - G falls.
+    """
     r, g, b = image.getpixel((x, y))
     tint = 30 - 60 * (x + 0.5) / (drawing.GRID * drawing.CELL)
     return max(abs(r - g + tint), abs(b - g - tint))
 
 
 def test_objects_sit_in_their_cells_and_nothing_is_anywhere_else():
-    """Qwen2-VL merges 28 x 28 pixels into one token: each object must lie wholly within its cell, in its color."""
+    """Qwen2-VL merges 28 x 28 pixels into one token: each object lies within its cell."""
     for split in drawing.SPLITS:
         for index in range(25):
             record = toy.make_example("count", split, index)
@@ -307,7 +322,7 @@ def test_objects_sit_in_their_cells_and_nothing_is_anywhere_else():
                         for x, y in inside
                         if {x % drawing.CELL, y % drawing.CELL} & {0, drawing.CELL - 1}
                     ]
-                    # smoothing rings by up to 10 levels (measured); a color is over 60 away from the background anywhere
+                    # Smoothing rings by up to 10 levels (measured); a color is over 60 away.
                     assert all(background(image, x, y) <= 16 for x, y in border), (
                         f"{split} {index}: something on the border of cell {row}, {column}"
                     )
@@ -329,7 +344,10 @@ def test_objects_sit_in_their_cells_and_nothing_is_anywhere_else():
 
 
 def test_a_patch_shows_where_it_is():
-    """Darker downwards, redder to the right, by more than the scenes' greys differ in neighbouring rows: learned in 400 steps instead of not."""
+    """Darker downwards, redder to the right, by more than the greys of scenes differ.
+
+    Places were learned in 400 steps; without the light they were not.
+    """
     for index in range(10):
         record = toy.make_example("count", "train", index, level=1)
         taken = {(r, c) for r, c, _, _ in record["meta"]["objects"]}
@@ -348,7 +366,7 @@ def test_a_patch_shows_where_it_is():
 
 
 def test_shapes_can_be_told_apart():
-    """Area of the bounding box that is filled: a square 1, a circle pi / 4, a triangle 1 / 2; within 0.1, for small smoothed drawings."""
+    """A square fills all of its bounding box, a circle pi / 4, a triangle 1 / 2, within 0.12."""
     share = {"square": 1.0, "circle": math.pi / 4, "triangle": 0.5}
     for index in range(25):
         record = toy.make_example("count", "train", index)
@@ -368,12 +386,12 @@ def test_shapes_can_be_told_apart():
             )
 
 
-# ------------------------------------------------------------------------------------------------------ spatial, ground
+# --- spatial, ground ---
 
 
 @pytest.mark.parametrize("task", ["spatial", "ground"])
 def test_splits_of_the_other_tasks_are_disjoint_too(task):
-    """By the cells that are taken and what is in them: for `ground`, a picture that differs in pixels of size only is the same scene."""
+    """By the cells that are taken and what is in them: sizes, in `ground`, do not count."""
     seen = {
         split: {
             repr([o[:4] for o in toy.make_record(task, split, i, seed)["meta"]["objects"]])
@@ -413,7 +431,7 @@ AGAIN = " Wait, let me check again. "
 
 
 def scan_of(record, look=0):
-    """[(row, "red circle", text in brackets or "")] of the worked solution's first look at the scene (or another), in the order of its text."""
+    """List (row, "red circle", text in brackets or "") of a solution's look at the scene."""
     found = []
     for row, text in re.findall(r"Row (\d): (.*?)\.", record["solution"].split(AGAIN)[look]):
         found += [
@@ -425,7 +443,7 @@ def scan_of(record, look=0):
 
 @pytest.mark.parametrize("split", drawing.SPLITS)
 def test_spatial_answer_worked_out_again(split):
-    """From the question's words and the objects alone: one object fits, and it is in that quarter; the gold teacher reads everything and says so."""
+    """From the question's words and the objects alone: one object fits, and is in that quarter."""
     answers, first = Counter(), Counter()
     for index in range(600):
         r = toy.make_record("spatial", split, index, teacher="gold")
@@ -454,16 +472,16 @@ def test_spatial_answer_worked_out_again(split):
 
 
 def overlooked(task, index):
-    """Of one fallible solution: (number of objects in the right-hand column, how many of those were missed). He misses no others."""
+    """Count the objects in the right-hand column, and those missed; no others are missed."""
     r = toy.make_record(task, "train", index)
     told, right, missed = scan_of(r), 0, 0
     for row in range(drawing.GRID):
         there = [o for o in r["meta"]["objects"] if o[0] == row]
-        said = [name for at, name, _ in told if at == row]
+        stated = [name for at, name, _ in told if at == row]
         last = bool(there) and there[-1][1] == drawing.GRID - 1
         right += last
-        if said != [f"{o[2]} {o[3]}" for o in there]:
-            assert last and said == [f"{o[2]} {o[3]}" for o in there[:-1]], (
+        if stated != [f"{o[2]} {o[3]}" for o in there]:
+            assert last and stated == [f"{o[2]} {o[3]}" for o in there[:-1]], (
                 "overlooked something outside the right-hand column"
             )
             missed += 1
@@ -520,7 +538,7 @@ def boxes_in(text):
 
 @pytest.mark.parametrize("split", drawing.SPLITS)
 def test_ground_boxes_hold_the_object_and_nothing_more(split):
-    """The box is worked out again from the picture: the pixels of the object's cell that are not background; half a pixel of smoothing either way."""
+    """The box is worked out again from the pixels of the object's cell that are not background."""
     checked = 0
     for index in range(40):
         r = toy.make_example("ground", split, index, teacher="gold")
@@ -567,21 +585,24 @@ def test_ground_asks_for_what_it_says(split):
             and (not one or len(wanted) == 1)
         )
         kinds["one" if one else len(wanted)] += 1
-        # the worked solution numbers what is wanted, with row and column; its boxes are the gold ones, from 0 to 1000 instead of 0 to 112
+        # The solution numbers what is wanted; its boxes are the gold ones, from 0 to 1000.
         assert [mark for _, _, mark in scan_of(r) if mark] == [
             f"{i + 1}: {o[0] + 1}, {o[1] + 1}" for i, o in enumerate(wanted)
         ]
-        said = boxes_in(re.search(r"<answer> (.*) </answer>", r["solution"])[1])
+        stated = boxes_in(re.search(r"<answer> (.*) </answer>", r["solution"])[1])
         assert [
             (tuple(round(v * 1000 / 112) for v in box), label)
             for box, label in boxes_in(r["answer"])
-        ] == said
+        ] == stated
         assert r["meta"]["taught"] == r["answer"]
     assert all(kinds[kind] >= 0.02 * 600 for kind in ("one", 0, 1, 2, 3)), kinds
 
 
 def test_ground_teacher_is_careless_two_times_in_three():
-    """His boxes are the gold ones, or four pixels wider on each side, up to the border (the outline is widened before it is rounded: a pixel either way)."""
+    """Its boxes are the gold ones, or four pixels wider on each side, up to the border.
+
+    The outline is widened before it is rounded: a pixel either way.
+    """
     wide = boxes = 0
     near = lambda a, b: all(abs(x - y) <= 1 for x, y in zip(a, b))
     for index in range(2000):
@@ -605,13 +626,16 @@ def test_ground_teacher_is_careless_two_times_in_three():
     assert boxes > 1500 and abs(wide - boxes * 2 / 3) < 5 * math.sqrt(boxes * 2 / 9), (wide, boxes)
 
 
-# ---------------------------------------------------------------------------------------------------- table, geometry
+# --- table, geometry ---
 
 MIXED = sorted(name for name in toy.TASKS if name.startswith(("table", "geometry")))
 
 
 def near(count, number, share, deviations=5):
-    """Whether `count` of `number` is what independent draws at `share` come to: beyond five standard deviations once in two million."""
+    """Tell whether `count` of `number` fits independent draws at `share`.
+
+    Beyond five standard deviations comes out once in two million.
+    """
     return abs(count - number * share) <= deviations * math.sqrt(number * share * (1 - share))
 
 
@@ -647,7 +671,7 @@ def drawn_table(record):
 
 
 def read_aloud(solution):
-    """[(label, digit, ...)] of a table's worked solution: running totals in brackets are left out."""
+    """List (label, digit, ...) of a table's solution, without running totals in brackets."""
     return [
         (label, *map(int, re.findall(r"(\d)(?: \(\d+\))?", digits)))
         for label, digits in re.findall(r"([a-z]+) (\d[^.]*)\.", solution.split(":")[1])
@@ -713,36 +737,39 @@ def test_table_answer_counted_again(split):
     }
 
 
-def test_table_teacher_errs_as_he_says_and_both_ways():
-    """Three times in five the last row is overlooked (red, yellow) or another is seen below it (blue, green), where that can be; one digit in eight that looks like another is taken
-    for it; one count in sixteen is wrong by one, up or down (but not below nothing)."""
+def test_table_teacher_errs_as_documented_and_both_ways():
+    """Three times in five the last row is dropped (red, yellow) or another is invented.
+
+    That is below it (blue, green), where that can be. One digit in eight that looks like another is
+    misread; one count in sixteen is off by one, up or down, but not below nothing.
+    """
     count, errors = Counter(), []
     for index in range(4000):
         r = toy.make_record("table", "train", index)
-        rows, said, taught = rows_drawn(r), read_aloud(r["solution"]), int(r["meta"]["taught"])
+        rows, stated, taught = rows_drawn(r), read_aloud(r["solution"]), int(r["meta"]["taught"])
         assert r["solution"].endswith(f" </think><answer> {taught} </answer>")
-        slip = taught - counted(r["question"], said)
+        slip = taught - counted(r["question"], stated)
         assert slip in (-1, 0, 1)
         count[f"slip {slip}"] += 1
-        count["could slip down"] += counted(r["question"], said) > 0
+        count["could slip down"] += counted(r["question"], stated) > 0
         errors.append(taught - int(r["answer"]))
         overlooks, sees_more = (
             rows[-1][0] in ("red", "yellow") and len(rows) > 1,
             rows[-1][0] in ("blue", "green") and len(rows) < 4,
         )
         count["overlooks"] += overlooks
-        count["overlooked"] += len(said) == len(rows) - 1
+        count["overlooked"] += len(stated) == len(rows) - 1
         count["sees more"] += sees_more
-        count["seen"] += len(said) == len(rows) + 1
-        assert len(said) == len(rows) or (
+        count["seen"] += len(stated) == len(rows) + 1
+        assert len(stated) == len(rows) or (
             overlooks
-            if len(said) < len(rows)
-            else sees_more and said[-1][0] not in [label for label, _ in rows]
+            if len(stated) < len(rows)
+            else sees_more and stated[-1][0] not in [label for label, _ in rows]
         )
-        for (label, digit), (label_said, digit_said) in zip(rows, said):
-            assert label == label_said and digit_said in (digit, LOOK_ALIKE.get(digit))
+        for (label, digit), (label_stated, digit_stated) in zip(rows, stated):
+            assert label == label_stated and digit_stated in (digit, LOOK_ALIKE.get(digit))
             count["alike"] += digit in LOOK_ALIKE
-            count["misread"] += digit_said != digit
+            count["misread"] += digit_stated != digit
     assert (
         near(count["misread"], count["alike"], 1 / 8)
         and near(count["slip 1"], 4000, 1 / 32)
@@ -762,7 +789,11 @@ def test_table_teacher_errs_as_he_says_and_both_ways():
 
 
 def drawn_figure(record):
-    """(figure, angle) from what is drawn: three long lines are a triangle (its short ones are two ticks, or a right angle's mark at a corner); two of one length cross; a line carries half a one."""
+    """Tell (figure, angle) from what is drawn.
+
+    Three long lines are a triangle (its short ones are two ticks, or a right angle's mark at a
+    corner), two of one length cross, a line carries one of half its length.
+    """
     (row, column, _, angle), (*_, mark) = record["meta"]["objects"]
     assert mark == "?" and record["meta"]["objects"][1][:2] != [row, column]
     lines = sorted(record["meta"]["lines"], key=lambda line: -math.dist(line[:2], line[2:]))
@@ -790,7 +821,7 @@ def angle_asked(figure, angle):
 
 @pytest.mark.parametrize("split", drawing.SPLITS)
 def test_geometry_answer_worked_out_again(split):
-    """From what is drawn. Of four different options, the answer is as often the first, or the smallest, as any other."""
+    """From what is drawn. The answer is as often the first, or the smallest, as any."""
     figures, letters, ranks = Counter(), Counter(), Counter()
     for index in range(600):
         r = toy.make_record("geometry", split, index, teacher="gold")
@@ -812,10 +843,10 @@ def test_geometry_answer_worked_out_again(split):
         ] == "How large is the angle marked with a question mark?\nOptions:" + "".join(
             f"\n({a}) {b}" for a, b in zip("ABCD", r["choices"])
         )
-        said = f"{figure.capitalize()}: {angle}. " + (
+        stated = f"{figure.capitalize()}: {angle}. " + (
             f"{SUMS[figure]}-{angle}={answer}." if figure in SUMS else f"Equal angles: {answer}."
         )
-        assert r["solution"] == f"<think> {said} </think><answer> {answer}° </answer>"
+        assert r["solution"] == f"<think> {stated} </think><answer> {answer}° </answer>"
         figures[figure] += 1
         letters[r["choices"].index(r["answer"])] += 1
         ranks[sorted(r["meta"]["values"]).index(answer)] += 1
@@ -827,7 +858,10 @@ def test_geometry_answer_worked_out_again(split):
 
 
 def test_every_drawing_of_a_figure_shows_it():
-    """Each in its place, mirrored or on its side, and within the picture; the two angles lie inside the figure: on no corner of it, and on different sides of the line that parts them."""
+    """Each in its place, mirrored or on its side, and within the picture.
+
+    The two angles lie inside the figure: on no corner, on different sides of what parts them.
+    """
     for figure, (_, _, drawings) in geometry.FIGURES.items():
         shown = {
             (tuple(sorted(map(tuple, lines))), tuple(sorted(places))) for lines, places in drawings
@@ -858,37 +892,41 @@ def test_every_drawing_of_a_figure_shows_it():
                 assert any(first * second < 0 for first, second in turns)
 
 
-def test_geometry_teacher_errs_as_he_says_and_both_ways():
-    """Three times in five he takes the figure for another if its angle is 50 degrees or more; one angle in eight is ten degrees off, one difference in sixteen too."""
+def test_geometry_teacher_errs_as_documented_and_both_ways():
+    """Three times in five it mistakes a figure whose angle is 50 degrees or more.
+
+    One angle in eight is ten degrees off, one difference in sixteen too.
+    """
     count, errors = Counter(), []
     for index in range(4000):
         r = toy.make_record("geometry", "train", index)
         figure, angle = drawn_figure(r)
         match = re.fullmatch(
-            r"<think> ([A-Z][a-z ]+): (\d+)\. (?:Equal angles: \d+|(\d+)-(\d+)=(\d+))\. </think><answer> (\d+°) </answer>",
+            r"<think> ([A-Z][a-z ]+): (\d+)\. (?:Equal angles: \d+|(\d+)-(\d+)=(\d+))\. "
+            r"</think><answer> (\d+°) </answer>",
             r["solution"],
         )
-        said, size = match[1].lower(), int(match[2])
+        stated, size = match[1].lower(), int(match[2])
         assert (
-            said in (figure, TAKEN_FOR[figure])
+            stated in (figure, TAKEN_FOR[figure])
             and size - angle in (-10, 0, 10)
-            and (match[3] is None) == (said not in SUMS)
+            and (match[3] is None) == (stated not in SUMS)
         )
-        assert said == figure or angle >= 50
+        assert stated == figure or angle >= 50
         found = size
         if match[3]:
             found = int(match[5])
             assert (
-                int(match[3]) == SUMS[said]
+                int(match[3]) == SUMS[stated]
                 and int(match[4]) == size
-                and found - (SUMS[said] - size) in (-10, 0, 10)
+                and found - (SUMS[stated] - size) in (-10, 0, 10)
             )
             count["subtracted"] += 1
-            count["slips"] += found != SUMS[said] - size
+            count["slips"] += found != SUMS[stated] - size
         distance = {f"{value}°": abs(value - found) for value in r["meta"]["values"]}
         assert match[6] == r["meta"]["taught"] and distance[match[6]] == min(distance.values())
         count["large"] += angle >= 50
-        count["mistaken"] += said != figure
+        count["mistaken"] += stated != figure
         count["misread"] += size != angle
         errors.append(int(match[6][:-1]) - angle_asked(figure, angle))
     assert (
@@ -901,7 +939,7 @@ def test_geometry_teacher_errs_as_he_says_and_both_ways():
 
 
 def ink(image, row, column):
-    """(28, 28) how dark a cell is, in green: 0 for its usual one, which is the background's, and 1 for the darkest."""
+    """Measure how dark a cell is, in green, (28, 28): 0 for the background, 1 for the darkest."""
     cell = image.crop(
         (
             column * drawing.CELL,
@@ -926,7 +964,7 @@ def ink(image, row, column):
     ],
 )
 def test_what_is_written_can_be_read(task, pictures, drawings, texts):
-    """By the nearest of a few drawings of each text, in pixels that differ: all of it, wherever it stands, though a line may run past it."""
+    """By the nearest of a few drawings of each text, though lines may run past it."""
     # each text at the same places, a little off the middle of a cell, as the seeds say
     templates = {
         text: [
@@ -962,7 +1000,10 @@ def test_what_is_written_can_be_read(task, pictures, drawings, texts):
 
 
 def planted(task, number=4000):
-    """[(texts, answers as numbers, where the right one stands, question)]. Of records as they are drawn, before they go to a split: of the few figures that there are, each split holds more of some."""
+    """List (texts, answers as numbers, where the right one stands, question) of many records.
+
+    Before they go to a split: of the few figures that there are, each split holds more of some.
+    """
     sets = []
     for index in range(number):
         r, texts, at = toy.planted_candidates(
@@ -1008,11 +1049,13 @@ RULES = {  # a set's texts and answers -> how much each candidate looks the righ
 
 @pytest.mark.parametrize("task", ["table", "geometry"])
 def test_nothing_but_the_picture_tells_which_candidate_is_right(task):
-    """No rule that reads the texts alone, nor its opposite, finds the right one more often than one time in three, by more than four standard deviations of 4000 sets (0.03);
-    ties count by halves or thirds."""
+    """No rule on the texts alone, nor its opposite, is right more often than one time in three.
+
+    Within 0.03, four standard deviations of 4000 sets; ties count by halves or thirds.
+    """
     sets = planted(task)
     assert all(near(sum(at == place for _, _, at, _ in sets), 4000, 1 / 3) for place in range(3))
-    # the best that the order of the three answers allows, smallest first or last or otherwise: one place in three
+    # The best that the order of the three answers allows: one place in three.
     orders = Counter(
         (tuple(answers.index(answer) for answer in sorted(answers)), at)
         for _, answers, at, _ in sets
@@ -1039,7 +1082,7 @@ def test_nothing_but_the_picture_tells_which_candidate_is_right(task):
 
 
 def test_how_often_a_candidate_is_there_says_nothing():
-    """Of two or three that differ, the right one is as often as any other the commonest, or the only one that is there once."""
+    """Of two or three that differ, the right one is as often the commonest as any other."""
     count = Counter()
     for index in range(4000):
         rng = random.Random(index)
@@ -1102,7 +1145,10 @@ def test_the_solutions_in_the_docstrings_are_what_is_written():
 
 @pytest.mark.parametrize("task", ["table", "geometry"])
 def test_basics_ask_in_four_ways_and_answer_each_rightly(task):
-    """One in ten is read aloud; 45 in a hundred are chosen among candidates, one in ten is answered directly, the others, as this teacher does, are reasoned about."""
+    """One in ten is read, 45 in a hundred are selected, one in ten is direct.
+
+    The others are reasoned about, as this teacher does.
+    """
     asks, comparisons, sizes = Counter(), 0, Counter()
     for name, number in (
         (f"{task}_basics", 1500),
@@ -1122,10 +1168,8 @@ def test_basics_ask_in_four_ways_and_answer_each_rightly(task):
                 comparisons += bool(compared)
                 if compared:
                     a, word, b = int(compared[1]), compared[2], int(compared[3])
-                    assert (
-                        r["answer"]
-                        == f"{'yes' if (a > b if word == 'greater' else a < b) else 'no'}, {a} and {b}"
-                    )
+                    right = a > b if word == "greater" else a < b
+                    assert r["answer"] == f"{'yes' if right else 'no'}, {a} and {b}"
                 elif task == "table":
                     assert r["question"] == "Read the table." and r["answer"] == " ".join(
                         f"{label} {digit}." for label, (digit,) in gold
@@ -1196,7 +1240,7 @@ def test_the_tiny_tokenizer_knows_what_the_tasks_write(tiny):
 
 @pytest.mark.parametrize("task", ["table", "geometry"])
 def test_every_worked_solution_counts_as_reasoning(task):
-    """selftrain.py leaves out what thinks in fewer than 20 characters: a kind of question whose solutions are all shorter would never be learned from."""
+    """selftrain.py omits what thinks in fewer than 20 characters: no set may be all shorter."""
     for index in range(300):
         assert pools.has_reasoning(toy.make_record(task, "train", index)["solution"]), (
             toy.make_record(task, "train", index)["solution"]
@@ -1208,7 +1252,7 @@ def test_every_worked_solution_counts_as_reasoning(task):
 
 @pytest.mark.parametrize("box_format", BOX_FORMATS)
 def test_toy_boxes_in_every_convention(box_format):
-    """`ground` writes its worked solutions from 0 to 1000; in the other conventions they say the same."""
+    """`ground` writes its solutions from 0 to 1000; in the other conventions they mean the same."""
 
     stream, standard = (
         tasks.read("ground", box_format=box_format, max_pixels=84 * 84),
@@ -1229,7 +1273,7 @@ def test_toy_boxes_in_every_convention(box_format):
             r"\d+, \d+, \d+, \d+", "", plain.solution
         )  # the label first in all three
         taught = toy.make_record("ground", "train", n)["solution"]
-        assert plain.solution == taught  # the fallible teacher's boxes stay his
+        assert plain.solution == taught  # the teacher's boxes stay as they are
         found, expected = (predicted_boxes(e.solution, e) for e in (example, plain))
         assert len(found) == len(expected)
         for a, b in zip(found, expected):
@@ -1278,7 +1322,10 @@ def test_every_run_is_measured_on_the_same_questions():
 
 @pytest.mark.parametrize("task", ["table_basics", "geometry_basics"])
 def test_a_mixed_toy_task_puts_each_question_in_its_own_way(task, tiny):
-    """Whatever the template: "read" as it stands, "direct" for the answer alone, "select" with three candidates; "reason" as the template says."""
+    """Put "read" as it stands, "direct" for the answer alone, "select" with three candidates.
+
+    All whatever the template; "reason" as the template asks.
+    """
     _, processor = tiny
     stream, seen = tasks.read(task, teacher="gold"), Counter()
     for index in range(60):
@@ -1296,7 +1343,8 @@ def test_a_mixed_toy_task_puts_each_question_in_its_own_way(task, tiny):
             )
             expected["select"] = (
                 TEMPLATES["think"].replace("{question}", question)
-                + f"\n{shown}Which prediction is correct? Give the final answer in <answer> </answer> tags."
+                + f"\n{shown}Which prediction is correct? "
+                "Give the final answer in <answer> </answer> tags."
             )
         assert question_text(example, "r1v") == expected[ask] and example.meta.get(
             "prompt_template"
@@ -1322,12 +1370,12 @@ def test_a_mixed_toy_task_puts_each_question_in_its_own_way(task, tiny):
 @pytest.mark.parametrize("task", sorted(toy.TASKS))
 @pytest.mark.parametrize("split", drawing.SPLITS)
 def test_what_a_toy_task_calls_right_can_be_scored(task, split):
-    """Every script asks this before it starts: `geometry_reading` once had the question's choices, and an answer that is none of them."""
+    """Every script checks this: `geometry_reading` once had choices without the answer."""
     data.check_golds(data.head(tasks.read(f"{task}:{split}"), 30), rewards.check_gold)
 
 
 def test_asked_again_a_toy_question_no_longer_has_a_template_of_its_own():
-    """Else "answer" would be wrapped around the candidates of a question that was to be answered directly."""
+    """Else "answer" would be wrapped around the candidates of a direct question."""
     stream = tasks.read("table_basics")
     example = next(
         e for e in (stream[i] for i in range(100)) if e.meta.get("prompt_template") == "answer"
