@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import time
+import zlib
 from pathlib import Path
 
 import pytest
@@ -148,8 +149,6 @@ def bad_images(folder):
         png()
     )  # width and height of 60,000, made up: nothing so large is written or read
     header[16:24] = (60000).to_bytes(4, "big") * 2
-    import zlib
-
     header[29:33] = zlib.crc32(header[12:29]).to_bytes(4, "big")
     (folder / "images" / "bomb.png").write_bytes(header)
 

@@ -3,6 +3,7 @@
 Boxes of records, in every layout and convention, read and written.
 """
 
+import argparse
 import copy
 import dataclasses
 import json
@@ -14,9 +15,19 @@ from samples import GOOD, one, refusal, turns, write
 
 import data
 import families
+import rewards
 import tasks
 from data import Asker
-from grading.boxes import BOX_FORMATS, boxes_to_text, from_pixels, json_quotes, predicted_boxes
+from grading.boxes import (
+    BOX_FORMATS,
+    boxes_to_text,
+    from_pixels,
+    json_quotes,
+    parse_boxes,
+    predicted_boxes,
+    to_pixels,
+    units_across,
+)
 from plumbing.flags import add_data_flags
 from tasks import layouts, record_fields
 
@@ -164,8 +175,6 @@ def test_boxes_of_every_layout_become_pixels(wide, name):
 @pytest.mark.parametrize("box_format", BOX_FORMATS)
 def test_what_is_imitated_scores_full_marks(wide, name, box_format):
     """The target of each layout, in each convention, read back by the rewards: the gold boxes."""
-    import rewards
-
     assert BOX_FORMATS == BOX_FORMATS
     if (
         name.startswith(("Visual-RFT", "LISA")) and box_format != "norm1000"
@@ -273,8 +282,6 @@ WORKED_BOXES = {  # name: (a record with a worked solution, what the target says
 )
 def test_worked_solutions_say_their_boxes_in_the_models_convention(wide, name, box_format, boxes):
     """They were imitated in the file's pixels: at the default norm1000 that is an IoU of 0.27."""
-    import rewards
-
     record, expected = WORKED_BOXES[name]
     example = one(wide, record, box_format=box_format)
     assert data.target_text(example, "rec") == expected.replace(
@@ -351,6 +358,28 @@ def test_quotes_take_linear_time():
 def test_boxes_to_text(boxes, box_format, expected):
     boxes = [{"bbox_2d": list(corners), "label": label} for corners, label in boxes]
     assert boxes_to_text(boxes, box_format, [100, 200], [50, 200]) == expected
+
+
+@pytest.mark.parametrize("style", [None, "position", "corners"])
+@pytest.mark.parametrize("box_format", BOX_FORMATS)
+def test_what_the_writer_writes_the_parser_reads(box_format, style):
+    """In every convention and style: the same boxes, within one unit."""
+    rng = random.Random(0)
+    for _ in range(200):
+        size = [rng.randrange(30, 2000), rng.randrange(30, 2000)]
+        resized = [rng.randrange(28, 1000), rng.randrange(28, 1000)]
+        boxes = []
+        for _ in range(rng.randrange(1, 5)):
+            (x1, x2), (y1, y2) = (sorted(rng.uniform(0, side) for _ in "12") for side in size)
+            boxes.append({"bbox_2d": [x1, y1, x2, y2], "label": rng.choice(["cat", 'a "b"'])})
+        parsed = parse_boxes(boxes_to_text(boxes, box_format, size, resized, style))
+        assert len(parsed) == len(boxes)
+        units = [s / u for s, u in zip(size, units_across(box_format, size, resized))] * 2
+        for box, written in zip(boxes, parsed):
+            corners = to_pixels(written["bbox_2d"], box_format, size, resized)
+            gaps = [abs(a - b) / unit for a, b, unit in zip(corners, box["bbox_2d"], units)]
+            assert max(gaps) <= 1.001
+            assert style or written["label"] == box["label"]
 
 
 def test_the_conversion_is_that_of_the_rewards():
@@ -496,8 +525,6 @@ def test_two_points_are_boxes_in_lisa_only(wide):
 
 
 def test_box_format_flag():
-    import argparse
-
     parser = argparse.ArgumentParser()
     add_data_flags(parser)
     [flag] = [a for a in parser._actions if a.dest == "box_format"]

@@ -38,14 +38,16 @@ from tasks.prompts import (
 def test_the_box_format_is_that_of_the_training_run(tmp_path):
     from argparse import Namespace
 
-    asked = lambda given, model: Namespace(
-        model=str(model),
-        prompt_template=None,
-        system_prompt=None,
-        box_format=given,
-        min_pixels=None,
-        max_pixels=None,
-    )
+    def asked(given, model):
+        return Namespace(
+            model=str(model),
+            prompt_template=None,
+            system_prompt=None,
+            box_format=given,
+            min_pixels=None,
+            max_pixels=None,
+        )
+
     (tmp_path / "args.json").write_text(json.dumps({"box_format": "resized", "max_pixels": 50176}))
     for given, model, expected in (
         (None, tmp_path, ("resized", 3136, 50176)),
@@ -544,7 +546,10 @@ def test_resuming_mid_way_equals_the_straight_run():
         [Example(str(n), [], "q", "a") for n in range(10)],
         tasks.read("count", seed=2),
     ):
-        ids = lambda taken: [e.id for e in taken]
+
+        def ids(taken):
+            return [e.id for e in taken]
+
         straight = [i for step in range(8) for i in ids(take(examples, step * 3, 3, seed=5))]
         resumed = [i for step in range(5, 8) for i in ids(take(examples, step * 3, 3, seed=5))]
         assert straight[15:] == resumed and len(straight) == 24
@@ -713,9 +718,10 @@ def test_only_one_prompt_with_two_responses_or_more_is_packed():
         fake_prompt([3]),
         lambda *shape: torch.ones(*shape, dtype=torch.long),
     )
-    rows = lambda prompts, B, **more: len(
-        collate(prompts, ones(B, 2), torch.ones(B, 2), **more)["input_ids"]
-    )
+
+    def rows(prompts, B, **more):
+        return len(collate(prompts, ones(B, 2), torch.ones(B, 2), **more)["input_ids"])
+
     assert rows([one], 2) == rows([one], 8) == 1
     assert (
         rows([one], 1),
@@ -912,11 +918,17 @@ def test_micro_batches_collate_to_the_rows_of_the_whole():
                 whole["positions"][:, start + b, : P[b] + targets.shape[1]],
             )
         if len(part["image_to"]):
-            lookup = lambda batch, b: [
-                (int(to) % batch["input_ids"].shape[1], float(batch["pixel_values"][4 * int(f), 0]))
-                for to, f in zip(batch["image_to"], batch["image_from"])
-                if int(to) // batch["input_ids"].shape[1] == b
-            ]
+
+            def lookup(batch, b):
+                return [
+                    (
+                        int(to) % batch["input_ids"].shape[1],
+                        float(batch["pixel_values"][4 * int(f), 0]),
+                    )
+                    for to, f in zip(batch["image_to"], batch["image_from"])
+                    if int(to) // batch["input_ids"].shape[1] == b
+                ]
+
             assert [lookup(part, b) for b in range(end - start)] == [
                 lookup(whole, start + b) for b in range(end - start)
             ]

@@ -88,11 +88,14 @@ def test_a_hub_snapshot(tmp_path):
     (tmp_path / ".cache").mkdir()
     (tmp_path / ".cache" / "train-x.json").write_text("not for us")
     (tmp_path / "dataset_infos.json").write_text("{}")
-    row = lambda n, color: {
-        "image": {"bytes": png(color=color), "path": f"{n}.png"},
-        "problem": f"q{n}",
-        "solution": f"<answer> {n} </answer>",
-    }
+
+    def row(n, color):
+        return {
+            "image": {"bytes": png(color=color), "path": f"{n}.png"},
+            "problem": f"q{n}",
+            "solution": f"<answer> {n} </answer>",
+        }
+
     write(inner, [row(0, "red"), row(1, "lime")], "train-00000-of-00002.parquet")
     write(inner, [row(2, "blue")], "train-00001-of-00002.parquet")
     write(inner, [row(3, "white")], "test-00000-of-00001.parquet")

@@ -7,6 +7,7 @@ import dataclasses
 import io
 import random
 import struct
+import subprocess
 import zlib
 
 import pytest
@@ -62,10 +63,13 @@ def test_resized_size_equals_transformers():
 def test_bad_images_are_found_beyond_those_that_are_decoded_at_the_start(folder):
     """Headers are read even where decoding waits; its errors come when the image's turn does."""
     bad_images(folder)
-    examples = lambda name: [
-        Example("0", [], "q", "a"),
-        Example("1", [folder / "images" / name], "q", "a", source="set.json:9"),
-    ]
+
+    def examples(name):
+        return [
+            Example("0", [], "q", "a"),
+            Example("1", [folder / "images" / name], "q", "a", source="set.json:9"),
+        ]
+
     for name in ("text.png", "empty.png", "bomb.png"):
         assert refusal(check_images, examples(name), decode=1).startswith("set.json:9: ")
     check_images(examples("cut.png"), decode=1)
@@ -236,8 +240,6 @@ def test_no_white_is_guessed_for_32_bits(mode, value):
 
 def test_no_program_is_run_for_a_picture(folder, monkeypatch):
     """Pillow has Ghostscript draw an EPS file, whatever its name is."""
-    import subprocess
-
     monkeypatch.setattr(subprocess, "check_call", lambda *_, **__: pytest.fail("run"))
     Image.new("RGB", (30, 30)).save(folder / "a.eps")
     (folder / "a.eps").rename(folder / "a.png")

@@ -288,8 +288,6 @@ def test_tabmwp_record(tmp_path, indent):
     reason=f"{SHARED / 'tabmwp'} (public records, not part of this repository) is not there",
 )
 def test_published_tabmwp():
-    import rewards
-
     path = SHARED / "tabmwp" / "problems_dev64.json"
     raw, got = json.loads(path.read_text()), tasks.read(path)
     data.check_golds(got, rewards.check_gold)
@@ -325,8 +323,6 @@ def test_published_worked_solutions_and_their_wording():
         e.question.endswith(ends["\nOptions:\n(A) " in e.question].replace("{question}", ""))
         for e in got
     )
-    import rewards
-
     for name in ("accuracy", "format"):  # without tags, imitating these earned nothing: 0 of 64
         assert [rewards.REWARDS[name](data.target_text(e, "none"), e) for e in got] == [1.0] * 64
 

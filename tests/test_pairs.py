@@ -149,12 +149,15 @@ def test_pairs_in_every_format_and_order(folder, name):
 
 def test_pairs_of_a_parquet_snapshot(tmp_path):
     """TRL's columns as the Hub has them: shards, embedded bytes, and every part with every key."""
-    row = lambda n, color: {
-        "images": [{"bytes": png(color=color), "path": None}],
-        "prompt": [user([{"type": "image", "text": None}, {"type": "text", "text": f"q{n}"}])],
-        "chosen": [reply([{"type": "text", "text": "Two."}])],
-        "rejected": [reply([{"type": "text", "text": "Three."}])],
-    }
+
+    def row(n, color):
+        return {
+            "images": [{"bytes": png(color=color), "path": None}],
+            "prompt": [user([{"type": "image", "text": None}, {"type": "text", "text": f"q{n}"}])],
+            "chosen": [reply([{"type": "text", "text": "Two."}])],
+            "rejected": [reply([{"type": "text", "text": "Three."}])],
+        }
+
     write(tmp_path, [row(0, "red")], "train-00000-of-00002.parquet")
     write(tmp_path, [row(1, "lime")], "train-00001-of-00002.parquet")
     write(tmp_path, [row(2, "blue")], "test-00000-of-00001.parquet")
@@ -170,7 +173,9 @@ def test_pairs_of_a_parquet_snapshot(tmp_path):
 
 
 def test_pair_images_beside_the_file_in_a_usual_folder_or_in_one_named_apart(folder):
-    pair = lambda image: [{"image": image, "question": Q, "chosen": "Two.", "rejected": "Three."}]
+    def pair(image):
+        return [{"image": image, "question": Q, "chosen": "Two.", "rejected": "Three."}]
+
     [usual] = pairs.read_pairs(write(folder, pair("a.png")))
     assert usual.example.images == [folder / "images" / "a.png"]
     other = folder / "other"
@@ -221,13 +226,15 @@ def mmpr(tmp_path):
         )
 
     def meta(**times):
-        entry = lambda name, times: {
-            "root": f"MMPR-v1.2/images/{name}",
-            "annotation": f"MMPR-v1.2/annotations/{name}.jsonl",
-            "data_augment": False,
-            "repeat_time": times,
-            "length": 10,
-        }
+        def entry(name, times):
+            return {
+                "root": f"MMPR-v1.2/images/{name}",
+                "annotation": f"MMPR-v1.2/annotations/{name}.jsonl",
+                "data_augment": False,
+                "repeat_time": times,
+                "length": 10,
+            }
+
         (home / "meta.json").write_text(
             json.dumps({name: entry(name, n) for name, n in times.items()}, indent=1)
         )

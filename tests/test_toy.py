@@ -351,9 +351,10 @@ def test_a_patch_shows_where_it_is():
     for index in range(10):
         record = toy.make_example("count", "train", index, level=1)
         taken = {(r, c) for r, c, _, _ in record["meta"]["objects"]}
-        middle = lambda row, column: record["image"].getpixel(
-            (column * drawing.CELL + 14, row * drawing.CELL + 14)
-        )
+
+        def middle(row, column):
+            return record["image"].getpixel((column * drawing.CELL + 14, row * drawing.CELL + 14))
+
         for row in range(drawing.GRID):
             for column in range(drawing.GRID):
                 if (row, column) in taken:
@@ -604,7 +605,10 @@ def test_ground_teacher_is_careless_two_times_in_three():
     The outline is widened before it is rounded: a pixel either way.
     """
     wide = boxes = 0
-    near = lambda a, b: all(abs(x - y) <= 1 for x, y in zip(a, b))
+
+    def near(a, b):
+        return all(abs(x - y) <= 1 for x, y in zip(a, b))
+
     for index in range(2000):
         r = toy.make_record("ground", "train", index)
         numbered = {(row, name): mark for row, name, mark in scan_of(r)}
