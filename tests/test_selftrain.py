@@ -29,12 +29,15 @@ import torch
 from PIL import Image
 
 import data
+import heldout
 import losses
 import model as modeling
 import rollout
+import sampler
 import selftrain
 import tasks as tasks_
-import update as update_
+import train_dpo
+import update
 from grading import answers, metrics
 from plumbing import disk, plots, records, rundir, running
 from plumbing.arguments import read_args
@@ -47,7 +50,7 @@ from pools import (
     balance_kinds,
     balance_positions,
     blind,
-    build,
+    build_items,
     correctness_pairs,
     entails,
     final_answer,
@@ -73,7 +76,6 @@ from tasks.prompts import (
     select_prompt,
     with_question,
 )
-from update import imitate, pair_logps, prefer
 
 
 def line(
@@ -176,7 +178,7 @@ def test_true_false_true():
     assert self_cot(right)["sample"] == 3 and samples(self_refine(right, wrong)) == [2, 3]
     [one] = self_select_sets(right, wrong)
     assert one["kind"] == "2+1" and samples(one["right"]) == [1, 3] and samples(one["wrong"]) == [2]
-    items, counts = build({"q": example()}, pool_of("TFT"), prompt_of, balance=False)
+    items, counts = build_items({"q": example()}, pool_of("TFT"), prompt_of, balance=False)
     cot, refine, select = items
     texts = [one["completion"] for one in pool_of("TFT")]
     assert cot == {"id": "q", "task": "cot", "prompt": "How many in q? Think.", "target": texts[2]}
@@ -242,7 +244,7 @@ def test_the_newest_make_both_kinds():
     ],
 )
 def test_what_is_built_from_what(pattern, kinds):
-    items, counts = build(
+    items, counts = build_items(
         {"q": example()}, pool_of(pattern), prompt_of, sizes=(3, 4), balance=False
     )
     assert {item["task"] for item in items} == kinds == {task for task in BUILT if counts[task]}
@@ -327,10 +329,12 @@ def test_mixed_sizes():
 @pytest.mark.parametrize("n", [7, 40, 61, 300])
 def test_kinds_and_positions_are_balanced(n):
     examples, pool = many(n, random.Random(n), 4)
-    items, counts = build(examples, pool, prompt_of, ("select",), seed=n)
+    items, counts = build_items(examples, pool, prompt_of, ("select",), seed=n)
     kinds = Counter(item["kind"] for item in items)
     assert kinds["2+1"] == kinds["1+2"] == counts["select/2+1"] > 0
-    everything, unbalanced = build(examples, pool, prompt_of, ("select",), seed=n, balance=False)
+    everything, unbalanced = build_items(
+        examples, pool, prompt_of, ("select",), seed=n, balance=False
+    )
     assert (
         counts["select/surplus"]
         == len(everything) - len(items)
@@ -353,7 +357,7 @@ def test_kinds_and_positions_are_balanced(n):
 def test_larger_sets_are_balanced_too():
     rng = random.Random(3)
     examples, pool = many(60, rng, 12)
-    items, _ = build(examples, pool, prompt_of, ("select",), sizes=(2, 3, 4, 5, 6))
+    items, _ = build_items(examples, pool, prompt_of, ("select",), sizes=(2, 3, 4, 5, 6))
     for size in (3, 4, 5, 6):
         some = [item for item in items if len(item["candidates"]) == size]
         assert (
@@ -387,13 +391,13 @@ def test_no_place_tells_which_candidate_is_newer():
 
 
 def test_a_set_alone_of_its_kind_is_surplus():
-    items, counts = build({"q": example()}, pool_of("TFT"), prompt_of)
+    items, counts = build_items({"q": example()}, pool_of("TFT"), prompt_of)
     assert (
         [item["task"] for item in items] == ["cot", "refine"]
         and counts["select/surplus"] == 1
         and counts["select"] == 0
     )
-    items, _ = build(
+    items, _ = build_items(
         {"q": example()}, pool_of("TF"), prompt_of, sizes=(2,)
     )  # one right and one wrong: no majority to learn from
     assert [item.get("kind") for item in items] == [None, None, "1+1"]
@@ -406,7 +410,7 @@ def test_voted_right_is_what_voting_gets():
         line(3, "7.0", False, "a"),
         *pool_of("TTF", "b"),
     ]
-    _, counts = build({"a": example("a"), "b": example("b")}, pool, prompt_of)
+    _, counts = build_items({"a": example("a"), "b": example("b")}, pool, prompt_of)
     assert (counts["select/1+2"], counts["select/2+1"], counts["select/voted_right"]) == (1, 1, 1)
 
 
@@ -418,7 +422,7 @@ def test_only_what_reasons_and_ends_is_used():
         {**line(4, "3", True), "completion": "<answer> 3 </answer>"},
         {**line(5, "9", False), "completion": "<answer> 9 </answer>"},
     ]
-    items, counts = build({"q": example()}, pool, prompt_of, balance=False)
+    items, counts = build_items({"q": example()}, pool, prompt_of, balance=False)
     assert [item["target"] for item in items] == [pool[0]["completion"]] * 2 and pool[1][
         "completion"
     ] in items[1]["prompt"]
@@ -428,13 +432,13 @@ def test_only_what_reasons_and_ends_is_used():
         1,
         0,
     )
-    items, _ = build({"q": example()}, pool, prompt_of, balance=False, least=0)
+    items, _ = build_items({"q": example()}, pool, prompt_of, balance=False, least=0)
     assert items[0]["target"] == "<answer> 3 </answer>"
 
 
 def test_options_stay_in_the_prompt_and_the_instruction_arrives():
     choices = ["three", "nine"]
-    items, _ = build(
+    items, _ = build_items(
         {"q": example(choices=choices)},
         pool_of("TTF"),
         prompt_of,
@@ -450,14 +454,18 @@ def test_options_stay_in_the_prompt_and_the_instruction_arrives():
         line(3, "B", False),
     ]  # two spellings of one option agree
     assert (
-        len(build({"q": example(choices=choices)}, pool, prompt_of, ("select",), balance=False)[0])
+        len(
+            build_items(
+                {"q": example(choices=choices)}, pool, prompt_of, ("select",), balance=False
+            )[0]
+        )
         == 1
     )
 
 
 def test_the_target_is_spelt_as_the_newest_right_one_did():
     pool = [line(1, "3.0", True), line(2, "3 cubes", True), line(3, "9", False)]
-    [item] = build({"q": example()}, pool, prompt_of, ("select",), balance=False)[0]
+    [item] = build_items({"q": example()}, pool, prompt_of, ("select",), balance=False)[0]
     assert (
         item["target"] == "<answer> 3 cubes </answer>"
         and answers.extract_answer(item["target"]) == "3 cubes"
@@ -494,7 +502,7 @@ def test_the_target_of_a_set_is_r3vs(template, said, target):
         }
         for k in (2, 3)
     ]
-    items = build(
+    items = build_items(
         {"q": example()},
         [right, *wrong],
         prompt_of,
@@ -514,24 +522,17 @@ def test_the_target_of_a_set_is_r3vs(template, said, target):
     [("chartqa", "3"), ("clevr_math", "3"), ("tabmwp", "Answer: 3"), ("direct", "Answer: 3")],
 )
 def test_an_iteration_takes_the_targets_of_its_template(monkeypatch, tmp_path, template, target):
-    monkeypatch.setattr(selftrain, "fits", lambda *_: True)
+    monkeypatch.setattr(sampler.Sampler, "fits", lambda *_: True)
     said = "Solution:\n{}. I count all the things that there are, one by one.\nAnswer: {}"
     pool = [
         {**line(k, answer, answer == "3"), "completion": said.format(k, answer)}
         for k, answer in enumerate(["3", "3", "9", "9"], 1)
     ]
-    args = SimpleNamespace(
-        prompt_template=template,
-        rationalization=False,
-        method="r3v",
-        refine_weight=1,
-        select_weight=1,
-        select_sizes=[3],
-        seed=0,
+    asking = sampler.Sampler(data.Asker(None, template), None, None, None, 1)
+    folder, examples = tmp_path / "iteration-1", {"q": example()}
+    items, _ = sampler.items_from_pools(
+        folder, 1, None, asking, examples, pool, (4, 0), build_items, BUILT, False, 0
     )
-    items = selftrain.build_items(
-        tmp_path / "iteration-1", None, None, {"q": example()}, pool, None, args, 1
-    )[0]
     assert [item["target"] for item in items if item["task"] == "select"] == [target] * 2
 
 
@@ -544,9 +545,9 @@ def test_a_bare_target_is_read_again():
 
 
 def test_tasks_can_be_left_out():
-    everything, _ = build({"q": example()}, pool_of("TTFF"), prompt_of)
+    everything, _ = build_items({"q": example()}, pool_of("TTFF"), prompt_of)
     for some in itertools.chain.from_iterable(itertools.combinations(BUILT, k) for k in (1, 2)):
-        items, counts = build({"q": example()}, pool_of("TTFF"), prompt_of, some)
+        items, counts = build_items({"q": example()}, pool_of("TTFF"), prompt_of, some)
         assert items == [item for item in everything if item["task"] in some] and all(
             counts[task] == sum(item["task"] == task for item in items) for task in BUILT
         )
@@ -555,7 +556,7 @@ def test_tasks_can_be_left_out():
 def test_the_seed_decides_and_nothing_is_written_to():
     examples, pool = many(50, random.Random(1), 8)
     before = copy.deepcopy((examples, pool))
-    build_with = lambda seed: build(examples, pool, prompt_of, sizes=(2, 3, 4), seed=seed)
+    build_with = lambda seed: build_items(examples, pool, prompt_of, sizes=(2, 3, 4), seed=seed)
     assert (
         build_with(1) == build_with(1)
         and build_with(1)[0] != build_with(2)[0]
@@ -572,7 +573,7 @@ def test_the_seed_decides_and_nothing_is_written_to():
 
 def test_a_pool_of_other_data_is_refused():
     with pytest.raises(UserError, match="'q'.*--data"):
-        build({"other": example("other")}, pool_of("TF"), prompt_of)
+        build_items({"other": example("other")}, pool_of("TF"), prompt_of)
 
 
 # ------------------------------------------------------------------------------------------------------------- STaR
@@ -591,7 +592,7 @@ def test_rationalised_samples_train_without_their_hint():
     assert samples(rationalised(hinted)) == [2, 5]
     examples = {id: example(id) for id in "abcd"}
     pool = [*pool_of("FFF", "a"), *pool_of("FT", "b"), *pool_of("F", "c"), *pool_of("F", "d")]
-    items, counts = build(examples, pool, prompt_of, ("cot",), hinted=hinted)
+    items, counts = build_items(examples, pool, prompt_of, ("cot",), hinted=hinted)
     assert [(item["id"], item["prompt"]) for item in items] == [
         ("a", prompt_of(examples["a"])),
         ("b", prompt_of(examples["b"])),
@@ -884,8 +885,12 @@ def speaking(monkeypatch):
     speak(monkeypatch)
 
 
-def run(line, *more):
-    selftrain.main(selftrain.parse_args([*line.split(), *map(str, more)]))
+def run(line, *more, script=selftrain):
+    script.main(script.parse_args([*line.split(), *map(str, more)]))
+
+
+def run_dpo(line):
+    run(line, script=train_dpo)
 
 
 @pytest.fixture(scope="module")
@@ -951,48 +956,48 @@ KILLS = {
         ("plumbing.rundir.publish", 1),
         ("plumbing.disk.write_json", "iteration-0/trained.json"),
         ("plumbing.rundir.remove", "iteration-0/checkpoint-1"),
-        ("generate.answer_all", 2),
-        ("generate.self_select", 1),
+        ("rollout.answer_all", 2),
+        ("rollout.self_select", 1),
         ("plumbing.records.write_record", "iteration-0/result.json"),
-        ("generate.answer_all", 4, "iteration-1/pool.jsonl"),
-        ("generate.answer_all", 3),
-        ("selftrain.build", 1),
-        ("selftrain.imitate", 2),
+        ("rollout.answer_all", 4, "iteration-1/pool.jsonl"),
+        ("rollout.answer_all", 3),
+        ("pools.select_items", 1),
+        ("update.take_step", 2),
         ("torch.save", 1),
         ("plumbing.disk.write_json", "iteration-1/trained.json"),
-        ("selftrain.evaluate", 1),
-        ("generate.answer_all", 3, "iteration-1/eval_0_samples.jsonl"),
+        ("heldout.evaluate", 1),
+        ("rollout.answer_all", 3, "iteration-1/eval_0_samples.jsonl"),
         ("selftrain.draw", 1),
-        ("selftrain.train", 1),
+        ("update.train", 1),
         ("plumbing.rundir.save_checkpoint", 2),
         ("shutil.copy", 3),
     ],
     "mpo": [
-        ("generate.answer_all", 3),
-        ("generate.answer_all", 5, "iteration-1/pool.jsonl"),
-        ("selftrain.correctness_pairs", 2),
-        ("selftrain.pair_logps", 5, "iteration-1/reference.jsonl"),
-        ("selftrain.prefer", 1),
+        ("rollout.answer_all", 3),
+        ("rollout.answer_all", 5, "iteration-1/pool.jsonl"),
+        ("pools.correctness_pairs", 2),
+        ("update.pair_logps", 5, "iteration-1/reference.jsonl"),
+        ("update.take_step", 1),
         ("plumbing.rundir.save_checkpoint", 2),
-        ("selftrain.prefer", 1),
+        ("update.take_step", 1),
         ("plumbing.disk.write_json", "iteration-1/trained.json"),
-        ("generate.answer_all", 2),
+        ("rollout.answer_all", 2),
     ],
     "ntp": [
-        ("data.continued", 5, "iteration-1/continuations.jsonl"),
-        ("data.continued", 3),
-        ("selftrain.ntp_pair", 2),
-        ("selftrain.pair_logps", 3),
+        ("data.append_response", 5, "iteration-1/continuations.jsonl"),
+        ("data.append_response", 3),
+        ("pools.ntp_pair", 2),
+        ("update.pair_logps", 3),
         ("plumbing.rundir.save_checkpoint", 2),
-        ("selftrain.evaluate", 1),
+        ("heldout.evaluate", 1),
     ],
     "star": [
-        ("generate.answer_all", 4),
-        ("generate.answer_all", 4),
-        ("generate.answer_all", 3),
-        ("selftrain.build", 1),
+        ("rollout.answer_all", 4),
+        ("rollout.answer_all", 4),
+        ("rollout.answer_all", 3),
+        ("pools.select_items", 1),
         ("plumbing.rundir.save_checkpoint", 2),
-        ("selftrain.evaluate", 1),
+        ("heldout.evaluate", 1),
     ],
 }
 
@@ -1028,11 +1033,11 @@ def test_killed_in_each_phase_and_resumed_is_the_same_run(kind, whole, base, tmp
 
 
 def test_ctrl_c_saves_and_leaves_with_130(whole, base, tmp_path, speaking, monkeypatch, capsys):
-    real, out = imitate, tmp_path / "out"
+    real, out = update.take_step, tmp_path / "out"
     line = f"--model {base} {LINE} {RUNS['star']} --output-dir {out} --save-steps 0"
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
         patch.setattr(
-            update_, "imitate", lambda *args: os.kill(os.getpid(), signal.SIGINT) or real(*args)
+            update, "take_step", lambda *args: os.kill(os.getpid(), signal.SIGINT) or real(*args)
         )
         run(line)
     assert (
@@ -1052,30 +1057,13 @@ def test_portions_change_no_sample(base, tmp_path):
     policy, processor = modeling.load(base)
     examples = data.head(tasks_.read("count", level=1), 5)
     asks = [with_question(e, "How many?") for e in [examples[0]] * 5]
-    args = lambda size: SimpleNamespace(
-        eval_batch_size=size,
-        system_prompt=None,
-        max_completion_length=5,
-        top_p=1.0,
-        top_k=0,
-        temperature=1.0,
-        start_ratio=0.5,
-        output_dir=str(tmp_path),
+    label = lambda path, given=None: f"{path.name} {given}"
+    drawn = lambda size: sampler.Sampler(
+        data.Asker(processor), rollout.Sampling(5), protocols.scorer(None), label, size
     )
-    score = protocols.scorer(None)
     pools = [
-        selftrain.sample_into(
-            tmp_path / f"{size}.jsonl",
-            policy,
-            processor,
-            asks,
-            examples,
-            score,
-            2,
-            args(size),
-            7,
-            1.0,
-            "",
+        drawn(size).sample(
+            tmp_path / f"{size}.jsonl", policy, asks, examples, 2, 7, rollout.Sampling(5)
         )
         for size in (2, 4, 64)
     ]
@@ -1088,9 +1076,7 @@ def test_portions_change_no_sample(base, tmp_path):
     ]
     same = [{**pools[0][0], "completion": "There are two of them"} for _ in range(5)]
     ends = [
-        selftrain.continue_into(
-            tmp_path / f"end{size}.jsonl", policy, processor, same, asks, args(size), 7
-        )
+        drawn(size).continue_blind(tmp_path / f"end{size}.jsonl", policy, same, asks, 0.5, 7)
         for size in (1, 2, 64)
     ]
     assert (
@@ -1189,7 +1175,9 @@ def test_what_the_last_iteration_learns_is_built_from_all_pools(whole):
         one for t in (1, 2) for one in records.read_lines(out / f"iteration-{t}" / "pool.jsonl")
     ]
     examples = {e.id: e for e in data.head(tasks_.read("count", 0, 1), 6)}
-    items, counts = build(examples, pools, lambda e: question_text(e, "r1v"), sizes=[2, 3], seed=2)
+    items, counts = build_items(
+        examples, pools, lambda e: question_text(e, "r1v"), sizes=[2, 3], seed=2
+    )
     key = lambda item: json.dumps(item, sort_keys=True)
     assert sorted(map(key, items)) == sorted(
         key(item)
@@ -1379,7 +1367,7 @@ def test_star_asks_again_with_the_answer_and_with_other_instructions(whole):
 
 def test_an_old_policy_is_gone_before_the_next_is_loaded(base, tmp_path, speaking, monkeypatch):
     """Two at a time would need twice the memory: 30 GB for 7B in float32. Nor does an evaluation drag the last step's gradient along."""
-    real, evaluate, alive = modeling.load_from_args, selftrain.evaluate, []
+    real, evaluate, alive = modeling.load_from_args, heldout.evaluate, []
 
     def load_from_args(*args, **kwargs):
         gc.collect()
@@ -1388,12 +1376,12 @@ def test_an_old_policy_is_gone_before_the_next_is_loaded(base, tmp_path, speakin
         alive.append(weakref.ref(policy))
         return policy, processor
 
-    def bare(folder, policy, *rest):
+    def bare(folder, number, policy, *rest):
         assert not any(p.grad is not None for p in policy.parameters())
-        return evaluate(folder, policy, *rest)
+        return evaluate(folder, number, policy, *rest)
 
     monkeypatch.setattr(modeling, "load_from_args", load_from_args)
-    monkeypatch.setattr(selftrain, "evaluate", bare)
+    monkeypatch.setattr(heldout, "evaluate", bare)
     run(
         f"--model {base} {LINE} --max-steps 1 --num-samples 0 --max-eval-samples 1 --method mpo --iterations 2 --output-dir {tmp_path / 'out'}"
     )
@@ -1552,7 +1540,7 @@ def test_the_reference_is_where_training_starts(start, base, mmpr, tmp_path):
                 parameter.data.normal_(0, 0.1)
         name = str(tmp_path / "adapter")
         modeling.save(policy, processor, name)
-    run(
+    run_dpo(
         f"--method dpo --pairs {mmpr} --model {name} {PAIRS} {more} --output-dir {tmp_path / 'out'}"
     )
     first, second = records.read_lines(tmp_path / "out" / "iteration-1" / "metrics.jsonl")
@@ -1584,7 +1572,7 @@ def test_given_pairs_train_an_adapter_on_a_checkpoint_of_2024(quant, mmpr, tmp_p
     if quant == "nf4":
         pytest.importorskip("bitsandbytes", reason="--quant nf4 needs bitsandbytes")
     base = checkpoints.write_2024(tmp_path / "published")
-    run(
+    run_dpo(
         f"--method mpo --pairs {mmpr / 'meta.json'} --model {base} --quant {quant} --lora-r 4 {PAIRS} --output-dir {tmp_path / 'out'}"
     )
     first, second = records.read_lines(tmp_path / "out" / "iteration-1" / "metrics.jsonl")
@@ -1604,12 +1592,8 @@ def test_given_pairs_train_an_adapter_on_a_checkpoint_of_2024(quant, mmpr, tmp_p
     assert first["loss"] == pytest.approx(
         0.8 * math.log(2) + 0.2 * 2 * math.log(2) + nll, rel=1e-5
     )  # facts 8.2: 0.8318 + NLL
-    now = [
-        pair_logps(
-            policy, processor, pair, SimpleNamespace(prompt_template="none", system_prompt=None)
-        )[0].tolist()
-        for pair in pairs
-    ]
+    asker = data.Asker(processor, "none")
+    now = [update.pair_logps(policy, asker, pair)[0].tolist() for pair in pairs]
     margins = [
         chosen - rejected - one["ref_chosen_logps"] + one["ref_rejected_logps"]
         for (chosen, rejected), one in zip(now, references)
@@ -1649,8 +1633,8 @@ def test_a_malformed_pair_is_refused_before_a_model_is_loaded(
     )
     with pytest.raises(SystemExit) as stop:
         running.run(
-            selftrain.main,
-            selftrain.parse_args,
+            train_dpo.main,
+            train_dpo.parse_args,
             f"--method mpo --pairs {tmp_path / 'bad.jsonl'} --model {base} --output-dir {tmp_path / 'out'}".split(),
         )
     said = capsys.readouterr().err
@@ -1670,7 +1654,7 @@ def test_a_pair_that_does_not_fit_is_refused_before_training(change, wanted, bas
     pair = {"question": "How many?", "chosen": "seven", "rejected": "eight"}
     (tmp_path / "bad.jsonl").write_text(f"{json.dumps(pair)}\n{json.dumps({**pair, **change})}\n")
     with pytest.raises(UserError, match=f"bad.jsonl:2: {wanted}"):
-        run(
+        run_dpo(
             f"--method dpo --pairs {tmp_path / 'bad.jsonl'} --model {base} {PAIRS} --output-dir {tmp_path / 'out'}"
         )
     assert not (tmp_path / "out" / "iteration-1").exists()
@@ -1711,10 +1695,14 @@ def policy_and_processor(base):
     return trainable(base)
 
 
-def settings(line, base):
-    args = selftrain.parse_args(f"--model {base} --output-dir out {line}".split())
-    args.prompt_template = "none"
-    return args
+MPO = update.PairLoss(**losses.MPO, beta=0.1, label_smoothing=0.0)
+
+
+def settings(line):
+    """How train_dpo.py would train."""
+    return update.Settings.of(
+        train_dpo.parse_args(f"--model x --pairs x --output-dir out {line}".split())
+    )
 
 
 @pytest.mark.parametrize("per_example", ["", "--per-example"])
@@ -1739,11 +1727,10 @@ def test_imitation_in_micro_batches(per_example, base, policy_and_processor):
     gradients, seen = {}, {}
     for size in (32, 1, 2):
         policy.zero_grad()
-        args = settings(
-            f"--method r3v --data count --micro-batch-size {size} --refine-weight 2 --select-weight 0.5 {per_example}",
-            base,
+        weights, asker = {"refine": 2, "select": 0.5}, data.Asker(processor, "none")
+        seen[size] = update.imitate(
+            policy, items, {}, asker, examples, weights, bool(per_example), size
         )
-        seen[size] = imitate(policy, processor, items, examples, args)
         gradients[size] = gradient(policy)
     for size in (1, 2):
         assert float((gradients[size] - gradients[32]).norm()) <= 1e-5 * float(gradients[32].norm())
@@ -1772,20 +1759,18 @@ def test_imitation_in_micro_batches(per_example, base, policy_and_processor):
 def test_preference_pair_by_pair_is_the_batch(base, mmpr, policy_and_processor):
     """One call on six pairs, two on three, and losses.preference_loss on all at once: the same loss, gradient and delta; references off zero, so that delta matters."""
     policy, processor = policy_and_processor
-    pairs, args = read_pairs(str(mmpr)), settings(f"--method mpo --pairs {mmpr}", base)
+    pairs, asker, beta = read_pairs(str(mmpr)), data.Asker(processor, "none"), MPO.beta
     references = [
         tuple(value + shift for value, shift in zip(one, (3 * i, -5 + i)))
         for i, one in enumerate(stock_logps(policy, processor, pairs))
     ]
     shift, parts = {"total": 0.0, "count": 0}, {"total": 0.0, "count": 0}
     policy.zero_grad()
-    together = prefer(policy, processor, pairs, references, args, shift)
+    rows = list(zip(pairs, references))
+    together = update.prefer(policy, rows, shift, asker, MPO)
     whole = gradient(policy)
     policy.zero_grad()
-    halves = [
-        prefer(policy, processor, pairs[i : i + 3], references[i : i + 3], args, parts)
-        for i in (0, 3)
-    ]
+    halves = [update.prefer(policy, rows[i : i + 3], parts, asker, MPO) for i in (0, 3)]
     assert (
         parts == pytest.approx(shift)
         and shift["count"] == 6
@@ -1794,15 +1779,15 @@ def test_preference_pair_by_pair_is_the_batch(base, mmpr, policy_and_processor):
     assert sum(half["loss"] for half in halves) / 2 == pytest.approx(together["loss"], rel=1e-5)
     assert float((gradient(policy) / 2 - whole).norm()) <= 1e-5 * float(whole.norm())
     policy.zero_grad()
-    logps, lengths = zip(*(pair_logps(policy, processor, pair, args) for pair in pairs))
+    logps, lengths = zip(*(update.pair_logps(policy, asker, pair) for pair in pairs))
     logps, lengths, ref = (
         torch.stack(logps),
         torch.stack(lengths),
         torch.tensor(references),
     )  # (6, 2) each
     delta, total, count = losses.reward_shift(
-        args.beta * (logps[:, 0] - ref[:, 0]).detach(),
-        args.beta * (logps[:, 1] - ref[:, 1]).detach(),
+        beta * (logps[:, 0] - ref[:, 0]).detach(),
+        beta * (logps[:, 1] - ref[:, 1]).detach(),
         0.0,
         0,
     )
@@ -1814,7 +1799,7 @@ def test_preference_pair_by_pair_is_the_batch(base, mmpr, policy_and_processor):
         lengths[:, 0],
         lengths[:, 1],
         **losses.MPO,
-        beta=args.beta,
+        beta=beta,
         delta=delta,
     ).mean()
     loss.backward()
@@ -1822,7 +1807,7 @@ def test_preference_pair_by_pair_is_the_batch(base, mmpr, policy_and_processor):
         "delta"
     ] == pytest.approx(total / count, rel=1e-4)
     assert float((gradient(policy) - whole).norm()) <= 1e-5 * float(whole.norm())
-    rewards_of = args.beta * (logps.detach() - ref)
+    rewards_of = beta * (logps.detach() - ref)
     assert together["rewards/accuracies"] == pytest.approx(
         float((rewards_of[:, 0] > rewards_of[:, 1]).float().mean())
     ) and together["rewards/margins"] == pytest.approx(
@@ -1833,19 +1818,18 @@ def test_preference_pair_by_pair_is_the_batch(base, mmpr, policy_and_processor):
 @pytest.mark.parametrize(
     "fall, start, warns", [(-0.5, -10.0, 1), (-0.05, -10.0, 0), (0.5, -10.0, 0), (0.0, 0.0, 0)]
 )
-def test_a_fall_of_the_chosen_is_said_once(fall, start, warns, base, tmp_path, monkeypatch, capsys):
+def test_a_fall_of_the_chosen_is_said_once(fall, start, warns, tmp_path, capsys):
     """-0.5 a step from -10: after five steps a quarter is lost. A policy that is sure of its chosen responses has lost nothing of 0."""
     steps = itertools.count(1)
-    update = lambda rows: {
+    step = lambda policy, rows, state: {
         "loss": 1.0,
         "logps/chosen_change": fall * next(steps),
         "logps/chosen_start": start,
         "tokens": 1.0,
     }
-    monkeypatch.setattr(modeling, "save", lambda *_: None)
-    monkeypatch.setattr(modeling, "saved_bytes", lambda *_: 0)
-    args = settings("--method dpo --pairs x --max-steps 14 --save-steps 0 --logging-steps 99", base)
-    selftrain.train(tmp_path, torch.nn.Linear(1, 1), None, [1, 2, 3], update, args, 1, {})
+    how = settings("--max-steps 14 --save-steps 0 --logging-steps 99 --learning-rate 1e-3")
+    policy = torch.nn.Linear(1, 1)
+    update.train(tmp_path, 1, policy, [1, 2, 3], step, how, 0, lambda directory: None, 0)
     said = capsys.readouterr().out
     assert said.count("warning: step") == warns and ("--loss-type sigmoid sft" in said) == bool(
         warns
@@ -1853,20 +1837,10 @@ def test_a_fall_of_the_chosen_is_said_once(fall, start, warns, base, tmp_path, m
     assert len(records.read_lines(tmp_path / "metrics.jsonl")) == 14
 
 
-def test_a_learning_rate_of_zero_is_one(base, tmp_path, monkeypatch):
-    monkeypatch.setattr(modeling, "save", lambda *_: None)
-    monkeypatch.setattr(modeling, "saved_bytes", lambda *_: 0)
-    args = settings("--method dpo --pairs x --max-steps 1 --learning-rate 0", base)
-    selftrain.train(
-        tmp_path,
-        torch.nn.Linear(1, 1),
-        None,
-        [1],
-        lambda rows: {"loss": 1.0, "tokens": 1.0},
-        args,
-        1,
-        {},
-    )
+def test_a_learning_rate_of_zero_is_one(tmp_path):
+    step = lambda policy, rows, state: {"loss": 1.0, "tokens": 1.0}
+    how, policy = settings("--max-steps 1 --learning-rate 0"), torch.nn.Linear(1, 1)
+    update.train(tmp_path, 1, policy, [1], step, how, 0, lambda directory: None, 0)
     assert records.read_lines(tmp_path / "metrics.jsonl")[0]["learning_rate"] == 0
 
 
@@ -2051,7 +2025,7 @@ def test_given_prompts_stay_as_they_are_and_the_evaluation_asks_as_trained(
     trained = tmp_path / "trained"
     shutil.copytree(base, trained)
     disk.write_json(trained / "args.json", {"prompt_template": "think"})
-    run(
+    run_dpo(
         f"--method dpo --pairs {mmpr} --max-train-samples 2 --model {trained} {PAIRS} --eval-data count:test --max-eval-samples 2 --num-samples 0 --output-dir {tmp_path / 'out'}"
     )
     given, used = (
@@ -2082,14 +2056,16 @@ def test_an_optimizer_that_is_not_installed_is_found_out_first(
 
 
 def test_a_log_probability_that_is_not_finite_names_the_pair(base, mmpr, tmp_path, monkeypatch):
-    inner = pair_logps
+    inner = update.pair_logps
     monkeypatch.setattr(
-        update_, "pair_logps", lambda *more: (inner(*more)[0] * float("nan"), inner(*more)[1])
+        update, "pair_logps", lambda *more: (inner(*more)[0] * float("nan"), inner(*more)[1])
     )
     with pytest.raises(
         UserError, match=r":\d+: the log-probability of a response is not finite; .*--learning-rate"
     ):
-        run(f"--method mpo --pairs {mmpr} --model {base} {PAIRS} --output-dir {tmp_path / 'out'}")
+        run_dpo(
+            f"--method mpo --pairs {mmpr} --model {base} {PAIRS} --output-dir {tmp_path / 'out'}"
+        )
 
 
 REFUSED = {
@@ -2098,20 +2074,17 @@ REFUSED = {
     "--method r3v --data count --loss-type=ipo": "--loss-type is for --method dpo and mpo, not r3v",
     "--method dpo --data count --warmup-data count": "warm up by train_sft.py",
     "--method dpo --data count --micro_batch_size 4": "--micro-batch-size is for --method star and r3v",
-    "--method mpo --pairs x --pair-source dropout_ntp": "--pair-source is for pairs that are sampled",
-    "--method mpo --data count --image-folder x": "--image-folder is where the images of --pairs are",
     "--method mpo --data count --start-ratio 0.3": "--start-ratio is for --pair-source dropout_ntp",
     "--method dpo --data count --loss-type ipo --label-smoothing 0.1": "--label-smoothing changes the loss sigmoid",
     "--method dpo --data count --num-generations 1": "--num-generations must be at least 2",
-    "--method r3v --pairs x": "--pairs is for --method dpo and mpo, not r3v",
-    "--method dpo --pairs x --data count": "--pairs are given pairs",
+    "--method mpo --pairs x": "python train_dpo.py --model x --output-dir out --method mpo --pairs x",
+    "--method mpo --image_folder=x": "given pairs have a script of their own: python train_dpo.py",
     "--method dpo --data count --beta 0": "--beta must be above 0",
     "--method dpo --data count --label-smoothing 0.5": "--label-smoothing must be below 0.5",
     "--method star --data count --temperature 0": "--temperature must be above 0",
     "--method r3v --data count --select-sizes 1 3": "--select-sizes must be at least 2",
     "--method mpo --data count --loss-weights 1 1": "one weight for each of sigmoid bco_pair sft, got 2",
     "--method mpo --data count --loss-type sigmoid sft --loss-weights 1": "one weight for each of sigmoid sft, got 1",
-    "--method mpo --pairs x --iterations 2": "--pairs are given once",
     "--method ppo --data count": "--method",
     "--data count": "--method",
     "--method star": "--data",
@@ -2129,6 +2102,30 @@ def test_refused_in_one_sentence(line, capsys):
     assert stop.value.code == 2 and REFUSED[line] in said and said.count("\n") == 1, said
 
 
+REFUSED_PAIRS = {
+    "--pairs x --pair-source dropout_ntp": "unknown argument --pair-source",
+    "--pairs x --iterations 2": "unknown argument --iterations",
+    "--pairs x --data count": "unknown argument --data",
+    "--pairs x --micro-batch-size 4": "--micro-batch-size has no meaning here",
+    "--pairs x --beta 0": "--beta must be above 0",
+    "--pairs x --label-smoothing 0.5": "--label-smoothing must be below 0.5",
+    "--pairs x --loss-type ipo --label-smoothing 0.1": "--label-smoothing changes the loss sigmoid",
+    "--pairs x --method mpo --loss-weights 1": "one weight for each of sigmoid bco_pair sft, got 1",
+    "--pairs x --method r3v": "--method",
+    "--pairs x --eval-steps 5": "--eval-steps has no meaning here",
+    "--pairs x --resume-from-checkpoint out/iteration-1": "takes no directory here",
+    "--method dpo": "--pairs",
+}
+
+
+@pytest.mark.parametrize("line", REFUSED_PAIRS)
+def test_train_dpo_refuses_in_one_sentence(line, capsys):
+    with pytest.raises(SystemExit) as stop:
+        train_dpo.parse_args(f"--model x --output-dir out {line}".split())
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and REFUSED_PAIRS[line] in said and said.count("\n") == 1, said
+
+
 def test_defaults_by_method():
     of = lambda line: selftrain.parse_args(f"--model x --output-dir out {line}".split())
     assert [of(f"--data count --method {method}").iterations for method in selftrain.METHODS] == [
@@ -2137,16 +2134,16 @@ def test_defaults_by_method():
         1,
         1,
     ]
-    mpo, dpo = of("--method mpo --pairs x"), of("--method dpo --pairs=x")
-    assert (mpo.loss_type, mpo.loss_weights, mpo.data) == (
-        ["sigmoid", "bco_pair", "sft"],
-        [0.8, 0.2, 1.0],
-        None,
-    ) and (dpo.loss_type, dpo.loss_weights) == (["sigmoid"], None)
-    assert (
-        of("--method mpo --pairs x --loss-type sigmoid sft").loss_weights is None
-        and of("--method star --data count").loss_type == []
-    )
+    mpo = ["sigmoid", "bco_pair", "sft"], [0.8, 0.2, 1.0]
+    dpo = ["sigmoid"], None
+    for method, wanted in (("mpo", mpo), ("dpo", dpo)):
+        sampled = of(f"--data count --method {method}")
+        line = f"--model x --output-dir out --pairs x --method {method}"
+        given = train_dpo.parse_args(line.split())
+        for args in (sampled, given):
+            assert (args.loss_type, args.loss_weights, args.num_train_epochs) == (*wanted, 1.0)
+    assert of("--method mpo --data count --loss-type sigmoid sft").loss_weights is None
+    assert of("--method star --data count").loss_type == []
 
 
 @pytest.mark.parametrize(
@@ -2158,7 +2155,6 @@ def test_defaults_by_method():
             "d.jsonl:1: --warmup-data needs",
         ),
         ("--method r3v --data count --direct-template nosuch", "nosuch is unknown"),
-        ("--method dpo --pairs {out}/nowhere.jsonl", "nowhere.jsonl: no such file"),
     ],
 )
 def test_what_cannot_work_is_refused_before_any_work(line, wanted, tmp_path, monkeypatch):
@@ -2169,6 +2165,12 @@ def test_what_cannot_work_is_refused_before_any_work(line, wanted, tmp_path, mon
         run(
             f"--model tiny --max-train-samples 4 --output-dir {tmp_path / 'out'} {line.format(out=tmp_path)}"
         )
+
+
+def test_pairs_that_are_not_there_are_refused_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(modeling, "load", lambda *_, **__: pytest.fail("a model was loaded"))
+    with pytest.raises(UserError, match="nowhere.jsonl: no such file"):
+        run_dpo(f"--model tiny --pairs {tmp_path}/nowhere.jsonl --output-dir {tmp_path / 'out'}")
 
 
 class Ready(Exception):
@@ -2228,7 +2230,7 @@ def test_ids_that_repeat_or_look_like_those_of_the_warm_up_lose_nothing(examined
     assert (len(questions), len(warm)) == (3, 2)
 
 
-@pytest.mark.parametrize("name", selftrain.POOLS)
+@pytest.mark.parametrize("name", sampler.POOLS)
 def test_a_run_that_was_begun_with_other_ids_is_not_resumed(tmp_path, name, monkeypatch):
     """Ids were "d.json:2", by line; with samples of such ids the run died of a KeyError, or would mix up questions."""
     monkeypatch.setattr(modeling, "load", lambda *_, **__: pytest.fail("a model was loaded"))
