@@ -82,7 +82,8 @@ def evaluate(
     number: of the set, in the names of its files. name: for the progress bar.
     Returns ({metric: value}, for each question [(text, {"right": bool}), ...], for people).
     """
-    N, seed = evaluation.num_samples, evaluation.seed
+    N = evaluation.num_samples
+    seed = evaluation.seed
     asks = [with_question(example, sampler.question(example)) for example in examples]
     path = folder / f"eval_{number}_greedy.jsonl"
     greedy = sampler.sample(path, policy, asks, examples, 1, seed, sampler.greedy, f"asking {name}")
@@ -176,8 +177,8 @@ def select_answers(
         picks = []
         for i, (example, group) in enumerate(zip(examples, texts)):
             text, tokens = chosen.get(i, ("", 0))
-            said = protocols.on_a_line(text, sampler.protocol)
-            answer, how = select(said, group, example.choices, read)
+            selection = protocols.on_a_line(text, sampler.protocol)
+            answer, how = select(selection, group, example.choices, read)
             pick = {"id": example.id, "selection": text, "answer": answer, "how": how}
             right = is_right(sampler, answer, example)
             picks.append(pick | {"right": right, "tokens": tokens})

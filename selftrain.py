@@ -43,7 +43,7 @@ from typing import NamedTuple
 
 import data
 import losses
-import model as modeling
+import model
 import pools
 import rewards
 import rollout
@@ -85,8 +85,8 @@ class Method(NamedTuple):
 
     @property
     def prefers(self) -> bool:
-        """Whether it learns from pairs."""
-        return self.step is update.prefer
+        """Whether it learns from pairs, as it then reads their flags."""
+        return "pair_source" in self.flags
 
     def tasks(self, weights: dict[str, float]) -> list[str]:
         """Return what it learns of pools.BUILT: cot, and those whose weight it reads."""
@@ -395,8 +395,9 @@ def main(args: argparse.Namespace) -> None:
     read = functools.partial(tasks.read, seed=args.seed, teacher="fallible", **reading)
     needs_answer = args.pair_source == "correctness" or not method.prefers
     examples = read_questions(read, args.data, args.max_train_samples, needs_answer)
-    questions, warm = list(examples.values()), {}
+    questions = list(examples.values())
     check_pools(out, examples, args.data, label)
+    warm = {}
     if args.warmup_data:
         warm = read_warmup(read, args.warmup_data, args.max_warmup_samples, examples)
     args.eval_data = args.eval_data or data.default_eval(args.data)
@@ -412,7 +413,7 @@ def main(args: argparse.Namespace) -> None:
     # --- model ---
     needs = "self-training needs one that already answers now and then, or --warmup-data"
     needs = None if args.warmup_data else needs
-    load = functools.partial(modeling.load_from_args, args, train=True, needs_training=needs)
+    load = functools.partial(model.load_from_args, args, train=True, needs_training=needs)
     models = iterations.Models(load, out)
     models.use(iterations.weights_of(out, args.iterations))
     asker = data.Asker(models.processor, args.prompt_template, args.system_prompt)
@@ -425,13 +426,13 @@ def main(args: argparse.Namespace) -> None:
         args.learning_rate = update.default_learning_rate(method.prefers, args.lora_r)
     finished = iterations.finished_lines(out, args.iterations, label)
     log = MetricsLog(out, finished, args.report_to)
-    model_bytes = modeling.saved_bytes(models.policy, models.processor)
+    model_bytes = model.saved_bytes(models.policy, models.processor)
     size = sum(q.numel() for q in models.trained)
     answer_bytes = 4 * args.max_completion_length + 200  # 4 a token, as long as it may be
     answers = args.iterations * len(examples) * args.num_generations * answer_bytes
     keep = args.save_total_limit
     disk.announce(out, iterations.to_write(model_bytes, size, keep, args.iterations, answers))
-    print(f"model: {modeling.describe(models.policy)}; prompt template {args.prompt_template}")
+    print(f"model: {model.describe(models.policy)}; prompt template {args.prompt_template}")
     print(
         f"{args.method}: {len(examples)} questions, {args.num_generations} samples of each an "
         f"iteration, {args.iterations} iteration(s)"
@@ -448,14 +449,15 @@ def main(args: argparse.Namespace) -> None:
     shares = pools.sample_shares(args.num_generations, args.instructions)
     weights = {task: getattr(args, f"{task}_weight") for task in WEIGHTED}
     learned = method.tasks(weights)
-    always = direct_items(examples, args.direct_template) if args.direct_weight else []
-    always += warmup_items(warm, args.prompt_template) if args.warmup_weight else []
     ratio = args.start_ratio if args.pair_source == "dropout_ntp" else None
+    always = []  # items of every iteration
     if method.prefers:
         cost = update.PairLoss(args.loss_type, args.loss_weights, args.beta, args.label_smoothing)
         build = functools.partial(method.build, most=args.max_pairs)
         step = functools.partial(method.step, asker=asker, cost=cost)
     else:
+        always += direct_items(examples, args.direct_template) if args.direct_weight else []
+        always += warmup_items(warm, args.prompt_template) if args.warmup_weight else []
         build = functools.partial(method.build, tasks=learned, sizes=args.select_sizes)
         step = functools.partial(
             method.step,
@@ -470,13 +472,14 @@ def main(args: argparse.Namespace) -> None:
     title = f"selftrain.py --method {args.method}, {args.model}, {args.data}, seed {args.seed}"
 
     def save_model(directory: Path) -> None:
-        modeling.save(models.policy, models.processor, directory)
+        model.save(models.policy, models.processor, directory)
         write_args(directory, args)
 
     # --- loop ---
     for t in range(len(finished), args.iterations + 1):
         folder = iterations.open_folder(out, t)
-        metrics, rows = {}, []
+        metrics = {}
+        rows = []
         if not iterations.is_trained(folder):
             # 1. sample K answers to each question with the model before        -> pool.jsonl
             before = iterations.weights_of(out, t - 1)

@@ -33,7 +33,7 @@ from pathlib import Path
 
 import data
 import losses
-import model as modeling
+import model
 import rewards
 import rollout
 import update
@@ -117,7 +117,7 @@ def main(args: argparse.Namespace) -> None:
     check_protocol(list(eval_sets.values()), args.protocol)
 
     # --- model ---
-    load = functools.partial(modeling.load_from_args, args, train=True)
+    load = functools.partial(model.load_from_args, args, train=True)
     models = iterations.Models(load, out)
     models.use(iterations.weights_of(out, LAST))
     asker = data.Asker(models.processor, args.prompt_template, args.system_prompt)
@@ -130,10 +130,10 @@ def main(args: argparse.Namespace) -> None:
         args.learning_rate = update.default_learning_rate(pairs=True, lora_r=args.lora_r)
     finished = iterations.finished_lines(out, LAST, label)
     log = MetricsLog(out, finished, args.report_to)
-    model_bytes = modeling.saved_bytes(models.policy, models.processor)
+    model_bytes = model.saved_bytes(models.policy, models.processor)
     size = sum(q.numel() for q in models.trained)
     disk.announce(out, iterations.to_write(model_bytes, size, args.save_total_limit, LAST, 0))
-    print(f"model: {modeling.describe(models.policy)}; prompt template {args.prompt_template}")
+    print(f"model: {model.describe(models.policy)}; prompt template {args.prompt_template}")
     print(
         f"{args.method}: {len(pairs)} given pairs, {LAST} iteration(s)"
         + (f"; iteration {len(finished) - 1} is finished" if finished else "")
@@ -151,7 +151,7 @@ def main(args: argparse.Namespace) -> None:
     title = f"train_dpo.py --method {args.method}, {args.model}, {args.pairs}, seed {args.seed}"
 
     def save_model(directory: Path) -> None:
-        modeling.save(models.policy, models.processor, directory)
+        model.save(models.policy, models.processor, directory)
         write_args(directory, args)
 
     # --- the given model, then the trained one ---

@@ -7,6 +7,7 @@ import math
 import os
 import sys
 import textwrap
+from collections.abc import Iterable
 
 from plumbing.text import HALF, cut
 
@@ -316,7 +317,7 @@ def add_data_flags(parser):
     return g
 
 
-def add_asking_flags(g):
+def add_asking_flags(g: argparse._ArgumentGroup) -> None:
     """How questions are read and put; in every script that asks some."""
     g.add_argument(
         "--prompt-template",
@@ -461,7 +462,7 @@ def add_output_flags(parser):
     return g
 
 
-def add_sampling_flags(g):
+def add_sampling_flags(g: argparse._ArgumentGroup) -> None:
     """How self-training samples; R3V's values."""
     g.add_argument(
         "--max-completion-length",
@@ -484,7 +485,7 @@ def add_sampling_flags(g):
     )
 
 
-def add_preference_flags(g, loss_types):
+def add_preference_flags(g: argparse._ArgumentGroup, loss_types: Iterable[str]) -> None:
     """What a pair costs, for dpo and mpo. loss_types: names that can be added up."""
     g.add_argument(
         "--loss-type",
@@ -511,7 +512,7 @@ def add_preference_flags(g, loss_types):
     )
 
 
-def decide_pair_losses(parser, args, defaults):
+def decide_pair_losses(parser: Parser, args: argparse.Namespace, defaults: dict) -> None:
     """Fill in --loss-type and --loss-weights where none is given, and check what a pair costs.
 
     defaults: {"loss_type", "loss_weights"} of the method.
@@ -538,7 +539,7 @@ def decide_pair_losses(parser, args, defaults):
         )
 
 
-def add_protocol(g, names):
+def add_protocol(g: argparse._ArgumentGroup, names: Iterable[str]) -> None:
     """--protocol of a script that samples."""
     g.add_argument(
         "--protocol",
@@ -547,7 +548,7 @@ def add_protocol(g, names):
     )
 
 
-def refuse_steps_of_iterations(parser, args):
+def refuse_steps_of_iterations(parser: Parser, args: argparse.Namespace) -> None:
     """Refuse flags that name a step where a run has iterations, each with steps of its own."""
     if args.eval_steps:
         parser.error("--eval-steps has no meaning here: every iteration is evaluated at its end")

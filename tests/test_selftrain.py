@@ -52,6 +52,8 @@ from pools import (
     blind,
     build_items,
     correctness_pairs,
+    count_questions,
+    distinct,
     entails,
     final_answer,
     has_reasoning,
@@ -1342,6 +1344,36 @@ def test_weights_of_zero_leave_tasks_out(base, tmp_path, speaking):
     assert tasks(tmp_path / "b") == {"cot", "direct"} and "eval/count:test/pass@3" not in read(
         tmp_path / "b" / "iteration-1" / "result.json"
     )
+
+
+def test_a_method_is_a_builder_and_a_row(base, tmp_path, speaking, monkeypatch):
+    """Rejection sampling fine-tuning: every right text of a question, once."""
+
+    def build(examples, pool, prompt_of, **_):
+        sorts = sort_pool(pool)
+        items = [
+            {
+                "id": id,
+                "task": "cot",
+                "prompt": prompt_of(examples[id]),
+                "target": right["completion"],
+            }
+            for id, (rights, _, _) in sorts.items()
+            for right in distinct(rights)
+        ]
+        return items, dict(count_questions(sorts))
+
+    star = selftrain.METHODS["star"]
+    monkeypatch.setitem(selftrain.METHODS, "rft", star._replace(build=build))
+    out = tmp_path / "out"
+    run(f"--model {base} {LINE} --method rft --iterations 1 --direct-weight 0 --output-dir {out}")
+    pool = records.read_lines(out / "iteration-1" / "pool.jsonl")
+    items = records.read_lines(out / "iteration-1" / "train.jsonl")
+    right = {(one["id"], one["completion"]) for one in pool if one["right"]}
+    assert {(item["id"], item["target"]) for item in items} == right
+    assert len(items) == len(right) > len({id for id, _ in right})
+    with pytest.raises(SystemExit):
+        run(f"--model {base} {LINE} --method rft --beta 0.2 --output-dir {out}")
 
 
 def test_star_asks_again_with_the_answer_and_with_other_instructions(whole):
