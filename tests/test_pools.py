@@ -199,7 +199,9 @@ def test_right_candidates_agree_with_the_newest():
 
 
 def test_mixed_sizes():
-    """Every size from what can be filled: the number of right ones uniform over max(1, n - |F|) .. min(|T|, n - 1)."""
+    """Every size from what can be filled: the number of right ones uniform over max(1, n - |F|) ..
+    min(|T|, n - 1).
+    """
     rng, found = random.Random(0), Counter()
     right, wrong, _ = sort_pool(pool_of("TTTFFFF"))["q"]
     for _ in range(1000):
@@ -284,7 +286,9 @@ def test_larger_sets_are_balanced_too():
 
 
 def test_no_place_tells_which_candidate_is_newer():
-    """In 200 sets of a kind the newer of two equally right (wrong) candidates stands first in about half: sd 7, one false alarm in 10^6."""
+    """In 200 sets of a kind the newer of two equally right (wrong) candidates stands first in about
+    half: sd 7, one false alarm in 10^6.
+    """
     sets = [
         one for _ in range(200) for one in self_select_sets(*sort_pool(pool_of("TTFF"))["q"][:2])
     ]
@@ -383,7 +387,8 @@ def test_the_target_is_spelt_as_the_newest_right_one_did():
     )
 
 
-TARGETS = [  # template, what the right sample says, target of the set; R3V's builders in the first four
+# Template, what the right sample says, target of the set; R3V's builders in the first four.
+TARGETS = [
     ("tabmwp", "Answer: 14", "Answer: 14"),
     ("tabmwp_choices", "Answer: B", "Answer: B"),
     ("chartqa", "Answer: 14", "14"),
@@ -406,7 +411,8 @@ def test_the_target_of_a_set_is_r3vs(template, said, target):
     wrong = [
         {
             **line(k, "99", False),
-            "completion": f"Solution:\n{k}. I guess that there are very many of them here.\nAnswer: 99",
+            "completion": f"Solution:\n{k}. I guess that there are very many of them here.\n"
+            "Answer: 99",
         }
         for k in (2, 3)
     ]
@@ -426,7 +432,9 @@ def test_the_target_of_a_set_is_r3vs(template, said, target):
 
 
 def test_a_bare_target_is_read_again():
-    """What such a set teaches to say is a selection that the protocols with an answer line can read."""
+    """What such a set teaches to say is a selection that the protocols with an answer line can
+    read.
+    """
     said = protocols.on_a_line("14", "chartqa")
     assert metrics.select(
         said, ["Answer: 14", "Answer: 15"], None, protocols.reader("chartqa")
@@ -500,11 +508,16 @@ def test_rationalised_samples_train_without_their_hint():
 
 
 @pytest.mark.parametrize("right, wrong, answer", [
-    ("12", "12 cm", True), ("12", "12cm", True), ("12", "about 12.", True), ("12.0", "12 cm", True), ("Paris", "in Paris, France", True), ("new york", "New York City", True),
-    ("3", "(3, 7)", True), ("no", "No or yes", True),
-    ("A", "B. Paris", False), ("A", "(B) a cat", False), ("No", "None", False), ("1", "12", False), ("1", "1,200", False), ("12 cm", "12", False), ("12 cm", "12 m", False),
-    ("york new", "New York City", False), ("new city", "New York City", False), ("5", ".5", False), ("?", "none", False),
-    ('[{"label": null, "bbox_2d": [1, 2, 3, 4]}]', '[{"label": null, "bbox_2d": [1, 2, 3, 4]}, {"label": null, "bbox_2d": [5, 6, 7, 8]}]', False),
+    ("12", "12 cm", True), ("12", "12cm", True), ("12", "about 12.", True),
+    ("12.0", "12 cm", True), ("Paris", "in Paris, France", True),
+    ("new york", "New York City", True), ("3", "(3, 7)", True), ("no", "No or yes", True),
+    ("A", "B. Paris", False), ("A", "(B) a cat", False), ("No", "None", False), ("1", "12", False),
+    ("1", "1,200", False), ("12 cm", "12", False), ("12 cm", "12 m", False),
+    ("york new", "New York City", False), ("new city", "New York City", False), ("5", ".5", False),
+    ("?", "none", False),
+    ('[{"label": null, "bbox_2d": [1, 2, 3, 4]}]',
+     '[{"label": null, "bbox_2d": [1, 2, 3, 4]}, '
+     '{"label": null, "bbox_2d": [5, 6, 7, 8]}]', False),
 ])  # fmt: skip
 def test_entailment(right, wrong, answer):
     assert entails(wrong, right) == answer

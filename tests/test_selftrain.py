@@ -63,14 +63,17 @@ from tasks.prompts import (
 # --- main, on a model that says noise ---
 
 LINE = (
-    "--data count --level 1 --max-train-samples 6 --num-generations 4 --max-completion-length 80 --max-steps 2 --save-steps 1 --batch-size 4 --learning-rate 1e-3 "
+    "--data count --level 1 --max-train-samples 6 --num-generations 4 --max-completion-length 80 "
+    "--max-steps 2 --save-steps 1 --batch-size 4 --learning-rate 1e-3 "
     "--eval-data count:test --max-eval-samples 3 --eval-batch-size 4"
 )
 RUNS = {
-    "r3v": "--method r3v --iterations 2 --warmup-data count --max-warmup-samples 4 --select-sizes 2 3",
+    "r3v": "--method r3v --iterations 2 --warmup-data count --max-warmup-samples 4 "
+    "--select-sizes 2 3",
     "mpo": "--method mpo",
     "ntp": "--method mpo --pair-source dropout_ntp --max-train-samples 10",
-    "star": "--method star --iterations 1 --rationalization --lora-r 4 --instructions mpo --num-generations 2",
+    "star": "--method star --iterations 1 --rationalization --lora-r 4 --instructions mpo "
+    "--num-generations 2",
 }
 TIMING = ("step_time", "tokens_per_second")
 ANSWER_ALL = rollout.answer_all
@@ -85,8 +88,11 @@ def base(tiny, tmp_path_factory):
 
 
 def speak(patch):
-    """The untrained preset says noise without an end; here it says eight tokens of it between think tags, and gives an answer that hangs on every letter of them: right a third
-    of the time, unreadable one time in four. Other weights say, and answer, something else."""
+    """Let the untrained preset answer; by itself it samples noise without an end.
+
+    Eight tokens of noise stand between think tags, and the answer depends on every letter of them:
+    right a third of the time, unreadable one time in four. Other weights answer something else.
+    """
 
     def answer_all(policy, asker, examples, sampling, *args, **options):
         short = dataclasses.replace(sampling, max_tokens=8)
@@ -145,7 +151,9 @@ def read(path):
 
 
 def left_by(out):
-    """{path: what is in it} of a run's files, hidden ones included, without timings and without args.json, which knows its own directory."""
+    """{path: what is in it} of a run's files, hidden ones included, without timings and without
+    args.json, which knows its own directory.
+    """
     found = {}
     for path in sorted(p for p in Path(out).rglob("*") if p.is_file() and p.name != "args.json"):
         found[str(path.relative_to(out))] = path.read_bytes()
@@ -162,7 +170,9 @@ class Killed(BaseException):
 
 
 def killed_at(where, when):
-    """A patch under which module.function dies: in its when-th call (a number), or in the first whose first argument ends in `when` (a file's name)."""
+    """A patch under which module.function dies: in its when-th call (a number), or in the first
+    whose first argument ends in `when` (a file's name).
+    """
     module, name = where.rsplit(".", 1)
     module = importlib.import_module(module)
     patch, real, calls = pytest.MonkeyPatch.context(), getattr(module, name), []
@@ -176,7 +186,8 @@ def killed_at(where, when):
     return patch, lambda p: p.setattr(module, name, dies)
 
 
-# One run each, killed at the first moment, resumed and killed at the second, ... (where, when[, a file of which 9 bytes are then torn off]).
+# One run each, killed at the first moment, resumed and killed at the second, ... (where, when[, a
+# file of which 9 bytes are then torn off]).
 KILLS = {
     "r3v": [
         ("plumbing.rundir.save_checkpoint", 2),
@@ -231,7 +242,9 @@ KILLS = {
 
 @pytest.mark.parametrize("kind", KILLS)
 def test_killed_in_each_phase_and_resumed_is_the_same_run(kind, whole, base, tmp_path, speaking):
-    """The issue: sampling, building, training, evaluating, and between them; weights to the last bit, and every file."""
+    """The issue: sampling, building, training, evaluating, and between them; weights to the last
+    bit, and every file.
+    """
     out, wanted = tmp_path / "pieces", left_by(whole(kind))
     line = f"--model {base} {LINE} {RUNS[kind]} --output-dir {out} --resume-from-checkpoint"
     for where, when, *torn in KILLS[kind]:
@@ -269,7 +282,7 @@ def test_ctrl_c_saves_and_leaves_with_130(whole, base, tmp_path, speaking, monke
         run(line)
     assert (
         stop.value.code == 130
-        and "stopped in the training of iteration 1, after step 1; go on with --resume-from-checkpoint"
+        and "stopped in the training of iteration 1, after step 1; go on with --resume-from-check"
         in capsys.readouterr().out
     )
     assert [p.name for p in rundir.checkpoints(out / "iteration-1")] == ["checkpoint-1"] and not (
@@ -280,7 +293,9 @@ def test_ctrl_c_saves_and_leaves_with_130(whole, base, tmp_path, speaking, monke
 
 
 def test_portions_change_no_sample(base, tmp_path):
-    """--eval-batch-size may change when a run goes on: every row draws its own numbers, wherever it stands in its batch; and no two rows draw the same."""
+    """--eval-batch-size may change when a run goes on: every row draws its own numbers, wherever it
+    stands in its batch; and no two rows draw the same.
+    """
     policy, processor = modeling.load(base)
     examples = data.head(tasks_.read("count", level=1), 5)
     asks = [with_question(e, "How many?") for e in [examples[0]] * 5]
@@ -557,9 +572,13 @@ def test_weights_of_zero_leave_tasks_out(base, tmp_path, speaking):
     tasks = lambda out: {
         item["task"] for item in records.read_lines(out / "iteration-1" / "train.jsonl")
     }
-    line = f"--model {base} {LINE} --iterations 1 --max-steps 1 --num-samples 0 --max-eval-samples 1 --output-dir"
+    line = (
+        f"--model {base} {LINE} --iterations 1 --max-steps 1 --num-samples 0 --max-eval-samples 1 "
+        "--output-dir"
+    )
     run(
-        f"{line} {tmp_path / 'a'} --method r3v --refine-weight 0 --direct-weight 0 --warmup-weight 0 --warmup-data count --max-warmup-samples 2 --select-sizes 2"
+        f"{line} {tmp_path / 'a'} --method r3v --refine-weight 0 --direct-weight 0 "
+        "--warmup-weight 0 --warmup-data count --max-warmup-samples 2 --select-sizes 2"
     )
     assert (
         tasks(tmp_path / "a") == {"cot", "select"}
@@ -623,7 +642,9 @@ def test_star_asks_again_with_the_answer_and_with_other_instructions(whole):
 
 
 def test_an_old_policy_is_gone_before_the_next_is_loaded(base, tmp_path, speaking, monkeypatch):
-    """Two at a time would need twice the memory: 30 GB for 7B in float32. Nor does an evaluation drag the last step's gradient along."""
+    """Two at a time would need twice the memory: 30 GB for 7B in float32. Nor does an evaluation
+    drag the last step's gradient along.
+    """
     real, evaluate, alive = modeling.load_from_args, heldout.evaluate, []
 
     def load_from_args(*args, **kwargs):
@@ -640,11 +661,13 @@ def test_an_old_policy_is_gone_before_the_next_is_loaded(base, tmp_path, speakin
     monkeypatch.setattr(modeling, "load_from_args", load_from_args)
     monkeypatch.setattr(heldout, "evaluate", bare)
     run(
-        f"--model {base} {LINE} --max-steps 1 --num-samples 0 --max-eval-samples 1 --method mpo --iterations 2 --output-dir {tmp_path / 'out'}"
+        f"--model {base} {LINE} --max-steps 1 --num-samples 0 --max-eval-samples 1 --method mpo "
+        f"--iterations 2 --output-dir {tmp_path / 'out'}"
     )
     assert len(alive) == 1  # trained on from where it is; nothing was loaded twice
     run(
-        f"--model {base} {LINE} --max-steps 1 --num-samples 0 --max-eval-samples 1 --method star --iterations 2 --output-dir {tmp_path / 'star'}"
+        f"--model {base} {LINE} --max-steps 1 --num-samples 0 --max-eval-samples 1 --method star "
+        f"--iterations 2 --output-dir {tmp_path / 'star'}"
     )
     assert (
         len(alive) == 1 + 1 + 1
@@ -666,7 +689,8 @@ def test_a_split_of_the_data_is_what_it_is_evaluated_on(base, tmp_path, speaking
         "--eval-data count:test --max-eval-samples 3", ""
     )
     run(
-        f"--model {base} {line} --method star --iterations 1 --max-steps 1 --num-samples 0 --output-dir {tmp_path / 'out'}"
+        f"--model {base} {line} --method star --iterations 1 --max-steps 1 --num-samples 0 "
+        f"--output-dir {tmp_path / 'out'}"
     )
     assert (
         read(tmp_path / "out" / "iteration-1" / "result.json")[f"eval/{tmp_path / 'd'}:train/n"]
@@ -752,7 +776,9 @@ PAIRS = (
 
 
 def stock_logps(policy, processor, pairs):
-    """[(log pi of the chosen, of the rejected)] by stock transformers' forward on padded rows: nothing of ours but the prompt's ids and pixels."""
+    """[(log pi of the chosen, of the rejected)] by stock transformers' forward on padded rows:
+    nothing of ours but the prompt's ids and pixels.
+    """
     found, special = [], processor.special
     for name in ("chosen", "rejected"):
         prompts = [data.Asker(processor, "none").prompt(pair.example) for pair in pairs]
@@ -784,7 +810,9 @@ def stock_logps(policy, processor, pairs):
 
 @pytest.mark.parametrize("start", ["adapter", "fresh", "full"])
 def test_the_reference_is_where_training_starts(start, base, mmpr, tmp_path):
-    """An adapter included, even one that says something else than its base: the first step's rewards are exactly 0 and the loss ln 2; the file against stock transformers."""
+    """An adapter included, even one that says something else than its base: the first step's
+    rewards are exactly 0 and the loss ln 2; the file against stock transformers.
+    """
     from peft import PeftModel
     from transformers import Qwen2VLForConditionalGeneration
 
@@ -830,7 +858,8 @@ def test_given_pairs_train_an_adapter_on_a_checkpoint_of_2024(quant, mmpr, tmp_p
         pytest.importorskip("bitsandbytes", reason="--quant nf4 needs bitsandbytes")
     base = checkpoints.write_2024(tmp_path / "published")
     run_dpo(
-        f"--method mpo --pairs {mmpr / 'meta.json'} --model {base} --quant {quant} --lora-r 4 {PAIRS} --output-dir {tmp_path / 'out'}"
+        f"--method mpo --pairs {mmpr / 'meta.json'} --model {base} --quant {quant} --lora-r 4 "
+        f"{PAIRS} --output-dir {tmp_path / 'out'}"
     )
     first, second = records.read_lines(tmp_path / "out" / "iteration-1" / "metrics.jsonl")
     assert (
@@ -892,7 +921,8 @@ def test_a_malformed_pair_is_refused_before_a_model_is_loaded(
         running.run(
             train_dpo.main,
             train_dpo.parse_args,
-            f"--method mpo --pairs {tmp_path / 'bad.jsonl'} --model {base} --output-dir {tmp_path / 'out'}".split(),
+            f"--method mpo --pairs {tmp_path}/bad.jsonl --model {base} "
+            f"--output-dir {tmp_path}/out".split(),
         )
     said = capsys.readouterr().err
     assert (
@@ -912,13 +942,16 @@ def test_a_pair_that_does_not_fit_is_refused_before_training(change, wanted, bas
     (tmp_path / "bad.jsonl").write_text(f"{json.dumps(pair)}\n{json.dumps({**pair, **change})}\n")
     with pytest.raises(UserError, match=f"bad.jsonl:2: {wanted}"):
         run_dpo(
-            f"--method dpo --pairs {tmp_path / 'bad.jsonl'} --model {base} {PAIRS} --output-dir {tmp_path / 'out'}"
+            f"--method dpo --pairs {tmp_path / 'bad.jsonl'} --model {base} {PAIRS} --output-dir "
+            f"{tmp_path / 'out'}"
         )
     assert not (tmp_path / "out" / "iteration-1").exists()
 
 
 def test_a_sample_that_spells_a_reserved_token_is_no_pair(base, tmp_path, speaking, monkeypatch):
-    """A policy can spell <|im_end|> letter by letter. Such a sample is unreadable, and once stopped the run when a format pair was made with it."""
+    """A policy can spell <|im_end|> letter by letter. Such a sample is unreadable, and once stopped
+    the run when a format pair was made with it.
+    """
     inner, spelt = rollout.answer_all, []
 
     def answer_all(*args, **kwargs):
@@ -930,7 +963,8 @@ def test_a_sample_that_spells_a_reserved_token_is_no_pair(base, tmp_path, speaki
 
     monkeypatch.setattr(rollout, "answer_all", answer_all)
     run(
-        f"--model {base} {LINE} --max-steps 1 --num-samples 0 --max-eval-samples 1 --method mpo --output-dir {tmp_path / 'out'}"
+        f"--model {base} {LINE} --max-steps 1 --num-samples 0 --max-eval-samples 1 --method mpo "
+        f"--output-dir {tmp_path / 'out'}"
     )
     assert spelt and not any(
         "<|im_end|>" in text
@@ -964,7 +998,9 @@ def settings(line):
 
 @pytest.mark.parametrize("per_example", ["", "--per-example"])
 def test_imitation_in_micro_batches(per_example, base, policy_and_processor):
-    """The same gradient and metrics however the step is cut, and in a closed form: each task's weighted tokens over all tokens, or its examples over all."""
+    """The same gradient and metrics however the step is cut, and in a closed form: each task's
+    weighted tokens over all tokens, or its examples over all.
+    """
     policy, processor = policy_and_processor
     examples = {
         str(i): Example(
@@ -1014,7 +1050,9 @@ def test_imitation_in_micro_batches(per_example, base, policy_and_processor):
 
 
 def test_preference_pair_by_pair_is_the_batch(base, mmpr, policy_and_processor):
-    """One call on six pairs, two on three, and losses.preference_loss on all at once: the same loss, gradient and delta; references off zero, so that delta matters."""
+    """One call on six pairs, two on three, and losses.preference_loss on all at once: the same
+    loss, gradient and delta; references off zero, so that delta matters.
+    """
     policy, processor = policy_and_processor
     pairs, asker, beta = read_pairs(str(mmpr)), data.Asker(processor, "none"), MPO.beta
     references = [
@@ -1076,7 +1114,9 @@ def test_preference_pair_by_pair_is_the_batch(base, mmpr, policy_and_processor):
     "fall, start, warns", [(-0.5, -10.0, 1), (-0.05, -10.0, 0), (0.5, -10.0, 0), (0.0, 0.0, 0)]
 )
 def test_a_fall_of_the_chosen_is_said_once(fall, start, warns, tmp_path, capsys):
-    """-0.5 a step from -10: after five steps a quarter is lost. A policy that is sure of its chosen responses has lost nothing of 0."""
+    """-0.5 a step from -10: after five steps a quarter is lost. A policy that is sure of its chosen
+    responses has lost nothing of 0.
+    """
     steps = itertools.count(1)
     step = lambda policy, rows, state: {
         "loss": 1.0,
@@ -1105,7 +1145,9 @@ def test_a_learning_rate_of_zero_is_one(tmp_path):
 
 
 def test_tabmwp_is_asked_and_scored_as_published(base, tmp_path, monkeypatch):
-    """Two problems as the release has them, a letter and a number with its unit; the model is made to say what the test says."""
+    """Two problems as the release has them, a letter and a number with its unit; the model is made
+    to say what the test says.
+    """
     (tmp_path / "tables").mkdir()
     problems = {
         "8": {
@@ -1150,16 +1192,21 @@ def test_tabmwp_is_asked_and_scored_as_published(base, tmp_path, monkeypatch):
     speak(monkeypatch)
     monkeypatch.setattr(rollout, "answer_all", answer_all)
     run(
-        f"--method r3v --model {base} --data {tmp_path / 'problems_train.json'} --protocol tabmwp --prompt-template tabmwp --iterations 1 --num-generations 3 --max-completion-length 60 --max-steps 1 "
+        f"--method r3v --model {base} --data {tmp_path / 'problems_train.json'} --protocol tabmwp "
+        "--prompt-template tabmwp --iterations 1 --num-generations 3 --max-completion-length 60 "
+        "--max-steps 1 "
         f"--batch-size 2 --output-dir {tmp_path / 'out'}"
     )
     assert seen[0] == (
-        "Is the function linear?\nOptions:\n(A) linear\n(B) nonlinear\nFirst generate a step-by-step solution, then answer with the option\u2019s letter from the given choices directly.",
+        "Is the function linear?\nOptions:\n(A) linear\n(B) nonlinear\nFirst generate a "
+        "step-by-step solution, then answer with the option\u2019s letter from the given choices "
+        "directly.",
         "none",
     )
     assert (
         seen[1][0]
-        == "How much is it? (Unit: $)\nFirst generate a step-by-step solution, then answer the question using a single word or phrase."
+        == "How much is it? (Unit: $)\nFirst generate a step-by-step solution, then answer the "
+        "question using a single word or phrase."
     )
     pool = records.read_lines(tmp_path / "out" / "iteration-1" / "pool.jsonl")
     assert [(one["id"], one["right"], one["answer"]) for one in pool] == [
@@ -1193,7 +1240,9 @@ def test_tabmwp_is_asked_and_scored_as_published(base, tmp_path, monkeypatch):
 
 
 def test_a_protocol_asks_and_judges_as_evaluate_does(base, tmp_path, speaking, monkeypatch):
-    """Its template where none is given; what it cannot score refused by file and line before a model is loaded; a correct box without a label is right."""
+    """Its template where none is given; what it cannot score refused by file and line before a
+    model is loaded; a correct box without a label is right.
+    """
     monkeypatch.setattr(
         modeling, "load_from_args", lambda *_, **__: pytest.fail("a model was loaded")
     )
@@ -1202,10 +1251,12 @@ def test_a_protocol_asks_and_judges_as_evaluate_does(base, tmp_path, speaking, m
     )
     with pytest.raises(UserError, match="d.jsonl:1 does not suit --protocol superclevr"):
         run(
-            f"--method star --model {base} --warmup-data count --data {tmp_path / 'd.jsonl'} --protocol superclevr --output-dir {tmp_path / 'out'}"
+            f"--method star --model {base} --warmup-data count --data {tmp_path / 'd.jsonl'} "
+            f"--protocol superclevr --output-dir {tmp_path / 'out'}"
         )
     args = selftrain.parse_args(
-        f"--method star --model {base} --data {tmp_path / 'd.jsonl'} --protocol superclevr --output-dir {tmp_path / 'out'}".split()
+        f"--method star --model {base} --data {tmp_path}/d.jsonl --protocol superclevr "
+        f"--output-dir {tmp_path}/out".split()
     )
     with pytest.raises(UserError):
         selftrain.main(args)
@@ -1226,7 +1277,9 @@ def test_a_protocol_asks_and_judges_as_evaluate_does(base, tmp_path, speaking, m
 
 
 def test_questions_without_a_gold_answer_are_not_evaluated(base, tmp_path, speaking, capsys):
-    """DropoutNTP needs no answers; then all that ends counted as right, and the curve showed an accuracy of 1."""
+    """DropoutNTP needs no answers; then all that ends counted as right, and the curve showed an
+    accuracy of 1.
+    """
     (tmp_path / "d.jsonl").write_text(
         "".join(
             json.dumps(
@@ -1240,7 +1293,11 @@ def test_questions_without_a_gold_answer_are_not_evaluated(base, tmp_path, speak
             for k in range(4)
         )
     )
-    line = f"--method mpo --pair-source dropout_ntp --model {base} --data {tmp_path / 'd.jsonl'} --num-generations 1 --max-completion-length 60 --max-steps 1 --batch-size 2 --num-samples 2"
+    line = (
+        f"--method mpo --pair-source dropout_ntp --model {base} --data {tmp_path / 'd.jsonl'} "
+        "--num-generations 1 --max-completion-length 60 --max-steps 1 --batch-size 2 "
+        "--num-samples 2"
+    )
     run(f"{line} --output-dir {tmp_path / 'out'}")
     result = read(tmp_path / "out" / "iteration-1" / "result.json")
     assert (
@@ -1283,7 +1340,8 @@ def test_given_prompts_stay_as_they_are_and_the_evaluation_asks_as_trained(
     shutil.copytree(base, trained)
     disk.write_json(trained / "args.json", {"prompt_template": "think"})
     run_dpo(
-        f"--method dpo --pairs {mmpr} --max-train-samples 2 --model {trained} {PAIRS} --eval-data count:test --max-eval-samples 2 --num-samples 0 --output-dir {tmp_path / 'out'}"
+        f"--method dpo --pairs {mmpr} --max-train-samples 2 --model {trained} {PAIRS} --eval-data "
+        f"count:test --max-eval-samples 2 --num-samples 0 --output-dir {tmp_path / 'out'}"
     )
     given, used = (
         read_pairs(str(mmpr)),
@@ -1307,7 +1365,8 @@ def test_an_optimizer_that_is_not_installed_is_found_out_first(
     )
     with pytest.raises(UserError, match="pip install bitsandbytes"):
         run(
-            f"--method star --model {base} {LINE} --optim adamw_8bit --output-dir {tmp_path / 'out'}"
+            f"--method star --model {base} {LINE} --optim adamw_8bit --output-dir "
+            f"{tmp_path / 'out'}"
         )
     assert not (tmp_path / "out" / "args.json").exists()  # so another --optim may be given
 
@@ -1327,21 +1386,21 @@ def test_a_log_probability_that_is_not_finite_names_the_pair(base, mmpr, tmp_pat
 
 REFUSED = {
     "--method star --data count --refine-weight 2": "--refine-weight is for --method r3v, not star",
-    "--method mpo --data count --per-example": "--per-example is for --method star and r3v, not mpo",
+    "--method mpo --data count --per-example": "--per-example is for --method star and r3v",
     "--method r3v --data count --loss-type=ipo": "--loss-type is for --method dpo and mpo, not r3v",
     "--method dpo --data count --warmup-data count": "warm up by train_sft.py",
-    "--method dpo --data count --micro_batch_size 4": "--micro-batch-size is for --method star and r3v",
+    "--method dpo --data count --micro_batch_size 4": "--micro-batch-size is for --method star",
     "--method mpo --data count --start-ratio 0.3": "--start-ratio is for --pair-source dropout_ntp",
-    "--method dpo --data count --loss-type ipo --label-smoothing 0.1": "--label-smoothing changes the loss sigmoid",
+    "--method dpo --data count --loss-type ipo --label-smoothing 0.1": "changes the loss sigmoid",
     "--method dpo --data count --num-generations 1": "--num-generations must be at least 2",
-    "--method mpo --pairs x": "python train_dpo.py --model x --output-dir out --method mpo --pairs x",
+    "--method mpo --pairs x": "train_dpo.py --model x --output-dir out --method mpo --pairs x",
     "--method mpo --image_folder=x": "given pairs have a script of their own: python train_dpo.py",
     "--method dpo --data count --beta 0": "--beta must be above 0",
     "--method dpo --data count --label-smoothing 0.5": "--label-smoothing must be below 0.5",
     "--method star --data count --temperature 0": "--temperature must be above 0",
     "--method r3v --data count --select-sizes 1 3": "--select-sizes must be at least 2",
-    "--method mpo --data count --loss-weights 1 1": "one weight for each of sigmoid bco_pair sft, got 2",
-    "--method mpo --data count --loss-type sigmoid sft --loss-weights 1": "one weight for each of sigmoid sft, got 1",
+    "--method mpo --data count --loss-weights 1 1": "each of sigmoid bco_pair sft, got 2",
+    "--method mpo --data count --loss-type sigmoid sft --loss-weights 1": "of sigmoid sft, got 1",
     "--method ppo --data count": "--method",
     "--data count": "--method",
     "--method star": "--data",
@@ -1420,7 +1479,8 @@ def test_what_cannot_work_is_refused_before_any_work(line, wanted, tmp_path, mon
     monkeypatch.setattr(modeling, "load", lambda *_, **__: pytest.fail("a model was loaded"))
     with pytest.raises(UserError, match=wanted):
         run(
-            f"--model tiny --max-train-samples 4 --output-dir {tmp_path / 'out'} {line.format(out=tmp_path)}"
+            f"--model tiny --max-train-samples 4 --output-dir {tmp_path / 'out'} "
+            f"{line.format(out=tmp_path)}"
         )
 
 
@@ -1457,7 +1517,9 @@ def examined(monkeypatch):
 
 
 def test_every_warm_up_solution_of_a_file_on_one_line_is_kept(examined, tmp_path):
-    """R3V's released files: 1,000 records without ids and without a newline. One of them was learned from."""
+    """R3V's released files: 1,000 records without ids and without a newline. One of them was
+    learned from.
+    """
     worked = {
         "conversations": [
             {"from": "user", "value": "q"},
@@ -1489,7 +1551,9 @@ def test_ids_that_repeat_or_look_like_those_of_the_warm_up_lose_nothing(examined
 
 @pytest.mark.parametrize("name", sampler.POOLS)
 def test_a_run_that_was_begun_with_other_ids_is_not_resumed(tmp_path, name, monkeypatch):
-    """Ids were "d.json:2", by line; with samples of such ids the run died of a KeyError, or would mix up questions."""
+    """Ids were "d.json:2", by line; with samples of such ids the run died of a KeyError, or would
+    mix up questions.
+    """
     monkeypatch.setattr(modeling, "load", lambda *_, **__: pytest.fail("a model was loaded"))
     out = tmp_path / "out"
     (out / "iteration-1").mkdir(parents=True)
@@ -1552,12 +1616,15 @@ def test_instructions_for_pictures_of_no_known_kind_are_refused(base, tmp_path):
         UserError, match="d.jsonl: --instructions mpo goes by the kind of picture.*`task`.*chart"
     ):
         run(
-            f"--method mpo --model {base} --data {tmp_path / 'd.jsonl'} --instructions mpo --output-dir {tmp_path / 'out'}"
+            f"--method mpo --model {base} --data {tmp_path / 'd.jsonl'} --instructions mpo "
+            f"--output-dir {tmp_path / 'out'}"
         )
 
 
 def test_the_continuation_is_written_without_the_picture(tiny):
-    """No image token and no pixels in the prompt, whose question is otherwise the same; the example keeps its pictures."""
+    """No image token and no pixels in the prompt, whose question is otherwise the same; the example
+    keeps its pictures.
+    """
     _, processor = tiny
     seen = Example(
         "0",
