@@ -502,4 +502,5 @@ PAIR_LOSSES = {
     "sft": lambda p: sft_pair(p["chosen_logp"], p["chosen_tokens"]),
 }
 # Mixed Preference Optimization (arXiv:2411.10442): preference 0.8 + quality 0.2 + generation 1. preference_loss(..., **MPO)
+DPO = {"loss_type": ("sigmoid",), "loss_weights": None}
 MPO = {"loss_type": ("sigmoid", "bco_pair", "sft"), "loss_weights": (0.8, 0.2, 1.0)}

@@ -1,53 +1,101 @@
-"""From scored samples to training rows: STaR, R3V, pairs. Text only."""
+"""From scored samples to training rows: STaR, R3V, preference pairs. Text only.
+
+A pool is a list of lines, one sample each, oldest first:
+    {"id": example id, "iteration": 1, "sample": 0, "completion": text, "answer": "3" or None,
+     "right": True, "readable": True, "tokens": 57, "finish": "stop" or "length"}
+A sample is wrong if its answer is not the gold one, and unreadable if no answer could be read.
+No builder writes to its arguments, or draws but from the random.Random or the seed it is given.
+
+A method's builder makes its rows (METHODS in selftrain.py):
+    build_items    what to imitate, for star and r3v
+    build_pairs    what to prefer to what, for dpo and mpo
+"""
 
 import dataclasses
 import random
 import re
 from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 
 from grading import metrics
 from grading.answers import extract_answer, normalize_answer
 from plumbing.errors import UserError
 from tasks import prompts
+from tasks.example import Example, Pair
 
 BUILT = ("cot", "refine", "select")  # R3V's three tasks
+LEAST = 20  # characters of thinking in a text that reasons
+
+# --- the pool ---
 
 
-# ------------------------------------------------------------------------------------------------------------- the pool
+def sort_pool(lines: Iterable[dict]) -> dict[str, tuple[list, list, list]]:
+    """Sort pool lines by question: {id: (right, wrong, unreadable)}, each oldest to newest.
 
-
-def sort_pool(lines):
-    """{id: (right, wrong, unreadable)}, three lists of pool lines, each oldest to newest, ids in the order of their first line.
-
-    Unreadable samples are kept apart: R3V and MPO take them for wrong, but a text without an answer teaches something else than a wrong answer does.
+    Ids come in the order of their first line.
     """
+    # R3V and MPO count unreadable as wrong; but it teaches something else than a wrong answer.
     sorts = {}
     for line in lines:
-        groups = sorts.setdefault(line["id"], ([], [], []))
-        groups[2 if not line["readable"] else 0 if line["right"] else 1].append(line)
+        right, wrong, unreadable = sorts.setdefault(line["id"], ([], [], []))
+        if not line["readable"]:
+            unreadable.append(line)
+        elif line["right"]:
+            right.append(line)
+        else:
+            wrong.append(line)
     return sorts
 
 
-def has_reasoning(completion, least=20):
-    """Whether a completion reasons before it answers: at least `least` characters of thinking.
+def shares_of(pool: Sequence[dict]) -> dict[str, float]:
+    """Return the shares of right, wrong and unreadable lines; {} for an empty pool."""
+    if not pool:
+        return {}
+    sorts = sort_pool(pool).values()
+    return {
+        kind: sum(len(groups[n]) for groups in sorts) / len(pool)
+        for n, kind in enumerate(("right", "wrong", "unreadable"))
+    }
 
-    That is what stands inside the think tags, and after them or without them before the first `<answer>` or `Answer:` (all of a text that has none of these). Answering
-    first and explaining later is no reasoning. R3V's Qwen2-VL code asks for more than 50 characters that do not begin with "Answer"; InternVL's for 20 of thinking.
+
+def count_questions(sorts: dict[str, tuple], least: int = LEAST) -> Counter:
+    """Count the questions by what their samples are, and the samples of no use.
+
+    sorts: of `sort_pool`. Unreadable is not right. cut, no_reasoning: of the readable samples.
     """
+    names = "questions all_right all_wrong mixed unreadable cut no_reasoning".split()
+    counts = Counter(dict.fromkeys(names, 0))
+    for right, wrong, unreadable in sorts.values():
+        if not right:
+            state = "all_wrong"
+        elif wrong or unreadable:
+            state = "mixed"
+        else:
+            state = "all_right"
+        readable = right + wrong
+        cut = sum(line["finish"] == "length" for line in readable)
+        counts["questions"] += 1
+        counts[state] += 1
+        counts["unreadable"] += len(unreadable)
+        counts["cut"] += cut
+        counts["no_reasoning"] += len(readable) - len(usable(readable, least)) - cut
+    return counts
+
+
+def has_reasoning(completion: str, least: int = LEAST) -> bool:
+    """Tell whether a completion has at least `least` characters of thinking before its answer.
+
+    Thinking is what the think tags hold, and what stands before `<answer>` or `Answer:`.
+    """
+    # R3V's Qwen2-VL code wants over 50 characters not beginning with "Answer", InternVL's 20.
     thinking, _, rest = completion.rpartition("</think>")
-    return (
-        len(
-            (
-                thinking.replace("<think>", "") + re.split("<answer>|Answer:", rest, maxsplit=1)[0]
-            ).strip()
-        )
-        >= least
-    )
+    before_answer = re.split("<answer>|Answer:", rest, maxsplit=1)[0]
+    return len((thinking.replace("<think>", "") + before_answer).strip()) >= least
 
 
-def usable(lines, least=20):
-    """The lines fit to be imitated or shown as candidates: they reason, and came to their end. What was cut at the length limit would be imitated with an end-of-turn
-    token in the middle of its sentence."""
+def usable(lines: Iterable[dict], least: int = LEAST) -> list[dict]:
+    """Keep the lines fit to be imitated or shown: they reason, and were not cut."""
+    # A cut text would be imitated with an end-of-turn token in the middle of a sentence.
     return [
         line
         for line in lines
@@ -55,107 +103,112 @@ def usable(lines, least=20):
     ]
 
 
-# ---------------------------------------------------------------------------- R3V (arXiv:2411.00855): solve, refine, select
+def distinct(lines: Sequence[dict]) -> list[dict]:
+    """Drop the lines whose text a newer line repeats."""
+    newest = {line["completion"].strip(): i for i, line in enumerate(lines)}
+    return [line for i, line in enumerate(lines) if newest[line["completion"].strip()] == i]
 
 
-def self_cot(right):
-    """Self-CoT, L_SFT: the newest right sample, or None."""
+# --- R3V (arXiv:2411.00855): solve, refine, select ---
+
+
+def self_cot(right: list[dict]) -> dict | None:
+    """Return what self-CoT (L_SFT) imitates: the newest right sample."""
     return right[-1] if right else None
 
 
-def self_refine(right, wrong):
-    """Self-refine, L_REF: (newest wrong, newest right), the first for the prompt and the second for the target; None if there are not both."""
+def self_refine(right: list[dict], wrong: list[dict]) -> tuple[dict, dict] | None:
+    """Return (newest wrong, newest right): prompt and target of self-refine (L_REF)."""
     return (wrong[-1], right[-1]) if right and wrong else None
 
 
-def self_select_sets(right, wrong, sizes=(3,), rng=None, choices=None, per_size=2):
-    """Self-select, L_SEL: sets of candidates of one question, at least one of them right and one wrong.
+def self_select_sets(
+    right: list[dict],
+    wrong: list[dict],
+    sizes: Sequence[int] = (3,),
+    rng: random.Random | None = None,
+    choices: list | None = None,
+    per_size: int = 2,
+) -> list[dict]:
+    """Make candidate sets of one question for self-select (L_SEL): some right, some wrong.
 
-    Size 3 is R3V's: {T[-1], T[-2], F[-1]}, kind "2+1", and {T[-1], F[-1], F[-2]}, kind "1+2", of T right and F wrong, as far as there are enough. Other sizes n
-    (2 to 6, so that more candidates than in training are no surprise at test time; sizes=(2, 3, 4, 5, 6)) get `per_size` sets each: the number of right ones is uniform
-    over what can be filled, R3V's 1 to min(|T|, n - 1), and `rng` draws which ones. Different from the release, at any size:
-    - candidates differ as texts: of equal ones only the newest counts. Twice the same text, common at low temperature, gives the answer away or wastes a place;
-    - the right ones give the same answer as the newest of them (normalize_answer, with `choices`): the release checks this only in its variant for other sizes.
-    Returns [{"right": lines, "wrong": lines, "kind": "2+1"}, ...], lines oldest to newest; [] if all are right or all are wrong.
+    Size 3 is R3V's: {T[-1], T[-2], F[-1]}, kind "2+1", and {T[-1], F[-1], F[-2]}, kind "1+2".
+    Other sizes get `per_size` sets: how many are right is uniform, and `rng` draws which.
+    Returns [{"right": lines, "wrong": lines, "kind": "2+1"}, ...], lines oldest to newest.
     """
+    # Equal texts count once, unlike in R3V's release: they give the answer away or waste a place.
     right, wrong = distinct(right), distinct(wrong)
-    right = [
-        line
-        for line in right
-        if normalize_answer(line["answer"], choices)
-        == normalize_answer(right[-1]["answer"], choices)
-    ]
+    # Right candidates agree with the newest; the release checks this only for other sizes.
+    right = [line for line in right if same_answer(line["answer"], right[-1]["answer"], choices)]
     sets = []
     for n in sizes:
         if n < 2:
             raise ValueError(f"a set to select from has at least 2 candidates, got size {n}")
-        fewest, most = max(1, n - len(wrong)), min(len(right), n - 1)  # right ones
+        fewest = max(1, n - len(wrong))  # right ones
+        most = min(len(right), n - 1)
         if n == 3:
             sets += [(right[-k:], wrong[k - n :]) for k in (2, 1) if fewest <= k <= most]
         elif fewest <= most:
             for _ in range(per_size):
                 k = rng.randint(fewest, most)
-                one = tuple(
-                    [lines[i] for i in sorted(rng.sample(range(len(lines)), m))]
-                    for lines, m in ((right, k), (wrong, n - k))
-                )
-                sets += [one] if one not in sets else []
-    return [
-        {"right": some, "wrong": others, "kind": f"{len(some)}+{len(others)}"}
-        for some, others in sets
-    ]
+                drawn = draw_lines(right, k, rng), draw_lines(wrong, n - k, rng)
+                if drawn not in sets:
+                    sets.append(drawn)
+    return [{"right": good, "wrong": bad, "kind": f"{len(good)}+{len(bad)}"} for good, bad in sets]
 
 
-def distinct(lines):
-    """The lines without those whose text a newer one repeats."""
-    newest = {line["completion"].strip(): i for i, line in enumerate(lines)}
-    return [line for i, line in enumerate(lines) if newest[line["completion"].strip()] == i]
+def draw_lines(lines: list[dict], number: int, rng: random.Random) -> list[dict]:
+    """Draw `number` of the lines, and keep their order."""
+    return [lines[i] for i in sorted(rng.sample(range(len(lines)), number))]
 
 
-def balance_kinds(sets, rng):
-    """As many sets with the right candidates in the majority as in the minority, within each size: (what is kept, in order; number dropped, drawn by rng).
+def same_answer(one: str, other: str, choices: list | None = None) -> bool:
+    """Tell whether two answers have one normal form."""
+    return normalize_answer(one, choices) == normalize_answer(other, choices)
 
-    Of "2+1" sets alone a model learns to take the majority of the answers shown, which needs no looking. Sets with as many right as wrong ones all stay.
+
+def balance_kinds(sets: list[dict], rng: random.Random) -> tuple[list[dict], int]:
+    """Drop random sets until, for each size, right majorities are as common as wrong ones.
+
+    Sets with as many right as wrong candidates all stay. Returns (sets in order, number dropped).
     """
+    # From "2+1" sets alone a model learns to follow the majority, which needs no looking.
     groups = {}
     for i, one in enumerate(sets):
-        balance = len(one["right"]) - len(one["wrong"])
-        groups.setdefault((len(one["right"]) + len(one["wrong"]), abs(balance) > 0), ([], []))[
-            balance > 0
-        ].append(i)
+        surplus = len(one["right"]) - len(one["wrong"])
+        size = len(one["right"]) + len(one["wrong"])
+        groups.setdefault((size, surplus != 0), ([], []))[surplus > 0].append(i)
     dropped = set()
     for (_, uneven), pair in groups.items():
         rare, common = sorted(pair, key=len)
-        dropped |= set(rng.sample(common, len(common) - len(rare))) if uneven else set()
+        if uneven:
+            dropped |= set(rng.sample(common, len(common) - len(rare)))
     return [one for i, one in enumerate(sets) if i not in dropped], len(dropped)
 
 
-def balance_positions(sets, rng):
-    """Puts the candidates of each set in an order: every position holds a right one equally often, to within one, in the sets of each kind.
+def balance_positions(sets: list[dict], rng: random.Random) -> list[dict]:
+    """Order the candidates of each set: every position is right equally often, to within one.
 
-    R3V shuffles and hopes; a preference for the first candidate then costs nothing in training. Here the right ones go where the fewest have been so far, ties drawn
-    by rng, over the whole data set. Returns the sets with "candidates" (lines in order) and "right_at" (positions of the right ones, from 0).
+    In the sets of each kind, and of each size. Ties are drawn by rng.
+    Returns the sets with "candidates" (lines in order) and "right_at" (positions, from 0).
     """
-    placed, kinds, sizes = [None] * len(sets), {}, {}
-    for i in sorted(
-        range(len(sets)), key=lambda i: sets[i]["kind"]
-    ):  # kind by kind, so that the second can even out the first over all sets of a size
+    # R3V shuffles; then preferring the first candidate costs nothing in training.
+    placed, of_kinds, of_sizes = [None] * len(sets), {}, {}
+    # Kind by kind: a size's second kind can then even out what the first left uneven.
+    for i in sorted(range(len(sets)), key=lambda i: sets[i]["kind"]):
         right, wrong = list(sets[i]["right"]), list(sets[i]["wrong"])
         n = len(right) + len(wrong)
-        of_kind, of_size = kinds.setdefault(sets[i]["kind"], [0] * n), sizes.setdefault(n, [0] * n)
-        right_at = sorted(
-            sorted(range(n), key=lambda at: (of_kind[at], of_size[at], rng.random()))[: len(right)]
-        )
+        of_kind = of_kinds.setdefault(sets[i]["kind"], [0] * n)
+        of_size = of_sizes.setdefault(n, [0] * n)
+        fewest = sorted((of_kind[at], of_size[at], rng.random(), at) for at in range(n))
+        right_at = sorted(at for *_, at in fewest[: len(right)])
         rng.shuffle(right)
         rng.shuffle(wrong)
         for at in right_at:
             of_kind[at] += 1
             of_size[at] += 1
-        placed[i] = {
-            **sets[i],
-            "candidates": [(right if at in right_at else wrong).pop() for at in range(n)],
-            "right_at": right_at,
-        }
+        candidates = [(right if at in right_at else wrong).pop() for at in range(n)]
+        placed[i] = {**sets[i], "candidates": candidates, "right_at": right_at}
     return placed
 
 
@@ -163,7 +216,7 @@ def balance_positions(sets, rng):
 BARE_ANSWERS = ("chartqa", "clevr_math")
 
 
-def final_answer(line, bare=False):
+def final_answer(line: dict, bare: bool = False) -> str:
     """Return the target of a set: the answer alone, spelt as the sample did.
 
     "<answer> 3 </answer>" if the sample used tags; else "3" if bare, as R3V has it for ChartQA and
@@ -174,255 +227,286 @@ def final_answer(line, bare=False):
     return line["answer"] if bare else f"Answer: {line['answer']}"
 
 
-def build(
-    examples,
-    pool,
-    prompt_of,
-    tasks=BUILT,
-    sizes=(3,),
-    seed=0,
-    balance=True,
-    hinted=(),
-    least=20,
-    instruction=None,
-    bare=False,
-):
-    """The training data of one R3V iteration from the whole pool: (items, counts for the log).
+def build_items(
+    examples: dict[str, Example],
+    pool: list[dict],
+    prompt_of: Callable[[Example], str],
+    tasks: Sequence[str] = BUILT,
+    sizes: Sequence[int] = (3,),
+    seed: int = 0,
+    balance: bool = True,
+    hinted: Iterable[dict] = (),
+    least: int = LEAST,
+    instruction: str | None = None,
+    bare: bool = False,
+) -> tuple[list[dict], dict[str, int]]:
+    """Build what one R3V iteration imitates, from the whole pool; ("cot",) alone is STaR.
 
-    examples: {id: Example}; prompt_of(example): the question as it is asked for reasoning (data.wording), its options in it, which the release's rebuilt prompts lost.
-    tasks: which of BUILT; cot alone is R3V's STaR. sizes: of the sets to select from. balance=False leaves both kinds of sets as common as they are (R3V).
-    hinted: pool lines sampled with the gold answer as a hint (hint_prompt), for STaR's rationalisation: used where nothing else is right. least: see has_reasoning.
-    instruction: of data.select_prompt, data.SELECT.get(template). bare: see final_answer.
-    An item is {"id", "task", "prompt": the whole user turn, "target": what to answer}, and of "select" also "candidates" (texts), "right_at" (positions from 0) and
-    "kind". At most one cot and one refine item a question. All items of a task are together: shuffle before training.
-    counts: questions (all_right, all_wrong, mixed, by all their samples; unreadable is not right); samples that are unreadable, cut, or without reasoning; items of each
-    task and kind; select/surplus, sets dropped by balance_kinds; select/voted_right, items on which the majority of the candidates is right: what voting alone would get.
-    Raises UserError if the pool has a sample of a question that examples lacks.
+    prompt_of: an example's question as asked for reasoning. sizes: of the sets to select from.
+    hinted: pool lines sampled with `hint_prompt`, used where nothing else is right.
+    instruction, bare: see prompts.select_prompt and `final_answer`.
+    An item is {"id", "task", "prompt": the user turn, "target"}; see `select_items` for more.
+    Returns (items, task by task: shuffle before training; counts, as docs/metrics.md has them).
+    Raises UserError for a sample of a question that `examples` lacks.
     """
     rng = random.Random(seed)
-    counts = Counter(
-        dict.fromkeys(
-            [
-                "questions",
-                "all_right",
-                "all_wrong",
-                "mixed",
-                "unreadable",
-                "cut",
-                "no_reasoning",
-                "rationalised",
-                *BUILT,
-                "select/surplus",
-                "select/voted_right",
-            ],
-            0,
-        )
-    )
-    items, sets = {task: [] for task in BUILT}, []
     hints = {line["id"]: line for line in rationalised(hinted, least)}
-    by_id = sort_pool(pool)
-    for id in [*by_id, *(id for id in hints if id not in by_id)]:
-        if id not in examples:
-            raise UserError(
-                f"the pool has samples of example {id!r}, which is not in the data: give the --data that they were sampled from, or another --output-dir"
-            )
-        everything = by_id.get(id, ([], [], []))
-        right, wrong = (usable(lines, least) for lines in everything[:2])
-        cut = sum(line["finish"] == "length" for line in everything[0] + everything[1])
-        counts["questions"] += 1
-        counts[
-            "all_wrong"
-            if not everything[0]
-            else "mixed"
-            if everything[1] or everything[2]
-            else "all_right"
-        ] += 1
-        counts["unreadable"] += len(everything[2])
-        counts["cut"] += cut
-        counts["no_reasoning"] += (
-            len(everything[0]) + len(everything[1]) - len(right) - len(wrong) - cut
+    sorts = sort_pool(pool)
+    sorts |= {id: ([], [], []) for id in hints if id not in sorts}
+    unknown = next((id for id in sorts if id not in examples), None)
+    if unknown is not None:
+        raise UserError(
+            f"the pool has samples of example {unknown!r}, which is not in the data: give the "
+            "--data that they were sampled from, or another --output-dir"
         )
-        prompt, newest, pair = prompt_of(examples[id]), self_cot(right), self_refine(right, wrong)
+    counts = count_questions(sorts, least)
+    counts.update(dict.fromkeys(("rationalised", *BUILT, "select/surplus"), 0))
+    cot, refine, sets = [], [], []
+    for id, (right, wrong, _) in sorts.items():
+        right, wrong = usable(right, least), usable(wrong, least)
+        prompt = prompt_of(examples[id])
+        newest, pair = self_cot(right), self_refine(right, wrong)
         if newest is None and id in hints:
             newest = hints[id]
             counts["rationalised"] += "cot" in tasks
         if newest:
-            items["cot"].append(
-                {"id": id, "task": "cot", "prompt": prompt, "target": newest["completion"].strip()}
-            )
-        if pair and "refine" in tasks:
-            items["refine"].append(
-                {
-                    "id": id,
-                    "task": "refine",
-                    "prompt": prompts.refine_prompt(prompt, pair[0]["completion"].strip()),
-                    "target": pair[1]["completion"].strip(),
-                }
-            )
+            cot.append(item_of(id, "cot", prompt, newest["completion"].strip()))
+        if pair:
+            failed, corrected = (line["completion"].strip() for line in pair)
+            refine.append(item_of(id, "refine", prompts.refine_prompt(prompt, failed), corrected))
         if "select" in tasks:
-            sets += [
-                {"id": id, **one}
-                for one in self_select_sets(right, wrong, sizes, rng, examples[id].choices)
-            ]
+            found = self_select_sets(right, wrong, sizes, rng, examples[id].choices)
+            sets += [{"id": id, **one} for one in found]
     if balance:
         sets, counts["select/surplus"] = balance_kinds(sets, rng)
-    for one in balance_positions(sets, rng):
-        example, candidates = (
-            examples[one["id"]],
-            [line["completion"].strip() for line in one["candidates"]],
-        )
-        vote = metrics.majority(
-            [line["answer"] for line in one["candidates"]], example.choices, lambda answer: answer
-        )
-        counts["select/voted_right"] += any(
-            line["right"] for line in one["candidates"] if line["answer"] == vote
-        )
-        counts[f"select/{one['kind']}"] += 1
-        items["select"].append(
-            {
-                "id": one["id"],
-                "task": "select",
-                "prompt": prompts.select_prompt(prompt_of(example), candidates, instruction),
-                "target": final_answer(one["right"][-1], bare),
-                "candidates": candidates,
-                "right_at": one["right_at"],
-                "kind": one["kind"],
-            }
-        )
+    placed = balance_positions(sets, rng)
+    select, of_sets = select_items(examples, placed, prompt_of, instruction, bare)
+    counts.update(of_sets)
+    items = {"cot": cot, "refine": refine, "select": select}
     built = [item for task in BUILT if task in tasks for item in items[task]]
     counts.update(item["task"] for item in built)
     return built, dict(counts)
 
 
-# ------------------------------------------------------------------------------------- STaR (arXiv:2203.14465): rationalisation
+def item_of(id: str, task: str, prompt: str, target: str) -> dict:
+    """Make a training item of a whole user turn and what to answer."""
+    return {"id": id, "task": task, "prompt": prompt, "target": target}
 
 
-def hint_prompt(prompt, answer):
-    """The prompt with the gold answer as a hint: for sampling only, on questions nothing was right for. The training prompt is the one without."""
-    return f"{prompt}\nHint: the answer is {answer}. Show step by step, from what the picture shows, how one comes to it, without a word about this hint."
+def select_items(
+    examples: dict[str, Example],
+    sets: list[dict],
+    prompt_of: Callable[[Example], str],
+    instruction: str | None,
+    bare: bool,
+) -> tuple[list[dict], Counter]:
+    """Make items of placed candidate sets, and count them by kind.
+
+    An item also has "candidates" (texts), "right_at" (positions, from 0) and "kind".
+    The count select/voted_right: the sets in which the majority of the candidates is right.
+    """
+    items, counts = [], Counter({"select/voted_right": 0})
+    for one in sets:
+        example, lines = examples[one["id"]], one["candidates"]
+        candidates = [line["completion"].strip() for line in lines]
+        given = [line["answer"] for line in lines]
+        vote = metrics.majority(given, example.choices, lambda answer: answer)
+        voted = [line["right"] for line in lines if line["answer"] == vote]
+        counts["select/voted_right"] += any(voted)
+        counts[f"select/{one['kind']}"] += 1
+        prompt = prompts.select_prompt(prompt_of(example), candidates, instruction)
+        item = item_of(one["id"], "select", prompt, final_answer(one["right"][-1], bare))
+        shown = {"candidates": candidates, "right_at": one["right_at"], "kind": one["kind"]}
+        items.append({**item, **shown})
+    return items, counts
 
 
-def rationalised(lines, least=20):
-    """The newest usable right sample of each question, of samples drawn with the hint. What speaks of the hint is left out: no hint will be there to speak of."""
+# --- STaR (arXiv:2203.14465): rationalisation ---
+
+
+def hint_prompt(prompt: str, answer: str) -> str:
+    """Add the gold answer as a hint: for sampling only, where nothing was right."""
+    return (
+        f"{prompt}\nHint: the answer is {answer}. Show step by step, from what the picture shows, "
+        "how one comes to it, without a word about this hint."
+    )
+
+
+def rationalised(lines: Iterable[dict], least: int = LEAST) -> list[dict]:
+    """Return the newest usable right sample of each question that was asked with the hint."""
     right = [
         line
         for line in usable(lines, least)
+        # The training prompt has no hint to speak of.
         if line["right"] and not re.search(r"\bhint", line["completion"], re.IGNORECASE)
     ]
     return list({line["id"]: line for line in right}.values())
 
 
-# --------------------------------------------------------------------------------- MPO (arXiv:2411.10442): pairs by correctness
+# --- MPO (arXiv:2411.10442): pairs by correctness ---
 
-# How to ask for reasoning when sampling, by kind of picture: appended to the prompt, so that samples differ in more than luck. A pair's training prompt is the plain one.
+# How to ask for reasoning when sampling, by kind of picture: samples then differ more.
+# A pair's training prompt is the plain one.
 INSTRUCTIONS = {
     "plain": "",
-    "background": "First recall the definitions, rules and facts that the question calls for, then reason from them step by step.",
-    "visual": "First describe what the picture shows that bears on the question, its text, numbers and layout, then reason from it step by step.",
-    "grounded": "First name each object that the question is about and say where in the picture it is, then reason from these step by step.",
+    "background": "First recall the definitions, rules and facts that the question calls for, "
+    "then reason from them step by step.",
+    "visual": "First describe what the picture shows that bears on the question, its text, "
+    "numbers and layout, then reason from it step by step.",
+    "grounded": "First name each object that the question is about and say where in the picture "
+    "it is, then reason from these step by step.",
 }
 INSTRUCTION_OF = {
     "science": "background", "geometry": "background", "math": "background",
     "chart": "visual", "table": "visual", "document": "visual", "ocr": "visual",
     "general": "grounded", "count": "grounded", "spatial": "grounded", "ground": "grounded",
-    "mathematics": "background", "relation": "grounded", "depth": "grounded", "distance": "grounded", "commonsense": "grounded",      # M3CoT's and CV-Bench's words
+    # M3CoT's and CV-Bench's words
+    "mathematics": "background", "commonsense": "grounded",
+    "relation": "grounded", "depth": "grounded", "distance": "grounded",
 }  # fmt: skip
 
 
-def instructed(prompt, kind):
-    """The prompt to sample with, for a kind of picture or task (INSTRUCTION_OF, upper or lower case; plain for any other, None included). Tags and format are left to the prompt."""
+def instructed(prompt: str, kind: str | None) -> str:
+    """Add the instruction for a kind of picture or task to a prompt.
+
+    kind: as in INSTRUCTION_OF, in any case; another gets none.
+    """
     words = INSTRUCTIONS[INSTRUCTION_OF.get(str(kind).lower(), "plain")]
     return f"{prompt}\n{words}" if words else prompt
 
 
-def entails(wrong, right, choices=None):
-    """Whether the wrong answer says the right one and more, "12 cm" and "12": the pair would punish what it should reward.
+def sample_shares(num_generations: int, instructions: str) -> tuple[int, int]:
+    """Return how many samples of a question are asked for plainly, and how many instructed."""
+    if instructions == "plain":
+        return num_generations, 0
+    return num_generations - num_generations // 2, num_generations // 2
 
-    The words of the right answer stand side by side in the wrong one, each by normalize_answer. MPO's code looks for characters: it drops the right "A" beside "B. Paris",
-    "1" beside "12", and, since it writes 'None' where there is no answer, "No" beside every unreadable text. Two different options (`choices`, or letters) never entail,
-    nor do lists of boxes: one box too many is a mistake.
+
+def entails(wrong: str, right: str, choices: list | None = None) -> bool:
+    """Tell whether the wrong answer says the right one and more: "12 cm" and "12".
+
+    The words of the right answer stand side by side in the wrong one, each by normalize_answer.
+    Two different options never entail, nor do lists of boxes: one box too many is a mistake.
     """
+    # Such a pair would punish what it should reward. MPO's code compares characters instead.
     forms = {normalize_answer(answer, choices) for answer in (right, wrong)}
-    if "[{" in right or len(forms) == 2 and all(re.fullmatch("[a-z]", form) for form in forms):
+    letters = len(forms) == 2 and all(re.fullmatch("[a-z]", form) for form in forms)
+    if "[{" in right or letters:
         return False
-    pieces = (
-        [piece.lstrip("([\"'").rstrip(".,;:!?)]\"'") for piece in answer.split()]
-        for answer in (right, wrong)
-    )
-    words, more = ([normalize_answer(piece) for piece in some if piece] for some in pieces)
-    return bool(words) and any(
-        more[i : i + len(words)] == words for i in range(len(more) - len(words) + 1)
-    )
+    words, more = normal_words(right), normal_words(wrong)
+    starts = range(len(more) - len(words) + 1)
+    return bool(words) and any(more[i : i + len(words)] == words for i in starts)
 
 
-def correctness_pairs(right, wrong, unreadable, rng, most=15, choices=None):
-    """MPO's pairs of one question: ([(chosen, rejected), ...], the same with an unreadable rejected one), of pool lines, at most `most` each, drawn by rng.
+def normal_words(answer: str) -> list[str]:
+    """Split an answer into words without brackets and punctuation, each in its normal form."""
+    words = [word.lstrip("([\"'").rstrip(".,;:!?)]\"'") for word in answer.split()]
+    return [normalize_answer(word) for word in words if word]
 
-    All right x wrong but those whose answers entail (see `entails`), and all right x unreadable, kept apart, because they teach the format. Equal texts count once, and a
-    right sample that was cut is not chosen. Lengths are not matched, as in the released code. Both are empty if nothing is right.
+
+def correctness_pairs(
+    right: list[dict],
+    wrong: list[dict],
+    unreadable: list[dict],
+    rng: random.Random,
+    most: int = 15,
+    choices: list | None = None,
+) -> tuple[list, list]:
+    """Pair a question's right samples with wrong and with unreadable ones: MPO's pairs.
+
+    Equal texts count once; a cut sample is not chosen; answers that entail are left out.
+    Lengths are not matched, as in the released code.
+    Returns two lists of (chosen, rejected) lines, at most `most` each, drawn by rng.
     """
     right = [line for line in distinct(right) if line["finish"] != "length"]
-    pairs = [
-        (a, b)
-        for a in right
-        for b in distinct(wrong)
-        if not entails(b["answer"], a["answer"], choices)
-    ]
+    product = [(a, b) for a in right for b in distinct(wrong)]
+    pairs = [(a, b) for a, b in product if not entails(b["answer"], a["answer"], choices)]
+    # Apart, because these teach the format.
     format_pairs = [(a, b) for a in right for b in distinct(unreadable)]
-    return tuple(
-        some if len(some) <= most else [some[i] for i in sorted(rng.sample(range(len(some)), most))]
-        for some in (pairs, format_pairs)
-    )
+    return at_most(pairs, most, rng), at_most(format_pairs, most, rng)
 
 
-# ------------------------------------------------------------- MPO's Dropout Next-Token Prediction: pairs without a gold answer
+def at_most(pairs: list, most: int, rng: random.Random) -> list:
+    """Draw `most` of the pairs, in order, if there are more."""
+    return pairs if len(pairs) <= most else draw_lines(pairs, most, rng)
 
 
-def truncate_words(text, ratio=0.5):
-    """The first floor(n * ratio) of the n words of a response, split at single spaces, so that it is exactly how the text begins; no space at its end."""
+def build_pairs(
+    examples: dict[str, Example], pool: list[dict], seed: int = 0, most: int = 15
+) -> list[Pair]:
+    """Build the pairs of one iteration by correctness, from its pool.
+
+    kind: "answer" where the rejected sample is wrong, "format" where it is unreadable.
+    """
+    rng, pairs = random.Random(seed), []
+    for id, (right, wrong, unreadable) in sort_pool(pool).items():
+        example = examples[id]
+        found = correctness_pairs(right, wrong, unreadable, rng, most, example.choices)
+        for kind, lines in zip(("answer", "format"), found):
+            pairs += [
+                Pair(example, chosen["completion"].strip(), rejected["completion"].strip(), kind)
+                for chosen, rejected in lines
+            ]
+    return pairs
+
+
+# --- MPO's Dropout Next-Token Prediction: pairs without a gold answer ---
+
+
+def to_continue(pool: list[dict]) -> list[dict]:
+    """Choose what DropoutNTP continues: the newest uncut right sample of each question."""
+    ends = [usable(right, 0) for right, _, _ in sort_pool(pool).values()]
+    return [lines[-1] for lines in ends if lines]
+
+
+def truncate_words(text: str, ratio: float = 0.5) -> str:
+    """Return the first floor(n * ratio) of the n words of a response.
+
+    Words are split at single spaces; no space at the end.
+    """
     words = text.split(" ")
-    return " ".join(words[: int(len(words) * ratio + 1e-9)])  # 0.29 * 100 is a little less than 29
+    return " ".join(words[: int(len(words) * ratio + 1e-9)])  # 0.29 * 100 is below 29 in floats
 
 
-def blind(example):
-    """The example without its images, nor a placeholder for them: what the continuation is made up from."""
-    return dataclasses.replace(
-        example, images=[], question=example.question.replace("<image>", "").strip()
-    )
+def blind(example: Example) -> Example:
+    """Return the example without its images and their placeholders."""
+    question = example.question.replace("<image>", "").strip()
+    return dataclasses.replace(example, images=[], question=question)
 
 
-def ntp_pair(chosen, prefix, continuation, choices=None, read=extract_answer):
-    """(chosen, rejected): a response to the picture, and its beginning (truncate_words) as the same model went on without the picture. None if that tells nothing: it went
-    on with nothing, with the same text, or to the same answer.
+def ntp_pair(
+    chosen: str,
+    prefix: str,
+    continuation: str,
+    choices: list | None = None,
+    read: Callable[[str], str | None] = extract_answer,
+) -> tuple[str, str] | None:
+    """Pair a response with its beginning as the model continued it without the picture.
 
-    The two share the words of the prefix, which ends without a space while a continuation may or may not begin with one: exactly one goes between.
+    prefix: of `truncate_words`. None if the continuation is empty, or has the same text or answer.
     """
     assert chosen.startswith(prefix), f"the prefix {prefix[-40:]!r} is not how the response begins"
+    # The prefix ends without a space, and a continuation may begin with one: exactly one goes here.
     rejected = f"{prefix} {continuation.strip()}" if prefix else continuation.strip()
+    if not continuation.strip() or rejected.split() == chosen.split():
+        return None
     answers = [read(text) for text in (chosen, rejected)]
-    same = (
-        None not in answers and len({normalize_answer(answer, choices) for answer in answers}) == 1
-    )
-    return (
-        None
-        if same or not continuation.strip() or rejected.split() == chosen.split()
-        else (chosen, rejected)
-    )
+    if None not in answers and same_answer(*answers, choices):
+        return None
+    return chosen, rejected
 
 
-def pool_shares(args):
-    """Samples of a question in each of POOLS."""
-    K = args.num_generations
-    return [K, 0] if args.instructions == "plain" else [K - K // 2, K // 2]
-
-
-def shares_of(pool):
-    """{"right": share, "wrong": ..., "unreadable": ...} of pool lines; {} of none."""
-    return (
-        {
-            kind: sum(len(groups[n]) for groups in sort_pool(pool).values()) / len(pool)
-            for n, kind in enumerate(("right", "wrong", "unreadable"))
-        }
-        if pool
-        else {}
-    )
+def continuation_pairs(
+    examples: dict[str, Example],
+    chosen: list[dict],
+    ends: list[dict],
+    read: Callable[[str], str | None],
+) -> list[Pair]:
+    """Make the pairs of DropoutNTP. ends: how each chosen line went on without the picture."""
+    pairs = []
+    for line, end in zip(chosen, ends):
+        example, text = examples[line["id"]], line["completion"].strip()
+        pair = ntp_pair(text, end["prefix"], end["continuation"], example.choices, read)
+        if pair:
+            pairs.append(Pair(example, pair[0].strip(), pair[1].strip(), "dropout_ntp"))
+    return pairs

@@ -1,6 +1,11 @@
 """One optimizer step: schedule, optimizer, clipping, supervised and preference gradients."""
 
+import functools
 import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
 
 import torch
 from tqdm import tqdm
@@ -8,38 +13,92 @@ from tqdm import tqdm
 import data
 import losses
 from logps import token_logps
-from plumbing import flags, records
-from plumbing.arguments import label_of
+from plumbing import device, disk, flags, records, rundir, stopping
 from plumbing.errors import UserError
+from plumbing.iterations import Models
+from plumbing.log import MetricsLog, metrics_of, say
+from tasks.example import Example, Pair
 from tasks.prompts import with_question
 
+# --- imitation: what is built for star and r3v ---
 
-def texts_of(pairs):
-    """What log-probs of pairs depend on, but for the model."""
+
+def imitate(
+    policy: torch.nn.Module,
+    items: list[dict],
+    state: dict,
+    asker: data.Asker,
+    examples: dict[str, Example],
+    weights: dict[str, float],
+    per_example: bool,
+    micro_batch_size: int,
+) -> dict[str, float]:
+    """Add one update's gradient of L_SFT + L_REF + L_SEL: {metric: value}.
+
+    items: of pools.build_items, whose ids are keys of `examples`. weights: by task, else 1.
+    state: not used.
+    """
+    asker = asker.verbatim()
+    encoded = []
+    for item in items:
+        prompt = asker.prompt(with_question(examples[item["id"]], item["prompt"]))
+        room = asker.processor.context
+        target = data.encode_response(item["target"], asker.processor, item["id"], room)
+        encoded.append((prompt, target, item["task"]))
+    # Rows of about one length share a micro-batch; their order in the step means nothing.
+    encoded.sort(key=lambda e: len(e[0].ids) + len(e[1]))
+    prompts, rows, tasks = zip(*encoded)
+    targets, mask = data.pad_targets(rows, asker.processor.special.pad_id)  # (B, T)
+    weighted = losses.r3v_weights(mask, tasks, weights, per_example)  # (B, T)
+    loss, spent = 0.0, torch.zeros_like(mask)
+    for a, b, first, last, counts in data.micro_batches(
+        len(rows), micro_batch_size, [1] * len(rows)
+    ):
+        longest = max(len(row) for row in rows[a:b])
+        cut = slice(a, b), slice(longest)
+        batch = data.collate(prompts[first:last], targets[cut], mask[cut], counts, policy.device)
+        logp = token_logps(policy, batch, suppress=asker.processor.special.vision_ids)
+        per_token = losses.nll(logp)
+        part = losses.aggregate(per_token, weighted[cut].to(policy.device))
+        part.backward()
+        loss += part.item()
+        spent[cut] = per_token.detach().cpu()
+    metrics = {"loss": loss}
+    for task in sorted(set(tasks)):
+        at = [b for b in range(len(rows)) if tasks[b] == task]
+        metrics[f"loss/{task}"] = float(losses.masked_mean(spent[at], mask[at]))
+    return metrics | {"tokens": float(mask.sum())}
+
+
+# --- preference: pairs, and the reference they are measured against ---
+
+
+@dataclass(frozen=True)
+class PairLoss:
+    """What a pair costs: see losses.preference_loss."""
+
+    loss_type: Sequence[str]
+    loss_weights: Sequence[float] | None
+    beta: float
+    label_smoothing: float
+
+
+def texts_of(pairs: list[Pair]) -> list[list[str]]:
+    """Return what log-probs of pairs depend on, but for the model."""
     return [[pair.example.id, pair.chosen, pair.rejected] for pair in pairs]
 
 
-def reference_logps(path, policy, processor, pairs, args):
-    """log pi_ref of both responses of each pair, sums over tokens, [(chosen, rejected), ...]: those of the policy that training starts from, computed before its first
-    step, so that no second model is kept. Appended to `path` as they come."""
-    file = records.Lines(path, label_of(args, path, texts_of(pairs)), 1, len(pairs))
-    policy.eval()
-    with torch.no_grad():
-        for pair in tqdm(
-            pairs[len(file.lines) :], desc="reference log-probs", unit="pair", leave=False
-        ):
-            chosen, rejected = pair_logps(policy, processor, pair, args)[0].tolist()
-            file.append([{"ref_chosen_logps": chosen, "ref_rejected_logps": rejected}])
-    return [(line["ref_chosen_logps"], line["ref_rejected_logps"]) for line in file.lines]
+def pair_logps(
+    policy: torch.nn.Module, asker: data.Asker, pair: Pair
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Compute log pi(y|x) of both responses in one pass over [prompt | chosen | rejected].
 
-
-def pair_logps(policy, processor, pair, args):
-    """(log pi(y|x) of the chosen and of the rejected response (2,), sums over tokens, with gradient; their lengths (2,)): one forward pass over [prompt | chosen | rejected]."""
-    room = processor.context
-    asker = data.Asker(processor, args.prompt_template, args.system_prompt)
+    Returns sums over tokens, with gradient, (2,), and lengths in tokens, (2,).
+    """
+    processor = asker.processor
     prompt = asker.prompt(pair.example)
     rows = [
-        data.encode_response(text, processor, pair.example.source, room)
+        data.encode_response(text, processor, pair.example.source, processor.context)
         for text in (pair.chosen, pair.rejected)
     ]
     targets, mask = data.pad_targets(rows, processor.special.pad_id)  # (2, T)
@@ -48,96 +107,118 @@ def pair_logps(policy, processor, pair, args):
     return losses.sequence_logp(logp, batch["mask"]), batch["mask"].sum(1)
 
 
-def imitate(policy, processor, items, examples, args):
-    """One update's gradient of star and r3v, from built items: {metric: value}."""
-    verbatim = data.Asker(processor, "none", args.system_prompt)
-    encoded = [
-        (
-            verbatim.prompt(with_question(examples[item["id"]], item["prompt"])),
-            data.encode_response(item["target"], processor, item["id"], processor.context),
-            item["task"],
-        )
-        for item in items
-    ]
-    encoded.sort(
-        key=lambda e: len(e[0].ids) + len(e[1])
-    )  # rows of about one length share a micro-batch; their order in the step means nothing
-    prompts, rows, tasks = zip(*encoded)
-    targets, mask = data.pad_targets(rows, processor.special.pad_id)  # (B, T)
-    weights = losses.r3v_weights(
-        mask,
-        tasks,
-        {task: getattr(args, f"{task}_weight", 1.0) for task in set(tasks)},
-        args.per_example,
-    )
-    loss, spent = 0.0, torch.zeros_like(mask)
-    for a, b, first, last, counts in data.micro_batches(
-        len(rows), args.micro_batch_size, [1] * len(rows)
-    ):
-        longest = max(len(row) for row in rows[a:b])
-        batch = data.collate(
-            prompts[first:last], targets[a:b, :longest], mask[a:b, :longest], counts, policy.device
-        )
-        per_token = losses.nll(token_logps(policy, batch, suppress=processor.special.vision_ids))
-        part = losses.aggregate(per_token, weights[a:b, :longest].to(policy.device))
-        part.backward()
-        loss, spent[a:b, :longest] = loss + part.item(), per_token.detach().cpu()
-    of = {task: [b for b in range(len(rows)) if tasks[b] == task] for task in sorted(set(tasks))}
-    return {
-        "loss": loss,
-        **{
-            f"loss/{task}": float(losses.masked_mean(spent[at], mask[at]))
-            for task, at in of.items()
-        },
-        "tokens": float(mask.sum()),
-    }
+def reference_logps(
+    path: Path,
+    label: Callable[..., str],
+    policy: torch.nn.Module,
+    asker: data.Asker,
+    pairs: list[Pair],
+) -> list[tuple[float, float]]:
+    """Compute log pi_ref of both responses of each pair: no second model is kept.
+
+    policy: as it is before the first step. Appended to `path` as they come, and taken up there.
+    Returns [(chosen, rejected), ...], sums over tokens.
+    """
+    policy.eval()
+
+    def logps_of(first: int, end: int) -> list[dict]:
+        [pair] = pairs[first:end]
+        with torch.no_grad():
+            chosen, rejected = pair_logps(policy, asker, pair)[0].tolist()
+        return [{"ref_chosen_logps": chosen, "ref_rejected_logps": rejected}]
+
+    file = records.Lines(path, label(path, texts_of(pairs)), 1, len(pairs))
+    lines = file.fill(logps_of, "reference log-probs", "pair")
+    return [(line["ref_chosen_logps"], line["ref_rejected_logps"]) for line in lines]
 
 
-def prefer(policy, processor, pairs, references, args, shift):
-    """One update's gradient of dpo and mpo: {metric: value}. shift: {"total", "count"} of losses.reward_shift, which moves on."""
+def with_references(
+    folder: Path,
+    label: Callable[..., str],
+    models: Models,
+    start: Path | None,
+    asker: data.Asker,
+    pairs: list[Pair],
+) -> list[tuple[Pair, tuple[float, float]]]:
+    """Add to each pair its log-probs under the model in `start`, where training starts.
+
+    They are kept in folder/reference.jsonl, and the model is loaded only if some are missing.
+    """
+    path = folder / "reference.jsonl"
+    known, _ = records.good_lines(path, label(path, texts_of(pairs)))
+    if len(known) < len(pairs):
+        models.use(start)
+    return list(zip(pairs, reference_logps(path, label, models.policy, asker, pairs)))
+
+
+def prefer(
+    policy: torch.nn.Module,
+    rows: list[tuple[Pair, tuple[float, float]]],
+    state: dict,
+    asker: data.Asker,
+    cost: PairLoss,
+) -> dict[str, float]:
+    """Add one update's gradient of dpo or mpo: {metric: value}.
+
+    rows: of `with_references`. state: {"total", "count"} of losses.reward_shift; it moves on.
+    Raises UserError for a log-prob that is not finite.
+    """
     loss, seen = 0.0, []
-    for pair, (ref_chosen, ref_rejected) in zip(pairs, references):
-        logps, tokens = pair_logps(policy, processor, pair, args)  # (2,), (2,)
+    for pair, (ref_chosen, ref_rejected) in rows:
+        logps, tokens = pair_logps(policy, asker, pair)  # (2,), (2,)
         ref = logps.new_tensor([ref_chosen, ref_rejected])
-        scores = args.beta * (logps.detach() - ref)
+        scores = cost.beta * (logps.detach() - ref)
         if not torch.isfinite(scores).all():
             raise UserError(
-                f"{pair.example.source}: the log-probability of a response is not finite; {NOT_FINITE}"
+                f"{pair.example.source}: the log-probability of a response is not finite; "
+                f"{NOT_FINITE}"
             )
-        delta, shift["total"], shift["count"] = losses.reward_shift(
-            scores[:1], scores[1:], shift["total"], shift["count"]
+        delta, state["total"], state["count"] = losses.reward_shift(
+            scores[:1], scores[1:], state["total"], state["count"]
         )
-        part = losses.preference_loss(
+        pair_loss = losses.preference_loss(
             logps[:1],
             logps[1:],
             ref[:1],
             ref[1:],
             tokens[:1],
             tokens[1:],
-            args.loss_type,
-            args.loss_weights,
-            args.beta,
-            args.label_smoothing,
+            cost.loss_type,
+            cost.loss_weights,
+            cost.beta,
+            cost.label_smoothing,
             delta,
-        ).sum() / len(pairs)
+        )
+        part = pair_loss.sum() / len(rows)
         part.backward()
         loss += part.item()
         seen.append([*logps.tolist(), ref_chosen, ref_rejected, float(tokens.sum())])
     chosen, rejected, ref_chosen, ref_rejected, tokens = torch.tensor(seen).T
-    metrics = {
-        k: float(v)
-        for k, v in losses.preference_metrics(
-            chosen, rejected, ref_chosen, ref_rejected, args.beta
-        ).items()
-    }
+    metrics = losses.preference_metrics(chosen, rejected, ref_chosen, ref_rejected, cost.beta)
     return {
         "loss": loss,
-        **metrics,
+        **{name: float(value) for name, value in metrics.items()},
         "logps/chosen_change": float((chosen - ref_chosen).mean()),
         "logps/chosen_start": float(ref_chosen.mean()),
-        "delta": shift["total"] / max(1, shift["count"]),
+        "delta": state["total"] / max(1, state["count"]),
         "tokens": float(tokens.sum()),
     }
+
+
+# --- the optimizer ---
+
+# Peak learning rates. Pairs need less, or the chosen responses lose their log-probability.
+LEARNING_RATE = {
+    ("items", "lora"): 1e-4,
+    ("items", "full"): 1e-5,
+    ("pairs", "lora"): 1e-5,
+    ("pairs", "full"): 5e-6,
+}
+
+
+def default_learning_rate(pairs: bool, lora_r: int) -> float:
+    """Return the peak learning rate where none is given."""
+    return LEARNING_RATE["pairs" if pairs else "items", "lora" if lora_r else "full"]
 
 
 def lr_scale(step, max_steps, warmup_steps=0, kind="linear"):
@@ -179,3 +260,176 @@ def clip_gradient(parameters, max_norm, step):
     if not math.isfinite(norm):
         raise UserError(f"the gradient of step {step} is {norm}; {NOT_FINITE}")
     return norm
+
+
+# --- a training that a killed run takes up ---
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How an iteration trains: flags of the same names."""
+
+    batch_size: int
+    max_steps: int | None
+    num_train_epochs: float
+    learning_rate: float
+    lr_scheduler_type: str
+    warmup_steps: float
+    max_grad_norm: float
+    optim: str
+    save_steps: int
+    save_total_limit: int
+    logging_steps: int
+    report_to: str
+
+    @classmethod
+    def of(cls, args) -> "Settings":
+        """Take the flags out of `args`."""
+        return cls(**{field.name: getattr(args, field.name) for field in fields(cls)})
+
+
+class ChosenFall:
+    """Warn once when the chosen responses have lost a tenth of their log-probability.
+
+    The failure that everybody meets: both responses become unlikely, and only the margin grows.
+    """
+
+    def __init__(self):
+        self.shares, self.warned = [], False
+
+    def note(self, step: int, metrics: dict[str, float]):
+        """Look at the metrics of a step: the mean of the last ten counts."""
+        if self.warned or "logps/chosen_change" not in metrics:
+            return
+        start = max(1.0, abs(metrics["logps/chosen_start"]))
+        self.shares = [*self.shares, metrics["logps/chosen_change"] / start][-10:]
+        change = sum(self.shares) / 10
+        if change < -0.1:
+            self.warned = True
+            say(
+                f"  warning: step {step}: the chosen responses have lost {-change:.0%} of their "
+                "log-probability since the start; the margin grows because the rejected ones lose "
+                "more. --loss-type sigmoid sft (or --method mpo), a lower --learning-rate or "
+                "fewer steps contain it"
+            )
+
+
+SHOWN = (
+    "loss",
+    "rewards/margins",
+    "rewards/accuracies",
+    "logps/chosen_change",
+    "loss/cot",
+    "loss/refine",
+    "loss/select",
+    "grad_norm",
+)
+
+
+def train(
+    folder: Path,
+    t: int,
+    policy: torch.nn.Module,
+    rows: list,
+    update: Callable[[torch.nn.Module, list, dict], dict],
+    settings: Settings,
+    seed: int,
+    save_model: Callable[[Path], None],
+    model_bytes: int,
+) -> None:
+    """Train on `rows` (items or pairs), and publish the model in `folder`.
+
+    Goes on from the newest checkpoint there, whose weights `policy` has already.
+    update(policy, rows of a step, state) -> metrics adds the gradient.
+    """
+    state = {"total": 0.0, "count": 0}  # of losses.reward_shift
+    found = rundir.checkpoints(folder)
+    N = settings.batch_size
+    max_steps = data.steps_of(settings.max_steps, settings.num_train_epochs, "", rows, N)
+    trained = [q for q in policy.parameters() if q.requires_grad]
+    optimizer = make_optimizer(settings.optim, trained, settings.learning_rate)
+    step = restore(optimizer, found[-1], state) if found else 0
+    lines = metrics_of(found[-1] if found else None)
+    log = MetricsLog(folder, lines, settings.report_to, settings.logging_steps)
+    fall = ChosenFall()
+    add_gradient = functools.partial(update, policy, state=state)
+    bar = tqdm(
+        total=max_steps, initial=step, desc=f"iteration {t}: train", unit="step", leave=False
+    )
+    with stopping.Stop() as stop:
+        while step < max_steps:
+            device.seed_everything(seed, step)
+            batch = data.take(rows, step * N, N, seed)
+            schedule = settings.warmup_steps, settings.lr_scheduler_type
+            rate = settings.learning_rate * lr_scale(step, max_steps, *schedule)
+            step += 1
+            metrics = take_step(
+                policy, optimizer, batch, add_gradient, rate, settings.max_grad_norm, step
+            )
+            bar.update()
+            bar.set_postfix(loss=f"{metrics['loss']:.3f}")
+            log.log(step, metrics, SHOWN, step == max_steps)
+            fall.note(step, metrics)
+            leaving = stop.requested  # asked once: the step that is named is the one saved
+            if leaving or step == max_steps or is_due(step, settings.save_steps):
+                saved = {"optimizer": optimizer.state_dict(), "more": state}
+                size, keep = model_bytes + optimizer_bytes(optimizer), settings.save_total_limit
+                rundir.save_checkpoint(folder, step, save_model, saved, log, keep, size, leaving)
+            if leaving:
+                bar.close()
+                stop.leave(
+                    f"stopped in the training of iteration {t}, after step {step}; go on with "
+                    "--resume-from-checkpoint"
+                )
+    bar.close()
+    optimizer.zero_grad()  # the evaluation needs the memory
+    policy.eval()
+    finish(folder, save_model, model_bytes, {"steps": step, "rows": len(rows)})
+
+
+def finish(
+    folder: Path, save_model: Callable[[Path], None], model_bytes: int, result: dict
+) -> None:
+    """Publish a trained model in `folder`, in place of its checkpoints."""
+    rundir.publish(folder, save_model, model_bytes)
+    disk.write_json(folder / "trained.json", result)
+    for checkpoint in rundir.checkpoints(folder):
+        rundir.remove(checkpoint)
+
+
+def is_due(step: int, every: int) -> bool:
+    """Tell whether what comes every `every` steps is due; 0: never."""
+    return bool(every) and step % every == 0
+
+
+def restore(optimizer: torch.optim.Optimizer, checkpoint: Path, state: dict) -> int:
+    """Restore optimizer and `state` from a checkpoint; returns its step."""
+    saved = rundir.load_state(checkpoint)
+    optimizer.load_state_dict(saved["optimizer"])
+    state |= saved["more"]
+    return saved["step"]
+
+
+def take_step(
+    policy: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    rows: list,
+    add_gradient: Callable[[list], dict],
+    rate: float,
+    max_grad_norm: float,
+    step: int,
+) -> dict[str, float]:
+    """Take one optimizer step on some rows: {metric: value}. step: its number, from 1."""
+    started = time.perf_counter()
+    trained = []
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+        trained += group["params"]
+    policy.train()
+    optimizer.zero_grad()
+    metrics = add_gradient(rows)
+    metrics["grad_norm"] = clip_gradient(trained, max_grad_norm, step)
+    optimizer.step()
+    seconds = time.perf_counter() - started
+    speed = metrics.pop("tokens") / seconds
+    return metrics | {"learning_rate": rate, "step_time": seconds, "tokens_per_second": speed}

@@ -7,6 +7,7 @@ import math
 import os
 import sys
 import textwrap
+from collections.abc import Iterable
 
 from plumbing.text import HALF, cut
 
@@ -26,7 +27,7 @@ FLAG_OF_OTHERS = {
     "--dataset-train-split": "--data NAME:train",
     "--dataset-test-split": "--eval-data NAME:test",
     "--val-split-ratio": "--eval-data",
-    "--image-folders": "paths beside the data file: relative image paths resolve there (selftrain.py --pairs has --image-folder)",
+    "--image-folders": "paths beside the data file: relative image paths resolve there (train_dpo.py has --image-folder)",
     "--max-prompt-length": "--max-pixels; prompts are never truncated here, because that cuts image tokens",
     "--max-length": "--max-completion-length, and --max-pixels for the prompt",
     "--bf16": "--dtype bfloat16",
@@ -75,7 +76,7 @@ FLAG_OF_OTHERS = {
     "--do-train": "nothing",
     "--do-eval": "--eval-data",
     "--use-liger-kernel": "nothing: the head is always computed in chunks",
-    "--precompute-ref-log-probs": "nothing: selftrain.py always computes them before its first step",
+    "--precompute-ref-log-probs": "nothing: they are always computed before the first step",
     "--importance-sampling-level": "nothing yet: importance ratios are per token",
     "--ddp-timeout": "nothing: one GPU",
     "--packing": "nothing: samples are not packed",
@@ -312,6 +313,12 @@ def add_data_flags(parser):
         required=True,
         help="a toy task (count, spatial, ground, table, geometry; what comes before the last two: table_reading, then table_basics), or a JSON, JSONL or parquet file or a folder of them; toy tasks and folders take a split: count:train, count:test, count:ood",
     )
+    add_asking_flags(g)
+    return g
+
+
+def add_asking_flags(g: argparse._ArgumentGroup) -> None:
+    """How questions are read and put; in every script that asks some."""
     g.add_argument(
         "--prompt-template",
         default=None,
@@ -322,7 +329,6 @@ def add_data_flags(parser):
     )
     add_box_format(g)
     add_max_image_pixels(g)
-    return g
 
 
 def add_box_format(group):
@@ -454,6 +460,102 @@ def add_output_flags(parser):
         help="also send the metrics there (installed separately)",
     )
     return g
+
+
+def add_sampling_flags(g: argparse._ArgumentGroup) -> None:
+    """How self-training samples; R3V's values."""
+    g.add_argument(
+        "--max-completion-length",
+        type=int_from_1,
+        default=384,
+        help="tokens of a sampled completion at most",
+    )
+    g.add_argument("--temperature", type=not_negative, default=0.9, help="sampling temperature")
+    g.add_argument(
+        "--top-p",
+        type=share,
+        default=0.95,
+        help="sample among the likeliest tokens that make up this mass",
+    )
+    g.add_argument(
+        "--top-k",
+        type=int_from_0,
+        default=50,
+        help="sample among this many likeliest tokens, 0: all",
+    )
+
+
+def add_preference_flags(g: argparse._ArgumentGroup, loss_types: Iterable[str]) -> None:
+    """What a pair costs, for dpo and mpo. loss_types: names that can be added up."""
+    g.add_argument(
+        "--loss-type",
+        nargs="+",
+        choices=sorted(loss_types),
+        help="dpo and mpo: what a pair costs, to be added up; default: sigmoid, and for mpo "
+        "sigmoid bco_pair sft",
+    )
+    g.add_argument(
+        "--loss-weights",
+        nargs="+",
+        type=not_negative,
+        metavar="W",
+        help="one weight per --loss-type; default: all 1, and for mpo 0.8 0.2 1.0",
+    )
+    g.add_argument(
+        "--beta", type=not_negative, default=0.1, help="how far log-ratios count as rewards"
+    )
+    g.add_argument(
+        "--label-smoothing",
+        type=below_1,
+        default=0.0,
+        help="sigmoid: share of pairs taken to be the wrong way round (cDPO); below 0.5",
+    )
+
+
+def decide_pair_losses(parser: Parser, args: argparse.Namespace, defaults: dict) -> None:
+    """Fill in --loss-type and --loss-weights where none is given, and check what a pair costs.
+
+    defaults: {"loss_type", "loss_weights"} of the method.
+    """
+    if args.beta == 0:
+        parser.error("--beta must be above 0: it is what turns log-ratios into rewards")
+    if args.label_smoothing >= 0.5:
+        parser.error(
+            "--label-smoothing must be below 0.5: from there on the pairs would say the opposite"
+        )
+    if args.loss_type is None:
+        args.loss_type = list(defaults["loss_type"])
+        if not args.loss_weights and defaults["loss_weights"]:
+            args.loss_weights = list(defaults["loss_weights"])
+    if args.label_smoothing and "sigmoid" not in args.loss_type:
+        parser.error(
+            "--label-smoothing changes the loss sigmoid, which is not among --loss-type "
+            f"{' '.join(args.loss_type)}"
+        )
+    if args.loss_weights and len(args.loss_weights) != len(args.loss_type):
+        parser.error(
+            f"--loss-weights needs one weight for each of {' '.join(args.loss_type)}, "
+            f"got {len(args.loss_weights)}"
+        )
+
+
+def add_protocol(g: argparse._ArgumentGroup, names: Iterable[str]) -> None:
+    """--protocol of a script that samples."""
+    g.add_argument(
+        "--protocol",
+        choices=sorted(names),
+        help="read and score answers as this benchmark does; default: the accuracy reward",
+    )
+
+
+def refuse_steps_of_iterations(parser: Parser, args: argparse.Namespace) -> None:
+    """Refuse flags that name a step where a run has iterations, each with steps of its own."""
+    if args.eval_steps:
+        parser.error("--eval-steps has no meaning here: every iteration is evaluated at its end")
+    if args.resume_from_checkpoint not in (None, "newest"):
+        parser.error(
+            "--resume-from-checkpoint takes no directory here: a run goes on in the phase it was in"
+        )
 
 
 SCHEDULES = {  # share of the learning rate after warm-up, from progress in [0, 1)

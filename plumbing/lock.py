@@ -154,7 +154,7 @@ def refuse_parts_of_a_run(out: Path):
                 f"--output-dir {out} lies in a checkpoint ({folder}), which is removed when newer "
                 "ones come; name a directory outside"
             )
-    of_a_run = what_ran(whole.parent) == ("selftrain.py", False)
+    of_a_run = what_ran(whole.parent) in (("selftrain.py", False), ("train_dpo.py", False))
     if of_a_run and re.fullmatch(r"iteration-\d+", whole.name):
         raise UserError(
             f"--output-dir {out} is a part of the run in {whole.parent}; name another directory"

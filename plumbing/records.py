@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 from plumbing import disk
@@ -111,6 +112,7 @@ class Lines:
 
     def __init__(self, path: str | Path, label: str, batch: int, total: int, fresh: bool = False):
         self.path, self.label = Path(path), label
+        self.batch, self.total = batch, total
         good, count = ([], 0) if fresh else good_lines(path, label)
         kept = total if len(good) >= total else len(good) // batch * batch
         self.lines = good[:kept]
@@ -131,6 +133,20 @@ class Lines:
         with disk.writing(self.path, len(text)), open(self.path, "a", encoding="utf-8") as file:
             file.write(text)
         self.lines += records
+
+    def fill(
+        self, make: Callable[[int, int], list[dict]], describe: str = "", unit: str = "batch"
+    ) -> list[dict]:
+        """Append make(first, end), the records of lines first to end, until the file is finished.
+
+        Returns all its records. describe, unit: for the progress bar.
+        """
+        from tqdm import tqdm
+
+        starts = range(len(self.lines), self.total, self.batch)
+        for first in tqdm(starts, desc=describe, unit=unit, leave=False):
+            self.append(make(first, min(first + self.batch, self.total)))
+        return self.lines
 
 
 def was_being_written(path: str | Path, good: int, count: int) -> bool:

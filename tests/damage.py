@@ -44,6 +44,7 @@ RUNS = {
     ),
     "mpo": faults.RUNS["mpo"],
     "ntp": Run("selftrain", f"{faults.SELFTRAIN} --method mpo --pair-source dropout_ntp"),
+    "dpo": faults.RUNS["dpo"],
     "evaluate": faults.RUNS["evaluate"],
 }
 # Scripts that read a model's directory. What they make of it must be as before, or nothing.
@@ -305,6 +306,12 @@ class State:
     others: dict[str, Path]  # what a tree is -> a tree that could be in this one's place
 
 
+def of_other_data(line: str) -> str:
+    """The same command for other questions or pairs."""
+    other = line.replace("--data count", "--data spatial")
+    return other.replace("--pairs", "--max-train-samples 4 --pairs")
+
+
 class Bench(faults.Bench):
     """The states, and the cases that begin with them."""
 
@@ -334,7 +341,7 @@ class Bench(faults.Bench):
         run, at = RUNS[name], self.folder / f"case-{name}"
         twins = {
             "another seed's": Run(run.script, f"{run.line} --seed 1"),
-            "other data's": Run(run.script, run.line.replace("--data count", "--data spatial")),
+            "other data's": Run(run.script, of_other_data(run.line)),
         }
         trace = self.folder / f"whole-{name}"
         if self.start(run, trace, faults.TRACED)["code"] != 0:

@@ -53,6 +53,11 @@ SELFTRAIN = (
     " --max-completion-length 80 --max-steps 3 --save-steps 2 --num-samples 2"
     " --eval-data count:test --max-eval-samples 2"
 )
+DPO = (
+    f"--model {{base}} --pairs {HERE}/given_pairs.jsonl --learning-rate 1e-3 --batch-size 4"
+    " --max-steps 3 --save-steps 2 --num-samples 2 --eval-data count:test --level 1"
+    " --max-eval-samples 2 --eval-batch-size 4 --max-completion-length 80"
+)
 RUNS = {
     "sft": Run("train_sft", SFT),
     "grpo": Run("train_grpo", GRPO),
@@ -63,6 +68,7 @@ RUNS = {
         " --warmup-data count --max-warmup-samples 4",
     ),
     "mpo": Run("selftrain", f"{SELFTRAIN} --method mpo"),
+    "dpo": Run("train_dpo", DPO),
     "evaluate": Run(
         "evaluate",
         "--model {base} --data count:test --level 1 --num-samples 2 --max-eval-samples 6"

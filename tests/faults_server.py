@@ -24,7 +24,7 @@ import rewards
 import rollout
 from plumbing import running
 
-SCRIPTS = ("train_sft", "train_grpo", "selftrain", "evaluate", "model")
+SCRIPTS = ("train_sft", "train_grpo", "train_dpo", "selftrain", "evaluate", "model")
 
 
 def speak() -> None:

@@ -161,6 +161,7 @@ def test_the_limit_is_exact_and_the_same_in_every_script(pixel_limit):
     import evaluate
     import generate
     import selftrain
+    import train_dpo
     import train_grpo
     import train_sft
 
@@ -169,6 +170,7 @@ def test_the_limit_is_exact_and_the_same_in_every_script(pixel_limit):
         evaluate: [*out, "--data", "count"],
         generate: ["--model", "tiny", "--prompt", "How many?"],
         selftrain: [*out, "--data", "count", "--method", "star"],
+        train_dpo: [*out, "--pairs", "x"],
         train_grpo: [*out, "--data", "count"],
         train_sft: [*out, "--data", "count"],
     }

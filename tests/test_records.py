@@ -135,3 +135,21 @@ def test_a_file_that_is_whole_is_not_written_again(tmp_path):
     before = path.stat().st_ino
     records.Lines(path, "run", 2, 6)
     assert path.stat().st_ino == before
+
+
+def test_a_file_is_filled_in_batches_and_taken_up_where_it_ended(tmp_path):
+    path, made = tmp_path / "lines.jsonl", []
+
+    def make(first, end):
+        made.append((first, end))
+        if len(made) == 3:
+            raise KeyboardInterrupt
+        return [{"n": n} for n in range(first, end)]
+
+    with pytest.raises(KeyboardInterrupt):
+        records.Lines(path, "x", 2, 7).fill(make)
+    wanted = [{"n": n} for n in range(7)]
+    assert records.Lines(path, "x", 2, 7).fill(make) == records.read_lines(path) == wanted
+    assert made == [(0, 2), (2, 4), (4, 6), (4, 6), (6, 7)]
+    assert records.Lines(path, "x", 2, 7).fill(make) == wanted
+    assert len(made) == 5  # nothing was left to do

@@ -132,7 +132,7 @@ EVALUATED = "--data count --max-eval-samples 2"
 STEADY = {
     "train_sft": f"{EVALUATED} --batch-size 4",
     "train_grpo": f"{EVALUATED} --prompts-per-step 2 --num-generations 4 --max-completion-length 32",
-    "selftrain": "--method dpo --batch-size 4 --pairs {pairs} --num-train-epochs 100",
+    "train_dpo": "--method dpo --batch-size 4 --pairs {pairs} --num-train-epochs 100",
 }
 
 

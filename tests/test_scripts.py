@@ -32,6 +32,7 @@ import rewards
 import rollout as rollout_
 import selftrain
 import tasks
+import train_dpo
 import train_grpo
 import train_sft
 import update
@@ -48,6 +49,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = {
     "train_sft": train_sft,
     "train_grpo": train_grpo,
+    "train_dpo": train_dpo,
     "selftrain": selftrain,
     "evaluate": evaluate,
     "generate": generate,
@@ -152,6 +154,11 @@ DRIFT = {
     ("--loss-type", "nargs"),
     ("--loss-type", "default"),  # of a pair, as in TRL's DPO
     ("--batch-size", "help"),  # pairs, too
+    ("--max-train-samples", "help"),  # questions, or pairs
+    ("--method", "help"),
+    ("--method", "choices"),
+    ("--method", "required"),
+    ("--method", "default"),  # train_dpo.py: dpo
     ("--num-train-epochs", "default"),  # self-training: 3 of what was built, 1 of pairs
     ("--num-samples", "help"),
     ("--num-samples", "nargs"),
@@ -222,6 +229,7 @@ def test_the_common_flags_of_the_issue_exist(monkeypatch):
     for name, wanted in (
         ("train_sft", common),
         ("train_grpo", common + sampling + published),
+        ("train_dpo", [flag for flag in common if flag != "--data"] + trl[1:] + ["--pairs"]),
         ("selftrain", common + sampling + trl),
         ("evaluate", sampling + ["--num-samples"]),
         ("generate", sampling + ["--raw", "--image", "--prompt"]),
@@ -247,6 +255,7 @@ def test_dashes_and_underscores(name):
         "train_sft": "--model tiny --data count --max-steps 2 --save-total-limit 3 --output-dir out",
         "train_grpo": "--model-name-or-path x --data count --num-generations 4 --no-gradient-checkpointing --output-dir out",
         "selftrain": "--method r3v --model x --data count --num-generations 4 --refine-weight 0.5 --select-sizes 2 3 --output-dir out",
+        "train_dpo": "--model x --pairs x --max-train-samples 4 --no-gradient-checkpointing --output-dir out",
         "evaluate": "--model x --data count --num-samples 3 --output-dir out",
         "generate": "--model x --prompt a_b --max-completion-length 3",
     }[name].split()

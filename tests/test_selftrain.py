@@ -1,7 +1,8 @@
 """Run: python -m pytest -q tests/test_selftrain.py        (70 s on one core of a CPU; no network)
 
-The builders of self-training on pools written here: R3V's cases by hand, balance by counting, preference pairs against the plain product of right and wrong. Then the
-phases and `main` on the untrained preset: killed in each and resumed against never killed, the reference against stock transformers, gradients against closed forms.
+The phases and `main` of selftrain.py and train_dpo.py on the untrained preset: killed in each and
+resumed against never killed, the reference against stock transformers, gradients against closed
+forms. tests/test_pools.py has the builders.
 """
 
 import copy
@@ -12,8 +13,6 @@ import itertools
 import json
 import math
 import os
-import random
-import re
 import shutil
 import signal
 import sys
@@ -27,822 +26,54 @@ import checkpoints
 import pytest
 import torch
 from PIL import Image
+from pool_lines import example, line
 
 import data
+import heldout
 import losses
 import model as modeling
 import rollout
+import sampler
 import selftrain
 import tasks as tasks_
-import update as update_
-from grading import answers, metrics
+import train_dpo
+import update
+from grading import answers
 from plumbing import disk, plots, records, rundir, running
 from plumbing.arguments import read_args
 from plumbing.errors import UserError
 from pools import (
-    BARE_ANSWERS,
     BUILT,
-    INSTRUCTION_OF,
-    INSTRUCTIONS,
-    balance_kinds,
-    balance_positions,
     blind,
-    build,
-    correctness_pairs,
-    entails,
-    final_answer,
-    has_reasoning,
-    hint_prompt,
-    instructed,
-    ntp_pair,
-    rationalised,
-    self_cot,
-    self_refine,
-    self_select_sets,
+    build_items,
+    count_questions,
+    distinct,
     sort_pool,
-    truncate_words,
 )
-from tasks import images, layouts, protocols, toy
+from tasks import images, protocols
 from tasks.example import Example, Pair
 from tasks.pairs import read_pairs
 from tasks.prompts import (
     SELECT,
     TEMPLATES,
     question_text,
-    refine_prompt,
-    select_prompt,
     with_question,
 )
-from update import imitate, pair_logps, prefer
 
-
-def line(
-    sample,
-    answer,
-    right,
-    id="q",
-    finish="stop",
-    thinking="There are several objects in the picture",
-):
-    """A pool line whose text says which sample it is. answer None: unreadable."""
-    completion = f"<think> {thinking}, says sample {sample}. </think>" + (
-        f"<answer> {answer} </answer>" if answer is not None else ""
-    )
-    return {
-        "id": id,
-        "iteration": 1,
-        "sample": sample,
-        "completion": completion,
-        "answer": answer,
-        "right": right,
-        "readable": answer is not None,
-        "tokens": 20,
-        "finish": finish,
-    }
-
-
-def pool_of(pattern, id="q", gold="3"):
-    """ "TFT" -> three lines, right ones with the gold answer, wrong ones with 90, 91, ...; U is unreadable. Samples count from 1, as in R3V's paper."""
-    return [
-        line(k, gold if mark == "T" else None if mark == "U" else str(89 + k), mark == "T", id)
-        for k, mark in enumerate(pattern, 1)
-    ]
-
-
-def example(id="q", choices=None, **more):
-    return Example(id, [], f"How many in {id}?", "3", choices, **more)
-
-
-def prompt_of(example):
-    return f"{example.question} Think." + "".join(
-        f"\n({chr(65 + i)}) {choice}" for i, choice in enumerate(example.choices or [])
-    )
-
-
-def samples(lines):
-    return [one["sample"] for one in lines]
-
-
-def many(n, rng, length=3):
-    """A pool of n questions with every pattern of right, wrong and unreadable, and the examples."""
-    pool = [
-        one
-        for i in range(n)
-        for one in pool_of(
-            "".join(rng.choice("TTFU" if i % 2 else "TFF") for _ in range(length)), f"q{i}"
-        )
-    ]
-    return {f"q{i}": example(f"q{i}") for i in range(n)}, pool
-
-
-# ------------------------------------------------------------------------------------------------------------- the pool
-
-
-def test_sort_pool_keeps_the_order_and_the_unreadable_apart():
-    sorts = sort_pool([line(1, "4", False, "b"), *pool_of("TFUT", "a"), line(2, "3", True, "b")])
-    assert list(sorts) == ["b", "a"]
-    assert [samples(group) for group in sorts["a"]] == [[1, 4], [2], [3]] and [
-        samples(group) for group in sorts["b"]
-    ] == [[2], [1], []]
-
-
-@pytest.mark.parametrize("completion, reasons", [
-    ("<think> Row 1: red circle, blue square. </think><answer> 1 </answer>", True),
-    ("Row 1: red circle, blue square, thus <answer> 1 </answer>", True),
-    ("Solution:\n1. The table shows 7 and 8.\nAnswer: 15", True),
-    ("Seven and eight together are fifteen", True),
-    ("<think></think><answer> 15 </answer>", False),
-    ("<think> .... !!!! .... </think><answer> 15 </answer>", False),
-    ("<answer> 15 </answer> because seven and eight together are fifteen", False),
-    ("Answer: 15\nbecause seven and eight together are fifteen", False),
-    ("15", False), ("", False),
-])  # fmt: skip
-def test_has_reasoning(completion, reasons):
-    assert has_reasoning(completion) == reasons
-
-
-def test_has_reasoning_counts_characters():
-    assert has_reasoning("<think> ab - c1 </think><answer> 3 </answer>", 7) and not has_reasoning(
-        "<think> ab - c1 </think><answer> 3 </answer>", 8
-    )
-
-
-# ------------------------------------------------------------------------------------------------------------- R3V
-
-
-def test_true_false_true():
-    """Facts 8.2: self-CoT is sample 3, refine takes 2 to 3, one set of 3, 1 and 2 as 2+1."""
-    right, wrong, _ = sort_pool(pool_of("TFT"))["q"]
-    assert self_cot(right)["sample"] == 3 and samples(self_refine(right, wrong)) == [2, 3]
-    [one] = self_select_sets(right, wrong)
-    assert one["kind"] == "2+1" and samples(one["right"]) == [1, 3] and samples(one["wrong"]) == [2]
-    items, counts = build({"q": example()}, pool_of("TFT"), prompt_of, balance=False)
-    cot, refine, select = items
-    texts = [one["completion"] for one in pool_of("TFT")]
-    assert cot == {"id": "q", "task": "cot", "prompt": "How many in q? Think.", "target": texts[2]}
-    assert refine == {
-        "id": "q",
-        "task": "refine",
-        "prompt": refine_prompt("How many in q? Think.", texts[1]),
-        "target": texts[2],
-    }
-    assert (
-        select["prompt"] == select_prompt("How many in q? Think.", select["candidates"])
-        and select["target"] == "<answer> 3 </answer>"
-    )
-    assert sorted(select["candidates"]) == sorted(texts) and [
-        select["candidates"][at] for at in range(3) if at not in select["right_at"]
-    ] == [texts[1]]
-    assert counts == {
-        "questions": 1,
-        "all_right": 0,
-        "all_wrong": 0,
-        "mixed": 1,
-        "unreadable": 0,
-        "cut": 0,
-        "no_reasoning": 0,
-        "rationalised": 0,
-        "cot": 1,
-        "refine": 1,
-        "select": 1,
-        "select/surplus": 0,
-        "select/voted_right": 1,
-        "select/2+1": 1,
-    }
-
-
-def test_true_false_false():
-    right, wrong, _ = sort_pool(pool_of("TFF"))["q"]
-    [one] = self_select_sets(right, wrong)
-    assert (
-        one["kind"] == "1+2"
-        and samples(one["right"]) == [1]
-        and samples(one["wrong"]) == [2, 3]
-        and samples(self_refine(right, wrong)) == [3, 1]
-    )
-
-
-def test_the_newest_make_both_kinds():
-    right, wrong, _ = sort_pool(pool_of("TTFFTF"))["q"]
-    assert [
-        (one["kind"], samples(one["right"]), samples(one["wrong"]))
-        for one in self_select_sets(right, wrong)
-    ] == [("2+1", [2, 5], [6]), ("1+2", [5], [4, 6])]
-
-
-@pytest.mark.parametrize(
-    "pattern, kinds",
-    [
-        ("TTT", {"cot"}),
-        ("FFF", set()),
-        ("UUF", set()),
-        ("TUU", {"cot"}),
-        ("TF", {"cot", "refine"}),
-        ("TTF", {"cot", "refine", "select"}),
-    ],
-)
-def test_what_is_built_from_what(pattern, kinds):
-    items, counts = build(
-        {"q": example()}, pool_of(pattern), prompt_of, sizes=(3, 4), balance=False
-    )
-    assert {item["task"] for item in items} == kinds == {task for task in BUILT if counts[task]}
-    state = "all_wrong" if "T" not in pattern else "all_right" if set(pattern) == {"T"} else "mixed"
-    assert counts[state] == counts["questions"] == 1 and counts["unreadable"] == pattern.count("U")
-
-
-def test_equal_texts_are_one_candidate():
-    twin = {**line(1, "3", True), "sample": 2}
-    assert self_select_sets([line(1, "3", True), twin], [line(3, "9", False)]) == []
-    assert (
-        self_select_sets(
-            [line(3, "3", True)], [line(1, "3", False), {**line(1, "3", False), "sample": 2}]
-        )
-        == []
-    )
-    [one] = self_select_sets([line(5, "3", True), line(1, "3", True), twin], [line(3, "9", False)])
-    assert samples(one["right"]) == [5, 2]  # the newer of the twins, and not the twins
-    for size in (2, 4, 5):
-        for one in self_select_sets(
-            [line(5, "3", True), line(1, "3", True), twin] * 3,
-            pool_of("FFF") * 3,
-            (size,),
-            random.Random(size),
-        ):
-            texts = [some["completion"] for some in one["right"] + one["wrong"]]
-            assert len(set(texts)) == len(texts) == size
-
-
-def test_right_candidates_agree_with_the_newest():
-    cm, m, bare = line(1, "A. 300 mm", True), line(2, "300", True), line(3, "300.0", True)
-    [one] = self_select_sets([m, cm, bare], [line(4, "9", False)])
-    assert samples(one["right"]) == [2, 3]
-    words, letter = line(1, "top left", True), line(2, "(B)", True)
-    assert self_select_sets([words, letter], [line(4, "A", False)]) == []
-    assert (
-        len(
-            self_select_sets(
-                [words, letter], [line(4, "A", False)], choices=["top right", "top left"]
-            )
-        )
-        == 1
-    )
-
-
-def test_mixed_sizes():
-    """Every size from what can be filled: the number of right ones uniform over max(1, n - |F|) .. min(|T|, n - 1)."""
-    rng, found = random.Random(0), Counter()
-    right, wrong, _ = sort_pool(pool_of("TTTFFFF"))["q"]
-    for _ in range(1000):
-        sets = self_select_sets(right, wrong, (2, 3, 4, 5, 6), rng)
-        for one in sets:
-            assert (
-                samples(one["right"]) == sorted(samples(one["right"]))
-                and set(samples(one["right"])) <= {1, 2, 3}
-                and set(samples(one["wrong"])) <= {4, 5, 6, 7}
-            )
-            assert one["kind"] == f"{len(one['right'])}+{len(one['wrong'])}" and (
-                one["kind"] not in ("2+1", "1+2") or samples(one["right"])[-1] == 3
-            )
-            found[one["kind"]] += 1
-        keys = [(*samples(one["right"]), *samples(one["wrong"])) for one in sets]
-        assert len(set(keys)) == len(keys)
-    assert (
-        set(found) == {"1+1", "2+1", "1+2", "1+3", "2+2", "3+1", "1+4", "2+3", "3+2", "2+4", "3+3"}
-        and found["2+1"] == found["1+2"] == 1000
-    )
-    for n in (
-        5,
-        6,
-    ):  # 2000 draws each: three ways of 667 and two of 1000, sd under 23; less a few equal sets
-        counts = [count for kind, count in found.items() if int(kind[0]) + int(kind[2]) == n]
-        assert max(counts) - min(counts) < 200 and sum(counts) > 1700
-    assert (
-        self_select_sets(right, wrong, (8,), rng) == []
-        and len(self_select_sets(right, wrong, (7,), rng)) == 1
-    )
-    with pytest.raises(ValueError, match="at least 2"):
-        self_select_sets(right, wrong, (1,), rng)
-
-
-@pytest.mark.parametrize("n", [7, 40, 61, 300])
-def test_kinds_and_positions_are_balanced(n):
-    examples, pool = many(n, random.Random(n), 4)
-    items, counts = build(examples, pool, prompt_of, ("select",), seed=n)
-    kinds = Counter(item["kind"] for item in items)
-    assert kinds["2+1"] == kinds["1+2"] == counts["select/2+1"] > 0
-    everything, unbalanced = build(examples, pool, prompt_of, ("select",), seed=n, balance=False)
-    assert (
-        counts["select/surplus"]
-        == len(everything) - len(items)
-        == abs(unbalanced["select/2+1"] - unbalanced["select/1+2"])
-    )
-    for some in (
-        [item for item in items if item["kind"] == "2+1"],
-        [item for item in items if item["kind"] == "1+2"],
-        items,
-    ):
-        at = [sum(place in item["right_at"] for item in some) for place in range(3)]
-        assert max(at) - min(at) <= 1, at
-    assert all(
-        [f" {answers.extract_answer(text)} " == " 3 " for text in item["candidates"]]
-        == [place in item["right_at"] for place in range(3)]
-        for item in items
-    )
-
-
-def test_larger_sets_are_balanced_too():
-    rng = random.Random(3)
-    examples, pool = many(60, rng, 12)
-    items, _ = build(examples, pool, prompt_of, ("select",), sizes=(2, 3, 4, 5, 6))
-    for size in (3, 4, 5, 6):
-        some = [item for item in items if len(item["candidates"]) == size]
-        assert (
-            sum(len(item["right_at"]) * 2 > size for item in some)
-            == sum(len(item["right_at"]) * 2 < size for item in some)
-            > 10
-        )
-    for kind in {item["kind"] for item in items}:
-        at = Counter(place for item in items if item["kind"] == kind for place in item["right_at"])
-        size = int(kind[0]) + int(kind[2])
-        assert max(at[p] for p in range(size)) - min(at[p] for p in range(size)) <= 1
-    apart = [
-        item for item in items if item["kind"] == "2+2"
-    ]  # dealt anew for every few sets: not one arrangement over and over
-    assert len({tuple(item["right_at"]) for item in apart}) >= 4
-
-
-def test_no_place_tells_which_candidate_is_newer():
-    """In 200 sets of a kind the newer of two equally right (wrong) candidates stands first in about half: sd 7, one false alarm in 10^6."""
-    sets = [
-        one for _ in range(200) for one in self_select_sets(*sort_pool(pool_of("TTFF"))["q"][:2])
-    ]
-    placed = balance_positions(sets, random.Random(0))
-    for kind in ("2+1", "1+2"):
-        pairs = [
-            [s for s in samples(one["candidates"]) if (s < 3) == (kind == "2+1")]
-            for one in placed
-            if one["kind"] == kind
-        ]
-        assert 65 < sum(a > b for a, b in pairs) < 135
-
-
-def test_a_set_alone_of_its_kind_is_surplus():
-    items, counts = build({"q": example()}, pool_of("TFT"), prompt_of)
-    assert (
-        [item["task"] for item in items] == ["cot", "refine"]
-        and counts["select/surplus"] == 1
-        and counts["select"] == 0
-    )
-    items, _ = build(
-        {"q": example()}, pool_of("TF"), prompt_of, sizes=(2,)
-    )  # one right and one wrong: no majority to learn from
-    assert [item.get("kind") for item in items] == [None, None, "1+1"]
-
-
-def test_voted_right_is_what_voting_gets():
-    pool = [
-        line(1, "3", True, "a"),
-        line(2, "7", False, "a"),
-        line(3, "7.0", False, "a"),
-        *pool_of("TTF", "b"),
-    ]
-    _, counts = build({"a": example("a"), "b": example("b")}, pool, prompt_of)
-    assert (counts["select/1+2"], counts["select/2+1"], counts["select/voted_right"]) == (1, 1, 1)
-
-
-def test_only_what_reasons_and_ends_is_used():
-    pool = [
-        line(1, "3", True),
-        line(2, "9", False),
-        line(3, "3", True, finish="length"),
-        {**line(4, "3", True), "completion": "<answer> 3 </answer>"},
-        {**line(5, "9", False), "completion": "<answer> 9 </answer>"},
-    ]
-    items, counts = build({"q": example()}, pool, prompt_of, balance=False)
-    assert [item["target"] for item in items] == [pool[0]["completion"]] * 2 and pool[1][
-        "completion"
-    ] in items[1]["prompt"]
-    assert (counts["cut"], counts["no_reasoning"], counts["mixed"], counts["select"]) == (
-        1,
-        2,
-        1,
-        0,
-    )
-    items, _ = build({"q": example()}, pool, prompt_of, balance=False, least=0)
-    assert items[0]["target"] == "<answer> 3 </answer>"
-
-
-def test_options_stay_in_the_prompt_and_the_instruction_arrives():
-    choices = ["three", "nine"]
-    items, _ = build(
-        {"q": example(choices=choices)},
-        pool_of("TTF"),
-        prompt_of,
-        balance=False,
-        instruction="Which is it?",
-    )
-    assert all("\n(A) three\n(B) nine" in item["prompt"] for item in items) and items[2][
-        "prompt"
-    ].endswith("Which is it?")
-    pool = [
-        line(1, "A", True),
-        line(2, "three", True),
-        line(3, "B", False),
-    ]  # two spellings of one option agree
-    assert (
-        len(build({"q": example(choices=choices)}, pool, prompt_of, ("select",), balance=False)[0])
-        == 1
-    )
-
-
-def test_the_target_is_spelt_as_the_newest_right_one_did():
-    pool = [line(1, "3.0", True), line(2, "3 cubes", True), line(3, "9", False)]
-    [item] = build({"q": example()}, pool, prompt_of, ("select",), balance=False)[0]
-    assert (
-        item["target"] == "<answer> 3 cubes </answer>"
-        and answers.extract_answer(item["target"]) == "3 cubes"
-    )
-    assert (
-        final_answer({"completion": "Solution:\n1. ...\nAnswer: B", "answer": "B"}) == "Answer: B"
-    )
-
-
-TARGETS = [  # template, what the right sample says, target of the set; R3V's builders in the first four
-    ("tabmwp", "Answer: 14", "Answer: 14"),
-    ("tabmwp_choices", "Answer: B", "Answer: B"),
-    ("chartqa", "Answer: 14", "14"),
-    ("clevr_math", "Answer:\n7", "7"),
-    ("option", "Answer: B", "Answer: B"),
-    ("direct", "Answer: 3", "Answer: 3"),
-    ("chartqa", "<answer> 14 </answer>", "<answer> 14 </answer>"),
-    ("r1v", "<answer>3</answer>", "<answer> 3 </answer>"),
-]
-
-
-@pytest.mark.parametrize("template, said, target", TARGETS)
-def test_the_target_of_a_set_is_r3vs(template, said, target):
-    assert template in TEMPLATES
-    answer = re.sub("Answer:|</?answer>", "", said).strip()
-    right = {
-        **line(1, answer, True),
-        "completion": f"Solution:\n1. I count all the things that there are, one by one.\n{said}",
-    }
-    wrong = [
-        {
-            **line(k, "99", False),
-            "completion": f"Solution:\n{k}. I guess that there are very many of them here.\nAnswer: 99",
-        }
-        for k in (2, 3)
-    ]
-    items = build(
-        {"q": example()},
-        [right, *wrong],
-        prompt_of,
-        balance=False,
-        instruction=SELECT.get(template),
-        bare=template in BARE_ANSWERS,
-    )[0]
-    select = [item for item in items if item["task"] == "select"]
-    assert [item["target"] for item in select] == [target]
-    assert [item["target"] for item in items if item["task"] == "cot"] == [right["completion"]], (
-        "solutions keep their form"
-    )
-
-
-@pytest.mark.parametrize(
-    "template, target",
-    [("chartqa", "3"), ("clevr_math", "3"), ("tabmwp", "Answer: 3"), ("direct", "Answer: 3")],
-)
-def test_an_iteration_takes_the_targets_of_its_template(monkeypatch, tmp_path, template, target):
-    monkeypatch.setattr(selftrain, "fits", lambda *_: True)
-    said = "Solution:\n{}. I count all the things that there are, one by one.\nAnswer: {}"
-    pool = [
-        {**line(k, answer, answer == "3"), "completion": said.format(k, answer)}
-        for k, answer in enumerate(["3", "3", "9", "9"], 1)
-    ]
-    args = SimpleNamespace(
-        prompt_template=template,
-        rationalization=False,
-        method="r3v",
-        refine_weight=1,
-        select_weight=1,
-        select_sizes=[3],
-        seed=0,
-    )
-    items = selftrain.build_items(
-        tmp_path / "iteration-1", None, None, {"q": example()}, pool, None, args, 1
-    )[0]
-    assert [item["target"] for item in items if item["task"] == "select"] == [target] * 2
-
-
-def test_a_bare_target_is_read_again():
-    """What such a set teaches to say is a selection that the protocols with an answer line can read."""
-    said = protocols.on_a_line("14", "chartqa")
-    assert metrics.select(
-        said, ["Answer: 14", "Answer: 15"], None, protocols.reader("chartqa")
-    ) == ("14", "selected")
-
-
-def test_tasks_can_be_left_out():
-    everything, _ = build({"q": example()}, pool_of("TTFF"), prompt_of)
-    for some in itertools.chain.from_iterable(itertools.combinations(BUILT, k) for k in (1, 2)):
-        items, counts = build({"q": example()}, pool_of("TTFF"), prompt_of, some)
-        assert items == [item for item in everything if item["task"] in some] and all(
-            counts[task] == sum(item["task"] == task for item in items) for task in BUILT
-        )
-
-
-def test_the_seed_decides_and_nothing_is_written_to():
-    examples, pool = many(50, random.Random(1), 8)
-    before = copy.deepcopy((examples, pool))
-    build_with = lambda seed: build(examples, pool, prompt_of, sizes=(2, 3, 4), seed=seed)
-    assert (
-        build_with(1) == build_with(1)
-        and build_with(1)[0] != build_with(2)[0]
-        and before == (examples, pool)
-    )
-    sets = self_select_sets(*sort_pool(pool_of("TTTFFF"))["q"][:2])
-    before = copy.deepcopy(sets)
-    (
-        balance_positions(sets, random.Random(0)),
-        balance_kinds(sets, random.Random(0)),
-    )
-    assert sets == before
-
-
-def test_a_pool_of_other_data_is_refused():
-    with pytest.raises(UserError, match="'q'.*--data"):
-        build({"other": example("other")}, pool_of("TF"), prompt_of)
-
-
-# ------------------------------------------------------------------------------------------------------------- STaR
-
-
-def test_rationalised_samples_train_without_their_hint():
-    hinted = [
-        line(1, "3", True, "a"),
-        line(2, "3", True, "a"),
-        line(3, "9", False, "a"),
-        line(4, "3", True, "a", thinking="The Hint says that there are three of them"),
-        line(5, "3", True, "b"),
-        line(6, "9", False, "c"),
-        line(7, "3", True, "d", finish="length"),
-    ]
-    assert samples(rationalised(hinted)) == [2, 5]
-    examples = {id: example(id) for id in "abcd"}
-    pool = [*pool_of("FFF", "a"), *pool_of("FT", "b"), *pool_of("F", "c"), *pool_of("F", "d")]
-    items, counts = build(examples, pool, prompt_of, ("cot",), hinted=hinted)
-    assert [(item["id"], item["prompt"]) for item in items] == [
-        ("a", prompt_of(examples["a"])),
-        ("b", prompt_of(examples["b"])),
-    ]
-    assert [item["target"] for item in items] == [hinted[1]["completion"], pool[4]["completion"]]
-    assert counts["rationalised"] == 1 and counts["cot"] == 2 and counts["all_wrong"] == 3
-    prompt = hint_prompt(prompt_of(examples["a"]), "3")
-    assert (
-        prompt.startswith(prompt_of(examples["a"]))
-        and "the answer is 3." in prompt
-        and "hint" not in " ".join(item["prompt"] for item in items).lower()
-    )
-
-
-# ------------------------------------------------------------------------------------------------------------- MPO
-
-
-@pytest.mark.parametrize("right, wrong, answer", [
-    ("12", "12 cm", True), ("12", "12cm", True), ("12", "about 12.", True), ("12.0", "12 cm", True), ("Paris", "in Paris, France", True), ("new york", "New York City", True),
-    ("3", "(3, 7)", True), ("no", "No or yes", True),
-    ("A", "B. Paris", False), ("A", "(B) a cat", False), ("No", "None", False), ("1", "12", False), ("1", "1,200", False), ("12 cm", "12", False), ("12 cm", "12 m", False),
-    ("york new", "New York City", False), ("new city", "New York City", False), ("5", ".5", False), ("?", "none", False),
-    ('[{"label": null, "bbox_2d": [1, 2, 3, 4]}]', '[{"label": null, "bbox_2d": [1, 2, 3, 4]}, {"label": null, "bbox_2d": [5, 6, 7, 8]}]', False),
-])  # fmt: skip
-def test_entailment(right, wrong, answer):
-    assert entails(wrong, right) == answer
-
-
-def test_two_options_never_entail():
-    choices = ["York", "New York", "Paris"]
-    assert (
-        not entails("New York", "York", choices)
-        and not entails("(B) New York", "A", choices)
-        and entails("York or Paris", "York", choices)
-        and entails("New York", "York")
-    )
-
-
-def test_at_most_15_of_64_pairs():
-    right, wrong, unreadable = sort_pool(pool_of("TF" * 8 + "UUU"))["q"]
-    product = {(a["sample"], b["sample"]) for a in right for b in wrong}
-    seen = Counter()
-    for seed in range(200):
-        pairs, format_pairs = correctness_pairs(right, wrong, unreadable, random.Random(seed))
-        keys = [tuple(samples(pair)) for pair in pairs]
-        assert len(keys) == len(set(keys)) == len(format_pairs) == 15 and set(keys) <= product
-        assert len({tuple(samples(pair)) for pair in format_pairs}) == 15 and all(
-            a["right"] and not b["readable"] for a, b in format_pairs
-        )
-        seen.update(keys)
-    assert (
-        len(seen) == 64 and min(seen.values()) > 15
-    )  # 200 * 15 / 64 = 47 each, sd 6: nothing is preferred, one false alarm in 10^5
-    assert correctness_pairs(right, wrong, [], random.Random(7)) == correctness_pairs(
-        right, wrong, [], random.Random(7)
-    )
-    everything, _ = correctness_pairs(right, wrong, [], random.Random(0), most=64)
-    assert {tuple(samples(pair)) for pair in everything} == product and len(everything) == 64
-
-
-def test_which_pairs_are_left_out():
-    right = [
-        line(1, "12", True),
-        {**line(1, "12", True), "sample": 2},
-        line(3, "12", True, finish="length"),
-    ]
-    wrong = [line(4, "12 cm", False), line(5, "11", False), {**line(5, "11", False), "sample": 6}]
-    pairs, format_pairs = correctness_pairs(right, wrong, pool_of("U"), random.Random(0))
-    assert [samples(pair) for pair in pairs] == [[2, 6]] and [
-        samples(pair) for pair in format_pairs
-    ] == [[2, 1]]
-    right = [line(1, "No", True)]  # MPO: "no" is part of 'None', so that no format pair is left
-    assert len(correctness_pairs(right, [], pool_of("UU"), random.Random(0))[1]) == 2
-    assert correctness_pairs([], wrong, pool_of("U"), random.Random(0)) == ([], [])
-    before = copy.deepcopy((right, wrong))
-    correctness_pairs(right, wrong, [], random.Random(0), most=1)
-    assert before == (right, wrong)
-
-
-def test_two_options_make_a_pair():
-    pairs, _ = correctness_pairs(
-        [line(1, "York", True)],
-        [line(2, "New York", False)],
-        [],
-        random.Random(0),
-        choices=["York", "New York"],
-    )
-    assert len(pairs) == 1 and correctness_pairs(
-        [line(1, "York", True)], [line(2, "New York", False)], [], random.Random(0)
-    ) == ([], [])
-
-
-def test_instructions_follow_the_prompt():
-    assert set(INSTRUCTION_OF.values()) | {"plain"} == set(INSTRUCTIONS) and {
-        task for task in toy.TASKS if "_" not in task
-    } <= set(INSTRUCTION_OF)
-    assert instructed("Q?\n", None) == instructed("Q?\n", "unheard of") == "Q?\n"
-    assert (
-        instructed("Q?", "chart") == "Q?\n" + INSTRUCTIONS["visual"]
-        and instructed("Q?", "Count") == "Q?\n" + INSTRUCTIONS["grounded"]
-    )
-    published = {
-        "chart": {"imgname": "1.png", "query": "Q?", "label": "14"},
-        "table": {
-            "id": "33",
-            "question": "Q?",
-            "choices": None,
-            "answer": "3",
-            "unit": None,
-            "ques_type": "free_text",
-            "ans_type": "integer_number",
-        },
-        "science": {
-            "id": "s-1",
-            "image": "1.png",
-            "question": "Q?",
-            "choices": ["a", "b"],
-            "answer": "B",
-            "rationale": "...",
-            "domain": "science",
-            "topic": "...",
-        },
-    }
-    for kind, record in published.items():  # a layout's own kind of picture
-        assert (
-            next(function for keys, function in layouts.LAYOUTS if keys <= record.keys())(
-                record, "here"
-            )[0]["task"]
-            == kind
-            in INSTRUCTION_OF
-        )
-
-
-def test_instructions_for_pictures_of_no_known_kind_are_refused(base, tmp_path):
-    """They would all be the plain prompt, without a word."""
-    (tmp_path / "d.jsonl").write_text(json.dumps({"question": "How many?", "answer": "2"}) + "\n")
-    with pytest.raises(
-        UserError, match="d.jsonl: --instructions mpo goes by the kind of picture.*`task`.*chart"
-    ):
-        run(
-            f"--method mpo --model {base} --data {tmp_path / 'd.jsonl'} --instructions mpo --output-dir {tmp_path / 'out'}"
-        )
-
-
-# ------------------------------------------------------------------------------------------------------------- DropoutNTP
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "one two three four five",
-        "one two three four",
-        "one",
-        "",
-        " two  three\nfour five ",
-        "a b c d e f g",
-    ],
-)
-@pytest.mark.parametrize("continuation", ["made up", " made up", "\nmade up ", ", made up"])
-def test_the_pair_shares_the_first_half_of_its_words(text, continuation):
-    half = len(text.split(" ")) // 2
-    prefix = truncate_words(text)
-    assert text.startswith(prefix) and prefix == " ".join(text.split(" ")[:half])
-    chosen, rejected = ntp_pair(text, prefix, continuation)
-    assert (
-        chosen == text
-        and rejected.split(" ")[:half] == chosen.split(" ")[:half]
-        and rejected.endswith("made up")
-        and rejected.startswith(prefix)
-    )
-
-
-def test_truncation_at_other_ratios():
-    text = " ".join(map(str, range(100)))
-    assert [len(truncate_words(text, ratio).split()) for ratio in (0.25, 0.29, 0.5, 0.75)] == [
-        25,
-        29,
-        50,
-        75,
-    ] and truncate_words("a b c d", 0.74) == "a b"
-
-
-def test_continuations_that_tell_nothing():
-    chosen = "<think> I see one, two. </think><answer> 2 </answer>"
-    prefix = truncate_words(chosen)
-    rest = chosen[len(prefix) :]
-    assert (
-        ntp_pair(chosen, prefix, rest)
-        is ntp_pair(chosen, prefix, rest.strip() + "\n")
-        is ntp_pair(chosen, prefix, "  ")
-        is None
-    )
-    assert ntp_pair("Two cats on a mat", "Two cats", "\non a  mat ") is None
-    assert ntp_pair(chosen, prefix, "two and no more. </think><answer> 2.0 </answer>") is None
-    assert ntp_pair(chosen, prefix, "two, three. </think><answer> 3 </answer>") == (
-        chosen,
-        "<think> I see one, two, three. </think><answer> 3 </answer>",
-    )
-    assert ntp_pair(chosen, prefix, "two, three and so on") is not None  # no answer to compare
-    on_a_line = "I see one, two, three.\nAnswer: 3"  # compared as the protocol reads it
-    assert (
-        ntp_pair(on_a_line, "I see", "three.\nAnswer: 3") is not None
-        and ntp_pair(on_a_line, "I see", "three.\nAnswer: 3", read=protocols.reader("tabmwp"))
-        is None
-    )
-    with pytest.raises(AssertionError):
-        ntp_pair(chosen, "something else", "x")
-
-
-def test_the_continuation_is_written_without_the_picture(tiny):
-    """No image token and no pixels in the prompt, whose question is otherwise the same; the example keeps its pictures."""
-    _, processor = tiny
-    seen = Example(
-        "0",
-        [Image.new("RGB", (56, 56), "red")] * 2,
-        "<image><image>\nWhat is it?",
-        "a",
-        source="x.jsonl:1",
-    )
-    before = copy.copy(seen)
-    prompt = data.Asker(processor, "think").prompt(blind(seen))
-    special = processor.special
-    assert (
-        prompt.pixel_values is None
-        and prompt.grid is None
-        and len(prompt.image_at) == 0
-        and special.image_id not in prompt.ids
-    )
-    assert "<image>" not in prompt.text and not any(
-        token in prompt.text for token in ("<|image_pad|>", "<|vision_start|>", "<|vision_end|>")
-    )
-    assert "user\nWhat is it?" in prompt.text and seen == before and len(seen.images) == 2
-    assert (
-        "<|image_pad|>"
-        in data.Asker(processor, "think")
-        .prompt(SimpleNamespace(**{**vars(seen), "question": "What is it?"}))
-        .text
-    )
-
-
-# ------------------------------------------------------------------------------------------------------------- main, on a model that says noise
+# --- main, on a model that says noise ---
 
 LINE = (
-    "--data count --level 1 --max-train-samples 6 --num-generations 4 --max-completion-length 80 --max-steps 2 --save-steps 1 --batch-size 4 --learning-rate 1e-3 "
+    "--data count --level 1 --max-train-samples 6 --num-generations 4 --max-completion-length 80 "
+    "--max-steps 2 --save-steps 1 --batch-size 4 --learning-rate 1e-3 "
     "--eval-data count:test --max-eval-samples 3 --eval-batch-size 4"
 )
 RUNS = {
-    "r3v": "--method r3v --iterations 2 --warmup-data count --max-warmup-samples 4 --select-sizes 2 3",
+    "r3v": "--method r3v --iterations 2 --warmup-data count --max-warmup-samples 4 "
+    "--select-sizes 2 3",
     "mpo": "--method mpo",
     "ntp": "--method mpo --pair-source dropout_ntp --max-train-samples 10",
-    "star": "--method star --iterations 1 --rationalization --lora-r 4 --instructions mpo --num-generations 2",
+    "star": "--method star --iterations 1 --rationalization --lora-r 4 --instructions mpo "
+    "--num-generations 2",
 }
 TIMING = ("step_time", "tokens_per_second")
 ANSWER_ALL = rollout.answer_all
@@ -857,8 +88,11 @@ def base(tiny, tmp_path_factory):
 
 
 def speak(patch):
-    """The untrained preset says noise without an end; here it says eight tokens of it between think tags, and gives an answer that hangs on every letter of them: right a third
-    of the time, unreadable one time in four. Other weights say, and answer, something else."""
+    """Let the untrained preset answer; by itself it samples noise without an end.
+
+    Eight tokens of noise stand between think tags, and the answer depends on every letter of them:
+    right a third of the time, unreadable one time in four. Other weights answer something else.
+    """
 
     def answer_all(policy, asker, examples, sampling, *args, **options):
         short = dataclasses.replace(sampling, max_tokens=8)
@@ -884,8 +118,12 @@ def speaking(monkeypatch):
     speak(monkeypatch)
 
 
-def run(line, *more):
-    selftrain.main(selftrain.parse_args([*line.split(), *map(str, more)]))
+def run(line, *more, script=selftrain):
+    script.main(script.parse_args([*line.split(), *map(str, more)]))
+
+
+def run_dpo(line):
+    run(line, script=train_dpo)
 
 
 @pytest.fixture(scope="module")
@@ -913,7 +151,9 @@ def read(path):
 
 
 def left_by(out):
-    """{path: what is in it} of a run's files, hidden ones included, without timings and without args.json, which knows its own directory."""
+    """{path: what is in it} of a run's files, hidden ones included, without timings and without
+    args.json, which knows its own directory.
+    """
     found = {}
     for path in sorted(p for p in Path(out).rglob("*") if p.is_file() and p.name != "args.json"):
         found[str(path.relative_to(out))] = path.read_bytes()
@@ -930,7 +170,9 @@ class Killed(BaseException):
 
 
 def killed_at(where, when):
-    """A patch under which module.function dies: in its when-th call (a number), or in the first whose first argument ends in `when` (a file's name)."""
+    """A patch under which module.function dies: in its when-th call (a number), or in the first
+    whose first argument ends in `when` (a file's name).
+    """
     module, name = where.rsplit(".", 1)
     module = importlib.import_module(module)
     patch, real, calls = pytest.MonkeyPatch.context(), getattr(module, name), []
@@ -944,62 +186,65 @@ def killed_at(where, when):
     return patch, lambda p: p.setattr(module, name, dies)
 
 
-# One run each, killed at the first moment, resumed and killed at the second, ... (where, when[, a file of which 9 bytes are then torn off]).
+# One run each, killed at the first moment, resumed and killed at the second, ... (where, when[, a
+# file of which 9 bytes are then torn off]).
 KILLS = {
     "r3v": [
         ("plumbing.rundir.save_checkpoint", 2),
         ("plumbing.rundir.publish", 1),
         ("plumbing.disk.write_json", "iteration-0/trained.json"),
         ("plumbing.rundir.remove", "iteration-0/checkpoint-1"),
-        ("generate.answer_all", 2),
-        ("generate.self_select", 1),
+        ("rollout.answer_all", 2),
+        ("rollout.self_select", 1),
         ("plumbing.records.write_record", "iteration-0/result.json"),
-        ("generate.answer_all", 4, "iteration-1/pool.jsonl"),
-        ("generate.answer_all", 3),
-        ("selftrain.build", 1),
-        ("selftrain.imitate", 2),
+        ("rollout.answer_all", 4, "iteration-1/pool.jsonl"),
+        ("rollout.answer_all", 3),
+        ("pools.select_items", 1),
+        ("update.take_step", 2),
         ("torch.save", 1),
         ("plumbing.disk.write_json", "iteration-1/trained.json"),
-        ("selftrain.evaluate", 1),
-        ("generate.answer_all", 3, "iteration-1/eval_0_samples.jsonl"),
+        ("heldout.evaluate", 1),
+        ("rollout.answer_all", 3, "iteration-1/eval_0_samples.jsonl"),
         ("selftrain.draw", 1),
-        ("selftrain.train", 1),
+        ("update.train", 1),
         ("plumbing.rundir.save_checkpoint", 2),
         ("shutil.copy", 3),
     ],
     "mpo": [
-        ("generate.answer_all", 3),
-        ("generate.answer_all", 5, "iteration-1/pool.jsonl"),
-        ("selftrain.correctness_pairs", 2),
-        ("selftrain.pair_logps", 5, "iteration-1/reference.jsonl"),
-        ("selftrain.prefer", 1),
+        ("rollout.answer_all", 3),
+        ("rollout.answer_all", 5, "iteration-1/pool.jsonl"),
+        ("pools.correctness_pairs", 2),
+        ("update.pair_logps", 5, "iteration-1/reference.jsonl"),
+        ("update.take_step", 1),
         ("plumbing.rundir.save_checkpoint", 2),
-        ("selftrain.prefer", 1),
+        ("update.take_step", 1),
         ("plumbing.disk.write_json", "iteration-1/trained.json"),
-        ("generate.answer_all", 2),
+        ("rollout.answer_all", 2),
     ],
     "ntp": [
-        ("data.continued", 5, "iteration-1/continuations.jsonl"),
-        ("data.continued", 3),
-        ("selftrain.ntp_pair", 2),
-        ("selftrain.pair_logps", 3),
+        ("data.append_response", 5, "iteration-1/continuations.jsonl"),
+        ("data.append_response", 3),
+        ("pools.ntp_pair", 2),
+        ("update.pair_logps", 3),
         ("plumbing.rundir.save_checkpoint", 2),
-        ("selftrain.evaluate", 1),
+        ("heldout.evaluate", 1),
     ],
     "star": [
-        ("generate.answer_all", 4),
-        ("generate.answer_all", 4),
-        ("generate.answer_all", 3),
-        ("selftrain.build", 1),
+        ("rollout.answer_all", 4),
+        ("rollout.answer_all", 4),
+        ("rollout.answer_all", 3),
+        ("pools.select_items", 1),
         ("plumbing.rundir.save_checkpoint", 2),
-        ("selftrain.evaluate", 1),
+        ("heldout.evaluate", 1),
     ],
 }
 
 
 @pytest.mark.parametrize("kind", KILLS)
 def test_killed_in_each_phase_and_resumed_is_the_same_run(kind, whole, base, tmp_path, speaking):
-    """The issue: sampling, building, training, evaluating, and between them; weights to the last bit, and every file."""
+    """The issue: sampling, building, training, evaluating, and between them; weights to the last
+    bit, and every file.
+    """
     out, wanted = tmp_path / "pieces", left_by(whole(kind))
     line = f"--model {base} {LINE} {RUNS[kind]} --output-dir {out} --resume-from-checkpoint"
     for where, when, *torn in KILLS[kind]:
@@ -1028,16 +273,16 @@ def test_killed_in_each_phase_and_resumed_is_the_same_run(kind, whole, base, tmp
 
 
 def test_ctrl_c_saves_and_leaves_with_130(whole, base, tmp_path, speaking, monkeypatch, capsys):
-    real, out = imitate, tmp_path / "out"
+    real, out = update.take_step, tmp_path / "out"
     line = f"--model {base} {LINE} {RUNS['star']} --output-dir {out} --save-steps 0"
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
         patch.setattr(
-            update_, "imitate", lambda *args: os.kill(os.getpid(), signal.SIGINT) or real(*args)
+            update, "take_step", lambda *args: os.kill(os.getpid(), signal.SIGINT) or real(*args)
         )
         run(line)
     assert (
         stop.value.code == 130
-        and "stopped in the training of iteration 1, after step 1; go on with --resume-from-checkpoint"
+        and "stopped in the training of iteration 1, after step 1; go on with --resume-from-check"
         in capsys.readouterr().out
     )
     assert [p.name for p in rundir.checkpoints(out / "iteration-1")] == ["checkpoint-1"] and not (
@@ -1048,34 +293,19 @@ def test_ctrl_c_saves_and_leaves_with_130(whole, base, tmp_path, speaking, monke
 
 
 def test_portions_change_no_sample(base, tmp_path):
-    """--eval-batch-size may change when a run goes on: every row draws its own numbers, wherever it stands in its batch; and no two rows draw the same."""
+    """--eval-batch-size may change when a run goes on: every row draws its own numbers, wherever it
+    stands in its batch; and no two rows draw the same.
+    """
     policy, processor = modeling.load(base)
     examples = data.head(tasks_.read("count", level=1), 5)
     asks = [with_question(e, "How many?") for e in [examples[0]] * 5]
-    args = lambda size: SimpleNamespace(
-        eval_batch_size=size,
-        system_prompt=None,
-        max_completion_length=5,
-        top_p=1.0,
-        top_k=0,
-        temperature=1.0,
-        start_ratio=0.5,
-        output_dir=str(tmp_path),
+    label = lambda path, given=None: f"{path.name} {given}"
+    drawn = lambda size: sampler.Sampler(
+        data.Asker(processor), rollout.Sampling(5), protocols.scorer(None), label, size
     )
-    score = protocols.scorer(None)
     pools = [
-        selftrain.sample_into(
-            tmp_path / f"{size}.jsonl",
-            policy,
-            processor,
-            asks,
-            examples,
-            score,
-            2,
-            args(size),
-            7,
-            1.0,
-            "",
+        drawn(size).sample(
+            tmp_path / f"{size}.jsonl", policy, asks, examples, 2, 7, rollout.Sampling(5)
         )
         for size in (2, 4, 64)
     ]
@@ -1088,9 +318,7 @@ def test_portions_change_no_sample(base, tmp_path):
     ]
     same = [{**pools[0][0], "completion": "There are two of them"} for _ in range(5)]
     ends = [
-        selftrain.continue_into(
-            tmp_path / f"end{size}.jsonl", policy, processor, same, asks, args(size), 7
-        )
+        drawn(size).continue_blind(tmp_path / f"end{size}.jsonl", policy, same, asks, 0.5, 7)
         for size in (1, 2, 64)
     ]
     assert (
@@ -1112,7 +340,7 @@ def test_a_run_in_progress_is_not_another_run(base, tmp_path, whole, speaking):
         run(f"{line} --beta 0.2 --resume-from-checkpoint")
 
 
-# ------------------------------------------------------------------------------------------------------------- what an iteration leaves
+# --- what an iteration leaves ---
 
 
 def test_what_an_iteration_leaves(whole):
@@ -1189,7 +417,9 @@ def test_what_the_last_iteration_learns_is_built_from_all_pools(whole):
         one for t in (1, 2) for one in records.read_lines(out / f"iteration-{t}" / "pool.jsonl")
     ]
     examples = {e.id: e for e in data.head(tasks_.read("count", 0, 1), 6)}
-    items, counts = build(examples, pools, lambda e: question_text(e, "r1v"), sizes=[2, 3], seed=2)
+    items, counts = build_items(
+        examples, pools, lambda e: question_text(e, "r1v"), sizes=[2, 3], seed=2
+    )
     key = lambda item: json.dumps(item, sort_keys=True)
     assert sorted(map(key, items)) == sorted(
         key(item)
@@ -1342,9 +572,13 @@ def test_weights_of_zero_leave_tasks_out(base, tmp_path, speaking):
     tasks = lambda out: {
         item["task"] for item in records.read_lines(out / "iteration-1" / "train.jsonl")
     }
-    line = f"--model {base} {LINE} --iterations 1 --max-steps 1 --num-samples 0 --max-eval-samples 1 --output-dir"
+    line = (
+        f"--model {base} {LINE} --iterations 1 --max-steps 1 --num-samples 0 --max-eval-samples 1 "
+        "--output-dir"
+    )
     run(
-        f"{line} {tmp_path / 'a'} --method r3v --refine-weight 0 --direct-weight 0 --warmup-weight 0 --warmup-data count --max-warmup-samples 2 --select-sizes 2"
+        f"{line} {tmp_path / 'a'} --method r3v --refine-weight 0 --direct-weight 0 "
+        "--warmup-weight 0 --warmup-data count --max-warmup-samples 2 --select-sizes 2"
     )
     assert (
         tasks(tmp_path / "a") == {"cot", "select"}
@@ -1354,6 +588,36 @@ def test_weights_of_zero_leave_tasks_out(base, tmp_path, speaking):
     assert tasks(tmp_path / "b") == {"cot", "direct"} and "eval/count:test/pass@3" not in read(
         tmp_path / "b" / "iteration-1" / "result.json"
     )
+
+
+def test_a_method_is_a_builder_and_a_row(base, tmp_path, speaking, monkeypatch):
+    """Rejection sampling fine-tuning: every right text of a question, once."""
+
+    def build(examples, pool, prompt_of, **_):
+        sorts = sort_pool(pool)
+        items = [
+            {
+                "id": id,
+                "task": "cot",
+                "prompt": prompt_of(examples[id]),
+                "target": right["completion"],
+            }
+            for id, (rights, _, _) in sorts.items()
+            for right in distinct(rights)
+        ]
+        return items, dict(count_questions(sorts))
+
+    star = selftrain.METHODS["star"]
+    monkeypatch.setitem(selftrain.METHODS, "rft", star._replace(build=build))
+    out = tmp_path / "out"
+    run(f"--model {base} {LINE} --method rft --iterations 1 --direct-weight 0 --output-dir {out}")
+    pool = records.read_lines(out / "iteration-1" / "pool.jsonl")
+    items = records.read_lines(out / "iteration-1" / "train.jsonl")
+    right = {(one["id"], one["completion"]) for one in pool if one["right"]}
+    assert {(item["id"], item["target"]) for item in items} == right
+    assert len(items) == len(right) > len({id for id, _ in right})
+    with pytest.raises(SystemExit):
+        run(f"--model {base} {LINE} --method rft --beta 0.2 --output-dir {out}")
 
 
 def test_star_asks_again_with_the_answer_and_with_other_instructions(whole):
@@ -1378,8 +642,10 @@ def test_star_asks_again_with_the_answer_and_with_other_instructions(whole):
 
 
 def test_an_old_policy_is_gone_before_the_next_is_loaded(base, tmp_path, speaking, monkeypatch):
-    """Two at a time would need twice the memory: 30 GB for 7B in float32. Nor does an evaluation drag the last step's gradient along."""
-    real, evaluate, alive = modeling.load_from_args, selftrain.evaluate, []
+    """Two at a time would need twice the memory: 30 GB for 7B in float32. Nor does an evaluation
+    drag the last step's gradient along.
+    """
+    real, evaluate, alive = modeling.load_from_args, heldout.evaluate, []
 
     def load_from_args(*args, **kwargs):
         gc.collect()
@@ -1388,18 +654,20 @@ def test_an_old_policy_is_gone_before_the_next_is_loaded(base, tmp_path, speakin
         alive.append(weakref.ref(policy))
         return policy, processor
 
-    def bare(folder, policy, *rest):
+    def bare(folder, number, policy, *rest):
         assert not any(p.grad is not None for p in policy.parameters())
-        return evaluate(folder, policy, *rest)
+        return evaluate(folder, number, policy, *rest)
 
     monkeypatch.setattr(modeling, "load_from_args", load_from_args)
-    monkeypatch.setattr(selftrain, "evaluate", bare)
+    monkeypatch.setattr(heldout, "evaluate", bare)
     run(
-        f"--model {base} {LINE} --max-steps 1 --num-samples 0 --max-eval-samples 1 --method mpo --iterations 2 --output-dir {tmp_path / 'out'}"
+        f"--model {base} {LINE} --max-steps 1 --num-samples 0 --max-eval-samples 1 --method mpo "
+        f"--iterations 2 --output-dir {tmp_path / 'out'}"
     )
     assert len(alive) == 1  # trained on from where it is; nothing was loaded twice
     run(
-        f"--model {base} {LINE} --max-steps 1 --num-samples 0 --max-eval-samples 1 --method star --iterations 2 --output-dir {tmp_path / 'star'}"
+        f"--model {base} {LINE} --max-steps 1 --num-samples 0 --max-eval-samples 1 --method star "
+        f"--iterations 2 --output-dir {tmp_path / 'star'}"
     )
     assert (
         len(alive) == 1 + 1 + 1
@@ -1421,7 +689,8 @@ def test_a_split_of_the_data_is_what_it_is_evaluated_on(base, tmp_path, speaking
         "--eval-data count:test --max-eval-samples 3", ""
     )
     run(
-        f"--model {base} {line} --method star --iterations 1 --max-steps 1 --num-samples 0 --output-dir {tmp_path / 'out'}"
+        f"--model {base} {line} --method star --iterations 1 --max-steps 1 --num-samples 0 "
+        f"--output-dir {tmp_path / 'out'}"
     )
     assert (
         read(tmp_path / "out" / "iteration-1" / "result.json")[f"eval/{tmp_path / 'd'}:train/n"]
@@ -1429,7 +698,7 @@ def test_a_split_of_the_data_is_what_it_is_evaluated_on(base, tmp_path, speaking
     )
 
 
-# ------------------------------------------------------------------------------------------------------------- the reference, and given pairs
+# --- the reference, and given pairs ---
 
 FLAGS = dict(
     lora_r=0,
@@ -1507,7 +776,9 @@ PAIRS = (
 
 
 def stock_logps(policy, processor, pairs):
-    """[(log pi of the chosen, of the rejected)] by stock transformers' forward on padded rows: nothing of ours but the prompt's ids and pixels."""
+    """[(log pi of the chosen, of the rejected)] by stock transformers' forward on padded rows:
+    nothing of ours but the prompt's ids and pixels.
+    """
     found, special = [], processor.special
     for name in ("chosen", "rejected"):
         prompts = [data.Asker(processor, "none").prompt(pair.example) for pair in pairs]
@@ -1539,7 +810,9 @@ def stock_logps(policy, processor, pairs):
 
 @pytest.mark.parametrize("start", ["adapter", "fresh", "full"])
 def test_the_reference_is_where_training_starts(start, base, mmpr, tmp_path):
-    """An adapter included, even one that says something else than its base: the first step's rewards are exactly 0 and the loss ln 2; the file against stock transformers."""
+    """An adapter included, even one that says something else than its base: the first step's
+    rewards are exactly 0 and the loss ln 2; the file against stock transformers.
+    """
     from peft import PeftModel
     from transformers import Qwen2VLForConditionalGeneration
 
@@ -1552,7 +825,7 @@ def test_the_reference_is_where_training_starts(start, base, mmpr, tmp_path):
                 parameter.data.normal_(0, 0.1)
         name = str(tmp_path / "adapter")
         modeling.save(policy, processor, name)
-    run(
+    run_dpo(
         f"--method dpo --pairs {mmpr} --model {name} {PAIRS} {more} --output-dir {tmp_path / 'out'}"
     )
     first, second = records.read_lines(tmp_path / "out" / "iteration-1" / "metrics.jsonl")
@@ -1584,8 +857,9 @@ def test_given_pairs_train_an_adapter_on_a_checkpoint_of_2024(quant, mmpr, tmp_p
     if quant == "nf4":
         pytest.importorskip("bitsandbytes", reason="--quant nf4 needs bitsandbytes")
     base = checkpoints.write_2024(tmp_path / "published")
-    run(
-        f"--method mpo --pairs {mmpr / 'meta.json'} --model {base} --quant {quant} --lora-r 4 {PAIRS} --output-dir {tmp_path / 'out'}"
+    run_dpo(
+        f"--method mpo --pairs {mmpr / 'meta.json'} --model {base} --quant {quant} --lora-r 4 "
+        f"{PAIRS} --output-dir {tmp_path / 'out'}"
     )
     first, second = records.read_lines(tmp_path / "out" / "iteration-1" / "metrics.jsonl")
     assert (
@@ -1604,12 +878,8 @@ def test_given_pairs_train_an_adapter_on_a_checkpoint_of_2024(quant, mmpr, tmp_p
     assert first["loss"] == pytest.approx(
         0.8 * math.log(2) + 0.2 * 2 * math.log(2) + nll, rel=1e-5
     )  # facts 8.2: 0.8318 + NLL
-    now = [
-        pair_logps(
-            policy, processor, pair, SimpleNamespace(prompt_template="none", system_prompt=None)
-        )[0].tolist()
-        for pair in pairs
-    ]
+    asker = data.Asker(processor, "none")
+    now = [update.pair_logps(policy, asker, pair)[0].tolist() for pair in pairs]
     margins = [
         chosen - rejected - one["ref_chosen_logps"] + one["ref_rejected_logps"]
         for (chosen, rejected), one in zip(now, references)
@@ -1649,9 +919,10 @@ def test_a_malformed_pair_is_refused_before_a_model_is_loaded(
     )
     with pytest.raises(SystemExit) as stop:
         running.run(
-            selftrain.main,
-            selftrain.parse_args,
-            f"--method mpo --pairs {tmp_path / 'bad.jsonl'} --model {base} --output-dir {tmp_path / 'out'}".split(),
+            train_dpo.main,
+            train_dpo.parse_args,
+            f"--method mpo --pairs {tmp_path}/bad.jsonl --model {base} "
+            f"--output-dir {tmp_path}/out".split(),
         )
     said = capsys.readouterr().err
     assert (
@@ -1670,14 +941,17 @@ def test_a_pair_that_does_not_fit_is_refused_before_training(change, wanted, bas
     pair = {"question": "How many?", "chosen": "seven", "rejected": "eight"}
     (tmp_path / "bad.jsonl").write_text(f"{json.dumps(pair)}\n{json.dumps({**pair, **change})}\n")
     with pytest.raises(UserError, match=f"bad.jsonl:2: {wanted}"):
-        run(
-            f"--method dpo --pairs {tmp_path / 'bad.jsonl'} --model {base} {PAIRS} --output-dir {tmp_path / 'out'}"
+        run_dpo(
+            f"--method dpo --pairs {tmp_path / 'bad.jsonl'} --model {base} {PAIRS} --output-dir "
+            f"{tmp_path / 'out'}"
         )
     assert not (tmp_path / "out" / "iteration-1").exists()
 
 
 def test_a_sample_that_spells_a_reserved_token_is_no_pair(base, tmp_path, speaking, monkeypatch):
-    """A policy can spell <|im_end|> letter by letter. Such a sample is unreadable, and once stopped the run when a format pair was made with it."""
+    """A policy can spell <|im_end|> letter by letter. Such a sample is unreadable, and once stopped
+    the run when a format pair was made with it.
+    """
     inner, spelt = rollout.answer_all, []
 
     def answer_all(*args, **kwargs):
@@ -1689,7 +963,8 @@ def test_a_sample_that_spells_a_reserved_token_is_no_pair(base, tmp_path, speaki
 
     monkeypatch.setattr(rollout, "answer_all", answer_all)
     run(
-        f"--model {base} {LINE} --max-steps 1 --num-samples 0 --max-eval-samples 1 --method mpo --output-dir {tmp_path / 'out'}"
+        f"--model {base} {LINE} --max-steps 1 --num-samples 0 --max-eval-samples 1 --method mpo "
+        f"--output-dir {tmp_path / 'out'}"
     )
     assert spelt and not any(
         "<|im_end|>" in text
@@ -1699,7 +974,7 @@ def test_a_sample_that_spells_a_reserved_token_is_no_pair(base, tmp_path, speaki
     )
 
 
-# ------------------------------------------------------------------------------------------------------------- one update
+# --- one update ---
 
 
 def gradient(policy):
@@ -1711,15 +986,21 @@ def policy_and_processor(base):
     return trainable(base)
 
 
-def settings(line, base):
-    args = selftrain.parse_args(f"--model {base} --output-dir out {line}".split())
-    args.prompt_template = "none"
-    return args
+MPO = update.PairLoss(**losses.MPO, beta=0.1, label_smoothing=0.0)
+
+
+def settings(line):
+    """How train_dpo.py would train."""
+    return update.Settings.of(
+        train_dpo.parse_args(f"--model x --pairs x --output-dir out {line}".split())
+    )
 
 
 @pytest.mark.parametrize("per_example", ["", "--per-example"])
 def test_imitation_in_micro_batches(per_example, base, policy_and_processor):
-    """The same gradient and metrics however the step is cut, and in a closed form: each task's weighted tokens over all tokens, or its examples over all."""
+    """The same gradient and metrics however the step is cut, and in a closed form: each task's
+    weighted tokens over all tokens, or its examples over all.
+    """
     policy, processor = policy_and_processor
     examples = {
         str(i): Example(
@@ -1739,11 +1020,10 @@ def test_imitation_in_micro_batches(per_example, base, policy_and_processor):
     gradients, seen = {}, {}
     for size in (32, 1, 2):
         policy.zero_grad()
-        args = settings(
-            f"--method r3v --data count --micro-batch-size {size} --refine-weight 2 --select-weight 0.5 {per_example}",
-            base,
+        weights, asker = {"refine": 2, "select": 0.5}, data.Asker(processor, "none")
+        seen[size] = update.imitate(
+            policy, items, {}, asker, examples, weights, bool(per_example), size
         )
-        seen[size] = imitate(policy, processor, items, examples, args)
         gradients[size] = gradient(policy)
     for size in (1, 2):
         assert float((gradients[size] - gradients[32]).norm()) <= 1e-5 * float(gradients[32].norm())
@@ -1770,22 +1050,22 @@ def test_imitation_in_micro_batches(per_example, base, policy_and_processor):
 
 
 def test_preference_pair_by_pair_is_the_batch(base, mmpr, policy_and_processor):
-    """One call on six pairs, two on three, and losses.preference_loss on all at once: the same loss, gradient and delta; references off zero, so that delta matters."""
+    """One call on six pairs, two on three, and losses.preference_loss on all at once: the same
+    loss, gradient and delta; references off zero, so that delta matters.
+    """
     policy, processor = policy_and_processor
-    pairs, args = read_pairs(str(mmpr)), settings(f"--method mpo --pairs {mmpr}", base)
+    pairs, asker, beta = read_pairs(str(mmpr)), data.Asker(processor, "none"), MPO.beta
     references = [
         tuple(value + shift for value, shift in zip(one, (3 * i, -5 + i)))
         for i, one in enumerate(stock_logps(policy, processor, pairs))
     ]
     shift, parts = {"total": 0.0, "count": 0}, {"total": 0.0, "count": 0}
     policy.zero_grad()
-    together = prefer(policy, processor, pairs, references, args, shift)
+    rows = list(zip(pairs, references))
+    together = update.prefer(policy, rows, shift, asker, MPO)
     whole = gradient(policy)
     policy.zero_grad()
-    halves = [
-        prefer(policy, processor, pairs[i : i + 3], references[i : i + 3], args, parts)
-        for i in (0, 3)
-    ]
+    halves = [update.prefer(policy, rows[i : i + 3], parts, asker, MPO) for i in (0, 3)]
     assert (
         parts == pytest.approx(shift)
         and shift["count"] == 6
@@ -1794,15 +1074,15 @@ def test_preference_pair_by_pair_is_the_batch(base, mmpr, policy_and_processor):
     assert sum(half["loss"] for half in halves) / 2 == pytest.approx(together["loss"], rel=1e-5)
     assert float((gradient(policy) / 2 - whole).norm()) <= 1e-5 * float(whole.norm())
     policy.zero_grad()
-    logps, lengths = zip(*(pair_logps(policy, processor, pair, args) for pair in pairs))
+    logps, lengths = zip(*(update.pair_logps(policy, asker, pair) for pair in pairs))
     logps, lengths, ref = (
         torch.stack(logps),
         torch.stack(lengths),
         torch.tensor(references),
     )  # (6, 2) each
     delta, total, count = losses.reward_shift(
-        args.beta * (logps[:, 0] - ref[:, 0]).detach(),
-        args.beta * (logps[:, 1] - ref[:, 1]).detach(),
+        beta * (logps[:, 0] - ref[:, 0]).detach(),
+        beta * (logps[:, 1] - ref[:, 1]).detach(),
         0.0,
         0,
     )
@@ -1814,7 +1094,7 @@ def test_preference_pair_by_pair_is_the_batch(base, mmpr, policy_and_processor):
         lengths[:, 0],
         lengths[:, 1],
         **losses.MPO,
-        beta=args.beta,
+        beta=beta,
         delta=delta,
     ).mean()
     loss.backward()
@@ -1822,7 +1102,7 @@ def test_preference_pair_by_pair_is_the_batch(base, mmpr, policy_and_processor):
         "delta"
     ] == pytest.approx(total / count, rel=1e-4)
     assert float((gradient(policy) - whole).norm()) <= 1e-5 * float(whole.norm())
-    rewards_of = args.beta * (logps.detach() - ref)
+    rewards_of = beta * (logps.detach() - ref)
     assert together["rewards/accuracies"] == pytest.approx(
         float((rewards_of[:, 0] > rewards_of[:, 1]).float().mean())
     ) and together["rewards/margins"] == pytest.approx(
@@ -1833,19 +1113,20 @@ def test_preference_pair_by_pair_is_the_batch(base, mmpr, policy_and_processor):
 @pytest.mark.parametrize(
     "fall, start, warns", [(-0.5, -10.0, 1), (-0.05, -10.0, 0), (0.5, -10.0, 0), (0.0, 0.0, 0)]
 )
-def test_a_fall_of_the_chosen_is_said_once(fall, start, warns, base, tmp_path, monkeypatch, capsys):
-    """-0.5 a step from -10: after five steps a quarter is lost. A policy that is sure of its chosen responses has lost nothing of 0."""
+def test_a_fall_of_the_chosen_is_said_once(fall, start, warns, tmp_path, capsys):
+    """-0.5 a step from -10: after five steps a quarter is lost. A policy that is sure of its chosen
+    responses has lost nothing of 0.
+    """
     steps = itertools.count(1)
-    update = lambda rows: {
+    step = lambda policy, rows, state: {
         "loss": 1.0,
         "logps/chosen_change": fall * next(steps),
         "logps/chosen_start": start,
         "tokens": 1.0,
     }
-    monkeypatch.setattr(modeling, "save", lambda *_: None)
-    monkeypatch.setattr(modeling, "saved_bytes", lambda *_: 0)
-    args = settings("--method dpo --pairs x --max-steps 14 --save-steps 0 --logging-steps 99", base)
-    selftrain.train(tmp_path, torch.nn.Linear(1, 1), None, [1, 2, 3], update, args, 1, {})
+    how = settings("--max-steps 14 --save-steps 0 --logging-steps 99 --learning-rate 1e-3")
+    policy = torch.nn.Linear(1, 1)
+    update.train(tmp_path, 1, policy, [1, 2, 3], step, how, 0, lambda directory: None, 0)
     said = capsys.readouterr().out
     assert said.count("warning: step") == warns and ("--loss-type sigmoid sft" in said) == bool(
         warns
@@ -1853,28 +1134,20 @@ def test_a_fall_of_the_chosen_is_said_once(fall, start, warns, base, tmp_path, m
     assert len(records.read_lines(tmp_path / "metrics.jsonl")) == 14
 
 
-def test_a_learning_rate_of_zero_is_one(base, tmp_path, monkeypatch):
-    monkeypatch.setattr(modeling, "save", lambda *_: None)
-    monkeypatch.setattr(modeling, "saved_bytes", lambda *_: 0)
-    args = settings("--method dpo --pairs x --max-steps 1 --learning-rate 0", base)
-    selftrain.train(
-        tmp_path,
-        torch.nn.Linear(1, 1),
-        None,
-        [1],
-        lambda rows: {"loss": 1.0, "tokens": 1.0},
-        args,
-        1,
-        {},
-    )
+def test_a_learning_rate_of_zero_is_one(tmp_path):
+    step = lambda policy, rows, state: {"loss": 1.0, "tokens": 1.0}
+    how, policy = settings("--max-steps 1 --learning-rate 0"), torch.nn.Linear(1, 1)
+    update.train(tmp_path, 1, policy, [1], step, how, 0, lambda directory: None, 0)
     assert records.read_lines(tmp_path / "metrics.jsonl")[0]["learning_rate"] == 0
 
 
-# ------------------------------------------------------------------------------------------------------------- protocols, flags
+# --- protocols, flags ---
 
 
 def test_tabmwp_is_asked_and_scored_as_published(base, tmp_path, monkeypatch):
-    """Two problems as the release has them, a letter and a number with its unit; the model is made to say what the test says."""
+    """Two problems as the release has them, a letter and a number with its unit; the model is made
+    to say what the test says.
+    """
     (tmp_path / "tables").mkdir()
     problems = {
         "8": {
@@ -1919,16 +1192,21 @@ def test_tabmwp_is_asked_and_scored_as_published(base, tmp_path, monkeypatch):
     speak(monkeypatch)
     monkeypatch.setattr(rollout, "answer_all", answer_all)
     run(
-        f"--method r3v --model {base} --data {tmp_path / 'problems_train.json'} --protocol tabmwp --prompt-template tabmwp --iterations 1 --num-generations 3 --max-completion-length 60 --max-steps 1 "
+        f"--method r3v --model {base} --data {tmp_path / 'problems_train.json'} --protocol tabmwp "
+        "--prompt-template tabmwp --iterations 1 --num-generations 3 --max-completion-length 60 "
+        "--max-steps 1 "
         f"--batch-size 2 --output-dir {tmp_path / 'out'}"
     )
     assert seen[0] == (
-        "Is the function linear?\nOptions:\n(A) linear\n(B) nonlinear\nFirst generate a step-by-step solution, then answer with the option\u2019s letter from the given choices directly.",
+        "Is the function linear?\nOptions:\n(A) linear\n(B) nonlinear\nFirst generate a "
+        "step-by-step solution, then answer with the option\u2019s letter from the given choices "
+        "directly.",
         "none",
     )
     assert (
         seen[1][0]
-        == "How much is it? (Unit: $)\nFirst generate a step-by-step solution, then answer the question using a single word or phrase."
+        == "How much is it? (Unit: $)\nFirst generate a step-by-step solution, then answer the "
+        "question using a single word or phrase."
     )
     pool = records.read_lines(tmp_path / "out" / "iteration-1" / "pool.jsonl")
     assert [(one["id"], one["right"], one["answer"]) for one in pool] == [
@@ -1962,7 +1240,9 @@ def test_tabmwp_is_asked_and_scored_as_published(base, tmp_path, monkeypatch):
 
 
 def test_a_protocol_asks_and_judges_as_evaluate_does(base, tmp_path, speaking, monkeypatch):
-    """Its template where none is given; what it cannot score refused by file and line before a model is loaded; a correct box without a label is right."""
+    """Its template where none is given; what it cannot score refused by file and line before a
+    model is loaded; a correct box without a label is right.
+    """
     monkeypatch.setattr(
         modeling, "load_from_args", lambda *_, **__: pytest.fail("a model was loaded")
     )
@@ -1971,10 +1251,12 @@ def test_a_protocol_asks_and_judges_as_evaluate_does(base, tmp_path, speaking, m
     )
     with pytest.raises(UserError, match="d.jsonl:1 does not suit --protocol superclevr"):
         run(
-            f"--method star --model {base} --warmup-data count --data {tmp_path / 'd.jsonl'} --protocol superclevr --output-dir {tmp_path / 'out'}"
+            f"--method star --model {base} --warmup-data count --data {tmp_path / 'd.jsonl'} "
+            f"--protocol superclevr --output-dir {tmp_path / 'out'}"
         )
     args = selftrain.parse_args(
-        f"--method star --model {base} --data {tmp_path / 'd.jsonl'} --protocol superclevr --output-dir {tmp_path / 'out'}".split()
+        f"--method star --model {base} --data {tmp_path}/d.jsonl --protocol superclevr "
+        f"--output-dir {tmp_path}/out".split()
     )
     with pytest.raises(UserError):
         selftrain.main(args)
@@ -1995,7 +1277,9 @@ def test_a_protocol_asks_and_judges_as_evaluate_does(base, tmp_path, speaking, m
 
 
 def test_questions_without_a_gold_answer_are_not_evaluated(base, tmp_path, speaking, capsys):
-    """DropoutNTP needs no answers; then all that ends counted as right, and the curve showed an accuracy of 1."""
+    """DropoutNTP needs no answers; then all that ends counted as right, and the curve showed an
+    accuracy of 1.
+    """
     (tmp_path / "d.jsonl").write_text(
         "".join(
             json.dumps(
@@ -2009,7 +1293,11 @@ def test_questions_without_a_gold_answer_are_not_evaluated(base, tmp_path, speak
             for k in range(4)
         )
     )
-    line = f"--method mpo --pair-source dropout_ntp --model {base} --data {tmp_path / 'd.jsonl'} --num-generations 1 --max-completion-length 60 --max-steps 1 --batch-size 2 --num-samples 2"
+    line = (
+        f"--method mpo --pair-source dropout_ntp --model {base} --data {tmp_path / 'd.jsonl'} "
+        "--num-generations 1 --max-completion-length 60 --max-steps 1 --batch-size 2 "
+        "--num-samples 2"
+    )
     run(f"{line} --output-dir {tmp_path / 'out'}")
     result = read(tmp_path / "out" / "iteration-1" / "result.json")
     assert (
@@ -2051,8 +1339,9 @@ def test_given_prompts_stay_as_they_are_and_the_evaluation_asks_as_trained(
     trained = tmp_path / "trained"
     shutil.copytree(base, trained)
     disk.write_json(trained / "args.json", {"prompt_template": "think"})
-    run(
-        f"--method dpo --pairs {mmpr} --max-train-samples 2 --model {trained} {PAIRS} --eval-data count:test --max-eval-samples 2 --num-samples 0 --output-dir {tmp_path / 'out'}"
+    run_dpo(
+        f"--method dpo --pairs {mmpr} --max-train-samples 2 --model {trained} {PAIRS} --eval-data "
+        f"count:test --max-eval-samples 2 --num-samples 0 --output-dir {tmp_path / 'out'}"
     )
     given, used = (
         read_pairs(str(mmpr)),
@@ -2076,42 +1365,42 @@ def test_an_optimizer_that_is_not_installed_is_found_out_first(
     )
     with pytest.raises(UserError, match="pip install bitsandbytes"):
         run(
-            f"--method star --model {base} {LINE} --optim adamw_8bit --output-dir {tmp_path / 'out'}"
+            f"--method star --model {base} {LINE} --optim adamw_8bit --output-dir "
+            f"{tmp_path / 'out'}"
         )
     assert not (tmp_path / "out" / "args.json").exists()  # so another --optim may be given
 
 
 def test_a_log_probability_that_is_not_finite_names_the_pair(base, mmpr, tmp_path, monkeypatch):
-    inner = pair_logps
+    inner = update.pair_logps
     monkeypatch.setattr(
-        update_, "pair_logps", lambda *more: (inner(*more)[0] * float("nan"), inner(*more)[1])
+        update, "pair_logps", lambda *more: (inner(*more)[0] * float("nan"), inner(*more)[1])
     )
     with pytest.raises(
         UserError, match=r":\d+: the log-probability of a response is not finite; .*--learning-rate"
     ):
-        run(f"--method mpo --pairs {mmpr} --model {base} {PAIRS} --output-dir {tmp_path / 'out'}")
+        run_dpo(
+            f"--method mpo --pairs {mmpr} --model {base} {PAIRS} --output-dir {tmp_path / 'out'}"
+        )
 
 
 REFUSED = {
     "--method star --data count --refine-weight 2": "--refine-weight is for --method r3v, not star",
-    "--method mpo --data count --per-example": "--per-example is for --method star and r3v, not mpo",
+    "--method mpo --data count --per-example": "--per-example is for --method star and r3v",
     "--method r3v --data count --loss-type=ipo": "--loss-type is for --method dpo and mpo, not r3v",
     "--method dpo --data count --warmup-data count": "warm up by train_sft.py",
-    "--method dpo --data count --micro_batch_size 4": "--micro-batch-size is for --method star and r3v",
-    "--method mpo --pairs x --pair-source dropout_ntp": "--pair-source is for pairs that are sampled",
-    "--method mpo --data count --image-folder x": "--image-folder is where the images of --pairs are",
+    "--method dpo --data count --micro_batch_size 4": "--micro-batch-size is for --method star",
     "--method mpo --data count --start-ratio 0.3": "--start-ratio is for --pair-source dropout_ntp",
-    "--method dpo --data count --loss-type ipo --label-smoothing 0.1": "--label-smoothing changes the loss sigmoid",
+    "--method dpo --data count --loss-type ipo --label-smoothing 0.1": "changes the loss sigmoid",
     "--method dpo --data count --num-generations 1": "--num-generations must be at least 2",
-    "--method r3v --pairs x": "--pairs is for --method dpo and mpo, not r3v",
-    "--method dpo --pairs x --data count": "--pairs are given pairs",
+    "--method mpo --pairs x": "train_dpo.py --model x --output-dir out --method mpo --pairs x",
+    "--method mpo --image_folder=x": "given pairs have a script of their own: python train_dpo.py",
     "--method dpo --data count --beta 0": "--beta must be above 0",
     "--method dpo --data count --label-smoothing 0.5": "--label-smoothing must be below 0.5",
     "--method star --data count --temperature 0": "--temperature must be above 0",
     "--method r3v --data count --select-sizes 1 3": "--select-sizes must be at least 2",
-    "--method mpo --data count --loss-weights 1 1": "one weight for each of sigmoid bco_pair sft, got 2",
-    "--method mpo --data count --loss-type sigmoid sft --loss-weights 1": "one weight for each of sigmoid sft, got 1",
-    "--method mpo --pairs x --iterations 2": "--pairs are given once",
+    "--method mpo --data count --loss-weights 1 1": "each of sigmoid bco_pair sft, got 2",
+    "--method mpo --data count --loss-type sigmoid sft --loss-weights 1": "of sigmoid sft, got 1",
     "--method ppo --data count": "--method",
     "--data count": "--method",
     "--method star": "--data",
@@ -2129,6 +1418,30 @@ def test_refused_in_one_sentence(line, capsys):
     assert stop.value.code == 2 and REFUSED[line] in said and said.count("\n") == 1, said
 
 
+REFUSED_PAIRS = {
+    "--pairs x --pair-source dropout_ntp": "unknown argument --pair-source",
+    "--pairs x --iterations 2": "unknown argument --iterations",
+    "--pairs x --data count": "unknown argument --data",
+    "--pairs x --micro-batch-size 4": "--micro-batch-size has no meaning here",
+    "--pairs x --beta 0": "--beta must be above 0",
+    "--pairs x --label-smoothing 0.5": "--label-smoothing must be below 0.5",
+    "--pairs x --loss-type ipo --label-smoothing 0.1": "--label-smoothing changes the loss sigmoid",
+    "--pairs x --method mpo --loss-weights 1": "one weight for each of sigmoid bco_pair sft, got 1",
+    "--pairs x --method r3v": "--method",
+    "--pairs x --eval-steps 5": "--eval-steps has no meaning here",
+    "--pairs x --resume-from-checkpoint out/iteration-1": "takes no directory here",
+    "--method dpo": "--pairs",
+}
+
+
+@pytest.mark.parametrize("line", REFUSED_PAIRS)
+def test_train_dpo_refuses_in_one_sentence(line, capsys):
+    with pytest.raises(SystemExit) as stop:
+        train_dpo.parse_args(f"--model x --output-dir out {line}".split())
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and REFUSED_PAIRS[line] in said and said.count("\n") == 1, said
+
+
 def test_defaults_by_method():
     of = lambda line: selftrain.parse_args(f"--model x --output-dir out {line}".split())
     assert [of(f"--data count --method {method}").iterations for method in selftrain.METHODS] == [
@@ -2137,16 +1450,16 @@ def test_defaults_by_method():
         1,
         1,
     ]
-    mpo, dpo = of("--method mpo --pairs x"), of("--method dpo --pairs=x")
-    assert (mpo.loss_type, mpo.loss_weights, mpo.data) == (
-        ["sigmoid", "bco_pair", "sft"],
-        [0.8, 0.2, 1.0],
-        None,
-    ) and (dpo.loss_type, dpo.loss_weights) == (["sigmoid"], None)
-    assert (
-        of("--method mpo --pairs x --loss-type sigmoid sft").loss_weights is None
-        and of("--method star --data count").loss_type == []
-    )
+    mpo = ["sigmoid", "bco_pair", "sft"], [0.8, 0.2, 1.0]
+    dpo = ["sigmoid"], None
+    for method, wanted in (("mpo", mpo), ("dpo", dpo)):
+        sampled = of(f"--data count --method {method}")
+        line = f"--model x --output-dir out --pairs x --method {method}"
+        given = train_dpo.parse_args(line.split())
+        for args in (sampled, given):
+            assert (args.loss_type, args.loss_weights, args.num_train_epochs) == (*wanted, 1.0)
+    assert of("--method mpo --data count --loss-type sigmoid sft").loss_weights is None
+    assert of("--method star --data count").loss_type == []
 
 
 @pytest.mark.parametrize(
@@ -2158,7 +1471,6 @@ def test_defaults_by_method():
             "d.jsonl:1: --warmup-data needs",
         ),
         ("--method r3v --data count --direct-template nosuch", "nosuch is unknown"),
-        ("--method dpo --pairs {out}/nowhere.jsonl", "nowhere.jsonl: no such file"),
     ],
 )
 def test_what_cannot_work_is_refused_before_any_work(line, wanted, tmp_path, monkeypatch):
@@ -2167,8 +1479,15 @@ def test_what_cannot_work_is_refused_before_any_work(line, wanted, tmp_path, mon
     monkeypatch.setattr(modeling, "load", lambda *_, **__: pytest.fail("a model was loaded"))
     with pytest.raises(UserError, match=wanted):
         run(
-            f"--model tiny --max-train-samples 4 --output-dir {tmp_path / 'out'} {line.format(out=tmp_path)}"
+            f"--model tiny --max-train-samples 4 --output-dir {tmp_path / 'out'} "
+            f"{line.format(out=tmp_path)}"
         )
+
+
+def test_pairs_that_are_not_there_are_refused_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(modeling, "load", lambda *_, **__: pytest.fail("a model was loaded"))
+    with pytest.raises(UserError, match="nowhere.jsonl: no such file"):
+        run_dpo(f"--model tiny --pairs {tmp_path}/nowhere.jsonl --output-dir {tmp_path / 'out'}")
 
 
 class Ready(Exception):
@@ -2198,7 +1517,9 @@ def examined(monkeypatch):
 
 
 def test_every_warm_up_solution_of_a_file_on_one_line_is_kept(examined, tmp_path):
-    """R3V's released files: 1,000 records without ids and without a newline. One of them was learned from."""
+    """R3V's released files: 1,000 records without ids and without a newline. One of them was
+    learned from.
+    """
     worked = {
         "conversations": [
             {"from": "user", "value": "q"},
@@ -2228,9 +1549,11 @@ def test_ids_that_repeat_or_look_like_those_of_the_warm_up_lose_nothing(examined
     assert (len(questions), len(warm)) == (3, 2)
 
 
-@pytest.mark.parametrize("name", selftrain.POOLS)
+@pytest.mark.parametrize("name", sampler.POOLS)
 def test_a_run_that_was_begun_with_other_ids_is_not_resumed(tmp_path, name, monkeypatch):
-    """Ids were "d.json:2", by line; with samples of such ids the run died of a KeyError, or would mix up questions."""
+    """Ids were "d.json:2", by line; with samples of such ids the run died of a KeyError, or would
+    mix up questions.
+    """
     monkeypatch.setattr(modeling, "load", lambda *_, **__: pytest.fail("a model was loaded"))
     out = tmp_path / "out"
     (out / "iteration-1").mkdir(parents=True)
@@ -2262,3 +1585,70 @@ def test_a_pool_without_anything_to_learn_from_says_so(base, tmp_path, speaking,
         run(f"{line}/a --method star")
     with pytest.raises(UserError, match=r"no pair could be made of .*pool.jsonl"):
         run(f"{line}/b --method dpo")
+
+
+# --- building, with a model or in a run ---
+
+
+@pytest.mark.parametrize(
+    "template, target",
+    [("chartqa", "3"), ("clevr_math", "3"), ("tabmwp", "Answer: 3"), ("direct", "Answer: 3")],
+)
+def test_an_iteration_takes_the_targets_of_its_template(monkeypatch, tmp_path, template, target):
+    monkeypatch.setattr(sampler.Sampler, "fits", lambda *_: True)
+    said = "Solution:\n{}. I count all the things that there are, one by one.\nAnswer: {}"
+    pool = [
+        {**line(k, answer, answer == "3"), "completion": said.format(k, answer)}
+        for k, answer in enumerate(["3", "3", "9", "9"], 1)
+    ]
+    asking = sampler.Sampler(data.Asker(None, template), None, None, None, 1)
+    folder, examples = tmp_path / "iteration-1", {"q": example()}
+    items, _ = sampler.items_from_pools(
+        folder, 1, None, asking, examples, pool, (4, 0), build_items, BUILT, False, 0
+    )
+    assert [item["target"] for item in items if item["task"] == "select"] == [target] * 2
+
+
+def test_instructions_for_pictures_of_no_known_kind_are_refused(base, tmp_path):
+    """They would all be the plain prompt, without a word."""
+    (tmp_path / "d.jsonl").write_text(json.dumps({"question": "How many?", "answer": "2"}) + "\n")
+    with pytest.raises(
+        UserError, match="d.jsonl: --instructions mpo goes by the kind of picture.*`task`.*chart"
+    ):
+        run(
+            f"--method mpo --model {base} --data {tmp_path / 'd.jsonl'} --instructions mpo "
+            f"--output-dir {tmp_path / 'out'}"
+        )
+
+
+def test_the_continuation_is_written_without_the_picture(tiny):
+    """No image token and no pixels in the prompt, whose question is otherwise the same; the example
+    keeps its pictures.
+    """
+    _, processor = tiny
+    seen = Example(
+        "0",
+        [Image.new("RGB", (56, 56), "red")] * 2,
+        "<image><image>\nWhat is it?",
+        "a",
+        source="x.jsonl:1",
+    )
+    before = copy.copy(seen)
+    prompt = data.Asker(processor, "think").prompt(blind(seen))
+    special = processor.special
+    assert (
+        prompt.pixel_values is None
+        and prompt.grid is None
+        and len(prompt.image_at) == 0
+        and special.image_id not in prompt.ids
+    )
+    assert "<image>" not in prompt.text and not any(
+        token in prompt.text for token in ("<|image_pad|>", "<|vision_start|>", "<|vision_end|>")
+    )
+    assert "user\nWhat is it?" in prompt.text and seen == before and len(seen.images) == 2
+    assert (
+        "<|image_pad|>"
+        in data.Asker(processor, "think")
+        .prompt(SimpleNamespace(**{**vars(seen), "question": "What is it?"}))
+        .text
+    )

@@ -1,0 +1,62 @@
+"""Pools as tests write them."""
+
+from tasks.example import Example
+
+
+def line(
+    sample,
+    answer,
+    right,
+    id="q",
+    finish="stop",
+    thinking="There are several objects in the picture",
+):
+    """A pool line whose text says which sample it is. answer None: unreadable."""
+    completion = f"<think> {thinking}, says sample {sample}. </think>" + (
+        f"<answer> {answer} </answer>" if answer is not None else ""
+    )
+    return {
+        "id": id,
+        "iteration": 1,
+        "sample": sample,
+        "completion": completion,
+        "answer": answer,
+        "right": right,
+        "readable": answer is not None,
+        "tokens": 20,
+        "finish": finish,
+    }
+
+
+def pool_of(pattern, id="q", gold="3"):
+    """ "TFT" -> three lines, right ones with the gold answer, wrong ones with 90, 91, ...; U is unreadable. Samples count from 1, as in R3V's paper."""
+    return [
+        line(k, gold if mark == "T" else None if mark == "U" else str(89 + k), mark == "T", id)
+        for k, mark in enumerate(pattern, 1)
+    ]
+
+
+def example(id="q", choices=None, **more):
+    return Example(id, [], f"How many in {id}?", "3", choices, **more)
+
+
+def prompt_of(example):
+    return f"{example.question} Think." + "".join(
+        f"\n({chr(65 + i)}) {choice}" for i, choice in enumerate(example.choices or [])
+    )
+
+
+def samples(lines):
+    return [one["sample"] for one in lines]
+
+
+def many(n, rng, length=3):
+    """A pool of n questions with every pattern of right, wrong and unreadable, and the examples."""
+    pool = [
+        one
+        for i in range(n)
+        for one in pool_of(
+            "".join(rng.choice("TTFU" if i % 2 else "TFF") for _ in range(length)), f"q{i}"
+        )
+    ]
+    return {f"q{i}": example(f"q{i}") for i in range(n)}, pool
