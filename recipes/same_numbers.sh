@@ -87,16 +87,9 @@ pairs() {
     local name=$1 method=$2
     shift 2
     if [ -f "$CHECKOUT/train_dpo.py" ]; then
-        train "$name" train_dpo.py $(dpo_flags "$method") "$@"
+        train "$name" train_dpo.py --method "$method" "$@"
     else
         train "$name" selftrain.py --method "$method" "$@"
-    fi
-}
-
-# What train_dpo.py needs to do METHOD: its default is DPO, and MPO is three losses with weights.
-dpo_flags() {
-    if [ "$1" = mpo ]; then
-        echo "--loss-type sigmoid bco_pair sft --loss-weights 0.8 0.2 1"
     fi
 }
 
