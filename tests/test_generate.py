@@ -90,7 +90,7 @@ def with_lora(directory, **changed):
     return policy, processor
 
 
-def stock_greedy(policy, processor, prompts, length, eos_ids):
+def stock_greedy(policy, processor, prompts, length, eos_ids, **more):
     """Stock generate, one prompt at a time: list of (T,) ids."""
     found = []
     for prompt in prompts:
@@ -106,6 +106,7 @@ def stock_greedy(policy, processor, prompts, length, eos_ids):
             suppress_tokens=processor.special.vision_ids,
             eos_token_id=eos_ids,
             pad_token_id=processor.special.pad_id,
+            **more,
         )
         found.append(out[0, len(prompt.ids) :].tolist())
     return found
@@ -199,6 +200,88 @@ def test_one_prompt_of_each_kind_alone(loaded_once):
         rows_of(rollout.rollout(policy, [p], special, 1, rollout.Sampling(16, temperature=0)))[0]
         for p in prompts
     ] == together
+
+
+# --- the plain loop ---
+
+
+@pytest.mark.parametrize("kind", ["lively", "lora"])
+def test_the_plain_loop_is_greedy_as_stock_generate(kind, loaded_once, lively):
+    policy, processor = loaded_once if kind == "lively" else with_lora(lively)
+    prompts, special = checkpoints.prompts_of(processor), stopping_at(processor, *range(0, 16))
+    sampling = rollout.Sampling(48, temperature=0)
+    plain = rollout.rollout_plain(policy, prompts, special, 1, sampling)
+    assert len(set(plain.lengths.tolist())) >= 4, "degenerate: rows end together"
+    expected = stock_greedy(policy, processor, prompts, 48, special.eos_ids)
+    assert rows_of(plain) == expected
+    assert (plain.logp - trainer_logps(policy, processor, prompts, plain)).abs().max() < 2e-5
+
+
+@pytest.mark.parametrize("kind", ["lively", "lora"])
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        rollout.Sampling(40, temperature=0),
+        rollout.Sampling(40),
+        rollout.Sampling(40, temperature=0.7),
+        rollout.Sampling(40, top_p=0.6),
+        rollout.Sampling(40, top_p=0.9, top_k=5),
+    ],
+    ids=str,
+)
+def test_the_fast_rollout_is_the_plain_loop(kind, sampling, loaded_once, lively):
+    """All fields, of nine prompts and three completions each, from the same row uniforms."""
+    policy, processor = loaded_once if kind == "lively" else with_lora(lively)
+    prompts, special = checkpoints.prompts_of(processor), stopping_at(processor, *range(0, 16))
+    options = (policy, prompts, special, 3, sampling, 5, 7)
+    fast, plain = rollout.rollout(*options), rollout.rollout_plain(*options)
+    assert len(set(plain.lengths.tolist())) >= 4, "degenerate: rows end together"
+    assert torch.equal(fast.targets, plain.targets) and torch.equal(fast.mask, plain.mask)
+    assert torch.equal(fast.lengths, plain.lengths) and fast.finish == plain.finish
+    assert (fast.logp - plain.logp).abs().max() < 5e-5  # of the same sums in another order
+
+
+class InverseCdf:
+    """A logits processor of stock generate that leaves only what the row's uniform number draws."""
+
+    def __init__(self, uniforms, prompt_length, sampling):
+        self.uniforms, self.prompt_length, self.sampling = uniforms, prompt_length, sampling
+
+    def __call__(self, ids, scores):
+        uniform = self.uniforms[:, ids.shape[1] - self.prompt_length]
+        probs = (scores.float() / self.sampling.temperature).softmax(-1).double()
+        tokens = (probs.cumsum(-1) <= uniform[:, None] * probs.sum(-1, keepdim=True)).sum(-1)
+        return torch.full_like(scores, -torch.inf).scatter(1, tokens[:, None], 0.0)
+
+
+@pytest.mark.parametrize("run", [rollout.rollout_plain, rollout.rollout])
+def test_sampled_tokens_are_those_of_stock_generate(run, loaded_once):
+    """Stock generate draws from the same row uniforms, by an inverse CDF that is spelt out here."""
+    policy, processor = loaded_once
+    prompts = checkpoints.prompts_of(processor)
+    special, sampling = stopping_at(processor, *range(0, 16)), rollout.Sampling(32, temperature=0.8)
+    uniforms = rollout.row_uniforms(3, range(len(prompts)), sampling.max_tokens)
+    drawn = [
+        stock_greedy(
+            policy,
+            processor,
+            [prompt],
+            sampling.max_tokens,
+            special.eos_ids,
+            logits_processor=[InverseCdf(uniforms[n, None], len(prompt.ids), sampling)],
+        )[0]
+        for n, prompt in enumerate(prompts)
+    ]
+    assert len(set(map(len, drawn))) >= 4, "degenerate: rows end together"
+    assert rows_of(run(policy, prompts, special, 1, sampling, seed=3)) == drawn
+
+
+def test_the_plain_loop_restores_the_mode(lively):
+    policy, processor = with_lora(lively, gradient_checkpointing=True, lora_dropout=0.5)
+    prompts, special = checkpoints.prompts_of(processor, slice(4, 6)), stopping_at(processor, NEVER)
+    options = (policy.train(), prompts, special, 2, rollout.Sampling(8))
+    plain = rollout.rollout_plain(*options)
+    assert policy.training and torch.equal(plain.targets, rollout.rollout(*options).targets)
 
 
 # ------------------------------------------------------------------------------------------------------------ log-probs, seeds, stops
@@ -415,7 +498,9 @@ def test_sampled_distribution_is_the_reference(temperature, top_p, top_k):
     """Draws on an even grid: each token is hit as often as its probability says, to within two draws."""
     n = 20_000
     uniform = (torch.arange(n, dtype=torch.float64) + 0.5) / n
-    tokens, logp = decode.sample(LOGITS.expand(n, -1), uniform, temperature, top_p, top_k)
+    tokens, logp = rollout.sample(
+        LOGITS.expand(n, -1), uniform, rollout.Sampling(1, temperature, top_p, top_k)
+    )
     expected = reference_distribution(LOGITS, temperature, top_p, top_k)
     assert (tokens.bincount(minlength=10) - n * expected).abs().max() <= 2
     assert (
@@ -429,7 +514,8 @@ def test_sampler_passes_a_chi_square_test():
     alarm 3 times in a million machines (the draws are seeded, so never twice on one)."""
     uniforms = rollout.row_uniforms(0, range(100_000), 10)
     expected = reference_distribution(LOGITS, 1.0, 1.0, 0)
-    drawn = [decode.sample(LOGITS.expand(len(uniforms), -1), uniforms[:, t])[0] for t in (0, 9)]
+    logits = LOGITS.expand(len(uniforms), -1)
+    drawn = [rollout.sample(logits, uniforms[:, t], rollout.Sampling())[0] for t in (0, 9)]
     for tokens in drawn:
         assert p_value(tokens.bincount(minlength=10), expected) > 1e-6
     # neighbouring rows, whose seeds are close, say independent things
@@ -459,16 +545,19 @@ def test_extreme_draws_and_logits():
     )
     logits = torch.tensor([[-torch.inf, 1.0, 0.0, -torch.inf]])
     assert (
-        decode.sample(logits, first)[0] == 1 and decode.sample(logits, last)[0] == 2
+        rollout.sample(logits, first, rollout.Sampling())[0] == 1
+        and rollout.sample(logits, last, rollout.Sampling())[0] == 2
     )  # never a token of probability 0
     sure = torch.tensor([[-torch.inf, 500.0, -500.0, 0.0]])
     for uniform in (first, last):
-        token, logp = decode.sample(sure, uniform)
+        token, logp = rollout.sample(sure, uniform, rollout.Sampling())
         assert token == 1 and logp == 0
-    token, logp = decode.sample(torch.tensor([[1.0, 3.0, 2.0]]), None, temperature=0)
+    token, logp = rollout.sample(
+        torch.tensor([[1.0, 3.0, 2.0]]), None, rollout.Sampling(temperature=0)
+    )
     assert token == 1 and torch.allclose(logp, torch.tensor([1.0, 3.0, 2.0]).log_softmax(0)[1])
     before = logits.clone()
-    decode.sample(logits, first, 0.5, 0.9, 2)
+    rollout.sample(logits, first, rollout.Sampling(1, 0.5, 0.9, 2))
     assert torch.equal(logits, before)
 
 
@@ -853,11 +942,9 @@ def wave_of(policy, processor, prompts, G, T, temperature=1.0, special=None):
             prompts,
             special or processor.special,
             G,
-            T,
             rollout.row_uniforms(0, range(len(prompts) * G), T) if temperature else None,
-            temperature,
-            1.0,
-            0,
+            rollout.Sampling(T, temperature),
+            rollout.sample,
         )
 
 
@@ -867,7 +954,7 @@ def as_on_a_gpu(monkeypatch):
     captured, capture = [], decode.Decoder.capture
 
     def listening(wave):
-        captured.append(wave.b)
+        captured.append(wave.rows)
 
         @contextlib.contextmanager
         def recording(graph):
@@ -888,7 +975,9 @@ def as_on_a_gpu(monkeypatch):
             patch.setattr(
                 torch.cuda,
                 "CUDAGraph",
-                lambda: SimpleNamespace(replay=lambda: (wave.think(), wave.speak())),
+                lambda: SimpleNamespace(
+                    replay=lambda: (wave.forward_one_token(), wave.sample_one_token())
+                ),
             )
             patch.setattr(torch.cuda, "graph", recording)
             return capture(wave)
@@ -974,11 +1063,11 @@ def test_a_step_reads_nothing_on_the_host_and_moves_nothing(loaded_once, monkeyp
                 getattr(wave, name).data_ptr()
                 for name in (
                     "state",
-                    "following",
-                    "live",
-                    "ended",
+                    "start",
+                    "row_ids",
+                    "finished",
                     "tokens",
-                    "t",
+                    "length",
                     "targets",
                     "logp",
                     "members",
@@ -993,18 +1082,18 @@ def test_a_step_reads_nothing_on_the_host_and_moves_nothing(loaded_once, monkeyp
         assert wave.prefix_lengths is not None
         before = buffers()
         with torch.no_grad():
-            wave.speak()
+            wave.sample_one_token()
             for _ in range(3):
-                wave.think()
-                wave.speak()
-            wave.leave(torch.tensor([1, 4, 6]), 4)
-            wave.think()
-            wave.speak()
+                wave.forward_one_token()
+                wave.sample_one_token()
+            wave.drop_finished_rows(torch.tensor([1, 4, 6]), 4)
+            wave.forward_one_token()
+            wave.sample_one_token()
         assert buffers() == before
         with torch.no_grad(), NoWaiting():
-            wave.think()
-            wave.speak()
-        assert buffers() == before and int(wave.t) == 5
+            wave.forward_one_token()
+            wave.sample_one_token()
+        assert buffers() == before and int(wave.length) == 5
 
 
 def test_first_tokens_of_a_rollout_pass_a_chi_square_test(loaded_once):
