@@ -366,7 +366,13 @@ class Decoder:
         self.tokens = torch.full((self.rows,), special.pad_id, device=device)
         self.length = torch.zeros(1, dtype=torch.long, device=device)  # own tokens in each cache
 
-        # what comes out, and what goes in; spare rows share the last
+        self.allocate_results(B, special, draws)
+
+    def allocate_results(
+        self, B: int, special: SimpleNamespace, draws: torch.Tensor | None
+    ) -> None:
+        """Allocate what comes out and what goes in; spare rows share the last row."""
+        device, T = self.core.device, self.sampling.max_tokens
         self.targets = torch.full((B + 1, T), special.pad_id, device=device)
         self.logp = torch.zeros(B + 1, T, device=device)
         self.draws = None
@@ -375,7 +381,8 @@ class Decoder:
             self.draws = torch.cat([draws, draws.new_zeros(1, T)]).to(device, dtype)
         self.eos = torch.tensor(special.eos_ids, device=device)
         self.pad_id = special.pad_id
-        self.banned = torch.zeros(config.vocab_size, dtype=torch.bool, device=device)
+        vocabulary = self.core.config.text_config.vocab_size
+        self.banned = torch.zeros(vocabulary, dtype=torch.bool, device=device)
         self.banned[special.vision_ids] = True
 
     def key_value_buffers(
