@@ -66,7 +66,8 @@ def take(examples: Sequence[Example], start: int, number: int, seed: int) -> lis
     """
     if is_endless(examples):
         return [examples[start + i] for i in range(number)]
-    size, taken = len(examples), []
+    size = len(examples)
+    taken = []
     for position in range(start, start + number):
         epoch = position // size
         if position == start or position % size == 0:
@@ -210,7 +211,8 @@ class Asker:
         room: tokens that must still fit after the prompt.
         Raises UserError for what does not fit: cutting a prompt would cut image tokens.
         """
-        processor, special = self.processor, self.processor.special
+        processor = self.processor
+        special = processor.special
         text = self.render(example)
         pixel_values = grid = None
         sizes, counts = [], []  # of each image: (rows, columns) of merged patches, and tokens
@@ -248,7 +250,8 @@ class Asker:
         targets: the supervised responses too.
         Raises UserError as `prompt` and `target` would.
         """
-        image_processor, lengths = self.processor.image_processor, []
+        image_processor = self.processor.image_processor
+        lengths = []
         few = is_endless(examples) or len(examples) < 500
         first = head(examples, 16) if is_endless(examples) else examples
         for example in tqdm(first, desc="checking lengths", leave=False, disable=few):
@@ -273,7 +276,8 @@ class Asker:
         """
         once = {id(pair): pair for pair in pairs}.values()  # a pair may be there several times
         for pair in tqdm(once, desc="checking lengths", leave=False, disable=len(once) < 500):
-            source, lengths = pair.example.source, []
+            source = pair.example.source
+            lengths = []
             for name in ("chosen", "rejected"):
                 text = getattr(pair, name)
                 ids = encode_response(text, self.processor, source, math.inf, f"{name} response")
@@ -285,7 +289,8 @@ class Asker:
 
         Raises UserError if it spells a reserved token.
         """
-        text, system_prompt = question_text(example, self.template), self.system_prompt
+        text = question_text(example, self.template)
+        system_prompt = self.system_prompt
         for token in self.processor.special.reserved:
             if token in text:
                 raise UserError(
@@ -462,7 +467,9 @@ def pack(prompt: Prompt, targets: torch.Tensor, lengths: torch.Tensor) -> dict[s
     Lengths 2 and 1 after a prompt of 3 tokens: state_index [[2, 3], [2, .]],
     to_rows [[3, 4], [5, 0]], from_rows [0, 1, 2].
     """
-    (B, T), P, longest = targets.shape, len(prompt.ids), max(1, int(lengths.max()))
+    B, T = targets.shape
+    P = len(prompt.ids)
+    longest = max(1, int(lengths.max()))
     t = torch.arange(T)
     held = t < lengths[:, None]  # (B, T)
     index = (P + lengths.cumsum(0) - lengths)[:, None] + t  # (B, T), in S

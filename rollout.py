@@ -75,8 +75,9 @@ def rollout_plain(
 
     Arguments and result are those of `rollout`.
     """
-    core, T = logps.core_of(policy), sampling.max_tokens
-    model, B = core.model.language_model, len(prompts) * G
+    core = logps.core_of(policy)
+    model = core.model.language_model
+    B, T = len(prompts) * G, sampling.max_tokens
     uniforms = row_uniforms(seed, range(first_row, first_row + B), T)  # (B, T)
     targets, logp = torch.full((B, T), special.pad_id), torch.zeros(B, T)
     eos_ids = torch.tensor(special.eos_ids)
@@ -89,7 +90,8 @@ def rollout_plain(
             # prefill: the first thing the model reads is the whole prompt, once for each row
             empty = torch.zeros(G, 0)
             batch = data.collate([prompt], empty.long(), empty, [G], core.device, packed=False)
-            inputs, positions = logps.embed(core, batch), batch["positions"]  # (G, P, D), (3, G, P)
+            inputs = logps.embed(core, batch)  # (G, P, D)
+            positions = batch["positions"]  # (3, G, P)
             for t in range(T):
                 states = model(
                     inputs_embeds=inputs,
@@ -202,7 +204,8 @@ def rollout(
     Row b draws from (seed, first_row + b), whatever else is in the batch.
     logp is of the tempered distribution. What does not fit into memory is done in waves.
     """
-    core, T, B = logps.core_of(policy), sampling.max_tokens, len(prompts) * G
+    core = logps.core_of(policy)
+    B, T = len(prompts) * G, sampling.max_tokens
     cut = (sampling.top_p, sampling.top_k) != (1.0, 0)
     with in_eval_mode(policy):
         copy, waves = decode.plan_memory(
@@ -243,7 +246,8 @@ def answer_all(
     Returns (len(examples) * G texts, their lengths in tokens, their finish reasons).
     """
     texts, lengths, finish = [], [], []
-    processor, step = asker.processor, max(1, batch_size // G)
+    processor = asker.processor
+    step = max(1, batch_size // G)
     for start in tqdm(
         range(0, len(examples), step), desc=describe, leave=False, disable=len(examples) <= step
     ):

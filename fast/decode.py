@@ -104,7 +104,8 @@ def fused_linear(modules: list[torch.nn.Module], core: torch.nn.Module, copy: bo
     n = sum(map(len, weights))
     B = torch.block_diag(*Bs).T.contiguous()  # (sum of r, n)
     # Transposed, (in, n + sum of r), a CPU reads it faster: for few rows by a tenth.
-    weight, bias = torch.cat(weights + As).T.contiguous(), None
+    weight = torch.cat(weights + As).T.contiguous()
+    bias = None
     if any(b is not None for b in biases):
         parts = [w.new_zeros(len(w)) if b is None else b for w, b in zip(weights, biases)]
         bias = torch.cat([*parts, weight.new_zeros(len(B))])
@@ -176,7 +177,8 @@ def decode_weights(core: torch.nn.Module, copy: bool = True) -> SimpleNamespace:
     head: (V, D) in the compute dtype, or None if lm_head is not a plain linear layer.
     logits: x (B, D) -> (B, V) in either case. foreign: whether a layer's own forward is called.
     """
-    language_model, dtype = core.model.language_model, logps.dtype_of(core)
+    language_model = core.model.language_model
+    dtype = logps.dtype_of(core)
     plain_head = type(core.lm_head) is torch.nn.Linear and core.lm_head.bias is None
     foreign = warn_of_unknown_layers(core, plain_head)
     layers = []
@@ -239,8 +241,8 @@ def plan_memory(
     waves: (first prompt, end prompt, first generation, end generation), as even as can be.
     A prompt whose own G rows do not fit is encoded and prefilled once a wave.
     """
-    config, itemsize, B = core.config.text_config, logps.dtype_of(core).itemsize, len(prompts) * G
-    V = config.vocab_size
+    dtype = logps.dtype_of(core)
+    V, B = core.config.text_config.vocab_size, len(prompts) * G
     longest = max(len(p.ids) for p in prompts)
     token = bytes_of_a_token(core)
     prefix = longest * token
@@ -248,8 +250,8 @@ def plan_memory(
     row = T * token + (60 if cut else 24) * V
     head_weight = getattr(core.lm_head, "weight", None)
     head = 0
-    if head_weight is not None and head_weight.dtype != logps.dtype_of(core):
-        head = V * config.hidden_size * itemsize
+    if head_weight is not None and head_weight.dtype != dtype:
+        head = V * core.config.text_config.hidden_size * dtype.itemsize
     room = 0.9 * free - prefill_bytes(core, prompts) - head
 
     def rows_that_fit(room: float) -> int:
@@ -282,7 +284,8 @@ def bytes_of_a_token(core: torch.nn.Module) -> int:
 
 def prefill_bytes(core: torch.nn.Module, prompts: list[data.Prompt]) -> int:
     """Estimate what one prefill pass takes, the vision tower included."""
-    config, itemsize = core.config.text_config, logps.dtype_of(core).itemsize
+    config = core.config.text_config
+    itemsize = logps.dtype_of(core).itemsize
     D, ff = config.hidden_size, config.intermediate_size
     longest = max(len(p.ids) for p in prompts)
     sizes = [
@@ -333,7 +336,8 @@ class Decoder:
         """
         self.core, self.weights = core, weights
         self.sampling, self.sample = sampling, sample
-        device, config, T = core.device, core.config.text_config, sampling.max_tokens
+        device, T = core.device, sampling.max_tokens
+        config = core.config.text_config
         self.H, self.KV = config.num_attention_heads, config.num_key_value_heads
         self.K = config.hidden_size // self.H
         self.graphed = can_capture(device, weights)
@@ -372,7 +376,8 @@ class Decoder:
         self, B: int, special: SimpleNamespace, draws: torch.Tensor | None
     ) -> None:
         """Allocate what comes out and what goes in; spare rows share the last row."""
-        device, T = self.core.device, self.sampling.max_tokens
+        device = self.core.device
+        T = self.sampling.max_tokens
         self.targets = torch.full((B + 1, T), special.pad_id, device=device)
         self.logp = torch.zeros(B + 1, T, device=device)
         self.draws = None
@@ -443,7 +448,8 @@ class Decoder:
 
     def rows_of_prompts(self, N: int, M: int) -> torch.Tensor:
         """List which rows belong to each prompt: (N, M), -1 for none."""
-        members, counts = torch.full((N, M), -1), [0] * N
+        members = torch.full((N, M), -1)
+        counts = [0] * N
         for i, n in enumerate(self.prompt_of_row):
             if n is not None:
                 members[n, counts[n]] = i
@@ -456,7 +462,8 @@ class Decoder:
         span: a row's own tokens with this one, if the host knows them; nothing beyond is read.
         None: as `length` says, and finished rows cost no attention.
         """
-        w, b, H, KV, K = self.weights, self.rows, self.H, self.KV, self.K
+        w = self.weights
+        b, H, KV, K = self.rows, self.H, self.KV, self.K
         h = w.embed(self.tokens[:b])  # (b, D)
         position = self.start[:b] + self.length
         cos, sin = self.cos[position], self.sin[position]  # (b, 1, K)
@@ -491,7 +498,8 @@ class Decoder:
 
         They go into `tokens`, `targets` and `logp`.
         """
-        b, sampling, weights = self.rows, self.sampling, self.weights
+        b = self.rows
+        sampling, weights = self.sampling, self.weights
         row_ids, state = self.row_ids[:b], self.state[:b]
         uniform = None if self.draws is None else self.draws[row_ids, self.length]  # (b,)
         if weights.head is not None and (sampling.top_p, sampling.top_k) == (1.0, 0):

@@ -69,8 +69,9 @@ def shared_prefix_attention_reference(
     """Do the same in torch: one softmax over the scores of prompt and suffix."""
     # Two softmaxes merged by log-sum-exp took the same time within 15 % (P 60 to 944, B 8 to 128),
     # and so did torch's private flash attention for the CPU.
-    (B, H, K), (N, KV, P, _), T, dtype = q.shape, prefix_k.shape, suffix_k.shape[2], q.dtype
-    R, suffix_k, suffix_v = H // KV, suffix_k[:B], suffix_v[:B]
+    (B, H, K), (N, KV, P, _), T = q.shape, prefix_k.shape, suffix_k.shape[2]
+    R, dtype = H // KV, q.dtype
+    suffix_k, suffix_v = suffix_k[:B], suffix_v[:B]
     if dtype in (torch.float16, torch.bfloat16):
         # Low precision takes about as long on a CPU, and errs four times as much.
         q, prefix_k, prefix_v = q.float(), prefix_k.float(), prefix_v.float()
@@ -295,7 +296,8 @@ if triton is not None:
         Zeros for a finished row, whose parts no program wrote.
         """
         row = tl.program_id(0).to(tl.int64)
-        at, slot, width = row * H + tl.program_id(1), tl.arange(0, BS), tl.arange(0, K)
+        at = row * H + tl.program_id(1)
+        slot, width = tl.arange(0, BS), tl.arange(0, K)
         written = SLOTS
         if suffix_lengths is not None:
             written = tl.where(tl.load(suffix_lengths + row) > 0, SLOTS, 0)
@@ -389,7 +391,8 @@ def head_sample_triton(
     tops, sums = torch.empty(2, B, tiles, dtype=torch.float32, device=states.device)
     tokens = torch.empty(B, dtype=torch.long, device=states.device)
     logp = tops.new_empty(B)
-    strides, tau = (states.stride(0), weight.stride(0)), temperature or 1.0
+    strides = (states.stride(0), weight.stride(0))
+    tau = temperature or 1.0
     _head_tiles[(triton.cdiv(B, BB), tiles)](
         states, weight, banned, tops, sums, B, V, D, tiles, *strides, tau,
         BB=BB, BV=BV, BK=BK, num_warps=4,
@@ -413,11 +416,9 @@ if triton is not None:
 
         Grid (B / BB, tiles): neighbours share a tile of the weight.
         """
-        row, token, inner = (
-            tl.program_id(0) * BB + tl.arange(0, BB),
-            tl.program_id(1) * BV + tl.arange(0, BV),
-            tl.arange(0, BK),
-        )
+        row = tl.program_id(0) * BB + tl.arange(0, BB)
+        token = tl.program_id(1) * BV + tl.arange(0, BV)
+        inner = tl.arange(0, BK)
         acc = tl.zeros((BB, BV), tl.float32)
         for start in range(0, D, BK):
             d = start + inner
