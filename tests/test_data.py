@@ -675,7 +675,8 @@ def test_each_target_follows_the_state_that_predicts_it():
             for t in range(len(row)):
                 assert batch["input_ids"][b, batch["state_index"][b, t] + 1] == targets[b, t]
                 assert (
-                    batch["positions"][:, b, batch["state_index"][b, t] + 1] == prompt.next_position + t
+                    batch["positions"][:, b, batch["state_index"][b, t] + 1]
+                    == prompt.next_position + t
                 ).all()
 
 
@@ -740,7 +741,8 @@ def test_packed_tokens_and_the_way_back():
     rng = random.Random(0)
     for _ in range(100):
         prompt = fake_prompt(
-            [rng.randrange(1, 50) for _ in range(rng.randrange(1, 6))], next_position=rng.randrange(20)
+            [rng.randrange(1, 50) for _ in range(rng.randrange(1, 6))],
+            next_position=rng.randrange(20),
         )
         rows, P = (
             [
