@@ -1,17 +1,8 @@
-"""The batched rollout engine, and as a command: ask a checkpoint about an image.
+"""Ask a checkpoint about one or several pictures, as it was trained to be asked.
 
-    python generate.py --model runs/grpo --image picture.png --prompt "How many red objects are there?"
+    python generate.py --model runs/grpo --image picture.png --prompt "How many red objects?"
 
-One prompt, many responses: `rollout` encodes each image once, prefills each prompt once and keeps its keys and values once (if its G rows fit into
-memory together: `plan`); then the G rows of every prompt decode together, by a step of our own over the model's own weights (LoRA unmerged), each row with a cache for its own words only:
-
-    prefill                      once a prompt   images, prompt -> its keys and values, the state that says the first token
-    speak                        every step      state -> token and its log-prob (decode_kernels.head_sample)
-    think                        every step      token -> state: 28 x (attention over [prompt | own words], MLP)
-
-On a GPU `think` and `speak` are one CUDA graph: static addresses, nothing read by the host. Weights are arranged anew for each rollout and dropped after it,
-so none can be stale. `rollout` samples by itself: a checkpoint's generation_config is not consulted, because Qwen2-VL's (top_k 1, temperature 0.01,
-repetition penalty 1.05) silently makes sampling greedy.
+Prints each completion, its length, and the boxes it names in the picture's own pixels.
 """
 
 from plumbing import stopping
@@ -19,12 +10,14 @@ from plumbing import stopping
 if __name__ == "__main__":
     stopping.watch()  # before torch is imported, which takes seconds: Ctrl-C may come there too
 
+import argparse
+import contextlib
 import os
 import sys
 from pathlib import Path
 
 import data
-import model as modeling
+import model
 import rollout
 from grading import boxes
 from plumbing import flags, running, stopping
@@ -33,7 +26,7 @@ from tasks import images
 from tasks.example import Example
 
 
-def parse_args(argv=None):
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p = flags.Parser(__doc__, "generate.py")
     flags.add_model_flags(p)
     g = p.add_argument_group("question")
@@ -41,11 +34,12 @@ def parse_args(argv=None):
     g.add_argument(
         "--prompt",
         required=True,
-        help="the question; goes verbatim into the chat template, unless the checkpoint's args.json names the template it was trained with",
+        help="the question; goes verbatim into the chat template, unless the checkpoint's "
+        "args.json names the template it was trained with",
     )
     g.add_argument(
         "--prompt-template",
-        help="put the question by this template of data.py instead (none: verbatim)",
+        help="put the question by this template of tasks/prompts.py instead (none: verbatim)",
     )
     flags.add_box_format(g)
     flags.add_max_image_pixels(g)
@@ -82,59 +76,69 @@ def parse_args(argv=None):
     return p.parse_args(argv)
 
 
-def in_pixels(text, example):
-    """The boxes of an answer about one picture, in that picture's own pixels; [] if it has none."""
-    if len(example.images) != 1:
-        return []
-    return (
-        boxes.predicted_boxes(text if "<answer>" in text else f"<answer>{text}</answer>", example)
-        or []
-    )
+def make_example(
+    question: str, paths: list[str], box_format: str, min_pixels: int, max_pixels: int
+) -> Example:
+    """Make an Example of a question about image files.
 
-
-def main(args):
-    vars(args).update(data.ask_as_trained(args, otherwise="none"))
-    for image in args.image:
-        if not os.path.isfile(image):  # also False for a name too long
-            raise UserError(f"--image {image} does not exist; check the path")
-    example = Example("question", [Path(i) for i in args.image], args.prompt, "", source="--image")
+    Raises UserError for a file that is missing or is no image.
+    """
+    for path in paths:
+        if not os.path.isfile(path):  # also False for a name too long
+            raise UserError(f"--image {path} does not exist; check the path")
+    example = Example("question", [Path(path) for path in paths], question, "", source="--image")
     images.check_images([example])
-    if len(args.image) == 1:  # in which a box of the answer can be told in pixels
+    if len(paths) == 1:  # an answer's boxes are then in this picture
         size = images.open_images(example)[0].size
         example.meta = {
             "size": size,
-            "resized": images.resized_size(size, args.min_pixels, args.max_pixels),
-            "box_format": args.box_format,
+            "resized": images.resized_size(size, min_pixels, max_pixels),
+            "box_format": box_format,
         }
-    out = sys.stdout
-    if args.raw:
-        sys.stdout = sys.stderr  # whatever loading has to say
-    try:
-        policy, processor = modeling.load_from_args(
-            args, needs_training="it has nothing to say yet"
-        )
-        texts, lengths, finish = rollout.answer_all(
-            policy,
-            data.Asker(processor, args.prompt_template, args.system_prompt),
-            [example],
-            rollout.Sampling(args.max_completion_length, args.temperature, args.top_p, args.top_k),
-            args.num_generations,
-            args.num_generations,
-            seed=args.seed,
-        )
-    finally:
-        sys.stdout = out
-    for text, length, reason in zip(texts, lengths, finish):
+    return example
+
+
+def boxes_in_pixels(text: str, example: Example) -> list[dict]:
+    """Read the boxes of an answer about one picture, in its own pixels; [] if it has none."""
+    if len(example.images) != 1:
+        return []
+    if "<answer>" not in text:
+        text = f"<answer>{text}</answer>"
+    return boxes.predicted_boxes(text, example) or []
+
+
+def show(
+    text: str, length: int, reason: str, template: str, example: Example, paths: list[str]
+) -> None:
+    """Print a completion with what is known about it."""
+    end = "complete" if reason == "stop" else "cut at --max-completion-length"
+    print(f"{text}\n({length} tokens, {end}; prompt template: {template})")
+    for box in boxes_in_pixels(text, example):
+        corners = [round(v) for v in box["bbox_2d"]]
+        print(f"  {box['label'] or 'box'}: {corners} in pixels of {paths[0]}")
+
+
+def main(args: argparse.Namespace) -> None:
+    vars(args).update(data.ask_as_trained(args, otherwise="none"))
+    example = make_example(
+        args.prompt, args.image, args.box_format, args.min_pixels, args.max_pixels
+    )
+    sampling = rollout.Sampling(
+        args.max_completion_length, args.temperature, args.top_p, args.top_k
+    )
+    # What loading prints must not get between raw completions.
+    elsewhere = contextlib.redirect_stdout(sys.stderr) if args.raw else contextlib.nullcontext()
+    with elsewhere:
+        policy, processor = model.load_from_args(args, needs_training="it has nothing to say yet")
+        asker = data.Asker(processor, args.prompt_template, args.system_prompt)
+        G = args.num_generations
+        answers = rollout.answer_all(policy, asker, [example], sampling, G, G, args.seed)
+    for text, length, reason in zip(*answers):
         text = text.encode("utf-8", "replace").decode("utf-8")
-        print(
-            text
-            if args.raw
-            else f"{text}\n({length} tokens, {'complete' if reason == 'stop' else 'cut at --max-completion-length'}; prompt template: {args.prompt_template})"
-        )
-        for box in () if args.raw else in_pixels(text, example):
-            print(
-                f"  {box['label'] or 'box'}: {[round(v) for v in box['bbox_2d']]} in pixels of {args.image[0]}"
-            )
+        if args.raw:
+            print(text)
+        else:
+            show(text, length, reason, args.prompt_template, example, args.image)
 
 
 if __name__ == "__main__":

@@ -129,7 +129,7 @@ def cache_features(policy, prompts):
             torch.cat([p.pixel_values for p in pictured]),
             torch.cat([p.grid for p in pictured]),
         )
-    for prompt, own in zip(pictured, features.split([len(p.image_at) for p in pictured])):
+    for prompt, own in zip(pictured, features.split([len(p.image_slots) for p in pictured])):
         prompt.features = own
 
 
@@ -143,7 +143,7 @@ def embed(core, batch):
     if features is None:
         features = image_features(core, batch["pixel_values"], batch["grid"])  # (image tokens, D)
     flat = embeds.flatten(0, 1).index_put(
-        (batch["image_to"],), features.to(embeds.dtype)[batch["image_from"]]
+        (batch["slot_index"],), features.to(embeds.dtype)[batch["feature_index"]]
     )
     return flat.view_as(embeds)
 
@@ -174,7 +174,7 @@ def token_logps(policy, batch, temperature=1.0, suppress=(), entropy=False, chun
             .clamp_max(len(states) - 1)[:, None]
             .expand_as(keep)
         )  # packed: all in row 0
-        states = states[rows[keep], batch["predicts"][keep]]  # (tokens, D)
+        states = states[rows[keep], batch["state_index"][keep]]  # (tokens, D)
         targets = batch["targets"][keep]  # (tokens,)
 
         def head(h, t):

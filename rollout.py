@@ -1,12 +1,30 @@
-"""Sample completions for prompts: the rollout of every script."""
+"""Sample completions for prompts: first a plain loop to read, then the fast rollout.
 
+    prefill    prompt and images -> keys and values, and the state that predicts the first token
+    sample     state -> a token and its log-prob
+    append     token -> its keys and values, and the next state
+    stop       at an end-of-text token, or after max_tokens
+
+`rollout_plain` does this with the model's own cache, a prompt at a time. `rollout`, which the
+scripts use, samples the same rows faster: all prompts at once, each read once (fast/decode.py).
+
+A checkpoint's generation_config is not consulted: Qwen2-VL's (top_k 1, temperature 0.01,
+repetition penalty 1.05) silently makes sampling greedy.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import torch
 from tqdm import tqdm
+from transformers import DynamicCache
 
+import data
 import logps
-from fast import decode
+from fast import decode, kernels
+from tasks.example import Example
 from tasks.prompts import SELECT, question_text, select_prompt, with_question
 
 
@@ -14,8 +32,9 @@ from tasks.prompts import SELECT, question_text, select_prompt, with_question
 class Sampling:
     """How completions are drawn.
 
-    max_tokens: of a completion at most. temperature 0: greedy.
-    top_p below 1 and top_k above 0 cut the distribution, and importance ratios are no longer exact.
+    max_tokens: of a completion at most, its end-of-turn token included.
+    temperature: 0 is greedy.
+    top_p below 1, top_k above 0: cut the distribution, and importance ratios are no longer exact.
     """
 
     max_tokens: int = 512
@@ -26,19 +45,111 @@ class Sampling:
 
 @dataclass
 class Rollout:
-    """B completions. targets: (B, T) ids, right-padded, the end-of-turn token included; logp, mask: (B, T) float32; lengths: (B,) long; finish:
-    list of B, "stop" (said an end-of-text token) or "length" (cut)."""
+    """B completions, right-padded, their end-of-turn token included.
+
+    targets: (B, T) ids. logp, mask: (B, T) float32. lengths: (B,) long.
+    finish: list of B, "stop" (an end-of-text token) or "length" (cut).
+    """
 
     targets: torch.Tensor
     logp: torch.Tensor
     mask: torch.Tensor
     lengths: torch.Tensor
-    finish: list
+    finish: list[str]
 
 
-def row_uniforms(seed, rows, length):
-    """(len(rows), length) float64 in [0, 1): the draws of each row, from (seed, row) alone, so that neither the composition of the batch
-    nor the rows that have left it change what a row says."""
+# --- the plain loop ---
+
+
+@torch.no_grad()
+def rollout_plain(
+    policy: torch.nn.Module,
+    prompts: list[data.Prompt],
+    special: SimpleNamespace,
+    G: int,
+    sampling: Sampling,
+    seed: int = 0,
+    first_row: int = 0,
+) -> Rollout:
+    """Sample G completions of each prompt with the model's own cache: `rollout`, to read.
+
+    Arguments and result are those of `rollout`.
+    """
+    core = logps.core_of(policy)
+    model = core.model.language_model
+    B, T = len(prompts) * G, sampling.max_tokens
+    uniforms = row_uniforms(seed, range(first_row, first_row + B), T)  # (B, T)
+    targets, logp = torch.full((B, T), special.pad_id), torch.zeros(B, T)
+    eos_ids = torch.tensor(special.eos_ids)
+    with in_eval_mode(policy), logps.autocast(core, cache_enabled=False):
+        for n, prompt in enumerate(prompts):
+            rows = slice(n * G, (n + 1) * G)
+            finished = torch.zeros(G, dtype=torch.bool)
+            cache = DynamicCache(config=core.config.text_config)
+
+            # prefill: the first thing the model reads is the whole prompt, once for each row
+            empty = torch.zeros(G, 0)
+            batch = data.collate([prompt], empty.long(), empty, [G], core.device, packed=False)
+            inputs = logps.embed(core, batch)  # (G, P, D)
+            positions = batch["positions"]  # (3, G, P)
+            for t in range(T):
+                states = model(
+                    inputs_embeds=inputs,
+                    position_ids=positions,
+                    past_key_values=cache,
+                    use_cache=True,
+                ).last_hidden_state[:, -1]  # (G, D)
+
+                # sample: the last state predicts the next token
+                logits = core.lm_head(states).float()  # (G, V)
+                logits[:, special.vision_ids] = -torch.inf
+                tokens, token_logp = sample(logits.cpu(), uniforms[rows, t], sampling)  # (G,), (G,)
+
+                # append: a finished row gets padding, which nothing reads
+                targets[rows, t] = torch.where(finished, special.pad_id, tokens)
+                logp[rows, t] = torch.where(finished, 0.0, token_logp)
+                inputs = model.embed_tokens(tokens.to(core.device)[:, None])  # (G, 1, D)
+                positions = torch.full_like(positions[..., :1], prompt.next_position + t)
+
+                # stop
+                finished |= torch.isin(tokens, eos_ids)
+                if finished.all():
+                    break
+    return finish_rollout(targets, logp, special)
+
+
+def sample(
+    logits: torch.Tensor, uniform: torch.Tensor | None, sampling: Sampling
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draw one token a row by inverting the cumulative distribution.
+
+    logits: (B, V). uniform: (B,) float64 in [0, 1), which greedy sampling does not read.
+    Returns tokens (B,) and logp (B,) float32 (nats).
+    logp is of the tempered distribution before the cuts, as in `token_logps`; greedy: at 1.
+    """
+    temperature, top_p, top_k = sampling.temperature, sampling.top_p, sampling.top_k
+    logp = (logits.float() / (temperature or 1.0)).log_softmax(-1)  # (B, V)
+    if temperature == 0:
+        tokens = logp.argmax(-1)
+    else:
+        # Apple's GPUs have no float64.
+        probs = (logp.cpu() if logp.device.type == "mps" else logp).double().exp()
+        if top_k and top_k < probs.shape[-1]:
+            probs = probs.masked_fill((logp < logp.topk(top_k).values[:, -1:]).to(probs.device), 0)
+        if top_p < 1:  # keep the smallest set whose mass reaches top_p
+            ordered, order = probs.sort(descending=True)
+            ordered = ordered / ordered.sum(-1, keepdim=True)
+            beyond = ordered.cumsum(-1) - ordered >= top_p
+            probs = probs.masked_fill(torch.zeros_like(beyond).scatter(-1, order, beyond), 0)
+        tokens = kernels.inverse_cdf(probs, uniform.to(probs.device)).to(logp.device)
+    return tokens, logp.gather(-1, tokens[:, None])[:, 0]
+
+
+def row_uniforms(seed: int, rows: Sequence[int], length: int) -> torch.Tensor:
+    """Draw each row's uniform numbers from (seed, row) alone: (len(rows), length) float64.
+
+    So what a row samples depends neither on its batch nor on the rows that have left it.
+    """
     draws = torch.empty(len(rows), length, dtype=torch.float64)
     generator = torch.Generator()
     for i, row in enumerate(rows):
@@ -47,41 +158,63 @@ def row_uniforms(seed, rows, length):
     return draws
 
 
-# --------------------------------------------------------------------------------------------------------------- the engine
+@contextlib.contextmanager
+def in_eval_mode(policy: torch.nn.Module) -> Iterator[None]:
+    """Switch dropout and gradient checkpointing off, and restore the mode afterwards.
+
+    In train mode, checkpointing drops the cache and the tokens come out wrong.
+    """
+    was_training = policy.training
+    policy.eval()
+    try:
+        yield
+    finally:
+        policy.train(was_training)
+
+
+def finish_rollout(targets: torch.Tensor, logp: torch.Tensor, special: SimpleNamespace) -> Rollout:
+    """Measure sampled rows (B, T): after its first end token a row holds nothing but padding."""
+    T = targets.shape[1]
+    ends = torch.isin(targets, torch.tensor(special.eos_ids))  # (B, T)
+    stopped = ends.any(1)
+    lengths = torch.where(stopped, ends.int().argmax(1) + 1, T)
+    mask = (torch.arange(int(lengths.max())) < lengths[:, None]).float()
+    T = mask.shape[1]
+    finish = ["stop" if s else "length" for s in stopped.tolist()]
+    return Rollout(targets[:, :T].clone(), logp[:, :T].clone(), mask, lengths, finish)
+
+
+# --- the fast rollout ---
 
 
 @torch.no_grad()
 def rollout(
-    policy,
-    prompts,
-    special,
-    G,
-    sampling,
-    seed=0,
-    first_row=0,
-):
-    """Sample G completions for each of N prompts. Returns a Rollout of B = N * G rows, the rows of a prompt contiguous.
+    policy: torch.nn.Module,
+    prompts: list[data.Prompt],
+    special: SimpleNamespace,
+    G: int,
+    sampling: Sampling,
+    seed: int = 0,
+    first_row: int = 0,
+) -> Rollout:
+    """Sample G completions for each of N prompts: B = N * G rows, those of a prompt contiguous.
 
-    prompts: list of data.Prompt, of any lengths and image sizes. special: processor.special; its vision ids are never sampled, its eos_ids end
-    a row. Row b draws from (seed, first_row + b), whoever else is in the batch. Runs in eval mode, with no dropout and no gradient checkpointing (in train mode,
-    checkpointing drops the cache and the tokens come out wrong), and restores the mode. logp is that of the tempered distribution. What does not fit into memory at
-    once is done in several waves.
+    prompts: of any lengths and image sizes.
+    special: processor.special; vision_ids are never sampled, eos_ids end a row.
+    Row b draws from (seed, first_row + b), whatever else is in the batch.
+    logp is of the tempered distribution. What does not fit into memory is done in waves.
     """
-    core, T = logps.core_of(policy), sampling.max_tokens
-    B, was_training = len(prompts) * G, policy.training
-    policy.eval()
-    try:
+    core = logps.core_of(policy)
+    B, T = len(prompts) * G, sampling.max_tokens
+    cut = (sampling.top_p, sampling.top_k) != (1.0, 0)
+    with in_eval_mode(policy):
         copy, waves = decode.plan_memory(
-            core,
-            prompts,
-            G,
-            T,
-            decode.free_memory(core.device),
-            cut=(sampling.top_p, sampling.top_k) != (1.0, 0),
+            core, prompts, G, T, decode.free_memory(core.device), cut=cut
         )
         if len(waves) > 1:
             decode.warn_once(
-                f"rollout: {B} rows of {T} tokens do not fit into memory at once: {len(waves)} waves"
+                f"rollout: {B} rows of {T} tokens do not fit into memory at once: "
+                f"{len(waves)} waves"
             )
         weights = decode.decode_weights(core, copy)
         targets, logp = torch.full((B, T), special.pad_id), torch.zeros(B, T)
@@ -91,52 +224,30 @@ def rollout(
             if sampling.temperature:
                 draws = row_uniforms(seed, [first_row + b for b in rows], T)
             targets[rows], logp[rows] = decode.Decoder(
-                core,
-                weights,
-                prompts[first:end],
-                special,
-                g_end - g,
-                T,
-                draws,
-                sampling.temperature,
-                sampling.top_p,
-                sampling.top_k,
+                core, weights, prompts[first:end], special, g_end - g, draws, sampling, sample
             ).run()
-    finally:
-        policy.train(was_training)
-    ends = torch.isin(
-        targets, torch.tensor(special.eos_ids)
-    )  # after its first end a row holds nothing but padding
-    stopped = ends.any(1)
-    lengths = torch.where(stopped, ends.int().argmax(1) + 1, T)
-    mask = (torch.arange(int(lengths.max())) < lengths[:, None]).float()
-    return Rollout(
-        targets[:, : mask.shape[1]].clone(),
-        logp[:, : mask.shape[1]].clone(),
-        mask,
-        lengths,
-        ["stop" if s else "length" for s in stopped.tolist()],
-    )
+    return finish_rollout(targets, logp, special)
 
 
 def answer_all(
-    policy,
-    asker,
-    examples,
-    sampling,
-    G=1,
-    batch_size=64,
-    seed=0,
-    first_row=0,
-    describe="",
-):
+    policy: torch.nn.Module,
+    asker: data.Asker,
+    examples: list[Example],
+    sampling: Sampling,
+    G: int = 1,
+    batch_size: int = 64,
+    seed: int = 0,
+    first_row: int = 0,
+    describe: str = "",
+) -> tuple[list[str], list[int], list[str]]:
     """Sample G completions of every example, as text, with a progress bar.
 
     batch_size: rows at a time; it changes nothing, as row seeds count on through the examples.
     Returns (len(examples) * G texts, their lengths in tokens, their finish reasons).
     """
     texts, lengths, finish = [], [], []
-    processor, step = asker.processor, max(1, batch_size // G)
+    processor = asker.processor
+    step = max(1, batch_size // G)
     for start in tqdm(
         range(0, len(examples), step), desc=describe, leave=False, disable=len(examples) <= step
     ):
@@ -148,10 +259,18 @@ def answer_all(
     return texts, lengths, finish
 
 
-def self_select(policy, asker, examples, candidates, sampling, batch_size=64, describe=""):
-    """Ask every example again with its candidates in the prompt: R3V's self-select (arXiv:2411.00855).
+def self_select(
+    policy: torch.nn.Module,
+    asker: data.Asker,
+    examples: list[Example],
+    candidates: list[list[str]],
+    sampling: Sampling,
+    batch_size: int = 64,
+    describe: str = "",
+) -> tuple[list[str], list[int], list[int]]:
+    """Ask again with an example's candidates in the prompt: R3V's self-select (arXiv:2411.00855).
 
-    candidates: one list of texts an example. Which of them a text chose is for grading.metrics.select to say.
+    candidates: one list of texts an example. grading.metrics.select reads what a text chose.
     Returns (texts, their lengths in tokens, their prompts' lengths in tokens).
     Raises UserError, before anything is sampled, for a prompt that does not fit the context.
     """

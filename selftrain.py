@@ -64,7 +64,7 @@ from sampler import (
     sample_pool,
     warmup_items,
 )
-from tasks import protocols, toy
+from tasks import protocols
 from tasks.example import Example
 from tasks.prompts import DEFAULT_TEMPLATE, template_of
 
@@ -316,7 +316,7 @@ def read_questions(
     """Read the questions to sample answers to, by id. number: the first so many."""
     found = read(spec, needs_answer=needs_answer)
     if number is None:
-        number = 1024 if isinstance(found, toy.ToyStream) else len(found)
+        number = 1024 if data.is_endless(found) else len(found)
     questions = data.head(found, number)
     data.check_golds([example for example in questions if example.answer], rewards.check_gold)
     return by_id(questions)
@@ -331,7 +331,7 @@ def read_warmup(
     """
     found = read(spec)
     if number is None:
-        is_toy = isinstance(found, toy.ToyStream)
+        is_toy = data.is_endless(found)
         number = max(1, len(examples) // 10) if is_toy else len(found)
     solved = data.head(found, number)
     lacking = next((example for example in solved if not example.solution), None)

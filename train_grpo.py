@@ -45,7 +45,6 @@ from plumbing import device, disk, flags, plots, records, rundir, running, stopp
 from plumbing.arguments import write_args
 from plumbing.errors import UserError
 from plumbing.log import MetricsLog, metrics_of, say
-from tasks import toy
 
 
 def parse_args(argv=None):
@@ -194,7 +193,7 @@ def main(args):
     formulas = [name for name in args.reward_funcs if name in rewards.REWARDS]
     try:
         rewards.check_rewards(
-            formulas, data.head(examples, 16) if isinstance(examples, toy.ToyStream) else examples
+            formulas, data.head(examples, 16) if data.is_endless(examples) else examples
         )
     except ValueError as error:
         raise UserError(

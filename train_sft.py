@@ -34,7 +34,7 @@ from grading import boxes
 from plumbing import device, disk, flags, plots, rundir, running, stopping
 from plumbing.arguments import write_args
 from plumbing.log import MetricsLog, metrics_of
-from tasks import teacher, toy
+from tasks import teacher
 
 
 def parse_args(argv=None):
@@ -130,11 +130,7 @@ def main(args):
     state_bytes = update.optimizer_bytes(optimizer)
     disk.announce(args.output_dir, rundir.to_write(args, model_bytes, state_bytes, max_steps))
     print(f"model: {modeling.describe(policy)}")
-    how_many = (
-        "endless, drawn here"
-        if isinstance(examples, toy.ToyStream)
-        else f"{len(examples)} examples"
-    )
+    how_many = "endless, drawn here" if data.is_endless(examples) else f"{len(examples)} examples"
     print(f"data: {args.data} ({how_many}), {args.batch_size} examples a step, {max_steps} steps")
     print(
         "The loss counts response tokens only. It falls fast while the model learns to write, then slowly, then fast again when it learns to look."

@@ -208,7 +208,7 @@ def kernel_checks(
 
 
 def a_wave(policy, special, N, P, T, G, copy=True):
-    """A generate.Wave that has said its first token, with random words in the cache, at t = T / 2: what a step costs on average."""
+    """A Decoder that has sampled its first token, with random words in the cache, at t = T / 2: what a step costs on average."""
     core = logps.core_of(policy)
     policy.eval()
     wave = Decoder(
@@ -217,23 +217,25 @@ def a_wave(policy, special, N, P, T, G, copy=True):
         [bench.random_prompt(special, P, n) for n in range(N)],
         special,
         G,
-        T,
         rollout.row_uniforms(0, range(N * G), T),
-        1.0,
-        1.0,
-        0,
+        rollout.Sampling(T),
+        rollout.sample,
     )
-    wave.speak()
+    wave.sample_one_token()
     for k, v in wave.suffix:
         k.normal_()
         v.normal_()
-    wave.t.fill_(T // 2)
+    wave.length.fill_(T // 2)
     return wave
 
 
 def stepping(wave):
     """What takes the wave one token further: a replayed graph, or without a GPU the step itself."""
-    return wave.capture().replay if wave.graphed else lambda: (wave.think(), wave.speak())
+    return (
+        wave.capture().replay
+        if wave.graphed
+        else lambda: (wave.forward_one_token(), wave.sample_one_token())
+    )
 
 
 @torch.no_grad()
@@ -241,15 +243,15 @@ def graph_check(policy, special, N, P, T, G, copy, steps=8):
     """Largest difference of state and log-prob between a replayed step and the same step run eagerly from the same buffers, over some steps; inf if a token differs. 0: bit for bit."""
     wave = a_wave(policy, special, N, P, T, G, copy)
     step, worst = stepping(wave), 0.0  # capturing takes back what it says
-    buffers = (wave.tokens, wave.ended, wave.t, wave.state)
+    buffers = (wave.tokens, wave.finished, wave.length, wave.state)
     for _ in range(min(steps, T - T // 2 - 1)):
         before = [buffer.clone() for buffer in buffers]
         step()
         replayed = wave.tokens.clone(), wave.state.clone(), wave.logp.clone()
         for buffer, value in zip(buffers, before):
             buffer.copy_(value)
-        wave.think()
-        wave.speak()
+        wave.forward_one_token()
+        wave.sample_one_token()
         if not torch.equal(wave.tokens, replayed[0]):
             return float("inf")
         gaps = [
@@ -411,7 +413,7 @@ def steady_step(policy, special, N, P, T, G, copy, device, repeats, steps=32):
     step, seconds = stepping(wave), []
     steps = min(steps, T // 4)
     for turn in range(repeats + 1):
-        wave.t.fill_(T // 2 - steps // 2)
+        wave.length.fill_(T // 2 - steps // 2)
         started = bench.clock(device)
         for _ in range(steps):
             step()

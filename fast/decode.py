@@ -1,7 +1,17 @@
-"""The fast rollout: weights laid out for decoding, and its steps."""
+"""The fast rollout: many rows of many prompts decode together, each prompt read once.
+
+    prefill              once a prompt   images, prompt -> its keys and values, the first state
+    sample_one_token     every step      state -> token and its log-prob (kernels.head_sample)
+    forward_one_token    every step      token -> state: attention over [prompt | own tokens], MLP
+
+A prompt's keys and values are kept once for its G rows; a row's own cache holds its own tokens.
+On a GPU the two steps are one CUDA graph: addresses stay, and the host reads nothing.
+A rollout lays out the weights anew (LoRA unmerged) and drops them after it, so none can be stale.
+"""
 
 import functools
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,85 +25,46 @@ from fast import kernels
 from plumbing.log import say
 
 PREFILL_TOKENS = 4096  # of several prompts in one prefill pass: enough to keep a GPU busy
-BUCKETS = (
-    1,
-    2,
-    4,
-    8,
-    16,
-    24,
-    32,
-    48,
-)  # rows for which a CUDA graph is captured; from 64 on every 32
+BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48)  # rows of a CUDA graph; from 64 on every 32
+
+Function = Callable[[torch.Tensor], torch.Tensor]
+
+# --- the model's weights ---
 
 
-# --------------------------------------------------------------------------------------------------------------- sampling
+def as_plain_linear(module: torch.nn.Module) -> tuple[torch.nn.Module, str | None] | None:
+    """Return (linear layer, its adapter's name or None), or None for a layer of another kind.
 
-
-def sample(logits, uniform, temperature=1.0, top_p=1.0, top_k=0):
-    """One token a row by inverting the cumulative distribution. logits: (B, V); uniform: (B,) float64 in [0, 1).
-
-    temperature 0 is greedy. top_k 0 and top_p 1 keep the whole distribution, which is what RL wants: any cut makes importance ratios
-    wrong. Returns tokens (B,) and logp (B,) float32: of the tempered distribution before top-k and top-p, the one that
-    `token_logps` computes (greedy: at temperature 1).
-    """
-    logp = (logits.float() / (temperature or 1.0)).log_softmax(-1)  # (B, V)
-    if temperature == 0:
-        tokens = logp.argmax(-1)
-    else:
-        probs = (
-            (logp.cpu() if logp.device.type == "mps" else logp).double().exp()
-        )  # Apple's GPUs have no float64
-        if top_k and top_k < probs.shape[-1]:
-            probs = probs.masked_fill((logp < logp.topk(top_k).values[:, -1:]).to(probs.device), 0)
-        if top_p < 1:
-            ordered, order = probs.sort(descending=True)
-            ordered = ordered / ordered.sum(-1, keepdim=True)
-            beyond = (
-                ordered.cumsum(-1) - ordered >= top_p
-            )  # the smallest set whose mass reaches top_p
-            probs = probs.masked_fill(torch.zeros_like(beyond).scatter(-1, order, beyond), 0)
-        tokens = kernels.inverse_cdf(probs, uniform.to(probs.device)).to(logp.device)
-    return tokens, logp.gather(-1, tokens[:, None])[:, 0]
-
-
-# --------------------------------------------------------------------------------------------------------------- the model's weights
-
-
-def as_plain_linear(module):
-    """(linear layer, its adapter's name or None) of a layer that the decode step can compute by itself; None for any other.
-
-    Known are torch.nn.Linear and bitsandbytes' Linear4bit, each alone or under one vanilla LoRA adapter of PEFT, active and unmerged. Not known: several adapters at
-    once, DoRA, AdaLoRA and their like, adapters with biases, one that is merged and switched off, 8-bit layers.
+    Known: torch.nn.Linear and bitsandbytes' Linear4bit, alone or under one active, unmerged LoRA.
+    Not known: several adapters, DoRA, AdaLoRA, adapters with biases, merged ones, 8-bit layers.
     """
     name = None
     if hasattr(module, "lora_A"):
-        active = (
-            []
-            if module.disable_adapters or module.merged
-            else [name for name in module.active_adapters if name in module.lora_A]
-        )
+        active = []
+        if not module.disable_adapters and not module.merged:
+            active = [name for name in module.active_adapters if name in module.lora_A]
         plain = all(
             type(module.lora_A[name]) is torch.nn.Linear
             and name not in module.lora_variant
             and not module.lora_bias.get(name)
             for name in active
         )
-        if len(active) > 1 or not plain or module.merged and module.disable_adapters:
+        if len(active) > 1 or not plain or (module.merged and module.disable_adapters):
             return None
-        module, name = module.base_layer, active[0] if active else None
-    return (
-        (module, name)
-        if type(module) is torch.nn.Linear or type(module).__name__ == "Linear4bit"
-        else None
-    )
+        name = active[0] if active else None
+        module = module.base_layer
+    if type(module) is torch.nn.Linear or type(module).__name__ == "Linear4bit":
+        return module, name
+    return None
 
 
-def weights_of(module, dtype):
-    """(weight (out, in), bias (out,) or None, A (r, in), B (out, r)) of a known layer in `dtype`: y = x weight' + bias + x A' B', r 0 without an adapter.
+def weights_of(
+    module: torch.nn.Module, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor, torch.Tensor]:
+    """Return weight, bias, A and B of a known layer: y = x weight' + bias + x A' B'.
 
-    4-bit weights are dequantised, to the very numbers that the trainer multiplies with. Adapters stay unmerged: merging into bfloat16 rounds most of a young one
-    away (facts/performance.md, 4.2).
+    weight: (out, in). bias: (out,) or None. A: (r, in), B: (out, r); r is 0 without an adapter.
+    4-bit weights are dequantised to the very numbers that the trainer multiplies with.
     """
     layer, name = as_plain_linear(module)
     weight, bias = layer.weight, layer.bias
@@ -102,72 +73,75 @@ def weights_of(module, dtype):
 
         weight = dequantize_4bit(weight.data, weight.quant_state)
     weight = weight.to(dtype)
+    bias = None if bias is None else bias.to(dtype)
     if name is None:
-        A, B = weight.new_zeros(0, weight.shape[1]), weight.new_zeros(len(weight), 0)
-    else:
-        A, B = (
-            module.lora_A[name].weight.to(dtype),
-            (module.lora_B[name].weight * module.scaling[name]).to(dtype),
-        )
-    return weight, None if bias is None else bias.to(dtype), A, B
+        return weight, bias, weight.new_zeros(0, weight.shape[1]), weight.new_zeros(len(weight), 0)
+    # The adapter stays unmerged: merging into bfloat16 rounds most of a young one away.
+    A = module.lora_A[name].weight.to(dtype)
+    B = (module.lora_B[name].weight * module.scaling[name]).to(dtype)
+    return weight, bias, A, B
 
 
-def fused_linear(modules, core, copy):
-    """One function x (B, in) -> (B, sum of outs) for linear layers that read the same x. Their weights and their adapters' A are one matrix, x [W1; W2; A1; A2]', and
-    the adapters' B another, [B1, 0; 0, B2]: two multiplications for up to three layers with LoRA. Without `copy`, or with a layer that is not known, each layer's own forward.
+def fused_linear(modules: list[torch.nn.Module], core: torch.nn.Module, copy: bool) -> Function:
+    """Fuse linear layers that read one input: q, k and v with LoRA cost two products, not nine.
+
+        y = x @ [W_q W_k W_v A_q A_k A_v]     the weights and the LoRA down-projections
+        y_W + y_A @ blockdiag(B_q, B_k, B_v)
+
+    Returns a function (B, in) -> (B, sum of outs).
+    It calls each layer's own forward without `copy` (no memory) or if a layer is not known.
     """
     dtype = logps.dtype_of(core)
     if not copy or not all(map(as_plain_linear, modules)):
 
-        def own(
-            x,
-        ):  # no cache of cast weights: a CUDA graph would read addresses that autocast frees
+        def own_forwards(x: torch.Tensor) -> torch.Tensor:
+            # No cache of cast weights: a CUDA graph would read addresses that autocast frees.
             with logps.autocast(core, cache_enabled=False):
                 return torch.cat([module(x).to(dtype) for module in modules], -1)
 
-        return own
+        return own_forwards
     weights, biases, As, Bs = zip(*(weights_of(module, dtype) for module in modules))
-    n, B = sum(map(len, weights)), torch.block_diag(*Bs).T.contiguous()  # (sum of r, n)
-    weight, bias = (
-        torch.cat(weights + As).T.contiguous(),
-        None,
-    )  # (in, n + sum of r): read faster so by a CPU, for few rows by a tenth
+    n = sum(map(len, weights))
+    B = torch.block_diag(*Bs).T.contiguous()  # (sum of r, n)
+    # Transposed, (in, n + sum of r), a CPU reads it faster: for few rows by a tenth.
+    weight = torch.cat(weights + As).T.contiguous()
+    bias = None
     if any(b is not None for b in biases):
-        bias = torch.cat(
-            [w.new_zeros(len(w)) if b is None else b for w, b in zip(weights, biases)]
-            + [weight.new_zeros(len(B))]
-        )
-    multiply = (
-        (lambda x: x.to(dtype) @ weight)
-        if bias is None
-        else (lambda x: torch.addmm(bias, x.to(dtype), weight))
-    )
-    if not len(B):
-        return multiply
+        parts = [w.new_zeros(len(w)) if b is None else b for w, b in zip(weights, biases)]
+        bias = torch.cat([*parts, weight.new_zeros(len(B))])
 
-    def with_adapters(x):
+    def multiply(x: torch.Tensor) -> torch.Tensor:
+        if bias is None:
+            return x.to(dtype) @ weight
+        return torch.addmm(bias, x.to(dtype), weight)
+
+    def with_adapters(x: torch.Tensor) -> torch.Tensor:
         y = multiply(x)
         return torch.addmm(y[:, :n], y[:, n:], B)
 
-    return with_adapters
+    return with_adapters if len(B) else multiply
 
 
-def normed(module):
-    """An RMSNorm as torch's fused one; anything else as it is."""
+def fused_norm(module: torch.nn.Module) -> Function:
+    """Return an RMSNorm as torch's fused one; anything else as it is."""
     if not hasattr(module, "variance_epsilon"):
         return module
-    return lambda x: F.rms_norm(
-        x, module.weight.shape, module.weight.to(x.dtype), module.variance_epsilon
-    )
+
+    def norm(x: torch.Tensor) -> torch.Tensor:
+        weight = module.weight
+        return F.rms_norm(x, weight.shape, weight.to(x.dtype), module.variance_epsilon)
+
+    return norm
 
 
 @functools.cache
-def warn_once(text):
+def warn_once(text: str) -> None:
+    """Print `text`, the first time only."""
     say(text)
 
 
-def linear_layers(core):
-    """{name: module} of the language model's linear layers, adapters included, seven a layer."""
+def linear_layers(core: torch.nn.Module) -> dict[str, torch.nn.Module]:
+    """List the language model's linear layers by name, adapters included: seven a layer."""
     return {
         f"{i}.{part}.{name}_proj": getattr(getattr(layer, part), f"{name}_proj")
         for i, layer in enumerate(core.model.language_model.layers)
@@ -176,13 +150,8 @@ def linear_layers(core):
     }
 
 
-def decode_weights(core, copy=True):
-    """The language model as a decode step wants it: functions over its weights of this moment. To be built for each rollout and dropped after it, so that it is never stale.
-
-    copy: whether there is room for a second copy of the linear layers in the compute dtype (`plan`). head: (V, D) in the compute dtype, or None if lm_head is not a
-    plain linear layer; logits: x (B, D) -> (B, V) in either case.
-    """
-    language_model, dtype = core.model.language_model, logps.dtype_of(core)
+def warn_of_unknown_layers(core: torch.nn.Module, plain_head: bool) -> bool:
+    """Say once which layers run their own forward, which is slower; return whether any does."""
     foreign = [
         f"{name} ({type(module).__name__})"
         for name, module in linear_layers(core).items()
@@ -190,254 +159,276 @@ def decode_weights(core, copy=True):
     ]
     if foreign:
         warn_once(
-            f"rollout: {len(foreign)} linear layers are of a kind that the decode step does not know ({foreign[0]}, ...): their own forward is called, which is slower"
+            f"rollout: {len(foreign)} linear layers are of a kind that the decode step does not "
+            f"know ({foreign[0]}, ...): their own forward is called, which is slower"
         )
+    if not plain_head:
+        warn_once(
+            f"rollout: lm_head ({type(core.lm_head).__name__}) is of a kind that the decode step "
+            "does not know: its own forward is called"
+        )
+    return bool(foreign) or not plain_head
+
+
+def decode_weights(core: torch.nn.Module, copy: bool = True) -> SimpleNamespace:
+    """Lay out the language model for a decode step: functions over its present weights.
+
+    copy: whether there is memory for the linear layers in the compute dtype (`plan_memory`).
+    head: (V, D) in the compute dtype, or None if lm_head is not a plain linear layer.
+    logits: x (B, D) -> (B, V) in either case. foreign: whether a layer's own forward is called.
+    """
+    language_model = core.model.language_model
+    dtype = logps.dtype_of(core)
+    plain_head = type(core.lm_head) is torch.nn.Linear and core.lm_head.bias is None
+    foreign = warn_of_unknown_layers(core, plain_head)
     layers = []
     for layer in language_model.layers:
         attention, mlp = layer.self_attn, layer.mlp
+        qkv = [attention.q_proj, attention.k_proj, attention.v_proj]
         layers.append(
             SimpleNamespace(
-                norm1=normed(layer.input_layernorm),
-                qkv=fused_linear(
-                    [attention.q_proj, attention.k_proj, attention.v_proj], core, copy
-                ),
+                norm1=fused_norm(layer.input_layernorm),
+                qkv=fused_linear(qkv, core, copy),
                 o=fused_linear([attention.o_proj], core, copy),
-                norm2=normed(layer.post_attention_layernorm),
+                norm2=fused_norm(layer.post_attention_layernorm),
                 gate_up=fused_linear([mlp.gate_proj, mlp.up_proj], core, copy),
                 down=fused_linear([mlp.down_proj], core, copy),
                 act=mlp.act_fn,
             )
         )
-    plain = type(core.lm_head) is torch.nn.Linear and core.lm_head.bias is None
-    if not plain:
-        warn_once(
-            f"rollout: lm_head ({type(core.lm_head).__name__}) is of a kind that the decode step does not know: its own forward is called"
-        )
-    head = core.lm_head.weight.to(dtype) if plain else None
-    logits = (
-        (lambda x: F.linear(x.to(dtype), head))
-        if plain
-        else fused_linear([core.lm_head], core, copy=False)
-    )
+    head = core.lm_head.weight.to(dtype) if plain_head else None
+
+    def plain_logits(x: torch.Tensor) -> torch.Tensor:
+        return F.linear(x.to(dtype), head)
+
     return SimpleNamespace(
         layers=layers,
         dtype=dtype,
         embed=language_model.embed_tokens,
-        norm=normed(language_model.norm),
+        norm=fused_norm(language_model.norm),
         rotary=language_model.rotary_emb,
         head=head,
-        logits=logits,
-        foreign=bool(foreign) or not plain,
+        logits=plain_logits if plain_head else fused_linear([core.lm_head], core, copy=False),
+        foreign=foreign,
     )
 
 
-# --------------------------------------------------------------------------------------------------------------- the plan
+# --- memory ---
 
 
-def free_memory(device):
-    """Bytes that a rollout may take on this device: what the card has free, and this process may take (torch.cuda.set_per_process_memory_fraction)."""
+def free_memory(device: torch.device) -> int:
+    """Measure the bytes that a rollout may take: what is free, and what this process may have."""
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         reserved = torch.cuda.memory_reserved(device)
-        return (
-            min(free, int(torch.cuda.get_per_process_memory_fraction(device) * total) - reserved)
-            + reserved
-            - torch.cuda.memory_allocated(device)
-        )
+        allowed = int(torch.cuda.get_per_process_memory_fraction(device) * total) - reserved
+        return min(free, allowed) + reserved - torch.cuda.memory_allocated(device)
     if Path("/proc/meminfo").is_file():
-        return next(
-            int(line.split()[1]) * 1024
-            for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-            if line.startswith("MemAvailable")
-        )
-    return (
-        os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-        if hasattr(os, "sysconf")
-        else 8 * 2**30
-    )
+        for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("MemAvailable"):
+                return int(line.split()[1]) * 1024
+    if hasattr(os, "sysconf"):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    return 8 * 2**30
 
 
-def plan_memory(core, prompts, G, T, free, cut=False):
-    """How a rollout fits into `free` bytes: (copy, waves). copy: whether the linear layers' weights are copied into the compute dtype. waves: list of (first prompt, end
-    prompt, first generation, end generation); one wave if all fits, else several of about the same size. An estimate, with a tenth of `free` left over. cut: top-k or top-p.
+def plan_memory(
+    core: torch.nn.Module, prompts: list[data.Prompt], G: int, T: int, free: int, cut: bool = False
+) -> tuple[bool, list[tuple[int, int, int, int]]]:
+    """Plan how a rollout fits into `free` bytes: (copy, waves), an estimate with a tenth to spare.
 
+    copy: whether the linear layers are copied into the compute dtype. cut: top-k or top-p.
+    waves: (first prompt, end prompt, first generation, end generation), as even as can be.
     A prompt whose own G rows do not fit is encoded and prefilled once a wave.
     """
-    config, dtype, B = core.config.text_config, logps.dtype_of(core), len(prompts) * G
-    D, ff, V = config.hidden_size, config.intermediate_size, config.vocab_size
-    token = (
-        2
-        * config.num_hidden_layers
-        * config.num_key_value_heads
-        * (D // config.num_attention_heads)
-        * dtype.itemsize
-    )  # keys and values of one token
+    dtype = logps.dtype_of(core)
+    V, B = core.config.text_config.vocab_size, len(prompts) * G
     longest = max(len(p.ids) for p in prompts)
-    row = (
-        T * token + (60 if cut else 24) * V
-    )  # logits, log-probs, probabilities and their sums; sorted, if cut
-    pictures = [
-        int(p.grid.prod(-1).sum()) for p in prompts if p.grid is not None and p.features is None
-    ]
-    patches = (
-        max(max(pictures), min(sum(pictures), 4 * PREFILL_TOKENS)) if pictures else 0
-    )  # that one pass has, four to a token
-    prefill = (
-        max(longest, PREFILL_TOKENS) * (token + dtype.itemsize * (6 * D + 5 * ff) + 8 * D)
-        + patches * 40 * core.config.vision_config.embed_dim * dtype.itemsize
-    )
-    head = (
-        V * D * dtype.itemsize
-        if getattr(core.lm_head, "weight", None) is not None and core.lm_head.weight.dtype != dtype
-        else 0
-    )
-    copies = (
-        sum(
-            as_plain_linear(m)[0].in_features * as_plain_linear(m)[0].out_features
-            for m in linear_layers(core).values()
-            if as_plain_linear(m)
-        )
-        * dtype.itemsize
-    )
+    token = bytes_of_a_token(core)
+    prefix = longest * token
+    # Logits, log-probs, probabilities and their sums; with a cut, sorted too.
+    row = T * token + (60 if cut else 24) * V
+    head_weight = getattr(core.lm_head, "weight", None)
+    head = 0
+    if head_weight is not None and head_weight.dtype != dtype:
+        head = V * core.config.text_config.hidden_size * dtype.itemsize
+    room = 0.9 * free - prefill_bytes(core, prompts) - head
 
-    def fitting(taken):
-        """How many rows fit beside `taken` bytes."""
-        room = 0.9 * free - prefill - head - taken
-        rows = int(room / (row + longest * token / G))
-        rows = (
-            rows if rows >= G else int((room - longest * token) / row)
-        )  # some of one prompt's, and all of its prefix
-        return (
-            rows
-            if core.device.type != "cuda"
-            else next((size for size in range(rows, 0, -1) if bucket(size) == size), 0)
-        )
+    def rows_that_fit(room: float) -> int:
+        rows = int(room / (row + prefix / G))
+        if rows < G:  # some of one prompt's rows, and all of its prefix
+            rows = int((room - prefix) / row)
+        if core.device.type != "cuda":
+            return rows
+        return next((size for size in range(rows, 0, -1) if bucket(size) == size), 0)
 
-    copy = fitting(copies) > 0 and 2 * fitting(copies) >= min(
-        B, fitting(0)
-    )  # without copies a step is slower, but not than two
-    fit = max(1, fitting(copies if copy else 0))
-    if fit < G:
-        cuts = data.even_cuts(G, fit)
+    with_copies = rows_that_fit(room - copied_bytes(core))
+    without = rows_that_fit(room)
+    # Without copies a step is slower, but not slower than two.
+    copy = with_copies > 0 and 2 * with_copies >= min(B, without)
+    rows = max(1, with_copies if copy else without)
+    if rows < G:
+        cuts = data.even_cuts(G, rows)
         return copy, [(n, n + 1, a, b) for n in range(len(prompts)) for a, b in zip(cuts, cuts[1:])]
-    cuts = data.even_cuts(len(prompts), fit // G)
+    cuts = data.even_cuts(len(prompts), rows // G)
     return copy, [(a, b, 0, G) for a, b in zip(cuts, cuts[1:])]
 
 
-class Decoder:
-    """The rows that decode together, and everything a step reads and writes, at addresses that do not change.
+def bytes_of_a_token(core: torch.nn.Module) -> int:
+    """Count the bytes of one token's keys and values in all layers."""
+    config = core.config.text_config
+    head_size = config.hidden_size // config.num_attention_heads
+    values = 2 * config.num_hidden_layers * config.num_key_value_heads * head_size
+    return values * logps.dtype_of(core).itemsize
 
-    b rows take part, at the front of every buffer; row i of them is row `live[i]` of the wave, of prompt `group[i]`. Rows that ended say padding until they leave (`leave`).
-    Rows that only fill up a bucket have ended from the start, and write to a spare last row of `targets`.
+
+def prefill_bytes(core: torch.nn.Module, prompts: list[data.Prompt]) -> int:
+    """Estimate what one prefill pass takes, the vision tower included."""
+    config = core.config.text_config
+    itemsize = logps.dtype_of(core).itemsize
+    D, ff = config.hidden_size, config.intermediate_size
+    longest = max(len(p.ids) for p in prompts)
+    sizes = [
+        int(p.grid.prod(-1).sum()) for p in prompts if p.grid is not None and p.features is None
+    ]
+    patches = 0  # of one pass, four to a token
+    if sizes:
+        patches = max(max(sizes), min(sum(sizes), 4 * PREFILL_TOKENS))
+    a_token = bytes_of_a_token(core) + itemsize * (6 * D + 5 * ff) + 8 * D
+    a_patch = 40 * core.config.vision_config.embed_dim * itemsize
+    return max(longest, PREFILL_TOKENS) * a_token + patches * a_patch
+
+
+def copied_bytes(core: torch.nn.Module) -> int:
+    """Count the bytes of the known linear layers' weights in the compute dtype."""
+    known = [as_plain_linear(module) for module in linear_layers(core).values()]
+    weights = sum(one[0].in_features * one[0].out_features for one in known if one)
+    return weights * logps.dtype_of(core).itemsize
+
+
+# --- the steps ---
+
+
+class Decoder:
+    """The rows that decode together: all that a step reads and writes, at addresses that stay.
+
+    `rows` rows take part, at the front of every buffer.
+    Row i of them is row row_ids[i] of the result, of prompt prompt_of_row[i].
+    A finished row emits padding until it is dropped.
+    A spare row, which only fills up a bucket, is finished from the start.
     """
 
-    def __init__(self, core, weights, prompts, special, G, T, draws, temperature, top_p, top_k):
-        self.core, self.weights, self.T, self.sampling = (
-            core,
-            weights,
-            T,
-            (temperature, top_p, top_k),
-        )
-        device, dtype, config = core.device, weights.dtype, core.config.text_config
-        N, B, L = len(prompts), len(prompts) * G, config.num_hidden_layers
-        self.H, self.KV, self.K = (
-            config.num_attention_heads,
-            config.num_key_value_heads,
-            config.hidden_size // config.num_attention_heads,
-        )
-        self.graphed, self.graph = can_capture(device, weights), None
-        self.b = b = bucket(B) if self.graphed else B
-        spare = b - B  # rows that only fill up a bucket: ended from the start
+    def __init__(
+        self,
+        core: torch.nn.Module,
+        weights: SimpleNamespace,
+        prompts: list[data.Prompt],
+        special: SimpleNamespace,
+        G: int,
+        draws: torch.Tensor | None,
+        sampling: object,
+        sample: Callable,
+    ) -> None:
+        """Allocate the buffers and prefill the prompts.
+
+        draws: (N * G, T) uniform numbers, or None to be greedy.
+        sampling, sample: rollout.Sampling and rollout.sample; rollout imports this module.
+        """
+        self.core, self.weights = core, weights
+        self.sampling, self.sample = sampling, sample
+        device, T = core.device, sampling.max_tokens
+        config = core.config.text_config
+        self.H, self.KV = config.num_attention_heads, config.num_key_value_heads
+        self.K = config.hidden_size // self.H
+        self.graphed = can_capture(device, weights)
+        self.graph = None
+        N, B = len(prompts), len(prompts) * G
+        self.rows = bucket(B) if self.graphed else B
+        spare = self.rows - B
 
         # what the prompts share
-        longest = max(len(p.ids) for p in prompts)
-        self.prefix = [
-            (
-                torch.zeros(N, self.KV, longest, self.K, dtype=dtype, device=device),
-                torch.zeros(N, self.KV, longest, self.K, dtype=dtype, device=device),
-            )
-            for _ in range(L)
-        ]
-        lengths = [len(p.ids) for p in prompts]
-        self.prefix_lengths = (
-            torch.tensor(lengths, device=device) if min(lengths) < longest else None
-        )
+        self.prefix = self.key_value_buffers(N, max(len(p.ids) for p in prompts))
+        lengths = torch.tensor([len(p.ids) for p in prompts])
+        self.prefix_lengths = lengths.to(device) if lengths.min() < lengths.max() else None
         states = self.prefill(prompts)  # (N, D)
-        self.state = torch.cat(
-            [states.repeat_interleave(G, 0), states.new_zeros(spare, states.shape[1])]
-        )  # (b, D)
-        first = min(p.following for p in prompts)
-        where = torch.arange(first, max(p.following for p in prompts) + T, device=device)
-        cos, sin = weights.rotary(
-            states[None], where[None, None].expand(3, 1, -1)
-        )  # in a response all three M-RoPE positions count 1, 2, 3, ...
-        half = self.K // 2
-        self.cos, self.sin = (
-            cos[0, :, None],
-            torch.cat([-sin[0, :, :half], sin[0, :, half:]], -1)[:, None],
-        )  # (positions, 1, K), the sign of rotate_half in sin
+        padding = states.new_zeros(spare, states.shape[1])
+        self.state = torch.cat([states.repeat_interleave(G, 0), padding])  # (rows, D)
+        starts = torch.tensor([p.next_position for p in prompts])
+        first = int(starts.min())
+        self.cos, self.sin = self.rotations(states, first, int(starts.max()) + T)
 
         # what each row has of its own
-        memory = (
-            torch.zeros if self.graphed else torch.empty
-        )  # a step that is not a graph reads nothing beyond what it has written: a CPU need not touch it
-        self.suffix = [
-            (
-                memory(b, self.KV, T, self.K, dtype=dtype, device=device),
-                memory(b, self.KV, T, self.K, dtype=dtype, device=device),
-            )
-            for _ in range(L)
-        ]
-        group = torch.arange(N).repeat_interleave(G)
-        self.following = torch.cat(
-            [
-                torch.tensor([p.following - first for p in prompts])[group],
-                torch.zeros(spare, dtype=torch.long),
-            ]
-        ).to(device)  # (b,)
-        self.group, self.members = (
-            group.tolist() + [None] * spare,
-            None,
-        )  # members None: the rows of a prompt are contiguous, G each
-        if self.graphed:
-            self.members = self.table(N, G).to(device)
-        self.live = torch.arange(b, device=device).clamp_max(B)  # (b,)
-        self.ended = self.live == B
-        self.tokens = torch.full((b,), special.pad_id, device=device)
-        self.t = torch.zeros(
-            1, dtype=torch.long, device=device
-        )  # how many of its own tokens each row has in its cache
+        self.suffix = self.key_value_buffers(self.rows, T, zeros=self.graphed)
+        prompt_of_row = torch.arange(N).repeat_interleave(G)
+        starts = (starts - first)[prompt_of_row]
+        self.start = torch.cat([starts, starts.new_zeros(spare)]).to(device)  # (rows,) in cos, sin
+        self.prompt_of_row = prompt_of_row.tolist() + [None] * spare
+        # None: the rows of a prompt are contiguous, G each.
+        self.members = self.rows_of_prompts(N, G).to(device) if self.graphed else None
+        self.row_ids = torch.arange(self.rows, device=device).clamp_max(B)
+        self.finished = self.row_ids == B
+        self.tokens = torch.full((self.rows,), special.pad_id, device=device)
+        self.length = torch.zeros(1, dtype=torch.long, device=device)  # own tokens in each cache
 
-        # what comes out, and what goes in
+        self.allocate_results(B, special, draws)
+
+    def allocate_results(
+        self, B: int, special: SimpleNamespace, draws: torch.Tensor | None
+    ) -> None:
+        """Allocate what comes out and what goes in; spare rows share the last row."""
+        device = self.core.device
+        T = self.sampling.max_tokens
         self.targets = torch.full((B + 1, T), special.pad_id, device=device)
         self.logp = torch.zeros(B + 1, T, device=device)
-        self.draws = (
-            None
-            if draws is None
-            else torch.cat([draws, draws.new_zeros(1, T)]).to(
-                device, torch.float32 if device.type == "mps" else torch.float64
-            )
-        )
-        self.eos, self.pad_id = torch.tensor(special.eos_ids, device=device), special.pad_id
-        self.banned = torch.zeros(config.vocab_size, dtype=torch.bool, device=device)
+        self.draws = None
+        if draws is not None:
+            dtype = torch.float32 if device.type == "mps" else torch.float64
+            self.draws = torch.cat([draws, draws.new_zeros(1, T)]).to(device, dtype)
+        self.eos = torch.tensor(special.eos_ids, device=device)
+        self.pad_id = special.pad_id
+        vocabulary = self.core.config.text_config.vocab_size
+        self.banned = torch.zeros(vocabulary, dtype=torch.bool, device=device)
         self.banned[special.vision_ids] = True
 
-    def prefill(self, prompts):
-        """Each prompt once: its keys and values into `prefix`; returns the states that say the first tokens, (N, D). Padded on the right, where causal attention needs no mask."""
-        order = sorted(range(len(prompts)), key=lambda n: len(prompts[n].ids))
-        passes = [[]]
-        for n in order:
-            if passes[-1] and (len(passes[-1]) + 1) * len(prompts[n].ids) > PREFILL_TOKENS:
-                passes.append([])
-            passes[-1].append(n)
+    def key_value_buffers(
+        self, rows: int, length: int, zeros: bool = True
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Allocate keys and values for every layer, (rows, KV, length, K) each.
+
+        zeros=False: a step that is not a graph reads only what it wrote, and a CPU touches no more.
+        """
+        allocate = torch.zeros if zeros else torch.empty
+        shape = (rows, self.KV, length, self.K)
+        options = {"dtype": self.weights.dtype, "device": self.core.device}
+        return [
+            (allocate(*shape, **options), allocate(*shape, **options))
+            for _ in range(self.core.config.text_config.num_hidden_layers)
+        ]
+
+    def rotations(
+        self, states: torch.Tensor, first: int, end: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tabulate cos and sin of positions first .. end, (positions, 1, K) each.
+
+        In a response all three M-RoPE positions are equal and count 1, 2, 3, ...
+        The sign of rotate_half is in sin.
+        """
+        positions = torch.arange(first, end, device=self.core.device)
+        cos, sin = self.weights.rotary(states[None], positions[None, None].expand(3, 1, -1))
+        half = self.K // 2
+        signed = torch.cat([-sin[0, :, :half], sin[0, :, half:]], -1)
+        return cos[0, :, None], signed[:, None]
+
+    def prefill(self, prompts: list[data.Prompt]) -> torch.Tensor:
+        """Read each prompt once: keys and values into `prefix`, and the last states (N, D) out."""
         states = [None] * len(prompts)
-        with logps.autocast(
-            self.core, cache_enabled=False
-        ):  # the cache would be a second copy of a fully trained model
-            for chosen in passes:
-                nothing = torch.zeros(len(chosen), 0)
+        # Without autocast's cache, which would be a second copy of a fully trained model.
+        with logps.autocast(self.core, cache_enabled=False):
+            for indices in prefill_passes([len(p.ids) for p in prompts]):
+                # Padded on the right, where causal attention needs no mask.
+                empty = torch.zeros(len(indices), 0)
                 batch = data.collate(
-                    [prompts[n] for n in chosen], nothing.long(), nothing, device=self.core.device
+                    [prompts[n] for n in indices], empty.long(), empty, device=self.core.device
                 )
                 cache = DynamicCache(config=self.core.config.text_config)
                 out = self.core.model.language_model(
@@ -448,31 +439,35 @@ class Decoder:
                     use_cache=True,
                 ).last_hidden_state
                 for (k, v), layer in zip(self.prefix, cache.layers):
-                    k[chosen, :, : layer.keys.shape[2]], v[chosen, :, : layer.keys.shape[2]] = (
-                        layer.keys.to(k.dtype),
-                        layer.values.to(v.dtype),
-                    )
-                for i, n in enumerate(chosen):
+                    P = layer.keys.shape[2]
+                    k[indices, :, :P] = layer.keys.to(k.dtype)
+                    v[indices, :, :P] = layer.values.to(v.dtype)
+                for i, n in enumerate(indices):
                     states[n] = out[i, len(prompts[n].ids) - 1]
         return torch.stack(states)
 
-    def table(self, N, M):
-        """members (N, M): which of the b rows belong to each prompt, -1 for none."""
-        members, seen = torch.full((N, M), -1), [0] * N
-        for i, n in enumerate(self.group):
+    def rows_of_prompts(self, N: int, M: int) -> torch.Tensor:
+        """List which rows belong to each prompt: (N, M), -1 for none."""
+        members = torch.full((N, M), -1)
+        counts = [0] * N
+        for i, n in enumerate(self.prompt_of_row):
             if n is not None:
-                members[n, seen[n]] = i
-                seen[n] += 1
+                members[n, counts[n]] = i
+                counts[n] += 1
         return members
 
-    def think(self, span=None):
-        """One token further: `tokens` (b,) -> `state` (b, D). span: how many of the rows' own tokens there are with this one, if the host knows (no mask, nothing of the
-        cache read beyond it); None: as `t` says, and rows that ended cost no attention."""
-        w, b, H, KV, K = self.weights, self.b, self.H, self.KV, self.K
+    def forward_one_token(self, span: int | None = None) -> None:
+        """Feed each row its token: `tokens` (rows,) -> `state` (rows, D).
+
+        span: a row's own tokens with this one, if the host knows them; nothing beyond is read.
+        None: as `length` says, and finished rows cost no attention.
+        """
+        w = self.weights
+        b, H, KV, K = self.rows, self.H, self.KV, self.K
         h = w.embed(self.tokens[:b])  # (b, D)
-        at = self.following[:b] + self.t
-        cos, sin = self.cos[at], self.sin[at]  # (b, 1, K)
-        lengths = None if span else torch.where(self.ended[:b], 0, self.t + 1)
+        position = self.start[:b] + self.length
+        cos, sin = self.cos[position], self.sin[position]  # (b, 1, K)
+        lengths = None if span else torch.where(self.finished[:b], 0, self.length + 1)
         for layer, (prefix_k, prefix_v), (suffix_k, suffix_v) in zip(
             w.layers, self.prefix, self.suffix
         ):
@@ -480,9 +475,9 @@ class Decoder:
             qk, v = y[:, : (H + KV) * K].view(b, H + KV, K), y[:, (H + KV) * K :].view(b, KV, 1, K)
             swapped = qk.view(b, H + KV, 2, K // 2).flip(2).view(b, H + KV, K)
             qk = torch.addcmul(qk * cos, swapped, sin).to(w.dtype)  # rotated
-            suffix_k[:b].index_copy_(2, self.t, qk[:, H:, None])
-            suffix_v[:b].index_copy_(2, self.t, v)
-            seen = kernels.shared_prefix_attention(
+            suffix_k[:b].index_copy_(2, self.length, qk[:, H:, None])
+            suffix_v[:b].index_copy_(2, self.length, v)
+            attended = kernels.shared_prefix_attention(
                 qk[:, :H],
                 prefix_k,
                 prefix_v,
@@ -492,122 +487,139 @@ class Decoder:
                 self.prefix_lengths,
                 lengths,
             )  # (b, H, K)
-            h = h + layer.o(seen.reshape(b, H * K))
+            h = h + layer.o(attended.reshape(b, H * K))
             gate, up = layer.gate_up(layer.norm2(h)).chunk(2, -1)
             h = h + layer.down(layer.act(gate) * up)
         self.state[:b] = w.norm(h)
-        self.t += 1
+        self.length += 1
 
-    def speak(self):
-        """`state` -> the next token of each row and its log-prob, into `tokens`, `targets` and `logp`. Rows that ended say padding."""
-        b, (temperature, top_p, top_k) = self.b, self.sampling
-        uniform = None if self.draws is None else self.draws[self.live[:b], self.t]  # (b,)
-        if self.weights.head is not None and (top_p, top_k) == (1.0, 0):
+    def sample_one_token(self) -> None:
+        """Sample from `state` each row's next token and its log-prob; a finished row's is padding.
+
+        They go into `tokens`, `targets` and `logp`.
+        """
+        b = self.rows
+        sampling, weights = self.sampling, self.weights
+        row_ids, state = self.row_ids[:b], self.state[:b]
+        uniform = None if self.draws is None else self.draws[row_ids, self.length]  # (b,)
+        if weights.head is not None and (sampling.top_p, sampling.top_k) == (1.0, 0):
             tokens, logp = kernels.head_sample(
-                self.state[:b].to(self.weights.dtype),
-                self.weights.head,
-                self.banned,
-                uniform,
-                temperature,
+                state.to(weights.dtype), weights.head, self.banned, uniform, sampling.temperature
             )
         else:
-            tokens, logp = sample(
-                self.weights.logits(self.state[:b]).float().masked_fill(self.banned, -torch.inf),
-                uniform,
-                temperature,
-                top_p,
-                top_k,
-            )
-        ended = self.ended[:b]
-        tokens, logp = torch.where(ended, self.pad_id, tokens), torch.where(ended, 0.0, logp)
-        self.targets[self.live[:b], self.t], self.logp[self.live[:b], self.t] = tokens, logp
+            logits = weights.logits(state).float().masked_fill(self.banned, -torch.inf)
+            tokens, logp = self.sample(logits, uniform, sampling)
+        finished = self.finished[:b]
+        tokens = torch.where(finished, self.pad_id, tokens)
+        self.targets[row_ids, self.length] = tokens
+        self.logp[row_ids, self.length] = torch.where(finished, 0.0, logp)
         self.tokens[:b] = tokens
-        ended |= torch.isin(tokens, self.eos)
+        finished |= torch.isin(tokens, self.eos)
 
-    def leave(self, keep, b):
-        """Rows other than `keep` (indices, ascending) leave: those move to the front of every buffer, and b >= len(keep) rows go on."""
-        n, said = len(keep), int(self.t)
+    def drop_finished_rows(self, keep: torch.Tensor, rows: int) -> None:
+        """Move the rows `keep` (indices, ascending) to the front; `rows` >= len(keep) go on."""
+        n, length = len(keep), int(self.length)
         for k, v in self.suffix:
-            k[:n, :, :said], v[:n, :, :said] = k[keep, :, :said], v[keep, :, :said]
-        for buffer in (self.following, self.live, self.tokens, self.ended, self.state):
+            k[:n, :, :length] = k[keep, :, :length]
+            v[:n, :, :length] = v[keep, :, :length]
+        for buffer in (self.start, self.row_ids, self.tokens, self.finished, self.state):
             buffer[:n] = buffer[keep]
-        self.live[n:], self.ended[n:] = len(self.targets) - 1, True
-        self.group = [self.group[i] for i in keep.tolist()] + [None] * (b - n)
-        self.b = b
+        self.row_ids[n:] = len(self.targets) - 1
+        self.finished[n:] = True
+        self.prompt_of_row = [self.prompt_of_row[i] for i in keep.tolist()] + [None] * (rows - n)
+        self.rows = rows
         if self.graphed:  # at the same address, and as wide as ever
-            self.members.copy_(self.table(*self.members.shape))
-            self.graph = None  # for more rows than there will ever be again; the host has just waited, so it is not running
+            self.members.copy_(self.rows_of_prompts(*self.members.shape))
+            # The graph is for more rows. It is not running: the host has just waited.
+            self.graph = None
             return
-        there = sorted(set(self.group))  # prompts without a row leave too
-        if len(there) < len(self.prefix[0][0]):
-            for i, (k, v) in enumerate(self.prefix):  # a layer at a time, as each is a copy
-                self.prefix[i] = (k[there], v[there])
-            self.prefix_lengths = (
-                None if self.prefix_lengths is None else self.prefix_lengths[there]
-            )
-            self.group = [there.index(n) for n in self.group]
-        self.members = self.table(len(there), max(map(self.group.count, set(self.group)))).to(
-            keep.device
-        )
+        self.drop_prompts_without_rows()
+        most = max(map(self.prompt_of_row.count, set(self.prompt_of_row)))
+        self.members = self.rows_of_prompts(len(self.prefix[0][0]), most).to(keep.device)
 
-    def run(self):
-        """Decodes to the end. Returns targets (B, T) and logp (B, T) on the CPU."""
-        self.speak()
-        every = (
-            16 if self.graphed else 1
-        )  # the host asks who has ended: a GPU would wait for the answer
-        for said in range(1, self.T):
-            if (said - 1) % every == 0:
-                running = (~self.ended[: self.b]).nonzero()[:, 0]
+    def drop_prompts_without_rows(self) -> None:
+        """Free the keys and values of prompts whose rows have all finished."""
+        left = sorted(set(self.prompt_of_row))
+        if len(left) == len(self.prefix[0][0]):
+            return
+        for i, (k, v) in enumerate(self.prefix):  # a layer at a time, as each is a copy
+            self.prefix[i] = (k[left], v[left])
+        if self.prefix_lengths is not None:
+            self.prefix_lengths = self.prefix_lengths[left]
+        self.prompt_of_row = [left.index(n) for n in self.prompt_of_row]
+
+    def run(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Decode to the end: targets (B, T) and logp (B, T) on the CPU."""
+        self.sample_one_token()
+        # The host asks which rows are finished. A GPU would have to wait for the answer.
+        every = 16 if self.graphed else 1
+        for length in range(1, self.sampling.max_tokens):
+            if (length - 1) % every == 0:
+                running = (~self.finished[: self.rows]).nonzero()[:, 0]
                 n = len(running)
                 if n == 0:
                     break
                 rows = bucket(n) if self.graphed else n
-                if rows < self.b and (
-                    self.graphed or n <= 0.75 * self.b
-                ):  # moving costs about as much as a few steps
-                    self.leave(running, rows)
+                # Moving rows costs about as much as a few steps.
+                if rows < self.rows and (self.graphed or n <= 0.75 * self.rows):
+                    self.drop_finished_rows(running, rows)
             if self.graphed:
                 self.graph = self.graph or self.capture()
                 self.graph.replay()
             else:
-                self.think(said)
-                self.speak()
+                self.forward_one_token(length)
+                self.sample_one_token()
         return self.targets[:-1].cpu(), self.logp[:-1].cpu()
 
-    def capture(self):
-        """`think` and `speak` for b rows as a CUDA graph. Warmed up first, on another stream, as torch asks for: kernels are compiled and workspaces allocated there. What the
-        warm-up said is taken back; what it wrote behind `t` is written again by the replay."""
-        kept = [
-            (buffer, buffer.clone()) for buffer in (self.tokens, self.ended, self.t, self.state)
-        ]
+    def capture(self) -> "torch.cuda.CUDAGraph":
+        """Capture one step for the present rows as a CUDA graph, warmed up on another stream.
+
+        The warm-up compiles kernels and allocates workspaces; its tokens are taken back.
+        What it wrote beyond `length` is written again by the replay.
+        """
+        buffers = (self.tokens, self.finished, self.length, self.state)
+        kept = [(buffer, buffer.clone()) for buffer in buffers]
         stream = side_stream(self.core.device)
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(2):
-                self.think()
-                self.speak()
+                self.forward_one_token()
+                self.sample_one_token()
                 for buffer, value in kept:
                     buffer.copy_(value)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            self.think()
-            self.speak()
+            self.forward_one_token()
+            self.sample_one_token()
         return graph
 
 
+def prefill_passes(lengths: list[int]) -> Iterator[list[int]]:
+    """Group prompts of about one length: indices of at most PREFILL_TOKENS, padding counted."""
+    indices = []
+    for n in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if indices and (len(indices) + 1) * lengths[n] > PREFILL_TOKENS:
+            yield indices
+            indices = []
+        indices.append(n)
+    yield indices
+
+
 @functools.cache
-def side_stream(device):
-    """The stream to warm up on, always the same: torch keeps a workspace for each that was ever multiplied on."""
+def side_stream(device: torch.device) -> "torch.cuda.Stream":
+    """Return the stream to warm up on, always the same: torch keeps a workspace for each."""
     return torch.cuda.Stream(device)
 
 
-def can_capture(device, weights):
-    """Whether a step can be a CUDA graph: not with layers whose forward is not ours, which may read values on the host (8-bit layers do)."""
+def can_capture(device: torch.device, weights: SimpleNamespace) -> bool:
+    """Say whether a step can be a CUDA graph.
+
+    A layer's own forward may read values on the host, as 8-bit layers do.
+    """
     return device.type == "cuda" and not weights.foreign
 
 
-def bucket(rows):
-    """The number of rows, at least this many, that a CUDA graph is captured for."""
+def bucket(rows: int) -> int:
+    """Round the number of rows up to one that a CUDA graph is captured for."""
     return next((size for size in BUCKETS if size >= rows), -(-rows // 32) * 32)

@@ -1,16 +1,15 @@
-"""The two operations of a decode step that are more than matrix products, each in plain torch and in Triton.
+"""The two operations of a decode step that are more than matrix products, in torch and in Triton.
 
-`shared_prefix_attention`: grouped-query attention of one new token a row, over the prompt its group shares and its own suffix.
-`head_sample`: the output head, one draw a row and its log-prob; in Triton without ever holding the (B, V) logits.
+    shared_prefix_attention    one new token a row, over the group's prompt and the row's suffix
+    head_sample                output head, one draw a row and its log-prob
 
-Each comes as `x_reference`, a few lines of torch that are the CPU path and what the other is tested against, `x_triton` with the same
-signature, and `x`, which takes the second where it can. Nothing here reads a value on the host: a step made of these can be captured in a
-CUDA graph, and lengths and members refreshed in place between replays. Triton comes with the CUDA builds of torch; without it all works.
+`x_reference` is a few lines of torch: the CPU path, and what the other is tested against.
+`x_triton` has the same signature; `x` takes it where it can (Triton comes with torch for CUDA).
+Nothing here reads a value on the host, so a step can be captured in a CUDA graph, and lengths and
+members refreshed in place between replays.
 
-Not `kernels.py`: that name is a package of Hugging Face's, which transformers and bitsandbytes import where it is installed.
-
-Dimension key: N prompts, M rows of a prompt at most, B rows, P prompt length, T suffix length, V vocabulary, D model width, H query heads,
-KV key/value heads, R = H / KV query heads to each of them, K head size.
+N prompts, M rows of a prompt at most, B rows, P prompt length, T suffix length, V vocabulary,
+D model width, H query heads, KV key/value heads, R = H / KV query heads to each, K head size.
 """
 
 import torch
@@ -23,33 +22,29 @@ except ImportError:
     triton = None
 
 TRITON_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-TRITON_HEAD_SIZES = (
-    16,
-    32,
-    64,
-    128,
-)  # powers of two, because tiles are, and what fits into shared memory
+TRITON_HEAD_SIZES = (16, 32, 64, 128)  # powers of two, as tiles are; what shared memory holds
 
 
-# --- attention of one new token a row -----------------------------------------------------------------------------------------------------
+# --- attention of one new token a row ---
 
 
 def shared_prefix_attention(
-    q,
-    prefix_k,
-    prefix_v,
-    suffix_k,
-    suffix_v,
-    members=None,
-    prefix_lengths=None,
-    suffix_lengths=None,
-):
-    """One decode step of attention over [prompt | own suffix], the prompt stored and read once a group (Hydragen, arXiv:2402.05099). Returns (B, H, K) in q.dtype.
+    q: torch.Tensor,
+    prefix_k: torch.Tensor,
+    prefix_v: torch.Tensor,
+    suffix_k: torch.Tensor,
+    suffix_v: torch.Tensor,
+    members: torch.Tensor | None = None,
+    prefix_lengths: torch.Tensor | None = None,
+    suffix_lengths: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Attend over [prompt | own suffix], the prompt read once a group (Hydragen, 2402.05099).
 
-    q: (B, H, K), rotated and not yet scaled. prefix_k, prefix_v: (N, KV, P, K). suffix_k, suffix_v: (B or more, KV, T, K), of which the first
-    B count; views of larger buffers are fine. members: (N, M) long, for each prompt the rows of q that belong to it, and -1 for nobody; None:
-    the rows of a prompt are contiguous and B = N * M. prefix_lengths (N,), suffix_lengths (B,) long: how many positions count, None for
-    all; what lies beyond must be finite. A row without suffix, or one that no prompt names, has ended: it costs little and comes back as zeros.
+    q: (B, H, K), rotated, not yet scaled. prefix_k, prefix_v: (N, KV, P, K).
+    suffix_k, suffix_v: (B or more, KV, T, K); the first B count. Views of larger buffers are fine.
+    members: (N, M), each prompt's rows of q, -1 for none; None: contiguous, B = N * M.
+    prefix_lengths (N,), suffix_lengths (B,): positions that count; beyond, values must be finite.
+    Returns (B, H, K) in q.dtype: zeros for a row without suffix or prompt, which costs little.
     """
     fits = (
         triton is not None
@@ -62,66 +57,58 @@ def shared_prefix_attention(
 
 
 def shared_prefix_attention_reference(
-    q,
-    prefix_k,
-    prefix_v,
-    suffix_k,
-    suffix_v,
-    members=None,
-    prefix_lengths=None,
-    suffix_lengths=None,
-):
-    """The same in torch: two matrix products for the scores, one softmax over both, two products for the output.
-
-    Two softmaxes merged by log-sum-exp, and torch's flash attention for the CPU, which is private, took the same time within 15 % (P 60 to 944, B 8 to
-    128). Low precision is computed in float32, which on a CPU with bf16 took about as long and erred a quarter as much.
-    """
-    (B, H, K), (N, KV, P, _), T, dtype = q.shape, prefix_k.shape, suffix_k.shape[2], q.dtype
-    R, suffix_k, suffix_v = H // KV, suffix_k[:B], suffix_v[:B]
+    q: torch.Tensor,
+    prefix_k: torch.Tensor,
+    prefix_v: torch.Tensor,
+    suffix_k: torch.Tensor,
+    suffix_v: torch.Tensor,
+    members: torch.Tensor | None = None,
+    prefix_lengths: torch.Tensor | None = None,
+    suffix_lengths: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Do the same in torch: one softmax over the scores of prompt and suffix."""
+    # Two softmaxes merged by log-sum-exp took the same time within 15 % (P 60 to 944, B 8 to 128),
+    # and so did torch's private flash attention for the CPU.
+    (B, H, K), (N, KV, P, _), T = q.shape, prefix_k.shape, suffix_k.shape[2]
+    R, dtype = H // KV, q.dtype
+    suffix_k, suffix_v = suffix_k[:B], suffix_v[:B]
     if dtype in (torch.float16, torch.bfloat16):
-        q, prefix_k, prefix_v, suffix_k, suffix_v = (
-            q.float(),
-            prefix_k.float(),
-            prefix_v.float(),
-            suffix_k.float(),
-            suffix_v.float(),
-        )
+        # Low precision takes about as long on a CPU, and errs four times as much.
+        q, prefix_k, prefix_v = q.float(), prefix_k.float(), prefix_v.float()
+        suffix_k, suffix_v = suffix_k.float(), suffix_v.float()
 
-    def by_group(x):  # (B, KV, R, X) -> (N, KV, M, R, X); nobody, -1, reads the last row
-        return (x.view(N, B // N, KV, R, -1) if members is None else x[members]).transpose(1, 2)
+    def by_group(x: torch.Tensor) -> torch.Tensor:  # (B, KV, R, X) -> (N, KV, M, R, X)
+        if members is None:
+            return x.view(N, B // N, KV, R, -1).transpose(1, 2)
+        return x[members].transpose(1, 2)  # -1, no row, reads the last one
 
-    def by_row(x):  # and back; nobody writes to a spare last row
+    def by_row(x: torch.Tensor) -> torch.Tensor:  # and back
         x = x.transpose(1, 2)
-        return (
-            x.reshape(B, KV, R, -1)
-            if members is None
-            else x.new_zeros(B + 1, *x.shape[2:]).index_put_((members,), x)[:B]
-        )
+        if members is None:
+            return x.reshape(B, KV, R, -1)
+        spare = x.new_zeros(B + 1, *x.shape[2:])  # -1, no row, writes to the spare last one
+        return spare.index_put_((members,), x)[:B]
+
+    def beyond(lengths: torch.Tensor, size: int) -> torch.Tensor:
+        return torch.arange(size, device=q.device) >= lengths[:, None]
 
     rows = q.reshape(B, KV, R, K)
     groups = by_group(rows)  # (N, KV, M, R, K)
-    prefix = torch.bmm(groups.reshape(N * KV, -1, K), prefix_k.flatten(0, 1).transpose(1, 2)).view(
-        N, KV, -1, R, P
-    )
-    suffix = torch.bmm(rows.flatten(0, 1), suffix_k.flatten(0, 1).transpose(1, 2)).view(B, KV, R, T)
+    prefix = torch.bmm(groups.reshape(N * KV, -1, K), prefix_k.flatten(0, 1).transpose(1, 2))
+    prefix = prefix.view(N, KV, -1, R, P)
+    suffix = torch.bmm(rows.flatten(0, 1), suffix_k.flatten(0, 1).transpose(1, 2))
+    suffix = suffix.view(B, KV, R, T)
     if prefix_lengths is not None:
-        prefix = prefix.masked_fill(
-            (torch.arange(P, device=q.device) >= prefix_lengths[:, None])[:, None, None, None],
-            -torch.inf,
-        )
+        hidden = beyond(prefix_lengths, P)[:, None, None, None]
+        prefix = prefix.masked_fill(hidden, -torch.inf)
     if suffix_lengths is not None:
-        suffix = suffix.masked_fill(
-            (torch.arange(T, device=q.device) >= suffix_lengths[:, None])[:, None, None], -torch.inf
-        )
-    probs = (
-        torch.cat([prefix, by_group(suffix)], -1).mul_(K**-0.5).softmax(-1)
-    )  # (N, KV, M, R, P + T)
-    seen_prefix = torch.bmm(probs[..., :P].reshape(N * KV, -1, P), prefix_v.flatten(0, 1)).view(
-        N, KV, -1, R, K
-    )  # (N, KV, M, R, K)
-    seen_suffix = torch.bmm(
-        by_row(probs[..., P:]).reshape(B * KV, R, T), suffix_v.flatten(0, 1)
-    ).view(B, KV, R, K)  # (B, KV, R, K)
+        suffix = suffix.masked_fill(beyond(suffix_lengths, T)[:, None, None], -torch.inf)
+    scores = torch.cat([prefix, by_group(suffix)], -1)  # (N, KV, M, R, P + T)
+    probs = scores.mul_(K**-0.5).softmax(-1)
+    seen_prefix = torch.bmm(probs[..., :P].reshape(N * KV, -1, P), prefix_v.flatten(0, 1))
+    seen_prefix = seen_prefix.view(N, KV, -1, R, K)  # (N, KV, M, R, K)
+    own = by_row(probs[..., P:]).reshape(B * KV, R, T)
+    seen_suffix = torch.bmm(own, suffix_v.flatten(0, 1)).view(B, KV, R, K)
     out = by_row(seen_prefix) + seen_suffix
     if suffix_lengths is not None:
         out = torch.where((suffix_lengths > 0)[:, None, None, None], out, 0)
@@ -129,16 +116,16 @@ def shared_prefix_attention_reference(
 
 
 def shared_prefix_attention_triton(
-    q,
-    prefix_k,
-    prefix_v,
-    suffix_k,
-    suffix_v,
-    members=None,
-    prefix_lengths=None,
-    suffix_lengths=None,
-):
-    """The same in Triton: float32 partial outputs and their log-sum-exps, of splits of the prefix and of the suffix, and a second small kernel that merges them."""
+    q: torch.Tensor,
+    prefix_k: torch.Tensor,
+    prefix_v: torch.Tensor,
+    suffix_k: torch.Tensor,
+    suffix_v: torch.Tensor,
+    members: torch.Tensor | None = None,
+    prefix_lengths: torch.Tensor | None = None,
+    suffix_lengths: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Do the same in Triton: partial outputs and their log-sum-exps, merged by a second kernel."""
     (B, H, K), (N, KV, P, _), T = q.shape, prefix_k.shape, suffix_k.shape[2]
     M, R = B // N if members is None else members.shape[1], H // KV
     assert all(
@@ -149,109 +136,63 @@ def shared_prefix_attention_triton(
         "keys and values lie alike"
     )
     assert all(x is None or x.is_contiguous() for x in (members, prefix_lengths, suffix_lengths))
-    most, BN = (
-        (64, 64) if q.element_size() == 2 else (16, 16)
-    )  # float32 has no tensor cores: larger tiles would not fit into registers
-    BQ, BR = (
-        min(most, max(16, triton.next_power_of_2(M * R))),
-        max(16, triton.next_power_of_2(R)),
-    )  # query rows to a tile; 16 is the least that tl.dot takes
+    # float32 has no tensor cores: larger tiles would not fit into registers.
+    most = BN = 64 if q.element_size() == 2 else 16
+    # Query rows to a tile; 16 is the least that tl.dot takes.
+    BQ = min(most, max(16, triton.next_power_of_2(M * R)))
+    BR = max(16, triton.next_power_of_2(R))
     tiles = triton.cdiv(M * R, BQ)
     splits = prefix_splits(P, N * KV * tiles, q.device)
     parts = torch.empty(B, H, splits + 1, K, dtype=torch.float32, device=q.device)
-    lse, out = (
-        parts.new_empty(B, H, splits + 1),
-        torch.empty(B, H, K, dtype=q.dtype, device=q.device),
-    )
+    lse = parts.new_empty(B, H, splits + 1)
+    out = torch.empty(B, H, K, dtype=q.dtype, device=q.device)
     if members is not None and suffix_lengths is None:
-        lse.fill_(
-            -torch.inf
-        )  # a row that no prompt names: no program writes it, and no length says so
+        # No program writes a row that no prompt names, and no length says so.
+        lse.fill_(-torch.inf)
     _attention_parts[(N * KV, splits * tiles + M)](
-        q,
-        prefix_k,
-        prefix_v,
-        suffix_k,
-        suffix_v,
-        members,
-        prefix_lengths,
-        suffix_lengths,
-        parts,
-        lse,
-        P,
-        T,
-        M,
-        tiles,
-        K**-0.5,
-        *q.stride()[:2],
-        *prefix_k.stride()[:3],
-        *suffix_k.stride()[:3],
-        H=H,
-        KV=KV,
-        R=R,
-        K=K,
-        SPLITS=splits,
-        BQ=BQ,
-        BR=BR,
-        BN=BN,
-        num_warps=4,
-        num_stages=2,
-    )
+        q, prefix_k, prefix_v, suffix_k, suffix_v,
+        members, prefix_lengths, suffix_lengths, parts, lse,
+        P, T, M, tiles, K**-0.5,
+        *q.stride()[:2], *prefix_k.stride()[:3], *suffix_k.stride()[:3],
+        H=H, KV=KV, R=R, K=K, SPLITS=splits, BQ=BQ, BR=BR, BN=BN,
+        num_warps=4, num_stages=2,
+    )  # fmt: skip
+    slots = splits + 1
     _attention_merge[(B, H)](
-        parts,
-        lse,
-        suffix_lengths,
-        out,
-        H=H,
-        K=K,
-        SLOTS=splits + 1,
-        BS=triton.next_power_of_2(splits + 1),
-        num_warps=4,
-    )
+        parts, lse, suffix_lengths, out,
+        H=H, K=K, SLOTS=slots, BS=triton.next_power_of_2(slots), num_warps=4,
+    )  # fmt: skip
     return out
 
 
-def prefix_splits(P, programs, device):
-    """In how many parts the prefix is read: enough to give every multiprocessor one, of 256 tokens at least. From shapes alone, so that a CUDA graph keeps it."""
-    processors = (
-        torch.cuda.get_device_properties(device).multi_processor_count
-        if device.type == "cuda"
-        else 1
-    )
+def prefix_splits(P: int, programs: int, device: torch.device) -> int:
+    """Choose into how many parts the prefix is read: one a multiprocessor, of 256 tokens or more.
+
+    From shapes alone, so that a CUDA graph keeps it.
+    """
+    processors = 1
+    if device.type == "cuda":
+        processors = torch.cuda.get_device_properties(device).multi_processor_count
     return max(1, min(-(-processors // programs), P // 256))
 
 
 if triton is not None:
-    # "ieee": float32 products in full, as the reference has them; the default would round their factors to TF32
+    # "ieee": float32 products in full, as in the reference. The default rounds factors to TF32.
 
     @triton.jit
     def _attend(
-        q,
-        k,
-        v,
-        parts,
-        lse,
-        row,
-        head,
-        here,
-        slot,
-        begin,
-        end,
-        scale,
-        stride_row,
-        stride_head,
-        stride_k,
-        H: tl.constexpr,
-        K: tl.constexpr,
-        SLOTS: tl.constexpr,
-        BQ: tl.constexpr,
-        BN: tl.constexpr,
-    ):
-        """BQ queries, each a (row, head), over the positions begin .. end of one k, v (., K); into their slot go the output (K) and the log-sum-exp, -inf if there is no position."""
+        q, k, v, parts, lse, row, head, valid, slot, begin, end, scale,
+        stride_row, stride_head, stride_k,
+        H: tl.constexpr, K: tl.constexpr, SLOTS: tl.constexpr, BQ: tl.constexpr, BN: tl.constexpr,
+    ):  # fmt: skip
+        """Attend from BQ queries, each a (row, head), to positions begin .. end of one k, v (., K).
+
+        The output (K) and the log-sum-exp go into their slot; -inf if there is no position.
+        """
         width, offset = tl.arange(0, K), tl.arange(0, BN)
         queries = tl.load(
             q + (row * stride_row + head * stride_head)[:, None] + width[None, :],
-            mask=here[:, None],
+            mask=valid[:, None],
             other=0.0,
         )  # (BQ, K)
         top = tl.full((BQ,), float("-inf"), tl.float32)
@@ -280,47 +221,27 @@ if triton is not None:
             total = total * shrink + tl.sum(probs, 1)
             top = higher
         total = tl.where(total > 0, total, 1.0)  # no position: 0 / 1, and -inf + log 1
-        at = (row * H + head) * SLOTS + slot
-        tl.store(parts + at[:, None] * K + width[None, :], acc / total[:, None], mask=here[:, None])
-        tl.store(lse + at, top + tl.log(total), mask=here)
+        index = (row * H + head) * SLOTS + slot
+        tl.store(
+            parts + index[:, None] * K + width[None, :], acc / total[:, None], mask=valid[:, None]
+        )
+        tl.store(lse + index, top + tl.log(total), mask=valid)
 
-    @triton.jit(
-        do_not_specialize=["P", "T", "M", "tiles"]
-    )  # they change from call to call: no compilation for each
+    # These change from call to call: no compilation for each.
+    @triton.jit(do_not_specialize=["P", "T", "M", "tiles"])
     def _attention_parts(
-        q,
-        prefix_k,
-        prefix_v,
-        suffix_k,
-        suffix_v,
-        members,
-        prefix_lengths,
-        suffix_lengths,
-        parts,
-        lse,
-        P,
-        T,
-        M,
-        tiles,
-        scale,
-        q_row,
-        q_head,
-        prefix_n,
-        prefix_kv,
-        prefix_p,
-        suffix_b,
-        suffix_kv,
-        suffix_t,
-        H: tl.constexpr,
-        KV: tl.constexpr,
-        R: tl.constexpr,
-        K: tl.constexpr,
-        SPLITS: tl.constexpr,
-        BQ: tl.constexpr,
-        BR: tl.constexpr,
-        BN: tl.constexpr,
-    ):
-        """Grid (N * KV, SPLITS * tiles + M): first, for each tile of the group's M * R queries, the splits of the prefix; then each member's R queries over its own suffix."""
+        q, prefix_k, prefix_v, suffix_k, suffix_v,
+        members, prefix_lengths, suffix_lengths, parts, lse,
+        P, T, M, tiles, scale,
+        q_row, q_head, prefix_n, prefix_kv, prefix_p, suffix_b, suffix_kv, suffix_t,
+        H: tl.constexpr, KV: tl.constexpr, R: tl.constexpr, K: tl.constexpr,
+        SPLITS: tl.constexpr, BQ: tl.constexpr, BR: tl.constexpr, BN: tl.constexpr,
+    ):  # fmt: skip
+        """Compute the partial outputs; grid (N * KV, SPLITS * tiles + M).
+
+        First, for each tile of the group's M * R queries, the splits of the prefix.
+        Then each member's R queries over its own suffix.
+        """
         n, kv = (tl.program_id(0) // KV).to(tl.int64), tl.program_id(0) % KV
         job = tl.program_id(1)
         if job < SPLITS * tiles:
@@ -330,87 +251,53 @@ if triton is not None:
                 rows = tl.where(member < M, n * M + member, -1)
             else:
                 rows = tl.load(members + n * M + member, mask=member < M, other=-1)
-            some = rows >= 0
+            valid = rows >= 0
             if suffix_lengths is not None:
-                some = some & (tl.load(suffix_lengths + rows, mask=some, other=0) > 0)
-            if tl.max(some.to(tl.int32), 0) > 0:
+                valid = valid & (tl.load(suffix_lengths + rows, mask=valid, other=0) > 0)
+            if tl.max(valid.to(tl.int32), 0) > 0:
                 length = P
                 if prefix_lengths is not None:
                     length = tl.load(prefix_lengths + n).to(tl.int32)
                 share = tl.cdiv(tl.cdiv(length, SPLITS), BN) * BN
                 begin = (job % SPLITS) * share
                 base = n * prefix_n + kv * prefix_kv
+                end = tl.minimum(length, begin + share)
                 _attend(
-                    q,
-                    prefix_k + base,
-                    prefix_v + base,
-                    parts,
-                    lse,
-                    rows,
-                    kv * R + query % R,
-                    some,
-                    job % SPLITS,
-                    begin,
-                    tl.minimum(length, begin + share),
-                    scale,
-                    q_row,
-                    q_head,
-                    prefix_p,
-                    H,
-                    K,
-                    SPLITS + 1,
-                    BQ,
-                    BN,
-                )
+                    q, prefix_k + base, prefix_v + base, parts, lse,
+                    rows, kv * R + query % R, valid, job % SPLITS, begin, end, scale,
+                    q_row, q_head, prefix_p, H, K, SPLITS + 1, BQ, BN,
+                )  # fmt: skip
         else:
             own = job - SPLITS * tiles
             if members is None:
-                one = n * M + own
+                row = n * M + own
             else:
-                one = tl.load(members + n * M + own)
+                row = tl.load(members + n * M + own)
             count = T
             if suffix_lengths is not None:
-                count = tl.load(suffix_lengths + one, mask=one >= 0, other=0).to(tl.int32)
-            if (one >= 0) & (count > 0):
+                count = tl.load(suffix_lengths + row, mask=row >= 0, other=0).to(tl.int32)
+            if (row >= 0) & (count > 0):
                 heads = tl.arange(0, BR)
-                start = one * suffix_b + kv * suffix_kv
+                start = row * suffix_b + kv * suffix_kv
+                same = row + tl.zeros((BR,), tl.int64)
                 _attend(
-                    q,
-                    suffix_k + start,
-                    suffix_v + start,
-                    parts,
-                    lse,
-                    one + tl.zeros((BR,), tl.int64),
-                    kv * R + heads,
-                    heads < R,
-                    SPLITS,
-                    0,
-                    count,
-                    scale,
-                    q_row,
-                    q_head,
-                    suffix_t,
-                    H,
-                    K,
-                    SPLITS + 1,
-                    BR,
-                    BN,
-                )
+                    q, suffix_k + start, suffix_v + start, parts, lse,
+                    same, kv * R + heads, heads < R, SPLITS, 0, count, scale,
+                    q_row, q_head, suffix_t, H, K, SPLITS + 1, BR, BN,
+                )  # fmt: skip
 
     @triton.jit
     def _attention_merge(
-        parts,
-        lse,
-        suffix_lengths,
-        out,
-        H: tl.constexpr,
-        K: tl.constexpr,
-        SLOTS: tl.constexpr,
-        BS: tl.constexpr,
-    ):
-        """Grid (B, H): the parts weighted by the softmax of their log-sum-exps; zeros for a row that has ended, whose parts nobody wrote."""
+        parts, lse, suffix_lengths, out,
+        H: tl.constexpr, K: tl.constexpr, SLOTS: tl.constexpr, BS: tl.constexpr,
+    ):  # fmt: skip
+        """Merge the parts by the softmax of their log-sum-exps; grid (B, H).
+
+        Zeros for a finished row, whose parts no program wrote.
+        """
         row = tl.program_id(0).to(tl.int64)
-        at, slot, width = row * H + tl.program_id(1), tl.arange(0, BS), tl.arange(0, K)
+        at = row * H + tl.program_id(1)
+        slot, width = tl.arange(0, BS), tl.arange(0, K)
         written = SLOTS
         if suffix_lengths is not None:
             written = tl.where(tl.load(suffix_lengths + row) > 0, SLOTS, 0)
@@ -426,29 +313,37 @@ if triton is not None:
         tl.store(out + at * K + width, merged.to(out.dtype.element_ty))
 
 
-# --- output head, draw and log-prob -------------------------------------------------------------------------------------------------------
+# --- output head, draw and log-prob ---
 
 
-def inverse_cdf(probs, uniform):
-    """One token a row by inverting the cumulative distribution: what a row draws does not depend on the rows beside it.
+def inverse_cdf(probs: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
+    """Draw one token a row by inverting the cumulative distribution, whatever rows are beside it.
 
-    probs: (B, V), of any sum above 0; uniform: (B,) in [0, 1), float64 for a fine grid. Returns (B,) long.
+    probs: (B, V), of any sum above 0. uniform: (B,) in [0, 1), float64 for a fine grid.
+    Returns (B,) long.
     """
     if probs.device.type == "mps":  # Apple's GPUs have no float64
         return inverse_cdf(probs.cpu(), uniform.cpu()).to(probs.device)
     cumulative = probs.cumsum(-1, dtype=torch.float64)
-    # right=True: the first token whose cumulative mass exceeds the draw, so one of probability 0 is never taken
-    tokens = torch.searchsorted(
-        cumulative, uniform.double()[:, None] * cumulative[:, -1:], right=True
-    )[:, 0]
+    # right=True: the first token whose cumulative mass exceeds the draw, so never one without mass
+    draws = uniform.double()[:, None] * cumulative[:, -1:]
+    tokens = torch.searchsorted(cumulative, draws, right=True)[:, 0]
     return tokens.clamp_max(probs.shape[-1] - 1)
 
 
-def head_sample(states, weight, banned, uniform, temperature=1.0):
-    """Output head, one draw a row, its log-prob. Returns tokens (B,) long and logp (B,) float32 (nats), that of the tempered distribution.
+def head_sample(
+    states: torch.Tensor,
+    weight: torch.Tensor,
+    banned: torch.Tensor,
+    uniform: torch.Tensor | None,
+    temperature: float = 1.0,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Apply the output head and draw one token a row: tokens (B,) long, logp (B,) float32 (nats).
 
-    states: (B, D); weight: (V, D), of the same dtype; banned: (V,) bool, tokens without any mass, at least one of them allowed; uniform: (B,) in
-    [0, 1), see `inverse_cdf`. temperature 0 is greedy, the lowest id of several, and log-probs at temperature 1; uniform may then be None.
+    states: (B, D). weight: (V, D), of the same dtype.
+    banned: (V,) bool, tokens without any mass; at least one is allowed.
+    uniform: (B,) in [0, 1), see `inverse_cdf`; None if greedy.
+    logp is of the tempered distribution. temperature 0: the lowest id of the likeliest, logp at 1.
     """
     fits = (
         triton is not None
@@ -456,72 +351,56 @@ def head_sample(states, weight, banned, uniform, temperature=1.0):
         and states.dtype in TRITON_DTYPES
         and states.dtype == weight.dtype
     )
-    return (head_sample_triton if fits else head_sample_reference)(
-        states, weight, banned, uniform, temperature
-    )
+    run = head_sample_triton if fits else head_sample_reference
+    return run(states, weight, banned, uniform, temperature)
 
 
-def head_sample_reference(states, weight, banned, uniform, temperature=1.0):
-    """The same in torch, over the (B, V) logits."""
+def head_sample_reference(
+    states: torch.Tensor,
+    weight: torch.Tensor,
+    banned: torch.Tensor,
+    uniform: torch.Tensor | None,
+    temperature: float = 1.0,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Do the same in torch, over the (B, V) logits."""
     bias = torch.zeros_like(banned, dtype=weight.dtype).masked_fill(banned, -torch.inf)
     probs = (F.linear(states, weight, bias).float() / (temperature or 1.0)).softmax(-1)  # (B, V)
     tokens = probs.argmax(-1) if temperature == 0 else inverse_cdf(probs, uniform)
     return tokens, probs.gather(-1, tokens[:, None])[:, 0].log()
 
 
-def head_sample_triton(states, weight, banned, uniform, temperature=1.0):
-    """The same in Triton, over tiles of the vocabulary: the mass of each, then one program a row that computes the tile its draw falls into once more."""
+def head_sample_triton(
+    states: torch.Tensor,
+    weight: torch.Tensor,
+    banned: torch.Tensor,
+    uniform: torch.Tensor | None,
+    temperature: float = 1.0,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Do the same in Triton: the mass of each tile of the vocabulary, then the draw.
+
+    One program a row computes the tile that its draw falls into once more.
+    """
     (B, D), V = states.shape, weight.shape[0]
     assert states.dtype == weight.dtype and states.stride(1) == weight.stride(1) == 1, (
         "one dtype, and the last dimension contiguous"
     )
     assert banned.is_contiguous() and (uniform is None or uniform.is_contiguous())
-    BB, BV, BK = (
-        min(64, max(16, triton.next_power_of_2(B))),
-        128,
-        64 if states.element_size() == 2 else 32,
-    )
+    BB, BV = min(64, max(16, triton.next_power_of_2(B))), 128
+    BK = 64 if states.element_size() == 2 else 32
     tiles = triton.cdiv(V, BV)
     tops, sums = torch.empty(2, B, tiles, dtype=torch.float32, device=states.device)
-    tokens, logp = torch.empty(B, dtype=torch.long, device=states.device), tops.new_empty(B)
-    strides, tau = (states.stride(0), weight.stride(0)), temperature or 1.0
+    tokens = torch.empty(B, dtype=torch.long, device=states.device)
+    logp = tops.new_empty(B)
+    strides = (states.stride(0), weight.stride(0))
+    tau = temperature or 1.0
     _head_tiles[(triton.cdiv(B, BB), tiles)](
-        states,
-        weight,
-        banned,
-        tops,
-        sums,
-        B,
-        V,
-        D,
-        tiles,
-        *strides,
-        tau,
-        BB=BB,
-        BV=BV,
-        BK=BK,
-        num_warps=4,
-    )
+        states, weight, banned, tops, sums, B, V, D, tiles, *strides, tau,
+        BB=BB, BV=BV, BK=BK, num_warps=4,
+    )  # fmt: skip
     _head_pick[(B,)](
-        states,
-        weight,
-        banned,
-        uniform,
-        tops,
-        sums,
-        tokens,
-        logp,
-        V,
-        D,
-        tiles,
-        *strides,
-        tau,
-        GREEDY=temperature == 0,
-        BT=triton.next_power_of_2(tiles),
-        BV=BV,
-        BK=BK,
-        num_warps=4,
-    )
+        states, weight, banned, uniform, tops, sums, tokens, logp, V, D, tiles, *strides, tau,
+        GREEDY=temperature == 0, BT=triton.next_power_of_2(tiles), BV=BV, BK=BK, num_warps=4,
+    )  # fmt: skip
     return tokens, logp
 
 
@@ -529,28 +408,17 @@ if triton is not None:
 
     @triton.jit(do_not_specialize=["B"])
     def _head_tiles(
-        states,
-        weight,
-        banned,
-        tops,
-        sums,
-        B,
-        V,
-        D,
-        tiles,
-        stride_states,
-        stride_weight,
-        temperature,
-        BB: tl.constexpr,
-        BV: tl.constexpr,
-        BK: tl.constexpr,
-    ):
-        """Grid (B / BB, tiles): for BB rows and BV tokens, the largest logit and the sum of exp(logit - largest). Neighbours share a tile of the weight."""
-        row, token, inner = (
-            tl.program_id(0) * BB + tl.arange(0, BB),
-            tl.program_id(1) * BV + tl.arange(0, BV),
-            tl.arange(0, BK),
-        )
+        states, weight, banned, tops, sums, B, V, D, tiles,
+        stride_states, stride_weight, temperature,
+        BB: tl.constexpr, BV: tl.constexpr, BK: tl.constexpr,
+    ):  # fmt: skip
+        """Find the largest logit and the sum of exp(logit - largest) of BV tokens, for BB rows.
+
+        Grid (B / BB, tiles): neighbours share a tile of the weight.
+        """
+        row = tl.program_id(0) * BB + tl.arange(0, BB)
+        token = tl.program_id(1) * BV + tl.arange(0, BV)
+        inner = tl.arange(0, BK)
         acc = tl.zeros((BB, BV), tl.float32)
         for start in range(0, D, BK):
             d = start + inner
@@ -579,33 +447,25 @@ if triton is not None:
 
     @triton.jit
     def _first_above(mass, target, BT: tl.constexpr):
-        """The first of BT whose cumulative mass exceeds target; never one without mass, and the last with mass if rounding leaves none."""
+        """Return the first of BT whose cumulative mass exceeds target, never one without mass.
+
+        The last with mass if rounding leaves none.
+        """
         index = tl.arange(0, BT)
         first = tl.min(tl.where((tl.cumsum(mass, 0) > target) & (mass > 0), index, BT), 0)
         return tl.minimum(first, tl.max(tl.where(mass > 0, index, 0), 0))
 
     @triton.jit
     def _head_pick(
-        states,
-        weight,
-        banned,
-        uniform,
-        tops,
-        sums,
-        tokens,
-        logp,
-        V,
-        D,
-        tiles,
-        stride_states,
-        stride_weight,
-        temperature,
-        GREEDY: tl.constexpr,
-        BT: tl.constexpr,
-        BV: tl.constexpr,
-        BK: tl.constexpr,
-    ):
-        """Grid (B,): log-sum-exp over the BT tiles, the tile that holds the draw (or the largest logit), its logits again, and the token inside it."""
+        states, weight, banned, uniform, tops, sums, tokens, logp, V, D, tiles,
+        stride_states, stride_weight, temperature,
+        GREEDY: tl.constexpr, BT: tl.constexpr, BV: tl.constexpr, BK: tl.constexpr,
+    ):  # fmt: skip
+        """Pick a row's token; grid (B,).
+
+        Log-sum-exp over the BT tiles, the tile that holds the draw (greedy: the largest logit), its
+        logits again, and the token inside it.
+        """
         row = tl.program_id(0)
         tile, column, inner = tl.arange(0, BT), tl.arange(0, BV), tl.arange(0, BK)
         largest = tl.load(tops + row * tiles + tile, mask=tile < tiles, other=float("-inf"))

@@ -37,7 +37,7 @@ import families
 import logps
 import losses
 import model as modeling
-from fast import decode
+import rollout
 from plumbing import log, running
 from plumbing.errors import UserError
 from plumbing.flags import Parser, int_from_0, int_from_1
@@ -675,7 +675,9 @@ def compare_cut(table):
         ([0.4, 0.3, 0.3], 0.7, "D6"),
     ):
         logits = torch.tensor([probs]).log()
-        drawn, _ = decode.sample(logits.expand(len(uniform), -1), uniform, top_p=top_p)
+        drawn, _ = rollout.sample(
+            logits.expand(len(uniform), -1), uniform, rollout.Sampling(top_p=top_p)
+        )
         ours = torch.zeros(len(probs))
         ours[drawn.unique()] = 1
         theirs = TopPLogitsWarper(top_p)(None, logits)[0].isfinite().float()

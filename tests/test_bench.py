@@ -70,7 +70,7 @@ def test_the_model_and_the_prompt_are_what_they_are_said_to_be(loaded):
         inputs = bench.stock_inputs([prompt], special, CPU)
         assert (
             len(prompt.ids) == P
-            and len(prompt.image_at) == side * side == int(prompt.grid.prod()) // 4
+            and len(prompt.image_slots) == side * side == int(prompt.grid.prod()) // 4
             and not set(prompt.ids[:12].tolist()) & set(special.vision_ids)
         )
         positions, delta = core.model.get_rope_index(
@@ -79,7 +79,10 @@ def test_the_model_and_the_prompt_are_what_they_are_said_to_be(loaded):
             inputs["image_grid_thw"],
             attention_mask=inputs["attention_mask"],
         )
-        assert torch.equal(positions[:, 0], prompt.positions) and P + int(delta) == prompt.following
+        assert (
+            torch.equal(positions[:, 0], prompt.positions)
+            and P + int(delta) == prompt.next_position
+        )
 
 
 def test_no_side_ends_a_row_or_says_a_vision_token(loaded):

@@ -180,18 +180,20 @@ def test_the_graph_check_sees_a_replay_that_differs(directory, monkeypatch):
     monkeypatch.setattr(
         Decoder,
         "capture",
-        lambda wave: SimpleNamespace(replay=lambda: (wave.think(), wave.speak())),
+        lambda wave: SimpleNamespace(
+            replay=lambda: (wave.forward_one_token(), wave.sample_one_token())
+        ),
     )
     assert bench_gpu.graph_check(policy, special, 2, 60, 16, 3, True) == 0.0
 
     def stale(wave):
-        following = wave.following.clone() + 1
+        start = wave.start.clone() + 1
 
         def replay():
-            wave.following, kept = following, wave.following
-            wave.think()
-            wave.following = kept
-            wave.speak()
+            wave.start, kept = start, wave.start
+            wave.forward_one_token()
+            wave.start = kept
+            wave.sample_one_token()
 
         return SimpleNamespace(replay=replay)
 
@@ -200,8 +202,8 @@ def test_the_graph_check_sees_a_replay_that_differs(directory, monkeypatch):
 
     def broken(wave):
         def replay():
-            wave.think()
-            wave.speak()
+            wave.forward_one_token()
+            wave.sample_one_token()
             wave.state.fill_(float("nan"))
 
         return SimpleNamespace(replay=replay)

@@ -65,6 +65,7 @@ def test_the_box_format_is_that_of_the_training_run(tmp_path):
 def test_heads_steps_and_what_to_evaluate_on(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     stream, few = tasks.read("count"), [Example(str(n), [], "q", "a") for n in range(10)]
+    assert data.is_endless(stream) and not data.is_endless(few)
     assert [e.id for e in data.head(stream, 3)] == [
         "count:train:0:0",
         "count:train:0:1",
@@ -212,7 +213,7 @@ def test_prompt_text_is_qwen2_vls(tiny, images, system, template, expected):
     )  # 2 x 3 tokens of 28 x 28 pixels
     assert processor.tokenizer.decode(prompt.ids) == prompt.text
     assert (
-        len(prompt.image_at) == 6 * images
+        len(prompt.image_slots) == 6 * images
         and prompt.positions.shape == (3, len(prompt.ids))
         and prompt.ids.dtype == torch.long
     )
@@ -450,11 +451,11 @@ def test_positions_and_expansion_equal_transformers(tiny, sizes):
     rows = prompt.ids[None]
     if sizes:
         is_image = rows == processor.special.image_id
-        assert is_image.sum() == (prompt.grid.prod(1) // 4).sum() == len(prompt.image_at)
+        assert is_image.sum() == (prompt.grid.prod(1) // 4).sum() == len(prompt.image_slots)
         positions, deltas = policy.model.get_rope_index(
             rows, mm_token_type_ids=is_image.int(), image_grid_thw=prompt.grid
         )
-        assert is_image[0, prompt.image_at].all()
+        assert is_image[0, prompt.image_slots].all()
         features = policy.model.get_image_features(prompt.pixel_values, prompt.grid).pooler_output
         assert [len(f) for f in features] == (
             prompt.grid.prod(1) // 4
@@ -465,7 +466,7 @@ def test_positions_and_expansion_equal_transformers(tiny, sizes):
             torch.zeros(1, 1, dtype=torch.long),
         )
     assert torch.equal(prompt.positions, positions[:, 0])
-    assert prompt.following == rows.shape[1] + int(
+    assert prompt.next_position == rows.shape[1] + int(
         deltas
     )  # transformers' position of the first generated token
 
@@ -565,14 +566,14 @@ def test_one_example_and_steps_larger_than_the_data():
 # --- collate ---
 
 
-def fake_prompt(ids, image_at=(), following=None, fill=0.0):
+def fake_prompt(ids, image_slots=(), next_position=None, fill=0.0):
     """A Prompt of these ids; positions 0, 1, 2, ... show mix-ups; four patches an image token."""
-    n = len(image_at)
+    n = len(image_slots)
     return Prompt(
         torch.tensor(ids),
         torch.arange(len(ids)).expand(3, -1).contiguous(),
-        len(ids) if following is None else following,
-        torch.tensor(image_at, dtype=torch.long),
+        len(ids) if next_position is None else next_position,
+        torch.tensor(image_slots, dtype=torch.long),
         torch.full((4 * n, 1176), fill) if n else None,
         torch.tensor([[1, 2, 2 * n]]) if n else None,
     )
@@ -595,7 +596,7 @@ def test_the_mask_comes_from_lengths_and_not_from_the_pad_token():
 
 def test_collate_by_hand():
     """Prompt A (3 ids, image token at 1, next position 7) has one response; B (2 ids) has two."""
-    a, b = fake_prompt([11, 90, 12], [1], following=7, fill=1.0), fake_prompt([21, 22])
+    a, b = fake_prompt([11, 90, 12], [1], next_position=7, fill=1.0), fake_prompt([21, 22])
     targets = torch.tensor([[31, 32], [41, 0], [51, 52]])
     mask = torch.tensor([[1.0, 1], [1, 0], [1, 1]])
     batch = collate([a, b], targets, mask, [1, 2])
@@ -604,11 +605,11 @@ def test_collate_by_hand():
         [21, 22, 41, 0, 0],
         [21, 22, 51, 52, 0],
     ]
-    assert batch["predicts"].tolist() == [[2, 3], [1, 2], [1, 2]]  # the state before each target
+    assert batch["state_index"].tolist() == [[2, 3], [1, 2], [1, 2]]  # the state before each target
     for dimension in range(3):
         assert batch["positions"][dimension, 0].tolist() == [0, 1, 2, 7, 8]
         assert batch["positions"][dimension, 1:, :4].tolist() == [[0, 1, 2, 3]] * 2
-    assert batch["image_to"].tolist() == [1] and batch["image_from"].tolist() == [0]
+    assert batch["slot_index"].tolist() == [1] and batch["feature_index"].tolist() == [0]
     assert torch.equal(batch["targets"], targets) and torch.equal(batch["mask"], mask)
     assert torch.equal(batch["pixel_values"], a.pixel_values) and torch.equal(batch["grid"], a.grid)
 
@@ -630,7 +631,7 @@ def test_every_response_of_a_group_sees_its_own_image_once_encoded():
     )
     where = {
         (int(to) // S, int(to) % S): int(row)
-        for to, row in zip(batch["image_to"], batch["image_from"])
+        for to, row in zip(batch["slot_index"], batch["feature_index"])
     }
     assert where == {(0, 0): 0, (0, 1): 1, (1, 0): 0, (1, 1): 1, (4, 1): 2, (5, 1): 2}
     assert all(batch["input_ids"][b, s] == 90 for b, s in where) and (
@@ -643,7 +644,7 @@ def test_text_only_batch_has_no_pixels():
     assert (
         batch["pixel_values"] is None
         and batch["grid"] is None
-        and len(batch["image_to"]) == len(batch["image_from"]) == 0
+        and len(batch["slot_index"]) == len(batch["feature_index"]) == 0
     )
 
 
@@ -654,7 +655,7 @@ def test_each_target_follows_the_state_that_predicts_it():
         prompts = [
             fake_prompt(
                 [rng.randrange(1, 50) for _ in range(rng.randrange(1, 6))],
-                following=rng.randrange(20),
+                next_position=rng.randrange(20),
             )
             for _ in range(rng.randrange(1, 4))
         ]
@@ -672,9 +673,10 @@ def test_each_target_follows_the_state_that_predicts_it():
                 == (prompt.ids.tolist() + row.tolist() + [0] * 99)[: batch["input_ids"].shape[1]]
             )
             for t in range(len(row)):
-                assert batch["input_ids"][b, batch["predicts"][b, t] + 1] == targets[b, t]
+                assert batch["input_ids"][b, batch["state_index"][b, t] + 1] == targets[b, t]
                 assert (
-                    batch["positions"][:, b, batch["predicts"][b, t] + 1] == prompt.following + t
+                    batch["positions"][:, b, batch["state_index"][b, t] + 1]
+                    == prompt.next_position + t
                 ).all()
 
 
@@ -683,7 +685,7 @@ def test_pack_by_hand():
 
     The prompt has one image token at 1, its next position is 7.
     """
-    prompt = fake_prompt([11, 90, 12], [1], following=7, fill=1.0)
+    prompt = fake_prompt([11, 90, 12], [1], next_position=7, fill=1.0)
     targets, mask = (
         torch.tensor([[31, 32], [88, 88], [41, 88]]),
         torch.tensor([[1.0, 1], [0, 0], [1, 0]]),
@@ -691,7 +693,7 @@ def test_pack_by_hand():
     batch = collate([prompt], targets, mask)
     assert batch["input_ids"].tolist() == [[11, 90, 12, 31, 32, 41]]
     assert batch["positions"].tolist() == [[[0, 1, 2, 7, 8, 7]]] * 3
-    assert batch["predicts"][mask.bool()].tolist() == [
+    assert batch["state_index"][mask.bool()].tolist() == [
         2,
         3,
         2,
@@ -699,7 +701,7 @@ def test_pack_by_hand():
     assert batch["to_rows"].tolist() == [[3, 4], [0, 0], [5, 0]] and batch[
         "from_rows"
     ].tolist() == [0, 1, 4]
-    assert batch["image_to"].tolist() == [1] and batch["image_from"].tolist() == [0]
+    assert batch["slot_index"].tolist() == [1] and batch["feature_index"].tolist() == [0]
     assert torch.equal(batch["targets"], targets) and torch.equal(batch["mask"], mask)
     assert torch.equal(batch["pixel_values"], prompt.pixel_values) and torch.equal(
         batch["grid"], prompt.grid
@@ -739,7 +741,8 @@ def test_packed_tokens_and_the_way_back():
     rng = random.Random(0)
     for _ in range(100):
         prompt = fake_prompt(
-            [rng.randrange(1, 50) for _ in range(rng.randrange(1, 6))], following=rng.randrange(20)
+            [rng.randrange(1, 50) for _ in range(rng.randrange(1, 6))],
+            next_position=rng.randrange(20),
         )
         rows, P = (
             [
@@ -759,7 +762,7 @@ def test_packed_tokens_and_the_way_back():
         ids, positions, predicts = (
             batch["input_ids"][0],
             batch["positions"][:, 0],
-            batch["predicts"],
+            batch["state_index"],
         )
         assert ids.tolist() == prompt.ids.tolist() + [int(i) for row in rows for i in row]
         assert torch.equal(positions[:, :P], prompt.positions) and batch["to_rows"].shape == (
@@ -771,7 +774,7 @@ def test_packed_tokens_and_the_way_back():
             for t in range(len(row)):
                 assert (
                     predicts[b, t] == (P - 1 if t == 0 else at + t - 1)
-                    and (positions[:, at + t] == prompt.following + t).all()
+                    and (positions[:, at + t] == prompt.next_position + t).all()
                 )
                 assert (
                     batch["to_rows"][b, t] == at + t
@@ -805,7 +808,7 @@ def test_features_take_the_place_of_the_pixels_if_every_picture_has_them():
         batch["pixel_values"] is None
         and batch["grid"] is None
         and batch["features"][:, 0].tolist() == [1, 2, 2]
-        and batch["image_from"].tolist() == [0, 1, 2]
+        and batch["feature_index"].tolist() == [0, 1, 2]
     )
     assert collate(prompts[2:], *ones)["features"].shape == (2, 5)
 
@@ -819,15 +822,15 @@ def test_collate_does_not_write_to_its_inputs():
     )
     before = copy.deepcopy((prompts, targets, mask, counts))
     for batch in (collate(prompts, targets, mask, counts), collate(prompts[:1], targets, mask)):
-        for value in (batch["input_ids"], batch["positions"], batch["predicts"]):
+        for value in (batch["input_ids"], batch["positions"], batch["state_index"]):
             value += 1
     for old, new in zip(before[0], prompts):
         assert (
             all(
                 torch.equal(getattr(old, f), getattr(new, f))
-                for f in ("ids", "positions", "image_at")
+                for f in ("ids", "positions", "image_slots")
             )
-            and old.following == new.following
+            and old.next_position == new.next_position
         )
     assert torch.equal(before[1], targets) and torch.equal(before[2], mask) and counts == before[3]
 
@@ -890,7 +893,7 @@ def test_micro_batches_cover_every_row_once_with_its_own_prompt():
 
 def test_micro_batches_collate_to_the_rows_of_the_whole():
     prompts = [
-        fake_prompt([11, 90, 12], [1], following=5, fill=1.0),
+        fake_prompt([11, 90, 12], [1], next_position=5, fill=1.0),
         fake_prompt([21]),
         fake_prompt([90, 31], [0], fill=2.0),
     ]
@@ -909,15 +912,15 @@ def test_micro_batches_collate_to_the_rows_of_the_whole():
         )
         S = part["input_ids"].shape[1]
         assert torch.equal(part["input_ids"], whole["input_ids"][start:end, :S]) and torch.equal(
-            part["predicts"], whole["predicts"][start:end]
+            part["state_index"], whole["state_index"][start:end]
         )
-        P = part["predicts"][:, :1] + 1  # positions agree wherever there is a token
+        P = part["state_index"][:, :1] + 1  # positions agree wherever there is a token
         for b in range(end - start):
             assert torch.equal(
                 part["positions"][:, b, : P[b] + targets.shape[1]],
                 whole["positions"][:, start + b, : P[b] + targets.shape[1]],
             )
-        if len(part["image_to"]):
+        if len(part["slot_index"]):
 
             def lookup(batch, b):
                 return [
@@ -925,7 +928,7 @@ def test_micro_batches_collate_to_the_rows_of_the_whole():
                         int(to) % batch["input_ids"].shape[1],
                         float(batch["pixel_values"][4 * int(f), 0]),
                     )
-                    for to, f in zip(batch["image_to"], batch["image_from"])
+                    for to, f in zip(batch["slot_index"], batch["feature_index"])
                     if int(to) // batch["input_ids"].shape[1] == b
                 ]
 
@@ -1105,15 +1108,15 @@ def test_a_response_begun_continues_the_prompt(tiny, images):
     positions, following = families.rope_positions(is_image, [(3, 2)] * images)
     assert torch.equal(
         longer.positions, positions
-    ) and longer.following == following == prompt.following + len(ids)
+    ) and longer.next_position == following == prompt.next_position + len(ids)
     assert (
         longer.positions[:, -1].tolist() == [following - 1] * 3
-        and torch.equal(longer.image_at, prompt.image_at)
+        and torch.equal(longer.image_slots, prompt.image_slots)
         and longer.pixel_values is prompt.pixel_values
     )
     same = data.append_response(prompt, "", processor)
     assert (
         torch.equal(same.ids, prompt.ids)
         and torch.equal(same.positions, prompt.positions)
-        and same.following == prompt.following
+        and same.next_position == prompt.next_position
     )

@@ -1,10 +1,11 @@
-"""Run: python -m pytest -q tests/test_generate.py        (about 60 s on one core, no network)
+"""The rollout against stock `model.generate`, the plain loop and the trainer's `token_logps`.
 
-The rollout engine against stock `model.generate`, run one prompt at a time, and against the trainer's `token_logps`. Random models loop on
-one token, which would hide most mistakes: the ones here do not, and the tests fail as degenerate if they do.
+Random models repeat one token, which would hide most mistakes. The ones here do not, and a test
+fails as degenerate if they do.
 """
 
 import contextlib
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -63,7 +64,7 @@ def stopping_at(processor, *ids, vision_ids=None):
 
 @pytest.fixture(scope="session")
 def lively(tmp_path_factory):
-    """A checkpoint directory in the layout of 2024, untied: large weights, so that what it says varies."""
+    """A checkpoint in the layout of 2024, untied; large weights, so that its text varies."""
     return checkpoints.write_2024(
         tmp_path_factory.mktemp("lively"), "tiny-untied", dtype=torch.float32, scale=0.12
     )
@@ -90,7 +91,7 @@ def with_lora(directory, **changed):
     return policy, processor
 
 
-def stock_greedy(policy, processor, prompts, length, eos_ids):
+def stock_greedy(policy, processor, prompts, length, eos_ids, **more):
     """Stock generate, one prompt at a time: list of (T,) ids."""
     found = []
     for prompt in prompts:
@@ -106,6 +107,7 @@ def stock_greedy(policy, processor, prompts, length, eos_ids):
             suppress_tokens=processor.special.vision_ids,
             eos_token_id=eos_ids,
             pad_token_id=processor.special.pad_id,
+            **more,
         )
         found.append(out[0, len(prompt.ids) :].tolist())
     return found
@@ -121,7 +123,7 @@ def trainer_logps(policy, processor, prompts, out, temperature=1.0):
         return logps.token_logps(policy, batch, temperature, processor.special.vision_ids)
 
 
-# ------------------------------------------------------------------------------------------------------------ against stock generate
+# --- against stock generate ---
 
 
 @pytest.mark.parametrize("kind", ["tiny", "lively", "lora"])
@@ -159,7 +161,7 @@ def test_greedy_tokens_equal_stock_generate(kind, tiny, loaded_once, lively):
 
 
 def test_greedy_rows_stop_where_stock_generate_stops(loaded_once):
-    """Two ids end a row, chosen so that rows end at many different places and leave the batch on the way."""
+    """Two ids end a row, so that rows end at many places and are dropped on the way."""
     policy, processor = loaded_once
     prompts = checkpoints.prompts_of(processor)
     said = rows_of(
@@ -171,7 +173,10 @@ def test_greedy_rows_stop_where_stock_generate_stops(loaded_once):
             rollout.Sampling(LENGTH, temperature=0),
         )
     )
-    first = lambda row, ids: min((row.index(i) + 1 for i in ids if i in row), default=LENGTH)
+
+    def first(row, ids):
+        return min((row.index(i) + 1 for i in ids if i in row), default=LENGTH)
+
     tokens = sorted({token for row in said for token in row})
     stops = max(
         ([a, b] for a in tokens for b in tokens if a < b),
@@ -201,7 +206,89 @@ def test_one_prompt_of_each_kind_alone(loaded_once):
     ] == together
 
 
-# ------------------------------------------------------------------------------------------------------------ log-probs, seeds, stops
+# --- the plain loop ---
+
+
+@pytest.mark.parametrize("kind", ["lively", "lora"])
+def test_the_plain_loop_is_greedy_as_stock_generate(kind, loaded_once, lively):
+    policy, processor = loaded_once if kind == "lively" else with_lora(lively)
+    prompts, special = checkpoints.prompts_of(processor), stopping_at(processor, *range(0, 16))
+    sampling = rollout.Sampling(48, temperature=0)
+    plain = rollout.rollout_plain(policy, prompts, special, 1, sampling)
+    assert len(set(plain.lengths.tolist())) >= 4, "degenerate: rows end together"
+    expected = stock_greedy(policy, processor, prompts, 48, special.eos_ids)
+    assert rows_of(plain) == expected
+    assert (plain.logp - trainer_logps(policy, processor, prompts, plain)).abs().max() < 2e-5
+
+
+@pytest.mark.parametrize("kind", ["lively", "lora"])
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        rollout.Sampling(40, temperature=0),
+        rollout.Sampling(40),
+        rollout.Sampling(40, temperature=0.7),
+        rollout.Sampling(40, top_p=0.6),
+        rollout.Sampling(40, top_p=0.9, top_k=5),
+    ],
+    ids=str,
+)
+def test_the_fast_rollout_is_the_plain_loop(kind, sampling, loaded_once, lively):
+    """All fields, of nine prompts and three completions each, from the same row uniforms."""
+    policy, processor = loaded_once if kind == "lively" else with_lora(lively)
+    prompts, special = checkpoints.prompts_of(processor), stopping_at(processor, *range(0, 16))
+    options = (policy, prompts, special, 3, sampling, 5, 7)
+    fast, plain = rollout.rollout(*options), rollout.rollout_plain(*options)
+    assert len(set(plain.lengths.tolist())) >= 4, "degenerate: rows end together"
+    assert torch.equal(fast.targets, plain.targets) and torch.equal(fast.mask, plain.mask)
+    assert torch.equal(fast.lengths, plain.lengths) and fast.finish == plain.finish
+    assert (fast.logp - plain.logp).abs().max() < 5e-5  # of the same sums in another order
+
+
+class InverseCdf:
+    """A logits processor of stock generate that leaves only what the row's uniform number draws."""
+
+    def __init__(self, uniforms, prompt_length, sampling):
+        self.uniforms, self.prompt_length, self.sampling = uniforms, prompt_length, sampling
+
+    def __call__(self, ids, scores):
+        uniform = self.uniforms[:, ids.shape[1] - self.prompt_length]
+        probs = (scores.float() / self.sampling.temperature).softmax(-1).double()
+        tokens = (probs.cumsum(-1) <= uniform[:, None] * probs.sum(-1, keepdim=True)).sum(-1)
+        return torch.full_like(scores, -torch.inf).scatter(1, tokens[:, None], 0.0)
+
+
+@pytest.mark.parametrize("run", [rollout.rollout_plain, rollout.rollout])
+def test_sampled_tokens_are_those_of_stock_generate(run, loaded_once):
+    """Stock generate draws from the same row uniforms, by an inverse CDF that is spelt out here."""
+    policy, processor = loaded_once
+    prompts = checkpoints.prompts_of(processor)
+    special, sampling = stopping_at(processor, *range(0, 16)), rollout.Sampling(32, temperature=0.8)
+    uniforms = rollout.row_uniforms(3, range(len(prompts)), sampling.max_tokens)
+    drawn = [
+        stock_greedy(
+            policy,
+            processor,
+            [prompt],
+            sampling.max_tokens,
+            special.eos_ids,
+            logits_processor=[InverseCdf(uniforms[n, None], len(prompt.ids), sampling)],
+        )[0]
+        for n, prompt in enumerate(prompts)
+    ]
+    assert len(set(map(len, drawn))) >= 4, "degenerate: rows end together"
+    assert rows_of(run(policy, prompts, special, 1, sampling, seed=3)) == drawn
+
+
+def test_the_plain_loop_restores_the_mode(lively):
+    policy, processor = with_lora(lively, gradient_checkpointing=True, lora_dropout=0.5)
+    prompts, special = checkpoints.prompts_of(processor, slice(4, 6)), stopping_at(processor, NEVER)
+    options = (policy.train(), prompts, special, 2, rollout.Sampling(8))
+    plain = rollout.rollout_plain(*options)
+    assert policy.training and torch.equal(plain.targets, rollout.rollout(*options).targets)
+
+
+# --- log-probs, seeds, stops ---
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
@@ -245,22 +332,24 @@ def test_log_probs_are_the_trainers(temperature, loaded_once):
 
 
 def test_what_a_row_says_depends_on_seed_and_row_alone(loaded_once):
-    """Not on who else is in the batch, nor on who has left it. (Draws are compared with cumulative sums that differ by 1e-7 between batch
-    shapes: with these 500 tokens the chance that one lands in between, on another machine, is about 1e-4.)"""
+    """Not on the other rows of the batch, nor on those that have finished.
+
+    Cumulative sums differ by 1e-7 between batch shapes: with these 500 tokens the chance that a
+    draw lands in between, on another machine, is about 1e-4.
+    """
     policy, processor = loaded_once
     prompts, special = (
         checkpoints.prompts_of(processor, slice(3, 9)),
         stopping_at(processor, *range(0, 20)),
     )
-    run = lambda chosen, first_row=0, seed=7, G=4: rows_of(
-        rollout.rollout(
-            policy, chosen, special, G, rollout.Sampling(30), seed=seed, first_row=first_row
+
+    def run(chosen, first_row=0, seed=7, G=4):
+        return rows_of(
+            rollout.rollout(policy, chosen, special, G, rollout.Sampling(30), seed, first_row)
         )
-    )
+
     together = run(prompts)
-    assert len(set(map(len, together))) >= 6, (
-        "degenerate: rows end together, nobody leaves the batch"
-    )
+    assert len(set(map(len, together))) >= 6, "degenerate: rows end together, none is dropped"
     for n, prompt in enumerate(prompts):
         assert run([prompt], first_row=4 * n) == together[4 * n : 4 * n + 4]
     assert run(prompts[2:3], first_row=9, G=1) == together[9:10]
@@ -272,8 +361,10 @@ def test_what_a_row_says_depends_on_seed_and_row_alone(loaded_once):
 
 
 def test_ends_masks_and_finish_reasons(loaded_once):
-    """The same draws with and without stop ids: a row is what it would have been, up to its first stop. One row ends at its first token, one
-    never; and one says a stop id as its very last token, which is complete, not cut."""
+    """A row is what it would have been without stop ids, up to its first stop.
+
+    One row ends at its first token, one never, and one at its very last, which is not cut.
+    """
     policy, processor = loaded_once
     prompts, T = checkpoints.prompts_of(processor, slice(4, 8)), 20
     free = rows_of(
@@ -325,8 +416,8 @@ def test_ends_masks_and_finish_reasons(loaded_once):
     ).targets.tolist() == [[r[0]] for r in free]
 
 
-def test_vision_tokens_are_never_said(loaded):
-    """A sampled one breaks the training forward. Here the head favours them: without suppression most tokens are vision tokens."""
+def test_vision_tokens_are_never_sampled(loaded):
+    """A sampled one would break the training forward. Here the head favours them."""
     policy, processor = loaded
     vision = processor.special.vision_ids
     with torch.no_grad():
@@ -355,7 +446,7 @@ def test_vision_tokens_are_never_said(loaded):
         assert (out.logp - trainer_logps(policy, processor, prompts, out)).abs().max() < 2e-5
 
 
-# ------------------------------------------------------------------------------------------------------------ the sampler
+# --- the sampler ---
 
 
 def p_value(counts, probabilities):
@@ -374,7 +465,7 @@ def p_value(counts, probabilities):
 
 
 def reference_distribution(logits, temperature, top_p, top_k):
-    """Plain Python: temper, keep the k likeliest, of those the smallest set whose mass reaches top_p, renormalise."""
+    """Temper, keep the k likeliest, of those the smallest set of mass top_p, renormalise."""
     weights = [2.718281828459045 ** (float(x) / temperature) for x in logits]
     order = sorted(range(len(weights)), key=lambda i: -weights[i])
     order = order[:top_k] if top_k else order
@@ -412,10 +503,12 @@ LOGITS = torch.tensor([0.3, -1.0, 2.0, 0.9, -torch.inf, 1.4, -2.5, 0.0, 1.1, -to
     ],
 )
 def test_sampled_distribution_is_the_reference(temperature, top_p, top_k):
-    """Draws on an even grid: each token is hit as often as its probability says, to within two draws."""
+    """Draws on an even grid hit each token as often as its probability says, to within two."""
     n = 20_000
     uniform = (torch.arange(n, dtype=torch.float64) + 0.5) / n
-    tokens, logp = decode.sample(LOGITS.expand(n, -1), uniform, temperature, top_p, top_k)
+    tokens, logp = rollout.sample(
+        LOGITS.expand(n, -1), uniform, rollout.Sampling(1, temperature, top_p, top_k)
+    )
     expected = reference_distribution(LOGITS, temperature, top_p, top_k)
     assert (tokens.bincount(minlength=10) - n * expected).abs().max() <= 2
     assert (
@@ -425,20 +518,23 @@ def test_sampled_distribution_is_the_reference(temperature, top_p, top_k):
 
 
 def test_sampler_passes_a_chi_square_test():
-    """100,000 rows, each with its own seed, as `rollout` draws them: the first draw of each, and the tenth. Three tests at 1e-6 each: a false
-    alarm 3 times in a million machines (the draws are seeded, so never twice on one)."""
+    """The first and the tenth draw of 100,000 rows, each with its own seed, as in `rollout`.
+
+    Three tests at 1e-6, seeded: a false alarm on 3 machines in a million.
+    """
     uniforms = rollout.row_uniforms(0, range(100_000), 10)
     expected = reference_distribution(LOGITS, 1.0, 1.0, 0)
-    drawn = [decode.sample(LOGITS.expand(len(uniforms), -1), uniforms[:, t])[0] for t in (0, 9)]
+    logits = LOGITS.expand(len(uniforms), -1)
+    drawn = [rollout.sample(logits, uniforms[:, t], rollout.Sampling())[0] for t in (0, 9)]
     for tokens in drawn:
         assert p_value(tokens.bincount(minlength=10), expected) > 1e-6
-    # neighbouring rows, whose seeds are close, say independent things
+    # Neighbouring rows, whose seeds are close, draw independently.
     pairs = (drawn[0][:-1:2] * 10 + drawn[0][1::2]).bincount(minlength=100)
     assert p_value(pairs, torch.outer(expected, expected).flatten()) > 1e-6
 
 
 def test_draws_are_uniform_across_seeds_and_rows():
-    """The first draw of row 0 in 20,000 training steps, whose seeds follow one another. False alarm: 2e-6."""
+    """The first draws in 20,000 training steps, whose seeds are consecutive. False alarm: 2e-6."""
     draws = torch.cat(
         [rollout.row_uniforms(3_000_000 + step, [0, 1], 1).T for step in range(20_000)]
     )
@@ -459,26 +555,28 @@ def test_extreme_draws_and_logits():
     )
     logits = torch.tensor([[-torch.inf, 1.0, 0.0, -torch.inf]])
     assert (
-        decode.sample(logits, first)[0] == 1 and decode.sample(logits, last)[0] == 2
+        rollout.sample(logits, first, rollout.Sampling())[0] == 1
+        and rollout.sample(logits, last, rollout.Sampling())[0] == 2
     )  # never a token of probability 0
     sure = torch.tensor([[-torch.inf, 500.0, -500.0, 0.0]])
     for uniform in (first, last):
-        token, logp = decode.sample(sure, uniform)
+        token, logp = rollout.sample(sure, uniform, rollout.Sampling())
         assert token == 1 and logp == 0
-    token, logp = decode.sample(torch.tensor([[1.0, 3.0, 2.0]]), None, temperature=0)
+    token, logp = rollout.sample(
+        torch.tensor([[1.0, 3.0, 2.0]]), None, rollout.Sampling(temperature=0)
+    )
     assert token == 1 and torch.allclose(logp, torch.tensor([1.0, 3.0, 2.0]).log_softmax(0)[1])
     before = logits.clone()
-    decode.sample(logits, first, 0.5, 0.9, 2)
+    rollout.sample(logits, first, rollout.Sampling(1, 0.5, 0.9, 2))
     assert torch.equal(logits, before)
 
 
-# ------------------------------------------------------------------------------------------------------------ modes, updates
+# --- modes, updates ---
 
 
 @pytest.mark.parametrize("training", [False, True])
 def test_mode_is_restored_and_never_in_the_way(training, lively):
-    """In train mode, with gradient checkpointing, transformers' layers drop the cache and the tokens come out wrong from the second on; with
-    dropout they come out random."""
+    """In train mode checkpointing drops the cache, and dropout makes tokens random."""
     policy, processor = with_lora(lively, gradient_checkpointing=True, lora_dropout=0.5)
     prompts, special = checkpoints.prompts_of(processor, slice(4, 8)), stopping_at(processor, NEVER)
     expected = rows_of(
@@ -505,9 +603,10 @@ def test_a_rollout_uses_the_weights_of_its_moment(kind, lively):
         train=flags(lora_r=0 if kind == "full" else 4),
     )
     prompts, special = checkpoints.prompts_of(processor, slice(4, 8)), stopping_at(processor, NEVER)
-    run = lambda: rollout.rollout(
-        policy, prompts, special, 2, rollout.Sampling(12, temperature=1.0), seed=1
-    )
+
+    def run():
+        return rollout.rollout(policy, prompts, special, 2, rollout.Sampling(12), seed=1)
+
     optimizer = update.make_optimizer(
         "adamw", [p for p in policy.parameters() if p.requires_grad], 1e-2
     )
@@ -544,8 +643,11 @@ def test_bfloat16_rollout_is_the_trainers_policy_to_bfloat16s_precision(quant, l
 
 
 def bfloat16_and_float32(directory, quant, full):
-    """The same policy (LoRA, or full fine-tuning: float32 weights under autocast) in bfloat16 and in float32, from weights that bfloat16 holds exactly; 4-bit ones are
-    dequantised to bfloat16 in both."""
+    """The same policy in bfloat16 and in float32, from weights that bfloat16 holds exactly.
+
+    LoRA, or full fine-tuning: float32 weights under autocast. 4-bit weights are dequantised to
+    bfloat16 in both.
+    """
     checkpoints.write_2024(directory, "tiny-untied", dtype=torch.bfloat16, scale=0.12)
     policies = []
     for dtype in (torch.bfloat16, torch.float32):
@@ -568,7 +670,7 @@ def bfloat16_and_float32(directory, quant, full):
 
 @pytest.mark.parametrize("kind", ["none", "nf4", "full"])
 def test_bfloat16_rollout_is_no_further_from_float32_than_the_stock_forward(kind, tmp_path):
-    """Mean |error| of the log-probs of the same tokens, ours while decoding against stock transformers' whole forward, both in bfloat16, at most 1.25 times."""
+    """Mean |error| of log-probs: at most 1.25 times that of stock's whole forward in bfloat16."""
     low, high, processor = bfloat16_and_float32(
         tmp_path / "model", "nf4" if kind == "nf4" else "none", kind == "full"
     )
@@ -593,11 +695,11 @@ def test_bfloat16_rollout_is_no_further_from_float32_than_the_stock_forward(kind
     assert 1e-4 < theirs < 0.1 and ours <= 1.25 * theirs, (ours, theirs)
 
 
-# ------------------------------------------------------------------------------------------------------------ layers of all kinds
+# --- layers of all kinds ---
 
 
 def wrapped(kind, lively, processor, directory, **config):
-    """The policy with an adapter of PEFT of any kind, loaded from a directory as users have it, all its weights moved."""
+    """The policy with a PEFT adapter of any kind, its weights moved, loaded from a directory."""
     from peft import AdaLoraConfig, LoraConfig, get_peft_model
 
     config = dict(target_modules=families.LORA_TARGETS) | config
@@ -640,14 +742,16 @@ def wrapped(kind, lively, processor, directory, **config):
 def test_adapters_of_every_kind_answer_as_stock_does(
     kind, config, says, lively, loaded_once, tmp_path, capsys
 ):
-    """What the decode step does not know calls its own forward, and the log says so once. After one large update as well."""
+    """An unknown layer's own forward is called, and the log says so once; also after an update."""
     decode.warn_once.cache_clear()
     processor = loaded_once[1]
     policy = wrapped(kind, lively, processor, tmp_path / "adapter", **config)
     prompts, special = checkpoints.prompts_of(processor, slice(4, 8)), stopping_at(processor, NEVER)
-    run = lambda: rows_of(
-        rollout.rollout(policy, prompts, special, 1, rollout.Sampling(32, temperature=0))
-    )
+    sampling = rollout.Sampling(32, temperature=0)
+
+    def run():
+        return rows_of(rollout.rollout(policy, prompts, special, 1, sampling))
+
     before = run()
     assert before == stock_greedy(policy, processor, prompts, 32, [NEVER])
     assert before != rows_of(
@@ -683,9 +787,11 @@ def test_adapter_off_and_second_adapter(lively):
     """disable_adapter and set_adapter, as the reference policy uses them, reach the decode step."""
     policy, processor = with_lora(lively)
     prompts, special = checkpoints.prompts_of(processor, slice(4, 6)), stopping_at(processor, NEVER)
-    run = lambda: rows_of(
-        rollout.rollout(policy, prompts, special, 1, rollout.Sampling(16, temperature=0))
-    )
+    sampling = rollout.Sampling(16, temperature=0)
+
+    def run():
+        return rows_of(rollout.rollout(policy, prompts, special, 1, sampling))
+
     on = run()
     with policy.disable_adapter():
         off = run()
@@ -707,11 +813,11 @@ def test_without_room_for_copies_each_layer_runs_its_own_forward(lively, monkeyp
     """7B in 4 bits on a small card: the same tokens from the modules themselves."""
     for quant in ("none", "nf4"):
         policy, processor = modeling.load(str(lively), quant=quant, train=flags(lora_r=4))
-        prompts, special = (
-            checkpoints.prompts_of(processor, slice(4, 8)),
-            stopping_at(processor, NEVER),
+        prompts = checkpoints.prompts_of(processor, slice(4, 8))
+        special = stopping_at(processor, NEVER)
+        run = functools.partial(
+            rollout.rollout, policy, prompts, special, 2, rollout.Sampling(16), seed=1
         )
-        run = lambda: rollout.rollout(policy, prompts, special, 2, rollout.Sampling(16), seed=1)
         copied = run()
         calls = []
         hook = (
@@ -733,7 +839,7 @@ def test_without_room_for_copies_each_layer_runs_its_own_forward(lively, monkeyp
         )
 
 
-# ------------------------------------------------------------------------------------------------------------ memory, waves, graphs
+# --- memory, waves, graphs ---
 
 
 def test_what_does_not_fit_at_once_is_done_in_waves(loaded_once, monkeypatch, capsys):
@@ -742,7 +848,10 @@ def test_what_does_not_fit_at_once_is_done_in_waves(loaded_once, monkeypatch, ca
         checkpoints.prompts_of(processor, slice(2, 9)),
         stopping_at(processor, *range(0, 20)),
     )
-    run = lambda G: rollout.rollout(policy, prompts, special, G, rollout.Sampling(24), seed=3)
+
+    def run(G):
+        return rollout.rollout(policy, prompts, special, G, rollout.Sampling(24), seed=3)
+
     whole = {G: run(G) for G in (1, 4)}
     plan = decode.plan_memory
     for G, wanted in ((1, 3), (4, 2), (4, 7), (4, 28)):
@@ -773,7 +882,7 @@ def real_size(size):
         text["intermediate_size"],
         text["hidden_size"] // text["num_attention_heads"] * text["num_key_value_heads"],
     )
-    linear = lambda i, o: torch.nn.Linear(i, o, device="meta", dtype=torch.bfloat16)
+    linear = functools.partial(torch.nn.Linear, device="meta", dtype=torch.bfloat16)
     layer = SimpleNamespace(
         self_attn=SimpleNamespace(
             q_proj=linear(D, D), k_proj=linear(D, kv), v_proj=linear(D, kv), o_proj=linear(D, D)
@@ -795,11 +904,17 @@ def real_size(size):
 
 
 def test_plan_for_real_sizes():
-    """Prompts of 1,000 tokens with 900 of a picture, 1,024 tokens an answer. 7B in 4 bits takes 7 GB of a card: of 24 GiB the copies would leave next to nothing, so layers run
-    their own forward there; of 80 GB they fit. A wave's rows never need more than is free, by the formula of facts/performance.md, section 2."""
-    prompt = lambda P=1000: SimpleNamespace(
-        ids=torch.zeros(P, dtype=torch.long), grid=torch.tensor([[1, 60, 60]]), features=None
-    )
+    """Prompts of 1,000 tokens with 900 of a picture, 1,024 tokens an answer.
+
+    7B in 4 bits takes 7 GB of a card. Copies would leave next to nothing of 24 GiB, so layers run
+    their own forward there; in 80 GB they fit. A wave's rows never need more than is free: T keys
+    and values a row, P a prompt, and the copies.
+    """
+
+    def prompt(P=1000):
+        ids, grid = torch.zeros(P, dtype=torch.long), torch.tensor([[1, 60, 60]])
+        return SimpleNamespace(ids=ids, grid=grid, features=None)
+
     for size, free, copied in (
         ("2b", 20e9, True),
         ("7b-2layers", 15.5e9, False),
@@ -836,12 +951,13 @@ def test_plan_for_real_sizes():
     ]  # hopeless: one row at a time
     cast = real_size("2b")
     cast.lm_head.float()  # full fine-tuning: the head is copied too
-    count = lambda core, **more: len(
-        decode.plan_memory(core, [prompt() for _ in range(64)], 8, 1024, 12e9, **more)[1]
-    )
-    assert count(cast) >= count(real_size("2b")) and count(real_size("2b"), cut=True) >= count(
-        real_size("2b")
-    )
+
+    def waves_of(core, **more):
+        prompts = [prompt() for _ in range(64)]
+        return len(decode.plan_memory(core, prompts, 8, 1024, 12e9, **more)[1])
+
+    fewest = waves_of(real_size("2b"))
+    assert waves_of(cast) >= fewest and waves_of(real_size("2b"), cut=True) >= fewest
 
 
 def wave_of(policy, processor, prompts, G, T, temperature=1.0, special=None):
@@ -853,21 +969,22 @@ def wave_of(policy, processor, prompts, G, T, temperature=1.0, special=None):
             prompts,
             special or processor.special,
             G,
-            T,
             rollout.row_uniforms(0, range(len(prompts) * G), T) if temperature else None,
-            temperature,
-            1.0,
-            0,
+            rollout.Sampling(T, temperature),
+            rollout.sample,
         )
 
 
 def as_on_a_gpu(monkeypatch):
-    """Buckets, fixed addresses, the path without host knowledge, and `capture` with its warm-up: a graph is a step that is taken at each replay, and nothing happens while it is
-    recorded. Returns the list of the numbers of rows that were captured."""
+    """Buckets, fixed addresses, lengths on the device, and `capture` with its warm-up.
+
+    A graph is a step taken at each replay; nothing happens while it is recorded.
+    Returns the list of the numbers of rows that were captured.
+    """
     captured, capture = [], decode.Decoder.capture
 
     def listening(wave):
-        captured.append(wave.b)
+        captured.append(wave.rows)
 
         @contextlib.contextmanager
         def recording(graph):
@@ -888,7 +1005,9 @@ def as_on_a_gpu(monkeypatch):
             patch.setattr(
                 torch.cuda,
                 "CUDAGraph",
-                lambda: SimpleNamespace(replay=lambda: (wave.think(), wave.speak())),
+                lambda: SimpleNamespace(
+                    replay=lambda: (wave.forward_one_token(), wave.sample_one_token())
+                ),
             )
             patch.setattr(torch.cuda, "graph", recording)
             return capture(wave)
@@ -899,19 +1018,22 @@ def as_on_a_gpu(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["lively", "lora"])
-def test_the_path_of_cuda_graphs_says_the_same(kind, loaded_once, lively, monkeypatch):
-    """Rows in buckets, lengths read from tensors, who has ended asked for every 16 steps only: as on a GPU, but for the replay itself."""
+def test_the_path_of_cuda_graphs_samples_the_same(kind, loaded_once, lively, monkeypatch):
+    """As on a GPU but for the replay: buckets, lengths in tensors, finished rows every 16 steps."""
     policy, processor = loaded_once if kind == "lively" else with_lora(lively)
     prompts, special = (
         checkpoints.prompts_of(processor, slice(2, 9)),
         stopping_at(processor, *range(0, 16)),
     )
-    run = lambda temperature: rollout.rollout(
-        policy, prompts, special, 3, rollout.Sampling(60, temperature=temperature), seed=3
-    )
+
+    def run(temperature):
+        return rollout.rollout(
+            policy, prompts, special, 3, rollout.Sampling(60, temperature), seed=3
+        )
+
     expected = [run(0), run(1.0)]
     assert min(expected[1].lengths) < 17 and max(expected[1].lengths) > 34, (
-        "degenerate: nobody leaves"
+        "degenerate: no row is dropped"
     )
     captured = as_on_a_gpu(monkeypatch)
     for temperature, wanted in zip((0, 1.0), expected):
@@ -924,8 +1046,19 @@ def test_the_path_of_cuda_graphs_says_the_same(kind, loaded_once, lively, monkey
     assert 24 in captured and len(set(captured)) > 1 and set(captured) <= set(decode.BUCKETS)
 
 
+def addresses(wave):
+    """Where each tensor that a step reads or writes lies in memory."""
+    tensors = {name: x for name, x in vars(wave).items() if isinstance(x, torch.Tensor)}
+    assert tensors.keys() >= {
+        *("state", "start", "row_ids", "finished", "tokens", "length", "targets", "logp"),
+        *("members", "prefix_lengths", "cos", "sin", "banned", "eos"),
+    }
+    caches = [x.data_ptr() for pair in wave.prefix + wave.suffix for x in pair]
+    return caches, {name: x.data_ptr() for name, x in tensors.items()}
+
+
 def test_a_step_reads_nothing_on_the_host_and_moves_nothing(loaded_once, monkeypatch):
-    """What a CUDA graph needs: no operation whose result, or its shape, the host waits for; and addresses of everything a step touches stay."""
+    """A CUDA graph needs operations that the host does not wait for, and addresses that stay."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
     class NoWaiting(TorchDispatchMode):
@@ -968,47 +1101,25 @@ def test_a_step_reads_nothing_on_the_host_and_moves_nothing(loaded_once, monkeyp
     prompts = checkpoints.prompts_of(processor, slice(4, 8))
     for temperature in (0, 1.0):
         wave = wave_of(policy, processor, prompts, 2, 40, temperature)
-        buffers = lambda: (
-            [t.data_ptr() for pair in wave.prefix + wave.suffix for t in pair]
-            + [
-                getattr(wave, name).data_ptr()
-                for name in (
-                    "state",
-                    "following",
-                    "live",
-                    "ended",
-                    "tokens",
-                    "t",
-                    "targets",
-                    "logp",
-                    "members",
-                    "prefix_lengths",
-                    "cos",
-                    "sin",
-                    "banned",
-                    "eos",
-                )
-            ]
-        )
         assert wave.prefix_lengths is not None
-        before = buffers()
+        before = addresses(wave)
         with torch.no_grad():
-            wave.speak()
+            wave.sample_one_token()
             for _ in range(3):
-                wave.think()
-                wave.speak()
-            wave.leave(torch.tensor([1, 4, 6]), 4)
-            wave.think()
-            wave.speak()
-        assert buffers() == before
+                wave.forward_one_token()
+                wave.sample_one_token()
+            wave.drop_finished_rows(torch.tensor([1, 4, 6]), 4)
+            wave.forward_one_token()
+            wave.sample_one_token()
+        assert addresses(wave) == before
         with torch.no_grad(), NoWaiting():
-            wave.think()
-            wave.speak()
-        assert buffers() == before and int(wave.t) == 5
+            wave.forward_one_token()
+            wave.sample_one_token()
+        assert addresses(wave) == before and int(wave.length) == 5
 
 
 def test_first_tokens_of_a_rollout_pass_a_chi_square_test(loaded_once):
-    """2,000 rows of one prompt, against the distribution that the stock forward gives. At 1e-6, and seeded: never a false alarm twice."""
+    """2,000 rows of one prompt against the stock forward's distribution. At 1e-6, and seeded."""
     policy, processor = loaded_once
     prompt = checkpoints.prompts_of(processor, slice(4, 5))
     with torch.no_grad():
@@ -1076,15 +1187,14 @@ def test_pictures_and_prompts_are_encoded_once(loaded_once):
         again = rollout.rollout(
             policy, prompts, stopping_at(processor, NEVER), 8, rollout.Sampling(6), seed=1
         )
-        assert calls == {"tower": 2, "layer": 2} and torch.equal(
-            out.targets, again.targets
-        )  # the tower for the cache, not for the rollout
+        # The tower ran for the cache, not for the rollout.
+        assert calls == {"tower": 2, "layer": 2} and torch.equal(out.targets, again.targets)
     finally:
         for hook in hooks:
             hook.remove()
 
 
-# ------------------------------------------------------------------------------------------------------------ as a command
+# --- as a command ---
 
 
 def ask(directory, *words):
@@ -1125,7 +1235,7 @@ def test_answer_all_does_not_depend_on_the_batch_size(loaded_once):
 
 
 def test_self_select_asks_greedily_with_the_candidates_in_the_prompt(loaded_once, asked):
-    """Against the model asked one by one about a question that is spelt out here; pictures stay, whatever the batch."""
+    """As the model asked one by one about a question that is spelt out here; pictures stay."""
     policy, processor = loaded_once
     examples = checkpoints.questions()
     candidates = [
@@ -1166,7 +1276,9 @@ def test_self_select_asks_greedily_with_the_candidates_in_the_prompt(loaded_once
     assert SELECT["chartqa"] + "<|im_end|>" in asked[0]
 
 
-def test_self_select_refuses_a_prompt_that_does_not_fit_before_anything_is_said(loaded_once, asked):
+def test_self_select_refuses_a_prompt_that_does_not_fit_before_anything_is_sampled(
+    loaded_once, asked
+):
     policy, processor = loaded_once
     examples, asker = checkpoints.questions()[:3], data.Asker(processor, "r1v")
     greedy = rollout.Sampling(10, temperature=0)
@@ -1194,11 +1306,9 @@ def test_command_prints_the_answer(lively, picture_file, loaded_once, capsys, as
         rollout.Sampling(12, temperature=0),
     )
     text = processor.decode(expected.targets[0][: expected.lengths[0]])
-    assert (
-        text
-        and out
-        == f"{text}\n({int(expected.lengths[0])} tokens, {'complete' if expected.finish[0] == 'stop' else 'cut at --max-completion-length'}; prompt template: none)\n"
-    )
+    end = "complete" if expected.finish[0] == "stop" else "cut at --max-completion-length"
+    length = int(expected.lengths[0])
+    assert text and out == f"{text}\n({length} tokens, {end}; prompt template: none)\n"
     assert asked[0].endswith(
         "<|vision_end|>How many red objects are there?<|im_end|>\n<|im_start|>assistant\n"
     )
@@ -1272,9 +1382,9 @@ def test_checkpoints_template_and_system_prompt_are_used(lively, tmp_path, asked
         ),
     ]:
         ask(tmp_path, "--prompt", "How many?", *words)
-        assert (
-            asked[-1]
-            == f"<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n{expected}<|im_end|>\n<|im_start|>assistant\n"
+        assert asked[-1] == (
+            "<|im_start|>system\nBe brief.<|im_end|>\n"
+            f"<|im_start|>user\n{expected}<|im_end|>\n<|im_start|>assistant\n"
         )
     ask(tmp_path, "--prompt", "How many?", "--system-prompt", "")
     assert asked[-1].startswith("<|im_start|>system\n<|im_end|>\n")

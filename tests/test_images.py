@@ -302,7 +302,7 @@ def test_sides_of_200_to_1_are_the_limit(tiny):
     _, processor = tiny
     for size in ((1, 200), (2, 400), (400, 2)):
         prompt = Asker(processor).prompt(Example("0", [Image.new("RGB", size)], "q", "a"))
-        assert len(prompt.image_at) == prompt.grid.prod() // 4
+        assert len(prompt.image_slots) == prompt.grid.prod() // 4
     for size in ((1, 201), (201, 1)):
         text = refusal(open_image, Image.new("RGB", size), "x.json:4")
         assert text.startswith("x.json:4: ") and f"{size[0]} x {size[1]}" in text
@@ -329,7 +329,7 @@ def test_pixels_stay_within_their_limits(tiny, width, height, low, high):
     assert (
         low <= pixels <= high or min(rows, columns) == 2
     )  # a strip of one token's height cannot be made thinner
-    assert len(prompt.image_at) == rows * columns // 4
+    assert len(prompt.image_slots) == rows * columns // 4
     if low <= width * height <= high and width % 28 == height % 28 == 0:
         assert (rows, columns) == (
             height // 14,

@@ -1,14 +1,15 @@
-"""The operations of a decode step: `pytest tests/test_decode_kernels.py`, about 17 s, of which most is Triton's interpreter.
+"""The operations of a decode step; most of the time goes into Triton's interpreter.
 
-Triton decides when it is imported whether its kernels are interpreted, so conftest.py says so before anything else: on a CPU they run as written. On a machine with
-a GPU, `TRITON_INTERPRET=0 pytest tests/test_decode_kernels.py` runs the same tests there. Not in bf16, whose products are garbage in the interpreter.
+Triton decides when it is imported whether its kernels are interpreted, so conftest.py sets
+TRITON_INTERPRET first: on a CPU they run as written. On a machine with a GPU,
+`TRITON_INTERPRET=0 pytest tests/test_kernels.py` runs the same tests there.
+Not in bf16, whose products are garbage in the interpreter.
 """
 
 import os
 
-os.environ.setdefault(
-    "TRITON_INTERPRET", "1"
-)  # for this file alone; in the whole suite triton is imported long before
+# For this file alone: in the whole suite conftest.py has set it.
+os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import math
 from types import SimpleNamespace
@@ -44,17 +45,22 @@ def test_the_interpreter_is_on():
         )
 
 
-# --- attention ----------------------------------------------------------------------------------------------------------------------------
+# --- attention ---
 
 
 def random_case(N, M, R, K, P, T, dtype=torch.float32, KV=2, spare=0, seed=0):
-    """A batch whose suffixes are views of larger buffers, with `spare` rows that no prompt has, and with its rows shuffled over the prompts."""
+    """A batch whose rows are shuffled over the prompts, with `spare` rows that no prompt has.
+
+    The suffixes are views of larger buffers.
+    """
     g = torch.Generator().manual_seed(seed)
     B = N * M - N + spare  # the last place of each prompt is empty
-    draw = lambda *shape: torch.randn(*shape, generator=g).to(DEVICE, dtype)
-    q = draw(B, KV * R + KV, K)[
-        :, : KV * R
-    ]  # as cut from the product that makes queries and keys at once
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=g).to(DEVICE, dtype)
+
+    # As cut from the product that makes queries and keys at once.
+    q = draw(B, KV * R + KV, K)[:, : KV * R]
     prefix_k, prefix_v = draw(N, KV, P, K), draw(N, KV, P, K)
     suffix_k, suffix_v = draw(B + 2, KV, T + 3, K)[:, :, :T], draw(B + 2, KV, T + 3, K)[:, :, :T]
     order = torch.randperm(B, generator=g)
@@ -89,17 +95,12 @@ def dense(
     out = torch.zeros(B, H, K, dtype=torch.float64)
     for n in range(N):
         for b in (b for b in members[n].tolist() if b >= 0):
-            p, t = (
-                P if prefix_lengths is None else int(prefix_lengths[n]),
-                T if suffix_lengths is None else int(suffix_lengths[b]),
-            )
+            p = P if prefix_lengths is None else int(prefix_lengths[n])
+            t = T if suffix_lengths is None else int(suffix_lengths[b])
             for h in range(H if t else 0):
-                k = torch.cat(
-                    [prefix_k[n, h // (H // KV), :p], suffix_k[b, h // (H // KV), :t]]
-                ).double()
-                v = torch.cat(
-                    [prefix_v[n, h // (H // KV), :p], suffix_v[b, h // (H // KV), :t]]
-                ).double()
+                kv = h // (H // KV)
+                k = torch.cat([prefix_k[n, kv, :p], suffix_k[b, kv, :t]]).double()
+                v = torch.cat([prefix_v[n, kv, :p], suffix_v[b, kv, :t]]).double()
                 out[b, h] = (torch.softmax(k @ q[b, h].double() / math.sqrt(K), 0) @ v).cpu()
     return out
 
@@ -183,7 +184,7 @@ def test_attention_reference_in_float64():
 
 @both
 def test_rows_that_ended(how, monkeypatch):
-    """A group of which nobody is left, one row left of another, large scores, and what lies in the caches beyond the lengths."""
+    """A group without a row, one with one row left, large scores, and junk beyond the lengths."""
     monkeypatch.setattr(kernels, "prefix_splits", lambda *_: 3)
     case, members, prefix_lengths, suffix_lengths = random_case(3, 4, 2, 64, 77, 19)
     case = (case[0] * 30, *case[1:])
@@ -198,9 +199,8 @@ def test_rows_that_ended(how, monkeypatch):
         case[3][b, :, length:], case[4][b, :, length:] = 100.0, 100.0
     before = [x.clone() for x in case]
     got = attention(how, *case, members, prefix_lengths, suffix_lengths)
-    torch.testing.assert_close(
-        got, expected, atol=3e-5, rtol=0
-    )  # scores of about 200: the last bit of a float32 is 1.5e-5 there
+    # Scores of about 200: the last bit of a float32 is 1.5e-5 there.
+    torch.testing.assert_close(got, expected, atol=3e-5, rtol=0)
     assert (got.abs().amax((1, 2)) == 0).sum() == 5 and got[alive].abs().max() > 0
     assert all(torch.equal(x, y) for x, y in zip(case, before))  # and it leaves its arguments alone
 
@@ -210,16 +210,18 @@ def test_prefix_splits(monkeypatch):
     monkeypatch.setattr(
         torch.cuda, "get_device_properties", lambda _: SimpleNamespace(multi_processor_count=132)
     )
-    splits = lambda P, programs: kernels.prefix_splits(P, programs, torch.device("cuda"))
-    assert [splits(65536, 2), splits(65536, 32), splits(65536, 200)] == [
-        66,
-        5,
-        1,
-    ]  # at least 132 programs in all
-    assert [splits(1, 2), splits(511, 2), splits(1000, 2)] == [1, 1, 3]  # of 256 tokens at least
+    for P, programs, expected in (
+        (65536, 2, 66),  # at least 132 programs in all
+        (65536, 32, 5),
+        (65536, 200, 1),
+        (1, 2, 1),  # of 256 tokens at least
+        (511, 2, 1),
+        (1000, 2, 3),
+    ):
+        assert kernels.prefix_splits(P, programs, torch.device("cuda")) == expected
 
 
-# --- output head --------------------------------------------------------------------------------------------------------------------------
+# --- output head ---
 
 TOP = 1 - 2.0**-53  # the largest float64 below 1
 
@@ -280,12 +282,9 @@ def test_head_sample(how, dtype, tolerance, B, D, V, temperature):
         assert (after - chosen.exp() - tolerance <= uniform.cpu()).all() and (
             uniform.cpu() <= after + tolerance
         ).all()
-    if (
-        dtype == torch.float32
-    ):  # and in float32 it is the very token: chance of a false alarm below 1e-4 a row, the seed is fixed
-        assert torch.equal(
-            tokens, head("reference", states, weight, banned, uniform, temperature)[0]
-        )
+    if dtype == torch.float32:  # the very token; the seed is fixed, so no false alarm
+        reference, _ = head("reference", states, weight, banned, uniform, temperature)
+        assert torch.equal(tokens, reference)
 
 
 @both
@@ -300,7 +299,10 @@ def test_float32_uniforms_and_strided_states(how):
 
 @both
 def test_extreme_draws(how):
-    """0 takes the first token with mass and 1 - 2^-53 the last, also behind tiles that are banned altogether, and one certain token is always taken."""
+    """0 takes the first token with mass and 1 - 2^-53 the last; a certain token is always taken.
+
+    Also behind tiles that are banned altogether.
+    """
     states, weight, banned, _ = head_case(4, 32, 600)
     banned[:140], banned[500:] = True, True
     allowed = (~banned).nonzero()[:, 0].cpu()
@@ -342,7 +344,10 @@ def test_greedy_takes_the_lowest_of_equals(how):
 
 @both
 def test_sampling_law(how):
-    """Chi-square over 12 tokens, 3 of them banned: 8 degrees of freedom, 26.1 with probability 0.001; and evenly spaced draws give n * p to within one."""
+    """Chi-square over 12 tokens, 3 of them banned; evenly spaced draws give n * p to within one.
+
+    8 degrees of freedom: above 26.1 with probability 0.001.
+    """
     g = torch.Generator().manual_seed(1)
     n = 20_000 if how == "reference" else 200
     states, weight, banned, _ = head_case(1, 16, 12, seed=3)
@@ -389,7 +394,7 @@ def test_inverse_cdf():
     assert kernels.inverse_cdf(tail, draws[[0, -1]]).tolist() == [0, 2]
 
 
-# --- for a CUDA graph ---------------------------------------------------------------------------------------------------------------------
+# --- for a CUDA graph ---
 
 
 class NoHostReads(TorchDispatchMode):
@@ -421,7 +426,7 @@ def test_nothing_is_read_on_the_host(how):
 
 
 def test_nothing_depends_on_values():
-    """Fake tensors have shapes and no values: whoever reads one stops here."""
+    """Fake tensors have shapes and no values: reading one stops here."""
     with FakeTensorMode(allow_non_fake_inputs=False):
         q, prefix, suffix = (
             torch.empty(6, 4, 32),
@@ -432,11 +437,8 @@ def test_nothing_depends_on_values():
         assert kernels.shared_prefix_attention(
             q, prefix, prefix, suffix, suffix, members, lengths[:2], lengths
         ).shape == (6, 4, 32)
-        assert kernels.shared_prefix_attention(q, prefix, prefix, suffix, suffix).shape == (
-            6,
-            4,
-            32,
-        )
+        out = kernels.shared_prefix_attention(q, prefix, prefix, suffix, suffix)
+        assert out.shape == (6, 4, 32)
         for temperature in (1.0, 0):
             tokens, logp = kernels.head_sample(
                 torch.empty(6, 32),

@@ -272,12 +272,12 @@ def test_pixel_budget_is_the_flags_not_the_checkpoints(published):
     prompt = data.Asker(processor, "none").prompt(
         Example("", [checkpoints.picture(280, 280)], "?", "")
     )
-    assert 1 <= len(prompt.image_at) <= 4
+    assert 1 <= len(prompt.image_slots) <= 4
     assert (
         len(
             data.Asker(processor, "none")
             .prompt(Example("", [checkpoints.picture(28, 28)], "?", ""))
-            .image_at
+            .image_slots
         )
         == 1
     )
@@ -797,7 +797,7 @@ def test_features_of_a_frozen_tower_are_computed_once_and_change_nothing(dtype, 
     cache_features(policy, prompts)
     assert len(calls) == 1 and [
         None if p.features is None else (len(p.features), p.features.requires_grad) for p in prompts
-    ] == [(len(prompts[0].image_at), False), (len(prompts[1].image_at), False), None]
+    ] == [(len(prompts[0].image_slots), False), (len(prompts[1].image_slots), False), None]
     after = logps()
     assert len(calls) == 1
     assert max(float((a - b).abs().max()) for a, b in zip(before, after)) < (

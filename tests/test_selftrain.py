@@ -1639,7 +1639,7 @@ def test_the_continuation_is_written_without_the_picture(tiny):
     assert (
         prompt.pixel_values is None
         and prompt.grid is None
-        and len(prompt.image_at) == 0
+        and len(prompt.image_slots) == 0
         and special.image_id not in prompt.ids
     )
     assert "<image>" not in prompt.text and not any(
