@@ -1,16 +1,13 @@
-r"""Rewards: text in, float out, one dict of names.
+r"""Rewards by name: text in, a number out.
 
-    REWARDS[name](completion, example) -> float
-    REWARDS[name](completion, example, tokens, max_tokens) -> float      (the names in NEEDS_TOKENS)
+    REWARDS[name](completion, example, tokens, max_tokens) -> float
 
-`completion` is the text the policy wrote; `example` has `.answer` (the gold, a string such as "3", "140°", "(A)", "yes",
-r"\sqrt{3}"), `.choices` (list of option texts, or None) and, if boxes are asked for, `.meta["boxes"]`.  RANGES has the range of every reward, and
-docs/rewards.md where each comes from.  To add a reward, write such a function and name it in REWARDS and RANGES.
+`completion` is what the policy wrote. `example` has `.answer` (the gold: "3", "140°", "(A)", "yes",
+r"\sqrt{3}"), `.choices` (option texts, or None) and, if boxes are asked for, `.meta["boxes"]`.
+To add a reward, write a function and give it a row of REWARDS, at the end of this file.
 
-Answers are found and compared in grading/answers.py. This file: reading boxes, comparing boxes, the rewards (is the answer right, is it written
-as asked, how long is it, boxes), names and combining, many answers to one question.
-
-What the projects this follows got wrong (R1-V, VLM-R1, VisualThinker, Visual-RFT) is named where it is avoided.
+Answers are found and compared in grading/answers.py, boxes in grading/boxes.py. docs/rewards.md
+says where each reward comes from, and what the original gets wrong.
 A policy under RL emits every text there is, so nothing here may hang, raise, or run the text.
 """
 
@@ -19,89 +16,46 @@ import functools
 import logging
 import math
 import re
-import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
-from grading import metrics
+from grading import boxes, metrics
 from grading.answers import MAX_TAIL, choice_index, extract_answer, match_answer, parse_failure
-from grading.boxes import (
-    RECALLS,
-    THRESHOLDS,
-    giou,
-    gold_boxes,
-    match_boxes,
-    meta_of,
-    normalize_label,
-    parse_boxes,
-    pixels_per_unit,
-    predicted_boxes,
-    score_of,
-)
+from grading.boxes import gold_boxes, match_boxes, normalize_label, parse_boxes, predicted_boxes
+from grading.class_names import names_class
+from grading.golds import check_gold
 from grading.reading import MAX_ANSWER, read, text_form
 from grading.values import Choice
+
+if TYPE_CHECKING:
+    from tasks.example import Example
 
 log = logging.getLogger(__name__)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# the rewards: is the answer right
-#
-# f(completion, example) -> float; those named in NEEDS_TOKENS are called as f(completion, example, tokens, max_tokens).  RANGES has every range.
+# --- is the answer right ---
 
 
-def check_gold(answer, choices=None, meta=None):
-    """ValueError if the gold cannot be scored against: call it once per example, at load time.
+def accuracy(completion: str, example: "Example") -> float:
+    """Pay 1.0 if the answer body matches the gold, else 0.0 (R1-V; see match_answer).
 
-    Empty golds score 1.0 for everything in align-anything and for empty answers in Visual-RFT.  With choices, the gold must name one of them.
-    With meta["boxes"], every box must have an area, and what turns the policy's coordinates into pixels must be there.
-    """
-    if not isinstance(answer, str) or not answer.strip():
-        raise ValueError(
-            f"the gold answer is empty or not text: {answer!r}; mend the record, or leave it out"
-        )
-    if choices and choice_index(answer, choices) is None:
-        raise ValueError(
-            f"the gold answer {answer!r} is neither a letter nor a text of the choices {choices!r}; mend the record, or leave it out"
-        )
-    if meta and meta.get("boxes") is not None:
-        pixels_per_unit(meta.get("box_format", "norm1000"), meta.get("size"), meta.get("resized"))
-        for gold in meta["boxes"]:
-            box = gold.get("bbox_2d") if isinstance(gold, dict) else None
-            if (
-                not box
-                or len(box) != 4
-                or not all(isinstance(v, (int, float)) and math.isfinite(v) for v in box)
-                or box[0] >= box[2]
-                or box[1] >= box[3]
-            ):
-                raise ValueError(
-                    f"a gold box is {{'bbox_2d': [x1, y1, x2, y2], 'label': ...}} with x1 < x2 and y1 < y2, not {gold!r}"
-                )
-
-
-def accuracy(completion, example):
-    """1.0 if the answer body matches example.answer, else 0.0 (see match_answer).  ValueError if the gold is empty.
-
-    Of an example with boxes: 1.0 if every gold box is matched at IoU > 0.5 (with its label, where it has one) and there is no other box; if there is nothing to
-    find, 1.0 for an answer that says so.
-
-    R1-V's accuracy with its faults removed: it scores the whole completion, not the answer, and compares tags, units and case.  VLM-R1's default pays
-    a wrong text its Levenshtein ratio ("7 or 3" for 7: 0.286); a wrong answer is worth nothing here.
+    With boxes: 1.0 if each gold box is matched at IoU > 0.5, by its label if it has one, and no
+    box is left over. If there is nothing to find, 1.0 for an answer that says so.
+    ValueError if the gold is empty.
     """
     check_gold(example.answer)
-    if meta_of(example).get("boxes") is None:
+    if not has_boxes(example):
         return float(match_answer(extract_answer(completion), example.answer, example.choices))
     predicted, gold = predicted_boxes(completion, example), gold_boxes(example)
-    return float(
-        predicted is not None
-        and len(predicted) == len(gold) == len(match_boxes(predicted, gold, 0.5))
-    )
+    if predicted is None:
+        return 0.0
+    return float(len(predicted) == len(gold) == len(match_boxes(predicted, gold, 0.5)))
 
 
-def mcq(completion, example):
-    """1.0 if the answer names the gold's choice, by letter in any bracket or (with example.choices) by its text, else 0.0.  Never mathematics.
+def mcq(completion: str, example: "Example") -> float:
+    """Pay 1.0 if the answer names the gold's choice, by letter or text, else 0.0 (VLM-R1).
 
-    VLM-R1's mcq: a gold "(A)" never scores, "(A)" and "Option C is right." have no letter, and "I think A, but B." is A.  VisualThinker takes the last
-    letter of a sentence.  Here two letters are none, and a sentence is none.
+    Never mathematics. Two letters are none, and a sentence is none.
     """
     body, choices = extract_answer(completion), example.choices
     if body is None:
@@ -110,236 +64,125 @@ def mcq(completion, example):
         right = choice_index(example.answer, choices)
         return float(right is not None and choice_index(body, choices) == right)
     right, named = read(example.answer), read(body)
-    return float(
-        isinstance(right, Choice) and isinstance(named, Choice) and named.letter == right.letter
-    )
+    if not (isinstance(right, Choice) and isinstance(named, Choice)):
+        return 0.0
+    return float(named.letter == right.letter)
 
 
-def yes_no(completion, example):
-    """1.0 if the answer begins with the gold's yes or no and does not contain the other, else 0.0.
-
-    VLM-R1's yes_no looks for the letters: "I do not know" is no, and two texts with neither are equal.
-    """
+def yes_no(completion: str, example: "Example") -> float:
+    """Pay 1.0 if the answer begins with the gold's yes or no and lacks the other (VLM-R1)."""
     body, gold = extract_answer(completion), text_form(example.answer)
-    return float(
-        body is not None
-        and len(body) <= MAX_ANSWER
-        and gold in ("yes", "no")
-        and match_answer(body, gold)
-    )
+    if body is None or len(body) > MAX_ANSWER or gold not in ("yes", "no"):
+        return 0.0
+    return float(match_answer(body, gold))
 
 
-def all_match(completion, example):
-    """1.0 if the answer is the gold's text (case, spaces, quotes and the final period aside), else 0.0.
+def all_match(completion: str, example: "Example") -> float:
+    """Pay 1.0 if the answer is the gold's text, else 0.0 (VLM-R1's GUI task).
 
-    VLM-R1's all_match (its GUI task), which takes the whole completion for the answer if there is no tag, and scores an empty one against an empty gold.
+    Case, spaces, quotes and the final period do not count.
     """
     body = extract_answer(completion)
     return float(body is not None and text_form(body) == text_form(example.answer) != "")
 
 
-# Words that may stand around a class name: none of them is a class.  The nouns of Visual-RFT's questions may be one: beside a gold that is such a noun they are not
-# passed over, or "flower plant" would be paid for two golds.
-AROUND_LABEL = set(
-    "a an the this that there it is its it's image picture photo shows show contains depicts of in type kind species model class category label variant breed answer name".split()
-)
-ASKED_ABOUT = set("aircraft airplane plane plant flower car vehicle animal pet".split())
-NO_MAKER = set(
-    "or and not no never nor neither either unlike without except but than maybe perhaps possibly probably likely hardly isn't isnt wasn't can't cannot versus vs if non".split()
-)
-
-# What may stand around a whole class name and is no part of it.
-DRESSING = re.compile(
-    r"\\(?:boxed|fbox|mbox|emph|text(?:bf|it|rm|sf|tt)?|math(?:bf|it|rm|sf))\s*\{"
-)
-BRACKETS = {"(": "()", "[": "[]", "{": "{}"}
-AROUND_WORD = " \t\r\n\"'`*.。“”‘’"
-
-
-def _undressed(text):
-    """Return a class name without the LaTeX, emphasis, quotes and brackets around all of it."""
-    text = re.sub(r"\\([_&%#-])", r"\1", re.sub(r"\\[ ,;:!]|~", " ", text))
-    before = None
-    while before != text:  # each turn makes the text shorter
-        before = text
-        text = text.strip(AROUND_WORD)
-        command = DRESSING.match(text)
-        if command and _wraps(text, "{}"):
-            text = text[command.end() : -1]
-        elif text[:1] in BRACKETS and _wraps(text, BRACKETS[text[0]]):
-            text = text[1:-1]
-        elif len(text) > 2 and text[0] == text[-1] == "$" and "$" not in text.strip("$"):
-            text = text.strip("$")
-        elif re.fullmatch(r"\\\((?:(?!\\[()]).)*\\\)|\\\[(?:(?!\\[\[\]]).)*\\\]", text, re.DOTALL):
-            text = text[2:-2]
-    return text
-
-
-def _wraps(text, pair):
-    """Say whether the first opening bracket of a text is closed by its last character."""
-    depth = 0
-    for i, char in enumerate(text):
-        depth += (char == pair[0]) - (char == pair[1])
-        if char == pair[1] and depth == 0:
-            return i == len(text) - 1
-    return False
-
-
-def classification(completion, example):
-    """1.0 if the answer is the gold class: equal but for case, spaces, underscores and hyphens; or the class among words that name nothing ("a photo of a lily").
-
-    Visual-RFT's rule is `gold in answer or answer in gold` on squeezed text: it pays the empty answer, "A" for "A320" and "rose or lily" for both.  Its first stage
-    is math-verify, to which 737-800 is a subtraction.  One direction here, on word boundaries, and no answer is paid for two golds: before a gold with a digit a
-    maker may stand ("Boeing 737-800"), but no other word with one; "A320-200" is not "A320"; "water lily" is not "lily".
-    Dressing around it all is no part of a name: \\boxed{}, $...$, \\text{}, emphasis, quotes, brackets.
-    (A set with the classes "lily" and "lily flower" would have "lily flower" paid for both.)
-    """
+def classification(completion: str, example: "Example") -> float:
+    """Pay 1.0 if the answer is the gold class, perhaps in a sentence, else 0.0 (Visual-RFT)."""
     body = extract_answer(completion)
-    if body is None or len(body) > MAX_ANSWER or not normalize_label(example.answer):
-        return 0.0
-    bare = _undressed(body)
-    if normalize_label(example.answer) in (normalize_label(body), normalize_label(bare)):
-        return 1.0
-    bare = re.sub(r"[{}$*]", " ", DRESSING.sub(" ", bare)).replace(
-        "’", "'"
-    )  # "a photo of a **lily**"
-    text, gold = (
-        unicodedata.normalize("NFKC", t).casefold().strip("\"'`.。 ")
-        for t in (bare, example.answer)
-    )
-    parts = [re.escape(part) for part in re.split(r"[\s_\-]+", gold) if part]
-    m = re.search(r"(?<![\w\-])" + r"[\s_\-]?".join(parts) + r"(?![\w\-])", text)
-    if not m:
-        return 0.0
-    words = [
-        re.findall(r"[^\s:,!?\"()\[\]“”]+", part) for part in (text[: m.start()], text[m.end() :])
-    ]
-    before, after = ([word.strip("'`") for word in part if word.strip("'`")] for part in words)
-    around = AROUND_LABEL if gold in ASKED_ABOUT else AROUND_LABEL | ASKED_ABOUT
-    unknown = [word for word in before + after if word not in around]
-    if not unknown:
-        return 1.0
-    maker = (
-        len(unknown) <= 2
-        and unknown == before[-len(unknown) :]
-        and all(word.replace("-", "").isalpha() for word in unknown)
-    )
-    return float(maker and bool(re.search("[0-9]", gold)) and not NO_MAKER & set(unknown))
+    return float(body is not None and names_class(body, example.answer))
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# the rewards: is it written as asked
+# --- is it written as asked ---
 
 
-def _blocks(text, tags):
-    """[(tag, body), ...] if the text is a flat sequence of `<tag>body</tag>` with only whitespace between, and every body says something; else None."""
+def _tags_in_order(text: str, tags: list[str]) -> list[str]:
+    """List the tags of a flat sequence of `<tag>body</tag>`; [] if the text is anything else.
+
+    Only whitespace may stand between the blocks, and every body says something.
+    """
     pieces = re.split("(</?(?:" + "|".join(tags) + ")>)", text)  # text, tag, text, tag, ..., text
     if len(pieces) % 4 != 1 or any(outside.strip() for outside in pieces[::4]):
-        return None
-    blocks = []
+        return []
+    order = []
     for opened, body, closed in zip(pieces[1::4], pieces[2::4], pieces[3::4]):
         if opened[1] == "/" or closed != "</" + opened[1:] or not body.strip():
-            return None
-        blocks.append((opened[1:-1], body))
-    return blocks
+            return []
+        order.append(opened[1:-1])
+    return order
 
 
 FOUR_TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
 
-def _order(text, tags):
-    return [tag for tag, _ in _blocks(text, tags) or []]
+def format(completion: str, example: "Example | None" = None) -> float:
+    """Pay 1.0 for `<think>...</think> <answer>...</answer>` and nothing else, else 0.0 (R1-V).
 
-
-def format_strict(completion, example=None):
-    """1.0 if the completion is `<think>...</think> <answer>...</answer>` and nothing else, else 0.0.
-
-    Each of the four tags exactly once, both bodies non-empty; whitespace is free around and between the blocks.  R1-V's fullmatch refuses
-    a final newline, and lets nested blocks, repeated blocks and empty bodies pass.
+    Each of the four tags once, both bodies non-empty; whitespace is free around and between them.
     """
-    return float(_order(completion, ["think", "answer"]) == ["think", "answer"])
+    return float(_tags_in_order(completion, ["think", "answer"]) == ["think", "answer"])
 
 
-def format_lenient(completion, example=None):
-    """1.0 if the completion contains `<think>...</think> <answer>...</answer>`, each tag once, whatever stands before and after; else 0.0.
+def format_lenient(completion: str, example: "Example | None" = None) -> float:
+    """Pay 1.0 if such a pair of blocks is there, whatever is around it (open-r1-multimodal).
 
-    open-r1-multimodal's and R1-Onevision's grpo.py: re.match without DOTALL, so that a newline in the thinking scores 0 and a leading space too.
+    Each of the four tags once in all.
     """
     if any(completion.count(tag) != 1 for tag in FOUR_TAGS):
         return 0.0
-    return format_strict(
-        completion[completion.find("<think>") : completion.find("</answer>") + len("</answer>")]
-    )
+    end = completion.find("</answer>") + len("</answer>")
+    return format(completion[completion.find("<think>") : end])
 
 
-def format_rec(completion, example=None):
-    """1.0 if format_strict holds and the answer can be read as boxes (parse_boxes), or as the statement that there are none; else 0.0.
-
-    VLM-R1's format_reward_rec searches the completion: text around, repeated blocks and empty thinking pass, decimals, one-line JSON without braces and
-    (1,2),(3,4) do not, and the box may stand behind the answer.
-    """
-    return float(
-        format_strict(completion) == 1.0 and parse_boxes(extract_answer(completion)) is not None
-    )
+def format_rec(completion: str, example: "Example | None" = None) -> float:
+    """Pay 1.0 if `format` holds and the answer can be read as boxes, or as none (VLM-R1)."""
+    if format(completion) != 1.0:
+        return 0.0
+    return float(parse_boxes(extract_answer(completion)) is not None)
 
 
-def format_multi_think(completion, example=None):
-    """1.0 if the completion is one or more `<think>` blocks and then one `<answer>`, else 0.0; non-empty, flat, whitespace between.
-
-    R1-Onevision's data has thinking in several blocks, which its released format reward does not treat (its strict pattern passes them by accident, as it passes two
-    answers); open-r1-multimodal merges them when it prepares data.
-    """
-    order = _order(completion, ["think", "answer"])
+def format_multi_think(completion: str, example: "Example | None" = None) -> float:
+    """Pay 1.0 for one or more `<think>` blocks, then one `<answer>` (R1-Onevision's data)."""
+    order = _tags_in_order(completion, ["think", "answer"])
     return float(len(order) > 1 and order[-1] == "answer" and order.count("answer") == 1)
 
 
-def format_caption(completion, example=None):
-    """1.0 if the completion is `<caption>...</caption> <think>...</think> <answer>...</answer>` and nothing else, else 0.0.
-
-    Efficient-R1-VLLM claims that being made to describe the picture first helps; it released neither this reward nor a number.
-    """
-    return float(
-        _order(completion, ["caption", "think", "answer"]) == ["caption", "think", "answer"]
-    )
+def format_caption(completion: str, example: "Example | None" = None) -> float:
+    """Pay 1.0 for `<caption>`, `<think>` and `<answer>` blocks, in order (Efficient-R1-VLLM)."""
+    wanted = ["caption", "think", "answer"]
+    return float(_tags_in_order(completion, wanted) == wanted)
 
 
-def tag_count(completion, example=None):
-    """0.25 for each of the four tags that occurs exactly once: 0, 0.25, ..., 1.0.
+def tag_count(completion: str, example: "Example | None" = None) -> float:
+    """Pay 0.25 for each of the four tags that occurs exactly once (HF open-r1, PR 418).
 
-    HF open-r1 PR 418, for models whose format reward stays 0.  There the newlines belong to the tags; here a tag is a tag.  Says nothing about order.
+    For models whose format reward stays 0. Says nothing about order.
     """
     return 0.25 * sum(completion.count(tag) == 1 for tag in FOUR_TAGS)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# the rewards: how long it is
-#
-# tokens is the length of the completion in tokens, max_tokens the longest it could have been (--max-completion-length).
+# --- how long is it: `tokens` of at most `max_tokens` (--max-completion-length) ---
 
 
-def length(completion, example, tokens, max_tokens):
-    """0.001 per token, at most 1.0 (VisualThinker, where it is unbounded and the processor is loaded again at every call).
+def length(completion: str, example: "Example", tokens: int, max_tokens: int) -> float:
+    """Pay 0.001 per token, at most 1.0 (VisualThinker).
 
-    Range [0, 1].  Gameable by repetition, and known to be gamed: VisualThinker reports longer text and no better answers.  It is here
-    to show that.
+    Gameable by repetition, and known to be gamed. It is here to show that.
     """
     return min(1.0, 0.001 * max(0, tokens))
 
 
-def cosine(completion, example, tokens, max_tokens):
-    """Half a cosine over the length, by correctness: right 1.0 -> 0.5, wrong 0.0 -> -0.5, from no token to max_tokens.  Range [-0.5, 1].
+def cosine(completion: str, example: "Example", tokens: int, max_tokens: int) -> float:
+    """Pay by half a cosine over the length: brief is better (VLM-R1, after arXiv:2502.03373).
 
-    The "length" of VLM-R1 (after Yeo et al. 2025, arXiv:2502.03373): brief is better, right or wrong, and any right answer beats any wrong one.  HF open-r1 has
-    it the other way for wrong answers (-1.0 -> -0.5: a longer attempt is forgiven), which pays for padding whatever the policy cannot solve.
-    VLM-R1 overwrites the correctness with 1.0, and its curve is periodic: 2,048 tokens are worth as much as none.  Here the length is clamped.
+    From no token to max_tokens: right 1.0 -> 0.5, wrong 0.0 -> -0.5.
     """
     best, worst = (1.0, 0.5) if accuracy(completion, example) else (0.0, -0.5)
     share = min(1.0, max(0, tokens) / max(1, max_tokens))
     return worst + (best - worst) * (1 + math.cos(math.pi * share)) / 2
 
 
-def soft_overlong(completion, example, tokens, max_tokens):
-    """0 up to L_max - L_cache tokens, then linear to -1 at L_max: DAPO, arXiv:2503.14476 eq. 13.  Range [-1, 0].
+def soft_overlong(completion: str, example: "Example", tokens: int, max_tokens: int) -> float:
+    """Charge the last fifth of max_tokens linearly, from 0 to -1 (DAPO, arXiv:2503.14476 eq. 13).
 
     L_max is max_tokens; L_cache is a fifth of it (DAPO: 4,096 of 20,480).
     """
@@ -347,54 +190,65 @@ def soft_overlong(completion, example, tokens, max_tokens):
     return max(-1.0, min(0.0, (max_tokens - cache - tokens) / cache))
 
 
-def repetition(completion, example=None):
-    """-(1 - distinct / all) of the 6-grams of the words, or of the boxes in the answer if that is worse.  Range [-1, 0].
+def repetition(completion: str, example: "Example | None" = None) -> float:
+    """Charge repeated 6-grams of words, or repeated boxes if that is worse (VLM-R1).
 
-    VLM-R1's repetition.  There fewer than 6 words are never repetitive and 6 have one 6-gram, so that "a a a a a" is free: up to 6 words are measured in
-    2-grams here.  A completion without spaces is one word: words are cut into pieces of 8 characters beyond 32.  And a box list hides the thinking from it: the worse
-    of the two counts here.  Only the last MAX_TAIL characters are read.
+    -(1 - distinct / all), in [-1, 0], of the last MAX_TAIL characters.
     """
     worst = _repeated_ngrams(completion, 6)
-    boxes = (
-        parse_boxes(extract_answer(completion)) if "[" in completion or "(" in completion else None
-    )
-    return min(worst, _repeated([(b["bbox_2d"], b["label"]) for b in boxes])) if boxes else worst
+    if "[" not in completion and "(" not in completion:
+        return worst
+    found = parse_boxes(extract_answer(completion))
+    if not found:
+        return worst
+    return min(worst, _repeated([(box["bbox_2d"], box["label"]) for box in found]))
 
 
-def repetition_penalty(completion, example=None):
-    """-(1 - distinct / all) of the 3-grams of the words.  Range [-1, 0].
+def repetition_penalty(completion: str, example: "Example | None" = None) -> float:
+    """Charge repeated 3-grams of words: HF open-r1's get_repetition_penalty_reward.
 
-    HF open-r1's get_repetition_penalty_reward with its defaults (ngram_size 3, max_penalty -1), and its rule for short texts and long words as in `repetition`.  Stricter:
-    a policy paid for length makes lists, "red circle, red circle, blue circle", in which 6-grams hardly ever come twice (README, docs/log.md).
+    Stricter than `repetition`: a policy paid for length makes lists, "red circle, red circle, blue
+    circle", in which 6-grams hardly ever come twice (docs/log.md).
     """
     return _repeated_ngrams(completion, 3)
 
 
-def _repeated_ngrams(completion, n):
+def _repeated_ngrams(completion: str, n: int) -> float:
+    """Return -(1 - distinct / all) of the n-grams of the words.
+
+    Up to n words are measured in 2-grams, or "a a a a a" would be free.
+    """
     words = []
     for word in completion[-MAX_TAIL:].lower().split():
-        words += [word] if len(word) <= 32 else [word[i : i + 8] for i in range(0, len(word), 8)]
+        if len(word) <= 32:
+            words.append(word)
+        else:  # a text without spaces is one word: cut it
+            words += [word[i : i + 8] for i in range(0, len(word), 8)]
     n = n if len(words) > n else 2
     return _repeated(list(zip(*(words[i:] for i in range(n)))))
 
 
-def _repeated(items):
+def _repeated(items: Sequence) -> float:
     return len(set(items)) / len(items) - 1 if items else 0.0
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# the rewards: boxes
-#
-# All need example.meta["boxes"] (ValueError without: see check_rewards), read the answer body only and never send it through a numeric verifier, which
-# reduces Visual-RFT's gold to the y1 of its first box: "[]" after a thinking that mentions that number scores 1.0 there.  Where there is nothing to find, an
-# answer that says so ("[]", "none", "No Objects") has the highest score and everything else 0 (Visual-RFT: 0 for all).
+# --- boxes: lists of {"bbox_2d": corners in pixels of the original image, "label", "score"} ---
 
 
-def _on_boxes(score, nothing_found=1.0):
-    """A reward from score(predicted, gold), both lists non-empty, in pixels of the original image."""
+def has_boxes(example: "Example") -> bool:
+    """Tell whether boxes are asked for, perhaps none."""
+    return (getattr(example, "meta", None) or {}).get("boxes") is not None
+
+
+def _on_boxes(score: Callable[[list, list], float], nothing_found: float = 1.0) -> Callable:
+    """Make a reward of score(predicted, gold), which gets two lists that are not empty.
+
+    Only the answer body is read. Where there is nothing to find, an answer that says so earns
+    `nothing_found`, the highest score, and everything else 0. ValueError without gold boxes.
+    """
 
     @functools.wraps(score)
-    def reward(completion, example):
+    def reward(completion: str, example: "Example") -> float:
         gold = gold_boxes(example)
         predicted = predicted_boxes(completion, example)
         if predicted is None or bool(predicted) != bool(gold):
@@ -405,278 +259,312 @@ def _on_boxes(score, nothing_found=1.0):
     return reward
 
 
-def _shared(matches, predicted, gold):
-    """Sum of the matched overlaps over the longer list: a missed box and a surplus one cost the same."""
+def _mean_overlap(matches: list, predicted: list, gold: list) -> float:
+    """Divide the matched overlaps by the longer list: a missed box and a surplus one cost alike."""
     return min(1.0, sum(share for _, _, share in matches) / max(len(predicted), len(gold)))
 
 
 @_on_boxes
-def soft_iou(predicted, gold):
-    """`iou`: the IoU of one box and one gold; of lists, the sum of the matched IoUs over the longer list.  Range [0, 1].
+def iou(predicted: list[dict], gold: list[dict]) -> float:
+    """Pay the matched IoUs over the longer list (VLM-R1's REC reward).
 
-    VLM-R1's REC reward.  It reads the first box and its evaluation the last; here naming two boxes halves the score.  It takes integers only, and pixels of the resized
-    image whatever the model writes.
+    Naming two boxes for one object halves the score.
     """
-    return _shared(match_boxes(predicted, gold, 0.0), predicted, gold)
+    return _mean_overlap(match_boxes(predicted, gold, 0.0), predicted, gold)
 
 
 @_on_boxes
-def hard_iou(predicted, gold):
-    """`iou_hard`: 1.0 if `iou` is over 0.5, else 0.0: the old VLM-R1 and R1-Onevision.  One of two boxes for one object is therefore never enough."""
-    return _shared(match_boxes(predicted, gold, 0.0), predicted, gold) > 0.5
+def iou_hard(predicted: list[dict], gold: list[dict]) -> float:
+    """Pay 1.0 if `iou` is over 0.5, else 0.0 (the old VLM-R1 and R1-Onevision)."""
+    return _mean_overlap(match_boxes(predicted, gold, 0.0), predicted, gold) > 0.5
 
 
 @functools.partial(_on_boxes, nothing_found=2.0)
-def giou_plus_one(predicted, gold):
-    """`giou`: generalised IoU + 1 of one box and one gold; of lists, the matched sum over the longer list.  Range [0, 2].
+def giou(predicted: list[dict], gold: list[dict]) -> float:
+    """Pay generalised IoU + 1, the matched sum over the longer list (Visual-RFT's LISA reward).
 
-    Visual-RFT's LISA reward, which pays swapped corners 2.0 and mixes the corners of two boxes.  Mind that junk next to the gold still earns up to 1.0: that slope is
-    what GIoU is for.
+    In [0, 2]. Junk next to the gold still earns up to 1.0: that slope is what GIoU is for.
     """
-    matches = match_boxes(predicted, gold, -1.0, overlap=giou)
+    matches = match_boxes(predicted, gold, -1.0, overlap=boxes.giou)
     return min(2.0, sum(1 + share for _, _, share in matches) / max(len(predicted), len(gold)))
 
 
 @_on_boxes
-def accuracy_iou(predicted, gold):
-    """Sum of the matched IoUs over the longer list, matched by confidence at IoU > 0.5.  Range [0, 1].
-
-    Visual-RFT's detection reward.  A newline in the answer or a missing Confidence scores 0 there, and a box with the right y1 alone 1.0.  Repeated boxes are
-    removed there; here they are surplus.
-    """
-    return _shared(match_boxes(predicted, gold, 0.5, by_score=True), predicted, gold)
+def accuracy_iou(predicted: list[dict], gold: list[dict]) -> float:
+    """Pay IoUs over the longer list, matched by confidence at IoU > 0.5 (Visual-RFT detection)."""
+    return _mean_overlap(match_boxes(predicted, gold, 0.5, by_score=True), predicted, gold)
 
 
 @_on_boxes
-def accuracy_confidence(predicted, gold):
-    """Confidence of the matched boxes over (number of gold boxes + confidence of the unmatched ones).  Range [0, 1].
+def accuracy_confidence(predicted: list[dict], gold: list[dict]) -> float:
+    """Pay the confidence of matched boxes over (gold boxes + confidence of the others).
 
-    After Visual-RFT's mean over the predictions of c if matched and 1 - c if not.  That pays a junk box with confidence 0 the full 1.0, and dilutes
-    a missed or unsure box with as many of them as one likes.  Here an unmatched box never raises the reward and costs what it claims; a missed gold counts.  Confidences
-    are cut to [0, 1]; a matched box without one earns nothing, an unmatched one counts as sure.  So it is for prompts that ask for a confidence, as Visual-RFT's does:
-    where none does, the only answer it pays is "[]".
+    After Visual-RFT. An unmatched box costs what it claims, and 1.0 if it claims nothing; a matched
+    box without a confidence earns nothing. So where a prompt asks for none, only "[]" is ever paid.
     """
     right = {i for i, _, _ in match_boxes(predicted, gold, 0.5, by_score=True)}
-    claimed = sum(score_of(p) for i, p in enumerate(predicted) if i not in right)
+    claimed = sum(_claim(box) for i, box in enumerate(predicted) if i not in right)
     return sum(predicted[i]["score"] or 0.0 for i in right) / (len(gold) + claimed)
+
+
+def _claim(box: dict) -> float:
+    return 1.0 if box["score"] is None else box["score"]
 
 
 AT_LEAST_HALF = math.nextafter(0.5, 0)  # match_boxes wants more than its threshold
 
 
 @_on_boxes
-def weighted_sum(predicted, gold):
-    """0.7 position + 0.3 completeness: matched IoU (>= 0.5) over the longer list, and 1 - (share of golds missed + share of boxes not matched) / 2.  Range [0, 1].
+def weighted_sum(predicted: list[dict], gold: list[dict]) -> float:
+    """Pay 0.7 position + 0.3 completeness (VLM-R1).
 
-    VLM-R1's weighted_sum, which divides by the number of gold boxes: a grid of 256 boxes laid blindly earns 0.73 there, two right and two junk 0.925 (0.575 here).
-    There a box with the wrong label is taken for a find in completeness (0.225 for one such box and two golds, 0 here).
+    position: IoUs matched at 0.5 or more, over the longer list.
+    completeness: 1 - (share of golds missed + share of boxes not matched) / 2.
     """
     matches = match_boxes(predicted, gold, AT_LEAST_HALF)
-    position = _shared(matches, predicted, gold)
-    completeness = (
-        1
-        - (
-            (len(gold) - len(matches)) / len(gold)
-            + (len(predicted) - len(matches)) / len(predicted)
-        )
-        / 2
-    )
+    position = _mean_overlap(matches, predicted, gold)
+    missed = (len(gold) - len(matches)) / len(gold)
+    surplus = (len(predicted) - len(matches)) / len(predicted)
+    completeness = 1 - (missed + surplus) / 2
     return min(1.0, 0.7 * position + 0.3 * completeness)
 
 
-def _image_map(predicted, gold, thresholds):
-    """Mean AP of one image's boxes over the thresholds and the classes of both lists, at one operating point: their scores are not asked for.
+def _image_map(predicted: list[dict], gold: list[dict], thresholds: list[float]) -> float:
+    """Average AP over thresholds and the classes of both lists, of one image's boxes.
 
-    COCO ranks boxes of equal score as listed, so that what follows the last hit is free.  All at once, AP is precision times the recalls reached.
-    If no gold box has a label, those of the prediction say nothing.
+    All boxes count at once, whatever their scores: AP is precision times the recalls reached.
+    COCO ranks boxes of equal score as listed, so that what follows the last hit is free.
     """
-    if not any(normalize_label(b.get("label")) for b in gold):
-        predicted, gold = ([{**b, "label": None} for b in boxes] for boxes in (predicted, gold))
-    names = {normalize_label(b.get("label")) for b in predicted + gold}
+    if not any(normalize_label(b.get("label")) for b in gold):  # then the prediction's say nothing
+        predicted = [{**b, "label": None} for b in predicted]
+        gold = [{**b, "label": None} for b in gold]
+    names = dict.fromkeys(normalize_label(b.get("label")) for b in predicted + gold)
     result = 0.0
     for name in names:
-        p, g = (
-            [b for b in boxes if normalize_label(b.get("label")) == name]
-            for boxes in (predicted, gold)
-        )
-        matches = (
-            [share for _, _, share in match_boxes(p, g, math.nextafter(thresholds[0], 0))]
-            if p and g
-            else []
-        )
+        p = [b for b in predicted if normalize_label(b.get("label")) == name]
+        g = [b for b in gold if normalize_label(b.get("label")) == name]
+        shares = [share for _, _, share in match_boxes(p, g, math.nextafter(thresholds[0], 0))]
         for threshold in thresholds:
-            hits = sum(share >= threshold for share in matches)
-            result += (
-                hits / len(p) * bisect.bisect_right(RECALLS, hits / len(g)) / len(RECALLS)
-                if hits
-                else 0.0
-            )
+            hits = sum(share >= threshold for share in shares)
+            if hits:
+                recalls = bisect.bisect_right(boxes.RECALLS, hits / len(g))
+                result += hits / len(p) * recalls / len(boxes.RECALLS)
     return min(1.0, result / (len(names) * len(thresholds)))
 
 
 @_on_boxes
-def od_ap(predicted, gold):
-    """COCO's mAP (IoU 0.50:0.95) of the one image, with a price on false boxes.  Range [0, 1].
-
-    VLM-R1's od_ap is gamed by spamming boxes: with all scores 1.0, what follows the hits costs nothing, and boxes with a label that is not in the gold are
-    dropped.  Here precision falls with every false box, and a class that is only predicted counts 0.
-    """
-    return _image_map(predicted, gold, THRESHOLDS)
+def od_ap(predicted: list[dict], gold: list[dict]) -> float:
+    """Pay COCO's mAP (IoU 0.50:0.95) of the one image, with a price on false boxes (VLM-R1)."""
+    return _image_map(predicted, gold, boxes.THRESHOLDS)
 
 
 @_on_boxes
-def od_ap50(predicted, gold):
-    """od_ap at IoU 0.5 alone.  Range [0, 1].  VLM-R1's has the same holes."""
-    return _image_map(predicted, gold, THRESHOLDS[:1])
+def od_ap50(predicted: list[dict], gold: list[dict]) -> float:
+    """Pay `od_ap` at IoU 0.5 alone (VLM-R1)."""
+    return _image_map(predicted, gold, boxes.THRESHOLDS[:1])
 
 
 @_on_boxes
-def od_length(predicted, gold):
-    """od_ap times min(1, golds / boxes): VLM-R1's odLength, its own remedy against spam.  Range [0, 1].  There unknown labels are still free of AP's part."""
-    return _image_map(predicted, gold, THRESHOLDS) * min(1.0, len(gold) / len(predicted))
+def od_length(predicted: list[dict], gold: list[dict]) -> float:
+    """Pay `od_ap` times min(1, golds / boxes): VLM-R1's odLength, its remedy against spam."""
+    return _image_map(predicted, gold, boxes.THRESHOLDS) * min(1.0, len(gold) / len(predicted))
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# names, and combining them
-
-REWARDS = {
-    "accuracy": accuracy, "mcq": mcq, "yes_no": yes_no, "all_match": all_match, "classification": classification,
-    "format": format_strict, "format_lenient": format_lenient, "format_rec": format_rec, "format_multi_think": format_multi_think,
-    "format_caption": format_caption, "tag_count": tag_count,
-    "length": length, "cosine": cosine, "repetition": repetition, "repetition_penalty": repetition_penalty, "soft_overlong": soft_overlong,
-    "iou": soft_iou, "iou_hard": hard_iou, "giou": giou_plus_one, "accuracy_iou": accuracy_iou, "accuracy_confidence": accuracy_confidence,
-    "weighted_sum": weighted_sum, "od_ap": od_ap, "od_ap50": od_ap50, "od_length": od_length,
-}  # fmt: skip
-NEEDS_TOKENS = {"length", "cosine", "soft_overlong"}
-NEEDS_BOXES = {
-    "iou",
-    "iou_hard",
-    "giou",
-    "accuracy_iou",
-    "accuracy_confidence",
-    "weighted_sum",
-    "od_ap",
-    "od_ap50",
-    "od_length",
-}
-RANGES = {name: (0.0, 1.0) for name in REWARDS} | {  # (lowest, highest), or the set of values
-    **{name: {0.0, 1.0} for name in ["accuracy", "mcq", "yes_no", "all_match", "classification", "iou_hard"]},
-    **{name: {0.0, 1.0} for name in REWARDS if name.startswith("format")}, "tag_count": {0.0, 0.25, 0.5, 0.75, 1.0},
-    "cosine": (-0.5, 1.0), "repetition": (-1.0, 0.0), "repetition_penalty": (-1.0, 0.0), "soft_overlong": (-1.0, 0.0), "giou": (0.0, 2.0),
-}  # fmt: skip
+# --- which examples a reward can score ---
 
 
-def _names_a_choice(example):
+def is_yes_or_no(example: "Example") -> bool:
+    """Tell whether the gold is yes or no."""
+    return text_form(example.answer) in ("yes", "no")
+
+
+def names_a_choice(example: "Example") -> bool:
+    """Tell whether the gold is one of the choices, or a letter where there are none."""
     if example.choices:
         return choice_index(example.answer, example.choices) is not None
     return isinstance(read(example.answer), Choice)
 
 
-def check_rewards(names, examples, functions=REWARDS):
-    """ValueError, in a sentence, if a named reward does not exist or has nothing to score in an example.  Call it once, before training.
+class Need(NamedTuple):
+    """What the examples of a reward must have: in words, and as a test of one."""
 
-    A reward that cannot work scores 0 all night (VLM-R1's yes_no, on golds without yes or no: 1).  check_gold looks at the golds themselves.
+    words: str
+    holds: Callable[["Example"], bool]
+
+
+BOXES = Need("examples with boxes (meta['boxes'])", has_boxes)
+CHOICES = Need("answers that are a choice or its letter", names_a_choice)
+YES_OR_NO = Need("answers that are yes or no", is_yes_or_no)
+
+
+# --- the rewards by name ---
+
+
+class Reward(NamedTuple):
+    """A row of REWARDS: function(completion, example) -> float, and what to know about it.
+
+    range: (lowest, highest), or the set of its values.
+    needs: what its examples must have.
+    needs_tokens: the function takes (completion, example, tokens, max_tokens).
     """
-    unknown = [name for name in names if name not in functions]
-    if unknown:
-        raise ValueError(
-            f"unknown reward {', '.join(map(repr, unknown))}; known are {', '.join(sorted(functions))}"
-        )
+
+    function: Callable[..., float]
+    range: tuple[float, float] | set[float] = (0.0, 1.0)
+    needs: Need | None = None
+    needs_tokens: bool = False
+
+    def __call__(
+        self,
+        completion: str,
+        example: "Example",
+        tokens: int | None = None,
+        max_tokens: int | None = None,
+    ) -> float:
+        """Score a completion of so many tokens, of at most max_tokens."""
+        if self.needs_tokens:
+            return self.function(completion, example, tokens, max_tokens)
+        return self.function(completion, example)
+
+
+ZERO_OR_ONE = {0.0, 1.0}
+REWARDS = {
+    "accuracy": Reward(accuracy, ZERO_OR_ONE),
+    "mcq": Reward(mcq, ZERO_OR_ONE, needs=CHOICES),
+    "yes_no": Reward(yes_no, ZERO_OR_ONE, needs=YES_OR_NO),
+    "all_match": Reward(all_match, ZERO_OR_ONE),
+    "classification": Reward(classification, ZERO_OR_ONE),
+    "format": Reward(format, ZERO_OR_ONE),
+    "format_lenient": Reward(format_lenient, ZERO_OR_ONE),
+    "format_rec": Reward(format_rec, ZERO_OR_ONE),
+    "format_multi_think": Reward(format_multi_think, ZERO_OR_ONE),
+    "format_caption": Reward(format_caption, ZERO_OR_ONE),
+    "tag_count": Reward(tag_count, {0.0, 0.25, 0.5, 0.75, 1.0}),
+    "length": Reward(length, needs_tokens=True),
+    "cosine": Reward(cosine, (-0.5, 1.0), needs_tokens=True),
+    "repetition": Reward(repetition, (-1.0, 0.0)),
+    "repetition_penalty": Reward(repetition_penalty, (-1.0, 0.0)),
+    "soft_overlong": Reward(soft_overlong, (-1.0, 0.0), needs_tokens=True),
+    "iou": Reward(iou, needs=BOXES),
+    "iou_hard": Reward(iou_hard, ZERO_OR_ONE, needs=BOXES),
+    "giou": Reward(giou, (0.0, 2.0), needs=BOXES),
+    "accuracy_iou": Reward(accuracy_iou, needs=BOXES),
+    "accuracy_confidence": Reward(accuracy_confidence, needs=BOXES),
+    "weighted_sum": Reward(weighted_sum, needs=BOXES),
+    "od_ap": Reward(od_ap, needs=BOXES),
+    "od_ap50": Reward(od_ap50, needs=BOXES),
+    "od_length": Reward(od_length, needs=BOXES),
+}
+
+
+# --- scoring a step ---
+
+
+def check_rewards(names: list[str], examples: Iterable["Example"]) -> None:
+    """Raise ValueError if a reward does not exist or cannot score an example.
+
+    Call it once, before training: a reward that cannot work scores 0 all night.
+    """
+    check_names(names)
     for i, example in enumerate(examples):
         which = f"example {getattr(example, 'id', None) or i} with the answer {example.answer!r}"
-        has_boxes = meta_of(example).get("boxes") is not None
         for name in names:
-            if name in NEEDS_BOXES and not has_boxes:
-                raise ValueError(
-                    f"reward {name} needs examples with boxes (meta['boxes']); {which} has none"
-                )
-            if name == "yes_no" and text_form(example.answer) not in ("yes", "no"):
-                raise ValueError(f"reward yes_no needs answers that are yes or no; not so {which}")
-            if name == "mcq" and not _names_a_choice(example):
-                raise ValueError(
-                    f"reward mcq needs answers that are a choice or its letter; not so {which}"
-                )
+            need = REWARDS[name].needs
+            if need and not need.holds(example):
+                raise ValueError(f"reward {name} needs {need.words}; not so {which}")
 
 
-def reward_parts(completions, examples, names, tokens=None, max_tokens=None, functions=REWARDS):
-    """Score each completion against its example: ({name: [float, ...]}, {name: number of failures}).
-
-    tokens is the length of each completion in tokens and max_tokens its limit, for the rewards in NEEDS_TOKENS.  functions may have more rewards than REWARDS
-    (a reward model's).  A reward that raises or returns nan or inf scores 0.0, is counted (log it as `rewards/<name>/failed`), and its first traceback is logged.
-    """
-    unknown = [name for name in names if name not in functions]
+def check_names(names: list[str]) -> None:
+    """Raise ValueError for a name that is not in REWARDS."""
+    unknown = [name for name in names if name not in REWARDS]
     if unknown:
-        raise ValueError(
-            f"unknown reward {', '.join(map(repr, unknown))}; known are {', '.join(sorted(functions))}"
-        )
+        known = ", ".join(sorted(REWARDS))
+        raise ValueError(f"unknown reward {', '.join(map(repr, unknown))}; known are {known}")
+
+
+def reward_parts(
+    completions: list[str],
+    examples: list["Example"],
+    names: list[str],
+    tokens: list[int] | None = None,
+    max_tokens: int | None = None,
+) -> tuple[dict[str, list[float]], dict[str, int]]:
+    """Score each completion against its example: ({name: scores}, {name: number of failures}).
+
+    tokens: the length of each completion; max_tokens: the longest it could have been.
+    A reward that raises or returns nan or inf scores 0.0 and is counted; its first traceback is
+    logged. ValueError if what a reward needs is not given.
+    """
+    check_names(names)
     if len(completions) != len(examples):
         raise ValueError(
-            f"{len(completions)} completions but {len(examples)} examples: repeat each example for its group"
+            f"{len(completions)} completions but {len(examples)} examples: "
+            "repeat each example for its group"
         )
-    counting = [name for name in names if name in NEEDS_TOKENS]
+    counting = [name for name in names if REWARDS[name].needs_tokens]
     if counting and (tokens is None or max_tokens is None):
         raise ValueError(
             f"reward {counting[0]} is about the number of tokens: it needs tokens and max_tokens"
         )
-    if tokens is not None and len(tokens) != len(completions):
+    if tokens is None:
+        tokens = [None] * len(completions)
+    if len(tokens) != len(completions):
         raise ValueError(f"{len(completions)} completions but {len(tokens)} token counts")
     parts, failed = {}, {}
     for name in names:
         parts[name], failed[name] = [], 0
-        for i, (completion, example) in enumerate(zip(completions, examples)):
+        for completion, example, count in zip(completions, examples, tokens):
             try:
-                more = (int(tokens[i]), int(max_tokens)) if name in NEEDS_TOKENS else ()
-                score = float(functions[name](completion, example, *more))
+                score = float(REWARDS[name](completion, example, count, max_tokens))
                 if not math.isfinite(score):
                     raise ValueError(f"reward {name} returned {score}")
-            except (
-                Exception
-            ):  # whatever a new reward raises: it must not end a night's run, nor pass unseen
+            # Whatever a new reward raises must not end a night's run, nor pass unseen.
+            except Exception:
                 if failed[name] == 0:
                     log.warning("reward %r failed on %.200r", name, completion, exc_info=True)
-                score, failed[name] = 0.0, failed[name] + 1
+                score = 0.0
+                failed[name] += 1
             parts[name].append(score)
     return parts, failed
 
 
-def total(parts, weights=None):
-    """Weighted sum per completion: one weight per reward, in the order of the names; None is the plain sum.
-
-    VLM-R1 accepts --reward_weights and never reads them.
-    """
+def total(parts: dict[str, list[float]], weights: list[float] | None = None) -> list[float]:
+    """Add up the rewards of each completion, with a weight for each; None weighs all alike."""
     weights = [1.0] * len(parts) if weights is None else list(weights)
     if len(weights) != len(parts):
         raise ValueError(
-            f"{len(weights)} reward weights for {len(parts)} rewards ({', '.join(parts)}): give one each"
+            f"{len(weights)} reward weights for {len(parts)} rewards ({', '.join(parts)}): "
+            "give one each"
         )
     return [sum(w * score for w, score in zip(weights, row)) for row in zip(*parts.values())]
 
 
-def summary(completions, examples):
-    """What an evaluation reports, one answer a question: accuracy in [0, 1] over all n (what cannot be read is wrong, never guessed), its 95 %
-    interval, accuracy_parsed over the answers that could be read, format_rate, parse_failures (a count), and the mean iou of examples with boxes, if any."""
+# --- what an evaluation reports ---
+
+
+def marks(completion: str, example: "Example") -> dict[str, float]:
+    """Score one answer for people: its accuracy, and its iou if the example has boxes."""
+    if has_boxes(example):
+        return {"accuracy": accuracy(completion, example), "iou": iou(completion, example)}
+    return {"accuracy": accuracy(completion, example)}
+
+
+def summary(completions: list[str], examples: list["Example"]) -> dict[str, float]:
+    """Sum up an evaluation with one answer a question; what cannot be read is wrong.
+
+    accuracy of all n with its 95 % interval, accuracy_parsed of the answers that could be read,
+    format_rate, parse_failures (a count), and the mean iou of examples with boxes, if any.
+    """
     n = len(completions)
-    right = sum(accuracy(c, e) for c, e in zip(completions, examples))
-    boxed = [(c, e) for c, e in zip(completions, examples) if meta_of(e).get("boxes") is not None]
-    failures = sum(map(parse_failure, completions)) + sum(
-        not parse_failure(c) and predicted_boxes(c, e) is None for c, e in boxed
-    )
-    low, high = metrics.wilson(right, n)
-    result = {
-        "accuracy": right / max(1, n),
-        "n": n,
-        "accuracy_low": low,
-        "accuracy_high": high,
+    pairs = list(zip(completions, examples))
+    boxed = [(c, e) for c, e in pairs if has_boxes(e)]
+    failures = sum(parse_failure(c) for c in completions)
+    failures += sum(not parse_failure(c) and predicted_boxes(c, e) is None for c, e in boxed)
+    right = sum(accuracy(c, e) for c, e in pairs)
+    result = metrics.share("accuracy", right, n) | {
         "accuracy_parsed": right / max(1, n - failures),
-        "format_rate": sum(map(format_strict, completions)) / max(1, n),
+        "format_rate": sum(format(c) for c in completions) / max(1, n),
         "parse_failures": failures,
     }
-    return result | ({"iou": sum(soft_iou(c, e) for c, e in boxed) / len(boxed)} if boxed else {})
-
-
-def marks(completion, example):
-    """What an answer sheet says of one answer: its accuracy, and its iou if the example has boxes."""
-    found = {"accuracy": accuracy(completion, example)}
-    return found | (
-        {"iou": soft_iou(completion, example)} if meta_of(example).get("boxes") is not None else {}
-    )
+    if boxed:
+        result["iou"] = sum(iou(c, e) for c, e in boxed) / len(boxed)
+    return result

@@ -1028,7 +1028,7 @@ def bench_rewards(args):
     ]
     sets += [
         (
-            "ground" if name in rewards.NEEDS_BOXES else "spatial" if name == "mcq" else "count",
+            "ground" if rewards.REWARDS[name].needs is rewards.BOXES else "spatial" if name == "mcq" else "count",
             [name],
         )
         for name in sorted(rewards.REWARDS)

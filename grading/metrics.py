@@ -1,93 +1,50 @@
-"""What is counted over many answers: intervals, majority, pass@k, self-select."""
+"""Count over many answers: intervals, majority, pass@k, self-select, reflection words."""
 
 import math
 import re
 from collections import Counter
+from collections.abc import Callable, Sequence
 
 from grading.answers import extract_answer, match_answer, normalize_answer
 
+Read = Callable[[str], str | None]  # completion -> its answer, or None
 
-def wilson(k, n, z=1.96):
-    """95 % interval of a share: k of n (Wilson 1927).  Returns (low, high) in [0, 1]; (0, 1) for n = 0."""
+
+# --- shares and their intervals ---
+
+
+def mean(values: Sequence[float]) -> float:
+    """Average the values; ZeroDivisionError without any."""
+    return sum(values) / len(values)
+
+
+def wilson(k: float, n: int, z: float = 1.96) -> tuple[float, float]:
+    """Return the 95 % interval of a share, k of n (Wilson 1927): (low, high) in [0, 1].
+
+    (0, 1) for n = 0.
+    """
     if n == 0:
         return 0.0, 1.0
     p, square = k / n, z * z
-    middle, half = p + square / (2 * n), z * math.sqrt(p * (1 - p) / n + square / (4 * n * n))
-    return max(0.0, (middle - half) / (1 + square / n)), min(
-        1.0, (middle + half) / (1 + square / n)
-    )
+    middle = p + square / (2 * n)
+    half = z * math.sqrt(p * (1 - p) / n + square / (4 * n * n))
+    low, high = (middle - half) / (1 + square / n), (middle + half) / (1 + square / n)
+    return max(0.0, low), min(1.0, high)
 
 
-REFLECTION_WORDS = (
-    "wait", "hmm", "hold on", "recheck", "re-check", "double-check", "let me check", "let me verify", "let me recount", "let me count again", "let me look again",
-    "check again", "count again", "look again", "think again", "rethink", "re-think", "reconsider", "re-examine", "re-evaluate", "recount", "actually",
-    "on second thought", "alternatively", "i made a mistake", "that's not right", "that is not right",
-)  # fmt: skip
-# The longest first; a space is any whitespace, a hyphen may be a space or left out.
-_PHRASES = (
-    re.escape(words).replace(r"\ ", r"\s+").replace(r"\-", r"[\s-]?")
-    for words in sorted(REFLECTION_WORDS, key=len, reverse=True)
-)
-REFLECTION = re.compile(rf"(?<!\w)(?:{'|'.join(_PHRASES)})(?!\w)", re.IGNORECASE)
+def share(name: str, right: float, n: int) -> dict[str, float]:
+    """Return {name: right / n, "n": n, name_low, name_high}, the last two Wilson's."""
+    low, high = wilson(right, n)
+    return {name: right / max(1, n), "n": n, f"{name}_low": low, f"{name}_high": high}
 
 
-def reflections(completion):
-    """How many reflection words or phrases the thinking has ("wait", "re-check", "on second thought"), at word boundaries, overlapping ones once.
+def bootstrap_difference(
+    a: Sequence[float], b: Sequence[float], seed: int = 0, resamples: int = 10_000
+) -> tuple[float, float]:
+    """Return the 95 % interval of mean(a) - mean(b), paired (percentile bootstrap, Efron 1979).
 
-    The count that "aha moment" plots show beside accuracy.  The thinking is what stands before the last `</think>`, or, without one, before the first `<answer>`.
-    """
-    return len(
-        REFLECTION.findall(
-            completion.rpartition("</think>")[0] or completion.partition("<answer>")[0]
-        )
-    )
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# many answers to one question
-
-
-def majority(completions, choices=None, read=extract_answer):
-    """The commonest answer of some completions, as one of them wrote it, or None if none can be read. "3", "3.0" and " 3 " vote together, and
-    with `choices` so do "B", "(b)" and the text of B; ties go to the answer that came first."""
-    answers = [answer for answer in map(read, completions) if answer is not None]
-    if not answers:
-        return None
-    forms = [normalize_answer(answer, choices) for answer in answers]
-    winner = Counter(forms).most_common(1)[0][
-        0
-    ]  # keeps the order of arrival, and most_common is stable
-    return answers[forms.index(winner)]
-
-
-def pass_at_k(n, right, k):
-    """1 - C(n - right, k) / C(n, k): unbiased estimate of the chance that one of k samples is right, from `right` of n (Chen et al. 2021, eq. 1)."""
-    return 1.0 - math.comb(n - right, k) / math.comb(n, k)
-
-
-def select(selection, candidates, choices=None, read=extract_answer):
-    """What self-select answers (R3V, arXiv:2411.00855): (answer or None, how).
-
-    selection: the completion that had the candidates, a list of completions, in its prompt.  how: "selected", its answer can be read and says the same as
-    that of a candidate; else "majority", that of the candidates (ties: the first); "none", nothing can be read, and the answer is None.
-    R3V has no such fallback: it scores whatever the selection says.
-    """
-    chosen = read(selection)
-    answers = [answer for answer in map(read, candidates) if answer is not None]
-    form = None if chosen is None else normalize_answer(chosen, choices)
-    if chosen is not None and (
-        any(normalize_answer(answer, choices) == form for answer in answers)
-        or any(match_answer(chosen, answer, choices) for answer in answers)
-    ):
-        return chosen, "selected"
-    return majority(candidates, choices, read), "majority" if answers else "none"
-
-
-def bootstrap_difference(a, b, seed=0, resamples=10_000):
-    """95 % interval of mean(a) - mean(b), paired: two scores of the same n questions, which are drawn anew with replacement (percentile bootstrap,
-    Efron 1979).  Returns (low, high); (0, 0) for n = 0.  ValueError for lists of different lengths.
-
-    Only how often each difference is drawn matters, and these numbers are multinomial: n questions cost no n draws.
+    a, b: two scores of each of n questions, which are drawn anew with replacement.
+    (0, 0) for n = 0. ValueError for lists of different lengths.
     """
     import numpy
 
@@ -97,11 +54,194 @@ def bootstrap_difference(a, b, seed=0, resamples=10_000):
         )
     if not a:
         return 0.0, 0.0
-    values, times = numpy.unique(
-        numpy.asarray(a, dtype=float) - numpy.asarray(b, dtype=float), return_counts=True
-    )
-    drawn = numpy.random.default_rng(seed).multinomial(
-        len(a), times / len(a), size=resamples
-    )  # (resamples, values)
+    # Only how often each difference is drawn matters, and these numbers are multinomial.
+    differences = numpy.asarray(a, dtype=float) - numpy.asarray(b, dtype=float)
+    values, times = numpy.unique(differences, return_counts=True)
+    rng = numpy.random.default_rng(seed)
+    drawn = rng.multinomial(len(a), times / len(a), size=resamples)  # (resamples, values)
     low, high = numpy.quantile(drawn @ values / len(a), [0.025, 0.975])
     return float(low), float(high)
+
+
+# --- many answers to one question ---
+
+
+def majority(
+    completions: Sequence[str], choices: list[str] | None = None, read: Read = extract_answer
+) -> str | None:
+    """Return the commonest answer, as a completion wrote it; None if none can be read.
+
+    "3", "3.0" and " 3 " vote together, and with `choices` so do "B", "(b)" and the text of B.
+    Ties go to the answer that came first.
+    """
+    answers = [answer for answer in map(read, completions) if answer is not None]
+    if not answers:
+        return None
+    forms = [normalize_answer(answer, choices) for answer in answers]
+    # Counter keeps the order of arrival, and most_common is stable.
+    winner = Counter(forms).most_common(1)[0][0]
+    return answers[forms.index(winner)]
+
+
+def pass_at_k(n: int, right: int, k: int) -> float:
+    """Estimate, unbiased, the chance that one of k samples is right (arXiv:2107.03374, eq. 1).
+
+    right: how many of the n samples are.
+    """
+    return 1.0 - math.comb(n - right, k) / math.comb(n, k)
+
+
+def select(
+    selection: str,
+    candidates: Sequence[str],
+    choices: list[str] | None = None,
+    read: Read = extract_answer,
+) -> tuple[str | None, str]:
+    """Return what self-select answers, and how it got there (R3V, arXiv:2411.00855).
+
+    selection: the completion that had the candidates, a list of completions, in its prompt.
+    "selected": its answer is that of a candidate. "majority": the candidates' instead.
+    "none": no candidate can be read either, and the answer is None.
+    R3V has no such fallback: it scores whatever the selection says.
+    """
+    chosen = read(selection)
+    answers = [answer for answer in map(read, candidates) if answer is not None]
+    if chosen is not None and _is_among(chosen, answers, choices):
+        return chosen, "selected"
+    return majority(candidates, choices, read), "majority" if answers else "none"
+
+
+def _is_among(chosen: str, answers: list[str], choices: list[str] | None) -> bool:
+    """Tell whether an answer is one of others, in its form or as mathematics."""
+    form = normalize_answer(chosen, choices)
+    if any(normalize_answer(answer, choices) == form for answer in answers):
+        return True
+    return any(match_answer(chosen, answer, choices) for answer in answers)
+
+
+# --- many answers to many questions ---
+
+
+def answer_scores(
+    answers: Sequence[str | None], examples: Sequence, right: Callable
+) -> list[float]:
+    """Score bare answers, as a majority or a selection has them; None is wrong.
+
+    right: (completion, example) -> 0 or 1.
+    """
+    return [
+        float(answer is not None and right(f"<answer>{answer}</answer>", example))
+        for answer, example in zip(answers, examples)
+    ]
+
+
+def sampled_scores(
+    records: Sequence[dict],
+    examples: Sequence,
+    n: int,
+    read: Read,
+    right: Callable,
+    selections: Sequence[str] | None = None,
+    seed: int = 0,
+) -> dict:
+    """Count one point of the scaling curves, from the first n samples of every question.
+
+    records: rows of predictions.jsonl. examples: what they are judged by, by right(text, example).
+    selections: what self-select said of these samples; of one sample, that one.
+    Returns the means of mean_sample_accuracy, majority@k, pass@k (from all samples), self_select@k,
+    each with _low and _high (95 %, Wilson), tokens a question, and what `selection_figures` has.
+    """
+    shown = [sum(record["right"][:n]) for record in records]  # right ones among those that vote
+    samples = [record["samples"][:n] for record in records]
+    choices = [record["choices"] for record in records]
+    votes = [majority(*pair, read) for pair in zip(samples, choices)]
+    shares = {
+        "mean_sample_accuracy": [s / n for s in shown],
+        "majority@k": answer_scores(votes, examples, right),
+        "pass@k": [pass_at_k(len(r["right"]), int(sum(r["right"])), n) for r in records],
+    }
+    spent = [r["prompt_tokens"] + sum(r["sample_tokens"][:n]) for r in records]
+    more = {
+        "greedy_tokens": mean([r["prompt_tokens"] + r["tokens"] for r in records]),
+        "majority_tokens": mean(spent),
+    }
+    if selections is not None:
+        picks = [select(*row, read) for row in zip(selections, samples, choices)]
+        shares["self_select@k"] = answer_scores([answer for answer, _ in picks], examples, right)
+        asked = [sum(r["selection_tokens"].get(str(n), [])) for r in records]
+        more["self_select_tokens"] = mean([a + b for a, b in zip(spent, asked)])
+        if n > 1:  # one sample is no choice, and nothing was asked
+            readable = [read(text) is not None for text in selections]
+            how = [way for _, way in picks]
+            pair = shares["self_select@k"], shares["majority@k"]
+            more |= selection_figures(*pair, how, readable, shown, n, seed)
+    point = {"step": n}
+    for name, values in shares.items():
+        low, high = wilson(sum(values), len(values))
+        point |= {name: mean(values), f"{name}_low": low, f"{name}_high": high}
+    return point | more
+
+
+def selection_figures(
+    selected: list[float],
+    voted: list[float],
+    how: list[str],
+    readable: list[bool],
+    shown: list[float],
+    n: int,
+    seed: int = 0,
+) -> dict:
+    """Compare self-select with the majority, and say where it failed.
+
+    selected, voted: their scores. how: as `select` says. shown: right ones of the n candidates.
+    self_select_gain, _low, _high: the difference, and its 95 % interval (paired bootstrap).
+    self_select_unreadable, _not_a_candidate, _fell_back: shares of the selections.
+    self_select_by: {what stood in the prompt: {accuracy, n}}.
+    """
+    low, high = bootstrap_difference(selected, voted, seed)
+    missed = [way != "selected" and could for way, could in zip(how, readable)]
+    groups = {
+        "some right": [s > 0 for s in shown],
+        "none right": [s == 0 for s in shown],
+        "right in the minority": [0 < 2 * s < n for s in shown],
+    }
+    by = {}
+    for name, members in groups.items():
+        scores = [score for score, member in zip(selected, members) if member]
+        if scores:
+            by[name] = {"accuracy": mean(scores), "n": len(scores)}
+    return {
+        "self_select_gain": mean(selected) - mean(voted),
+        "self_select_gain_low": low,
+        "self_select_gain_high": high,
+        "self_select_unreadable": mean([not could for could in readable]),
+        "self_select_not_a_candidate": mean(missed),
+        "self_select_fell_back": mean([way == "majority" for way in how]),
+        "self_select_by": by,
+    }
+
+
+# --- reflection words ---
+
+REFLECTION_WORDS = tuple(
+    """\
+wait, hmm, hold on, recheck, re-check, double-check, let me check, let me verify, let me recount, \
+let me count again, let me look again, check again, count again, look again, think again, rethink, \
+re-think, reconsider, re-examine, re-evaluate, recount, actually, on second thought, \
+alternatively, i made a mistake, that's not right, that is not right""".split(", ")
+)
+# The longest first; a space is any whitespace, a hyphen may be a space or left out.
+_PHRASES = (
+    re.escape(words).replace(r"\ ", r"\s+").replace(r"\-", r"[\s-]?")
+    for words in sorted(REFLECTION_WORDS, key=len, reverse=True)
+)
+REFLECTION = re.compile(rf"(?<!\w)(?:{'|'.join(_PHRASES)})(?!\w)", re.IGNORECASE)
+
+
+def reflections(completion: str) -> int:
+    """Count reflection words in the thinking, as "aha moment" plots do; overlapping ones once.
+
+    The thinking is what stands before the last `</think>`, or else before the first `<answer>`.
+    """
+    thinking = completion.rpartition("</think>")[0] or completion.partition("<answer>")[0]
+    return len(REFLECTION.findall(thinking))

@@ -213,4 +213,5 @@ def plain(text: str) -> str:
     text = re.sub(r"\s*([^\w\s'])\s*", r"\1", " ".join(text.split()).casefold())
     text = re.sub(r"_\{(\w+)\}(?!\w)", r"_\1", text)
     text = re.sub(r"(?<=[a-z][a-z])!$", "", text)
-    return re.sub(r"^(?:(?:the|an|a)\s+)+(?=\w\w)", "", text)
+    text = re.sub(r"^(?:(?:the|an|a)\s+)+(?=\w\w)", "", text)
+    return unicodedata.normalize("NFC", text)  # "a ´", now without its space, is "á"

@@ -5,7 +5,7 @@
 
 A policy under RL emits every text there is. Completion i of a seed is always the same, made by the
 generators below; every reward scores it against a gold that it has a meaning for. Checked: the score
-is a float in RANGES, nothing raises, no call takes over a second of CPU time, no text ran as code (a
+is a float in its range, nothing raises, no call takes over a second of CPU time, no text ran as code (a
 canary file), no process is left. Three fifths of the run are in the main thread, a fifth in worker
 threads, a fifth in worker processes. Exit status 1 if anything is wrong.
 """
@@ -434,22 +434,20 @@ def calls(index, text):
     """(reward, arguments) of every reward for completion number `index`: box rewards on a box gold, the others on a plain one, accuracy on both."""
     plain, boxed = PLAIN[index % len(PLAIN)], BOXED[index % len(BOXED)]
     counts = ((0, 0), (500, 512), (10**9, 512), (-1, 7))[index % 4]
-    for name in rewards.REWARDS:
-        for gold in (
-            [boxed]
-            if name in rewards.NEEDS_BOXES
-            else [plain, boxed]
-            if name == "accuracy"
-            else [plain]
-        ):
-            yield name, (text, gold, *(counts if name in rewards.NEEDS_TOKENS else ()))
+    for name, reward in rewards.REWARDS.items():
+        if reward.needs is not rewards.BOXES:
+            yield name, (text, plain, *counts)
+        if reward.needs is rewards.BOXES or name == "accuracy":
+            yield name, (text, boxed, *counts)
 
 
 def in_range(name, score):
-    allowed = rewards.RANGES[name]
-    return type(score) is float and (
-        score in allowed if isinstance(allowed, set) else allowed[0] <= score <= allowed[1]
-    )  # nan is in no range
+    allowed = rewards.REWARDS[name].range
+    if type(score) is not float:
+        return False
+    if isinstance(allowed, set):
+        return score in allowed
+    return allowed[0] <= score <= allowed[1]  # nan is in no range
 
 
 def run(seed, first, last, canary):

@@ -220,7 +220,7 @@ if __name__ == "__main__":
 
     import rewards
 
-    rewards.REWARDS["vowels"] = vowels
+    rewards.REWARDS["vowels"] = rewards.Reward(vowels)
     module, argv = serve()
     try:
         running.run(module.main, module.parse_args, argv)

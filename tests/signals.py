@@ -337,7 +337,7 @@ from plumbing import stopping
 stopping.watch()
 import importlib, faults_server, rewards
 from plumbing import running
-rewards.REWARDS["vowels"] = faults_server.vowels
+rewards.REWARDS["vowels"] = rewards.Reward(faults_server.vowels)
 script = importlib.import_module(sys.argv[1].removesuffix(".py"))
 del sys.argv[0]
 if script.__name__ == "selftrain":

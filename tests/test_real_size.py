@@ -25,7 +25,8 @@ import json, resource, sys, time, zlib
 sys.path.insert(0, sys.argv[1])
 import bitsandbytes, generate, model as modeling, rewards, train_grpo
 seen, load, rollout, said = {}, modeling.load, generate.rollout, []
-rewards.REWARDS["length"] = lambda completion, *_: zlib.crc32(completion.encode("utf-8", "replace")) / 2 ** 32     # different texts, different rewards
+different = lambda completion, example: zlib.crc32(completion.encode("utf-8", "replace")) / 2**32
+rewards.REWARDS["length"] = rewards.Reward(different)
 def listening(*arguments, **options):
     out = rollout(*arguments, **options)
     said.append(out.targets.tolist())

@@ -24,7 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rewards
-from grading import metrics
+from grading import class_names, metrics
 from grading.answers import forget, match_answer, normalize_answer
 from grading.boxes import (
     BOX_FORMATS,
@@ -73,7 +73,7 @@ FORMAT = [  # completion, ours, R1-V's number (documentation), rule
 
 @pytest.mark.parametrize("completion, ours, r1v, rule", FORMAT)
 def test_format_golden(completion, ours, r1v, rule):
-    assert rewards.format_strict(completion, example("b")) == ours, rule
+    assert rewards.format(completion, example("b")) == ours, rule
 
 
 BOX = "<answer>[1, 2, 3, 4]</answer>"
@@ -166,6 +166,7 @@ def test_accuracy_golden(completion, gold, ours, r1v, rule):
     assert rewards.accuracy(completion, example(gold)) == ours, rule
 
 
+BOX_REWARDS = sorted(n for n, reward in rewards.REWARDS.items() if reward.needs is rewards.BOXES)
 ANIMALS, NUMBERS = ["cat", "dog", "black cat"], [r"2\sqrt{3}", "4", "0.5"]
 
 
@@ -351,7 +352,7 @@ def test_no_answer_is_paid_for_two_classes():
         "rose",
         "golden retriever",
         "cat",
-        *sorted(rewards.ASKED_ABOUT)[::2],
+        *sorted(class_names.ASKED_ABOUT)[::2],
     ]
     for answer in [
         f"{a}{joint}{b}"
@@ -574,7 +575,7 @@ def test_boxes_golden(name, answer, gold, expected, original):
     assert score(name, answer, gold) == pytest.approx(expected, abs=1e-9)
 
 
-@pytest.mark.parametrize("name", sorted(rewards.NEEDS_BOXES))
+@pytest.mark.parametrize("name", BOX_REWARDS)
 def test_no_box_reward_reads_the_thinking(name):
     """Visual-RFT: math-verify reduces the gold [110, 120, 210, 230] to 120, which the thinking mentions: IoU 1.0, confidence 1.0."""
     gold = boxed([(110, 120, 210, 230)])
@@ -587,12 +588,12 @@ def test_no_box_reward_reads_the_thinking(name):
     assert (
         score(name, "[]", NOTHING)
         == rewards.REWARDS[name]("<answer>No Objects</answer>", NOTHING)
-        == max(rewards.RANGES[name])
+        == max(rewards.REWARDS[name].range)
     )  # D8
     assert score(name, "[1, 2, 3, 4]", NOTHING) == 0 == score(name, "I see nothing.", NOTHING)
 
 
-@pytest.mark.parametrize("name", sorted(rewards.NEEDS_BOXES | {"accuracy"}))
+@pytest.mark.parametrize("name", BOX_REWARDS + ["accuracy"])
 def test_box_spam_never_pays(name):
     """Junk boxes after right ones never raise a reward, and lower all but the confidence (of junk that claims nothing)."""
     right = "{'Position': [0, 0, 100, 100], 'Confidence': 0.8}"
@@ -618,7 +619,7 @@ def test_box_spam_never_pays(name):
         assert score(name, "[" + ", ".join([right] * 301) + "]", ONE) == 0
 
 
-@pytest.mark.parametrize("name", sorted(rewards.NEEDS_BOXES))
+@pytest.mark.parametrize("name", BOX_REWARDS)
 def test_a_grid_laid_blindly_earns_next_to_nothing(name):
     """256 boxes of 400 x 400, one of them good by chance: 0.73 in VLM-R1's weighted_sum."""
     grid = [
@@ -652,7 +653,7 @@ def test_reading_boxes_takes_linear_time(text):
 
 
 def test_labels_say_nothing_where_the_gold_has_none():
-    for name in sorted(rewards.NEEDS_BOXES - {"accuracy_confidence"}):
+    for name in set(BOX_REWARDS) - {"accuracy_confidence"}:
         assert score(
             name, '[{"bbox_2d": [0, 0, 100, 100], "label": "cat"}]', boxed([[0, 0, 100, 100]])
         ) == (2.0 if name == "giou" else 1.0), name
@@ -787,12 +788,12 @@ def test_average_precision_is_pycocotools(capsys):
 
 
 def test_setup_errors_are_found_before_training():
-    for name in rewards.NEEDS_BOXES:
+    for name in BOX_REWARDS:
         with pytest.raises(ValueError, match="boxes"):
             rewards.REWARDS[name]("<answer>[1, 2, 3, 4]</answer>", example("3"))
     with pytest.raises(
         ValueError,
-        match="reward iou needs examples with boxes .* example 1 with the answer 'x' has none",
+        match="reward iou needs examples with boxes .*; not so example 1 with the answer 'x'",
     ):
         rewards.check_rewards(["accuracy", "iou"], [ONE, example("x")])
     with pytest.raises(
@@ -886,7 +887,7 @@ def test_parts_and_total():
 
 
 def test_rewards_about_length_need_the_tokens():
-    for name in rewards.NEEDS_TOKENS:
+    for name in ("length", "cosine", "soft_overlong"):
         with pytest.raises(ValueError, match=f"{name} is about the number of tokens"):
             rewards.reward_parts(["a"], [example("3")], ["accuracy", name])
     with pytest.raises(ValueError, match="2 completions but 1 token counts"):
@@ -897,24 +898,13 @@ def test_rewards_about_length_need_the_tokens():
     assert parts == {"soft_overlong": [0, -1], "cosine": [0, -0.5]}
 
 
-def test_other_functions_can_be_added():
-    """A reward model's score, for one run; REWARDS stays as it is."""
-    functions = {**rewards.REWARDS, "judge": lambda completion, example: 0.5}
-    assert rewards.reward_parts(["a"], [example("3")], ["judge", "format"], functions=functions)[
-        0
-    ] == {"judge": [0.5], "format": [0]}
-    rewards.check_rewards(["judge"], [example("3")], functions)
-    with pytest.raises(ValueError, match="unknown reward 'judge'"):
-        rewards.reward_parts(["a"], [example("3")], ["judge"])
-
-
 def test_exceptions_are_counted_not_swallowed(monkeypatch, caplog):
     def moody(completion, example):
         return {"bad": 1 / 0 if completion == "bad" else 0, "nan": math.nan, "inf": math.inf}.get(
             completion, 0.25
         )
 
-    monkeypatch.setitem(rewards.REWARDS, "moody", moody)
+    monkeypatch.setitem(rewards.REWARDS, "moody", rewards.Reward(moody))
     parts, failed = rewards.reward_parts(
         ["ok", "bad", "nan", "inf", "ok"], [example("3")] * 5, ["moody", "format"]
     )
@@ -940,25 +930,25 @@ def test_inputs_are_not_changed():
     assert parts == parts_before and weights == [1.0] * len(names)
 
 
+def shown_range(allowed):
+    """As docs/rewards.md writes it: "0, 1" for a set, "[0, 1]" for an interval."""
+    text = ", ".join(f"{value:g}" for value in sorted(allowed))
+    return text if isinstance(allowed, set) else f"[{text}]"
+
+
 def test_names_ranges_and_docs():
-    """docs/rewards.md has every reward, with the range of RANGES, and every test it names exists."""
-    text = (Path(rewards.__file__).parent / "docs" / "rewards.md").read_text(encoding="utf-8")
-    assert set(rewards.RANGES) == set(
-        rewards.REWARDS
-    ) and rewards.NEEDS_TOKENS | rewards.NEEDS_BOXES <= set(rewards.REWARDS)
+    """docs/rewards.md has every reward with its range, and every test it names exists."""
+    docs = Path(rewards.__file__).parent / "docs" / "rewards.md"
+    text = docs.read_text(encoding="utf-8")
     rows = {row.split("|")[1].strip(): row for row in text.splitlines() if row.startswith("| `")}
-    for name, allowed in rewards.RANGES.items():
+    for name, reward in rewards.REWARDS.items():
         row = rows[f"`{name}`"]
-        assert row.split("|")[2].strip() == (
-            ", ".join(f"{v:g}" for v in sorted(allowed))
-            if isinstance(allowed, set)
-            else f"[{allowed[0]:g}, {allowed[1]:g}]"
-        ), row
+        assert row.split("|")[2].strip() == shown_range(reward.range)
         assert re.search(r"`test_\w+`", row), row
+        assert reward.function.__name__ == name
+    tests = [path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_*.py")]
     for name in set(re.findall(r"`(test_\w+)`", text)):
-        assert name in globals() or f"def {name}(" in "".join(
-            path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_*.py")
-        ), name
+        assert f"def {name}(" in "".join(tests), name
 
 
 def test_scoring_a_step_is_quick():
@@ -1106,7 +1096,7 @@ def test_a_junk_box_never_raises_a_reward(gold, predicted, confidence):
         + "]"
     )  # noqa: E731
     example_ = boxed(gold)
-    for name in sorted(rewards.NEEDS_BOXES - {"giou"}) + ["accuracy"]:
+    for name in [*(set(BOX_REWARDS) - {"giou"}), "accuracy"]:
         assert (
             score(name, write(predicted + far), example_)
             <= score(name, write(predicted), example_) + 1e-9

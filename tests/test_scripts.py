@@ -114,7 +114,7 @@ def no_pictures(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def toy_reward(monkeypatch):
-    monkeypatch.setitem(rewards.REWARDS, "vowels", vowels)
+    monkeypatch.setitem(rewards.REWARDS, "vowels", rewards.Reward(vowels))
 
 
 # --------------------------------------------------------------------------------------------------------------- flags
@@ -991,7 +991,7 @@ def child(script, argv, log, dies_at):
     torch.set_num_threads(1)
     sys.stdout = sys.stderr = open(log, "a", buffering=1)
     os.dup2(sys.stderr.fileno(), 2)  # a signal is answered there, past Python's streams
-    rewards.REWARDS["vowels"] = vowels
+    rewards.REWARDS["vowels"] = rewards.Reward(vowels)
     if dies_at:
         where, left, what = dies_at[0], [dies_at[1]], (*dies_at, signal.SIGKILL)[2]
         module, name = importlib.import_module(where.rsplit(".", 1)[0]), where.rsplit(".", 1)[1]
@@ -1638,7 +1638,7 @@ def plain(base, tmp_path_factory):
     """Metrics of one ordinary step, and where it is."""
     out = tmp_path_factory.mktemp("plain")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(rewards.REWARDS, "vowels", vowels)
+        patch.setitem(rewards.REWARDS, "vowels", rewards.Reward(vowels))
         patch.setattr(plots, "plot_samples", lambda *_, **__: None)
         patch.setattr(plots, "plot_curve", lambda *_, **__: None)
         return grpo(base, out, "--num-generations 4")[0], out
