@@ -1,22 +1,29 @@
-"""Evaluation: greedy Test@1 and, from N samples a question, majority@N, self-select@N and pass@N, with 95 % intervals and every failure to parse counted.
+"""Evaluate: greedy Test@1 and, from N samples a question, majority@N, self-select@N and pass@N.
 
     python evaluate.py --model runs/grpo --data count:test --num-samples 8 --output-dir runs/eval
-    python evaluate.py --model runs/r3v --data geometry:test --num-samples 1 2 3 4 6 8 10 --self-select --output-dir runs/eval
+    python evaluate.py --model runs/r3v --data geometry:test --num-samples 1 2 3 4 6 8 10 \\
+        --self-select --output-dir runs/eval
 
-What is counted, and how:
-    accuracy        greedy answers that are right, of all n. An answer that cannot be read is wrong; nothing is ever guessed.
+What is counted, with intervals of 95 %, and every failure to read an answer:
+    accuracy        greedy answers that are right, of all n. What cannot be read is wrong.
     accuracy_parsed the same, of the answers that could be read: tells reasoning from format.
-    majority@k      the commonest readable answer among the first k samples is right (ties: the one that came first).
-    self_select@k   the model is shown the first k samples and asked, greedily, for the final answer (R3V, arXiv:2411.00855). What it says counts only if it is the
-                    answer of one of them; else the majority's does. R3V scores what was said: how often this differs is counted.
-    pass@k          the chance that at least one of k samples is right, unbiased from N (Chen et al. 2021, arXiv:2107.03374, eq. 1).
-Intervals are Wilson's, of n questions (for means over samples that is on the safe side); that of self-select's gain over the majority is a paired bootstrap's.
-Prompt template and system prompt are those of the checkpoint's training run (args.json), so that training and evaluation ask alike.
+    majority@k      the commonest readable answer among the first k samples is right (ties: the
+                    one that came first).
+    self_select@k   the model is shown the first k samples and asked, greedily, for the final
+                    answer (R3V, arXiv:2411.00855). It counts only if it is the answer of one of
+                    them; else the majority's does, and how often is counted. R3V scores any.
+    pass@k          the chance that at least one of k samples is right, unbiased from N
+                    (arXiv:2107.03374, eq. 1).
+Intervals are Wilson's, of n questions (for means over samples that is on the safe side); that of
+self-select's gain over the majority is a paired bootstrap's. Questions are put as in the
+checkpoint's training run (its args.json).
 
-A published protocol (protocols.PROTOCOLS) asks and scores as that benchmark does, by our rule and, where it is known, by the original's, bugs included
-(accuracy_original). It also scores outputs that anybody saved, one {"prediction": text, "answer": gold, ...} a line, without a model:
+A published protocol (tasks/protocols.py) asks and scores as that benchmark does: by our rule and,
+where it is known, by the original's, bugs included (accuracy_original). It also scores saved
+outputs, one {"prediction": text, "answer": gold, ...} a line, without a model:
 
-    python evaluate.py --model Qwen/Qwen2-VL-2B-Instruct --data geoqa.jsonl --protocol geoqa --output-dir runs/geoqa
+    python evaluate.py --model Qwen/Qwen2-VL-2B-Instruct --data geoqa.jsonl --protocol geoqa \\
+        --output-dir runs/geoqa
     python evaluate.py --predictions outputs.jsonl --protocol geoqa --output-dir runs/rescored
 """
 
@@ -25,9 +32,8 @@ from plumbing import stopping
 if __name__ == "__main__":
     stopping.watch()  # before all other imports, which take seconds: Ctrl-C may come there too
 
-import json
-import os
-import re
+import argparse
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -36,147 +42,67 @@ import rewards
 import tasks
 from grading import boxes, metrics
 from plumbing import disk, flags, plots, rundir, running, stopping, sums
-from plumbing.arguments import flag, label_of, read_args, write_args
-from plumbing.arguments import flags_given as typed
+from plumbing.arguments import flag, flags_given, label_of, read_args, write_args
 from plumbing.errors import UserError
 from plumbing.records import Lines, checksum, good_lines
-from plumbing.text import short
-from tasks import files, outputs, prompts, protocols
+from tasks import files, prompts, protocols
+from tasks.example import Example
+from tasks.predictions import read_predictions
+
+# Flags that answers depend on: kept answers are gone on with only where these are the same.
+DECIDING = (
+    "model model_files data level num_samples self_select temperature top_p top_k seed "
+    "prompt_template system_prompt max_completion_length protocol box_format max_pixels "
+    "min_pixels quant dtype"
+).split()
+WITH_PREDICTIONS = ("predictions", "protocol", "output_dir", "box_format")
 
 
-def sampled_scores(records, examples, n, protocol=None, seed=0):
-    """One point of the curves, from the first n samples of every record (pass@k: from all of them). records: rows of predictions.jsonl; examples: what they
-    are judged by, under a protocol as it reads and scores. Returns a dict:
-
-    mean_sample_accuracy, majority@k, pass@k, self_select@k     shares of the questions, each with _low and _high (95 %, Wilson)
-    self_select_gain, _low, _high          self_select@k - majority@k, and its 95 % interval (rewards.bootstrap_difference)
-    self_select_unreadable, _not_a_candidate, _fell_back         shares of the selections: nothing to read, no candidate's answer, the majority's taken instead
-    self_select_by                         {what stood in the prompt: {accuracy, n}}
-    greedy_tokens, majority_tokens, self_select_tokens           a question: its prompt once a call, and all that was said
-    """
-    right = protocols.PROTOCOLS[protocol].score if protocol else rewards.accuracy
-    read = protocols.reader(protocol)
-    score = lambda answers: [
-        float(answer is not None and right(f"<answer>{answer}</answer>", e))
-        for answer, e in zip(answers, examples)
-    ]
-    mean = lambda values: sum(values) / len(values)
-    shown = [
-        sum(r["right"][:n]) for r in records
-    ]  # right ones among those that vote, or stand in the prompt
-    shares = {
-        "mean_sample_accuracy": [s / n for s in shown],
-        "majority@k": score(
-            [metrics.majority(r["samples"][:n], r["choices"], read) for r in records]
-        ),
-        "pass@k": [metrics.pass_at_k(len(r["right"]), int(sum(r["right"])), n) for r in records],
-    }
-    spent = [r["prompt_tokens"] + sum(r["sample_tokens"][:n]) for r in records]
-    more = {
-        "greedy_tokens": mean([r["prompt_tokens"] + r["tokens"] for r in records]),
-        "majority_tokens": mean(spent),
-    }
-    if "selections" in records[0]:
-        said = [selection(r, n, protocol) for r in records]
-        answers, how = zip(
-            *[
-                metrics.select(text, r["samples"][:n], r["choices"], read)
-                for text, r in zip(said, records)
-            ]
-        )
-        shares["self_select@k"] = score(answers)
-        more["self_select_tokens"] = mean(
-            [
-                tokens + sum(r["selection_tokens"].get(str(n), []))
-                for tokens, r in zip(spent, records)
-            ]
-        )
-        if n > 1:  # one sample is no choice, and nothing was asked
-            low, high = metrics.bootstrap_difference(
-                shares["self_select@k"], shares["majority@k"], seed
-            )
-            more |= {
-                "self_select_gain": mean(shares["self_select@k"]) - mean(shares["majority@k"]),
-                "self_select_gain_low": low,
-                "self_select_gain_high": high,
-            }
-            unreadable = [read(text) is None for text in said]
-            more |= {
-                "self_select_unreadable": mean(unreadable),
-                "self_select_not_a_candidate": mean(
-                    [h != "selected" and not u for h, u in zip(how, unreadable)]
-                ),
-                "self_select_fell_back": mean([h == "majority" for h in how]),
-            }
-            parts = {
-                "some right": [s > 0 for s in shown],
-                "none right": [s == 0 for s in shown],
-                "right in the minority": [0 < 2 * s < n for s in shown],
-            }
-            parts = {
-                name: [score for score, here in zip(shares["self_select@k"], among) if here]
-                for name, among in parts.items()
-            }
-            more["self_select_by"] = {
-                name: {"accuracy": mean(scores), "n": len(scores)}
-                for name, scores in parts.items()
-                if scores
-            }
-    point = {"step": n}
-    for name, values in shares.items():
-        low, high = metrics.wilson(sum(values), len(values))
-        point |= {name: mean(values), f"{name}_low": low, f"{name}_high": high}
-    return point | more
+# --- flags ---
 
 
-def selection(record, n, protocol=None):
-    """What self-select said of the first n samples; of one, that one. Where answers stand on a line, the bare answer will do, as in R3V's targets for ChartQA and CLEVR-Math."""
-    text = record["selections"].get(str(n), record["samples"][0])
-    return protocols.on_a_line(text, protocol) if n > 1 else text
-
-
-def check_selections_fit(examples, asker, most, N):
-    """UserError unless N samples of full length fit into every question's selection prompt, with its answer: found out now, not after an hour. (Bytes that are
-    no text can grow when they are written again; then rollout.self_select objects.)"""
-    empty = [
-        prompts.with_question(
-            e,
-            prompts.select_prompt(
-                prompts.question_text(e, asker.template),
-                [""] * N,
-                prompts.SELECT.get(asker.template),
-            ),
-        )
-        for e in examples
-    ]
-    longest, context = max(asker.verbatim().check(empty, 1)), asker.processor.context
-    fits = (context - longest) // (N + 1)
-    if fits < most:
-        raise UserError(
-            f"--self-select shows {N} samples of up to {most} tokens with a question of {longest} and reads an answer of as many: too much for the model's "
-            f"context of {context}; lower --num-samples"
-            + (f", or --max-completion-length to {fits}" if fits > 0 else ", or --max-pixels")
-        )
-
-
-def parse_args(argv=None):
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line; exit with code 2 and a sentence for flags that do not fit together."""
     p = flags.Parser(__doc__, "evaluate.py")
     flags.add_model_flags(p)
     flags.add_data_flags(p)
-    g = p.add_argument_group("rollout")
+    add_rollout_flags(p.add_argument_group("rollout"))
+    add_evaluation_flags(p.add_argument_group("evaluation"))
+    g = p.add_argument_group("output")
+    g.add_argument(
+        "--output-dir", required=True, help="where result.json, predictions.jsonl and pictures go"
+    )
+    g.add_argument(
+        "--resume-from-checkpoint",
+        nargs="?",
+        const="newest",
+        metavar="DIR",
+        help="keep the answers already in --output-dir and ask the rest",
+    )
+    given = flags_given(argv)
+    if "predictions" in given:
+        p.do_without("model", "data")
+    args = p.parse_args(argv)
+    args.num_samples = sorted(set(args.num_samples or [0]))
+    check_flags(p, args, given)
+    return args
+
+
+def add_rollout_flags(g: argparse._ArgumentGroup) -> None:
     g.add_argument(
         "--num-samples",
         type=flags.int_from_0,
         nargs="+",
         default=0,
         metavar="N",
-        help="sampled answers per question besides the greedy one, 0: none; several numbers: the points of "
-        "the scaling curves, of which the largest is sampled (one number N: 1 to N)",
+        help="sampled answers per question besides the greedy one, 0: none; several numbers: the "
+        "points of the scaling curves, of which the largest is sampled (one number N: 1 to N)",
     )
     g.add_argument(
         "--self-select",
         action="store_true",
-        help="show the model the first samples and ask which is right, at every point of the curves",
+        help="show the model the first samples and ask which is right, at every point of the "
+        "curves",
     )
     g.add_argument(
         "--max-completion-length",
@@ -203,7 +129,9 @@ def parse_args(argv=None):
         help="sample among this many likeliest tokens; 0: all",
     )
     g.add_argument("--seed", type=flags.int_from_0, default=0, help="of the sampling")
-    g = p.add_argument_group("evaluation")
+
+
+def add_evaluation_flags(g: argparse._ArgumentGroup) -> None:
     g.add_argument(
         "--max-eval-samples", type=flags.int_from_1, default=512, help="questions to ask"
     )
@@ -213,64 +141,311 @@ def parse_args(argv=None):
     g.add_argument(
         "--protocol",
         choices=sorted(protocols.PROTOCOLS),
-        help="ask (unless --prompt-template says otherwise) and score as this benchmark's published evaluation does, by our rule "
-        "and by the original one",
+        help="ask (unless --prompt-template says otherwise) and score as this benchmark's "
+        "published evaluation does, by our rule and by the original one",
     )
     g.add_argument(
         "--predictions",
         metavar="FILE",
-        help="score these saved outputs under --protocol instead of asking a model: JSONL, parquet (or R1-V's log) with prediction and answer, and where there are any id, "
-        "question, choices, task, source, unit, size, resized, box_format; --model and --data are not needed",
+        help="score these saved outputs under --protocol instead of asking a model: JSONL, "
+        "parquet (or R1-V's log) with prediction and answer, and where there are any id, "
+        "question, choices, task, source, unit, size, resized, box_format; --model and --data "
+        "are not needed",
     )
-    g = p.add_argument_group("output")
-    g.add_argument(
-        "--output-dir", required=True, help="where result.json, predictions.jsonl and pictures go"
-    )
-    g.add_argument(
-        "--resume-from-checkpoint",
-        nargs="?",
-        const="newest",
-        metavar="DIR",
-        help="keep the answers already in --output-dir and ask the rest",
-    )
-    words = typed(argv)
-    rescored = "predictions" in words
-    for action in p._actions:
-        action.required = action.required and not (rescored and action.dest in ("model", "data"))
-    args = p.parse_args(argv)
-    args.num_samples = sorted(set(args.num_samples or [0]))
+
+
+def check_flags(p: flags.Parser, args: argparse.Namespace, given: list[str]) -> None:
+    """Refuse flags that do not go together; given: the names of those on the command line."""
+    rescored = "predictions" in given
     if args.self_select and args.num_samples[-1] < 2 and not rescored:
         p.error("--self-select chooses among samples: give it two or more, --num-samples 3")
     if rescored and not args.protocol:
-        p.error(
-            f"--predictions needs --protocol, by which to score them: {', '.join(sorted(protocols.PROTOCOLS))}"
-        )
-    if "box_format" in words and args.protocol and not protocols.PROTOCOLS[args.protocol].boxes:
-        p.error(f"--protocol {args.protocol} has no boxes: leave --box-format away")
-    for word in words if rescored else ():
-        if word not in ("predictions", "protocol", "output_dir", "box_format"):
+        known = ", ".join(sorted(protocols.PROTOCOLS))
+        p.error(f"--predictions needs --protocol, by which to score them: {known}")
+    has_boxes = args.protocol and protocols.PROTOCOLS[args.protocol].boxes
+    if "box_format" in given and args.protocol and not has_boxes:
+        p.error(f"--protocol {args.protocol} has no boxes: omit --box-format")
+    for name in given:
+        if rescored and name not in WITH_PREDICTIONS:
             p.error(
-                f"--predictions scores saved outputs and asks no model: leave {flag(word)} away, or --predictions"
+                f"--predictions scores saved outputs and asks no model: omit {flag(name)}, "
+                "or --predictions"
             )
-    return args
 
 
-def main(args):
-    ask(args) if args.predictions is None else rescore(args)
+# --- what is asked, and how it is judged ---
 
 
-def rescore(args):
-    """--predictions: saved outputs under --protocol, without a model. Everything that could be refused is, before anything is scored or written."""
+def judge_of(protocol: str | None) -> tuple[metrics.Read, Callable]:
+    """Return how answers are read and scored: read(text), right(text, example)."""
+    if protocol:
+        return protocols.reader(protocol), protocols.PROTOCOLS[protocol].score
+    return protocols.reader(None), rewards.accuracy
+
+
+def selection(record: dict, n: int, protocol: str | None = None) -> str:
+    """Return what self-select said of the first n samples; of one, that one.
+
+    Where answers stand on a line, a bare one will do, as in R3V's targets for ChartQA.
+    """
+    text = record["selections"].get(str(n), record["samples"][0])
+    return protocols.on_a_line(text, protocol) if n > 1 else text
+
+
+def sampled_scores(
+    records: Sequence[dict], examples: Sequence, n: int, protocol: str | None = None
+) -> dict:
+    """Count one point of the curves: metrics.sampled_scores, read and scored by the protocol."""
+    read, right = judge_of(protocol)
+    selections = None
+    if "selections" in records[0]:
+        selections = [selection(record, n, protocol) for record in records]
+    return metrics.sampled_scores(records, examples, n, read, right, selections)
+
+
+def check_selections_fit(examples: list[Example], asker, most: int, N: int) -> None:
+    """Check that N samples of `most` tokens and an answer fit into every selection prompt.
+
+    UserError now, not after an hour. (Bytes that are no text can grow when they are written again;
+    then rollout.self_select objects.)
+    """
+    instruction = prompts.SELECT.get(asker.template)
+    empty = []
+    for e in examples:
+        question = prompts.question_text(e, asker.template)
+        text = prompts.select_prompt(question, [""] * N, instruction)
+        empty.append(prompts.with_question(e, text))
+    longest, context = max(asker.verbatim().check(empty, 1)), asker.processor.context
+    fits = (context - longest) // (N + 1)
+    if fits < most:
+        lower = f"--max-completion-length to {fits}" if fits > 0 else "--max-pixels"
+        raise UserError(
+            f"--self-select shows {N} samples of up to {most} tokens with a question of {longest} "
+            f"and reads an answer of as many: too much for the model's context of {context}; "
+            f"lower --num-samples, or {lower}"
+        )
+
+
+def model_files(name: str) -> str | None:
+    """Return a checksum of a model's SHA256SUMS; None for a model from elsewhere.
+
+    It tells the model in a directory from another that was trained into it later.
+    """
+    saved = Path(name) / sums.SUMS
+    return checksum({"sums": saved.read_text(encoding="utf-8")}) if saved.is_file() else None
+
+
+# --- asking ---
+
+
+def ask_batch(
+    policy,
+    asker,
+    examples: list[Example],
+    sampling,
+    N: int,
+    sizes: list[int],
+    seed: int,
+    first: int,
+    batch_size: int,
+) -> list[dict]:
+    """Ask some questions greedily and N times more, and at each size which sample is right.
+
+    first: the number of questions before these, from which the samples' random draws follow.
+    Returns each question's prediction, tokens, samples, sample_tokens and, by size, selections and
+    selection_tokens (those of the prompt and of the answer).
+    """
+    import rollout
+
+    greedy = rollout.Sampling(sampling.max_tokens, temperature=0)
+    texts, lengths, _ = rollout.answer_all(policy, asker, examples, greedy, batch_size=batch_size)
+    answers = [
+        {"prediction": text, "tokens": tokens, "samples": [], "sample_tokens": []}
+        for text, tokens in zip(texts, lengths)
+    ]
+    if not N:
+        return answers
+    rows = {"batch_size": batch_size, "seed": seed, "first_row": first * N}
+    texts, lengths, _ = rollout.answer_all(policy, asker, examples, sampling, N, **rows)
+    for i, answer in enumerate(answers):
+        answer["samples"] = texts[i * N : (i + 1) * N]
+        answer["sample_tokens"] = lengths[i * N : (i + 1) * N]
+    if not sizes:
+        return answers
+    pairs = [(i, n) for i in range(len(examples)) for n in sizes]
+    texts, lengths, prompt_lengths = rollout.self_select(
+        policy,
+        asker,
+        [examples[i] for i, _ in pairs],
+        [answers[i]["samples"][:n] for i, n in pairs],
+        greedy,
+        batch_size=batch_size,
+    )
+    for (i, n), text, *tokens in zip(pairs, texts, prompt_lengths, lengths):
+        answers[i].setdefault("selections", {})[str(n)] = text
+        answers[i].setdefault("selection_tokens", {})[str(n)] = tokens
+    return answers
+
+
+def row_of(
+    example: Example, as_judged, answer: dict, prompt_tokens: int, protocol: str | None
+) -> dict:
+    """Make a question's line of predictions.jsonl: what was answered, and what that scores."""
+    _, right = judge_of(protocol)
+    text = answer["prediction"]
+    row = {
+        "id": example.id,
+        "question": example.question,
+        "answer": example.answer,
+        "choices": example.choices,
+        "prediction": text,
+    }
+    if protocol:
+        row |= protocols.score_one(text, as_judged, protocol)
+    else:
+        row |= rewards.marks(text, example)
+    row |= {
+        "prompt_tokens": prompt_tokens,
+        "tokens": answer["tokens"],
+        "samples": answer["samples"],
+        "right": [right(sample, as_judged) for sample in answer["samples"]],
+        "sample_tokens": answer["sample_tokens"],
+    }
+    for name in ("selections", "selection_tokens"):
+        if name in answer:
+            row[name] = answer[name]
+    return row
+
+
+# --- reporting ---
+
+
+def report(out: Path, result: dict, rows: list[dict]) -> None:
+    """Write result.json and disagreements.jsonl of a protocol; print the figures.
+
+    And three rows on which the two scorers differ.
+    """
+    disk.write_json(out / "result.json", result)
+    print(f"{result['protocol']}: n {result['n']}")
+    print(
+        f"  {'accuracy, ours':<24}{result['accuracy']:.4f}   95 % interval "
+        f"{result['accuracy_low']:.4f} to {result['accuracy_high']:.4f}; "
+        f"{result['parse_failures']} could not be read, of the others "
+        f"{result['accuracy_parsed']:.4f}{remarks(result)}"
+    )
+    for name in ("mean_iou", "mAP", "AP50", "cvbench", "cvbench_2d", "cvbench_3d"):
+        if name in result:
+            print(f"  {name:<24}{result[name]:.4f}")
+    for name, parts in result.get("by", {}).items():
+        if len(parts) <= 12:
+            figures = [f"{key} {part['accuracy']:.4f} ({part['n']})" for key, part in parts.items()]
+            print(f"  by {name + ':':<21}" + "  ".join(figures))
+    differ = protocols.disagreements(rows)
+    disk.write_lines(out / "disagreements.jsonl", differ)
+    if "accuracy_original" in result:
+        late = result["original_timeouts"]
+        print(
+            f"  {'accuracy, original':<24}{result['accuracy_original']:.4f}   {result['original']}"
+            + (f"; {late} ran out of time" if late else "")
+        )
+        print(f"  {'they differ on':<24}{len(differ)} records: {out}/disagreements.jsonl")
+    for row in differ[:3]:
+        end = " ".join(row["prediction"].split())[-120:]
+        print(
+            f"    gold {row['answer']!r}, read {row['extracted']!r}: ours {row['accuracy']:g}, "
+            f"original {row['accuracy_original']:g}; text ends {end!r}"
+        )
+
+
+def remarks(result: dict) -> str:
+    """Say what else there is to know about a protocol's accuracy."""
+    text = ""
+    if result["undecided"]:
+        text += f"; {result['undecided']} with numbers too large to compare"
+    if "box_format" in result:
+        text += f"; predicted boxes in {result['box_format']}"
+    return text
+
+
+def print_accuracy(result: dict) -> None:
+    """Print the line of the greedy answers."""
+    print(
+        f"Test@1 (greedy): accuracy {result['accuracy']:.3f}, 95 % interval "
+        f"{result['accuracy_low']:.3f} to {result['accuracy_high']:.3f}, n {result['n']}; "
+        f"of readable answers {result['accuracy_parsed']:.3f}; "
+        f"format {result['format_rate']:.3f}; {result['parse_failures']} could not be read"
+        + (f"; mean IoU {result['iou']:.3f}" if "iou" in result else "")
+    )
+
+
+def print_point(point: dict) -> None:
+    """Print the line of one point of the curves."""
+    selected = gain = ""
+    if "self_select@k" in point:
+        selected = f"self-select {point['self_select@k']:.3f}, "
+    if "self_select_gain" in point:
+        gain = (
+            f"; self-select over majority {point['self_select_gain']:+.3f}, 95 % interval "
+            f"{point['self_select_gain_low']:+.3f} to {point['self_select_gain_high']:+.3f}; "
+            f"{point['self_select_fell_back']:.1%} of the selections fell back on the majority"
+        )
+    print(
+        f"of {point['step']} samples: one alone is right {point['mean_sample_accuracy']:.3f}, "
+        f"majority {point['majority@k']:.3f}, {selected}pass {point['pass@k']:.3f}{gain}"
+    )
+
+
+def curve_figures(curve: list[dict], N: int) -> dict:
+    """Return what result.json says of the curves: their last point by name, and all points."""
+    last, figures = curve[-1], {}
+    for name in ("majority", "pass", "self_select"):
+        if f"{name}@k" in last:
+            for end in ("", "_low", "_high"):
+                figures[f"{name}@{N}{end}"] = last[f"{name}@k{end}"]
+    return figures | {"mean_sample_accuracy": last["mean_sample_accuracy"], "scaling": curve}
+
+
+def sheet_row(example: Example, as_judged, record: dict, shown: int, protocol: str | None) -> dict:
+    """Make one question's row of samples/answers.png, with the first `shown` samples."""
+    read, right = judge_of(protocol)
+    samples = record["samples"][:shown]
+    completions = [(f"greedy: {record['prediction']}", {"accuracy": record["accuracy"]})]
+    completions += [(s, {"accuracy": mark}) for s, mark in zip(samples, record["right"])]
+    if "selections" in record:
+        text = selection(record, shown, protocol)
+        answer, how = metrics.select(text, samples, record["choices"], read)
+        [mark] = metrics.answer_scores([answer], [as_judged], right)
+        instead = ", the majority in its place" if how == "majority" else ""
+        text = record["selections"][str(shown)]
+        text = f"self-select among these {shown}{instead}: {text}"
+        completions.append((text, {"accuracy": mark}))
+    return {
+        "images": plots.images_for_a_sheet(example),
+        "question": example.question,
+        "answer": example.answer,
+        "completions": completions,
+        "boxes": boxes.drawn_boxes(example, record["prediction"], *samples),
+    }
+
+
+# --- the two commands ---
+
+
+def rescore(args: argparse.Namespace) -> None:
+    """Score --predictions: saved outputs under --protocol, without a model.
+
+    UserError for what can be refused, before anything is scored or written.
+    """
     out, path = Path(args.output_dir), Path(args.predictions)
     pairs = protocols.to_examples(read_predictions(path), args.protocol, args.box_format)
     if (out / "metrics.jsonl").is_file():
         raise UserError(
-            f"--output-dir {out} holds a training run, whose result.json would be overwritten; name another"
+            f"--output-dir {out} holds a training run, whose result.json would be overwritten; "
+            "name another"
         )
     rundir.refuse_anothers(out, args)
-    if (out / "predictions.jsonl").exists() and path.resolve() == (
-        out / "predictions.jsonl"
-    ).resolve():
+    written = out / "predictions.jsonl"
+    if written.exists() and path.resolve() == written.resolve():
         raise UserError(
             f"--predictions {path} would be overwritten with the scores; name another --output-dir"
         )
@@ -279,181 +454,28 @@ def rescore(args):
     result, rows = protocols.score(
         pairs, args.protocol, lambda work: tqdm(work, desc="score", unit="record")
     )
-    disk.write_lines(out / "predictions.jsonl", rows)
+    disk.write_lines(written, rows)
     report(out, result | {"predictions": args.predictions}, rows)
 
 
-OPENED_BY_THE_SHELL = ("/dev/fd/", "/dev/stdin")  # --predictions <(zcat saved.jsonl.gz)
-
-
-def read_predictions(path):
-    """Read saved outputs: [(place, record)], a record's `line` its number in the file.
-
-    JSON Lines, parquet, and R1-V's and VLM-R1's logs, which are one object with `results`.
-    UserError for a file that is missing, empty or broken, or that may never end.
-    """
-
-    if not os.path.exists(path):  # also for a name too long, or with a NUL
-        raise UserError(
-            f"--predictions {short(path)} cannot be read (there is no such file); check the path"
-        )
-    if not (path.is_fifo() and str(path).startswith(OPENED_BY_THE_SHELL)):
-        files.must_end(path)
-    if path.suffix == ".parquet":
-        return [
-            (f"{path}:{row}", as_saved({**record, "line": row}, f"{path}:{row}"))
-            for row, _, record in files.rows_of(path, "prediction and answer")
-        ]
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
-    except OSError as error:
-        raise UserError(
-            f"--predictions {path} cannot be read ({error.strerror or error}); check the path"
-        ) from None
-    records = []
-    try:
-        whole = json.loads(text)
-    except (ValueError, RecursionError):  # as it should be, where there is more than one line
-        whole = None
-    if isinstance(whole, dict) and isinstance(whole.get("results"), list):
-        records = [
-            (f"{path}, result {number}", record, number)
-            for number, record in enumerate(whole["results"], 1)
-        ]
-    else:
-        for number, line in enumerate(text.split("\n"), 1):
-            if line.strip():
-                try:
-                    records.append((f"{path}:{number}", json.loads(line), number))
-                except (ValueError, RecursionError) as error:
-                    raise UserError(
-                        f"{path}:{number}: broken JSON ({getattr(error, 'msg', str(error)[:60])}); one object a line is expected"
-                    ) from None
-    if not records:
-        raise UserError(
-            f'{path} holds no record; expected one {{"prediction": ..., "answer": ...}} a line'
-        )
-    found = []
-    for place, record, number in records:
-        if isinstance(record, dict):
-            record = as_saved({**record, "line": number}, place)
-        found.append((place, record))
-    return found
-
-
-def as_saved(record, place):
-    """Make a record of plain values that can be scored, written and printed.
-
-    Bytes become text, or null where they are none, and half a character becomes U+FFFD.
-    A number too large to compute with becomes its digits.
-    UserError for a gold answer or choice with half a character, and for what is nested too deeply.
-    """
-    try:
-        saved = {key: storable(value) for key, value in record.items()}
-        for key in ("answer", "choices", *outputs.ALIASES["answer"]):
-            if key in record and record[key] != saved[key] and HALF in json.dumps(saved[key]):
-                raise UserError(
-                    f"{place}: `{key}` contains half of a surrogate pair (a character cut in two); "
-                    "mend or delete the record"
-                )
-    except RecursionError:
-        raise UserError(
-            f"{place}: the record is nested too deeply; expected a flat object; "
-            "delete what is deep in it"
-        ) from None
-    return saved
-
-
-def storable(value):
-    """Make a value of a record one that JSON can hold and UTF-8 can write."""
-    if isinstance(value, bytes):
-        try:
-            return value.decode("utf-8")
-        except UnicodeDecodeError:  # a picture
-            return None
-    if isinstance(value, str):
-        return re.sub("[\ud800-\udfff]", "\ufffd", value)
-    if isinstance(value, dict):
-        return {storable(key): storable(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [storable(item) for item in value]
-    if isinstance(value, int) and abs(value) >= TOO_LARGE:
-        return str(value)
-    return value
-
-
-HALF = "\\ufffd"  # U+FFFD, as json.dumps writes it
-TOO_LARGE = 10**300  # near the largest float
-
-
-def report(out, result, rows):
-    """Writes result.json and disagreements.jsonl of a protocol; prints the figures and three rows on which the two scorers differ."""
-    disk.write_json(out / "result.json", result)
-    print(f"{result['protocol']}: n {result['n']}")
-    print(
-        f"  {'accuracy, ours':<24}{result['accuracy']:.4f}   95 % interval {result['accuracy_low']:.4f} to {result['accuracy_high']:.4f}; {result['parse_failures']} could not be read, of the others "
-        f"{result['accuracy_parsed']:.4f}"
-        + (
-            f"; {result['undecided']} with numbers too large to compare"
-            if result["undecided"]
-            else ""
-        )
-        + (f"; predicted boxes in {result['box_format']}" if "box_format" in result else "")
-    )
-    for name in ("mean_iou", "mAP", "AP50", "cvbench", "cvbench_2d", "cvbench_3d"):
-        if name in result:
-            print(f"  {name:<24}{result[name]:.4f}")
-    for name, parts in result.get("by", {}).items():
-        if len(parts) <= 12:
-            print(
-                f"  by {name + ':':<21}"
-                + "  ".join(
-                    f"{value} {part['accuracy']:.4f} ({part['n']})" for value, part in parts.items()
-                )
-            )
-    differ = protocols.disagreements(rows)
-    disk.write_lines(out / "disagreements.jsonl", differ)
-    if "accuracy_original" in result:
-        print(
-            f"  {'accuracy, original':<24}{result['accuracy_original']:.4f}   {result['original']}"
-            + (
-                f"; {result['original_timeouts']} ran out of time"
-                if result["original_timeouts"]
-                else ""
-            )
-        )
-        print(f"  {'they differ on':<24}{len(differ)} records: {out}/disagreements.jsonl")
-    for row in differ[:3]:
-        said = " ".join(row["prediction"].split())
-        print(
-            f"    gold {row['answer']!r}, read {row['extracted']!r}: ours {row['accuracy']:g}, original {row['accuracy_original']:g}; text ends {said[-120:]!r}"
-        )
-
-
-def model_files(name):
-    """What tells one model in a directory from another that was trained into it later: its SHA256SUMS; None of one from elsewhere."""
-    saved = Path(name) / sums.SUMS
-    return checksum({"sums": saved.read_text(encoding="utf-8")}) if saved.is_file() else None
-
-
-def ask(args):
-    """--model and --data: asks the checkpoint."""
+def main(args: argparse.Namespace) -> None:
+    if args.predictions is not None:
+        return rescore(args)
     import data
     import model as modeling
     import rollout
 
-    # ---- setup -------------------------------------------------------------------------------------------------------------------
+    # 1. what is asked; everything that can be wrong is found out before the first question
     out, resume = Path(args.output_dir), args.resume_from_checkpoint is not None
     disk.make_writable(out)
     if (out / "metrics.jsonl").is_file():
         raise UserError(
-            f"--output-dir {out} holds a training run, whose result.json and curve would be overwritten; name another"
+            f"--output-dir {out} holds a training run, whose result.json and curve would be "
+            "overwritten; name another"
         )
     rundir.refuse_anothers(out, args)
-    if args.protocol:
-        args.prompt_template = args.prompt_template or protocols.PROTOCOLS[args.protocol].template
+    if args.protocol and not args.prompt_template:
+        args.prompt_template = protocols.PROTOCOLS[args.protocol].template
     vars(args).update(data.ask_as_trained(args))
     found = tasks.read(
         args.data,
@@ -465,78 +487,48 @@ def ask(args):
     examples = data.head(found, args.max_eval_samples)
     if isinstance(found, list) and len(found) > len(examples):
         print(
-            f"asking the first {len(examples)} of {len(found)} questions; --max-eval-samples {len(found)} asks them all"
+            f"asking the first {len(examples)} of {len(found)} questions; "
+            f"--max-eval-samples {len(found)} asks them all"
         )
     data.check_golds(examples, rewards.check_gold)
     as_judged = protocols.judged(examples, args.protocol) if args.protocol else examples
-    right = protocols.PROTOCOLS[args.protocol].score if args.protocol else rewards.accuracy
-    N, sizes = args.num_samples[-1], [n for n in args.num_samples if n]
-    sizes = sizes if len(sizes) > 1 else range(1, N + 1)
+    N = args.num_samples[-1]
+    sizes = [n for n in args.num_samples if n]
+    if len(sizes) < 2:
+        sizes = range(1, N + 1)
+    select_sizes = [n for n in sizes if n > 1] if args.self_select else []
+    [name] = files.short_names([args.data]).values()
+
+    # 2. the model
     policy, processor = modeling.load_from_args(args, needs_training="its answers would be noise")
-    predictions = out / "predictions.jsonl"
     asker = data.Asker(processor, args.prompt_template, args.system_prompt)
-    greedily = rollout.Sampling(args.max_completion_length, temperature=0)
     sampling = rollout.Sampling(
         args.max_completion_length, args.temperature, args.top_p, args.top_k
     )
     prompt_tokens = asker.check(examples, args.max_completion_length) or [0] * len(examples)
     if args.self_select:
         check_selections_fit(examples, asker, args.max_completion_length, N)
-    step = max(1, args.eval_batch_size // max(1, N))
-    kept = resume and predictions.exists()
-    if predictions.exists() and not resume:
+
+    # 3. what is answered already
+    path, step = out / "predictions.jsonl", max(1, args.eval_batch_size // max(1, N))
+    kept = path.exists()
+    if kept and not resume:
         raise UserError(
-            f"{predictions} holds the answers of an evaluation; add --resume-from-checkpoint to go on with it, name another --output-dir, or delete the file to start over"
+            f"{path} holds the answers of an evaluation; add --resume-from-checkpoint to go on "
+            "with it, name another --output-dir, or delete the file to start over"
         )
     if resume and not kept:
         print(f"no answers in {out} yet: starting from the beginning")
     before = read_args(out, ours=True) if kept else {}
     args.run, args.model_files = before.get("run"), model_files(args.model)
-    same = (
-        "model",
-        "model_files",
-        "data",
-        "level",
-        "num_samples",
-        "self_select",
-        "temperature",
-        "top_p",
-        "top_k",
-        "seed",
-        "prompt_template",
-        "system_prompt",
-        "max_completion_length",
-        "protocol",
-        "box_format",
-        "max_pixels",
-        "min_pixels",
-        "quant",
-        "dtype",
-    )
-    label, other = (
-        label_of(args, predictions),
-        before and any(before.get(k) != getattr(args, k) for k in same),
-    )
-    answered, lines = good_lines(predictions, label) if kept else ([], 0)
-    if lines and (
-        other
-        or not before
-        and not answered
-        or [r["id"] for r in answered] != [e.id for e in examples[: len(answered)]]
-    ):
-        raise UserError(
-            f"{predictions} holds answers of another evaluation, or to questions with other ids; "
-            "name another --output-dir, or delete the file to start over"
-        )
+    label = label_of(args, path)
+    if kept:
+        deciding = {name: getattr(args, name) for name in DECIDING}
+        check_kept(path, label, before, deciding, [e.id for e in examples])
     write_args(out, args)
-    saved = Lines(predictions, label, step, len(examples), fresh=not kept)
-    disk.announce(
-        out,
-        {
-            "answers": len(examples) * (1 + N) * (4 * args.max_completion_length + 500),
-            "pictures": 500_000,
-        },
-    )
+    saved = Lines(path, label, step, len(examples), fresh=not kept)
+    answers = len(examples) * (1 + N) * (4 * args.max_completion_length + 500)
+    disk.announce(out, {"answers": answers, "pictures": 500_000})
     print(
         f"model: {modeling.describe(policy)}; prompt template {args.prompt_template}"
         + (f"; protocol {args.protocol}" if args.protocol else "")
@@ -548,82 +540,31 @@ def ask(args):
         + (f"; {len(saved.lines)} are answered already" if saved.lines else "")
     )
 
-    # ---- ask, a batch at a time; every finished batch is on disk -------------------------------------------------------------------
+    # 4. ask, a batch at a time; every finished batch is on disk
     for start in tqdm(range(len(saved.lines), len(examples), step), desc="evaluate", unit="batch"):
-        batch = examples[start : start + step]
-        greedy, lengths, _ = rollout.answer_all(
-            policy, asker, batch, greedily, batch_size=args.eval_batch_size
+        batch = slice(start, start + step)
+        answers = ask_batch(
+            policy,
+            asker,
+            examples[batch],
+            sampling,
+            N,
+            select_sizes,
+            args.seed,
+            start,
+            args.eval_batch_size,
         )
-        samples, sample_tokens, rows = [], [], []
-        if N:
-            samples, sample_tokens, _ = rollout.answer_all(
-                policy,
-                asker,
-                batch,
-                sampling,
-                N,
-                batch_size=args.eval_batch_size,
-                seed=args.seed,
-                first_row=start * N,
-            )
-        asks = (
-            [(i, n) for i in range(len(batch)) for n in sizes if n > 1] if args.self_select else []
-        )
-        if asks:
-            shown = [samples[i * N : i * N + n] for i, n in asks]
-            chosen, said, read = rollout.self_select(
-                policy,
-                asker,
-                [batch[i] for i, _ in asks],
-                shown,
-                greedily,
-                batch_size=args.eval_batch_size,
-            )
-        for i, (e, text) in enumerate(zip(batch, greedy)):
-            mine = samples[i * N : (i + 1) * N]
-            row = {
-                "id": e.id,
-                "question": e.question,
-                "answer": e.answer,
-                "choices": e.choices,
-                "prediction": text,
-            }
-            row |= (
-                protocols.score_one(text, as_judged[start + i], args.protocol)
-                if args.protocol
-                else rewards.marks(text, e)
-            )
-            row |= {
-                "prompt_tokens": prompt_tokens[start + i],
-                "tokens": lengths[i],
-                "samples": mine,
-                "right": [right(s, as_judged[start + i]) for s in mine],
-                "sample_tokens": sample_tokens[i * N : (i + 1) * N],
-            }
-            if asks:
-                here = [j for j, (asked, _) in enumerate(asks) if asked == i]
-                row |= {
-                    "selections": {str(asks[j][1]): chosen[j] for j in here},
-                    "selection_tokens": {str(asks[j][1]): [read[j], said[j]] for j in here},
-                }
-            rows.append(row)
-        saved.append(rows)
+        columns = zip(examples[batch], as_judged[batch], answers, prompt_tokens[batch])
+        saved.append([row_of(*column, args.protocol) for column in columns])
 
-    # ---- count, draw ---------------------------------------------------------------------------------------------------------------
+    # 5. count
     answered = saved.lines
-    result = rewards.summary([r["prediction"] for r in answered], as_judged) | (
-        protocols.totals(answered, args.protocol) if args.protocol else {}
-    )
-    result |= {
-        "data": args.data,
-        "model": args.model,
-        "mean_length": sum(r["tokens"] for r in answered) / len(answered),
-    }
-    print(
-        f"Test@1 (greedy): accuracy {result['accuracy']:.3f}, 95 % interval {result['accuracy_low']:.3f} to {result['accuracy_high']:.3f}, n {result['n']}; of readable answers "
-        f"{result['accuracy_parsed']:.3f}; format {result['format_rate']:.3f}; {result['parse_failures']} could not be read"
-        + (f"; mean IoU {result['iou']:.3f}" if "iou" in result else "")
-    )
+    result = rewards.summary([r["prediction"] for r in answered], as_judged)
+    if args.protocol:
+        result |= protocols.totals(answered, args.protocol)
+    mean_length = metrics.mean([r["tokens"] for r in answered])
+    result |= {"data": name, "model": args.model, "mean_length": mean_length}
+    print_accuracy(result)
     if args.protocol:
         report(out, result, answered)
     curve = [
@@ -631,70 +572,43 @@ def ask(args):
         for n in sizes
     ]
     if curve:
-        for name in ("majority", "pass", "self_select"):
-            result |= {
-                f"{name}@{N}{end}": curve[-1][f"{name}@k{end}"]
-                for end in ("", "_low", "_high")
-                if f"{name}@k" in curve[-1]
-            }
-        result |= {"mean_sample_accuracy": curve[-1]["mean_sample_accuracy"], "scaling": curve}
-        for c in curve:
-            print(
-                f"of {c['step']} samples: one alone is right {c['mean_sample_accuracy']:.3f}, majority {c['majority@k']:.3f}, "
-                + (f"self-select {c['self_select@k']:.3f}, " if args.self_select else "")
-                + f"pass {c['pass@k']:.3f}"
-                + (
-                    ""
-                    if "self_select_gain" not in c
-                    else f"; self-select over majority {c['self_select_gain']:+.3f}, 95 % interval {c['self_select_gain_low']:+.3f} to "
-                    f"{c['self_select_gain_high']:+.3f}; {c['self_select_fell_back']:.1%} of the selections fell back on the majority"
-                )
-            )
+        result |= curve_figures(curve, N)
+        for point in curve:
+            print_point(point)
         disk.write_lines(out / "scaling.jsonl", curve)
-        plots.plot_scaling(curve, result, out / "curve.png", f"{args.model}, {args.data}")
+        plots.plot_scaling(curve, result, out / "curve.png", f"{args.model}, {name}")
     disk.write_json(out / "result.json", result)
+
+    # 6. draw: four wrong answers if there are any, then the first four
     (out / "samples").mkdir(exist_ok=True)
-    picked = sorted(range(len(answered)), key=lambda i: (answered[i]["accuracy"], i))[:4] + list(
-        range(min(4, len(answered)))
-    )
-    rows, show = (
-        [],
-        min((n for n in sizes if n > 1), key=lambda n: abs(n - 3)) if args.self_select else 2,
-    )
-    for i in picked:
-        said = [(f"greedy: {answered[i]['prediction']}", {"accuracy": answered[i]["accuracy"]})]
-        said += [
-            (sample, {"accuracy": right})
-            for sample, right in zip(answered[i]["samples"][:show], answered[i]["right"])
-        ]
-        if args.self_select:
-            point = sampled_scores([answered[i]], [as_judged[i]], show, args.protocol)
-            instead = ", the majority in its place" if point["self_select_fell_back"] else ""
-            said.append(
-                (
-                    f"self-select among these {show}{instead}: {answered[i]['selections'][str(show)]}",
-                    {"accuracy": point["self_select@k"]},
-                )
-            )
-        rows.append(
-            {
-                "images": plots.images_for_a_sheet(examples[i]),
-                "question": examples[i].question,
-                "answer": examples[i].answer,
-                "completions": said,
-                "boxes": boxes.drawn_boxes(
-                    examples[i], answered[i]["prediction"], *answered[i]["samples"][:show]
-                ),
-            }
-        )
-    plots.plot_samples(
-        rows,
-        out / "samples" / "answers.png",
-        f"{args.model} on {args.data}: four wrong answers if there are any, then the first four",
-    )
+    wrong_first = sorted(range(len(answered)), key=lambda i: (answered[i]["accuracy"], i))
+    shown = min(select_sizes, key=lambda n: abs(n - 3)) if args.self_select else 2
+    rows = [
+        sheet_row(examples[i], as_judged[i], answered[i], shown, args.protocol)
+        for i in [*wrong_first[:4], *range(min(4, len(answered)))]
+    ]
+    title = f"{args.model} on {name}: four wrong answers if there are any, then the first four"
+    plots.plot_samples(rows, out / "samples" / "answers.png", title)
     print(
-        f"{out}/result.json has the figures, {out}/predictions.jsonl every answer, {out}/samples/answers.png some of them beside their pictures"
+        f"{out}/result.json has the figures, {out}/predictions.jsonl every answer, "
+        f"{out}/samples/answers.png some of them beside their pictures"
     )
+
+
+def check_kept(path: Path, label: str, before: dict, deciding: dict, ids: list[str]) -> None:
+    """Check that the answers in a file are this evaluation's. UserError if they are not.
+
+    before: args.json of the evaluation that made them. deciding: this one's flags.
+    """
+    answered, lines = good_lines(path, label)
+    other = before and any(before.get(name) != value for name, value in deciding.items())
+    unknown = not before and not answered
+    same_ids = [row["id"] for row in answered] == ids[: len(answered)]
+    if lines and (other or unknown or not same_ids):
+        raise UserError(
+            f"{path} holds answers of another evaluation, or to questions with other ids; "
+            "name another --output-dir, or delete the file to start over"
+        )
 
 
 if __name__ == "__main__":

@@ -129,6 +129,11 @@ class Parser(argparse.ArgumentParser):
             )
         return super().parse_known_args(dashed, namespace)
 
+    def do_without(self, *names: str) -> None:
+        """Require these flags no longer."""
+        for action in self._actions:
+            action.required = action.required and action.dest not in names
+
     def check_bytes(self, words):
         """Refuse what no file can be named and no tokenizer reads: NUL, and what is not UTF-8."""
         with contextlib.suppress(OSError):  # a directory that is gone

@@ -21,7 +21,7 @@ import model as modeling
 from plumbing import disk
 from plumbing.errors import UserError
 from plumbing.records import read_lines
-from tasks import protocols
+from tasks import predictions, protocols
 
 
 def run(path, protocol, out):
@@ -215,10 +215,10 @@ def test_what_may_never_end_is_not_read(tmp_path, soon, suffix):
     (tmp_path / f"loop{suffix}").symlink_to(tmp_path / f"loop{suffix}")
     for name in ("pipe", "device", "loop", "x" * 5000, "a\0b", "none"):
         with pytest.raises(UserError, match="cannot be read") as error:
-            evaluate.read_predictions(tmp_path / f"{name}{suffix}")
+            predictions.read_predictions(tmp_path / f"{name}{suffix}")
         assert "\n" not in str(error.value) and len(str(error.value)) < 600
     with pytest.raises(UserError, match="cannot be read"):
-        evaluate.read_predictions(tmp_path)
+        predictions.read_predictions(tmp_path)
 
 
 def test_a_pipe_that_the_shell_has_opened_is_read(soon):
@@ -232,7 +232,7 @@ def test_a_pipe_that_the_shell_has_opened_is_read(soon):
 
     writer = threading.Thread(target=write)
     writer.start()
-    assert len(evaluate.read_predictions(Path(f"/dev/fd/{reading}"))) == 5000
+    assert len(predictions.read_predictions(Path(f"/dev/fd/{reading}"))) == 5000
     writer.join()
     os.close(reading)
 
@@ -256,7 +256,7 @@ def test_odd_values_are_scored_or_refused_but_nothing_else(tmp_path, protocol):
             record = {"prediction": answer, "answer": answer, "choices": None, field: odd}
             path.write_text(json.dumps(record) + "\n")
             try:
-                pairs = protocols.to_examples(evaluate.read_predictions(path), protocol)
+                pairs = protocols.to_examples(predictions.read_predictions(path), protocol)
                 result, rows = protocols.score(pairs, protocol)
                 disk.write_lines(tmp_path / "rows.jsonl", rows)
                 seen.add("scored")
@@ -278,7 +278,7 @@ def test_a_parquet_text_that_is_no_text_is_refused_in_one_line(tmp_path):
     for column in (text, pyarrow.ListArray.from_arrays([0, 1, 2], text)):
         pyarrow.parquet.write_table(pyarrow.table({**good, "task": column}), path)
         with pytest.raises(UserError, match="saved.parquet:2: `task`"):
-            evaluate.read_predictions(path)
+            predictions.read_predictions(path)
     path.write_bytes(path.read_bytes().replace(b"prediction", b"predict\xffon"))
     with pytest.raises(UserError, match="not a readable parquet file"):
-        evaluate.read_predictions(path)
+        predictions.read_predictions(path)
