@@ -112,14 +112,14 @@ def default_eval(spec: str) -> list[str]:
 def read_eval(
     specs: list[str], known: dict[str, Sequence[Example]], number: int | None, **reading: object
 ) -> dict[str, list[Example]]:
-    """Read the first `number` examples of each --eval-data: {spec: examples}.
+    """Read the first `number` examples of each --eval-data: {short name: examples}.
 
     known: {spec: examples} of what has been read already. reading: as for tasks.read.
     """
     sets = {}
-    for spec in specs:
+    for spec, name in files.short_names(specs).items():
         examples = known[spec] if spec in known else tasks.read(spec, **reading)
-        sets[spec] = head(examples, number)
+        sets[name] = head(examples, number)
     return sets
 
 

@@ -4,16 +4,14 @@
     python evaluate.py --model runs/r3v --data geometry:test --num-samples 1 2 3 4 6 8 10 \\
         --self-select --output-dir runs/eval
 
-What is counted, with intervals of 95 %, and every failure to read an answer:
+What is counted (grading/metrics.py), with intervals of 95 %:
     accuracy        greedy answers that are right, of all n. What cannot be read is wrong.
     accuracy_parsed the same, of the answers that could be read: tells reasoning from format.
-    majority@k      the commonest readable answer among the first k samples is right (ties: the
-                    one that came first).
+    majority@k      the commonest readable answer of the first k samples is right.
     self_select@k   the model is shown the first k samples and asked, greedily, for the final
-                    answer (R3V, arXiv:2411.00855). It counts only if it is the answer of one of
-                    them; else the majority's does, and how often is counted. R3V scores any.
-    pass@k          the chance that at least one of k samples is right, unbiased from N
-                    (arXiv:2107.03374, eq. 1).
+                    answer (R3V, arXiv:2411.00855). If it names none of theirs, the majority's
+                    counts instead, and how often is counted. R3V scores any answer.
+    pass@k          the chance that one of k samples is right, unbiased from N (arXiv:2107.03374).
 Intervals are Wilson's, of n questions (for means over samples that is on the safe side); that of
 self-select's gain over the majority is a paired bootstrap's. Questions are put as in the
 checkpoint's training run (its args.json).
@@ -34,7 +32,9 @@ if __name__ == "__main__":
 
 import argparse
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
@@ -49,13 +49,19 @@ from tasks import files, prompts, protocols
 from tasks.example import Example
 from tasks.predictions import read_predictions
 
+if TYPE_CHECKING:
+    import torch
+
+    from data import Asker
+    from rollout import Sampling
+
 # Flags that answers depend on: kept answers are gone on with only where these are the same.
 DECIDING = (
     "model model_files data level num_samples self_select temperature top_p top_k seed "
     "prompt_template system_prompt max_completion_length protocol box_format max_pixels "
     "min_pixels quant dtype"
 ).split()
-WITH_PREDICTIONS = ("predictions", "protocol", "output_dir", "box_format")
+WITH_PREDICTIONS = {"predictions", "protocol", "output_dir", "box_format"}
 
 
 # --- flags ---
@@ -101,8 +107,7 @@ def add_rollout_flags(g: argparse._ArgumentGroup) -> None:
     g.add_argument(
         "--self-select",
         action="store_true",
-        help="show the model the first samples and ask which is right, at every point of the "
-        "curves",
+        help="show the model the first samples and ask which is right, at each point of the curves",
     )
     g.add_argument(
         "--max-completion-length",
@@ -178,9 +183,8 @@ def check_flags(p: flags.Parser, args: argparse.Namespace, given: list[str]) -> 
 
 def judge_of(protocol: str | None) -> tuple[metrics.Read, Callable]:
     """Return how answers are read and scored: read(text), right(text, example)."""
-    if protocol:
-        return protocols.reader(protocol), protocols.PROTOCOLS[protocol].score
-    return protocols.reader(None), rewards.accuracy
+    right = protocols.PROTOCOLS[protocol].score if protocol else rewards.accuracy
+    return protocols.reader(protocol), right
 
 
 def selection(record: dict, n: int, protocol: str | None = None) -> str:
@@ -203,7 +207,7 @@ def sampled_scores(
     return metrics.sampled_scores(records, examples, n, read, right, selections)
 
 
-def check_selections_fit(examples: list[Example], asker, most: int, N: int) -> None:
+def check_selections_fit(examples: list[Example], asker: "Asker", most: int, N: int) -> None:
     """Check that N samples of `most` tokens and an answer fit into every selection prompt.
 
     UserError now, not after an hour. (Bytes that are no text can grow when they are written again;
@@ -227,10 +231,7 @@ def check_selections_fit(examples: list[Example], asker, most: int, N: int) -> N
 
 
 def model_files(name: str) -> str | None:
-    """Return a checksum of a model's SHA256SUMS; None for a model from elsewhere.
-
-    It tells the model in a directory from another that was trained into it later.
-    """
+    """Tell the model in a directory from a later one: a checksum; None for one from elsewhere."""
     saved = Path(name) / sums.SUMS
     return checksum({"sums": saved.read_text(encoding="utf-8")}) if saved.is_file() else None
 
@@ -239,15 +240,15 @@ def model_files(name: str) -> str | None:
 
 
 def ask_batch(
-    policy,
-    asker,
+    policy: "torch.nn.Module",
+    asker: "Asker",
     examples: list[Example],
-    sampling,
+    sampling: "Sampling",
     N: int,
     sizes: list[int],
+    batch_size: int,
     seed: int,
     first: int,
-    batch_size: int,
 ) -> list[dict]:
     """Ask some questions greedily and N times more, and at each size which sample is right.
 
@@ -288,7 +289,7 @@ def ask_batch(
 
 
 def row_of(
-    example: Example, as_judged, answer: dict, prompt_tokens: int, protocol: str | None
+    example: Example, as_judged: Example, answer: dict, prompt_tokens: int, protocol: str | None
 ) -> dict:
     """Make a question's line of predictions.jsonl: what was answered, and what that scores."""
     _, right = judge_of(protocol)
@@ -321,17 +322,19 @@ def row_of(
 
 
 def report(out: Path, result: dict, rows: list[dict]) -> None:
-    """Write result.json and disagreements.jsonl of a protocol; print the figures.
-
-    And three rows on which the two scorers differ.
-    """
+    """Write result.json and disagreements.jsonl of a protocol, and print what they say."""
     disk.write_json(out / "result.json", result)
+    remarks = ""
+    if result["undecided"]:
+        remarks += f"; {result['undecided']} with numbers too large to compare"
+    if "box_format" in result:
+        remarks += f"; predicted boxes in {result['box_format']}"
     print(f"{result['protocol']}: n {result['n']}")
     print(
         f"  {'accuracy, ours':<24}{result['accuracy']:.4f}   95 % interval "
         f"{result['accuracy_low']:.4f} to {result['accuracy_high']:.4f}; "
         f"{result['parse_failures']} could not be read, of the others "
-        f"{result['accuracy_parsed']:.4f}{remarks(result)}"
+        f"{result['accuracy_parsed']:.4f}{remarks}"
     )
     for name in ("mean_iou", "mAP", "AP50", "cvbench", "cvbench_2d", "cvbench_3d"):
         if name in result:
@@ -355,27 +358,6 @@ def report(out: Path, result: dict, rows: list[dict]) -> None:
             f"    gold {row['answer']!r}, read {row['extracted']!r}: ours {row['accuracy']:g}, "
             f"original {row['accuracy_original']:g}; text ends {end!r}"
         )
-
-
-def remarks(result: dict) -> str:
-    """Say what else there is to know about a protocol's accuracy."""
-    text = ""
-    if result["undecided"]:
-        text += f"; {result['undecided']} with numbers too large to compare"
-    if "box_format" in result:
-        text += f"; predicted boxes in {result['box_format']}"
-    return text
-
-
-def print_accuracy(result: dict) -> None:
-    """Print the line of the greedy answers."""
-    print(
-        f"Test@1 (greedy): accuracy {result['accuracy']:.3f}, 95 % interval "
-        f"{result['accuracy_low']:.3f} to {result['accuracy_high']:.3f}, n {result['n']}; "
-        f"of readable answers {result['accuracy_parsed']:.3f}; "
-        f"format {result['format_rate']:.3f}; {result['parse_failures']} could not be read"
-        + (f"; mean IoU {result['iou']:.3f}" if "iou" in result else "")
-    )
 
 
 def print_point(point: dict) -> None:
@@ -405,7 +387,9 @@ def curve_figures(curve: list[dict], N: int) -> dict:
     return figures | {"mean_sample_accuracy": last["mean_sample_accuracy"], "scaling": curve}
 
 
-def sheet_row(example: Example, as_judged, record: dict, shown: int, protocol: str | None) -> dict:
+def sheet_row(
+    example: Example, as_judged: Example, record: dict, shown: int, protocol: str | None
+) -> dict:
     """Make one question's row of samples/answers.png, with the first `shown` samples."""
     read, right = judge_of(protocol)
     samples = record["samples"][:shown]
@@ -416,9 +400,8 @@ def sheet_row(example: Example, as_judged, record: dict, shown: int, protocol: s
         answer, how = metrics.select(text, samples, record["choices"], read)
         [mark] = metrics.answer_scores([answer], [as_judged], right)
         instead = ", the majority in its place" if how == "majority" else ""
-        text = record["selections"][str(shown)]
-        text = f"self-select among these {shown}{instead}: {text}"
-        completions.append((text, {"accuracy": mark}))
+        whole = f"self-select among these {shown}{instead}: {record['selections'][str(shown)]}"
+        completions.append((whole, {"accuracy": mark}))
     return {
         "images": plots.images_for_a_sheet(example),
         "question": example.question,
@@ -431,48 +414,47 @@ def sheet_row(example: Example, as_judged, record: dict, shown: int, protocol: s
 # --- the two commands ---
 
 
-def rescore(args: argparse.Namespace) -> None:
-    """Score --predictions: saved outputs under --protocol, without a model.
-
-    UserError for what can be refused, before anything is scored or written.
-    """
-    out, path = Path(args.output_dir), Path(args.predictions)
-    pairs = protocols.to_examples(read_predictions(path), args.protocol, args.box_format)
+def check_no_training_run(out: Path) -> None:
+    """UserError if a directory holds a training run: its result and curve would be overwritten."""
     if (out / "metrics.jsonl").is_file():
         raise UserError(
             f"--output-dir {out} holds a training run, whose result.json would be overwritten; "
             "name another"
         )
-    rundir.refuse_anothers(out, args)
-    written = out / "predictions.jsonl"
-    if written.exists() and path.resolve() == written.resolve():
-        raise UserError(
-            f"--predictions {path} would be overwritten with the scores; name another --output-dir"
-        )
-    disk.make_writable(out)
-    write_args(out, args)
-    result, rows = protocols.score(
-        pairs, args.protocol, lambda work: tqdm(work, desc="score", unit="record")
-    )
-    disk.write_lines(written, rows)
-    report(out, result | {"predictions": args.predictions}, rows)
+
+
+def rescore(pairs: list, protocol: str, path: str, out: Path) -> None:
+    """Score saved outputs, (completion, example) pairs of the file `path`, without a model."""
+    progress = partial(tqdm, desc="score", unit="record")
+    result, rows = protocols.score(pairs, protocol, progress)
+    disk.write_lines(out / "predictions.jsonl", rows)
+    report(out, result | {"predictions": path}, rows)
 
 
 def main(args: argparse.Namespace) -> None:
-    if args.predictions is not None:
-        return rescore(args)
+    out, written = Path(args.output_dir), Path(args.output_dir) / "predictions.jsonl"
+    if args.predictions is not None:  # what can be refused is, before anything is written
+        path = Path(args.predictions)
+        pairs = protocols.to_examples(read_predictions(path), args.protocol, args.box_format)
+        check_no_training_run(out)
+        rundir.refuse_anothers(out, args)
+        if written.exists() and path.resolve() == written.resolve():
+            raise UserError(
+                f"--predictions {path} would be overwritten with the scores; "
+                "name another --output-dir"
+            )
+        disk.make_writable(out)
+        write_args(out, args)
+        rescore(pairs, args.protocol, args.predictions, out)
+        return
+
     import data
     import model as modeling
     import rollout
 
     # 1. what is asked; everything that can be wrong is found out before the first question
-    out, resume = Path(args.output_dir), args.resume_from_checkpoint is not None
     disk.make_writable(out)
-    if (out / "metrics.jsonl").is_file():
-        raise UserError(
-            f"--output-dir {out} holds a training run, whose result.json and curve would be "
-            "overwritten; name another"
-        )
+    check_no_training_run(out)
     rundir.refuse_anothers(out, args)
     if args.protocol and not args.prompt_template:
         args.prompt_template = protocols.PROTOCOLS[args.protocol].template
@@ -510,23 +492,24 @@ def main(args: argparse.Namespace) -> None:
         check_selections_fit(examples, asker, args.max_completion_length, N)
 
     # 3. what is answered already
-    path, step = out / "predictions.jsonl", max(1, args.eval_batch_size // max(1, N))
-    kept = path.exists()
+    kept, resume = written.exists(), args.resume_from_checkpoint is not None
     if kept and not resume:
         raise UserError(
-            f"{path} holds the answers of an evaluation; add --resume-from-checkpoint to go on "
+            f"{written} holds the answers of an evaluation; add --resume-from-checkpoint to go on "
             "with it, name another --output-dir, or delete the file to start over"
         )
     if resume and not kept:
         print(f"no answers in {out} yet: starting from the beginning")
     before = read_args(out, ours=True) if kept else {}
     args.run, args.model_files = before.get("run"), model_files(args.model)
-    label = label_of(args, path)
+    label = label_of(args, written)
     if kept:
         deciding = {name: getattr(args, name) for name in DECIDING}
-        check_kept(path, label, before, deciding, [e.id for e in examples])
+        check_kept(written, label, before, deciding, [e.id for e in examples])
     write_args(out, args)
-    saved = Lines(path, label, step, len(examples), fresh=not kept)
+    batch_size = args.eval_batch_size
+    step = max(1, batch_size // max(1, N))
+    saved = Lines(written, label, step, len(examples), fresh=not kept)
     answers = len(examples) * (1 + N) * (4 * args.max_completion_length + 500)
     disk.announce(out, {"answers": answers, "pictures": 500_000})
     print(
@@ -544,15 +527,7 @@ def main(args: argparse.Namespace) -> None:
     for start in tqdm(range(len(saved.lines), len(examples), step), desc="evaluate", unit="batch"):
         batch = slice(start, start + step)
         answers = ask_batch(
-            policy,
-            asker,
-            examples[batch],
-            sampling,
-            N,
-            select_sizes,
-            args.seed,
-            start,
-            args.eval_batch_size,
+            policy, asker, examples[batch], sampling, N, select_sizes, batch_size, args.seed, start
         )
         columns = zip(examples[batch], as_judged[batch], answers, prompt_tokens[batch])
         saved.append([row_of(*column, args.protocol) for column in columns])
@@ -564,7 +539,13 @@ def main(args: argparse.Namespace) -> None:
         result |= protocols.totals(answered, args.protocol)
     mean_length = metrics.mean([r["tokens"] for r in answered])
     result |= {"data": name, "model": args.model, "mean_length": mean_length}
-    print_accuracy(result)
+    print(
+        f"Test@1 (greedy): accuracy {result['accuracy']:.3f}, 95 % interval "
+        f"{result['accuracy_low']:.3f} to {result['accuracy_high']:.3f}, n {result['n']}; "
+        f"of readable answers {result['accuracy_parsed']:.3f}; "
+        f"format {result['format_rate']:.3f}; {result['parse_failures']} could not be read"
+        + (f"; mean IoU {result['iou']:.3f}" if "iou" in result else "")
+    )
     if args.protocol:
         report(out, result, answered)
     curve = [
@@ -590,7 +571,7 @@ def main(args: argparse.Namespace) -> None:
     title = f"{args.model} on {name}: four wrong answers if there are any, then the first four"
     plots.plot_samples(rows, out / "samples" / "answers.png", title)
     print(
-        f"{out}/result.json has the figures, {out}/predictions.jsonl every answer, "
+        f"{out}/result.json has the figures, {written} every answer, "
         f"{out}/samples/answers.png some of them beside their pictures"
     )
 

@@ -285,7 +285,7 @@ def main(args):
         return (
             out
             / "samples"
-            / f"eval_{args.eval_data.index(name)}_{Path(name).name.replace(':', '-')}_{at:06d}.jsonl"
+            / f"eval_{list(eval_sets).index(name)}_{Path(name).name.replace(':', '-')}_{at:06d}.jsonl"
         )
 
     def logps(prompts, targets, mask, with_policy):
@@ -523,7 +523,7 @@ def main(args):
 
     # ---- the end: publish, compare, draw -----------------------------------------------------------------------------------------
     rundir.publish(out, save_model, model_bytes)
-    before, after, first = log.at(0), log.at(step), args.eval_data[0]
+    before, after, first = log.at(0), log.at(step), next(iter(eval_sets))
     if (
         f"eval/{first}/accuracy" not in after
     ):  # resumed to stop at a step that an earlier, longer run did not evaluate

@@ -235,7 +235,7 @@ def main(args):
             }
             if step == max_steps or args.eval_steps and step % args.eval_steps == 0:
                 for name in eval_sets:
-                    metrics |= evaluate(name, sheet=name == args.eval_data[0])
+                    metrics |= evaluate(name, sheet=name == next(iter(eval_sets)))
             bar.update()
             bar.set_postfix(loss=f"{loss:.3f}")
             log.log(
@@ -258,10 +258,10 @@ def main(args):
     rundir.publish(args.output_dir, save_model, model_bytes)
     final = log.at(step)
     if (
-        f"eval/{args.eval_data[0]}/accuracy" not in final
+        f"eval/{next(iter(eval_sets))}/accuracy" not in final
     ):  # resumed to stop at a step that an earlier, longer run did not evaluate
         for name in eval_sets:
-            final |= evaluate(name, sheet=name == args.eval_data[0])
+            final |= evaluate(name, sheet=name == next(iter(eval_sets)))
     curve = Path(args.output_dir) / "curve.png"
     panels = [
         ("loss", ["loss"]),
@@ -269,7 +269,7 @@ def main(args):
         ("greedy accuracy", [f"eval/{name}/accuracy" for name in eval_sets]),
     ]
     plots.plot_curve(log.lines, curve, panels, f"train_sft.py, {args.model}, {args.data}")
-    first = args.eval_data[0]
+    first = next(iter(eval_sets))
     disk.write_json(
         Path(args.output_dir) / "result.json",
         {

@@ -693,7 +693,7 @@ def test_a_split_of_the_data_is_what_it_is_evaluated_on(base, tmp_path, speaking
         f"--output-dir {tmp_path / 'out'}"
     )
     assert (
-        read(tmp_path / "out" / "iteration-1" / "result.json")[f"eval/{tmp_path / 'd'}:train/n"]
+        read(tmp_path / "out" / "iteration-1" / "result.json")["eval/d:train/n"]
         == 4
     )
 
