@@ -4,20 +4,21 @@
     python recipes/fuzz_rewards.py --n 0 --plot docs/grading_time.png (CPU, seconds)
 
 A policy under RL emits every text there is. Completion i of a seed is always the same, made by the
-generators below; every reward scores it against a gold that it has a meaning for. Checked: the score
-is a float in its range, nothing raises, no call takes over a second of CPU time, no text ran as code (a
-canary file), no process is left. Three fifths of the run are in the main thread, a fifth in worker
-threads, a fifth in worker processes. Exit status 1 if anything is wrong.
+generators below; every reward scores it against a gold that it has a meaning for. Checked: the
+score is a float in its range, nothing raises, no call takes over a second of CPU time, no text ran
+as code (a canary file), no process is left. Three fifths of the run are in the main thread, a fifth
+in worker threads, a fifth in worker processes. Exit status 1 if anything is wrong.
 """
 
 import argparse
 import os
-import random
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
+from random import Random
 from types import SimpleNamespace
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -28,316 +29,209 @@ LIMIT = 1.0  # seconds of CPU time a call may take
 CHUNK = 250  # completions per task of a thread or process
 
 
-def example(answer, choices=None, boxes=None, **meta):
-    return SimpleNamespace(
-        answer=answer,
-        choices=choices,
-        meta=meta if boxes is None else {**meta, "boxes": boxes, "size": [640, 480]},
-    )
+# --- golds ---
 
 
-def gold(label, *box):
+def example(
+    answer: str, choices: list[str] | None = None, boxes: list[dict] | None = None, **meta
+) -> SimpleNamespace:
+    if boxes is not None:
+        meta |= {"boxes": boxes, "size": [640, 480]}
+    return SimpleNamespace(answer=answer, choices=choices, meta=meta)
+
+
+def gold(label: str | None, *box: int) -> dict:
     return {"bbox_2d": list(box), "label": label}
 
 
 PLAIN = [
-    example("3"), example("30-39"), example("2020-02-04"), example("x > 3"), example(r"\{a^b, a^c\}"), example("60°或120°"), example("5 km/h"), example("140°"), example("240πcm^{2}"), example(r"x^2+\sqrt{3}"), example(r"\frac{12}{5}"), example("B", ["a cat", "7", r"\sqrt{3}"]), example("(A)"), example("yes"),
-    example("No"), example("737-800"), example("golden retriever"), example("3, 7"), example("(1, 2)"), example("two words, and a comma"), example("√{3}"), example("2x+y=4"), example("1:2"),
+    example("3"), example("30-39"), example("2020-02-04"), example("x > 3"),
+    example(r"\{a^b, a^c\}"), example("60°或120°"), example("5 km/h"), example("140°"),
+    example("240πcm^{2}"), example(r"x^2+\sqrt{3}"), example(r"\frac{12}{5}"),
+    example("B", ["a cat", "7", r"\sqrt{3}"]), example("(A)"), example("yes"), example("No"),
+    example("737-800"), example("golden retriever"), example("3, 7"), example("(1, 2)"),
+    example("two words, and a comma"), example("√{3}"), example("2x+y=4"), example("1:2"),
 ]  # fmt: skip
+PETS = [
+    gold("cat", 0, 0, 100, 100),
+    gold("dog", 200, 200, 300, 300),
+    gold("cat", 400, 10, 600, 450),
+]
+NEAR = [gold("cat", 0, 120, 100, 220), gold(None, 5, 125, 100, 220)]
 BOXED = [
     example("[10, 20, 300, 400]", boxes=[gold(None, 10, 20, 300, 400)]),
     example("[...]", boxes=[gold("cat", 10, 20, 300, 400)], box_format="pixels"),
-    example(
-        "[...]",
-        boxes=[
-            gold("cat", 0, 0, 100, 100),
-            gold("dog", 200, 200, 300, 300),
-            gold("cat", 400, 10, 600, 450),
-        ],
-    ),
-    example(
-        "[...]",
-        boxes=[gold("cat", 0, 120, 100, 220), gold(None, 5, 125, 100, 220)],
-        box_format="resized",
-        resized=[308, 224],
-    ),
+    example("[...]", boxes=PETS),
+    example("[...]", boxes=NEAR, box_format="resized", resized=[308, 224]),
     example("[]", boxes=[]),
 ]
-TAGS = ["<think>", "</think>", "<answer>", "</answer>", "<caption>", "</caption>", "<Answer>", "< answer>", "<answer", "</answer", "<|im_end|>", "<|box_start|>", "<|box_end|>",
-        "<|object_ref_start|>", "<|object_ref_end|>", "<|image_pad|>"]  # fmt: skip
-ANSWERS = ["3", "140°", r"140^{\circ}", "240π", r"240\pi\text{ cm}^{2}", r"\frac{12}{5}", "2.4", "B", "(B)", "[b].", "A. a cat", "A or B", "yes", "Yes and no", "no", "737-800", "Boeing 737-800", "golden_retriever",
-           "3, 7", "(1, 2)", "√3", r"\sqrt{3}", r"8\sqrt{3}", "none", "No Objects", "[]", "x = 3", "y=4-2x", "2/1", "70%", "3 cm²", "½", "1,000", "3万", "٣", "１２", "Ⅷ", ""]  # fmt: skip
+
+
+# --- answer bodies: each maker takes a Random and the path that code would touch ---
+
+TAGS = [
+    "<think>", "</think>", "<answer>", "</answer>", "<caption>", "</caption>", "<Answer>",
+    "< answer>", "<answer", "</answer", "<|im_end|>", "<|box_start|>", "<|box_end|>",
+    "<|object_ref_start|>", "<|object_ref_end|>", "<|image_pad|>",
+]  # fmt: skip
+ANSWERS = [
+    "3", "140°", r"140^{\circ}", "240π", r"240\pi\text{ cm}^{2}", r"\frac{12}{5}", "2.4", "B",
+    "(B)", "[b].", "A. a cat", "A or B", "yes", "Yes and no", "no", "737-800", "Boeing 737-800",
+    "golden_retriever", "3, 7", "(1, 2)", "√3", r"\sqrt{3}", r"8\sqrt{3}", "none", "No Objects",
+    "[]", "x = 3", "y=4-2x", "2/1", "70%", "3 cm²", "½", "1,000", "3万", "٣", "１２", "Ⅷ", "",
+]  # fmt: skip
 PIECES = ANSWERS + [
-    "\\frac",
-    "\\sqrt",
-    "{",
-    "}",
-    "(",
-    ")",
-    "[",
-    "]",
-    "^",
-    "_",
-    "\\",
-    "$",
-    "+",
-    "-",
-    "*",
-    "/",
-    "=",
-    ",",
-    ";",
-    ":",
-    ".",
-    "'",
-    '"',
-    "`",
-    "\n",
-    " ",
-    "\t",
-    "\0",
-    "or",
-    "and",
-    "not",
-    "cm",
-    "π",
-    "°",
-    "%",
-    "×",
-    "−",
-    "–",
-]
-TOWERS = ["9**9**9**9", "9^9^9^9", "9^{9^{9^{9}}}", "10^{10^{10}}", "9^{99999999}", "((9^{99})^{99})^{99}", "(9^9)^{9}", "2^{999}", "x^{99}", "999999!", "3!!!!", r"\binom{99}{9}", r"\sum_{x=1}^{999999} x", r"\int_0^1 x dx",
-          r"9^{9\cdot 9}", "1e999999999", "9" * 30 + "*" + "9" * 30, r"\sin(\cos(\tan(x)))^9", "0^{-1}", "1/0", r"\frac{1}{0}", r"\sqrt{-1}", r"\log(0)", "x^x^x", r"2^{\frac{1}{2}}", "1/3/3/3/3", "x+y+x+y-x"]  # fmt: skip
+    "\\frac", "\\sqrt", "{", "}", "(", ")", "[", "]", "^", "_", "\\", "$", "+", "-", "*", "/", "=",
+    ",", ";", ":", ".", "'", '"', "`", "\n", " ", "\t", "\0", "or", "and", "not", "cm", "π", "°",
+    "%", "×", "−", "–",
+]  # fmt: skip
+TOWERS = [
+    "9**9**9**9", "9^9^9^9", "9^{9^{9^{9}}}", "10^{10^{10}}", "9^{99999999}",
+    "((9^{99})^{99})^{99}", "(9^9)^{9}", "2^{999}", "x^{99}", "999999!", "3!!!!", r"\binom{99}{9}",
+    r"\sum_{x=1}^{999999} x", r"\int_0^1 x dx", r"9^{9\cdot 9}", "1e999999999",
+    "9" * 30 + "*" + "9" * 30, r"\sin(\cos(\tan(x)))^9", "0^{-1}", "1/0", r"\frac{1}{0}",
+    r"\sqrt{-1}", r"\log(0)", "x^x^x", r"2^{\frac{1}{2}}", "1/3/3/3/3", "x+y+x+y-x",
+]  # fmt: skip
+BRACKETS = [
+    ("(", ")"), ("{", "}"), ("[", "]"), ("\\frac{1}{", "}"), ("\\sqrt{", "}"),
+    ("\\left(", "\\right)"), ("\\text{", "}"), ("\\boxed{", "}"), ('{"a":', "}"), ("[[", "]]"),
+    ("**", "**"),
+]  # fmt: skip
+ODD_CHARACTERS = [
+    "\0\a\b\x1b", "\ud800\udfff\udc80", "\u202e\u202d\u2066\u200f\u05d0\u0627",
+    "\u200b\u200d\ufeff", "\ufdfa²³½√π", "e\u0301\u0300", "٣４Ⅷ㎝㎠", "\U0001f600\U0001f468\u200d",
+    "".join(map(chr, range(32, 127))),
+]  # fmt: skip
+GOLD_CORNERS = [  # x, y, width, height
+    (10, 20, 290, 380), (0, 0, 100, 100), (200, 200, 100, 100), (400, 10, 200, 440),
+    (0, 120, 100, 100),
+]  # fmt: skip
+LABELS = ["cat", "dog", "Cat", "unicorn", "it's", 'a \\"b\\"', "\\u00e9", "", "x" * 300]
+REPEATED = [
+    "a", "a ", "A. ", "1,", "1,111", "1/", " ", "\n", "x=", "=", "$", "*", "**", '"', ".", "√", "²",
+    "\\text{", "\\\\", "\\", "%", "°", "yes ", "let me ", "wait ", "-", "_", "-_ ", "a-", "<",
+    "<answer", "(", "^", "^\\circ", "\ufdfa", "sqrt ", "{}", "\\sqrt",
+]  # fmt: skip
+BEFORE_REPEATED = [  # runs of spaces after a key once took minutes
+    "", "", "score:", "Confidence':", 'score:"', "(1,2)", "label:", "[", "[1,", "Answer", "3 =",
+    "\\angle", "sin ",
+]  # fmt: skip
+THOUGHTS = ["wait", "so", "the", "cat", "is", "7", "hmm", "again", "box"]
+SEPARATORS = [
+    "-", ",", ":", "/", ".", ";", " or ", " ", "^", "_", "=", "<", "±", "°", "'", "|", "∪", "&",
+    "\\\\", "{", "(", "[", "\\frac", "\\sqrt", "9", "9,", "9-", "x_", "$", "~", " and ", "A. ",
+    "\\text{", "和", "√", "!", "sin", "\\pm", "5 cm ",
+]  # fmt: skip
 
 
-def tower(rng, canary):
+def tower(rng: Random, canary: str) -> str:
     return rng.choice(TOWERS) + rng.choice(["", "", "+x", "=3", "°", " or 3", "cm"])
 
 
-def deep(rng, canary):
-    opening, closing = rng.choice(
-        [
-            ("(", ")"),
-            ("{", "}"),
-            ("[", "]"),
-            ("\\frac{1}{", "}"),
-            ("\\sqrt{", "}"),
-            ("\\left(", "\\right)"),
-            ("\\text{", "}"),
-            ("\\boxed{", "}"),
-            ('{"a":', "}"),
-            ("[[", "]]"),
-            ("**", "**"),
-        ]
-    )
+def deep(rng: Random, canary: str) -> str:
+    opening, closing = rng.choice(BRACKETS)
     n = rng.choice([1, 2, 3, 4, 5, 8, 19, 100, 2000])
-    return (
-        opening * n
-        + rng.choice(["x", "3", "", "\\sqrt{3}", "1,2,3,4"])
-        + closing * rng.choice([0, n, n, n - 1, n + 1])
-    )
+    inside = rng.choice(["x", "3", "", "\\sqrt{3}", "1,2,3,4"])
+    return opening * n + inside + closing * rng.choice([0, n, n, n - 1, n + 1])
 
 
-def odd(rng, canary):
-    pools = [
-        "\0\a\b\x1b",
-        "\ud800\udfff\udc80",
-        "\u202e\u202d\u2066\u200f\u05d0\u0627",
-        "\u200b\u200d\ufeff",
-        "\ufdfa²³½√π",
-        "e\u0301\u0300",
-        "٣４Ⅷ㎝㎠",
-        "\U0001f600\U0001f468\u200d",
-        "".join(map(chr, range(32, 127))),
-    ]
-    return "".join(rng.choice(rng.choice(pools)) for _ in range(rng.choice([1, 3, 20, 190, 400])))
+def odd(rng: Random, canary: str) -> str:
+    length = rng.choice([1, 3, 20, 190, 400])
+    return "".join(rng.choice(rng.choice(ODD_CHARACTERS)) for _ in range(length))
 
 
-def number(rng):
-    return rng.choice(
-        [
-            str(rng.randrange(1000)),
-            str(rng.randrange(-50, 700)),
-            f"{rng.random() * 1000:.3f}",
-            "0",
-            "1e3",
-            "1e999",
-            "NaN",
-            "Infinity",
-            "-0",
-            "9" * rng.choice([9, 10, 400]),
-            ".5",
-            "5.",
-            '"7"',
-            "null",
-            "0x10",
-            "1_0",
-            "٣",
-        ]
-    )
+def number(rng: Random) -> str:
+    return rng.choice([
+        str(rng.randrange(1000)), str(rng.randrange(-50, 700)), f"{rng.random() * 1000:.3f}", "0",
+        "1e3", "1e999", "NaN", "Infinity", "-0", "9" * rng.choice([9, 10, 400]), ".5", "5.", '"7"',
+        "null", "0x10", "1_0", "٣",
+    ])  # fmt: skip
 
 
-def box(rng):
+def box(rng: Random) -> str:
     if rng.random() < 0.6:  # near a gold
-        x, y, w, h = rng.choice(
-            [
-                (10, 20, 290, 380),
-                (0, 0, 100, 100),
-                (200, 200, 100, 100),
-                (400, 10, 200, 440),
-                (0, 120, 100, 100),
-            ]
-        )
+        x, y, w, h = rng.choice(GOLD_CORNERS)
         corners = [v + rng.randrange(-9, 10) for v in (x, y, x + w, y + h)]
-        rng.random() < 0.1 and corners.reverse()
+        if rng.random() < 0.1:
+            corners.reverse()
         return ", ".join(map(str, corners))
-    return rng.choice([", ", ",", " ,\n"]).join(
-        number(rng) for _ in range(rng.choice([4, 4, 4, 3, 5]))
-    )
+    comma = rng.choice([", ", ",", " ,\n"])
+    return comma.join(number(rng) for _ in range(rng.choice([4, 4, 4, 3, 5])))
 
 
-def boxes(rng, canary):
+def boxes(rng: Random, canary: str) -> str:
     quote, style = rng.choice('""\''), rng.randrange(5)
-    n = (
-        rng.choice([0, 1, 1, 1, 2, 3, 5, 40, 299, 300, 301, 1000])
-        if rng.random() < 0.2
-        else rng.choice([1, 1, 2, 3])
-    )
+    if rng.random() < 0.2:
+        n = rng.choice([0, 1, 1, 1, 2, 3, 5, 40, 299, 300, 301, 1000])
+    else:
+        n = rng.choice([1, 1, 2, 3])
     same = box(rng) if rng.random() < 0.1 else None
     items = []
     for _ in range(n):
         four = same or box(rng)
-        label = rng.choice(
-            ["cat", "dog", "Cat", "unicorn", "it's", 'a \\"b\\"', "\\u00e9", "", "x" * 300]
-        )
-        items.append([
-            f"[{four}]", "({},{}),({},{})".format(*(four + ",0,0,0,0").replace("\n", "").split(",")[:4]), f"{{{quote}bbox_2d{quote}: [{four}], {quote}label{quote}: {quote}{label}{quote}}}",
-            f"{{{quote}Position{quote}: [{four}], {quote}Confidence{quote}: {number(rng)}}}", f"<|object_ref_start|>{label}<|object_ref_end|><|box_start|>({four})<|box_end|>",
-        ][style])  # fmt: skip
+        items.append(written(four, rng.choice(LABELS), quote, number(rng))[style])
     text = "[" + ", ".join(items) + "]" if rng.random() < 0.8 else "\n".join(items)
-    text = text[: rng.randrange(len(text) + 1)] if rng.random() < 0.1 else text
-    return rng.choice(
-        ["{}", "{}", "```json\n{}\n```", "```{}```", "The box is {}.", "{} {}"]
-    ).replace("{}", text)
+    if rng.random() < 0.1:
+        text = text[: rng.randrange(len(text) + 1)]
+    around = ["{}", "{}", "```json\n{}\n```", "```{}```", "The box is {}.", "{} {}"]
+    return rng.choice(around).replace("{}", text)
 
 
-def json_bomb(rng, canary):
+def written(four: str, label: str, quote: str, confidence: str) -> list[str]:
+    """Write one box in five notations."""
+    corners = (four + ",0,0,0,0").replace("\n", "").split(",")[:4]
+    return [
+        f"[{four}]",
+        "({},{}),({},{})".format(*corners),
+        f"{{{quote}bbox_2d{quote}: [{four}], {quote}label{quote}: {quote}{label}{quote}}}",
+        f"{{{quote}Position{quote}: [{four}], {quote}Confidence{quote}: {confidence}}}",
+        f"<|object_ref_start|>{label}<|object_ref_end|><|box_start|>({four})<|box_end|>",
+    ]
+
+
+def json_bomb(rng: Random, canary: str) -> str:
     n = rng.choice([10, 100, 100, 1000, 1000, 1000, 1000, 20000])
-    return rng.choice(["[" * n, "{" * n, '{"a":' * n, "[" * n + "]" * n, "[" + "1" * n + "]", '{"bbox_2d": [' + "1," * n + "]}", '{"label": "' * n, "'label': \"" * n, '"label":"\\' * n, "[1,2,3,4],".replace("1", "1" * 9) * (n // 10), "[ " * n,
-                       "[" + " " * n + "1", "(1,2)" * n, "(1,2),(3,4" * n, "<|object_ref_start|>" * n, '{"a":1,"a":2,' * n, "Confidence:" * n, "[1,1,1,1]" * n])  # fmt: skip
+    return rng.choice([
+        "[" * n, "{" * n, '{"a":' * n, "[" * n + "]" * n, "[" + "1" * n + "]",
+        '{"bbox_2d": [' + "1," * n + "]}", '{"label": "' * n, "'label': \"" * n, '"label":"\\' * n,
+        "[1,2,3,4],".replace("1", "1" * 9) * (n // 10), "[ " * n, "[" + " " * n + "1", "(1,2)" * n,
+        "(1,2),(3,4" * n, "<|object_ref_start|>" * n, '{"a":1,"a":2,' * n, "Confidence:" * n,
+        "[1,1,1,1]" * n,
+    ])  # fmt: skip
 
 
-def code(rng, canary):
+def code(rng: Random, canary: str) -> str:
     run = f"__import__('os').system('touch {canary}')"
-    return rng.choice(
-        [
-            run,
-            f"${run}$",
-            f"open('{canary}','w')",
-            f"exec(\"open('{canary}','w')\")",
-            f"\\operatorname{{open}}('{canary}','w')",
-            f"[{run}, 1, 2, 3]",
-            f"{{'Position': [{run},2,3,4]}}",
-            f"lambda: {run}",
-            f"{{{{{run}}}}}",
-            f"$(touch {canary})",
-            f"`touch {canary}`",
-            f"; touch {canary} #",
-            f"'; touch {canary}; '",
-            "().__class__.__bases__[0].__subclasses__()",
-            "exit()",
-            "__import__('os').abort()",
-            f"f'{{{run}}}'",
-            f'sympy.sympify("{run}")',
-        ]
-    )
+    return rng.choice([
+        run, f"${run}$", f"open('{canary}','w')", f"exec(\"open('{canary}','w')\")",
+        f"\\operatorname{{open}}('{canary}','w')", f"[{run}, 1, 2, 3]",
+        f"{{'Position': [{run},2,3,4]}}", f"lambda: {run}", f"{{{{{run}}}}}", f"$(touch {canary})",
+        f"`touch {canary}`", f"; touch {canary} #", f"'; touch {canary}; '",
+        "().__class__.__bases__[0].__subclasses__()", "exit()", "__import__('os').abort()",
+        f"f'{{{run}}}'", f'sympy.sympify("{run}")',
+    ])  # fmt: skip
 
 
-def redos(rng, canary):
-    unit = rng.choice(
-        [
-            "a",
-            "a ",
-            "A. ",
-            "1,",
-            "1,111",
-            "1/",
-            " ",
-            "\n",
-            "x=",
-            "=",
-            "$",
-            "*",
-            "**",
-            '"',
-            ".",
-            "√",
-            "²",
-            "\\text{",
-            "\\\\",
-            "\\",
-            "%",
-            "°",
-            "yes ",
-            "let me ",
-            "wait ",
-            "-",
-            "_",
-            "-_ ",
-            "a-",
-            "<",
-            "<answer",
-            "(",
-            "^",
-            "^\\circ",
-            "\ufdfa",
-            "sqrt ",
-            "{}",
-            "\\sqrt",
-        ]
-    )
-    before = rng.choice(
-        [
-            "",
-            "",
-            "score:",
-            "Confidence':",
-            'score:"',
-            "(1,2)",
-            "label:",
-            "[",
-            "[1,",
-            "Answer",
-            "3 =",
-            "\\angle",
-            "sin ",
-        ]
-    )  # runs of spaces after a key once took minutes
-    return (
-        before
-        + unit * rng.choice([5, 30, 66, 99, 199, 2000, 20000])
-        + rng.choice(["", "!", "b", "}", ">", "\0"])
-    )
+def redos(rng: Random, canary: str) -> str:
+    unit, before = rng.choice(REPEATED), rng.choice(BEFORE_REPEATED)
+    run = unit * rng.choice([5, 30, 66, 99, 199, 2000, 20000])
+    return before + run + rng.choice(["", "!", "b", "}", ">", "\0"])
 
 
-def loop(rng, canary):
-    phrase = " ".join(
-        rng.choice(["wait", "so", "the", "cat", "is", "7", "hmm", "again", "box"])
-        for _ in range(rng.randrange(1, 9))
-    )
+def loop(rng: Random, canary: str) -> str:
+    phrase = " ".join(rng.choice(THOUGHTS) for _ in range(rng.randrange(1, 9)))
     return (phrase + " ") * rng.choice([1, 2, 5, 50, 500])
 
 
-def soup(rng, canary):
+def soup(rng: Random, canary: str) -> str:
     return "".join(rng.choice(PIECES) for _ in range(rng.randrange(1, 25)))
 
 
-def answer(rng, canary):
+def answer(rng: Random, canary: str) -> str:
     return rng.choice(ANSWERS)
 
 
-def mutated(rng, canary):
+def mutated(rng: Random, canary: str) -> str:
     text = list(rng.choice([answer, boxes, tower, soup])(rng, canary)[:3000]) or ["3"]
     for _ in range(rng.randrange(1, 4)):
         i, j = sorted(rng.randrange(len(text) + 1) for _ in range(2))
@@ -345,11 +239,8 @@ def mutated(rng, canary):
     return "".join(text)
 
 
-SEPARATORS = ["-", ",", ":", "/", ".", ";", " or ", " ", "^", "_", "=", "<", "±", "°", "'", "|", "∪", "&", "\\\\", "{", "(", "[", "\\frac", "\\sqrt", "9", "9,", "9-", "x_", "$", "~", " and ", "A. ", "\\text{", "和", "√", "!", "sin", "\\pm", "5 cm "]  # fmt: skip
-
-
-def grammar(rng, canary):
-    """Runs of one separator, nesting and digits, just inside the length that is read and far beyond."""
+def grammar(rng: Random, canary: str) -> str:
+    """Repeat a separator, nest or count: just inside the length that is read, and far beyond."""
     unit = rng.choice(SEPARATORS)
     n = rng.choice([1, 5, 20, 60, 190, 5_000, 100_000 // len(unit)])
     run = (unit * n)[: rng.choice([50, 150, 199, 100_000])]
@@ -357,81 +248,61 @@ def grammar(rng, canary):
     return rng.choice(["%s", "3%s3", "x%s", "(%s)", "\\{%s\\}", "x=%s"]).replace("%s", run + inside)
 
 
+# --- completions ---
+
 BODIES = [
-    answer,
-    answer,
-    grammar,
-    grammar,
-    soup,
-    tower,
-    deep,
-    odd,
-    boxes,
-    boxes,
-    boxes,
-    json_bomb,
-    code,
-    redos,
-    loop,
-    mutated,
-    mutated,
-]
-SHAPES = [
-    "<think>T</think><answer>B</answer>", "<think>T</think>\n<answer>\nB\n</answer>\n", "<answer>B</answer>", "B", "", "T<answer>B</answer>", "<think>T<answer>B</answer></think>", "<answer>B</answer><think>T</think>",
-    "<think>T</think><answer>B", "<think>T</think>B", "<think>T", "<caption>T</caption><think>T</think><answer>B</answer>", "<think>T</think><think>T</think><answer>B</answer>", "<think>T</think><answer>B</answer><answer>B</answer>",
-    "<think><answer>B</answer></think><answer>B</answer>", "<answer><answer>B</answer></answer>", "<think>T</think> T <answer>B</answer> T", "<think></think><answer></answer>", "</think>T<think><answer>B</answer>", "<answer>B</answer>T</think><answer>B</answer>",
+    answer, answer, grammar, grammar, soup, tower, deep, odd, boxes, boxes, boxes, json_bomb, code,
+    redos, loop, mutated, mutated,
 ]  # fmt: skip
+THINKING = [loop, soup, answer, boxes, odd, redos]
+SHAPES = [  # B: a body; T: a thinking
+    "<think>T</think><answer>B</answer>", "<think>T</think>\n<answer>\nB\n</answer>\n",
+    "<answer>B</answer>", "B", "", "T<answer>B</answer>", "<think>T<answer>B</answer></think>",
+    "<answer>B</answer><think>T</think>", "<think>T</think><answer>B", "<think>T</think>B",
+    "<think>T", "<caption>T</caption><think>T</think><answer>B</answer>",
+    "<think>T</think><think>T</think><answer>B</answer>",
+    "<think>T</think><answer>B</answer><answer>B</answer>",
+    "<think><answer>B</answer></think><answer>B</answer>", "<answer><answer>B</answer></answer>",
+    "<think>T</think> T <answer>B</answer> T", "<think></think><answer></answer>",
+    "</think>T<think><answer>B</answer>", "<answer>B</answer>T</think><answer>B</answer>",
+]  # fmt: skip
+MEGABYTES_OF = [
+    *TAGS, "x", "1", " ", "A. ", "a ", "\ud800", "[1,2,3,4],", "{", "\0", "<think></think>",
+    "<answer>3</answer>", "wait, ", "\\text{", "<think>a</think>", "<answer></answer>",
+]  # fmt: skip
+AROUND_MEGABYTES = [
+    "T",
+    "<think>T</think><answer>3</answer>",
+    "<think>a</think><answer>T</answer>",
+    "<answer>3</answer>T",
+]
 
 
-def completion(seed, index, canary):
-    rng = random.Random(f"{seed}/{index}")
+def completion(seed: int | str, index: int, canary: str) -> str:
+    """Make completion number `index` of a seed."""
+    rng = Random(f"{seed}/{index}")
     if rng.random() < 0.05:
-        return "".join(
-            rng.choice(TAGS + ["3", "x", " ", "[1,2,3,4]"]) for _ in range(rng.randrange(40))
-        )
-    if rng.random() < 0.001:  # megabytes
-        unit = rng.choice(
-            [
-                *TAGS,
-                "x",
-                "1",
-                " ",
-                "A. ",
-                "a ",
-                "\ud800",
-                "[1,2,3,4],",
-                "{",
-                "\0",
-                "<think></think>",
-                "<answer>3</answer>",
-                "wait, ",
-                "\\text{",
-                "<think>a</think>",
-                "<answer></answer>",
-            ]
-        )
-        thinking = unit * (rng.randrange(1, 4) * 1_000_000 // len(unit))
-        return rng.choice(
-            [
-                "T",
-                "<think>T</think><answer>3</answer>",
-                "<think>a</think><answer>T</answer>",
-                "<answer>3</answer>T",
-            ]
-        ).replace("T", thinking)
-    pieces = rng.choice(SHAPES).replace("B", "\1B\1").replace("T", "\1T\1").split("\1")
-    thoughts = [loop, soup, answer, boxes, odd, redos]
-    return "".join(
-        {
-            "B": lambda: rng.choice(BODIES)(rng, canary),
-            "T": lambda: rng.choice(thoughts)(rng, canary),
-        }.get(piece, lambda piece=piece: piece)()
-        for piece in pieces
-    )
+        pieces = [*TAGS, "3", "x", " ", "[1,2,3,4]"]
+        return "".join(rng.choice(pieces) for _ in range(rng.randrange(40)))
+    if rng.random() < 0.001:
+        unit = rng.choice(MEGABYTES_OF)
+        text = unit * (rng.randrange(1, 4) * 1_000_000 // len(unit))
+        return rng.choice(AROUND_MEGABYTES).replace("T", text)
+    makers = {"B": BODIES, "T": THINKING}
+    text = ""
+    for piece in rng.choice(SHAPES).replace("B", "\1B\1").replace("T", "\1T\1").split("\1"):
+        text += rng.choice(makers[piece])(rng, canary) if piece in makers else piece
+    return text
 
 
-def calls(index, text):
-    """(reward, arguments) of every reward for completion number `index`: box rewards on a box gold, the others on a plain one, accuracy on both."""
+# --- scoring them ---
+
+
+def calls(index: int, text: str) -> Iterator[tuple[str, tuple]]:
+    """Yield (reward, arguments) for completion number `index`, once for each reward.
+
+    Box rewards score it against a gold with boxes, the others against a plain one, accuracy both.
+    """
     plain, boxed = PLAIN[index % len(PLAIN)], BOXED[index % len(BOXED)]
     counts = ((0, 0), (500, 512), (10**9, 512), (-1, 7))[index % 4]
     for name, reward in rewards.REWARDS.items():
@@ -441,7 +312,7 @@ def calls(index, text):
             yield name, (text, boxed, *counts)
 
 
-def in_range(name, score):
+def in_range(name: str, score: object) -> bool:
     allowed = rewards.REWARDS[name].range
     if type(score) is not float:
         return False
@@ -450,8 +321,11 @@ def in_range(name, score):
     return allowed[0] <= score <= allowed[1]  # nan is in no range
 
 
-def run(seed, first, last, canary):
-    """Score completions first..last-1: {"calls", "wrong", "slow"}; a call is (CPU seconds, what)."""
+def run(seed: int, first: int, last: int, canary: str) -> dict:
+    """Score completions first..last-1: {"calls", "wrong", "slow", "slowest"}.
+
+    A slow call is (CPU seconds, what).
+    """
     result = {"calls": 0, "wrong": [], "slow": [], "slowest": (0.0, "")}
     for index in range(first, last):
         text = completion(seed, index, canary)
@@ -471,13 +345,13 @@ def run(seed, first, last, canary):
     return result
 
 
-def children():
+def children() -> list[str]:
     """List the processes that this one has started and that still run; Linux only."""
     lists = Path("/proc/self/task").glob("*/children")
     return " ".join(path.read_text(encoding="utf-8") for path in lists).split()
 
 
-def time_of(text, gold="x+1"):
+def time_of(text: str, gold: str = "x+1") -> float:
     """Measure the seconds of CPU time to compare a text for the first time."""
     answers.forget()
     start = time.thread_time()
@@ -488,8 +362,8 @@ def time_of(text, gold="x+1"):
 LENGTHS = [10, 20, 40, 80, 120, 160, 200, 201, 1_000, 10_000, 100_000]
 
 
-def plot(path):
-    """Draw CPU time against length for runs of each separator; returns the largest time."""
+def plot(path: str) -> float:
+    """Draw CPU time against length for runs of each separator; return the largest time."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -511,7 +385,7 @@ def plot(path):
     return largest
 
 
-def parse_args(argv=None):
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--n", type=int, default=100_000, help="completions")
     p.add_argument("--seed", type=int, default=0, help="of the generators")
@@ -526,33 +400,33 @@ def parse_args(argv=None):
     return args
 
 
-def score_all(args, canary):
-    """[(kind, result), ...] of all completions: main thread, threads, processes."""
-    alone, in_threads = args.n * 3 // 5, args.n * 4 // 5
+def score_all(n: int, seed: int, threads: int, processes: int, canary: str) -> list[tuple]:
+    """Score all completions, in the main thread, threads and processes: [(kind, result)]."""
+    alone, in_threads = n * 3 // 5, n * 4 // 5
     results = []
     for i in range(0, alone, 20 * CHUNK):
-        results.append(("main thread", run(args.seed, i, min(alone, i + 20 * CHUNK), canary)))
+        results.append(("main thread", run(seed, i, min(alone, i + 20 * CHUNK), canary)))
         print(f"{min(alone, i + 20 * CHUNK)} completions", file=sys.stderr, flush=True)
     pools = [
-        (f"{args.threads} threads", ThreadPoolExecutor(args.threads), alone, in_threads),
-        (f"{args.processes} processes", ProcessPoolExecutor(args.processes), in_threads, args.n),
+        (f"{threads} threads", ThreadPoolExecutor(threads), alone, in_threads),
+        (f"{processes} processes", ProcessPoolExecutor(processes), in_threads, n),
     ]
     for kind, pool, first, last in pools:
         with pool:
             chunks = [(i, min(last, i + CHUNK)) for i in range(first, last, CHUNK)]
-            tasks = [pool.submit(run, args.seed, *chunk, canary) for chunk in chunks]
+            tasks = [pool.submit(run, seed, *chunk, canary) for chunk in chunks]
             results += [(kind, task.result()) for task in tasks]
     return results
 
 
-def main(args):
+def main(args: argparse.Namespace) -> int:
     if args.plot:
         print(f"{args.plot}: at most {plot(args.plot):.3f} s of CPU time for one comparison")
     if not args.n:
         return 0
     canary = os.path.join(tempfile.mkdtemp(), "canary")
     start = time.perf_counter()
-    results = score_all(args, canary)
+    results = score_all(args.n, args.seed, args.threads, args.processes, canary)
     seconds = time.perf_counter() - start
     calls_made = sum(r["calls"] for _, r in results)
     wrong = [w for _, r in results for w in r["wrong"]]
