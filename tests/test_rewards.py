@@ -238,12 +238,23 @@ def test_repetition_in_the_thinking_is_not_hidden_by_boxes():
 @pytest.mark.parametrize(
     "answer, gold, score",
     [
-        ("737-800", "737-800", 1), ("737_800", "737-800", 1), ("Boeing 737-800", "737-800", 1), ("golden retriever", "Golden_Retriever", 1), ("Golden-Retriever.", "golden retriever", 1), ("a photo of a lily", "lily", 1),
-        ("This is an image of a Golden Retriever", "golden_retriever", 1), ("", "lily", 0), ("A", "A320", 0), ("A320", "A", 0), ("A320-200", "A320", 0), ("Airbus A320", "A320", 1), ("rose or lily", "lily", 0), ("lily rose", "lily", 0), ("lily, rose", "lily", 0),
-        ("rose\nlily", "lily", 0), ("not a lily", "lily", 0), ("water lily", "lily", 0), ("lilypad", "lily", 0), ("lil", "lily", 0), ("A320 737-800", "737-800", 0), ("A320 or 737-800", "737-800", 0), ("-63", "737-800", 0), ("737-800 A320", "737-800", 0),
-        ("not Boeing 737-800", "737-800", 0), ("cat dog", "dog", 0), ("lily " * 100, "lily", 0), ("...", "...", 0),
-        ("The aircraft is a 737-800", "737-800", 1), ("The aircraft is a Boeing 737-800", "737-800", 1), ("The flower is a lily", "lily", 1), ("a lily flower", "lily", 1), ("species name: lily", "lily", 1), ("lily!", "lily", 1), ("Airbus, A320", "A320", 1),
-        ("never 737-800", "737-800", 0), ("unlike 737-800", "737-800", 0), ("maybe 737-800", "737-800", 0), ("A320, 737-800", "737-800", 0), ("the plant", "plant", 1), ("flower plant", "plant", 0), ("flower plant", "flower", 0), ("Lily (Lilium)", "lily", 0),
+        ("737-800", "737-800", 1), ("737_800", "737-800", 1), ("Boeing 737-800", "737-800", 1),
+        ("golden retriever", "Golden_Retriever", 1), ("Golden-Retriever.", "golden retriever", 1),
+        ("a photo of a lily", "lily", 1),
+        ("This is an image of a Golden Retriever", "golden_retriever", 1), ("", "lily", 0),
+        ("A", "A320", 0), ("A320", "A", 0), ("A320-200", "A320", 0), ("Airbus A320", "A320", 1),
+        ("rose or lily", "lily", 0), ("lily rose", "lily", 0), ("lily, rose", "lily", 0),
+        ("rose\nlily", "lily", 0), ("not a lily", "lily", 0), ("water lily", "lily", 0),
+        ("lilypad", "lily", 0), ("lil", "lily", 0), ("A320 737-800", "737-800", 0),
+        ("A320 or 737-800", "737-800", 0), ("-63", "737-800", 0), ("737-800 A320", "737-800", 0),
+        ("not Boeing 737-800", "737-800", 0), ("cat dog", "dog", 0), ("lily " * 100, "lily", 0),
+        ("...", "...", 0), ("The aircraft is a 737-800", "737-800", 1),
+        ("The aircraft is a Boeing 737-800", "737-800", 1), ("The flower is a lily", "lily", 1),
+        ("a lily flower", "lily", 1), ("species name: lily", "lily", 1), ("lily!", "lily", 1),
+        ("Airbus, A320", "A320", 1), ("never 737-800", "737-800", 0),
+        ("unlike 737-800", "737-800", 0), ("maybe 737-800", "737-800", 0),
+        ("A320, 737-800", "737-800", 0), ("the plant", "plant", 1), ("flower plant", "plant", 0),
+        ("flower plant", "flower", 0), ("Lily (Lilium)", "lily", 0),
     ],
 )  # fmt: skip
 def test_classification(answer, gold, score):
@@ -372,8 +383,11 @@ def test_no_answer_is_paid_for_two_classes():
 @pytest.mark.parametrize(
     "answer, gold, choices, score",
     [
-        ("A", "A", None, 1), ("(A)", "A", None, 1), ("A", "(A)", None, 1), ("[a].", "A", None, 1), ("A)", "A", None, 1), ("A. cat", "A", None, 1), ("I think A, but B.", "A", None, 0), ("A or B", "A", None, 0), ("I.", "A", None, 0), ("", "A", None, 0),
-        ("B", "dog", ANIMALS, 1), ("dog", "B", ANIMALS, 1), ("A or B", "B", ANIMALS, 0), ("√12", "A", NUMBERS, 0), ("7", "7", None, 0),
+        ("A", "A", None, 1), ("(A)", "A", None, 1), ("A", "(A)", None, 1), ("[a].", "A", None, 1),
+        ("A)", "A", None, 1), ("A. cat", "A", None, 1), ("I think A, but B.", "A", None, 0),
+        ("A or B", "A", None, 0), ("I.", "A", None, 0), ("", "A", None, 0),
+        ("B", "dog", ANIMALS, 1), ("dog", "B", ANIMALS, 1), ("A or B", "B", ANIMALS, 0),
+        ("√12", "A", NUMBERS, 0), ("7", "7", None, 0),
     ],
 )  # fmt: skip
 def test_mcq(answer, gold, choices, score):
@@ -833,20 +847,6 @@ def test_summary_of_boxes():
     assert "iou" not in rewards.summary(["<answer>3</answer>"], [example("3")])
 
 
-def test_reflections():
-    text = "<think>Wait, I should re-check. Let me recheck: hmm, actually no. Waiter! Actuality. On second\nthought, double check it.</think><answer>wait</answer>"
-    assert (
-        metrics.reflections(text) == 7
-    )  # wait, re-check, recheck, hmm, actually, on second thought, double check
-    assert (
-        metrics.reflections("wait <answer>wait</answer>") == 1
-        and metrics.reflections("<think>wait, wait") == 2
-        and metrics.reflections("") == 0
-    )
-    for phrase in metrics.REFLECTION_WORDS:
-        assert metrics.reflections(f"<think>so {phrase}, 7</think>") == 1, phrase
-
-
 def test_check_gold():
     for gold in ["", " \n", None, 3]:
         with pytest.raises(ValueError, match="gold answer"):
@@ -967,20 +967,32 @@ def test_scoring_a_step_is_quick():
 # ---- any text, any thread, bounded time
 
 BODIES = [
-    "\0" * 150, "\ud800\udfff 3 \ud800", "\u202e3\u202c", "\u200b", "9**9**9**9", "9^9^9^9", "10^{10^{10}}", "9^{99999999}", "((9^{99})^{99})^{99}", "{{9^{999}}^{999}}^{999}",
-    "\\frac{" * 1000, "\\frac{" * 25, "\\sqrt{" * 15 + "2" + "}" * 15, "(" * 19 + "x" + ")" * 19, "{" * 19 + "x" + "}" * 19, "\\frac{1}{" * 9 + "x" + "}" * 9, "x^{2}" * 9, "x+" * 90 + "1",
-    "\\sin(\\cos(\\tan(x)))^9+\\sin x\\cos x\\tan x", "-" * 190, "[" * 200, "1" * 200, "1," * 100, "1,111" * 39, "1/" * 99 + "1", ("9" * 30 + "*") * 6 + "9", "x^{999}y^{999}z^{999}",
-    "__import__('os').abort()", "exit()", "().__class__", "lambda: 0", "3!!!!", "999999!", "\\int_0^1 x dx", "\\sum_{x=1}^{999999} x", "\\lim", "\\left(" * 30, "\\boxed{" * 28,
-    '"' * 200, "$" * 200, "*" * 200, "." * 200, "√" * 200, "π" * 200, "\ufdfa" * 200, "²" * 200, "\\text{" * 33, "A. " * 66, "a) " * 66, "a" * 200, " " * 150 + "A" + " " * 48, "yes " * 50,
-    "\n" * 99, "x" * 200_000, "1" * 200_000, "A. " * 70_000, "\\text{" * 30_000, "=" * 100, "x=" * 99, "\\\\" * 99, "\\", "%" * 200, "°" * 200, "1e999999999", "0x7fffffff", "NaN", "1_000", "٣",
+    "\0" * 150, "\ud800\udfff 3 \ud800", "\u202e3\u202c", "\u200b", "9**9**9**9", "9^9^9^9",
+    "10^{10^{10}}", "9^{99999999}", "((9^{99})^{99})^{99}", "{{9^{999}}^{999}}^{999}",
+    "\\frac{" * 1000, "\\frac{" * 25, "\\sqrt{" * 15 + "2" + "}" * 15, "(" * 19 + "x" + ")" * 19,
+    "{" * 19 + "x" + "}" * 19, "\\frac{1}{" * 9 + "x" + "}" * 9, "x^{2}" * 9, "x+" * 90 + "1",
+    "\\sin(\\cos(\\tan(x)))^9+\\sin x\\cos x\\tan x", "-" * 190, "[" * 200, "1" * 200, "1," * 100,
+    "1,111" * 39, "1/" * 99 + "1", ("9" * 30 + "*") * 6 + "9", "x^{999}y^{999}z^{999}",
+    "__import__('os').abort()", "exit()", "().__class__", "lambda: 0", "3!!!!", "999999!",
+    "\\int_0^1 x dx", "\\sum_{x=1}^{999999} x", "\\lim", "\\left(" * 30, "\\boxed{" * 28, '"' * 200,
+    "$" * 200, "*" * 200, "." * 200, "√" * 200, "π" * 200, "\ufdfa" * 200, "²" * 200,
+    "\\text{" * 33, "A. " * 66, "a) " * 66, "a" * 200, " " * 150 + "A" + " " * 48, "yes " * 50,
+    "\n" * 99, "x" * 200_000, "1" * 200_000, "A. " * 70_000, "\\text{" * 30_000, "=" * 100,
+    "x=" * 99, "\\\\" * 99, "\\", "%" * 200, "°" * 200, "1e999999999", "0x7fffffff", "NaN", "1_000",
+    "٣",
 ]  # fmt: skip
 COMPLETIONS = ["<think>a</think><answer>" + body + "</answer>" for body in BODIES] + [
-    "<answer>" * 20_000, "</answer>" * 20_000, "<answer></answer>" * 10_000, "<think>" * 20_000, "</think>" * 20_000, "<think></think>" * 20_000 + "<answer>3</answer>",
-    "<answer>" * 10_000 + "3" + "</answer>" * 10_000, "<think>" + "<" * 300_000, "<answer" * 50_000, "a " * 200_000, " " * 500_000, "\ud800" * 100_000,
+    "<answer>" * 20_000, "</answer>" * 20_000, "<answer></answer>" * 10_000, "<think>" * 20_000,
+    "</think>" * 20_000, "<think></think>" * 20_000 + "<answer>3</answer>",
+    "<answer>" * 10_000 + "3" + "</answer>" * 10_000, "<think>" + "<" * 300_000, "<answer" * 50_000,
+    "a " * 200_000, " " * 500_000, "\ud800" * 100_000,
 ]  # fmt: skip
 COMPLETIONS += ["<answer>" + body + "</answer>" for body in [
-    "[1,2,3,4]," * 300, "[1,2,3,4]," * 9_000, "".join(f"[{i},0,{i + 9},9]," for i in range(300)), '{"label":"' * 9_000, '"label":"\\' * 9_000, "[1," * 30_000, "[ " * 40_000, "[" + " " * 90_000, "label: '" * 9_000,
-    "<|object_ref_start|>" * 5_000, "{" * 90_000, "(1,2)" * 15_000, "Confidence:" * 8_000, "[1" + "1," * 40_000 + "]", "no objects " * 8_000, "-_ " * 30_000]] + ["a b c d e f g " * 9_000, "let me " * 20_000]  # fmt: skip
+    "[1,2,3,4]," * 300, "[1,2,3,4]," * 9_000, "".join(f"[{i},0,{i + 9},9]," for i in range(300)),
+    '{"label":"' * 9_000, '"label":"\\' * 9_000, "[1," * 30_000, "[ " * 40_000, "[" + " " * 90_000,
+    "label: '" * 9_000, "<|object_ref_start|>" * 5_000, "{" * 90_000, "(1,2)" * 15_000,
+    "Confidence:" * 8_000, "[1" + "1," * 40_000 + "]", "no objects " * 8_000, "-_ " * 30_000,
+]] + ["a b c d e f g " * 9_000, "let me " * 20_000]  # fmt: skip
 
 
 def slowest_and_wrong(completions=COMPLETIONS):
@@ -1047,7 +1059,11 @@ def test_text_is_never_executed(tmp_path):
 
 
 PIECES = st.sampled_from(
-    ["<think>", "</think>", "<answer>", "</answer>", "3", "7", " or ", "A", "B", ")", "(", ".", ":", ",", "=", "x", "+", "^", "{", "}", "\\frac", "\\sqrt", "\\", "√", "π", "°", "%", "cm", "yes", "\n", "½", "1,000", "[1, 2, 3, 4]", '"label": "cat"']
+    [
+        "<think>", "</think>", "<answer>", "</answer>", "3", "7", " or ", "A", "B", ")", "(", ".",
+        ":", ",", "=", "x", "+", "^", "{", "}", "\\frac", "\\sqrt", "\\", "√", "π", "°", "%", "cm",
+        "yes", "\n", "½", "1,000", "[1, 2, 3, 4]", '"label": "cat"',
+    ]
 )  # fmt: skip
 CANARY = os.path.join(tempfile.gettempdir(), f"nanovlr-canary-{os.getpid()}")
 TEXTS = st.one_of(
@@ -1102,101 +1118,3 @@ def test_a_junk_box_never_raises_a_reward(gold, predicted, confidence):
             <= score(name, write(predicted), example_) + 1e-9
         ), name
     assert score("giou", write([(b, 10) for b in gold]), example_) == pytest.approx(2)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# many answers to one question
-
-
-def said(*answers):
-    return [f"<think> x </think><answer> {a} </answer>" if a else "no tags" for a in answers]
-
-
-def test_pass_at_k_is_the_share_of_k_subsets_with_a_right_one():
-    for n, right in itertools.product(range(1, 6), range(6)):
-        if right <= n:
-            answers = [1] * right + [0] * (n - right)
-            for k in range(1, n + 1):
-                drawn = [max(subset) for subset in itertools.combinations(answers, k)]
-                assert metrics.pass_at_k(n, right, k) == pytest.approx(sum(drawn) / len(drawn))
-
-
-def test_majority_counts_what_can_be_read():
-    assert (
-        metrics.majority(said("3", "4", "4")) == "4" and metrics.majority(said("3", "4")) == "3"
-    ), "ties: the first"
-    assert (
-        metrics.majority(said("4", "3.0", "3")) == "3.0"
-        and metrics.majority(said(None, None, "5")) == "5"
-    )
-    assert metrics.majority(said(None)) is None and metrics.majority([]) is None
-
-
-@pytest.mark.parametrize("chosen, candidates, choices, expected", [
-    ("3", ["4", "4", "3"], None, ("3", "selected")),  # the minority may be right: what voting cannot do
-    ("3.0", ["4", "4", "3"], None, ("3.0", "selected")),  # as the selection wrote it
-    ("5", ["4", "4", "3"], None, ("4", "majority")),  # no candidate's answer
-    (None, ["3", "4", "4"], None, ("4", "majority")),  # cannot be read
-    (None, ["3", "4"], None, ("3", "majority")),  # ties: the first
-    (None, [None, "4", None], None, ("4", "majority")),
-    ("5", [None, "4"], None, ("4", "majority")),
-    ("5", [None, None], None, (None, "none")),
-    (None, [None], None, (None, "none")),
-    (None, [], None, (None, "none")),
-    ("3 or 4", ["3", "4", "4"], None, ("4", "majority")),  # both is no choice
-    ("dog", ["A", "(B)", "A"], ["cat", "dog"], ("dog", "selected")),
-    ("C", ["A", "(B)", "A"], ["cat", "dog"], ("A", "majority")),
-    (r"\sqrt{12}", ["3", r"2\sqrt{3}", "3"], None, (r"\sqrt{12}", "selected")),  # equal as mathematics
-])  # fmt: skip
-def test_select_takes_a_candidates_answer_or_the_majority(chosen, candidates, choices, expected):
-    assert metrics.select(said(chosen)[0], said(*candidates), choices) == expected
-
-
-def test_select_reads_as_it_is_told():
-    last = lambda text: text.rpartition("Answer: ")[2] or None  # noqa: E731
-    assert metrics.select("Answer: 3", ["Answer: 4", "Answer: 4", "Answer: 3"], read=last) == (
-        "3",
-        "selected",
-    )
-    assert metrics.select("Answer: 3", ["Answer: 4", "Answer: 4", "Answer: 3"]) == (None, "none")
-
-
-def binomial_quantile(n, p, q):
-    total = 0.0
-    for k in range(n + 1):
-        total += math.comb(n, k) * p**k * (1 - p) ** (n - k)
-        if total >= q:
-            return k
-
-
-@pytest.mark.parametrize("n, gained", [(20, 6), (50, 10), (200, 60)])
-def test_the_bootstrap_of_a_difference_is_binomial_where_nothing_is_lost(n, gained):
-    """Differences of 0 and 1: the sum of a resample is binomial(n, gained / n), whose quantiles are known."""
-    a, b = [1.0] * gained + [0.0] * (n - gained), [0.0] * n
-    expected = [binomial_quantile(n, gained / n, q) / n for q in (0.025, 0.975)]
-    for seed in range(3):
-        assert metrics.bootstrap_difference(a, b, seed) == pytest.approx(
-            expected, abs=1.001 / n
-        )  # a quantile that falls on a step may go either way
-        low, high = metrics.bootstrap_difference(b, a, seed)
-        assert (-high, -low) == pytest.approx(expected, abs=1.001 / n)
-
-
-def test_the_bootstrap_of_a_difference_is_paired():
-    random_ = random.Random(0)
-    a = [float(random_.random() < 0.5) for _ in range(400)]
-    assert metrics.bootstrap_difference(a, a) == (0, 0), (
-        "equal, question by question: no doubt at all"
-    )
-    b = a[1:] + a[:1]
-    low, high = metrics.bootstrap_difference(a, b)
-    differences = [x - y for x, y in zip(a, b)]
-    error = math.sqrt(sum(d * d for d in differences)) / len(a)  # their mean is 0
-    assert low == pytest.approx(-1.96 * error, rel=0.1) and high == pytest.approx(
-        1.96 * error, rel=0.1
-    )
-    assert metrics.bootstrap_difference(a, b, 1) == metrics.bootstrap_difference(
-        a, b, 1
-    ) and metrics.bootstrap_difference([], []) == (0, 0)
-    with pytest.raises(ValueError, match="got 2 and 1"):
-        metrics.bootstrap_difference([1, 0], [1])
