@@ -127,12 +127,35 @@ def answer_scores(
 ) -> list[float]:
     """Score bare answers, as a majority or a selection has them; None is wrong.
 
-    right: (completion, example) -> 0 or 1.
+    right(completion, example): 0 or 1.
     """
     return [
         float(answer is not None and right(f"<answer>{answer}</answer>", example))
         for answer, example in zip(answers, examples)
     ]
+
+
+def sample_scores(
+    samples: Sequence[Sequence[str]],
+    marks: Sequence[Sequence[float]],
+    choices: Sequence,
+    examples: Sequence,
+    n: int,
+    read: Read,
+    right: Callable,
+) -> dict[str, list[float]]:
+    """Score the first n samples of each question, in three ways: a list of each.
+
+    samples, marks: each question's completions, and which of them are right.
+    choices: each question's option texts, or None. read, right: as in `answer_scores`.
+    pass@k is estimated from all samples.
+    """
+    votes = [majority(texts[:n], options, read) for texts, options in zip(samples, choices)]
+    return {
+        "mean_sample_accuracy": [sum(row[:n]) / n for row in marks],
+        "majority@k": answer_scores(votes, examples, right),
+        "pass@k": [pass_at_k(len(row), int(sum(row)), n) for row in marks],
+    }
 
 
 def sampled_scores(
@@ -151,22 +174,18 @@ def sampled_scores(
     Returns the means of mean_sample_accuracy, majority@k, pass@k (from all samples), self_select@k,
     each with _low and _high (95 %, Wilson), tokens a question, and what `selection_figures` has.
     """
-    shown = [sum(record["right"][:n]) for record in records]  # right ones among those that vote
-    samples = [record["samples"][:n] for record in records]
+    marks = [record["right"] for record in records]
+    samples = [record["samples"] for record in records]
     choices = [record["choices"] for record in records]
-    votes = [majority(*pair, read) for pair in zip(samples, choices)]
-    shares = {
-        "mean_sample_accuracy": [s / n for s in shown],
-        "majority@k": answer_scores(votes, examples, right),
-        "pass@k": [pass_at_k(len(r["right"]), int(sum(r["right"])), n) for r in records],
-    }
+    shares = sample_scores(samples, marks, choices, examples, n, read, right)
     spent = [r["prompt_tokens"] + sum(r["sample_tokens"][:n]) for r in records]
     more = {
         "greedy_tokens": mean([r["prompt_tokens"] + r["tokens"] for r in records]),
         "majority_tokens": mean(spent),
     }
     if selections is not None:
-        picks = [select(*row, read) for row in zip(selections, samples, choices)]
+        shown = [texts[:n] for texts in samples]
+        picks = [select(*row, read) for row in zip(selections, shown, choices)]
         shares["self_select@k"] = answer_scores([answer for answer, _ in picks], examples, right)
         asked = [sum(r["selection_tokens"].get(str(n), [])) for r in records]
         more["self_select_tokens"] = mean([a + b for a, b in zip(spent, asked)])
@@ -174,7 +193,8 @@ def sampled_scores(
             readable = [read(text) is not None for text in selections]
             how = [way for _, way in picks]
             pair = shares["self_select@k"], shares["majority@k"]
-            more |= selection_figures(*pair, how, readable, shown, n, seed)
+            good = [sum(row[:n]) for row in marks]
+            more |= selection_figures(*pair, how, readable, good, n, seed)
     point = {"step": n}
     for name, values in shares.items():
         low, high = wilson(sum(values), len(values))
@@ -187,13 +207,13 @@ def selection_figures(
     voted: list[float],
     how: list[str],
     readable: list[bool],
-    shown: list[float],
+    good: list[float],
     n: int,
     seed: int = 0,
 ) -> dict:
     """Compare self-select with the majority, and say where it failed.
 
-    selected, voted: their scores. how: as `select` says. shown: right ones of the n candidates.
+    selected, voted: their scores. how: as `select` says. good: right ones of the n candidates.
     self_select_gain, _low, _high: the difference, and its 95 % interval (paired bootstrap).
     self_select_unreadable, _not_a_candidate, _fell_back: shares of the selections.
     self_select_by: {what stood in the prompt: {accuracy, n}}.
@@ -201,9 +221,9 @@ def selection_figures(
     low, high = bootstrap_difference(selected, voted, seed)
     missed = [way != "selected" and could for way, could in zip(how, readable)]
     groups = {
-        "some right": [s > 0 for s in shown],
-        "none right": [s == 0 for s in shown],
-        "right in the minority": [0 < 2 * s < n for s in shown],
+        "some right": [count > 0 for count in good],
+        "none right": [count == 0 for count in good],
+        "right in the minority": [0 < 2 * count < n for count in good],
     }
     by = {}
     for name, members in groups.items():
