@@ -1,8 +1,11 @@
-"""Tests of rewards.py.    python -m pytest tests/test_rewards.py    (CPU, about 11 s on a shared core)
+"""Tests of rewards.py.    python -m pytest tests/test_rewards.py    (CPU, 20 s)
 
-Golden vectors are facts/rl_family.md section E, measured on R1-V; the rules D1, D2, ... are its section D, restated here:
-D1 only the last well-formed answer body is scored; D2 units, symbols and gold are normalised, gold comes first; D4 empty or ambiguous never scores,
-letters in their usual dress do; D5 yes/no by word; D11 each tag exactly once.
+Golden vectors were measured on R1-V. The rules named beside them:
+D1   only the last well-formed answer body is scored
+D2   units, symbols and gold are normalised, gold comes first
+D4   empty or ambiguous never scores, letters in their usual dress do
+D5   yes and no by word
+D11  each tag exactly once
 """
 
 import copy
@@ -47,7 +50,7 @@ def example(answer, choices=None):
     return SimpleNamespace(answer=answer, choices=choices)
 
 
-# ---- golden vectors
+# --- golden vectors ---
 
 FORMAT = [  # completion, ours, R1-V's number (documentation), rule
     ("<think>a</think><answer>b</answer>", 1, 1, "D11"),
@@ -77,47 +80,52 @@ def test_format_golden(completion, ours, r1v, rule):
 
 
 BOX = "<answer>[1, 2, 3, 4]</answer>"
-FORMATS = [  # completion; strict, lenient, rec, multi_think, caption; tag_count.  The originals that differ: open-r1-mm's lenient, VLM-R1's rec
+JSON_BOX = '<answer>```json\n{"bbox_2d": [1.5, 2, 3, 4]}\n```</answer>'
+CAPTION = "<caption>a</caption>"
+FORMAT_NAMES = (
+    "format format_lenient format_rec format_multi_think format_caption tag_count".split()
+)
+FORMATS = [  # completion, and the scores of FORMAT_NAMES
     ("<think>a</think><answer>b</answer>", 1, 1, 0, 1, 0, 1.0),
-    ("<think>a\nb</think>\n\n<answer>b</answer>", 1, 1, 0, 1, 0, 1.0),  # lenient: 0 in the original, no DOTALL
+    # lenient: 0 in open-r1-multimodal, which has no DOTALL
+    ("<think>a\nb</think>\n\n<answer>b</answer>", 1, 1, 0, 1, 0, 1.0),
     ("<think>a</think><answer>b</answer> extra", 0, 1, 0, 0, 0, 1.0),
-    ("So: <think>a</think><answer>b</answer>", 0, 1, 0, 0, 0, 1.0),  # lenient: 0 in the original, even for a space
+    # lenient: 0 in the original, even for a space
+    ("So: <think>a</think><answer>b</answer>", 0, 1, 0, 0, 0, 1.0),
     ("<think>a</think> so <answer>b</answer>", 0, 0, 0, 0, 0, 1.0),
-    ("<think>a</think><think>c</think>\n<answer>b</answer>", 0, 0, 0, 1, 0, 0.5),  # strict and lenient: 1 in the originals
-    ("<think>a</think><answer>b</answer><answer>c</answer>", 0, 0, 0, 0, 0, 0.5),  # likewise
-    ("<think>a<answer>b</answer></think><answer>c</answer>", 0, 0, 0, 0, 0, 0.5),  # likewise
+    # these four: 1 for strict and lenient in the originals
+    ("<think>a</think><think>c</think>\n<answer>b</answer>", 0, 0, 0, 1, 0, 0.5),
+    ("<think>a</think><answer>b</answer><answer>c</answer>", 0, 0, 0, 0, 0, 0.5),
+    ("<think>a<answer>b</answer></think><answer>c</answer>", 0, 0, 0, 0, 0, 0.5),
+    ("<think></think><answer></answer>", 0, 0, 0, 0, 0, 1.0),
     ("<think>a</think><think></think><answer>b</answer>", 0, 0, 0, 0, 0, 0.5),
-    ("<think></think><answer></answer>", 0, 0, 0, 0, 0, 1.0),  # likewise
     ("<answer>b</answer>", 0, 0, 0, 0, 0, 0.5),
     ("<think>a</think><think>a</think>", 0, 0, 0, 0, 0, 0.0),
-    ("<think>a</think>the steps<answer>so 3</answer>", 0, 0, 0, 0, 0, 1.0),  # R1-Onevision's data: thinking, then steps outside of it
-    ("the steps <answer>b</answer>", 0, 0, 0, 0, 0, 0.5),  # ... steps without thinking
-    ("<think>a</think>b", 0, 0, 0, 0, 0, 0.5),  # ... no answer tag
-    ("<caption>a</caption><think>a</think><answer>b</answer>", 0, 1, 0, 0, 1, 1.0),
-    ("<caption>a</caption>\n<think>a</think>\n<answer>b</answer>\n", 0, 1, 0, 0, 1, 1.0),
-    ("<think>a</think><caption>a</caption><answer>b</answer>", 0, 0, 0, 0, 0, 1.0),
+    # R1-Onevision's data: thinking, then steps outside of it; no thinking; no answer tag
+    ("<think>a</think>the steps<answer>so 3</answer>", 0, 0, 0, 0, 0, 1.0),
+    ("the steps <answer>b</answer>", 0, 0, 0, 0, 0, 0.5),
+    ("<think>a</think>b", 0, 0, 0, 0, 0, 0.5),
+    (CAPTION + "<think>a</think><answer>b</answer>", 0, 1, 0, 0, 1, 1.0),
+    (CAPTION + "\n<think>a</think>\n<answer>b</answer>\n", 0, 1, 0, 0, 1, 1.0),
+    (f"<think>a</think>{CAPTION}<answer>b</answer>", 0, 0, 0, 0, 0, 1.0),
     ("<caption></caption><think>a</think><answer>b</answer>", 0, 1, 0, 0, 0, 1.0),
-    ("<think>a</think>" + BOX, 1, 1, 1, 1, 0, 1.0),  # rec: 0 in the original, no braces
-    ('<think>a</think><answer>```json\n{"bbox_2d": [1.5, 2, 3, 4]}\n```</answer>', 1, 1, 1, 1, 0, 1.0),  # rec: 0 in the original, a decimal
+    # rec: 0 in VLM-R1 without braces, and for a decimal
+    ("<think>a</think>" + BOX, 1, 1, 1, 1, 0, 1.0),
+    ("<think>a</think>" + JSON_BOX, 1, 1, 1, 1, 0, 1.0),
     ("<think>a</think><answer>(1,2),(3,4)</answer>", 1, 1, 1, 1, 0, 1.0),
     ("<think>a</think><answer>[1, 2, 3]</answer>", 1, 1, 0, 1, 0, 1.0),
-    ("<think>a</think><answer>none</answer>", 1, 1, 1, 1, 0, 1.0),  # rec: an answer where there is nothing to find; 0 in the original
-    ("<think>a</think><answer>{x</answer>{[1, 2, 3, 4]}</answer>", 0, 0, 0, 0, 0, 0.75),  # rec: 1 in the original
+    # rec: an answer where there is nothing to find; 0 in VLM-R1
+    ("<think>a</think><answer>none</answer>", 1, 1, 1, 1, 0, 1.0),
+    # rec: 1 in VLM-R1
+    ("<think>a</think><answer>{x</answer>{[1, 2, 3, 4]}</answer>", 0, 0, 0, 0, 0, 0.75),
     ("", 0, 0, 0, 0, 0, 0.0),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("row", FORMATS)
 def test_other_formats_golden(row):
-    names = [
-        "format",
-        "format_lenient",
-        "format_rec",
-        "format_multi_think",
-        "format_caption",
-        "tag_count",
-    ]
-    assert [rewards.REWARDS[name](row[0], example("b")) for name in names] == list(row[1:])
+    scores = [rewards.REWARDS[name](row[0], example("b")) for name in FORMAT_NAMES]
+    assert scores == list(row[1:])
 
 
 THINK = "<think>a</think>"
@@ -170,69 +178,95 @@ BOX_REWARDS = sorted(n for n, reward in rewards.REWARDS.items() if reward.needs 
 ANIMALS, NUMBERS = ["cat", "dog", "black cat"], [r"2\sqrt{3}", "4", "0.5"]
 
 
-# ---- length
+# --- length ---
 
 
 def test_length_is_gameable_and_bounded():
+    """The known failure: repetition is paid in full."""
     assert rewards.length("any", example("3"), 3, 512) == pytest.approx(0.003)
     assert rewards.length("", example("3"), 0, 512) == 0.0
-    assert (
-        rewards.length("so " * 5000, example("3"), 5000, 8192) == 1.0
-    )  # the known failure: repetition is paid in full
+    assert rewards.length("so " * 5000, example("3"), 5000, 8192) == 1.0
 
 
-def test_cosine_is_not_periodic():
-    """VLM-R1 [measured]: 0 -> 1.0, 256 -> .9268, 512 -> .75, 1024 -> .5, and then 1536 -> .75, 2048 -> 1.0, right or wrong."""
-    right, wrong = "<answer>3</answer>", "<answer>4</answer>"
+@pytest.mark.parametrize(
+    "completion, scores",
+    [
+        ("<answer>3</answer>", [1, 0.926777, 0.75, 0.5, 0.5, 0.5]),
+        ("<answer>4</answer>", [0, -0.073223, -0.25, -0.5, -0.5, -0.5]),
+    ],
+)
+def test_cosine_is_not_periodic(completion, scores):
+    """VLM-R1 measured: 1.0, .9268, .75, .5, and then 1536 -> .75, 2048 -> 1.0, right or wrong."""
+
+    def score(tokens):
+        return rewards.cosine(completion, example("3"), tokens, 1024)
+
     lengths = [0, 256, 512, 1024, 1536, 2048]
-    assert [rewards.cosine(right, example("3"), n, 1024) for n in lengths] == pytest.approx(
-        [1, 0.926777, 0.75, 0.5, 0.5, 0.5], abs=1e-6
-    )
-    assert [rewards.cosine(wrong, example("3"), n, 1024) for n in lengths] == pytest.approx(
-        [0, -0.073223, -0.25, -0.5, -0.5, -0.5], abs=1e-6
-    )
-    scores = [rewards.cosine(right, example("3"), n, 1024) for n in range(0, 3000, 50)]
-    assert scores == sorted(scores, reverse=True)
+    assert [score(n) for n in lengths] == pytest.approx(scores, abs=1e-6)
+    falling = [score(n) for n in range(0, 3000, 50)]
+    assert falling == sorted(falling, reverse=True)
 
 
 def test_soft_overlong_is_dapo_13():
     """L_max = 20,480 and L_cache = 4,096 as in the paper."""
-    score = lambda n: rewards.soft_overlong("", example("3"), n, 20480)  # noqa: E731
-    assert [score(n) for n in (0, 16384, 18432, 20480, 40960)] == [0, 0, -0.5, -1, -1]
+    lengths = (0, 16384, 18432, 20480, 40960)
+    scores = [rewards.soft_overlong("", example("3"), n, 20480) for n in lengths]
+    assert scores == [0, 0, -0.5, -1, -1]
+
+
+THREE_BOXES = ", ".join(
+    f'{{"bbox_2d": [1, 2, 3, {y}], "label": "a"}}'
+    for y in (4, 4, 5)  # one twice
+)
 
 
 @pytest.mark.parametrize(
     "completion, score",
     [
-        ("", 0), ("one", 0), ("the cat and the dog", 0), ("one two three four five six seven", 0), ("a a a a a a a a", 1 / 3 - 1),  # VLM-R1's own number
-        ("a a a a a", 1 / 4 - 1), ("a a a a a a", 1 / 5 - 1), ("a b a b a", 2 / 4 - 1), ("Wait WAIT wait " * 100, 1 / 295 - 1), ("a b c d e f g " * 2, 7 / 9 - 1),
+        ("", 0),
+        ("one", 0),
+        ("the cat and the dog", 0),
+        ("one two three four five six seven", 0),
+        ("a a a a a a a a", 1 / 3 - 1),  # VLM-R1's own number
+        ("a a a a a", 1 / 4 - 1),
+        ("a a a a a a", 1 / 5 - 1),
+        ("a b a b a", 2 / 4 - 1),
+        ("Wait WAIT wait " * 100, 1 / 295 - 1),
+        ("a b c d e f g " * 2, 7 / 9 - 1),
         ("x" * 8000, 1 / 995 - 1),  # one word without end
-        ('<answer>[{"bbox_2d": [1, 2, 3, 4], "label": "a"}, {"bbox_2d": [1, 2, 3, 4], "label": "a"}, {"bbox_2d": [1, 2, 3, 5], "label": "a"}]</answer>', 2 / 3 - 1),
+        (f"<answer>[{THREE_BOXES}]</answer>", 2 / 3 - 1),
     ],
-)  # fmt: skip
+)
 def test_repetition_golden(completion, score):
     assert rewards.repetition(completion) == pytest.approx(score)
 
 
+@pytest.mark.parametrize(
+    "text, score",
+    [
+        ("", 0),
+        ("a", 0),
+        ("a b c d", 0),
+        ("a b c a b c", -1 / 4),  # four 3-grams, three of them distinct
+        ("a " * 10, -7 / 8),
+        ("a b a b", 0),
+        ("x" * 800, 1 / 98 - 1),  # a word without end, in pieces of eight
+    ],
+)
+def test_repetition_penalty_closed_forms(text, score):
+    """Up to three words are measured in 2-grams."""
+    assert rewards.repetition_penalty(text) == pytest.approx(score)
+
+
 def test_repetition_in_the_thinking_is_not_hidden_by_boxes():
     """VLM-R1 looks at the boxes alone if there are any."""
-    assert (
-        rewards.repetition(
-            "<think>"
-            + "so it is " * 200
-            + '</think><answer>```json [{"bbox_2d": [1, 2, 3, 4], "label": "a"}] ```</answer>'
-        )
-        < -0.9
-    )
-    assert (
-        rewards.repetition(
-            "<think>It is left of the tree, near the middle.</think><answer>[1, 2, 3, 4]</answer>"
-        )
-        == 0
-    )
+    boxes = '<answer>```json [{"bbox_2d": [1, 2, 3, 4], "label": "a"}] ```</answer>'
+    assert rewards.repetition(f"<think>{'so it is ' * 200}</think>{boxes}") < -0.9
+    thinking = "<think>It is left of the tree, near the middle.</think>"
+    assert rewards.repetition(f"{thinking}<answer>[1, 2, 3, 4]</answer>") == 0
 
 
-# ---- classes, letters, yes and no
+# --- classes, letters, yes and no ---
 
 
 @pytest.mark.parametrize(
@@ -258,67 +292,33 @@ def test_repetition_in_the_thinking_is_not_hidden_by_boxes():
     ],
 )  # fmt: skip
 def test_classification(answer, gold, score):
-    """Visual-RFT pays 'rose or lily' for both, 'A' for A320, and the empty answer for everything."""
-    assert (
-        rewards.REWARDS["classification"](
-            f"<think>{gold}</think><answer>{answer}</answer>", example(gold)
-        )
-        == score
-    )
+    """Visual-RFT pays 'rose or lily' for both, 'A' for A320, the empty answer for everything."""
+    completion = f"<think>{gold}</think><answer>{answer}</answer>"
+    assert rewards.classification(completion, example(gold)) == score
 
 
-DRESSED = [  # what stands around a class name, with % in its place
-    "%s",
-    r"\boxed{%s}",
-    r"$%s$",
-    r"$\text{%s}$",
-    r"\boxed{\text{%s}}",
-    r"\(%s\)",
-    r"\[ %s \]",
-    r"$$%s$$",
-    "(%s)",
-    "[%s].",
-    "{%s}",
-    "**%s**",
-    "**%s**.",
-    "*%s*",
-    "`%s`",
-    '"%s"',
-    "'%s'",
-    "“%s”",
-    r"\textbf{%s}",
-    r"\mathrm{%s}",
-    r"**\boxed{%s}**",
-    "((%s))",
-    "(%s",
-    "This is a **%s**.",
-    r"The answer is \boxed{%s}.",
-    'It is a "%s"',
-    "It’s a (%s)",
-    r"\emph{%s}",
-]
+DRESSED = [  # what stands around a class name, which is %s
+    "%s", r"\boxed{%s}", r"$%s$", r"$\text{%s}$", r"\boxed{\text{%s}}", r"\(%s\)", r"\[ %s \]",
+    r"$$%s$$", "(%s)", "[%s].", "{%s}", "**%s**", "**%s**.", "*%s*", "`%s`", '"%s"', "'%s'", "“%s”",
+    r"\textbf{%s}", r"\mathrm{%s}", r"**\boxed{%s}**", "((%s))", "(%s", "This is a **%s**.",
+    r"The answer is \boxed{%s}.", 'It is a "%s"', "It’s a (%s)", r"\emph{%s}",
+]  # fmt: skip
+DRESSED_CLASSES = [
+    "SR-20", "Honda Odyssey Minivan 2007", "great masterwort", "water_lily", "A320", "A320-200",
+    "lily",
+]  # fmt: skip
+
+
+def paid_golds(answer, classes):
+    """List the classes that an answer is paid for."""
+    completion = f"<answer>{answer}</answer>"
+    return [gold for gold in classes if rewards.classification(completion, example(gold))]
 
 
 @pytest.mark.parametrize("form", DRESSED)
 def test_a_dressed_class_is_the_class(form):
-    classes = [
-        "SR-20",
-        "Honda Odyssey Minivan 2007",
-        "great masterwort",
-        "water_lily",
-        "A320",
-        "A320-200",
-        "lily",
-    ]
-    for said in classes:
-        paid = [
-            gold
-            for gold in classes
-            if rewards.classification(
-                "<answer>" + form.replace("%s", said) + "</answer>", example(gold)
-            )
-        ]
-        assert paid == [said]
+    for name in DRESSED_CLASSES:
+        assert paid_golds(form.replace("%s", name), DRESSED_CLASSES) == [name]
 
 
 @pytest.mark.parametrize(
@@ -353,48 +353,28 @@ def test_what_dressing_is_not(said, gold, score):
 
 def test_no_answer_is_paid_for_two_classes():
     classes = [
-        "737-800",
-        "737-700",
-        "A320",
-        "A320-200",
-        "Spitfire",
-        "lily",
-        "water lily",
-        "rose",
-        "golden retriever",
-        "cat",
-        *sorted(class_names.ASKED_ABOUT)[::2],
-    ]
-    for answer in [
-        f"{a}{joint}{b}"
-        for a in classes
-        for b in classes
-        for joint in (" ", ", ", " or ", "-", "_", "\n", ": ")
-    ] + classes:
-        assert (
-            sum(
-                rewards.classification(f"<answer>{answer}</answer>", example(gold))
-                for gold in classes
-            )
-            <= 1
-        ), answer
+        "737-800", "737-700", "A320", "A320-200", "Spitfire", "lily", "water lily", "rose",
+        "golden retriever", "cat", *sorted(class_names.ASKED_ABOUT)[::2],
+    ]  # fmt: skip
+    joints = (" ", ", ", " or ", "-", "_", "\n", ": ")
+    pairs = itertools.product(classes, joints, classes)
+    for answer in [f"{a}{joint}{b}" for a, joint, b in pairs] + classes:
+        assert len(paid_golds(answer, classes)) <= 1, answer
 
 
-@pytest.mark.parametrize(
-    "answer, gold, choices, score",
-    [
-        ("A", "A", None, 1), ("(A)", "A", None, 1), ("A", "(A)", None, 1), ("[a].", "A", None, 1),
-        ("A)", "A", None, 1), ("A. cat", "A", None, 1), ("I think A, but B.", "A", None, 0),
-        ("A or B", "A", None, 0), ("I.", "A", None, 0), ("", "A", None, 0),
-        ("B", "dog", ANIMALS, 1), ("dog", "B", ANIMALS, 1), ("A or B", "B", ANIMALS, 0),
-        ("√12", "A", NUMBERS, 0), ("7", "7", None, 0),
-    ],
-)  # fmt: skip
+LETTERS = [  # answer, gold, choices, score
+    ("A", "A", None, 1), ("(A)", "A", None, 1), ("A", "(A)", None, 1), ("[a].", "A", None, 1),
+    ("A)", "A", None, 1), ("A. cat", "A", None, 1), ("I think A, but B.", "A", None, 0),
+    ("A or B", "A", None, 0), ("I.", "A", None, 0), ("", "A", None, 0), ("B", "dog", ANIMALS, 1),
+    ("dog", "B", ANIMALS, 1), ("A or B", "B", ANIMALS, 0), ("√12", "A", NUMBERS, 0),
+    ("7", "7", None, 0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("answer, gold, choices, score", LETTERS)
 def test_mcq(answer, gold, choices, score):
-    assert (
-        rewards.REWARDS["mcq"](f"<think>A</think><answer>{answer}</answer>", example(gold, choices))
-        == score
-    )
+    completion = f"<think>A</think><answer>{answer}</answer>"
+    assert rewards.mcq(completion, example(gold, choices)) == score
 
 
 @pytest.mark.parametrize(
@@ -411,24 +391,23 @@ def test_mcq(answer, gold, choices, score):
 )
 def test_yes_no(answer, gold, score):
     """VLM-R1: 'I do not know' is no, and two texts with neither are equal."""
-    assert rewards.REWARDS["yes_no"](f"<answer>{answer}</answer>", example(gold)) == score
+    assert rewards.yes_no(f"<answer>{answer}</answer>", example(gold)) == score
 
 
-def test_all_match():
-    score = lambda answer, gold: rewards.REWARDS["all_match"](
-        f"<answer>{answer}</answer>", example(gold)
-    )  # noqa: E731
-    assert (
-        score(" Click the\n'OK' button. ", "click the 'ok' button") == 1
-        and score("click", "click ok") == 0
-        and score("...", ".") == 0
-    )
-    assert (
-        rewards.all_match("click", example("click")) == 0
-    )  # no tag; VLM-R1 takes the whole completion
+@pytest.mark.parametrize(
+    "completion, gold, score",
+    [
+        ("<answer> Click the\n'OK' button. </answer>", "click the 'ok' button", 1),
+        ("<answer>click</answer>", "click ok", 0),
+        ("<answer>...</answer>", ".", 0),
+        ("click", "click", 0),  # no tag; VLM-R1 takes the whole completion
+    ],
+)
+def test_all_match(completion, gold, score):
+    assert rewards.all_match(completion, example(gold)) == score
 
 
-# ---- boxes
+# --- boxes ---
 
 PARSED = [  # text, [(box, label, score)]
     ("[10, 20, 30, 40]", [((10, 20, 30, 40), None, None)]), ("The box is [10.5,20,\n30,40].", [((10.5, 20, 30, 40), None, None)]), ("(10,20),(30,40)", [((10, 20, 30, 40), None, None)]),
@@ -673,23 +652,6 @@ def test_labels_say_nothing_where_the_gold_has_none():
         ) == (2.0 if name == "giou" else 1.0), name
 
 
-@pytest.mark.parametrize(
-    "text, expected",
-    [
-        ("", 0),
-        ("a", 0),
-        ("a b c d", 0),
-        ("a b c a b c", -1 / 4),
-        ("a " * 10, -7 / 8),
-        ("a b a b", 0),
-        ("x" * 800, 1 / 98 - 1),
-    ],
-)
-def test_repetition_penalty_closed_forms(text, expected):
-    """3-grams: "a b c a b c" has four, three of them distinct. Up to three words are measured in 2-grams, a word without end in pieces of eight."""
-    assert rewards.repetition_penalty(text) == pytest.approx(expected)
-
-
 def test_average_precision_closed_form():
     a, b, far = (0, 0, 10, 10), (20, 0, 30, 10), (90, 90, 99, 99)
     assert average_precision([(0, a, 1.0)], [(0, a)], 0.5) == pytest.approx(1)
@@ -862,7 +824,7 @@ def test_check_gold():
         rewards.accuracy("<answer></answer>", example(""))
 
 
-# ---- combining
+# --- combining ---
 
 
 def test_parts_and_total():
@@ -964,7 +926,7 @@ def test_scoring_a_step_is_quick():
     assert time.thread_time() - start < 0.5
 
 
-# ---- any text, any thread, bounded time
+# --- any text, any thread, bounded time ---
 
 BODIES = [
     "\0" * 150, "\ud800\udfff 3 \ud800", "\u202e3\u202c", "\u200b", "9**9**9**9", "9^9^9^9",
