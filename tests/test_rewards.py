@@ -409,158 +409,224 @@ def test_all_match(completion, gold, score):
 
 # --- boxes ---
 
-PARSED = [  # text, [(box, label, score)]
-    ("[10, 20, 30, 40]", [((10, 20, 30, 40), None, None)]), ("The box is [10.5,20,\n30,40].", [((10.5, 20, 30, 40), None, None)]), ("(10,20),(30,40)", [((10, 20, 30, 40), None, None)]),
-    ('```json\n[{"bbox_2d": [10, 20, 30, 40], "label": "a cat"}, {"label": "it\'s", "bbox_2d": [1, 2, 3, 4]}]\n```', [((10, 20, 30, 40), "a cat", None), ((1, 2, 3, 4), "it's", None)]),
-    ("[{'Position': [10, 20, 30, 40], 'Confidence': 0.9}, {'Position': [1, 2, 3, 4]}]", [((10, 20, 30, 40), None, 0.9), ((1, 2, 3, 4), None, None)]),
-    ('[{"Position": [10, 20, 30, 40], "Confidence": 1.5}]', [((10, 20, 30, 40), None, 1.0)]), ("[{'Position': [1, 2, 3, 4], 'Confidence': -2}]", [((1, 2, 3, 4), None, 0.0)]),
-    ("<|object_ref_start|>cat<|object_ref_end|><|box_start|>(10,20),(30,40)<|box_end|><|box_start|>(1,2),(3,4)<|box_end|>", [((10, 20, 30, 40), "cat", None), ((1, 2, 3, 4), "cat", None)]),
-    ("[30, 40, 10, 20]", [((10, 20, 30, 40), None, None)]), ("[[1, 2, 3, 4], [5, 5, 5, 9]]", [((1, 2, 3, 4), None, None)]), ('[{"bbox_2d": [1, 2, 3, 4], "label": "a"}, {"bbox_2d": [5, 6', [((1, 2, 3, 4), "a", None)]),
-    ('{"bbox_2d": [1, 2, 3, 4], "label": "[9, 9, 99, 99] \\"b\\""}', [((1, 2, 3, 4), '[9, 9, 99, 99] "b"', None)]), ('{"bbox_2d": [1, 2, 3, 4], "label": "caf\\u00e9"}', [((1, 2, 3, 4), "café", None)]),
-    ("［１０，２０，３０，４０］", [((10, 20, 30, 40), None, None)]), ("（10，20），（30，40）", [((10, 20, 30, 40), None, None)]), ('{"bbox_2d"：[10，20.5，30，40]，"label"："猫"}', [((10, 20.5, 30, 40), "猫", None)]),
-    ("[]", []), ("［］", []), ("none", []), ("No Objects", []), ("['No Objects']", []), ("```json\n[]\n```", []), ("None.", []),
+A, B = (10, 20, 30, 40), (1, 2, 3, 4)
+QWEN = "<|object_ref_start|>cat<|object_ref_end|>"
+QWEN += "<|box_start|>(10,20),(30,40)<|box_end|><|box_start|>(1,2),(3,4)<|box_end|>"
+PARSED = [  # text, and (box, label, score) of each box
+    ("[10, 20, 30, 40]", (A, None, None)),
+    ("The box is [10.5,20,\n30,40].", ((10.5, 20, 30, 40), None, None)),
+    ("(10,20),(30,40)", (A, None, None)),
+    ('{"bbox_2d": [10, 20, 30, 40], "label": "a cat"}', (A, "a cat", None)),
+    ('{"label": "it\'s", "bbox_2d": [1, 2, 3, 4]}', (B, "it's", None)),
+    (
+        '```json\n[{"bbox_2d": [10, 20, 30, 40], "label": "a cat"}, '
+        '{"label": "it\'s", "bbox_2d": [1, 2, 3, 4]}]\n```',
+        (A, "a cat", None),
+        (B, "it's", None),
+    ),
+    (
+        "[{'Position': [10, 20, 30, 40], 'Confidence': 0.9}, {'Position': [1, 2, 3, 4]}]",
+        (A, None, 0.9),
+        (B, None, None),
+    ),
+    ('[{"Position": [10, 20, 30, 40], "Confidence": 1.5}]', (A, None, 1.0)),
+    ("[{'Position': [1, 2, 3, 4], 'Confidence': -2}]", (B, None, 0.0)),
+    (QWEN, (A, "cat", None), (B, "cat", None)),
+    ("[30, 40, 10, 20]", (A, None, None)),
+    ("[[1, 2, 3, 4], [5, 5, 5, 9]]", (B, None, None)),  # the other has no area
+    ('[{"bbox_2d": [1, 2, 3, 4], "label": "a"}, {"bbox_2d": [5, 6', (B, "a", None)),
+    (
+        '{"bbox_2d": [1, 2, 3, 4], "label": "[9, 9, 99, 99] \\"b\\""}',
+        (B, '[9, 9, 99, 99] "b"', None),
+    ),
+    ('{"bbox_2d": [1, 2, 3, 4], "label": "caf\\u00e9"}', (B, "café", None)),
+    ("［１０，２０，３０，４０］", (A, None, None)),
+    ("（10，20），（30，40）", (A, None, None)),
+    ('{"bbox_2d"：[10，20.5，30，40]，"label"："猫"}', ((10, 20.5, 30, 40), "猫", None)),
+    *[(nothing,) for nothing in ("[]", "［］", "none", "No Objects", "['No Objects']", "None.")],
+    ("```json\n[]\n```",),
+]
+
+
+@pytest.mark.parametrize("text, boxes", [pytest.param(row[0], row[1:]) for row in PARSED])
+def test_parse_boxes(text, boxes):
+    assert [(b["bbox_2d"], b["label"], b["score"]) for b in parse_boxes(text)] == list(boxes)
+
+
+UNREADABLE = [
+    None, "", "on the left", "[1, 2, 3]", "[1, 2, 3, 4, 5]", "{}", "[0, 0, 0, 0]",
+    "[nan, 1, 2, 3]", "[1e999, 1, 2, 3]", "[" + "9" * 400 + ",1,2,3]", "[1,2,3,4]" * 301,
+    "none of these, but two", "[" * 90_000, "x" * 200_000,
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("text, boxes", PARSED)
-def test_parse_boxes(text, boxes):
-    assert [(b["bbox_2d"], b["label"], b["score"]) for b in parse_boxes(text)] == boxes
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        None,
-        "",
-        "on the left",
-        "[1, 2, 3]",
-        "[1, 2, 3, 4, 5]",
-        "{}",
-        "[0, 0, 0, 0]",
-        "[nan, 1, 2, 3]",
-        "[1e999, 1, 2, 3]",
-        "[" + "9" * 400 + ",1,2,3]",
-        "[1,2,3,4]" * 301,
-        "none of these, but two",
-        "[" * 90_000,
-        "x" * 200_000,
-    ],
-)
+@pytest.mark.parametrize("text", UNREADABLE, ids=lambda text: str(text)[:20])
 def test_unreadable_boxes(text):
     """A box without area is not the statement that there is nothing."""
     assert parse_boxes(text) is None
 
 
 def test_coordinates_are_explicit():
-    box = (100.0, 50.0, 300.0, 200.0)
-    assert from_pixels(box, "norm1000", [400, 200]) == (
-        250,
-        250,
-        750,
-        1000,
-    ) and from_pixels(box, "resized", [400, 200], [200, 100]) == (50, 25, 150, 100)
+    box, size = (100.0, 50.0, 300.0, 200.0), [400, 200]
+    assert from_pixels(box, "norm1000", size) == (250, 250, 750, 1000)
+    assert from_pixels(box, "resized", size, [200, 100]) == (50, 25, 150, 100)
     for box_format in BOX_FORMATS:
-        there = from_pixels(box, box_format, [400, 200], [196, 112])
-        assert to_pixels(there, box_format, [400, 200], [196, 112]) == pytest.approx(box)
-        written = boxed([box], box_format=box_format, size=[400, 200], resized=[196, 112])
+        there = from_pixels(box, box_format, size, [196, 112])
+        assert to_pixels(there, box_format, size, [196, 112]) == pytest.approx(box)
+        written = boxed([box], box_format=box_format, size=size, resized=[196, 112])
         assert score("accuracy", f"[{', '.join(map(str, there))}]", written) == 1
     assert to_pixels(box, "pixels") == box
-    with pytest.raises(ValueError, match="size of the original"):
-        to_pixels(box, "norm1000")
-    with pytest.raises(ValueError, match="size the model saw"):
-        to_pixels(box, "resized", [400, 200])
-    with pytest.raises(ValueError, match="norm1000, resized, pixels"):
-        to_pixels(box, "qwen", [400, 200])
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (("norm1000",), "size of the original"),
+        (("resized", [400, 200]), "size the model saw"),
+        (("qwen", [400, 200]), "norm1000, resized, pixels"),
+    ],
+)
+def test_what_the_units_of_boxes_need(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        to_pixels((100, 50, 300, 200), *arguments)
 
 
 def boxed(boxes, labels=None, **meta):
-    """An example with gold boxes in pixels; the policy writes pixels too, unless meta says otherwise."""
-    gold = [
-        {"bbox_2d": list(box), "label": label}
-        for box, label in zip(boxes, labels or [None] * len(boxes))
-    ]
-    return SimpleNamespace(
-        answer=json.dumps(gold), choices=None, meta={"box_format": "pixels", "boxes": gold, **meta}
-    )
+    """An example with gold boxes in pixels; so are the policy's, unless meta says otherwise."""
+    labels = labels or [None] * len(boxes)
+    gold = [{"bbox_2d": list(box), "label": label} for box, label in zip(boxes, labels)]
+    meta = {"box_format": "pixels", "boxes": gold, **meta}
+    return SimpleNamespace(answer=json.dumps(gold), choices=None, meta=meta)
 
 
 def score(name, answer, gold):
     return rewards.REWARDS[name](f"<think>I see 120.</think>\n<answer>\n{answer}\n</answer>", gold)
 
 
-def test_iou_and_giou_closed_forms():
-    a = (0.0, 0.0, 10.0, 10.0)
-    assert iou(a, a) == 1 and giou(a, a) == 1
-    assert iou(a, (5, 0, 15, 10)) == pytest.approx(1 / 3) and giou(
-        a, (5, 0, 15, 10)
-    ) == pytest.approx(1 / 3)  # the union fills the enclosing box
-    assert iou(a, (10, 0, 20, 10)) == 0 and giou(a, (10, 0, 20, 10)) == 0
-    assert iou(a, (30, 0, 40, 10)) == 0 and giou(a, (30, 0, 40, 10)) == pytest.approx(20 / 40 - 1)
-    assert iou(a, (9, 0, 19, 10)) == pytest.approx(10 / 190)  # one pixel wide: VLM-R1 says 0
+@pytest.mark.parametrize(
+    "other, shared, generalised",
+    [
+        ((0, 0, 10, 10), 1, 1),
+        ((5, 0, 15, 10), 1 / 3, 1 / 3),  # the union fills the enclosing box
+        ((10, 0, 20, 10), 0, 0),
+        ((30, 0, 40, 10), 0, 20 / 40 - 1),
+        ((9, 0, 19, 10), 10 / 190, 10 / 190),  # one pixel wide: VLM-R1 says 0
+    ],
+)
+def test_iou_and_giou_closed_forms(other, shared, generalised):
+    box = (0.0, 0.0, 10.0, 10.0)
+    assert iou(box, other) == pytest.approx(shared)
+    assert giou(box, other) == pytest.approx(generalised)
 
 
 def test_match_boxes_is_greedy_and_knows_labels():
     def b(*box, label=None, score=None):
         return {"bbox_2d": box, "label": label, "score": score}
 
+    def pairs(predicted, gold, threshold, **options):
+        return [match[:2] for match in match_boxes(predicted, gold, threshold, **options)]
+
     gold = [b(0, 0, 10, 10, label="Cat"), b(4, 0, 14, 10)]
-    near, nearer = (
-        b(0, 0, 10, 11, label="cat", score=0.9),
-        b(0, 0, 10, 10, label="c-a_t", score=0.1),
-    )
-    assert [m[:2] for m in match_boxes([near, nearer], gold, 0.5)] == [
-        (1, 0)
-    ]  # the larger overlap first
-    assert [m[:2] for m in match_boxes([near, nearer], gold, 0.5, by_score=True)] == [
-        (0, 0)
-    ]  # the surer first
-    assert [m[:2] for m in match_boxes([near, nearer], gold, 0.3)] == [(1, 0), (0, 1)]
+    near = b(0, 0, 10, 11, label="cat", score=0.9)
+    nearer = b(0, 0, 10, 10, label="c-a_t", score=0.1)
     dog = b(0, 0, 10, 10, label="dog")
-    assert [m[:2] for m in match_boxes([dog], gold, 0.4)] == [
-        (0, 1)
-    ]  # the gold without a label takes any
-    assert [m[:2] for m in match_boxes([dog], gold, 0.4, labels=False)] == [(0, 0)]
-    assert (
-        match_boxes([b(0, 0, 10, 10)], gold[:1], 0.5) == [] == match_boxes([], gold, 0.5)
-    )  # no label is not the right one
-    assert (
-        match_boxes([b(0, 0, 10, 20)], [b(0, 0, 10, 10)], 0.5) == []
-    )  # IoU exactly 0.5 is not over 0.5
+    assert pairs([near, nearer], gold, 0.5) == [(1, 0)]  # the larger overlap first
+    assert pairs([near, nearer], gold, 0.5, by_score=True) == [(0, 0)]  # the surer first
+    assert pairs([near, nearer], gold, 0.3) == [(1, 0), (0, 1)]
+    assert pairs([dog], gold, 0.4) == [(0, 1)]  # the gold without a label takes any
+    assert pairs([dog], gold, 0.4, labels=False) == [(0, 0)]
+    assert pairs([b(0, 0, 10, 10)], gold[:1], 0.5) == []  # no label is not the right one
+    assert pairs([], gold, 0.5) == []
+    assert pairs([b(0, 0, 10, 20)], [b(0, 0, 10, 10)], 0.5) == []  # exactly 0.5 is not over 0.5
 
 
 ONE = boxed([(0, 0, 100, 100)])
 TWO = boxed([(0, 0, 100, 100), (200, 200, 300, 300)])
 PETS = boxed([(0, 0, 100, 100), (200, 200, 300, 300)], ["cat", "dog"])
 NOTHING = boxed([])
-RIGHT = '[{"bbox_2d": [0, 0, 100, 100], "label": "cat"}, {"bbox_2d": [200, 200, 300, 300], "label": "dog"}]'
-CAT, JUNK, UNICORN = (
-    '{"bbox_2d": [0, 0, 100, 100], "label": "cat"}',
-    '{"bbox_2d": [400, 400, 500, 500], "label": "cat"}',
-    '{"bbox_2d": [0, 0, 100, 100], "label": "unicorn"}',
-)
+ONE_CAT = boxed([(0, 0, 100, 100)], ["cat"])
+CAT = '{"bbox_2d": [0, 0, 100, 100], "label": "cat"}'
+DOG = '{"bbox_2d": [200, 200, 300, 300], "label": "dog"}'
+JUNK = '{"bbox_2d": [400, 400, 500, 500], "label": "cat"}'
+UNICORN = '{"bbox_2d": [0, 0, 100, 100], "label": "unicorn"}'
 HALF = "[0, 0, 100, 50]"  # IoU exactly 0.5 with ONE
+WHOLE = "[0, 0, 100, 100]"
+
+
+def sure(confidence, *boxes):
+    """Boxes as Visual-RFT writes them, all of one confidence (None: without)."""
+    end = "" if confidence is None else f", 'Confidence': {confidence}"
+    return ", ".join(f"{{'Position': {box}{end}}}" for box in boxes)
+
+
+SECOND, JUNK_BOX = [200, 200, 300, 300], [400, 400, 500, 500]
+BOTH_AND_JUNK = f"[{sure(0.9, WHOLE, SECOND, JUNK_BOX)}, {sure(0.1, [600, 0, 700, 9])}]"
 BOX_GOLDEN = [  # reward, answer, gold, score, what the original says
-    ("iou", "[0, 0, 100, 100]", ONE, 1, ""), ("iou", HALF, ONE, 0.5, ""), ("iou", "[0.0, 0.0, 100.0, 50.0]", ONE, 0.5, "0: integers only"), ("iou", "[0, 0, 100, 100], [0, 0, 100, 50]", ONE, 0.5, "1: the first"),
-    ("iou", "[400, 400, 500, 500]", ONE, 0, ""), ("iou", "[100, 100, 0, 0]", ONE, 1, "swapped corners"), ("iou", "[0, 0, 100, 100]", TWO, 0.5, ""), ("iou", "on the left", ONE, 0, ""), ("iou", "", ONE, 0, ""), ("iou", "[]", ONE, 0, ""), ("iou", "[0, 0, 0, 0]", ONE, 0, ""),
-    ("iou_hard", "[0, 0, 100, 51]", ONE, 1, ""), ("iou_hard", HALF, ONE, 0, ""), ("iou_hard", "[0, 0, 100, 100], [0, 0, 100, 100]", ONE, 0, "1: the first"),
-    ("giou", "(0,0),(100,100)", ONE, 2, ""), ("giou", "(0,0),(100,50)", ONE, 1.5, "1.5"), ("giou", "(100,100),(0,0)", ONE, 2, "2.0 without an order of corners, by accident"), ("giou", "(300,0),(400,100)", ONE, 0.5, ""), ("giou", "(0,0),(100,100),(0,0),(100,100)", ONE, 1, "1.25: mixes two boxes"),
-    ("giou", "(0,0)", ONE, 0, ""), ("giou", "[]", NOTHING, 2, "-"),
-    ("accuracy_iou", "[{'Position': [0, 0, 100, 100], 'Confidence': 0.9}, {'Position': [200, 200, 300, 300], 'Confidence': 0.9}]", TWO, 1, "the same; 0 over two lines"), ("accuracy_iou", "[{'Position': [0, 0, 100, 80], 'Confidence': 0.9}]", TWO, 0.4, "the same"),
-    ("accuracy_iou", "[{'Position': [0, 0, 100, 50], 'Confidence': 0.9}]", ONE, 0, "the same"), ("accuracy_iou", "[{'Position': [0, 0, 100, 100]}]", ONE, 1, "0: KeyError"), ("accuracy_iou", "[]", ONE, 0, "the same"),
-    ("accuracy_iou", "[{'Position': [0, 0, 100, 100], 'Confidence': 1}, {'Position': [0, 0, 100, 100], 'Confidence': 1}]", ONE, 0.5, "1: repeated boxes are dropped"),
-    ("accuracy_confidence", "[{'Position': [0, 0, 100, 100], 'Confidence': 0.9}, {'Position': [200, 200, 300, 300], 'Confidence': 0.9}]", TWO, 0.9, "0.9"), ("accuracy_confidence", "[{'Position': [0, 0, 100, 100], 'Confidence': 0.5}, {'Position': [200, 200, 300, 300], 'Confidence': 0.5}]", TWO, 0.5, "0.5"),
-    ("accuracy_confidence", "[{'Position': [0, 0, 100, 100], 'Confidence': 0.9}]", TWO, 0.45, "0.9: a missed object costs nothing"), ("accuracy_confidence", "[{'Position': [400, 400, 500, 500], 'Confidence': 0.0}]", ONE, 0, "1: the junk box"),
-    ("accuracy_confidence", "[{'Position': [0, 0, 100, 100], 'Confidence': 0.9}, {'Position': [200, 200, 300, 300], 'Confidence': 0.9}, {'Position': [400, 400, 500, 500], 'Confidence': 0.9}, {'Position': [600, 0, 700, 9], 'Confidence': 0.1}]", TWO, 0.6, "0.7"),
-    ("accuracy_confidence", "[{'Position': [0, 0, 100, 100]}]", ONE, 0, "0: KeyError"), ("accuracy_confidence", "[{'Position': [0, 0, 100, 100], 'Confidence': 1.5}]", ONE, 1, "1"),
-    ("weighted_sum", RIGHT, PETS, 1, "1"), ("weighted_sum", f"[{CAT}]", PETS, 0.575, "0.575"), ("weighted_sum", f"[{UNICORN}]", PETS, 0, "0.225: a wrong label completes"), ("weighted_sum", f"[{RIGHT}, {JUNK}, {UNICORN}]", PETS, 0.575, "0.925: junk does not lower position"),
-    ("weighted_sum", HALF, TWO, 0.4, "0.40"), ("weighted_sum", "none", NOTHING, 1, "1"), ("weighted_sum", "none", PETS, 0, "0"),
-    ("od_ap", RIGHT, PETS, 1, "1"), ("od_ap", f"[{CAT}]", PETS, 0.5, "0.5"), ("od_ap", f"[{CAT}, {JUNK}]", boxed([(0, 0, 100, 100)], ["cat"]), 0.5, "1: junk after the hit is free"), ("od_ap", f"[{RIGHT}, {UNICORN}]", PETS, 2 / 3, "1: unknown labels are dropped"),
-    ("od_ap", "[0, 0, 100, 80]", ONE, 0.7, "7 of 10 thresholds"), ("od_ap", "[0, 0, 100, 100]", TWO, 51 / 101, "COCO's 101 points"), ("od_ap", "[]", NOTHING, 1, "1"), ("od_ap", "[1, 2, 3, 4]", NOTHING, 0, "0"),
-    ("od_ap50", HALF, ONE, 1, "1: COCO's thresholds are inclusive"), ("od_ap50", RIGHT, PETS, 1, "1"), ("od_ap50", f"[{CAT}, {JUNK}]", boxed([(0, 0, 100, 100)], ["cat"]), 0.5, "1"),
-    ("od_length", RIGHT, PETS, 1, "1"), ("od_length", f"[{CAT}, {JUNK}]", boxed([(0, 0, 100, 100)], ["cat"]), 0.25, "0.5"),
-    ("accuracy", RIGHT, PETS, 1, ""), ("accuracy", f"[{CAT}]", PETS, 0, ""), ("accuracy", f"[{RIGHT}, {JUNK}]", PETS, 0, ""), ("accuracy", f"[{UNICORN}]", boxed([(0, 0, 100, 100)], ["cat"]), 0, ""), ("accuracy", "[0, 0, 100, 51]", ONE, 1, ""), ("accuracy", HALF, ONE, 0, ""),
-    ("accuracy", "No Objects", NOTHING, 1, ""), ("accuracy", "[1, 2, 3, 4]", NOTHING, 0, ""), ("accuracy", "I see", NOTHING, 0, ""),
-]  # fmt: skip
+    ("iou", WHOLE, ONE, 1, ""),
+    ("iou", HALF, ONE, 0.5, ""),
+    ("iou", "[0.0, 0.0, 100.0, 50.0]", ONE, 0.5, "0: integers only"),
+    ("iou", f"{WHOLE}, {HALF}", ONE, 0.5, "1: the first"),
+    ("iou", "[400, 400, 500, 500]", ONE, 0, ""),
+    ("iou", "[100, 100, 0, 0]", ONE, 1, "swapped corners"),
+    ("iou", WHOLE, TWO, 0.5, ""),
+    ("iou", "on the left", ONE, 0, ""),
+    ("iou", "", ONE, 0, ""),
+    ("iou", "[]", ONE, 0, ""),
+    ("iou", "[0, 0, 0, 0]", ONE, 0, ""),
+    ("iou_hard", "[0, 0, 100, 51]", ONE, 1, ""),
+    ("iou_hard", HALF, ONE, 0, ""),
+    ("iou_hard", f"{WHOLE}, {WHOLE}", ONE, 0, "1: the first"),
+    ("giou", "(0,0),(100,100)", ONE, 2, ""),
+    ("giou", "(0,0),(100,50)", ONE, 1.5, "1.5"),
+    ("giou", "(100,100),(0,0)", ONE, 2, "2.0 without an order of corners, by accident"),
+    ("giou", "(300,0),(400,100)", ONE, 0.5, ""),
+    ("giou", "(0,0),(100,100),(0,0),(100,100)", ONE, 1, "1.25: mixes two boxes"),
+    ("giou", "(0,0)", ONE, 0, ""),
+    ("giou", "[]", NOTHING, 2, "-"),
+    ("accuracy_iou", f"[{sure(0.9, WHOLE, SECOND)}]", TWO, 1, "the same; 0 over two lines"),
+    ("accuracy_iou", f"[{sure(0.9, [0, 0, 100, 80])}]", TWO, 0.4, "the same"),
+    ("accuracy_iou", f"[{sure(0.9, HALF)}]", ONE, 0, "the same"),
+    ("accuracy_iou", f"[{sure(None, WHOLE)}]", ONE, 1, "0: KeyError"),
+    ("accuracy_iou", "[]", ONE, 0, "the same"),
+    ("accuracy_iou", f"[{sure(1, WHOLE, WHOLE)}]", ONE, 0.5, "1: repeated boxes are dropped"),
+    ("accuracy_confidence", f"[{sure(0.9, WHOLE, SECOND)}]", TWO, 0.9, "0.9"),
+    ("accuracy_confidence", f"[{sure(0.5, WHOLE, SECOND)}]", TWO, 0.5, "0.5"),
+    ("accuracy_confidence", f"[{sure(0.9, WHOLE)}]", TWO, 0.45, "0.9: a miss costs nothing"),
+    ("accuracy_confidence", f"[{sure(0.0, JUNK_BOX)}]", ONE, 0, "1: the junk box"),
+    ("accuracy_confidence", BOTH_AND_JUNK, TWO, 0.6, "0.7"),
+    ("accuracy_confidence", f"[{sure(None, WHOLE)}]", ONE, 0, "0: KeyError"),
+    ("accuracy_confidence", f"[{sure(1.5, WHOLE)}]", ONE, 1, "1"),
+    ("weighted_sum", f"[{CAT}, {DOG}]", PETS, 1, "1"),
+    ("weighted_sum", f"[{CAT}]", PETS, 0.575, "0.575"),
+    ("weighted_sum", f"[{UNICORN}]", PETS, 0, "0.225: a wrong label completes"),
+    ("weighted_sum", f"[{CAT}, {DOG}, {JUNK}, {UNICORN}]", PETS, 0.575, "0.925: junk is free"),
+    ("weighted_sum", f"[[{CAT}, {DOG}], {JUNK}, {UNICORN}]", PETS, 0.575, "0.925"),
+    ("weighted_sum", HALF, TWO, 0.4, "0.40"),
+    ("weighted_sum", "none", NOTHING, 1, "1"),
+    ("weighted_sum", "none", PETS, 0, "0"),
+    ("od_ap", f"[{CAT}, {DOG}]", PETS, 1, "1"),
+    ("od_ap", f"[{CAT}]", PETS, 0.5, "0.5"),
+    ("od_ap", f"[{CAT}, {JUNK}]", ONE_CAT, 0.5, "1: junk after the hit is free"),
+    ("od_ap", f"[[{CAT}, {DOG}], {UNICORN}]", PETS, 2 / 3, "1: unknown labels are dropped"),
+    ("od_ap", "[0, 0, 100, 80]", ONE, 0.7, "7 of 10 thresholds"),
+    ("od_ap", WHOLE, TWO, 51 / 101, "COCO's 101 points"),
+    ("od_ap", "[]", NOTHING, 1, "1"),
+    ("od_ap", "[1, 2, 3, 4]", NOTHING, 0, "0"),
+    ("od_ap50", HALF, ONE, 1, "1: COCO's thresholds are inclusive"),
+    ("od_ap50", f"[{CAT}, {DOG}]", PETS, 1, "1"),
+    ("od_ap50", f"[{CAT}, {JUNK}]", ONE_CAT, 0.5, "1"),
+    ("od_length", f"[{CAT}, {DOG}]", PETS, 1, "1"),
+    ("od_length", f"[{CAT}, {JUNK}]", ONE_CAT, 0.25, "0.5"),
+    ("accuracy", f"[{CAT}, {DOG}]", PETS, 1, ""),
+    ("accuracy", f"[{CAT}]", PETS, 0, ""),
+    ("accuracy", f"[[{CAT}, {DOG}], {JUNK}]", PETS, 0, ""),
+    ("accuracy", f"[{UNICORN}]", ONE_CAT, 0, ""),
+    ("accuracy", "[0, 0, 100, 51]", ONE, 1, ""),
+    ("accuracy", HALF, ONE, 0, ""),
+    ("accuracy", "No Objects", NOTHING, 1, ""),
+    ("accuracy", "[1, 2, 3, 4]", NOTHING, 0, ""),
+    ("accuracy", "I see", NOTHING, 0, ""),
+]
 
 
 @pytest.mark.parametrize("name, answer, gold, expected, original", BOX_GOLDEN)
@@ -570,58 +636,39 @@ def test_boxes_golden(name, answer, gold, expected, original):
 
 @pytest.mark.parametrize("name", BOX_REWARDS)
 def test_no_box_reward_reads_the_thinking(name):
-    """Visual-RFT: math-verify reduces the gold [110, 120, 210, 230] to 120, which the thinking mentions: IoU 1.0, confidence 1.0."""
-    gold = boxed([(110, 120, 210, 230)])
-    assert score(name, "[]", gold) == 0 == score(name, "120", gold) == score(name, "", gold)
-    assert (
-        rewards.REWARDS[name]("<think>[110, 120, 210, 230]</think>", gold)
-        == 0
-        == rewards.REWARDS[name]("<answer>[110, 120, 210, 230]</answer><think>so</think>", gold)
-    )
-    assert (
-        score(name, "[]", NOTHING)
-        == rewards.REWARDS[name]("<answer>No Objects</answer>", NOTHING)
-        == max(rewards.REWARDS[name].range)
-    )  # D8
+    """Visual-RFT: math-verify reduces the gold to 120, which the thinking mentions: 1.0."""
+    gold, reward = boxed([(110, 120, 210, 230)]), rewards.REWARDS[name]
+    for answer in ("[]", "120", ""):
+        assert score(name, answer, gold) == 0
+    assert reward("<think>[110, 120, 210, 230]</think>", gold) == 0
+    assert reward("<answer>[110, 120, 210, 230]</answer><think>so</think>", gold) == 0
+    assert score(name, "[]", NOTHING) == max(reward.range)
+    assert reward("<answer>No Objects</answer>", NOTHING) == max(reward.range)
     assert score(name, "[1, 2, 3, 4]", NOTHING) == 0 == score(name, "I see nothing.", NOTHING)
 
 
-@pytest.mark.parametrize("name", BOX_REWARDS + ["accuracy"])
-def test_box_spam_never_pays(name):
-    """Junk boxes after right ones never raise a reward, and lower all but the confidence (of junk that claims nothing)."""
-    right = "{'Position': [0, 0, 100, 100], 'Confidence': 0.8}"
-    for confidence in ("0.0", "0.5", "1.0"):
-        scores = [
-            score(
-                name,
-                "["
-                + ", ".join(
-                    [right]
-                    + [
-                        f"{{'Position': [{400 + i}, 400, 500, 500], 'Confidence': {confidence}}}"
-                        for i in range(n)
-                    ]
-                )
-                + "]",
-                ONE,
-            )
-            for n in (0, 1, 10, 90)
-        ]
-        assert scores == sorted(scores, reverse=True)
-        assert scores[1] < scores[0] or (name, confidence) == ("accuracy_confidence", "0.0")
-        assert score(name, "[" + ", ".join([right] * 301) + "]", ONE) == 0
+@pytest.mark.parametrize("confidence", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("name", [*BOX_REWARDS, "accuracy"])
+def test_box_spam_never_pays(name, confidence):
+    """Junk after right boxes never raises a reward.
+
+    It lowers all but the confidence of junk that claims nothing.
+    """
+    right = sure(0.8, WHOLE)
+    junk = [sure(confidence, [400 + i, 400, 500, 500]) for i in range(90)]
+    scores = [score(name, f"[{', '.join([right, *junk[:n]])}]", ONE) for n in (0, 1, 10, 90)]
+    assert scores == sorted(scores, reverse=True)
+    assert scores[1] < scores[0] or (name, confidence) == ("accuracy_confidence", 0.0)
+    assert score(name, f"[{', '.join([right] * 301)}]", ONE) == 0
 
 
 @pytest.mark.parametrize("name", BOX_REWARDS)
 def test_a_grid_laid_blindly_earns_next_to_nothing(name):
     """256 boxes of 400 x 400, one of them good by chance: 0.73 in VLM-R1's weighted_sum."""
-    grid = [
-        f"[{x}, {y}, {x + 400}, {y + 400}]" for x in range(0, 640, 40) for y in range(0, 640, 40)
-    ]
-    assert (
-        len(grid) == 256
-        and score(name, f"[{', '.join(grid)}]", boxed([[100, 100, 500, 500]])) < 0.16
-    )
+    steps = range(0, 640, 40)
+    grid = [f"[{x}, {y}, {x + 400}, {y + 400}]" for x in steps for y in steps]
+    assert len(grid) == 256
+    assert score(name, f"[{', '.join(grid)}]", boxed([[100, 100, 500, 500]])) < 0.16
 
 
 @pytest.mark.parametrize(
@@ -645,183 +692,175 @@ def test_reading_boxes_takes_linear_time(text):
     assert time.thread_time() - started < 0.5
 
 
-def test_labels_say_nothing_where_the_gold_has_none():
-    for name in set(BOX_REWARDS) - {"accuracy_confidence"}:
-        assert score(
-            name, '[{"bbox_2d": [0, 0, 100, 100], "label": "cat"}]', boxed([[0, 0, 100, 100]])
-        ) == (2.0 if name == "giou" else 1.0), name
+@pytest.mark.parametrize("name", sorted(set(BOX_REWARDS) - {"accuracy_confidence"}))
+def test_labels_say_nothing_where_the_gold_has_none(name):
+    assert score(name, f"[{CAT}]", ONE) == max(rewards.REWARDS[name].range)
 
 
-def test_average_precision_closed_form():
-    a, b, far = (0, 0, 10, 10), (20, 0, 30, 10), (90, 90, 99, 99)
-    assert average_precision([(0, a, 1.0)], [(0, a)], 0.5) == pytest.approx(1)
-    assert average_precision([(0, far, 0.9), (0, a, 0.8)], [(0, a)], 0.5) == pytest.approx(0.5)
-    assert average_precision([(0, a, 0.9), (0, far, 0.8)], [(0, a)], 0.5) == pytest.approx(
-        1
-    )  # COCO: junk of less confidence is free
-    assert average_precision([(0, a, 0.9)], [(0, a), (1, b)], 0.5) == pytest.approx(51 / 101)
-    assert (
-        average_precision([(1, a, 0.9)], [(0, a)], 0.5)
-        == 0
-        == average_precision([], [(0, a)], 0.5)
-        == average_precision([(0, a, 1)], [], 0.5)
-    )
-    cat = {"bbox_2d": a, "label": "cat", "score": None}
-    assert mean_average_precision([([cat], [cat]), (None, [])]) == pytest.approx(
-        {"mAP": 1, "AP50": 1}
-    )
-    assert mean_average_precision([([cat, {**cat, "label": "unicorn"}], [cat])])[
-        "mAP"
-    ] == pytest.approx(0.5)  # COCO drops the class without a gold
-    assert (
-        mean_average_precision([([], []), ([], [])])["mAP"] == 1
-        and mean_average_precision([([], []), (None, [])])["mAP"] == 0
-    )
+NEAR_BOX, OTHER_BOX, FAR_BOX = (0, 0, 10, 10), (20, 0, 30, 10), (90, 90, 99, 99)
 
 
-def test_average_precision_is_pycocotools(capsys):
-    """Random sets, with equal scores, several images and classes: the same number from the reference implementation."""
+@pytest.mark.parametrize(
+    "found, gold, precision",
+    [
+        ([(0, NEAR_BOX, 1.0)], [(0, NEAR_BOX)], 1),
+        ([(0, FAR_BOX, 0.9), (0, NEAR_BOX, 0.8)], [(0, NEAR_BOX)], 0.5),
+        ([(0, NEAR_BOX, 0.9), (0, FAR_BOX, 0.8)], [(0, NEAR_BOX)], 1),  # less sure junk is free
+        ([(0, NEAR_BOX, 0.9)], [(0, NEAR_BOX), (1, OTHER_BOX)], 51 / 101),
+        ([(1, NEAR_BOX, 0.9)], [(0, NEAR_BOX)], 0),
+        ([], [(0, NEAR_BOX)], 0),
+        ([(0, NEAR_BOX, 1)], [], 0),
+    ],
+)
+def test_average_precision_closed_form(found, gold, precision):
+    assert average_precision(found, gold, 0.5) == pytest.approx(precision)
+
+
+CAT_BOX = {"bbox_2d": NEAR_BOX, "label": "cat", "score": None}
+
+
+@pytest.mark.parametrize(
+    "images, expected",
+    [
+        ([([CAT_BOX], [CAT_BOX]), (None, [])], 1),
+        ([([CAT_BOX, {**CAT_BOX, "label": "unicorn"}], [CAT_BOX])], 0.5),  # COCO drops that class
+        ([([], []), ([], [])], 1),
+        ([([], []), (None, [])], 0),
+    ],
+)
+def test_mean_average_precision_closed_form(images, expected):
+    assert mean_average_precision(images)["mAP"] == pytest.approx(expected)
+
+
+def random_boxes(rng, n):
+    sides = [[rng.randrange(60), rng.randrange(60)] for _ in range(n)]
+    sides = [[x, y, x + rng.randrange(5, 40), y + rng.randrange(5, 40)] for x, y in sides]
+    return [{"bbox_2d": tuple(box), "label": rng.choice(["a", "b"])} for box in sides]
+
+
+def random_image(rng):
+    """(predicted, gold): most golds found nearly, some boxes beside them, scores often equal."""
+    gold = random_boxes(rng, rng.randrange(1, 6))
+    near = []
+    for box in gold:
+        if rng.random() < 0.8:
+            near.append({**box, "bbox_2d": tuple(v + rng.randrange(-2, 3) for v in box["bbox_2d"])})
+    predicted = near + random_boxes(rng, rng.randrange(4))
+    scores = [0.2, 0.5, 0.9]
+    return [{**box, "score": rng.choice([*scores, rng.random()])} for box in predicted], gold
+
+
+def coco_row(image, box):
+    x, y, right, bottom = box["bbox_2d"]
+    width, height = right - x, bottom - y
+    row = {"image_id": image, "category_id": "ab".index(box["label"]) + 1}
+    return row | {"bbox": [x, y, width, height], "area": width * height, "iscrowd": 0}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_average_precision_is_pycocotools(seed, capsys):
+    """Random sets, with equal scores, several images and classes: the reference's number."""
     pytest.importorskip("pycocotools")
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    rng = random.Random(0)
-    for trial in range(6):
-
-        def some(n):
-            boxes = [
-                (rng.randrange(60), rng.randrange(60), rng.randrange(5, 40), rng.randrange(5, 40))
-                for _ in range(n)
-            ]
-            return [
-                {"bbox_2d": (x, y, x + w, y + h), "label": rng.choice(["a", "b"])}
-                for x, y, w, h in boxes
-            ]
-
-        images = []
-        for _ in range(8):
-            gold = some(rng.randrange(1, 6))
-            near = [
-                {
-                    "bbox_2d": tuple(v + rng.randrange(-2, 3) for v in g["bbox_2d"]),
-                    "label": g["label"],
-                }
-                for g in gold
-                if rng.random() < 0.8
-            ]
-            images.append(
-                (
-                    [
-                        {**p, "score": rng.choice([0.2, 0.5, 0.9, rng.random()])}
-                        for p in near + some(rng.randrange(4))
-                    ],
-                    gold,
-                )
-            )
-        xywh = lambda b: [b[0], b[1], b[2] - b[0], b[3] - b[1]]  # noqa: E731
-        names = {"a": 1, "b": 2}
-        truth = [
-            {
-                "id": 0,
-                "image_id": i,
-                "category_id": names[g["label"]],
-                "bbox": xywh(g["bbox_2d"]),
-                "area": xywh(g["bbox_2d"])[2] * xywh(g["bbox_2d"])[3],
-                "iscrowd": 0,
-            }
-            for i, (_, gold) in enumerate(images)
-            for g in gold
-        ]
-        found = [
-            {
-                "image_id": i,
-                "category_id": names[p["label"]],
-                "bbox": xywh(p["bbox_2d"]),
-                "score": p["score"],
-            }
-            for i, (predicted, _) in enumerate(images)
-            for p in predicted
-        ]
-        for k, row in enumerate(truth, 1):
-            row["id"] = k
-        coco = COCO()
-        coco.dataset = {
-            "images": [{"id": i} for i in range(len(images))],
-            "categories": [{"id": i, "name": n} for n, i in names.items()],
-            "annotations": truth,
-            "info": {},
-        }
-        coco.createIndex()
-        evaluation = COCOeval(coco, coco.loadRes(found), "bbox")
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-        ours = mean_average_precision(images)
-        assert ours["mAP"] == pytest.approx(evaluation.stats[0], abs=1e-9) and ours[
-            "AP50"
-        ] == pytest.approx(evaluation.stats[1], abs=1e-9)
-        assert 0.1 < ours["mAP"] < 0.9
+    rng = random.Random(seed)
+    images = [random_image(rng) for _ in range(8)]
+    truth, found = [], []
+    for i, (predicted, gold) in enumerate(images):
+        truth += [coco_row(i, box) for box in gold]
+        found += [coco_row(i, box) | {"score": box["score"]} for box in predicted]
+    coco = COCO()
+    coco.dataset = {
+        "images": [{"id": i} for i in range(len(images))],
+        "categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}],
+        "annotations": [row | {"id": number} for number, row in enumerate(truth, 1)],
+        "info": {},
+    }
+    coco.createIndex()
+    evaluation = COCOeval(coco, coco.loadRes(found), "bbox")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    ours = mean_average_precision(images)
+    assert ours["mAP"] == pytest.approx(evaluation.stats[0], abs=1e-9)
+    assert ours["AP50"] == pytest.approx(evaluation.stats[1], abs=1e-9)
+    assert 0.1 < ours["mAP"] < 0.9
 
 
-def test_setup_errors_are_found_before_training():
-    for name in BOX_REWARDS:
-        with pytest.raises(ValueError, match="boxes"):
-            rewards.REWARDS[name]("<answer>[1, 2, 3, 4]</answer>", example("3"))
-    with pytest.raises(
-        ValueError,
-        match="reward iou needs examples with boxes .*; not so example 1 with the answer 'x'",
-    ):
-        rewards.check_rewards(["accuracy", "iou"], [ONE, example("x")])
-    with pytest.raises(
-        ValueError,
-        match="yes_no needs answers that are yes or no; not so example 0 with the answer '7'",
-    ):
-        rewards.check_rewards(["yes_no"], [example("7")])
-    with pytest.raises(ValueError, match="mcq needs"):
-        rewards.check_rewards(["mcq"], [example("cat")])
-    with pytest.raises(ValueError, match="unknown reward 'iuo'; known are accuracy"):
-        rewards.check_rewards(["iuo"], [])
+# --- which examples a reward can score ---
+
+
+@pytest.mark.parametrize("name", BOX_REWARDS)
+def test_box_rewards_refuse_an_example_without_boxes(name):
+    with pytest.raises(ValueError, match="boxes"):
+        rewards.REWARDS[name]("<answer>[1, 2, 3, 4]</answer>", example("3"))
+
+
+UNSUITED = [  # rewards, examples, what is said
+    (
+        ["accuracy", "iou"],
+        [ONE, example("x")],
+        "reward iou needs examples with boxes .*; not so example 1 with the answer 'x'",
+    ),
+    (
+        ["yes_no"],
+        [example("7")],
+        "yes_no needs answers that are yes or no; not so example 0 with the answer '7'",
+    ),
+    (["mcq"], [example("cat")], "mcq needs"),
+    (["iuo"], [], "unknown reward 'iuo'; known are accuracy"),
+]
+
+
+@pytest.mark.parametrize("names, examples, words", UNSUITED)
+def test_setup_errors_are_found_before_training(names, examples, words):
+    with pytest.raises(ValueError, match=words):
+        rewards.check_rewards(names, examples)
+
+
+def test_what_suits_is_not_refused():
     rewards.check_rewards(["accuracy", "iou", "od_ap"], [ONE, NOTHING])
     rewards.check_rewards(["mcq", "yes_no"], [example("yes", ["yes", "no"])])
-    for meta, words in [
-        ({"boxes": [{"bbox_2d": [5, 5, 5, 9]}]}, "x1 < x2"),
-        ({"boxes": [[1, 2, 3, 4]]}, "gold box"),
-        ({"boxes": [], "box_format": "norm1000"}, "size"),
-        ({"boxes": [], "box_format": "resized", "size": [1, 1]}, "model saw"),
-    ]:
-        with pytest.raises(ValueError, match=words):
-            rewards.check_gold("[]", None, {"box_format": "pixels", **meta})
-    rewards.check_gold(ONE.answer, None, ONE.meta)
+
+
+BAD_GOLDS = [  # answer, choices, meta, what is said
+    *[(answer, None, None, "gold answer") for answer in ("", " \n", None, 3)],
+    ("E", ANIMALS, None, "choices"),
+    ("[]", None, {"box_format": "pixels", "boxes": [{"bbox_2d": [5, 5, 5, 9]}]}, "x1 < x2"),
+    ("[]", None, {"box_format": "pixels", "boxes": [[1, 2, 3, 4]]}, "gold box"),
+    ("[]", None, {"box_format": "norm1000", "boxes": []}, "size"),
+    ("[]", None, {"box_format": "resized", "boxes": [], "size": [1, 1]}, "model saw"),
+]
+
+
+@pytest.mark.parametrize("answer, choices, meta, words", BAD_GOLDS)
+def test_check_gold(answer, choices, meta, words):
+    with pytest.raises(ValueError, match=words):
+        rewards.check_gold(answer, choices, meta)
+
+
+@pytest.mark.parametrize(
+    "answer, choices, meta",
+    [("b", ANIMALS, None), ("dog", ANIMALS, None), ("3", None, None), (ONE.answer, None, ONE.meta)],
+)
+def test_a_good_gold(answer, choices, meta):
+    rewards.check_gold(answer, choices, meta)
+
+
+def test_an_empty_gold_is_never_scored():
+    """Visual-RFT pays an empty answer where '' is in the gold."""
+    with pytest.raises(ValueError, match="gold answer"):
+        rewards.accuracy("<answer></answer>", example(""))
 
 
 def test_summary_of_boxes():
-    texts = [
-        f"<think>a</think><answer>{body}</answer>"
-        for body in ("[0, 0, 100, 100]", HALF, "left", "")
-    ]
+    answers = ("[0, 0, 100, 100]", HALF, "left", "")
+    texts = [f"<think>a</think><answer>{answer}</answer>" for answer in answers]
     result = rewards.summary(texts, [ONE] * 4)
-    assert (
-        result["accuracy"] == 0.25
-        and result["iou"] == pytest.approx(1.5 / 4)
-        and result["parse_failures"] == 2
-        and result["accuracy_parsed"] == 0.5
-    )
+    assert (result["accuracy"], result["accuracy_parsed"]) == (0.25, 0.5)
+    assert result["iou"] == pytest.approx(1.5 / 4) and result["parse_failures"] == 2
     assert "iou" not in rewards.summary(["<answer>3</answer>"], [example("3")])
-
-
-def test_check_gold():
-    for gold in ["", " \n", None, 3]:
-        with pytest.raises(ValueError, match="gold answer"):
-            rewards.check_gold(gold)
-    with pytest.raises(ValueError, match="choices"):
-        rewards.check_gold("E", ANIMALS)
-    rewards.check_gold("b", ANIMALS)
-    rewards.check_gold("dog", ANIMALS)
-    rewards.check_gold("3")
-    with pytest.raises(
-        ValueError, match="gold answer"
-    ):  # Visual-RFT pays an empty answer when '' in gold
-        rewards.accuracy("<answer></answer>", example(""))
 
 
 # --- combining ---
@@ -862,34 +901,36 @@ def test_rewards_about_length_need_the_tokens():
 
 def test_exceptions_are_counted_not_swallowed(monkeypatch, caplog):
     def moody(completion, example):
-        return {"bad": 1 / 0 if completion == "bad" else 0, "nan": math.nan, "inf": math.inf}.get(
-            completion, 0.25
-        )
+        if completion == "bad":
+            raise ZeroDivisionError
+        return {"nan": math.nan, "inf": math.inf}.get(completion, 0.25)
 
     monkeypatch.setitem(rewards.REWARDS, "moody", rewards.Reward(moody))
-    parts, failed = rewards.reward_parts(
-        ["ok", "bad", "nan", "inf", "ok"], [example("3")] * 5, ["moody", "format"]
-    )
+    completions, examples = ["ok", "bad", "nan", "inf", "ok"], [example("3")] * 5
+    parts, failed = rewards.reward_parts(completions, examples, ["moody", "format"])
     assert parts["moody"] == [0.25, 0.0, 0.0, 0.0, 0.25] and failed == {"moody": 3, "format": 0}
     assert "ZeroDivisionError" in caplog.text
-    _, failed = rewards.reward_parts(
-        ["<answer>3</answer>"], [example(" ")], ["accuracy"]
-    )  # a gold nobody can score
+    # a gold that cannot be scored against
+    _, failed = rewards.reward_parts(["<answer>3</answer>"], [example(" ")], ["accuracy"])
     assert failed == {"accuracy": 1}
 
 
 def test_inputs_are_not_changed():
-    completions, examples, names = (
-        ["<answer>b</answer>", "<answer>[9, 9, 1, 1]</answer>"],
-        [copy.deepcopy(PETS), copy.deepcopy(ONE)],
-        list(rewards.REWARDS),
-    )
+    completions = ["<answer>b</answer>", "<answer>[9, 9, 1, 1]</answer>"]
+    examples, names = [copy.deepcopy(PETS), copy.deepcopy(ONE)], list(rewards.REWARDS)
     before = copy.deepcopy((completions, examples, names))
     parts, failed = rewards.reward_parts(completions, examples, names, tokens=[3, 3], max_tokens=9)
     assert (completions, examples, names) == before and not any(failed.values())
     parts_before, weights = copy.deepcopy(parts), [1.0] * len(names)
     rewards.total(parts, weights)
     assert parts == parts_before and weights == [1.0] * len(names)
+
+
+@pytest.mark.parametrize("name", sorted(rewards.REWARDS))
+def test_every_reward_is_called_in_the_same_way(name):
+    reward = rewards.REWARDS[name]
+    example_ = ONE if reward.needs is rewards.BOXES else example("yes")
+    assert in_range(name, reward("<answer>yes</answer>", example_, 5, 512))
 
 
 def shown_range(allowed):
@@ -914,13 +955,13 @@ def test_names_ranges_and_docs():
 
 
 def test_scoring_a_step_is_quick():
-    """64 prompts x 8 completions of 500 tokens: tens of milliseconds of CPU (the limit is ten times that)."""
+    """64 prompts x 8 completions of 500 tokens take tens of milliseconds of CPU, a tenth of this."""
     rng = random.Random(0)
     words = "the left ball is red and near that cube so there are two more in front of it".split()
-    texts = [
-        f"<think>{' '.join(rng.choice(words) for _ in range(450))}</think><answer>{rng.randrange(9)}</answer>"
-        for _ in range(512)
-    ]
+    texts = []
+    for _ in range(512):
+        thinking = " ".join(rng.choice(words) for _ in range(450))
+        texts.append(f"<think>{thinking}</think><answer>{rng.randrange(9)}</answer>")
     start = time.thread_time()
     rewards.reward_parts(texts, [example("3")] * 512, ["accuracy", "format", "repetition"])
     assert time.thread_time() - start < 0.5
@@ -958,26 +999,21 @@ COMPLETIONS += ["<answer>" + body + "</answer>" for body in [
 
 
 def slowest_and_wrong(completions=COMPLETIONS):
-    """(seconds of CPU of the slowest single reward call, what it was, list of scores out of range)"""
+    """Score with every reward: (CPU seconds of the slowest call, what it was, wrong scores)."""
     forget()  # or a fork would only repeat what its parent has worked out
-    slowest, what, wrong = 0.0, "", []
+    slowest, wrong = (0.0, ""), []
     for completion in completions:
-        for index in (
-            (0, 3) if len(completion) < 1_000 else (3,)
-        ):  # a number and algebra; one box and several
+        # a number and algebra; one box and several
+        for index in (0, 3) if len(completion) < 1_000 else (3,):
             for name, arguments in fuzz_rewards.calls(index, completion):
                 start = time.thread_time()
                 score = rewards.REWARDS[name](*arguments)
-                seconds = time.thread_time() - start
-                if seconds > slowest:
-                    slowest, what = (
-                        seconds,
-                        f"{name} of {completion[:60]!r} against {arguments[1].answer!r}",
-                    )
+                what = f"{name} of {completion[:60]!r} against {arguments[1].answer!r}"
+                slowest = max(slowest, (time.thread_time() - start, what))
                 if not in_range(name, score):
                     wrong.append((name, completion[:60], score))
         metrics.reflections(completion)
-    return slowest, what, wrong
+    return *slowest, wrong
 
 
 def test_adversarial_text():
@@ -1005,19 +1041,20 @@ def test_adversarial_text_in_threads():
             assert not result[2] and result[0] < 0.3, result[1]
 
 
-def test_text_is_never_executed(tmp_path):
+@pytest.mark.parametrize(
+    "body",
+    [
+        "open('{}','w')",
+        "__import__('os').system('touch {}')",
+        r"\operatorname{{open}}('{}','w')",
+        "$open('{}','w')$",
+    ],
+)
+def test_text_is_never_executed(body, tmp_path):
     """sympy.parse_expr is eval: math-verify's plain expressions reach it, ours do not."""
-    for i, body in enumerate(
-        [
-            "open('{}','w')",
-            "__import__('os').system('touch {}')",
-            r"\operatorname{{open}}('{}','w')",
-            "$open('{}','w')$",
-        ]
-    ):
-        path = tmp_path / str(i)
-        rewards.accuracy("<answer>" + body.format(path) + "</answer>", example(r"\sqrt{3}"))
-        assert not path.exists()
+    path = tmp_path / "canary"
+    rewards.accuracy(f"<answer>{body.format(path)}</answer>", example(r"\sqrt{3}"))
+    assert not path.exists()
 
 
 PIECES = st.sampled_from(
@@ -1032,9 +1069,8 @@ TEXTS = st.one_of(
     st.text(alphabet=st.characters(), max_size=80),  # surrogates included
     st.lists(PIECES, max_size=20).map("".join),
     st.lists(PIECES, max_size=12).map(lambda pieces: "<answer>" + "".join(pieces) + "</answer>"),
-    st.integers(0, 10**6).map(
-        lambda index: fuzz_rewards.completion("test", index, CANARY)
-    ),  # what fuzz_rewards.py makes 100,000 of
+    # what recipes/fuzz_rewards.py makes 100,000 of
+    st.integers(0, 10**6).map(lambda index: fuzz_rewards.completion("test", index, CANARY)),
 )
 
 
@@ -1047,10 +1083,8 @@ def test_any_text_scores_in_range(completion, index, other):
     assert json.dumps(normalize_answer(other)) and isinstance(match_answer(other, completion), bool)
     if other.strip():
         assert match_answer(other, other)  # reflexive
-    canonical = normalize_answer(other)
-    assert (
-        normalize_answer(canonical) == canonical
-    )  # idempotent, or votes would depend on who counts
+    canonical = normalize_answer(other)  # idempotent, or votes would depend on who counts
+    assert normalize_answer(canonical) == canonical
     assert metrics.reflections(completion) >= 0 and not os.path.exists(CANARY)
 
 
@@ -1066,17 +1100,16 @@ NEAR = st.tuples(
     st.integers(0, 10),
 )
 def test_a_junk_box_never_raises_a_reward(gold, predicted, confidence):
-    """Whatever was predicted, one more box far from every gold is worth nothing, or less.  (Not so for giou, whose slope from near to far is its purpose.)"""
-    far = [((900, 900, 950, 950), confidence)]
-    write = lambda boxes: (
-        "["
-        + ", ".join(f"{{'Position': {list(b)}, 'Confidence': {c / 10}}}" for b, c in boxes)
-        + "]"
-    )  # noqa: E731
-    example_ = boxed(gold)
+    """One more box far from every gold is worth nothing, or less, whatever was predicted.
+
+    Not so for giou, whose slope from near to far is its purpose.
+    """
+
+    def write(boxes):
+        return f"[{', '.join(sure(c / 10, list(box)) for box, c in boxes)}]"
+
+    example_, far = boxed(gold), [((900, 900, 950, 950), confidence)]
     for name in [*(set(BOX_REWARDS) - {"giou"}), "accuracy"]:
-        assert (
-            score(name, write(predicted + far), example_)
-            <= score(name, write(predicted), example_) + 1e-9
-        ), name
-    assert score("giou", write([(b, 10) for b in gold]), example_) == pytest.approx(2)
+        without = score(name, write(predicted), example_)
+        assert score(name, write(predicted + far), example_) <= without + 1e-9, name
+    assert score("giou", write([(box, 10) for box in gold]), example_) == pytest.approx(2)
