@@ -955,7 +955,7 @@ def test_names_ranges_and_docs():
 
 
 def test_scoring_a_step_is_quick():
-    """64 prompts x 8 completions of 500 tokens take tens of milliseconds of CPU, a tenth of this."""
+    """64 prompts x 8 completions of 500 tokens take tens of milliseconds, a tenth of the limit."""
     rng = random.Random(0)
     words = "the left ball is red and near that cube so there are two more in front of it".split()
     texts = []

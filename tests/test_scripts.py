@@ -42,6 +42,7 @@ from plumbing import plots, rundir, running
 from plumbing.errors import UserError
 from plumbing.flags import Parser
 from plumbing.records import CHECK, read_lines
+from tasks import files
 from tasks.example import Example
 from tasks.prompts import question_text, select_prompt, with_question
 
@@ -403,6 +404,48 @@ def test_evaluations_during_sft_are_in_the_metrics(chain):
         for name in ("count:test", "count:ood")
         for what in ("accuracy", "accuracy_parsed", "n", "format_rate")
     } <= first.keys()
+
+
+NAMES = [  # data sets, and what metrics and files call them
+    (["count:test", "count:ood"], ["count:test", "count:ood"]),
+    (["a/d.jsonl"], ["d"]),
+    (["./a/d.jsonl", "a/e.parquet"], ["d", "e"]),
+    (["a/d.jsonl", "b/d.jsonl"], ["a/d", "b/d"]),
+    (["a/d.jsonl", "a/d.json"], ["d.jsonl", "d.json"]),
+    (["a/d.jsonl", "./a/d.jsonl"], ["a/d.jsonl", "./a/d.jsonl"]),  # the same file, twice
+    (["count", "count.jsonl"], ["count", "count.jsonl"]),
+    (["a:test", "a/"], ["a:test", "a"]),
+    (["v1.5", "/"], ["v1.5", "/"]),
+]
+
+
+@pytest.mark.parametrize("specs, names", NAMES)
+def test_short_names_of_data_sets(specs, names, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("a", "b", "v1.5"):
+        Path(folder).mkdir()
+    for file in ("a/d.jsonl", "a/d.json", "b/d.jsonl", "a/e.parquet", "count.jsonl"):
+        Path(file).touch()
+    assert files.short_names(specs) == dict(zip(specs, names))
+
+
+def test_data_sets_of_one_name_stay_apart_in_metrics_and_files(base, tmp_path, no_pictures):
+    """`eval/a/d/accuracy`, not `eval//tmp/.../a/d.jsonl/accuracy`; alone, `eval/d/accuracy`."""
+    sets = []
+    for folder, answer in (("a", "1"), ("b", "2")):
+        (tmp_path / folder).mkdir()
+        sets.append(tmp_path / folder / "d.jsonl")
+        sets[-1].write_text(json.dumps({"question": "Which?", "answer": answer}) + "\n")
+    out, more = tmp_path / "out", "--prompts-per-step 1 --max-steps 1 --output-dir"
+    line = f"--model {base} {GRPO} --eval-data {sets[0]} {sets[1]} {more} {out}"
+    train(train_grpo, line)
+    lines, result = metrics_of(out), read(out / "result.json")
+    assert all(line["eval/a/d/n"] == line["eval/b/d/n"] == 1 for line in lines)
+    assert result["data"] == "a/d" and "eval/b/d/accuracy" in result["after"]
+    kept = {path.name for path in (out / "samples").glob("eval_*")}
+    assert kept == {f"eval_{i}_d_{step:06d}.jsonl" for i in (0, 1) for step in (0, 1)}
+    train(evaluate, f"--model {base} --data {sets[0]} --max-completion-length 4 --output-dir {out}2")
+    assert read(f"{out}2/result.json")["data"] == "d"
 
 
 def test_completions_are_kept_with_their_rewards(chain):
