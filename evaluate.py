@@ -68,7 +68,7 @@ WITH_PREDICTIONS = {"predictions", "protocol", "output_dir", "box_format"}
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Read the command line; exit with code 2 and a sentence for flags that do not fit together."""
+    """Read the command line; exit with code 2 for flags that do not fit together."""
     p = flags.Parser(__doc__, "evaluate.py")
     flags.add_model_flags(p)
     flags.add_data_flags(p)
@@ -188,7 +188,7 @@ def judge_of(protocol: str | None) -> tuple[metrics.Read, Callable]:
 
 
 def selection(record: dict, n: int, protocol: str | None = None) -> str:
-    """Return what self-select said of the first n samples; of one, that one.
+    """Return what self-select answered about the first n samples; of one, that one.
 
     Where answers stand on a line, a bare one will do, as in R3V's targets for ChartQA.
     """
@@ -231,7 +231,7 @@ def check_selections_fit(examples: list[Example], asker: "Asker", most: int, N: 
 
 
 def model_files(name: str) -> str | None:
-    """Tell the model in a directory from a later one: a checksum; None for one from elsewhere."""
+    """Tell the model in a directory from a later one there, by a checksum."""
     saved = Path(name) / sums.SUMS
     return checksum({"sums": saved.read_text(encoding="utf-8")}) if saved.is_file() else None
 

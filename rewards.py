@@ -70,7 +70,10 @@ def mcq(completion: str, example: "Example") -> float:
 
 
 def yes_no(completion: str, example: "Example") -> float:
-    """Pay 1.0 if the answer begins with the gold's yes or no and lacks the other (VLM-R1)."""
+    """Pay 1.0 if the answer begins with the gold's yes or no (VLM-R1).
+
+    It must not contain the other one.
+    """
     body, gold = extract_answer(completion), text_form(example.answer)
     if body is None or len(body) > MAX_ANSWER or gold not in ("yes", "no"):
         return 0.0
@@ -134,7 +137,7 @@ def format_lenient(completion: str, example: "Example | None" = None) -> float:
 
 
 def format_rec(completion: str, example: "Example | None" = None) -> float:
-    """Pay 1.0 if `format` holds and the answer can be read as boxes, or as none (VLM-R1)."""
+    """Pay 1.0 if `format` holds and the answer reads as boxes, or as none (VLM-R1)."""
     if format(completion) != 1.0:
         return 0.0
     return float(parse_boxes(extract_answer(completion)) is not None)
@@ -260,7 +263,7 @@ def _on_boxes(score: Callable[[list, list], float], nothing_found: float = 1.0) 
 
 
 def _mean_overlap(matches: list, predicted: list, gold: list) -> float:
-    """Divide the matched overlaps by the longer list: a missed box and a surplus one cost alike."""
+    """Divide the matched overlaps by the longer list: misses and surplus cost alike."""
     return min(1.0, sum(share for _, _, share in matches) / max(len(predicted), len(gold)))
 
 
@@ -535,7 +538,10 @@ def total(parts: dict[str, list[float]], weights: list[float] | None = None) -> 
             f"{len(weights)} reward weights for {len(parts)} rewards ({', '.join(parts)}): "
             "give one each"
         )
-    return [sum(w * score for w, score in zip(weights, row)) for row in zip(*parts.values())]
+    totals = []
+    for scores in zip(*parts.values()):
+        totals.append(sum(weight * score for weight, score in zip(weights, scores)))
+    return totals
 
 
 # --- what an evaluation reports ---

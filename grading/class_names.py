@@ -53,7 +53,7 @@ def names_class(answer: str, gold: str) -> bool:
 
 
 def _are_a_maker(unknown: list[str], before: list[str]) -> bool:
-    """Tell whether the unknown words are one or two in front of a class, and could be its maker."""
+    """Tell whether the unknown words stand before a class and could be its maker."""
     if len(unknown) > 2 or unknown != before[-len(unknown) :] or NO_MAKER & set(unknown):
         return False
     return all(word.replace("-", "").isalpha() for word in unknown)

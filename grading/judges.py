@@ -103,7 +103,7 @@ def load_classifier(name: str, where: str, dtype: torch.dtype) -> tuple:
 
 
 def keep_end(ids: list[int], limit: int, special: list[int]) -> list[int]:
-    """Cut a row from the left, but for a leading special token: an answer's end is what counts."""
+    """Cut a row from the left: the end of an answer counts. A leading special token stays."""
     if len(ids) <= limit:
         return ids
     if ids[0] in special:

@@ -19,9 +19,9 @@ def mean(values: Sequence[float]) -> float:
 
 
 def wilson(k: float, n: int, z: float = 1.96) -> tuple[float, float]:
-    """Return the 95 % interval of a share, k of n (Wilson 1927): (low, high) in [0, 1].
+    """Return the 95 % interval of a share, k of n (Wilson 1927).
 
-    (0, 1) for n = 0.
+    (low, high) in [0, 1]; (0, 1) for n = 0.
     """
     if n == 0:
         return 0.0, 1.0
@@ -170,7 +170,7 @@ def sampled_scores(
     """Count one point of the scaling curves, from the first n samples of every question.
 
     records: rows of predictions.jsonl. examples: what they are judged by, by right(text, example).
-    selections: what self-select said of these samples; of one sample, that one.
+    selections: what self-select answered about these samples; of one sample, that one.
     Returns the means of mean_sample_accuracy, majority@k, pass@k (from all samples), self_select@k,
     each with _low and _high (95 %, Wilson), tokens a question, and what `selection_figures` has.
     """

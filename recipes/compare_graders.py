@@ -89,8 +89,8 @@ def build_open_r1() -> tuple[str, Grader]:
         solution = gold if "$" in gold or r"\boxed" in gold else f"${gold}$"
         completion = prediction if r"\boxed" in prediction else rf"\boxed{{{prediction}}}"
         right = parse(solution, extraction_mode="first_match")
-        said = parse(completion, extraction_config=[anchored], extraction_mode="first_match")
-        return bool(right) and bool(verify(right, said))  # an unread gold is skipped there: unpaid
+        answer = parse(completion, extraction_config=[anchored], extraction_mode="first_match")
+        return bool(right) and bool(verify(right, answer))  # an unread gold is skipped: unpaid
 
     return version("math-verify"), same
 
@@ -133,7 +133,7 @@ class Timeouts(logging.Handler):
 
 
 def measure(grader: Grader, pairs: list[dict]) -> list[tuple[bool, bool, float]]:
-    """Ask about every pair: was it paid, did the grader raise or run out of time, microseconds."""
+    """Ask about every pair: (paid, raised or out of time, microseconds)."""
     timeouts = Timeouts()
     verdicts = []
     logging.getLogger("math_verify").addHandler(timeouts)

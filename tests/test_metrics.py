@@ -11,8 +11,9 @@ from grading import metrics
 from rewards import accuracy
 
 
-def said(*answers):
-    return [f"<think> x </think><answer> {a} </answer>" if a else "no tags" for a in answers]
+def completions_of(*answers):
+    """Completions with these answers; None: one that cannot be read."""
+    return [{None: "no tags"}.get(a, f"<think> x </think><answer> {a} </answer>") for a in answers]
 
 
 # --- shares and their intervals ---
@@ -90,7 +91,7 @@ def test_pass_at_k_is_the_share_of_k_subsets_with_a_right_one():
     ],
 )
 def test_majority_counts_what_can_be_read(answers, winner):
-    assert metrics.majority(said(*answers)) == winner
+    assert metrics.majority(completions_of(*answers)) == winner
 
 
 SELECTIONS = [  # what was chosen, the candidates, their choices, what counts and how
@@ -113,7 +114,9 @@ SELECTIONS = [  # what was chosen, the candidates, their choices, what counts an
 
 @pytest.mark.parametrize("chosen, candidates, choices, expected", SELECTIONS)
 def test_select_takes_a_candidates_answer_or_the_majority(chosen, candidates, choices, expected):
-    assert metrics.select(said(chosen)[0], said(*candidates), choices) == expected
+    assert (
+        metrics.select(completions_of(chosen)[0], completions_of(*candidates), choices) == expected
+    )
 
 
 def test_select_reads_as_it_is_told():
@@ -132,7 +135,7 @@ def record_of(gold, answers):
     """A row of predictions.jsonl, three tokens a sample, 40 read and 2 written a selection."""
     return {
         "choices": None,
-        "samples": said(*answers),
+        "samples": completions_of(*answers),
         "right": [float(a == gold) for a in answers],
         "prompt_tokens": 10,
         "tokens": 5,
@@ -172,7 +175,7 @@ SELECTED = [  # of five questions with the gold 3: the samples' answers, and wha
 
 def test_self_select_by_hand():
     records = [record_of("3", answers) for answers, _ in SELECTED]
-    p = point(records, 3, said(*(chosen for _, chosen in SELECTED)))
+    p = point(records, 3, completions_of(*(chosen for _, chosen in SELECTED)))
     assert (p["self_select@k"], p["majority@k"]) == (2 / 5, 1 / 5)
     assert (p["self_select@k_low"], p["self_select@k_high"]) == metrics.wilson(2, 5)
     assert p["self_select_gain"] == pytest.approx(1 / 5)

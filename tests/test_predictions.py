@@ -51,14 +51,14 @@ def rescore_parquet(tmp_path, columns, protocol="geoqa"):
 
 
 def test_predictions_of_a_parquet_file(tmp_path):
-    """What a date or a decimal says is its text; bytes that are a text are that text."""
-    said = [
+    """A date or a decimal becomes text; bytes that are UTF-8 become that text."""
+    values = [
         ("date", datetime.date(2020, 1, 5), "2020-01-05"),
         ("decimal", decimal.Decimal("1.50"), "1.50"),
         ("bytes", "größer".encode(), "größer"),
         ("text", "<answer>3</answer>", "<answer>3</answer>"),
     ]
-    for kind, value, text in said:
+    for kind, value, text in values:
         rows = rescore_parquet(
             tmp_path, {"prediction": [value] * 2, "answer": ["3", "3"], "id": [value] * 2}
         )
@@ -117,7 +117,7 @@ def test_columns_that_cannot_be_scored_name_their_row(tmp_path, columns, words):
 
 
 def test_half_a_character_in_saved_outputs(tmp_path):
-    """In what is shown beside the figures it broke the writing of result.json. A gold answer must be whole."""
+    """It once broke the writing of result.json. A gold answer must be whole."""
     half = {
         "prediction": "\ud800 <answer>(A)</answer>",
         "answer": "(A)",
@@ -171,7 +171,7 @@ def test_records_nested_too_deeply_and_long_answers_are_refused_in_a_short_sente
 
 
 def test_answers_to_questions_with_other_ids_are_not_gone_on_with(tmp_path, monkeypatch):
-    """A run that was begun when records of a JSON file were named by line is refused."""
+    """For example of a run from when records of a JSON file were named by line."""
     path, out = tmp_path / "d.json", tmp_path / "out"
     path.write_text(json.dumps([{"question": "q", "answer": "1"}] * 3, indent=1))
     out.mkdir()

@@ -196,7 +196,7 @@ def test_length_is_gameable_and_bounded():
     ],
 )
 def test_cosine_is_not_periodic(completion, scores):
-    """VLM-R1 measured: 1.0, .9268, .75, .5, and then 1536 -> .75, 2048 -> 1.0, right or wrong."""
+    """VLM-R1 measured: 1.0, .9268, .75, .5, and then .75 and 1.0, right or wrong."""
 
     def score(tokens):
         return rewards.cosine(completion, example("3"), tokens, 1024)
@@ -322,7 +322,7 @@ def test_a_dressed_class_is_the_class(form):
 
 
 @pytest.mark.parametrize(
-    "said, gold, score",
+    "answer, gold, score",
     [
         (r"\boxed{lily} or \boxed{rose}", "lily", 0),
         ("**lily** or **rose**", "lily", 0),
@@ -347,8 +347,8 @@ def test_a_dressed_class_is_the_class(form):
         ("(" * 99 + "lily" + ")" * 99, "lily", 0),
     ],
 )
-def test_what_dressing_is_not(said, gold, score):
-    assert rewards.classification(f"<answer>{said}</answer>", example(gold)) == score
+def test_what_dressing_is_not(answer, gold, score):
+    assert rewards.classification(f"<answer>{answer}</answer>", example(gold)) == score
 
 
 def test_no_answer_is_paid_for_two_classes():
@@ -797,7 +797,7 @@ def test_box_rewards_refuse_an_example_without_boxes(name):
         rewards.REWARDS[name]("<answer>[1, 2, 3, 4]</answer>", example("3"))
 
 
-UNSUITED = [  # rewards, examples, what is said
+UNSUITED = [  # rewards, examples, the message
     (
         ["accuracy", "iou"],
         [ONE, example("x")],
@@ -824,7 +824,7 @@ def test_what_suits_is_not_refused():
     rewards.check_rewards(["mcq", "yes_no"], [example("yes", ["yes", "no"])])
 
 
-BAD_GOLDS = [  # answer, choices, meta, what is said
+BAD_GOLDS = [  # answer, choices, meta, the message
     *[(answer, None, None, "gold answer") for answer in ("", " \n", None, 3)],
     ("E", ANIMALS, None, "choices"),
     ("[]", None, {"box_format": "pixels", "boxes": [{"bbox_2d": [5, 5, 5, 9]}]}, "x1 < x2"),
