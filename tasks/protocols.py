@@ -178,13 +178,9 @@ def totals(rows: list[dict], protocol: str) -> dict:
     """
     recipe, n, right = PROTOCOLS[protocol], len(rows), sum(row["accuracy"] for row in rows)
     failures = sum(row["extracted"] is None for row in rows)
-    low, high = metrics.wilson(right, n)
     result = {
         "protocol": protocol,
-        "accuracy": right / max(1, n),
-        "n": n,
-        "accuracy_low": low,
-        "accuracy_high": high,
+        **metrics.share("accuracy", right, n),
         "accuracy_parsed": right / max(1, n - failures),
         "parse_failures": failures,
         "undecided": sum(row["undecided"] for row in rows),
