@@ -444,7 +444,9 @@ def test_data_sets_of_one_name_stay_apart_in_metrics_and_files(base, tmp_path, n
     assert result["data"] == "a/d" and "eval/b/d/accuracy" in result["after"]
     kept = {path.name for path in (out / "samples").glob("eval_*")}
     assert kept == {f"eval_{i}_d_{step:06d}.jsonl" for i in (0, 1) for step in (0, 1)}
-    train(evaluate, f"--model {base} --data {sets[0]} --max-completion-length 4 --output-dir {out}2")
+    train(
+        evaluate, f"--model {base} --data {sets[0]} --max-completion-length 4 --output-dir {out}2"
+    )
     assert read(f"{out}2/result.json")["data"] == "d"
 
 
@@ -472,209 +474,144 @@ def test_completions_are_kept_with_their_rewards(chain):
 
 def test_what_an_evaluation_leaves(chain):
     result = read(chain.eval / "result.json")
-    assert result["n"] == 4 and all(
-        0 <= result[k] <= 1
-        for k in (
-            "accuracy",
-            "accuracy_parsed",
-            "format_rate",
-            "majority@3",
-            "pass@3",
-            "accuracy_low",
-            "accuracy_high",
-        )
-    )
-    assert [c["step"] for c in result["scaling"]] == [1, 2, 3]
-    rows = [
-        json.loads(line) for line in (chain.eval / "predictions.jsonl").read_text().splitlines()
-    ]
-    assert (
-        len(rows) == 4
-        and all(len(r["samples"]) == len(r["right"]) == 3 for r in rows)
-        and len(set(rows[0]["samples"])) > 1
-    )
+    shares = "accuracy accuracy_parsed format_rate majority@3 pass@3 accuracy_low accuracy_high"
+    assert result["n"] == 4 and all(0 <= result[name] <= 1 for name in shares.split())
+    assert [point["step"] for point in result["scaling"]] == [1, 2, 3]
+    rows = read_lines(chain.eval / "predictions.jsonl")
+    assert [len(row["samples"]) for row in rows] == [len(row["right"]) for row in rows] == [3] * 4
+    assert len(set(rows[0]["samples"])) > 1
     assert read(chain.eval / "args.json")["system_prompt"] == "Count."
     assert min(map(opened, [chain.eval / "curve.png", chain.eval / "samples" / "answers.png"])) > 50
 
 
-def said(*answers):
-    return [f"<think> x </think><answer> {a} </answer>" if a else "no tags" for a in answers]
+def completions_of(*answers):
+    """Completions with these answers; None: one that cannot be read."""
+    return [{None: "no tags"}.get(a, f"<think> x </think><answer> {a} </answer>") for a in answers]
 
 
-def row_of(gold, answers, selections=None, prompt_tokens=10, tokens=5):
-    """A row of predictions.jsonl, three tokens a sample, 40 read and 2 said a selection; and what it is judged by."""
+def row_of(gold, answers, selections):
+    """A row of predictions.jsonl, and what it is judged by."""
     row = {
         "choices": None,
-        "samples": said(*answers),
+        "samples": completions_of(*answers),
         "right": [float(a == gold) for a in answers],
-        "prompt_tokens": prompt_tokens,
-        "tokens": tokens,
+        "prompt_tokens": 10,
+        "tokens": 5,
         "sample_tokens": [3] * len(answers),
+        "selections": selections,
+        "selection_tokens": {n: [40, 2] for n in selections},
     }
-    if selections is not None:
-        row |= {"selections": selections, "selection_tokens": {n: [40, 2] for n in selections}}
     return row, SimpleNamespace(answer=gold, choices=None, meta={})
 
 
-@pytest.mark.parametrize(
-    "protocol, gold, samples, chosen, right",
-    [
-        (
-            "chartqa",
-            "14",
-            ["Answer: 14", "Answer: 15", "Answer: 15"],
-            "14",
-            1,
-        ),  # bare, as R3V's targets are
-        ("chartqa", "14", ["Answer: 14", "Answer: 15", "Answer: 15"], "Answer: 14", 1),
-        (
-            "chartqa",
-            "14",
-            ["Answer: 14", "Answer: 15", "Answer: 15"],
-            "I think that it is 14.",
-            0,
-        ),  # fell back
-        (
-            "chartqa",
-            "14.0",
-            ["Answer: 14.3", "Answer: 15", "Answer: 15"],
-            "Answer: 14.3",
-            1,
-        ),  # within 5 %, as the protocol scores
-        (
-            "superclevr",
-            "14",
-            ["<answer>14</answer>", "<answer>15</answer>", "<answer>15</answer>"],
-            "14",
-            0,
-        ),
-    ],
-)
+ON_A_LINE = ["Answer: 14", "Answer: 15", "Answer: 15"]
+IN_TAGS = ["<answer>14</answer>", "<answer>15</answer>", "<answer>15</answer>"]
+SELECTED = [  # protocol, gold, samples, what was chosen, whether that is right
+    ("chartqa", "14", ON_A_LINE, "14", 1),  # bare, as R3V's targets are
+    ("chartqa", "14", ON_A_LINE, "Answer: 14", 1),
+    ("chartqa", "14", ON_A_LINE, "I think that it is 14.", 0),  # fell back
+    # within 5 %, as the protocol scores
+    ("chartqa", "14.0", ["Answer: 14.3", *ON_A_LINE[1:]], "Answer: 14.3", 1),
+    ("superclevr", "14", IN_TAGS, "14", 0),
+]
+
+
+@pytest.mark.parametrize("protocol, gold, samples, chosen, right", SELECTED)
 def test_self_select_reads_and_scores_as_the_protocol_does(protocol, gold, samples, chosen, right):
     row, example = row_of(gold, [None] * 3, {"3": chosen})
     point = evaluate.sampled_scores([row | {"samples": samples}], [example], 3, protocol)
-    assert (
-        point["self_select@k"] == right
-        and point["self_select_fell_back"] == 1 - right
-        and point["majority@k"] == (0 if gold != "15" else 1)
-    )
+    assert (point["self_select@k"], point["self_select_fell_back"]) == (right, 1 - right)
+    assert point["majority@k"] == 0
 
 
 @pytest.fixture(scope="module")
 def chooser(chain, tmp_path_factory):
     out = tmp_path_factory.mktemp("chooser") / "eval"
-    line = f"--model {chain.sft} --data count:test --num-samples 3 1 2 --self-select --max-eval-samples 4 --eval-batch-size 3 --max-completion-length 12 --output-dir {out}"
+    line = f"--model {chain.sft} --data count:test --num-samples 3 1 2 --self-select "
+    line += "--max-eval-samples 4 --eval-batch-size 3 --max-completion-length 12 "
+    line += f"--output-dir {out}"
     train(evaluate, line)
     return SimpleNamespace(out=out, line=line)
 
 
 def test_what_self_select_leaves(chooser):
     result, args = read(chooser.out / "result.json"), read(chooser.out / "args.json")
-    assert (
-        args["num_samples"] == [1, 2, 3]
-        and args["self_select"]
-        and [c["step"] for c in result["scaling"]] == [1, 2, 3]
-    )
+    points = result["scaling"]
+    assert args["num_samples"] == [1, 2, 3] == [point["step"] for point in points]
+    assert args["self_select"]
     for name in ("majority", "pass", "self_select"):
         assert 0 <= result[f"{name}@3_low"] <= result[f"{name}@3"] <= result[f"{name}@3_high"] <= 1
-        assert all(
-            {f"{name}@k", f"{name}@k_low", f"{name}@k_high"} <= c.keys() for c in result["scaling"]
-        )
-    for c in result["scaling"][1:]:
-        assert {
-            "self_select_gain",
-            "self_select_gain_low",
-            "self_select_gain_high",
-            "self_select_unreadable",
-            "self_select_not_a_candidate",
-            "self_select_fell_back",
-            "self_select_by",
-        } <= c.keys()
+        for point in points:
+            assert {f"{name}@k", f"{name}@k_low", f"{name}@k_high"} <= point.keys()
+    figures = "gain gain_low gain_high unreadable not_a_candidate fell_back by".split()
+    for point in points[1:]:
+        assert {f"self_select_{figure}" for figure in figures} <= point.keys()
     rows = read_lines(chooser.out / "predictions.jsonl")
-    policy, processor = modeling.load(args["model"])
+    spent = [row["prompt_tokens"] + sum(row["sample_tokens"][:2]) for row in rows]
+    selecting = [sum(row["selection_tokens"]["2"]) for row in rows]
+    assert points[1]["majority_tokens"] == sum(spent) / 4
+    assert points[1]["self_select_tokens"] == sum(spent + selecting) / 4
+    pictures = [chooser.out / "curve.png", chooser.out / "samples" / "answers.png"]
+    assert min(map(opened, pictures)) > 50
+
+
+def test_what_self_select_asks(chooser):
+    """The first n samples are shown, greedily, one question at a time; one is no choice."""
+    policy, processor = modeling.load(read(chooser.out / "args.json")["model"])
+    asker = data.Asker(processor, "r1v", "Count.")
+    rows = read_lines(chooser.out / "predictions.jsonl")
     for row, example in zip(rows, data.head(tasks.read("count:test"), 4)):
-        assert row["selections"].keys() == row["selection_tokens"].keys() == {"2", "3"}, (
-            "one sample is no choice"
-        )
-        assert (
-            row["prompt_tokens"] == len(data.Asker(processor, "r1v", "Count.").prompt(example).ids)
-            and len(row["sample_tokens"]) == 3
-            and max(row["sample_tokens"]) <= 12
-        )
-        for n in (2, 3):  # the first n samples, greedily, one question at a time
+        assert row["selections"].keys() == row["selection_tokens"].keys() == {"2", "3"}
+        assert row["prompt_tokens"] == len(asker.prompt(example).ids)
+        assert len(row["sample_tokens"]) == 3 and max(row["sample_tokens"]) <= 12
+        for n in (2, 3):
             text = select_prompt(question_text(example, "r1v"), row["samples"][:n])
-            texts, lengths, _ = rollout_.answer_all(
-                policy,
-                data.Asker(processor, "none", "Count."),
-                [with_question(example, text)],
-                rollout_.Sampling(12, temperature=0),
-            )
+            ask = with_question(example, text)
+            greedy = rollout_.Sampling(12, temperature=0)
+            texts, lengths, _ = rollout_.answer_all(policy, asker.verbatim(), [ask], greedy)
             assert row["selections"][str(n)] == texts[0]
-            assert row["selection_tokens"][str(n)] == [
-                len(
-                    data.Asker(processor, "none", "Count.").prompt(with_question(example, text)).ids
-                ),
-                lengths[0],
-            ]
-    spent = [r["prompt_tokens"] + sum(r["sample_tokens"][:2]) for r in rows]
-    assert result["scaling"][1]["majority_tokens"] == sum(spent) / 4
-    assert (
-        result["scaling"][1]["self_select_tokens"]
-        == sum(spent + [sum(r["selection_tokens"]["2"]) for r in rows]) / 4
-    )
-    assert (
-        min(map(opened, [chooser.out / "curve.png", chooser.out / "samples" / "answers.png"])) > 50
-    )
+            read_tokens = len(asker.verbatim().prompt(ask).ids)
+            assert row["selection_tokens"][str(n)] == [read_tokens, lengths[0]]
 
 
 def test_a_parrot_that_takes_the_second_candidate(base, tmp_path, no_pictures, monkeypatch):
-    """Sample k of 3 is right where the question's number divides by k + 1; whoever takes the second of those shown is right on the even ones."""
+    """Sample k of 3 is right where the question's number divides by k + 1.
+
+    The second of those shown is right on the even ones.
+    """
     asked = []
+
+    def sample_of(example, k):
+        right = int(example.id.split(":")[-1]) % (k + 1) == 0
+        return completions_of(example.answer if right else 99 - k)[0]
 
     def answer_all(policy, asker, examples, sampling, G=1, **options):
         if asker.template == "none":
             asked.extend(e.question for e in examples)
-            texts = [
-                e.question.split("Model's prediction 2:\n")[1].split("\n")[0] for e in examples
-            ]
+            shown = [e.question.split("Model's prediction 2:\n")[1] for e in examples]
+            texts = [text.split("\n")[0] for text in shown]
         else:
-            texts = [
-                said(e.answer if int(e.id.split(":")[-1]) % (k + 1) == 0 else 99 - k)[0]
-                for e in examples
-                for k in range(G)
-            ]
+            texts = [sample_of(e, k) for e in examples for k in range(G)]
         return texts, [7] * len(texts), None
 
     monkeypatch.setattr(rollout_, "answer_all", answer_all)
-    train(
-        evaluate,
-        f"--model {base} --data count:test --num-samples 2 3 --self-select --max-eval-samples 12 --eval-batch-size 7 --max-completion-length 12 --output-dir {tmp_path}",
-    )
-    result, rows = (
-        read(tmp_path / "result.json"),
-        read_lines(tmp_path / "predictions.jsonl"),
-    )
-    assert [
-        (c["step"], c["self_select@k"], c["majority@k"], c["pass@k"]) for c in result["scaling"]
-    ] == [(2, 1 / 2, 1, pytest.approx(8 / 9)), (3, 1 / 2, 1, 1)]
-    assert (
-        result["self_select@3"] == 1 / 2
-        and result["scaling"][1]["self_select_gain"] == -1 / 2
-        and result["scaling"][1]["self_select_not_a_candidate"] == 0
-    )
-    assert result["scaling"][1]["self_select_by"]["right in the minority"] == {
-        "accuracy": 0,
-        "n": 4,
-    }, "1, 5, 7 and 11"
-    assert result["scaling"][0]["self_select_by"] == {"some right": {"accuracy": 1 / 2, "n": 12}}, (
-        "one of two is no minority"
-    )
-    examples = data.head(tasks.read("count:test"), 12)
-    expected = [
-        select_prompt(question_text(e, "r1v"), row["samples"][:n])
-        for e, row in zip(examples, rows)
-        for n in (2, 3)
-    ]
+    line = f"--model {base} --data count:test --num-samples 2 3 --self-select "
+    line += f"--max-eval-samples 12 --eval-batch-size 7 --max-completion-length 12 --output-dir {tmp_path}"
+    train(evaluate, line)
+    result, rows = read(tmp_path / "result.json"), read_lines(tmp_path / "predictions.jsonl")
+    two, three = result["scaling"]
+    assert (two["step"], two["self_select@k"], two["majority@k"]) == (2, 1 / 2, 1)
+    assert (three["step"], three["self_select@k"], three["majority@k"]) == (3, 1 / 2, 1)
+    assert two["pass@k"] == pytest.approx(8 / 9) and three["pass@k"] == 1
+    assert result["self_select@3"] == 1 / 2 and three["self_select_gain"] == -1 / 2
+    assert three["self_select_not_a_candidate"] == 0
+    # 1, 5, 7 and 11; and one of two is no minority
+    assert three["self_select_by"]["right in the minority"] == {"accuracy": 0, "n": 4}
+    assert two["self_select_by"] == {"some right": {"accuracy": 1 / 2, "n": 12}}
+    expected = []
+    for example, row in zip(data.head(tasks.read("count:test"), 12), rows):
+        question = question_text(example, "r1v")
+        expected += [select_prompt(question, row["samples"][:n]) for n in (2, 3)]
     assert asked == expected and len(set(expected)) > 12
 
 
@@ -686,9 +623,8 @@ def test_self_select_that_was_cut_goes_on(chooser, tmp_path, no_pictures, capsys
     for kept in (len(whole) // 3, len(whole) * 4 // 5):
         (out / "predictions.jsonl").write_bytes(whole[:kept])
         train(evaluate, line)
-        assert (out / "predictions.jsonl").read_bytes() == whole and read(
-            out / "result.json"
-        ) == read(chooser.out / "result.json")
+        assert (out / "predictions.jsonl").read_bytes() == whole
+        assert read(out / "result.json") == read(chooser.out / "result.json")
     for other in (
         line.replace(" --self-select", ""),
         line.replace("--num-samples 3 1 2", "--num-samples 3"),
@@ -697,47 +633,38 @@ def test_self_select_that_was_cut_goes_on(chooser, tmp_path, no_pictures, capsys
 
 
 def test_the_picture_of_a_perfect_score(tmp_path):
-    """Wilson's upper end of n right ones of n was 1e-16 short of 1, and a bar of negative length was no picture."""
-    records, examples = zip(*[row_of("3", ["3"] * 4, {"2": said("3")[0], "4": said("3")[0]})] * 300)
+    """Wilson's upper end of n of n is 1e-16 short of 1, and no bar has a negative length."""
+    text = completions_of("3")[0]
+    records, examples = zip(*[row_of("3", ["3"] * 4, {"2": text, "4": text})] * 300)
     assert wilson(300, 300)[1] < 1
     curve = [evaluate.sampled_scores(records, examples, n) for n in (1, 2, 4)]
-    assert all(c["self_select@k"] == c["majority@k"] == c["pass@k"] == 1 for c in curve)
-    plots.plot_scaling(
-        curve,
-        {"accuracy": 1.0, "accuracy_low": 0.9, "accuracy_high": 1.0},
-        tmp_path / "curve.png",
-        "title",
-    )
+    for point in curve:
+        assert point["self_select@k"] == point["majority@k"] == point["pass@k"] == 1
+    result = {"accuracy": 1.0, "accuracy_low": 0.9, "accuracy_high": 1.0}
+    plots.plot_scaling(curve, result, tmp_path / "curve.png", "title")
     assert opened(tmp_path / "curve.png") > 50
 
 
-def test_one_number_of_samples_is_the_whole_curve():
-    parse = lambda line: (
-        evaluate.parse_args(f"--model x --data count --output-dir o {line}".split()).num_samples
-    )
-    assert (parse(""), parse("--num-samples 8"), parse("--num-samples 4 1 4 2")) == (
-        [0],
-        [8],
-        [1, 2, 4],
-    )
+@pytest.mark.parametrize(
+    "line, sizes",
+    [("", [0]), ("--num-samples 8", [8]), ("--num-samples 4 1 4 2", [1, 2, 4])],
+)
+def test_one_number_of_samples_is_the_whole_curve(line, sizes):
+    args = evaluate.parse_args(f"--model x --data count --output-dir o {line}".split())
+    assert args.num_samples == sizes
 
 
 def test_what_self_select_cannot_do_is_said_before_the_work(chain, tmp_path, capsys):
-    line = f"--model {chain.sft} --data count:test --max-eval-samples 2 --output-dir {tmp_path / 'out'} --self-select"
+    line = f"--model {chain.sft} --data count:test --max-eval-samples 2 --self-select "
+    line += f"--output-dir {tmp_path / 'out'}"
     assert "--num-samples 3" in refusal(evaluate, line.split(), capsys)
-    said = refusal(
-        evaluate, f"{line} --num-samples 1 10 --max-completion-length 512".split(), capsys
-    )
-    most = int(re.search(r"--max-completion-length to (\d+)", said)[1])
-    assert (
-        "context of 4096" in said
-        and "--num-samples" in said
-        and 300 < most < 4096 // 11
-        and not lines_in(tmp_path / "out")
-    )
-    assert f"to {most}" in refusal(
-        evaluate, f"{line} --num-samples 10 --max-completion-length {most + 1}".split(), capsys
-    )
+    long = f"{line} --num-samples 1 10 --max-completion-length 512"
+    message = refusal(evaluate, long.split(), capsys)
+    most = int(re.search(r"--max-completion-length to (\d+)", message)[1])
+    assert "context of 4096" in message and "--num-samples" in message
+    assert 300 < most < 4096 // 11 and not lines_in(tmp_path / "out")
+    long = f"{line} --num-samples 10 --max-completion-length {most + 1}"
+    assert f"to {most}" in refusal(evaluate, long.split(), capsys)
 
 
 def test_an_evaluation_that_was_cut_goes_on(chain, tmp_path, no_pictures, capsys):
@@ -745,15 +672,15 @@ def test_an_evaluation_that_was_cut_goes_on(chain, tmp_path, no_pictures, capsys
     shutil.copytree(chain.eval, out)
     whole = (out / "predictions.jsonl").read_bytes()
     (out / "predictions.jsonl").write_bytes(whole[: len(whole) // 2])
-    line = f"--model {chain.grpo} --data count:test --num-samples 3 --max-eval-samples 4 --max-completion-length 12 --eval-batch-size 6 --output-dir {out} --resume-from-checkpoint"
+    line = f"--model {chain.grpo} --data count:test --num-samples 3 --max-eval-samples 4 "
+    line += "--max-completion-length 12 --eval-batch-size 6 --resume-from-checkpoint "
+    line += f"--output-dir {out}"
     train(evaluate, line)
     assert "answered already" in capsys.readouterr().out
-    assert (out / "predictions.jsonl").read_bytes() == whole and read(out / "result.json") == read(
-        chain.eval / "result.json"
-    )
-    assert "another evaluation" in refusal(
-        evaluate, line.replace("--num-samples 3", "--num-samples 2").split(), capsys
-    )
+    assert (out / "predictions.jsonl").read_bytes() == whole
+    assert read(out / "result.json") == read(chain.eval / "result.json")
+    other = line.replace("--num-samples 3", "--num-samples 2")
+    assert "another evaluation" in refusal(evaluate, other.split(), capsys)
 
 
 def test_asking_about_a_picture(chain, tmp_path, capsys):
