@@ -30,10 +30,14 @@ def run(path, protocol, out):
     evaluate.main(evaluate.parse_args(words))
 
 
+def line_of(record):
+    return record if isinstance(record, str) else json.dumps(record)
+
+
 def rescore(tmp_path, records, protocol):
     """The figures of these records, or lines, saved as JSON Lines."""
     path = tmp_path / "saved.jsonl"
-    lines = [record if isinstance(record, str) else json.dumps(record) for record in records]
+    lines = [line_of(record) for record in records]
     path.write_text("\n".join(lines), encoding="utf-8")
     run(path, protocol, tmp_path / "out")
     return json.loads((tmp_path / "out" / "result.json").read_text())
@@ -42,10 +46,10 @@ def rescore(tmp_path, records, protocol):
 def rescore_parquet(tmp_path, columns, protocol="geoqa"):
     """Rows of predictions.jsonl for a parquet file of these columns."""
     pyarrow = pytest.importorskip("pyarrow")
-    import pyarrow.parquet
+    parquet = pytest.importorskip("pyarrow.parquet")
 
     path = tmp_path / "saved.parquet"
-    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+    parquet.write_table(pyarrow.table(columns), path)
     run(path, protocol, tmp_path / "out")
     return read_lines(tmp_path / "out" / "predictions.jsonl")
 
@@ -269,14 +273,14 @@ def test_odd_values_are_scored_or_refused_but_nothing_else(tmp_path, protocol):
 def test_a_parquet_text_that_is_no_text_is_refused_in_one_line(tmp_path):
     """A text, a list of texts, and the name of a column."""
     pyarrow = pytest.importorskip("pyarrow")
-    import pyarrow.parquet
+    parquet = pytest.importorskip("pyarrow.parquet")
 
     binary = pyarrow.array([b"ok", b"\xff\xfe"], pyarrow.binary())
     text = pyarrow.Array.from_buffers(pyarrow.string(), 2, binary.buffers())
     good = {"prediction": pyarrow.array(["a", "b"]), "answer": pyarrow.array(["a", "b"])}
     path = tmp_path / "saved.parquet"
     for column in (text, pyarrow.ListArray.from_arrays([0, 1, 2], text)):
-        pyarrow.parquet.write_table(pyarrow.table({**good, "task": column}), path)
+        parquet.write_table(pyarrow.table({**good, "task": column}), path)
         with pytest.raises(UserError, match="saved.parquet:2: `task`"):
             predictions.read_predictions(path)
     path.write_bytes(path.read_bytes().replace(b"prediction", b"predict\xffon"))
