@@ -240,7 +240,7 @@ def _repeated(items: Sequence) -> float:
 
 def has_boxes(example: "Example") -> bool:
     """Tell whether boxes are asked for, perhaps none."""
-    return (getattr(example, "meta", None) or {}).get("boxes") is not None
+    return boxes.meta_of(example).get("boxes") is not None
 
 
 def _on_boxes(score: Callable[[list, list], float], nothing_found: float = 1.0) -> Callable:
@@ -306,12 +306,8 @@ def accuracy_confidence(predicted: list[dict], gold: list[dict]) -> float:
     box without a confidence earns nothing. So where a prompt asks for none, only "[]" is ever paid.
     """
     right = {i for i, _, _ in match_boxes(predicted, gold, 0.5, by_score=True)}
-    claimed = sum(_claim(box) for i, box in enumerate(predicted) if i not in right)
+    claimed = sum(boxes.score_of(box) for i, box in enumerate(predicted) if i not in right)
     return sum(predicted[i]["score"] or 0.0 for i in right) / (len(gold) + claimed)
-
-
-def _claim(box: dict) -> float:
-    return 1.0 if box["score"] is None else box["score"]
 
 
 AT_LEAST_HALF = math.nextafter(0.5, 0)  # match_boxes wants more than its threshold
