@@ -524,16 +524,17 @@ def main(args: argparse.Namespace) -> None:
     )
 
     # 4. ask, a batch at a time; every finished batch is on disk
-    for start in tqdm(range(len(saved.lines), len(examples), step), desc="evaluate", unit="batch"):
-        batch = slice(start, start + step)
+    def answer(first: int, end: int) -> list[dict]:
+        batch = slice(first, end)
         answers = ask_batch(
-            policy, asker, examples[batch], sampling, N, select_sizes, batch_size, args.seed, start
+            policy, asker, examples[batch], sampling, N, select_sizes, batch_size, args.seed, first
         )
         columns = zip(examples[batch], as_judged[batch], answers, prompt_tokens[batch])
-        saved.append([row_of(*column, args.protocol) for column in columns])
+        return [row_of(*column, args.protocol) for column in columns]
+
+    answered = saved.fill(answer, "evaluate")
 
     # 5. count
-    answered = saved.lines
     result = rewards.summary([r["prediction"] for r in answered], as_judged)
     if args.protocol:
         result |= protocols.totals(answered, args.protocol)

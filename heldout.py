@@ -12,7 +12,7 @@ import torch
 import data
 import pools
 import rollout
-from grading.metrics import majority, select, wilson
+from grading.metrics import sample_scores, select, wilson
 from plumbing import plots, records
 from sampler import Sampler
 from tasks import protocols
@@ -127,17 +127,20 @@ def of_samples(
     sampler: Sampler, examples: list[Example], groups: list[list[dict]]
 ) -> dict[str, float]:
     """Compute majority@N, pass@N and the mean accuracy of N samples a question."""
-    N, read = len(groups[0]) if groups else 0, protocols.reader(sampler.protocol)
-    voted = []
-    for group, example in zip(groups, examples):
-        vote = majority([line["completion"] for line in group], example.choices, read)
-        voted.append(is_right(sampler, vote, example))
-    passed = [any(line["right"] for line in group) for group in groups]
-    means = [sum(line["right"] for line in group) / N for group in groups]
+    N = len(groups[0]) if groups else 0
+    texts = [[line["completion"] for line in group] for group in groups]
+    marks = [[line["right"] for line in group] for group in groups]
+    choices = [example.choices for example in examples]
+    read = protocols.reader(sampler.protocol)
+
+    def right(text: str, example: Example) -> bool:
+        return sampler.score(text, example)[1]
+
+    scores = sample_scores(texts, marks, choices, examples, N, read, right)
     return {
-        f"majority@{N}": share(voted, examples),
-        f"pass@{N}": share(passed, examples),
-        "sample_accuracy": share(means, examples),
+        f"majority@{N}": share(scores["majority@k"], examples),
+        f"pass@{N}": share(scores["pass@k"], examples),
+        "sample_accuracy": share(scores["mean_sample_accuracy"], examples),
     }
 
 
