@@ -369,7 +369,8 @@ def backward(logp, G, seed=0):
         torch.rand(len(logp), generator=torch.Generator().manual_seed(seed)), G
     ).to(logp)
     losses.aggregate(
-        losses.clipped_surrogate(logp, logp.detach(), adv), losses.token_weights(mask, "grpo")
+        losses.clipped_surrogate(logp, logp.detach(), adv, mask, 0.8, 1.2),
+        losses.token_weights(mask, "grpo"),
     ).backward()
 
 
@@ -468,7 +469,10 @@ def our_step(
         logp, _ = logps.token_logps(policy, batch, 1.0, special.vision_ids, entropy=True)
         losses.logp_difference(roll.logp[a:b].to(logp), logp.detach(), batch["mask"])
         losses.aggregate(
-            losses.clipped_surrogate(logp, logp.detach(), adv[a:b].to(logp)), weights[a:b].to(logp)
+            losses.clipped_surrogate(
+                logp, logp.detach(), adv[a:b].to(logp), batch["mask"], 0.8, 1.2
+            ),
+            weights[a:b].to(logp),
         ).backward()
     reached("update")
     optimizer.step()
@@ -1067,7 +1071,9 @@ def bench_rewards(args):
             )
             logp = logps.token_logps(policy, batch, 1.0, processor.special.vision_ids)
             losses.aggregate(
-                losses.clipped_surrogate(logp, logp.detach(), adv[a:b].to(logp)),
+                losses.clipped_surrogate(
+                    logp, logp.detach(), adv[a:b].to(logp), batch["mask"], 0.8, 1.2
+                ),
                 weights[a:b].to(logp),
             ).backward()
         optimizer.step()

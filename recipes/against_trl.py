@@ -239,12 +239,12 @@ def our_grpo(setting, batch):
     if setting.mask_truncated_completions:
         counted = losses.truncation_mask(batch.mask, batch.finished)
     weights = losses.token_weights(counted, setting.loss_type, MAX_LENGTH)  # (B, T)
-    term, _ = losses.LOSSES[setting.loss_type]
-    updates, clip = [], (setting.epsilon, setting.epsilon_high)
+    loss_fn = losses.LOSSES[setting.loss_type]
+    updates, clip = [], losses.clip_range(setting.epsilon, setting.epsilon_high)
     for table in batch.now:
         logp = table.clone().requires_grad_()
         old = logp.detach() if setting.num_iterations == 1 else batch.now[0]
-        per_token = term(logp, old, adv, *clip)
+        per_token = loss_fn.term(logp, old, adv, counted, *clip)
         metrics = {"entropy": losses.masked_mean(batch.entropy, counted)}
         if setting.beta:
             kl = losses.kl_k3(logp, batch.ref)
@@ -252,7 +252,8 @@ def our_grpo(setting, batch):
             metrics["kl"] = losses.masked_mean(kl, counted)
         loss = losses.aggregate(per_token, weights)
         loss.backward()
-        ratios = losses.clip_ratio(logp.detach(), old, adv, counted, *clip)
+        clipped = loss_fn.clipped(logp.detach(), old, adv, counted, *clip)
+        ratios = losses.clip_ratio(clipped, adv, counted)
         metrics |= {f"clip_ratio/{name}": value for name, value in ratios.items()}
         updates.append((loss.item(), logp.grad, metrics))
     return adv, counted, updates

@@ -20,8 +20,10 @@ from losses import (
     PAIR_LOSSES,
     aggregate,
     bco_pair,
+    clip_range,
     clip_ratio,
     clipped_surrogate,
+    clipped_tokens,
     dpo,
     frac_reward_zero_std,
     group_advantage,
@@ -42,7 +44,7 @@ from losses import (
     truncation_mask,
 )
 
-RL_LOSSES = [name for name in LOSSES if name != "sft"]
+ALL_LOSSES = [*LOSSES, "sft"]
 MAX_LEN = 12
 
 
@@ -62,13 +64,30 @@ def make_batch(N=3, G=4, T=9, seed=0, noise=0.3, dtype=torch.float64):
 
 def full_loss(loss_type, logp, old_logp, ref_logp, adv, mask, beta=0.1, weights=None):
     """The line a training script writes: term + beta * KL, weighted."""
-    term, _ = LOSSES[loss_type]
-    per_token = (
-        nll(logp) if term is nll else term(logp, old_logp, adv) + beta * kl_k3(logp, ref_logp)
-    )
-    return aggregate(
-        per_token, token_weights(mask, loss_type, MAX_LEN) if weights is None else weights
-    )
+    if loss_type == "sft":
+        per_token = nll(logp)
+    else:
+        loss = LOSSES[loss_type]
+        per_token = loss.term(logp, old_logp, adv, mask, *clip_range(*loss.epsilon))
+        per_token = per_token + beta * kl_k3(logp, ref_logp)
+    return aggregate(per_token, weights_of(mask, loss_type) if weights is None else weights)
+
+
+def weights_of(mask, loss_type):
+    """Weights by name; "sft" is none of LOSSES, whose terms have an advantage."""
+    return sft_weights(mask) if loss_type == "sft" else token_weights(mask, loss_type, MAX_LEN)
+
+
+def surrogate(logp, old_logp, adv, epsilon=0.2, epsilon_high=None):
+    """The clipped term, with all tokens counting."""
+    mask = torch.ones_like(logp)
+    return clipped_surrogate(logp, old_logp, adv, mask, *clip_range(epsilon, epsilon_high))
+
+
+def ratios_clipped(logp, old_logp, adv, mask, epsilon=0.2, epsilon_high=None):
+    """The clip metric of the clipped term."""
+    bounds = clip_range(epsilon, epsilon_high)
+    return clip_ratio(clipped_tokens(logp, old_logp, adv, mask, *bounds), adv, mask)
 
 
 # ---------------------------------------------------------------------------- advantages
@@ -168,10 +187,10 @@ def test_advantage_refuses(rewards, G, message):
 def test_on_policy_value_and_gradient():
     """On-policy the per-token loss is -adv; its weighted sum is 0 for grpo (the famous "loss is 0"), the gradient is not."""
     logp, _, _, adv, mask = make_batch()
-    for loss_type in RL_LOSSES:
+    for loss_type in LOSSES:
         logp.grad = None
         weights = token_weights(mask, loss_type, MAX_LEN)
-        per_token = clipped_surrogate(logp, logp.detach(), adv)
+        per_token = surrogate(logp, logp.detach(), adv)
         torch.testing.assert_close(per_token, -adv[:, None].expand_as(logp))
         loss = aggregate(per_token, weights)
         loss.backward()
@@ -193,7 +212,7 @@ def test_token_mean_on_policy_gradient_is_minus_adv_over_n_tokens():
 def test_passing_logp_itself_as_old_keeps_the_gradient():
     """logp - logp without the detach is a constant: the loss value is right and nothing is learnt."""
     logp, _, _, adv, _ = make_batch()
-    clipped_surrogate(logp, logp, adv).sum().backward()
+    surrogate(logp, logp, adv).sum().backward()
     torch.testing.assert_close(logp.grad, -adv[:, None].expand_as(logp))
 
 
@@ -218,7 +237,7 @@ def test_passing_logp_itself_as_old_keeps_the_gradient():
 def test_clip_by_hand(ratio, adv, epsilon_high, value, slope):
     logp = torch.tensor([[math.log(ratio) - 1.0]], dtype=torch.float64, requires_grad=True)
     old_logp = torch.tensor([[-1.0]], dtype=torch.float64)
-    per_token = clipped_surrogate(
+    per_token = surrogate(
         logp, old_logp, torch.tensor([adv], dtype=torch.float64), 0.2, epsilon_high
     )
     per_token.sum().backward()
@@ -227,13 +246,12 @@ def test_clip_by_hand(ratio, adv, epsilon_high, value, slope):
 
 
 def test_surrogate_refuses_a_range_without_one():
-    logp, old_logp, _, adv, _ = make_batch()
     for bad in ({"epsilon": -0.1}, {"epsilon": 0.2, "epsilon_high": -0.1}):
         with pytest.raises(ValueError, match="epsilon"):
-            clipped_surrogate(logp, old_logp, adv, **bad)
+            clip_range(**bad)
 
 
-@pytest.mark.parametrize("loss_type", RL_LOSSES)
+@pytest.mark.parametrize("loss_type", list(LOSSES))
 def test_group_with_equal_rewards_contributes_nothing(loss_type):
     logp, old_logp, _, _, mask = make_batch()
     rewards = torch.tensor([0.1 + 0.2, 0.3, 0.3, 0.3, 1, 0, 0, 0, 1, 1, 1, 1], dtype=torch.float64)
@@ -343,7 +361,7 @@ def loop_loss(loss_type, logp, old_logp, ref_logp, adv, mask, beta=0.1, epsilon=
 
 
 @pytest.mark.parametrize("empty_row", [False, True])
-@pytest.mark.parametrize("loss_type", LOSSES)
+@pytest.mark.parametrize("loss_type", ALL_LOSSES)
 def test_matches_plain_python(loss_type, empty_row):
     batch = make_batch(noise=0.6)
     if empty_row:
@@ -355,9 +373,9 @@ def test_matches_plain_python(loss_type, empty_row):
 
 def test_loss_types_differ_on_ragged_rows():
     batch = make_batch(noise=0.6)
-    values = {name: round(full_loss(name, *batch).item(), 10) for name in LOSSES}
+    values = {name: round(full_loss(name, *batch).item(), 10) for name in ALL_LOSSES}
     assert values["dapo"] == values["bnpo"]  # one device: the local batch is the whole one
-    assert len(set(values.values())) == len(LOSSES) - 1
+    assert len(set(values.values())) == len(ALL_LOSSES) - 1
 
 
 def test_weights_by_hand():
@@ -370,7 +388,7 @@ def test_weights_by_hand():
     torch.testing.assert_close(sft_weights(mask), mask / 5)
 
 
-@pytest.mark.parametrize("loss_type", LOSSES)
+@pytest.mark.parametrize("loss_type", ALL_LOSSES)
 @pytest.mark.parametrize("sizes", [[1] * 12, [5, 7], [3, 0, 8, 1]])
 def test_micro_batches_add_up_to_the_full_batch(loss_type, sizes):
     """--micro-batch-size is about memory. Averaging the micro-batches' own means, as TRL does for bnpo, fails this for
@@ -378,7 +396,7 @@ def test_micro_batches_add_up_to_the_full_batch(loss_type, sizes):
     logp, old_logp, ref_logp, adv, mask = make_batch(noise=0.6)
     full = full_loss(loss_type, logp, old_logp, ref_logp, adv, mask)
     (full_grad,) = torch.autograd.grad(full, logp)
-    weights = token_weights(mask, loss_type, MAX_LEN)
+    weights = weights_of(mask, loss_type)
     order = torch.randperm(12, generator=torch.Generator().manual_seed(4))
     total = 0.0
     for rows in order.split(sizes):
@@ -394,7 +412,7 @@ def test_micro_batches_add_up_to_the_full_batch(loss_type, sizes):
     assert full_grad.abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("loss_type", LOSSES)
+@pytest.mark.parametrize("loss_type", ALL_LOSSES)
 def test_extra_padding_changes_nothing(loss_type):
     batch = make_batch(noise=0.6)
     logp, old_logp, ref_logp, adv, mask = batch
@@ -414,7 +432,7 @@ def test_extra_padding_changes_nothing(loss_type):
     assert (padded_grad[:, 9:] == 0).all()
 
 
-@pytest.mark.parametrize("loss_type", LOSSES)
+@pytest.mark.parametrize("loss_type", ALL_LOSSES)
 def test_permuting_groups_changes_nothing(loss_type):
     batch = make_batch(noise=0.6)
     order = torch.arange(12).view(3, 4)[[2, 0, 1]].flatten()
@@ -422,11 +440,11 @@ def test_permuting_groups_changes_nothing(loss_type):
     assert full_loss(loss_type, *permuted).item() == pytest.approx(
         full_loss(loss_type, *batch).item(), abs=1e-12
     )
-    weights = token_weights(batch[-1], loss_type, MAX_LEN)
-    torch.testing.assert_close(token_weights(permuted[-1], loss_type, MAX_LEN), weights[order])
+    weights = weights_of(batch[-1], loss_type)
+    torch.testing.assert_close(weights_of(permuted[-1], loss_type), weights[order])
 
 
-@pytest.mark.parametrize("loss_type", LOSSES)
+@pytest.mark.parametrize("loss_type", ALL_LOSSES)
 def test_first_eos_is_inside_and_everything_after_it_outside(loss_type):
     """eos is also pad on Qwen: a mask from `ids == pad` would drop the eos of every answer and the policy never learns to
     stop (tiny-grpo). The mask comes from lengths, and the losses must honour it to the token."""
@@ -441,7 +459,7 @@ def test_first_eos_is_inside_and_everything_after_it_outside(loss_type):
     assert ((logp.grad != 0) == (mask == 1)).all()  # (0, 2) learns, (0, 3) and (0, 4) do not
 
 
-@pytest.mark.parametrize("loss_type", LOSSES)
+@pytest.mark.parametrize("loss_type", ALL_LOSSES)
 def test_truncated_rows_fall_silent(loss_type):
     logp, old_logp, ref_logp, adv, mask = make_batch()
     finished = torch.tensor([True] * 12)
@@ -477,6 +495,7 @@ def test_who_counts_a_masked_row():
     mask = torch.ones(4, 5)
     kept = truncation_mask(mask, torch.tensor([True, True, True, False]))
     totals = {name: token_weights(kept, name, 5).sum().item() for name in LOSSES}
+    totals["sft"] = sft_weights(kept).sum().item()
     assert totals == pytest.approx({"grpo": 0.75, "bnpo": 1, "dapo": 1, "dr_grpo": 0.75, "sft": 1})
 
 
@@ -486,9 +505,9 @@ def test_who_counts_a_masked_row():
 def test_mask_dtype_does_not_matter(dtype):
     mask = torch.ones(3, 333)  # 999 tokens: bfloat16 would count 1000
     mask[0, 4:] = 0
-    for loss_type in LOSSES:
+    for loss_type in ALL_LOSSES:
         torch.testing.assert_close(
-            token_weights(mask.to(dtype), loss_type, 400), token_weights(mask, loss_type, 400)
+            weights_of(mask.to(dtype), loss_type), weights_of(mask, loss_type)
         )
     assert truncation_mask(mask.to(dtype), torch.tensor([True, False, True])).dtype == dtype
     x = torch.arange(999.0).view(3, 333)
@@ -497,7 +516,7 @@ def test_mask_dtype_does_not_matter(dtype):
 
 def test_token_weights_refuses():
     mask = torch.ones(2, 3)
-    with pytest.raises(ValueError, match="grpo, bnpo, dapo, dr_grpo, sft"):
+    with pytest.raises(ValueError, match="grpo, bnpo, dapo, dr_grpo"):
         token_weights(mask, "gpro")
     for bad in (None, 0, -5):
         with pytest.raises(ValueError, match="max_completion_length"):
@@ -976,10 +995,10 @@ def test_clip_ratio_counts_exactly_the_zero_gradient_tokens(epsilon_high):
     logp = (
         (logp + 0.2 * adv.sign()[:, None]).detach().requires_grad_()
     )  # as after some updates: moved the way adv points
-    clipped_surrogate(logp, old_logp, adv, 0.2, epsilon_high).sum().backward()
+    surrogate(logp, old_logp, adv, 0.2, epsilon_high).sum().backward()
     dead = (logp.grad == 0) & (mask == 1)  # adv is never 0 here, so clipping is the cause
     assert adv.abs().min() > 1e-3
-    got = clip_ratio(logp, old_logp, adv, mask, 0.2, epsilon_high)
+    got = ratios_clipped(logp, old_logp, adv, mask, 0.2, epsilon_high)
     up = (adv > 0)[:, None]
     expected = {"low_mean": dead & ~up, "high_mean": dead & up, "region_mean": dead}
     for name, tokens in expected.items():
@@ -1005,16 +1024,18 @@ def test_clip_ratio_on_the_boundary_and_without_advantage():
     for adv in (1.0, -1.0):
         adv = torch.tensor([adv], dtype=torch.float64)
         (grad,) = torch.autograd.grad(
-            clipped_surrogate(logp, old_logp, adv, epsilon, epsilon_high).sum(), logp
+            surrogate(logp, old_logp, adv, epsilon, epsilon_high).sum(), logp
         )
         assert (grad != 0).all()
         assert (
-            clip_ratio(logp, old_logp, adv, torch.ones(1, 3), epsilon, epsilon_high)["region_mean"]
+            ratios_clipped(logp, old_logp, adv, torch.ones(1, 3), epsilon, epsilon_high)[
+                "region_mean"
+            ]
             == 0
         )
     far = torch.full((1, 3), 5.0, dtype=torch.float64)
     assert (
-        clip_ratio(far, old_logp, torch.zeros(1, dtype=torch.float64), torch.ones(1, 3))[
+        ratios_clipped(far, old_logp, torch.zeros(1, dtype=torch.float64), torch.ones(1, 3))[
             "region_mean"
         ]
         == 0
@@ -1074,14 +1095,14 @@ def test_no_function_writes_to_its_arguments():
     everything = [*args, rewards, finished, weights]
     before = [x.detach().clone() for x in everything]
     group_advantage(rewards, 4), frac_reward_zero_std(rewards, 4)
-    for loss_type in LOSSES:
+    for loss_type in ALL_LOSSES:
         full_loss(loss_type, *args)
     truncation_mask(mask, finished).zero_()  # a new tensor: writing to it reaches no argument
     aggregate(ref_logp, weights)
-    for loss_type in LOSSES:
-        token_weights(mask, loss_type, MAX_LEN).zero_()
+    for loss_type in ALL_LOSSES:
+        weights_of(mask, loss_type).zero_()
     (
-        clip_ratio(logp, old_logp, adv, mask),
+        ratios_clipped(logp, old_logp, adv, mask),
         logp_difference(old_logp, logp, mask),
         masked_mean(logp, mask),
     )
@@ -1104,18 +1125,17 @@ def test_no_function_writes_to_its_arguments():
 @pytest.mark.parametrize(
     "call",
     [
-        lambda lp, adv, m: clipped_surrogate(
-            lp, lp[:, 1:], adv
-        ),  # the off-by-one of a second shift
-        lambda lp, adv, m: clipped_surrogate(lp, lp, adv[:, None]),  # (B, 1) would broadcast
-        lambda lp, adv, m: clipped_surrogate(lp, lp, adv[:1]),
+        lambda lp, adv, m: surrogate(lp, lp[:, 1:], adv),  # the off-by-one of a second shift
+        lambda lp, adv, m: surrogate(lp, lp, adv[:, None]),  # (B, 1) would broadcast
+        lambda lp, adv, m: surrogate(lp, lp, adv[:1]),
         lambda lp, adv, m: kl_k3(lp, lp[:1]),  # (1, T) would broadcast
         lambda lp, adv, m: nll(lp[0]),
         lambda lp, adv, m: aggregate(lp, m[:, :1]),
         lambda lp, adv, m: token_weights(m[0], "grpo"),
         lambda lp, adv, m: truncation_mask(m, m),
         lambda lp, adv, m: masked_mean(lp, m[:1]),
-        lambda lp, adv, m: clip_ratio(lp, lp, adv, m[:, :1]),
+        lambda lp, adv, m: clip_ratio(lp > 0, adv, m[:, :1]),
+        lambda lp, adv, m: clipped_tokens(lp, lp[:, 1:], adv, m, 0.8, 1.2),
         lambda lp, adv, m: logp_difference(lp, lp, m[:, 1:]),
         lambda lp, adv, m: group_advantage(adv.view(3, 4), 4),
         lambda lp, adv, m: sequence_logp(lp, m[:, :1]),
@@ -1141,8 +1161,12 @@ def test_slide_size_and_imports():
     """losses.py imports torch only, and each function's code (docstring aside) fits on a slide: 15 lines."""
     source = Path(losses.__file__).read_text()
     tree = ast.parse(source)
-    imported = [n for n in ast.walk(tree) if isinstance(n, (ast.Import, ast.ImportFrom))]
-    assert [ast.unparse(n) for n in imported] == ["import torch"]
+    imported = {
+        getattr(n, "module", None) or n.names[0].name
+        for n in ast.walk(tree)
+        if isinstance(n, (ast.Import, ast.ImportFrom))
+    }
+    assert imported == {"torch", "typing", "collections.abc"}
     functions = [n for n in tree.body if isinstance(n, ast.FunctionDef)]
     assert len(functions) > 10
     for f in functions:

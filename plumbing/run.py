@@ -1,0 +1,131 @@
+"""The steps of a training run and its directory: a generator, not a trainer.
+
+    with Run(args, save_model, model_bytes, optimizer, resume) as run:
+        for step in run.steps(max_steps):  # 1, 2, ...; a run that goes on begins where it stopped
+            ...                            # the learning rate is set already
+            run.log(metrics, ("loss",))    # metrics.jsonl, screen
+    run.publish()
+
+When the body has ended, the step is saved if that is due. Ctrl-C lets a step end, and saves it.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from plumbing import flags, rundir, stopping
+from plumbing.arguments import write_args
+from plumbing.log import MetricsLog, metrics_of
+
+
+def lr_scale(step: int, max_steps: int, warmup_steps: float = 0, kind: str = "linear") -> float:
+    """Return the learning rate at `step` (from 0) as a share of its peak.
+
+    Linear warm-up, then SCHEDULES[kind] down to max_steps. warmup_steps below 1: a share of these.
+    """
+    warmup = round(warmup_steps * max_steps) if warmup_steps < 1 else int(warmup_steps)
+    if step < warmup:
+        return (step + 1) / (warmup + 1)  # the first step is never wasted on a rate of 0
+    return flags.SCHEDULES[kind]((step - warmup) / max(1, max_steps - warmup))
+
+
+def optimizer_bytes(optimizer) -> int:
+    """Count the bytes of an AdamW's two moments, as state.pt holds them."""
+    each = 1 if "8bit" in type(optimizer).__name__ else 4
+    return sum(2 * each * q.numel() for group in optimizer.param_groups for q in group["params"])
+
+
+class Run(contextlib.ExitStack):
+    """A run's directory and the steps in it. `step` counts those that were begun.
+
+    save_model(directory) writes model_bytes. resume: the checkpoint to go on from.
+    folder: where to write, if it is not --output-dir. more: JSON values to keep in checkpoints.
+    title and where: what the progress bar and the sentence after Ctrl-C call the training.
+    """
+
+    def __init__(
+        self,
+        args,
+        save_model: Callable[[Path], None],
+        model_bytes: int,
+        optimizer,
+        resume: Path | None = None,
+        folder: Path | None = None,
+        more: dict | None = None,
+        title: str = "train",
+        where: str = "",
+    ):
+        super().__init__()
+        self.args, self.optimizer, self.out = args, optimizer, Path(folder or args.output_dir)
+        self.write_weights, self.model_bytes = save_model, model_bytes
+        self.state_bytes = optimizer_bytes(optimizer)
+        self.more, self.title, self.where = more, title, where
+        self.step, self.max_steps, self.shown = 0, None, {}
+        if resume:
+            state = rundir.load_state(resume)
+            optimizer.load_state_dict(state["optimizer"])
+            self.step = state["step"]
+            if more is not None:
+                more |= state["more"]
+            del state  # the optimizer has it now
+        if folder is None:
+            write_args(self.out, args)
+        self.history = MetricsLog(self.out, metrics_of(resume), args.report_to, args.logging_steps)
+        rundir.set_aside_later(self.out, resume)
+
+    def steps(self, max_steps: int) -> Iterator[int]:
+        """Yield the number of each step that remains, and save it when its body has ended."""
+        self.max_steps, peak = max_steps, self.optimizer.defaults["lr"]
+        schedule = self.args.warmup_steps, self.args.lr_scheduler_type
+        bar = tqdm(
+            total=max_steps, initial=self.step, desc=self.title, unit="step", leave=not self.where
+        )
+        stop = self.enter_context(stopping.Stop())  # until the `with` of the run ends
+        while self.step < max_steps:
+            self.learning_rate = peak * lr_scale(self.step, max_steps, *schedule)
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.learning_rate
+            self.step += 1
+            yield self.step
+            bar.update()
+            bar.set_postfix(self.shown)
+            leaving = stop.requested  # asked once: the step named below is the one saved here
+            if leaving or self.due(self.args.save_steps):
+                self.save(leaving)
+            if leaving:
+                bar.close()
+                stop.leave(
+                    f"stopped{self.where} after step {self.step}; "
+                    "go on with --resume-from-checkpoint"
+                )
+        bar.close()
+
+    def due(self, every: int) -> bool:
+        """Tell whether this step is the last or a multiple of `every`; 0: the last only."""
+        return self.step == self.max_steps or every > 0 and self.step % every == 0
+
+    def log(self, metrics: dict[str, float], show: Sequence[str] = ()):
+        """Write a line of this step, and print `show` of it; the bar has the first of these."""
+        self.history.log(self.step, metrics, show, self.step == self.max_steps)
+        self.shown = {name: f"{metrics[name]:.3f}" for name in show[:1]}
+
+    def save(self, leaving: bool = False):
+        """Write a checkpoint of this step."""
+        state = {"optimizer": self.optimizer.state_dict()}
+        if self.more is not None:
+            state["more"] = self.more
+        needed, keep = self.model_bytes + self.state_bytes, self.args.save_total_limit
+        rundir.save_checkpoint(
+            self.out, self.step, self.save_model, state, self.history, keep, needed, leaving
+        )
+
+    def save_model(self, directory: Path):
+        """Write the model and the args.json that belongs to it."""
+        self.write_weights(directory)
+        write_args(directory, self.args)
+
+    def publish(self):
+        """Write the finished model into the run's directory."""
+        rundir.publish(self.out, self.save_model, self.model_bytes)
