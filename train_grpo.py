@@ -36,9 +36,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import Module
 
 import data
 import logps
@@ -51,8 +53,9 @@ import update
 from grading import answers, boxes
 from grading.judges import RewardModel, names_checkpoint
 from grading.metrics import reflections
-from plumbing import device, disk, flags, plots, records, rundir, running, stopping
+from plumbing import device, disk, flags, plots, records, results, rundir, running, stopping
 from plumbing.errors import UserError
+from plumbing.flags import int_from_0, int_from_1, not_negative, share
 from plumbing.log import say
 from plumbing.run import Run
 from tasks import toy
@@ -68,47 +71,19 @@ WHAT_TO_WATCH = (
 
 
 def add_rollout_flags(p: flags.Parser) -> None:
-    g = p.add_argument_group("rollout")
-    g.add_argument(
-        "--prompts-per-step", type=flags.int_from_1, default=8, help="N, questions asked per step"
-    )
-    g.add_argument(
-        "--num-generations",
-        type=flags.int_from_1,
-        default=8,
-        help="G, completions per question (at least 2)",
-    )
-    g.add_argument(
-        "--max-completion-length",
-        type=flags.int_from_1,
-        default=512,
-        help="tokens of a completion at most",
-    )
-    g.add_argument(
-        "--temperature",
-        type=flags.not_negative,
-        default=1.0,
-        help="sampling temperature; log-probs use the same",
-    )
-    g.add_argument(
-        "--top-p",
-        type=flags.share,
-        default=1.0,
-        help="sample among the likeliest tokens that make up this mass; "
-        "below 1 importance ratios are no longer exact",
-    )
-    g.add_argument(
-        "--top-k",
-        type=flags.int_from_0,
-        default=0,
-        help="sample among this many likeliest tokens, 0: all; "
-        "above 0 importance ratios are no longer exact",
-    )
+    add = p.add_argument_group("rollout").add_argument
+    add("--prompts-per-step", type=int_from_1, default=8, help="N, questions asked per step")
+    add("--num-generations", type=int_from_1, default=8, help="G, completions per question (>= 2)")
+    add("--max-completion-length", type=int_from_1, default=512, help="tokens of a completion")
+    add("--temperature", type=not_negative, default=1.0, help="of sampling; log-probs use the same")
+    more = "; importance ratios are then no longer exact"
+    add("--top-p", type=share, default=1.0, help="sample the likeliest tokens of this mass" + more)
+    add("--top-k", type=int_from_0, default=0, help="sample the k likeliest; 0: all" + more)
 
 
 def add_objective_flags(p: flags.Parser) -> None:
-    g = p.add_argument_group("objective")
-    g.add_argument(
+    add = p.add_argument_group("objective").add_argument
+    add(
         "--reward-funcs",
         nargs="+",
         default=["accuracy", "format"],
@@ -117,49 +92,33 @@ def add_objective_flags(p: flags.Parser) -> None:
         "sequence-classification checkpoint with one output, as a directory or hub name, "
         "which scores question and completion (default: accuracy format)",
     )
-    g.add_argument(
-        "--reward-weights",
-        nargs="+",
-        type=float,
-        metavar="W",
-        help="one weight per reward; default: all 1",
-    )
-    g.add_argument(
+    add("--reward-weights", nargs="+", type=float, metavar="W", help="one per reward; default: 1")
+    add(
         "--loss-type",
         choices=sorted(losses.LOSSES),
         default="grpo",
         help="which mean over tokens: grpo of each completion, then of all; "
         "dapo and bnpo over all tokens; dr_grpo by a constant",
     )
-    g.add_argument(
+    add(
         "--scale-rewards",
         choices=["group", "none"],
         default="group",
         help="divide advantages by the group's standard deviation, or not (Dr. GRPO)",
     )
-    g.add_argument(
-        "--beta",
-        type=flags.not_negative,
-        default=0.0,
-        help="weight of KL(policy || reference); 0 needs no reference",
-    )
-    g.add_argument(
+    add("--beta", type=not_negative, default=0.0, help="weight of KL(policy || reference)")
+    add(
         "--epsilon",
-        type=flags.not_negative,
-        help="clip the ratio below 1 - epsilon; default: that of --loss-type, 0.2 for those here",
+        type=not_negative,
+        help="clip the ratio below 1 - epsilon; default: what --loss-type says, 0.2",
     )
-    g.add_argument(
+    add(
         "--epsilon-high",
-        type=flags.not_negative,
+        type=not_negative,
         help="clip the ratio above 1 + this; default: epsilon (DAPO's clip-higher: 0.28)",
     )
-    g.add_argument(
-        "--num-iterations",
-        type=flags.int_from_1,
-        default=1,
-        help="mu, updates on each rollout; clipping matters above 1 only",
-    )
-    g.add_argument(
+    add("--num-iterations", type=int_from_1, default=1, help="mu, updates on each rollout")
+    add(
         "--mask-truncated-completions",
         action="store_true",
         default=False,
@@ -253,18 +212,25 @@ def micro_batches(
 
 
 @torch.no_grad()
-def frozen_logps(policy, batches: Iterable, logps_of: Callable) -> Tensor:
+def frozen_logps(policy: Module, batches: Iterable, logps_of: Callable) -> Tensor:
     """Compute log-probs of all rows without gradient, a micro-batch at a time: (B, T), CPU."""
     return torch.cat([logps_of(policy, batch).cpu() for _, batch in batches])
 
 
+class Objective(NamedTuple):
+    """What a token costs: a row of LOSSES, the clip range of its ratio, the weight of the KL."""
+
+    loss: losses.Loss
+    low: float
+    high: float
+    beta: float
+
+
 def grpo_gradient(
-    policy,
+    policy: Module,
     batches: Iterable,
     logps_of: Callable,
-    loss_fn: losses.Loss,
-    clip: tuple[float, float],
-    beta: float,
+    objective: Objective,
     adv: Tensor,
     counted: Tensor,
     weights: Tensor,
@@ -276,11 +242,12 @@ def grpo_gradient(
     adv: (B,); counted: (B, T), 1 where a token counts; weights: (B, T), of the whole update.
     old_logp None: on-policy, the ratio is 1 and no second pass is needed. ref_logp None: no KL.
     """
+    term, low, high, beta = objective.loss.term, objective.low, objective.high, objective.beta
     loss, new_logp, entropy = 0.0, torch.zeros_like(counted), torch.zeros_like(counted)
     for rows, batch in batches:
         logp, spread = logps_of(policy, batch, entropy=True)  # (rows, T)
         old = logp.detach() if old_logp is None else old_logp[rows].to(logp)
-        per_token = loss_fn.term(logp, old, adv[rows].to(logp), counted[rows].to(logp), *clip)
+        per_token = term(logp, old, adv[rows].to(logp), counted[rows].to(logp), low, high)
         if ref_logp is not None:
             per_token = per_token + beta * losses.kl_k3(logp, ref_logp[rows].to(logp))
         part = losses.aggregate(per_token, weights[rows].to(logp))
@@ -386,12 +353,6 @@ def answers_file(folder: Path, names: list[str], name: str, step: int) -> Path:
     return folder / f"eval_{names.index(name)}_{short}_{step:06d}.jsonl"
 
 
-def scores_of(line: dict[str, float], name: str) -> dict[str, float]:
-    """Pick one held-out set's scores out of a line of metrics: accuracy, n, format_rate, ..."""
-    start = f"eval/{name}/"
-    return {key.removeprefix(start): v for key, v in line.items() if key.startswith(start)}
-
-
 def save_samples(
     folder: Path,
     step: int,
@@ -431,20 +392,6 @@ def save_samples(
     plots.plot_samples(rows, folder / f"step_{step:06d}.png", title)
 
 
-def print_before(before: dict[str, float], names: list[str]) -> None:
-    """Print the held-out sets' scores before training."""
-    for name in names:
-        scores = scores_of(before, name)
-        line = (
-            f"before: {name}: accuracy {scores['accuracy']:.3f}, "
-            f"of readable answers {scores['accuracy_parsed']:.3f}, "
-            f"format {scores['format_rate']:.3f}"
-        )
-        if "iou" in scores:
-            line += f", mean IoU {scores['iou']:.3f}"
-        print(line)
-
-
 def draw_curves(
     lines: list[dict], png: Path, names: list[str], reward_funcs: list[str], beta: float, title: str
 ) -> None:
@@ -459,40 +406,6 @@ def draw_curves(
         ("reflection words per completion (wait, re-check, ...)", ["completions/reflection_words"]),
     ]
     plots.plot_curve(lines, png, panels, title)
-
-
-def report(before: dict, after: dict, names: list[str], steps: int, out: Path) -> None:
-    """Write result.json, and print the held-out sets' scores before and after."""
-    first = names[0]
-    result = {
-        "accuracy": after[f"eval/{first}/accuracy"],
-        "n": int(after[f"eval/{first}/n"]),
-        "accuracy_before": before[f"eval/{first}/accuracy"],
-        "data": first,
-        "steps": steps,
-        "before": {key: v for key, v in before.items() if key.startswith("eval/")},
-        "after": {key: v for key, v in after.items() if key.startswith("eval/")},
-    }
-    disk.write_json(out / "result.json", result)
-    print(
-        f"\n{'greedy accuracy':<28}{'before':>8}{'after':>8}   95 % interval   "
-        "readable answers only   format"
-    )
-    for name in names:
-        b, a = scores_of(before, name), scores_of(after, name)
-        print(
-            f"{name + ' (' + str(int(a['n'])) + ')':<28}"
-            f"{b['accuracy']:>8.3f}{a['accuracy']:>8.3f}   "
-            f"{a['accuracy_low']:.3f} - {a['accuracy_high']:.3f}   "
-            f"{b['accuracy_parsed']:.3f} -> {a['accuracy_parsed']:.3f}          "
-            f"{b['format_rate']:.3f} -> {a['format_rate']:.3f}"
-        )
-        if "iou" in a:
-            print(f"{'  mean IoU':<28}{b['iou']:>8.3f}{a['iou']:>8.3f}")
-    print(
-        f"the model is in {out}, the curve in {out}/curve.png, "
-        f"answers before and after in {out}/samples/before_after.png"
-    )
 
 
 # --- the whole run ---
@@ -545,8 +458,8 @@ def main(args: argparse.Namespace) -> None:
     optimizer = update.make_optimizer(args.optim, trained, args.learning_rate)
     save_model = partial(model.save, policy, processor)
     model_bytes = model.saved_bytes(policy, processor)
-    loss_fn = losses.LOSSES[args.loss_type]
     clip = losses.clip_range(args.epsilon, args.epsilon_high)
+    objective = Objective(losses.LOSSES[args.loss_type], *clip, args.beta)
     logps_of = partial(
         logps.token_logps, temperature=args.temperature, suppress=processor.special.vision_ids
     )
@@ -579,7 +492,7 @@ def main(args: argparse.Namespace) -> None:
         print(WHAT_TO_WATCH)
         if run.step == 0:
             before = evaluate(ask, eval_sets, 0, out / "samples")
-            print_before(before, names)
+            results.print_before(before, names)
             run.log(before)
         for step in run.steps(max_steps):
             started = time.perf_counter()
@@ -644,9 +557,7 @@ def main(args: argparse.Namespace) -> None:
                     policy,
                     batches(),
                     logps_of,
-                    loss_fn,
-                    clip,
-                    args.beta,
+                    objective,
                     adv,
                     counted,
                     weights,
@@ -654,7 +565,7 @@ def main(args: argparse.Namespace) -> None:
                     ref_logp,
                 )
                 old = new_logp if old_logp is None else old_logp
-                clipped = loss_fn.clipped(new_logp, old, adv, counted, *clip)  # (B, T)
+                clipped = objective.loss.clipped(new_logp, old, adv, counted, *clip)  # (B, T)
                 clips.append(losses.clip_ratio(clipped, adv, counted))
                 if iteration == 0:
                     first_logp, first_entropy = new_logp, entropy
@@ -710,7 +621,11 @@ def main(args: argparse.Namespace) -> None:
         records.read_lines(answers_file(out / "samples", names, names[0], 0)),
         records.read_lines(answers_file(out / "samples", names, names[0], run.step)),
     )
-    report(before, after, names, run.step, out)
+    results.save_comparison(before, after, names, run.step, out)
+    print(
+        f"the model is in {out}, the curve in {out}/curve.png, "
+        f"answers before and after in {out}/samples/before_after.png"
+    )
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ import rollout
 import tasks
 import update
 from grading import boxes
-from plumbing import device, disk, flags, plots, rundir, running, stopping
+from plumbing import device, disk, flags, plots, results, rundir, running, stopping
 from plumbing.run import Run
 from tasks import teacher, toy
 
@@ -102,31 +102,6 @@ def draw_answers(name: str, examples: list, texts: list[str], step: int, path: P
         for example, text in zip(examples[:8], texts)
     ]
     plots.plot_samples(rows, path, f"greedy answers on {name}, step {step}")
-
-
-def report(final: dict[str, float], names: list[str], step: int, out: Path) -> None:
-    """Write result.json, and print a line for each held-out set."""
-    first = names[0]
-    result = {
-        "accuracy": final[f"eval/{first}/accuracy"],
-        "n": int(final[f"eval/{first}/n"]),
-        "data": first,
-        "steps": step,
-    }
-    evaluated = {key: value for key, value in final.items() if key.startswith("eval/")}
-    disk.write_json(out / "result.json", result | evaluated)
-    for name in names:
-        line = (
-            f"{name}: accuracy {final[f'eval/{name}/accuracy']:.3f} "
-            f"of {int(final[f'eval/{name}/n'])} greedy answers, "
-            f"format {final[f'eval/{name}/format_rate']:.3f}"
-        )
-        if f"eval/{name}/iou" in final:
-            line += f", mean IoU {final[f'eval/{name}/iou']:.3f}"
-        print(line)
-    print(
-        f"the model is in {out}; what it said is in {out}/samples, the curve in {out / 'curve.png'}"
-    )
 
 
 def main(args: argparse.Namespace) -> None:
@@ -256,7 +231,10 @@ def main(args: argparse.Namespace) -> None:
     panels = [("loss", ["loss"]), ("gradient norm", ["grad_norm"]), ("greedy accuracy", accuracies)]
     title = f"train_sft.py, {args.model}, {args.data}"
     plots.plot_curve(run.history.lines, out / "curve.png", panels, title)
-    report(final, list(eval_sets), run.step, out)
+    results.save_after(final, list(eval_sets), run.step, out)
+    print(
+        f"the model is in {out}; what it said is in {out}/samples, the curve in {out / 'curve.png'}"
+    )
 
 
 if __name__ == "__main__":

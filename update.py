@@ -3,7 +3,7 @@
 import functools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -13,10 +13,11 @@ from tqdm import tqdm
 import data
 import losses
 from logps import token_logps
-from plumbing import device, disk, flags, records, rundir, stopping
+from plumbing import device, disk, records, rundir, stopping
 from plumbing.errors import UserError
 from plumbing.iterations import Models
 from plumbing.log import MetricsLog, metrics_of, say
+from plumbing.run import lr_scale, optimizer_bytes
 from tasks.example import Example, Pair
 from tasks.prompts import with_question
 
@@ -221,41 +222,33 @@ def default_learning_rate(pairs: bool, lora_r: int) -> float:
     return LEARNING_RATE["pairs" if pairs else "items", "lora" if lora_r else "full"]
 
 
-def lr_scale(step, max_steps, warmup_steps=0, kind="linear"):
-    """Learning rate at `step` (0-based) as a share of its peak: linear warm-up, then SCHEDULES[kind] down to step max_steps.
-
-    warmup_steps below 1 is a share of max_steps (transformers 5). The first step is never wasted on a rate of 0.
-    """
-    warmup = round(warmup_steps * max_steps) if warmup_steps < 1 else int(warmup_steps)
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
-    return flags.SCHEDULES[kind]((step - warmup) / max(1, max_steps - warmup))
-
-
-def make_optimizer(name, parameters, learning_rate, betas=(0.9, 0.999)):
-    """AdamW without weight decay over float32 `parameters`; adamw_8bit needs bitsandbytes."""
+def make_optimizer(
+    name: str, parameters: list, learning_rate: float, betas: tuple[float, float] = (0.9, 0.999)
+) -> torch.optim.Optimizer:
+    """Make AdamW without weight decay over float32 parameters; adamw_8bit needs bitsandbytes."""
+    options = {"lr": learning_rate, "betas": betas, "weight_decay": 0.0}
     if name == "adamw":
-        return torch.optim.AdamW(parameters, lr=learning_rate, betas=betas, weight_decay=0.0)
+        return torch.optim.AdamW(parameters, **options)
     try:
         import bitsandbytes
     except ImportError:
         raise UserError(
             "--optim adamw_8bit needs bitsandbytes: pip install bitsandbytes, or use --optim adamw"
         ) from None
-    return bitsandbytes.optim.AdamW8bit(parameters, lr=learning_rate, betas=betas, weight_decay=0.0)
+    return bitsandbytes.optim.AdamW8bit(parameters, **options)
 
 
-def optimizer_bytes(optimizer):
-    """Bytes of an AdamW's two moments, as state.pt holds them."""
-    each = 1 if "8bit" in type(optimizer).__name__ else 4
-    return sum(2 * each * q.numel() for group in optimizer.param_groups for q in group["params"])
+NOT_FINITE = (
+    "begin another --output-dir with the last checkpoint as --model and a lower --learning-rate, "
+    "or with --dtype float32"
+)
 
 
-NOT_FINITE = "begin another --output-dir with the last checkpoint as --model and a lower --learning-rate, or with --dtype float32"
+def clip_gradient(parameters: Iterable, max_norm: float, step: int) -> float:
+    """Clip the gradient to max_norm (0: not at all), and return its norm before that.
 
-
-def clip_gradient(parameters, max_norm, step):
-    """Clips to max_norm (0: not at all) and returns the norm before that, a float. UserError, before the weights are spoiled, if it is not finite."""
+    UserError if it is not finite, before the weights are spoiled.
+    """
     norm = float(torch.nn.utils.clip_grad_norm_(parameters, max_norm or math.inf))
     if not math.isfinite(norm):
         raise UserError(f"the gradient of step {step} is {norm}; {NOT_FINITE}")

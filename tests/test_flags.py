@@ -15,7 +15,7 @@ import torch
 
 import data
 import update
-from plumbing import device, flags, running
+from plumbing import device, flags, run, running
 from plumbing.errors import UserError
 from plumbing.text import cut
 
@@ -327,9 +327,7 @@ def test_epoch_order_is_a_permutation_and_pure():
 
 
 def test_schedules_in_closed_form():
-    scale = lambda kind, **more: [
-        update.lr_scale(step, 10, kind=kind, **more) for step in range(10)
-    ]
+    scale = lambda kind, **more: [run.lr_scale(step, 10, kind=kind, **more) for step in range(10)]
     assert scale("constant") == [1.0] * 10
     assert scale("linear") == pytest.approx([1 - s / 10 for s in range(10)])
     assert scale("cosine") == pytest.approx(
@@ -339,31 +337,31 @@ def test_schedules_in_closed_form():
 
 
 def test_warmup_is_linear_never_zero_and_continuous():
-    got = [update.lr_scale(step, 10, 4, "linear") for step in range(10)]
+    got = [run.lr_scale(step, 10, 4, "linear") for step in range(10)]
     assert got == pytest.approx([1 / 5, 2 / 5, 3 / 5, 4 / 5, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6])
-    assert [update.lr_scale(step, 10, 4, "constant") for step in range(10)] == pytest.approx(
+    assert [run.lr_scale(step, 10, 4, "constant") for step in range(10)] == pytest.approx(
         [0.2, 0.4, 0.6, 0.8] + [1] * 6
     )
-    cosine = [update.lr_scale(step, 10, 4, "cosine") for step in range(4, 10)]
+    cosine = [run.lr_scale(step, 10, 4, "cosine") for step in range(4, 10)]
     assert cosine == pytest.approx([(1 + math.cos(math.pi * s / 6)) / 2 for s in range(6)])
 
 
 def test_warmup_below_one_is_a_share_of_all_steps():
     for kind in flags.SCHEDULES:
-        assert [update.lr_scale(s, 40, 0.1, kind) for s in range(40)] == [
-            update.lr_scale(s, 40, 4, kind) for s in range(40)
+        assert [run.lr_scale(s, 40, 0.1, kind) for s in range(40)] == [
+            run.lr_scale(s, 40, 4, kind) for s in range(40)
         ]
-        assert [update.lr_scale(s, 40, 0.0, kind) for s in range(40)] == [
-            update.lr_scale(s, 40, 0, kind) for s in range(40)
+        assert [run.lr_scale(s, 40, 0.0, kind) for s in range(40)] == [
+            run.lr_scale(s, 40, 0, kind) for s in range(40)
         ]
-    assert update.lr_scale(0, 40, 1) == 0.5  # 1 is one step, not all of them
+    assert run.lr_scale(0, 40, 1) == 0.5  # 1 is one step, not all of them
 
 
 @pytest.mark.parametrize("kind", flags.SCHEDULES)
 @pytest.mark.parametrize("warmup", [0, 0.3, 1, 5, 100])
 def test_no_step_is_wasted_on_a_rate_of_zero(kind, warmup):
     for steps in (1, 2, 7, 100):
-        shares = [update.lr_scale(s, steps, warmup, kind) for s in range(steps)]
+        shares = [run.lr_scale(s, steps, warmup, kind) for s in range(steps)]
         assert all(0 < share <= 1 for share in shares)
 
 
