@@ -50,8 +50,7 @@ import rewards
 import rollout
 import tasks
 import update
-from grading import answers, boxes
-from grading.judges import RewardModel, names_checkpoint
+from grading import answers, boxes, judges
 from grading.metrics import reflections
 from plumbing import device, disk, flags, plots, records, results, rundir, running, stopping
 from plumbing.errors import UserError
@@ -145,7 +144,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     if args.temperature == 0:
         p.error("--temperature must be above 0: greedy completions of one prompt are all the same")
     known = rewards.REWARDS
-    unknown = [n for n in args.reward_funcs if n not in known and not names_checkpoint(n)]
+    unknown = [n for n in args.reward_funcs if n not in known and not judges.names_checkpoint(n)]
     if unknown:
         p.error(
             f"--reward-funcs {unknown[0]} is neither a reward ({', '.join(sorted(known))}) "
@@ -174,7 +173,7 @@ def score(
     completions: list[str],
     examples: list,
     names: list[str],
-    judges: dict[str, RewardModel],
+    reward_models: dict[str, judges.RewardModel],
     lengths: list[int],
     max_completion_length: int,
     batch_size: int,
@@ -183,12 +182,12 @@ def score(
 
     lengths: tokens of each completion. batch_size: rows at a time for rewards that are models.
     """
-    formulas = [name for name in names if name not in judges]
+    formulas = [name for name in names if name not in reward_models]
     parts, failed = rewards.reward_parts(
         completions, examples, formulas, lengths, max_completion_length
     )
     questions = [example.question for example in examples]
-    for name, judge in judges.items():
+    for name, judge in reward_models.items():
         values = judge.score(questions, completions, batch_size)
         failed[name] = sum(not math.isfinite(value) for value in values)
         parts[name] = [finite_or_zero(value) for value in values]
@@ -449,8 +448,8 @@ def main(args: argparse.Namespace) -> None:
     for asked in (examples, *eval_sets.values()):
         data.check_fit(asked, processor, *how)
     reference = model.Reference(policy, args) if args.beta else None
-    judges = {
-        name: RewardModel(name, policy.device, logps.core_of(policy).compute_dtype)
+    reward_models = {
+        name: judges.RewardModel(name, policy.device, logps.core_of(policy).compute_dtype)
         for name in args.reward_funcs
         if name not in rewards.REWARDS
     }
@@ -522,7 +521,7 @@ def main(args: argparse.Namespace) -> None:
                 completions,
                 [example for example in chosen for _ in range(G)],
                 args.reward_funcs,
-                judges,
+                reward_models,
                 roll.lengths.tolist(),
                 args.max_completion_length,
                 args.micro_batch_size,

@@ -1190,3 +1190,62 @@ def test_rollout_agrees_by_ratios_and_by_kl():
     assert not agrees(moved(10, math.log(2.0)))  # 0.307 x 1 %
     assert agrees(moved(11, math.log(1.2)), (torch.arange(1000) > 1).view(10, 100).float())
     assert not agrees(torch.full_like(logp, math.nan))
+
+
+# --- a loss whose ratio is the sequence's: a term and a row, nothing else ---
+
+
+def sequence_ratio(logp, old_logp, mask):
+    """GSPO, eq. 7 of arXiv:2507.18071: the geometric mean of the tokens' ratios, (B, 1)."""
+    log_ratio = (logp - old_logp.detach()) * mask
+    return (log_ratio.sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)).exp()
+
+
+def gspo(logp, old_logp, adv, mask, low, high):
+    ratio = sequence_ratio(logp, old_logp, mask).expand_as(logp)
+    adv = adv[:, None]
+    return -torch.minimum(ratio * adv, ratio.clamp(low, high) * adv)
+
+
+def gspo_clipped(logp, old_logp, adv, mask, low, high):
+    ratio, adv = sequence_ratio(logp, old_logp, mask), adv[:, None]
+    return (((ratio < low) & (adv < 0)) | ((ratio > high) & (adv > 0))).expand_as(logp)
+
+
+def gmpo(logp, old_logp, adv, mask, low, high):
+    """GMPO, eq. 4 of arXiv:2507.20673: each token is clipped, then the ratios' geometric mean."""
+    log_ratio, sign = logp - old_logp.detach(), adv.sign()[:, None]
+    clipped = log_ratio.clamp(math.log(low), math.log(high))
+    least = sign * torch.minimum(sign * log_ratio, sign * clipped) * mask  # (B, T)
+    mean = least.sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)
+    return -(mean.exp() * adv[:, None]).expand_as(logp)
+
+
+SEQUENCE_LOSSES = {
+    "gspo": losses.Loss(gspo, losses.seq_mean, gspo_clipped, (0.1, 0.15)),
+    "gmpo": losses.Loss(gmpo, losses.seq_mean, epsilon=(0.3, 0.5)),
+}
+
+
+@pytest.mark.parametrize("name", SEQUENCE_LOSSES)
+def test_a_sequence_level_loss_is_a_term_and_a_row(name, monkeypatch):
+    monkeypatch.setitem(LOSSES, name, SEQUENCE_LOSSES[name])
+    logp, old_logp, ref_logp, adv, mask = make_batch(noise=0.6)
+    loss = LOSSES[name]
+    bounds = clip_range(*loss.epsilon)
+    full = full_loss(name, logp, old_logp, ref_logp, adv, mask)
+    (full_grad,) = torch.autograd.grad(full, logp)
+    weights, total = token_weights(mask, name), 0.0
+    for rows in torch.arange(12).split([5, 7]):  # micro-batches of whole rows add up
+        part = [x[rows] for x in (logp, old_logp, ref_logp, adv, mask)]
+        total = total + full_loss(name, *part, weights=weights[rows])
+    (grad,) = torch.autograd.grad(total, logp)
+    assert total.item() == pytest.approx(full.item(), abs=1e-12)
+    torch.testing.assert_close(grad, full_grad, atol=1e-12, rtol=0)
+    on_policy = loss.term(logp, logp.detach(), adv, mask, *bounds)
+    torch.testing.assert_close(on_policy, -adv[:, None].expand_as(logp))
+    clipped = loss.clipped(logp.detach(), old_logp, adv, mask, *bounds)
+    per_token = loss.term(logp, old_logp, adv, mask, *bounds)
+    (slope,) = torch.autograd.grad((per_token * weights).sum(), logp)
+    assert ((slope == 0) == (clipped | (mask == 0))).all()  # what the metric counts has no gradient
+    assert 0.05 < clip_ratio(clipped, adv, mask)["region_mean"] < 0.95

@@ -1,0 +1,122 @@
+"""Run: python -m pytest -q tests/test_run.py        (about 3 s on one core, no network)
+
+The steps of a training run: numbers, learning rates, when it saves, how it stops and goes on.
+"""
+
+import argparse
+import json
+import signal
+
+import pytest
+import torch
+
+from plumbing import rundir
+from plumbing.run import Run, lr_scale
+
+FLAGS = {
+    "warmup_steps": 2,
+    "lr_scheduler_type": "linear",
+    "save_steps": 2,
+    "save_total_limit": 9,
+    "report_to": "none",
+    "logging_steps": 1,
+}
+
+
+def make(out, resume=None, **more):
+    """A run of one weight, whose model is a file that holds it."""
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.AdamW([weight], lr=0.1, weight_decay=0.0)
+
+    def save_model(directory):
+        (directory / "model.txt").write_text(str(weight.item()))
+
+    args = argparse.Namespace(output_dir=str(out), **FLAGS)
+    run = Run(args, save_model, 10, optimizer, resume, **more)
+    run.weight = weight
+    return run
+
+
+def learn(run, until=None, max_steps=5):
+    """Train; send SIGTERM in the step `until`. Returns the numbers of the steps."""
+    steps = []
+    with run:
+        for step in run.steps(max_steps):
+            run.optimizer.zero_grad()
+            (run.weight * step).sum().backward()
+            run.optimizer.step()
+            run.log({"rate": run.learning_rate}, ("rate",))
+            steps.append(step)
+            if step == until:
+                signal.raise_signal(signal.SIGTERM)
+    return steps
+
+
+def names(out):
+    return [path.name for path in rundir.checkpoints(out)]
+
+
+def test_steps_are_numbered_from_one_and_saved_when_due(tmp_path):
+    run = make(tmp_path)
+    assert learn(run) == [1, 2, 3, 4, 5]
+    assert names(tmp_path) == ["checkpoint-2", "checkpoint-4", "checkpoint-5"]
+    rates = [line["rate"] for line in run.history.lines]
+    assert rates == [0.1 * lr_scale(step, 5, 2, "linear") for step in range(5)]
+    run.publish()
+    assert (tmp_path / "model.txt").is_file() and (tmp_path / "args.json").is_file()
+
+
+def test_a_signal_lets_the_step_end_and_saves_it_and_the_run_goes_on_as_if_nothing_was(tmp_path):
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    whole.mkdir(), halves.mkdir()
+    learn(make(whole))
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as left:
+        learn(make(halves), until=3)
+    assert left.value.code == 143 and signal.getsignal(signal.SIGTERM) is before
+    assert names(halves) == ["checkpoint-2", "checkpoint-3"]
+    run = make(halves, rundir.checkpoints(halves)[-1])
+    assert run.step == 3
+    run.weight.data.fill_(float((halves / "checkpoint-3" / "model.txt").read_text()))
+    assert learn(run) == [4, 5]
+    for name in ("model.txt", "metrics.jsonl"):
+        parts = [(out / "checkpoint-5" / name).read_text() for out in (whole, halves)]
+        assert parts[0] == parts[1], name
+
+
+def test_an_error_in_a_step_puts_the_signals_back_and_saves_nothing(tmp_path):
+    run, before = make(tmp_path), signal.getsignal(signal.SIGTERM)
+    with pytest.raises(RuntimeError), run:
+        for _ in run.steps(5):
+            assert signal.getsignal(signal.SIGTERM) is not before
+            raise RuntimeError
+    assert signal.getsignal(signal.SIGTERM) is before and not names(tmp_path)
+
+
+def test_before_the_first_step_a_signal_is_none_of_its_business(tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    with make(tmp_path) as run:
+        assert signal.getsignal(signal.SIGTERM) is before
+        run.log({"accuracy": 0.5})
+    [line] = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(line) == {"step": 0, "accuracy": 0.5}
+
+
+def test_a_part_of_a_run_has_a_folder_a_name_and_values_of_its_own(tmp_path, capsys):
+    folder = tmp_path / "iteration-1"
+    folder.mkdir()
+    where = " in the training of iteration 1,"
+    with pytest.raises(SystemExit):
+        learn(make(tmp_path, folder=folder, more={"total": 1.5}, where=where), until=1)
+    assert "stopped in the training of iteration 1, after step 1; go on" in capsys.readouterr().out
+    assert names(folder) == ["checkpoint-1"] and not (tmp_path / "args.json").exists()
+    kept = {"total": 0.0}
+    make(tmp_path, folder / "checkpoint-1", folder=folder, more=kept)
+    assert kept == {"total": 1.5}
+
+
+@pytest.mark.parametrize("every, due", [(0, [5]), (2, [2, 4, 5]), (7, [5])])
+def test_due_is_a_multiple_or_the_last(every, due, tmp_path):
+    run = make(tmp_path)
+    with run:
+        assert [step for step in run.steps(5) if run.due(every)] == due
