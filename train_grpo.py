@@ -75,9 +75,9 @@ def add_rollout_flags(p: flags.Parser) -> None:
     add("--num-generations", type=int_from_1, default=8, help="G, completions per question (>= 2)")
     add("--max-completion-length", type=int_from_1, default=512, help="tokens of a completion")
     add("--temperature", type=not_negative, default=1.0, help="of sampling; log-probs use the same")
-    more = "; importance ratios are then no longer exact"
-    add("--top-p", type=share, default=1.0, help="sample the likeliest tokens of this mass" + more)
-    add("--top-k", type=int_from_0, default=0, help="sample the k likeliest; 0: all" + more)
+    inexact = "importance ratios are no longer exact"
+    add("--top-p", type=share, default=1.0, help=f"mass of the likeliest; below 1 {inexact}")
+    add("--top-k", type=int_from_0, default=0, help=f"the k likeliest, 0: all; above 0 {inexact}")
 
 
 def add_objective_flags(p: flags.Parser) -> None:
@@ -89,7 +89,7 @@ def add_objective_flags(p: flags.Parser) -> None:
         metavar="NAME",
         help=f"rewards to add up: {', '.join(sorted(rewards.REWARDS))}; or a "
         "sequence-classification checkpoint with one output, as a directory or hub name, "
-        "which scores question and completion (default: accuracy format)",
+        "which scores question and completion",
     )
     add("--reward-weights", nargs="+", type=float, metavar="W", help="one per reward; default: 1")
     add(
@@ -106,16 +106,8 @@ def add_objective_flags(p: flags.Parser) -> None:
         help="divide advantages by the group's standard deviation, or not (Dr. GRPO)",
     )
     add("--beta", type=not_negative, default=0.0, help="weight of KL(policy || reference)")
-    add(
-        "--epsilon",
-        type=not_negative,
-        help="clip the ratio below 1 - epsilon; default: what --loss-type says, 0.2",
-    )
-    add(
-        "--epsilon-high",
-        type=not_negative,
-        help="clip the ratio above 1 + this; default: epsilon (DAPO's clip-higher: 0.28)",
-    )
+    add("--epsilon", type=not_negative, help="clip the ratio below 1 - this; default: loss's, 0.2")
+    add("--epsilon-high", type=not_negative, help="clip it above 1 + this; default: epsilon")
     add("--num-iterations", type=int_from_1, default=1, help="mu, updates on each rollout")
     add(
         "--mask-truncated-completions",
@@ -172,31 +164,24 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def score(
     completions: list[str],
     examples: list,
+    lengths: list[int],
+    limit: int,
     names: list[str],
     reward_models: dict[str, judges.RewardModel],
-    lengths: list[int],
-    max_completion_length: int,
-    batch_size: int,
+    size: int,
 ) -> tuple[dict[str, list[float]], dict[str, int]]:
     """Score each completion by each reward: ({name: B scores}, {name: failures}).
 
-    lengths: tokens of each completion. batch_size: rows at a time for rewards that are models.
+    lengths: tokens of each completion, `limit` at most. size: rows that a model reads at a time.
     """
     formulas = [name for name in names if name not in reward_models]
-    parts, failed = rewards.reward_parts(
-        completions, examples, formulas, lengths, max_completion_length
-    )
+    parts, failed = rewards.reward_parts(completions, examples, formulas, lengths, limit)
     questions = [example.question for example in examples]
     for name, judge in reward_models.items():
-        values = judge.score(questions, completions, batch_size)
-        failed[name] = sum(not math.isfinite(value) for value in values)
-        parts[name] = [finite_or_zero(value) for value in values]
+        values = torch.tensor(judge.score(questions, completions, size), dtype=torch.float64)
+        broken = ~values.isfinite()
+        failed[name], parts[name] = int(broken.sum()), values.masked_fill(broken, 0.0).tolist()
     return {name: parts[name] for name in names}, failed  # in the order of --reward-weights
-
-
-def finite_or_zero(value: float) -> float:
-    """Return the value, or 0.0 for NaN and infinity."""
-    return value if math.isfinite(value) else 0.0
 
 
 def micro_batches(
@@ -211,9 +196,9 @@ def micro_batches(
 
 
 @torch.no_grad()
-def frozen_logps(policy: Module, batches: Iterable, logps_of: Callable) -> Tensor:
+def frozen_logps(policy: Module, batches: Iterable, logp_of: Callable) -> Tensor:
     """Compute log-probs of all rows without gradient, a micro-batch at a time: (B, T), CPU."""
-    return torch.cat([logps_of(policy, batch).cpu() for _, batch in batches])
+    return torch.cat([logp_of(policy, batch).cpu() for _, batch in batches])
 
 
 class Objective(NamedTuple):
@@ -228,7 +213,7 @@ class Objective(NamedTuple):
 def grpo_gradient(
     policy: Module,
     batches: Iterable,
-    logps_of: Callable,
+    logp_of: Callable,
     objective: Objective,
     adv: Tensor,
     counted: Tensor,
@@ -244,7 +229,7 @@ def grpo_gradient(
     term, low, high, beta = objective.loss.term, objective.low, objective.high, objective.beta
     loss, new_logp, entropy = 0.0, torch.zeros_like(counted), torch.zeros_like(counted)
     for rows, batch in batches:
-        logp, spread = logps_of(policy, batch, entropy=True)  # (rows, T)
+        logp, spread = logp_of(policy, batch, entropy=True)  # (rows, T)
         old = logp.detach() if old_logp is None else old_logp[rows].to(logp)
         per_token = term(logp, old, adv[rows].to(logp), counted[rows].to(logp), low, high)
         if ref_logp is not None:
@@ -427,13 +412,16 @@ def main(args: argparse.Namespace) -> None:
     # --- setup: what can be wrong is found out before the first step ---
     resume = rundir.open_output_dir(args)
     N, G, out = args.prompts_per_step, args.num_generations, Path(args.output_dir)
-    data.ask_as_trained(args)
-    examples = tasks.read(
-        args.data, args.seed, args.level, "gold", args.box_format, args.min_pixels, args.max_pixels
+    vars(args).update(data.ask_as_trained(args))
+    reading = {"level": args.level, "box_format": args.box_format}
+    reading |= {"min_pixels": args.min_pixels, "max_pixels": args.max_pixels}
+    examples = tasks.read(args.data, args.seed, teacher="gold", **reading)
+    args.eval_data = args.eval_data or data.default_eval(args.data)
+    eval_sets = data.read_eval(
+        args.eval_data, {args.data: examples}, args.max_eval_samples, **reading
     )
-    eval_sets = data.read_eval(args, examples)
     check_data(examples, eval_sets, [n for n in args.reward_funcs if n in rewards.REWARDS])
-    max_steps = data.steps_of(args, examples, N)
+    max_steps = data.steps_of(args.max_steps, args.num_train_epochs, args.data, examples, N)
 
     # --- model ---
     policy, processor = model.load_from_args(
@@ -444,9 +432,11 @@ def main(args: argparse.Namespace) -> None:
     )
     if args.learning_rate is None:
         args.learning_rate = 1e-5 if args.lora_r else 1e-6
-    how = args.prompt_template, args.system_prompt, args.max_completion_length
+    asker = data.Asker(processor, args.prompt_template, args.system_prompt)
+    limit, size = args.max_completion_length, args.micro_batch_size
+    sampling = rollout.Sampling(limit, args.temperature, args.top_p, args.top_k)
     for asked in (examples, *eval_sets.values()):
-        data.check_fit(asked, processor, *how)
+        asker.check(asked, limit)
     reference = model.Reference(policy, args) if args.beta else None
     reward_models = {
         name: judges.RewardModel(name, policy.device, logps.core_of(policy).compute_dtype)
@@ -459,20 +449,13 @@ def main(args: argparse.Namespace) -> None:
     model_bytes = model.saved_bytes(policy, processor)
     clip = losses.clip_range(args.epsilon, args.epsilon_high)
     objective = Objective(losses.LOSSES[args.loss_type], *clip, args.beta)
-    logps_of = partial(
+    logp_of = partial(
         logps.token_logps, temperature=args.temperature, suppress=processor.special.vision_ids
     )
+    greedy = rollout.Sampling(limit, temperature=0)
     ask = partial(
-        rollout.answer_all,
-        policy,
-        processor,
-        template=args.prompt_template,
-        system_prompt=args.system_prompt,
-        batch_size=args.eval_batch_size,
-        max_completion_length=args.max_completion_length,
-        temperature=0,
+        rollout.answer_all, policy, asker, sampling=greedy, batch_size=args.eval_batch_size
     )
-
     names = list(eval_sets)
     show = ["reward", *(f"rewards/{name}" for name in args.reward_funcs)]
     show += ["adv_abs", "frac_reward_zero_std", "grad_norm", "loss"]
@@ -483,7 +466,7 @@ def main(args: argparse.Namespace) -> None:
         disk.announce(out, rundir.to_write(args, model_bytes, run.state_bytes, max_steps))
         (out / "samples").mkdir(exist_ok=True)
         print(f"model: {model.describe(policy)}")
-        pieces = N * -(-G // args.micro_batch_size)
+        pieces = N * -(-G // size)
         print(
             f"each step: {N} questions x {G} completions = {N * G} rows, "
             f"{args.num_iterations} update(s) of {pieces} micro-batches; {max_steps} steps"
@@ -497,34 +480,22 @@ def main(args: argparse.Namespace) -> None:
             started = time.perf_counter()
             device.seed_everything(args.seed, step - 1)
             chosen = data.take(examples, (step - 1) * N, N, args.seed)
-            prompts = [data.encode_prompt(example, processor, *how) for example in chosen]
+            prompts = [asker.prompt(example, limit) for example in chosen]
             logps.cache_features(policy, prompts)  # a frozen tower sees a picture once a step
 
             # 1. sample G completions for each of N prompts -> B = N * G rows
             roll = rollout.rollout(
-                policy,
-                prompts,
-                processor.special,
-                G,
-                args.max_completion_length,
-                args.temperature,
-                args.top_p,
-                args.top_k,
-                seed=args.seed * 1_000_000 + step - 1,
+                policy, prompts, processor.special, G, sampling, args.seed * 1_000_000 + step - 1
             )
             completions = [processor.decode(ids[:n]) for ids, n in zip(roll.targets, roll.lengths)]
             rolled = time.perf_counter()
 
             # 2. score them
             undecided = answers.undecided()
+            asked = [example for example in chosen for _ in range(G)]
+            lengths = roll.lengths.tolist()
             parts, failed = score(
-                completions,
-                [example for example in chosen for _ in range(G)],
-                args.reward_funcs,
-                reward_models,
-                roll.lengths.tolist(),
-                args.max_completion_length,
-                args.micro_batch_size,
+                completions, asked, lengths, limit, args.reward_funcs, reward_models, size
             )
             scores = torch.tensor(rewards.total(parts, args.reward_weights))  # (B,)
             undecided = answers.undecided() - undecided
@@ -537,15 +508,15 @@ def main(args: argparse.Namespace) -> None:
             counted = roll.mask  # (B, T)
             if args.mask_truncated_completions:
                 counted = losses.truncation_mask(roll.mask, finished_rows(roll))
-            weights = losses.token_weights(counted, args.loss_type, args.max_completion_length)
-            batches = partial(micro_batches, prompts, roll, args.micro_batch_size, policy.device)
+            weights = losses.token_weights(counted, args.loss_type, limit)  # (B, T)
+            batches = partial(micro_batches, prompts, roll, size, policy.device)
             policy.eval()  # without LoRA dropout, as in the rollout
             old_logp = undropped = ref_logp = None
             if args.lora_r and args.lora_dropout:
-                undropped = frozen_logps(policy, batches(), logps_of)  # (B, T)
+                undropped = frozen_logps(policy, batches(), logp_of)  # (B, T)
             if reference:
                 with reference as frozen:
-                    ref_logp = frozen_logps(frozen, batches(), logps_of)  # (B, T)
+                    ref_logp = frozen_logps(frozen, batches(), logp_of)  # (B, T)
 
             # 5. a few clipped gradient steps, in micro-batches
             policy.train()
@@ -553,15 +524,7 @@ def main(args: argparse.Namespace) -> None:
             for iteration in range(args.num_iterations):
                 optimizer.zero_grad()
                 loss, new_logp, entropy = grpo_gradient(
-                    policy,
-                    batches(),
-                    logps_of,
-                    objective,
-                    adv,
-                    counted,
-                    weights,
-                    old_logp,
-                    ref_logp,
+                    policy, batches(), logp_of, objective, adv, counted, weights, old_logp, ref_logp
                 )
                 old = new_logp if old_logp is None else old_logp
                 clipped = objective.loss.clipped(new_logp, old, adv, counted, *clip)  # (B, T)

@@ -108,29 +108,29 @@ def main(args: argparse.Namespace) -> None:
     # --- setup: what can be wrong is found out before the first step ---
     resume = rundir.open_output_dir(args)
     out = Path(args.output_dir)
-    data.ask_as_trained(args)
-    examples = tasks.read(
-        args.data,
-        args.seed,
-        args.level,
-        args.teacher,
-        args.box_format,
-        args.min_pixels,
-        args.max_pixels,
+    vars(args).update(data.ask_as_trained(args))
+    reading = {"level": args.level, "box_format": args.box_format}
+    reading |= {"min_pixels": args.min_pixels, "max_pixels": args.max_pixels}
+    examples = tasks.read(args.data, args.seed, teacher=args.teacher, **reading)
+    args.eval_data = args.eval_data or data.default_eval(args.data)
+    eval_sets = data.read_eval(
+        args.eval_data, {args.data: examples}, args.max_eval_samples, **reading
     )
-    eval_sets = data.read_eval(args, examples)
     for held_out in eval_sets.values():
         data.check_golds(held_out, rewards.check_gold)
-    max_steps = data.steps_of(args, examples, args.batch_size)
+    max_steps = data.steps_of(
+        args.max_steps, args.num_train_epochs, args.data, examples, args.batch_size
+    )
 
     # --- model ---
     policy, processor = model.load_from_args(args, train=True, resume=resume)
     if args.learning_rate is None:
         args.learning_rate = 1e-4 if args.lora_r else 1e-5
-    how = args.prompt_template, args.system_prompt, args.max_completion_length
-    data.check_fit(examples, processor, *how, targets=True)
+    asker = data.Asker(processor, args.prompt_template, args.system_prompt)
+    limit = args.max_completion_length
+    asker.check(examples, limit, targets=True)
     for held_out in eval_sets.values():
-        data.check_fit(held_out, processor, *how)
+        asker.check(held_out, limit)
     suppress = processor.special.vision_ids
     trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
     # beta2 0.95, as usual for small language models: the second moment follows sudden turns.
@@ -139,15 +139,9 @@ def main(args: argparse.Namespace) -> None:
         partial(model.save, policy, processor),
         model.saved_bytes(policy, processor),
     )
+    greedy = rollout.Sampling(limit, temperature=0)
     ask = partial(
-        rollout.answer_all,
-        policy,
-        processor,
-        template=args.prompt_template,
-        system_prompt=args.system_prompt,
-        batch_size=args.eval_batch_size,
-        max_completion_length=args.max_completion_length,
-        temperature=0,
+        rollout.answer_all, policy, asker, sampling=greedy, batch_size=args.eval_batch_size
     )
 
     accuracies = [f"eval/{name}/accuracy" for name in eval_sets]
@@ -174,15 +168,7 @@ def main(args: argparse.Namespace) -> None:
 
             # 1. a batch: prompts, and what to answer
             batch = data.take(examples, (step - 1) * args.batch_size, args.batch_size, args.seed)
-            encoded = [
-                (
-                    data.encode_prompt(e, processor, *how),
-                    data.encode_target(
-                        e, processor, args.prompt_template, args.max_completion_length
-                    ),
-                )
-                for e in batch
-            ]
+            encoded = [(asker.prompt(e, limit), asker.target(e, limit)) for e in batch]
             # Micro-batches of about one length have less padding.
             encoded.sort(key=lambda pair: len(pair[0].ids) + len(pair[1]))
             prompts, rows = zip(*encoded)
