@@ -37,8 +37,9 @@ from torch import Tensor
 
 
 def _groups(rewards: Tensor, G: int) -> tuple[Tensor, Tensor]:
-    """Arrange rewards by prompt, and find the groups that are flat: all the same up to float noise.
+    """Arrange rewards by prompt, and find the flat groups.
 
+    Flat: all the same up to float noise.
     rewards: (B,), any real dtype. Returns groups (N, G) in floating point and flat (N, 1) bool.
     """
     assert rewards.ndim == 1, f"rewards must be (B,), got {tuple(rewards.shape)}"
@@ -55,7 +56,9 @@ def _groups(rewards: Tensor, G: int) -> tuple[Tensor, Tensor]:
 def group_advantage(
     rewards: Tensor, G: int, scale_by_std: bool = True, eps: float = 1e-4
 ) -> Tensor:
-    """Compare a reward with its group: (r - mean) / (std + eps), DeepSeekMath eq. 3 (2402.03300).
+    """Compare each reward with its group, DeepSeekMath eq. 3 (arXiv:2402.03300).
+
+    (r - mean) / (std + eps).
 
     scale_by_std=False is Dr. GRPO (2503.20783): nearly solved prompts are not magnified.
     A group with equal rewards gets exactly 0: it has no signal.
@@ -141,7 +144,9 @@ def nll(logp: Tensor) -> Tensor:
 
 
 def seq_mean(mask: Tensor, max_completion_length: int | None = None) -> Tensor:
-    """Average tokens within rows, then rows: 1 / (length_b * B).  DeepSeekMath eq. 3, TRL's "grpo".
+    """Average tokens within rows, then rows: DeepSeekMath eq. 3, TRL's "grpo".
+
+    1 / (length_b * B).
 
     So a token of a long completion weighs less: long wrong answers are punished less per token.
     An empty row (a masked truncated completion) adds 0 and still counts among the B, as in TRL.
@@ -185,7 +190,7 @@ def sft_weights(mask: Tensor, per_example: bool = False) -> Tensor:
 
 
 def aggregate(per_token: Tensor, weights: Tensor) -> Tensor:
-    """Sum per_token * weights, both (B, T): the loss, or these rows' share of it. Returns ().
+    """Sum per_token * weights: the loss, or these rows' share of it. (B, T) -> ().
 
     A NaN in the padding stays visible, because it would reach the gradient all the same.
     """
@@ -208,7 +213,7 @@ def truncation_mask(mask: Tensor, finished: Tensor) -> Tensor:
 def r3v_weights(
     mask: Tensor, tasks: list[str], weights: dict[str, float], per_example: bool = False
 ) -> Tensor:
-    """Weigh each token by its row's task: R3V's L_SFT + w_ref L_REF + w_sel L_SEL (2411.00855).
+    """Weigh tokens by task: R3V's L_SFT + w_ref L_REF + w_sel L_SEL (2411.00855).
 
         cot       -log M(y+ | x, I)        the right rationale y+ of question x about image I
         refine    -log M(y+ | y-, x, I)    the same target, with a wrong rationale y- in the prompt
@@ -256,8 +261,9 @@ def dpo(
 
 
 def ipo(chosen: Tensor, rejected: Tensor, beta: float = 0.1) -> Tensor:
-    """Cost (chosen - rejected - 1 / (2 beta))^2: IPO, eq. 17 of arXiv:2310.12036, tau = beta.
+    """Cost the distance to a fixed margin: IPO, eq. 17 of arXiv:2310.12036.
 
+    (chosen - rejected - 1 / (2 beta))^2, where beta is the paper's tau.
     chosen, rejected: (P,) log-ratios *divided by the response's length*, nats per token, as in TRL.
     Returns (P,). Raises ValueError unless beta > 0.
     """
@@ -375,9 +381,9 @@ def reward_shift(
 
 @torch.no_grad()
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
-    """Average x over the tokens that count; 0 if there are none.  x, mask: (B, T). Returns ().
+    """Average x over the tokens that count; 0 if there are none.
 
-    x may be anything outside the mask, NaN too.
+    x, mask: (B, T); x may be anything outside the mask, NaN too. Returns ().
     """
     _check(x, mask)
     return _at_least_float32(x).masked_fill(mask == 0, 0).sum() / (mask != 0).sum().clamp(min=1)
@@ -399,7 +405,7 @@ def clip_ratio(clipped: Tensor, adv: Tensor, mask: Tensor) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def frac_reward_zero_std(rewards: Tensor, G: int) -> Tensor:
-    """Measure the share of groups whose rewards are all equal: those teach nothing. (B,) -> ()."""
+    """Measure the share of groups with equal rewards: those teach nothing. (B,) -> ()."""
     return _groups(rewards, G)[1].float().mean()
 
 
@@ -468,7 +474,7 @@ def _at_least_float32(x: Tensor) -> Tensor:
 
 
 def _check(x: Tensor, y: Tensor, adv: Tensor | None = None) -> None:
-    """Refuse what broadcasting would turn into a plausible number: x, y are (B, T), adv (B,)."""
+    """Refuse shapes that would broadcast: x and y are (B, T), adv is (B,)."""
     assert x.ndim == 2 and x.shape == y.shape, (
         f"expected two (B, T), got {tuple(x.shape)} and {tuple(y.shape)}"
     )
@@ -478,13 +484,13 @@ def _check(x: Tensor, y: Tensor, adv: Tensor | None = None) -> None:
 
 
 def _check_pair(x: Tensor, y: Tensor, beta: float = 1.0, label_smoothing: float = 0.0) -> None:
-    """Refuse what is not (P,) twice, and settings out of range; at 0.5 a label says nothing."""
+    """Refuse what is not (P,) twice, and settings out of range."""
     assert x.ndim == 1 and x.shape == y.shape, (
         f"expected two (P,), got {tuple(x.shape)} and {tuple(y.shape)}"
     )
     if not 0 < beta < float("inf"):
         raise ValueError(f"beta scales the log-ratios and must be a number above 0, got {beta}")
-    if not 0 <= label_smoothing < 0.5:
+    if not 0 <= label_smoothing < 0.5:  # at 0.5 a label says nothing, beyond it the opposite
         raise ValueError(
             "label_smoothing is the chance that a label is wrong, in [0, 0.5), "
             f"got {label_smoothing}"
@@ -497,7 +503,7 @@ _log_sigmoid = torch.nn.functional.logsigmoid  # finite where sigma itself round
 
 
 class Loss(NamedTuple):
-    """A row of LOSSES. A sequence-level ratio is a term that spreads it over the row's tokens."""
+    """A row of LOSSES. A term may give all tokens of a row the same, sequence-level value."""
 
     term: Callable[..., Tensor]  # (logp, old_logp, adv, mask, low, high) -> (B, T)
     reduction: Callable[..., Tensor]  # (mask, max_completion_length) -> (B, T)

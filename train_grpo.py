@@ -187,7 +187,7 @@ def score(
 def micro_batches(
     prompts: list[data.Prompt], roll: rollout.Rollout, size: int, where: torch.device
 ) -> Iterator[tuple[slice, dict]]:
-    """Cut a rollout into batches of at most `size` rows for the model: yield (rows, batch)."""
+    """Cut a rollout into batches of at most `size` rows: yield (rows, batch)."""
     B, N = len(roll.targets), len(prompts)
     for a, b, first, last, counts in data.micro_batches(B, size, [B // N] * N):
         rows = slice(a, b)
@@ -202,7 +202,7 @@ def frozen_logps(policy: Module, batches: Iterable, logp_of: Callable) -> Tensor
 
 
 class Objective(NamedTuple):
-    """What a token costs: a row of LOSSES, the clip range of its ratio, the weight of the KL."""
+    """What a token costs: a row of LOSSES, its clip range, the KL's weight."""
 
     loss: losses.Loss
     low: float
@@ -332,7 +332,7 @@ def evaluate(
 
 
 def answers_file(folder: Path, names: list[str], name: str, step: int) -> Path:
-    """Name the file of the greedy answers at a step to one of the held-out sets."""
+    """Name the file of the greedy answers to a held-out set at a step."""
     short = Path(name).name.replace(":", "-")
     return folder / f"eval_{names.index(name)}_{short}_{step:06d}.jsonl"
 
@@ -395,8 +395,10 @@ def draw_curves(
 # --- the whole run ---
 
 
-def check_data(examples, eval_sets: dict[str, list], formulas: list[str]) -> None:
-    """Check every gold, and that the rewards have what they need, before any work. UserError."""
+def check_data(
+    examples: list | toy.ToyStream, eval_sets: dict[str, list], formulas: list[str]
+) -> None:
+    """Check all golds, and that rewards have what they need. UserError."""
     for asked in (examples, *eval_sets.values()):
         data.check_golds(asked, rewards.check_gold)
     some = data.head(examples, 16) if isinstance(examples, toy.ToyStream) else examples

@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from plumbing import disk, records
@@ -10,12 +11,12 @@ from plumbing.errors import UserError
 
 
 def metrics_of(checkpoint: Path | None) -> list[dict]:
-    """The metrics up to a checkpoint's step; [] of None."""
+    """Read the metrics up to a checkpoint's step; [] for None."""
     return [] if checkpoint is None else records.read_lines(Path(checkpoint) / "metrics.jsonl")
 
 
 def line_of(step: int, metrics: dict[str, float]) -> dict:
-    """A line of metrics.jsonl: JSON has no infinity, and no nan."""
+    """Make a line of metrics.jsonl. JSON has neither infinity nor NaN: they become null."""
     finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
     return {"step": step} | finite
 
@@ -27,8 +28,10 @@ class MetricsLog:
     checkpoint, whose copy has a hash; lines of steps whose weights were lost are gone.
     """
 
-    def __init__(self, out, lines=(), report_to="none", every=1):
-        """lines: those of the run so far (`metrics_of`)."""
+    def __init__(
+        self, out: str | Path, lines: Sequence[dict] = (), report_to: str = "none", every: int = 1
+    ):
+        """Begin the file with the lines of the run so far (`metrics_of`)."""
         self.path, self.every, self.send = Path(out) / "metrics.jsonl", every, None
         self.lines = list(lines)
         disk.write_lines(self.path, self.lines)
@@ -57,14 +60,17 @@ class MetricsLog:
             ) from None
         except Exception as error:  # a service: no key, no network, no room
             raise UserError(
-                f"--report-to {report_to} cannot be started ({error}); set it up, or leave it away"
+                f"--report-to {report_to} cannot be started ({error}); set it up, or omit the flag"
             ) from None
 
-    def log(self, step, metrics, show=(), last=False):
-        """Write one line, and print `show` of it every `every` steps and at the last.
-
-        metrics: name -> number. show: names.
-        """
+    def log(
+        self,
+        step: int,
+        metrics: dict[str, float],
+        show: Sequence[str] = (),
+        last: bool = False,
+    ) -> None:
+        """Write one line, and print `show` of it every `every` steps and at the last."""
         self.lines.append(line_of(step, metrics))
         text = json.dumps(self.lines[-1]) + "\n"
         with disk.writing(self.path, len(text)), open(self.path, "a", encoding="utf-8") as file:
@@ -83,12 +89,12 @@ class MetricsLog:
         if shown and (last or step % self.every == 0):
             say(f"step {step:>5}  {'  '.join(shown).rstrip()}")
 
-    def at(self, step) -> dict:
-        """A copy of the line of a step."""
+    def at(self, step: int) -> dict:
+        """Copy the line of a step."""
         return dict(next(line for line in self.lines if line["step"] == step))
 
 
-def say(text):
+def say(text: str) -> None:
     """Print above a progress bar instead of through it."""
     from tqdm import tqdm
 

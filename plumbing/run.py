@@ -9,10 +9,12 @@
 When the body has ended, the step is saved if that is due. Ctrl-C lets a step end, and saves it.
 """
 
+import argparse
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from torch.optim import Optimizer
 from tqdm import tqdm
 
 from plumbing import flags, rundir, stopping
@@ -31,7 +33,7 @@ def lr_scale(step: int, max_steps: int, warmup_steps: float = 0, kind: str = "li
     return flags.SCHEDULES[kind]((step - warmup) / max(1, max_steps - warmup))
 
 
-def optimizer_bytes(optimizer) -> int:
+def optimizer_bytes(optimizer: Optimizer) -> int:
     """Count the bytes of an AdamW's two moments, as state.pt holds them."""
     each = 1 if "8bit" in type(optimizer).__name__ else 4
     return sum(2 * each * q.numel() for group in optimizer.param_groups for q in group["params"])
@@ -47,10 +49,10 @@ class Run(contextlib.ExitStack):
 
     def __init__(
         self,
-        args,
+        args: argparse.Namespace,
         save_model: Callable[[Path], None],
         model_bytes: int,
-        optimizer,
+        optimizer: Optimizer,
         resume: Path | None = None,
         folder: Path | None = None,
         more: dict | None = None,
@@ -76,7 +78,7 @@ class Run(contextlib.ExitStack):
         rundir.set_aside_later(self.out, resume)
 
     def steps(self, max_steps: int) -> Iterator[int]:
-        """Yield the number of each step that remains, and save it when its body has ended."""
+        """Yield the numbers of the remaining steps; save each when due."""
         self.max_steps, peak = max_steps, self.optimizer.defaults["lr"]
         schedule = self.args.warmup_steps, self.args.lr_scheduler_type
         bar = tqdm(
@@ -103,11 +105,14 @@ class Run(contextlib.ExitStack):
         bar.close()
 
     def due(self, every: int) -> bool:
-        """Tell whether this step is the last or a multiple of `every`; 0: the last only."""
+        """Whether this step is the last, or a multiple of `every` above 0."""
         return self.step == self.max_steps or every > 0 and self.step % every == 0
 
     def log(self, metrics: dict[str, float], show: Sequence[str] = ()):
-        """Write a line of this step, and print `show` of it; the bar has the first of these."""
+        """Write a line of metrics.jsonl, and print `show` of it.
+
+        The progress bar shows the first of these.
+        """
         self.history.log(self.step, metrics, show, self.step == self.max_steps)
         self.shown = {name: f"{metrics[name]:.3f}" for name in show[:1]}
 

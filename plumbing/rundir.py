@@ -2,10 +2,8 @@
 
     with lock.claim(args):                         # running.run does it, around every main
         resume = rundir.open_output_dir(args)      # the checkpoint to go on from, or None
-        rundir.set_aside_later(out, resume)        # those after it
-        log = MetricsLog(out, metrics_of(resume))
-        ...
-        rundir.save_checkpoint(out, step, save_model, state, log, keep)
+        rundir.set_aside_later(out, resume)        # those after it; this line and the next ones
+        rundir.save_checkpoint(out, step, save_model, state, log, keep)    # are plumbing/run.py's
         rundir.publish(out, save_model)
 
 A checkpoint is a folder checkpoint-STEP with the model, state.pt, args.json, metrics.jsonl up to
@@ -13,11 +11,13 @@ its step, and SHA256SUMS of these (`sha256sum -c SHA256SUMS` checks it by hand).
 beside and renamed when whole, and renamed before it is removed: under that name it is complete.
 """
 
+import argparse
 import contextlib
 import json
 import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -25,6 +25,7 @@ import torch
 from plumbing import disk, records
 from plumbing.arguments import same_flags
 from plumbing.errors import UserError
+from plumbing.log import MetricsLog
 from plumbing.sums import SUMS, fault_of, sums_of, write_sums
 
 
@@ -35,11 +36,11 @@ def checkpoints(out: str | Path) -> list[Path]:
 
 
 def step_of(checkpoint: str | Path) -> int:
-    """The step in a checkpoint's name."""
+    """Read the step in a checkpoint's name."""
     return int(Path(checkpoint).name.split("-")[1])
 
 
-def open_output_dir(args) -> Path | None:
+def open_output_dir(args: argparse.Namespace) -> Path | None:
     """Find the checkpoint in --output-dir to go on from; None to start at step 0.
 
     UserError if there are checkpoints of an earlier run and --resume-from-checkpoint was not given,
@@ -86,13 +87,13 @@ def open_output_dir(args) -> Path | None:
     return path
 
 
-def _real(path) -> str:
-    """A path without links. Unlike Path.resolve it bears links that lead in a circle."""
-    return os.path.realpath(path)
+def _real(path: str | Path) -> str:
+    """Resolve the links of a path."""
+    return os.path.realpath(path)  # Path.resolve raises where links lead in a circle
 
 
-def set_aside_later(out: str | Path, resume: Path | None):
-    """Hide the checkpoints after the one that a run goes on from; the next save removes them.
+def set_aside_later(out: str | Path, resume: Path | None) -> None:
+    """Hide the checkpoints after the one to go on from; the next save removes them.
 
     "newest" must not mean one of them, whatever stops this run. Called before the first step, when
     nothing of the command can be wrong any more.
@@ -106,16 +107,16 @@ def set_aside_later(out: str | Path, resume: Path | None):
         os.replace(later, hidden)
 
 
-def refuse_anothers(out: str | Path, args):
-    """UserError if `out` holds a saved model or another script's run: it would be written over."""
+def refuse_anothers(out: str | Path, args: argparse.Namespace) -> None:
+    """Refuse a directory with a saved model or another script's run. UserError."""
     out = Path(out)
     if (out / SUMS).is_file():
         raise UserError(f"--output-dir {out} holds a saved model; name another --output-dir")
     refuse_another_script(out, args)
 
 
-def refuse_another_script(out: Path, args):
-    """UserError if `out` holds another script's run."""
+def refuse_another_script(out: Path, args: argparse.Namespace) -> None:
+    """Refuse a directory with another script's run. UserError."""
     was = what_ran(out)
     script, saved = getattr(args, "script", None), bool(getattr(args, "predictions", None))
     if was and was != (script or was[0], saved):
@@ -124,7 +125,7 @@ def refuse_another_script(out: Path, args):
 
 
 def what_ran(out: Path) -> tuple[str, bool] | None:
-    """The script of a run, and whether it scored --predictions: evaluate.py does two things."""
+    """Read the script of a run, and whether it scored --predictions."""
     try:
         was = json.loads(disk.read_text(out / "args.json"))
         return was["script"], bool(was.get("predictions"))
@@ -132,7 +133,7 @@ def what_ran(out: Path) -> tuple[str, bool] | None:
         return None
 
 
-def check_checkpoint(path: Path, by_name: bool = True):
+def check_checkpoint(path: Path, by_name: bool = True) -> None:
     """Compare a checkpoint with its SHA256SUMS. UserError, naming a good one, if it is damaged.
 
     by_name: whether the script takes a checkpoint's name to resume from.
@@ -157,7 +158,7 @@ def check_checkpoint(path: Path, by_name: bool = True):
     raise UserError(f"{fault}; {remedy}")
 
 
-def check_model_files(directory: str | Path):
+def check_model_files(directory: str | Path) -> None:
     """Compare a model that was saved here with its SHA256SUMS. UserError if it is damaged.
 
     A checkpoint from elsewhere has no such file, or another kind of it: nothing to compare with.
@@ -179,13 +180,20 @@ def check_model_files(directory: str | Path):
 
 
 def save_checkpoint(
-    out, step: int, save_model, state: dict, log, keep: int, needed=None, leaving: bool = False
-):
+    out: str | Path,
+    step: int,
+    save_model: Callable[[Path], object],
+    state: dict,
+    log: MetricsLog,
+    keep: int,
+    needed: int | None = None,
+    leaving: bool = False,
+) -> None:
     """Write out/checkpoint-STEP: the model by save_model(directory), `state`, the log up to here.
 
     state: tensors and plain values, for state.pt. needed: bytes it will take, for the message.
-    Older checkpoints beyond `keep` go afterwards, and so do later ones that were set aside, unless
-    the run is `leaving`: it may have gone back by mistake.
+    Removes older checkpoints beyond `keep`, and later ones that were set aside unless the run is
+    `leaving`: it may have gone back by mistake.
     """
     out = Path(out)
     temporary, final = out / f".checkpoint-{step}.tmp", out / f"checkpoint-{step}"
@@ -199,8 +207,13 @@ def save_checkpoint(
             remove(old)
 
 
-def _fill(temporary: Path, save_model, state: dict | None, lines: list | None):
-    """Make a folder of a model, with its sums; nothing is left of it if that fails."""
+def _fill(
+    temporary: Path,
+    save_model: Callable[[Path], object],
+    state: dict | None = None,
+    lines: list | None = None,
+) -> None:
+    """Make a folder of a model and its sums; leave nothing if that fails."""
     delete(temporary)
     temporary.mkdir()  # its parent is there, or was moved away under the run
     try:
@@ -217,7 +230,7 @@ def _fill(temporary: Path, save_model, state: dict | None, lines: list | None):
         raise
 
 
-def readable(folder: Path):
+def readable(folder: Path) -> None:
     """Give weights the permissions of other new files: safetensors lets only the user read."""
     mask = os.umask(0)
     os.umask(mask)
@@ -225,7 +238,7 @@ def readable(folder: Path):
         file.chmod(0o666 & ~mask)
 
 
-def remove(checkpoint: Path):
+def remove(checkpoint: Path) -> None:
     """Remove a checkpoint such that there is never half of one under its name."""
     doomed = checkpoint.with_name(f".{checkpoint.name}.old.tmp")
     delete(doomed)
@@ -234,13 +247,13 @@ def remove(checkpoint: Path):
     delete(doomed)
 
 
-def drop_later(out: Path):
+def drop_later(out: Path) -> None:
     """Remove the checkpoints that `set_aside_later` has hidden."""
     for later in Path(out).glob(".checkpoint-*.later"):
         delete(later)
 
 
-def delete(path: Path):
+def delete(path: Path) -> None:
     """Delete a file or a folder, if it is there and can be deleted."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
@@ -272,15 +285,17 @@ def load_state(checkpoint: str | Path) -> dict:
     return state
 
 
-def publish(out: str | Path, save_model, needed=None):
+def publish(
+    out: str | Path, save_model: Callable[[Path], object], needed: int | None = None
+) -> None:
     """Write the finished model into the run's directory, so that `--model runs/grpo` loads it.
 
-    Each file appears whole, SHA256SUMS first: until the last is there, the model does not pass.
+    Each file appears whole, SHA256SUMS first: without the last file the model is refused.
     """
     out = Path(out)
     temporary = out / ".final.tmp"
     with disk.writing(f"the model in {out}", needed):
-        _fill(temporary, save_model, None, None)
+        _fill(temporary, save_model)
         before, now = sums_of(out) or {}, sums_of(temporary) or {}
         for name in before.keys() - now.keys():  # an adapter would be taken before the weights
             (out / name).unlink(missing_ok=True)
@@ -291,8 +306,10 @@ def publish(out: str | Path, save_model, needed=None):
         delete(temporary)
 
 
-def to_write(args, model_bytes: int, state_bytes: int, steps: int) -> dict[str, int]:
-    """What a training run writes at the most, for `disk.announce`: what -> bytes."""
+def to_write(
+    args: argparse.Namespace, model_bytes: int, state_bytes: int, steps: int
+) -> dict[str, int]:
+    """Estimate what a training run writes at most, for `disk.announce`: what -> bytes."""
     saves = 1 + (steps // args.save_steps if args.save_steps else 0)
     most = min(saves, args.save_total_limit + 1)  # one more while the newest is written
     looks = 3 + (steps // args.eval_steps if args.eval_steps else steps // 50)
