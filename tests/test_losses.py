@@ -1,7 +1,7 @@
-"""Run: python -m pytest -q tests/test_losses.py        (about 3 s on CPU, most of it importing torch; no network)
+"""Run: python -m pytest -q tests/test_losses.py        (about 3 s on a CPU, no network)
 
-Closed forms, properties, and a second implementation in plain python loops. Float64 throughout, so that tolerances can be
-tight, except where float32 itself is the subject.
+Closed forms, properties, and a second implementation in plain python loops. Float64 throughout, so
+that tolerances can be tight, except where float32 itself is the subject.
 """
 
 import ast
@@ -49,7 +49,7 @@ MAX_LEN = 12
 
 
 def make_batch(N=3, G=4, T=9, seed=0, noise=0.3, dtype=torch.float64):
-    """Log-probs of an off-policy batch: logp (leaf), old_logp, ref_logp, adv, mask with ragged lengths 1..T, all G > 1."""
+    """Make an off-policy batch: logp (a leaf), old_logp, ref_logp, adv, mask of lengths 1..T."""
     g = torch.Generator().manual_seed(seed)
     rand = lambda *shape: torch.rand(*shape, generator=g, dtype=torch.float64).to(dtype)
     B = N * G
@@ -90,11 +90,12 @@ def ratios_clipped(logp, old_logp, adv, mask, epsilon=0.2, epsilon_high=None):
     return clip_ratio(clipped_tokens(logp, old_logp, adv, mask, *bounds), adv, mask)
 
 
-# ---------------------------------------------------------------------------- advantages
+# --- advantages ---
 
 
 def test_advantage_by_hand():
-    # rewards 1, 0, 0, 0: mean 1/4, squared deviations 9/16 + 3/16 = 3/4, unbiased variance 1/4, std 1/2 (biased: 0.433)
+    # rewards 1, 0, 0, 0: mean 1/4, squared deviations 9/16 + 3/16 = 3/4,
+    # unbiased variance 1/4, std 1/2 (biased: 0.433)
     rewards = torch.tensor([1.0, 0, 0, 0, 2, 4, 2, 4])
     got = group_advantage(rewards, G=4, eps=0.0)
     s = math.sqrt(4 / 3)  # 2, 4, 2, 4: deviations of 1, 4 / (4 - 1)
@@ -142,8 +143,11 @@ def test_permuting_groups_and_members_permutes_advantages():
 
 
 def test_equal_rewards_give_exactly_zero_even_with_float_noise():
-    """0.1 + 0.2 != 0.3: a weighted sum of rewards differs in the last bit, and with a small eps (or none) the division by std
-    turns that bit into advantages of order 1 (NeMo-RL#4158). Deterministic inputs, so no false alarms."""
+    """0.1 + 0.2 != 0.3: a weighted sum of rewards differs in the last bit.
+
+    With a small eps the division by std turns that bit into advantages of order 1 (NeMo-RL#4158).
+    The inputs are fixed, so there are no false alarms.
+    """
     noisy = torch.tensor([0.1 + 0.2, 0.3, 0.3, 0.3], dtype=torch.float64)
     assert noisy.unique().numel() == 2
     cancelled, large = (
@@ -181,11 +185,11 @@ def test_advantage_refuses(rewards, G, message):
         group_advantage(torch.tensor(rewards), G)
 
 
-# ---------------------------------------------------------------------------- the surrogate
+# --- the surrogate ---
 
 
 def test_on_policy_value_and_gradient():
-    """On-policy the per-token loss is -adv; its weighted sum is 0 for grpo (the famous "loss is 0"), the gradient is not."""
+    """On-policy a token costs -adv. For grpo the sum is 0 ("loss is 0"), its gradient is not."""
     logp, _, _, adv, mask = make_batch()
     for loss_type in LOSSES:
         logp.grad = None
@@ -210,7 +214,7 @@ def test_token_mean_on_policy_gradient_is_minus_adv_over_n_tokens():
 
 
 def test_passing_logp_itself_as_old_keeps_the_gradient():
-    """logp - logp without the detach is a constant: the loss value is right and nothing is learnt."""
+    """Without the detach, logp - logp is a constant: the loss is right and nothing is learnt."""
     logp, _, _, adv, _ = make_batch()
     surrogate(logp, logp, adv).sum().backward()
     torch.testing.assert_close(logp.grad, -adv[:, None].expand_as(logp))
@@ -261,7 +265,7 @@ def test_group_with_equal_rewards_contributes_nothing(loss_type):
     assert touched.tolist() == [False, True, False]
 
 
-# ---------------------------------------------------------------------------- KL
+# --- KL ---
 
 
 def test_k3_by_hand_and_sign():
@@ -279,7 +283,7 @@ def test_k3_is_never_negative_and_zero_only_where_equal():
 
 
 def test_k3_float32_is_not_noise_near_zero():
-    """exp(d) - 1 - d in float32 is off by 6e-8 whatever d is, sometimes below 0; near the reference k3 itself is smaller."""
+    """In float32 exp(d) - 1 - d is off by 6e-8, sometimes below 0; near 0 k3 itself is smaller."""
     diff = torch.linspace(-1e-3, 1e-3, 2001)[None]
     zero = torch.zeros_like(diff)
     exact = torch.expm1(diff.double()) - diff.double()
@@ -292,7 +296,10 @@ def test_k3_float32_is_not_noise_near_zero():
 
 
 def test_k3_expectation_is_the_exact_kl_and_its_gradient_the_other_direction():
-    """Enumerate a categorical over V = 7: E_policy[k3] = KL(policy || ref), and E_policy[grad k3] = grad KL(ref || policy)."""
+    """Enumerate a categorical over V = 7.
+
+    E_policy[k3] = KL(policy || ref), and E_policy[grad k3] = grad KL(ref || policy).
+    """
     g = torch.Generator().manual_seed(3)
     logits = torch.randn(7, generator=g, dtype=torch.float64, requires_grad=True)
     ref = torch.randn(7, generator=g, dtype=torch.float64).log_softmax(0)
@@ -310,7 +317,7 @@ def test_k3_expectation_is_the_exact_kl_and_its_gradient_the_other_direction():
 
 
 def test_k3_times_the_ratio_has_the_gradient_of_the_reverse_kl():
-    """TRL 1.16 multiplies the KL by the ratio (use_bias_correction_kl): same value on-policy, another gradient."""
+    """TRL 1.16 multiplies the KL by the ratio: the same value on-policy, another gradient."""
     g = torch.Generator().manual_seed(4)
     logits = torch.randn(7, generator=g, dtype=torch.float64, requires_grad=True)
     ref = torch.randn(7, generator=g, dtype=torch.float64).log_softmax(0)
@@ -331,11 +338,11 @@ def test_reference_gets_no_gradient():
     assert ref_logp.grad is None and logp.grad.abs().max() > 0
 
 
-# ---------------------------------------------------------------------------- weights and aggregation
+# --- weights and aggregation ---
 
 
 def loop_loss(loss_type, logp, old_logp, ref_logp, adv, mask, beta=0.1, epsilon=0.2):
-    """The papers' formulas in plain python floats: DeepSeekMath eq. 3, DAPO section 3.3, Dr. GRPO, cross-entropy."""
+    """Compute the papers' formulas in plain python floats (DeepSeekMath, DAPO, Dr. GRPO)."""
     rows = []  # one list of token losses per completion
     for b in range(len(logp)):
         rows.append([])
@@ -391,8 +398,11 @@ def test_weights_by_hand():
 @pytest.mark.parametrize("loss_type", ALL_LOSSES)
 @pytest.mark.parametrize("sizes", [[1] * 12, [5, 7], [3, 0, 8, 1]])
 def test_micro_batches_add_up_to_the_full_batch(loss_type, sizes):
-    """--micro-batch-size is about memory. Averaging the micro-batches' own means, as TRL does for bnpo, fails this for
-    ragged lengths. The padding is trimmed per micro-batch too, as the scripts do."""
+    """--micro-batch-size is about memory.
+
+    Averaging the micro-batches' own means, as TRL does for bnpo, fails this for ragged lengths.
+    The padding is trimmed per micro-batch too, as the scripts do.
+    """
     logp, old_logp, ref_logp, adv, mask = make_batch(noise=0.6)
     full = full_loss(loss_type, logp, old_logp, ref_logp, adv, mask)
     (full_grad,) = torch.autograd.grad(full, logp)
@@ -446,8 +456,11 @@ def test_permuting_groups_changes_nothing(loss_type):
 
 @pytest.mark.parametrize("loss_type", ALL_LOSSES)
 def test_first_eos_is_inside_and_everything_after_it_outside(loss_type):
-    """eos is also pad on Qwen: a mask from `ids == pad` would drop the eos of every answer and the policy never learns to
-    stop (tiny-grpo). The mask comes from lengths, and the losses must honour it to the token."""
+    """eos is also pad on Qwen: a mask from `ids == pad` would drop the eos of every answer.
+
+    Then the policy never learns to stop (tiny-grpo). The mask comes from lengths, and the losses
+    must honour it to the token.
+    """
     eos = 7
     targets = torch.tensor([[3, 5, eos, eos, eos], [3, 4, 5, 6, eos], [3, 4, 5, 6, 8]])
     lengths = torch.tensor([3, 5, 5])  # the last row was cut: it has no eos
@@ -491,7 +504,7 @@ def test_truncated_rows_fall_silent(loss_type):
 
 
 def test_who_counts_a_masked_row():
-    """grpo and dr_grpo keep dividing by all B rows (TRL); the token mean forgets the row altogether (trl#6439)."""
+    """grpo and dr_grpo divide by all B rows (TRL); the token mean forgets the row (trl#6439)."""
     mask = torch.ones(4, 5)
     kept = truncation_mask(mask, torch.tensor([True, True, True, False]))
     totals = {name: token_weights(kept, name, 5).sum().item() for name in LOSSES}
@@ -534,7 +547,7 @@ def test_supervised_is_cross_entropy():
     torch.testing.assert_close(aggregate(nll(logp), sft_weights(mask)), expected)
 
 
-# ---------------------------------------------------------------------------- R3V
+# --- R3V ---
 
 
 def test_r3v_weights_by_hand():
@@ -553,7 +566,7 @@ def test_r3v_weights_by_hand():
 
 
 def test_r3v_is_the_sum_of_its_three_losses_and_plain_sft_when_unweighted():
-    """L_SFT + w_ref L_REF + w_sel L_SEL, each task's loss computed alone, over the same divisor: the tokens of the update."""
+    """Each task's loss is computed alone, over the same divisor: the tokens of the update."""
     logp, _, _, _, mask = make_batch()
     tasks = ["cot", "refine", "select", "direct", "warmup", "cot"] * 2
     torch.testing.assert_close(r3v_weights(mask, tasks, {}), sft_weights(mask))
@@ -595,11 +608,11 @@ def test_r3v_refuses_a_weight_that_would_unlearn(weight):
         r3v_weights(torch.ones(1, 2), ["cot"], {"refine": weight})
 
 
-# ---------------------------------------------------------------------------- preference
+# --- preference ---
 
 
 def make_pairs(P=7, T=9, seed=0, noise=0.5, dtype=torch.float64):
-    """Log-probs of P pairs away from the reference: dict of (P,) sums (the policy's are leaves) and lengths, and the arguments' order."""
+    """Make P pairs: (P,) sums of log-probs (the policy's are leaves) and lengths, in order."""
     g = torch.Generator().manual_seed(seed)
     rand = lambda: torch.rand(P, generator=g, dtype=torch.float64)
     lengths = [torch.randint(1, T + 1, (P,), generator=g) for _ in range(2)]
@@ -626,7 +639,7 @@ def trl_loss(
     label_smoothing,
     delta,
 ):
-    """TRL's formulas, written again from its DPOTrainer (v0.28; "sft" per sample, as the MPO paper has it)."""
+    """Compute TRL's formulas, of its DPOTrainer v0.28 ("sft" per sample, as in the MPO paper)."""
     logsigmoid = torch.nn.functional.logsigmoid
     if name == "sigmoid":
         logits = (chosen_logp - rejected_logp) - (ref_chosen - ref_rejected)
@@ -668,7 +681,7 @@ def test_sequence_logp_sums_the_tokens_that_count():
 
 
 def test_at_the_start_every_loss_has_its_known_value():
-    """A run whose first loss is another number has a reference that is not the policy (or dropout on)."""
+    """A run whose first loss is another has a reference that is not the policy, or dropout on."""
     args = at_start()
     nll_per_token = -args[0] / args[4]
     first = lambda **kw: preference_loss(*args, **kw)
@@ -718,7 +731,10 @@ def test_losses_are_weighted_and_summed():
 
 
 def test_dpo_gradient_is_beta_sigma_of_the_error():
-    """Eq. 7's gradient: -beta sigma(-beta h) on every token of the chosen, the opposite on the rejected; large where the order is wrong."""
+    """Eq. 7's gradient: -beta sigma(-beta h) on every token of the chosen, the opposite on others.
+
+    It is large where the order is wrong.
+    """
     logp, ref_logp, _, _, mask = make_batch(N=4, G=2, noise=1.5)  # rows alternate chosen, rejected
     policy, ref = sequence_logp(logp, mask), sequence_logp(ref_logp, mask)
     h = ((policy - ref)[::2] - (policy - ref)[1::2]).detach()
@@ -743,7 +759,10 @@ def test_descent_raises_the_chosen_and_lowers_the_rejected(name, signs):
 
 @pytest.mark.parametrize("label_smoothing", [0.05, 0.2, 0.4])
 def test_label_smoothing_stops_at_the_log_odds_of_a_right_label(label_smoothing):
-    """cDPO = (1 - e) DPO(h) + e DPO(-h), so it is least at beta h = log((1 - e) / e), and costs there the entropy of a coin with bias e."""
+    """cDPO = (1 - e) DPO(h) + e DPO(-h) is least at beta h = log((1 - e) / e).
+
+    It costs there the entropy of a coin with bias e.
+    """
     e, beta = label_smoothing, 0.1
     zero, h = (
         torch.zeros(3, dtype=torch.float64),
@@ -759,7 +778,10 @@ def test_label_smoothing_stops_at_the_log_odds_of_a_right_label(label_smoothing)
 
 @pytest.mark.parametrize("beta", [0.1, 0.5])
 def test_ipo_is_least_at_one_over_two_beta_per_token(beta):
-    """The margin is in nats per token: a chosen of 4 tokens at +m each and a rejected of 8 at -m each are 2 m apart, not 12 m."""
+    """The margin is in nats per token.
+
+    A chosen of 4 tokens at +m each and a rejected of 8 at -m each are 2 m apart, not 12 m.
+    """
     m = 1 / (4 * beta)
     zero, four = torch.zeros(3, dtype=torch.float64), torch.full((3,), 4)
     chosen = torch.tensor([4 * m, 4 * m - 1, 4 * m + 1], dtype=torch.float64, requires_grad=True)
@@ -770,7 +792,10 @@ def test_ipo_is_least_at_one_over_two_beta_per_token(beta):
 
 
 def test_bco_judges_each_answer_by_itself_and_dpo_only_the_margin():
-    """A common fall of both log-probs leaves DPO where it was; BCO sees it, unless the reward shift falls along (its purpose)."""
+    """A common fall of both log-probs leaves DPO where it was.
+
+    BCO sees it, unless the reward shift falls along, which is its purpose.
+    """
     chosen, rejected = torch.tensor([[0.3, 2.0, -1.0], [0.1, -4.0, 3.0]], dtype=torch.float64)
     beta, fall = 0.5, -6.0
     torch.testing.assert_close(
@@ -801,7 +826,10 @@ def test_bco_judges_each_answer_by_itself_and_dpo_only_the_margin():
 
 
 def test_sft_pair_counts_every_answer_the_same():
-    """-0.7 nats a token costs 0.7, for 1 token as for 100. The token mean of a batch would give the long one 100 of 101 parts."""
+    """-0.7 nats a token costs 0.7, for 1 token as for 100.
+
+    The token mean of a batch would give the long one 100 of 101 parts.
+    """
     tokens = torch.tensor([1, 100])
     cost = torch.tensor([0.7, 0.1], dtype=torch.float64)
     got = sft_pair(-cost * tokens, tokens)
@@ -817,7 +845,7 @@ def test_sft_pair_counts_every_answer_the_same():
 
 @pytest.mark.parametrize("name", PAIR_LOSSES)
 def test_extreme_ratios_stay_finite(name):
-    """log(sigmoid(x)) is log(0) from x = -104 in float32; a policy far away must still get a gradient."""
+    """In float32 log(sigmoid(x)) is log(0) from x = -104; a gradient must remain all the same."""
     chosen = torch.tensor([-2e4, 2e4, -300.0], requires_grad=True)
     ref, n = torch.zeros(3), torch.full((3,), 10)
     loss = preference_loss(
@@ -850,7 +878,7 @@ def test_reward_shift_is_the_mean_of_all_pairs_so_far():
 
 @pytest.mark.parametrize("sizes", [[1] * 7, [3, 4], [2, 0, 5]])
 def test_pairs_in_micro_batches_add_up_running_delta_included(sizes):
-    """InternVL's delta is a mean of micro-batch means and TRL's NLL a token mean of the micro-batch: both change with a memory flag."""
+    """InternVL's delta and TRL's NLL are means of the micro-batch: a memory flag changes both."""
     args, beta = make_pairs(), 0.4
     rewards = lambda a: (beta * (a[0] - a[2]), beta * (a[1] - a[3]))
     delta, *state = reward_shift(*rewards(args), 5.0, 9)
@@ -904,7 +932,8 @@ def test_preference_metrics_by_hand():
         torch.tensor([-11.0, -20.0, -33.0, -1.0]),
     )
     got = preference_metrics(chosen_logp, rejected_logp, ref_chosen, ref_rejected, beta=0.5)
-    # rewards of the chosen 1, 0, 1.5, 0; of the rejected -0.5, 1, 1.5, -4: right, wrong, tie (not right), right
+    # rewards of the chosen 1, 0, 1.5, 0; of the rejected -0.5, 1, 1.5, -4:
+    # right, wrong, tie (not right), right
     assert {k: v.item() for k, v in got.items()} == pytest.approx(
         {
             "rewards/chosen": 2.5 / 4,
@@ -973,7 +1002,7 @@ def test_preference_loss_refuses(kw, message):
 
 
 def test_empty_responses_and_poisoned_rewards_are_refused():
-    """A length of 0 is 0 / 0 in the NLL (ms-swift#3276); one infinite reward would make every later delta infinite."""
+    """A length of 0 is 0 / 0 in the NLL (ms-swift#3276); inf would spoil every later delta."""
     for which in (4, 5):
         args = make_pairs()
         args[which] = args[which].clone()
@@ -985,12 +1014,15 @@ def test_empty_responses_and_poisoned_rewards_are_refused():
             reward_shift(torch.tensor([0.0, bad]), torch.zeros(2), 0.0, 0)
 
 
-# ---------------------------------------------------------------------------- metrics
+# --- metrics ---
 
 
 @pytest.mark.parametrize("epsilon_high", [None, 0.28])
 def test_clip_ratio_counts_exactly_the_zero_gradient_tokens(epsilon_high):
-    """Against autograd. VLM-R1 counts ratio*A < clip(ratio)*A instead, the tokens where the *unclipped* term is chosen."""
+    """Against autograd.
+
+    VLM-R1 counts ratio*A < clip(ratio)*A instead: tokens where the *unclipped* term is chosen.
+    """
     logp, old_logp, _, adv, mask = make_batch(N=8, T=50, noise=0.6)
     logp = (
         (logp + 0.2 * adv.sign()[:, None]).detach().requires_grad_()
@@ -1016,7 +1048,7 @@ def test_clip_ratio_counts_exactly_the_zero_gradient_tokens(epsilon_high):
 
 
 def test_clip_ratio_on_the_boundary_and_without_advantage():
-    """At ratio = 1 + eps exactly the gradient is still there; where adv is 0 it is gone, but not through clipping."""
+    """At ratio = 1 + eps exactly the gradient is there; at adv 0 it is gone without clipping."""
     old_logp = torch.zeros(1, 3, dtype=torch.float64)
     logp = torch.tensor([[0.3, -0.3, 0.0]], dtype=torch.float64, requires_grad=True)
     high, low, _ = logp.exp()[0].tolist()
@@ -1074,7 +1106,8 @@ def test_logp_difference_k3_is_kl_from_rollout_to_trainer():
     p, q = torch.randn(2, 1, 7, generator=g, dtype=torch.float64).log_softmax(
         -1
     )  # rollout, trainer
-    # every token of the vocabulary once, so the mean weights them 1/7; reweight by hand to an expectation under the rollout
+    # Every token of the vocabulary once: the mean weighs them 1/7. Reweigh them by hand to an
+    # expectation under the rollout.
     k3 = torch.stack(
         [
             logp_difference(p[:, v : v + 1], q[:, v : v + 1], torch.ones(1, 1))["k3"]
@@ -1085,7 +1118,7 @@ def test_logp_difference_k3_is_kl_from_rollout_to_trainer():
     assert (p.exp()[0] @ k3).item() != pytest.approx((q.exp() * (q - p)).sum().item(), abs=1e-3)
 
 
-# ---------------------------------------------------------------------------- manners
+# --- manners ---
 
 
 def test_no_function_writes_to_its_arguments():
@@ -1158,7 +1191,7 @@ def test_wrong_shapes_are_refused_rather_than_broadcast(call):
 
 
 def test_slide_size_and_imports():
-    """losses.py imports torch only, and each function's code (docstring aside) fits on a slide: 15 lines."""
+    """losses.py needs torch only, and each function fits on a slide: 15 lines of code."""
     source = Path(losses.__file__).read_text()
     tree = ast.parse(source)
     imported = {
@@ -1175,7 +1208,10 @@ def test_slide_size_and_imports():
 
 
 def test_rollout_agrees_by_ratios_and_by_kl():
-    """99 % of the ratios in [0.9, 1.1], and k3 <= 1e-3, each by itself; what the mask leaves out does not count, and nan never agrees."""
+    """99 % of the ratios in [0.9, 1.1], and k3 <= 1e-3, each by itself.
+
+    What the mask leaves out does not count, and nan never agrees.
+    """
     logp, mask = torch.full((10, 100), -1.0, dtype=torch.float64), torch.ones(10, 100)
     moved = lambda tokens, by: (logp.flatten() - by * (torch.arange(1000) < tokens)).view(
         10, 100

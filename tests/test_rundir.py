@@ -1,4 +1,4 @@
-"""The output directory of a run: its checkpoints, their hashes, its lock, its log. No model is needed."""
+"""The output directory of a run: checkpoints, hashes, lock, log. No model is needed."""
 
 import json
 import math
@@ -105,8 +105,11 @@ def test_rotation_keeps_the_newest_by_number(tmp_path):
 
 @pytest.mark.parametrize("keep", [1, 2, 3])
 def test_rotation_after_going_back_keeps_what_was_just_written(tmp_path, keep):
-    """--resume-from-checkpoint out/checkpoint-20 while checkpoint-40 is there. Rotation went by number alone: with --save-total-limit 1 it deleted
-    checkpoint-30 as soon as it was written, and "newest" went on from the abandoned 40. Certain to happen, with every such resume."""
+    """--resume-from-checkpoint out/checkpoint-20 while checkpoint-40 is there.
+
+    Rotation went by number alone: with --save-total-limit 1 it deleted checkpoint-30 as soon as it
+    was written, and "newest" went on from the abandoned 40. It happened with every such resume.
+    """
     for step in (20, 40):
         save(tmp_path, step)
     rundir.set_aside_later(tmp_path, tmp_path / "checkpoint-20")
@@ -210,7 +213,10 @@ def test_resuming_from_a_named_checkpoint(tmp_path):
 
 
 def test_a_resumed_run_is_the_run_that_was_interrupted(tmp_path):
-    """Flags that are not typed again take the value they had; a changed one is refused, unless it only says how long, how often or in what portions."""
+    """Flags that are not typed again keep their value; a changed one is refused.
+
+    But for those that say how long, how often or in what portions.
+    """
     was = {
         "script": "train_grpo.py",
         "seed": 0,
@@ -362,7 +368,7 @@ def test_a_new_run_begins_a_new_log(tmp_path):
 
 
 def test_a_run_that_goes_on_writes_the_log_of_its_checkpoint_again(tmp_path):
-    """Whatever has happened to the file: lines of lost steps, half a line, nothing, a folder's name."""
+    """Whatever has happened to the file: lines of lost steps, half a line, nothing, a folder."""
     log = MetricsLog(tmp_path)
     for step in range(4):
         log.log(step, {"a": step})
@@ -384,7 +390,10 @@ def test_lines_for_pictures_leave_out_what_is_broken(tmp_path):
 
 
 def test_two_logs_are_two_runs_of_wandb(tmp_path, monkeypatch):
-    """selftrain.py has one for its iterations and one for the steps of each: as one run, whose steps must not go back, most lines would be lost."""
+    """selftrain.py has a log for its iterations and one for the steps of each.
+
+    As one run, whose steps must not go back, most lines would be lost.
+    """
     begun = []
     monkeypatch.setitem(
         sys.modules,
@@ -552,14 +561,14 @@ def test_a_model_may_have_folders(tmp_path):
 def test_a_checkpoint_of_an_earlier_version_is_not_called_damaged(tmp_path):
     save(tmp_path, 3)
     (tmp_path / "checkpoint-3" / "SHA256SUMS").unlink()
-    said = "SHA256SUMS is missing; an earlier version saved it.*--output-dir with --model .*checkpoint-3"
+    said = "SHA256SUMS is missing; an earlier version saved it.*--output-dir with --model .*-3"
     with pytest.raises(UserError, match=said):
         rundir.open_output_dir(output(tmp_path, "newest"))
     rundir.check_model_files(tmp_path / "checkpoint-3")  # as the sentence says
 
 
 def test_sums_of_elsewhere_are_not_ours(tmp_path):
-    """A checkpoint of the hub with the list of another tool, which may name what was not fetched."""
+    """A checkpoint of the hub has another tool's list, which may name what was not fetched."""
     (tmp_path / "SHA256SUMS").write_text(f"{'0' * 64}  pytorch_model.bin\n")
     rundir.check_model_files(tmp_path)
 
@@ -640,7 +649,8 @@ def test_a_second_run_is_refused_by_host_and_process(tmp_path):
     script.write_text(
         f"import sys, time\nsys.path.insert(0, {str(ROOT)!r})\nfrom argparse import Namespace\n"
         "from plumbing import lock\n"
-        f"with lock.claim(Namespace(output_dir={str(tmp_path / 'out')!r}, script='train_sft.py')):\n"
+        f"args = Namespace(output_dir={str(tmp_path / 'out')!r}, script='train_sft.py')\n"
+        "with lock.claim(args):\n"
         "    print('mine', flush=True)\n    time.sleep(600)\n"
     )
     first = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True)
@@ -717,7 +727,7 @@ def test_parts_of_a_run_are_no_output_directories(tmp_path):
 
 @pytest.mark.parametrize("name", ["/etc", "..", "a/../../b", "", ".", "x" * 300])
 def test_sums_name_nothing_outside_their_folder(tmp_path, name):
-    """A finished run removes what its old sums name and the new ones do not: a line could name anything."""
+    """A finished run removes what its old sums name and the new do not: anything, perhaps."""
     (tmp_path / "kept").mkdir()
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "SHA256SUMS").write_text(f"# 1 files\n{'0' * 64}  {name}\n")
@@ -845,13 +855,8 @@ def test_the_second_of_two_waits_for_the_first_to_say_who_it_is(tmp_path, monkey
         monkeypatch.setattr(
             lock.time, "sleep", lambda _: (tmp_path / ".owner.json").write_text(note)
         )
-        with (
-            pytest.raises(
-                UserError,
-                match=f"is in use by a run .process {os.getpid()} on {re.escape(socket.gethostname())}",
-            ),
-            lock.claim(output(tmp_path)),
-        ):
+        said = f"is in use by a run .process {os.getpid()} on {re.escape(socket.gethostname())}"
+        with pytest.raises(UserError, match=said), lock.claim(output(tmp_path)):
             pass
 
 
