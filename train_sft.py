@@ -107,7 +107,7 @@ def draw_answers(name: str, examples: list, texts: list[str], step: int, path: P
 def main(args: argparse.Namespace) -> None:
     # --- setup: what can be wrong is found out before the first step ---
     resume = rundir.open_output_dir(args)
-    out = Path(args.output_dir)
+    N, out = args.batch_size, Path(args.output_dir)
     vars(args).update(data.ask_as_trained(args))
     reading = {"level": args.level, "box_format": args.box_format}
     reading |= {"min_pixels": args.min_pixels, "max_pixels": args.max_pixels}
@@ -118,9 +118,7 @@ def main(args: argparse.Namespace) -> None:
     )
     for held_out in eval_sets.values():
         data.check_golds(held_out, rewards.check_gold)
-    max_steps = data.steps_of(
-        args.max_steps, args.num_train_epochs, args.data, examples, args.batch_size
-    )
+    max_steps = data.steps_of(args.max_steps, args.num_train_epochs, args.data, examples, N)
 
     # --- model ---
     policy, processor = model.load_from_args(args, train=True, resume=resume)
@@ -135,29 +133,21 @@ def main(args: argparse.Namespace) -> None:
     trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
     # beta2 0.95, as usual for small language models: the second moment follows sudden turns.
     optimizer = update.make_optimizer(args.optim, trained, args.learning_rate, betas=(0.9, 0.95))
-    save_model, model_bytes = (
-        partial(model.save, policy, processor),
-        model.saved_bytes(policy, processor),
-    )
+    save_model = partial(model.save, policy, processor)
+    model_bytes = model.saved_bytes(policy, processor)
     greedy = rollout.Sampling(limit, temperature=0)
     ask = partial(
         rollout.answer_all, policy, asker, sampling=greedy, batch_size=args.eval_batch_size
     )
-
     accuracies = [f"eval/{name}/accuracy" for name in eval_sets]
 
     # --- loop ---
     with Run(args, save_model, model_bytes, optimizer, resume, title="sft") as run:
         disk.announce(out, rundir.to_write(args, model_bytes, run.state_bytes, max_steps))
-        how_many = (
-            "endless, drawn here"
-            if isinstance(examples, toy.ToyStream)
-            else f"{len(examples)} examples"
-        )
+        endless = isinstance(examples, toy.ToyStream)
+        count = "endless, drawn here" if endless else f"{len(examples)} examples"
         print(f"model: {model.describe(policy)}")
-        print(
-            f"data: {args.data} ({how_many}), {args.batch_size} examples a step, {max_steps} steps"
-        )
+        print(f"data: {args.data} ({count}), {N} examples a step, {max_steps} steps")
         print(
             "The loss counts response tokens only. It falls fast while the model learns to write, "
             "then slowly, then fast again when it learns to look."
@@ -167,8 +157,8 @@ def main(args: argparse.Namespace) -> None:
             device.seed_everything(args.seed, step - 1)
 
             # 1. a batch: prompts, and what to answer
-            batch = data.take(examples, (step - 1) * args.batch_size, args.batch_size, args.seed)
-            encoded = [(asker.prompt(e, limit), asker.target(e, limit)) for e in batch]
+            chosen = data.take(examples, (step - 1) * N, N, args.seed)
+            encoded = [(asker.prompt(e, limit), asker.target(e, limit)) for e in chosen]
             # Micro-batches of about one length have less padding.
             encoded.sort(key=lambda pair: len(pair[0].ids) + len(pair[1]))
             prompts, rows = zip(*encoded)
@@ -179,9 +169,8 @@ def main(args: argparse.Namespace) -> None:
             policy.train()
             optimizer.zero_grad()
             loss = 0.0
-            for a, b, first, last, counts in data.micro_batches(
-                len(rows), args.micro_batch_size, [1] * len(rows)
-            ):
+            pieces = data.micro_batches(N, args.micro_batch_size, [1] * N)
+            for a, b, first, last, counts in pieces:
                 batch = data.collate(
                     prompts[first:last], targets[a:b], mask[a:b], counts, policy.device
                 )
@@ -191,7 +180,7 @@ def main(args: argparse.Namespace) -> None:
                 loss += part.item()
 
             # 3. update
-            grad_norm = update.clip_gradient(policy.parameters(), args.max_grad_norm, step)
+            grad_norm = update.clip_gradient(trained, args.max_grad_norm, step)
             optimizer.step()
 
             # 4. log and evaluate
@@ -211,7 +200,7 @@ def main(args: argparse.Namespace) -> None:
     # --- the end: publish, measure, draw ---
     run.publish()
     final = run.history.at(run.step)
-    if f"eval/{args.eval_data[0]}/accuracy" not in final:
+    if accuracies[0] not in final:
         # It was resumed to stop at a step that an earlier, longer run did not evaluate.
         final |= evaluate(ask, eval_sets, run.step, out / "samples")
     panels = [("loss", ["loss"]), ("gradient norm", ["grad_norm"]), ("greedy accuracy", accuracies)]
