@@ -189,7 +189,7 @@ def alarms_of(rng: random.Random, cpu: float) -> list[tuple[int, float]]:
 
 PAIRS = {name: RUNS[name] for name in ("sft", "grpo", "r3v", "evaluate", "rescore", "export")}
 PAIRS["bench"] = Run(
-    "bench",
+    "fast.bench",
     "rewards --prompts 2 --num-generations 2 --max-completion-length 60 --repeats 1",
     resume="",
 )
