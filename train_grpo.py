@@ -58,6 +58,7 @@ from plumbing.flags import int_from_0, int_from_1, not_negative, share
 from plumbing.log import say
 from plumbing.run import Run
 from tasks import toy
+from tasks.example import Example
 
 WHAT_TO_WATCH = (
     "What to watch: the loss VALUE says nothing here. On-policy the ratio is 1 and advantages "
@@ -163,7 +164,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def score(
     completions: list[str],
-    examples: list,
+    examples: list[Example],
     lengths: list[int],
     limit: int,
     names: list[str],
@@ -297,10 +298,26 @@ def finished_rows(roll: rollout.Rollout) -> Tensor:
     return torch.tensor([reason == "stop" for reason in roll.finish])
 
 
-def mean_of(clips: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Average the clip metrics over a step's updates."""
+def policy_metrics(
+    logp: Tensor,
+    entropy: Tensor,
+    ref_logp: Tensor | None,
+    counted: Tensor,
+    clips: list[dict[str, Tensor]],
+    gap: dict[str, Tensor],
+) -> dict[str, float | Tensor]:
+    """Describe the policy in a step's first update, and what all its updates have clipped.
+
+    logp, entropy, ref_logp, counted: (B, T). clips: losses.clip_ratio of each update.
+    """
+    kl = 0.0
+    if ref_logp is not None:
+        kl = losses.masked_mean(losses.kl_k3(logp, ref_logp), counted)
     return {
-        f"clip_ratio/{name}": sum(clip[name] for clip in clips) / len(clips) for name in clips[0]
+        "entropy": losses.masked_mean(entropy, counted),
+        "kl": kl,
+        **{f"clip_ratio/{k}": sum(clip[k] for clip in clips) / len(clips) for k in clips[0]},
+        **{f"sampling_logp_difference/{name}": value for name, value in gap.items()},
     }
 
 
@@ -315,13 +332,7 @@ def evaluate(
     for name, examples in eval_sets.items():
         texts, lengths, _ = ask(examples, describe=f"asking {name}")
         lines = [
-            {
-                "id": example.id,
-                "question": example.question,
-                "answer": example.answer,
-                "prediction": text,
-                **rewards.marks(text, example),
-            }
+            about(example) | {"prediction": text} | rewards.marks(text, example)
             for example, text in zip(examples, texts)
         ]
         disk.write_lines(answers_file(folder, list(eval_sets), name, step), lines)
@@ -337,26 +348,26 @@ def answers_file(folder: Path, names: list[str], name: str, step: int) -> Path:
     return folder / f"eval_{names.index(name)}_{short}_{step:06d}.jsonl"
 
 
-def save_samples(
+def about(example: Example) -> dict:
+    """Say in a record which question it is about."""
+    return {"id": example.id, "question": example.question, "answer": example.answer}
+
+
+def show_samples(
     folder: Path,
     step: int,
-    examples: list,
+    examples: list[Example],
     completions: list[str],
     parts: dict[str, list[float]],
+    totals: Tensor,
     adv: Tensor,
-    G: int,
 ) -> None:
-    """Write every completion of the step with its scores, and draw some beside the pictures."""
+    """Write every completion of a step with its scores, draw some, and print one."""
+    G = len(completions) // len(examples)
     scores = [{name: values[b] for name, values in parts.items()} for b in range(len(completions))]
     lines = [
-        {
-            "id": examples[b // G].id,
-            "question": examples[b // G].question,
-            "answer": examples[b // G].answer,
-            "completion": completions[b],
-            **scores[b],
-            "advantage": float(adv[b]),
-        }
+        about(examples[b // G])
+        | {"completion": completions[b], **scores[b], "advantage": float(adv[b])}
         for b in range(len(completions))
     ]
     disk.write_lines(folder / f"step_{step:06d}.jsonl", lines)
@@ -374,6 +385,11 @@ def save_samples(
         )
     title = f"step {step}: sampled completions and their rewards"
     plots.plot_samples(rows, folder / f"step_{step:06d}.png", title)
+    say(
+        f"  one of them: {examples[0].question}  ->  {completions[0][:300]!r}  "
+        f"(answer {examples[0].answer}, reward {float(totals[0]):g}, "
+        f"advantage {float(adv[0]):+.2f})"
+    )
 
 
 def draw_curves(
@@ -396,7 +412,7 @@ def draw_curves(
 
 
 def check_data(
-    examples: list | toy.ToyStream, eval_sets: dict[str, list], formulas: list[str]
+    examples: list[Example] | toy.ToyStream, eval_sets: dict[str, list], formulas: list[str]
 ) -> None:
     """Check all golds, and that rewards have what they need. UserError."""
     for asked in (examples, *eval_sets.values()):
@@ -543,32 +559,22 @@ def main(args: argparse.Namespace) -> None:
             metrics = {
                 "loss": loss,
                 **sample_metrics(roll, completions, parts, failed, scores, adv, G),
+                **policy_metrics(first_logp, first_entropy, ref_logp, counted, clips, gap),
                 "rewards/undecided": undecided,
                 "grad_norm": grad_norm,
                 "learning_rate": run.learning_rate,
-                "entropy": losses.masked_mean(first_entropy, counted),
-                "kl": 0.0,
-                **mean_of(clips),
-                **{f"sampling_logp_difference/{name}": value for name, value in gap.items()},
                 "step_time": seconds,
                 "rollout_time": rolled - started,
                 "reward_time": scored - rolled,
                 "tokens_per_second": int(roll.mask.sum()) / seconds,
             }
-            if reference:
-                metrics["kl"] = losses.masked_mean(losses.kl_k3(first_logp, ref_logp), counted)
             if args.num_iterations > 1:
                 metrics["old_logp_from_rollout"] = agrees
             if run.due(args.eval_steps):
                 metrics |= evaluate(ask, eval_sets, step, out / "samples")
             run.log({name: float(value) for name, value in metrics.items()}, show)
             if step == 1 or run.due(args.eval_steps or 50):
-                save_samples(out / "samples", step, chosen, completions, parts, adv, G)
-                say(
-                    f"  one of them: {chosen[0].question}  ->  {completions[0][:300]!r}  "
-                    f"(answer {chosen[0].answer}, reward {float(scores[0]):g}, "
-                    f"advantage {float(adv[0]):+.2f})"
-                )
+                show_samples(out / "samples", step, chosen, completions, parts, scores, adv)
 
     # --- the end: publish, compare, draw ---
     run.publish()
