@@ -43,7 +43,8 @@ class Run(contextlib.ExitStack):
     """A run's directory and the steps in it. `step` counts those that were begun.
 
     save_model(directory) writes model_bytes. resume: the checkpoint to go on from.
-    folder: where to write, if it is not --output-dir. more: JSON values to keep in checkpoints.
+    folder: where to write, if it is not --output-dir. Then args may be a record of the flags that
+    are read here, and args.json is save_model's. more: JSON values to keep in checkpoints.
     title and where: what the progress bar and the sentence after Ctrl-C call the training.
     """
 
@@ -60,7 +61,8 @@ class Run(contextlib.ExitStack):
         where: str = "",
     ):
         super().__init__()
-        self.args, self.optimizer, self.out = args, optimizer, Path(folder or args.output_dir)
+        self.args, self.optimizer, self.folder = args, optimizer, folder
+        self.out = Path(folder or args.output_dir)
         self.write_weights, self.model_bytes = save_model, model_bytes
         self.state_bytes = optimizer_bytes(optimizer)
         self.more, self.title, self.where = more, title, where
@@ -129,7 +131,8 @@ class Run(contextlib.ExitStack):
     def save_model(self, directory: Path):
         """Write the model and the args.json that belongs to it."""
         self.write_weights(directory)
-        write_args(directory, self.args)
+        if self.folder is None:
+            write_args(directory, self.args)
 
     def publish(self):
         """Write the finished model into the run's directory."""
