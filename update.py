@@ -8,16 +8,15 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 import data
 import losses
 from logps import token_logps
-from plumbing import device, disk, records, rundir, stopping
+from plumbing import device, disk, records, rundir
 from plumbing.errors import UserError
 from plumbing.iterations import Models
-from plumbing.log import MetricsLog, metrics_of, say
-from plumbing.run import lr_scale, optimizer_bytes
+from plumbing.log import say
+from plumbing.run import Run
 from tasks.example import Example, Pair
 from tasks.prompts import with_question
 
@@ -341,43 +340,21 @@ def train(
     max_steps = data.steps_of(settings.max_steps, settings.num_train_epochs, "", rows, N)
     trained = [q for q in policy.parameters() if q.requires_grad]
     optimizer = make_optimizer(settings.optim, trained, settings.learning_rate)
-    step = restore(optimizer, found[-1], state) if found else 0
-    lines = metrics_of(found[-1] if found else None)
-    log = MetricsLog(folder, lines, settings.report_to, settings.logging_steps)
+    resume = found[-1] if found else None
     fall = ChosenFall()
     add_gradient = functools.partial(update, policy, state=state)
-    bar = tqdm(
-        total=max_steps, initial=step, desc=f"iteration {t}: train", unit="step", leave=False
-    )
-    with stopping.Stop() as stop:
-        while step < max_steps:
-            device.seed_everything(seed, step)
-            batch = data.take(rows, step * N, N, seed)
-            schedule = settings.warmup_steps, settings.lr_scheduler_type
-            rate = settings.learning_rate * lr_scale(step, max_steps, *schedule)
-            step += 1
-            metrics = take_step(
-                policy, optimizer, batch, add_gradient, rate, settings.max_grad_norm, step
-            )
-            bar.update()
-            bar.set_postfix(loss=f"{metrics['loss']:.3f}")
-            log.log(step, metrics, SHOWN, step == max_steps)
+    names = {"title": f"iteration {t}: train", "where": f" in the training of iteration {t},"}
+    with Run(settings, save_model, model_bytes, optimizer, resume, folder, state, **names) as run:
+        for step in run.steps(max_steps):
+            device.seed_everything(seed, step - 1)
+            batch = data.take(rows, (step - 1) * N, N, seed)
+            rate, max_norm = run.learning_rate, settings.max_grad_norm
+            metrics = take_step(policy, optimizer, batch, add_gradient, rate, max_norm, step)
+            run.log(metrics, SHOWN)
             fall.note(step, metrics)
-            leaving = stop.requested  # asked once: the step that is named is the one saved
-            if leaving or step == max_steps or is_due(step, settings.save_steps):
-                saved = {"optimizer": optimizer.state_dict(), "more": state}
-                size, keep = model_bytes + optimizer_bytes(optimizer), settings.save_total_limit
-                rundir.save_checkpoint(folder, step, save_model, saved, log, keep, size, leaving)
-            if leaving:
-                bar.close()
-                stop.leave(
-                    f"stopped in the training of iteration {t}, after step {step}; go on with "
-                    "--resume-from-checkpoint"
-                )
-    bar.close()
     optimizer.zero_grad()  # the evaluation needs the memory
     policy.eval()
-    finish(folder, save_model, model_bytes, {"steps": step, "rows": len(rows)})
+    finish(folder, save_model, model_bytes, {"steps": run.step, "rows": len(rows)})
 
 
 def finish(
@@ -388,19 +365,6 @@ def finish(
     disk.write_json(folder / "trained.json", result)
     for checkpoint in rundir.checkpoints(folder):
         rundir.remove(checkpoint)
-
-
-def is_due(step: int, every: int) -> bool:
-    """Tell whether what comes every `every` steps is due; 0: never."""
-    return bool(every) and step % every == 0
-
-
-def restore(optimizer: torch.optim.Optimizer, checkpoint: Path, state: dict) -> int:
-    """Restore optimizer and `state` from a checkpoint; returns its step."""
-    saved = rundir.load_state(checkpoint)
-    optimizer.load_state_dict(saved["optimizer"])
-    state |= saved["more"]
-    return saved["step"]
 
 
 def take_step(
