@@ -33,7 +33,7 @@ if __name__ == "__main__":
 import argparse
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -57,7 +57,6 @@ from plumbing.errors import UserError
 from plumbing.flags import int_from_0, int_from_1, not_negative, share
 from plumbing.log import say
 from plumbing.run import Run
-from tasks import toy
 from tasks.example import Example
 
 WHAT_TO_WATCH = (
@@ -412,12 +411,12 @@ def draw_curves(
 
 
 def check_data(
-    examples: list[Example] | toy.ToyStream, eval_sets: dict[str, list], formulas: list[str]
+    examples: Sequence[Example], eval_sets: dict[str, list], formulas: list[str]
 ) -> None:
     """Check all golds, and that rewards have what they need. UserError."""
     for asked in (examples, *eval_sets.values()):
         data.check_golds(asked, rewards.check_gold)
-    some = data.head(examples, 16) if isinstance(examples, toy.ToyStream) else examples
+    some = data.head(examples, 16) if data.is_endless(examples) else examples
     try:
         rewards.check_rewards(formulas, some)
     except ValueError as error:
@@ -456,7 +455,7 @@ def main(args: argparse.Namespace) -> None:
     for asked in (examples, *eval_sets.values()):
         asker.check(asked, limit)
     reference = model.Reference(policy, args) if args.beta else None
-    reward_models = {
+    graders = {
         name: judges.RewardModel(name, policy.device, logps.core_of(policy).compute_dtype)
         for name in args.reward_funcs
         if name not in rewards.REWARDS
@@ -511,9 +510,8 @@ def main(args: argparse.Namespace) -> None:
             # 2. score them
             undecided = answers.undecided()
             asked = [example for example in chosen for _ in range(G)]
-            lengths = roll.lengths.tolist()
             parts, failed = score(
-                completions, asked, lengths, limit, args.reward_funcs, reward_models, size
+                completions, asked, roll.lengths.tolist(), limit, args.reward_funcs, graders, size
             )
             scores = torch.tensor(rewards.total(parts, args.reward_weights))  # (B,)
             undecided = answers.undecided() - undecided

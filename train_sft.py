@@ -40,7 +40,7 @@ import update
 from grading import boxes
 from plumbing import device, disk, flags, plots, results, rundir, running, stopping
 from plumbing.run import Run
-from tasks import teacher, toy
+from tasks import teacher
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -144,8 +144,7 @@ def main(args: argparse.Namespace) -> None:
     # --- loop ---
     with Run(args, save_model, model_bytes, optimizer, resume, title="sft") as run:
         disk.announce(out, rundir.to_write(args, model_bytes, run.state_bytes, max_steps))
-        endless = isinstance(examples, toy.ToyStream)
-        count = "endless, drawn here" if endless else f"{len(examples)} examples"
+        count = "endless, drawn here" if data.is_endless(examples) else f"{len(examples)} examples"
         print(f"model: {model.describe(policy)}")
         print(f"data: {args.data} ({count}), {N} examples a step, {max_steps} steps")
         print(
