@@ -267,7 +267,7 @@ def test_a_file_size_limit_is_a_warning(tmp_path):
 
 
 def test_a_figure_of_several_runs_takes_any_name(tmp_path, monkeypatch):
-    import seed_plot
+    from recipes import seed_plot
 
     for run in ("$a^$", "_b"):
         (tmp_path / run).mkdir()
@@ -277,5 +277,5 @@ def test_a_figure_of_several_runs_takes_any_name(tmp_path, monkeypatch):
     line = ["seed_plot.py", str(tmp_path / "$.png"), "--title", "$x^$", "--metrics", "$l^$=loss"]
     line += ["--runs", f"_one={tmp_path}/$a^$,{tmp_path}/_b"]
     monkeypatch.setattr(sys, "argv", line)
-    seed_plot.main()
+    seed_plot.main(seed_plot.parse_args())
     whole_png(tmp_path / "$.png")

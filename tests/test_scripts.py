@@ -1966,7 +1966,7 @@ def test_boxes_in_an_answer_are_said_in_pixels_of_the_picture(base, tmp_path, ca
 
 
 def test_a_finished_pair_of_runs_makes_a_figure(tmp_path):
-    """tests/seed_plot.py as the Makefile calls it: mean and range over runs, printed and drawn."""
+    """recipes/seed_plot.py as recipes/length.sh calls it: mean and range over runs, printed and drawn."""
     for run, values in {"a0": [0.0, 1.0], "a1": [0.2, 0.6], "b0": [0.5, 0.5]}.items():
         (tmp_path / run).mkdir()
         (tmp_path / run / "metrics.jsonl").write_text(
@@ -1975,7 +1975,7 @@ def test_a_finished_pair_of_runs_makes_a_figure(tmp_path):
     done = subprocess.run(
         [
             sys.executable,
-            ROOT / "tests" / "seed_plot.py",
+            ROOT / "recipes" / "seed_plot.py",
             tmp_path / "x.png",
             "--metrics",
             "the x=x",

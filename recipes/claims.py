@@ -1,10 +1,12 @@
-"""`make claims`: the published claims about self-training, tried on the toy task `table`; writes the table into README between its two marks.
+"""Test the published claims about self-training on `table`; write docs/selftraining.md's table.
 
-    python tests/claims.py runs/claims           about an hour on two cores; may be stopped at any time, the same command goes on
+    python recipes/claims.py runs/claims    # an hour on two cores; the same command goes on
 
-Every run is one of the scripts' own commands, printed as it starts, with a log beside its directory; two run at a time, one thread each. What is finished is not done again.
+Every run is one of the scripts' own commands, printed as it starts, with a log beside its directory.
+Two run at a time, one thread each. What is finished is not done again.
 """
 
+import argparse
 import json
 import os
 import re
@@ -39,7 +41,7 @@ def jobs(out):
             f"{out}/zero_reasoning",
             f"evaluate.py --model {base} {ASKED} --max-completion-length 100",
         ),
-        (f"{out}/planted", f"tests/planted.py --model {base} --data table"),
+        (f"{out}/planted", f"recipes/planted.py --model {base} --data table"),
     ]
     trained, then = [], []
     for seed in SEEDS:
@@ -91,7 +93,7 @@ def jobs(out):
         )
     ]
     direct += [
-        (f"{out}/planted_r3v{seed}", f"tests/planted.py --model {out}/r3v{seed} --data table")
+        (f"{out}/planted_r3v{seed}", f"recipes/planted.py --model {out}/r3v{seed} --data table")
         for seed in SEEDS
     ]
     return [[(f"{out}/reading", reading)], [(base, basics)], first, trained, then, direct]
@@ -241,7 +243,16 @@ def table(out):
     return "\n".join(rows)
 
 
-def main(out):
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument("out", nargs="?", default="runs/claims", help="directory of all runs")
+    return p.parse_args(argv)
+
+
+def main(args: argparse.Namespace) -> None:
+    out = args.out
     started = time.time()
     for stage in jobs(out):
         threads = 2 if len(stage) == 1 else 1
@@ -256,15 +267,15 @@ def main(out):
     )
     print(text)
     print(f"this call took {(time.time() - started) / 60:.1f} minutes")
-    readme = ROOT / "README.md"
+    page = ROOT / "docs" / "selftraining.md"
     marked = re.sub(
         r"(<!-- claims -->\n).*?(<!-- /claims -->)",
         lambda m: m[1] + text + m[2],
-        readme.read_text(encoding="utf-8"),
+        page.read_text(encoding="utf-8"),
         flags=re.DOTALL,
     )
-    readme.write_text(marked, encoding="utf-8")
+    page.write_text(marked, encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else "runs/claims")
+    main(parse_args())
