@@ -1032,7 +1032,11 @@ def bench_rewards(args):
     ]
     sets += [
         (
-            "ground" if rewards.REWARDS[name].needs is rewards.BOXES else "spatial" if name == "mcq" else "count",
+            "ground"
+            if rewards.REWARDS[name].needs is rewards.BOXES
+            else "spatial"
+            if name == "mcq"
+            else "count",
             [name],
         )
         for name in sorted(rewards.REWARDS)

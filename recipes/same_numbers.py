@@ -381,7 +381,7 @@ def compare(args: argparse.Namespace) -> int:
     return int(bool(everything) or not count["files"])
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv=None) -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     commands = p.add_subparsers(dest="command", required=True)
     one = commands.add_parser("inputs")

@@ -57,7 +57,9 @@ def run(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(rollout_, "rollout", scripted_rollout)
     monkeypatch.setattr(logps, "token_logps", scripted_logps)
     monkeypatch.setattr(losses, "group_advantage", lambda *_: torch.tensor(ADVANTAGES))
-    monkeypatch.setitem(rewards.REWARDS, "vowels", rewards.Reward(lambda text, example: text.count("e")))
+    monkeypatch.setitem(
+        rewards.REWARDS, "vowels", rewards.Reward(lambda text, example: text.count("e"))
+    )
     answers = ["<answer>1</answer>"] * 2
     monkeypatch.setattr(rollout_, "answer_all", lambda *_, **__: (answers, [1, 1], None))
     for drawing in ("plot_samples", "plot_curve"):

@@ -692,10 +692,7 @@ def test_a_split_of_the_data_is_what_it_is_evaluated_on(base, tmp_path, speaking
         f"--model {base} {line} --method star --iterations 1 --max-steps 1 --num-samples 0 "
         f"--output-dir {tmp_path / 'out'}"
     )
-    assert (
-        read(tmp_path / "out" / "iteration-1" / "result.json")["eval/d:train/n"]
-        == 4
-    )
+    assert read(tmp_path / "out" / "iteration-1" / "result.json")["eval/d:train/n"] == 4
 
 
 # --- the reference, and given pairs ---
