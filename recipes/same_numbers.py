@@ -392,7 +392,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     one.add_argument("new", type=Path)
     one.add_argument("--only", default=".", help="regex for names of commands")
     one.add_argument("--checkouts", nargs="*", default=[], help="their paths, which texts may name")
-    return p.parse_args()
+    return p.parse_args(argv)
 
 
 def main() -> int:
