@@ -252,7 +252,8 @@ def _form(value: Value, text: str) -> str:
     if isinstance(value, Expression):
         return _form_of_tree(value.tree)
     if isinstance(value, Text):
-        return value.text
+        again = read(value.text)  # in small letters it may be a formula: CΑ, c times alpha
+        return value.text if again == value else _form(again, value.text)
     return text_form(text).replace(" ", "")
 
 

@@ -214,4 +214,5 @@ def plain(text: str) -> str:
     text = re.sub(r"_\{(\w+)\}(?!\w)", r"_\1", text)
     text = re.sub(r"(?<=[a-z][a-z])!$", "", text)
     text = re.sub(r"^(?:(?:the|an|a)\s+)+(?=\w\w)", "", text)
-    return unicodedata.normalize("NFC", text)  # "a ´", now without its space, is "á"
+    # Folding and dropped spaces bring letters and accents together: ß´, "a ´".
+    return unicodedata.normalize("NFC", text)

@@ -386,6 +386,19 @@ def test_votes_of_one_answer_meet(spellings, form):
     assert {answers.normalize_answer(text) for text in spellings} == {form}
 
 
+@pytest.mark.parametrize(
+    "text, form",
+    [
+        ("C¸", "ç"), ("c ¸", "ç"), ("C\u0327", "ç"), ("Ç", "ç"), ("a´", "á"), ("A\u030a", "å"),
+        ("ß\u0301", "s\u015b"), ("ΐ", "ΐ"), ("か゛", "が"), ("ᾳ", "*(α,ι)"), ("CΑ", "*(c,α)"),
+        ("5 ß", "*(*(5,s),s)"), ("x\\.", "x"), ("ok\\.", "ok"), ("Ⅷ\u0ddf\\$", "viii\u0ddf"),
+    ],
+)  # fmt: skip
+def test_a_vote_votes_as_itself(text, form):
+    """Accents that spaces or case kept apart, capitals of a formula, signs at the end."""
+    assert answers.normalize_answer(text) == answers.normalize_answer(form) == form
+
+
 def test_votes_with_choices():
     spellings = ["B", "dog", "(b) dog", "Dog."]
     assert {answers.normalize_answer(text, ["cat", "dog", "black cat"]) for text in spellings} == {
@@ -550,7 +563,7 @@ def test_no_clock_decides_an_answer():
 
 
 def test_the_walls_of_the_room():
-    """grading/ needs no torch but for its judges, which are models; no file uses another's own."""
+    """grading/ but judges needs no torch, and no file of it uses another's private names."""
     for file in (ROOT / "grading").glob("*.py"):
         if file.name == "judges.py":
             continue
