@@ -114,7 +114,7 @@ def read_args(directory, ours: bool = False) -> dict:
     except (OSError, ValueError, RecursionError):
         value = None
     if ours or isinstance(value, dict) and records.CHECK in value:
-        value = records.opened(value)
+        value = records.without_checksum(value)
     if not isinstance(value, dict):
         raise UserError(
             f"{path} is damaged; delete it, and give the flags that the run was started with"

@@ -20,33 +20,33 @@ CHECK = "crc32"
 
 
 def checksum(record: dict, label: str = "") -> str:
-    """CRC-32 of a record as JSON, and of what it belongs to, as 8 hexadecimal digits."""
+    """CRC-32 of a record as JSON and of its label, as 8 hexadecimal digits."""
     text = f"{label}\n{json.dumps(record)}"
     return f"{zlib.crc32(text.encode()):08x}"
 
 
-def sealed(record: dict, label: str = "") -> dict:
-    """The record with its checksum as its last key."""
+def with_checksum(record: dict, label: str = "") -> dict:
+    """Add its checksum to a record, as the last key."""
     return {**record, CHECK: checksum(record, label)}
 
 
-def opened(value, label: str = "") -> dict | None:
-    """The record without its checksum; None if that does not pass, or there is none."""
+def without_checksum(value: object, label: str = "") -> dict | None:
+    """Take the checksum off a record; None if it does not pass, or there is none."""
     if not isinstance(value, dict) or CHECK not in value:
         return None
     record = {key: item for key, item in value.items() if key != CHECK}
     return record if value[CHECK] == checksum(record, label) else None
 
 
-def write_record(path: str | Path, record: dict, label: str = ""):
+def write_record(path: str | Path, record: dict, label: str = "") -> None:
     """Write a JSON file with its checksum, whole or not at all."""
-    disk.write_json(path, sealed(record, label))
+    disk.write_json(path, with_checksum(record, label))
 
 
 def read_record(path: str | Path, label: str = "") -> dict | None:
     """Read a JSON file with its checksum; None if it is damaged or not there."""
     try:
-        return opened(json.loads(disk.read_text(path)), label)
+        return without_checksum(json.loads(disk.read_text(path)), label)
     except (OSError, ValueError, RecursionError):
         return None
 
@@ -65,7 +65,7 @@ def read_lines(path: str | Path) -> list:
 
 
 def good_lines(path: str | Path, label: str = "") -> tuple[list[dict], int]:
-    """Read a file of sealed lines: (the records before the first that fails, lines in the file)."""
+    """Read lines with checksums: (records before the first that fails, lines in the file)."""
     try:
         texts = disk.read_text(path, errors="replace").splitlines()
     except FileNotFoundError:
@@ -73,7 +73,7 @@ def good_lines(path: str | Path, label: str = "") -> tuple[list[dict], int]:
     lines = []
     for number, text in enumerate(texts, 1):
         try:
-            record = opened(json.loads(text), f"{label}:{number}")
+            record = without_checksum(json.loads(text), f"{label}:{number}")
         except (ValueError, RecursionError):
             break
         if record is None:
@@ -83,7 +83,7 @@ def good_lines(path: str | Path, label: str = "") -> tuple[list[dict], int]:
 
 
 def finished_lines(path: str | Path, label: str, total: int, remedy: str) -> list[dict]:
-    """Read the `total` sealed lines that a finished phase left. UserError if one fails or lacks."""
+    """Read the `total` lines that a finished phase left. UserError if one fails or is missing."""
     lines, count = good_lines(path, label)
     if len(lines) < count:
         raise UserError(f"{path}:{len(lines) + 1} is damaged or another run's; {remedy}")
@@ -92,25 +92,27 @@ def finished_lines(path: str | Path, label: str, total: int, remedy: str) -> lis
     return lines
 
 
-def write_lines(path: str | Path, records: list[dict], label: str):
-    """Write a file of sealed lines, whole or not at all."""
+def write_lines(path: str | Path, records: list[dict], label: str) -> None:
+    """Write a file of lines with checksums, whole or not at all."""
     disk.write_lines(path, numbered(records, label))
 
 
 def numbered(records: list[dict], label: str, before: int = 0) -> list[dict]:
-    """The records sealed as the lines of a file that follow `before` others."""
-    return [sealed(record, f"{label}:{n}") for n, record in enumerate(records, before + 1)]
+    """Add checksums to records as the lines of a file that follow `before` others."""
+    return [with_checksum(record, f"{label}:{n}") for n, record in enumerate(records, before + 1)]
 
 
 class Lines:
-    """A file of sealed lines that is appended to a batch at a time, and taken up where it ended.
+    """A file of lines with checksums, appended to a batch at a time, and taken up where it ended.
 
     path: the file. label: what its lines belong to. batch: lines that are written together.
     total: lines when it is finished; the last batch may be smaller. fresh: begin with none.
     `lines` are its records: whole batches only, so that the rest is made as it was made before.
     """
 
-    def __init__(self, path: str | Path, label: str, batch: int, total: int, fresh: bool = False):
+    def __init__(
+        self, path: str | Path, label: str, batch: int, total: int, fresh: bool = False
+    ) -> None:
         self.path, self.label = Path(path), label
         self.batch, self.total = batch, total
         good, count = ([], 0) if fresh else good_lines(path, label)
@@ -126,7 +128,7 @@ class Lines:
         if not self.path.is_file() or disk.read_text(path, errors="replace") != whole:
             disk.write_whole(self.path, whole)
 
-    def append(self, records: list[dict]):
+    def append(self, records: list[dict]) -> None:
         """Add a batch, in one write."""
         lines = numbered(records, self.label, before=len(self.lines))
         text = "".join(json.dumps(line) + "\n" for line in lines)
@@ -150,7 +152,7 @@ class Lines:
 
 
 def was_being_written(path: str | Path, good: int, count: int) -> bool:
-    """Whether what does not pass is the half of a line that a killed run leaves at the end."""
+    """Tell whether what fails is the half line that a killed run leaves."""
     return good == count - 1 and not disk.read_text(path, errors="replace").endswith("\n")
 
 

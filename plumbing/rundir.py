@@ -133,6 +133,12 @@ def what_ran(out: Path) -> tuple[str, bool] | None:
         return None
 
 
+def newest_whole(run: Path, but: str) -> Path | None:
+    """Find the newest checkpoint that passes its sums, other than the one named `but`."""
+    others = (path for path in reversed(checkpoints(run)) if path.name != but)
+    return next((path for path in others if not fault_of(path)), None)
+
+
 def check_checkpoint(path: Path, by_name: bool = True) -> None:
     """Compare a checkpoint with its SHA256SUMS. UserError, naming a good one, if it is damaged.
 
@@ -141,8 +147,7 @@ def check_checkpoint(path: Path, by_name: bool = True) -> None:
     fault = fault_of(path)
     if not fault:
         return
-    others = [other for other in reversed(checkpoints(path.parent)) if other.name != path.name]
-    good = next((other for other in others if not fault_of(other)), None)
+    good = newest_whole(path.parent, path.name)
     if not (path / SUMS).exists() and not good:
         # Not damage, perhaps: its weights are worth more than the steps.
         remedy = (
@@ -171,7 +176,7 @@ def check_model_files(directory: str | Path) -> None:
     if not fault:
         return
     run = directory.parent if re.fullmatch(r"checkpoint-\d+", directory.name) else directory
-    good = next((p for p in reversed(checkpoints(run)) if p != directory and not fault_of(p)), None)
+    good = newest_whole(run, directory.name)
     if good:
         remedy = f"{good} is whole: name that, or go on with its run to write the model again"
     else:
