@@ -40,12 +40,12 @@ from tqdm import tqdm
 
 import rewards
 import tasks
-from grading import boxes, metrics
+from grading import metrics
 from plumbing import disk, flags, plots, rundir, running, stopping, sums
 from plumbing.arguments import flag, flags_given, label_of, read_args, write_args
 from plumbing.errors import UserError
 from plumbing.records import Lines, checksum, good_lines
-from tasks import files, prompts, protocols
+from tasks import files, prompts, protocols, sheets
 from tasks.example import Example
 from tasks.predictions import read_predictions
 
@@ -402,13 +402,7 @@ def sheet_row(
         instead = ", the majority in its place" if how == "majority" else ""
         whole = f"self-select among these {shown}{instead}: {record['selections'][str(shown)]}"
         completions.append((whole, {"accuracy": mark}))
-    return {
-        "images": plots.images_for_a_sheet(example),
-        "question": example.question,
-        "answer": example.answer,
-        "completions": completions,
-        "boxes": boxes.drawn_boxes(example, record["prediction"], *samples),
-    }
+    return sheets.sheet_row(example, completions, [record["prediction"], *samples])
 
 
 # --- the two commands ---

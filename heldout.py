@@ -15,7 +15,7 @@ import rollout
 from grading.metrics import sample_scores, select, wilson
 from plumbing import plots, records
 from sampler import Sampler
-from tasks import protocols
+from tasks import protocols, sheets
 from tasks.example import Example
 from tasks.prompts import SELECT, select_prompt, with_question
 
@@ -222,12 +222,7 @@ def draw_answers(path: Path, title: str, examples: list[Example], shown: list[li
     """Draw eight questions with their answers, first those that went wrong."""
     rows = sorted(zip(examples, shown), key=lambda row: all(marks["right"] for _, marks in row[1]))
     sheet = [
-        {
-            "images": plots.images_for_a_sheet(example),
-            "question": example.question,
-            "answer": example.answer,
-            "completions": texts,
-        }
+        sheets.sheet_row(example, texts)
         for example, texts in rows[:8]
     ]
     plots.plot_samples(sheet, path, title)

@@ -50,13 +50,14 @@ import rewards
 import rollout
 import tasks
 import update
-from grading import answers, boxes, judges
+from grading import answers, judges
 from grading.metrics import reflections
 from plumbing import device, disk, flags, plots, records, results, rundir, running, stopping
 from plumbing.errors import UserError
 from plumbing.flags import int_from_0, int_from_1, not_negative, share
 from plumbing.log import say
 from plumbing.run import Run
+from tasks import sheets
 from tasks.example import Example
 
 WHAT_TO_WATCH = (
@@ -373,15 +374,8 @@ def show_samples(
     rows = []
     for n, example in enumerate(examples[:6]):
         drawn = range(n * G, n * G + min(3, G))
-        rows.append(
-            {
-                "images": plots.images_for_a_sheet(example),
-                "boxes": boxes.drawn_boxes(example, *(completions[b] for b in drawn)),
-                "question": example.question,
-                "answer": example.answer,
-                "completions": [(completions[b], scores[b]) for b in drawn],
-            }
-        )
+        shown = [(completions[b], scores[b]) for b in drawn]
+        rows.append(sheets.sheet_row(example, shown, [completions[b] for b in drawn]))
     title = f"step {step}: sampled completions and their rewards"
     plots.plot_samples(rows, folder / f"step_{step:06d}.png", title)
     say(
@@ -582,13 +576,11 @@ def main(args: argparse.Namespace) -> None:
         after |= evaluate(ask, eval_sets, run.step, out / "samples")
     title = f"train_grpo.py, {args.model}, {args.data}, {N} x {G}, seed {args.seed}"
     draw_curves(run.history.lines, out / "curve.png", names, args.reward_funcs, args.beta, title)
-    plots.plot_before_after(
-        out / "samples" / "before_after.png",
-        names[0],
-        eval_sets[names[0]],
-        records.read_lines(answers_file(out / "samples", names, names[0], 0)),
-        records.read_lines(answers_file(out / "samples", names, names[0], run.step)),
-    )
+    first = eval_sets[names[0]]
+    files = [answers_file(out / "samples", names, names[0], n) for n in (0, run.step)]
+    rows = sheets.before_after(first, *map(records.read_lines, files))
+    title = f"{names[0]}: answers that changed, and three others"
+    plots.plot_samples(rows, out / "samples" / "before_after.png", title)
     results.save_comparison(before, after, names, run.step, out)
     print(
         f"the model is in {out}, the curve in {out}/curve.png, "

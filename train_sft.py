@@ -37,10 +37,9 @@ import rewards
 import rollout
 import tasks
 import update
-from grading import boxes
 from plumbing import device, disk, flags, plots, results, rundir, running, stopping
 from plumbing.run import Run
-from tasks import teacher
+from tasks import sheets, teacher
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -92,13 +91,7 @@ def evaluate(
 def draw_answers(name: str, examples: list, texts: list[str], step: int, path: Path) -> None:
     """Draw a sheet of the first eight questions, with what the model saw and answered."""
     rows = [
-        {
-            "images": plots.images_for_a_sheet(example),
-            "question": example.question,
-            "answer": example.answer,
-            "boxes": boxes.drawn_boxes(example, text),
-            "completions": [(text, rewards.marks(text, example))],
-        }
+        sheets.sheet_row(example, [(text, rewards.marks(text, example))], [text])
         for example, text in zip(examples[:8], texts)
     ]
     plots.plot_samples(rows, path, f"greedy answers on {name}, step {step}")

@@ -3,6 +3,8 @@
 A plot function draws on a `canvas`, ends with `save`, and is decorated with `picture`.
 """
 
+from __future__ import annotations
+
 import contextlib
 import functools
 import inspect
@@ -10,11 +12,13 @@ import os
 import sys
 import textwrap
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from grading.boxes import drawn_boxes
-from plumbing.errors import UserError
-from tasks import images
+if TYPE_CHECKING:  # imported where it is used: matplotlib takes half a second
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # --- what all pictures share ---
 
@@ -26,7 +30,7 @@ PLAIN_TEXT = {
 }
 
 
-def picture(plot):
+def picture(plot: Callable[..., None]) -> Callable[..., None]:
     """Decorate a function that draws the file `png`: whatever fails is one warning on stderr.
 
     Errors of any type count: matplotlib raises many for the same text. The tests of the pictures
@@ -35,7 +39,7 @@ def picture(plot):
     signature = inspect.signature(plot)
 
     @functools.wraps(plot)
-    def guarded(*args, **kwargs):
+    def guarded(*args: object, **kwargs: object) -> None:
         png = signature.bind(*args, **kwargs).arguments["png"]
         try:
             import matplotlib
@@ -50,7 +54,9 @@ def picture(plot):
     return guarded
 
 
-def canvas(rows, columns, width, height, **layout):
+def canvas(
+    rows: int, columns: int, width: float, height: float, **layout: object
+) -> tuple[Figure, list]:
     """Make a figure of `width` x `height` inches: (figure, its axes).
 
     A bare Figure needs no display and no pyplot, which would keep it in memory until closed.
@@ -61,8 +67,8 @@ def canvas(rows, columns, width, height, **layout):
     return figure, figure.subplots(rows, columns, squeeze=False, **layout)
 
 
-def save(figure, png, dpi=110):
-    """Write a figure to the file `png`, whole or not at all; its directory is made if need be."""
+def save(figure: Figure, png: str | Path, dpi: int = 110) -> None:
+    """Write a figure to the file `png`, whole or not at all, and make its directory."""
     png = Path(png)
     png.parent.mkdir(parents=True, exist_ok=True)
     temporary = png.with_name(f".{png.stem}.part.png")
@@ -75,31 +81,31 @@ def save(figure, png, dpi=110):
             temporary.unlink()
 
 
-def warn(text):
+def warn(text: str) -> None:
     """Print one line on stderr, above a progress bar instead of through it."""
     from tqdm import tqdm
 
     tqdm.write(f"warning: {text}", file=sys.stderr)
 
 
-def describe(error):
+def describe(error: Exception) -> str:
     """Name an error and what it says, in one line."""
-    said = " ".join(str(error).split())
-    return f"{type(error).__name__}: {said[:200]}" if said else type(error).__name__
+    message = " ".join(str(error).split())
+    return f"{type(error).__name__}: {message[:200]}" if message else type(error).__name__
 
 
-def printable(text):
+def printable(text: str) -> str:
     """Replace what matplotlib cannot draw or a terminal cannot show by question marks."""
     shown = [c if c.isprintable() and ord(c) < 0x2E80 else "?" for c in text.replace("\n", " ")]
     return "".join(shown)
 
 
-def title_of(text, inches):
-    """Break a title, at font size 10, into lines of so many inches: three at most."""
+def title_of(text: str, inches: float) -> str:
+    """Break a title, at font size 10, into three lines of so many inches."""
     return "\n".join(textwrap.wrap(printable(text), int(inches * 12), max_lines=3))
 
 
-def label_of(text):
+def label_of(text: str) -> str:
     """A label for the legend: matplotlib leaves out those that begin with `_`."""
     shown = printable(text)
     if len(shown) > 60:
@@ -111,11 +117,16 @@ def label_of(text):
 
 
 @picture
-def plot_curve(lines, png, panels, title="", x="step"):
+def plot_curve(
+    lines: list[dict],
+    png: str | Path,
+    panels: list[tuple[str, list[str]]],
+    title: str = "",
+    x: str = "step",
+) -> None:
     """Draw curve.png.
 
-    lines: those of metrics.jsonl. panels: list of (heading, [metric names]). Names without data
-    and empty panels are left out.
+    lines: those of metrics.jsonl. panels: (heading, metric names); those without data are omitted.
     """
     drawn = []
     for heading, names in panels:
@@ -141,13 +152,13 @@ def plot_curve(lines, png, panels, title="", x="step"):
     save(figure, png)
 
 
-def points_of(lines, name):
-    """The points of one curve, [(step, value)]: the lines of metrics.jsonl that have it."""
+def points_of(lines: list[dict], name: str) -> list[tuple[float, float]]:
+    """Collect the points (step, value) of one curve from the lines of metrics.jsonl."""
     return [(line["step"], line[name]) for line in lines if line.get(name) is not None]
 
 
-def draw_curve(ax, name, points):
-    """Draw a few points as they are, many as noise behind their trend: both are wanted."""
+def draw_curve(ax: Axes, name: str, points: list[tuple[float, float]]) -> None:
+    """Draw a few points as they are, and many as noise behind their trend."""
     steps, values = zip(*points)
     if len(points) < 40:
         ax.plot(steps, values, marker="o", label=label_of(name), lw=2)
@@ -165,8 +176,8 @@ BOX_COLORS = ("white", "red", "gold", "blue")
 
 
 @picture
-def plot_samples(rows, png, title=""):
-    """Draw a sheet that a person can look at: pictures, and beside them what was answered.
+def plot_samples(rows: list[dict], png: str | Path, title: str = "") -> None:
+    """Draw a sheet to look at: pictures, and beside them what was answered.
 
     rows: dicts with `images` (PIL), `question`, `answer`, `completions` [(text, scores dict)], and
     perhaps `boxes`, in pixels of the first image: the gold ones (white, broken), then those of
@@ -188,8 +199,8 @@ def plot_samples(rows, png, title=""):
     save(figure, png, dpi=100)
 
 
-def text_of(row):
-    """A question and the answers to it, in lines that fit beside the picture."""
+def text_of(row: dict) -> str:
+    """Write a question and the answers to it, in lines that fit beside the picture."""
     blocks = [f"{row['question'].strip()}   [answer: {row['answer']}]"]
     for text, scores in row["completions"]:
         marks = "  ".join(f"{name} {value:g}" for name, value in scores.items())
@@ -198,92 +209,42 @@ def text_of(row):
     return "\n".join("\n".join(textwrap.wrap(printable(block), **shape)) for block in blocks)
 
 
-def draw_boxes(ax, boxes):
-    """Draw the boxes of each answer in its color, the gold ones broken; twenty of each."""
+def draw_boxes(ax: Axes, boxes: list[list[tuple]]) -> None:
+    """Draw the gold boxes broken and each answer's in its color; twenty of each."""
     from matplotlib.patches import Rectangle
 
-    for i, (some, color) in enumerate(zip(boxes, BOX_COLORS)):
+    for i, (corners, color) in enumerate(zip(boxes, BOX_COLORS)):
         style = "--" if i == 0 else "-"
-        for x1, y1, x2, y2 in some[:20]:
+        for x1, y1, x2, y2 in corners[:20]:
             ax.add_patch(
                 Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, lw=1.5, ec=color, ls=style)
             )
 
 
-def images_for_a_sheet(example):
-    """Open the images that a picture for people shows: [] and a warning if they have gone since."""
-    try:
-        return images.open_images(example)
-    except UserError as error:
-        warn(f"a sheet is drawn without its picture: {error}")
-        return []
+# --- accuracy against samples ---
 
 
 @picture
-def plot_before_after(png, name, examples, before, after):
-    """A sheet of held-out pictures with what was answered before and after training: five answers that changed, if there are, and three others.
-    before, after: the lines of samples/eval_*.jsonl, in the order of `examples`."""
-    triples = list(zip(examples, before, after))
-    rows = []
-    for e, b, a in (
-        sorted(triples[:200], key=lambda t: t[1]["accuracy"] == t[2]["accuracy"])[:5] + triples[:3]
-    ):
-        said = [
-            (
-                f"{when}: {answer['prediction']}",
-                {k: answer[k] for k in ("accuracy", "iou") if k in answer},
-            )
-            for when, answer in (("before", b), ("after", a))
-        ]
-        rows.append(
-            {
-                "images": images_for_a_sheet(e),
-                "boxes": drawn_boxes(e, b["prediction"], a["prediction"]),
-                "question": e.question,
-                "answer": e.answer,
-                "completions": said,
-            }
-        )
-    plot_samples(rows, png, f"{name}: answers that changed, and three others")
+def plot_scaling(curve: list[dict], result: dict, png: str | Path, title: str) -> None:
+    """Draw accuracy against the number of samples, and against tokens per question.
 
-
-@picture
-def plot_scaling(curve, result, png, title):
-    """curve.png: accuracy against the number of samples, and against what a question costs in tokens. curve: points of `sampled_scores`; bars: 95 %."""
+    curve: points of `sampled_scores`. result: result.json, for greedy answers. Bars: 95 %.
+    """
     figure, [[by_n, by_tokens]] = canvas(1, 2, 9, 3.6, sharey=True)
-    greedy = [
-        {
-            "greedy": result["accuracy"],
-            "greedy_low": result["accuracy_low"],
-            "greedy_high": result["accuracy_high"],
-            "greedy_tokens": curve[0]["greedy_tokens"],
-        }
-    ]
+    greedy = {f"greedy{end}": result[f"accuracy{end}"] for end in ("", "_low", "_high")}
+    greedy["greedy_tokens"] = curve[0]["greedy_tokens"]
     by_n.axhline(result["accuracy"], color="gray", label="greedy")
     by_n.axhspan(result["accuracy_low"], result["accuracy_high"], color="gray", alpha=0.15)
-    drawn = [
+    for ax, name, x, color, points in (
         (by_n, "pass@k", "step", "C0", curve),
         (by_n, "majority@k", "step", "C1", curve),
         (by_n, "self_select@k", "step", "C2", curve),
-        (by_tokens, "greedy", "greedy_tokens", "gray", greedy),
+        (by_tokens, "greedy", "greedy_tokens", "gray", [greedy]),
         (by_tokens, "majority@k", "majority_tokens", "C1", curve),
         (by_tokens, "self_select@k", "self_select_tokens", "C2", curve),
-    ]
-    for ax, name, x, color, points in drawn:
+    ):
         if name in points[0]:
-            bars = [
-                [max(0, p[name] - p[f"{name}_low"]) for p in points],
-                [max(0, p[f"{name}_high"] - p[name]) for p in points],
-            ]  # an interval can end 1e-16 short of 1
-            ax.errorbar(
-                [p[x] for p in points],
-                [p[name] for p in points],
-                bars,
-                color=color,
-                marker="o",
-                capsize=2,
-                label=name,
-            )
+            draw_with_bars(ax, points, x, name, color)
     for ax, heading, x in (
         (by_n, "accuracy against number of samples", "samples, k"),
         (by_tokens, "accuracy against tokens", "tokens per question, prompts and answers"),
@@ -294,3 +255,13 @@ def plot_scaling(curve, result, png, title):
         ax.legend(fontsize=7)
     figure.suptitle(title_of(title, 9), fontsize=10)
     save(figure, png)
+
+
+def draw_with_bars(ax: Axes, points: list[dict], x: str, name: str, color: str) -> None:
+    """Draw `name` of each point against `x`, with bars from NAME_low to NAME_high."""
+    values = [point[name] for point in points]
+    # An interval can end 1e-16 short of the value 1.
+    down = [max(0, point[name] - point[f"{name}_low"]) for point in points]
+    up = [max(0, point[f"{name}_high"] - point[name]) for point in points]
+    style = {"color": color, "marker": "o", "capsize": 2, "label": name}
+    ax.errorbar([point[x] for point in points], values, [down, up], **style)

@@ -1,0 +1,54 @@
+"""Rows for `plots.plot_samples`: an example's picture and boxes beside what was answered."""
+
+from PIL import Image
+
+from grading.boxes import drawn_boxes
+from plumbing import plots
+from plumbing.errors import UserError
+from tasks import images
+from tasks.example import Example
+
+
+def sheet_row(
+    example: Example, completions: list[tuple[str, dict]], boxed: list[str] | None = None
+) -> dict:
+    """Make one row of a sheet.
+
+    completions: (text, its scores by name). boxed: texts whose boxes are drawn with the gold ones.
+    """
+    return {
+        "images": pictures_of(example),
+        "boxes": [] if boxed is None else drawn_boxes(example, *boxed),
+        "question": example.question,
+        "answer": example.answer,
+        "completions": completions,
+    }
+
+
+def pictures_of(example: Example) -> list[Image.Image]:
+    """Open an example's images; [] and a warning if they have gone since."""
+    try:
+        return images.open_images(example)
+    except UserError as error:
+        plots.warn(f"a sheet is drawn without its picture: {error}")
+        return []
+
+
+def before_after(examples: list[Example], before: list[dict], after: list[dict]) -> list[dict]:
+    """Make rows of held-out questions: five answers that training changed, and three others.
+
+    before, after: the lines of samples/eval_*.jsonl, in the order of `examples`.
+    """
+    triples = list(zip(examples, before, after))
+    changed_first = sorted(triples[:200], key=lambda t: t[1]["accuracy"] == t[2]["accuracy"])
+    rows = []
+    for example, old, new in changed_first[:5] + triples[:3]:
+        answers = [(f"before: {old['prediction']}", marks_of(old))]
+        answers.append((f"after: {new['prediction']}", marks_of(new)))
+        rows.append(sheet_row(example, answers, [old["prediction"], new["prediction"]]))
+    return rows
+
+
+def marks_of(line: dict) -> dict:
+    """What a line of samples/eval_*.jsonl says about an answer."""
+    return {name: line[name] for name in ("accuracy", "iou") if name in line}
