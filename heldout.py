@@ -221,10 +221,7 @@ def evaluate_all(
 def draw_answers(path: Path, title: str, examples: list[Example], shown: list[list[tuple]]) -> None:
     """Draw eight questions with their answers, first those that went wrong."""
     rows = sorted(zip(examples, shown), key=lambda row: all(marks["right"] for _, marks in row[1]))
-    sheet = [
-        sheets.sheet_row(example, texts)
-        for example, texts in rows[:8]
-    ]
+    sheet = [sheets.sheet_row(example, texts) for example, texts in rows[:8]]
     plots.plot_samples(sheet, path, title)
 
 

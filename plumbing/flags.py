@@ -8,45 +8,46 @@ import os
 import sys
 import textwrap
 from collections.abc import Iterable
+from typing import NoReturn
 
 from plumbing.text import HALF, cut
 
-# ---------------------------------------------------------------------------------------------------------------- flags
+# --- flags of other projects ---
 
-# Flags of TRL, R1-V and VLM-R1 that mean nothing here, and what to type instead. The ones that we share have their name and meaning.
-# docs/exactness.md says where TRL 1.16 computes something else from them: --beta, --label-smoothing, --loss-type bnpo.
+# Flags of TRL, R1-V and VLM-R1 without a meaning here, and what to type instead.
+# docs/exactness.md says where TRL computes something else from a flag that we share.
 FLAG_OF_OTHERS = {
-    "--per-device-train-batch-size": "--prompts-per-step (in train_sft.py --batch-size: what a step learns from) and --micro-batch-size (what fits in memory)",
-    "--gradient-accumulation-steps": "--micro-batch-size; accumulation follows from it and never changes the gradient",
+    "--per-device-train-batch-size": "--prompts-per-step (in train_sft.py --batch-size: what a "
+    "step learns from) and --micro-batch-size (what fits in memory)",
+    "--gradient-accumulation-steps": "--micro-batch-size; accumulation follows from it and never "
+    "changes the gradient",
     "--per-device-eval-batch-size": "--eval-batch-size",
     "--generation-batch-size": "--prompts-per-step and --num-generations",
     "--steps-per-generation": "--num-iterations",
     "--dataset-name": "--data",
     "--data-file-paths": "--data",
-    "--dataset-config": "--data with the path of the files",
     "--dataset-train-split": "--data NAME:train",
     "--dataset-test-split": "--eval-data NAME:test",
     "--val-split-ratio": "--eval-data",
-    "--image-folders": "paths beside the data file: relative image paths resolve there (train_dpo.py has --image-folder)",
-    "--max-prompt-length": "--max-pixels; prompts are never truncated here, because that cuts image tokens",
+    "--image-folders": "paths beside the data file: relative image paths resolve there "
+    "(train_dpo.py has --image-folder)",
+    "--max-prompt-length": "--max-pixels; prompts are never truncated here, because that cuts "
+    "image tokens",
     "--max-length": "--max-completion-length, and --max-pixels for the prompt",
+    "--max-seq-length": "--max-completion-length",
+    "--max-new-tokens": "--max-completion-length",
     "--bf16": "--dtype bfloat16",
     "--fp16": "--dtype bfloat16 or float32 (Qwen2-VL overflows in float16)",
     "--torch-dtype": "--dtype",
     "--use-peft": "--lora-r 16",
     "--load-in-4bit": "--quant nf4",
     "--load-in-8bit": "--quant nf4",
-    "--use-bnb-nested-quant": "--quant nf4",
-    "--bnb-4bit-quant-type": "--quant nf4",
     "--lora-target-modules": "nothing: LoRA goes on every linear layer of the language model",
     "--lora-task-type": "nothing: it is always causal language modelling",
     "--freeze-vision-modules": "--freeze-vision --freeze-merger",
     "--use-dora": "nothing: plain LoRA only",
     "--use-rslora": "nothing: plain LoRA only; set --lora-alpha",
     "--use-vllm": "nothing: generation is built in",
-    "--vllm-mode": "nothing: generation is built in",
-    "--vllm-device": "nothing: generation is built in",
-    "--vllm-gpu-memory-utilization": "nothing: generation is built in",
     "--deepspeed": "nothing: one GPU; --quant nf4 and --gradient-checkpointing save memory",
     "--attn-implementation": "nothing: PyTorch's scaled_dot_product_attention is used",
     "--warmup-ratio": "--warmup-steps 0.1 (a value below 1 is a share of all steps)",
@@ -56,12 +57,11 @@ FLAG_OF_OTHERS = {
     "--run-name": "--output-dir",
     "--logging-dir": "--output-dir",
     "--eval-strategy": "--eval-steps",
-    "--evaluation-strategy": "--eval-steps",
     "--save-strategy": "--save-steps",
     "--logging-strategy": "--logging-steps",
-    "--save-only-model": "nothing: checkpoints can always be resumed; --save-total-limit bounds them",
+    "--save-only-model": "nothing: checkpoints can always be resumed; --save-total-limit bounds "
+    "them",
     "--overwrite-output-dir": "another --output-dir",
-    "--remove-unused-columns": "nothing: unused columns are kept in the example's meta",
     "--push-to-hub": "`hf upload` on the output directory",
     "--config": "flags on the command line (args.json in --output-dir keeps them)",
     "--sync-ref-model": "nothing: the reference stays where training started",
@@ -71,62 +71,54 @@ FLAG_OF_OTHERS = {
     "--reward-method": "--reward-funcs",
     "--weight-decay": "nothing: it is 0",
     "--data-seed": "--seed",
-    "--max-new-tokens": "--max-completion-length",
-    "--load-best-model-at-end": "--eval-steps and --save-steps",
-    "--do-train": "nothing",
-    "--do-eval": "--eval-data",
     "--use-liger-kernel": "nothing: the head is always computed in chunks",
     "--precompute-ref-log-probs": "nothing: they are always computed before the first step",
     "--importance-sampling-level": "nothing yet: importance ratios are per token",
-    "--ddp-timeout": "nothing: one GPU",
     "--packing": "nothing: samples are not packed",
-    "--max-seq-length": "--max-completion-length",
-    "--dataset-num-proc": "nothing",
     "--adam-beta1": "nothing: it is 0.9",
     "--adam-beta2": "nothing: it is 0.999 (0.95 in train_sft.py)",
-    "--use-liger": "nothing: the head is always computed in chunks",
     "--dataloader-num-workers": "nothing",
 }
 
 
-class HelpFormatter(argparse.HelpFormatter):
-    """Shows the default where there is one worth showing, and keeps the paragraphs of the script's docstring."""
+# --- the parser ---
 
-    def __init__(self, prog):
+
+class HelpFormatter(argparse.HelpFormatter):
+    """Show defaults that say something, and keep the paragraphs of the script's docstring."""
+
+    def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=34, width=130)
 
-    def _get_help_string(self, action):
-        shown = (
-            action.default is not None
-            and action.default is not False
-            and action.default not in (argparse.SUPPRESS, "", [])
-            and "%(default)" not in (action.help or "")
-        )
-        return (
-            f"{action.help} (default: %(default)s)"
-            if shown and action.option_strings
-            else action.help
-        )
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        silent = action.default is None or action.default is False
+        silent = silent or action.default in (argparse.SUPPRESS, "", [])
+        if silent or not action.option_strings or "%(default)" in (action.help or ""):
+            return action.help
+        return f"{action.help} (default: %(default)s)"
 
-    def _fill_text(self, text, width, indent):
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
         return textwrap.dedent(text)
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with dashes and underscores alike, no abbreviations, a guess at typos, and a word on other projects' flags."""
+    """argparse that takes underscores, guesses at typos and knows other projects' flags."""
 
-    def __init__(self, description, script=None):
+    def __init__(self, description: str | None, script: str | None = None) -> None:
         super().__init__(
             prog=script, description=description, allow_abbrev=False, formatter_class=HelpFormatter
         )
 
-    def parse_known_args(self, args=None, namespace=None):
+    def parse_known_args(
+        self, args: list[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Parse with underscores in flags turned into dashes; values stay as they are."""
         dashed = []
         for word in sys.argv[1:] if args is None else args:
             name, equals, value = word.partition("=")
-            dashed.append(
-                name.replace("_", "-") + equals + value if name.startswith("--") else word
-            )
+            if name.startswith("--"):
+                word = name.replace("_", "-") + equals + value
+            dashed.append(word)
         return super().parse_known_args(dashed, namespace)
 
     def do_without(self, *names: str) -> None:
@@ -134,8 +126,8 @@ class Parser(argparse.ArgumentParser):
         for action in self._actions:
             action.required = action.required and action.dest not in names
 
-    def check_bytes(self, words):
-        """Refuse what no file can be named and no tokenizer reads: NUL, and what is not UTF-8."""
+    def check_bytes(self, words: list[str]) -> None:
+        """Refuse what no file name and no tokenizer takes: NUL, and what is not UTF-8."""
         with contextlib.suppress(OSError):  # a directory that is gone
             if HALF.search(os.getcwd()):  # an adapter's file names its base by its whole path
                 self.error("the name of the current directory is not UTF-8; rename it")
@@ -148,14 +140,17 @@ class Parser(argparse.ArgumentParser):
                 self.error(f"{cut(shown)!r} has a NUL byte in it; leave it out")
             if HALF.search(flag + word):
                 self.error(
-                    f"{cut(shown)} is not UTF-8; rename the file or directory, or write the text in UTF-8"
+                    f"{cut(shown)} is not UTF-8; rename the file or directory, or write the text "
+                    "in UTF-8"
                 )
 
-    def parse_args(self, args=None, namespace=None):
-        self.check_bytes(sys.argv[1:] if args is None else args)
-        for word in (
-            sys.argv[1:] if args is None else args
-        ):  # first: such a command lacks some of our required flags, too
+    def parse_args(
+        self, args: list[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> argparse.Namespace:
+        """Parse, or stop with exit code 2 and one sentence that names the flag and its remedy."""
+        words = sys.argv[1:] if args is None else args
+        self.check_bytes(words)
+        for word in words:  # first: such a command lacks some of our required flags, too
             flag = word.partition("=")[0].replace("_", "-")
             if flag in FLAG_OF_OTHERS and flag not in self._option_string_actions:
                 self.error(f"{flag} has no meaning here; use {FLAG_OF_OTHERS[flag]}")
@@ -164,51 +159,53 @@ class Parser(argparse.ArgumentParser):
             flag = word.partition("=")[0]
             if word.lower() in ("true", "false"):
                 self.error(
-                    f"unknown argument {word}: flags such as --gradient-checkpointing take no value; --no-gradient-checkpointing switches off"
+                    f"unknown argument {word}: flags such as --gradient-checkpointing take no "
+                    "value; --no-gradient-checkpointing switches off"
                 )
             near = difflib.get_close_matches(flag, self._option_string_actions, n=1)
-            self.error(
-                f"unknown argument {word}"
-                + (f"; did you mean {near[0]}?" if near else "; --help lists the flags")
-            )
+            hint = f"did you mean {near[0]}?" if near else "--help lists the flags"
+            self.error(f"unknown argument {word}; {hint}")
         known.script = self.prog
-        known.argv = list(sys.argv[1:] if args is None else args)
+        known.argv = list(words)
         return known
 
-    def error(self, message):
-        """One sentence on stderr and exit code 2, as for a UserError; argparse would print fifty flags above it."""
+    def error(self, message: str) -> NoReturn:
+        """Stop with one sentence on stderr and exit code 2, as for a UserError."""
         self.exit(2, f"error: {message}\n")
 
 
-def int_from_1(text):
+# --- types of values ---
+
+
+def int_from_1(text: str) -> int:
     """argparse type: a whole number of at least 1."""
     if int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
     return int(text)
 
 
-def not_negative(text):
+def not_negative(text: str) -> float:
     """argparse type: a finite number of at least 0."""
     if not 0 <= float(text) < math.inf:
         raise argparse.ArgumentTypeError(f"{text} is not a finite number of at least 0")
     return float(text)
 
 
-def int_from_0(text):
+def int_from_0(text: str) -> int:
     """argparse type: a whole number of at least 0."""
     if int(text) < 0:
         raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 0")
     return int(text)
 
 
-def share(text):
+def share(text: str) -> float:
     """argparse type: a number in (0, 1]."""
     if not 0 < float(text) <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not a number above 0 and at most 1")
     return float(text)
 
 
-def below_1(text):
+def below_1(text: str) -> float:
     """argparse type: a number in [0, 1)."""
     if not 0 <= float(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a number from 0 to below 1")
@@ -225,29 +222,41 @@ for _type, _word in (
     _type.__name__ = _word  # argparse says "invalid whole number value: 'x'"
 
 
+# --- flags that scripts share ---
+
+MIN_PIXELS = 3136  # --min-pixels where neither the flag nor the checkpoint says: 4 tokens
+MAX_PIXELS = 401408  # --max-pixels likewise: 512 tokens
 MAX_IMAGE_PIXELS = 178_956_970  # Pillow's own limit
+SCHEDULES = {  # share of the learning rate after warm-up, from progress in [0, 1)
+    "constant": lambda progress: 1.0,
+    "linear": lambda progress: 1.0 - progress,
+    "cosine": lambda progress: 0.5 * (1.0 + math.cos(math.pi * progress)),
+}
+
+Group = argparse._ArgumentGroup
 
 
-def add_model_flags(parser):
+def add_model_flags(parser: Parser) -> Group:
     """--model and how to load it; the same in every script."""
     g = parser.add_argument_group("model")
     g.add_argument(
         "--model",
         "--model-name-or-path",
         required=True,
-        help="`tiny` (the untrained preset), a local Hugging Face directory (a full Qwen2-VL checkpoint, or a "
-        "PEFT adapter that names its base), or a hub name such as Qwen/Qwen2-VL-2B-Instruct",
+        help="`tiny` (the untrained preset), a directory (a full Qwen2-VL checkpoint, or a PEFT "
+        "adapter that names its base), or a hub name such as Qwen/Qwen2-VL-2B-Instruct",
     )
     g.add_argument(
         "--quant",
         choices=["none", "nf4"],
-        help="nf4: the language model's linear layers in 4 bits (QLoRA); default: what the adapter was trained with, else none",
+        help="nf4: the language model's linear layers in 4 bits (QLoRA); default: what the "
+        "adapter was trained with, else none",
     )
     g.add_argument(
         "--dtype",
         choices=["auto", "float32", "bfloat16"],
         default="auto",
-        help="arithmetic; auto is bfloat16 on a GPU and float32 on a CPU. Trained weights are float32 in any case",
+        help="arithmetic; auto is bfloat16 on a GPU, float32 on a CPU. Trained weights are float32",
     )
     g.add_argument(
         "--device",
@@ -257,27 +266,30 @@ def add_model_flags(parser):
     g.add_argument(
         "--max-pixels",
         type=int_from_1,
-        help="shrink larger images to this many pixels, 28 x 28 of which are one token; default: as the checkpoint was trained here, else 401408 (512 tokens)",
+        help="shrink larger images to this many pixels, 28 x 28 of which are one token; default: "
+        "as the checkpoint was trained here, else 401408 (512 tokens)",
     )
     g.add_argument(
         "--min-pixels",
         type=int_from_1,
-        help="enlarge smaller images to this many pixels; default: as the checkpoint was trained here, else 3136",
+        help="enlarge smaller images to this many pixels; default: as the checkpoint was trained "
+        "here, else 3136",
     )
     g.add_argument(
         "--system-prompt",
-        help="the system turn; default: the chat template's own (Qwen2-VL: You are a helpful assistant.)",
+        help="the system turn; default: the chat template's own (You are a helpful assistant.)",
     )
     return g
 
 
-def add_training_flags(parser):
+def add_training_flags(parser: Parser) -> Group:
     """What may change in the model; the same in every training script."""
     g = parser.add_argument_group("adapter and freezing")
     g.add_argument(
         "--lora-r",
         type=int_from_0,
-        help="rank of LoRA on the language model's linear layers; 0 trains the weights themselves; default: 16 with --quant nf4, else 0",
+        help="rank of LoRA on the language model's linear layers; 0 trains the weights themselves; "
+        "default: 16 with --quant nf4, else 0",
     )
     g.add_argument("--lora-alpha", type=int_from_1, help="LoRA scale is alpha / r; default: 2 r")
     g.add_argument(
@@ -310,24 +322,27 @@ def add_training_flags(parser):
     return g
 
 
-def add_data_flags(parser):
+def add_data_flags(parser: Parser) -> Group:
     """--data and --eval-data; the same in every script that reads examples."""
     g = parser.add_argument_group("data")
     g.add_argument(
         "--data",
         required=True,
-        help="a toy task (count, spatial, ground, table, geometry; what comes before the last two: table_reading, then table_basics), or a JSON, JSONL or parquet file or a folder of them; toy tasks and folders take a split: count:train, count:test, count:ood",
+        help="a toy task (count, spatial, ground, table, geometry, table_reading, table_basics), "
+        "or a JSON, JSONL or parquet file or a folder of them; toy tasks and folders take a "
+        "split: count:train, count:test, count:ood",
     )
     add_asking_flags(g)
     return g
 
 
-def add_asking_flags(g: argparse._ArgumentGroup) -> None:
+def add_asking_flags(g: Group) -> None:
     """How questions are read and put; in every script that asks some."""
     g.add_argument(
         "--prompt-template",
         default=None,
-        help="how a question is put, by name (see TEMPLATES in data.py); default: the one the checkpoint was trained with, else r1v",
+        help="how a question is put, by name (TEMPLATES in tasks/prompts.py); default: the one the "
+        "checkpoint was trained with, else r1v",
     )
     g.add_argument(
         "--level", type=int, choices=[1, 2, 3], default=3, help="difficulty of toy tasks"
@@ -336,16 +351,19 @@ def add_asking_flags(g: argparse._ArgumentGroup) -> None:
     add_max_image_pixels(g)
 
 
-def add_box_format(group):
+def add_box_format(group: Group) -> None:
+    """--box-format, where boxes may be answered."""
     group.add_argument(
         "--box-format",
         choices=["norm1000", "resized", "pixels"],
-        help="how the model writes boxes: norm1000, thousandths of the picture's sides (Qwen2-VL); resized, pixels of the "
-        "picture as it is shown to the model (Qwen2.5-VL); pixels, of the original; default: as the checkpoint was trained here, else norm1000",
+        help="how the model writes boxes: norm1000, thousandths of the picture's sides "
+        "(Qwen2-VL); resized, pixels of the picture as the model sees it (Qwen2.5-VL); pixels, "
+        "of the original; default: as the checkpoint was trained here, else norm1000",
     )
 
 
-def add_max_image_pixels(group):
+def add_max_image_pixels(group: Group) -> None:
+    """--max-image-pixels, where pictures are read."""
     group.add_argument(
         "--max-image-pixels",
         type=int_from_1,
@@ -354,7 +372,8 @@ def add_max_image_pixels(group):
     )
 
 
-def add_optimization_flags(parser, learning_rate_help):
+def add_optimization_flags(parser: Parser, learning_rate_help: str) -> Group:
+    """Learning rate, steps, batches, seed; the same in every training script."""
     g = parser.add_argument_group("optimization")
     g.add_argument("--learning-rate", type=not_negative, help=learning_rate_help)
     g.add_argument(
@@ -372,13 +391,15 @@ def add_optimization_flags(parser, learning_rate_help):
     g.add_argument(
         "--max-steps",
         type=int_from_1,
-        help="steps of training; default: from --num-train-epochs (toy tasks never end and need --max-steps)",
+        help="steps of training; default: from --num-train-epochs (toy tasks never end and need "
+        "--max-steps)",
     )
     g.add_argument(
         "--num-train-epochs",
         type=not_negative,
         default=1.0,
-        help="passes over a data file, when --max-steps is not given (selftrain.py: over what an iteration builds, 3 for star and r3v)",
+        help="passes over a data file, when --max-steps is not given (selftrain.py: over what an "
+        "iteration builds, 3 for star and r3v)",
     )
     g.add_argument(
         "--max-grad-norm",
@@ -396,7 +417,8 @@ def add_optimization_flags(parser, learning_rate_help):
         "--micro-batch-size",
         type=int_from_1,
         default=8,
-        help="responses per forward pass (of one question, where it has several): memory only, never the gradient",
+        help="responses per forward pass (of one question, where it has several): memory only, "
+        "never the gradient",
     )
     g.add_argument(
         "--seed", type=int_from_0, default=0, help="of the data order, the sampling and new weights"
@@ -404,14 +426,16 @@ def add_optimization_flags(parser, learning_rate_help):
     return g
 
 
-def add_evaluation_flags(parser):
+def add_evaluation_flags(parser: Parser) -> Group:
+    """--eval-data and how it is asked; the same in every training script."""
     g = parser.add_argument_group("evaluation")
     g.add_argument(
         "--eval-data",
         nargs="+",
         default=[],
         metavar="DATA",
-        help="like --data, one or several; accuracy of greedy answers before, during and after training",
+        help="like --data, one or several; accuracy of greedy answers before, during and after "
+        "training",
     )
     g.add_argument(
         "--eval-steps",
@@ -431,7 +455,8 @@ def add_evaluation_flags(parser):
     return g
 
 
-def add_output_flags(parser):
+def add_output_flags(parser: Parser) -> Group:
+    """Where a run is saved, and how often; the same in every training script."""
     g = parser.add_argument_group("output")
     g.add_argument(
         "--output-dir", required=True, help="where checkpoints, metrics, pictures and the result go"
@@ -456,7 +481,8 @@ def add_output_flags(parser):
         nargs="?",
         const="newest",
         metavar="DIR",
-        help="go on from DIR, or without a value from the newest checkpoint in --output-dir; none there yet: start over",
+        help="go on from DIR, or without a value from the newest checkpoint in --output-dir; "
+        "none there yet: start over",
     )
     g.add_argument(
         "--report-to",
@@ -467,7 +493,7 @@ def add_output_flags(parser):
     return g
 
 
-def add_sampling_flags(g: argparse._ArgumentGroup) -> None:
+def add_sampling_flags(g: Group) -> None:
     """How self-training samples; R3V's values."""
     g.add_argument(
         "--max-completion-length",
@@ -490,7 +516,7 @@ def add_sampling_flags(g: argparse._ArgumentGroup) -> None:
     )
 
 
-def add_preference_flags(g: argparse._ArgumentGroup, loss_types: Iterable[str]) -> None:
+def add_preference_flags(g: Group, loss_types: Iterable[str]) -> None:
     """What a pair costs, for dpo and mpo. loss_types: names that can be added up."""
     g.add_argument(
         "--loss-type",
@@ -544,7 +570,7 @@ def decide_pair_losses(parser: Parser, args: argparse.Namespace, defaults: dict)
         )
 
 
-def add_protocol(g: argparse._ArgumentGroup, names: Iterable[str]) -> None:
+def add_protocol(g: Group, names: Iterable[str]) -> None:
     """--protocol of a script that samples."""
     g.add_argument(
         "--protocol",
@@ -561,11 +587,3 @@ def refuse_steps_of_iterations(parser: Parser, args: argparse.Namespace) -> None
         parser.error(
             "--resume-from-checkpoint takes no directory here: a run goes on in the phase it was in"
         )
-
-
-SCHEDULES = {  # share of the learning rate after warm-up, from progress in [0, 1)
-    "constant": lambda progress: 1.0,
-    "linear": lambda progress: 1.0 - progress,
-    "cosine": lambda progress: 0.5 * (1.0 + math.cos(math.pi * progress)),
-}
-MIN_PIXELS, MAX_PIXELS = 3136, 401408  # --min-pixels and --max-pixels where they are not given
