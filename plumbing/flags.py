@@ -78,6 +78,20 @@ FLAG_OF_OTHERS = {
     "--adam-beta1": "nothing: it is 0.9",
     "--adam-beta2": "nothing: it is 0.999 (0.95 in train_sft.py)",
     "--dataloader-num-workers": "nothing",
+    "--dataset-config": "--data with the path of the files",
+    "--use-bnb-nested-quant": "--quant nf4",
+    "--bnb-4bit-quant-type": "--quant nf4",
+    "--vllm-mode": "nothing: generation is built in",
+    "--vllm-device": "nothing: generation is built in",
+    "--vllm-gpu-memory-utilization": "nothing: generation is built in",
+    "--evaluation-strategy": "--eval-steps",
+    "--remove-unused-columns": "nothing: unused columns are kept in the example's meta",
+    "--load-best-model-at-end": "--eval-steps and --save-steps",
+    "--do-train": "nothing",
+    "--do-eval": "--eval-data",
+    "--ddp-timeout": "nothing: one GPU",
+    "--dataset-num-proc": "nothing",
+    "--use-liger": "nothing: the head is always computed in chunks",
 }
 
 
