@@ -29,15 +29,20 @@ KEYS = [
     (r"^eval/(?:.*/)?([^/]+)\.jsonl?/", r"eval/\1/"),  # the file's name, without its path
 ]
 # (regex, replacement) for paths of files in a tree.
-FILES: list[tuple[str, str]] = []
+FILES = [(r"/eval_(\d+)_(\w+)\.jsonl_", r"/eval_\1_\2_")]
 # (regex, replacement) for texts that are printed.
 TEXTS = [
     (r"[\d.]+ [kMGT]?B are free", "... are free"),
     (r"\S*?([^/\s]+)\.jsonl?/(?=\w)", r"\1/"),  # as in KEYS
+    (r"\.\./inputs/(\w+)\.jsonl(?=: accuracy| \()", r"\1"),
     (r"[ \t]+", " "),  # columns are as wide as names
 ]
 # (regex for "FILE KEY", issue): differences that an issue asked for. They are counted, not failed.
-ASKED: list[tuple[str, str]] = []
+ASKED = [
+    (r"result\.json data$", "14: a data set has a short name"),
+    (r"args\.json (pairs|image_folder)$", "14: given pairs have a script of their own"),
+    (r"^(dpo|mpo)_given/.*args\.json ", "14: train_dpo.py has no flags of samples"),
+]
 
 PRINTED = 8  # lines of a file
 PICTURES = {".png", ".jpg"}
