@@ -10,8 +10,8 @@ The two choices are independent. `LOSSES` at the bottom pairs them under the nam
 Dimension key: N prompts in a step, G completions per prompt, B = N*G rows with the groups
 contiguous (or the rows of a micro-batch), T target positions, P pairs.
 Alignment rule: every (B, T) tensor speaks about the response tokens, x[b, t] about targets[b, t].
-T counts responses only. The one shift (the state *before* a token predicts it) happened in
-`logps.token_logps`: nothing here is ever sliced [:, 1:]. `mask` (B, T) is 1 where a target counts,
+T counts responses only. The one shift (the state *before* a token predicts it) is made in
+`data.pad` and `data.pack` (`state_index`): nothing here is ever sliced [:, 1:]. `mask` (B, T) is 1 where a target counts,
 its first eos included, and 0 after. All log-probs and KLs are in nats.
 
 The weights belong to one optimizer update: make them from the mask of *all* its rows, then cut them
@@ -360,7 +360,7 @@ def reward_shift(
         delta, total, count = reward_shift(chosen, rejected, total, count)  # total, count: 0.0, 0
 
     *_rewards: (P,) = beta * log-ratio. Returns delta (P,) without gradient, total and count: these
-    belong into the checkpoint. Raises ValueError for NaN or infinity.
+    belong in the checkpoint. Raises ValueError for NaN or infinity.
     """
     _check_pair(chosen_rewards, rejected_rewards)
     means = (_at_least_float32(chosen_rewards) + _at_least_float32(rejected_rewards)) / 2

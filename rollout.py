@@ -34,7 +34,8 @@ class Sampling:
 
     max_tokens: of a completion at most, its end-of-turn token included.
     temperature: 0 is greedy.
-    top_p below 1, top_k above 0: cut the distribution, and importance ratios are no longer exact.
+    top_p below 1, top_k above 0: draw from a cut distribution. Log-probs stay those of the uncut one,
+    so importance ratios are no longer exact.
     """
 
     max_tokens: int = 512
@@ -202,7 +203,8 @@ def rollout(
     prompts: of any lengths and image sizes.
     special: processor.special; vision_ids are never sampled, eos_ids end a row.
     Row b draws from (seed, first_row + b), whatever else is in the batch.
-    logp is of the tempered distribution. What does not fit into memory is done in waves.
+    logp is of the tempered distribution, before top-p and top-k cut it.
+    What does not fit into memory is done in waves.
     """
     core = logps.core_of(policy)
     B, T = len(prompts) * G, sampling.max_tokens

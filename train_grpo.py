@@ -75,8 +75,8 @@ def add_rollout_flags(p: flags.Parser) -> None:
     add("--prompts-per-step", type=int_from_1, default=8, help="N, questions asked per step")
     add("--num-generations", type=int_from_1, default=8, help="G, completions per question (>= 2)")
     add("--max-completion-length", type=int_from_1, default=512, help="tokens of a completion")
-    add("--temperature", type=not_negative, default=1.0, help="of sampling; log-probs use the same")
-    inexact = "importance ratios are no longer exact"
+    add("--temperature", type=not_negative, default=1.0, help="of sampling, and of log-probs")
+    inexact = "log-probs stay those of the uncut distribution: ratios are no longer exact"
     add("--top-p", type=share, default=1.0, help=f"mass of the likeliest; below 1 {inexact}")
     add("--top-k", type=int_from_0, default=0, help=f"the k likeliest, 0: all; above 0 {inexact}")
 
@@ -246,9 +246,9 @@ def grpo_gradient(
 def trusted_old_logp(
     sampled: Tensor, computed: Tensor, mask: Tensor, step: int
 ) -> tuple[Tensor, dict[str, Tensor], bool]:
-    """Choose the old log-probs of further updates: as sampled where they agree, else as computed.
+    """Prefer the rollout's own log-probs as pi_old; fall back if they differ by more than rounding.
 
-    Both are of the same tokens and weights and differ by rounding. All (B, T), nats.
+    sampled, computed: of the same tokens and weights. All (B, T), nats.
     Returns also losses.logp_difference and whether they agree. Warns above 1e-3 nats per token;
     UserError above 1e-2, where the completions are as good as another policy's.
     """
@@ -536,6 +536,7 @@ def main(args: argparse.Namespace) -> None:
                 loss, new_logp, entropy = grpo_gradient(
                     policy, batches(), logp_of, objective, adv, counted, weights, old_logp, ref_logp
                 )
+                # The first update's ratio is 1: its denominator is this pass itself, dropout and all.
                 old = new_logp if old_logp is None else old_logp
                 clipped = objective.loss.clipped(new_logp, old, adv, counted, *clip)  # (B, T)
                 clips.append(losses.clip_ratio(clipped, adv, counted))

@@ -1,4 +1,4 @@
-"""Rows of files: JSON, JSON Lines, parquet, a folder, a hub name."""
+"""Rows of files: JSON, JSON Lines, parquet, a folder."""
 
 import datetime
 import decimal
