@@ -78,6 +78,8 @@ class Run(contextlib.ExitStack):
             write_args(self.out, args)
         self.history = MetricsLog(self.out, metrics_of(resume), args.report_to, args.logging_steps)
         rundir.set_aside_later(self.out, resume)
+        if resume:
+            rundir.remove_older(self.out, args.save_total_limit)
 
     def steps(self, max_steps: int) -> Iterator[int]:
         """Yield the numbers of the remaining steps; save each when due."""

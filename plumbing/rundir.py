@@ -208,8 +208,13 @@ def save_checkpoint(
         os.replace(temporary, final)
         if not leaving:
             drop_later(out)
-        for old in checkpoints(out)[:-keep]:
-            remove(old)
+        remove_older(out, keep)
+
+
+def remove_older(out: str | Path, keep: int) -> None:
+    """Remove all checkpoints but the last `keep`; a run that was killed may have left one more."""
+    for old in checkpoints(out)[:-keep]:
+        remove(old)
 
 
 def _fill(

@@ -102,6 +102,19 @@ def test_before_the_first_step_a_signal_is_none_of_its_business(tmp_path):
     assert json.loads(line) == {"step": 0, "accuracy": 0.5}
 
 
+def test_a_checkpoint_that_a_killed_run_had_still_to_remove_is_removed_by_the_next(
+    tmp_path, monkeypatch
+):
+    """kill -9 came after checkpoint-4 was written and before checkpoint-2 was removed."""
+    with monkeypatch.context() as killed:
+        killed.setattr(rundir, "remove_older", lambda *_: None)
+        learn(make(tmp_path), max_steps=4)
+    assert names(tmp_path) == ["checkpoint-2", "checkpoint-4"]
+    monkeypatch.setitem(FLAGS, "save_total_limit", 1)
+    assert learn(make(tmp_path, tmp_path / "checkpoint-4"), max_steps=4) == []
+    assert names(tmp_path) == ["checkpoint-4"]
+
+
 def test_a_part_of_a_run_has_a_folder_a_name_and_values_of_its_own(tmp_path, capsys):
     folder = tmp_path / "iteration-1"
     folder.mkdir()
