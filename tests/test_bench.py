@@ -57,8 +57,8 @@ def test_the_command_line():
             bench.parse_args(wrong)
 
 
-def test_the_model_and_the_prompt_are_what_they_are_said_to_be(loaded):
-    """8 M parameters, LoRA that does something, and a prompt whose M-RoPE positions are the stock model's own."""
+def test_the_model_and_the_prompt_have_the_shapes_they_should(loaded):
+    """8 M parameters, LoRA that is not zero, M-RoPE positions as the stock model has them."""
     policy, _, special = loaded
     core = core_of(policy)
     trained = {n: p for n, p in policy.named_parameters() if p.requires_grad}
@@ -87,15 +87,15 @@ def test_the_model_and_the_prompt_are_what_they_are_said_to_be(loaded):
         )
 
 
-def test_no_side_ends_a_row_or_says_a_vision_token(loaded):
+def test_no_side_ends_a_row_or_samples_a_vision_token(loaded):
     policy, _, special = loaded
     prompts = [sides.random_prompt(special, 60, n) for n in range(2)]
-    said = [
+    sampled = [
         rollout.rollout(policy, prompts, special, 3, rollout.Sampling(24)).targets,
         sides.stock_generate(policy, special, sides.repeated(prompts, 3), 24),
         sides.stock_generate(policy, special, prompts, 24, num_return_sequences=3),
     ]
-    for tokens in said:
+    for tokens in sampled:
         assert (
             tokens.shape == (6, 24)
             and len(set(map(tuple, tokens.tolist()))) == 6
@@ -105,7 +105,7 @@ def test_no_side_ends_a_row_or_says_a_vision_token(loaded):
 
 
 def test_theirs_runs_with_stock_attention(loaded):
-    """What load() puts into the language model is ours, and back in its place afterwards, even after an error."""
+    """Our attention is back in its place afterwards, even after an error."""
     policy, _, _ = loaded
     config = core_of(policy).model.language_model.config
     config._attn_implementation = "packed"
@@ -116,7 +116,7 @@ def test_theirs_runs_with_stock_attention(loaded):
 
 
 def test_the_sides_are_checked_to_do_the_same_work(loaded, monkeypatch):
-    """The check passes, and it fires when the rollout, its log-probs or the update of ours are wrong."""
+    """The check passes, and fails for a wrong rollout, log-prob or update of ours."""
     policy, _, special = loaded
     sides.check_same_work(policy, special, 60)
     right, logps = rollout.rollout, sides.our_logps
@@ -134,10 +134,10 @@ def test_the_sides_are_checked_to_do_the_same_work(loaded, monkeypatch):
             else SimpleNamespace(targets=roll.targets, logp=roll.logp + 1e-3)
         )
 
-    for broken, said in ((other_tokens, "greedy tokens"), (other_logps, "log-probs")):
+    for broken, message in ((other_tokens, "greedy tokens"), (other_logps, "log-probs")):
         with monkeypatch.context() as patched:
             patched.setattr(rollout, "rollout", broken)
-            with pytest.raises(ValueError, match=said):
+            with pytest.raises(ValueError, match=message):
                 sides.check_same_work(policy, special, 60)
     with monkeypatch.context() as patched:
         patched.setattr(
@@ -252,7 +252,7 @@ def test_speed_prints_and_writes_every_figure(tmp_path, capsys, monkeypatch):
 
 
 def test_peaks_are_those_of_one_turn(directory):
-    """The step of a process of its own: log-probs of 8 x 96 tokens with full logits of 4096 words are 12.6 MB, held at least twice, and more besides."""
+    """Full logits of 8 x 96 tokens and 4096 words are 12.6 MB, held at least twice."""
     peak = bench_memory.peak_of(
         directory, CPU, torch.float32, "update", "the same with full logits", Work(1, 48, 96, 8)
     )
@@ -331,7 +331,11 @@ def test_trl_does_the_same_work(directory):
 
 @pytest.mark.parametrize("task", ["count", "spatial", "ground"])
 def test_long_completions_are_as_long_as_asked_and_right_half_of_the_time(task, tokenizer):
-    """Lengths within three tokens (cut words join differently); every answer can be read; the share of right ones is 1/2 or more, as another question's answer may fit."""
+    """Every answer can be read, and about half are right.
+
+    Lengths are within three tokens: cut words join differently. More than half may be right, as
+    another question's answer may fit.
+    """
     examples = [toy.ToyStream(task, "train", 0, 3, "gold")[i] for i in range(24)]
     texts, asked = bench_rewards.long_completions(examples, 8, tokenizer, 120)
     assert (

@@ -1,7 +1,8 @@
-"""Run: python -m pytest -q tests/test_bench_gpu.py        (about a minute on one core; no network)
+"""Run: python -m pytest -q tests/test_bench_gpu.py    (about a minute on one core; no network)
 
-The GPU's measurements at toy size on a CPU: every section runs and writes what it says, and its checks can fail. What only a GPU has (the graph itself, the
-profile, the limit on a process's memory) does not run here."""
+The GPU's measurements at toy size on a CPU: every section runs and writes its figures, and its
+checks can fail. What only a GPU has does not run here: the graph, the profile, the memory limit.
+"""
 
 import json
 from types import SimpleNamespace
@@ -9,7 +10,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-import families
 import rollout
 from fast import bench, bench_gpu, gpu_checks, gpu_decode, kernels, sides
 from fast import decode as decode_
@@ -54,9 +54,10 @@ def test_every_section_runs_and_writes_its_figures(tmp_path, capsys):
             ]
         )
     )
-    said, result = capsys.readouterr().out, json.loads((tmp_path / "bench_gpu.json").read_text())
+    printed = capsys.readouterr().out
+    result = json.loads((tmp_path / "bench_gpu.json").read_text())
     assert (
-        "FAILED" not in said
+        "FAILED" not in printed
         and result["failed"] == 0
         and all(row["ok"] for row in result["check"])
         and len(result["check"]) > 10
@@ -93,7 +94,7 @@ def test_every_section_runs_and_writes_its_figures(tmp_path, capsys):
 
 
 def test_a_wrong_kernel_fails_the_check(tmp_path, monkeypatch, capsys):
-    """An attention that forgets the last token of each suffix, and a head that is off by a tenth of a nat."""
+    """An attention without each suffix's last token, and a head that is off by a tenth of a nat."""
     attention, head = kernels.shared_prefix_attention_reference, kernels.head_sample_reference
     monkeypatch.setattr(
         kernels, "shared_prefix_attention", lambda *a: attention(*a[:-1], (a[-1] - 1).clamp_min(1))
@@ -103,9 +104,12 @@ def test_a_wrong_kernel_fails_the_check(tmp_path, monkeypatch, capsys):
         figure <= limit for what, figure, limit in found if what.startswith("attention")
     ) and all(figure <= limit for what, figure, limit in found if what.startswith("head"))
     monkeypatch.setattr(kernels, "shared_prefix_attention", attention)
-    monkeypatch.setattr(
-        kernels, "head_sample", lambda *a: (lambda tokens, logp: (tokens, logp + 0.1))(*head(*a))
-    )
+
+    def shifted_head(*arguments):
+        tokens, logp = head(*arguments)
+        return tokens, logp + 0.1
+
+    monkeypatch.setattr(kernels, "head_sample", shifted_head)
     found = gpu_checks.kernel_checks(CPU, 2, 3, 40, 12, ((2, 3, 32),), (64, 500))
     assert all(
         figure <= limit for what, figure, limit in found if what.startswith("attention")
@@ -175,7 +179,7 @@ def test_a_compiler_that_fails_is_told(directory, monkeypatch):
 
 
 def test_the_graph_check_sees_a_replay_that_differs(directory, monkeypatch):
-    """As on a GPU (rows in buckets, lengths in tensors), with a replay that is right, and with one that computes another step's position."""
+    """Rows in buckets as on a GPU; a right replay, one of another position, and one of NaNs."""
     policy, _, special = sides.load_bench(directory, CPU, torch.float32)
     monkeypatch.setattr(decode_, "can_capture", lambda device, weights: True)
     monkeypatch.setattr(
@@ -255,7 +259,7 @@ def test_a_process_may_be_limited(monkeypatch):
 
 
 def test_the_published_shapes():
-    """Parameters of the linear layers as facts/performance.md has them: 1.310 and 6.525 billion, and the published vocabularies."""
+    """1.310 and 6.525 billion parameters of linear layers, and the published vocabularies."""
     for size, linear, vocabulary in (("2b", 1.310e9, 151936), ("7b", 6.525e9, 152064)):
         hidden, intermediate, layers, V, heads, kv_heads, tied, vision = sides.MODELS[size]
         assert (
@@ -273,4 +277,3 @@ def test_the_published_shapes():
             )
             < 1e-3
         )
-    assert families.TINY_TEXT  # the tiny preset is not among them
