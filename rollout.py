@@ -197,6 +197,7 @@ def rollout(
     sampling: Sampling,
     seed: int = 0,
     first_row: int = 0,
+    plan: decode.Plan | None = None,
 ) -> Rollout:
     """Sample G completions for each of N prompts: B = N * G rows, those of a prompt contiguous.
 
@@ -204,13 +205,13 @@ def rollout(
     special: processor.special; vision_ids are never sampled, eos_ids end a row.
     Row b draws from (seed, first_row + b), whatever else is in the batch.
     logp is of the tempered distribution, before top-p and top-k cut it.
-    What does not fit into memory is done in waves.
+    What does not fit into memory is done in waves. plan: as decode.plan_memory returns it.
     """
     core = logps.core_of(policy)
     B, T = len(prompts) * G, sampling.max_tokens
     cut = (sampling.top_p, sampling.top_k) != (1.0, 0)
     with in_eval_mode(policy):
-        copy, waves = decode.plan_memory(
+        copy, waves = plan or decode.plan_memory(
             core, prompts, G, T, decode.free_memory(core.device), cut=cut
         )
         if len(waves) > 1:

@@ -28,6 +28,7 @@ PREFILL_TOKENS = 4096  # of several prompts in one prefill pass: enough to keep 
 BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48)  # rows of a CUDA graph; from 64 on every 32
 
 Function = Callable[[torch.Tensor], torch.Tensor]
+Plan = tuple[bool, list[tuple[int, int, int, int]]]  # what plan_memory returns
 
 # --- the model's weights ---
 
@@ -234,7 +235,7 @@ def free_memory(device: torch.device) -> int:
 
 def plan_memory(
     core: torch.nn.Module, prompts: list[data.Prompt], G: int, T: int, free: int, cut: bool = False
-) -> tuple[bool, list[tuple[int, int, int, int]]]:
+) -> Plan:
     """Plan how a rollout fits into `free` bytes: (copy, waves), an estimate with a tenth to spare.
 
     copy: whether the linear layers are copied into the compute dtype. cut: top-k or top-p.

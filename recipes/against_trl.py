@@ -19,6 +19,7 @@ Exit code 1 if something differs that should not, or if a difference that docs/e
 explains (D1 to D9) is gone: then the page is no longer true.
 """
 
+import argparse
 import dataclasses
 import importlib.util
 import os
@@ -73,7 +74,10 @@ KNOWN = {
 }
 
 
-def parse_args(argv=None):
+Update = tuple[torch.Tensor | float, torch.Tensor, dict]  # loss, gradient, metrics
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p = Parser(__doc__, "against_trl.py")
     more = "ten times as many of pairs, a tenth as many forward passes"
     p.add_argument("--batches", type=int_from_1, default=160, help=f"of GRPO; {more}")
@@ -96,7 +100,9 @@ class Row:
     differ: int = 0
 
 
-def difference(ours, theirs, scale=None):
+def difference(
+    ours: torch.Tensor | float, theirs: torch.Tensor | float, scale: float | None = None
+) -> float:
     """Return the largest difference in units of `scale`; infinite for shapes or NaNs that differ.
 
     scale: a number; default: each value's own size, but at least 1.
@@ -116,10 +122,18 @@ def difference(ours, theirs, scale=None):
 class Table:
     """The rows of the result, in the order in which they were first compared."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.rows = {}
 
-    def compare(self, name, ours, theirs, tolerance=1e-6, scale=None, known=""):
+    def compare(
+        self,
+        name: str,
+        ours: torch.Tensor | float,
+        theirs: torch.Tensor | float,
+        tolerance: float = 1e-6,
+        scale: float | None = None,
+        known: str = "",
+    ) -> None:
         """Compare a number or tensor; `known`: its key in KNOWN if it should differ."""
         row = self.rows.setdefault((name, known), Row(name, tolerance, known))
         gap = difference(ours, theirs, scale)
@@ -127,22 +141,29 @@ class Table:
         row.largest = max(row.largest, gap)
         row.differ += gap > row.tolerance
 
-    def gradient(self, name, ours, theirs, tolerance=1e-5, known=""):
+    def gradient(
+        self,
+        name: str,
+        ours: torch.Tensor,
+        theirs: torch.Tensor,
+        tolerance: float = 1e-5,
+        known: str = "",
+    ) -> None:
         """Compare gradients in units of the largest entry of either."""
         largest = max(ours.abs().max().item(), theirs.abs().max().item())
         self.compare(name, ours, theirs, tolerance, largest or 1.0, known)
 
-    def unexpected(self):
+    def unexpected(self) -> list[Row]:
         """List the rows that differ and should not."""
         return [row for row in self.rows.values() if row.differ and not row.known]
 
-    def gone(self):
+    def gone(self) -> list[str]:
         """List the keys of known differences that were measured and never seen."""
         measured = {row.known for row in self.rows.values() if row.known}
         seen = {row.known for row in self.rows.values() if row.differ}
         return sorted(measured - seen)
 
-    def lines(self):
+    def lines(self) -> list[str]:
         """Write the table: the comparisons that should agree, then the known differences."""
         shape = "{:<64}{:>12}{:>20}{:>10}"
         out = [shape.format("quantity", "comparisons", "largest difference", "differ")]
@@ -162,7 +183,7 @@ class Setting:
     loss_type: str = "grpo"
     beta: float = 0.0
     epsilon: float = 0.2
-    epsilon_high: float = None
+    epsilon_high: float | None = None
     num_iterations: int = 1
     scale_rewards: str = "group"
     mask_truncated_completions: bool = False
@@ -171,7 +192,7 @@ class Setting:
 
 @dataclasses.dataclass
 class Batch:
-    """N groups of G completions with tables in place of a model; (B, T) unless said otherwise."""
+    """N groups of G completions with tables in place of a model; (B, T) unless noted."""
 
     G: int
     ids: list  # B lists of token ids, the eos included
@@ -183,12 +204,12 @@ class Batch:
     entropy: torch.Tensor
 
 
-def ordinary_ids(tokenizer):
+def ordinary_ids(tokenizer: object) -> list[int]:
     """List the ids that are neither an eos nor padding nor a picture."""
     return sorted(set(range(len(tokenizer))) - set(tokenizer.all_special_ids))
 
 
-def draw_setting(index, rng):
+def draw_setting(index: int, rng: random.Random) -> Setting:
     """Draw the flags of batch `index`: loss types and betas in turn, the others at random."""
     return Setting(
         loss_type=LOSS_TYPES[index % len(LOSS_TYPES)],
@@ -202,7 +223,7 @@ def draw_setting(index, rng):
     )
 
 
-def draw_batch(setting, rng, ordinary, eos):
+def draw_batch(setting: Setting, rng: random.Random, ordinary: list[int], eos: int) -> Batch:
     """Draw a batch: ragged lengths, cut completions, now and then a group of equal rewards."""
     N, G = rng.choice([2, 3]), rng.choice([2, 4, 8])
     B, T = N * G, rng.randint(1, MAX_LENGTH)
@@ -220,7 +241,7 @@ def draw_batch(setting, rng, ordinary, eos):
             # Exact in float32; D3 has the others.
             rewards[group * G : (group + 1) * G] = rng.choice([0.0, 0.5, 1.0])
 
-    def noise(size):
+    def noise(size: float) -> torch.Tensor:
         return size * (2 * torch.rand(B, T, generator=generator) - 1)
 
     sampled = -3 * torch.rand(B, T, generator=generator)
@@ -232,7 +253,7 @@ def draw_batch(setting, rng, ordinary, eos):
 # --- GRPO: our side, the lines of train_grpo.py ---
 
 
-def our_grpo(setting, batch):
+def our_grpo(setting: Setting, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, list[Update]]:
     """Return advantages, the mask that counts, and of each update (loss, gradient, metrics)."""
     adv = losses.group_advantage(batch.rewards, batch.G, setting.scale_rewards == "group")  # (B,)
     counted = batch.mask
@@ -262,7 +283,7 @@ def our_grpo(setting, batch):
 # --- GRPO: TRL's side ---
 
 
-def quiet():
+def quiet() -> None:
     """Switch off progress bars and warnings of the libraries; the table is the output."""
     import datasets
     from transformers.utils import logging
@@ -275,7 +296,7 @@ def quiet():
     datasets.disable_progress_bars()
 
 
-def save_small(directory):
+def save_small(directory: str) -> object:
     """Save a language model of a few weights: a trainer wants one."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -294,14 +315,14 @@ def save_small(directory):
     return tokenizer
 
 
-def common(directory):
+def common(directory: str) -> dict:
     """Return the arguments that all configs share: nothing is written, nothing is shown."""
     plain = {"use_cpu": True, "bf16": False, "gradient_checkpointing": False}
     silent = {"disable_tqdm": True, "logging_strategy": "no", "report_to": "none"}
     return {"output_dir": f"{directory}/out", "save_strategy": "no"} | plain | silent
 
 
-def scripted_trainer():
+def scripted_trainer() -> type:
     """Make a GRPOTrainer that is handed completions and log-probs; all else is TRL's own code."""
     from trl import GRPOTrainer
 
@@ -326,7 +347,13 @@ def scripted_trainer():
     return Scripted
 
 
-def their_trainer(setting, batch, directory, tokenizer, bias_correction=False):
+def their_trainer(
+    setting: Setting,
+    batch: Batch,
+    directory: str,
+    tokenizer: object,
+    bias_correction: bool = False,
+) -> object:
     """Build TRL's trainer for these flags and this batch."""
     from datasets import Dataset
     from trl import GRPOConfig
@@ -345,7 +372,7 @@ def their_trainer(setting, batch, directory, tokenizer, bias_correction=False):
     )
     rows = Dataset.from_list([{"prompt": "a"}] * B)
 
-    def reward(**_):
+    def reward(**_) -> list[float]:
         return batch.rewards.tolist()
 
     trainer = scripted_trainer()(directory, reward, config, rows, processing_class=tokenizer)
@@ -356,7 +383,9 @@ def their_trainer(setting, batch, directory, tokenizer, bias_correction=False):
     return trainer
 
 
-def their_grpo(trainer, setting):
+def their_grpo(
+    trainer: object, setting: Setting
+) -> tuple[torch.Tensor, torch.Tensor, list[Update]]:
     """Return TRL's advantages, mask, and of each update (loss, gradient, metrics)."""
     logged = trainer._metrics["train"]
     mask, updates = torch.zeros_like(trainer.batch.mask), []
@@ -381,7 +410,7 @@ def their_grpo(trainer, setting):
 # --- GRPO: compare ---
 
 
-def compare_grpo(table, batches, seed, directory, tokenizer):
+def compare_grpo(table: Table, batches: int, seed: int, directory: str, tokenizer: object) -> None:
     """Compare advantages, losses, gradients and metrics of `batches` GRPO batches."""
     rng = random.Random(seed)
     ordinary = ordinary_ids(tokenizer)
@@ -411,12 +440,12 @@ def compare_grpo(table, batches, seed, directory, tokenizer):
                 table.gradient(name, mine[1], other[1], known="D1")
 
 
-def comparable(setting):
+def comparable(setting: Setting) -> bool:
     """Say whether TRL's loss is one that micro-batches add up to (D5: bnpo is not)."""
     return setting.loss_type != "bnpo" or setting.micro_batches == 1
 
 
-def compare_update(table, setting, ours, theirs):
+def compare_update(table: Table, setting: Setting, ours: Update, theirs: Update) -> None:
     """Compare loss, gradient and metrics of one update."""
     loss, gradient, metrics = ours
     their_loss, their_gradient, their_metrics = theirs
@@ -437,7 +466,7 @@ def compare_update(table, setting, ours, theirs):
         table.compare(f"GRPO {key}{kind}", value, their_metrics[key], known=known)
 
 
-def compare_equal_rewards(table, directory, tokenizer):
+def compare_equal_rewards(table: Table, directory: str, tokenizer: object) -> None:
     """Measure D3: groups of eight equal rewards, whose mean in float32 is another number."""
     setting, rng = Setting(), random.Random(0)
     batch = draw_batch(setting, rng, [20], tokenizer.eos_token_id)
@@ -460,10 +489,10 @@ def compare_equal_rewards(table, directory, tokenizer):
 class TableModel:
     """Stand in for a model: its log-probs are a table (2P, T)."""
 
-    def __init__(self, table):
+    def __init__(self, table: torch.Tensor) -> None:
         self.table = table
 
-    def __call__(self, labels, **_):
+    def __call__(self, labels: torch.Tensor, **_) -> types.SimpleNamespace:
         logp = self.table.masked_fill(labels[:, 1:] == -100, 0)
         nothing = torch.zeros_like(logp)
         return types.SimpleNamespace(
@@ -471,7 +500,14 @@ class TableModel:
         )
 
 
-def pair_trainer(names, weights, beta, smoothing, directory, tokenizer):
+def pair_trainer(
+    names: tuple[str, ...],
+    weights: tuple[float, ...] | None,
+    beta: float,
+    smoothing: float,
+    directory: str,
+    tokenizer: object,
+) -> object:
     """Build TRL's DPOTrainer for these losses."""
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
@@ -487,7 +523,7 @@ def pair_trainer(names, weights, beta, smoothing, directory, tokenizer):
     return DPOTrainer(directory, args=config, train_dataset=rows, processing_class=tokenizer)
 
 
-def draw_pairs(rng, pairs, equal=False):
+def draw_pairs(rng: random.Random, pairs: int, equal: bool = False) -> tuple[torch.Tensor, ...]:
     """Draw lengths (2P,), log-probs and reference log-probs (2P, T); chosen rows first."""
     generator = torch.Generator().manual_seed(rng.randrange(2**31))
     lengths = torch.randint(1, 9, (2 * pairs,), generator=generator)
@@ -498,7 +534,16 @@ def draw_pairs(rng, pairs, equal=False):
     return lengths, logp, logp + torch.randn(2 * pairs, T, generator=generator)
 
 
-def our_pairs(lengths, logp, ref, names, weights, beta, smoothing=0.0, delta=0.0):
+def our_pairs(
+    lengths: torch.Tensor,
+    logp: torch.Tensor,
+    ref: torch.Tensor,
+    names: tuple[str, ...],
+    weights: tuple[float, ...] | None,
+    beta: float,
+    smoothing: float = 0.0,
+    delta: float = 0.0,
+) -> Update:
     """Return loss, gradient and metrics of pairs, by the lines of selftrain.py."""
     logp = logp.clone().requires_grad_()
     mask = (torch.arange(logp.shape[1]) < lengths[:, None]).float()  # (2P, T)
@@ -511,7 +556,9 @@ def our_pairs(lengths, logp, ref, names, weights, beta, smoothing=0.0, delta=0.0
     return cost.mean(), logp.grad, losses.preference_metrics(*four, beta)
 
 
-def their_pairs(trainer, lengths, logp, ref):
+def their_pairs(
+    trainer: object, lengths: torch.Tensor, logp: torch.Tensor, ref: torch.Tensor
+) -> Update:
     """Return loss, gradient and metrics of the pairs by TRL's _compute_loss and collator."""
     logp = logp.clone().requires_grad_()
     P = len(lengths) // 2
@@ -526,7 +573,7 @@ def their_pairs(trainer, lengths, logp, ref):
     return loss, logp.grad, {name: values[-1] for name, values in trainer._metrics["train"].items()}
 
 
-def compare_pairs(table, batches, seed, directory, tokenizer):
+def compare_pairs(table: Table, batches: int, seed: int, directory: str, tokenizer: object) -> None:
     """Compare `batches` batches of pairs: values, gradients and metrics of each list of losses."""
     rng = random.Random(seed)
     trainers = {}
@@ -545,7 +592,9 @@ def compare_pairs(table, batches, seed, directory, tokenizer):
             table.compare(f"DPO {name}", value, their_metrics[name])
 
 
-def compare_known_pairs(table, batches, seed, directory, tokenizer):
+def compare_known_pairs(
+    table: Table, batches: int, seed: int, directory: str, tokenizer: object
+) -> None:
     """Measure D2, D5 and D8: smoothing, sft of ragged pairs, and BCO's delta."""
     rng = random.Random(seed)
     smoothed = pair_trainer(("sigmoid",), None, 0.1, 0.2, directory, tokenizer)
@@ -570,7 +619,9 @@ def compare_known_pairs(table, batches, seed, directory, tokenizer):
 # --- the forward pass ---
 
 
-def draw_prompts(rng, number, processor):
+def draw_prompts(
+    rng: random.Random, number: int, processor: modeling.Processor
+) -> list[data.Prompt]:
     """Encode `number` questions with 0 to 2 pictures of noise each."""
     from PIL import Image
 
@@ -587,7 +638,12 @@ def draw_prompts(rng, number, processor):
     return prompts
 
 
-def stock_inputs(prompts, targets, mask, special):
+def stock_inputs(
+    prompts: list[data.Prompt],
+    targets: torch.Tensor,
+    mask: torch.Tensor,
+    special: types.SimpleNamespace,
+) -> tuple[torch.Tensor, torch.Tensor, dict]:
     """Pad prompts on the left and completions on the right, as TRL does."""
     longest = max(len(prompt.ids) for prompt in prompts)
     ids = torch.full((len(prompts), longest), special.pad_id)
@@ -607,7 +663,7 @@ def stock_inputs(prompts, targets, mask, special):
     return ids, attention, more
 
 
-def forward_trainer(temperature, weights, directory, tokenizer):
+def forward_trainer(temperature: float, weights: dict, directory: str, tokenizer: object) -> object:
     """Build a GRPOTrainer around the stock tiny Qwen2-VL with these weights."""
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
@@ -620,7 +676,9 @@ def forward_trainer(temperature, weights, directory, tokenizer):
     return GRPOTrainer(model, lambda **_: [0.0] * 2, config, rows, processing_class=tokenizer)
 
 
-def compare_forward(table, batches, seed, directory, tokenizer):
+def compare_forward(
+    table: Table, batches: int, seed: int, directory: str, tokenizer: object
+) -> None:
     """Compare log-probs, entropies and all gradients of the tiny Qwen2-VL, packed and padded."""
     policy, processor = modeling.load("tiny", seed=seed)
     policy.requires_grad_(True).train()
@@ -653,7 +711,7 @@ def compare_forward(table, batches, seed, directory, tokenizer):
         table.gradient(f"forward gradients, {name}", flat(policy), flat(trainer.model), 1e-4)
 
 
-def flat(model):
+def flat(model: torch.nn.Module) -> torch.Tensor:
     """Join the gradients of all parameters, by name; zeros where there is none."""
     pieces = []
     for _, parameter in sorted(model.named_parameters()):
@@ -665,7 +723,7 @@ def flat(model):
 # --- sampling ---
 
 
-def compare_cut(table):
+def compare_cut(table: Table) -> None:
     """Measure D6: which tokens a top-p cut keeps, by the warper of transformers."""
     from transformers import TopPLogitsWarper
 
@@ -688,7 +746,7 @@ def compare_cut(table):
 # --- main ---
 
 
-def main(args):
+def main(args: argparse.Namespace) -> None:
     if importlib.util.find_spec("trl") is None:
         raise UserError(
             "TRL is not installed in this environment; "
@@ -717,7 +775,7 @@ def main(args):
     report(table, version, judge_known=args.batches >= 16)
 
 
-def report(table, version, judge_known):
+def report(table: Table, version: str, judge_known: bool) -> None:
     """Print the verdict; exit with code 1 if something is not as docs/exactness.md has it.
 
     judge_known: whether there were enough batches to say that a known difference is gone.

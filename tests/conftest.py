@@ -7,18 +7,16 @@ from pathlib import Path
 
 import pytest
 
-os.environ["HF_HUB_OFFLINE"] = (
-    "1"  # before transformers is imported: a test that downloads should fail
-)
-os.environ.setdefault(
-    "TRITON_INTERPRET", "1"
-)  # before triton is imported: its kernels run on the CPU, as written
+# Before transformers is imported: a test that downloads should fail.
+os.environ["HF_HUB_OFFLINE"] = "1"
+# Before triton is imported: its kernels run on the CPU, as written.
+os.environ.setdefault("TRITON_INTERPRET", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 
 @pytest.fixture(scope="session")
 def tiny():
-    """(policy, processor) of the untrained preset. Shared by all tests: leave it as it is, or load your own."""
+    """Load (policy, processor) of the untrained preset once, for all tests: do not change it."""
     import model
 
     return model.load("tiny", seed=0)
@@ -46,7 +44,7 @@ def wide(tmp_path):
 
 @pytest.fixture
 def soon():
-    """Let a call that would wait for ever fail instead."""
+    """Let a call that would wait forever fail instead."""
 
     def stop(*_):
         raise TimeoutError("still waiting")

@@ -1,6 +1,7 @@
-"""Run: python -m pytest -q tests/test_bench.py        (about a minute on one core; no network)
+"""Run: python -m pytest -q tests/test_bench.py    (about a minute on one core; no network)
 
-The measurements at toy size: that they measure what they say. The figures themselves are nobody's test."""
+The measurements at toy size: that they measure what they say. No test asks for a figure.
+"""
 
 import importlib.util
 import json
@@ -12,7 +13,8 @@ import torch
 import families
 import rewards
 import rollout
-from fast import bench
+from fast import bench, bench_memory, bench_rewards, bench_trl, race, sides
+from fast.sides import Work
 from logps import core_of
 from tasks import toy
 
@@ -27,13 +29,13 @@ def tokenizer():
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
     made = tmp_path_factory.mktemp("8m")
-    bench.write_model(made, "8m")
+    sides.write_model(made, "8m")
     return str(made)
 
 
 @pytest.fixture
 def loaded(directory):
-    return bench.load_bench(directory, CPU, torch.float32)
+    return sides.load_bench(directory, CPU, torch.float32)
 
 
 def test_the_command_line():
@@ -55,8 +57,8 @@ def test_the_command_line():
             bench.parse_args(wrong)
 
 
-def test_the_model_and_the_prompt_are_what_they_are_said_to_be(loaded):
-    """8 M parameters, LoRA that does something, and a prompt whose M-RoPE positions are the stock model's own."""
+def test_the_model_and_the_prompt_have_the_shapes_they_should(loaded):
+    """8 M parameters, LoRA that is not zero, M-RoPE positions as the stock model has them."""
     policy, _, special = loaded
     core = core_of(policy)
     trained = {n: p for n, p in policy.named_parameters() if p.requires_grad}
@@ -66,8 +68,8 @@ def test_the_model_and_the_prompt_are_what_they_are_said_to_be(loaded):
         and all(p.abs().max() > 0 for p in trained.values())
     )
     for P, side in ((48, 2), (188, 12), (944, 30), (1000, 30)):
-        prompt = bench.random_prompt(special, P)
-        inputs = bench.stock_inputs([prompt], special, CPU)
+        prompt = sides.random_prompt(special, P)
+        inputs = sides.stock_inputs([prompt], special, CPU)
         assert (
             len(prompt.ids) == P
             and len(prompt.image_slots) == side * side == int(prompt.grid.prod()) // 4
@@ -85,15 +87,15 @@ def test_the_model_and_the_prompt_are_what_they_are_said_to_be(loaded):
         )
 
 
-def test_no_side_ends_a_row_or_says_a_vision_token(loaded):
+def test_no_side_ends_a_row_or_samples_a_vision_token(loaded):
     policy, _, special = loaded
-    prompts = [bench.random_prompt(special, 60, n) for n in range(2)]
-    said = [
+    prompts = [sides.random_prompt(special, 60, n) for n in range(2)]
+    sampled = [
         rollout.rollout(policy, prompts, special, 3, rollout.Sampling(24)).targets,
-        bench.stock_generate(policy, special, bench.repeated(prompts, 3), 24),
-        bench.stock_generate(policy, special, prompts, 24, num_return_sequences=3),
+        sides.stock_generate(policy, special, sides.repeated(prompts, 3), 24),
+        sides.stock_generate(policy, special, prompts, 24, num_return_sequences=3),
     ]
-    for tokens in said:
+    for tokens in sampled:
         assert (
             tokens.shape == (6, 24)
             and len(set(map(tuple, tokens.tolist()))) == 6
@@ -103,21 +105,21 @@ def test_no_side_ends_a_row_or_says_a_vision_token(loaded):
 
 
 def test_theirs_runs_with_stock_attention(loaded):
-    """What load() puts into the language model is ours, and back in its place afterwards, even after an error."""
+    """Our attention is back in its place afterwards, even after an error."""
     policy, _, _ = loaded
     config = core_of(policy).model.language_model.config
     config._attn_implementation = "packed"
-    with pytest.raises(KeyError), bench.stock(policy):
+    with pytest.raises(KeyError), sides.stock(policy):
         assert config._attn_implementation == "sdpa"
         raise KeyError
     assert config._attn_implementation == "packed"
 
 
 def test_the_sides_are_checked_to_do_the_same_work(loaded, monkeypatch):
-    """The check passes, and it fires when the rollout, its log-probs or the update of ours are wrong."""
+    """The check passes, and fails for a wrong rollout, log-prob or update of ours."""
     policy, _, special = loaded
-    bench.check_same_work(policy, special, 60)
-    right, logps = rollout.rollout, bench.our_logps
+    sides.check_same_work(policy, special, 60)
+    right, logps = rollout.rollout, sides.our_logps
 
     def other_tokens(*args, **kwargs):
         roll = right(*args, **kwargs)
@@ -132,14 +134,14 @@ def test_the_sides_are_checked_to_do_the_same_work(loaded, monkeypatch):
             else SimpleNamespace(targets=roll.targets, logp=roll.logp + 1e-3)
         )
 
-    for broken, said in ((other_tokens, "greedy tokens"), (other_logps, "log-probs")):
+    for broken, message in ((other_tokens, "greedy tokens"), (other_logps, "log-probs")):
         with monkeypatch.context() as patched:
             patched.setattr(rollout, "rollout", broken)
-            with pytest.raises(ValueError, match=said):
-                bench.check_same_work(policy, special, 60)
+            with pytest.raises(ValueError, match=message):
+                sides.check_same_work(policy, special, 60)
     with monkeypatch.context() as patched:
         patched.setattr(
-            bench,
+            sides,
             "our_logps",
             lambda policy, special, prompts, completions, counts: (
                 logps(policy, special, prompts, completions, counts)
@@ -147,12 +149,12 @@ def test_the_sides_are_checked_to_do_the_same_work(loaded, monkeypatch):
             ),
         )
         with pytest.raises(ValueError, match="gradient"):
-            bench.check_same_work(policy, special, 60)
+            sides.check_same_work(policy, special, 60)
 
 
 def test_turns_alternate_and_ratios_are_over_ours():
     called = []
-    seconds = bench.race(
+    seconds = race.race(
         {
             "ours": lambda turn: called.append(("ours", turn)),
             "theirs": lambda turn: called.append(("theirs", turn)),
@@ -163,7 +165,7 @@ def test_turns_alternate_and_ratios_are_over_ours():
     assert called == [(name, turn) for turn in range(3) for name in ("ours", "theirs")] and [
         len(s) for s in seconds.values()
     ] == [2, 2]
-    ours, theirs = bench.rows_of(
+    ours, theirs = race.rows_of(
         {"ours": [1.0, 2.0, 4.0], "theirs": [3.0, 8.0, 6.0]}, what="step", G=8
     )
     assert ours["ratio"] == ours["low"] == ours["high"] == 1
@@ -177,9 +179,10 @@ def test_turns_alternate_and_ratios_are_over_ours():
 
 
 def test_speed_prints_and_writes_every_figure(tmp_path, capsys, monkeypatch):
+    # A process each would take a minute.
     monkeypatch.setattr(
-        bench, "peak_of", lambda directory, device, dtype, kind, name, N, P, T, G: 1000 * len(name)
-    )  # a process each would take a minute
+        bench_memory, "peak_of", lambda directory, device, dtype, kind, side, work: 1000 * len(side)
+    )
     find = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util,
@@ -249,19 +252,19 @@ def test_speed_prints_and_writes_every_figure(tmp_path, capsys, monkeypatch):
 
 
 def test_peaks_are_those_of_one_turn(directory):
-    """The step of a process of its own: log-probs of 8 x 96 tokens with full logits of 4096 words are 12.6 MB, held at least twice, and more besides."""
-    peak = bench.peak_of(
-        directory, CPU, torch.float32, "update", "the same with full logits", 1, 48, 96, 8
+    """Full logits of 8 x 96 tokens and 4096 words are 12.6 MB, held at least twice."""
+    peak = bench_memory.peak_of(
+        directory, CPU, torch.float32, "update", "the same with full logits", Work(1, 48, 96, 8)
     )
     assert 2 * 4 * 8 * 96 * 4096 < peak < 4e8
 
 
 def test_memory_compares_with_full_logits(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(
-        bench,
+        bench_memory,
         "peak_of",
-        lambda directory, device, dtype, kind, name, N, P, T, G: (
-            P * T * G * (1 if name == "ours" else 4)
+        lambda directory, device, dtype, kind, side, work: (
+            work.P * work.T * work.G * (1 if side == "ours" else 4)
         ),
     )
     bench.main(
@@ -322,15 +325,19 @@ def test_scaling_is_drawn(tmp_path, capsys):
 )
 def test_trl_does_the_same_work(directory):
     turns = []
-    seconds = bench.trl_steps(directory, CPU, torch.float32, 60, 6, 2, 2, turns.append)
+    seconds = bench_trl.trl_steps(directory, CPU, torch.float32, Work(1, 60, 6, 2), 2, turns.append)
     assert len(seconds) == 2 and min(seconds) > 0 and turns == [0, 1, 2]
 
 
 @pytest.mark.parametrize("task", ["count", "spatial", "ground"])
 def test_long_completions_are_as_long_as_asked_and_right_half_of_the_time(task, tokenizer):
-    """Lengths within three tokens (cut words join differently); every answer can be read; the share of right ones is 1/2 or more, as another question's answer may fit."""
+    """Every answer can be read, and about half are right.
+
+    Lengths are within three tokens: cut words join differently. More than half may be right, as
+    another question's answer may fit.
+    """
     examples = [toy.ToyStream(task, "train", 0, 3, "gold")[i] for i in range(24)]
-    texts, asked = bench.long_completions(examples, 8, tokenizer, 120)
+    texts, asked = bench_rewards.long_completions(examples, 8, tokenizer, 120)
     assert (
         len(texts) == len(asked) == 192
         and len(set(texts)) == 192

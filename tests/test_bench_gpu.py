@@ -1,7 +1,8 @@
-"""Run: python -m pytest -q tests/test_bench_gpu.py        (about a minute on one core; no network)
+"""Run: python -m pytest -q tests/test_bench_gpu.py    (about a minute on one core; no network)
 
-The GPU's measurements at toy size on a CPU: every section runs and writes what it says, and its checks can fail. What only a GPU has (the graph itself, the
-profile, the limit on a process's memory) does not run here."""
+The GPU's measurements at toy size on a CPU: every section runs and writes its figures, and its
+checks can fail. What only a GPU has does not run here: the graph, the profile, the memory limit.
+"""
 
 import json
 from types import SimpleNamespace
@@ -9,10 +10,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-import families
-from fast import bench, bench_gpu, kernels
+import rollout
+from fast import bench, bench_gpu, gpu_checks, gpu_decode, kernels, sides
 from fast import decode as decode_
 from fast.decode import Decoder, free_memory
+from fast.sides import Work
 from plumbing.errors import UserError
 
 CPU = torch.device("cpu")
@@ -21,7 +23,7 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
     made = tmp_path_factory.mktemp("8m")
-    bench.write_model(made, "8m")
+    sides.write_model(made, "8m")
     return str(made)
 
 
@@ -52,9 +54,10 @@ def test_every_section_runs_and_writes_its_figures(tmp_path, capsys):
             ]
         )
     )
-    said, result = capsys.readouterr().out, json.loads((tmp_path / "bench_gpu.json").read_text())
+    printed = capsys.readouterr().out
+    result = json.loads((tmp_path / "bench_gpu.json").read_text())
     assert (
-        "FAILED" not in said
+        "FAILED" not in printed
         and result["failed"] == 0
         and all(row["ok"] for row in result["check"])
         and len(result["check"]) > 10
@@ -91,32 +94,35 @@ def test_every_section_runs_and_writes_its_figures(tmp_path, capsys):
 
 
 def test_a_wrong_kernel_fails_the_check(tmp_path, monkeypatch, capsys):
-    """An attention that forgets the last token of each suffix, and a head that is off by a tenth of a nat."""
+    """An attention without each suffix's last token, and a head that is off by a tenth of a nat."""
     attention, head = kernels.shared_prefix_attention_reference, kernels.head_sample_reference
     monkeypatch.setattr(
         kernels, "shared_prefix_attention", lambda *a: attention(*a[:-1], (a[-1] - 1).clamp_min(1))
     )
-    found = bench_gpu.kernel_checks(CPU, 2, 3, 40, 12, ((2, 3, 32),), (64, 500))
+    found = gpu_checks.kernel_checks(CPU, 2, 3, 40, 12, ((2, 3, 32),), (64, 500))
     assert not any(
         figure <= limit for what, figure, limit in found if what.startswith("attention")
     ) and all(figure <= limit for what, figure, limit in found if what.startswith("head"))
     monkeypatch.setattr(kernels, "shared_prefix_attention", attention)
-    monkeypatch.setattr(
-        kernels, "head_sample", lambda *a: (lambda tokens, logp: (tokens, logp + 0.1))(*head(*a))
-    )
-    found = bench_gpu.kernel_checks(CPU, 2, 3, 40, 12, ((2, 3, 32),), (64, 500))
+
+    def shifted_head(*arguments):
+        tokens, logp = head(*arguments)
+        return tokens, logp + 0.1
+
+    monkeypatch.setattr(kernels, "head_sample", shifted_head)
+    found = gpu_checks.kernel_checks(CPU, 2, 3, 40, 12, ((2, 3, 32),), (64, 500))
     assert all(
         figure <= limit for what, figure, limit in found if what.startswith("attention")
     ) and not any(figure <= limit for what, figure, limit in found if "exact" in what)
-    assert not bench_gpu.relative(torch.tensor([float("nan")]), torch.ones(1)) <= 1
+    assert not gpu_checks.relative(torch.tensor([float("nan")]), torch.ones(1)) <= 1
 
 
 def test_what_a_check_raises_is_a_failure_and_the_others_go_on(tmp_path, monkeypatch, capsys):
     def broken(*_, **__):
         raise RuntimeError("an illegal memory access")
 
-    monkeypatch.setattr(bench_gpu, "kernel_checks", broken)
-    monkeypatch.setattr(bench_gpu, "weight_kinds", lambda device: [])
+    monkeypatch.setattr(gpu_checks, "kernel_checks", broken)
+    monkeypatch.setattr(gpu_checks, "weight_kinds", lambda device: [])
     with pytest.raises(SystemExit) as stop:
         bench.main(
             bench.parse_args(
@@ -154,28 +160,27 @@ def test_rows_are_written_as_they_come():
 
 
 def test_a_compiler_that_fails_is_told(directory, monkeypatch):
-    policy, _, special = bench.load_bench(directory, CPU, torch.float32)
+    policy, _, special = sides.load_bench(directory, CPU, torch.float32)
 
     def broken(*_, **options):
         raise RuntimeError("dynamo")
 
-    monkeypatch.setattr(bench, "stock_generate", broken)
-    assert bench_gpu.generate_times(
+    monkeypatch.setattr(sides, "stock_generate", broken)
+    assert gpu_decode.generate_times(
         policy,
         special,
-        [bench.random_prompt(special, 60)],
+        [sides.random_prompt(special, 60)],
         2,
         8,
-        CPU,
         cache_implementation="static",
     ) == {"failed": "RuntimeError: dynamo"}
     with pytest.raises(RuntimeError):
-        bench_gpu.generate_times(policy, special, [bench.random_prompt(special, 60)], 2, 8, CPU)
+        gpu_decode.generate_times(policy, special, [sides.random_prompt(special, 60)], 2, 8)
 
 
 def test_the_graph_check_sees_a_replay_that_differs(directory, monkeypatch):
-    """As on a GPU (rows in buckets, lengths in tensors), with a replay that is right, and with one that computes another step's position."""
-    policy, _, special = bench.load_bench(directory, CPU, torch.float32)
+    """Rows in buckets as on a GPU; a right replay, one of another position, and one of NaNs."""
+    policy, _, special = sides.load_bench(directory, CPU, torch.float32)
     monkeypatch.setattr(decode_, "can_capture", lambda device, weights: True)
     monkeypatch.setattr(
         Decoder,
@@ -184,7 +189,7 @@ def test_the_graph_check_sees_a_replay_that_differs(directory, monkeypatch):
             replay=lambda: (wave.forward_one_token(), wave.sample_one_token())
         ),
     )
-    assert bench_gpu.graph_check(policy, special, 2, 60, 16, 3, True) == 0.0
+    assert gpu_checks.graph_check(policy, special, Work(2, 60, 16, 3), True) == 0.0
 
     def stale(wave):
         start = wave.start.clone() + 1
@@ -198,7 +203,7 @@ def test_the_graph_check_sees_a_replay_that_differs(directory, monkeypatch):
         return SimpleNamespace(replay=replay)
 
     monkeypatch.setattr(Decoder, "capture", stale)
-    assert bench_gpu.graph_check(policy, special, 2, 60, 16, 3, True) > 1e-3
+    assert gpu_checks.graph_check(policy, special, Work(2, 60, 16, 3), True) > 1e-3
 
     def broken(wave):
         def replay():
@@ -209,22 +214,34 @@ def test_the_graph_check_sees_a_replay_that_differs(directory, monkeypatch):
         return SimpleNamespace(replay=replay)
 
     monkeypatch.setattr(Decoder, "capture", broken)
-    assert not bench_gpu.graph_check(policy, special, 2, 60, 16, 3, True) <= 1e9
+    assert not gpu_checks.graph_check(policy, special, Work(2, 60, 16, 3), True) <= 1e9
 
 
 def test_bytes_of_a_step_are_counted_from_the_model(directory):
-    policy, _, _ = bench.load_bench(directory, CPU, torch.float32)
+    policy, _, _ = sides.load_bench(directory, CPU, torch.float32)
     layer = 256 * 256 + 2 * 256 * 128 + 256 * 256 + 3 * 256 * 768
     adapters = sum(p.numel() for n, p in policy.named_parameters() if "lora_" in n)
     expected = 4 * (6 * layer + adapters + 4096 * 256) + 2 * 6 * 2 * 64 * 4 * (2 * 100 + 2 * 4 * 25)
-    assert bench_gpu.bytes_of_step(policy, 2, 100, 50, 4, "none") == expected
+    assert gpu_decode.bytes_of_step(policy, Work(2, 100, 50, 4), "none") == expected
 
 
-def test_the_plan_can_be_forced_and_comes_back(directory):
-    before = decode_.plan_memory
-    with bench_gpu.planned(False):
-        assert decode_.plan_memory(None, [1, 2], 3, 4, 5) == (False, [(0, 2, 0, 3)])
-    assert decode_.plan_memory is before
+def test_the_plan_of_a_rollout_can_be_given(directory, monkeypatch):
+    """The given plan is used, memory is not asked, and the rows are the same."""
+    policy, _, special = sides.load_bench(directory, CPU, torch.float32)
+    prompts = sides.random_prompts(special, 2, 60)
+    usual = rollout.rollout(policy, prompts, special, 2, rollout.Sampling(4))
+    seen, weights = [], decode_.decode_weights
+
+    def watched(core, copy):
+        seen.append(copy)
+        return weights(core, copy)
+
+    monkeypatch.setattr(decode_, "plan_memory", None)
+    monkeypatch.setattr(decode_, "decode_weights", watched)
+    plan = gpu_checks.whole_plan(False, 2, 2)
+    assert plan == (False, [(0, 2, 0, 2)])
+    given = rollout.rollout(policy, prompts, special, 2, rollout.Sampling(4), plan=plan)
+    assert seen == [False] and torch.equal(given.targets, usual.targets)
 
 
 def test_a_process_may_be_limited(monkeypatch):
@@ -242,9 +259,9 @@ def test_a_process_may_be_limited(monkeypatch):
 
 
 def test_the_published_shapes():
-    """Parameters of the linear layers as facts/performance.md has them: 1.310 and 6.525 billion, and the published vocabularies."""
+    """1.310 and 6.525 billion parameters of linear layers, and the published vocabularies."""
     for size, linear, vocabulary in (("2b", 1.310e9, 151936), ("7b", 6.525e9, 152064)):
-        hidden, intermediate, layers, V, heads, kv_heads, tied, vision = bench.MODELS[size]
+        hidden, intermediate, layers, V, heads, kv_heads, tied, vision = sides.MODELS[size]
         assert (
             V == vocabulary
             and hidden // heads == 128
@@ -260,4 +277,3 @@ def test_the_published_shapes():
             )
             < 1e-3
         )
-    assert families.TINY_TEXT  # the tiny preset is not among them

@@ -1,7 +1,8 @@
-"""Run: python -m pytest -q -s -m slow tests/test_real_size.py        (minutes on two cores; 7 GB of disk, no network)
+"""Run: python -m pytest -q -s -m slow tests/test_real_size.py
 
-Random weights in the layout and the exact shapes published in 2024: what fits, and how much memory it takes, before anybody downloads
-anything. Each training runs in a process of its own, whose peak memory is printed. The same test with a tiny checkpoint is not slow (15 s).
+Minutes on two cores, 7 GB of disk, no network. Random weights in the layout and the exact shapes
+published in 2024: what fits, and how much memory it takes. Each training runs in a process of its
+own, whose peak memory is printed. With a tiny checkpoint the same test is not slow (15 s).
 """
 
 import json
@@ -19,36 +20,61 @@ import checkpoints
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# Two GRPO steps, watched: which parameters moved, where the 4-bit layers are, and the most memory the process ever held.
+# Two GRPO steps, watched: which parameters moved, where the 4-bit layers are, the peak memory.
 WATCHED = """
 import json, resource, sys, time, zlib
 sys.path.insert(0, sys.argv[1])
-import bitsandbytes, generate, model as modeling, rewards, train_grpo
-seen, load, rollout, said = {}, modeling.load, generate.rollout, []
-different = lambda completion, example: zlib.crc32(completion.encode("utf-8", "replace")) / 2**32
-rewards.REWARDS["length"] = rewards.Reward(different)
-def listening(*arguments, **options):
-    out = rollout(*arguments, **options)
-    said.append(out.targets.tolist())
+import bitsandbytes, logps, model, rewards, rollout, train_grpo
+
+seen, sampled = {}, []
+load, sample = model.load, rollout.rollout
+
+
+def different(completion, example):
+    return zlib.crc32(completion.encode("utf-8", "replace")) / 2**32
+
+
+def watched_rollout(*arguments, **options):
+    out = sample(*arguments, **options)
+    sampled.append(out.targets.tolist())
     return out
-generate.rollout = listening
-def watching(*arguments, **options):
+
+
+def watched_load(*arguments, **options):
     policy, processor = load(*arguments, **options)
-    seen.update(policy=policy, before={n: p.detach().clone() for n, p in policy.named_parameters() if p.requires_grad}, special=vars(processor.special),
-                checksum={n: float(p.detach().float().sum()) for n, p in policy.named_parameters() if not p.requires_grad})
+    named = dict(policy.named_parameters())
+    before = {n: p.detach().clone() for n, p in named.items() if p.requires_grad}
+    checksum = {n: float(p.detach().float().sum()) for n, p in named.items() if n not in before}
+    seen.update(policy=policy, special=vars(processor.special), before=before, checksum=checksum)
     return policy, processor
-modeling.load = watching
+
+
+rewards.REWARDS["length"] = rewards.Reward(different)
+rollout.rollout = watched_rollout
+model.load = watched_load
 started = time.time()
 train_grpo.main(train_grpo.parse_args(sys.argv[3:]))
-policy = seen["policy"]
-core = modeling.core_of(policy)
-named = dict(policy.named_parameters())
-json.dump({"seconds": time.time() - started, "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20,
-           "trained": len(seen["before"]), "lora": sum("lora_" in n for n in seen["before"]), "moved": sum(not named[n].equal(p) for n, p in seen["before"].items()),
-           "frozen_moved": [n for n, c in seen["checksum"].items() if float(named[n].detach().float().sum()) != c],
-           "four_bit": [n for n, m in core.named_modules() if isinstance(m, bitsandbytes.nn.Linear4bit) and not hasattr(m, "base_layer")],
-           "tied": core.lm_head.weight is core.model.language_model.embed_tokens.weight, "vocabulary": core.lm_head.weight.shape[0], "special": seen["special"],
-           "said": said, "checkpointing": core.model.language_model.gradient_checkpointing}, open(sys.argv[2], "w"))
+core = logps.core_of(seen["policy"])
+named = dict(seen["policy"].named_parameters())
+before, checksum = seen["before"], seen["checksum"]
+linear = bitsandbytes.nn.Linear4bit
+modules = core.named_modules()
+language_model = core.model.language_model
+found = {
+    "seconds": time.time() - started,
+    "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+    "trained": len(before),
+    "lora": sum("lora_" in n for n in before),
+    "moved": sum(not named[n].equal(p) for n, p in before.items()),
+    "frozen_moved": [n for n, c in checksum.items() if float(named[n].detach().float().sum()) != c],
+    "four_bit": [n for n, m in modules if isinstance(m, linear) and not hasattr(m, "base_layer")],
+    "tied": core.lm_head.weight is language_model.embed_tokens.weight,
+    "vocabulary": core.lm_head.weight.shape[0],
+    "special": seen["special"],
+    "sampled": sampled,
+    "checkpointing": language_model.gradient_checkpointing,
+}
+json.dump(found, open(sys.argv[2], "w"))
 """
 
 
@@ -61,7 +87,7 @@ json.dump({"seconds": time.time() - started, "peak_gib": resource.getrusage(reso
     ],
 )
 def test_two_grpo_steps(size, layers, vocabulary, tied, tmp_path):
-    """NF4, LoRA r 8, gradient checkpointing, one picture, G 2, 8 new tokens: exactly the adapter trains, and all of it."""
+    """With NF4, LoRA and gradient checkpointing, exactly the adapter trains, and all of it."""
     started = time.time()
     directory = checkpoints.write_2024(tmp_path / "checkpoint", size)
     checkpoints.picture(224, 168).save(tmp_path / "picture.png")
@@ -71,9 +97,8 @@ def test_two_grpo_steps(size, layers, vocabulary, tied, tmp_path):
         )
         + "\n"
     )
-    print(
-        f"\n{size}: written in {time.time() - started:.0f} s, {sum(f.stat().st_size for f in directory.iterdir()) / 2**30:.2f} GiB"
-    )
+    gib = sum(f.stat().st_size for f in directory.iterdir()) / 2**30
+    print(f"\n{size}: written in {time.time() - started:.0f} s, {gib:.2f} GiB")
     arguments = [
         "--model",
         directory,
@@ -114,11 +139,10 @@ def test_two_grpo_steps(size, layers, vocabulary, tied, tmp_path):
         json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     ]
     shutil.rmtree(directory)
+    times = [f"step {m['step']}: {m['step_time']:.0f} s" for m in metrics if m.get("step_time")]
     print(
-        f"{size}: two GRPO steps, {seen['seconds']:.0f} s with loading; peak memory {seen['peak_gib']:.2f} GiB; "
-        + ", ".join(
-            f"step {m['step']}: {m['step_time']:.0f} s" for m in metrics if m.get("step_time")
-        )
+        f"{size}: two GRPO steps, {seen['seconds']:.0f} s with loading; "
+        f"peak memory {seen['peak_gib']:.2f} GiB; " + ", ".join(times)
     )
     steps = [m for m in metrics if m["step"] > 0]
     assert [m["step"] for m in steps] == [1, 2]
@@ -132,10 +156,9 @@ def test_two_grpo_steps(size, layers, vocabulary, tied, tmp_path):
     )
     assert seen["trained"] == seen["lora"] == 14 * layers and not seen["frozen_moved"]
     assert seen["moved"] == seen["trained"]  # B at the first step, A from the second on
-    sampled = [rows for rows in seen["said"] if len(rows) == 2]
-    assert len(sampled) == 2 and all(
-        rows[0] != rows[1] for rows in sampled
-    )  # although generation_config.json says top_k 1
+    # generation_config.json has top_k 1, which must not be used.
+    sampled = [rows for rows in seen["sampled"] if len(rows) == 2]
+    assert len(sampled) == 2 and all(rows[0] != rows[1] for rows in sampled)
     if size != "tiny":
         special = seen["special"]
         assert (
