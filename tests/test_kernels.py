@@ -415,7 +415,7 @@ def every_operation(how):
         states, weight, banned, uniform = head_case(4, 32, 150)
         yield lambda: getattr(kernels, f"head_sample_{how}")(
             states, weight, banned, uniform, temperature
-        )  # noqa: B023
+        )
 
 
 @both
