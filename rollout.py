@@ -34,8 +34,8 @@ class Sampling:
 
     max_tokens: of a completion at most, its end-of-turn token included.
     temperature: 0 is greedy.
-    top_p below 1, top_k above 0: draw from a cut distribution. Log-probs stay those of the uncut one,
-    so importance ratios are no longer exact.
+    top_p below 1, top_k above 0: draw from a cut distribution. Log-probs stay those of the
+    uncut one, so importance ratios are no longer exact.
     """
 
     max_tokens: int = 512

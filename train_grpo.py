@@ -536,7 +536,7 @@ def main(args: argparse.Namespace) -> None:
                 loss, new_logp, entropy = grpo_gradient(
                     policy, batches(), logp_of, objective, adv, counted, weights, old_logp, ref_logp
                 )
-                # The first update's ratio is 1: its denominator is this pass itself, dropout and all.
+                # The first update's ratio is 1: its denominator is this very pass, dropout too.
                 old = new_logp if old_logp is None else old_logp
                 clipped = objective.loss.clipped(new_logp, old, adv, counted, *clip)  # (B, T)
                 clips.append(losses.clip_ratio(clipped, adv, counted))

@@ -304,7 +304,6 @@ STILL = {
     },
     private_names_stay_home: {
         "tests.test_arguments uses arguments._commit",
-        "tests.test_kernels uses kernels._head_tiles",
     },
     args_stay_in_main: {
         "fast.bench_gpu.bench_gpu writes to args",

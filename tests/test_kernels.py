@@ -40,7 +40,7 @@ def poison():
 
 def test_the_interpreter_is_on():
     if kernels.triton is not None and not COMPILED:
-        assert not isinstance(kernels._head_tiles, kernels.triton.runtime.JITFunction), (
+        assert not isinstance(kernels.head_tiles, kernels.triton.runtime.JITFunction), (
             "tests/conftest.py must set TRITON_INTERPRET before triton is imported"
         )
 
