@@ -57,12 +57,10 @@ def code_tokens(text: str) -> int:
     )
 
 
-def sentence_lengths(docstring: str) -> list[int]:
-    """Count the words of each sentence. Indented lines are commands and examples, not prose."""
-    lines = docstring.splitlines()
-    indented = [re.match(r" *", line).end() for line in lines[1:] if line.strip()]
-    margin = min(indented, default=0)
-    prose = [line for line in lines if not line.startswith(" " * (margin + 2))]
+def sentence_lengths(docstring: ast.Constant) -> list[int]:
+    """Count the words of each sentence. Lines further in are commands and examples, not prose."""
+    further_in = " " * (docstring.col_offset + 2)
+    prose = [line for line in docstring.value.splitlines() if not line.startswith(further_in)]
     sentences = re.split(r"(?<=[.!?])\s+|\n\s*\n", "\n".join(prose))
     counts = [len(re.findall(r"\S*\w\S*", sentence)) for sentence in sentences]
     return [count for count in counts if count]
@@ -95,7 +93,7 @@ def measure(root: Path) -> dict[str, str]:
     reading_list = [
         (len(text.splitlines()), file) for file, text in product.items() if "/" not in file
     ]
-    docstrings = [node.value for tree in trees.values() for node in docstrings_of(tree)]
+    docstrings = [node for tree in trees.values() for node in docstrings_of(tree)]
     words = [count for docstring in docstrings for count in sentence_lengths(docstring)]
     long_lines = [line for line in lines_of(product) if len(line) > 100]
     return {

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from recipes import measure
+
 ROOT = Path(__file__).resolve().parents[1]
 WINGS = ("tasks", "grading", "plumbing", "fast")
 
@@ -410,3 +412,24 @@ def test_a_broken_wall_is_seen(wall, file, line, says, copied):
 
 def test_every_wall_is_broken_once():
     assert {wall for wall, *_ in BREAKS} == {*WALLS}
+
+
+# --- recipes/measure.py, which counts the same things ---
+
+CODE = """def f(x):  # why
+    '''Do one thing.  Then another
+
+        $ not a sentence
+    '''
+    for each in x:
+        return 1 if each else 'no docstring'
+"""
+
+
+def test_measure(tmp_path):
+    (tmp_path / "a.py").write_text(CODE)
+    figures = measure.measure(tmp_path)
+    assert figures["lines"] == "7" and figures["longest function"] == "7 a.py f"
+    assert figures["code tokens"] == "17"  # 6 in the first line, 5 and 6 in the last two
+    assert figures["highest complexity"] == "2 a.py f" and figures["conditional expressions"] == "1"
+    assert figures["docstring sentences"] == "2" and figures["their words, median"] == "2.5"
