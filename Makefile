@@ -1,6 +1,6 @@
 # make demo       the whole loop on a laptop: warm start, reinforcement learning, measured before and after
 # make test       the tests; `make test-slow` adds the real sizes (2B in 4 bits: 15 GB of memory, minutes)
-# make lint       ruff's format
+# make lint       ruff: the format, and the rules in pyproject.toml
 # make clean      removes .venv and runs
 # The experiments behind the tables in docs/ are in recipes/.
 PYTHON ?= python3
@@ -27,6 +27,7 @@ test-slow: .venv/installed
 
 lint: .venv/installed
 	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
 
 .venv/installed: requirements.txt requirements-test.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "error: Python 3.10 or newer is needed; for example: make demo PYTHON=python3.12")'

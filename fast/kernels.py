@@ -393,7 +393,7 @@ def head_sample_triton(
     logp = tops.new_empty(B)
     strides = (states.stride(0), weight.stride(0))
     tau = temperature or 1.0
-    _head_tiles[(triton.cdiv(B, BB), tiles)](
+    head_tiles[(triton.cdiv(B, BB), tiles)](
         states, weight, banned, tops, sums, B, V, D, tiles, *strides, tau,
         BB=BB, BV=BV, BK=BK, num_warps=4,
     )  # fmt: skip
@@ -407,7 +407,7 @@ def head_sample_triton(
 if triton is not None:
 
     @triton.jit(do_not_specialize=["B"])
-    def _head_tiles(
+    def head_tiles(
         states, weight, banned, tops, sums, B, V, D, tiles,
         stride_states, stride_weight, temperature,
         BB: tl.constexpr, BV: tl.constexpr, BK: tl.constexpr,

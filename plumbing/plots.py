@@ -48,7 +48,7 @@ def picture(plot: Callable[..., None]) -> Callable[..., None]:
                 # A glyph that the font lacks becomes a box, and a crowded layout stays crowded.
                 warnings.simplefilter("ignore", UserWarning)
                 plot(*args, **kwargs)
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             warn(f"{png} could not be drawn ({describe(error)}); the run goes on without it")
 
     return guarded

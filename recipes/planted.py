@@ -87,9 +87,10 @@ def main(args: argparse.Namespace) -> None:
 def show(result: dict) -> None:
     """Print the shares with their 95 % intervals."""
     places = " / ".join(f"{share:.3f}" for share in result["by_place"])
+    low, high = result["selected_right_low"], result["selected_right_high"]
     print(
         f"chooses right {result['selected_right']:.3f} of {result['n']} sets"
-        f" (95 % interval {result['selected_right_low']:.3f} to {result['selected_right_high']:.3f};"
+        f" (95 % interval {low:.3f} to {high:.3f};"
         f" by place of the right one {places});"
         f" with another picture {result['swapped']:.3f}"
         f" ({result['swapped_low']:.3f} to {result['swapped_high']:.3f});"

@@ -357,7 +357,7 @@ def compare(args: argparse.Namespace) -> int:
     """Compare two trees and print what differs. Returns the exit code."""
     old, new = files_of(args.old, args.only), files_of(args.new, args.only)
     places = {(tree / ".place").read_text().strip(): "TREE" for tree in (args.old, args.new)}
-    found = Comparison(places | {path: "CHECKOUT" for path in args.checkouts})
+    found = Comparison(places | dict.fromkeys(args.checkouts, "CHECKOUT"))
     for name in sorted(old.keys() | new.keys()):
         if name in old and name in new:
             try:

@@ -38,9 +38,9 @@ def write(folder, records, name="set.jsonl"):
         path.write_text(json.dumps(records, indent=1))
     else:
         pyarrow = pytest.importorskip("pyarrow")
-        import pyarrow.parquet
+        parquet = pytest.importorskip("pyarrow.parquet")
 
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(records), path)
+        parquet.write_table(pyarrow.Table.from_pylist(records), path)
     return path
 
 

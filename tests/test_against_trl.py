@@ -9,12 +9,12 @@ import random
 import re
 from pathlib import Path
 
-from recipes import against_trl
 import pytest
 import torch
 
 import losses
 from plumbing import running
+from recipes import against_trl
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -2,8 +2,8 @@
 
 The pairs are in files, one a line: answer_golden.jsonl (the project's first rules and GEOQA),
 answer_pairs.jsonl (public reports and the neighbours of every kind), answer_attacks.jsonl (what two
-attackers broke, once), answer_blind.jsonl (a set that was written unseen),
-../shared/data/answers/pairs.jsonl (public reports, kept outside the project).
+attackers broke, once), answer_blind.jsonl (a set that was written unseen); and more public reports
+from a file outside the repository, where it is there.
 """
 
 import ast
@@ -16,15 +16,13 @@ from types import SimpleNamespace
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-from tasks import protocols
-
 import rewards
 from grading import answers, equality, mathverify, reading, units
 from grading.expressions import parse
 from grading.spelling import plain, spell
+from tasks import protocols
 
+ROOT = Path(__file__).resolve().parent.parent
 TESTS = Path(__file__).parent
 SHARED = ROOT.parent / "shared" / "data" / "answers" / "pairs.jsonl"
 

@@ -527,7 +527,7 @@ def test_take_is_pure_and_every_epoch_a_permutation():
     epochs = [tuple(e.id for e in straight[i : i + 7]) for i in range(0, 70, 7)]
     assert all(sorted(epoch) == list("0123456") for epoch in epochs)
     assert len(set(epochs)) >= 8  # ten draws of 5,040 orders: a repeat or two by chance, at most
-    for start in range(0, 63):
+    for start in range(63):
         for number in (1, 4, 7):
             assert take(examples, start, number, seed=3) == straight[start : start + number]
     assert [e.id for e in take(examples, 0, 70, seed=4)] != [e.id for e in straight]

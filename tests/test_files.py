@@ -451,11 +451,11 @@ def test_damaged_parquet_files_are_read_or_refused_in_one_line(tmp_path):
 def parquet(folder, column, values, kind=None, **rest):
     """A parquet file with a column of this type beside those of `rest`."""
     pyarrow = pytest.importorskip("pyarrow")
-    import pyarrow.parquet
+    write_table = pytest.importorskip("pyarrow.parquet").write_table
 
     table = pyarrow.table({**{key: [value] * len(values) for key, value in rest.items()}})
     array = values if kind is None else pyarrow.array(values, getattr(pyarrow, kind[0])(*kind[1:]))
-    pyarrow.parquet.write_table(
+    write_table(
         table.append_column(column, array if kind else pyarrow.array(values)), folder / "x.parquet"
     )
     return folder / "x.parquet"
@@ -550,13 +550,13 @@ def test_pictures_stay_bytes_whatever_else_is_bytes(tmp_path):
 
 def test_two_columns_of_one_name(tmp_path):
     pyarrow = pytest.importorskip("pyarrow")
-    import pyarrow.parquet
+    write_table = pytest.importorskip("pyarrow.parquet").write_table
 
     table = pyarrow.table(
         [pyarrow.array(["q"]), pyarrow.array(["a"]), pyarrow.array(["b"])],
         names=["question", "answer", "answer"],
     )
-    pyarrow.parquet.write_table(table, tmp_path / "x.parquet")
+    write_table(table, tmp_path / "x.parquet")
     text = refusal(tasks.read, tmp_path / "x.parquet", within=5)
     assert (
         text.startswith(f"{tmp_path / 'x.parquet'}: not a readable parquet file (")

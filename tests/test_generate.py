@@ -212,7 +212,7 @@ def test_one_prompt_of_each_kind_alone(loaded_once):
 @pytest.mark.parametrize("kind", ["lively", "lora"])
 def test_the_plain_loop_is_greedy_as_stock_generate(kind, loaded_once, lively):
     policy, processor = loaded_once if kind == "lively" else with_lora(lively)
-    prompts, special = checkpoints.prompts_of(processor), stopping_at(processor, *range(0, 16))
+    prompts, special = checkpoints.prompts_of(processor), stopping_at(processor, *range(16))
     sampling = rollout.Sampling(48, temperature=0)
     plain = rollout.rollout_plain(policy, prompts, special, 1, sampling)
     assert len(set(plain.lengths.tolist())) >= 4, "degenerate: rows end together"
@@ -236,7 +236,7 @@ def test_the_plain_loop_is_greedy_as_stock_generate(kind, loaded_once, lively):
 def test_the_fast_rollout_is_the_plain_loop(kind, sampling, loaded_once, lively):
     """All fields, of nine prompts and three completions each, from the same row uniforms."""
     policy, processor = loaded_once if kind == "lively" else with_lora(lively)
-    prompts, special = checkpoints.prompts_of(processor), stopping_at(processor, *range(0, 16))
+    prompts, special = checkpoints.prompts_of(processor), stopping_at(processor, *range(16))
     options = (policy, prompts, special, 3, sampling, 5, 7)
     fast, plain = rollout.rollout(*options), rollout.rollout_plain(*options)
     assert len(set(plain.lengths.tolist())) >= 4, "degenerate: rows end together"
@@ -263,7 +263,7 @@ def test_sampled_tokens_are_those_of_stock_generate(run, loaded_once):
     """Stock generate draws from the same row uniforms, by an inverse CDF that is spelt out here."""
     policy, processor = loaded_once
     prompts = checkpoints.prompts_of(processor)
-    special, sampling = stopping_at(processor, *range(0, 16)), rollout.Sampling(32, temperature=0.8)
+    special, sampling = stopping_at(processor, *range(16)), rollout.Sampling(32, temperature=0.8)
     uniforms = rollout.row_uniforms(3, range(len(prompts)), sampling.max_tokens)
     drawn = [
         stock_greedy(
@@ -295,7 +295,7 @@ def test_the_plain_loop_restores_the_mode(lively):
 def test_log_probs_are_the_trainers(temperature, loaded_once):
     policy, processor = loaded_once
     prompts = checkpoints.prompts_of(processor)
-    special = stopping_at(processor, *range(0, 40))  # rows end early and apart
+    special = stopping_at(processor, *range(40))  # rows end early and apart
     out = rollout.rollout(
         policy, prompts, special, 4, rollout.Sampling(40, temperature=temperature), seed=5
     )
@@ -340,7 +340,7 @@ def test_what_a_row_says_depends_on_seed_and_row_alone(loaded_once):
     policy, processor = loaded_once
     prompts, special = (
         checkpoints.prompts_of(processor, slice(3, 9)),
-        stopping_at(processor, *range(0, 20)),
+        stopping_at(processor, *range(20)),
     )
 
     def run(chosen, first_row=0, seed=7, G=4):
@@ -846,7 +846,7 @@ def test_what_does_not_fit_at_once_is_done_in_waves(loaded_once, monkeypatch, ca
     policy, processor = loaded_once
     prompts, special = (
         checkpoints.prompts_of(processor, slice(2, 9)),
-        stopping_at(processor, *range(0, 20)),
+        stopping_at(processor, *range(20)),
     )
 
     def run(G):
@@ -1023,7 +1023,7 @@ def test_the_path_of_cuda_graphs_samples_the_same(kind, loaded_once, lively, mon
     policy, processor = loaded_once if kind == "lively" else with_lora(lively)
     prompts, special = (
         checkpoints.prompts_of(processor, slice(2, 9)),
-        stopping_at(processor, *range(0, 16)),
+        stopping_at(processor, *range(16)),
     )
 
     def run(temperature):

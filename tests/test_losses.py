@@ -51,7 +51,10 @@ MAX_LEN = 12
 def make_batch(N=3, G=4, T=9, seed=0, noise=0.3, dtype=torch.float64):
     """Make an off-policy batch: logp (a leaf), old_logp, ref_logp, adv, mask of lengths 1..T."""
     g = torch.Generator().manual_seed(seed)
-    rand = lambda *shape: torch.rand(*shape, generator=g, dtype=torch.float64).to(dtype)
+
+    def rand(*shape):
+        return torch.rand(*shape, generator=g, dtype=torch.float64).to(dtype)
+
     B = N * G
     old_logp = -2 * rand(B, T) - 0.1
     logp = old_logp + noise * (2 * rand(B, T) - 1)
@@ -426,7 +429,10 @@ def test_micro_batches_add_up_to_the_full_batch(loss_type, sizes):
 def test_extra_padding_changes_nothing(loss_type):
     batch = make_batch(noise=0.6)
     logp, old_logp, ref_logp, adv, mask = batch
-    pad = lambda x, value: torch.cat([x.detach(), torch.full((len(x), 5), value, dtype=x.dtype)], 1)
+
+    def pad(x, value):
+        return torch.cat([x.detach(), torch.full((len(x), 5), value, dtype=x.dtype)], 1)
+
     padded = (
         pad(logp, -3.0).requires_grad_(),
         pad(old_logp, -1.0),
@@ -595,7 +601,10 @@ def test_r3v_micro_batches_add_up(per_example):
 
 def test_r3v_per_example_weighs_a_short_select_like_a_long_rationale():
     mask = (torch.arange(100) < torch.tensor([100, 2])[:, None]).double()
-    share = lambda w: (w.sum(1) / w.sum()).tolist()
+
+    def share(w):
+        return (w.sum(1) / w.sum()).tolist()
+
     assert share(r3v_weights(mask, ["cot", "select"], {})) == pytest.approx([100 / 102, 2 / 102])
     assert share(r3v_weights(mask, ["cot", "select"], {}, per_example=True)) == pytest.approx(
         [0.5, 0.5]
@@ -614,7 +623,10 @@ def test_r3v_refuses_a_weight_that_would_unlearn(weight):
 def make_pairs(P=7, T=9, seed=0, noise=0.5, dtype=torch.float64):
     """Make P pairs: (P,) sums of log-probs (the policy's are leaves) and lengths, in order."""
     g = torch.Generator().manual_seed(seed)
-    rand = lambda: torch.rand(P, generator=g, dtype=torch.float64)
+
+    def rand():
+        return torch.rand(P, generator=g, dtype=torch.float64)
+
     lengths = [torch.randint(1, T + 1, (P,), generator=g) for _ in range(2)]
     ref = [-(0.1 + 2 * rand()) * n for n in lengths]
     logp = [r + noise * (2 * rand() - 1) * n for r, n in zip(ref, lengths)]
@@ -684,8 +696,13 @@ def test_at_the_start_every_loss_has_its_known_value():
     """A run whose first loss is another has a reference that is not the policy, or dropout on."""
     args = at_start()
     nll_per_token = -args[0] / args[4]
-    first = lambda **kw: preference_loss(*args, **kw)
-    four = lambda x: torch.full((4,), x, dtype=torch.float64)
+
+    def first(**kw):
+        return preference_loss(*args, **kw)
+
+    def four(x):
+        return torch.full((4,), x, dtype=torch.float64)
+
     torch.testing.assert_close(first(), four(math.log(2)))
     torch.testing.assert_close(first(label_smoothing=0.3), four(math.log(2)))
     torch.testing.assert_close(first(loss_type="bco_pair"), four(2 * math.log(2)))
@@ -880,7 +897,10 @@ def test_reward_shift_is_the_mean_of_all_pairs_so_far():
 def test_pairs_in_micro_batches_add_up_running_delta_included(sizes):
     """InternVL's delta and TRL's NLL are means of the micro-batch: a memory flag changes both."""
     args, beta = make_pairs(), 0.4
-    rewards = lambda a: (beta * (a[0] - a[2]), beta * (a[1] - a[3]))
+
+    def rewards(a):
+        return (beta * (a[0] - a[2]), beta * (a[1] - a[3]))
+
     delta, *state = reward_shift(*rewards(args), 5.0, 9)
     full = preference_loss(*args, beta=beta, delta=delta, **MPO).sum() / 7
     expected = torch.autograd.grad(full, args[:2])
@@ -1213,10 +1233,14 @@ def test_rollout_agrees_by_ratios_and_by_kl():
     What the mask leaves out does not count, and nan never agrees.
     """
     logp, mask = torch.full((10, 100), -1.0, dtype=torch.float64), torch.ones(10, 100)
-    moved = lambda tokens, by: (logp.flatten() - by * (torch.arange(1000) < tokens)).view(
-        10, 100
-    )  # sampling log-probs of the first `tokens` tokens
-    agrees = lambda sampling, mask=mask: rollout_agrees(sampling, logp, mask)
+
+    def moved(tokens, by):  # sampling log-probs of the first `tokens` tokens
+        change = by * (torch.arange(1000) < tokens)
+        return (logp.flatten() - change).view(10, 100)
+
+    def agrees(sampling, mask=mask):
+        return rollout_agrees(sampling, logp, mask)
+
     assert (
         agrees(logp) and agrees(moved(10, math.log(1.2))) and not agrees(moved(11, math.log(1.2)))
     )

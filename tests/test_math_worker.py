@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
 from grading import math_worker
 from grading.math_worker import Late, MathWorker
 from plumbing import stopping
+
+ROOT = Path(__file__).resolve().parent.parent
 
 # A worker that needs no sympy: it echoes, spins, sleeps or dies, as it is asked.
 SCRIPT = f"""

@@ -453,7 +453,10 @@ def test_tasks_can_be_left_out():
 def test_the_seed_decides_and_nothing_is_written_to():
     examples, pool = many(50, random.Random(1), 8)
     before = copy.deepcopy((examples, pool))
-    build_with = lambda seed: build_items(examples, pool, prompt_of, sizes=(2, 3, 4), seed=seed)
+
+    def build_with(seed):
+        return build_items(examples, pool, prompt_of, sizes=(2, 3, 4), seed=seed)
+
     assert (
         build_with(1) == build_with(1)
         and build_with(1)[0] != build_with(2)[0]

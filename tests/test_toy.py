@@ -616,8 +616,8 @@ def test_ground_teacher_is_careless_two_times_in_three():
         for box, label in boxes_in(r["meta"]["taught"]):
             (gold_box,) = [
                 g
-                for g, l in boxes_in(r["answer"])
-                if l == label
+                for g, name in boxes_in(r["answer"])
+                if name == label
                 and int((g[0] + g[2]) / 2 // drawing.CELL)
                 == int((box[0] + box[2]) / 2 // drawing.CELL)
                 and int((g[1] + g[3]) / 2 // drawing.CELL)
