@@ -244,7 +244,7 @@ def bench_memory(
                 found = pool.submit(
                     step_in_a_small_card, directory, str(device), quant, card
                 ).result()
-        except Exception as error:  # noqa: BLE001  the others go on
+        except Exception as error:
             found = {"failed": f"{type(error).__name__}: {str(error)[:300]}"}
         max_pixels = sides.picture_side(card.P) ** 2 * 784
         rows.append(

@@ -292,7 +292,7 @@ def note(
     """Print and keep one check, or what it raised, so that the others go on."""
     try:
         found = measure()
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         reason = f"{type(error).__name__}: {str(error)[:300]}"
         found = [(f"{what}: {reason}", float("nan"), limit)]
     if not isinstance(found, list):
