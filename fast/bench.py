@@ -239,7 +239,7 @@ def bench_scaling(
     dtype: torch.dtype,
     png: Path,
 ) -> dict:
-    """Time our side at half of, once and twice G, P and T of a shape, and draw it.
+    """Time our side at half, once and twice each of G, P and T, and draw it.
 
     A rollout of one token is vision tower and prefill.
     """
@@ -296,7 +296,7 @@ def print_scaling(rows: list[dict], along: dict[str, list[int]]) -> None:
 
 @plots.picture
 def plot_scaling(rows: list[dict], png: Path, base: dict[str, int]) -> None:
-    """Draw a panel for each of G, P and T: seconds, and the range of the turns."""
+    """Draw seconds and their range, a panel for each of G, P and T."""
     labels = {
         "G": "G, completions",
         "P": "P, tokens of the prompt",

@@ -43,7 +43,7 @@ CONTEXT = 1.0  # GiB of a card that CUDA, its libraries and a desktop take befor
 
 
 class Card(NamedTuple):
-    """A QLoRA step and the card that it is tried on. micro: rows to a micro-batch."""
+    """A QLoRA step and its card. micro: rows to a micro-batch."""
 
     size: str
     gib: int
@@ -228,7 +228,7 @@ def bench_memory(
     shape: tuple[int, int, int],
     rows: list[dict],
 ) -> None:
-    """Try the steps of CARDS, each in a fresh process; on a CPU `shape`, without limits."""
+    """Try each step of CARDS in a fresh process; on a CPU, `shape`."""
     quant = "none"
     tried = [Card(size, 24, *shape, 2) for size in directories]
     if device.type == "cuda":

@@ -145,7 +145,7 @@ def print_rows(rows: list[dict]) -> None:
 def bench_rewards(
     N: int, G: int, T: int, micro_batch_size: int, repeats: int, device: torch.device
 ) -> dict:
-    """Time the scoring of N * G completions against one GRPO step of the tiny model.
+    """Time the scoring of N * G completions against a step of the tiny model.
 
     The step (rollout, update) has as many tokens.
     """

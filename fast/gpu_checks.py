@@ -50,7 +50,7 @@ def weight_kinds(device: torch.device) -> list[tuple[str, str, bool]]:
 def decoder_midway(
     policy: torch.nn.Module, special: SimpleNamespace, work: sides.Work, copy: bool = True
 ) -> Decoder:
-    """Make a Decoder at t = T / 2, where a step costs what it costs on average.
+    """Make a Decoder at t = T / 2, where a step has its average cost.
 
     It has sampled its first token, and its cache holds random numbers.
     """
@@ -274,7 +274,7 @@ def agreement_checks(
 def four_bit_agreement(
     policy: torch.nn.Module, special: SimpleNamespace, P: int, T: int, copy: bool
 ) -> float:
-    """Return the k3 of a rollout over 4-bit weights to the trainer, in nats a token."""
+    """Return the k3 of a 4-bit rollout to the trainer, in nats a token."""
     prompt = [sides.random_prompt(special, P)]
     sampling = rollout.Sampling(min(T, 32))
     roll = rollout.rollout(policy, prompt, special, 2, sampling, plan=whole_plan(copy, 1, 2))

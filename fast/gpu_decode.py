@@ -29,7 +29,7 @@ class Weights(NamedTuple):
 
 
 def bytes_of_step(policy: torch.nn.Module, work: sides.Work, quant: str) -> float:
-    """Count the bytes that a decode step must read, T / 2 tokens after the prompt.
+    """Count the bytes that a step reads, T / 2 tokens after the prompt.
 
     Once each: linear layers (as they are held), head, adapters, a prompt's cache, a row's own.
     """

@@ -27,7 +27,7 @@ def clock(device: torch.device) -> float:
 def race(
     sides: dict[str, Call], repeats: int, device: torch.device, describe: str = ""
 ) -> dict[str, list[float]]:
-    """Time calls that take turns (A B C, A B C, ...): {name: [seconds of each turn]}.
+    """Time calls in turns, A B C A B C ...: {name: [seconds]}.
 
     The first turn does not count. Each call gets the number of its turn.
     """

@@ -29,7 +29,7 @@ Call = Callable[[int], object]  # takes the number of the turn
 
 
 class Work(NamedTuple):
-    """The size of what is measured: N prompts of P tokens, G completions of T tokens each."""
+    """The size of what is measured: N prompts of P tokens, G completions of T."""
 
     N: int
     P: int
