@@ -300,15 +300,10 @@ STILL = {
         "model imports data, which is above it",  # what export compares before and after
         "model imports rollout, which is above it",
     },
-    no_circles: {
-        "fast.bench is in a circle of imports",
-        "fast.bench_gpu is in a circle of imports",
-    },
     private_names_stay_home: {
         "tests.test_arguments uses arguments._commit",
     },
     args_stay_in_main: {
-        "fast.bench_gpu.bench_gpu writes to args",
         "model.load_from_args writes to args",
         "plumbing.arguments.run_id writes to args",
         "plumbing.arguments.same_flags writes to args",
@@ -316,12 +311,6 @@ STILL = {
     },
     files_are_short: {"model has more than 600 lines"},
     functions_are_short: {
-        "fast.bench.bench_rewards has more than 60 lines",
-        "fast.bench.parse_args has more than 60 lines",
-        "fast.bench.trl_steps has more than 60 lines",
-        "fast.bench_gpu.bench_check has more than 60 lines",
-        "fast.bench_gpu.bench_decode has more than 60 lines",
-        "fast.bench_gpu.kernel_checks has more than 60 lines",
         "model.export has more than 60 lines",
         "model.from_pretrained has more than 60 lines",
         "model.load has more than 60 lines",
