@@ -13,10 +13,8 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
-
-sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
 import checkpoints
+import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
