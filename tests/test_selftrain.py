@@ -1,36 +1,30 @@
-"""Run: python -m pytest -q tests/test_selftrain.py        (70 s on one core of a CPU; no network)
+"""Run: python -m pytest -q tests/test_selftrain.py        (60 s on one core of a CPU; no network)
 
-The phases and `main` of selftrain.py and train_dpo.py on the untrained preset: killed in each and
-resumed against never killed, the reference against stock transformers, gradients against closed
-forms. tests/test_pools.py has the builders.
+The phases and `main` of selftrain.py on the untrained preset: killed in each phase and resumed
+against never killed, what an iteration leaves, and what is refused. tests/test_pools.py has the
+builders, tests/test_update.py one update, tests/test_dpo.py given pairs.
 """
 
 import copy
-import dataclasses
 import gc
 import importlib
-import itertools
 import json
-import math
 import os
 import shutil
 import signal
 import sys
 import weakref
-import zlib
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
-import checkpoints
 import pytest
-import torch
+from commands import TIMING, read, speak, train
 from PIL import Image
 from pool_lines import example, line
 
 import data
 import heldout
-import losses
 import model as modeling
 import rollout
 import sampler
@@ -39,26 +33,12 @@ import tasks as tasks_
 import train_dpo
 import update
 from grading import answers
-from plumbing import disk, plots, records, rundir, running
-from plumbing.arguments import read_args
+from plumbing import plots, records, rundir
 from plumbing.errors import UserError
-from pools import (
-    BUILT,
-    blind,
-    build_items,
-    count_questions,
-    distinct,
-    sort_pool,
-)
+from pools import BUILT, blind, build_items, count_questions, distinct, sort_pool
 from tasks import images, protocols
-from tasks.example import Example, Pair
-from tasks.pairs import read_pairs
-from tasks.prompts import (
-    SELECT,
-    TEMPLATES,
-    question_text,
-    with_question,
-)
+from tasks.example import Example
+from tasks.prompts import SELECT, question_text, with_question
 
 # --- main, on a model that says noise ---
 
@@ -75,55 +55,10 @@ RUNS = {
     "star": "--method star --iterations 1 --rationalization --lora-r 4 --instructions mpo "
     "--num-generations 2",
 }
-TIMING = ("step_time", "tokens_per_second")
-ANSWER_ALL = rollout.answer_all
 
 
-@pytest.fixture(scope="session")
-def base(tiny, tmp_path_factory):
-    """The untrained preset as a checkpoint."""
-    directory = tmp_path_factory.mktemp("base")
-    modeling.save(*tiny, directory)
-    return str(directory)
-
-
-def speak(patch):
-    """Let the untrained preset answer; by itself it samples noise without an end.
-
-    Eight tokens of noise stand between think tags, and the answer depends on every letter of them:
-    right a third of the time, unreadable one time in four. Other weights answer something else.
-    """
-
-    def answer_all(policy, asker, examples, sampling, *args, **options):
-        short = dataclasses.replace(sampling, max_tokens=8)
-        texts, lengths, finish = ANSWER_ALL(policy, asker, examples, short, *args, **options)
-        said = [(zlib.crc32(text.encode()), text.replace("<", "(")) for text in texts]
-        return (
-            [
-                f"<think> There are several objects in the picture: {text} </think>"
-                + f"<answer> {n % 3 + 1} </answer>" * (n % 4 > 0)
-                for n, text in said
-            ],
-            lengths,
-            ["stop"] * len(texts),
-        )
-
-    patch.setattr(rollout, "answer_all", answer_all)
-    patch.setattr(plots, "plot_samples", lambda *_, **__: None)
-    patch.setattr(plots, "plot_curve", lambda *_, **__: None)
-
-
-@pytest.fixture
-def speaking(monkeypatch):
-    speak(monkeypatch)
-
-
-def run(line, *more, script=selftrain):
-    script.main(script.parse_args([*line.split(), *map(str, more)]))
-
-
-def run_dpo(line):
-    run(line, script=train_dpo)
+def run(line, *more):
+    train(selftrain, line, *more)
 
 
 @pytest.fixture(scope="module")
@@ -141,13 +76,6 @@ def whole(base, tmp_path_factory):
         return made[kind]
 
     return whole
-
-
-def read(path):
-    """A JSON file of a run, without its checksum."""
-    value = json.loads(path.read_text())
-    value.pop(records.CHECK, None)
-    return value
 
 
 def left_by(out):
@@ -695,256 +623,6 @@ def test_a_split_of_the_data_is_what_it_is_evaluated_on(base, tmp_path, speaking
     assert read(tmp_path / "out" / "iteration-1" / "result.json")["eval/d:train/n"] == 4
 
 
-# --- the reference, and given pairs ---
-
-FLAGS = dict(
-    lora_r=0,
-    lora_alpha=None,
-    lora_dropout=0.0,
-    freeze_vision=False,
-    freeze_merger=False,
-    freeze_llm=False,
-    gradient_checkpointing=False,
-)
-
-
-def trainable(base, **more):
-    return modeling.load(base, train=SimpleNamespace(**{**FLAGS, **more}))
-
-
-@pytest.fixture(scope="module")
-def mmpr(tmp_path_factory):
-    """A meta file with three sets: one image, two images, text only; six pairs."""
-    folder = tmp_path_factory.mktemp("mmpr")
-    (folder / "images").mkdir()
-    for i in range(4):
-        checkpoints.picture(56 + 28 * i, 84, i).save(folder / "images" / f"{i}.png")
-    sets = {
-        "one": [
-            {
-                "image": f"{i}.png",
-                "question": "<image>\nHow many?",
-                "chosen": f"I see {i}. Final answer: {i}",
-                "rejected": f"Final answer: {i + 2}",
-                "answer_gt": str(i),
-            }
-            for i in range(2)
-        ],
-        "two": [
-            {
-                "image": [f"{i}.png", "3.png"],
-                "question": "<image>\n<image>\nThe same?",
-                "chosen": "They differ. Final answer: no",
-                "rejected": "yes",
-            }
-            for i in range(2)
-        ],
-        "text": [
-            {
-                "question": f"What is {i} + 1?",
-                "chosen": f"Final answer: {i + 1}",
-                "rejected": f"Final answer: {i}, or perhaps more",
-            }
-            for i in range(2)
-        ],
-    }
-    for name, some in sets.items():
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in some))
-    (folder / "meta.json").write_text(
-        json.dumps(
-            {
-                name: {
-                    "root": "images",
-                    "annotation": f"{name}.jsonl",
-                    "data_augment": False,
-                    "repeat_time": 1,
-                    "length": 2,
-                }
-                for name in sets
-            }
-        )
-    )
-    return folder
-
-
-PAIRS = (
-    "--max-steps 2 --save-steps 0 --batch-size 6 --learning-rate 1e-2 --max-completion-length 60"
-)
-
-
-def stock_logps(policy, processor, pairs):
-    """[(log pi of the chosen, of the rejected)] by stock transformers' forward on padded rows:
-    nothing of ours but the prompt's ids and pixels.
-    """
-    found, special = [], processor.special
-    for name in ("chosen", "rejected"):
-        prompts = [data.Asker(processor, "none").prompt(pair.example) for pair in pairs]
-        rows = [
-            torch.tensor(
-                processor.tokenizer(getattr(pair, name), add_special_tokens=False)["input_ids"]
-                + [special.eos_ids[0]]
-            )
-            for pair in pairs
-        ]
-        with torch.no_grad():
-            logits = policy(
-                **checkpoints.stock_inputs(prompts, special, rows)
-            ).logits.float()  # (B, S, V)
-        logits[..., special.vision_ids] = -torch.inf
-        logp = logits.log_softmax(-1)
-        found.append(
-            [
-                float(
-                    logp[b, len(p.ids) - 1 : len(p.ids) + len(row) - 1]
-                    .gather(1, row[:, None])
-                    .sum()
-                )
-                for b, (p, row) in enumerate(zip(prompts, rows))
-            ]
-        )
-    return list(zip(*found))
-
-
-@pytest.mark.parametrize("start", ["adapter", "fresh", "full"])
-def test_the_reference_is_where_training_starts(start, base, mmpr, tmp_path):
-    """An adapter included, even one that says something else than its base: the first step's
-    rewards are exactly 0 and the loss ln 2; the file against stock transformers.
-    """
-    from peft import PeftModel
-    from transformers import Qwen2VLForConditionalGeneration
-
-    name, more = base, {"fresh": "--lora-r 4", "full": ""}.get(start, "")
-    if start == "adapter":
-        policy, processor = trainable(base, lora_r=4)
-        torch.manual_seed(1)
-        for parameter_name, parameter in policy.named_parameters():
-            if "lora_B" in parameter_name:
-                parameter.data.normal_(0, 0.1)
-        name = str(tmp_path / "adapter")
-        modeling.save(policy, processor, name)
-    run_dpo(
-        f"--method dpo --pairs {mmpr} --model {name} {PAIRS} {more} --output-dir {tmp_path / 'out'}"
-    )
-    first, second = records.read_lines(tmp_path / "out" / "iteration-1" / "metrics.jsonl")
-    assert [
-        first[k]
-        for k in ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies")
-    ] == [0, 0, 0, 0] and first["loss"] == pytest.approx(math.log(2), abs=1e-6)
-    assert second["rewards/accuracies"] > 0.5 and second["loss"] < first["loss"]
-    references = [
-        tuple(one.values())
-        for one in records.read_lines(tmp_path / "out" / "iteration-1" / "reference.jsonl")
-    ]
-    pairs, processor = read_pairs(str(mmpr)), modeling.load(base)[1]
-    bare = Qwen2VLForConditionalGeneration.from_pretrained(base).eval()
-    by_base = stock_logps(bare, processor, pairs)
-    by_start = (
-        stock_logps(PeftModel.from_pretrained(bare, name).eval(), processor, pairs)
-        if start == "adapter"
-        else by_base
-    )
-    for reference, one, of_base in zip(references, by_start, by_base, strict=True):
-        assert reference == pytest.approx(one, rel=1e-4) and (
-            reference == pytest.approx(of_base, rel=1e-3)
-        ) == (start != "adapter")
-
-
-@pytest.mark.parametrize("quant", ["none", "nf4"])
-def test_given_pairs_train_an_adapter_on_a_checkpoint_of_2024(quant, mmpr, tmp_path):
-    if quant == "nf4":
-        pytest.importorskip("bitsandbytes", reason="--quant nf4 needs bitsandbytes")
-    base = checkpoints.write_2024(tmp_path / "published")
-    run_dpo(
-        f"--method mpo --pairs {mmpr / 'meta.json'} --model {base} --quant {quant} --lora-r 4 "
-        f"{PAIRS} --output-dir {tmp_path / 'out'}"
-    )
-    first, second = records.read_lines(tmp_path / "out" / "iteration-1" / "metrics.jsonl")
-    assert (
-        first["rewards/margins"] == first["rewards/accuracies"] == first["logps/chosen_change"] == 0
-        and second["rewards/margins"] > 0
-    )
-    pairs, references = (
-        read_pairs(str(mmpr)),
-        records.read_lines(tmp_path / "out" / "iteration-1" / "reference.jsonl"),
-    )
-    policy, processor = modeling.load(
-        str(tmp_path / "out"), torch.bfloat16 if first is None else torch.float32, quant=quant
-    )
-    lengths = [len(data.encode_response(pair.chosen, processor, "", 99)) for pair in pairs]
-    nll = sum(-one["ref_chosen_logps"] / n for one, n in zip(references, lengths)) / len(pairs)
-    assert first["loss"] == pytest.approx(
-        0.8 * math.log(2) + 0.2 * 2 * math.log(2) + nll, rel=1e-5
-    )  # facts 8.2: 0.8318 + NLL
-    asker = data.Asker(processor, "none")
-    now = [update.pair_logps(policy, asker, pair)[0].tolist() for pair in pairs]
-    margins = [
-        chosen - rejected - one["ref_chosen_logps"] + one["ref_rejected_logps"]
-        for (chosen, rejected), one in zip(now, references)
-    ]
-    assert (tmp_path / "out" / "adapter_model.safetensors").is_file() and sum(margins) > 0
-    assert read(tmp_path / "out" / "adapter_config.json")["r"] == 4 and not list(
-        (tmp_path / "out").rglob("model*.safetensors")
-    )
-    assert not (tmp_path / "out" / "iteration-1" / "pool.jsonl").exists()
-
-
-BAD_PAIRS = {
-    "equal answers": (dict(chosen="seven", rejected=" seven "), "the same text"),
-    "empty chosen": (dict(chosen=" "), "`chosen` is empty"),
-    "no chosen": (dict(chosen=...), "no pair"),
-    "missing image": (dict(image="nowhere.png"), "nowhere.png does not exist"),
-    "a broken image": (dict(image="bad.jsonl"), "cannot be opened"),
-    "two placeholders": (
-        dict(question="<image><image>Which?"),
-        "2 <image> in the question, but 1 images",
-    ),
-    "no question": (dict(question=...), "no prompt"),
-}
-
-
-@pytest.mark.parametrize("case", BAD_PAIRS)
-def test_a_malformed_pair_is_refused_before_a_model_is_loaded(
-    case, base, tmp_path, capsys, monkeypatch
-):
-    changes, wanted = BAD_PAIRS[case]
-    Image.new("RGB", (56, 56)).save(tmp_path / "a.png")
-    good = {"image": "a.png", "question": "How many?", "chosen": "seven", "rejected": "eight"}
-    bad = {k: v for k, v in {**good, **changes}.items() if v is not ...}
-    (tmp_path / "bad.jsonl").write_text(f"{json.dumps(good)}\n{json.dumps(bad)}\n")
-    monkeypatch.setattr(
-        modeling, "load_from_args", lambda *_, **__: pytest.fail("a model was loaded")
-    )
-    with pytest.raises(SystemExit) as stop:
-        running.run(
-            train_dpo.main,
-            train_dpo.parse_args,
-            f"--method mpo --pairs {tmp_path}/bad.jsonl --model {base} "
-            f"--output-dir {tmp_path}/out".split(),
-        )
-    said = capsys.readouterr().err
-    assert (
-        stop.value.code == 2 and "bad.jsonl:2" in said and wanted in said and said.count("\n") == 1
-    ), said
-
-
-@pytest.mark.parametrize(
-    "change, wanted",
-    [
-        (dict(chosen="seven " * 5000), "the prompt has .* does not fit"),
-        (dict(rejected="<|im_end|>"), "the rejected response contains the reserved token"),
-    ],
-)
-def test_a_pair_that_does_not_fit_is_refused_before_training(change, wanted, base, tmp_path):
-    pair = {"question": "How many?", "chosen": "seven", "rejected": "eight"}
-    (tmp_path / "bad.jsonl").write_text(f"{json.dumps(pair)}\n{json.dumps({**pair, **change})}\n")
-    with pytest.raises(UserError, match=f"bad.jsonl:2: {wanted}"):
-        run_dpo(
-            f"--method dpo --pairs {tmp_path / 'bad.jsonl'} --model {base} {PAIRS} --output-dir "
-            f"{tmp_path / 'out'}"
-        )
-    assert not (tmp_path / "out" / "iteration-1").exists()
-
-
 def test_a_sample_that_spells_a_reserved_token_is_no_pair(base, tmp_path, speaking, monkeypatch):
     """A policy can spell <|im_end|> letter by letter. Such a sample is unreadable, and once stopped
     the run when a format pair was made with it.
@@ -969,173 +647,6 @@ def test_a_sample_that_spells_a_reserved_token_is_no_pair(base, tmp_path, speaki
         for text in pair.values()
         if isinstance(text, str)
     )
-
-
-# --- one update ---
-
-
-def gradient(policy):
-    return torch.cat([p.grad.flatten() for p in policy.parameters() if p.grad is not None])
-
-
-@pytest.fixture
-def policy_and_processor(base):
-    return trainable(base)
-
-
-MPO = update.PairLoss(**losses.MPO, beta=0.1, label_smoothing=0.0)
-
-
-def settings(line):
-    """How train_dpo.py would train."""
-    return update.Settings.of(
-        train_dpo.parse_args(f"--model x --pairs x --output-dir out {line}".split())
-    )
-
-
-@pytest.mark.parametrize("per_example", ["", "--per-example"])
-def test_imitation_in_micro_batches(per_example, base, policy_and_processor):
-    """The same gradient and metrics however the step is cut, and in a closed form: each task's
-    weighted tokens over all tokens, or its examples over all.
-    """
-    policy, processor = policy_and_processor
-    examples = {
-        str(i): Example(
-            str(i),
-            [checkpoints.picture(56 + 28 * i, 56, i)] if i < 3 else [],
-            f"How many? {i}",
-            "1",
-        )
-        for i in range(5)
-    }
-    items = [
-        {"id": str(i), "task": task, "prompt": f"How many? {i}", "target": "one " * n}
-        for i, (task, n) in enumerate(
-            [("cot", 9), ("refine", 3), ("select", 1), ("cot", 20), ("direct", 1)]
-        )
-    ]
-    gradients, seen = {}, {}
-    for size in (32, 1, 2):
-        policy.zero_grad()
-        weights, asker = {"refine": 2, "select": 0.5}, data.Asker(processor, "none")
-        seen[size] = update.imitate(
-            policy, items, {}, asker, examples, weights, bool(per_example), size
-        )
-        gradients[size] = gradient(policy)
-    for size in (1, 2):
-        assert float((gradients[size] - gradients[32]).norm()) <= 1e-5 * float(gradients[32].norm())
-        assert seen[size] == pytest.approx(seen[32], rel=1e-5)
-    nlls, lengths = [], []
-    for item in items:  # one by one, by stock transformers
-        [(logp, _)] = stock_logps(
-            policy, processor, [Pair(examples[item["id"]], item["target"], "x")]
-        )
-        nlls.append(-logp)
-        lengths.append(len(data.encode_response(item["target"], processor, "", 999)))
-    weights = [{"refine": 2, "select": 0.5}.get(item["task"], 1) for item in items]
-    wanted = (
-        sum(w * nll / n for w, nll, n in zip(weights, nlls, lengths)) / 5
-        if per_example
-        else sum(w * nll for w, nll in zip(weights, nlls)) / sum(lengths)
-    )
-    assert seen[32]["loss"] == pytest.approx(wanted, rel=1e-4) and seen[32]["tokens"] == sum(
-        lengths
-    )
-    assert seen[32]["loss/cot"] == pytest.approx(
-        (nlls[0] + nlls[3]) / (lengths[0] + lengths[3]), rel=1e-4
-    ) and seen[32]["loss/select"] == pytest.approx(nlls[2] / lengths[2], rel=1e-4)
-
-
-def test_preference_pair_by_pair_is_the_batch(base, mmpr, policy_and_processor):
-    """One call on six pairs, two on three, and losses.preference_loss on all at once: the same
-    loss, gradient and delta; references off zero, so that delta matters.
-    """
-    policy, processor = policy_and_processor
-    pairs, asker, beta = read_pairs(str(mmpr)), data.Asker(processor, "none"), MPO.beta
-    references = [
-        tuple(value + shift for value, shift in zip(one, (3 * i, -5 + i)))
-        for i, one in enumerate(stock_logps(policy, processor, pairs))
-    ]
-    shift, parts = {"total": 0.0, "count": 0}, {"total": 0.0, "count": 0}
-    policy.zero_grad()
-    rows = list(zip(pairs, references))
-    together = update.prefer(policy, rows, shift, asker, MPO)
-    whole = gradient(policy)
-    policy.zero_grad()
-    halves = [update.prefer(policy, rows[i : i + 3], parts, asker, MPO) for i in (0, 3)]
-    assert (
-        parts == pytest.approx(shift)
-        and shift["count"] == 6
-        and halves[1]["delta"] == pytest.approx(together["delta"])
-    )
-    assert sum(half["loss"] for half in halves) / 2 == pytest.approx(together["loss"], rel=1e-5)
-    assert float((gradient(policy) / 2 - whole).norm()) <= 1e-5 * float(whole.norm())
-    policy.zero_grad()
-    logps, lengths = zip(*(update.pair_logps(policy, asker, pair) for pair in pairs))
-    logps, lengths, ref = (
-        torch.stack(logps),
-        torch.stack(lengths),
-        torch.tensor(references),
-    )  # (6, 2) each
-    delta, total, count = losses.reward_shift(
-        beta * (logps[:, 0] - ref[:, 0]).detach(),
-        beta * (logps[:, 1] - ref[:, 1]).detach(),
-        0.0,
-        0,
-    )
-    loss = losses.preference_loss(
-        logps[:, 0],
-        logps[:, 1],
-        ref[:, 0],
-        ref[:, 1],
-        lengths[:, 0],
-        lengths[:, 1],
-        **losses.MPO,
-        beta=beta,
-        delta=delta,
-    ).mean()
-    loss.backward()
-    assert together["loss"] == pytest.approx(float(loss), rel=1e-5) and together[
-        "delta"
-    ] == pytest.approx(total / count, rel=1e-4)
-    assert float((gradient(policy) - whole).norm()) <= 1e-5 * float(whole.norm())
-    rewards_of = beta * (logps.detach() - ref)
-    assert together["rewards/accuracies"] == pytest.approx(
-        float((rewards_of[:, 0] > rewards_of[:, 1]).float().mean())
-    ) and together["rewards/margins"] == pytest.approx(
-        float((rewards_of[:, 0] - rewards_of[:, 1]).mean()), rel=1e-4
-    )
-
-
-@pytest.mark.parametrize(
-    "fall, start, warns", [(-0.5, -10.0, 1), (-0.05, -10.0, 0), (0.5, -10.0, 0), (0.0, 0.0, 0)]
-)
-def test_a_fall_of_the_chosen_is_said_once(fall, start, warns, tmp_path, capsys):
-    """-0.5 a step from -10: after five steps a quarter is lost. A policy that is sure of its chosen
-    responses has lost nothing of 0.
-    """
-    steps = itertools.count(1)
-    step = lambda policy, rows, state: {
-        "loss": 1.0,
-        "logps/chosen_change": fall * next(steps),
-        "logps/chosen_start": start,
-        "tokens": 1.0,
-    }
-    how = settings("--max-steps 14 --save-steps 0 --logging-steps 99 --learning-rate 1e-3")
-    policy = torch.nn.Linear(1, 1)
-    update.train(tmp_path, 1, policy, [1, 2, 3], step, how, 0, lambda directory: None, 0)
-    said = capsys.readouterr().out
-    assert said.count("warning: step") == warns and ("--loss-type sigmoid sft" in said) == bool(
-        warns
-    )
-    assert len(records.read_lines(tmp_path / "metrics.jsonl")) == 14
-
-
-def test_a_learning_rate_of_zero_is_one(tmp_path):
-    step = lambda policy, rows, state: {"loss": 1.0, "tokens": 1.0}
-    how, policy = settings("--max-steps 1 --learning-rate 0"), torch.nn.Linear(1, 1)
-    update.train(tmp_path, 1, policy, [1], step, how, 0, lambda directory: None, 0)
-    assert records.read_lines(tmp_path / "metrics.jsonl")[0]["learning_rate"] == 0
 
 
 # --- protocols, flags ---
@@ -1321,38 +832,6 @@ def test_questions_without_a_gold_answer_are_not_evaluated(base, tmp_path, speak
     ]
 
 
-def test_given_prompts_stay_as_they_are_and_the_evaluation_asks_as_trained(
-    base, mmpr, tmp_path, speaking, monkeypatch
-):
-    asked, inner = [], rollout.answer_all
-    monkeypatch.setattr(
-        rollout,
-        "answer_all",
-        lambda policy, asker, examples, *more, **options: (
-            asked.extend(e.question for e in examples)
-            or inner(policy, asker, examples, *more, **options)
-        ),
-    )
-    trained = tmp_path / "trained"
-    shutil.copytree(base, trained)
-    disk.write_json(trained / "args.json", {"prompt_template": "think"})
-    run_dpo(
-        f"--method dpo --pairs {mmpr} --max-train-samples 2 --model {trained} {PAIRS} --eval-data "
-        f"count:test --max-eval-samples 2 --num-samples 0 --output-dir {tmp_path / 'out'}"
-    )
-    given, used = (
-        read_pairs(str(mmpr)),
-        records.read_lines(tmp_path / "out" / "iteration-1" / "train.jsonl"),
-    )
-    assert len(given) > 2 and [one["question"] for one in used] == [
-        pair.example.question for pair in given[:2]
-    ] == [question_text(pair.example, "think") for pair in given[:2]]
-    assert asked and all(
-        question.endswith(TEMPLATES["think"].removeprefix("{question}")) for question in asked
-    )
-    assert read_args(tmp_path / "out")["prompt_template"] == "think"
-
-
 def test_an_optimizer_that_is_not_installed_is_found_out_first(
     base, tmp_path, speaking, monkeypatch
 ):
@@ -1366,19 +845,6 @@ def test_an_optimizer_that_is_not_installed_is_found_out_first(
             f"{tmp_path / 'out'}"
         )
     assert not (tmp_path / "out" / "args.json").exists()  # so another --optim may be given
-
-
-def test_a_log_probability_that_is_not_finite_names_the_pair(base, mmpr, tmp_path, monkeypatch):
-    inner = update.pair_logps
-    monkeypatch.setattr(
-        update, "pair_logps", lambda *more: (inner(*more)[0] * float("nan"), inner(*more)[1])
-    )
-    with pytest.raises(
-        UserError, match=r":\d+: the log-probability of a response is not finite; .*--learning-rate"
-    ):
-        run_dpo(
-            f"--method mpo --pairs {mmpr} --model {base} {PAIRS} --output-dir {tmp_path / 'out'}"
-        )
 
 
 REFUSED = {
@@ -1413,30 +879,6 @@ def test_refused_in_one_sentence(line, capsys):
         selftrain.parse_args(f"--model x --output-dir out {line}".split())
     said = capsys.readouterr().err
     assert stop.value.code == 2 and REFUSED[line] in said and said.count("\n") == 1, said
-
-
-REFUSED_PAIRS = {
-    "--pairs x --pair-source dropout_ntp": "unknown argument --pair-source",
-    "--pairs x --iterations 2": "unknown argument --iterations",
-    "--pairs x --data count": "unknown argument --data",
-    "--pairs x --micro-batch-size 4": "--micro-batch-size has no meaning here",
-    "--pairs x --beta 0": "--beta must be above 0",
-    "--pairs x --label-smoothing 0.5": "--label-smoothing must be below 0.5",
-    "--pairs x --loss-type ipo --label-smoothing 0.1": "--label-smoothing changes the loss sigmoid",
-    "--pairs x --method mpo --loss-weights 1": "one weight for each of sigmoid bco_pair sft, got 1",
-    "--pairs x --method r3v": "--method",
-    "--pairs x --eval-steps 5": "--eval-steps has no meaning here",
-    "--pairs x --resume-from-checkpoint out/iteration-1": "takes no directory here",
-    "--method dpo": "--pairs",
-}
-
-
-@pytest.mark.parametrize("line", REFUSED_PAIRS)
-def test_train_dpo_refuses_in_one_sentence(line, capsys):
-    with pytest.raises(SystemExit) as stop:
-        train_dpo.parse_args(f"--model x --output-dir out {line}".split())
-    said = capsys.readouterr().err
-    assert stop.value.code == 2 and REFUSED_PAIRS[line] in said and said.count("\n") == 1, said
 
 
 def test_defaults_by_method():
@@ -1479,12 +921,6 @@ def test_what_cannot_work_is_refused_before_any_work(line, wanted, tmp_path, mon
             f"--model tiny --max-train-samples 4 --output-dir {tmp_path / 'out'} "
             f"{line.format(out=tmp_path)}"
         )
-
-
-def test_pairs_that_are_not_there_are_refused_before_any_work(tmp_path, monkeypatch):
-    monkeypatch.setattr(modeling, "load", lambda *_, **__: pytest.fail("a model was loaded"))
-    with pytest.raises(UserError, match="nowhere.jsonl: no such file"):
-        run_dpo(f"--model tiny --pairs {tmp_path}/nowhere.jsonl --output-dir {tmp_path / 'out'}")
 
 
 class Ready(Exception):
