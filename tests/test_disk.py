@@ -40,7 +40,7 @@ WRITERS = {
 
 @pytest.mark.parametrize("name", WRITERS)
 def test_a_limit_on_file_sizes_is_said_in_one_sentence(tmp_path, name):
-    """Each kind of writer meets the kernel's refusal, in its own process because the limit stays."""
+    """Each kind of writer meets the kernel's refusal; in its own process, for the limit stays."""
     script = f"""
 import resource, sys
 sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]

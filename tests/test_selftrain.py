@@ -19,7 +19,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from commands import TIMING, read, speak, train
+from commands import metrics_of, read, speak, train
 from PIL import Image
 from pool_lines import example, line
 
@@ -79,17 +79,14 @@ def whole(base, tmp_path_factory):
 
 
 def left_by(out):
-    """{path: what is in it} of a run's files, hidden ones included, without timings and without
-    args.json, which knows its own directory.
+    """{path: what is in it} of a run's files, hidden ones included, without timings.
+
+    args.json is left out: it knows its own directory.
     """
     found = {}
     for path in sorted(p for p in Path(out).rglob("*") if p.is_file() and p.name != "args.json"):
-        found[str(path.relative_to(out))] = path.read_bytes()
-        if path.name == "metrics.jsonl":
-            found[str(path.relative_to(out))] = [
-                {k: v for k, v in line.items() if k not in TIMING}
-                for line in records.read_lines(path)
-            ]
+        timed = path.name == "metrics.jsonl"
+        found[str(path.relative_to(out))] = metrics_of(path.parent) if timed else path.read_bytes()
     return found
 
 
@@ -98,8 +95,9 @@ class Killed(BaseException):
 
 
 def killed_at(where, when):
-    """A patch under which module.function dies: in its when-th call (a number), or in the first
-    whose first argument ends in `when` (a file's name).
+    """A patch under which module.function dies.
+
+    `when` is the number of the call, or the end of its first argument (a file's name).
     """
     module, name = where.rsplit(".", 1)
     module = importlib.import_module(module)
@@ -170,9 +168,7 @@ KILLS = {
 
 @pytest.mark.parametrize("kind", KILLS)
 def test_killed_in_each_phase_and_resumed_is_the_same_run(kind, whole, base, tmp_path, speaking):
-    """The issue: sampling, building, training, evaluating, and between them; weights to the last
-    bit, and every file.
-    """
+    """In sampling, building, training, evaluating, and between them: every file to the last bit."""
     out, wanted = tmp_path / "pieces", left_by(whole(kind))
     line = f"--model {base} {LINE} {RUNS[kind]} --output-dir {out} --resume-from-checkpoint"
     for where, when, *torn in KILLS[kind]:
@@ -188,59 +184,58 @@ def test_killed_in_each_phase_and_resumed_is_the_same_run(kind, whole, base, tmp
             (out / name).write_bytes(text[:-9])
     run(line)
     found = left_by(out)
-    assert (
-        found.keys() == wanted.keys()
-        and [name for name in wanted if found[name] != wanted[name]] == []
-    )
+    assert found.keys() == wanted.keys()
+    assert [name for name in wanted if found[name] != wanted[name]] == []
     before = {p: p.stat().st_mtime_ns for p in out.glob("iteration-*/*")}
     run(line)  # once more: nothing is left to do
-    assert (
-        left_by(out) == wanted
-        and {p: p.stat().st_mtime_ns for p in out.glob("iteration-*/*")} == before
-    )
+    assert left_by(out) == wanted
+    assert {p: p.stat().st_mtime_ns for p in out.glob("iteration-*/*")} == before
 
 
 def test_ctrl_c_saves_and_leaves_with_130(whole, base, tmp_path, speaking, monkeypatch, capsys):
     real, out = update.take_step, tmp_path / "out"
     line = f"--model {base} {LINE} {RUNS['star']} --output-dir {out} --save-steps 0"
+
+    def interrupted(*args):
+        os.kill(os.getpid(), signal.SIGINT)
+        return real(*args)
+
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
-        patch.setattr(
-            update, "take_step", lambda *args: os.kill(os.getpid(), signal.SIGINT) or real(*args)
-        )
+        patch.setattr(update, "take_step", interrupted)
         run(line)
+    assert stop.value.code == 130
     assert (
-        stop.value.code == 130
-        and "stopped in the training of iteration 1, after step 1; go on with --resume-from-check"
+        "stopped in the training of iteration 1, after step 1; go on with --resume-from-check"
         in capsys.readouterr().out
     )
-    assert [p.name for p in rundir.checkpoints(out / "iteration-1")] == ["checkpoint-1"] and not (
-        out / "iteration-1" / "trained.json"
-    ).exists()
+    assert [p.name for p in rundir.checkpoints(out / "iteration-1")] == ["checkpoint-1"]
+    assert not (out / "iteration-1" / "trained.json").exists()
     run(f"{line} --resume-from-checkpoint")
     assert left_by(out) == left_by(whole("star"))
 
 
 def test_portions_change_no_sample(base, tmp_path):
-    """--eval-batch-size may change when a run goes on: every row draws its own numbers, wherever it
-    stands in its batch; and no two rows draw the same.
+    """Every row draws its own numbers, wherever it stands in its batch.
+
+    So --eval-batch-size may change when a run goes on; and no two rows draw the same.
     """
     policy, processor = modeling.load(base)
     examples = data.head(tasks_.read("count", level=1), 5)
     asks = [with_question(e, "How many?") for e in [examples[0]] * 5]
-    label = lambda path, given=None: f"{path.name} {given}"
-    drawn = lambda size: sampler.Sampler(
-        data.Asker(processor), rollout.Sampling(5), protocols.scorer(None), label, size
-    )
-    pools = [
-        drawn(size).sample(
-            tmp_path / f"{size}.jsonl", policy, asks, examples, 2, 7, rollout.Sampling(5)
-        )
-        for size in (2, 4, 64)
-    ]
-    assert (
-        pools[0] == pools[1] == pools[2] == records.read_lines(tmp_path / "64.jsonl")
-        and len({one["completion"] for one in pools[0]}) == 10
-    )
+
+    def label(path, given=None):
+        return f"{path.name} {given}"
+
+    def drawn(size):
+        asker, sampling = data.Asker(processor), rollout.Sampling(5)
+        return sampler.Sampler(asker, sampling, protocols.scorer(None), label, size)
+
+    pools = []
+    for size in (2, 4, 64):
+        path = tmp_path / f"{size}.jsonl"
+        pools.append(drawn(size).sample(path, policy, asks, examples, 2, 7, rollout.Sampling(5)))
+    assert pools[0] == pools[1] == pools[2] == records.read_lines(tmp_path / "64.jsonl")
+    assert len({one["completion"] for one in pools[0]}) == 10
     assert [(one["id"], one["sample"]) for one in pools[0]] == [
         (e.id, k) for e in examples for k in range(2)
     ]
@@ -249,11 +244,9 @@ def test_portions_change_no_sample(base, tmp_path):
         drawn(size).continue_blind(tmp_path / f"end{size}.jsonl", policy, same, asks, 0.5, 7)
         for size in (1, 2, 64)
     ]
-    assert (
-        ends[0] == ends[1] == ends[2]
-        and {one["prefix"] for one in ends[0]} == {"There are"}
-        and len({one["continuation"] for one in ends[0]}) == 5
-    )
+    assert ends[0] == ends[1] == ends[2]
+    assert {one["prefix"] for one in ends[0]} == {"There are"}
+    assert len({one["continuation"] for one in ends[0]}) == 5
 
 
 def test_a_run_in_progress_is_not_another_run(base, tmp_path, whole, speaking):
@@ -271,50 +264,34 @@ def test_a_run_in_progress_is_not_another_run(base, tmp_path, whole, speaking):
 # --- what an iteration leaves ---
 
 
+LEFT = set(
+    "train.jsonl built.json trained.json model.safetensors config.json tokenizer.json "
+    "metrics.jsonl eval_0_greedy.jsonl eval_0_samples.jsonl eval_0_selected.jsonl "
+    "result.json".split()
+)
+FIGURES = (
+    "accuracy majority@3 pass@3 self_select@3 sample_accuracy invalid_selections parse_failures n"
+).split()
+
+
 def test_what_an_iteration_leaves(whole):
     out = whole("r3v")
     for t in range(3):
         folder = out / f"iteration-{t}"
         names = {p.name for p in folder.iterdir()}
-        assert (
-            {
-                "train.jsonl",
-                "built.json",
-                "trained.json",
-                "model.safetensors",
-                "config.json",
-                "tokenizer.json",
-                "metrics.jsonl",
-                "eval_0_greedy.jsonl",
-                "eval_0_samples.jsonl",
-                "eval_0_selected.jsonl",
-                "result.json",
-            }
-            <= names
-            and ("pool.jsonl" in names) == (t > 0)
-            and not any(name.startswith(("checkpoint", ".")) for name in names)
-        )
+        assert LEFT <= names
+        assert ("pool.jsonl" in names) == (t > 0)
+        assert not any(name.startswith(("checkpoint", ".")) for name in names)
         result, items = read(folder / "result.json"), records.read_lines(folder / "train.jsonl")
-        assert {
-            f"eval/count:test/{k}"
-            for k in (
-                "accuracy",
-                "majority@3",
-                "pass@3",
-                "self_select@3",
-                "sample_accuracy",
-                "invalid_selections",
-                "parse_failures",
-                "n",
-            )
-        } <= result.keys()
+        assert {f"eval/count:test/{figure}" for figure in FIGURES} <= result.keys()
         assert read(folder / "trained.json") == {"steps": 2, "rows": len(items)}
         for item in items:
             assert {"id", "task", "prompt", "target"} <= item.keys()
             if item["task"] == "select":
                 assert len(item["candidates"]) == sum(map(int, item["kind"].split("+"))) in (2, 3)
         tasks = Counter(item["task"] for item in items)
-        assert (tasks["direct"], tasks["warmup"]) == (6, 4) and set(tasks) - {
+        assert (tasks["direct"], tasks["warmup"]) == (6, 4)
+        assert set(tasks) - {
             "direct",
             "warmup",
         } == (set(BUILT) if t == 2 else set(tasks) & set(BUILT))
@@ -322,12 +299,11 @@ def test_what_an_iteration_leaves(whole):
             pool = records.read_lines(folder / "pool.jsonl")
             assert [(one["sample"], one["iteration"]) for one in pool] == [
                 (k, t) for k in range(4)
-            ] * 6 and len({one["id"] for one in pool}) == 6
+            ] * 6
+            assert len({one["id"] for one in pool}) == 6
             assert all(set(one) == set(line(0, "3", True)) for one in pool)
-            assert (
-                result["pool/right"] == sum(one["right"] for one in pool) / 24
-                and result["pool/unreadable"] == sum(one["answer"] is None for one in pool) / 24
-            )
+            assert result["pool/right"] == sum(one["right"] for one in pool) / 24
+            assert result["pool/unreadable"] == sum(one["answer"] is None for one in pool) / 24
             assert result["built/questions"] == 6 and result["built/cot"] == tasks["cot"]
     golds = {e.id: e.answer for e in data.head(tasks_.read("count", 0, 1), 6)}
     assert all(one["right"] == (one["answer"] == golds[one["id"]]) for one in pool)
@@ -355,56 +331,40 @@ def test_what_the_last_iteration_learns_is_built_from_all_pools(whole):
         if item["task"] in BUILT
     )
     result = read(out / "iteration-2" / "result.json")
-    assert (
-        counts == {name: result[f"built/{name}"] for name in counts}
-        and counts["mixed"] + counts["all_wrong"] + counts["all_right"] == 6
-    )
+    assert counts == {name: result[f"built/{name}"] for name in counts}
+    assert counts["mixed"] + counts["all_wrong"] + counts["all_right"] == 6
 
 
 def test_the_numbers_of_an_evaluation(whole):
     """Recomputed from its files."""
-    folder, golds = (
-        whole("r3v") / "iteration-2",
-        [e.answer for e in data.head(tasks_.read("count:test", level=1), 3)],
-    )
-    greedy, samples, selected = (
-        records.read_lines(folder / f"eval_0_{name}.jsonl")
-        for name in ("greedy", "samples", "selected")
-    )
-    result = {
-        name.removeprefix("eval/count:test/"): value
-        for name, value in read(folder / "result.json").items()
-    }
+    folder = whole("r3v") / "iteration-2"
+    golds = [e.answer for e in data.head(tasks_.read("count:test", level=1), 3)]
+    greedy = records.read_lines(folder / "eval_0_greedy.jsonl")
+    samples = records.read_lines(folder / "eval_0_samples.jsonl")
+    selected = records.read_lines(folder / "eval_0_selected.jsonl")
+    values = read(folder / "result.json").items()
+    result = {name.removeprefix("eval/count:test/"): value for name, value in values}
     groups = [[one["answer"] for one in samples[i : i + 3]] for i in (0, 3, 6)]
     votes = [Counter(answer for answer in group if answer).most_common(1)[0][0] for group in groups]
-    assert (
-        result["accuracy"] == sum(one["answer"] == gold for one, gold in zip(greedy, golds)) / 3
-        and result["n"] == 3
-    )
-    assert (
-        result["pass@3"] == sum(gold in group for group, gold in zip(groups, golds)) / 3
-        and result["majority@3"] == sum(map(str.__eq__, votes, golds)) / 3
-    )
+    assert result["accuracy"] == sum(one["answer"] == gold for one, gold in zip(greedy, golds)) / 3
+    assert result["n"] == 3
+    assert result["pass@3"] == sum(gold in group for group, gold in zip(groups, golds)) / 3
+    assert result["majority@3"] == sum(map(str.__eq__, votes, golds)) / 3
     for one, group, vote in zip(selected, groups, votes):
         said = answers.extract_answer(one["selection"])
-        assert (one["answer"], one["how"]) == (
-            (said, "selected") if said in group and said else (vote, "majority")
-        )
-    assert (
-        result["self_select@3"]
-        == sum(one["answer"] == gold for one, gold in zip(selected, golds)) / 3
-        == sum(one["right"] for one in selected) / 3
-    )
+        wanted = (said, "selected") if said and said in group else (vote, "majority")
+        assert (one["answer"], one["how"]) == wanted
+    right = sum(one["answer"] == gold for one, gold in zip(selected, golds))
+    assert right == sum(one["right"] for one in selected)
+    assert result["self_select@3"] == right / 3
     assert result["invalid_selections"] == sum(one["how"] != "selected" for one in selected) / 3
 
 
 def test_pairs_of_an_iteration_are_what_they_say(whole):
     folder = whole("mpo") / "iteration-1"
-    pairs, pool, result = (
-        records.read_lines(folder / "train.jsonl"),
-        records.read_lines(folder / "pool.jsonl"),
-        read(folder / "result.json"),
-    )
+    pairs = records.read_lines(folder / "train.jsonl")
+    pool = records.read_lines(folder / "pool.jsonl")
+    result = read(folder / "result.json")
     said = {(one["id"], one["completion"]): one for one in pool}
     kinds = Counter()
     for pair in pairs:
@@ -412,17 +372,12 @@ def test_pairs_of_an_iteration_are_what_they_say(whole):
         assert chosen["right"] and not rejected["right"]
         kinds["answer" if rejected["readable"] else "format"] += 1
         assert pair["kind"] == ("answer" if rejected["readable"] else "format")
-    assert (
-        kinds == {kind: result[f"pairs/{kind}"] for kind in ("answer", "format")}
-        and min(kinds.values()) > 0
-    )
-    assert result["pairs/tokens_per_pair"] == sum(one["tokens"] for one in pool) / len(
-        pairs
-    ) and len(records.read_lines(folder / "reference.jsonl")) == len(pairs)
-    assert (
-        not (whole("mpo") / "iteration-0" / "pool.jsonl").exists()
-        and not (whole("mpo") / "iteration-0" / "model.safetensors").exists()
-    )
+    assert kinds == {kind: result[f"pairs/{kind}"] for kind in ("answer", "format")}
+    assert min(kinds.values()) > 0
+    assert result["pairs/tokens_per_pair"] == sum(one["tokens"] for one in pool) / len(pairs)
+    assert len(records.read_lines(folder / "reference.jsonl")) == len(pairs)
+    assert not (whole("mpo") / "iteration-0" / "pool.jsonl").exists()
+    assert not (whole("mpo") / "iteration-0" / "model.safetensors").exists()
     folder = whole("ntp") / "iteration-1"
     spent = sum(
         one["tokens"]
@@ -434,47 +389,32 @@ def test_pairs_of_an_iteration_are_what_they_say(whole):
     )
     for pair in records.read_lines(folder / "train.jsonl"):
         half = pair["chosen"].split(" ")[: len(pair["chosen"].split(" ")) // 2]
-        assert (
-            pair["rejected"].split(" ")[: len(half)] == half and pair["rejected"] != pair["chosen"]
-        )
+        assert pair["rejected"].split(" ")[: len(half)] == half
+        assert pair["rejected"] != pair["chosen"]
+
+
+PREFERENCE = (
+    "rewards/chosen rewards/rejected rewards/margins rewards/accuracies logps/chosen "
+    "logps/rejected logps/chosen_change logps/chosen_start delta loss"
+).split()
+ZERO_AT_FIRST = (
+    "rewards/chosen rewards/rejected rewards/margins rewards/accuracies logps/chosen_change delta"
+).split()
 
 
 def test_metrics_of_preference_steps(whole):
     first, second = records.read_lines(whole("mpo") / "iteration-1" / "metrics.jsonl")
-    assert {
-        "rewards/chosen",
-        "rewards/rejected",
-        "rewards/margins",
-        "rewards/accuracies",
-        "logps/chosen",
-        "logps/rejected",
-        "logps/chosen_change",
-        "logps/chosen_start",
-        "delta",
-        "loss",
-    } <= first.keys()
-    assert [
-        first[k]
-        for k in (
-            "rewards/chosen",
-            "rewards/rejected",
-            "rewards/margins",
-            "rewards/accuracies",
-            "logps/chosen_change",
-            "delta",
-        )
-    ] == [0] * 6
-    assert (
-        second["rewards/margins"]
-        == pytest.approx(second["rewards/chosen"] - second["rewards/rejected"], abs=1e-6)
-        and second["rewards/chosen"] != 0
-    )
-    assert second["logps/chosen_change"] == pytest.approx(
-        second["logps/chosen"] - second["logps/chosen_start"], rel=1e-5, abs=1e-4
-    )
-    assert second["delta"] == pytest.approx(
-        (second["rewards/chosen"] + second["rewards/rejected"]) / 4, rel=1e-4
-    )  # four pairs of reward 0 before these four
+    for name in PREFERENCE:
+        assert name in first
+    for name in ZERO_AT_FIRST:
+        assert first[name] == 0
+    chosen, rejected = second["rewards/chosen"], second["rewards/rejected"]
+    assert chosen != 0
+    assert second["rewards/margins"] == pytest.approx(chosen - rejected, abs=1e-6)
+    change = second["logps/chosen"] - second["logps/chosen_start"]
+    assert second["logps/chosen_change"] == pytest.approx(change, rel=1e-5, abs=1e-4)
+    # four pairs of reward 0 came before these four
+    assert second["delta"] == pytest.approx((chosen + rejected) / 4, rel=1e-4)
 
 
 def test_pictures_are_drawn(base, tmp_path, monkeypatch):
@@ -482,13 +422,8 @@ def test_pictures_are_drawn(base, tmp_path, monkeypatch):
     speak(monkeypatch)
     monkeypatch.setattr(plots, "plot_curve", drawn[0])
     monkeypatch.setattr(plots, "plot_samples", drawn[1])
-    run(
-        f"--model {base} {LINE} --method r3v --iterations 1 --output-dir {tmp_path / 'out'}",
-        "--max-steps",
-        1,
-        "--max-eval-samples",
-        1,
-    )
+    line = f"--model {base} {LINE} --method r3v --iterations 1 --output-dir {tmp_path / 'out'}"
+    run(f"{line} --max-steps 1 --max-eval-samples 1")
     for png in ("curve.png", "iteration-0/answers.png", "iteration-1/answers.png"):
         assert Image.open(tmp_path / "out" / png).size[0] > 300
     assert not (
@@ -508,14 +443,11 @@ def test_weights_of_zero_leave_tasks_out(base, tmp_path, speaking):
         f"{line} {tmp_path / 'a'} --method r3v --refine-weight 0 --direct-weight 0 "
         "--warmup-weight 0 --warmup-data count --max-warmup-samples 2 --select-sizes 2"
     )
-    assert (
-        tasks(tmp_path / "a") == {"cot", "select"}
-        and not (tmp_path / "a" / "iteration-0" / "trained.json").exists()
-    )
+    assert tasks(tmp_path / "a") == {"cot", "select"}
+    assert not (tmp_path / "a" / "iteration-0" / "trained.json").exists()
     run(f"{line} {tmp_path / 'b'} --method star")
-    assert tasks(tmp_path / "b") == {"cot", "direct"} and "eval/count:test/pass@3" not in read(
-        tmp_path / "b" / "iteration-1" / "result.json"
-    )
+    assert tasks(tmp_path / "b") == {"cot", "direct"}
+    assert "eval/count:test/pass@3" not in read(tmp_path / "b" / "iteration-1" / "result.json")
 
 
 def test_a_method_is_a_builder_and_a_row(base, tmp_path, speaking, monkeypatch):
@@ -555,23 +487,22 @@ def test_star_asks_again_with_the_answer_and_with_other_instructions(whole):
         for name in ("pool.jsonl", "pool_instructed.jsonl", "hinted.jsonl")
     ]
     lost = [id for id, (right, _, _) in sort_pool(pools[0] + pools[1]).items() if not right]
-    assert [len(pool) for pool in pools] == [6, 6, len(lost)] and [
-        one["id"] for one in pools[2]
-    ] == lost != []
+    assert [len(pool) for pool in pools] == [6, 6, len(lost)]
+    assert [one["id"] for one in pools[2]] == lost != []
     items = records.read_lines(folder / "train.jsonl")
     assert not any(
         "Hint" in item["prompt"] or "describe" in item["prompt"] or "First name" in item["prompt"]
         for item in items
     )
     counted = read(folder / "result.json")
-    assert counted["built/rationalised"] == sum(one["right"] for one in pools[2]) and counted[
-        "built/cot"
-    ] == counted["built/rationalised"] + 6 - len(lost)
+    assert counted["built/rationalised"] == sum(one["right"] for one in pools[2])
+    assert counted["built/cot"] == counted["built/rationalised"] + 6 - len(lost)
 
 
 def test_an_old_policy_is_gone_before_the_next_is_loaded(base, tmp_path, speaking, monkeypatch):
-    """Two at a time would need twice the memory: 30 GB for 7B in float32. Nor does an evaluation
-    drag the last step's gradient along.
+    """Two at a time would need twice the memory: 30 GB for 7B in float32.
+
+    Nor does an evaluation keep the last step's gradient.
     """
     real, evaluate, alive = modeling.load_from_args, heldout.evaluate, []
 
@@ -624,8 +555,9 @@ def test_a_split_of_the_data_is_what_it_is_evaluated_on(base, tmp_path, speaking
 
 
 def test_a_sample_that_spells_a_reserved_token_is_no_pair(base, tmp_path, speaking, monkeypatch):
-    """A policy can spell <|im_end|> letter by letter. Such a sample is unreadable, and once stopped
-    the run when a format pair was made with it.
+    """A policy can spell <|im_end|> letter by letter.
+
+    Such a sample is unreadable; a format pair that was made with it once stopped the run.
     """
     inner, spelt = rollout.answer_all, []
 
@@ -641,7 +573,8 @@ def test_a_sample_that_spells_a_reserved_token_is_no_pair(base, tmp_path, speaki
         f"--model {base} {LINE} --max-steps 1 --num-samples 0 --max-eval-samples 1 --method mpo "
         f"--output-dir {tmp_path / 'out'}"
     )
-    assert spelt and not any(
+    assert spelt
+    assert not any(
         "<|im_end|>" in text
         for pair in records.read_lines(tmp_path / "out" / "iteration-1" / "train.jsonl")
         for text in pair.values()
@@ -653,9 +586,7 @@ def test_a_sample_that_spells_a_reserved_token_is_no_pair(base, tmp_path, speaki
 
 
 def test_tabmwp_is_asked_and_scored_as_published(base, tmp_path, monkeypatch):
-    """Two problems as the release has them, a letter and a number with its unit; the model is made
-    to say what the test says.
-    """
+    """Two problems as in the release, a letter and a number with its unit; answers are given."""
     (tmp_path / "tables").mkdir()
     problems = {
         "8": {
@@ -729,11 +660,9 @@ def test_tabmwp_is_asked_and_scored_as_published(base, tmp_path, monkeypatch):
         (item["id"], item["task"]): item
         for item in records.read_lines(tmp_path / "out" / "iteration-1" / "train.jsonl")
     }
-    assert (
-        items["8", "direct"]["target"] == "nonlinear"
-        and items["9", "cot"]["target"].endswith("Answer:\n1735")
-        and ("8", "refine") in items
-    )
+    assert items["8", "direct"]["target"] == "nonlinear"
+    assert items["9", "cot"]["target"].endswith("Answer:\n1735")
+    assert ("8", "refine") in items
     result = read(tmp_path / "out" / "iteration-1" / "result.json")
     of = lambda name: next(value for key, value in result.items() if key.endswith(f"/{name}"))
     assert (
@@ -748,8 +677,9 @@ def test_tabmwp_is_asked_and_scored_as_published(base, tmp_path, monkeypatch):
 
 
 def test_a_protocol_asks_and_judges_as_evaluate_does(base, tmp_path, speaking, monkeypatch):
-    """Its template where none is given; what it cannot score refused by file and line before a
-    model is loaded; a correct box without a label is right.
+    """Its template is used where none is given; a correct box without a label is right.
+
+    What it cannot score is refused by file and line before a model is loaded.
     """
     monkeypatch.setattr(
         modeling, "load_from_args", lambda *_, **__: pytest.fail("a model was loaded")
@@ -785,8 +715,9 @@ def test_a_protocol_asks_and_judges_as_evaluate_does(base, tmp_path, speaking, m
 
 
 def test_questions_without_a_gold_answer_are_not_evaluated(base, tmp_path, speaking, capsys):
-    """DropoutNTP needs no answers; then all that ends counted as right, and the curve showed an
-    accuracy of 1.
+    """DropoutNTP needs no answers.
+
+    Then all that ends once counted as right, and the curve showed an accuracy of 1.
     """
     (tmp_path / "d.jsonl").write_text(
         "".join(
@@ -808,10 +739,8 @@ def test_questions_without_a_gold_answer_are_not_evaluated(base, tmp_path, speak
     )
     run(f"{line} --output-dir {tmp_path / 'out'}")
     result = read(tmp_path / "out" / "iteration-1" / "result.json")
-    assert (
-        "3 of 4 questions" in capsys.readouterr().out
-        and next(v for k, v in result.items() if k.endswith("/n")) == 1
-    )
+    assert "3 of 4 questions" in capsys.readouterr().out
+    assert next(v for k, v in result.items() if k.endswith("/n")) == 1
     known = [
         one
         for one in records.read_lines(tmp_path / "out" / "iteration-1" / "pool.jsonl")
@@ -950,9 +879,7 @@ def examined(monkeypatch):
 
 
 def test_every_warm_up_solution_of_a_file_on_one_line_is_kept(examined, tmp_path):
-    """R3V's released files: 1,000 records without ids and without a newline. One of them was
-    learned from.
-    """
+    """R3V's released files have 1,000 records without ids and newlines; once only one was used."""
     worked = {
         "conversations": [
             {"from": "user", "value": "q"},
@@ -984,9 +911,7 @@ def test_ids_that_repeat_or_look_like_those_of_the_warm_up_lose_nothing(examined
 
 @pytest.mark.parametrize("name", sampler.POOLS)
 def test_a_run_that_was_begun_with_other_ids_is_not_resumed(tmp_path, name, monkeypatch):
-    """Ids were "d.json:2", by line; with samples of such ids the run died of a KeyError, or would
-    mix up questions.
-    """
+    """Ids were once by line ("d.json:2"): samples of such ids would mix up questions."""
     monkeypatch.setattr(modeling, "load", lambda *_, **__: pytest.fail("a model was loaded"))
     out = tmp_path / "out"
     (out / "iteration-1").mkdir(parents=True)
@@ -999,10 +924,8 @@ def test_a_run_that_was_begun_with_other_ids_is_not_resumed(tmp_path, name, monk
     with pytest.raises(UserError) as refused:
         run(f"{args} --resume-from-checkpoint")
     text = str(refused.value)
-    assert (
-        text.startswith(f"{out}/iteration-1/{name} has samples of 'd.json:2'")
-        and "another --output-dir" in text
-    )
+    assert text.startswith(f"{out}/iteration-1/{name} has samples of 'd.json:2'")
+    assert "another --output-dir" in text
 
 
 def test_a_pool_without_anything_to_learn_from_says_so(base, tmp_path, speaking, monkeypatch):
@@ -1055,8 +978,9 @@ def test_instructions_for_pictures_of_no_known_kind_are_refused(base, tmp_path):
 
 
 def test_the_continuation_is_written_without_the_picture(tiny):
-    """No image token and no pixels in the prompt, whose question is otherwise the same; the example
-    keeps its pictures.
+    """The prompt has the same question, but no image token and no pixels.
+
+    The example keeps its pictures.
     """
     _, processor = tiny
     seen = Example(
@@ -1069,13 +993,12 @@ def test_the_continuation_is_written_without_the_picture(tiny):
     before = copy.copy(seen)
     prompt = data.Asker(processor, "think").prompt(blind(seen))
     special = processor.special
-    assert (
-        prompt.pixel_values is None
-        and prompt.grid is None
-        and len(prompt.image_slots) == 0
-        and special.image_id not in prompt.ids
-    )
-    assert "<image>" not in prompt.text and not any(
+    assert prompt.pixel_values is None
+    assert prompt.grid is None
+    assert len(prompt.image_slots) == 0
+    assert special.image_id not in prompt.ids
+    assert "<image>" not in prompt.text
+    assert not any(
         token in prompt.text for token in ("<|image_pad|>", "<|vision_start|>", "<|vision_end|>")
     )
     assert "user\nWhat is it?" in prompt.text and seen == before and len(seen.images) == 2

@@ -147,9 +147,8 @@ def test_a_fall_of_the_chosen_is_said_once(fall, start, warns, tmp_path, capsys)
     policy = torch.nn.Linear(1, 1)
     update.train(tmp_path, 1, policy, [1, 2, 3], step, how, 0, lambda directory: None, 0)
     said = capsys.readouterr().out
-    assert said.count("warning: step") == warns and ("--loss-type sigmoid sft" in said) == bool(
-        warns
-    )
+    assert said.count("warning: step") == warns
+    assert ("--loss-type sigmoid sft" in said) == bool(warns)
     assert len(records.read_lines(tmp_path / "metrics.jsonl")) == 14
 
 
