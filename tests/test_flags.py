@@ -325,7 +325,9 @@ def test_epoch_order_is_a_permutation_and_pure():
 
 
 def test_schedules_in_closed_form():
-    scale = lambda kind, **more: [run.lr_scale(step, 10, kind=kind, **more) for step in range(10)]
+    def scale(kind, **more):
+        return [run.lr_scale(step, 10, kind=kind, **more) for step in range(10)]
+
     assert scale("constant") == [1.0] * 10
     assert scale("linear") == pytest.approx([1 - s / 10 for s in range(10)])
     assert scale("cosine") == pytest.approx(

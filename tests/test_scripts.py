@@ -545,7 +545,7 @@ def test_killed_at_random_again_and_again(kind, seed, start, base, tmp_path):
     """About four minutes in all, on a core that others use too."""
     script, line, _ = {**KILLED, "grpo-nf4": NF4}[kind]
     line = f"--model {base} {line}".replace("--max-steps 6", "--max-steps 10")
-    moments = sorted(random.Random(seed).choices(range(0, 10), k=5))
+    moments = sorted(random.Random(seed).choices(range(10), k=5))
     whole, pieces, log = tmp_path / "whole", tmp_path / "pieces", tmp_path / "whole.log"
     assert finish(start(script, f"{line} --output-dir {whole}", log), log) == 0
     run_with_kills(start, script, line, pieces, moments, seed)

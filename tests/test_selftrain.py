@@ -324,7 +324,10 @@ def test_what_the_last_iteration_learns_is_built_from_all_pools(whole):
     items, counts = build_items(
         examples, pools, lambda e: question_text(e, "r1v"), sizes=[2, 3], seed=2
     )
-    key = lambda item: json.dumps(item, sort_keys=True)
+
+    def key(item):
+        return json.dumps(item, sort_keys=True)
+
     assert sorted(map(key, items)) == sorted(
         key(item)
         for item in records.read_lines(out / "iteration-2" / "train.jsonl")
@@ -432,9 +435,9 @@ def test_pictures_are_drawn(base, tmp_path, monkeypatch):
 
 
 def test_weights_of_zero_leave_tasks_out(base, tmp_path, speaking):
-    tasks = lambda out: {
-        item["task"] for item in records.read_lines(out / "iteration-1" / "train.jsonl")
-    }
+    def tasks(out):
+        return {item["task"] for item in records.read_lines(out / "iteration-1" / "train.jsonl")}
+
     line = (
         f"--model {base} {LINE} --iterations 1 --max-steps 1 --num-samples 0 --max-eval-samples 1 "
         "--output-dir"
@@ -664,7 +667,10 @@ def test_tabmwp_is_asked_and_scored_as_published(base, tmp_path, monkeypatch):
     assert items["9", "cot"]["target"].endswith("Answer:\n1735")
     assert ("8", "refine") in items
     result = read(tmp_path / "out" / "iteration-1" / "result.json")
-    of = lambda name: next(value for key, value in result.items() if key.endswith(f"/{name}"))
+
+    def of(name):
+        return next(value for key, value in result.items() if key.endswith(f"/{name}"))
+
     assert (
         of("accuracy"),
         of("majority@3"),
@@ -757,7 +763,7 @@ def test_questions_without_a_gold_answer_are_not_evaluated(base, tmp_path, speak
     assert not [
         k
         for k in read(tmp_path / "none" / "iteration-1" / "result.json")
-        if k.startswith("eval/") or k.startswith("pool/")
+        if k.startswith(("eval/", "pool/"))
     ]
 
 
@@ -811,7 +817,9 @@ def test_refused_in_one_sentence(line, capsys):
 
 
 def test_defaults_by_method():
-    of = lambda line: selftrain.parse_args(f"--model x --output-dir out {line}".split())
+    def of(line):
+        return selftrain.parse_args(f"--model x --output-dir out {line}".split())
+
     assert [of(f"--data count --method {method}").iterations for method in selftrain.METHODS] == [
         3,
         3,

@@ -137,12 +137,12 @@ def test_a_fall_of_the_chosen_is_said_once(fall, start, warns, tmp_path, capsys)
     responses has lost nothing of 0.
     """
     steps = itertools.count(1)
-    step = lambda policy, rows, state: {
-        "loss": 1.0,
-        "logps/chosen_change": fall * next(steps),
-        "logps/chosen_start": start,
-        "tokens": 1.0,
-    }
+
+    def step(policy, rows, state):
+        change = fall * next(steps)
+        told = {"logps/chosen_change": change, "logps/chosen_start": start}
+        return {"loss": 1.0, **told, "tokens": 1.0}
+
     how = settings("--max-steps 14 --save-steps 0 --logging-steps 99 --learning-rate 1e-3")
     policy = torch.nn.Linear(1, 1)
     update.train(tmp_path, 1, policy, [1, 2, 3], step, how, 0, lambda directory: None, 0)
@@ -153,7 +153,9 @@ def test_a_fall_of_the_chosen_is_said_once(fall, start, warns, tmp_path, capsys)
 
 
 def test_a_learning_rate_of_zero_is_one(tmp_path):
-    step = lambda policy, rows, state: {"loss": 1.0, "tokens": 1.0}
+    def step(policy, rows, state):
+        return {"loss": 1.0, "tokens": 1.0}
+
     how, policy = settings("--max-steps 1 --learning-rate 0"), torch.nn.Linear(1, 1)
     update.train(tmp_path, 1, policy, [1], step, how, 0, lambda directory: None, 0)
     assert records.read_lines(tmp_path / "metrics.jsonl")[0]["learning_rate"] == 0
