@@ -22,6 +22,56 @@ def tiny():
     return model.load("tiny", seed=0)
 
 
+@pytest.fixture(scope="session")
+def base(tiny, tmp_path_factory):
+    """The untrained preset as a checkpoint: it says noise, but no script refuses it."""
+    import model
+
+    directory = tmp_path_factory.mktemp("base")
+    model.save(*tiny, directory)
+    return str(directory)
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Drawing takes most of a short run's time."""
+    import commands
+
+    commands.skip_pictures(monkeypatch)
+
+
+@pytest.fixture
+def speaking(monkeypatch):
+    """The untrained preset gives answers."""
+    import commands
+
+    commands.speak(monkeypatch)
+
+
+@pytest.fixture
+def toy_reward(monkeypatch):
+    """--reward-funcs vowels."""
+    import commands
+
+    commands.use_toy_reward(monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def chain(tmp_path_factory):
+    """sft -> grpo -> evaluate -> export, two steps each: the directories, by name."""
+    import commands
+
+    return commands.two_steps_each(tmp_path_factory.mktemp("chain"))
+
+
+@pytest.fixture(scope="session")
+def mmpr(tmp_path_factory):
+    """A meta file of three sets of given pairs."""
+    import preferences
+
+    return preferences.write_pairs(tmp_path_factory.mktemp("mmpr"))
+
+
 @pytest.fixture
 def folder(tmp_path):
     """A folder with two pictures in it."""

@@ -620,7 +620,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def hear_signals() -> None:
-    """Undo what nohup and `&` ignore: a run inherits it, and would not hear the signal under test."""
+    """Undo what nohup and `&` ignore: a run inherits it and would not hear the tested signal."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
 

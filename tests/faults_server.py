@@ -1,7 +1,7 @@
 """A process that has imported the scripts and forks for every run: 0.1 s to start one, not 5.
 
-Started by faults.py with the shim loaded. A request is one line of JSON on stdin, the answer one line
-on stdout. The fork leaves the loop and does what `python SCRIPT ARGV` does: `running.run`.
+Started by faults.py with the shim loaded. A request is one line of JSON on stdin, the answer one
+line on stdout. The fork leaves the loop and does what `python SCRIPT ARGV` does: `running.run`.
 """
 
 import atexit
@@ -16,6 +16,7 @@ import threading
 import time
 import traceback
 import zlib
+from collections.abc import Callable
 from unittest.mock import MagicMock
 
 import torch
@@ -27,14 +28,12 @@ from plumbing import running
 SCRIPTS = ("train_sft", "train_grpo", "train_dpo", "selftrain", "evaluate", "model")
 
 
-def speak() -> None:
-    """Let the untrained model of self-training give answers, as in test_selftrain.py.
+def spoken(noise: Callable) -> Callable:
+    """Turn the endless noise of the untrained model into answers: another `rollout.answer_all`.
 
     Eight tokens of noise between think tags, and an answer that depends on every letter of them.
-    Right a third of the time, unreadable one time in four.
+    Right a third of the time, unreadable one time in four. Other weights answer something else.
     """
-
-    noise = rollout.answer_all
 
     def answer_all(policy, asker, examples, sampling, *args, **options):
         short = dataclasses.replace(sampling, max_tokens=8)
@@ -47,7 +46,12 @@ def speak() -> None:
             said.append(f"<think> {thought} </think>{answer}")
         return said, lengths, ["stop"] * len(texts)
 
-    rollout.answer_all = answer_all
+    return answer_all
+
+
+def speak() -> None:
+    """Let the untrained model of self-training give answers."""
+    rollout.answer_all = spoken(rollout.answer_all)
 
 
 def vowels(completion: str, example: object = None) -> float:
@@ -146,7 +150,7 @@ def answer(pid: int, seconds: float) -> dict:
 
 
 def set_alarm(number: int, milliseconds: float) -> None:
-    """Let the kernel send this process a signal when it has used so much CPU time: timer_create(2)."""
+    """Let the kernel signal this process after so much CPU time: timer_create(2)."""
     event = (ctypes.c_int * 16)(0, 0, number)  # sigev_notify 0 is SIGEV_SIGNAL
     timer, nanoseconds = ctypes.c_void_p(), int(milliseconds * 1e6)
     when = (ctypes.c_long * 4)(0, 0, nanoseconds // 10**9, nanoseconds % 10**9)

@@ -29,11 +29,15 @@ def line(
 
 
 def pool_of(pattern, id="q", gold="3"):
-    """ "TFT" -> three lines, right ones with the gold answer, wrong ones with 90, 91, ...; U is unreadable. Samples count from 1, as in R3V's paper."""
-    return [
-        line(k, gold if mark == "T" else None if mark == "U" else str(89 + k), mark == "T", id)
-        for k, mark in enumerate(pattern, 1)
-    ]
+    """Make one line a letter: T right, F wrong, U unreadable; "TFT" gives three lines.
+
+    A right one has the gold answer, a wrong one 90, 91, ... Samples count from 1, as in R3V.
+    """
+    lines = []
+    for k, mark in enumerate(pattern, 1):
+        said = {"T": gold, "U": None, "F": str(89 + k)}[mark]
+        lines.append(line(k, said, mark == "T", id))
+    return lines
 
 
 def example(id="q", choices=None, **more):

@@ -311,7 +311,10 @@ def test_equal_formulas(a, b):
 
 @pytest.mark.parametrize("a, b", UNEQUAL)
 def test_unequal_formulas(a, b):
-    """The first is equal for positive x only, and e^(π√163) is a whole number in its first 12 decimals."""
+    """Includes near misses.
+
+    The first is equal for positive x only; e^(π√163) is a whole number in its first 12 decimals.
+    """
     assert not equality.equal(parse(spell(a)), parse(spell(b)))
 
 

@@ -1,4 +1,7 @@
-"""Tests of recipes/compare_graders.py.  python -m pytest tests/test_compare_graders.py  (3 s, CPU)"""
+"""Run: python -m pytest -q tests/test_compare_graders.py    (3 s on CPU)
+
+The comparison of graders in recipes/compare_graders.py.
+"""
 
 import json
 import logging

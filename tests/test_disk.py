@@ -40,7 +40,7 @@ WRITERS = {
 
 @pytest.mark.parametrize("name", WRITERS)
 def test_a_limit_on_file_sizes_is_said_in_one_sentence(tmp_path, name):
-    """The kernel's own refusal, of each kind of writer: in a process of its own, for the limit stays."""
+    """Each kind of writer meets the kernel's refusal; in its own process, for the limit stays."""
     script = f"""
 import resource, sys
 sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]

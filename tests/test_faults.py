@@ -2,7 +2,8 @@
 
 The real scripts with a full disk, a kill -9 or a Ctrl-C at a write, resumed, and compared with a
 run that had none of them. `-m slow` goes through all writes of all runs, which takes hours on one
-core; `python tests/faults.py` does the same with a table of what was found. Linux with a C compiler.
+core; `python tests/faults.py` does the same with a table of what was found. It needs Linux and a C
+compiler.
 """
 
 import errno

@@ -1,4 +1,4 @@
-"""Run: python -m pytest -q tests/test_utils.py        (about 6 s on CPU, mostly importing torch; no network)
+"""Run: python -m pytest -q tests/test_flags.py    (about 6 s on CPU, mostly importing torch)
 
 Flags, seeds, schedules, checkpoints, the log. Nothing here needs a model.
 """
@@ -45,7 +45,7 @@ def refusal(argv, capsys, parser=None):
     return capsys.readouterr().err.strip().splitlines()[-1]
 
 
-# ------------------------------------------------------------------------------------------------------------- flags
+# --- flags ---
 
 
 def test_dashes_and_underscores_are_alike_and_values_are_left_alone():
@@ -168,11 +168,9 @@ def test_flags_of_other_projects_name_ours(capsys, flag):
 
 
 def test_a_whole_command_of_trl_is_answered_with_our_flag_and_not_with_what_it_lacks(capsys):
-    """It has no --data, as ours require; argparse complained about that first, and the hint was never seen."""
-    line = refusal(
-        "--model_name_or_path Qwen/Qwen2-VL-2B-Instruct --dataset_name trl-lib/x --output_dir out --bf16".split(),
-        capsys,
-    )
+    """It has no --data; argparse once complained about that first and hid the hint."""
+    command = "--model_name_or_path Qwen/Qwen2-VL-2B-Instruct --dataset_name trl-lib/x"
+    line = refusal(f"{command} --output_dir out --bf16".split(), capsys)
     assert "--dataset-name has no meaning here; use --data" in line
 
 
@@ -282,7 +280,7 @@ def test_run_lets_programming_errors_through():
         running.run(main, lambda argv: argv)
 
 
-# ------------------------------------------------------------------------------------------- devices, seeds, schedule
+# --- devices, seeds, schedule ---
 
 
 def test_device_and_dtype(monkeypatch):
@@ -327,7 +325,9 @@ def test_epoch_order_is_a_permutation_and_pure():
 
 
 def test_schedules_in_closed_form():
-    scale = lambda kind, **more: [run.lr_scale(step, 10, kind=kind, **more) for step in range(10)]
+    def scale(kind, **more):
+        return [run.lr_scale(step, 10, kind=kind, **more) for step in range(10)]
+
     assert scale("constant") == [1.0] * 10
     assert scale("linear") == pytest.approx([1 - s / 10 for s in range(10)])
     assert scale("cosine") == pytest.approx(
@@ -394,7 +394,7 @@ def test_adamw_8bit_without_bitsandbytes_says_what_to_install(monkeypatch):
     assert isinstance(update.make_optimizer("adamw", [weight], 0.1), torch.optim.AdamW)
 
 
-# --------------------------------------------------------------------------------------------------------- odd texts
+# --- odd texts ---
 
 
 def test_long_messages_keep_their_beginning_and_their_remedy():

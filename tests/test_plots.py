@@ -18,9 +18,9 @@ from plumbing import plots
 
 ROOT = Path(__file__).resolve().parents[1]
 NASTY = (
-    "5 $ and $x^$ or $\\frac{$ \x00\x07\x1b[31m \ud83d \U0001f600 日本語 e\u0301 \u202e tab\t line\n"
-    + "שלום مرحبا हिन्दी \u200b"
-    + "w" * 400
+    "5 $ and $x^$ or $\\frac{$ \x00\x07\x1b[31m \ud83d \U0001f600 "
+    "日本語 e\u0301 \u202e tab\t line\n"
+    "שלום مرحبا हिन्दी \u200b" + "w" * 400
 )
 NAMES = ["$x^$", "$", "_hidden", "__", "a\nb\r\nc", "\udcff.jsonl", "", " ", "x" * 5000, "%s {0}"]
 NAMES += ["שלום", "مرحبا", "\u202eabc", "\U0001f600", "e\u0301" * 30, "\\", "^_{}", NASTY]

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import torch
 
-import model as modeling
 from plumbing.errors import UserError, out_of_memory
 from tasks import toy
 
@@ -131,17 +130,10 @@ SMALL = "--max-steps 200 --save-steps 0 --learning-rate 1e-4"
 EVALUATED = "--data count --max-eval-samples 2"
 STEADY = {
     "train_sft": f"{EVALUATED} --batch-size 4",
-    "train_grpo": f"{EVALUATED} --prompts-per-step 2 --num-generations 4 --max-completion-length 32",
+    "train_grpo": f"{EVALUATED} --prompts-per-step 2 --num-generations 4 "
+    "--max-completion-length 32",
     "train_dpo": "--method dpo --batch-size 4 --pairs {pairs} --num-train-epochs 100",
 }
-
-
-@pytest.fixture(scope="module")
-def base(tiny, tmp_path_factory):
-    """The untrained preset as a checkpoint: what it says is noise, but no script refuses it."""
-    directory = tmp_path_factory.mktemp("base")
-    modeling.save(*tiny, directory)
-    return directory
 
 
 def growth(script, line, base, out, leak="no leak"):

@@ -1,36 +1,30 @@
-"""Run: python -m pytest -q tests/test_selftrain.py        (70 s on one core of a CPU; no network)
+"""Run: python -m pytest -q tests/test_selftrain.py        (60 s on one core of a CPU; no network)
 
-The phases and `main` of selftrain.py and train_dpo.py on the untrained preset: killed in each and
-resumed against never killed, the reference against stock transformers, gradients against closed
-forms. tests/test_pools.py has the builders.
+The phases and `main` of selftrain.py on the untrained preset: killed in each phase and resumed
+against never killed, what an iteration leaves, and what is refused. tests/test_pools.py has the
+builders, tests/test_update.py one update, tests/test_dpo.py given pairs.
 """
 
 import copy
-import dataclasses
 import gc
 import importlib
-import itertools
 import json
-import math
 import os
 import shutil
 import signal
 import sys
 import weakref
-import zlib
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
-import checkpoints
 import pytest
-import torch
+from commands import metrics_of, read, speak, train
 from PIL import Image
 from pool_lines import example, line
 
 import data
 import heldout
-import losses
 import model as modeling
 import rollout
 import sampler
@@ -39,26 +33,12 @@ import tasks as tasks_
 import train_dpo
 import update
 from grading import answers
-from plumbing import disk, plots, records, rundir, running
-from plumbing.arguments import read_args
+from plumbing import plots, records, rundir
 from plumbing.errors import UserError
-from pools import (
-    BUILT,
-    blind,
-    build_items,
-    count_questions,
-    distinct,
-    sort_pool,
-)
+from pools import BUILT, blind, build_items, count_questions, distinct, sort_pool
 from tasks import images, protocols
-from tasks.example import Example, Pair
-from tasks.pairs import read_pairs
-from tasks.prompts import (
-    SELECT,
-    TEMPLATES,
-    question_text,
-    with_question,
-)
+from tasks.example import Example
+from tasks.prompts import SELECT, question_text, with_question
 
 # --- main, on a model that says noise ---
 
@@ -75,55 +55,10 @@ RUNS = {
     "star": "--method star --iterations 1 --rationalization --lora-r 4 --instructions mpo "
     "--num-generations 2",
 }
-TIMING = ("step_time", "tokens_per_second")
-ANSWER_ALL = rollout.answer_all
 
 
-@pytest.fixture(scope="session")
-def base(tiny, tmp_path_factory):
-    """The untrained preset as a checkpoint."""
-    directory = tmp_path_factory.mktemp("base")
-    modeling.save(*tiny, directory)
-    return str(directory)
-
-
-def speak(patch):
-    """Let the untrained preset answer; by itself it samples noise without an end.
-
-    Eight tokens of noise stand between think tags, and the answer depends on every letter of them:
-    right a third of the time, unreadable one time in four. Other weights answer something else.
-    """
-
-    def answer_all(policy, asker, examples, sampling, *args, **options):
-        short = dataclasses.replace(sampling, max_tokens=8)
-        texts, lengths, finish = ANSWER_ALL(policy, asker, examples, short, *args, **options)
-        said = [(zlib.crc32(text.encode()), text.replace("<", "(")) for text in texts]
-        return (
-            [
-                f"<think> There are several objects in the picture: {text} </think>"
-                + f"<answer> {n % 3 + 1} </answer>" * (n % 4 > 0)
-                for n, text in said
-            ],
-            lengths,
-            ["stop"] * len(texts),
-        )
-
-    patch.setattr(rollout, "answer_all", answer_all)
-    patch.setattr(plots, "plot_samples", lambda *_, **__: None)
-    patch.setattr(plots, "plot_curve", lambda *_, **__: None)
-
-
-@pytest.fixture
-def speaking(monkeypatch):
-    speak(monkeypatch)
-
-
-def run(line, *more, script=selftrain):
-    script.main(script.parse_args([*line.split(), *map(str, more)]))
-
-
-def run_dpo(line):
-    run(line, script=train_dpo)
+def run(line, *more):
+    train(selftrain, line, *more)
 
 
 @pytest.fixture(scope="module")
@@ -143,25 +78,15 @@ def whole(base, tmp_path_factory):
     return whole
 
 
-def read(path):
-    """A JSON file of a run, without its checksum."""
-    value = json.loads(path.read_text())
-    value.pop(records.CHECK, None)
-    return value
-
-
 def left_by(out):
-    """{path: what is in it} of a run's files, hidden ones included, without timings and without
-    args.json, which knows its own directory.
+    """{path: what is in it} of a run's files, hidden ones included, without timings.
+
+    args.json is left out: it knows its own directory.
     """
     found = {}
     for path in sorted(p for p in Path(out).rglob("*") if p.is_file() and p.name != "args.json"):
-        found[str(path.relative_to(out))] = path.read_bytes()
-        if path.name == "metrics.jsonl":
-            found[str(path.relative_to(out))] = [
-                {k: v for k, v in line.items() if k not in TIMING}
-                for line in records.read_lines(path)
-            ]
+        timed = path.name == "metrics.jsonl"
+        found[str(path.relative_to(out))] = metrics_of(path.parent) if timed else path.read_bytes()
     return found
 
 
@@ -170,8 +95,9 @@ class Killed(BaseException):
 
 
 def killed_at(where, when):
-    """A patch under which module.function dies: in its when-th call (a number), or in the first
-    whose first argument ends in `when` (a file's name).
+    """A patch under which module.function dies.
+
+    `when` is the number of the call, or the end of its first argument (a file's name).
     """
     module, name = where.rsplit(".", 1)
     module = importlib.import_module(module)
@@ -242,9 +168,7 @@ KILLS = {
 
 @pytest.mark.parametrize("kind", KILLS)
 def test_killed_in_each_phase_and_resumed_is_the_same_run(kind, whole, base, tmp_path, speaking):
-    """The issue: sampling, building, training, evaluating, and between them; weights to the last
-    bit, and every file.
-    """
+    """In sampling, building, training, evaluating, and between them: every file to the last bit."""
     out, wanted = tmp_path / "pieces", left_by(whole(kind))
     line = f"--model {base} {LINE} {RUNS[kind]} --output-dir {out} --resume-from-checkpoint"
     for where, when, *torn in KILLS[kind]:
@@ -260,59 +184,58 @@ def test_killed_in_each_phase_and_resumed_is_the_same_run(kind, whole, base, tmp
             (out / name).write_bytes(text[:-9])
     run(line)
     found = left_by(out)
-    assert (
-        found.keys() == wanted.keys()
-        and [name for name in wanted if found[name] != wanted[name]] == []
-    )
+    assert found.keys() == wanted.keys()
+    assert [name for name in wanted if found[name] != wanted[name]] == []
     before = {p: p.stat().st_mtime_ns for p in out.glob("iteration-*/*")}
     run(line)  # once more: nothing is left to do
-    assert (
-        left_by(out) == wanted
-        and {p: p.stat().st_mtime_ns for p in out.glob("iteration-*/*")} == before
-    )
+    assert left_by(out) == wanted
+    assert {p: p.stat().st_mtime_ns for p in out.glob("iteration-*/*")} == before
 
 
 def test_ctrl_c_saves_and_leaves_with_130(whole, base, tmp_path, speaking, monkeypatch, capsys):
     real, out = update.take_step, tmp_path / "out"
     line = f"--model {base} {LINE} {RUNS['star']} --output-dir {out} --save-steps 0"
+
+    def interrupted(*args):
+        os.kill(os.getpid(), signal.SIGINT)
+        return real(*args)
+
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
-        patch.setattr(
-            update, "take_step", lambda *args: os.kill(os.getpid(), signal.SIGINT) or real(*args)
-        )
+        patch.setattr(update, "take_step", interrupted)
         run(line)
+    assert stop.value.code == 130
     assert (
-        stop.value.code == 130
-        and "stopped in the training of iteration 1, after step 1; go on with --resume-from-check"
+        "stopped in the training of iteration 1, after step 1; go on with --resume-from-check"
         in capsys.readouterr().out
     )
-    assert [p.name for p in rundir.checkpoints(out / "iteration-1")] == ["checkpoint-1"] and not (
-        out / "iteration-1" / "trained.json"
-    ).exists()
+    assert [p.name for p in rundir.checkpoints(out / "iteration-1")] == ["checkpoint-1"]
+    assert not (out / "iteration-1" / "trained.json").exists()
     run(f"{line} --resume-from-checkpoint")
     assert left_by(out) == left_by(whole("star"))
 
 
 def test_portions_change_no_sample(base, tmp_path):
-    """--eval-batch-size may change when a run goes on: every row draws its own numbers, wherever it
-    stands in its batch; and no two rows draw the same.
+    """Every row draws its own numbers, wherever it stands in its batch.
+
+    So --eval-batch-size may change when a run goes on; and no two rows draw the same.
     """
     policy, processor = modeling.load(base)
     examples = data.head(tasks_.read("count", level=1), 5)
     asks = [with_question(e, "How many?") for e in [examples[0]] * 5]
-    label = lambda path, given=None: f"{path.name} {given}"
-    drawn = lambda size: sampler.Sampler(
-        data.Asker(processor), rollout.Sampling(5), protocols.scorer(None), label, size
-    )
-    pools = [
-        drawn(size).sample(
-            tmp_path / f"{size}.jsonl", policy, asks, examples, 2, 7, rollout.Sampling(5)
-        )
-        for size in (2, 4, 64)
-    ]
-    assert (
-        pools[0] == pools[1] == pools[2] == records.read_lines(tmp_path / "64.jsonl")
-        and len({one["completion"] for one in pools[0]}) == 10
-    )
+
+    def label(path, given=None):
+        return f"{path.name} {given}"
+
+    def drawn(size):
+        asker, sampling = data.Asker(processor), rollout.Sampling(5)
+        return sampler.Sampler(asker, sampling, protocols.scorer(None), label, size)
+
+    pools = []
+    for size in (2, 4, 64):
+        path = tmp_path / f"{size}.jsonl"
+        pools.append(drawn(size).sample(path, policy, asks, examples, 2, 7, rollout.Sampling(5)))
+    assert pools[0] == pools[1] == pools[2] == records.read_lines(tmp_path / "64.jsonl")
+    assert len({one["completion"] for one in pools[0]}) == 10
     assert [(one["id"], one["sample"]) for one in pools[0]] == [
         (e.id, k) for e in examples for k in range(2)
     ]
@@ -321,11 +244,9 @@ def test_portions_change_no_sample(base, tmp_path):
         drawn(size).continue_blind(tmp_path / f"end{size}.jsonl", policy, same, asks, 0.5, 7)
         for size in (1, 2, 64)
     ]
-    assert (
-        ends[0] == ends[1] == ends[2]
-        and {one["prefix"] for one in ends[0]} == {"There are"}
-        and len({one["continuation"] for one in ends[0]}) == 5
-    )
+    assert ends[0] == ends[1] == ends[2]
+    assert {one["prefix"] for one in ends[0]} == {"There are"}
+    assert len({one["continuation"] for one in ends[0]}) == 5
 
 
 def test_a_run_in_progress_is_not_another_run(base, tmp_path, whole, speaking):
@@ -343,50 +264,34 @@ def test_a_run_in_progress_is_not_another_run(base, tmp_path, whole, speaking):
 # --- what an iteration leaves ---
 
 
+LEFT = set(
+    "train.jsonl built.json trained.json model.safetensors config.json tokenizer.json "
+    "metrics.jsonl eval_0_greedy.jsonl eval_0_samples.jsonl eval_0_selected.jsonl "
+    "result.json".split()
+)
+FIGURES = (
+    "accuracy majority@3 pass@3 self_select@3 sample_accuracy invalid_selections parse_failures n"
+).split()
+
+
 def test_what_an_iteration_leaves(whole):
     out = whole("r3v")
     for t in range(3):
         folder = out / f"iteration-{t}"
         names = {p.name for p in folder.iterdir()}
-        assert (
-            {
-                "train.jsonl",
-                "built.json",
-                "trained.json",
-                "model.safetensors",
-                "config.json",
-                "tokenizer.json",
-                "metrics.jsonl",
-                "eval_0_greedy.jsonl",
-                "eval_0_samples.jsonl",
-                "eval_0_selected.jsonl",
-                "result.json",
-            }
-            <= names
-            and ("pool.jsonl" in names) == (t > 0)
-            and not any(name.startswith(("checkpoint", ".")) for name in names)
-        )
+        assert LEFT <= names
+        assert ("pool.jsonl" in names) == (t > 0)
+        assert not any(name.startswith(("checkpoint", ".")) for name in names)
         result, items = read(folder / "result.json"), records.read_lines(folder / "train.jsonl")
-        assert {
-            f"eval/count:test/{k}"
-            for k in (
-                "accuracy",
-                "majority@3",
-                "pass@3",
-                "self_select@3",
-                "sample_accuracy",
-                "invalid_selections",
-                "parse_failures",
-                "n",
-            )
-        } <= result.keys()
+        assert {f"eval/count:test/{figure}" for figure in FIGURES} <= result.keys()
         assert read(folder / "trained.json") == {"steps": 2, "rows": len(items)}
         for item in items:
             assert {"id", "task", "prompt", "target"} <= item.keys()
             if item["task"] == "select":
                 assert len(item["candidates"]) == sum(map(int, item["kind"].split("+"))) in (2, 3)
         tasks = Counter(item["task"] for item in items)
-        assert (tasks["direct"], tasks["warmup"]) == (6, 4) and set(tasks) - {
+        assert (tasks["direct"], tasks["warmup"]) == (6, 4)
+        assert set(tasks) - {
             "direct",
             "warmup",
         } == (set(BUILT) if t == 2 else set(tasks) & set(BUILT))
@@ -394,12 +299,11 @@ def test_what_an_iteration_leaves(whole):
             pool = records.read_lines(folder / "pool.jsonl")
             assert [(one["sample"], one["iteration"]) for one in pool] == [
                 (k, t) for k in range(4)
-            ] * 6 and len({one["id"] for one in pool}) == 6
+            ] * 6
+            assert len({one["id"] for one in pool}) == 6
             assert all(set(one) == set(line(0, "3", True)) for one in pool)
-            assert (
-                result["pool/right"] == sum(one["right"] for one in pool) / 24
-                and result["pool/unreadable"] == sum(one["answer"] is None for one in pool) / 24
-            )
+            assert result["pool/right"] == sum(one["right"] for one in pool) / 24
+            assert result["pool/unreadable"] == sum(one["answer"] is None for one in pool) / 24
             assert result["built/questions"] == 6 and result["built/cot"] == tasks["cot"]
     golds = {e.id: e.answer for e in data.head(tasks_.read("count", 0, 1), 6)}
     assert all(one["right"] == (one["answer"] == golds[one["id"]]) for one in pool)
@@ -420,63 +324,50 @@ def test_what_the_last_iteration_learns_is_built_from_all_pools(whole):
     items, counts = build_items(
         examples, pools, lambda e: question_text(e, "r1v"), sizes=[2, 3], seed=2
     )
-    key = lambda item: json.dumps(item, sort_keys=True)
+
+    def key(item):
+        return json.dumps(item, sort_keys=True)
+
     assert sorted(map(key, items)) == sorted(
         key(item)
         for item in records.read_lines(out / "iteration-2" / "train.jsonl")
         if item["task"] in BUILT
     )
     result = read(out / "iteration-2" / "result.json")
-    assert (
-        counts == {name: result[f"built/{name}"] for name in counts}
-        and counts["mixed"] + counts["all_wrong"] + counts["all_right"] == 6
-    )
+    assert counts == {name: result[f"built/{name}"] for name in counts}
+    assert counts["mixed"] + counts["all_wrong"] + counts["all_right"] == 6
 
 
 def test_the_numbers_of_an_evaluation(whole):
     """Recomputed from its files."""
-    folder, golds = (
-        whole("r3v") / "iteration-2",
-        [e.answer for e in data.head(tasks_.read("count:test", level=1), 3)],
-    )
-    greedy, samples, selected = (
-        records.read_lines(folder / f"eval_0_{name}.jsonl")
-        for name in ("greedy", "samples", "selected")
-    )
-    result = {
-        name.removeprefix("eval/count:test/"): value
-        for name, value in read(folder / "result.json").items()
-    }
+    folder = whole("r3v") / "iteration-2"
+    golds = [e.answer for e in data.head(tasks_.read("count:test", level=1), 3)]
+    greedy = records.read_lines(folder / "eval_0_greedy.jsonl")
+    samples = records.read_lines(folder / "eval_0_samples.jsonl")
+    selected = records.read_lines(folder / "eval_0_selected.jsonl")
+    values = read(folder / "result.json").items()
+    result = {name.removeprefix("eval/count:test/"): value for name, value in values}
     groups = [[one["answer"] for one in samples[i : i + 3]] for i in (0, 3, 6)]
     votes = [Counter(answer for answer in group if answer).most_common(1)[0][0] for group in groups]
-    assert (
-        result["accuracy"] == sum(one["answer"] == gold for one, gold in zip(greedy, golds)) / 3
-        and result["n"] == 3
-    )
-    assert (
-        result["pass@3"] == sum(gold in group for group, gold in zip(groups, golds)) / 3
-        and result["majority@3"] == sum(map(str.__eq__, votes, golds)) / 3
-    )
+    assert result["accuracy"] == sum(one["answer"] == gold for one, gold in zip(greedy, golds)) / 3
+    assert result["n"] == 3
+    assert result["pass@3"] == sum(gold in group for group, gold in zip(groups, golds)) / 3
+    assert result["majority@3"] == sum(map(str.__eq__, votes, golds)) / 3
     for one, group, vote in zip(selected, groups, votes):
         said = answers.extract_answer(one["selection"])
-        assert (one["answer"], one["how"]) == (
-            (said, "selected") if said in group and said else (vote, "majority")
-        )
-    assert (
-        result["self_select@3"]
-        == sum(one["answer"] == gold for one, gold in zip(selected, golds)) / 3
-        == sum(one["right"] for one in selected) / 3
-    )
+        wanted = (said, "selected") if said and said in group else (vote, "majority")
+        assert (one["answer"], one["how"]) == wanted
+    right = sum(one["answer"] == gold for one, gold in zip(selected, golds))
+    assert right == sum(one["right"] for one in selected)
+    assert result["self_select@3"] == right / 3
     assert result["invalid_selections"] == sum(one["how"] != "selected" for one in selected) / 3
 
 
 def test_pairs_of_an_iteration_are_what_they_say(whole):
     folder = whole("mpo") / "iteration-1"
-    pairs, pool, result = (
-        records.read_lines(folder / "train.jsonl"),
-        records.read_lines(folder / "pool.jsonl"),
-        read(folder / "result.json"),
-    )
+    pairs = records.read_lines(folder / "train.jsonl")
+    pool = records.read_lines(folder / "pool.jsonl")
+    result = read(folder / "result.json")
     said = {(one["id"], one["completion"]): one for one in pool}
     kinds = Counter()
     for pair in pairs:
@@ -484,17 +375,12 @@ def test_pairs_of_an_iteration_are_what_they_say(whole):
         assert chosen["right"] and not rejected["right"]
         kinds["answer" if rejected["readable"] else "format"] += 1
         assert pair["kind"] == ("answer" if rejected["readable"] else "format")
-    assert (
-        kinds == {kind: result[f"pairs/{kind}"] for kind in ("answer", "format")}
-        and min(kinds.values()) > 0
-    )
-    assert result["pairs/tokens_per_pair"] == sum(one["tokens"] for one in pool) / len(
-        pairs
-    ) and len(records.read_lines(folder / "reference.jsonl")) == len(pairs)
-    assert (
-        not (whole("mpo") / "iteration-0" / "pool.jsonl").exists()
-        and not (whole("mpo") / "iteration-0" / "model.safetensors").exists()
-    )
+    assert kinds == {kind: result[f"pairs/{kind}"] for kind in ("answer", "format")}
+    assert min(kinds.values()) > 0
+    assert result["pairs/tokens_per_pair"] == sum(one["tokens"] for one in pool) / len(pairs)
+    assert len(records.read_lines(folder / "reference.jsonl")) == len(pairs)
+    assert not (whole("mpo") / "iteration-0" / "pool.jsonl").exists()
+    assert not (whole("mpo") / "iteration-0" / "model.safetensors").exists()
     folder = whole("ntp") / "iteration-1"
     spent = sum(
         one["tokens"]
@@ -506,47 +392,32 @@ def test_pairs_of_an_iteration_are_what_they_say(whole):
     )
     for pair in records.read_lines(folder / "train.jsonl"):
         half = pair["chosen"].split(" ")[: len(pair["chosen"].split(" ")) // 2]
-        assert (
-            pair["rejected"].split(" ")[: len(half)] == half and pair["rejected"] != pair["chosen"]
-        )
+        assert pair["rejected"].split(" ")[: len(half)] == half
+        assert pair["rejected"] != pair["chosen"]
+
+
+PREFERENCE = (
+    "rewards/chosen rewards/rejected rewards/margins rewards/accuracies logps/chosen "
+    "logps/rejected logps/chosen_change logps/chosen_start delta loss"
+).split()
+ZERO_AT_FIRST = (
+    "rewards/chosen rewards/rejected rewards/margins rewards/accuracies logps/chosen_change delta"
+).split()
 
 
 def test_metrics_of_preference_steps(whole):
     first, second = records.read_lines(whole("mpo") / "iteration-1" / "metrics.jsonl")
-    assert {
-        "rewards/chosen",
-        "rewards/rejected",
-        "rewards/margins",
-        "rewards/accuracies",
-        "logps/chosen",
-        "logps/rejected",
-        "logps/chosen_change",
-        "logps/chosen_start",
-        "delta",
-        "loss",
-    } <= first.keys()
-    assert [
-        first[k]
-        for k in (
-            "rewards/chosen",
-            "rewards/rejected",
-            "rewards/margins",
-            "rewards/accuracies",
-            "logps/chosen_change",
-            "delta",
-        )
-    ] == [0] * 6
-    assert (
-        second["rewards/margins"]
-        == pytest.approx(second["rewards/chosen"] - second["rewards/rejected"], abs=1e-6)
-        and second["rewards/chosen"] != 0
-    )
-    assert second["logps/chosen_change"] == pytest.approx(
-        second["logps/chosen"] - second["logps/chosen_start"], rel=1e-5, abs=1e-4
-    )
-    assert second["delta"] == pytest.approx(
-        (second["rewards/chosen"] + second["rewards/rejected"]) / 4, rel=1e-4
-    )  # four pairs of reward 0 before these four
+    for name in PREFERENCE:
+        assert name in first
+    for name in ZERO_AT_FIRST:
+        assert first[name] == 0
+    chosen, rejected = second["rewards/chosen"], second["rewards/rejected"]
+    assert chosen != 0
+    assert second["rewards/margins"] == pytest.approx(chosen - rejected, abs=1e-6)
+    change = second["logps/chosen"] - second["logps/chosen_start"]
+    assert second["logps/chosen_change"] == pytest.approx(change, rel=1e-5, abs=1e-4)
+    # four pairs of reward 0 came before these four
+    assert second["delta"] == pytest.approx((chosen + rejected) / 4, rel=1e-4)
 
 
 def test_pictures_are_drawn(base, tmp_path, monkeypatch):
@@ -554,13 +425,8 @@ def test_pictures_are_drawn(base, tmp_path, monkeypatch):
     speak(monkeypatch)
     monkeypatch.setattr(plots, "plot_curve", drawn[0])
     monkeypatch.setattr(plots, "plot_samples", drawn[1])
-    run(
-        f"--model {base} {LINE} --method r3v --iterations 1 --output-dir {tmp_path / 'out'}",
-        "--max-steps",
-        1,
-        "--max-eval-samples",
-        1,
-    )
+    line = f"--model {base} {LINE} --method r3v --iterations 1 --output-dir {tmp_path / 'out'}"
+    run(f"{line} --max-steps 1 --max-eval-samples 1")
     for png in ("curve.png", "iteration-0/answers.png", "iteration-1/answers.png"):
         assert Image.open(tmp_path / "out" / png).size[0] > 300
     assert not (
@@ -569,9 +435,9 @@ def test_pictures_are_drawn(base, tmp_path, monkeypatch):
 
 
 def test_weights_of_zero_leave_tasks_out(base, tmp_path, speaking):
-    tasks = lambda out: {
-        item["task"] for item in records.read_lines(out / "iteration-1" / "train.jsonl")
-    }
+    def tasks(out):
+        return {item["task"] for item in records.read_lines(out / "iteration-1" / "train.jsonl")}
+
     line = (
         f"--model {base} {LINE} --iterations 1 --max-steps 1 --num-samples 0 --max-eval-samples 1 "
         "--output-dir"
@@ -580,14 +446,11 @@ def test_weights_of_zero_leave_tasks_out(base, tmp_path, speaking):
         f"{line} {tmp_path / 'a'} --method r3v --refine-weight 0 --direct-weight 0 "
         "--warmup-weight 0 --warmup-data count --max-warmup-samples 2 --select-sizes 2"
     )
-    assert (
-        tasks(tmp_path / "a") == {"cot", "select"}
-        and not (tmp_path / "a" / "iteration-0" / "trained.json").exists()
-    )
+    assert tasks(tmp_path / "a") == {"cot", "select"}
+    assert not (tmp_path / "a" / "iteration-0" / "trained.json").exists()
     run(f"{line} {tmp_path / 'b'} --method star")
-    assert tasks(tmp_path / "b") == {"cot", "direct"} and "eval/count:test/pass@3" not in read(
-        tmp_path / "b" / "iteration-1" / "result.json"
-    )
+    assert tasks(tmp_path / "b") == {"cot", "direct"}
+    assert "eval/count:test/pass@3" not in read(tmp_path / "b" / "iteration-1" / "result.json")
 
 
 def test_a_method_is_a_builder_and_a_row(base, tmp_path, speaking, monkeypatch):
@@ -627,23 +490,22 @@ def test_star_asks_again_with_the_answer_and_with_other_instructions(whole):
         for name in ("pool.jsonl", "pool_instructed.jsonl", "hinted.jsonl")
     ]
     lost = [id for id, (right, _, _) in sort_pool(pools[0] + pools[1]).items() if not right]
-    assert [len(pool) for pool in pools] == [6, 6, len(lost)] and [
-        one["id"] for one in pools[2]
-    ] == lost != []
+    assert [len(pool) for pool in pools] == [6, 6, len(lost)]
+    assert [one["id"] for one in pools[2]] == lost != []
     items = records.read_lines(folder / "train.jsonl")
     assert not any(
         "Hint" in item["prompt"] or "describe" in item["prompt"] or "First name" in item["prompt"]
         for item in items
     )
     counted = read(folder / "result.json")
-    assert counted["built/rationalised"] == sum(one["right"] for one in pools[2]) and counted[
-        "built/cot"
-    ] == counted["built/rationalised"] + 6 - len(lost)
+    assert counted["built/rationalised"] == sum(one["right"] for one in pools[2])
+    assert counted["built/cot"] == counted["built/rationalised"] + 6 - len(lost)
 
 
 def test_an_old_policy_is_gone_before_the_next_is_loaded(base, tmp_path, speaking, monkeypatch):
-    """Two at a time would need twice the memory: 30 GB for 7B in float32. Nor does an evaluation
-    drag the last step's gradient along.
+    """Two at a time would need twice the memory: 30 GB for 7B in float32.
+
+    Nor does an evaluation keep the last step's gradient.
     """
     real, evaluate, alive = modeling.load_from_args, heldout.evaluate, []
 
@@ -695,259 +557,10 @@ def test_a_split_of_the_data_is_what_it_is_evaluated_on(base, tmp_path, speaking
     assert read(tmp_path / "out" / "iteration-1" / "result.json")["eval/d:train/n"] == 4
 
 
-# --- the reference, and given pairs ---
-
-FLAGS = dict(
-    lora_r=0,
-    lora_alpha=None,
-    lora_dropout=0.0,
-    freeze_vision=False,
-    freeze_merger=False,
-    freeze_llm=False,
-    gradient_checkpointing=False,
-)
-
-
-def trainable(base, **more):
-    return modeling.load(base, train=SimpleNamespace(**{**FLAGS, **more}))
-
-
-@pytest.fixture(scope="module")
-def mmpr(tmp_path_factory):
-    """A meta file with three sets: one image, two images, text only; six pairs."""
-    folder = tmp_path_factory.mktemp("mmpr")
-    (folder / "images").mkdir()
-    for i in range(4):
-        checkpoints.picture(56 + 28 * i, 84, i).save(folder / "images" / f"{i}.png")
-    sets = {
-        "one": [
-            {
-                "image": f"{i}.png",
-                "question": "<image>\nHow many?",
-                "chosen": f"I see {i}. Final answer: {i}",
-                "rejected": f"Final answer: {i + 2}",
-                "answer_gt": str(i),
-            }
-            for i in range(2)
-        ],
-        "two": [
-            {
-                "image": [f"{i}.png", "3.png"],
-                "question": "<image>\n<image>\nThe same?",
-                "chosen": "They differ. Final answer: no",
-                "rejected": "yes",
-            }
-            for i in range(2)
-        ],
-        "text": [
-            {
-                "question": f"What is {i} + 1?",
-                "chosen": f"Final answer: {i + 1}",
-                "rejected": f"Final answer: {i}, or perhaps more",
-            }
-            for i in range(2)
-        ],
-    }
-    for name, some in sets.items():
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in some))
-    (folder / "meta.json").write_text(
-        json.dumps(
-            {
-                name: {
-                    "root": "images",
-                    "annotation": f"{name}.jsonl",
-                    "data_augment": False,
-                    "repeat_time": 1,
-                    "length": 2,
-                }
-                for name in sets
-            }
-        )
-    )
-    return folder
-
-
-PAIRS = (
-    "--max-steps 2 --save-steps 0 --batch-size 6 --learning-rate 1e-2 --max-completion-length 60"
-)
-
-
-def stock_logps(policy, processor, pairs):
-    """[(log pi of the chosen, of the rejected)] by stock transformers' forward on padded rows:
-    nothing of ours but the prompt's ids and pixels.
-    """
-    found, special = [], processor.special
-    for name in ("chosen", "rejected"):
-        prompts = [data.Asker(processor, "none").prompt(pair.example) for pair in pairs]
-        rows = [
-            torch.tensor(
-                processor.tokenizer(getattr(pair, name), add_special_tokens=False)["input_ids"]
-                + [special.eos_ids[0]]
-            )
-            for pair in pairs
-        ]
-        with torch.no_grad():
-            logits = policy(
-                **checkpoints.stock_inputs(prompts, special, rows)
-            ).logits.float()  # (B, S, V)
-        logits[..., special.vision_ids] = -torch.inf
-        logp = logits.log_softmax(-1)
-        found.append(
-            [
-                float(
-                    logp[b, len(p.ids) - 1 : len(p.ids) + len(row) - 1]
-                    .gather(1, row[:, None])
-                    .sum()
-                )
-                for b, (p, row) in enumerate(zip(prompts, rows))
-            ]
-        )
-    return list(zip(*found))
-
-
-@pytest.mark.parametrize("start", ["adapter", "fresh", "full"])
-def test_the_reference_is_where_training_starts(start, base, mmpr, tmp_path):
-    """An adapter included, even one that says something else than its base: the first step's
-    rewards are exactly 0 and the loss ln 2; the file against stock transformers.
-    """
-    from peft import PeftModel
-    from transformers import Qwen2VLForConditionalGeneration
-
-    name, more = base, {"fresh": "--lora-r 4", "full": ""}.get(start, "")
-    if start == "adapter":
-        policy, processor = trainable(base, lora_r=4)
-        torch.manual_seed(1)
-        for parameter_name, parameter in policy.named_parameters():
-            if "lora_B" in parameter_name:
-                parameter.data.normal_(0, 0.1)
-        name = str(tmp_path / "adapter")
-        modeling.save(policy, processor, name)
-    run_dpo(
-        f"--method dpo --pairs {mmpr} --model {name} {PAIRS} {more} --output-dir {tmp_path / 'out'}"
-    )
-    first, second = records.read_lines(tmp_path / "out" / "iteration-1" / "metrics.jsonl")
-    assert [
-        first[k]
-        for k in ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies")
-    ] == [0, 0, 0, 0] and first["loss"] == pytest.approx(math.log(2), abs=1e-6)
-    assert second["rewards/accuracies"] > 0.5 and second["loss"] < first["loss"]
-    references = [
-        tuple(one.values())
-        for one in records.read_lines(tmp_path / "out" / "iteration-1" / "reference.jsonl")
-    ]
-    pairs, processor = read_pairs(str(mmpr)), modeling.load(base)[1]
-    bare = Qwen2VLForConditionalGeneration.from_pretrained(base).eval()
-    by_base = stock_logps(bare, processor, pairs)
-    by_start = (
-        stock_logps(PeftModel.from_pretrained(bare, name).eval(), processor, pairs)
-        if start == "adapter"
-        else by_base
-    )
-    for reference, one, of_base in zip(references, by_start, by_base, strict=True):
-        assert reference == pytest.approx(one, rel=1e-4) and (
-            reference == pytest.approx(of_base, rel=1e-3)
-        ) == (start != "adapter")
-
-
-@pytest.mark.parametrize("quant", ["none", "nf4"])
-def test_given_pairs_train_an_adapter_on_a_checkpoint_of_2024(quant, mmpr, tmp_path):
-    if quant == "nf4":
-        pytest.importorskip("bitsandbytes", reason="--quant nf4 needs bitsandbytes")
-    base = checkpoints.write_2024(tmp_path / "published")
-    run_dpo(
-        f"--method mpo --pairs {mmpr / 'meta.json'} --model {base} --quant {quant} --lora-r 4 "
-        f"{PAIRS} --output-dir {tmp_path / 'out'}"
-    )
-    first, second = records.read_lines(tmp_path / "out" / "iteration-1" / "metrics.jsonl")
-    assert (
-        first["rewards/margins"] == first["rewards/accuracies"] == first["logps/chosen_change"] == 0
-        and second["rewards/margins"] > 0
-    )
-    pairs, references = (
-        read_pairs(str(mmpr)),
-        records.read_lines(tmp_path / "out" / "iteration-1" / "reference.jsonl"),
-    )
-    policy, processor = modeling.load(
-        str(tmp_path / "out"), torch.bfloat16 if first is None else torch.float32, quant=quant
-    )
-    lengths = [len(data.encode_response(pair.chosen, processor, "", 99)) for pair in pairs]
-    nll = sum(-one["ref_chosen_logps"] / n for one, n in zip(references, lengths)) / len(pairs)
-    assert first["loss"] == pytest.approx(
-        0.8 * math.log(2) + 0.2 * 2 * math.log(2) + nll, rel=1e-5
-    )  # facts 8.2: 0.8318 + NLL
-    asker = data.Asker(processor, "none")
-    now = [update.pair_logps(policy, asker, pair)[0].tolist() for pair in pairs]
-    margins = [
-        chosen - rejected - one["ref_chosen_logps"] + one["ref_rejected_logps"]
-        for (chosen, rejected), one in zip(now, references)
-    ]
-    assert (tmp_path / "out" / "adapter_model.safetensors").is_file() and sum(margins) > 0
-    assert read(tmp_path / "out" / "adapter_config.json")["r"] == 4 and not list(
-        (tmp_path / "out").rglob("model*.safetensors")
-    )
-    assert not (tmp_path / "out" / "iteration-1" / "pool.jsonl").exists()
-
-
-BAD_PAIRS = {
-    "equal answers": (dict(chosen="seven", rejected=" seven "), "the same text"),
-    "empty chosen": (dict(chosen=" "), "`chosen` is empty"),
-    "no chosen": (dict(chosen=...), "no pair"),
-    "missing image": (dict(image="nowhere.png"), "nowhere.png does not exist"),
-    "a broken image": (dict(image="bad.jsonl"), "cannot be opened"),
-    "two placeholders": (
-        dict(question="<image><image>Which?"),
-        "2 <image> in the question, but 1 images",
-    ),
-    "no question": (dict(question=...), "no prompt"),
-}
-
-
-@pytest.mark.parametrize("case", BAD_PAIRS)
-def test_a_malformed_pair_is_refused_before_a_model_is_loaded(
-    case, base, tmp_path, capsys, monkeypatch
-):
-    changes, wanted = BAD_PAIRS[case]
-    Image.new("RGB", (56, 56)).save(tmp_path / "a.png")
-    good = {"image": "a.png", "question": "How many?", "chosen": "seven", "rejected": "eight"}
-    bad = {k: v for k, v in {**good, **changes}.items() if v is not ...}
-    (tmp_path / "bad.jsonl").write_text(f"{json.dumps(good)}\n{json.dumps(bad)}\n")
-    monkeypatch.setattr(
-        modeling, "load_from_args", lambda *_, **__: pytest.fail("a model was loaded")
-    )
-    with pytest.raises(SystemExit) as stop:
-        running.run(
-            train_dpo.main,
-            train_dpo.parse_args,
-            f"--method mpo --pairs {tmp_path}/bad.jsonl --model {base} "
-            f"--output-dir {tmp_path}/out".split(),
-        )
-    said = capsys.readouterr().err
-    assert (
-        stop.value.code == 2 and "bad.jsonl:2" in said and wanted in said and said.count("\n") == 1
-    ), said
-
-
-@pytest.mark.parametrize(
-    "change, wanted",
-    [
-        (dict(chosen="seven " * 5000), "the prompt has .* does not fit"),
-        (dict(rejected="<|im_end|>"), "the rejected response contains the reserved token"),
-    ],
-)
-def test_a_pair_that_does_not_fit_is_refused_before_training(change, wanted, base, tmp_path):
-    pair = {"question": "How many?", "chosen": "seven", "rejected": "eight"}
-    (tmp_path / "bad.jsonl").write_text(f"{json.dumps(pair)}\n{json.dumps({**pair, **change})}\n")
-    with pytest.raises(UserError, match=f"bad.jsonl:2: {wanted}"):
-        run_dpo(
-            f"--method dpo --pairs {tmp_path / 'bad.jsonl'} --model {base} {PAIRS} --output-dir "
-            f"{tmp_path / 'out'}"
-        )
-    assert not (tmp_path / "out" / "iteration-1").exists()
-
-
 def test_a_sample_that_spells_a_reserved_token_is_no_pair(base, tmp_path, speaking, monkeypatch):
-    """A policy can spell <|im_end|> letter by letter. Such a sample is unreadable, and once stopped
-    the run when a format pair was made with it.
+    """A policy can spell <|im_end|> letter by letter.
+
+    Such a sample is unreadable; a format pair that was made with it once stopped the run.
     """
     inner, spelt = rollout.answer_all, []
 
@@ -963,7 +576,8 @@ def test_a_sample_that_spells_a_reserved_token_is_no_pair(base, tmp_path, speaki
         f"--model {base} {LINE} --max-steps 1 --num-samples 0 --max-eval-samples 1 --method mpo "
         f"--output-dir {tmp_path / 'out'}"
     )
-    assert spelt and not any(
+    assert spelt
+    assert not any(
         "<|im_end|>" in text
         for pair in records.read_lines(tmp_path / "out" / "iteration-1" / "train.jsonl")
         for text in pair.values()
@@ -971,180 +585,11 @@ def test_a_sample_that_spells_a_reserved_token_is_no_pair(base, tmp_path, speaki
     )
 
 
-# --- one update ---
-
-
-def gradient(policy):
-    return torch.cat([p.grad.flatten() for p in policy.parameters() if p.grad is not None])
-
-
-@pytest.fixture
-def policy_and_processor(base):
-    return trainable(base)
-
-
-MPO = update.PairLoss(**losses.MPO, beta=0.1, label_smoothing=0.0)
-
-
-def settings(line):
-    """How train_dpo.py would train."""
-    return update.Settings.of(
-        train_dpo.parse_args(f"--model x --pairs x --output-dir out {line}".split())
-    )
-
-
-@pytest.mark.parametrize("per_example", ["", "--per-example"])
-def test_imitation_in_micro_batches(per_example, base, policy_and_processor):
-    """The same gradient and metrics however the step is cut, and in a closed form: each task's
-    weighted tokens over all tokens, or its examples over all.
-    """
-    policy, processor = policy_and_processor
-    examples = {
-        str(i): Example(
-            str(i),
-            [checkpoints.picture(56 + 28 * i, 56, i)] if i < 3 else [],
-            f"How many? {i}",
-            "1",
-        )
-        for i in range(5)
-    }
-    items = [
-        {"id": str(i), "task": task, "prompt": f"How many? {i}", "target": "one " * n}
-        for i, (task, n) in enumerate(
-            [("cot", 9), ("refine", 3), ("select", 1), ("cot", 20), ("direct", 1)]
-        )
-    ]
-    gradients, seen = {}, {}
-    for size in (32, 1, 2):
-        policy.zero_grad()
-        weights, asker = {"refine": 2, "select": 0.5}, data.Asker(processor, "none")
-        seen[size] = update.imitate(
-            policy, items, {}, asker, examples, weights, bool(per_example), size
-        )
-        gradients[size] = gradient(policy)
-    for size in (1, 2):
-        assert float((gradients[size] - gradients[32]).norm()) <= 1e-5 * float(gradients[32].norm())
-        assert seen[size] == pytest.approx(seen[32], rel=1e-5)
-    nlls, lengths = [], []
-    for item in items:  # one by one, by stock transformers
-        [(logp, _)] = stock_logps(
-            policy, processor, [Pair(examples[item["id"]], item["target"], "x")]
-        )
-        nlls.append(-logp)
-        lengths.append(len(data.encode_response(item["target"], processor, "", 999)))
-    weights = [{"refine": 2, "select": 0.5}.get(item["task"], 1) for item in items]
-    wanted = (
-        sum(w * nll / n for w, nll, n in zip(weights, nlls, lengths)) / 5
-        if per_example
-        else sum(w * nll for w, nll in zip(weights, nlls)) / sum(lengths)
-    )
-    assert seen[32]["loss"] == pytest.approx(wanted, rel=1e-4) and seen[32]["tokens"] == sum(
-        lengths
-    )
-    assert seen[32]["loss/cot"] == pytest.approx(
-        (nlls[0] + nlls[3]) / (lengths[0] + lengths[3]), rel=1e-4
-    ) and seen[32]["loss/select"] == pytest.approx(nlls[2] / lengths[2], rel=1e-4)
-
-
-def test_preference_pair_by_pair_is_the_batch(base, mmpr, policy_and_processor):
-    """One call on six pairs, two on three, and losses.preference_loss on all at once: the same
-    loss, gradient and delta; references off zero, so that delta matters.
-    """
-    policy, processor = policy_and_processor
-    pairs, asker, beta = read_pairs(str(mmpr)), data.Asker(processor, "none"), MPO.beta
-    references = [
-        tuple(value + shift for value, shift in zip(one, (3 * i, -5 + i)))
-        for i, one in enumerate(stock_logps(policy, processor, pairs))
-    ]
-    shift, parts = {"total": 0.0, "count": 0}, {"total": 0.0, "count": 0}
-    policy.zero_grad()
-    rows = list(zip(pairs, references))
-    together = update.prefer(policy, rows, shift, asker, MPO)
-    whole = gradient(policy)
-    policy.zero_grad()
-    halves = [update.prefer(policy, rows[i : i + 3], parts, asker, MPO) for i in (0, 3)]
-    assert (
-        parts == pytest.approx(shift)
-        and shift["count"] == 6
-        and halves[1]["delta"] == pytest.approx(together["delta"])
-    )
-    assert sum(half["loss"] for half in halves) / 2 == pytest.approx(together["loss"], rel=1e-5)
-    assert float((gradient(policy) / 2 - whole).norm()) <= 1e-5 * float(whole.norm())
-    policy.zero_grad()
-    logps, lengths = zip(*(update.pair_logps(policy, asker, pair) for pair in pairs))
-    logps, lengths, ref = (
-        torch.stack(logps),
-        torch.stack(lengths),
-        torch.tensor(references),
-    )  # (6, 2) each
-    delta, total, count = losses.reward_shift(
-        beta * (logps[:, 0] - ref[:, 0]).detach(),
-        beta * (logps[:, 1] - ref[:, 1]).detach(),
-        0.0,
-        0,
-    )
-    loss = losses.preference_loss(
-        logps[:, 0],
-        logps[:, 1],
-        ref[:, 0],
-        ref[:, 1],
-        lengths[:, 0],
-        lengths[:, 1],
-        **losses.MPO,
-        beta=beta,
-        delta=delta,
-    ).mean()
-    loss.backward()
-    assert together["loss"] == pytest.approx(float(loss), rel=1e-5) and together[
-        "delta"
-    ] == pytest.approx(total / count, rel=1e-4)
-    assert float((gradient(policy) - whole).norm()) <= 1e-5 * float(whole.norm())
-    rewards_of = beta * (logps.detach() - ref)
-    assert together["rewards/accuracies"] == pytest.approx(
-        float((rewards_of[:, 0] > rewards_of[:, 1]).float().mean())
-    ) and together["rewards/margins"] == pytest.approx(
-        float((rewards_of[:, 0] - rewards_of[:, 1]).mean()), rel=1e-4
-    )
-
-
-@pytest.mark.parametrize(
-    "fall, start, warns", [(-0.5, -10.0, 1), (-0.05, -10.0, 0), (0.5, -10.0, 0), (0.0, 0.0, 0)]
-)
-def test_a_fall_of_the_chosen_is_said_once(fall, start, warns, tmp_path, capsys):
-    """-0.5 a step from -10: after five steps a quarter is lost. A policy that is sure of its chosen
-    responses has lost nothing of 0.
-    """
-    steps = itertools.count(1)
-    step = lambda policy, rows, state: {
-        "loss": 1.0,
-        "logps/chosen_change": fall * next(steps),
-        "logps/chosen_start": start,
-        "tokens": 1.0,
-    }
-    how = settings("--max-steps 14 --save-steps 0 --logging-steps 99 --learning-rate 1e-3")
-    policy = torch.nn.Linear(1, 1)
-    update.train(tmp_path, 1, policy, [1, 2, 3], step, how, 0, lambda directory: None, 0)
-    said = capsys.readouterr().out
-    assert said.count("warning: step") == warns and ("--loss-type sigmoid sft" in said) == bool(
-        warns
-    )
-    assert len(records.read_lines(tmp_path / "metrics.jsonl")) == 14
-
-
-def test_a_learning_rate_of_zero_is_one(tmp_path):
-    step = lambda policy, rows, state: {"loss": 1.0, "tokens": 1.0}
-    how, policy = settings("--max-steps 1 --learning-rate 0"), torch.nn.Linear(1, 1)
-    update.train(tmp_path, 1, policy, [1], step, how, 0, lambda directory: None, 0)
-    assert records.read_lines(tmp_path / "metrics.jsonl")[0]["learning_rate"] == 0
-
-
 # --- protocols, flags ---
 
 
 def test_tabmwp_is_asked_and_scored_as_published(base, tmp_path, monkeypatch):
-    """Two problems as the release has them, a letter and a number with its unit; the model is made
-    to say what the test says.
-    """
+    """Two problems as in the release, a letter and a number with its unit; answers are given."""
     (tmp_path / "tables").mkdir()
     problems = {
         "8": {
@@ -1218,13 +663,14 @@ def test_tabmwp_is_asked_and_scored_as_published(base, tmp_path, monkeypatch):
         (item["id"], item["task"]): item
         for item in records.read_lines(tmp_path / "out" / "iteration-1" / "train.jsonl")
     }
-    assert (
-        items["8", "direct"]["target"] == "nonlinear"
-        and items["9", "cot"]["target"].endswith("Answer:\n1735")
-        and ("8", "refine") in items
-    )
+    assert items["8", "direct"]["target"] == "nonlinear"
+    assert items["9", "cot"]["target"].endswith("Answer:\n1735")
+    assert ("8", "refine") in items
     result = read(tmp_path / "out" / "iteration-1" / "result.json")
-    of = lambda name: next(value for key, value in result.items() if key.endswith(f"/{name}"))
+
+    def of(name):
+        return next(value for key, value in result.items() if key.endswith(f"/{name}"))
+
     assert (
         of("accuracy"),
         of("majority@3"),
@@ -1237,8 +683,9 @@ def test_tabmwp_is_asked_and_scored_as_published(base, tmp_path, monkeypatch):
 
 
 def test_a_protocol_asks_and_judges_as_evaluate_does(base, tmp_path, speaking, monkeypatch):
-    """Its template where none is given; what it cannot score refused by file and line before a
-    model is loaded; a correct box without a label is right.
+    """Its template is used where none is given; a correct box without a label is right.
+
+    What it cannot score is refused by file and line before a model is loaded.
     """
     monkeypatch.setattr(
         modeling, "load_from_args", lambda *_, **__: pytest.fail("a model was loaded")
@@ -1274,8 +721,9 @@ def test_a_protocol_asks_and_judges_as_evaluate_does(base, tmp_path, speaking, m
 
 
 def test_questions_without_a_gold_answer_are_not_evaluated(base, tmp_path, speaking, capsys):
-    """DropoutNTP needs no answers; then all that ends counted as right, and the curve showed an
-    accuracy of 1.
+    """DropoutNTP needs no answers.
+
+    Then all that ends once counted as right, and the curve showed an accuracy of 1.
     """
     (tmp_path / "d.jsonl").write_text(
         "".join(
@@ -1297,10 +745,8 @@ def test_questions_without_a_gold_answer_are_not_evaluated(base, tmp_path, speak
     )
     run(f"{line} --output-dir {tmp_path / 'out'}")
     result = read(tmp_path / "out" / "iteration-1" / "result.json")
-    assert (
-        "3 of 4 questions" in capsys.readouterr().out
-        and next(v for k, v in result.items() if k.endswith("/n")) == 1
-    )
+    assert "3 of 4 questions" in capsys.readouterr().out
+    assert next(v for k, v in result.items() if k.endswith("/n")) == 1
     known = [
         one
         for one in records.read_lines(tmp_path / "out" / "iteration-1" / "pool.jsonl")
@@ -1317,40 +763,8 @@ def test_questions_without_a_gold_answer_are_not_evaluated(base, tmp_path, speak
     assert not [
         k
         for k in read(tmp_path / "none" / "iteration-1" / "result.json")
-        if k.startswith("eval/") or k.startswith("pool/")
+        if k.startswith(("eval/", "pool/"))
     ]
-
-
-def test_given_prompts_stay_as_they_are_and_the_evaluation_asks_as_trained(
-    base, mmpr, tmp_path, speaking, monkeypatch
-):
-    asked, inner = [], rollout.answer_all
-    monkeypatch.setattr(
-        rollout,
-        "answer_all",
-        lambda policy, asker, examples, *more, **options: (
-            asked.extend(e.question for e in examples)
-            or inner(policy, asker, examples, *more, **options)
-        ),
-    )
-    trained = tmp_path / "trained"
-    shutil.copytree(base, trained)
-    disk.write_json(trained / "args.json", {"prompt_template": "think"})
-    run_dpo(
-        f"--method dpo --pairs {mmpr} --max-train-samples 2 --model {trained} {PAIRS} --eval-data "
-        f"count:test --max-eval-samples 2 --num-samples 0 --output-dir {tmp_path / 'out'}"
-    )
-    given, used = (
-        read_pairs(str(mmpr)),
-        records.read_lines(tmp_path / "out" / "iteration-1" / "train.jsonl"),
-    )
-    assert len(given) > 2 and [one["question"] for one in used] == [
-        pair.example.question for pair in given[:2]
-    ] == [question_text(pair.example, "think") for pair in given[:2]]
-    assert asked and all(
-        question.endswith(TEMPLATES["think"].removeprefix("{question}")) for question in asked
-    )
-    assert read_args(tmp_path / "out")["prompt_template"] == "think"
 
 
 def test_an_optimizer_that_is_not_installed_is_found_out_first(
@@ -1366,19 +780,6 @@ def test_an_optimizer_that_is_not_installed_is_found_out_first(
             f"{tmp_path / 'out'}"
         )
     assert not (tmp_path / "out" / "args.json").exists()  # so another --optim may be given
-
-
-def test_a_log_probability_that_is_not_finite_names_the_pair(base, mmpr, tmp_path, monkeypatch):
-    inner = update.pair_logps
-    monkeypatch.setattr(
-        update, "pair_logps", lambda *more: (inner(*more)[0] * float("nan"), inner(*more)[1])
-    )
-    with pytest.raises(
-        UserError, match=r":\d+: the log-probability of a response is not finite; .*--learning-rate"
-    ):
-        run_dpo(
-            f"--method mpo --pairs {mmpr} --model {base} {PAIRS} --output-dir {tmp_path / 'out'}"
-        )
 
 
 REFUSED = {
@@ -1415,32 +816,10 @@ def test_refused_in_one_sentence(line, capsys):
     assert stop.value.code == 2 and REFUSED[line] in said and said.count("\n") == 1, said
 
 
-REFUSED_PAIRS = {
-    "--pairs x --pair-source dropout_ntp": "unknown argument --pair-source",
-    "--pairs x --iterations 2": "unknown argument --iterations",
-    "--pairs x --data count": "unknown argument --data",
-    "--pairs x --micro-batch-size 4": "--micro-batch-size has no meaning here",
-    "--pairs x --beta 0": "--beta must be above 0",
-    "--pairs x --label-smoothing 0.5": "--label-smoothing must be below 0.5",
-    "--pairs x --loss-type ipo --label-smoothing 0.1": "--label-smoothing changes the loss sigmoid",
-    "--pairs x --method mpo --loss-weights 1": "one weight for each of sigmoid bco_pair sft, got 1",
-    "--pairs x --method r3v": "--method",
-    "--pairs x --eval-steps 5": "--eval-steps has no meaning here",
-    "--pairs x --resume-from-checkpoint out/iteration-1": "takes no directory here",
-    "--method dpo": "--pairs",
-}
-
-
-@pytest.mark.parametrize("line", REFUSED_PAIRS)
-def test_train_dpo_refuses_in_one_sentence(line, capsys):
-    with pytest.raises(SystemExit) as stop:
-        train_dpo.parse_args(f"--model x --output-dir out {line}".split())
-    said = capsys.readouterr().err
-    assert stop.value.code == 2 and REFUSED_PAIRS[line] in said and said.count("\n") == 1, said
-
-
 def test_defaults_by_method():
-    of = lambda line: selftrain.parse_args(f"--model x --output-dir out {line}".split())
+    def of(line):
+        return selftrain.parse_args(f"--model x --output-dir out {line}".split())
+
     assert [of(f"--data count --method {method}").iterations for method in selftrain.METHODS] == [
         3,
         3,
@@ -1481,12 +860,6 @@ def test_what_cannot_work_is_refused_before_any_work(line, wanted, tmp_path, mon
         )
 
 
-def test_pairs_that_are_not_there_are_refused_before_any_work(tmp_path, monkeypatch):
-    monkeypatch.setattr(modeling, "load", lambda *_, **__: pytest.fail("a model was loaded"))
-    with pytest.raises(UserError, match="nowhere.jsonl: no such file"):
-        run_dpo(f"--model tiny --pairs {tmp_path}/nowhere.jsonl --output-dir {tmp_path / 'out'}")
-
-
 class Ready(Exception):
     """Everything is read and checked, and work would begin."""
 
@@ -1514,9 +887,7 @@ def examined(monkeypatch):
 
 
 def test_every_warm_up_solution_of_a_file_on_one_line_is_kept(examined, tmp_path):
-    """R3V's released files: 1,000 records without ids and without a newline. One of them was
-    learned from.
-    """
+    """R3V's released files have 1,000 records without ids and newlines; once only one was used."""
     worked = {
         "conversations": [
             {"from": "user", "value": "q"},
@@ -1548,9 +919,7 @@ def test_ids_that_repeat_or_look_like_those_of_the_warm_up_lose_nothing(examined
 
 @pytest.mark.parametrize("name", sampler.POOLS)
 def test_a_run_that_was_begun_with_other_ids_is_not_resumed(tmp_path, name, monkeypatch):
-    """Ids were "d.json:2", by line; with samples of such ids the run died of a KeyError, or would
-    mix up questions.
-    """
+    """Ids were once by line ("d.json:2"): samples of such ids would mix up questions."""
     monkeypatch.setattr(modeling, "load", lambda *_, **__: pytest.fail("a model was loaded"))
     out = tmp_path / "out"
     (out / "iteration-1").mkdir(parents=True)
@@ -1563,10 +932,8 @@ def test_a_run_that_was_begun_with_other_ids_is_not_resumed(tmp_path, name, monk
     with pytest.raises(UserError) as refused:
         run(f"{args} --resume-from-checkpoint")
     text = str(refused.value)
-    assert (
-        text.startswith(f"{out}/iteration-1/{name} has samples of 'd.json:2'")
-        and "another --output-dir" in text
-    )
+    assert text.startswith(f"{out}/iteration-1/{name} has samples of 'd.json:2'")
+    assert "another --output-dir" in text
 
 
 def test_a_pool_without_anything_to_learn_from_says_so(base, tmp_path, speaking, monkeypatch):
@@ -1619,8 +986,9 @@ def test_instructions_for_pictures_of_no_known_kind_are_refused(base, tmp_path):
 
 
 def test_the_continuation_is_written_without_the_picture(tiny):
-    """No image token and no pixels in the prompt, whose question is otherwise the same; the example
-    keeps its pictures.
+    """The prompt has the same question, but no image token and no pixels.
+
+    The example keeps its pictures.
     """
     _, processor = tiny
     seen = Example(
@@ -1633,13 +1001,12 @@ def test_the_continuation_is_written_without_the_picture(tiny):
     before = copy.copy(seen)
     prompt = data.Asker(processor, "think").prompt(blind(seen))
     special = processor.special
-    assert (
-        prompt.pixel_values is None
-        and prompt.grid is None
-        and len(prompt.image_slots) == 0
-        and special.image_id not in prompt.ids
-    )
-    assert "<image>" not in prompt.text and not any(
+    assert prompt.pixel_values is None
+    assert prompt.grid is None
+    assert len(prompt.image_slots) == 0
+    assert special.image_id not in prompt.ids
+    assert "<image>" not in prompt.text
+    assert not any(
         token in prompt.text for token in ("<|image_pad|>", "<|vision_start|>", "<|vision_end|>")
     )
     assert "user\nWhat is it?" in prompt.text and seen == before and len(seen.images) == 2

@@ -169,7 +169,7 @@ def test_a_child_has_no_last_words(number):
 
 @pytest.mark.parametrize("number", EXIT)
 def test_a_signal_while_the_modules_are_taken_apart_changes_nothing(number):
-    """It takes 2 s with torch. The interpreter has put back what a signal does by itself: it kills."""
+    """That takes 2 s with torch, and the interpreter has put back the default action: it kills."""
     process = python(
         f"""
         import atexit, os
