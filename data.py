@@ -231,7 +231,7 @@ class Asker:
         ids = torch.tensor(processor.tokenizer(text, add_special_tokens=False)["input_ids"])
         self.must_fit(example, len(ids), sum(counts), room)
         is_image = ids == special.image_id
-        positions, next_position = families.rope_positions(is_image, sizes)
+        positions, next_position = families.QWEN2_VL.positions(is_image, sizes)
         slots = is_image.nonzero()[:, 0]
         return Prompt(ids, positions, next_position, slots, pixel_values, grid, text)
 

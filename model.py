@@ -149,13 +149,13 @@ def load_processor(directory, max_pixels=None, min_pixels=None):
         raise UserError(
             f"--min-pixels {size['shortest_edge']} is more than --max-pixels {size['longest_edge']}; lower it"
         )
-    image_processor = families.image_processor_class()(
+    image_processor = families.QWEN2_VL.image_processor_class()(
         size=size, **checkpoint_files.read_preprocessor(directory)
     )
     checkpoint_files.check_processor(directory, config, image_processor, special, len(tokenizer))
     context = checkpoint_files.text_of(config)[0].get("max_position_embeddings") or 32768
     tokenizer.chat_template = (
-        templates.chat_template(tokenizer, directory) or families.CHAT_TEMPLATE
+        templates.chat_template(tokenizer, directory) or families.QWEN2_VL.chat_template
     )
     return Processor(tokenizer, image_processor, special, context)
 
@@ -205,7 +205,7 @@ def load(
             with tempfile.TemporaryDirectory() as directory:
                 model.save_pretrained(directory)
                 model = from_pretrained(
-                    Qwen2VLForConditionalGeneration, directory, dtype, device, quant
+                    families.QWEN2_VL.model_class(), directory, dtype, device, quant
                 )
         elif not full:
             for (
@@ -217,7 +217,7 @@ def load(
             base
         )  # these first: they take a second, and the weights minutes
         if adapter:
-            checkpoint_files.check_adapter(adapter, base, families.LORA_TARGETS)
+            checkpoint_files.check_adapter(adapter, base, families.QWEN2_VL.lora_targets)
         processor = load_processor(base, max_pixels, min_pixels)
         model = from_pretrained(
             Qwen2VLForConditionalGeneration, base, torch.float32 if full else dtype, device, quant
@@ -247,7 +247,7 @@ def load(
                 r=lora_r,
                 lora_alpha=train.lora_alpha or 2 * lora_r,
                 lora_dropout=train.lora_dropout,
-                target_modules=families.LORA_TARGETS,
+                target_modules=families.QWEN2_VL.lora_targets,
                 task_type="CAUSAL_LM",
             ),
         )
@@ -299,7 +299,7 @@ def from_pretrained(cls, directory, dtype, device, quant):
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=dtype,
-            llm_int8_skip_modules=families.KEEP_UNQUANTISED,
+            llm_int8_skip_modules=families.QWEN2_VL.keep_unquantised,
         )
     try:
         with warnings.catch_warnings():

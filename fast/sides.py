@@ -126,7 +126,9 @@ def write_model(
                 factor = 8 if "lm_head" in name else 2
                 parameter.mul_(factor * 16 / math.sqrt(MODELS[size].hidden))
     model.save_pretrained(directory)
-    modeling.Processor(tokenizer, families.image_processor_class()(), special, 4096).save(directory)
+    modeling.Processor(tokenizer, families.QWEN2_VL.image_processor_class()(), special, 4096).save(
+        directory
+    )
 
 
 def training_flags(lora_r: int, gradient_checkpointing: bool = False) -> SimpleNamespace:

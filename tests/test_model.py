@@ -1485,7 +1485,7 @@ def refused(directory):
     with pytest.raises(UserError) as caught:
         base, found = modeling.locate(str(directory))
         if found:
-            checkpoint_files.check_adapter(found, base, families.LORA_TARGETS)
+            checkpoint_files.check_adapter(found, base, families.QWEN2_VL.lora_targets)
         checkpoint_files.check_model(base)
         modeling.load_processor(base)
     assert "\n" not in str(caught.value)
