@@ -193,7 +193,7 @@ def ask_as_trained(
 class Asker:
     """How questions are put to one checkpoint.
 
-    processor: a model.Processor; it holds the limits on pixels.
+    processor: a processor.Processor; it holds the limits on pixels.
     template: a name in TEMPLATES, unless an example's meta["prompt_template"] names another.
     """
 
