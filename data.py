@@ -193,7 +193,7 @@ def ask_as_trained(
 class Asker:
     """How questions are put to one checkpoint.
 
-    processor: a model.Processor; it holds the limits on pixels.
+    processor: a processor.Processor; it holds the limits on pixels.
     template: a name in TEMPLATES, unless an example's meta["prompt_template"] names another.
     """
 
@@ -231,7 +231,7 @@ class Asker:
         ids = torch.tensor(processor.tokenizer(text, add_special_tokens=False)["input_ids"])
         self.must_fit(example, len(ids), sum(counts), room)
         is_image = ids == special.image_id
-        positions, next_position = families.rope_positions(is_image, sizes)
+        positions, next_position = families.QWEN2_VL.positions(is_image, sizes)
         slots = is_image.nonzero()[:, 0]
         return Prompt(ids, positions, next_position, slots, pixel_values, grid, text)
 

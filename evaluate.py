@@ -476,7 +476,8 @@ def main(args: argparse.Namespace) -> None:
     [name] = files.short_names([args.data]).values()
 
     # 2. the model
-    policy, processor = modeling.load_from_args(args, needs_training="its answers would be noise")
+    vars(args).update(modeling.resolve(args, needs_training="its answers would be noise"))
+    policy, processor = modeling.load_from_args(args)
     asker = data.Asker(processor, args.prompt_template, args.system_prompt)
     sampling = rollout.Sampling(
         args.max_completion_length, args.temperature, args.top_p, args.top_k

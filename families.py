@@ -1,46 +1,168 @@
-"""What one model family does differently: tokens, layers, positions; and the tiny preset."""
+"""What one model family does differently, as a record; and the tiny preset of Qwen2-VL."""
 
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import torch
 
+from plumbing import flags
 from plumbing.errors import UserError
 
-# LoRA goes on the language model's linear layers, by full name: the short names alone also hit the vision tower of Qwen2.5-VL.
-LORA_TARGETS = r"model\.language_model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj"
-# bitsandbytes matches these from the start of a module's full name: "visual" alone would skip nothing (facts that bite, 5).
-KEEP_UNQUANTISED = ["model.visual", "lm_head"]
-VISION_TOKENS = (
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|vision_pad|>",
-    "<|image_pad|>",
-    "<|video_pad|>",
+# --- what a family does differently ---
+
+
+class Family(NamedTuple):
+    """One model family; FAMILIES has it under the model_type of its config.json."""
+
+    name: str  # as messages write it
+    model_class: Callable[[], type]  # imported when a model is loaded: transformers takes seconds
+    image_processor_class: Callable[[], type]
+    chat_template: str  # for a checkpoint that brings none
+    text_tokens: tuple[str, ...]  # end of text, start of turn, end of turn, ...
+    vision_tokens: tuple[str, ...]  # start, end, pad, image, video
+    lora_targets: str  # regular expression of the full names of the layers that LoRA adapts
+    keep_unquantised: list[str]  # beginnings of the full names of what stays out of 4 bits
+    pixels_per_token: int
+    box_format: str  # how published checkpoints write boxes
+    positions: Callable  # (is_image, grids) -> positions of a prompt, and the next one
+
+
+def qwen2_vl_class() -> type:
+    """Qwen2-VL in transformers."""
+    from transformers import Qwen2VLForConditionalGeneration
+
+    return Qwen2VLForConditionalGeneration
+
+
+def qwen2_vl_image_processor() -> type:
+    """Qwen2-VL's image processor on PIL: the other ones need torchvision."""
+    try:
+        from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
+            Qwen2VLImageProcessorPil,
+        )
+
+        return Qwen2VLImageProcessorPil
+    except ImportError:  # transformers before 5.4
+        from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
+
+        return Qwen2VLImageProcessor
+
+
+def rope_positions(
+    is_image: torch.Tensor, grids: list[tuple[int, int]]
+) -> tuple[torch.Tensor, int]:
+    """M-RoPE positions of a prompt (Qwen2-VL, arXiv:2409.12191, section 2.1).
+
+    is_image: (P,) bool. grids: (rows, columns) of each image in merged patches.
+    Text counts 1, 2, 3, ... in time, height and width alike. An image stands still in time and
+    counts its rows and columns from where it starts; text goes on one past the largest number.
+    Returns ((3, P) long, the next position).
+    """
+    pieces = []
+    position = start = 0
+    is_image = is_image.tolist()
+    images = iter(grids)
+    while start < len(is_image):
+        if is_image[start]:
+            rows, columns = next(images)
+            row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+            time = torch.zeros(rows * columns, dtype=torch.long)
+            pieces.append(torch.stack([time, row.flatten(), column.flatten()]) + position)
+            start += rows * columns
+            position += max(rows, columns)
+        else:
+            end = start
+            while end < len(is_image) and not is_image[end]:
+                end += 1
+            text = torch.arange(position, position + end - start)
+            pieces.append(text.expand(3, -1))
+            position += end - start
+            start = end
+    return torch.cat(pieces, 1), position
+
+
+QWEN2_VL = Family(
+    name="Qwen2-VL",
+    model_class=qwen2_vl_class,
+    image_processor_class=qwen2_vl_image_processor,
+    # What its tokenizer's own template renders for text and images.
+    chat_template=(
+        "{% for message in messages %}"
+        "{% if loop.first and message['role'] != 'system' %}"
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
+        "<|im_start|>{{ message['role'] }}\n"
+        "{% if message['content'] is string %}{{ message['content'] }}<|im_end|>\n"
+        "{% else %}{% for content in message['content'] %}"
+        "{% if content['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
+        "{% elif 'text' in content %}{{ content['text'] }}{% endif %}"
+        "{% endfor %}<|im_end|>\n{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    ),
+    text_tokens=(
+        "<|endoftext|>",
+        "<|im_start|>",
+        "<|im_end|>",
+        "<|object_ref_start|>",
+        "<|object_ref_end|>",
+        "<|box_start|>",
+        "<|box_end|>",
+        "<|quad_start|>",
+        "<|quad_end|>",
+    ),
+    vision_tokens=(
+        "<|vision_start|>",
+        "<|vision_end|>",
+        "<|vision_pad|>",
+        "<|image_pad|>",
+        "<|video_pad|>",
+    ),
+    # Full names: the short ones alone also hit the vision tower of Qwen2.5-VL.
+    lora_targets=r"model\.language_model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj",
+    # bitsandbytes matches from the start of the full name: "visual" alone would skip nothing.
+    keep_unquantised=["model.visual", "lm_head"],
+    pixels_per_token=28 * 28,
+    box_format="norm1000",
+    positions=rope_positions,
 )
-SPECIAL_TOKENS = (
-    "<|endoftext|>",
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|object_ref_start|>",
-    "<|object_ref_end|>",
-    "<|box_start|>",
-    "<|box_end|>",
-    "<|quad_start|>",
-    "<|quad_end|>",
-) + VISION_TOKENS
-# Qwen2-VL's chat format: what its tokenizer's own template renders for text and images (videos and image numbering left out).
-CHAT_TEMPLATE = (
-    "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
-    "<|im_start|>{{ message['role'] }}\n{% if message['content'] is string %}{{ message['content'] }}<|im_end|>\n{% else %}"
-    "{% for content in message['content'] %}{% if content['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
-    "{% elif 'text' in content %}{{ content['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
+FAMILIES = {"qwen2_vl": QWEN2_VL}
 
 
-# ----------------------------------------------------------------------------------------------------------------- tiny
+def special_ids(tokenizer, family: Family = QWEN2_VL) -> SimpleNamespace:
+    """Look up the ids that matter, by name.
 
+    eos_ids: end of turn, then end of text, which is also pad_id.
+    vision_ids: never sampled, and masked in every log-prob: a sampled one breaks the forward pass.
+    UserError if the tokenizer lacks one, or splits it into letters.
+    """
+    tokens = family.text_tokens + family.vision_tokens
+    ids = dict(zip(tokens, tokenizer.convert_tokens_to_ids(list(tokens))))
+    end_of_text, start_of_turn, end_of_turn = family.text_tokens[:3]
+    needed = (start_of_turn, end_of_turn, end_of_text, *family.vision_tokens)
+    missing = [t for t in needed if ids[t] is None or ids[t] == tokenizer.unk_token_id]
+    if missing:
+        raise UserError(f"the tokenizer has no {', '.join(missing)}: not one of {family.name}")
+    if tokenizer("".join(ids), add_special_tokens=False)["input_ids"] != list(ids.values()):
+        raise UserError(
+            "the tokenizer splits its special tokens into letters (split_special_tokens or "
+            "added_tokens_decoder in tokenizer_config.json); fetch the checkpoint again"
+        )
+    _, _, _, image, video = family.vision_tokens
+    return SimpleNamespace(
+        eos_ids=[ids[end_of_turn], ids[end_of_text]],
+        pad_id=ids[end_of_text],
+        image=image,
+        image_id=ids[image],
+        video_id=ids[video],
+        reserved=(*family.vision_tokens, start_of_turn, end_of_turn, end_of_text),
+        vision_ids=[ids[token] for token in family.vision_tokens],
+    )
+
+
+# --- the tiny preset ---
+
+# At an initializer_range of 0.02 so narrow a model makes no progress for thousands of steps.
 TINY_TEXT = dict(
     hidden_size=128,
     intermediate_size=384,
@@ -65,46 +187,47 @@ TINY_VISION = dict(
 
 
 def tiny_tokenizer():
-    """Byte-level BPE of 584 words with Qwen2-VL's splitting rule (a digit is a token of its own, a word carries the space before it), chat format and special tokens. Any Unicode text
-    round-trips, because all 256 bytes are in the vocabulary and nothing is normalised.
+    """Load the tiny preset's tokenizer: byte-level BPE of 584 words, Qwen2-VL's format.
 
-    It was learned from the toy world's texts at commit 43ceb03. It stays as it is, so that a new toy task does not change the tokens, and with them the weights and figures, of all others.
+    A digit is a token of its own, and a word carries the space before it. Any text round-trips.
     """
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
-    tokenizer = Tokenizer.from_file(str(Path(__file__).with_name("tiny_tokenizer.json")))
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
+    # Learned from the toy questions at 43ceb03, and fixed: new tokens would change all figures.
+    words = Tokenizer.from_file(str(Path(__file__).with_name("tiny_tokenizer.json")))
+    end_of_text, _, end_of_turn = QWEN2_VL.text_tokens[:3]
+    tokens = QWEN2_VL.text_tokens + QWEN2_VL.vision_tokens
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        eos_token=end_of_turn,
+        pad_token=end_of_text,
         padding_side="left",
-        model_max_length=4096,
-        additional_special_tokens=[
-            t for t in SPECIAL_TOKENS if t not in ("<|im_end|>", "<|endoftext|>")
-        ],
+        model_max_length=TINY_TEXT["max_position_embeddings"],
+        additional_special_tokens=[t for t in tokens if t not in (end_of_turn, end_of_text)],
     )
-    fast.chat_template = CHAT_TEMPLATE
-    return fast
+    tokenizer.chat_template = QWEN2_VL.chat_template
+    return tokenizer
 
 
-def tiny(seed=0):
-    """(model, tokenizer, image processor) of the untrained preset: a Qwen2-VL of 1.4 M parameters in float32 with weights from `seed`.
+def tiny(seed: int = 0) -> tuple:
+    """Make the untrained preset, a Qwen2-VL of 1.4 M parameters in float32.
 
-    initializer_range 0.06 in both towers: at 0.02 so narrow a model sits on a plateau for thousands of steps (DESIGN section 5).
+    Returns (model with weights from `seed`, tokenizer, image processor).
     """
-    from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
+    from transformers import Qwen2VLConfig
 
     tokenizer = tiny_tokenizer()
     ids = special_ids(tokenizer)
+    text = dict(
+        TINY_TEXT,
+        vocab_size=len(tokenizer),
+        bos_token_id=ids.pad_id,
+        eos_token_id=ids.eos_ids[0],
+        pad_token_id=ids.pad_id,
+    )
     config = Qwen2VLConfig(
-        text_config=dict(
-            TINY_TEXT,
-            vocab_size=len(tokenizer),
-            bos_token_id=ids.pad_id,
-            eos_token_id=ids.eos_ids[0],
-            pad_token_id=ids.pad_id,
-        ),
+        text_config=text,
         vision_config=dict(TINY_VISION),
         image_token_id=ids.image_id,
         video_token_id=ids.video_id,
@@ -113,83 +236,8 @@ def tiny(seed=0):
         tie_word_embeddings=True,
     )
     torch.manual_seed(seed)
-    model = Qwen2VLForConditionalGeneration(config)
-    model.generation_config.eos_token_id, model.generation_config.pad_token_id = (
-        ids.eos_ids,
-        ids.pad_id,
-    )
-    return (
-        model,
-        tokenizer,
-        image_processor_class()(size={"shortest_edge": 3136, "longest_edge": 12845056}),
-    )
-
-
-def image_processor_class():
-    """Qwen2-VL's image processor on PIL: AutoProcessor, and in some versions the plain class, needs torchvision."""
-    try:
-        from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
-            Qwen2VLImageProcessorPil,
-        )
-
-        return Qwen2VLImageProcessorPil
-    except ImportError:  # transformers before 5.4
-        from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
-
-        return Qwen2VLImageProcessor
-
-
-def special_ids(tokenizer):
-    """Ids that matter, by name. eos_ids: both of Qwen2-VL's, end of turn first; pad_id is the second. vision_ids: never sampled, and masked
-    in every log-prob, because a sampled one breaks the training forward."""
-    ids = dict(zip(SPECIAL_TOKENS, tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS))))
-    missing = [
-        token
-        for token in ("<|im_start|>", "<|im_end|>", "<|endoftext|>", *VISION_TOKENS)
-        if ids[token] is None or ids[token] == tokenizer.unk_token_id
-    ]
-    if missing:
-        raise UserError(f"the tokenizer has no {', '.join(missing)}: not one of Qwen2-VL")
-    if tokenizer("".join(ids), add_special_tokens=False)["input_ids"] != list(ids.values()):
-        raise UserError(
-            "the tokenizer splits its special tokens into letters (split_special_tokens or added_tokens_decoder in tokenizer_config.json); fetch the checkpoint again"
-        )
-    return SimpleNamespace(
-        eos_ids=[ids["<|im_end|>"], ids["<|endoftext|>"]],
-        pad_id=ids["<|endoftext|>"],
-        image="<|image_pad|>",
-        image_id=ids["<|image_pad|>"],
-        video_id=ids["<|video_pad|>"],
-        reserved=VISION_TOKENS + ("<|im_start|>", "<|im_end|>", "<|endoftext|>"),
-        vision_ids=[ids[token] for token in VISION_TOKENS],
-    )
-
-
-def rope_positions(is_image, grids):
-    """M-RoPE positions of a prompt (Qwen2-VL, arXiv:2409.12191, section 2.1).
-
-    is_image: (P,) bool; grids: [(rows, columns)] of each image in merged patches. Text counts 1, 2, 3, ... in all three dimensions. An
-    image stands still in time and counts its rows and columns from where it starts; the text after it goes on one past the largest
-    number used. Returns ((3, P) long, the next position).
-    """
-    pieces, now, at = [], 0, 0
-    flags = is_image.tolist()
-    images = iter(grids)
-    while at < len(flags):
-        if flags[at]:
-            rows, columns = next(images)
-            row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
-            pieces.append(
-                torch.stack(
-                    [torch.zeros(rows * columns, dtype=torch.long), row.flatten(), column.flatten()]
-                )
-                + now
-            )
-            at, now = at + rows * columns, now + max(rows, columns)
-        else:
-            end = at
-            while end < len(flags) and not flags[end]:
-                end += 1
-            pieces.append(torch.arange(now, now + end - at).expand(3, -1))
-            at, now = end, now + end - at
-    return torch.cat(pieces, 1), now
+    model = QWEN2_VL.model_class()(config)
+    model.generation_config.eos_token_id = ids.eos_ids
+    model.generation_config.pad_token_id = ids.pad_id
+    limits = {"shortest_edge": flags.MIN_PIXELS, "longest_edge": 12845056}
+    return model, tokenizer, QWEN2_VL.image_processor_class()(size=limits)

@@ -129,7 +129,8 @@ def main(args: argparse.Namespace) -> None:
     # What loading prints must not get between raw completions.
     elsewhere = contextlib.redirect_stdout(sys.stderr) if args.raw else contextlib.nullcontext()
     with elsewhere:
-        policy, processor = model.load_from_args(args, needs_training="it has nothing to say yet")
+        vars(args).update(model.resolve(args, needs_training="it has nothing to say yet"))
+        policy, processor = model.load_from_args(args)
         asker = data.Asker(processor, args.prompt_template, args.system_prompt)
         G = args.num_generations
         answers = rollout.answer_all(policy, asker, [example], sampling, G, G, args.seed)

@@ -1,6 +1,11 @@
-"""Log-probs of responses: packed attention, chunked head, image features, the reference policy."""
+"""Log-probs of responses: packed attention, image features, and the head in chunks.
+
+T response positions; S a prompt and its response, or a prompt and all its responses (packed);
+P prompt length; V vocabulary; D model width; H query heads, KV key/value heads, K head size.
+"""
 
 import contextlib
+from collections.abc import Collection
 from typing import NamedTuple
 
 import torch
@@ -8,106 +13,137 @@ from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
-# --------------------------------------------------------------------------------------------------------------- forward
+CHUNK_LOGITS = 2**25  # logits of the head that exist at once: 128 MB in float32
+
+# --- the model inside, and its precision ---
 
 
 def core_of(policy):
-    """The Qwen2VLForConditionalGeneration inside a PeftModel (whose LoRA layers sit in it), or the policy itself."""
+    """Find the Qwen2VLForConditionalGeneration inside a PeftModel; LoRA layers sit in it."""
     return policy.get_base_model() if hasattr(policy, "get_base_model") else policy
 
 
-def dtype_of(core):
-    """What the model computes in, whatever its weights are."""
+def dtype_of(core) -> torch.dtype:
+    """Say what the model computes in, whatever type its weights have."""
     return getattr(core, "compute_dtype", core.dtype)
 
 
-def autocast(core, cache_enabled=True):
-    """Mixed precision as the whole project uses it, in rollout and update alike: float32 weights compute in dtype_of(core). cache_enabled: torch's, of weights once cast."""
+def autocast(core, cache_enabled: bool = True) -> contextlib.AbstractContextManager:
+    """Compute in dtype_of(core) with float32 weights, in rollout and update alike.
+
+    cache_enabled: whether torch keeps the weights that it has cast.
+    """
     dtype = dtype_of(core)
-    return (
-        contextlib.nullcontext()
-        if dtype in (torch.float32, torch.float64)
-        else torch.autocast(core.device.type, dtype=dtype, cache_enabled=cache_enabled)
-    )
+    if dtype in (torch.float32, torch.float64):
+        return contextlib.nullcontext()
+    return torch.autocast(core.device.type, dtype=dtype, cache_enabled=cache_enabled)
+
+
+# --- attention over a prompt and all its responses ---
 
 
 class Packing(NamedTuple):
-    """Where the responses lie in [prompt | r1 | ... | rG] (data.pack): to_rows (G, T), the index in S of each response's tokens; from_rows (response
-    tokens,), the way back, in G*T. Passed down as the attention mask, so that gradient checkpointing recomputes with the one it ran with."""
+    """Where the responses lie in [prompt | r1 | ... | rG] (data.pack).
 
-    to_rows: torch.Tensor
-    from_rows: torch.Tensor
+    It goes down as the attention mask: gradient checkpointing then recomputes with the same one.
+    """
+
+    to_rows: torch.Tensor  # (G, T): the index in S of each response's tokens
+    from_rows: torch.Tensor  # (response tokens,): the way back, an index in G*T
 
 
-def packed_attention(module, query, key, value, attention_mask, scaling=None, dropout=0.0, **more):
-    """Causal attention over [prompt | r1 | ... | rG] where each response sees the prompt and itself (as in Prefix Grouper, arXiv:2506.05433).
+def packed_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: Packing | torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **more,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Let each response see the prompt and itself, causally (Prefix Grouper, arXiv:2506.05433).
 
-    query: (1, H, S, K); key, value: (1, KV, S, K). Returns ((1, S, H, K), None). Two calls, without a mask tensor where torch has flash or memory-efficient
-    attention: the prompt on itself, and the responses, padded to (G, T) here and nowhere else, on [prompt | itself], aligned to the lower right;
-    padding comes last, where nobody looks. Anything but a Packing as attention_mask: transformers' own sdpa, for stock forward and generate.
+    query: (1, H, S, K). key, value: (1, KV, S, K). Returns ((1, S, H, K), None).
+    attention_mask: a Packing; with anything else, transformers' own sdpa runs.
     """
     if not isinstance(attention_mask, Packing):
-        from transformers.integrations.sdpa_attention import (
-            sdpa_attention_forward,
-        )  # here, and in load(): two seconds that --help need not wait
+        # Imported here: it takes two seconds, and --help needs none of it.
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **more
         )
     to_rows, from_rows = attention_mask
-    (G, T), P = to_rows.shape, query.shape[2] - len(from_rows)
+    G, T = to_rows.shape
+    P = query.shape[2] - len(from_rows)
     ragged = len(from_rows) < G * T
-    query, key = (
-        query.to(value.dtype),
-        key.to(value.dtype),
-    )  # rotated in float32 under autocast, which the call with a CausalBias bypasses
+    # Under autocast they were rotated in float32, and a call with a CausalBias bypasses autocast.
+    query = query.to(value.dtype)
+    key = key.to(value.dtype)
+    if query.is_cuda and not has_flash(query):
+        # Only flash attention takes fewer key heads than query heads.
+        repeats = query.shape[1] // key.shape[1]
+        key = key.repeat_interleave(repeats, 1)
+        value = value.repeat_interleave(repeats, 1)
 
-    if query.is_cuda and (
-        query.dtype not in (torch.float16, torch.bfloat16)
-        or torch.cuda.get_device_capability(query.device)[0] < 8
-    ):
-        key, value = (
-            x.repeat_interleave(query.shape[1] // x.shape[1], 1) for x in (key, value)
-        )  # there only flash, which this cannot be, takes fewer of them
-
-    def rows(x):  # (1, heads, S, K) -> (G, heads, T, K)
+    def rows(x: torch.Tensor) -> torch.Tensor:  # (1, heads, S, K) -> (G, heads, T, K)
         tokens = x[0].transpose(0, 1)  # (S, heads, K)
-        tokens = (
-            tokens.index_select(0, to_rows.flatten()) if ragged else tokens[P:]
-        )  # (G * T, heads, K)
+        # Padding goes to the end of a row, where no token sees it.
+        tokens = tokens.index_select(0, to_rows.flatten()) if ragged else tokens[P:]
         return tokens.unflatten(0, (G, T)).transpose(1, 2)
 
-    def both(x):  # (1, KV, S, K) -> (G, KV, P + T, K)
+    def prompt_and_rows(x: torch.Tensor) -> torch.Tensor:  # (1, KV, S, K) -> (G, KV, P + T, K)
         return torch.cat([x[:, :, :P].expand(G, -1, -1, -1), rows(x)], 2)
 
+    # Two calls without a mask tensor, which flash and memory-efficient attention do not take.
     same = dict(dropout_p=dropout, scale=scaling, enable_gqa=True)
     prompt = scaled_dot_product_attention(
         query[:, :, :P], key[:, :, :P], value[:, :, :P], is_causal=True, **same
     )  # (1, H, P, K)
-    own = scaled_dot_product_attention(
-        rows(query), both(key), both(value), attn_mask=causal_lower_right(T, P + T), **same
+    responses = scaled_dot_product_attention(
+        rows(query),
+        prompt_and_rows(key),
+        prompt_and_rows(value),
+        attn_mask=causal_lower_right(T, P + T),
+        **same,
     )  # (G, H, T, K)
-    own = own.transpose(1, 2).flatten(0, 1)  # (G * T, H, K)
-    return torch.cat(
-        [prompt[0].transpose(0, 1), own.index_select(0, from_rows) if ragged else own]
-    )[None], None
+    responses = responses.transpose(1, 2).flatten(0, 1)  # (G * T, H, K)
+    if ragged:
+        responses = responses.index_select(0, from_rows)  # (response tokens, H, K)
+    return torch.cat([prompt[0].transpose(0, 1), responses])[None], None
 
 
-def image_features(core, pixel_values, grid, most=16384):
-    """(image tokens, D) from the vision tower and merger, all images of a batch in order. Without gradient, in runs of whole images of at most
-    `most` patches: a batch of 64 photographs at once would need gigabytes for the tower alone. pixel_values may lie anywhere."""
+def has_flash(query: torch.Tensor) -> bool:
+    """Say whether flash attention takes this tensor on its card."""
+    half = query.dtype in (torch.float16, torch.bfloat16)
+    return half and torch.cuda.get_device_capability(query.device)[0] >= 8
+
+
+# --- pictures ---
+
+
+def image_features(
+    core, pixel_values: torch.Tensor, grid: torch.Tensor, most: int = 16384
+) -> torch.Tensor:
+    """Run vision tower and merger on all images of a batch, in order.
+
+    Returns (image tokens, D). pixel_values may lie on any device.
+    most: patches at a time where no gradient is needed; an image is never split.
+    """
     patches = grid.prod(-1).tolist()
-    runs, now = [[]], 0
+    # 64 photographs at once would need gigabytes for the tower alone.
+    runs = [[]]
+    held = 0
     for i, n in enumerate(patches):
-        if runs[-1] and now + n > most and not torch.is_grad_enabled():
+        if runs[-1] and held + n > most and not torch.is_grad_enabled():
             runs.append([])
-            now = 0
+            held = 0
         runs[-1].append(i)
-        now += n
+        held += n
     features = []
-    for pixels, run in zip(
-        pixel_values.split([sum(patches[i] for i in run) for run in runs]), runs
-    ):
+    sizes = [sum(patches[i] for i in run) for run in runs]
+    for pixels, run in zip(pixel_values.split(sizes), runs):
         out = core.model.visual(
             pixels.to(core.device, core.model.visual.dtype), grid_thw=grid[run].to(core.device)
         )
@@ -116,26 +152,30 @@ def image_features(core, pixel_values, grid, most=16384):
 
 
 @torch.no_grad()
-def cache_features(policy, prompts):
-    """Where tower and merger are frozen: every prompt's image features, once, into `prompt.features` (image tokens, D), whence `data.collate` takes
-    them for all passes. Where one of them trains it does nothing: features of a step ago are another model's, and carry no gradient."""
+def cache_features(policy, prompts: list) -> None:
+    """Keep every prompt's image features in `prompt.features`, if tower and merger are frozen.
+
+    data.collate takes them from there: (image tokens, D) of each prompt.
+    """
     core = core_of(policy)
     pictured = [p for p in prompts if p.pixel_values is not None]
+    # Where one of them trains, features of the last step are outdated and carry no gradient.
     if not pictured or any(p.requires_grad for p in core.model.visual.parameters()):
         return
+    pixels = torch.cat([p.pixel_values for p in pictured])
+    grid = torch.cat([p.grid for p in pictured])
     with autocast(core):
-        features = image_features(
-            core,
-            torch.cat([p.pixel_values for p in pictured]),
-            torch.cat([p.grid for p in pictured]),
-        )
+        features = image_features(core, pixels, grid)
     for prompt, own in zip(pictured, features.split([len(p.image_slots) for p in pictured])):
         prompt.features = own
 
 
-def embed(core, batch):
-    """(rows, S, D) input embeddings of a collated batch: words by id, pictures by position. Each prompt's images go through the vision tower
-    once, however many responses it has; not at all if the batch holds their `features`."""
+def embed(core, batch: dict) -> torch.Tensor:
+    """Look up words by id, and put image features at their positions.
+
+    batch: of data.collate. Returns (rows, S, D). A prompt's images are computed once,
+    however many responses it has; not at all if the batch holds `features`.
+    """
     embeds = core.model.language_model.embed_tokens(batch["input_ids"])  # (rows, S, D)
     features = batch.get("features")
     if features is None and batch["pixel_values"] is None:
@@ -148,50 +188,67 @@ def embed(core, batch):
     return flat.view_as(embeds)
 
 
-def token_logps(policy, batch, temperature=1.0, suppress=(), entropy=False, chunk=None):
-    """log pi(targets | prompt, earlier targets) of a batch from data.collate, packed or padded: (B, T) float32, 0 where the mask is 0; carries gradient.
+# --- log-probs ---
 
-    temperature: logits are divided by it, as in sampling. suppress: ids that cannot be sampled (processor.special.vision_ids): their logits
-    are minus infinity here too, so that these are the log-probs of the distribution that was sampled from. The head runs over `chunk`
-    tokens at a time (default: such that a chunk's logits are 128 MB) and is recomputed in the backward pass: the (B, T, V) logits never
-    exist at once (7B, 8 x 1024 tokens: 5 GB in float32, several times over).
-    Returns logp, or (logp, entropy (B, T) in nats, no gradient) with entropy=True.
+
+def token_logps(
+    policy,
+    batch: dict,
+    temperature: float = 1.0,
+    suppress: Collection[int] = (),
+    entropy: bool = False,
+    chunk: int | None = None,
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    """Compute log pi(targets | prompt, earlier targets) of a batch from data.collate.
+
+    Returns logp (B, T) float32, 0 where the mask is 0; it carries gradient.
+    With entropy=True: (logp, entropy), entropy (B, T) in nats, without gradient.
+    suppress: ids that cannot be sampled (special.vision_ids); their logits are minus infinity.
+    chunk: tokens that the head takes at a time; by default CHUNK_LOGITS logits.
     """
     core = core_of(policy)
-    chunk = chunk or max(64, 2**25 // core.config.text_config.vocab_size)
-    # Padded rows need no attention mask: padding is on the right, and attention is causal.
-    packing = Packing(batch["to_rows"], batch["from_rows"]) if "to_rows" in batch else None
+    chunk = chunk or max(64, CHUNK_LOGITS // core.config.text_config.vocab_size)
+    keep = batch["mask"].bool()  # (B, T)
     with autocast(core):
-        states = core.model.language_model(
-            inputs_embeds=embed(core, batch),
-            position_ids=batch["positions"],
-            attention_mask={"full_attention": packing},
-            use_cache=False,
-        ).last_hidden_state
-        keep = batch["mask"].bool()  # (B, T)
-        rows = (
-            torch.arange(len(keep), device=states.device)
-            .clamp_max(len(states) - 1)[:, None]
-            .expand_as(keep)
-        )  # packed: all in row 0
-        states = states[rows[keep], batch["state_index"][keep]]  # (tokens, D)
+        states = target_states(core, batch, keep)  # (tokens, D)
         targets = batch["targets"][keep]  # (tokens,)
 
-        def head(h, t):
-            logits = core.lm_head(h).float() / temperature  # (chunk, V)
+        def head(h: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            logits = core.lm_head(h).float() / temperature  # (chunk, V), as in sampling
             logits[:, list(suppress)] = -torch.inf
             logp = logits.log_softmax(-1)
-            spread = (
-                -(logp.detach().exp() * logp.detach().clamp_min(-1e4)).sum(-1)
-                if entropy
-                else logp.new_zeros(len(h))
-            )
+            spread = logp.new_zeros(len(h))
+            if entropy:
+                spread = -(logp.detach().exp() * logp.detach().clamp_min(-1e4)).sum(-1)
             return logp.gather(1, t[:, None])[:, 0], spread
 
-        pieces = [
-            checkpoint(head, h, t, use_reentrant=False) if torch.is_grad_enabled() else head(h, t)
-            for h, t in zip(states.split(chunk), targets.split(chunk))
-        ]
-    scatter = lambda values: torch.zeros_like(batch["mask"]).masked_scatter(keep, values)
-    logp = scatter(torch.cat([p for p, _ in pieces]))
-    return (logp, scatter(torch.cat([e for _, e in pieces]))) if entropy else logp
+        # Recomputed in the backward pass: all (B, T, V) logits at once would take gigabytes.
+        pieces = []
+        for h, t in zip(states.split(chunk), targets.split(chunk)):
+            if torch.is_grad_enabled():
+                pieces.append(checkpoint(head, h, t, use_reentrant=False))
+            else:
+                pieces.append(head(h, t))
+    empty = torch.zeros_like(batch["mask"])
+    logp = empty.masked_scatter(keep, torch.cat([p for p, _ in pieces]))
+    if not entropy:
+        return logp
+    return logp, empty.masked_scatter(keep, torch.cat([e for _, e in pieces]))
+
+
+def target_states(core, batch: dict, keep: torch.Tensor) -> torch.Tensor:
+    """Run the language model, and take the state that predicts each kept target.
+
+    keep: (B, T) bool. Returns (tokens, D).
+    """
+    # Padded rows need no attention mask: padding is on the right, and attention is causal.
+    packing = Packing(batch["to_rows"], batch["from_rows"]) if "to_rows" in batch else None
+    states = core.model.language_model(
+        inputs_embeds=embed(core, batch),
+        position_ids=batch["positions"],
+        attention_mask={"full_attention": packing},
+        use_cache=False,
+    ).last_hidden_state  # (rows, S, D)
+    rows = torch.arange(len(keep), device=states.device)
+    rows = rows.clamp_max(len(states) - 1)[:, None].expand_as(keep)  # packed: all in row 0
+    return states[rows[keep], batch["state_index"][keep]]

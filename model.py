@@ -1,24 +1,23 @@
-"""Qwen2-VL, as every script uses it: load, quantise, adapt, freeze, compute log-probs, save, export. One class of model, three sizes:
-`tiny` (1.4 M parameters, made here, for laptops and tests), 2B and 7B. All three take the same path through this file.
+"""Qwen2-VL, as every script uses it: load, quantise, adapt, freeze, save, export.
 
-Dimension key: N prompts, G completions of each, B = N * G rows (or rows of a micro-batch), groups contiguous; T response positions;
-S prompt and response together, or packed: one prompt and all its responses; P prompt length; V vocabulary; D model width; H query heads,
-KV key/value heads, K head size. Every (B, T) tensor speaks about the response tokens `targets`.
+One class of model in three sizes: `tiny` (1.4 M parameters, made here), 2B and 7B.
 
-    python model.py export --model runs/grpo --output-dir exported      # one merged checkpoint that stock transformers loads
+    python model.py export --model runs/grpo --output-dir exported
+
+writes one merged checkpoint that stock transformers loads.
 """
 
 from plumbing import stopping
 
 if __name__ == "__main__":
-    stopping.watch()  # before all other imports, which take seconds: Ctrl-C may come there too
+    stopping.watch()  # before all other imports: they take seconds, and Ctrl-C may come there too
 
-import functools
+import argparse
 import os
 import shutil
 import tempfile
 import warnings
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,163 +25,38 @@ import torch
 
 import families
 import logps
-from plumbing import checkpoint_files, disk, fields, rundir, running, stopping, sums, templates
-from plumbing.device import pick_device, pick_dtype
+from plumbing import checkpoint_files, disk, fields, rundir, running
+from plumbing.device import dtype_name, pick_device, pick_dtype
 from plumbing.errors import UserError
-from plumbing.flags import MAX_IMAGE_PIXELS, MAX_PIXELS, MIN_PIXELS, Parser
-from tasks import toy
+from plumbing.find_model import locate, must_not_overwrite
+from plumbing.flags import MAX_PIXELS, MIN_PIXELS, Parser
+from processor import Processor, load_processor, pixel_limits
+
+FAMILY = families.QWEN2_VL
+IN_4_BITS = "model.language_model.layers."  # where nf4 layers may lie
 
 
-@dataclass
-class Processor:
-    """Text and pictures to numbers and back. special: ids by name (see `special_ids`). context: the most tokens a prompt and its answer may have."""
-
-    tokenizer: object
-    image_processor: object
-    special: SimpleNamespace
-    context: int
-
-    def save(self, directory):
-        """The tokenizer, its chat template and the image processor, as transformers reads them."""
-        self.tokenizer.save_pretrained(directory)
-        self.image_processor.save_pretrained(directory)
-
-    def decode(self, ids):
-        """Text of a response: (T,) ids up to the first end-of-text token, special tokens left out."""
-        ids = [int(i) for i in ids]
-        end = next((t for t, i in enumerate(ids) if i in self.special.eos_ids), len(ids))
-        return self.tokenizer.decode(
-            ids[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-
-
-# ----------------------------------------------------------------------------------------------------------------- load
-
-
-def locate(name, named_by=None):
-    """What --model names: (base, adapter) as paths or hub names. base is "tiny", a full checkpoint, or what an adapter was trained on; adapter
-    is None or the adapter's directory. UserError if there is no such thing. named_by: the adapter whose base `name` is."""
-    if name == "tiny":
-        return "tiny", None
-    path = Path(name)
-    what = (
-        f"{named_by}/adapter_config.json: the base model {name}" if named_by else f"--model {name}"
-    )
-    if not os.path.isdir(path):
-        looks_local = (
-            os.path.exists(path)
-            or len(str(name)) > 200
-            or str(name).startswith((".", "/", "~"))
-            or str(name).count("/") != 1
-            or str(name).split("/")[0] in ("runs", "checkpoints", "models")
-        )
-        if looks_local:
-            raise UserError(
-                f"{what}: no such directory; name a checkpoint's directory, a hub name (owner/model) or tiny"
-            )
-        path = fetch(name)
-    rundir.check_model_files(path)  # first: it knows a better remedy than to fetch it again
-    if (path / "adapter_config.json").is_file():
-        if named_by:
-            raise UserError(
-                f"{named_by} is an adapter on {name}, itself an adapter; correct base_model_name_or_path in its adapter_config.json, or merge that first: "
-                f"python model.py export --model {name} --output-dir merged"
-            )
-        base = checkpoint_files.read_adapter(path)["base_model_name_or_path"]
-        if base == "tiny":  # a word for a model that is not trained, and lies in no directory
-            raise UserError(
-                f"{path}/adapter_config.json names the base model tiny; give there the directory of the model that the adapter was trained on"
-            )
-        beside = path / base
-        if not os.path.isdir(base) and os.path.isdir(beside):
-            base = str(beside)
-        if Path(base).is_absolute() and not os.path.isdir(base):
-            raise UserError(
-                f"{path}/adapter_config.json names the base model {base[:200]}, which is not there; correct base_model_name_or_path"
-            )
-        base, _ = locate(base, named_by=path)
-        return base, path
-    if not (path / "config.json").is_file():
-        newest = rundir.checkpoints(path)
-        raise UserError(
-            f"{what} holds no config.json and no adapter_config.json: not a Hugging Face checkpoint"
-            + (f"; did you mean {newest[-1]}?" if newest else "")
-        )
-    checkpoint_files.read_config(path)
-    return str(path), None
-
-
-@functools.cache
-def fetch(name):
-    """The hub snapshot of `name` as a local directory, asked for once a run. UserError if it cannot be had."""
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(
-            snapshot_download(
-                name, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.txt", sums.SUMS]
-            )
-        )
-    except Exception as error:  # the hub client raises some twenty types: network, gating, spelling
-        if disk.is_the_machines(error):
-            raise
-        raise UserError(
-            f"--model {name} is no local directory and could not be fetched from the hub ({type(error).__name__}); check the name, or download it and give its directory"
-        ) from None
-
-
-def load_processor(directory, max_pixels=None, min_pixels=None):
-    """Processor of a checkpoint's directory, without AutoProcessor (which needs torchvision). The chat template is the tokenizer's, or the
-    checkpoint's chat_template.json (2024) or .jinja, or Qwen2-VL's format."""
-    directory = Path(directory)
-    if not any((directory / file).is_file() for file in ("tokenizer.json", "vocab.json")):
-        raise UserError(
-            f"{directory} holds no tokenizer.json; copy the tokenizer's files of the original checkpoint there"
-        )
-    config = (
-        checkpoint_files.read_config(directory) if (directory / "config.json").is_file() else {}
-    )
-    tokenizer = checkpoint_files.load_tokenizer(directory)
-    special = families.special_ids(tokenizer)
-    size = {"shortest_edge": min_pixels or MIN_PIXELS, "longest_edge": max_pixels or MAX_PIXELS}
-    if size["shortest_edge"] > size["longest_edge"]:
-        raise UserError(
-            f"--min-pixels {size['shortest_edge']} is more than --max-pixels {size['longest_edge']}; lower it"
-        )
-    image_processor = families.image_processor_class()(
-        size=size, **checkpoint_files.read_preprocessor(directory)
-    )
-    checkpoint_files.check_processor(directory, config, image_processor, special, len(tokenizer))
-    context = checkpoint_files.text_of(config)[0].get("max_position_embeddings") or 32768
-    tokenizer.chat_template = (
-        templates.chat_template(tokenizer, directory) or families.CHAT_TEMPLATE
-    )
-    return Processor(tokenizer, image_processor, special, context)
+# --- load ---
 
 
 def load(
-    name,
-    dtype=torch.float32,
-    device="cpu",
-    quant="none",
-    train=None,
-    max_pixels=None,
-    min_pixels=None,
-    seed=0,
-):
-    """(policy, processor) from --model. The policy is a Qwen2VLForConditionalGeneration, or a PeftModel around one.
+    name: str,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+    quant: str = "none",
+    train: argparse.Namespace | SimpleNamespace | None = None,
+    max_pixels: int | None = None,
+    min_pixels: int | None = None,
+    seed: int = 0,
+) -> tuple:
+    """Load (policy, processor) from --model.
 
-    train: None for inference, or a namespace with lora_r, lora_alpha, lora_dropout, freeze_vision, freeze_merger, freeze_llm and
-    gradient_checkpointing. What trains is float32 whatever `dtype` is, and computes under autocast: in bfloat16, at a learning rate of
-    1e-6, an AdamW step is smaller than a weight's last bit and is lost (facts that bite, 17). What does not train is kept in `dtype`.
-    quant "nf4": the language model's linears in 4 bits, vision tower and head left alone. Raises UserError for whatever does not fit.
+    policy: the family's model class, or a PeftModel around one.
+    train: None for inference; else the flags lora_*, freeze_* and gradient_checkpointing.
+    quant "nf4": the language model's linear layers in 4 bits, but not tower and head.
+    Trained weights are float32 whatever `dtype` is, and compute under autocast in `dtype`.
+    UserError for whatever does not fit.
     """
-    from transformers import (
-        AttentionInterface,
-        AttentionMaskInterface,
-        Qwen2VLForConditionalGeneration,
-    )
-    from transformers.masking_utils import sdpa_mask
     from transformers.utils import logging
 
     logging.set_verbosity_error()
@@ -192,119 +66,101 @@ def load(
     full = bool(train) and not lora_r and not adapter
     if quant == "nf4" and full:
         raise UserError(
-            "--quant nf4 weights cannot be trained themselves; add --lora-r 16, or leave --quant away"
+            "--quant nf4 weights cannot be trained themselves; add --lora-r 16, or omit --quant"
         )
     if base == "tiny":
-        model, tokenizer, image_processor = families.tiny(seed)
-        image_processor.size = {
-            "shortest_edge": min_pixels or MIN_PIXELS,
-            "longest_edge": max_pixels or MAX_PIXELS,
-        }
-        processor = Processor(tokenizer, image_processor, families.special_ids(tokenizer), 4096)
-        if quant == "nf4":  # bitsandbytes quantises while loading: save, and load like any other
-            with tempfile.TemporaryDirectory() as directory:
-                model.save_pretrained(directory)
-                model = from_pretrained(
-                    Qwen2VLForConditionalGeneration, directory, dtype, device, quant
-                )
-        elif not full:
-            for (
-                parameter
-            ) in model.parameters():  # not model.to(dtype): that rounds the rotary frequencies too
-                parameter.data = parameter.data.to(dtype)
+        model, processor = load_tiny(dtype, device, quant, full, seed)
+        processor.image_processor.size = pixel_limits(max_pixels, min_pixels)
     else:
-        checkpoint_files.check_model(
-            base
-        )  # these first: they take a second, and the weights minutes
+        checkpoint_files.check_model(base)  # first: it takes a second, and the weights minutes
         if adapter:
-            checkpoint_files.check_adapter(adapter, base, families.LORA_TARGETS)
+            checkpoint_files.check_adapter(adapter, base, FAMILY.lora_targets)
         processor = load_processor(base, max_pixels, min_pixels)
-        model = from_pretrained(
-            Qwen2VLForConditionalGeneration, base, torch.float32 if full else dtype, device, quant
-        )
+        model = from_pretrained(base, torch.float32 if full else dtype, device, quant)
     if quant == "none":
         model.to(device)
-    (
-        model.generation_config.top_k,
-        model.generation_config.top_p,
-        model.generation_config.temperature,
-    ) = 50, 1.0, 1.0
-    model.generation_config.repetition_penalty, model.generation_config.do_sample = (
-        1.0,
-        False,
-    )  # the published ones are silently greedy
     model.requires_grad_(False)
     policy = model
     if adapter:
         policy = load_adapter(model, adapter, train)
     elif lora_r:
-        from peft import LoraConfig, get_peft_model
-
-        torch.manual_seed(seed)
-        policy = get_peft_model(
-            model,
-            LoraConfig(
-                r=lora_r,
-                lora_alpha=train.lora_alpha or 2 * lora_r,
-                lora_dropout=train.lora_dropout,
-                target_modules=families.LORA_TARGETS,
-                task_type="CAUSAL_LM",
-            ),
-        )
+        policy = add_adapter(model, train, seed)
         if base != "tiny" and not Path(name).is_dir():  # the hub's name, not this machine's cache
             policy.peft_config["default"].base_model_name_or_path = name
     if full:
-        unfreeze(model, train)
-        for module in model.modules():  # frozen parts back to --dtype, trained ones stay float32
-            for parameter in module.parameters(recurse=False):
-                if not parameter.requires_grad:
-                    parameter.data = parameter.data.to(dtype)
+        unfreeze(model, train, dtype)
     for parameter in policy.parameters():
+        # In bfloat16, at a learning rate of 1e-6, a step is below a weight's last bit, and lost.
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-    if train and not any(p.requires_grad for p in policy.parameters()):
-        raise UserError(
-            "everything is frozen: leave away one of --freeze-vision, --freeze-merger, --freeze-llm"
-        )
     if train and train.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    model.config.use_cache = True  # a checkpoint saved with it off generates at a crawl
-    AttentionInterface.register("packed", logps.packed_attention)
-    AttentionMaskInterface.register("packed", sdpa_mask)
-    model.model.language_model.config._attn_implementation = (
-        "packed"  # never switched, not saved; the vision tower keeps sdpa
-    )
-    model.compute_dtype = dtype
+    prepare(model, dtype)
     policy.eval()
     return policy, processor
 
 
-def from_pretrained(cls, directory, dtype, device, quant):
-    """cls.from_pretrained, in 4 bits if asked, with the ways it fails put in words. Weights that are missing are an error, not noise."""
+def load_tiny(
+    dtype: torch.dtype, device: str | torch.device, quant: str, full: bool, seed: int
+) -> tuple:
+    """Make the untrained preset: (model, processor).
+
+    full: all weights will be trained, and stay float32.
+    """
+    model, tokenizer, image_processor = families.tiny(seed)
+    context = model.config.text_config.max_position_embeddings
+    processor = Processor(tokenizer, image_processor, families.special_ids(tokenizer), context)
+    if quant == "nf4":  # bitsandbytes quantises while loading: save, and load like any other
+        with tempfile.TemporaryDirectory() as directory:
+            model.save_pretrained(directory)
+            model = from_pretrained(directory, dtype, device, quant)
+    elif not full:
+        for parameter in model.parameters():  # model.to(dtype) would round rotary frequencies too
+            parameter.data = parameter.data.to(dtype)
+    return model, processor
+
+
+def prepare(model, dtype: torch.dtype) -> None:
+    """Set how the model computes: attention, type, and no sampling rules of its own."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    # The published rules are greedy without saying so: top_k 1 and a repetition penalty.
+    rules = model.generation_config
+    rules.top_k = 50
+    rules.top_p = 1.0
+    rules.temperature = 1.0
+    rules.repetition_penalty = 1.0
+    rules.do_sample = False
+    model.config.use_cache = True  # a checkpoint saved with it off generates at a crawl
+    AttentionInterface.register("packed", logps.packed_attention)
+    AttentionMaskInterface.register("packed", sdpa_mask)
+    # The language model's alone, and never saved: the vision tower keeps sdpa.
+    model.model.language_model.config._attn_implementation = "packed"
+    model.compute_dtype = dtype
+
+
+def from_pretrained(
+    directory: str | Path, dtype: torch.dtype, device: str | torch.device, quant: str
+):
+    """Load the family's model, in 4 bits if asked.
+
+    UserError if it cannot be loaded, and if weights are missing: no random ones stand in.
+    """
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
-    options = dict(
-        dtype=dtype, attn_implementation="sdpa", ignore_mismatched_sizes=True
-    )  # mismatches are reported below, with their names
+    # Mismatches are reported below, by name.
+    options = dict(dtype=dtype, attn_implementation="sdpa", ignore_mismatched_sizes=True)
     if quant == "nf4":
-        try:
-            import bitsandbytes
-            from transformers import BitsAndBytesConfig
-        except ImportError:
-            raise UserError("--quant nf4 needs bitsandbytes: pip install bitsandbytes") from None
         options["device_map"] = {"": device}
-        options["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=dtype,
-            llm_int8_skip_modules=families.KEEP_UNQUANTISED,
-        )
+        options["quantization_config"] = four_bit_config(dtype)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            model, report = cls.from_pretrained(directory, output_loading_info=True, **options)
+            model, report = FAMILY.model_class().from_pretrained(
+                directory, output_loading_info=True, **options
+            )
     except torch.OutOfMemoryError:
         raise
     except (
@@ -317,56 +173,109 @@ def from_pretrained(cls, directory, dtype, device, quant):
         AttributeError,
         SafetensorError,
         StrictDataclassError,
-    ) as error:  # of transformers, alone here
+    ) as error:  # only transformers raises here
         if disk.is_the_machines(error):
             raise
         raise UserError(
-            f"{directory} cannot be loaded as Qwen2-VL ({fields.first_line(error)}); fetch or save the checkpoint again"
+            f"{directory} cannot be loaded as {FAMILY.name} ({fields.first_line(error)}); "
+            "fetch or save the checkpoint again"
         ) from None
-    lacking = sorted(report["missing_keys"]) + [
-        str(entry[0]) for entry in report.get("mismatched_keys", [])
-    ]
-    lacking = [
-        key for key in lacking if not (key == "lm_head.weight" and model.config.tie_word_embeddings)
-    ]
-    if lacking:
-        raise UserError(
-            f"{directory}: {len(lacking)} weights are missing or of the wrong shape ({', '.join(lacking[:3])}, ...); the checkpoint is incomplete, fetch it again"
-        )
-    outside = [
-        n
-        for n, m in model.named_modules()
-        if type(m).__name__ in ("Linear4bit", "Linear8bitLt")
-        and not n.startswith("model.language_model.layers.")
-    ]
-    if outside and quant == "none":
-        raise UserError(
-            f"{directory}: quantization_config in its config.json puts layers outside the language model in few bits ({outside[0]}); "
-            "fetch the checkpoint that is not quantised, and add --quant nf4"
-        )
-    if quant == "nf4":
-        for module in model.modules():
-            if isinstance(module, bitsandbytes.nn.Linear4bit):
-                # bitsandbytes 0.50.2 repacks a layer at its first evaluation on CPUs with AVX512-BF16, after which no gradient passes (facts that bite, 14).
-                module.support_avx512bf16_for_cpu = False
-        inside = [n for n, m in model.named_modules() if isinstance(m, bitsandbytes.nn.Linear4bit)]
-        wrong = [n for n in inside if not n.startswith("model.language_model.layers.")]
-        if wrong or len(inside) != 7 * model.config.text_config.num_hidden_layers:
-            raise UserError(
-                f"bitsandbytes put {len(inside)} layers in 4 bits, {len(wrong)} of them outside the language model ({wrong[:2]}); use the versions of requirements.txt"
-            )
+    check_report(directory, model, report)
+    if quant == "none":
+        check_unquantised(directory, model)
+    else:
+        check_quantised(model)
     return model
 
 
-def load_adapter(model, adapter, train):
-    """PeftModel of `model` with the adapter in directory `adapter`, trainable if `train`."""
+def four_bit_config(dtype: torch.dtype):
+    """Make the settings of NF4 with double quantisation (QLoRA, arXiv:2305.14314)."""
+    try:
+        import bitsandbytes  # noqa: F401
+        from transformers import BitsAndBytesConfig
+    except ImportError:
+        raise UserError("--quant nf4 needs bitsandbytes: pip install bitsandbytes") from None
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=FAMILY.keep_unquantised,
+    )
+
+
+def check_report(directory: str | Path, model, report: dict) -> None:
+    """Raise UserError if transformers' loading report names missing or mismatched weights."""
+    mismatched = [str(entry[0]) for entry in report.get("mismatched_keys", [])]
+    lacking = sorted(report["missing_keys"]) + mismatched
+    if model.config.tie_word_embeddings:
+        lacking = [key for key in lacking if key != "lm_head.weight"]
+    if lacking:
+        raise UserError(
+            f"{directory}: {len(lacking)} weights are missing or of the wrong shape "
+            f"({', '.join(lacking[:3])}, ...); the checkpoint is incomplete, fetch it again"
+        )
+
+
+def check_unquantised(directory: str | Path, model) -> None:
+    """Raise UserError if the checkpoint has tower or head in few bits."""
+    for name, module in model.named_modules():
+        in_few_bits = type(module).__name__ in ("Linear4bit", "Linear8bitLt")
+        if in_few_bits and not name.startswith(IN_4_BITS):
+            raise UserError(
+                f"{directory}: quantization_config in its config.json puts layers outside the "
+                f"language model in few bits ({name}); "
+                "fetch the checkpoint that is not quantised, and add --quant nf4"
+            )
+
+
+def check_quantised(model) -> None:
+    """Raise UserError unless just the language model's linear layers are in 4 bits."""
+    from bitsandbytes.nn import Linear4bit
+
+    inside = []
+    for name, module in model.named_modules():
+        if isinstance(module, Linear4bit):
+            # bitsandbytes 0.50.2 else repacks a layer at its first evaluation on CPUs with
+            # AVX512-BF16, and no gradient passes it from then on.
+            module.support_avx512bf16_for_cpu = False
+            inside.append(name)
+    wrong = [n for n in inside if not n.startswith(IN_4_BITS)]
+    if wrong or len(inside) != 7 * model.config.text_config.num_hidden_layers:
+        raise UserError(
+            f"bitsandbytes put {len(inside)} layers in 4 bits, {len(wrong)} of them outside the "
+            f"language model ({wrong[:2]}); use the versions of requirements.txt"
+        )
+
+
+# --- adapt and freeze ---
+
+
+def add_adapter(model, train: argparse.Namespace | SimpleNamespace, seed: int):
+    """Put a fresh LoRA on the language model's linear layers, drawn from `seed`."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(seed)
+    config = LoraConfig(
+        r=train.lora_r,
+        lora_alpha=train.lora_alpha or 2 * train.lora_r,
+        lora_dropout=train.lora_dropout,
+        target_modules=FAMILY.lora_targets,
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, config)
+
+
+def load_adapter(model, adapter: Path, train: argparse.Namespace | SimpleNamespace | None):
+    """Load the adapter of a directory around `model`: a PeftModel, trainable if `train`."""
     from peft import PeftModel
     from safetensors import SafetensorError
 
     config = checkpoint_files.read_adapter(adapter)
     if train and train.lora_r and train.lora_r != config.get("r"):
         raise UserError(
-            f"--lora-r {train.lora_r}, but the adapter in {adapter} has rank {config.get('r')}; leave --lora-r away, or merge it first: "
+            f"--lora-r {train.lora_r}, but the adapter in {adapter} has rank {config.get('r')}; "
+            "omit --lora-r, or merge it first: "
             f"python model.py export --model {adapter} --output-dir merged"
         )
     try:
@@ -388,200 +297,113 @@ def load_adapter(model, adapter, train):
         ImportError,
         AttributeError,
         TypeError,
-    ) as error:  # of PEFT, alone here
+    ) as error:  # only PEFT raises here
         if disk.is_the_machines(error):
             raise
         raise UserError(
-            f"the adapter in {adapter} does not fit its base ({fields.first_line(error)}); correct base_model_name_or_path in its adapter_config.json"
+            f"the adapter in {adapter} does not fit its base ({fields.first_line(error)}); "
+            "correct base_model_name_or_path in its adapter_config.json"
         ) from None
-    missing = [
-        str(w.message)
-        for w in caught
-        if "missing" in str(w.message).lower() and "adapter" in str(w.message).lower()
-    ]
-    if missing:  # e.g. saved under the module names of transformers 4: loads nothing, silently
-        raise UserError(f"the adapter in {adapter} does not fit its base: {missing[0][:200]}")
-    placed, pairs = (
-        sum("lora_A.default" in name for name, _ in policy.named_parameters()),
-        checkpoint_files.adapted(adapter),
-    )
-    if config["peft_type"] == "LORA" and placed != pairs:
-        raise UserError(
-            f"the adapter in {adapter} has weights for {pairs} modules, but its adapter_config.json places {placed}; correct target_modules there, or fetch the adapter again"
-        )
+    check_placed(policy, adapter, config, [str(warning.message) for warning in caught])
     if train:
         for module in policy.modules():
-            for dropout in (
-                getattr(module, "lora_dropout", {}).values()
-                if hasattr(module, "lora_dropout")
-                else ()
-            ):
+            for dropout in getattr(module, "lora_dropout", {}).values():
                 if isinstance(dropout, torch.nn.Dropout):
                     dropout.p = train.lora_dropout
     return policy
 
 
-def unfreeze(model, flags):
-    """Full fine-tuning: requires_grad on all parameters but those of the parts named by --freeze-vision, --freeze-merger, --freeze-llm."""
-    for name, parameter in model.named_parameters():
-        part = (
-            "merger"
-            if name.startswith("model.visual.merger")
-            else "vision"
-            if name.startswith("model.visual")
-            else "llm"
-        )
-        parameter.requires_grad_(
-            not {
-                "merger": flags.freeze_merger,
-                "vision": flags.freeze_vision,
-                "llm": flags.freeze_llm,
-            }[part]
-        )
+def check_placed(policy, adapter: Path, config: dict, said: list[str]) -> None:
+    """Raise UserError unless every weight of the adapter has found its module.
 
-
-def must_not_overwrite(args, training=True):
-    """UserError if --output-dir is a checkpoint that the run reads (--model, its base, one of --reward-funcs), or, in training, contains one: its old checkpoints are removed.
-    A directory within the model's is fine. Symbolic links are followed."""
-    if getattr(args, "output_dir", None) is None:
-        return
-    out = Path(os.path.realpath(args.output_dir))
-    base, _ = locate(args.model)
-    read = [
-        ("--model", args.model),
-        ("the base of --model", base),
-        *(("--reward-funcs", name) for name in getattr(args, "reward_funcs", None) or []),
-    ]
-    for what, name in read:
-        path = Path(os.path.realpath(name))
-        is_model = any(
-            (path / file).is_file() for file in ("config.json", "adapter_config.json")
-        )  # and no folder named as a reward is, or tiny
-        if is_model and (path == out or training and path.is_relative_to(out)):
-            raise UserError(
-                f"--output-dir {args.output_dir} {'is' if path == out else 'contains'} {what} {name}, which the run would write over; name another directory"
-            )
-
-
-def load_from_args(args, train=False, resume=None, needs_training=None):
-    """load() as the command line asks for it; the processor remembers nothing, args learns what was decided (lora_r, quant, dtype, device).
-
-    resume: a checkpoint's directory to take the weights from. needs_training: the sentence to stop with if --model is the untrained `tiny`.
+    said: the warnings while it was loaded.
     """
-    if args.model == "tiny" and needs_training:
+    # PEFT only warns of names of transformers 4, and loads nothing.
+    missing = [text for text in said if "missing" in text.lower() and "adapter" in text.lower()]
+    if missing:
+        raise UserError(f"the adapter in {adapter} does not fit its base: {missing[0][:200]}")
+    placed = sum("lora_A.default" in name for name, _ in policy.named_parameters())
+    pairs = checkpoint_files.adapted(adapter)
+    if config["peft_type"] == "LORA" and placed != pairs:
         raise UserError(
-            f"--model tiny is the untrained preset, and {needs_training}. Train one first (about seven minutes on two cores):\n"
-            "  python train_sft.py --model tiny --data count --learning-rate 2e-3 --max-steps 1000 --output-dir runs/sft\nthen use --model runs/sft"
+            f"the adapter in {adapter} has weights for {pairs} modules, but its "
+            f"adapter_config.json places {placed}; correct target_modules there, "
+            "or fetch the adapter again"
         )
-    must_not_overwrite(args, train)
-    base, adapter = locate(args.model)
-    if args.quant is None:
-        args.quant = (
-            checkpoint_files.read_run(args.model).get("quant") or "none" if adapter else "none"
-        )
-        if args.quant != "none":
-            print(
-                f"the adapter was trained on {args.quant} weights: loading them so (--quant none to change that)"
-            )
-    if train:
-        if args.lora_r is None:
-            args.lora_r = (
-                checkpoint_files.read_adapter(adapter).get("r", 0)
-                if adapter
-                else 16
-                if args.quant == "nf4"
-                else 0
-            )
-        if base == "tiny" and args.lora_r:
-            raise UserError(
-                "--lora-r adapts a trained model, but --model tiny is untrained, and lies in no directory that an adapter could name; use --lora-r 0 --quant none"
-            )
-        if (adapter or args.lora_r) and (
-            args.freeze_vision or args.freeze_merger or args.freeze_llm
-        ):
-            raise UserError(
-                "with LoRA only the adapter in the language model trains: --freeze-vision, --freeze-merger and --freeze-llm are for --lora-r 0"
-            )
-    trained_with = checkpoint_files.read_run(
-        args.model
-    )  # the same pictures in evaluation as in training
-    args.max_pixels = args.max_pixels or trained_with.get("max_pixels") or MAX_PIXELS
-    args.min_pixels = args.min_pixels or trained_with.get("min_pixels") or MIN_PIXELS
-    device = pick_device(args.device)
-    dtype = pick_dtype(args.dtype, device)
-    args.device, args.dtype = str(device), str(dtype).removeprefix("torch.")
-    policy, processor = load(
-        str(resume or args.model),
-        dtype,
-        device,
-        args.quant,
-        args if train else None,
-        args.max_pixels,
-        args.min_pixels,
-        args.seed,
-    )
-    return policy, processor
 
 
-def describe(policy):
-    """One line: parameters, how many train, where."""
-    total = sum(
-        p.numel() * (2 if p.__class__.__name__ == "Params4bit" else 1) for p in policy.parameters()
-    )
-    trained = sum(p.numel() for p in policy.parameters() if p.requires_grad)
-    core = logps.core_of(policy)
-    return f"{total / 1e6:.2f} M parameters, {trained / 1e6:.2f} M trained, {str(core.compute_dtype).removeprefix('torch.')} on {core.device}"
+def unfreeze(model, train: argparse.Namespace | SimpleNamespace, dtype: torch.dtype) -> None:
+    """Train all parameters but those of frozen parts, which go to `dtype`.
+
+    UserError if every part is frozen.
+    """
+    frozen = {
+        "model.visual.merger": train.freeze_merger,
+        "model.visual": train.freeze_vision,
+        "": train.freeze_llm,
+    }
+    for name, parameter in model.named_parameters():
+        part = next(start for start in frozen if name.startswith(start))
+        parameter.requires_grad_(not frozen[part])
+        if frozen[part]:
+            parameter.data = parameter.data.to(dtype)
+    if all(frozen.values()):
+        raise UserError(
+            "everything is frozen: omit one of --freeze-vision, --freeze-merger, --freeze-llm"
+        )
 
 
 class Reference:
-    """The frozen policy that training started from, for KL(policy || reference). `with reference as policy: token_logps(policy, ...)`.
+    """The frozen policy that training started from, for KL(policy || reference).
 
-    A fresh LoRA: the same weights with the adapter off. A LoRA that training continues: a second, frozen copy of that adapter (with the
-    adapter off one would get the model from before it). Full fine-tuning: a frozen copy of the model, which costs its size once more.
+        with reference as policy:
+            logps.token_logps(policy, ...)
+
+    A fresh LoRA: the same weights with the adapter off.
+    A LoRA that training continues: a frozen copy of that adapter; without it one has its base.
+    Full fine-tuning: a frozen copy of the model, which takes its memory once more.
     """
 
-    def __init__(self, policy, args):
-        self.policy, (_, adapter) = policy, locate(args.model)
-        self.copy = self.loaded = None
+    def __init__(self, policy, model: str, seed: int):
+        self.policy = policy
+        self.frozen_model = None
+        self.frozen_adapter = None
+        _, adapter = locate(model)
         if adapter:
             rundir.check_model_files(adapter)
             policy.load_adapter(str(adapter), adapter_name="reference", is_trainable=False)
-            policy.set_adapter(
-                "default"
-            )  # load_adapter leaves requires_grad as it was for inference: switch back
-            self.loaded = [p for n, p in policy.named_parameters() if ".reference." in n]
-            for parameter in self.loaded:
+            policy.set_adapter("default")  # load_adapter leaves requires_grad off: switch back
+            self.frozen_adapter = [p for n, p in policy.named_parameters() if ".reference." in n]
+            for parameter in self.frozen_adapter:
                 parameter.requires_grad_(False)
         elif not hasattr(policy, "get_base_model"):
             core = logps.core_of(policy)
-            self.copy, _ = load(
-                args.model, torch.float32, core.device, "none", None, seed=args.seed
-            )  # float32 under autocast, as the policy is:
-            self.copy.compute_dtype = (
-                core.compute_dtype
-            )  # else the KL starts at rounding noise, not 0
-            size = sum(p.numel() * p.element_size() for p in self.copy.parameters())
+            # float32 under autocast, as the policy is: else the KL starts at rounding noise, not 0.
+            self.frozen_model, _ = load(model, torch.float32, core.device, seed=seed)
+            self.frozen_model.compute_dtype = core.compute_dtype
+            size = sum(p.numel() * p.element_size() for p in self.frozen_model.parameters())
             print(
-                f"--beta above 0 with full fine-tuning keeps a frozen copy of the model: {size / 2**30:.2f} GiB more (LoRA needs none)"
+                "--beta above 0 with full fine-tuning keeps a frozen copy of the model: "
+                f"{size / 2**30:.2f} GiB more (LoRA needs none)"
             )
 
     def __enter__(self):
-        if self.copy is not None:
-            return self.copy
+        if self.frozen_model is not None:
+            return self.frozen_model
         self.trained = [p for p in self.policy.parameters() if p.requires_grad]
-        if self.loaded is not None:
+        if self.frozen_adapter is not None:
             self.policy.set_adapter("reference")
         else:
             self.off = self.policy.disable_adapter()
             self.off.__enter__()
         return self.policy
 
-    def __exit__(self, *error):
-        if self.copy is not None:
+    def __exit__(self, *error) -> None:
+        if self.frozen_model is not None:
             return
-        if self.loaded is not None:
+        if self.frozen_adapter is not None:
             self.policy.set_adapter("default")  # PEFT flips requires_grad with the active adapter
-            for parameter in self.loaded:
+            for parameter in self.frozen_adapter:
                 parameter.requires_grad_(False)
         else:
             self.off.__exit__(*error)
@@ -589,12 +411,114 @@ class Reference:
             parameter.requires_grad_(True)
 
 
-# ------------------------------------------------------------------------------------------------------------------ save
+# --- as the command line asks ---
 
 
-def save(policy, processor, directory):
-    """A directory that stock transformers (full) or PEFT (adapter) loads, with tokenizer, chat template and image processor. Trained weights
-    are written in float32, exactly as they are, so that training resumed from here does not notice."""
+def resolve(
+    args: argparse.Namespace, train: bool = False, needs_training: str | None = None
+) -> dict[str, object]:
+    """Decide what flags left open: quant, lora_r, pixel limits, device, dtype.
+
+    Returns {flag: value} for main to store. lora_r only for `train`.
+    needs_training: the sentence to stop with if --model is the untrained `tiny`.
+    UserError for flags that do not fit the model, or a directory that must not be written.
+    """
+    if args.model == "tiny" and needs_training:
+        raise UserError(
+            f"--model tiny is the untrained preset, and {needs_training}. "
+            "Train one first (about seven minutes on two cores):\n"
+            "  python train_sft.py --model tiny --data count --learning-rate 2e-3 "
+            "--max-steps 1000 --output-dir runs/sft\nthen use --model runs/sft"
+        )
+    output_dir = getattr(args, "output_dir", None)
+    reward_funcs = getattr(args, "reward_funcs", None) or []
+    must_not_overwrite(output_dir, args.model, reward_funcs, train)
+    base, adapter = locate(args.model)
+    trained_with = checkpoint_files.read_run(args.model)
+    quant = args.quant
+    if quant is None:
+        quant = (trained_with.get("quant") if adapter else None) or "none"
+        if quant != "none":
+            print(
+                f"the adapter was trained on {quant} weights: loading them so "
+                "(--quant none to change that)"
+            )
+    decided = {"quant": quant}
+    if train:
+        decided["lora_r"] = lora_rank(args, base, adapter, quant)
+    # The same pictures in evaluation as in training.
+    decided["max_pixels"] = args.max_pixels or trained_with.get("max_pixels") or MAX_PIXELS
+    decided["min_pixels"] = args.min_pixels or trained_with.get("min_pixels") or MIN_PIXELS
+    device = pick_device(args.device)
+    dtype = pick_dtype(args.dtype, device)
+    return decided | {"device": str(device), "dtype": dtype_name(dtype)}
+
+
+def lora_rank(args: argparse.Namespace, base: str, adapter: Path | None, quant: str) -> int:
+    """Decide --lora-r: the flag's, the adapter's, 16 on 4-bit weights, else 0 (all weights).
+
+    UserError if the rank does not fit the model or the other flags.
+    """
+    lora_r = args.lora_r
+    if lora_r is None:
+        lora_r = 16 if quant == "nf4" else 0
+        if adapter:
+            lora_r = checkpoint_files.read_adapter(adapter).get("r", 0)
+    if base == "tiny" and lora_r:
+        raise UserError(
+            "--lora-r adapts a trained model, but --model tiny is untrained, and lies in no "
+            "directory that an adapter could name; use --lora-r 0 --quant none"
+        )
+    freezes = args.freeze_vision or args.freeze_merger or args.freeze_llm
+    if (adapter or lora_r) and freezes:
+        raise UserError(
+            "with LoRA only the adapter in the language model trains: "
+            "--freeze-vision, --freeze-merger and --freeze-llm are for --lora-r 0"
+        )
+    return lora_r
+
+
+def load_from_args(
+    args: argparse.Namespace, train: bool = False, resume: str | Path | None = None
+) -> tuple:
+    """Load (policy, processor) as flags say that `resolve` has completed.
+
+    resume: a checkpoint's directory to take the weights from.
+    """
+    return load(
+        str(resume or args.model),
+        getattr(torch, args.dtype),
+        torch.device(args.device),
+        args.quant,
+        args if train else None,
+        args.max_pixels,
+        args.min_pixels,
+        args.seed,
+    )
+
+
+def describe(policy) -> str:
+    """Say in one line how many parameters there are, how many train, and where."""
+    total = 0
+    for parameter in policy.parameters():
+        # Two weights of 4 bits share an element.
+        total += parameter.numel() * (2 if type(parameter).__name__ == "Params4bit" else 1)
+    trained = sum(p.numel() for p in policy.parameters() if p.requires_grad)
+    core = logps.core_of(policy)
+    return (
+        f"{total / 1e6:.2f} M parameters, {trained / 1e6:.2f} M trained, "
+        f"{dtype_name(core.compute_dtype)} on {core.device}"
+    )
+
+
+# --- save and export ---
+
+
+def save(policy, processor: Processor, directory: str | Path) -> None:
+    """Write a directory that stock transformers (full) or PEFT (adapter) loads.
+
+    Trained weights stay float32, so that resumed training goes on with the same numbers.
+    """
     directory = Path(directory)
     if hasattr(policy, "get_base_model"):
         config = policy.peft_config["default"]
@@ -608,99 +532,49 @@ def save(policy, processor, directory):
     processor.save(directory)
 
 
-def saved_bytes(policy, processor):
-    """Bytes that `save` writes: the adapter or all weights, each once, and the tokenizer."""
+def saved_bytes(policy, processor: Processor) -> int:
+    """Count the bytes that `save` writes: the adapter or all weights, and the tokenizer."""
     adapter = hasattr(policy, "get_base_model")
     weights = [p for p in policy.parameters() if p.requires_grad or not adapter]
     tokenizer = processor.tokenizer.backend_tokenizer.to_str()
     return sum(p.numel() * p.element_size() for p in weights) + len(tokenizer.encode()) + 20_000
 
 
-def export(args):
-    """`python model.py export`: one merged checkpoint in `--dtype`. Merged in float32 from the unquantised base, and cast last: merging into
-    4-bit weights destroys the adapter, and into bfloat16 loses most of a young one (facts/performance.md, 4.2).
-
-    Prints the mean |difference in log-prob| between the trained policy, as it was trained, and the exported one, on 16 prompts.
-    """
-    import data  # upwards, against the rule of this project, for the comparison only
-    import rollout
-    import tasks
-    from tasks import files, images
-    from tasks.prompts import DEFAULT_TEMPLATE
-
+def export(args: argparse.Namespace) -> None:
+    """Write one merged checkpoint in --dtype."""
     run_args = checkpoint_files.read_run(args.model)
-    base, adapter = locate(args.model)
+    _, adapter = locate(args.model)
     out = Path(args.output_dir)
-    must_not_overwrite(args)
-    if not rundir.is_half_published(out) and [
-        file for file in out.glob("*") if not file.name.startswith(".")
-    ]:
+    must_not_overwrite(args.output_dir, args.model)
+    visible = [file for file in out.glob("*") if not file.name.startswith(".")]
+    if visible and not rundir.is_half_published(out):
         raise UserError(f"--output-dir {out} is not empty; name a new directory")
     disk.make_writable(out)
-    device = pick_device(args.device)
-    policy, processor = load(
-        args.model,
-        torch.float32,
-        "cpu",
-        "none",
-        None,
-        run_args.get("max_pixels"),
-        run_args.get("min_pixels"),
-    )
-    spec = args.data or (
-        run_args.get("data")
-        if files.split_name(run_args.get("data", ""))[0] in toy.TASKS
-        or os.path.exists(str(run_args.get("data")))
-        else "count:test"
-    )
-    images.limit_image_pixels(run_args.get("max_image_pixels") or MAX_IMAGE_PIXELS)
-    examples = data.head(tasks.read(spec), 16)
-    template = run_args.get("prompt_template") or DEFAULT_TEMPLATE
-    asker = data.Asker(processor, template, run_args.get("system_prompt"))
-    prompts = [asker.prompt(e, 64) for e in examples]
+    # Merged in float32 from the unquantised base, and cast last: merging into 4-bit weights
+    # destroys the adapter, and into bfloat16 loses most of a young one.
+    limits = {name: run_args.get(name) for name in ("max_pixels", "min_pixels")}
+    policy, processor = load(args.model, **limits)
     merged = policy.merge_and_unload() if adapter else policy
     dtype = getattr(torch, args.dtype)
     merged.to(dtype)
     merged.config.dtype = dtype
-    merged.generation_config.eos_token_id, merged.generation_config.pad_token_id = (
-        processor.special.eos_ids,
-        processor.special.pad_id,
-    )
+    merged.generation_config.eos_token_id = processor.special.eos_ids
+    merged.generation_config.pad_token_id = processor.special.pad_id
 
-    def save_model(directory):
+    def save_model(directory: Path) -> None:
         merged.save_pretrained(directory, max_shard_size="4GB")
         processor.save(directory)
-        if (Path(args.model) / "args.json").is_file():
-            shutil.copy(
-                Path(args.model) / "args.json", directory / "args.json"
-            )  # names the prompt template
+        run = Path(args.model) / "args.json"  # names the prompt template
+        if run.is_file():
+            shutil.copy(run, directory / "args.json")
 
     size = saved_bytes(merged.requires_grad_(False), processor)
     disk.announce(out, {"the model": size})
     rundir.publish(out, save_model, size)
     print(f"wrote {out} ({args.dtype}{', adapter merged' if adapter else ''})")
 
-    trained_dtype = pick_dtype(run_args.get("dtype", "float32"), device)
-    trained, _ = load(args.model, trained_dtype, device, run_args.get("quant") or "none", None)
-    sampled = rollout.rollout(
-        trained, prompts, processor.special, 1, rollout.Sampling(64, temperature=0)
-    )
-    batch = data.collate(prompts, sampled.targets, sampled.mask, device=device)
-    exported, _ = load(str(out), dtype, device, "none", None)
-    with torch.no_grad():
-        before, after = (
-            logps.token_logps(p, batch, suppress=processor.special.vision_ids)
-            for p in (trained, exported)
-        )
-    gap = float(((before - after).abs().sum() / batch["mask"].sum()))
-    print(
-        f"mean |difference in log-prob| between the policy as trained ({run_args.get('quant') or 'none'}, {str(trained_dtype).removeprefix('torch.')}) and the exported one, over "
-        f"{int(batch['mask'].sum())} greedy tokens of {len(prompts)} prompts: {gap:.2e}"
-    )
-    return gap
 
-
-def parse_args(argv=None):
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     p = Parser(__doc__, "model.py")
     p.add_argument("command", choices=["export"], help="write one merged checkpoint")
     p.add_argument(
@@ -713,12 +587,6 @@ def parse_args(argv=None):
         default="bfloat16",
         help="weights of the exported checkpoint",
     )
-    p.add_argument(
-        "--device",
-        default="auto",
-        help="where the exported policy is compared with the trained one",
-    )
-    p.add_argument("--data", help="prompts for the comparison; default: those of the training run")
     return p.parse_args(argv)
 
 

@@ -413,7 +413,8 @@ def main(args: argparse.Namespace) -> None:
     # --- model ---
     needs = "self-training needs one that already answers now and then, or --warmup-data"
     needs = None if args.warmup_data else needs
-    load = functools.partial(model.load_from_args, args, train=True, needs_training=needs)
+    vars(args).update(model.resolve(args, train=True, needs_training=needs))
+    load = functools.partial(model.load_from_args, args, train=True)
     models = iterations.Models(load, out)
     models.use(iterations.weights_of(out, args.iterations))
     asker = data.Asker(models.processor, args.prompt_template, args.system_prompt)

@@ -117,6 +117,7 @@ def main(args: argparse.Namespace) -> None:
     check_protocol(list(eval_sets.values()), args.protocol)
 
     # --- model ---
+    vars(args).update(model.resolve(args, train=True))
     load = functools.partial(model.load_from_args, args, train=True)
     models = iterations.Models(load, out)
     models.use(iterations.weights_of(out, LAST))

@@ -435,12 +435,9 @@ def main(args: argparse.Namespace) -> None:
     max_steps = data.steps_of(args.max_steps, args.num_train_epochs, args.data, examples, N)
 
     # --- model ---
-    policy, processor = model.load_from_args(
-        args,
-        train=True,
-        resume=resume,
-        needs_training="reinforcement learning needs one that already answers now and then",
-    )
+    needs = "reinforcement learning needs one that already answers now and then"
+    vars(args).update(model.resolve(args, train=True, needs_training=needs))
+    policy, processor = model.load_from_args(args, train=True, resume=resume)
     if args.learning_rate is None:
         args.learning_rate = 1e-5 if args.lora_r else 1e-6
     asker = data.Asker(processor, args.prompt_template, args.system_prompt)
@@ -448,7 +445,7 @@ def main(args: argparse.Namespace) -> None:
     sampling = rollout.Sampling(limit, args.temperature, args.top_p, args.top_k)
     for asked in (examples, *eval_sets.values()):
         asker.check(asked, limit)
-    reference = model.Reference(policy, args) if args.beta else None
+    reference = model.Reference(policy, args.model, args.seed) if args.beta else None
     graders = {
         name: judges.RewardModel(name, policy.device, logps.core_of(policy).compute_dtype)
         for name in args.reward_funcs

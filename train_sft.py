@@ -114,6 +114,7 @@ def main(args: argparse.Namespace) -> None:
     max_steps = data.steps_of(args.max_steps, args.num_train_epochs, args.data, examples, N)
 
     # --- model ---
+    vars(args).update(model.resolve(args, train=True))
     policy, processor = model.load_from_args(args, train=True, resume=resume)
     if args.learning_rate is None:
         args.learning_rate = 1e-4 if args.lora_r else 1e-5

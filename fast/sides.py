@@ -23,6 +23,7 @@ import logps
 import losses
 import model as modeling
 import rollout
+from processor import Processor
 from update import make_optimizer
 
 Call = Callable[[int], object]  # takes the number of the turn
@@ -126,7 +127,7 @@ def write_model(
                 factor = 8 if "lm_head" in name else 2
                 parameter.mul_(factor * 16 / math.sqrt(MODELS[size].hidden))
     model.save_pretrained(directory)
-    modeling.Processor(tokenizer, families.image_processor_class()(), special, 4096).save(directory)
+    Processor(tokenizer, families.QWEN2_VL.image_processor_class()(), special, 4096).save(directory)
 
 
 def training_flags(lora_r: int, gradient_checkpointing: bool = False) -> SimpleNamespace:
@@ -150,7 +151,7 @@ def load_bench(
     quant: str = "none",
     lora_r: int = 8,
     gradient_checkpointing: bool = False,
-) -> tuple[torch.nn.Module, modeling.Processor, SimpleNamespace]:
+) -> tuple[torch.nn.Module, Processor, SimpleNamespace]:
     """Load (policy, processor, special) of a checkpoint with LoRA whose B is not zero.
 
     special: its end-of-text tokens are among those never sampled, so every row has T tokens.

@@ -54,7 +54,8 @@ def share_by_place(right: list[float], examples: list[Example]) -> list[float]:
 
 def main(args: argparse.Namespace) -> None:
     disk.make_writable(args.output_dir)
-    policy, processor = modeling.load_from_args(args, needs_training="its choices would be noise")
+    vars(args).update(modeling.resolve(args, needs_training="its choices would be noise"))
+    policy, processor = modeling.load_from_args(args)
     n = args.max_eval_samples
     examples = data.head(tasks.read(f"{args.data}_select:test", args.seed), n)
     moved = [dataclasses.replace(e, images=examples[i - 1].images) for i, e in enumerate(examples)]

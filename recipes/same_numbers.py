@@ -42,6 +42,7 @@ ASKED = [
     (r"result\.json data$", "14: a data set has a short name"),
     (r"args\.json (pairs|image_folder)$", "14: given pairs have a script of their own"),
     (r"^(dpo|mpo)_given/.*args\.json ", "14: train_dpo.py has no flags of samples"),
+    (r"^export_(full|lora)\.out number of lines", "14: export's comparison is a test"),
 ]
 
 PRINTED = 8  # lines of a file

@@ -54,14 +54,14 @@ READERS = {
     "model-grpo": Run("train_grpo", RUNS["grpo-lora"].line.replace("--model {base}", MODEL)),
     "model-mpo": Run("selftrain", RUNS["mpo"].line.replace("--model {base}", MODEL)),
     "model-evaluate": Run("evaluate", RUNS["evaluate"].line.replace("--model {base}", MODEL)),
-    "model-export": Run("model", f"export {MODEL} --data count:test", resume=""),
+    "model-export": Run("model", f"export {MODEL}", resume=""),
     "adapter-sft": Run("train_sft", RUNS["sft"].line.replace("--model {base}", MODEL)),
     "adapter-grpo": Run(
         "train_grpo",
         RUNS["grpo"].line.replace("--model {base}", MODEL) + " --beta 0.04",
     ),
     "adapter-evaluate": Run("evaluate", RUNS["evaluate"].line.replace("--model {base}", MODEL)),
-    "adapter-export": Run("model", f"export {MODEL} --data count:test", resume=""),
+    "adapter-export": Run("model", f"export {MODEL}", resume=""),
 }
 MODELS = {
     **faults.MODELS,

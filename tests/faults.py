@@ -74,7 +74,7 @@ RUNS = {
         "--model {base} --data count:test --level 1 --num-samples 2 --max-eval-samples 6"
         " --eval-batch-size 4 --max-completion-length 12",
     ),
-    "export": Run("model", "export --model {adapter} --data count:test", resume=""),
+    "export": Run("model", "export --model {adapter}", resume=""),
 }
 
 # The models that the runs start from. One step each: what they say is noise.

@@ -344,7 +344,7 @@ if script.__name__ == "selftrain":
     faults_server.speak()
 running.run(script.main, script.parse_args)
 """
-END = ("the model is in", "has the figures", "mean |difference in log-prob|", "they differ on")
+END = ("the model is in", "has the figures", "adapter merged)", "they differ on")
 
 
 def state_of(pid: int) -> str:

@@ -702,7 +702,7 @@ def wrapped(kind, lively, processor, directory, **config):
     """The policy with a PEFT adapter of any kind, its weights moved, loaded from a directory."""
     from peft import AdaLoraConfig, LoraConfig, get_peft_model
 
-    config = dict(target_modules=families.LORA_TARGETS) | config
+    config = dict(target_modules=families.QWEN2_VL.lora_targets) | config
     policy = get_peft_model(
         modeling.load(str(lively))[0],
         AdaLoraConfig(init_r=4, total_step=10, **config)
@@ -798,7 +798,7 @@ def test_adapter_off_and_second_adapter(lively):
         assert off == stock_greedy(policy, processor, prompts, 16, [NEVER])
     from peft import LoraConfig
 
-    policy.add_adapter("second", LoraConfig(r=2, target_modules=families.LORA_TARGETS))
+    policy.add_adapter("second", LoraConfig(r=2, target_modules=families.QWEN2_VL.lora_targets))
     policy.set_adapter("second")  # B is zero: the bare model
     assert run() == off != on
     policy.set_adapter("default")

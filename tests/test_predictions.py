@@ -180,6 +180,7 @@ def test_answers_to_questions_with_other_ids_are_not_gone_on_with(tmp_path, monk
     path.write_text(json.dumps([{"question": "q", "answer": "1"}] * 3, indent=1))
     out.mkdir()
     disk.write_lines(out / "predictions.jsonl", [{"id": "d.json:2"}])
+    monkeypatch.setattr(modeling, "resolve", lambda *_, **__: {})
     monkeypatch.setattr(modeling, "load_from_args", lambda *_, **__: (None, None))
     monkeypatch.setattr(data.Asker, "check", lambda *_, **__: None)
     line = [

@@ -266,6 +266,7 @@ def ask(monkeypatch, tmp_path, says, line):
         texts = [says(e, None if greedy else k) for e in examples for k in range(G)]
         return texts, [len(text) for text in texts], None
 
+    monkeypatch.setattr(modeling, "resolve", lambda *_, **__: {})
     monkeypatch.setattr(modeling, "load_from_args", lambda *_, **__: (None, None))
     monkeypatch.setattr(modeling, "describe", lambda policy: "a parrot")
     monkeypatch.setattr(data.Asker, "check", lambda *_, **__: None)

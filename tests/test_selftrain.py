@@ -876,6 +876,7 @@ def examined(monkeypatch):
             if targets:
                 raise Ready
 
+        monkeypatch.setattr(modeling, "resolve", lambda *_, **__: {})
         monkeypatch.setattr(modeling, "load_from_args", lambda *_, **__: (None, None))
         monkeypatch.setattr(data.Asker, "check", check)
         monkeypatch.setattr(images, "check_images", lambda examples: None)

@@ -1,0 +1,73 @@
+"""Text and pictures to numbers, and back: one checkpoint's tokenizer and image processor."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import families
+from plumbing import checkpoint_files, templates
+from plumbing.errors import UserError
+from plumbing.flags import MAX_PIXELS, MIN_PIXELS
+
+
+@dataclass
+class Processor:
+    """Text and pictures to numbers, and back."""
+
+    tokenizer: object
+    image_processor: object
+    special: SimpleNamespace  # ids by name, see families.special_ids
+    context: int  # the most tokens that a prompt and its answer may have
+
+    def save(self, directory: str | Path) -> None:
+        """Write tokenizer, chat template and image processor, as transformers reads them."""
+        self.tokenizer.save_pretrained(directory)
+        self.image_processor.save_pretrained(directory)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Turn (T,) ids into text, up to the first end of text and without special tokens."""
+        ids = [int(i) for i in ids]
+        end = next((t for t, i in enumerate(ids) if i in self.special.eos_ids), len(ids))
+        return self.tokenizer.decode(
+            ids[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+
+
+def pixel_limits(max_pixels: int | None, min_pixels: int | None) -> dict[str, int]:
+    """Write the limits as an image processor's `size`."""
+    return {"shortest_edge": min_pixels or MIN_PIXELS, "longest_edge": max_pixels or MAX_PIXELS}
+
+
+def load_processor(
+    directory: str | Path, max_pixels: int | None = None, min_pixels: int | None = None
+) -> Processor:
+    """Load tokenizer and image processor without AutoProcessor, which needs torchvision.
+
+    The chat template is the tokenizer's, the checkpoint's file (.json or .jinja), or the family's.
+    """
+    directory = Path(directory)
+    if not any((directory / file).is_file() for file in ("tokenizer.json", "vocab.json")):
+        raise UserError(
+            f"{directory} holds no tokenizer.json; "
+            "copy the tokenizer's files of the original checkpoint there"
+        )
+    config = {}
+    if (directory / "config.json").is_file():
+        config = checkpoint_files.read_config(directory)
+    tokenizer = checkpoint_files.load_tokenizer(directory)
+    special = families.special_ids(tokenizer)
+    size = pixel_limits(max_pixels, min_pixels)
+    if size["shortest_edge"] > size["longest_edge"]:
+        raise UserError(
+            f"--min-pixels {size['shortest_edge']} is more than "
+            f"--max-pixels {size['longest_edge']}; lower it"
+        )
+    image_processor = families.QWEN2_VL.image_processor_class()(
+        size=size, **checkpoint_files.read_preprocessor(directory)
+    )
+    checkpoint_files.check_processor(directory, config, image_processor, special, len(tokenizer))
+    context = checkpoint_files.text_of(config)[0].get("max_position_embeddings") or 32768
+    template = templates.chat_template(tokenizer, directory)
+    tokenizer.chat_template = template or families.QWEN2_VL.chat_template
+    return Processor(tokenizer, image_processor, special, context)
