@@ -134,5 +134,5 @@ def two_steps_each(folder):
     line = f"--model {out.grpo} --data count:test --num-samples 3 --max-eval-samples 4"
     train(evaluate, f"{line} --max-completion-length 12 --output-dir {out.eval}")
     line = f"export --model {out.grpo} --output-dir {out.export} --dtype float32"
-    out.model.main(model.parse_args(line.split()))
+    model.main(model.parse_args(line.split()))
     return out
