@@ -251,6 +251,7 @@ def test_speed_prints_and_writes_every_figure(tmp_path, capsys, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_peaks_are_those_of_one_turn(directory):
     """Full logits of 8 x 96 tokens and 4096 words are 12.6 MB, held at least twice."""
     peak = bench_memory.peak_of(
@@ -281,6 +282,7 @@ def test_memory_compares_with_full_logits(tmp_path, capsys, monkeypatch):
     assert "ours over full logits: 0.250" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_scaling_is_drawn(tmp_path, capsys):
     bench.main(
         bench.parse_args(
