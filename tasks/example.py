@@ -1,11 +1,22 @@
 """The records that every reader produces."""
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
+
+
+class Turn(NamedTuple):
+    """One earlier turn of a conversation."""
+
+    role: str  # "user" or "assistant"
+    text: str  # an <image> in a user's turn is a picture's place
 
 
 @dataclass
 class Example:
     """A question with its pictures and its gold answer.
+
+    A picture stands where its <image> stands: in `history` and `question` there is one for each of
+    `images`, in order, or none at all. Without any, the pictures come before the first user turn.
 
     meta["boxes"], [{"bbox_2d": [x1, y1, x2, y2], "label": text or None}, ...], makes it a box
     example: in pixels of its one picture of meta["size"], [width, height]; [] if there is nothing
@@ -22,6 +33,8 @@ class Example:
     task: str | None = None
     meta: dict = field(default_factory=dict)  # whatever else the record holds
     source: str = ""  # "file:line", for messages
+    history: list[Turn] = field(default_factory=list)  # what was said before the question
+    system: str | None = None  # the record's own system turn
 
 
 @dataclass
