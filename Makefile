@@ -19,11 +19,14 @@ demo: .venv/installed
 		--logging-steps 10 --micro-batch-size 64 --eval-batch-size 64 --seed $(SEED) --output-dir $(OUT)/grpo \
 		--resume-from-checkpoint
 
+# A process for each core: a file's tests stay together, since they share what took long to make.
+PYTEST = $(BIN)/python -m pytest -n auto --dist loadfile
+
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-slow: .venv/installed
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(PYTEST) -m "slow or not slow"
 
 lint: .venv/installed
 	$(BIN)/ruff format --check .

@@ -406,7 +406,10 @@ def clip_ratio(clipped: Tensor, adv: Tensor, mask: Tensor) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def frac_reward_zero_std(rewards: Tensor, G: int) -> Tensor:
-    """Measure the share of groups with equal rewards: those teach nothing. (B,) -> ()."""
+    """Measure the share of groups with equal rewards: those teach nothing. (B,) -> ().
+
+    Equal is as in group_advantage, by the group's range; the name is TRL's.
+    """
     return _groups(rewards, G)[1].float().mean()
 
 

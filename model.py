@@ -25,7 +25,7 @@ import torch
 
 import families
 import logps
-from plumbing import checkpoint_files, disk, fields, rundir, running
+from plumbing import checkpoint_files, disk, fields, loaded, rundir, running
 from plumbing.device import dtype_name, pick_device, pick_dtype
 from plumbing.errors import UserError
 from plumbing.find_model import locate, must_not_overwrite
@@ -33,382 +33,6 @@ from plumbing.flags import MAX_PIXELS, MIN_PIXELS, Parser
 from processor import Processor, load_processor, pixel_limits
 
 FAMILY = families.QWEN2_VL
-IN_4_BITS = "model.language_model.layers."  # where nf4 layers may lie
-
-
-# --- load ---
-
-
-def load(
-    name: str,
-    dtype: torch.dtype = torch.float32,
-    device: str | torch.device = "cpu",
-    quant: str = "none",
-    train: argparse.Namespace | SimpleNamespace | None = None,
-    max_pixels: int | None = None,
-    min_pixels: int | None = None,
-    seed: int = 0,
-) -> tuple:
-    """Load (policy, processor) from --model.
-
-    policy: the family's model class, or a PeftModel around one.
-    train: None for inference; else the flags lora_*, freeze_* and gradient_checkpointing.
-    quant "nf4": the language model's linear layers in 4 bits, but not tower and head.
-    Trained weights are float32 whatever `dtype` is, and compute under autocast in `dtype`.
-    UserError for whatever does not fit.
-    """
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    base, adapter = locate(name)
-    lora_r = train.lora_r if train else 0
-    full = bool(train) and not lora_r and not adapter
-    if quant == "nf4" and full:
-        raise UserError(
-            "--quant nf4 weights cannot be trained themselves; add --lora-r 16, or omit --quant"
-        )
-    if base == "tiny":
-        model, processor = load_tiny(dtype, device, quant, full, seed)
-        processor.image_processor.size = pixel_limits(max_pixels, min_pixels)
-    else:
-        checkpoint_files.check_model(base)  # first: it takes a second, and the weights minutes
-        if adapter:
-            checkpoint_files.check_adapter(adapter, base, FAMILY.lora_targets)
-        processor = load_processor(base, max_pixels, min_pixels)
-        model = from_pretrained(base, torch.float32 if full else dtype, device, quant)
-    if quant == "none":
-        model.to(device)
-    model.requires_grad_(False)
-    policy = model
-    if adapter:
-        policy = load_adapter(model, adapter, train)
-    elif lora_r:
-        policy = add_adapter(model, train, seed)
-        if base != "tiny" and not Path(name).is_dir():  # the hub's name, not this machine's cache
-            policy.peft_config["default"].base_model_name_or_path = name
-    if full:
-        unfreeze(model, train, dtype)
-    for parameter in policy.parameters():
-        # In bfloat16, at a learning rate of 1e-6, a step is below a weight's last bit, and lost.
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
-    if train and train.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    prepare(model, dtype)
-    policy.eval()
-    return policy, processor
-
-
-def load_tiny(
-    dtype: torch.dtype, device: str | torch.device, quant: str, full: bool, seed: int
-) -> tuple:
-    """Make the untrained preset: (model, processor).
-
-    full: all weights will be trained, and stay float32.
-    """
-    model, tokenizer, image_processor = families.tiny(seed)
-    context = model.config.text_config.max_position_embeddings
-    processor = Processor(tokenizer, image_processor, families.special_ids(tokenizer), context)
-    if quant == "nf4":  # bitsandbytes quantises while loading: save, and load like any other
-        with tempfile.TemporaryDirectory() as directory:
-            model.save_pretrained(directory)
-            model = from_pretrained(directory, dtype, device, quant)
-    elif not full:
-        for parameter in model.parameters():  # model.to(dtype) would round rotary frequencies too
-            parameter.data = parameter.data.to(dtype)
-    return model, processor
-
-
-def prepare(model, dtype: torch.dtype) -> None:
-    """Set how the model computes: attention, type, and no sampling rules of its own."""
-    from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.masking_utils import sdpa_mask
-
-    # The published rules are greedy without saying so: top_k 1 and a repetition penalty.
-    rules = model.generation_config
-    rules.top_k = 50
-    rules.top_p = 1.0
-    rules.temperature = 1.0
-    rules.repetition_penalty = 1.0
-    rules.do_sample = False
-    model.config.use_cache = True  # a checkpoint saved with it off generates at a crawl
-    AttentionInterface.register("packed", logps.packed_attention)
-    AttentionMaskInterface.register("packed", sdpa_mask)
-    # The language model's alone, and never saved: the vision tower keeps sdpa.
-    model.model.language_model.config._attn_implementation = "packed"
-    model.compute_dtype = dtype
-
-
-def from_pretrained(
-    directory: str | Path, dtype: torch.dtype, device: str | torch.device, quant: str
-):
-    """Load the family's model, in 4 bits if asked.
-
-    UserError if it cannot be loaded, and if weights are missing: no random ones stand in.
-    """
-    from huggingface_hub.errors import StrictDataclassError
-    from safetensors import SafetensorError
-
-    # Mismatches are reported below, by name.
-    options = dict(dtype=dtype, attn_implementation="sdpa", ignore_mismatched_sizes=True)
-    if quant == "nf4":
-        options["device_map"] = {"": device}
-        options["quantization_config"] = four_bit_config(dtype)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            model, report = FAMILY.model_class().from_pretrained(
-                directory, output_loading_info=True, **options
-            )
-    except torch.OutOfMemoryError:
-        raise
-    except (
-        OSError,
-        ValueError,
-        RuntimeError,
-        KeyError,
-        ImportError,
-        TypeError,
-        AttributeError,
-        SafetensorError,
-        StrictDataclassError,
-    ) as error:  # only transformers raises here
-        if disk.is_the_machines(error):
-            raise
-        raise UserError(
-            f"{directory} cannot be loaded as {FAMILY.name} ({fields.first_line(error)}); "
-            "fetch or save the checkpoint again"
-        ) from None
-    check_report(directory, model, report)
-    if quant == "none":
-        check_unquantised(directory, model)
-    else:
-        check_quantised(model)
-    return model
-
-
-def four_bit_config(dtype: torch.dtype):
-    """Make the settings of NF4 with double quantisation (QLoRA, arXiv:2305.14314)."""
-    try:
-        import bitsandbytes  # noqa: F401
-        from transformers import BitsAndBytesConfig
-    except ImportError:
-        raise UserError("--quant nf4 needs bitsandbytes: pip install bitsandbytes") from None
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype,
-        llm_int8_skip_modules=FAMILY.keep_unquantised,
-    )
-
-
-def check_report(directory: str | Path, model, report: dict) -> None:
-    """Raise UserError if transformers' loading report names missing or mismatched weights."""
-    mismatched = [str(entry[0]) for entry in report.get("mismatched_keys", [])]
-    lacking = sorted(report["missing_keys"]) + mismatched
-    if model.config.tie_word_embeddings:
-        lacking = [key for key in lacking if key != "lm_head.weight"]
-    if lacking:
-        raise UserError(
-            f"{directory}: {len(lacking)} weights are missing or of the wrong shape "
-            f"({', '.join(lacking[:3])}, ...); the checkpoint is incomplete, fetch it again"
-        )
-
-
-def check_unquantised(directory: str | Path, model) -> None:
-    """Raise UserError if the checkpoint has tower or head in few bits."""
-    for name, module in model.named_modules():
-        in_few_bits = type(module).__name__ in ("Linear4bit", "Linear8bitLt")
-        if in_few_bits and not name.startswith(IN_4_BITS):
-            raise UserError(
-                f"{directory}: quantization_config in its config.json puts layers outside the "
-                f"language model in few bits ({name}); "
-                "fetch the checkpoint that is not quantised, and add --quant nf4"
-            )
-
-
-def check_quantised(model) -> None:
-    """Raise UserError unless just the language model's linear layers are in 4 bits."""
-    from bitsandbytes.nn import Linear4bit
-
-    inside = []
-    for name, module in model.named_modules():
-        if isinstance(module, Linear4bit):
-            # bitsandbytes 0.50.2 else repacks a layer at its first evaluation on CPUs with
-            # AVX512-BF16, and no gradient passes it from then on.
-            module.support_avx512bf16_for_cpu = False
-            inside.append(name)
-    wrong = [n for n in inside if not n.startswith(IN_4_BITS)]
-    if wrong or len(inside) != 7 * model.config.text_config.num_hidden_layers:
-        raise UserError(
-            f"bitsandbytes put {len(inside)} layers in 4 bits, {len(wrong)} of them outside the "
-            f"language model ({wrong[:2]}); use the versions of requirements.txt"
-        )
-
-
-# --- adapt and freeze ---
-
-
-def add_adapter(model, train: argparse.Namespace | SimpleNamespace, seed: int):
-    """Put a fresh LoRA on the language model's linear layers, drawn from `seed`."""
-    from peft import LoraConfig, get_peft_model
-
-    torch.manual_seed(seed)
-    config = LoraConfig(
-        r=train.lora_r,
-        lora_alpha=train.lora_alpha or 2 * train.lora_r,
-        lora_dropout=train.lora_dropout,
-        target_modules=FAMILY.lora_targets,
-        task_type="CAUSAL_LM",
-    )
-    return get_peft_model(model, config)
-
-
-def load_adapter(model, adapter: Path, train: argparse.Namespace | SimpleNamespace | None):
-    """Load the adapter of a directory around `model`: a PeftModel, trainable if `train`."""
-    from peft import PeftModel
-    from safetensors import SafetensorError
-
-    config = checkpoint_files.read_adapter(adapter)
-    if train and train.lora_r and train.lora_r != config.get("r"):
-        raise UserError(
-            f"--lora-r {train.lora_r}, but the adapter in {adapter} has rank {config.get('r')}; "
-            "omit --lora-r, or merge it first: "
-            f"python model.py export --model {adapter} --output-dir merged"
-        )
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            policy = PeftModel.from_pretrained(model, adapter, is_trainable=bool(train))
-    except torch.OutOfMemoryError:
-        raise
-    except SafetensorError as error:
-        raise UserError(
-            f"the adapter in {adapter} cannot be read ({str(error)[:120]}); fetch or save it again"
-        ) from None
-    except (
-        OSError,
-        ValueError,
-        RuntimeError,
-        KeyError,
-        IndexError,
-        ImportError,
-        AttributeError,
-        TypeError,
-    ) as error:  # only PEFT raises here
-        if disk.is_the_machines(error):
-            raise
-        raise UserError(
-            f"the adapter in {adapter} does not fit its base ({fields.first_line(error)}); "
-            "correct base_model_name_or_path in its adapter_config.json"
-        ) from None
-    check_placed(policy, adapter, config, [str(warning.message) for warning in caught])
-    if train:
-        for module in policy.modules():
-            for dropout in getattr(module, "lora_dropout", {}).values():
-                if isinstance(dropout, torch.nn.Dropout):
-                    dropout.p = train.lora_dropout
-    return policy
-
-
-def check_placed(policy, adapter: Path, config: dict, said: list[str]) -> None:
-    """Raise UserError unless every weight of the adapter has found its module.
-
-    said: the warnings while it was loaded.
-    """
-    # PEFT only warns of names of transformers 4, and loads nothing.
-    missing = [text for text in said if "missing" in text.lower() and "adapter" in text.lower()]
-    if missing:
-        raise UserError(f"the adapter in {adapter} does not fit its base: {missing[0][:200]}")
-    placed = sum("lora_A.default" in name for name, _ in policy.named_parameters())
-    pairs = checkpoint_files.adapted(adapter)
-    if config["peft_type"] == "LORA" and placed != pairs:
-        raise UserError(
-            f"the adapter in {adapter} has weights for {pairs} modules, but its "
-            f"adapter_config.json places {placed}; correct target_modules there, "
-            "or fetch the adapter again"
-        )
-
-
-def unfreeze(model, train: argparse.Namespace | SimpleNamespace, dtype: torch.dtype) -> None:
-    """Train all parameters but those of frozen parts, which go to `dtype`.
-
-    UserError if every part is frozen.
-    """
-    frozen = {
-        "model.visual.merger": train.freeze_merger,
-        "model.visual": train.freeze_vision,
-        "": train.freeze_llm,
-    }
-    for name, parameter in model.named_parameters():
-        part = next(start for start in frozen if name.startswith(start))
-        parameter.requires_grad_(not frozen[part])
-        if frozen[part]:
-            parameter.data = parameter.data.to(dtype)
-    if all(frozen.values()):
-        raise UserError(
-            "everything is frozen: omit one of --freeze-vision, --freeze-merger, --freeze-llm"
-        )
-
-
-class Reference:
-    """The frozen policy that training started from, for KL(policy || reference).
-
-        with reference as policy:
-            logps.token_logps(policy, ...)
-
-    A fresh LoRA: the same weights with the adapter off.
-    A LoRA that training continues: a frozen copy of that adapter; without it one has its base.
-    Full fine-tuning: a frozen copy of the model, which takes its memory once more.
-    """
-
-    def __init__(self, policy, model: str, seed: int):
-        self.policy = policy
-        self.frozen_model = None
-        self.frozen_adapter = None
-        _, adapter = locate(model)
-        if adapter:
-            rundir.check_model_files(adapter)
-            policy.load_adapter(str(adapter), adapter_name="reference", is_trainable=False)
-            policy.set_adapter("default")  # load_adapter leaves requires_grad off: switch back
-            self.frozen_adapter = [p for n, p in policy.named_parameters() if ".reference." in n]
-            for parameter in self.frozen_adapter:
-                parameter.requires_grad_(False)
-        elif not hasattr(policy, "get_base_model"):
-            core = logps.core_of(policy)
-            # float32 under autocast, as the policy is: else the KL starts at rounding noise, not 0.
-            self.frozen_model, _ = load(model, torch.float32, core.device, seed=seed)
-            self.frozen_model.compute_dtype = core.compute_dtype
-            size = sum(p.numel() * p.element_size() for p in self.frozen_model.parameters())
-            print(
-                "--beta above 0 with full fine-tuning keeps a frozen copy of the model: "
-                f"{size / 2**30:.2f} GiB more (LoRA needs none)"
-            )
-
-    def __enter__(self):
-        if self.frozen_model is not None:
-            return self.frozen_model
-        self.trained = [p for p in self.policy.parameters() if p.requires_grad]
-        if self.frozen_adapter is not None:
-            self.policy.set_adapter("reference")
-        else:
-            self.off = self.policy.disable_adapter()
-            self.off.__enter__()
-        return self.policy
-
-    def __exit__(self, *error) -> None:
-        if self.frozen_model is not None:
-            return
-        if self.frozen_adapter is not None:
-            self.policy.set_adapter("default")  # PEFT flips requires_grad with the active adapter
-            for parameter in self.frozen_adapter:
-                parameter.requires_grad_(False)
-        else:
-            self.off.__exit__(*error)
-        for parameter in self.trained:
-            parameter.requires_grad_(True)
 
 
 # --- as the command line asks ---
@@ -497,6 +121,334 @@ def load_from_args(
     )
 
 
+# --- load ---
+
+
+def load(
+    name: str,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+    quant: str = "none",
+    train: argparse.Namespace | SimpleNamespace | None = None,
+    max_pixels: int | None = None,
+    min_pixels: int | None = None,
+    seed: int = 0,
+) -> tuple:
+    """Load (policy, processor) from --model.
+
+    policy: the family's model class, or a PeftModel around one.
+    train: None for inference; else the flags lora_*, freeze_* and gradient_checkpointing. What
+    trains is the adapter that --model names, a fresh one of --lora-r, or all weights.
+    quant "nf4": the language model's linear layers in 4 bits, but not tower and head.
+    Trained weights are float32 whatever `dtype` is, and compute under autocast in `dtype`.
+    UserError for whatever does not fit.
+    """
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    base, adapter = locate(name)
+    lora_r = train.lora_r if train else 0
+    full = bool(train) and not lora_r and not adapter
+    if quant == "nf4" and full:
+        raise UserError(
+            "--quant nf4 weights cannot be trained themselves; add --lora-r 16, or omit --quant"
+        )
+    if base == "tiny":
+        model, processor = load_tiny(dtype, device, quant, full, seed)
+        processor.image_processor.size = pixel_limits(max_pixels, min_pixels)
+    else:
+        checkpoint_files.check_model(base)  # first: it takes a second, and the weights minutes
+        if adapter:
+            checkpoint_files.check_adapter(adapter, base, FAMILY.lora_targets)
+        processor = load_processor(base, max_pixels, min_pixels)
+        model = from_pretrained(base, torch.float32 if full else dtype, device, quant)
+    if quant == "none":
+        model.to(device)
+    model.requires_grad_(False)
+    policy = model
+    if adapter:
+        policy = load_adapter(model, adapter, train)
+    elif lora_r:
+        policy = add_adapter(model, train, seed)
+        if base != "tiny" and not Path(name).is_dir():  # the hub's name, not this machine's cache
+            policy.peft_config["default"].base_model_name_or_path = name
+    if full:
+        unfreeze(model, train, dtype)
+    for parameter in policy.parameters():
+        # In bfloat16, at a learning rate of 1e-6, a step is below a weight's last bit, and lost.
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    if train and train.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    prepare(model, dtype)
+    policy.eval()
+    return policy, processor
+
+
+def load_tiny(
+    dtype: torch.dtype, device: str | torch.device, quant: str, full: bool, seed: int
+) -> tuple:
+    """Make the untrained preset: (model, processor).
+
+    full: all weights will be trained, and stay float32.
+    """
+    model, tokenizer, image_processor = families.tiny(seed)
+    context = model.config.text_config.max_position_embeddings
+    processor = Processor(tokenizer, image_processor, families.special_ids(tokenizer), context)
+    if quant == "nf4":  # bitsandbytes quantises while loading: save, and load like any other
+        with tempfile.TemporaryDirectory() as directory:
+            model.save_pretrained(directory)
+            model = from_pretrained(directory, dtype, device, quant)
+    elif not full:
+        for parameter in model.parameters():  # model.to(dtype) would round rotary frequencies too
+            parameter.data = parameter.data.to(dtype)
+    return model, processor
+
+
+def prepare(model, dtype: torch.dtype) -> None:
+    """Set how the model computes: attention, type, and no sampling rules of its own."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    # The published rules are greedy without saying so: top_k 1 and a repetition penalty. Ours
+    # are in rollout.Sampling; these serve stock `generate`, and are saved with the model.
+    rules = model.generation_config
+    rules.top_k = 50
+    rules.top_p = 1.0
+    rules.temperature = 1.0
+    rules.repetition_penalty = 1.0
+    rules.do_sample = False
+    model.config.use_cache = True  # a checkpoint saved with it off generates at a crawl
+    AttentionInterface.register("packed", logps.packed_attention)
+    AttentionMaskInterface.register("packed", sdpa_mask)
+    # The language model's alone, and never saved: the vision tower keeps sdpa.
+    model.model.language_model.config._attn_implementation = "packed"
+    model.compute_dtype = dtype
+
+
+def from_pretrained(
+    directory: str | Path, dtype: torch.dtype, device: str | torch.device, quant: str
+):
+    """Load the family's model, in 4 bits if asked.
+
+    UserError if it cannot be loaded, and if weights are missing: no random ones stand in.
+    """
+    from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
+
+    # Mismatches are reported below, by name.
+    options = dict(dtype=dtype, attn_implementation="sdpa", ignore_mismatched_sizes=True)
+    if quant == "nf4":
+        options["device_map"] = {"": device}
+        options["quantization_config"] = four_bit_config(dtype)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model, report = FAMILY.model_class().from_pretrained(
+                directory, output_loading_info=True, **options
+            )
+    except torch.OutOfMemoryError:
+        raise
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+        KeyError,
+        ImportError,
+        TypeError,
+        AttributeError,
+        SafetensorError,
+        StrictDataclassError,
+    ) as error:  # only transformers raises here
+        if disk.is_the_machines(error):
+            raise
+        raise UserError(
+            f"{directory} cannot be loaded as {FAMILY.name} ({fields.first_line(error)}); "
+            "fetch or save the checkpoint again"
+        ) from None
+    loaded.check_report(directory, model, report)
+    if quant == "none":
+        loaded.check_unquantised(directory, model)
+    else:
+        keep_gradients_on_cpu(model)
+        loaded.check_quantised(model)
+    return model
+
+
+def four_bit_config(dtype: torch.dtype):
+    """Make the settings of NF4 with double quantisation (QLoRA, arXiv:2305.14314)."""
+    try:
+        import bitsandbytes  # noqa: F401
+        from transformers import BitsAndBytesConfig
+    except ImportError:
+        raise UserError("--quant nf4 needs bitsandbytes: pip install bitsandbytes") from None
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=FAMILY.keep_unquantised,
+    )
+
+
+def keep_gradients_on_cpu(model) -> None:
+    """Stop bitsandbytes from repacking 4-bit layers on CPUs with AVX512-BF16.
+
+    Version 0.50.2 does so at a layer's first evaluation, and no gradient passes it from then on.
+    """
+    for module in model.modules():
+        if type(module).__name__ == "Linear4bit":
+            module.support_avx512bf16_for_cpu = False
+
+
+# --- adapt and freeze ---
+
+
+def add_adapter(model, train: argparse.Namespace | SimpleNamespace, seed: int):
+    """Put a fresh LoRA on the language model's linear layers, drawn from `seed`."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(seed)
+    config = LoraConfig(
+        r=train.lora_r,
+        lora_alpha=train.lora_alpha or 2 * train.lora_r,
+        lora_dropout=train.lora_dropout,
+        target_modules=FAMILY.lora_targets,
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, config)
+
+
+def load_adapter(model, adapter: Path, train: argparse.Namespace | SimpleNamespace | None):
+    """Load the adapter of a directory around `model`: a PeftModel, trainable if `train`."""
+    from peft import PeftModel
+    from safetensors import SafetensorError
+
+    config = checkpoint_files.read_adapter(adapter)
+    if train and train.lora_r and train.lora_r != config.get("r"):
+        raise UserError(
+            f"--lora-r {train.lora_r}, but the adapter in {adapter} has rank {config.get('r')}; "
+            "omit --lora-r, or merge it first: "
+            f"python model.py export --model {adapter} --output-dir merged"
+        )
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            policy = PeftModel.from_pretrained(model, adapter, is_trainable=bool(train))
+    except torch.OutOfMemoryError:
+        raise
+    except SafetensorError as error:
+        raise UserError(
+            f"the adapter in {adapter} cannot be read ({str(error)[:120]}); fetch or save it again"
+        ) from None
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+        KeyError,
+        IndexError,
+        ImportError,
+        AttributeError,
+        TypeError,
+    ) as error:  # only PEFT raises here
+        if disk.is_the_machines(error):
+            raise
+        raise UserError(
+            f"the adapter in {adapter} does not fit its base ({fields.first_line(error)}); "
+            "correct base_model_name_or_path in its adapter_config.json"
+        ) from None
+    loaded.check_placed(policy, adapter, config, [str(warning.message) for warning in caught])
+    if train:
+        for module in policy.modules():
+            for dropout in getattr(module, "lora_dropout", {}).values():
+                if isinstance(dropout, torch.nn.Dropout):
+                    dropout.p = train.lora_dropout
+    return policy
+
+
+def unfreeze(model, train: argparse.Namespace | SimpleNamespace, dtype: torch.dtype) -> None:
+    """Train all parameters but those of frozen parts, which go to `dtype`.
+
+    UserError if every part is frozen.
+    """
+    frozen = {
+        "model.visual.merger": train.freeze_merger,
+        "model.visual": train.freeze_vision,
+        "": train.freeze_llm,
+    }
+    for name, parameter in model.named_parameters():
+        part = next(start for start in frozen if name.startswith(start))
+        parameter.requires_grad_(not frozen[part])
+        if frozen[part]:
+            parameter.data = parameter.data.to(dtype)
+    if all(frozen.values()):
+        raise UserError(
+            "everything is frozen: omit one of --freeze-vision, --freeze-merger, --freeze-llm"
+        )
+
+
+class Reference:
+    """The frozen policy that training started from, for KL(policy || reference).
+
+        with reference as policy:
+            logps.token_logps(policy, ...)
+
+    A fresh LoRA: the same weights with the adapter off.
+    A LoRA that training continues: a frozen copy of that adapter; without it one has its base.
+    Full fine-tuning: a frozen copy of the model, which takes its memory once more.
+    """
+
+    def __init__(self, policy, model: str, seed: int):
+        self.policy = policy
+        self.frozen_model = None
+        self.frozen_adapter = None
+        _, adapter = locate(model)
+        if adapter:
+            rundir.check_model_files(adapter)
+            policy.load_adapter(str(adapter), adapter_name="reference", is_trainable=False)
+            policy.set_adapter("default")  # load_adapter leaves requires_grad off: switch back
+            self.frozen_adapter = [p for n, p in policy.named_parameters() if ".reference." in n]
+            for parameter in self.frozen_adapter:
+                parameter.requires_grad_(False)
+        elif not hasattr(policy, "get_base_model"):
+            core = logps.core_of(policy)
+            # float32 under autocast, as the policy is: else the KL starts at rounding noise, not 0.
+            self.frozen_model, _ = load(model, torch.float32, core.device, seed=seed)
+            self.frozen_model.compute_dtype = core.compute_dtype
+            size = sum(p.numel() * p.element_size() for p in self.frozen_model.parameters())
+            print(
+                "--beta above 0 with full fine-tuning keeps a frozen copy of the model: "
+                f"{size / 2**30:.2f} GiB more (LoRA needs none)"
+            )
+
+    def __enter__(self):
+        if self.frozen_model is not None:
+            return self.frozen_model
+        self.trained = [p for p in self.policy.parameters() if p.requires_grad]
+        if self.frozen_adapter is not None:
+            self.policy.set_adapter("reference")
+        else:
+            self.off = self.policy.disable_adapter()
+            self.off.__enter__()
+        return self.policy
+
+    def __exit__(self, *error) -> None:
+        if self.frozen_model is not None:
+            return
+        if self.frozen_adapter is not None:
+            self.policy.set_adapter("default")  # PEFT flips requires_grad with the active adapter
+            for parameter in self.frozen_adapter:
+                parameter.requires_grad_(False)
+        else:
+            self.off.__exit__(*error)
+        for parameter in self.trained:
+            parameter.requires_grad_(True)
+
+
+# --- describe, save, export ---
+
+
 def describe(policy) -> str:
     """Say in one line how many parameters there are, how many train, and where."""
     total = 0
@@ -509,9 +461,6 @@ def describe(policy) -> str:
         f"{total / 1e6:.2f} M parameters, {trained / 1e6:.2f} M trained, "
         f"{dtype_name(core.compute_dtype)} on {core.device}"
     )
-
-
-# --- save and export ---
 
 
 def save(policy, processor: Processor, directory: str | Path) -> None:

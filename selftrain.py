@@ -7,7 +7,7 @@
     mpo    that, their quality, and imitation (arXiv:2411.10442)       L = 0.8 dpo + 0.2 bco + sft
 The margin of a pair is Delta_c - Delta_r, of chosen and rejected response, Delta = log pi / pi_ref.
 Iteration 0 is the given model, or with --warmup-data that model trained on worked solutions.
-A killed run goes on in the phase it was in.
+A killed run goes on where it was: plumbing/iterations.py says what it finds there.
 
 Differences from the releases:
  1. Built prompts keep their options; right candidates stand in each place equally often; sets with
@@ -483,9 +483,9 @@ def main(args: argparse.Namespace) -> None:
         rows = []
         if not iterations.is_trained(folder):
             # 1. sample K answers to each question with the model before        -> pool.jsonl
-            before = iterations.weights_of(out, t - 1)
+            model_before = iterations.weights_of(out, t - 1)
             if t:
-                models.use(before)
+                models.use(model_before)
                 pool, metrics = sample_pool(
                     folder, t, models.policy, sampler, examples, shares, args.seed
                 )
@@ -502,13 +502,14 @@ def main(args: argparse.Namespace) -> None:
                     folder, t, models.policy, sampler, examples, pool, shares, build, learned,
                     hints, args.seed,
                 )  # fmt: skip
-                rows, metrics = built + always, metrics | counts
+                rows = built + always
+                metrics |= counts
             elif warm:
                 rows = list(always)
             iterations.write_built(folder, metrics, label)
 
             # 3. train the model before (pairs), or the given one               -> the model
-            start = before if args.continue_training or method.prefers else None
+            start = model_before if args.continue_training or method.prefers else None
             if rows and method.prefers:
                 iterations.write_pairs(folder, rows)
                 rows = update.with_references(folder, label, models, start, asker, rows)

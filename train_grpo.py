@@ -246,13 +246,23 @@ def grpo_gradient(
 def trusted_old_logp(
     sampled: Tensor, computed: Tensor, mask: Tensor, step: int
 ) -> tuple[Tensor, dict[str, Tensor], bool]:
-    """Prefer the rollout's own log-probs as pi_old; fall back if they differ by more than rounding.
+    """Take the rollout's own log-probs as pi_old, or the computed ones where they disagree.
 
     sampled, computed: of the same tokens and weights. All (B, T), nats.
-    Returns also losses.logp_difference and whether they agree. Warns above 1e-3 nats per token;
-    UserError above 1e-2, where the completions are as good as another policy's.
+    Returns also losses.logp_difference, and whether they agree (losses.rollout_agrees).
+    UserError as `must_agree`.
     """
     gap = losses.logp_difference(sampled, computed, mask)
+    must_agree(gap, step)
+    agrees = losses.rollout_agrees(sampled, computed, mask)
+    return (sampled if agrees else computed), gap, agrees
+
+
+def must_agree(gap: dict[str, Tensor], step: int) -> None:
+    """Warn if rollout and update differ by more than 1e-3 nats per token.
+
+    UserError above 1e-2, where the completions are as good as another policy's.
+    """
     if not gap["k3"] <= 1e-3:  # so that nan does not pass
         text = (
             f"step {step}: rollout and update disagree about the same tokens: KL "
@@ -264,8 +274,6 @@ def trusted_old_logp(
                 "use --dtype float32 or a higher --temperature, and report this"
             )
         say(f"  warning: {text} (in bfloat16 a low --temperature is enough for that)")
-    agrees = losses.rollout_agrees(sampled, computed, mask)
-    return (sampled if agrees else computed), gap, agrees
 
 
 def sample_metrics(
@@ -518,9 +526,10 @@ def main(args: argparse.Namespace) -> None:
             weights = losses.token_weights(counted, args.loss_type, limit)  # (B, T)
             batches = partial(micro_batches, prompts, roll, size, policy.device)
             policy.eval()  # without LoRA dropout, as in the rollout
-            old_logp = undropped = ref_logp = None
+            # None: the first update's ratio is 1. It is set in that update, for the next ones.
+            old_logp = logp_without_dropout = ref_logp = None
             if args.lora_r and args.lora_dropout:
-                undropped = frozen_logps(policy, batches(), logp_of)  # (B, T)
+                logp_without_dropout = frozen_logps(policy, batches(), logp_of)  # (B, T)
             if reference:
                 with reference as frozen:
                     ref_logp = frozen_logps(frozen, batches(), logp_of)  # (B, T)
@@ -534,12 +543,12 @@ def main(args: argparse.Namespace) -> None:
                     policy, batches(), logp_of, objective, adv, counted, weights, old_logp, ref_logp
                 )
                 # The first update's ratio is 1: its denominator is this pass itself, with dropout.
-                old = new_logp if old_logp is None else old_logp
-                clipped = objective.loss.clipped(new_logp, old, adv, counted, *clip)  # (B, T)
+                denominator = new_logp if old_logp is None else old_logp
+                clipped = objective.loss.clipped(new_logp, denominator, adv, counted, *clip)
                 clips.append(losses.clip_ratio(clipped, adv, counted))
                 if iteration == 0:
                     first_logp, first_entropy = new_logp, entropy
-                    computed = new_logp if undropped is None else undropped
+                    computed = new_logp if logp_without_dropout is None else logp_without_dropout
                     old_logp, gap, agrees = trusted_old_logp(roll.logp, computed, roll.mask, step)
                 grad_norm = update.clip_gradient(trained, args.max_grad_norm, step)
                 optimizer.step()

@@ -152,7 +152,7 @@ def main(args: argparse.Namespace) -> None:
             # 1. a batch: prompts, and what to answer
             chosen = data.take(examples, (step - 1) * N, N, args.seed)
             encoded = [(asker.prompt(e, limit), asker.target(e, limit)) for e in chosen]
-            # Micro-batches of about one length have less padding.
+            # In micro-batches of about one length, prompts have less padding.
             encoded.sort(key=lambda pair: len(pair[0].ids) + len(pair[1]))
             prompts, rows = zip(*encoded)
             targets, mask = data.pad_targets(rows, processor.special.pad_id)  # (B, T)

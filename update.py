@@ -1,4 +1,7 @@
-"""One optimizer step: schedule, optimizer, clipping, supervised and preference gradients."""
+"""Optimizer, schedule and clipping of all scripts; how selftrain.py and train_dpo.py train.
+
+The gradients here are those of imitation and of preferences; GRPO's is in train_grpo.py.
+"""
 
 import functools
 import math

@@ -14,8 +14,8 @@ from plumbing import disk, records
 from plumbing.errors import UserError
 
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "math-verify", "triton", "trl")
-# What may change when a run goes on: how long, how often, where, in what portions; nothing that
-# changes what is learned.
+# What may change when a run goes on: how long, how often, where, in what portions. None of it
+# changes what is learned, but for rounding and for what --lora-dropout draws in each portion.
 FREE_ON_RESUME = {
     "max_steps",
     "num_train_epochs",

@@ -11,13 +11,18 @@ class UserError(ValueError):
     """Something the person at the keyboard can fix: one sentence with the remedy. Exit code 2."""
 
 
+def gpu_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an exception says that a GPU's memory is full."""
+    torch = sys.modules.get("torch")  # without it, nothing of its kind can have been raised
+    return bool(torch) and isinstance(error, torch.OutOfMemoryError)
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Tell whether an exception says that the machine's memory is full.
 
     A GPU's is no such: it has its own type, torch.OutOfMemoryError, and other remedies.
     """
-    torch = sys.modules.get("torch")  # without it, nothing of its kind can have been raised
-    if torch and isinstance(error, torch.OutOfMemoryError):
+    if gpu_out_of_memory(error):
         return False
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM

@@ -303,9 +303,13 @@ def add_training_flags(parser: Parser) -> Group:
         "--lora-r",
         type=int_from_0,
         help="rank of LoRA on the language model's linear layers; 0 trains the weights themselves; "
-        "default: 16 with --quant nf4, else 0",
+        "default: the adapter's if --model is one, 16 with --quant nf4, else 0",
     )
-    g.add_argument("--lora-alpha", type=int_from_1, help="LoRA scale is alpha / r; default: 2 r")
+    g.add_argument(
+        "--lora-alpha",
+        type=int_from_1,
+        help="LoRA scale is alpha / r; default: 2 r; an adapter that is trained on keeps its own",
+    )
     g.add_argument(
         "--lora-dropout",
         type=below_1,

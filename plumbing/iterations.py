@@ -1,14 +1,18 @@
 """The output directory of a run in iterations: selftrain.py and train_dpo.py.
 
-    iteration-T/pool.jsonl ...      what was sampled (sampler.py)
+    iteration-T/pool.jsonl          what was sampled (sampler.py)
+                hinted.jsonl        answers to hinted questions (--rationalization)
+                continuations.jsonl rejected responses continued without the picture (DropoutNTP)
                 built.json          the metrics of sampling and building
                 train.jsonl         what is learned
+                reference.jsonl     the reference's log-probs of its pairs (update.py)
                 checkpoint-STEP/    training that has not ended (update.train)
                 trained.json        steps and rows; the model here is the result
-                eval_N_*.jsonl      the answers of an evaluation (sampler.py)
+                eval_N_*.jsonl      the answers of an evaluation (heldout.py)
                 result.json         all metrics: the iteration is finished
 
-A killed run goes on in the phase it was in.
+A killed run goes on in the first iteration without result.json. Samples, log-probs, checkpoints
+and answers are taken up where they end; built rows are made again.
 """
 
 import gc

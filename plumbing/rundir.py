@@ -20,8 +20,6 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
 from plumbing import disk, records
 from plumbing.arguments import same_flags
 from plumbing.errors import UserError
@@ -224,6 +222,8 @@ def _fill(
     lines: list | None = None,
 ) -> None:
     """Make a folder of a model and its sums; leave nothing if that fails."""
+    import torch  # here: it takes a second, which rescoring saved outputs needs not wait for
+
     delete(temporary)
     temporary.mkdir()  # its parent is there, or was moved away under the run
     try:
@@ -277,6 +277,8 @@ def load_state(checkpoint: str | Path) -> dict:
 
     UserError if it cannot be read, or is of another step than the folder's name says.
     """
+    import torch
+
     path = Path(checkpoint) / "state.pt"
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)

@@ -2,11 +2,10 @@
 
 import sys
 
-import torch
 from tqdm import tqdm
 
 from plumbing import disk, lock, stopping
-from plumbing.errors import UserError, out_of_memory
+from plumbing.errors import UserError, gpu_out_of_memory, out_of_memory
 
 
 def run(main, parse_args, argv=None):
@@ -30,11 +29,11 @@ def _run(main, parse_args, argv):
             main(args)
     except UserError as error:
         _stop(str(error))
-    except torch.OutOfMemoryError as error:
-        _stop(f"the GPU's memory is full ({first_line(error)}); {less_memory(args)}")
     except Exception as error:
         out, again = getattr(args, "output_dir", None) or ".", lock.again(args)
         words = disk.in_words(error, out, again)
+        if words is None and gpu_out_of_memory(error):
+            words = f"the GPU's memory is full ({first_line(error)}); {less_memory(args)}"
         if words is None and out_of_memory(error):
             words = f"the memory is full ({first_line(error)}); {less_memory(args)}"
         if words is None:  # a mistake of this code

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+# Before torch is imported: a test process a core (pytest-xdist), and threads that spin, are slow.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Before transformers is imported: a test that downloads should fail.
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Before triton is imported: its kernels run on the CPU, as written.

@@ -180,9 +180,9 @@ assert "torch" not in sys.modules
 
 
 def texts_need_no_torch(root: Path) -> set[str]:
-    """What reads and grades text imports no torch, nor does anything that it imports."""
+    """What reads and grades text, and saved outputs, imports no torch, nor what it imports."""
     modules = [name for name in product(root) if name.startswith(("grading", "tasks"))]
-    modules = [name for name in modules if name != "grading.judges"] + ["pools"]
+    modules = [name for name in modules if name != "grading.judges"] + ["pools", "evaluate"]
     command = [sys.executable, "-B", "-c", WITHOUT_TORCH, *modules]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120)
     return {done.stderr.strip().splitlines()[-1]} if done.returncode else set()
