@@ -1,0 +1,68 @@
+"""Whether a model was loaded as its checkpoint and the flags say."""
+
+from pathlib import Path
+
+from plumbing import checkpoint_files
+from plumbing.errors import UserError
+
+IN_4_BITS = "model.language_model.layers."  # where nf4 layers may lie
+
+
+def check_report(directory: str | Path, model, report: dict) -> None:
+    """Raise UserError if transformers' loading report names missing or mismatched weights."""
+    mismatched = [str(entry[0]) for entry in report.get("mismatched_keys", [])]
+    lacking = sorted(report["missing_keys"]) + mismatched
+    if model.config.tie_word_embeddings:
+        lacking = [key for key in lacking if key != "lm_head.weight"]
+    if lacking:
+        raise UserError(
+            f"{directory}: {len(lacking)} weights are missing or of the wrong shape "
+            f"({', '.join(lacking[:3])}, ...); the checkpoint is incomplete, fetch it again"
+        )
+
+
+def check_unquantised(directory: str | Path, model) -> None:
+    """Raise UserError if the checkpoint has tower or head in few bits."""
+    for name, module in model.named_modules():
+        in_few_bits = type(module).__name__ in ("Linear4bit", "Linear8bitLt")
+        if in_few_bits and not name.startswith(IN_4_BITS):
+            raise UserError(
+                f"{directory}: quantization_config in its config.json puts layers outside the "
+                f"language model in few bits ({name}); "
+                "fetch the checkpoint that is not quantised, and add --quant nf4"
+            )
+
+
+def check_quantised(model) -> None:
+    """Raise UserError unless just the language model's linear layers are in 4 bits."""
+    from bitsandbytes.nn import Linear4bit
+
+    inside = []
+    for name, module in model.named_modules():
+        if isinstance(module, Linear4bit):
+            inside.append(name)
+    wrong = [n for n in inside if not n.startswith(IN_4_BITS)]
+    if wrong or len(inside) != 7 * model.config.text_config.num_hidden_layers:
+        raise UserError(
+            f"bitsandbytes put {len(inside)} layers in 4 bits, {len(wrong)} of them outside the "
+            f"language model ({wrong[:2]}); use the versions of requirements.txt"
+        )
+
+
+def check_placed(policy, adapter: Path, config: dict, said: list[str]) -> None:
+    """Raise UserError unless every weight of the adapter has found its module.
+
+    said: the warnings while it was loaded.
+    """
+    # PEFT only warns of names of transformers 4, and loads nothing.
+    missing = [text for text in said if "missing" in text.lower() and "adapter" in text.lower()]
+    if missing:
+        raise UserError(f"the adapter in {adapter} does not fit its base: {missing[0][:200]}")
+    placed = sum("lora_A.default" in name for name, _ in policy.named_parameters())
+    pairs = checkpoint_files.adapted(adapter)
+    if config["peft_type"] == "LORA" and placed != pairs:
+        raise UserError(
+            f"the adapter in {adapter} has weights for {pairs} modules, but its "
+            f"adapter_config.json places {placed}; correct target_modules there, "
+            "or fetch the adapter again"
+        )
