@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterator
 from typing import IO
 
 from plumbing import stopping
+from plumbing.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,14 @@ STUCK_SECONDS = 300  # of the clock, for one question or for the start: no such 
 
 class Late(TimeoutError):
     """A question took too much CPU time: it has no answer in this process."""
+
+
+def no_worker(reason: str) -> UserError:
+    """Make the error of a worker that cannot start."""
+    return UserError(
+        f"the process that runs math-verify cannot start ({reason}); install requirements.txt, "
+        "and see that the machine has memory and processes left"
+    )
 
 
 class MathWorker:
@@ -59,7 +68,7 @@ class MathWorker:
         self.process = self.answers = None
 
     def ask(self, question: list) -> dict:
-        """Answer a question. Raises Late, and RuntimeError if there can be no worker."""
+        """Answer a question. Raises Late, and UserError if there can be no worker."""
         line = json.dumps(question)
         with self.lock:
             if line in self.late:
@@ -85,19 +94,22 @@ class MathWorker:
         return Late(f"math-verify did not finish {line:.200} in {self.cpu_seconds} s of CPU time")
 
     def start(self) -> None:
-        """Start a child and wait for its imports. Raises RuntimeError if it cannot start."""
+        """Start a child and wait for its imports. UserError if it cannot start."""
         self.stop()
         command = [sys.executable, *self.program, "--worker", str(self.cpu_seconds)]
         # bufsize=0: a buffered pipe has a lock of its own, which a fork could inherit taken.
-        with _signals_blocked():
-            self.process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                bufsize=0,
-                cwd=ROOT,  # where `-m` finds our packages, whatever the parent's folder
-            )
+        try:
+            with _signals_blocked():
+                self.process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    bufsize=0,
+                    cwd=ROOT,  # where `-m` finds our packages, whatever the parent's folder
+                )
+        except OSError as error:  # too many processes, or no memory for one more
+            raise no_worker(str(error)) from None
         if self.kill not in stopping.last_words:
             stopping.last_words.append(self.kill)
         self.answers = queue.Queue()
@@ -113,9 +125,7 @@ class MathWorker:
             hello = {"error": f"it did not start within {STUCK_SECONDS} s"}
         if hello is None or "error" in hello:
             self.stop()
-            raise RuntimeError(
-                f"the math-verify worker cannot start: {hello['error'] if hello else 'it died'}"
-            )
+            raise no_worker(hello["error"] if hello else "it died")
 
     def kill(self) -> None:
         """End the child without waiting: also within a signal handler."""

@@ -1,5 +1,6 @@
 """Tests of grading/math_worker.py.    python -m pytest tests/test_math_worker.py    (CPU, 15 s)"""
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -14,6 +15,7 @@ import pytest
 from grading import math_worker
 from grading.math_worker import Late, MathWorker
 from plumbing import stopping
+from plumbing.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -123,7 +125,17 @@ def test_threads_share_a_worker(worker):
 
 def test_a_missing_math_verify_is_said(worker, monkeypatch):
     monkeypatch.setenv("BROKEN_WORKER", "1")
-    with pytest.raises(RuntimeError, match="pip install math-verify"):
+    with pytest.raises(UserError, match="pip install math-verify"):
+        worker.ask(["echo", 1])
+    assert worker.process is None
+
+
+def test_a_worker_that_cannot_start_is_one_sentence(worker, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    with pytest.raises(UserError, match="Resource temporarily unavailable.*; install"):
         worker.ask(["echo", 1])
     assert worker.process is None
 
