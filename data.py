@@ -38,7 +38,7 @@ from plumbing.errors import UserError
 from plumbing.text import HALF, cut
 from tasks import box_fields, files, images, toy
 from tasks.example import Example, Pair
-from tasks.prompts import DEFAULT_TEMPLATE, question_text, template_of
+from tasks.prompts import DEFAULT_TEMPLATE, messages_of, question_text, template_of
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # we have a limit
 
@@ -123,6 +123,11 @@ def read_eval(
     return sets
 
 
+def has_golds(examples: Sequence[Example]) -> bool:
+    """Say whether any of these has a gold answer."""
+    return is_endless(examples) or any(example.answer for example in examples)
+
+
 def check_golds(examples: Sequence[Example], check: Callable) -> None:
     """Call check(answer, choices, meta) on every example of a file.
 
@@ -147,6 +152,9 @@ class Prompt:
     image_slots: (image tokens,) long, the places in ids of the vision tower's output.
     pixel_values: (patches, 1176) float, grid: (images, 3) long, in patches; or None.
     features: (image tokens, D), that output, if logps.cache_features has kept it.
+
+    That of a conversation (Asker.lesson) has one response, in which later pictures lie: they are
+    in image_slots, counted on from ids. response_positions: (3, T) long, of the whole response.
     """
 
     ids: torch.Tensor
@@ -157,6 +165,7 @@ class Prompt:
     grid: torch.Tensor | None = None
     text: str = ""
     features: torch.Tensor | None = None
+    response_positions: torch.Tensor | None = None
 
 
 def ask_as_trained(
@@ -206,7 +215,7 @@ class Asker:
         return replace(self, template="none")
 
     def prompt(self, example: Example, room: int = 0) -> Prompt:
-        """Encode an example: chat template, images first, one <|image_pad|> per merged patch.
+        """Encode an example up to the answer: the chat, one <|image_pad|> per merged patch.
 
         room: tokens that must still fit after the prompt.
         Raises UserError for what does not fit: cutting a prompt would cut image tokens.
@@ -238,10 +247,79 @@ class Asker:
     def target(self, example: Example, room: int) -> torch.Tensor:
         """Encode what the supervised stage imitates, with the end-of-turn token: (T,) ids.
 
-        Raises UserError if it has more than `room` tokens or spells a reserved token.
+        Raises UserError if there is nothing, more than `room` tokens, or a reserved token.
         """
+        if not (example.solution or example.answer):
+            raise UserError(
+                f"{example.source}: nothing to imitate, neither `solution` nor `answer`; "
+                "fill one in or delete the record"
+            )
         text = target_text(example, self.template)
         return encode_response(text, self.processor, example.source, room, "solution")
+
+    def lesson(
+        self, example: Example, most: int, room: int = 0
+    ) -> tuple[Prompt, torch.Tensor, torch.Tensor]:
+        """Encode what the supervised stage learns from: prompt, targets (T,), learned (T,) float.
+
+        learned: 1 for the tokens of answers. Of a conversation the prompt ends where the first
+        answer begins, and later questions, with their pictures, are targets of learned 0.
+        most: tokens of each answer. room: as for `prompt`, which asks the last question.
+        Raises UserError as `prompt` and `target` do.
+        """
+        whole, last = self.prompt(example, room), self.target(example, most)
+        if example.history:
+            ids, learned = self.earlier_answers(example, most)
+        if not example.history or not learned.any():
+            return whole, last, torch.ones(len(last))
+        repeats = torch.ones(len(ids), dtype=torch.long)
+        if whole.grid is not None:
+            merge = self.processor.image_processor.merge_size
+            repeats[ids == self.processor.special.image_id] = whole.grid.prod(-1) // merge**2
+        learned = learned.repeat_interleave(repeats)  # one for each of whole.ids
+        first = int(learned.argmax())
+        own = (whole.next_position + torch.arange(len(last))).expand(3, -1)
+        prompt = replace(
+            whole,
+            ids=whole.ids[:first],
+            positions=whole.positions[:, :first],
+            next_position=int(whole.positions[0, first]),
+            response_positions=torch.cat([whole.positions[:, first:], own], 1),
+        )
+        targets = torch.cat([whole.ids[first:], last])
+        return prompt, targets, torch.cat([learned[first:], torch.ones(len(last))])
+
+    def earlier_answers(self, example: Example, most: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Find the answers in a prompt's history, their end-of-turn tokens included.
+
+        What an assistant says before the first question is none.
+        Returns the prompt's ids (P,), a picture being one token, and learned (P,) float.
+        Raises UserError for one of more than `most` tokens, or that the template does not repeat.
+        """
+        messages = messages_of(example, self.template, self.system_prompt)
+        ids = self.encode(self.render(example))
+        learned = torch.zeros(len(ids))
+        is_asked = False
+        for n, message in enumerate(messages):
+            is_asked |= message["role"] == "user"
+            if is_asked and message["role"] == "assistant":
+                before = templates.render(self.processor.tokenizer, messages[:n], example.source)
+                start = len(self.encode(before))
+                answer = encode_response(
+                    message["content"], self.processor, example.source, most, "earlier answer"
+                )
+                end = start + len(answer)
+                if not torch.equal(ids[start:end], answer):
+                    raise UserError(
+                        f"{example.source}: the chat template does not repeat the earlier answers "
+                        "as they were given, so they cannot be learned; delete the earlier turns"
+                    )
+                learned[start:end] = 1
+        return ids, learned
+
+    def encode(self, text: str) -> torch.Tensor:
+        """Encode a rendered text: (P,) ids."""
+        return torch.tensor(self.processor.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def check(self, examples: Sequence[Example], room: int, targets: bool = False) -> list[int]:
         """Check before any work that every prompt fits the context; return their tokens.
@@ -267,6 +345,8 @@ class Asker:
             lengths.append(length)
             if targets:
                 self.target(example, room)
+                if example.history:
+                    self.earlier_answers(example, room)
         return lengths
 
     def check_pairs(self, pairs: Collection[Pair]) -> None:
@@ -285,17 +365,21 @@ class Asker:
             self.check([pair.example], max(lengths))
 
     def render(self, example: Example) -> str:
-        """Write the prompt by the chat template: images first, one <|image_pad|> for each.
+        """Write the prompt by the chat template, one <|image_pad|> for each picture.
 
         Raises UserError if it spells a reserved token.
         """
-        text = question_text(example, self.template)
+        names = {"user": "an earlier question", "assistant": "an earlier answer"}
+        texts = [("the question", question_text(example, self.template))]
+        texts += [(names[turn.role], turn.text) for turn in example.history]
+        texts.append(("the system turn", example.system or ""))
         system_prompt = self.system_prompt
         for token in self.processor.special.reserved:
-            if token in text:
-                raise UserError(
-                    f"{example.source}: the question contains the reserved token {token}; remove it"
-                )
+            for name, text in texts:
+                if token in text:
+                    raise UserError(
+                        f"{example.source}: {name} contains the reserved token {token}; remove it"
+                    )
             if token in (system_prompt or ""):
                 raise UserError(f"--system-prompt contains the reserved token {token}; remove it")
         if HALF.search(system_prompt or ""):
@@ -303,12 +387,8 @@ class Asker:
                 "the system prompt contains half a character; give another with --system-prompt "
                 "(the checkpoint's args.json has this one)"
             )
-        pictures = [{"type": "image"}] * len(example.images)
-        messages = [{"role": "user", "content": [*pictures, {"type": "text", "text": text}]}]
-        if system_prompt is not None:
-            messages.insert(0, {"role": "system", "content": system_prompt})
-        tokenizer = self.processor.tokenizer
-        return templates.render(tokenizer, messages, len(pictures), example.source)
+        messages = messages_of(example, self.template, system_prompt)
+        return templates.render(self.processor.tokenizer, messages, example.source)
 
     def must_fit(self, example: Example, length: int, pads: int, room: int) -> None:
         """Raise UserError unless `length` tokens, `pads` from images, and `room` more fit."""
@@ -375,16 +455,21 @@ def encode_response(
 # --- collate ---
 
 
-def pad_targets(rows: Sequence[torch.Tensor], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+def pad_targets(
+    rows: Sequence[torch.Tensor], pad_id: int, learned: Sequence[torch.Tensor] | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Pad B rows of (T_b,) ids on the right: targets (B, T), mask (B, T) float.
 
-    The mask is 1 for the first T_b, the end-of-turn token among them.
+    The mask is 1 for the first T_b, the end-of-turn token among them, or what `learned` says.
     """
     lengths = torch.tensor([len(row) for row in rows])
     targets = torch.full((len(rows), int(lengths.max())), pad_id)
     for b, row in enumerate(rows):
         targets[b, : len(row)] = row
-    return targets, (torch.arange(targets.shape[1]) < lengths[:, None]).float()
+    mask = (torch.arange(targets.shape[1]) < lengths[:, None]).float()
+    for b, row in enumerate(learned or ()):
+        mask[b, : len(row)] = row
+    return targets, mask
 
 
 def collate(
@@ -397,7 +482,7 @@ def collate(
 ) -> dict[str, torch.Tensor | None]:
     """Join N prompts and B responses into one batch for the model (module docstring).
 
-    targets, mask: (B, T), from pad_targets or a rollout.
+    targets, mask: (B, T), from pad_targets or a rollout. A response ends at its mask's last 1.
     counts: how many consecutive rows belong to each prompt; None: B / N each.
     packed=False: padded in any case, which is the tests' reference.
     """
@@ -406,7 +491,7 @@ def collate(
     assert sum(counts) == B and len(counts) == len(prompts), (
         f"{counts} rows of {len(prompts)} prompts, but {B} responses"
     )
-    lengths = mask.sum(1).long()  # (B,)
+    lengths = mask.flip(1).cumsum(1).gt(0).sum(1)  # (B,), of responses with unlearned parts too
     if packed and len(prompts) == 1 and B > 1:
         batch = pack(prompts[0], targets, lengths)
     else:
@@ -443,6 +528,9 @@ def pad(
             input_ids[b, P : P + lengths[b]] = targets[b, : lengths[b]]
             positions[:, b, :P] = prompt.positions
             positions[:, b, P : P + T] = prompt.next_position + torch.arange(T)
+            if prompt.response_positions is not None:
+                assert count == 1, "a conversation is the only response to its prompt"
+                positions[:, b, P : P + lengths[b]] = prompt.response_positions
             state_index[b] = P - 1 + torch.arange(T)
             slot_index.append(prompt.image_slots + b * S)
             feature_index.append(torch.arange(image_tokens) + features_before)
@@ -467,6 +555,7 @@ def pack(prompt: Prompt, targets: torch.Tensor, lengths: torch.Tensor) -> dict[s
     Lengths 2 and 1 after a prompt of 3 tokens: state_index [[2, 3], [2, .]],
     to_rows [[3, 4], [5, 0]], from_rows [0, 1, 2].
     """
+    assert prompt.response_positions is None, "a conversation is the only response to its prompt"
     B, T = targets.shape
     P = len(prompt.ids)
     longest = max(1, int(lengths.max()))

@@ -350,7 +350,7 @@ def answers_file(folder: Path, names: list[str], name: str, step: int) -> Path:
 
 def about(example: Example) -> dict:
     """Say in a record which question it is about."""
-    return {"id": example.id, "question": example.question, "answer": example.answer}
+    return {"id": example.id} | example.asked() | {"answer": example.answer}
 
 
 def show_samples(

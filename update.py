@@ -4,7 +4,7 @@ import functools
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -40,15 +40,20 @@ def imitate(
     """
     asker = asker.verbatim()
     encoded = []
+    room = asker.processor.context
     for item in items:
-        prompt = asker.prompt(with_question(examples[item["id"]], item["prompt"]))
-        room = asker.processor.context
-        target = data.encode_response(item["target"], asker.processor, item["id"], room)
-        encoded.append((prompt, target, item["task"]))
+        example = with_question(examples[item["id"]], item["prompt"])
+        if item["task"] == "warmup":  # worked conversations: their earlier answers are learned too
+            lesson = asker.lesson(replace(example, solution=item["target"]), room)
+        else:
+            prompt = asker.prompt(example)
+            target = data.encode_response(item["target"], asker.processor, item["id"], room)
+            lesson = prompt, target, torch.ones(len(target))
+        encoded.append((*lesson, item["task"]))
     # Rows of about one length share a micro-batch; their order in the step means nothing.
     encoded.sort(key=lambda e: len(e[0].ids) + len(e[1]))
-    prompts, rows, tasks = zip(*encoded)
-    targets, mask = data.pad_targets(rows, asker.processor.special.pad_id)  # (B, T)
+    prompts, rows, learned, tasks = zip(*encoded)
+    targets, mask = data.pad_targets(rows, asker.processor.special.pad_id, learned)  # (B, T)
     weighted = losses.r3v_weights(mask, tasks, weights, per_example)  # (B, T)
     loss, spent = 0.0, torch.zeros_like(mask)
     for a, b, first, last, counts in data.micro_batches(
