@@ -39,6 +39,7 @@ import tasks
 import update
 from heldout import with_answers
 from plumbing import device, disk, flags, plots, results, rundir, running, stopping
+from plumbing.errors import UserError
 from plumbing.run import Run
 from tasks import sheets, teacher
 
@@ -106,12 +107,19 @@ def main(args: argparse.Namespace) -> None:
     reading = {"level": args.level, "box_format": args.box_format}
     reading |= {"min_pixels": args.min_pixels, "max_pixels": args.max_pixels}
     examples = tasks.read(args.data, args.seed, teacher=args.teacher, needs_answer=False, **reading)
-    if not args.eval_data and data.has_golds(examples):
+    is_named = bool(args.eval_data)
+    if not is_named and data.has_golds(examples):
         args.eval_data = data.default_eval(args.data)
-    eval_sets = data.read_eval(
+    found = data.read_eval(
         args.eval_data or [], {args.data: examples}, args.max_eval_samples, **reading
     )
-    eval_sets = with_answers(eval_sets, rewards.check_gold)
+    eval_sets = with_answers(found, rewards.check_gold)
+    for name, held_out in found.items():
+        if is_named and name not in eval_sets:
+            raise UserError(
+                f"{held_out[0].source}: --eval-data needs a gold answer; name other questions, or "
+                "omit the flag to train without measuring accuracy"
+            )
     if not eval_sets:
         print(
             f"{args.data} has no gold answers: accuracy cannot be measured; "
