@@ -249,11 +249,6 @@ class Asker:
 
         Raises UserError if there is nothing, more than `room` tokens, or a reserved token.
         """
-        if not (example.solution or example.answer):
-            raise UserError(
-                f"{example.source}: nothing to imitate, neither `solution` nor `answer`; "
-                "fill one in or delete the record"
-            )
         text = target_text(example, self.template)
         return encode_response(text, self.processor, example.source, room, "solution")
 
@@ -419,8 +414,13 @@ def target_text(example: Example, template: str) -> str:
     """Write what the supervised stage imitates: the worked solution, or else the answer.
 
     Boxes are as the model writes them. An answer is in tags if the template or the question asks
-    for them, as Visual-RFT's questions do.
+    for them, as Visual-RFT's questions do. Raises UserError if there is neither.
     """
+    if not (example.solution or example.answer):
+        raise UserError(
+            f"{example.source}: nothing to imitate, neither `solution` nor `answer`; "
+            "fill one in or delete the record"
+        )
     if example.solution:
         return example.solution.strip()
     answer = example.answer
