@@ -29,6 +29,7 @@ from pathlib import Path
 
 import torch
 
+import batching
 import data
 import logps
 import losses
@@ -169,16 +170,16 @@ def main(args: argparse.Namespace) -> None:
             # Micro-batches of about one length have less padding.
             lessons.sort(key=lambda lesson: len(lesson[0].ids) + len(lesson[1]))
             prompts, rows, learned = zip(*lessons)
-            targets, mask = data.pad_targets(rows, processor.special.pad_id, learned)  # (B, T)
+            targets, mask = batching.pad_targets(rows, processor.special.pad_id, learned)  # (B, T)
             weights = losses.sft_weights(mask, args.per_example)  # (B, T), of the whole batch
 
             # 2. log-probs and gradient, a few rows at a time
             policy.train()
             optimizer.zero_grad()
             loss = 0.0
-            pieces = data.micro_batches(N, args.micro_batch_size, [1] * N)
+            pieces = batching.micro_batches(N, args.micro_batch_size, [1] * N)
             for a, b, first, last, counts in pieces:
-                batch = data.collate(
+                batch = batching.collate(
                     prompts[first:last], targets[a:b], mask[a:b], counts, policy.device
                 )
                 logp = logps.token_logps(policy, batch, suppress=suppress)  # (b - a, T)

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from samples import HELPFUL, refusal, write
 
+import batching
 import data
 import families
 import generate
@@ -221,10 +222,10 @@ def test_logps_equal_stock_transformers(tiny, name):
     policy, processor = tiny
     prompt = Asker(processor).prompt(EXAMPLES[name])
     rows = [data.encode_response(text, processor, "", 99) for text in ("The first.", "No")]
-    targets, mask = data.pad_targets(rows, processor.special.pad_id)
+    targets, mask = batching.pad_targets(rows, processor.special.pad_id)
     with torch.no_grad():
         for packed in (True, False):
-            batch = data.collate([prompt], targets, mask, packed=packed)
+            batch = batching.collate([prompt], targets, mask, packed=packed)
             logp = logps.token_logps(policy, batch)
             for b, row in enumerate(rows):
                 inputs = checkpoints.stock_inputs([prompt], processor.special, [row])
@@ -291,7 +292,9 @@ def test_the_mask_of_docs_data(tiny):
     shown = []
     for name, ids in (("prompt", prompt.ids), *runs(targets, learned)):
         text = tiny[1].tokenizer.decode(ids).replace("\n", "\\n")
-        shown.append(f"{name:<8}{re.sub('(<.image_pad.>)+', '<|image_pad|>', text)}")
+        text = re.sub(r"(<\|image_pad\|>)+", "<|image_pad|>", text)
+        first, *others = re.split(r"(?<=.)(?=<\|im_start\|>)", text)
+        shown += [f"{name:<8}{first}", *(f"{'':8}{other}" for other in others)]
     assert shown == pieces
 
 
@@ -333,8 +336,8 @@ def batch_of_talks(processor, packed=True):
     asker = Asker(processor, "none")
     lessons = [asker.lesson(TALK, 50), asker.lesson(asked("Is <image> red?", [B]), 50)]
     given, rows, learned = zip(*lessons)
-    targets, mask = data.pad_targets(rows, processor.special.pad_id, learned)
-    return data.collate(given, targets, mask, [1, 1], packed=packed), lessons
+    targets, mask = batching.pad_targets(rows, processor.special.pad_id, learned)
+    return batching.collate(given, targets, mask, [1, 1], packed=packed), lessons
 
 
 def test_slots_and_positions_of_a_conversation(tiny):
@@ -399,18 +402,18 @@ def test_a_row_ends_at_the_last_learned_token():
     )
     targets = torch.tensor([[5, 6, 7, 8], [5, 6, 7, 8], [5, 6, 7, 8], [5, 6, 7, 8]])
     mask = torch.tensor([[1.0, 0, 1, 0], [0, 0, 0, 1], [1, 1, 0, 0], [0, 0, 0, 0]])
-    ids = data.collate([prompt], targets, mask, packed=False)["input_ids"]
+    ids = batching.collate([prompt], targets, mask, packed=False)["input_ids"]
     assert ids[:, 2:].tolist() == [[5, 6, 7, 0], [5, 6, 7, 8], [5, 6, 0, 0], [0, 0, 0, 0]]
-    packed = data.collate([prompt], targets, mask)["input_ids"]
+    packed = batching.collate([prompt], targets, mask)["input_ids"]
     assert packed.tolist() == [[1, 2, 5, 6, 7, 5, 6, 7, 8, 5, 6]]
 
 
 def test_a_conversation_is_no_group(tiny):
     prompt, targets, learned = Asker(tiny[1], "none").lesson(TALK, 50)
-    rows, mask = data.pad_targets([targets] * 2, 0, [learned] * 2)
+    rows, mask = batching.pad_targets([targets] * 2, 0, [learned] * 2)
     for packed in (True, False):
         with pytest.raises(AssertionError, match="only response"):
-            data.collate([prompt], rows, mask, packed=packed)
+            batching.collate([prompt], rows, mask, packed=packed)
 
 
 def test_lengths_of_the_whole_conversation_are_checked(tiny):
