@@ -1,4 +1,4 @@
-"""Run: python -m pytest -q tests/test_conversations.py        (about 15 s on CPU; no network)
+"""Run: python -m pytest -q tests/test_conversations.py        (about 20 s on CPU; no network)
 
 Pictures in their places and conversations: prompts against literal texts, positions and losses
 against transformers' own, the rollouts against the plain loop and stock generate.
@@ -13,17 +13,23 @@ from pathlib import Path
 import checkpoints
 import pytest
 import torch
+from commands import metrics_of, train
 from PIL import Image
 from samples import HELPFUL, refusal, write
 
 import batching
 import data
+import evaluate
 import families
 import generate
 import logps
 import losses
+import model as modeling
 import pools
 import rollout
+import selftrain
+import tasks
+import train_sft
 import update
 from data import Asker
 from plumbing.errors import UserError
@@ -484,12 +490,46 @@ def test_warm_up_conversations_are_learned_whole(tiny, monkeypatch):
     assert last < int(learned.sum())
 
 
+def test_warm_up_solutions_need_no_gold(folder):
+    """They are imitated, and nobody scores them."""
+    path = write(folder, [{"question": "Describe it.", "solution": "A long tale. " * 20}])
+    [example] = selftrain.read_warmup(tasks.read, path, None, {}).values()
+    assert example.answer == "" and example.solution.startswith("A long tale.")
+
+
+# --- train_sft.py on a conversation ---
+
+
+def test_train_sft_learns_from_every_answer(base, tmp_path, monkeypatch):
+    """The loss of the first step is that of both answers' tokens, whatever the micro-batches."""
+    policy, processor = modeling.load(base)
+    single = asked("Is <image> red?", [B])
+    batch, lessons = batch_of_talks(processor)
+    logp = logps.token_logps(policy, batch, suppress=processor.special.vision_ids)
+    expected = losses.aggregate(losses.nll(logp), losses.sft_weights(batch["mask"])).item()
+    monkeypatch.setattr(tasks, "read", lambda *_, **__: [TALK, single])
+    found = []
+    for size in (1, 2):
+        out = tmp_path / str(size)
+        line = f"--model {base} --data count.jsonl --prompt-template none --batch-size 2"
+        line += f" --micro-batch-size {size} --max-steps 1 --save-steps 0"
+        train(train_sft, f"{line} --max-completion-length 50 --output-dir {out}")
+        [metrics] = metrics_of(out)
+        found.append(metrics["loss"])
+        assert metrics["eval/count.jsonl/n"] == 2
+    assert found == pytest.approx([expected] * 2, rel=1e-5)
+    assert int(batch["mask"].sum()) == sum(int(learned.sum()) for *_, learned in lessons)
+
+
 # --- records of what was asked, sheets, generate.py ---
 
 
 def test_records_hold_what_was_asked():
     assert asked("Why?").asked() == {"question": "Why?"}
     example = asked("Why?", [], "One?", "Yes.", system="Be kind.")
+    answer = {"prediction": "3", "tokens": 1, "samples": [], "sample_tokens": []}
+    row = evaluate.row_of(example, example, answer, 20, None)
+    assert example.asked().items() <= row.items() and list(row)[:2] == ["id", "question"]
     assert example.asked() == {
         "question": "Why?",
         "history": [{"role": "user", "content": "One?"}, {"role": "assistant", "content": "Yes."}],
