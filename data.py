@@ -145,6 +145,7 @@ class Prompt:
 
     That of a conversation (Asker.lesson) has one response, in which later pictures lie: they are
     in image_slots, counted on from ids. response_positions: (3, T) long, of the whole response.
+    text: as rendered, up to where the last answer begins.
     """
 
     ids: torch.Tensor
