@@ -1,21 +1,11 @@
-"""Examples to tensors: prompts, targets, collate. The only place that pads or expands image tokens.
+"""Examples to tensors: which of them, and how a question is put. Only here image tokens expand.
 
-From a record to a batch, with the shapes of one toy question (112 x 112 pixels are 8 x 8 patches,
+From a record to a prompt, with the shapes of one toy question (112 x 112 pixels are 8 x 8 patches,
 16 tokens after merging):
 
-    Example    id, images (not yet opened), question, answer, choices, solution, task, meta
+    Example    id, images (not yet opened), question, answer, choices, solution, task, meta, history
     Prompt     ids (P,), 16 of them <|image_pad|>; positions (3, P); pixel_values (64, 1176)
-    batch      what `collate` returns, as [prompt | r1 | ... | rB] for one prompt and B >= 2
-               responses (rows = 1), else right-padded, a response a row (rows = B):
-        input_ids (rows, S), positions (3, rows, S), targets (B, T), mask (B, T)
-        state_index (B, T)           in S, the state that predicts each target: the one before it
-        slot_index, feature_index    in rows * S, the place of an image token, and its feature's row
-        pixel_values, grid           each prompt's once; or features, where logps.cache_features was
-        to_rows, from_rows           if packed only: see `pack`
-
-The unit of work is a prompt and one or more responses: B rows in N groups, those of a prompt
-contiguous. T counts response tokens only. The mask comes from lengths, never from `ids == pad`:
-in Qwen2-VL pad is also an end-of-text token.
+    batch      of batching.collate: prompts and their responses, padded or packed
 """
 
 import argparse
@@ -23,7 +13,7 @@ import math
 import os
 import random
 import warnings
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -38,7 +28,7 @@ from plumbing.errors import UserError
 from plumbing.text import HALF, cut
 from tasks import box_fields, files, images, toy
 from tasks.example import Example, Pair
-from tasks.prompts import DEFAULT_TEMPLATE, question_text, template_of
+from tasks.prompts import DEFAULT_TEMPLATE, messages_of, question_text, template_of
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # we have a limit
 
@@ -123,6 +113,11 @@ def read_eval(
     return sets
 
 
+def has_golds(examples: Sequence[Example]) -> bool:
+    """Say whether any of these has a gold answer."""
+    return is_endless(examples) or any(example.answer for example in examples)
+
+
 def check_golds(examples: Sequence[Example], check: Callable) -> None:
     """Call check(answer, choices, meta) on every example of a file.
 
@@ -147,6 +142,10 @@ class Prompt:
     image_slots: (image tokens,) long, the places in ids of the vision tower's output.
     pixel_values: (patches, 1176) float, grid: (images, 3) long, in patches; or None.
     features: (image tokens, D), that output, if logps.cache_features has kept it.
+
+    That of a conversation (Asker.lesson) has one response, in which later pictures lie: they are
+    in image_slots, counted on from ids. response_positions: (3, T) long, of the whole response.
+    text: as rendered, up to where the last answer begins.
     """
 
     ids: torch.Tensor
@@ -157,6 +156,7 @@ class Prompt:
     grid: torch.Tensor | None = None
     text: str = ""
     features: torch.Tensor | None = None
+    response_positions: torch.Tensor | None = None
 
 
 def ask_as_trained(
@@ -206,7 +206,7 @@ class Asker:
         return replace(self, template="none")
 
     def prompt(self, example: Example, room: int = 0) -> Prompt:
-        """Encode an example: chat template, images first, one <|image_pad|> per merged patch.
+        """Encode an example up to the answer: the chat, one <|image_pad|> per merged patch.
 
         room: tokens that must still fit after the prompt.
         Raises UserError for what does not fit: cutting a prompt would cut image tokens.
@@ -238,10 +238,74 @@ class Asker:
     def target(self, example: Example, room: int) -> torch.Tensor:
         """Encode what the supervised stage imitates, with the end-of-turn token: (T,) ids.
 
-        Raises UserError if it has more than `room` tokens or spells a reserved token.
+        Raises UserError if there is nothing, more than `room` tokens, or a reserved token.
         """
         text = target_text(example, self.template)
         return encode_response(text, self.processor, example.source, room, "solution")
+
+    def lesson(
+        self, example: Example, most: int, room: int = 0
+    ) -> tuple[Prompt, torch.Tensor, torch.Tensor]:
+        """Encode what the supervised stage learns from: prompt, targets (T,), learned (T,) float.
+
+        learned: 1 for the tokens of answers. Of a conversation the prompt ends where the first
+        answer begins, and later questions, with their pictures, are targets of learned 0.
+        most: tokens of each answer. room: as for `prompt`, which asks the last question.
+        Raises UserError as `prompt` and `target` do.
+        """
+        whole, last = self.prompt(example, room), self.target(example, most)
+        if example.history:
+            ids, learned = self.earlier_answers(example, most)
+        if not example.history or not learned.any():
+            return whole, last, torch.ones(len(last))
+        repeats = torch.ones(len(ids), dtype=torch.long)
+        if whole.grid is not None:
+            merge = self.processor.image_processor.merge_size
+            repeats[ids == self.processor.special.image_id] = whole.grid.prod(-1) // merge**2
+        learned = learned.repeat_interleave(repeats)  # one for each of whole.ids
+        first = int(learned.argmax())
+        own = (whole.next_position + torch.arange(len(last))).expand(3, -1)
+        prompt = replace(
+            whole,
+            ids=whole.ids[:first],
+            positions=whole.positions[:, :first],
+            next_position=int(whole.positions[0, first]),
+            response_positions=torch.cat([whole.positions[:, first:], own], 1),
+        )
+        targets = torch.cat([whole.ids[first:], last])
+        return prompt, targets, torch.cat([learned[first:], torch.ones(len(last))])
+
+    def earlier_answers(self, example: Example, most: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Find the answers in a prompt's history, their end-of-turn tokens included.
+
+        What an assistant says before the first question is none.
+        Returns the prompt's ids (P,), a picture being one token, and learned (P,) float.
+        Raises UserError for one of more than `most` tokens, or that the template does not repeat.
+        """
+        messages = messages_of(example, self.template, self.system_prompt)
+        ids = self.encode(self.render(example))
+        learned = torch.zeros(len(ids))
+        is_asked = False
+        for n, message in enumerate(messages):
+            is_asked |= message["role"] == "user"
+            if is_asked and message["role"] == "assistant":
+                before = templates.render(self.processor.tokenizer, messages[:n], example.source)
+                start = len(self.encode(before))
+                answer = encode_response(
+                    message["content"], self.processor, example.source, most, "earlier answer"
+                )
+                end = start + len(answer)
+                if not torch.equal(ids[start:end], answer):
+                    raise UserError(
+                        f"{example.source}: the chat template does not repeat the earlier answers "
+                        "as they were given, so they cannot be learned; delete the earlier turns"
+                    )
+                learned[start:end] = 1
+        return ids, learned
+
+    def encode(self, text: str) -> torch.Tensor:
+        """Encode a rendered text: (P,) ids."""
+        return torch.tensor(self.processor.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def check(self, examples: Sequence[Example], room: int, targets: bool = False) -> list[int]:
         """Check before any work that every prompt fits the context; return their tokens.
@@ -267,6 +331,8 @@ class Asker:
             lengths.append(length)
             if targets:
                 self.target(example, room)
+                if example.history:
+                    self.earlier_answers(example, room)
         return lengths
 
     def check_pairs(self, pairs: Collection[Pair]) -> None:
@@ -285,17 +351,21 @@ class Asker:
             self.check([pair.example], max(lengths))
 
     def render(self, example: Example) -> str:
-        """Write the prompt by the chat template: images first, one <|image_pad|> for each.
+        """Write the prompt by the chat template, one <|image_pad|> for each picture.
 
         Raises UserError if it spells a reserved token.
         """
-        text = question_text(example, self.template)
+        names = {"user": "an earlier question", "assistant": "an earlier answer"}
+        texts = [("the question", question_text(example, self.template))]
+        texts += [(names[turn.role], turn.text) for turn in example.history]
+        texts.append(("the system turn", example.system or ""))
         system_prompt = self.system_prompt
         for token in self.processor.special.reserved:
-            if token in text:
-                raise UserError(
-                    f"{example.source}: the question contains the reserved token {token}; remove it"
-                )
+            for name, text in texts:
+                if token in text:
+                    raise UserError(
+                        f"{example.source}: {name} contains the reserved token {token}; remove it"
+                    )
             if token in (system_prompt or ""):
                 raise UserError(f"--system-prompt contains the reserved token {token}; remove it")
         if HALF.search(system_prompt or ""):
@@ -303,12 +373,8 @@ class Asker:
                 "the system prompt contains half a character; give another with --system-prompt "
                 "(the checkpoint's args.json has this one)"
             )
-        pictures = [{"type": "image"}] * len(example.images)
-        messages = [{"role": "user", "content": [*pictures, {"type": "text", "text": text}]}]
-        if system_prompt is not None:
-            messages.insert(0, {"role": "system", "content": system_prompt})
-        tokenizer = self.processor.tokenizer
-        return templates.render(tokenizer, messages, len(pictures), example.source)
+        messages = messages_of(example, self.template, system_prompt)
+        return templates.render(self.processor.tokenizer, messages, example.source)
 
     def must_fit(self, example: Example, length: int, pads: int, room: int) -> None:
         """Raise UserError unless `length` tokens, `pads` from images, and `room` more fit."""
@@ -339,8 +405,13 @@ def target_text(example: Example, template: str) -> str:
     """Write what the supervised stage imitates: the worked solution, or else the answer.
 
     Boxes are as the model writes them. An answer is in tags if the template or the question asks
-    for them, as Visual-RFT's questions do.
+    for them, as Visual-RFT's questions do. Raises UserError if there is neither.
     """
+    if not (example.solution or example.answer):
+        raise UserError(
+            f"{example.source}: nothing to imitate, neither `solution` nor `answer`; "
+            "fill one in or delete the record"
+        )
     if example.solution:
         return example.solution.strip()
     answer = example.answer
@@ -370,149 +441,3 @@ def encode_response(
             f"--max-completion-length {max_length}; raise it or shorten the {name}"
         )
     return torch.tensor(ids)
-
-
-# --- collate ---
-
-
-def pad_targets(rows: Sequence[torch.Tensor], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pad B rows of (T_b,) ids on the right: targets (B, T), mask (B, T) float.
-
-    The mask is 1 for the first T_b, the end-of-turn token among them.
-    """
-    lengths = torch.tensor([len(row) for row in rows])
-    targets = torch.full((len(rows), int(lengths.max())), pad_id)
-    for b, row in enumerate(rows):
-        targets[b, : len(row)] = row
-    return targets, (torch.arange(targets.shape[1]) < lengths[:, None]).float()
-
-
-def collate(
-    prompts: Sequence[Prompt],
-    targets: torch.Tensor,
-    mask: torch.Tensor,
-    counts: list[int] | None = None,
-    device: torch.device | str = "cpu",
-    packed: bool = True,
-) -> dict[str, torch.Tensor | None]:
-    """Join N prompts and B responses into one batch for the model (module docstring).
-
-    targets, mask: (B, T), from pad_targets or a rollout.
-    counts: how many consecutive rows belong to each prompt; None: B / N each.
-    packed=False: padded in any case, which is the tests' reference.
-    """
-    B = len(targets)
-    counts = counts or [B // len(prompts)] * len(prompts)
-    assert sum(counts) == B and len(counts) == len(prompts), (
-        f"{counts} rows of {len(prompts)} prompts, but {B} responses"
-    )
-    lengths = mask.sum(1).long()  # (B,)
-    if packed and len(prompts) == 1 and B > 1:
-        batch = pack(prompts[0], targets, lengths)
-    else:
-        batch = pad(prompts, targets, lengths, counts)
-    batch |= {"targets": targets, "mask": mask, "pixel_values": None, "grid": None}
-    pictured = [p for p in prompts if p.pixel_values is not None]
-    if pictured and all(p.features is not None for p in pictured):
-        batch["features"] = torch.cat([p.features for p in pictured])
-    elif pictured:
-        batch["pixel_values"] = torch.cat([p.pixel_values for p in pictured])
-        batch["grid"] = torch.cat([p.grid for p in pictured])
-    return {name: value if value is None else value.to(device) for name, value in batch.items()}
-
-
-def pad(
-    prompts: Sequence[Prompt], targets: torch.Tensor, lengths: torch.Tensor, counts: list[int]
-) -> dict[str, torch.Tensor]:
-    """Lay out rows [its prompt | its response | padding].
-
-    They need no attention mask: attention is causal, and padding comes last.
-    """
-    B, T = targets.shape
-    lengths = lengths.tolist()
-    S = max(len(p.ids) for p in prompts) + T
-    input_ids = targets.new_zeros(B, S)
-    positions = torch.zeros(3, B, S, dtype=torch.long)
-    state_index = torch.zeros(B, T, dtype=torch.long)
-    slot_index, feature_index = [], []
-    row = features_before = 0
-    for prompt, count in zip(prompts, counts):
-        P, image_tokens = len(prompt.ids), len(prompt.image_slots)
-        for b in range(row, row + count):
-            input_ids[b, :P] = prompt.ids
-            input_ids[b, P : P + lengths[b]] = targets[b, : lengths[b]]
-            positions[:, b, :P] = prompt.positions
-            positions[:, b, P : P + T] = prompt.next_position + torch.arange(T)
-            state_index[b] = P - 1 + torch.arange(T)
-            slot_index.append(prompt.image_slots + b * S)
-            feature_index.append(torch.arange(image_tokens) + features_before)
-        row += count
-        features_before += image_tokens
-    return {
-        "input_ids": input_ids,
-        "positions": positions,
-        "state_index": state_index,
-        "slot_index": torch.cat(slot_index),
-        "feature_index": torch.cat(feature_index),
-    }
-
-
-def pack(prompt: Prompt, targets: torch.Tensor, lengths: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Lay out [prompt | r1 | r2 | ... | rB] in one row: S = P + sum(lengths), without padding.
-
-    Positions restart after the prompt; its last state predicts every response's first token.
-    logps.packed_attention takes the responses apart again, to L tokens each, the longest's:
-    to_rows (B, L): the index in S of each token, 0 for none.
-    from_rows (sum(lengths),): the flat index in (B*L) of each response token.
-    Lengths 2 and 1 after a prompt of 3 tokens: state_index [[2, 3], [2, .]],
-    to_rows [[3, 4], [5, 0]], from_rows [0, 1, 2].
-    """
-    B, T = targets.shape
-    P = len(prompt.ids)
-    longest = max(1, int(lengths.max()))
-    t = torch.arange(T)
-    held = t < lengths[:, None]  # (B, T)
-    index = (P + lengths.cumsum(0) - lengths)[:, None] + t  # (B, T), in S
-    state_index = (index - 1).masked_fill(~held, 0)
-    state_index[:, :1] = P - 1
-    positions = (prompt.next_position + t).expand(B, T)[held]  # (sum(lengths),)
-    return {
-        "input_ids": torch.cat([prompt.ids, targets[held]])[None],
-        "positions": torch.cat([prompt.positions, positions.expand(3, -1)], 1)[:, None],
-        "state_index": state_index,
-        "slot_index": prompt.image_slots,
-        "feature_index": torch.arange(len(prompt.image_slots)),
-        "to_rows": index[:, :longest].masked_fill(~held[:, :longest], 0),
-        "from_rows": (torch.arange(B)[:, None] * longest + t)[held],
-    }
-
-
-def micro_batches(
-    rows: int, size: int, counts: list[int]
-) -> Iterator[tuple[int, int, int, int, list[int]]]:
-    """Cut B rows in groups of `counts` into micro-batches of at most `size` rows, for `collate`.
-
-    Yields (first row, end row, first prompt, end prompt, counts of the micro-batch).
-    A group of two rows or more is cut evenly by itself, to be packed: 8 rows, size 5: 4 and 4.
-    Its prompt is encoded once a micro-batch. Groups of one row share a micro-batch.
-    """
-    first = start = 0
-    while start < rows:
-        last = first + 1
-        if not counts[first]:  # a prompt without responses
-            first = last
-            continue
-        single = counts[first] == 1
-        while single and last < len(counts) and counts[last] == 1 and last - first < size:
-            last += 1
-        cuts = even_cuts(sum(counts[first:last]), size)
-        for a, b in zip(cuts, cuts[1:]):
-            own = [b - a] if last == first + 1 else counts[first:last]
-            yield start + a, start + b, first, last, own
-        first, start = last, start + cuts[-1]
-
-
-def even_cuts(total: int, most: int) -> list[int]:
-    """Cut `total` into as few pieces of at most `most` as possible: [0, ..., total], their ends."""
-    pieces = math.ceil(total / most)
-    return [total * i // pieces for i in range(pieces + 1)]

@@ -294,9 +294,8 @@ def row_of(
     """Make a question's line of predictions.jsonl: what was answered, and what that scores."""
     _, right = judge_of(protocol)
     text = answer["prediction"]
-    row = {
-        "id": example.id,
-        "question": example.question,
+    row = {"id": example.id} | example.asked()
+    row |= {
         "answer": example.answer,
         "choices": example.choices,
         "prediction": text,

@@ -23,7 +23,8 @@ from grading import boxes
 from plumbing import flags, running, stopping
 from plumbing.errors import UserError
 from tasks import images
-from tasks.example import Example
+from tasks.example import Example, Turn
+from tasks.prompts import MARK, must_match_marks, without_first_marks
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -35,7 +36,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--prompt",
         required=True,
         help="the question; goes verbatim into the chat template, unless the checkpoint's "
-        "args.json names the template it was trained with",
+        "args.json names the template it was trained with; <image> is the place of a picture",
     )
     g.add_argument(
         "--prompt-template",
@@ -86,7 +87,11 @@ def make_example(
     for path in paths:
         if not os.path.isfile(path):  # also False for a name too long
             raise UserError(f"--image {path} does not exist; check the path")
+    if MARK in question:
+        [turn] = without_first_marks([Turn("user", question)])  # as records are read
+        question = turn.text
     example = Example("question", [Path(path) for path in paths], question, "", source="--image")
+    must_match_marks(example)
     images.check_images([example])
     if len(paths) == 1:  # an answer's boxes are then in this picture
         size = images.open_images(example)[0].size

@@ -43,7 +43,7 @@ def autocast(core, cache_enabled: bool = True) -> contextlib.AbstractContextMana
 
 
 class Packing(NamedTuple):
-    """Where the responses lie in [prompt | r1 | ... | rG] (data.pack).
+    """Where the responses lie in [prompt | r1 | ... | rG] (batching.pack).
 
     It goes down as the attention mask: gradient checkpointing then recomputes with the same one.
     """
@@ -155,7 +155,7 @@ def image_features(
 def cache_features(policy, prompts: list) -> None:
     """Keep every prompt's image features in `prompt.features`, if tower and merger are frozen.
 
-    data.collate takes them from there: (image tokens, D) of each prompt.
+    batching.collate takes them from there: (image tokens, D) of each prompt.
     """
     core = core_of(policy)
     pictured = [p for p in prompts if p.pixel_values is not None]
@@ -173,7 +173,7 @@ def cache_features(policy, prompts: list) -> None:
 def embed(core, batch: dict) -> torch.Tensor:
     """Look up words by id, and put image features at their positions.
 
-    batch: of data.collate. Returns (rows, S, D). A prompt's images are computed once,
+    batch: of batching.collate. Returns (rows, S, D). A prompt's images are computed once,
     however many responses it has; not at all if the batch holds `features`.
     """
     embeds = core.model.language_model.embed_tokens(batch["input_ids"])  # (rows, S, D)
@@ -199,7 +199,7 @@ def token_logps(
     entropy: bool = False,
     chunk: int | None = None,
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-    """Compute log pi(targets | prompt, earlier targets) of a batch from data.collate.
+    """Compute log pi(targets | prompt, earlier targets) of a batch from batching.collate.
 
     Returns logp (B, T) float32, 0 where the mask is 0; it carries gradient.
     With entropy=True: (logp, entropy), entropy (B, T) in nats, without gradient.

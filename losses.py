@@ -11,7 +11,7 @@ Dimension key: N prompts in a step, G completions per prompt, B = N*G rows with 
 contiguous (or the rows of a micro-batch), T target positions, P pairs.
 Alignment rule: every (B, T) tensor speaks about the response tokens, x[b, t] about targets[b, t].
 T counts responses only. The one shift (the state *before* a token predicts it) is made in
-`data.pad` and `data.pack` (`state_index`): nothing here is ever sliced [:, 1:].
+`batching.pad` and `batching.pack` (`state_index`): nothing here is ever sliced [:, 1:].
 `mask` (B, T) is 1 where a target counts, its first eos included, and 0 after.
 All log-probs and KLs are in nats.
 

@@ -21,7 +21,7 @@ from grading import metrics
 from grading.answers import extract_answer, normalize_answer
 from plumbing.errors import UserError
 from tasks import prompts
-from tasks.example import Example, Pair
+from tasks.example import Example, Pair, Turn
 
 BUILT = ("cot", "refine", "select")  # R3V's three tasks
 LEAST = 20  # characters of thinking in a text that reasons
@@ -327,8 +327,8 @@ def select_items(
 def hint_prompt(prompt: str, answer: str) -> str:
     """Add the gold answer as a hint: for sampling only, where nothing was right."""
     return (
-        f"{prompt}\nHint: the answer is {answer}. Show step by step, from what the picture shows, "
-        "how one comes to it, without a word about this hint."
+        f"{prompt}\nHint: the answer is {prompts.quoted(answer)}. Show step by step, from what the "
+        "picture shows, how one comes to it, without a word about this hint."
     )
 
 
@@ -470,8 +470,17 @@ def truncate_words(text: str, ratio: float = 0.5) -> str:
 
 def blind(example: Example) -> Example:
     """Return the example without its images and their placeholders."""
-    question = example.question.replace("<image>", "").strip()
-    return dataclasses.replace(example, images=[], question=question)
+    history = []
+    for turn in example.history:
+        text = without_marks(turn.text) if turn.role == "user" else turn.text
+        history.append(Turn(turn.role, text))
+    question = without_marks(example.question)
+    return dataclasses.replace(example, images=[], question=question, history=history)
+
+
+def without_marks(text: str) -> str:
+    """Drop the places of pictures from a text."""
+    return text.replace(prompts.MARK, "").strip()
 
 
 def ntp_pair(

@@ -21,6 +21,7 @@ import torch
 from tqdm import tqdm
 from transformers import DynamicCache
 
+import batching
 import data
 import logps
 from fast import decode, kernels
@@ -90,7 +91,7 @@ def rollout_plain(
 
             # prefill: the first thing the model reads is the whole prompt, once for each row
             empty = torch.zeros(G, 0)
-            batch = data.collate([prompt], empty.long(), empty, [G], core.device, packed=False)
+            batch = batching.collate([prompt], empty.long(), empty, [G], core.device, packed=False)
             inputs = logps.embed(core, batch)  # (G, P, D)
             positions = batch["positions"]  # (3, G, P)
             for t in range(T):

@@ -42,6 +42,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
+import batching
 import data
 import logps
 import losses
@@ -190,10 +191,10 @@ def micro_batches(
 ) -> Iterator[tuple[slice, dict]]:
     """Cut a rollout into batches of at most `size` rows: yield (rows, batch)."""
     B, N = len(roll.targets), len(prompts)
-    for a, b, first, last, counts in data.micro_batches(B, size, [B // N] * N):
+    for a, b, first, last, counts in batching.micro_batches(B, size, [B // N] * N):
         rows = slice(a, b)
         targets, mask = roll.targets[rows], roll.mask[rows]
-        yield rows, data.collate(prompts[first:last], targets, mask, counts, where)
+        yield rows, batching.collate(prompts[first:last], targets, mask, counts, where)
 
 
 @torch.no_grad()
@@ -358,7 +359,7 @@ def answers_file(folder: Path, names: list[str], name: str, step: int) -> Path:
 
 def about(example: Example) -> dict:
     """Say in a record which question it is about."""
-    return {"id": example.id, "question": example.question, "answer": example.answer}
+    return {"id": example.id} | example.asked() | {"answer": example.answer}
 
 
 def show_samples(

@@ -4,7 +4,7 @@
 
 With --per-example it is the mean of each response, then of all. The end-of-turn token counts too.
 Differences from R1-V's SFT script: the prompt is masked out of the loss, no generation prompt
-follows the answer, images come before the text as they do in RL, and samples are not packed.
+follows the answer, and samples are not packed. Of a conversation all answers are learned.
 
 On a laptop (tiny model, about seven minutes on two cores; its teacher errs on purpose, see
 tasks/teacher.py):
@@ -29,6 +29,7 @@ from pathlib import Path
 
 import torch
 
+import batching
 import data
 import logps
 import losses
@@ -37,7 +38,9 @@ import rewards
 import rollout
 import tasks
 import update
+from heldout import with_answers
 from plumbing import device, disk, flags, plots, results, rundir, running, stopping
+from plumbing.errors import UserError
 from plumbing.run import Run
 from tasks import sheets, teacher
 
@@ -104,13 +107,25 @@ def main(args: argparse.Namespace) -> None:
     vars(args).update(data.ask_as_trained(args))
     reading = {"level": args.level, "box_format": args.box_format}
     reading |= {"min_pixels": args.min_pixels, "max_pixels": args.max_pixels}
-    examples = tasks.read(args.data, args.seed, teacher=args.teacher, **reading)
-    args.eval_data = args.eval_data or data.default_eval(args.data)
-    eval_sets = data.read_eval(
-        args.eval_data, {args.data: examples}, args.max_eval_samples, **reading
+    examples = tasks.read(args.data, args.seed, teacher=args.teacher, needs_answer=False, **reading)
+    is_named = bool(args.eval_data)
+    if not is_named and data.has_golds(examples):
+        args.eval_data = data.default_eval(args.data)
+    found = data.read_eval(
+        args.eval_data or [], {args.data: examples}, args.max_eval_samples, **reading
     )
-    for held_out in eval_sets.values():
-        data.check_golds(held_out, rewards.check_gold)
+    eval_sets = with_answers(found, rewards.check_gold)
+    for name, held_out in found.items():
+        if is_named and name not in eval_sets:
+            raise UserError(
+                f"{held_out[0].source}: --eval-data needs a gold answer; name other questions, or "
+                "omit the flag to train without measuring accuracy"
+            )
+    if not eval_sets:
+        print(
+            f"{args.data} has no gold answers: accuracy cannot be measured; "
+            "name questions that have them as --eval-data"
+        )
     max_steps = data.steps_of(args.max_steps, args.num_train_epochs, args.data, examples, N)
 
     # --- model ---
@@ -151,20 +166,20 @@ def main(args: argparse.Namespace) -> None:
 
             # 1. a batch: prompts, and what to answer
             chosen = data.take(examples, (step - 1) * N, N, args.seed)
-            encoded = [(asker.prompt(e, limit), asker.target(e, limit)) for e in chosen]
+            lessons = [asker.lesson(example, limit, limit) for example in chosen]
             # In micro-batches of about one length, prompts have less padding.
-            encoded.sort(key=lambda pair: len(pair[0].ids) + len(pair[1]))
-            prompts, rows = zip(*encoded)
-            targets, mask = data.pad_targets(rows, processor.special.pad_id)  # (B, T)
+            lessons.sort(key=lambda lesson: len(lesson[0].ids) + len(lesson[1]))
+            prompts, rows, learned = zip(*lessons)
+            targets, mask = batching.pad_targets(rows, processor.special.pad_id, learned)  # (B, T)
             weights = losses.sft_weights(mask, args.per_example)  # (B, T), of the whole batch
 
             # 2. log-probs and gradient, a few rows at a time
             policy.train()
             optimizer.zero_grad()
             loss = 0.0
-            pieces = data.micro_batches(N, args.micro_batch_size, [1] * N)
+            pieces = batching.micro_batches(N, args.micro_batch_size, [1] * N)
             for a, b, first, last, counts in pieces:
-                batch = data.collate(
+                batch = batching.collate(
                     prompts[first:last], targets[a:b], mask[a:b], counts, policy.device
                 )
                 logp = logps.token_logps(policy, batch, suppress=suppress)  # (b - a, T)
@@ -193,7 +208,7 @@ def main(args: argparse.Namespace) -> None:
     # --- the end: publish, measure, draw ---
     run.publish()
     final = run.history.at(run.step)
-    if accuracies[0] not in final:
+    if accuracies and accuracies[0] not in final:
         # It was resumed to stop at a step that an earlier, longer run did not evaluate.
         final |= evaluate(ask, eval_sets, run.step, out / "samples")
     panels = [("loss", ["loss"]), ("gradient norm", ["grad_norm"]), ("greedy accuracy", accuracies)]

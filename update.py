@@ -7,11 +7,12 @@ import functools
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
 
+import batching
 import data
 import losses
 from logps import token_logps
@@ -43,23 +44,30 @@ def imitate(
     """
     asker = asker.verbatim()
     encoded = []
+    room = asker.processor.context
     for item in items:
-        prompt = asker.prompt(with_question(examples[item["id"]], item["prompt"]))
-        room = asker.processor.context
-        target = data.encode_response(item["target"], asker.processor, item["id"], room)
-        encoded.append((prompt, target, item["task"]))
+        example = with_question(examples[item["id"]], item["prompt"])
+        if item["task"] == "warmup":  # worked conversations: their earlier answers are learned too
+            lesson = asker.lesson(replace(example, solution=item["target"]), room)
+        else:
+            prompt = asker.prompt(example)
+            target = data.encode_response(item["target"], asker.processor, item["id"], room)
+            lesson = prompt, target, torch.ones(len(target))
+        encoded.append((*lesson, item["task"]))
     # Rows of about one length share a micro-batch; their order in the step means nothing.
     encoded.sort(key=lambda e: len(e[0].ids) + len(e[1]))
-    prompts, rows, tasks = zip(*encoded)
-    targets, mask = data.pad_targets(rows, asker.processor.special.pad_id)  # (B, T)
+    prompts, rows, learned, tasks = zip(*encoded)
+    targets, mask = batching.pad_targets(rows, asker.processor.special.pad_id, learned)  # (B, T)
     weighted = losses.r3v_weights(mask, tasks, weights, per_example)  # (B, T)
     loss, spent = 0.0, torch.zeros_like(mask)
-    for a, b, first, last, counts in data.micro_batches(
+    for a, b, first, last, counts in batching.micro_batches(
         len(rows), micro_batch_size, [1] * len(rows)
     ):
         longest = max(len(row) for row in rows[a:b])
         cut = slice(a, b), slice(longest)
-        batch = data.collate(prompts[first:last], targets[cut], mask[cut], counts, policy.device)
+        batch = batching.collate(
+            prompts[first:last], targets[cut], mask[cut], counts, policy.device
+        )
         logp = token_logps(policy, batch, suppress=asker.processor.special.vision_ids)
         per_token = losses.nll(logp)
         part = losses.aggregate(per_token, weighted[cut].to(policy.device))
@@ -104,8 +112,8 @@ def pair_logps(
         data.encode_response(text, processor, pair.example.source, processor.context)
         for text in (pair.chosen, pair.rejected)
     ]
-    targets, mask = data.pad_targets(rows, processor.special.pad_id)  # (2, T)
-    batch = data.collate([prompt], targets, mask, [2], policy.device)
+    targets, mask = batching.pad_targets(rows, processor.special.pad_id)  # (2, T)
+    batch = batching.collate([prompt], targets, mask, [2], policy.device)
     logp = token_logps(policy, batch, suppress=processor.special.vision_ids)  # (2, T)
     return losses.sequence_logp(logp, batch["mask"]), batch["mask"].sum(1)
 

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import torch
 
+import batching
 import data
 import logps
 import losses
@@ -120,8 +121,10 @@ def time_step(
     adv = losses.group_advantage(torch.rand(N * G), G)
     policy.train()
     optimizer.zero_grad()
-    for a, b, first, last, counts in data.micro_batches(N * G, micro_batch_size, [G] * N):
-        batch = data.collate(prompts[first:last], roll.targets[a:b], roll.mask[a:b], counts, device)
+    for a, b, first, last, counts in batching.micro_batches(N * G, micro_batch_size, [G] * N):
+        batch = batching.collate(
+            prompts[first:last], roll.targets[a:b], roll.mask[a:b], counts, device
+        )
         logp = logps.token_logps(policy, batch, 1.0, processor.special.vision_ids)
         surrogate(logp, adv[a:b], batch["mask"], weights[a:b]).backward()
     optimizer.step()

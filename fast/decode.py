@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from transformers import DynamicCache
 
+import batching
 import data
 import logps
 from fast import kernels
@@ -269,9 +270,9 @@ def plan_memory(
     copy = with_copies > 0 and 2 * with_copies >= min(B, without)
     rows = max(1, with_copies if copy else without)
     if rows < G:
-        cuts = data.even_cuts(G, rows)
+        cuts = batching.even_cuts(G, rows)
         return copy, [(n, n + 1, a, b) for n in range(len(prompts)) for a, b in zip(cuts, cuts[1:])]
-    cuts = data.even_cuts(len(prompts), rows // G)
+    cuts = batching.even_cuts(len(prompts), rows // G)
     return copy, [(a, b, 0, G) for a, b in zip(cuts, cuts[1:])]
 
 
@@ -428,7 +429,7 @@ class Decoder:
             for indices in prefill_passes([len(p.ids) for p in prompts]):
                 # Padded on the right, where causal attention needs no mask.
                 empty = torch.zeros(len(indices), 0)
-                batch = data.collate(
+                batch = batching.collate(
                     [prompts[n] for n in indices], empty.long(), empty, device=self.core.device
                 )
                 cache = DynamicCache(config=self.core.config.text_config)

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import torch
 
+import batching
 import data
 import families
 import logps
@@ -329,7 +330,7 @@ def our_logps(
     mask = torch.ones(completions.shape)
     prompts = [dataclasses.replace(p) for p in prompts]  # features stay cached for one step only
     logps.cache_features(policy, prompts)
-    batch = data.collate(prompts, completions, mask, counts, policy.device)
+    batch = batching.collate(prompts, completions, mask, counts, policy.device)
     return logps.token_logps(policy, batch, 1.0, special.vision_ids)
 
 
@@ -383,8 +384,8 @@ def our_step(
     adv = random_advantage(N * G, G, turn)
     policy.train()
     optimizer.zero_grad()
-    for a, b, first, last, counts in data.micro_batches(N * G, micro or N * G, [G] * N):
-        batch = data.collate(
+    for a, b, first, last, counts in batching.micro_batches(N * G, micro or N * G, [G] * N):
+        batch = batching.collate(
             prompts[first:last], roll.targets[a:b], roll.mask[a:b], counts, policy.device
         )
         logp, _ = logps.token_logps(policy, batch, 1.0, special.vision_ids, entropy=True)

@@ -130,7 +130,7 @@ def write_pairs(folder: Path, pairs: list) -> None:
     for pair in pairs:
         example = pair.example
         paths = [str(image) for image in example.images if isinstance(image, (str, Path))]
-        line = {"id": example.id, "image": paths, "question": example.question}
+        line = {"id": example.id, "image": paths} | example.asked()
         line |= {"chosen": pair.chosen, "rejected": pair.rejected}
         if pair.kind:
             line["kind"] = pair.kind

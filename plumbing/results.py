@@ -21,7 +21,9 @@ def evaluated(line: dict[str, float]) -> dict[str, float]:
 
 
 def head(line: dict[str, float], names: list[str], steps: int) -> dict:
-    """Begin a result.json: accuracy and n of the first set, and the steps."""
+    """Begin a result.json: accuracy and n of the first set, if there is one, and the steps."""
+    if not names:
+        return {"steps": steps}
     scores = scores_of(line, names[0])
     accuracy, n = scores["accuracy"], int(scores["n"])
     return {"accuracy": accuracy, "n": n, "data": names[0], "steps": steps}

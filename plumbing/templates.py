@@ -15,6 +15,7 @@ from pathlib import Path
 
 from plumbing.errors import UserError
 from plumbing.fields import REMEDY, first_line, read_object, shown
+from plumbing.text import short
 
 CPU_SECONDS = 1.0
 MEMORY_BYTES = 512 * 2**20
@@ -112,8 +113,9 @@ def render_samples(tokenizer) -> str:
     words, picture = {"type": "text", "text": question}, {"type": "image"}
     asks = [{"role": "user", "content": [picture] * n + [words]} for n in (0, 1, 2)]
     system = {"role": "system", "content": "Be brief."}
+    answer = {"role": "assistant", "content": "Three."}
     verdict = render_sample(tokenizer, asks[:1], question)
-    for messages in ([asks[1]], [asks[2]], [system, asks[1]]):
+    for messages in ([asks[1]], [asks[2]], [system, asks[1]], [asks[1], answer, asks[0]]):
         render_sample(tokenizer, messages, question)
     return verdict
 
@@ -152,8 +154,11 @@ def render_sample(tokenizer, messages: list, question: str) -> str:
     return "renders" if says else "says nothing"
 
 
-def render(tokenizer, messages: list, images: int, source: str) -> str:
-    """Render a prompt. UserError if the template fails, or places other than `images` images."""
+def render(tokenizer, messages: list[dict], source: str) -> str:
+    """Render a prompt.
+
+    UserError if the template fails, places other pictures, or loses or moves a part of a turn.
+    """
     remedy = f"correct it in {tokenizer.name_or_path}, or delete it to use Qwen2-VL's own"
     try:
         rendered = tokenizer.apply_chat_template(
@@ -163,12 +168,35 @@ def render(tokenizer, messages: list, images: int, source: str) -> str:
         raise UserError(
             f"{source}: the chat template fails ({first_line(error, 100)}); {remedy}"
         ) from None
-    placed = rendered.count("<|image_pad|>")
+    parts = said(messages)
+    images, placed = parts.count(IMAGE), rendered.count(IMAGE)
     if placed != images:
         raise UserError(
             f"{source}: the chat template placed {placed} images, not {images}; {remedy}"
         )
+    at = 0
+    for part in parts:
+        at = rendered.find(part, at)
+        if at < 0:
+            raise UserError(
+                f"{source}: the chat template loses or moves {short(part, 40)!r}; {remedy}"
+            )
+        at += len(part)
     return rendered
+
+
+IMAGE = "<|image_pad|>"
+
+
+def said(messages: list[dict]) -> list[str]:
+    """List what users and assistants say, in order, with IMAGE for each picture."""
+    parts = []
+    for message in messages:
+        if message["role"] == "assistant":
+            parts.append(message["content"].strip())
+        if message["role"] == "user":
+            parts += [part.get("text", IMAGE).strip() for part in message["content"]]
+    return parts
 
 
 def check_patterns(file: Path, found: dict, modules: list[str], known: str) -> None:

@@ -33,6 +33,7 @@ from pathlib import Path
 
 import torch
 
+import batching
 import data
 import families
 import logps
@@ -692,10 +693,10 @@ def compare_forward(
         counts = [3] if packed else [1, 1, 1]
         drawn = draw_batch(Setting(), rng, ordinary_ids(tokenizer), tokenizer.eos_token_id)
         rows = [torch.tensor(ids) for ids in drawn.ids[:3]]
-        targets, mask = data.pad_targets(rows, processor.special.pad_id)
+        targets, mask = batching.pad_targets(rows, processor.special.pad_id)
         weights = torch.randn(targets.shape, generator=torch.Generator().manual_seed(index)) * mask
         policy.zero_grad()
-        batch = data.collate(prompts, targets, mask, counts)
+        batch = batching.collate(prompts, targets, mask, counts)
         logp, entropy = logps.token_logps(policy, batch, temperature, entropy=True)
         (logp * weights).sum().backward()
         each = prompts * 3 if packed else prompts

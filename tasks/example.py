@@ -36,6 +36,18 @@ class Example:
     history: list[Turn] = field(default_factory=list)  # what was said before the question
     system: str | None = None  # the record's own system turn
 
+    def asked(self) -> dict:
+        """Write for a record what was asked: the question and what came before.
+
+        {"question": "And now?", "history": [{"role": "user", "content": "How many?"}, ...]}
+        """
+        asked = {"question": self.question}
+        if self.history:
+            asked["history"] = [{"role": role, "content": text} for role, text in self.history]
+        if self.system is not None:
+            asked["system"] = self.system
+        return asked
+
 
 @dataclass
 class Pair:

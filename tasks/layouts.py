@@ -41,7 +41,8 @@ def to_example(
     answer, boxes = (fields.get("answer") or "").strip(), fields.get("boxes")
     if boxes is None and not answer and needs_answer:
         raise UserError(
-            f"{where}: no answer; expected `answer`, or `solution` with <answer> ... </answer>"
+            f"{where}: no answer; expected `answer`, or `solution` with <answer> ... </answer>: "
+            "what is scored needs a gold answer, train_sft.py alone learns without"
         )
     given = image_fields.as_list(fields["images"])
     images = [locate(image, file, where, fields.get("folders", ("",))) for image in given]

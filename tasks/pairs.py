@@ -4,14 +4,15 @@ import json
 import os
 import random
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from plumbing.errors import UserError
 from plumbing.text import short
 from tasks import image_fields, record_fields
-from tasks.example import Example, Pair
+from tasks.example import Example, Pair, Turn
 from tasks.files import files_of, must_end, name_in, rows_of, split_name, tell_apart
 from tasks.images import check_images, locate
+from tasks.prompts import MARK, without_first_marks
 
 PROMPT_KEYS = ("prompt", "conversations", "messages", *record_fields.QUESTION_KEYS)
 ANSWER_KEYS = (*record_fields.ANSWER_KEYS, "answer_gt")  # the last is MMPR's
@@ -21,14 +22,6 @@ PAIR_KEYS = "question (or prompt, or conversations), chosen and rejected"
 ROLES = {"human": "user", "gpt": "assistant"}
 MOST_COPIES = 1000  # of a set with its repeat_time
 MOST_PAIRS = 10_000_000  # of such a set
-
-
-class Turn(NamedTuple):
-    """One turn of a conversation, its pictures as they are given."""
-
-    role: str
-    text: str
-    images: list
 
 
 def read_pairs(spec: str, image_folder: str | None = None) -> list[Pair]:
@@ -136,7 +129,7 @@ def to_pair(
 ) -> Pair:
     """Make a Pair of one record of texts, turns or lists of turns.
 
-    A pair has one question: longer conversations and system turns are refused, not cut.
+    Chosen and rejected answer the last question; what was said before is its history.
 
         {"image": "a.png", "question": "<image>\\nHow many?", "chosen": "7", "rejected": "5"}  MMPR
         {"image_path": "a.png", "text": "{\\"question\\": ..., \\"chosen\\": ..., ...}"}  RLHF-V
@@ -147,14 +140,15 @@ def to_pair(
     where = f"{file}:{line}"
     record = unpacked(record, where)
     key = next((key for key in PROMPT_KEYS if record.get(key) is not None), None)
-    replies = {reply: turns_of(record[reply], "assistant", reply, where) for reply in REPLIES}
-    asked = prompt_of(record, key, replies, where)
-    chosen, rejected = (turns[-1].text.strip() for turns in replies.values())
+    replies = [turns_of(record[reply], "assistant", reply, where) for reply in REPLIES]
+    asked, embedded = prompt_of(record, key, replies, where)
+    chosen, rejected = (turns[-1].text.strip() for turns, _ in replies)
     if chosen == rejected:
         raise UserError(f"{where}: chosen and rejected are the same text; delete the record")
-    images = images_of_pair(record, key, asked, where)
-    text = asked.text.replace("<image>", "").strip()
-    question = record_fields.needed({"question": text}, "question", where)
+    system, asked = system_of(record, asked, where)
+    images = images_of_pair(record, key, asked, embedded, where)
+    *history, last = without_first_marks(asked)
+    question = record_fields.needed({"question": last.text}, "question", where)
     given = record_fields.label_of(record, "id", where) or record_fields.label_of(
         record, "idx", where
     )
@@ -172,6 +166,8 @@ def to_pair(
         task=record_fields.label_of(record, "task", where),
         meta=record_fields.carried(meta, where),
         source=where,
+        history=history,
+        system=system,
     )
     return Pair(example, chosen, rejected)
 
@@ -204,47 +200,70 @@ def unpacked(record: Any, where: str) -> dict:
     return record
 
 
-def prompt_of(record: dict, key: str | None, replies: dict[str, list[Turn]], where: str) -> Turn:
-    """Find the one turn that both replies answer: under `key`, or how both begin."""
+def prompt_of(
+    record: dict, key: str | None, replies: list[tuple[list[Turn], list]], where: str
+) -> tuple[list[Turn], list]:
+    """Find the turns that both replies answer: under `key`, or how both begin.
+
+    Returns (turns, the pictures embedded in them). The last turn is the user's.
+    """
     begun = [turns_of(record[key], "user", key, where)] if key else []
-    begun += [turns[:-1] for turns in replies.values() if len(turns) > 1 or not key]
-    if not all(begun):
+    begun += [(turns[:-1], images) for turns, images in replies if len(turns) > 1 or not key]
+    if not all(turns for turns, _ in begun):
         raise UserError(
             f"{where}: no prompt; expected `question`, `prompt` or `conversations`, "
             "or that chosen and rejected begin with it"
         )
-    if any(turns != begun[0] for turns in begun):
+    if any(prompt != begun[0] for prompt in begun):
         raise UserError(
             f"{where}: chosen and rejected do not answer the same prompt; fix or delete the record"
         )
-    asking = ["system"] * bool(record.get("system")) + [turn.role for turn in begun[0]]
-    replying = [turns[-1].role for turns in replies.values()]
-    if asking != ["user"] or any(role != "assistant" for role in replying):
+    asking = [turn.role for turn in begun[0][0]]
+    replying = [turns[-1].role for turns, _ in replies]
+    said = asking[1:] if asking[0] == "system" else asking
+    is_chat = said[:1] == said[-1:] == ["user"] and set(said) <= {"user", "assistant"}
+    if not is_chat or any(role != "assistant" for role in replying):
         raise UserError(
-            f"{where}: a pair must be one turn from user (or human) and two replies from "
-            f"assistant (or gpt), found a prompt of {short(', '.join(asking), 60)} "
-            f"and replies of {short(', '.join(replying), 60)}; "
-            "a system prompt is given by --system-prompt; delete longer conversations"
+            f"{where}: a pair must be turns from user (or human) and assistant (or gpt), of which "
+            "the first, but for a system turn, and the last are the user's, and two replies from "
+            f"assistant, found a prompt of {short(', '.join(asking), 60)} "
+            f"and replies of {short(', '.join(replying), 60)}; fix or delete the record"
         )
-    return begun[0][0]
+    return begun[0]
 
 
-def images_of_pair(record: dict, key: str | None, asked: Turn, where: str) -> list:
+def system_of(record: dict, asked: list[Turn], where: str) -> tuple[str | None, list[Turn]]:
+    """Take the system turn out of a prompt, or out of the record's `system`: (text, the rest)."""
+    given = []
+    if record.get("system"):
+        given.append(record_fields.needed(record, "system", where))
+    if asked[0].role == "system":
+        given.append(asked[0].text)
+        asked = asked[1:]
+    if len(set(given)) > 1:
+        raise UserError(f"{where}: `system` is not the prompt's system turn; delete one of them")
+    return (given[0] if given else None), asked
+
+
+def images_of_pair(
+    record: dict, key: str | None, asked: list[Turn], embedded: list, where: str
+) -> list:
     """List a pair's pictures, which its prompt or its record names, as they are given."""
     named = {name: record.get(name) for name in record_fields.IMAGE_KEYS}
     named["image"] = named["image"] or None  # MMPR writes "" for no picture
     images = image_fields.pictures_of(named, where)
-    if images and asked.images and not image_fields.same_pictures(images, asked.images):
+    if images and embedded and not image_fields.same_pictures(images, embedded):
         raise UserError(
             f"{where}: the prompt holds other pictures than the record names; "
             "delete those that are not meant"
         )
-    images = images or asked.images
+    images = images or embedded
     read_keys = [key, *REPLIES] if key else list(REPLIES)
     turns = [turn for name in read_keys for turn in image_fields.as_list(record[name])]
     left = record_fields.without(record, *record_fields.IMAGE_KEYS, *read_keys)
     image_fields.must_see(left, turns, images, where)
-    image_fields.must_match_marks([asked.text], len(images), where)
+    texts = [turn.text for turn in asked if turn.role == "user"]
+    image_fields.must_match_marks(["\n".join(texts)], len(images), where)
     return images
 
 
@@ -259,23 +278,27 @@ def answer_of(record: dict, where: str) -> str:
 # --- turns ---
 
 
-def turns_of(value: Any, role: str, key: str, where: str) -> list[Turn]:
-    """Read a text of this role, a turn or a list of turns.
+def turns_of(value: Any, role: str, key: str, where: str) -> tuple[list[Turn], list]:
+    """Read a text of this role, a turn or a list of turns, and the pictures in them.
 
     A turn is {"role", "content"} (TRL) or {"from", "value"} (LLaMA-Factory); parts may embed
     pictures: {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Why?"}]}
-    -> [Turn("user", "<image>Why?", [])]
+    -> [Turn("user", "<image>Why?")], []
     """
     if not isinstance(value, (dict, list)):
         value = {"role": role, "content": value}
-    turns = [turn_of(turn, key, where) for turn in image_fields.as_list(value)]
+    turns, images = [], []
+    for turn in image_fields.as_list(value):
+        read, embedded = turn_of(turn, key, where)
+        turns.append(read)
+        images += embedded
     if not turns:
         raise UserError(f"{where}: `{key}` is empty; fill it in or delete the record")
-    return turns
+    return turns, images
 
 
-def turn_of(turn: Any, key: str, where: str) -> Turn:
-    """Read one turn. UserError if it holds more than text and pictures."""
+def turn_of(turn: Any, key: str, where: str) -> tuple[Turn, list]:
+    """Read one turn and the pictures in it. UserError if it holds more than text and pictures."""
     speaker = None
     if isinstance(turn, dict):
         speaker = turn.get("role") or turn.get("from")
@@ -290,13 +313,13 @@ def turn_of(turn: Any, key: str, where: str) -> Turn:
     images = []
     if isinstance(content, list):
         content, images = joined_parts(content, role, key, where)
-    return Turn(role, record_fields.needed({key: content}, key, where), images)
+    return Turn(role, record_fields.needed({key: content}, key, where)), images
 
 
 def joined_parts(parts: list, role: str, key: str, where: str) -> tuple[str, list]:
     """Join the parts of a turn: (text with <image> marks, embedded pictures)."""
     kinds = [kind_of(part) for part in parts]
-    known = ["text"] if role == "assistant" else ["text", "image"]  # lists: a kind may be anything
+    known = ["text", "image"] if role == "user" else ["text"]  # lists: a kind may be anything
     if not all(kind in known for kind in kinds):
         found = ", ".join(short(kind, 20) for kind in kinds[:5])
         raise UserError(
@@ -306,7 +329,7 @@ def joined_parts(parts: list, role: str, key: str, where: str) -> tuple[str, lis
     texts, images = [], []
     for kind, part in zip(kinds, parts):
         if kind == "image":
-            texts.append("<image>")
+            texts.append(MARK)
             if part.get("image") is not None:
                 images.append(part["image"])
         else:

@@ -1,10 +1,10 @@
-"""How a question is put: templates and the words of refine and self-select."""
+"""How a question is put: templates, pictures in their places, the words of refine and select."""
 
 from dataclasses import replace
 
 from plumbing.errors import UserError
 from tasks import published, record_fields
-from tasks.example import Example
+from tasks.example import Example, Turn
 
 # How a question is put to the model, the same in training and evaluation. r1v is R1-V's training
 # prompt, byte for byte (two spaces). Published sets add how they were evaluated, byte for byte too.
@@ -20,6 +20,8 @@ TEMPLATES = {
     "none": "{question}",
 } | published.TEMPLATES
 DEFAULT_TEMPLATE = "r1v"
+
+MARK = "<image>"  # in a user's turn, the place of a picture
 
 # What R3V asks after the candidates, by template; other templates ask plainly (select_prompt).
 SELECT = published.SELECT
@@ -47,6 +49,83 @@ def question_text(example: Example, template: str = DEFAULT_TEMPLATE) -> str:
     if example.choices and twin in TEMPLATES:
         template = twin
     return template_of(template).replace("{question}", example.question)
+
+
+# --- conversations, and the places of pictures ---
+
+
+def messages_of(
+    example: Example, template: str = DEFAULT_TEMPLATE, system_prompt: str | None = None
+) -> list[dict]:
+    """Write an example as a chat's messages: its system turn, what was said before, its question.
+
+    The template is for the question alone. The example's own system turn goes before system_prompt.
+    Raises UserError unless there is one <image> for each picture, or none at all.
+    """
+    must_match_marks(example)
+    system = system_prompt if example.system is None else example.system
+    messages = [] if system is None else [{"role": "system", "content": system}]
+    unplaced = [{"type": "image"}] * len(example.images)
+    if any(MARK in text for text in asked_texts(example)):
+        unplaced = []
+    for role, text in [*example.history, Turn("user", question_text(example, template))]:
+        if role == "user":
+            messages.append({"role": role, "content": unplaced + parts_of(text)})
+            unplaced = []
+        else:
+            messages.append({"role": role, "content": text.strip()})
+    return messages
+
+
+def parts_of(text: str) -> list[dict]:
+    """Split a user's turn into the parts of a message, without a character added or lost.
+
+    "A<image>" -> [{"type": "text", "text": "A"}, {"type": "image"}]
+    """
+    parts = []
+    for n, piece in enumerate(text.split(MARK)):
+        if n:
+            parts.append({"type": "image"})
+        if piece:
+            parts.append({"type": "text", "text": piece})
+    return parts
+
+
+def asked_texts(example: Example) -> list[str]:
+    """List the texts in which an <image> is a picture's place: those of the user."""
+    return [text for role, text in example.history if role == "user"] + [example.question]
+
+
+def must_match_marks(example: Example) -> None:
+    """Raise UserError unless there is one <image> for each picture, or none at all."""
+    marks = sum(text.count(MARK) for text in asked_texts(example))
+    if marks and marks != len(example.images):
+        raise UserError(
+            f"{example.source}: {marks} {MARK} in what is asked, but {len(example.images)} images; "
+            f"there must be one for each, or no {MARK} at all"
+        )
+
+
+def without_first_marks(turns: list[Turn]) -> list[Turn]:
+    """Strip the texts of a conversation, and its marks if all stand before its first words.
+
+    Without marks pictures come first all the same, and nothing is left between them and the text.
+    "<image>\\n<image> Which?" -> "Which?"; "<image> or <image>?" stays.
+    """
+    turns = [Turn(role, text.strip()) for role, text in turns]
+    at = next((n for n, turn in enumerate(turns) if turn.role == "user"), None)
+    if at is None:
+        return turns
+    rest = turns[at].text
+    while rest.startswith(MARK):
+        rest = rest.removeprefix(MARK).lstrip()
+    others = [turn.text for n, turn in enumerate(turns) if turn.role == "user" and n != at]
+    if not any(MARK in text for text in [rest, *others]):
+        turns[at] = Turn("user", rest)
+    return turns
+
+
+# --- asked again about its own answers ---
 
 
 def refine_prompt(prompt: str, wrong: str) -> str:
@@ -78,8 +157,8 @@ def select_prompt(prompt: str, candidates: list[str], instruction: str | None = 
 
 
 def quoted(completion: str) -> str:
-    """Break the special tokens in a response: a policy can spell <|image_pad|> letter by letter."""
-    return completion.replace("<|", "< |")
+    """Break what means something in a prompt: a policy can spell <|image_pad|> letter by letter."""
+    return completion.replace("<|", "< |").replace(MARK, "< image>")
 
 
 def with_question(example: Example, text: str) -> Example:

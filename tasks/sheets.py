@@ -1,5 +1,7 @@
 """Rows for `plots.plot_samples`: an example's picture and boxes beside what was answered."""
 
+import math
+
 from PIL import Image
 
 from grading.boxes import drawn_boxes
@@ -7,6 +9,8 @@ from plumbing import plots
 from plumbing.errors import UserError
 from tasks import images
 from tasks.example import Example
+
+CELL, GAP = 320, 8  # pixels: the largest side of one of several pictures, and between them
 
 
 def sheet_row(
@@ -17,9 +21,9 @@ def sheet_row(
     completions: (text, its scores by name). boxed: texts whose boxes are drawn with the gold ones.
     """
     return {
-        "images": pictures_of(example),
+        "images": in_one(pictures_of(example)),
         "boxes": [] if boxed is None else drawn_boxes(example, *boxed),
-        "question": example.question,
+        "question": "\n".join([*(turn.text for turn in example.history), example.question]),
         "answer": example.answer,
         "completions": completions,
     }
@@ -32,6 +36,20 @@ def pictures_of(example: Example) -> list[Image.Image]:
     except UserError as error:
         plots.warn(f"a sheet is drawn without its picture: {error}")
         return []
+
+
+def in_one(pictures: list[Image.Image]) -> list[Image.Image]:
+    """Put several pictures into one, from left to right and down: a row has room for one."""
+    if len(pictures) < 2:
+        return pictures
+    columns = math.ceil(math.sqrt(len(pictures)))
+    rows = math.ceil(len(pictures) / columns)
+    whole = Image.new("RGB", (columns * (CELL + GAP) - GAP, rows * (CELL + GAP) - GAP), "white")
+    for n, picture in enumerate(pictures):
+        small = picture.convert("RGB")
+        small.thumbnail((CELL, CELL))
+        whole.paste(small, (n % columns * (CELL + GAP), n // columns * (CELL + GAP)))
+    return [whole]
 
 
 def before_after(examples: list[Example], before: list[dict], after: list[dict]) -> list[dict]:

@@ -443,7 +443,7 @@ def stock_inputs(
 ) -> dict[str, torch.Tensor]:
     """Make the inputs of stock transformers' forward, right-padded.
 
-    responses: one for each prompt. Made without data.collate and without M-RoPE positions: the
+    responses: one for each prompt. Made without batching.collate and without M-RoPE positions: the
     model finds its own.
     """
     rows = [p.ids for p in prompts]

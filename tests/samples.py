@@ -305,7 +305,7 @@ PAIRS = {
             "rejected": "Three.",
         },
         [B],
-        Q,
+        f"{Q}<image>",
         {},
     ),
     "TRL, implicit": (

@@ -19,7 +19,8 @@ import data
 import families
 import logps
 import tasks
-from data import Asker, Prompt, collate, micro_batches, pad_targets, take
+from batching import collate, micro_batches, pad_targets
+from data import Asker, Prompt, take
 from tasks import pairs
 from tasks.example import Example, Pair
 from tasks.prompts import (

@@ -15,6 +15,7 @@ import checkpoints
 import pytest
 import torch
 
+import batching
 import data
 import families
 import generate
@@ -118,7 +119,7 @@ def rows_of(out):
 
 
 def trainer_logps(policy, processor, prompts, out, temperature=1.0):
-    batch = data.collate(prompts, out.targets, out.mask)
+    batch = batching.collate(prompts, out.targets, out.mask)
     with torch.no_grad():
         return logps.token_logps(policy, batch, temperature, processor.special.vision_ids)
 
@@ -313,7 +314,7 @@ def test_log_probs_are_the_trainers(temperature, loaded_once):
         with torch.no_grad():
             packed = logps.token_logps(
                 policy,
-                data.collate([prompt], out.targets[rows], out.mask[rows]),
+                batching.collate([prompt], out.targets[rows], out.mask[rows]),
                 temperature,
                 processor.special.vision_ids,
             )
@@ -615,7 +616,7 @@ def test_a_rollout_uses_the_weights_of_its_moment(kind, lively):
         policy.train()
         logp = logps.token_logps(
             policy,
-            data.collate(prompts, outs[-1].targets, outs[-1].mask),
+            batching.collate(prompts, outs[-1].targets, outs[-1].mask),
             suppress=processor.special.vision_ids,
         )
         assert (logp.detach() - outs[-1].logp).abs().max() < 2e-5  # on-policy: the ratio is 1
@@ -758,7 +759,7 @@ def test_adapters_of_every_kind_answer_as_stock_does(
         rollout.rollout(loaded_once[0], prompts, special, 1, rollout.Sampling(32, temperature=0))
     ), "degenerate: the adapter does nothing"
     optimizer = torch.optim.SGD([p for p in policy.parameters() if p.requires_grad], lr=1.0)
-    batch = data.collate(prompts, torch.tensor(before), torch.ones(4, 32))
+    batch = batching.collate(prompts, torch.tensor(before), torch.ones(4, 32))
     logps.token_logps(policy, batch, suppress=processor.special.vision_ids).mean().backward()
     update.clip_gradient([p for p in policy.parameters() if p.requires_grad], 10.0, 1)
     optimizer.step()
@@ -774,7 +775,7 @@ def test_a_full_update_shows_in_the_next_rollout_as_in_stock_generate(lively):
     before = rows_of(
         rollout.rollout(policy, prompts, special, 1, rollout.Sampling(32, temperature=0))
     )
-    batch = data.collate(prompts, torch.tensor(before), torch.ones(4, 32))
+    batch = batching.collate(prompts, torch.tensor(before), torch.ones(4, 32))
     logps.token_logps(policy, batch, suppress=processor.special.vision_ids).mean().backward()
     torch.optim.SGD(policy.parameters(), lr=1.0).step()
     after = rows_of(

@@ -15,6 +15,7 @@ import checkpoints
 import pytest
 import torch
 
+import batching
 import data
 import families
 import logps
@@ -105,8 +106,8 @@ def responses_of(processor, lengths, seed=0):
 
 
 def batch_of(processor, prompts, responses, G=1, dtype=torch.float32):
-    targets, mask = data.pad_targets(responses, processor.special.pad_id)
-    batch = data.collate(prompts, targets, mask, [G] * len(prompts))
+    targets, mask = batching.pad_targets(responses, processor.special.pad_id)
+    batch = batching.collate(prompts, targets, mask, [G] * len(prompts))
     return {
         k: v.to(dtype) if k == "pixel_values" and v is not None else v for k, v in batch.items()
     }
@@ -415,8 +416,8 @@ def test_chunk_size_and_padding_change_nothing(published):
             entropy - found[0][1]
         ).abs().max() < 1e-5
         assert max(relative(grads[n], found[0][2][n]) for n in grads) < 1e-5
-    targets, mask = data.pad_targets(responses, processor.special.pad_id)
-    wider = data.collate(
+    targets, mask = batching.pad_targets(responses, processor.special.pad_id)
+    wider = batching.collate(
         prompts,
         torch.nn.functional.pad(targets, (0, 9), value=7),
         torch.nn.functional.pad(mask, (0, 9)),
@@ -499,15 +500,15 @@ def test_micro_batches_do_not_change_gradients(dtype, tolerance, published, monk
     if dtype == torch.float64:
         all_in_float64(policy, monkeypatch)
     prompts = checkpoints.prompts_of(processor, slice(4, 8))
-    targets, mask = data.pad_targets(
+    targets, mask = batching.pad_targets(
         responses_of(processor, [3, 6, 2, 5, 1, 4, 7, 7]), processor.special.pad_id
     )
     weights = torch.randn(mask.shape, generator=torch.Generator().manual_seed(0))
     found = []
     for size in (8, 1, 3, 5):
         policy.zero_grad()
-        for a, b, first, last, counts in data.micro_batches(8, size, [2] * 4):
-            batch = data.collate(prompts[first:last], targets[a:b], mask[a:b], counts)
+        for a, b, first, last, counts in batching.micro_batches(8, size, [2] * 4):
+            batch = batching.collate(prompts[first:last], targets[a:b], mask[a:b], counts)
             (
                 token_logps(policy, batch, suppress=processor.special.vision_ids) * weights[a:b]
             ).sum().backward()
@@ -537,7 +538,7 @@ COUNTS = [4, 2, 5]
 def packed_case(processor, dtype=torch.float32):
     """prompts (3), targets (11, 12), mask: two ragged groups and one of equal lengths."""
     prompts = checkpoints.prompts_of(processor, slice(5, 8))
-    targets, mask = data.pad_targets(responses_of(processor, LENGTHS), processor.special.pad_id)
+    targets, mask = batching.pad_targets(responses_of(processor, LENGTHS), processor.special.pad_id)
     for prompt in prompts:
         prompt.pixel_values = None if prompt.pixel_values is None else prompt.pixel_values.to(dtype)
     return prompts, targets, mask
@@ -548,9 +549,10 @@ def both_ways(policy, processor, dtype=torch.float32, temperature=0.7):
     prompts, targets, mask = packed_case(processor, dtype)
     weights = torch.randn(mask.shape, generator=torch.Generator().manual_seed(0))
     starts = [sum(COUNTS[:n]) for n in range(4)]
-    padded = [data.collate(prompts, targets, mask, COUNTS)]
+    padded = [batching.collate(prompts, targets, mask, COUNTS)]
     packed = [
-        data.collate([p], targets[a:b], mask[a:b]) for p, a, b in zip(prompts, starts, starts[1:])
+        batching.collate([p], targets[a:b], mask[a:b])
+        for p, a, b in zip(prompts, starts, starts[1:])
     ]
     assert [len(b["input_ids"]) for b in padded + packed] == [11, 1, 1, 1] and [
         b["input_ids"].shape[1] for b in packed
@@ -688,7 +690,7 @@ def test_a_pack_of_empty_responses_is_harmless(published):
     policy, processor = modeling.load(str(published), train=flags())
     prompt = checkpoints.prompts_of(processor, slice(0, 1))
     logp = token_logps(
-        policy, data.collate(prompt, torch.ones(3, 4, dtype=torch.long), torch.zeros(3, 4))
+        policy, batching.collate(prompt, torch.ones(3, 4, dtype=torch.long), torch.zeros(3, 4))
     )
     logp.sum().backward()
     assert torch.equal(logp, torch.zeros(3, 4)) and all(
@@ -787,8 +789,8 @@ def test_features_of_a_frozen_tower_are_computed_once_and_change_nothing(dtype, 
     starts = [sum(COUNTS[:n]) for n in range(4)]
 
     def logps():
-        batches = [data.collate(prompts, targets, mask, COUNTS)] + [
-            data.collate([p], targets[a:b], mask[a:b])
+        batches = [batching.collate(prompts, targets, mask, COUNTS)] + [
+            batching.collate([p], targets[a:b], mask[a:b])
             for p, a, b in zip(prompts, starts, starts[1:])
         ]
         return [
@@ -823,7 +825,7 @@ def test_features_are_not_kept_where_tower_or_merger_train(train, published):
     assert not calls and all(p.features is None for p in prompts)
     token_logps(
         policy,
-        data.collate(prompts[:1], targets[:4], mask[:4]),
+        batching.collate(prompts[:1], targets[:4], mask[:4]),
         suppress=processor.special.vision_ids,
     ).sum().backward()
     assert len(calls) == 1  # once for four responses
@@ -1145,7 +1147,7 @@ def export_gap(source, out, dtype=torch.float32, quant="none"):
     prompts = [asker.prompt(e, 64) for e in data.head(tasks.read("count:test"), 16)]
     greedy = rollout.Sampling(64, temperature=0)
     sampled = rollout.rollout(trained, prompts, processor.special, 1, greedy)
-    batch = data.collate(prompts, sampled.targets, sampled.mask)
+    batch = batching.collate(prompts, sampled.targets, sampled.mask)
     suppress = processor.special.vision_ids
     with torch.no_grad():
         before = token_logps(trained, batch, suppress=suppress)

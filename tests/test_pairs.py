@@ -15,6 +15,7 @@ from samples import (
     ODD,
     PAIRS,
     A,
+    B,
     Q,
     bad_images,
     places_in,
@@ -377,6 +378,7 @@ def test_a_meta_file_that_comes_to_nothing(mmpr):
 
 
 PAIR = {"question": "q", "chosen": "yes", "rejected": "no"}
+SYSTEM = {"role": "system", "content": "Be brief."}
 
 
 BAD_PAIRS = {  # name: (record, what the message must say)
@@ -477,26 +479,48 @@ BAD_PAIRS = {  # name: (record, what the message must say)
         {"chosen": [user("q"), reply("yes")], "rejected": [reply("no")]},
         ["no prompt"],
     ),
-    "several turns": (
-        {
-            "conversations": turns("q", "a")["conversations"]
-            + turns("r", "b")["conversations"][:1],
-            "chosen": "yes",
-            "rejected": "no",
-        },
-        ["one turn from user", "found a prompt of user, assistant, user"],
+    "turns that end with an answer": (
+        {"conversations": turns("q", "a")["conversations"], "chosen": "yes", "rejected": "no"},
+        ["the last are the user's", "found a prompt of user, assistant"],
     ),
-    "a system turn": (
+    "turns that begin with an answer": (
+        {**PAIR, "question": None, "prompt": [reply("a"), user("q")]},
+        ["the first, but for a system turn", "found a prompt of assistant, user"],
+    ),
+    "a system turn in the middle": (
+        {**PAIR, "question": None, "prompt": [user("q"), SYSTEM, user("r")]},
+        ["found a prompt of user, system, user"],
+    ),
+    "a system turn alone": (
+        {**PAIR, "question": None, "prompt": [SYSTEM]},
+        ["found a prompt of system"],
+    ),
+    "a turn of a tool": (
+        {**PAIR, "question": None, "prompt": [user("q"), {"role": "tool", "content": "4"}]},
+        ["found a prompt of user, tool"],
+    ),
+    "two system turns that differ": (
+        {**PAIR, "question": None, "system": "Be kind.", "prompt": [SYSTEM, user("q")]},
+        ["`system` is not the prompt's system turn", "delete one of them"],
+    ),
+    "an image in a system turn": (
         {
             **PAIR,
             "question": None,
-            "prompt": [{"role": "system", "content": "Be brief."}, user("q")],
+            "image": A,
+            "prompt": [{"role": "system", "content": [{"type": "image"}]}, user("q")],
         },
-        ["found a prompt of system, user", "--system-prompt"],
+        ["`prompt` holds image"],
     ),
-    "a system key": (
-        {**PAIR, "system": "Be brief."},
-        ["found a prompt of system, user", "--system-prompt"],
+    "a system key that is no text": ({**PAIR, "system": ["Be kind."]}, ["`system` must be str"]),
+    "fewer marks than images in all turns": (
+        {
+            **PAIR,
+            "question": None,
+            "images": [A, B],
+            "prompt": [user("q"), reply("a"), user("is <image> red?")],
+        },
+        ["1 <image> in the question, but 2 images"],
     ),
     "a prompt from gpt": (
         {**PAIR, "question": None, "prompt": [reply("q")]},

@@ -12,7 +12,11 @@ from commands import SFT, metrics_of, read, train
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file, save_file
 
+import evaluate
 import generate
+import selftrain
+import train_dpo
+import train_grpo
 import train_sft
 from plumbing import rundir
 from plumbing.errors import UserError
@@ -87,3 +91,76 @@ def test_a_gradient_that_is_not_finite_stops_the_run(base, tmp_path, no_pictures
         line = f"--model {broken} {SFT} --max-eval-samples 1 --max-steps 2 --output-dir {out}"
         train(train_sft, line)
     assert not rundir.checkpoints(out)
+
+
+# --- answers without a gold ---
+
+CAPTION = "A white picture with a square of one colour in the middle of it. " * 3
+
+
+@pytest.fixture
+def captions(pictures, tmp_path):
+    """Captions of the four pictures: what is imitated, and no answer that could be scored."""
+    records = [json.loads(line) for line in pictures.read_text().splitlines()]
+    lines = []
+    for record in records:
+        image = str(pictures.parent / record["image"])
+        line = {"image": image, "question": "Describe it.", "solution": CAPTION + record["answer"]}
+        lines.append(json.dumps(line) + "\n")
+    (tmp_path / "captions.jsonl").write_text("".join(lines))
+    return tmp_path / "captions.jsonl"
+
+
+OPEN = "--batch-size 2 --max-completion-length 200 --max-steps 2 --eval-steps 1 --save-steps 0"
+
+
+def test_sft_learns_captions_and_says_once_that_accuracy_cannot_be_measured(
+    captions, base, tmp_path, capsys
+):
+    out = tmp_path / "out"
+    train(train_sft, f"--model {base} --data {captions} {OPEN} --output-dir {out}")
+    printed = capsys.readouterr().out
+    assert printed.count("accuracy cannot be measured") == 1 and "not held out" not in printed
+    lines = metrics_of(out)
+    assert [line["step"] for line in lines] == [1, 2]
+    assert not any("accuracy" in key for line in lines for key in line)
+    assert read(out / "result.json") == {"steps": 2}
+    assert (out / "curve.png").is_file() and (out / "model.safetensors").is_file()
+
+
+def test_captions_are_measured_on_questions_with_answers(captions, pictures, base, tmp_path):
+    """Given apart, or as those records of --data that have one."""
+    out = tmp_path / "apart"
+    line = f"--model {base} {OPEN} --data"
+    train(train_sft, f"{line} {captions} --eval-data {pictures} --output-dir {out}")
+    assert read(out / "result.json")["n"] == 4
+    question = {"question": "How many?", "answer": "3"}
+    captions.write_text(captions.read_text() + json.dumps(question) + "\n")
+    train(train_sft, f"{line} {captions} --output-dir {tmp_path / 'mixed'}")
+    assert read(tmp_path / "mixed" / "result.json")["n"] == 1
+
+
+@pytest.mark.parametrize(
+    "script, more",
+    [
+        (train_grpo, ""),
+        (evaluate, ""),
+        (train_sft, "--eval-data {data}"),
+        (train_sft, "--eval-data {data} --data count --max-steps 1"),
+        (train_dpo, "--pairs {pairs} --eval-data {data}"),
+        (selftrain, "--method star"),
+    ],
+)
+def test_what_is_scored_needs_a_gold_answer(script, more, captions, base, tmp_path):
+    pair = {"question": "q", "chosen": "yes", "rejected": "no"}
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(pair))
+    more = more.format(data=captions, pairs=tmp_path / "pairs.jsonl")
+    data = "" if script is train_dpo else f"--data {captions}"
+    with pytest.raises(UserError, match=r"captions\.jsonl:1: .*needs a gold answer"):
+        train(script, f"--model {base} {data} {more} --output-dir {tmp_path / 'out'}")
+
+
+def test_a_record_with_nothing_to_imitate_is_refused(captions, base, tmp_path):
+    captions.write_text(captions.read_text() + json.dumps({"question": "Hm?"}) + "\n")
+    with pytest.raises(UserError, match=r"captions\.jsonl:5: nothing to imitate"):
+        train(train_sft, f"--model {base} --data {captions} {OPEN} --output-dir {tmp_path / 'o'}")
