@@ -16,12 +16,20 @@ From a record to a batch, with the shapes of one toy question (112 x 112 pixels 
 The unit of work is a prompt and one or more responses: B rows in N groups, those of a prompt
 contiguous. T counts response tokens only. The mask comes from lengths, never from `ids == pad`:
 in Qwen2-VL pad is also an end-of-text token.
+
+`python data.py FILE` looks at a data set (tasks/inspection.py).
 """
+
+from plumbing import stopping
+
+if __name__ == "__main__":
+    stopping.watch()  # before torch is imported, which takes seconds: Ctrl-C may come there too
 
 import argparse
 import math
 import os
 import random
+import sys
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -33,10 +41,11 @@ from tqdm import tqdm
 import families
 import tasks
 from grading import boxes
-from plumbing import checkpoint_files, flags, templates
+from plumbing import checkpoint_files, flags, running, templates
 from plumbing.errors import UserError
 from plumbing.text import HALF, cut
-from tasks import box_fields, files, images, toy
+from processor import processor_of
+from tasks import box_fields, files, images, inspection, toy
 from tasks.example import Example, Pair
 from tasks.prompts import DEFAULT_TEMPLATE, question_text, template_of
 
@@ -516,3 +525,21 @@ def even_cuts(total: int, most: int) -> list[int]:
     """Cut `total` into as few pieces of at most `most` as possible: [0, ..., total], their ends."""
     pieces = math.ceil(total / most)
     return [total * i // pieces for i in range(pieces + 1)]
+
+
+# --- look at a data set ---
+
+
+def inspect(args: argparse.Namespace) -> None:
+    """Print what a data set holds; exit with code 1 if anything in it is wrong."""
+    args = argparse.Namespace(**{**vars(args), **ask_as_trained(args)})
+    processor = processor_of(args.model, args.max_pixels, args.min_pixels)
+    if not inspection.report(args, Asker(processor, args.prompt_template, args.system_prompt)):
+        sys.exit(1)
+
+
+parse_args = inspection.parse_args
+main = inspect
+
+if __name__ == "__main__":
+    running.run(main, parse_args)
