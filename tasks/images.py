@@ -26,12 +26,8 @@ Picture = Image.Image | str | Path | bytes  # bytes: an encoded picture
 LARGE = 2**24  # pixels of a picture that is not decoded beside another such
 ONE_AT_A_TIME = threading.Lock()
 MOST_ASPECT = 200  # longer over shorter side, for Qwen2-VL
-# What Pillow raises for damaged or absurdly large files; RuntimeError: its AVIF, BLP and DDS;
-# the last line: its TIFF.
-IMAGE_ERRORS = (
-    *(OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError),
-    *(struct.error, TypeError, LookupError, OverflowError),
-)
+# What Pillow raises for damaged or absurdly large files; RuntimeError: its AVIF, BLP and DDS.
+IMAGE_ERRORS = (OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError)
 # How a picture is turned upright, by its EXIF orientation. Not ImageOps.exif_transpose: it also
 # writes the other tags again, and fails where one of them is damaged.
 TURNS = {

@@ -14,6 +14,7 @@ import zlib
 import numpy
 import pytest
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 from samples import png, refusal, write
 
 import generate
@@ -21,7 +22,7 @@ import tasks
 from data import Asker
 from plumbing import plots
 from plumbing.errors import UserError
-from tasks import sheets
+from tasks import pairs, sheets
 from tasks.example import Example
 from tasks.images import decoded_picture, open_image, picture_size
 
@@ -107,6 +108,21 @@ def test_exif_data_behind_the_pixels_of_a_png_are_found():
     file = b"\x89PNG\r\n\x1a\n" + first + b"".join(chunks)
     assert file.index(b"IDAT") < file.index(b"eXIf")
     assert picture_size(file, "x") == open_image(file, "x").size == (64, 96)
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "PNG", "JPEG", "WEBP"])
+def test_an_orientation_in_xmp_makes_no_size_wrong(kind):
+    xmp, buffer = b'<x:xmpmeta tiff:Orientation="6"/>', io.BytesIO()
+    if kind == "TIFF":
+        corners().save(buffer, kind, tiffinfo={700: xmp})
+    elif kind == "PNG":
+        info = PngInfo()
+        info.add_itxt("XML:com.adobe.xmp", xmp.decode())
+        corners().save(buffer, kind, pnginfo=info)
+    else:
+        corners().save(buffer, kind, xmp=xmp)
+    assert b"Orientation" in buffer.getvalue()
+    assert picture_size(buffer.getvalue(), "x") == open_image(buffer.getvalue(), "x").size
 
 
 def test_a_size_is_read_without_decoding(monkeypatch):
@@ -380,6 +396,18 @@ LONG = base64.b64encode(random.Random(0).randbytes(300_000)).decode()
 def test_what_is_wrong_with_a_picture_as_text(image, says, tmp_path):
     text = refusal(tasks.read, write(tmp_path, [{"image": image, "question": "q", "answer": "a"}]))
     assert text.startswith(f"{tmp_path}/set.jsonl:1: ") and says in text
+
+
+def test_pairs_have_pictures_as_text_too(tmp_path):
+    file = png(40, 30)
+    asked = [{"type": "image", "image": text_of(file)}, {"type": "text", "text": "q"}]
+    replies = {"chosen": "yes", "rejected": "no"}
+    for record in (
+        {"image": text_of(file), "question": "q", **replies},
+        {"prompt": [{"role": "user", "content": asked}], **replies},
+    ):
+        [pair] = pairs.read_pairs(write(tmp_path, [record]))
+        assert pair.example.images == [file]
 
 
 def test_two_pictures_as_text(tiny, tmp_path):
