@@ -6,12 +6,20 @@ From a record to a prompt, with the shapes of one toy question (112 x 112 pixels
     Example    id, images (not yet opened), question, answer, choices, solution, task, meta, history
     Prompt     ids (P,), 16 of them <|image_pad|>; positions (3, P); pixel_values (64, 1176)
     batch      of batching.collate: prompts and their responses, padded or packed
+
+`python data.py FILE` looks at a data set (tasks/inspection.py).
 """
+
+from plumbing import stopping
+
+if __name__ == "__main__":
+    stopping.watch()  # before torch is imported, which takes seconds: Ctrl-C may come there too
 
 import argparse
 import math
 import os
 import random
+import sys
 import warnings
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
@@ -23,10 +31,11 @@ from tqdm import tqdm
 import families
 import tasks
 from grading import boxes
-from plumbing import checkpoint_files, flags, templates
+from plumbing import checkpoint_files, flags, running, templates
 from plumbing.errors import UserError
 from plumbing.text import HALF, cut
-from tasks import box_fields, files, images, toy
+from processor import processor_of
+from tasks import box_fields, files, images, inspection, toy
 from tasks.example import Example, Pair
 from tasks.prompts import DEFAULT_TEMPLATE, messages_of, question_text, template_of
 
@@ -441,3 +450,21 @@ def encode_response(
             f"--max-completion-length {max_length}; raise it or shorten the {name}"
         )
     return torch.tensor(ids)
+
+
+# --- look at a data set ---
+
+
+def inspect(args: argparse.Namespace) -> None:
+    """Print what a data set holds; exit with code 1 if anything in it is wrong."""
+    args = argparse.Namespace(**{**vars(args), **ask_as_trained(args)})
+    processor = processor_of(args.model, args.max_pixels, args.min_pixels)
+    if not inspection.report(args, Asker(processor, args.prompt_template, args.system_prompt)):
+        sys.exit(1)
+
+
+parse_args = inspection.parse_args
+main = inspect
+
+if __name__ == "__main__":
+    running.run(main, parse_args)

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import families
 from plumbing import checkpoint_files, templates
 from plumbing.errors import UserError
+from plumbing.find_model import locate
 from plumbing.flags import MAX_PIXELS, MIN_PIXELS
 
 
@@ -37,6 +38,19 @@ class Processor:
 def pixel_limits(max_pixels: int | None, min_pixels: int | None) -> dict[str, int]:
     """Write the limits as an image processor's `size`."""
     return {"shortest_edge": min_pixels or MIN_PIXELS, "longest_edge": max_pixels or MAX_PIXELS}
+
+
+def processor_of(
+    name: str, max_pixels: int | None = None, min_pixels: int | None = None
+) -> Processor:
+    """Load what --model `name` reads with, but not its weights."""
+    if name != "tiny":
+        base, _ = locate(name, weights=False)
+        return load_processor(base, max_pixels, min_pixels)
+    model, tokenizer, image_processor = families.tiny()
+    image_processor.size = pixel_limits(max_pixels, min_pixels)
+    context = model.config.text_config.max_position_embeddings
+    return Processor(tokenizer, image_processor, families.special_ids(tokenizer), context)
 
 
 def load_processor(

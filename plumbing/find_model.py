@@ -9,11 +9,14 @@ from plumbing import checkpoint_files, disk, rundir, sums
 from plumbing.errors import UserError
 
 
-def locate(name: str | Path, named_by: Path | None = None) -> tuple[str, Path | None]:
+def locate(
+    name: str | Path, named_by: Path | None = None, weights: bool = True
+) -> tuple[str, Path | None]:
     """Find what --model names: (base, adapter), as paths or hub names.
 
     base: `tiny`, a full checkpoint, or what an adapter was trained on.
-    named_by: the adapter whose base `name` is. UserError if there is no such thing.
+    named_by: the adapter whose base `name` is. weights=False: fetch and check no weights.
+    UserError if there is no such thing.
     """
     if name == "tiny":
         return "tiny", None
@@ -27,8 +30,9 @@ def locate(name: str | Path, named_by: Path | None = None) -> tuple[str, Path | 
                 f"{what}: no such directory; name a checkpoint's directory, "
                 "a hub name (owner/model) or tiny"
             )
-        path = fetch(name)
-    rundir.check_model_files(path)  # first: it knows a better remedy than to fetch it again
+        path = fetch(name, weights)
+    if weights:
+        rundir.check_model_files(path)  # first: it knows a better remedy than to fetch it again
     if (path / "adapter_config.json").is_file():
         if named_by:
             raise UserError(
@@ -36,7 +40,7 @@ def locate(name: str | Path, named_by: Path | None = None) -> tuple[str, Path | 
                 "base_model_name_or_path in its adapter_config.json, or merge that first: "
                 f"python model.py export --model {name} --output-dir merged"
             )
-        base, _ = locate(base_of(path), named_by=path)
+        base, _ = locate(base_of(path), named_by=path, weights=weights)
         return base, path
     if not (path / "config.json").is_file():
         newest = rundir.checkpoints(path)
@@ -82,14 +86,16 @@ def base_of(adapter: Path) -> str:
 
 
 @functools.cache
-def fetch(name: str) -> Path:
-    """Download the hub's newest snapshot of `name`, once a run.
+def fetch(name: str, weights: bool = True) -> Path:
+    """Download the hub's newest snapshot of `name`, or all but its weights, once a run.
 
     Returns its local directory. UserError if it cannot be had.
     """
     from huggingface_hub import snapshot_download
 
-    wanted = ["*.json", "*.safetensors", "*.jinja", "*.txt", sums.SUMS]
+    wanted = ["*.json", "*.jinja", "*.txt", sums.SUMS]
+    if weights:
+        wanted.append("*.safetensors")
     try:
         return Path(snapshot_download(name, allow_patterns=wanted))
     except Exception as error:  # the hub client raises some twenty types: network, gating, spelling

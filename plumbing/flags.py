@@ -277,6 +277,12 @@ def add_model_flags(parser: Parser) -> Group:
         default="auto",
         help="auto, cpu, cuda, cuda:1, mps; auto is cuda where there is one, else cpu",
     )
+    add_seeing_flags(g)
+    return g
+
+
+def add_seeing_flags(g: Group) -> None:
+    """What of a picture the model sees, and what it is told first."""
     g.add_argument(
         "--max-pixels",
         type=int_from_1,
@@ -293,7 +299,6 @@ def add_model_flags(parser: Parser) -> Group:
         "--system-prompt",
         help="the system turn; default: the chat template's own (You are a helpful assistant.)",
     )
-    return g
 
 
 def add_training_flags(parser: Parser) -> Group:

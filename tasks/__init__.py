@@ -44,13 +44,18 @@ def read(
         return toy.ToyStream(name, split, seed, level, teacher, box_format, pixels)
     examples = read_files(spec, needs_answer)
     for example in examples:
-        box_fields.set_box_format(example, box_format, min_pixels, max_pixels)
-        if "boxes" in example.meta and example.solution:
-            # Worked out in the file's convention, imitated in the model's.
-            answer = box_fields.answer_text(example, example.meta["boxes"])
-            example.solution = layouts.with_answer(example.solution, answer)
+        as_asked(example, box_format, min_pixels, max_pixels)
     images.check_images(examples)
     return examples
+
+
+def as_asked(example: Example, box_format: str, min_pixels: int, max_pixels: int) -> None:
+    """Write an example's boxes as the model does."""
+    box_fields.set_box_format(example, box_format, min_pixels, max_pixels)
+    if "boxes" in example.meta and example.solution:
+        # Worked out in the file's convention, imitated in the model's.
+        answer = box_fields.answer_text(example, example.meta["boxes"])
+        example.solution = layouts.with_answer(example.solution, answer)
 
 
 def read_files(spec: str, needs_answer: bool) -> list[Example]:

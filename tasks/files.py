@@ -207,18 +207,17 @@ def read_jsonl(file: Path) -> list[tuple[int, Any]]:
 
 def json_lines(text: str, file: Path) -> list[tuple[int, Any]]:
     """Read [(line, record)] of such a file's text. UserError, naming the line, for broken JSON."""
-    rows = []
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            rows.append((number, json.loads(line)))
-        except (ValueError, RecursionError) as error:  # also a number of more than 4300 digits
-            problem = getattr(error, "msg", str(error)[:60])
-            raise UserError(
-                f"{file}:{number}: broken JSON ({problem}); fix or delete that line"
-            ) from None
-    return rows
+    lines = enumerate(text.split("\n"), 1)
+    return [(number, parsed(line, f"{file}:{number}")) for number, line in lines if line.strip()]
+
+
+def parsed(line: str, where: str) -> Any:
+    """Read one line of JSON."""
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:  # also a number of more than 4300 digits
+        problem = getattr(error, "msg", str(error)[:60])
+        raise UserError(f"{where}: broken JSON ({problem}); fix or delete that line") from None
 
 
 def read_text(file: Path) -> str:

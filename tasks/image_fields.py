@@ -9,6 +9,7 @@ from plumbing.errors import UserError
 from plumbing.text import short
 from tasks import record_fields
 from tasks.example import Example
+from tasks.images import is_encoded
 
 # --- what looks like a picture ---
 
@@ -89,7 +90,7 @@ def name_of(image: Any) -> str | None:
     """Tell a picture's file name without folders and suffix, or None: "x/a.png" -> "a"."""
     if isinstance(image, dict):
         image = image.get("path") or image.get("url")
-    if not isinstance(image, str):
+    if not isinstance(image, str) or is_encoded(image):
         return None
     path = re.split("[?#]", image)[0].replace("\\", "/")
     return os.path.splitext(os.path.basename(path))[0]

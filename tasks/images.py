@@ -1,20 +1,25 @@
-"""Open pictures: find the file, check its header, decode it once."""
+"""Open pictures: find the file, check its header, decode it once, upright."""
 
+import base64
+import binascii
 import io
 import math
 import os
 import re
+import struct
 import threading
+from array import array
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from tqdm import tqdm
 
-from plumbing import flags, text
+from plumbing import flags
 from plumbing.errors import UserError
+from plumbing.text import short
 from tasks.example import Example
 
 Picture = Image.Image | str | Path | bytes  # bytes: an encoded picture
@@ -23,6 +28,18 @@ ONE_AT_A_TIME = threading.Lock()
 MOST_ASPECT = 200  # longer over shorter side, for Qwen2-VL
 # What Pillow raises for damaged or absurdly large files; RuntimeError: its AVIF, BLP and DDS.
 IMAGE_ERRORS = (OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError)
+# How a picture is turned upright, by its EXIF orientation. Not ImageOps.exif_transpose: it also
+# writes the other tags again, and fails where one of them is damaged.
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+SWAPPING = tuple(TURNS[orientation] for orientation in (5, 6, 7, 8))  # width becomes height
 
 
 def resized_size(
@@ -48,6 +65,57 @@ def resized_size(
     return rounded
 
 
+# --- where a picture is ---
+
+DATA_URL = re.compile(r"\s*data:([^,]{0,200}),", re.IGNORECASE)
+WEB_ADDRESS = re.compile(r"\s*(https?|ftp|s3|gs|hf)://", re.IGNORECASE)
+# How PNG, JPEG, GIF, RIFF (of WebP) and BMP begin in base64.
+BASE64_STARTS = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR", "Qk0", "Qk1", "Qk2", "Qk3")
+SHORTEST_PICTURE = 32  # characters of base64; a shorter text is a name
+LONGEST_NAME = 4096  # characters; a longer text is no path
+
+
+def is_encoded(text: str) -> bool:
+    """Tell whether a text is a picture, as a data URL or in bare base64, and no name of one."""
+    if DATA_URL.match(text):
+        return True
+    begins = text[:LONGEST_NAME].lstrip()
+    if not begins.startswith(BASE64_STARTS) or len(begins) < SHORTEST_PICTURE:
+        return False
+    return len(text) > LONGEST_NAME or "." not in begins  # the path "/9j/a.jpg" begins as a JPEG
+
+
+def decoded_picture(text: str) -> bytes | None:
+    """Decode a picture that is given as a text: a data URL, or bare base64.
+
+    None for any other text, such as a path. ValueError, which says what is wrong, for broken ones.
+    """
+    if not is_encoded(text):
+        return None
+    url = DATA_URL.match(text)
+    if url is None:
+        return from_base64(text)
+    if not url[1].lower().replace(" ", "").endswith(";base64"):
+        kind = short(url[1], 40) or "no type"
+        raise ValueError(f"a data URL of {kind} that is not base64")
+    return from_base64(text[url.end() :])
+
+
+def from_base64(encoded: str) -> bytes:
+    """Decode base64, with line ends and without padding too. ValueError if it is broken."""
+    encoded = "".join(encoded.split()).rstrip("=")
+    try:
+        return base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        pass
+    odd = re.search(r"[^A-Za-z0-9+/]", encoded)
+    if odd:
+        what = f"{odd[0]!r} at character {odd.start() + 1}"
+    else:
+        what = f"it is cut off after {len(encoded)} characters"
+    raise ValueError(f"a picture in broken base64 ({what})")
+
+
 def locate(
     image: Any,
     file: Path,
@@ -65,6 +133,20 @@ def locate(
         image = image.get("bytes") or image.get("path")
     if isinstance(image, bytes) and image:
         return image
+    if isinstance(image, str):
+        try:
+            decoded = decoded_picture(image)
+        except ValueError as error:
+            raise UserError(
+                f"{where}: the image is {error}; encode it again, or name a file"
+            ) from None
+        if decoded is not None:
+            return decoded
+        if WEB_ADDRESS.match(image):
+            raise UserError(
+                f"{where}: image {short(image, 100)} is a web address, and nothing is "
+                "fetched from there; download it, and name the file"
+            )
     if not isinstance(image, str) or not image.strip():
         problem = "an empty text" if isinstance(image, str) else problem
         raise UserError(
@@ -82,15 +164,18 @@ def locate(
     other = next((path for path in places if os.path.exists(path)), None)
     if other:
         raise UserError(
-            f"{where}: image {text.short(other)} does not exist as a file, "
+            f"{where}: image {short(other)} does not exist as a file, "
             "but as a folder, a pipe or a device; name a picture"
         )
     elsewhere = f", nor in {', '.join(folders[1:])} there" if folders[1:] else ""
-    base = f"in {text.short(root)}" if root else f"beside {file.name}"
+    base = f"in {short(root)}" if root else f"beside {file.name}"
     raise UserError(
-        f"{where}: image {text.short(places[0])} does not exist{elsewhere}; "
+        f"{where}: image {short(places[0])} does not exist{elsewhere}; "
         f"relative paths resolve {base}"
     )
+
+
+# --- open ---
 
 
 def limit_image_pixels(most: int = flags.MAX_IMAGE_PIXELS) -> None:
@@ -131,7 +216,7 @@ def not_opened(error: Exception, image: Picture, where: str) -> UserError:
             f"{int(2 * Image.MAX_IMAGE_PIXELS)}; shrink it, or raise the flag "
             "(60 bytes of memory a pixel)"
         )
-    cause = text.short(error, 80) or type(error).__name__
+    cause = short(error, 80) or type(error).__name__
     if isinstance(error, UnidentifiedImageError):
         cause = "it is no picture of a known format"
     return UserError(
@@ -139,23 +224,63 @@ def not_opened(error: Exception, image: Picture, where: str) -> UserError:
     )
 
 
+def turn_of(image: Image.Image) -> Image.Transpose | None:
+    """Read from its header how to turn a picture upright; None if it is, or does not tell.
+
+    Before it is decoded.
+    """
+    if image.format == "TIFF":  # Pillow turns these itself, and gives the size that comes of it
+        image.info.pop("xmp", None)  # but by XMP it would turn them without saying so
+        return None
+    try:
+        if image.format == "PNG" and "exif" not in image.info and image.fp:
+            late = late_exif(image.fp)
+            if late:
+                image.info["exif"] = b"Exif\0\0" + late
+        # A PNG's own getexif would decode it.
+        return TURNS.get(Image.Image.getexif(image).get(ExifTags.Base.Orientation))
+    except Exception:  # damaged tags: Pillow raises errors of every type
+        return None
+
+
+def late_exif(png: IO[bytes]) -> bytes | None:
+    """Read the EXIF data that stand behind a PNG's pixels, where Pillow's header ends."""
+    place = png.tell()
+    try:
+        png.seek(8)
+        while len(start := png.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", start)
+            if kind == b"eXIf":
+                return png.read(length)
+            png.seek(length + 4, os.SEEK_CUR)
+    finally:
+        png.seek(place)
+    return None
+
+
 def picture_size(image: Picture, where: str) -> tuple[int, int]:
-    """Read (width, height) of a picture from its header. UserError as for open_header."""
-    if isinstance(image, Image.Image):
-        return image.size
-    with open_header(image, where) as opened:
-        return opened.size
+    """Read (width, height) of the upright picture from its header. UserError as for open_header."""
+    opened = open_header(image, where)
+    try:
+        size = opened.size
+        return size[::-1] if turn_of(opened) in SWAPPING else size
+    finally:
+        if opened is not image:
+            opened.close()
 
 
 def open_image(image: Picture, where: str) -> Image.Image:
-    """Decode a picture to RGB, transparency laid on white. UserError if that cannot be."""
+    """Decode a picture to RGB, as a browser shows it. UserError if that cannot be.
+
+    It is turned as its EXIF data say, and transparency is laid on white.
+    """
     image = open_header(image, where)
     try:
         if image.width * image.height <= LARGE:
-            rgb = to_rgb(image)
+            rgb = upright_rgb(image)
         else:
             with ONE_AT_A_TIME:  # eight at once would fill the memory
-                rgb = to_rgb(image)
+                rgb = upright_rgb(image)
     except IMAGE_ERRORS as error:
         raise not_opened(error, image, where) from None
     if max(rgb.size) > MOST_ASPECT * min(rgb.size):
@@ -166,23 +291,59 @@ def open_image(image: Picture, where: str) -> Image.Image:
     return rgb
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Decode a picture of any mode to RGB, 16 bits to 8.
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """Decode a picture to RGB and turn it upright."""
+    turn = turn_of(image)
+    rgb = to_rgb(image)
+    return rgb if turn is None else rgb.transpose(turn)
 
-    ValueError for 32 bits whose values are not those of 8: nothing tells which of them is white.
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Decode a picture of any mode to RGB, more than 8 bits scaled to 8.
+
+    ValueError where nothing tells which value is white.
     """
     image.load()
     wide = image.mode == "I" and image.format in ("PNG", "PPM")  # 16 bits, held in 32
     if image.mode.startswith("I;16") or wide:
-        image = image.convert("I").point(lambda value: value * (1 / 256))  # the high byte
+        image = from_16_bits(image)
     elif image.mode in ("I", "F"):
-        low, high = image.getextrema()
-        if not (0 <= low and high <= 255):
-            raise ValueError(f"32 bits a pixel, from {low:g} to {high:g}, not 0 to 255")
+        image = from_32_bits(image)
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        key = image.info.get("transparency")
+        if isinstance(key, tuple) and max(key) > 255:  # of 16 bits, as the file's colors were
+            image = image.copy()
+            image.info["transparency"] = tuple(value >> 8 for value in key)
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
+
+
+def from_16_bits(image: Image.Image) -> Image.Image:
+    """Take the high byte of each pixel. ValueError if all are 0, but not all pixels."""
+    wide = image.convert("I")
+    high = wide.getextrema()[1]
+    if 0 < high < 256:
+        raise ValueError(f"16 bits a pixel, but none above {high}: 8 bits saved as 16?")
+    grey = wide.point(lambda value: value * (1 / 256)).convert("L")
+    clear = image.info.get("transparency")
+    if not isinstance(clear, int):
+        return grey
+    opaque = [255] * 65536
+    opaque[clear] = 0
+    return Image.merge("LA", (grey, wide.point(opaque, "L")))
+
+
+def from_32_bits(image: Image.Image) -> Image.Image:
+    """Scale floats of 0 to 1; other values must be those of 8 bits, or it is a ValueError."""
+    low, high = image.getextrema()
+    broken = image.mode == "F" and not math.isfinite(sum(array("f", image.tobytes())))
+    if broken or not (0 <= low and high <= 255):
+        found = "with NaN or infinity" if broken else f"from {low:g} to {high:g}"
+        raise ValueError(f"32 bits a pixel, {found}, not 0 to 255")
+    if image.mode == "F" and high <= 1:
+        return image.point(lambda value: value * 255 + 0.5)  # the half: it is cut off, not rounded
+    return image
 
 
 def open_images(example: Example) -> list[Image.Image]:
