@@ -6,7 +6,7 @@ from grading import boxes
 from plumbing import flags
 from plumbing.errors import UserError
 from plumbing.text import short
-from tasks import box_fields, files, image_fields, images, layouts, toy
+from tasks import box_fields, files, image_fields, images, layouts, toy, worked_answers
 from tasks.example import Example
 
 
@@ -48,7 +48,7 @@ def read(
         if "boxes" in example.meta and example.solution:
             # Worked out in the file's convention, imitated in the model's.
             answer = box_fields.answer_text(example, example.meta["boxes"])
-            example.solution = layouts.with_answer(example.solution, answer)
+            example.solution = worked_answers.with_answer(example.solution, answer)
     images.check_images(examples)
     return examples
 

@@ -1,5 +1,7 @@
 """Open pictures: find the file, check its header, decode it once."""
 
+import base64
+import binascii
 import io
 import math
 import os
@@ -23,6 +25,31 @@ ONE_AT_A_TIME = threading.Lock()
 MOST_ASPECT = 200  # longer over shorter side, for Qwen2-VL
 # What Pillow raises for damaged or absurdly large files; RuntimeError: its AVIF, BLP and DDS.
 IMAGE_ERRORS = (OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError)
+
+
+# How the files of pictures begin, and how they do in base64.
+PICTURE_BYTES = (
+    b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cJXL "
+)  # fmt: skip
+BASE64 = re.compile(r"[A-Za-z0-9+/\s]{40,}[=\s]*")
+
+
+def decoded_picture(written: str) -> bytes | None:
+    """Decode a picture that is written as base64 or as a data URL; None for any other text.
+
+    "iVBORw0KGgo..." -> b"\\x89PNG..."; "data:image/png;base64,iVBORw0KGgo..." -> the same
+    """
+    head, comma, body = written.partition(",")
+    is_url = bool(comma) and head.startswith("data:image/") and head.endswith(";base64")
+    body = body if is_url else written
+    if not BASE64.fullmatch(body):
+        return None
+    letters = "".join(body.split()).rstrip("=")
+    try:
+        picture = base64.b64decode(letters + "=" * (-len(letters) % 4), validate=True)
+    except binascii.Error:
+        return None
+    return picture if is_url or picture.startswith(PICTURE_BYTES) else None
 
 
 def resized_size(
@@ -55,7 +82,7 @@ def locate(
     folders: tuple[str, ...] = ("",),
     root: Path | None = None,
 ) -> Path | bytes:
-    """Find a record's picture: its embedded bytes, or a path.
+    """Find a record's picture: its embedded bytes, which base64 holds too, or a path.
 
     folders: where to look, in `root`, or beside `file`. UserError if there is no such picture.
     """
@@ -63,6 +90,8 @@ def locate(
     if isinstance(image, dict):
         problem = "an object with neither bytes nor path"
         image = image.get("bytes") or image.get("path")
+    if isinstance(image, str):
+        image = decoded_picture(image) or image
     if isinstance(image, bytes) and image:
         return image
     if not isinstance(image, str) or not image.strip():
@@ -70,6 +99,11 @@ def locate(
         raise UserError(
             f"{where}: an image must be a path (or embedded bytes in parquet), found {problem}; "
             "name the picture, or delete the record"
+        )
+    if image.startswith("data:"):
+        raise UserError(
+            f"{where}: image {text.short(image, 40)} is a data URL without a picture in base64; "
+            "write data:image/png;base64,..., or delete the record"
         )
     beside = root or file.parent
     places = [beside / folder / image for folder in folders]  # an absolute path replaces these

@@ -3,7 +3,9 @@
 Each raises UserError, which begins with `where` ("set.jsonl:3") and ends with the remedy.
 """
 
+import ast
 import math
+from decimal import Decimal
 from typing import Any
 
 from plumbing.errors import UserError
@@ -15,6 +17,7 @@ IMAGE_KEYS = ("images", "image", "image_path")
 USUAL_FOLDERS = ("", "images", "png", "tables", "clevr_math_imgs")
 QUESTION_KEYS = ("question", "problem")
 ANSWER_KEYS = ("answer", "ground_truth")
+CHOICE_KEYS = ("choices", "options")
 # VLM-R1's rewards whose gold "None" means that there is nothing to find.
 DETECTION_METHODS = ("map", "od_ap", "od_ap50", "odLength", "weighted_sum")
 
@@ -42,7 +45,14 @@ def text_of(
     must_be_whole(value, key, where)
     if not str(value).strip():
         raise UserError(f"{where}: `{key}` is empty; fill it in or delete the record")
-    return str(value)
+    return written(value)
+
+
+def written(value: str | int | float) -> str:
+    """Write a number as a person would: 1e-05 -> "0.00001", 1e+16 -> "10000000000000000"."""
+    text = str(value)
+    is_power = isinstance(value, float) and "e" in text
+    return format(Decimal(text), "f") if is_power else text
 
 
 def decoded(value: Any, key: str, where: str) -> Any:
@@ -99,22 +109,40 @@ def needed(record: dict, key: str, where: str, types: tuple[type, ...] = (str,))
 
 
 def choices_of(record: dict, where: str) -> list[str] | None:
-    """Read `choices` as a list of texts; None for null or none."""
-    choices = record.get("choices")
+    """Read `choices`, or `options`, as a list of texts; None for null or none.
+
+    A list may be written out, "['a', 'b']", as MMMU's and A-OKVQA's are.
+    """
+    key = next((key for key in CHOICE_KEYS if record.get(key) is not None), CHOICE_KEYS[0])
+    choices = listed(record.get(key))
     if isinstance(choices, list):
-        choices = [decoded(choice, "choices", where) for choice in choices]
+        choices = [decoded(choice, key, where) for choice in choices]
     if choices is not None and not (
         isinstance(choices, list) and all(isinstance(c, (str, int, float)) for c in choices)
     ):
-        raise UserError(f"{where}: `choices` must be a list of texts")
+        raise UserError(
+            f"{where}: `{key}` must be a list of texts, found {type(choices).__name__}; "
+            'write ["red", "blue"]'
+        )
     for choice in choices or []:
-        must_be_whole(choice, "choices", where)
-        if choice != choice:
+        must_be_whole(choice, key, where)
+        if isinstance(choice, float) and not math.isfinite(choice):
+            name = "NaN" if choice != choice else str(choice)
             raise UserError(
-                f"{where}: `choices` holds NaN, which is no choice; "
+                f"{where}: `{key}` holds {name}, which is no choice; "
                 "write it as text, or delete the record"
             )
-    return [str(c) for c in choices] if choices else None
+    return [written(c) for c in choices] if choices else None
+
+
+def listed(value: Any) -> Any:
+    """Read a text that is a written list, "['a', 'b']", as that list; other values stay."""
+    if not isinstance(value, str) or not value.strip().startswith("["):
+        return value
+    try:
+        return ast.literal_eval(value.strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return value
 
 
 def without(record: dict, *keys: str) -> dict:
