@@ -20,6 +20,7 @@ from tasks.worked_answers import (
     gold_in,
     imitated,
     marked_gold,
+    must_agree,
     split_gold,
 )
 
@@ -164,10 +165,13 @@ def gold_of_chat(record: dict, chat: Chat, images: list, where: str) -> dict:
             return boxes_fields(record, written)
         if ANSWER_TAG.fullmatch(solution.strip()) or solution.strip() == answer:
             solution = None
+    choices = record_fields.choices_of(record, where)
+    gold = split_gold(answer, where).answer if answer else ""
+    must_agree(gold, solution, choices, where)
     if not isinstance(chat.reply, str):
         return {"answer": answer, "solution": solution}
-    said, gold = gold_in(chat.reply), split_gold(answer, where).answer if answer else ""
-    if said and gold and contradict(gold, said, record_fields.choices_of(record, where)):
+    said = gold_in(chat.reply)
+    if said and gold and contradict(gold, said, choices):
         raise UserError(
             f"{where}: the record's answer is {short(gold, 40)!r}, but the reply comes to "
             f"{short(said, 40)!r}; correct one of them, or delete the record"

@@ -9,7 +9,7 @@ from plumbing.errors import UserError
 from plumbing.text import short
 from tasks import record_fields
 from tasks.example import Example
-from tasks.images import PICTURE_BYTES, decoded_picture
+from tasks.images import BASE64_STARTS, is_encoded
 
 # --- what looks like a picture ---
 
@@ -34,7 +34,9 @@ PICTURE_FILE = re.compile(
     r"|mp4|m4v|avi|mov|mkv|webm)(?:[?#]\S*)?",
     re.IGNORECASE,
 )
-PICTURE_BASE64 = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR")  # PNG, JPEG, GIF, WebP
+PICTURE_BYTES = (
+    b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cJXL "
+)  # fmt: skip
 ANOTHER = re.compile(r"\d|left|right|first|second|before|after")  # image_2, beside `image`
 # Of a turn's parts, in chats.
 PART_TYPES = ("image", "image_url", "input_image", "video", "video_url")
@@ -88,7 +90,7 @@ def name_of(image: Any) -> str | None:
     """Tell a picture's file name without folders and suffix, or None: "x/a.png" -> "a"."""
     if isinstance(image, dict):
         image = image.get("path") or image.get("url")
-    if not isinstance(image, str) or is_written_out(image):
+    if not isinstance(image, str) or is_encoded(image):
         return None
     path = re.split("[?#]", image)[0].replace("\\", "/")
     return os.path.splitext(os.path.basename(path))[0]
@@ -131,15 +133,8 @@ def is_picture(value: Any) -> bool:
         return value.startswith(PICTURE_BYTES) or value[4:8] == b"ftyp"
     if not isinstance(value, str):
         return False
-    embedded = value.startswith(("data:image/", "data:video/")) or is_written_out(value)
-    return embedded or bool(PICTURE_FILE.fullmatch(value.strip()))
-
-
-def is_written_out(text: str) -> bool:
-    """Tell whether a text is a picture in base64, or a data URL of one."""
-    if not text.lstrip().startswith(("data:", *PICTURE_BASE64)):
-        return False
-    return decoded_picture(text) is not None
+    begins = value.startswith(("data:image/", "data:video/", *BASE64_STARTS))
+    return (begins and is_encoded(value)) or bool(PICTURE_FILE.fullmatch(value.strip()))
 
 
 def names_picture(key: Any) -> bool:

@@ -15,8 +15,9 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
-from plumbing import flags, text
+from plumbing import flags
 from plumbing.errors import UserError
+from plumbing.text import short
 from tasks.example import Example
 
 Picture = Image.Image | str | Path | bytes  # bytes: an encoded picture
@@ -25,31 +26,6 @@ ONE_AT_A_TIME = threading.Lock()
 MOST_ASPECT = 200  # longer over shorter side, for Qwen2-VL
 # What Pillow raises for damaged or absurdly large files; RuntimeError: its AVIF, BLP and DDS.
 IMAGE_ERRORS = (OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError)
-
-
-# How the files of pictures begin, and how they do in base64.
-PICTURE_BYTES = (
-    b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cJXL "
-)  # fmt: skip
-BASE64 = re.compile(r"[A-Za-z0-9+/\s]{40,}[=\s]*")
-
-
-def decoded_picture(written: str) -> bytes | None:
-    """Decode a picture that is written as base64 or as a data URL; None for any other text.
-
-    "iVBORw0KGgo..." -> b"\\x89PNG..."; "data:image/png;base64,iVBORw0KGgo..." -> the same
-    """
-    head, comma, body = written.partition(",")
-    is_url = bool(comma) and head.startswith("data:image/") and head.endswith(";base64")
-    body = body if is_url else written
-    if not BASE64.fullmatch(body):
-        return None
-    letters = "".join(body.split()).rstrip("=")
-    try:
-        picture = base64.b64decode(letters + "=" * (-len(letters) % 4), validate=True)
-    except binascii.Error:
-        return None
-    return picture if is_url or picture.startswith(PICTURE_BYTES) else None
 
 
 def resized_size(
@@ -75,6 +51,57 @@ def resized_size(
     return rounded
 
 
+# --- where a picture is ---
+
+DATA_URL = re.compile(r"\s*data:([^,]{0,200}),", re.IGNORECASE)
+WEB_ADDRESS = re.compile(r"\s*(https?|ftp|s3|gs|hf)://", re.IGNORECASE)
+# How PNG, JPEG, GIF, RIFF (of WebP) and BMP begin in base64.
+BASE64_STARTS = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR", "Qk0", "Qk1", "Qk2", "Qk3")
+SHORTEST_PICTURE = 32  # characters of base64; a shorter text is a name
+LONGEST_NAME = 4096  # characters; a longer text is no path
+
+
+def is_encoded(text: str) -> bool:
+    """Tell whether a text is a picture, as a data URL or in bare base64, and no name of one."""
+    if DATA_URL.match(text):
+        return True
+    begins = text[:LONGEST_NAME].lstrip()
+    if not begins.startswith(BASE64_STARTS) or len(begins) < SHORTEST_PICTURE:
+        return False
+    return len(text) > LONGEST_NAME or "." not in begins  # the path "/9j/a.jpg" begins as a JPEG
+
+
+def decoded_picture(text: str) -> bytes | None:
+    """Decode a picture that is given as a text: a data URL, or bare base64.
+
+    None for any other text, such as a path. ValueError, which says what is wrong, for broken ones.
+    """
+    if not is_encoded(text):
+        return None
+    url = DATA_URL.match(text)
+    if url is None:
+        return from_base64(text)
+    if not url[1].lower().replace(" ", "").endswith(";base64"):
+        kind = short(url[1], 40) or "no type"
+        raise ValueError(f"a data URL of {kind} that is not base64")
+    return from_base64(text[url.end() :])
+
+
+def from_base64(encoded: str) -> bytes:
+    """Decode base64, with line ends and without padding too. ValueError if it is broken."""
+    encoded = "".join(encoded.split()).rstrip("=")
+    try:
+        return base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        pass
+    odd = re.search(r"[^A-Za-z0-9+/]", encoded)
+    if odd:
+        what = f"{odd[0]!r} at character {odd.start() + 1}"
+    else:
+        what = f"it is cut off after {len(encoded)} characters"
+    raise ValueError(f"a picture in broken base64 ({what})")
+
+
 def locate(
     image: Any,
     file: Path,
@@ -82,7 +109,7 @@ def locate(
     folders: tuple[str, ...] = ("",),
     root: Path | None = None,
 ) -> Path | bytes:
-    """Find a record's picture: its embedded bytes, which base64 holds too, or a path.
+    """Find a record's picture: its embedded bytes, or a path.
 
     folders: where to look, in `root`, or beside `file`. UserError if there is no such picture.
     """
@@ -90,20 +117,27 @@ def locate(
     if isinstance(image, dict):
         problem = "an object with neither bytes nor path"
         image = image.get("bytes") or image.get("path")
-    if isinstance(image, str):
-        image = decoded_picture(image) or image
     if isinstance(image, bytes) and image:
         return image
+    if isinstance(image, str):
+        try:
+            decoded = decoded_picture(image)
+        except ValueError as error:
+            raise UserError(
+                f"{where}: the image is {error}; encode it again, or name a file"
+            ) from None
+        if decoded is not None:
+            return decoded
+        if WEB_ADDRESS.match(image):
+            raise UserError(
+                f"{where}: image {short(image, 100)} is a web address, and nothing is "
+                "fetched from there; download it, and name the file"
+            )
     if not isinstance(image, str) or not image.strip():
         problem = "an empty text" if isinstance(image, str) else problem
         raise UserError(
             f"{where}: an image must be a path (or embedded bytes in parquet), found {problem}; "
             "name the picture, or delete the record"
-        )
-    if image.startswith("data:"):
-        raise UserError(
-            f"{where}: image {text.short(image, 40)} is a data URL without a picture in base64; "
-            "write data:image/png;base64,..., or delete the record"
         )
     beside = root or file.parent
     places = [beside / folder / image for folder in folders]  # an absolute path replaces these
@@ -116,15 +150,18 @@ def locate(
     other = next((path for path in places if os.path.exists(path)), None)
     if other:
         raise UserError(
-            f"{where}: image {text.short(other)} does not exist as a file, "
+            f"{where}: image {short(other)} does not exist as a file, "
             "but as a folder, a pipe or a device; name a picture"
         )
     elsewhere = f", nor in {', '.join(folders[1:])} there" if folders[1:] else ""
-    base = f"in {text.short(root)}" if root else f"beside {file.name}"
+    base = f"in {short(root)}" if root else f"beside {file.name}"
     raise UserError(
-        f"{where}: image {text.short(places[0])} does not exist{elsewhere}; "
+        f"{where}: image {short(places[0])} does not exist{elsewhere}; "
         f"relative paths resolve {base}"
     )
+
+
+# --- open ---
 
 
 def limit_image_pixels(most: int = flags.MAX_IMAGE_PIXELS) -> None:
@@ -165,7 +202,7 @@ def not_opened(error: Exception, image: Picture, where: str) -> UserError:
             f"{int(2 * Image.MAX_IMAGE_PIXELS)}; shrink it, or raise the flag "
             "(60 bytes of memory a pixel)"
         )
-    cause = text.short(error, 80) or type(error).__name__
+    cause = short(error, 80) or type(error).__name__
     if isinstance(error, UnidentifiedImageError):
         cause = "it is no picture of a known format"
     return UserError(

@@ -54,9 +54,10 @@ def to_example(
     boxes = fields.get("boxes")
     if boxes is None and not answer and needs_answer:
         raise UserError(
-            f"{where}: no answer to compare with; expected `answer`, or a `solution` or reply that "
-            r"holds <answer> ... </answer>, \boxed{...} or "
-            f'"Answer: ...", or is an answer of fewer than {SHORT_ANSWER} characters'
+            f"{where}: no answer to compare with; expected `answer`, or a `solution` or reply with "
+            r"<answer> ... </answer>, \boxed{...} or "
+            f'"Answer: ...", or of fewer than {SHORT_ANSWER} characters: '
+            "what is scored needs a gold answer, train_sft.py alone learns without"
         )
     given = image_fields.as_list(fields["images"])
     images = [locate(image, file, where, fields.get("folders", ("",))) for image in given]

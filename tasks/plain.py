@@ -6,7 +6,7 @@ from plumbing.text import short
 from tasks import image_fields, record_fields
 from tasks.chats import asks_for_boxes
 from tasks.option_texts import with_choices
-from tasks.worked_answers import ANSWER_TAG, gold_in
+from tasks.worked_answers import ANSWER_TAG, gold_in, must_agree, split_gold
 
 PLAIN_KEYS = ("solution", "thinking", "id", "task", "boxes", "box_format")
 
@@ -58,10 +58,12 @@ def read(record: dict, where: str) -> tuple[dict, dict]:
     if tagged and answer is None and written.boxes is None:
         are_asked = asks_for_boxes(question, record)
         written = boxes_in(tagged[-1], where, asked=are_asked) or WrittenBoxes()
+    choices = record_fields.choices_of(record, where)
+    if answer is not None and written.boxes is None:
+        must_agree(split_gold(answer, where).answer, solution, choices, where)
     if answer is None and solution is not None:
         answer = gold_in(solution)
     solution = worked_out(record, solution, where)
-    choices = record_fields.choices_of(record, where)
     fields = {
         "question": with_choices(question, choices),
         "images": image_fields.pictures_of(record, where),

@@ -717,7 +717,7 @@ BAD_RECORDS = {  # name: (the record, what the message must contain besides file
     "image with a NUL": ({**GOOD, "image": "a\0.png"}, ["does not exist"]),
     "base64 that is cut": (
         {**GOOD, "image": "iVBORw0KGgo" + "A" * 5000},
-        ["its embedded image cannot be opened"],
+        ["embedded image cannot be opened"],
     ),
     "image a folder": ({**GOOD, "image": "images"}, ["does not exist"]),
     "not an object": ([1, 2], ["expected an object", "found list"]),
