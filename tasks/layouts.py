@@ -120,7 +120,8 @@ def asked(fields: dict, count: int, where: str) -> tuple[list, str]:
     others = list(fields.get("choices") or [])
     if not count:
         others += fields.get("replies", [])
-    image_fields.must_match_marks([None, *others], count, where)
+    if others:
+        image_fields.must_match_marks([None, *others], count, where)
     return history, question
 
 

@@ -121,6 +121,8 @@ def without_loose_bold(text: str) -> str:
 def bare(answer: str) -> str:
     r"""Undress an answer: "**3**" -> "3"; r"$\boxed{3}$" -> "3"."""
     answer = answer.strip()
+    if "*" not in answer and "\\boxed" not in answer:
+        return answer
     bold = re.fullmatch(r"\*\*([^*]+)\*\*\.?", answer)
     if bold:
         answer = bold[1].strip()

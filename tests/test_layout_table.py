@@ -5,11 +5,12 @@ and that none is read without its picture. Then golds, marks, choices, files and
 """
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from layout_table import BASE64, CASES, LONG, PICTURE, THOUGHT, URL, talk
-from samples import SHARED, one, png, refusal, reply, turns, user, write
+from samples import ODD, SHARED, one, places_in, png, put, refusal, reply, turns, user, write
 
 import rewards
 import tasks
@@ -78,6 +79,26 @@ def test_no_layout_is_read_without_its_picture(name, to, there):
         renamed[f"{to}_{key[-1]}" if key in case.keys else key] = value
     with pytest.raises(UserError):
         read(case, there, renamed, needs_answer=False)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_odd_values_are_read_or_refused_and_nothing_else(name, there):
+    """What is read is text throughout, and can be written."""
+    case, counts = CASES[name], Counter()
+    for place in places_in(case.record):
+        for odd in ODD:
+            try:
+                got = read(case, there, put(case.record, place, odd), needs_answer=False)
+            except UserError as error:
+                assert "\n" not in str(error) and len(str(error)) < 600, place
+                counts["refused"] += 1
+                continue
+            texts = [got.question, got.answer, got.solution or "", got.system or "", got.id]
+            texts += [text for turn in got.history for text in turn] + (got.choices or [])
+            assert all(isinstance(text, str) for text in texts), (place, odd)
+            "".join(texts).encode()
+            counts["read"] += 1
+    assert counts["refused"] > 10
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if CASES[name].open])
