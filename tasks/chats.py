@@ -29,7 +29,6 @@ GOLD_KEYS = (*record_fields.ANSWER_KEYS, "gt")  # the last is R1-Onevision's
 NUMBER_OR_TEXT = (str, int, float)
 READ_KEYS = (
     *record_fields.IMAGE_KEYS,
-    *record_fields.CHOICE_KEYS,
     *GOLD_KEYS,
     *("conversations", "messages", "prompt", "completion", "system", "solution"),
     *("id", "task", "box_format"),
@@ -118,7 +117,8 @@ def fields_of(record: dict, chat: Chat, where: str) -> tuple[dict, dict]:
         "replies": replies,
         **gold_of_chat(record, chat, images, where),
     }
-    return fields, record_fields.without(record, *READ_KEYS)
+    choice_key = record_fields.choice_key(record)
+    return fields, record_fields.without(record, *READ_KEYS, choice_key)
 
 
 def pictures_of_chat(record: dict, chat: Chat, where: str) -> list:
@@ -149,36 +149,38 @@ def system_of(record: dict, chat: Chat, where: str) -> str | None:
 
 def gold_of_chat(record: dict, chat: Chat, images: list, where: str) -> dict:
     """Find answer, solution and boxes: under a key of the record, or else in the last reply."""
-    given = {key: record.get(key) for key in (*GOLD_KEYS, "solution")}
-    if all(value is None for value in given.values()):
+    if all(record.get(key) is None for key in (*GOLD_KEYS, "solution")):
         return gold_of_reply(record, chat, images, where)
-    if isinstance(given["solution"], list):
-        written = WrittenBoxes([given["solution"]], "pixels")
-        return boxes_fields(record, written)
+    if isinstance(record.get("solution"), list):
+        return boxes_fields(record, WrittenBoxes([record["solution"]], "pixels"))
     answer = record_fields.text_of(record, GOLD_KEYS, where, NUMBER_OR_TEXT)
     solution = record_fields.text_of(record, ["solution"], where, NUMBER_OR_TEXT)
-    if answer is None and solution is not None:
-        answer, solution = gold_in(solution), solution
+    if answer is None:
         tagged = (ANSWER_TAG.findall(solution) or [""])[-1]
         written = boxes_in(tagged, where, asked=asks_for_boxes(chat.question, record))
         if written:
             return boxes_fields(record, written)
-        if ANSWER_TAG.fullmatch(solution.strip()) or solution.strip() == answer:
-            solution = None
+        answer = gold_in(solution)
     choices = record_fields.choices_of(record, where)
-    gold = split_gold(answer, where).answer if answer else ""
+    gold = split_gold(answer, where).answer
     must_agree(gold, solution, choices, where)
-    if not isinstance(chat.reply, str):
-        return {"answer": answer, "solution": solution}
-    said = gold_in(chat.reply)
+    if solution and (ANSWER_TAG.fullmatch(solution.strip()) or solution.strip() == gold):
+        solution = None  # nothing is worked out in it
+    if isinstance(chat.reply, str):
+        solution = solution or reply_to_imitate(chat.reply, gold, choices, where)
+    return {"answer": answer, "solution": solution}
+
+
+def reply_to_imitate(reply: str, gold: str, choices: list[str] | None, where: str) -> str | None:
+    """Give a reply that is worked out, beside a gold of the record's own, which it must meet."""
+    said = gold_in(reply)
     if said and gold and contradict(gold, said, choices):
         raise UserError(
             f"{where}: the record's answer is {short(gold, 40)!r}, but the reply comes to "
             f"{short(said, 40)!r}; correct one of them, or delete the record"
         )
-    worked = marked_gold(chat.reply) is not None or said != chat.reply.strip()
-    reply = imitated(chat.reply, said or gold) if worked else None
-    return {"answer": answer, "solution": solution or reply}
+    is_worked = marked_gold(reply) is not None or said != reply.strip()
+    return imitated(reply, said or gold) if is_worked else None
 
 
 def gold_of_reply(record: dict, chat: Chat, images: list, where: str) -> dict:

@@ -23,7 +23,7 @@ def read(record: dict, where: str) -> tuple[dict, dict]:
     The picture stands where <image1> does. Where a text has several marks, all are parts of the
     one picture: they stay as the words that they are, and the picture comes first.
     """
-    choices = record_fields.choices_of(record, where)
+    choices = record_fields.choices_of(record, where, "options")
     text = with_choices(record_fields.needed(record, "question", where), choices)
     picture = record.get("decoded_image") or record_fields.needed(record, "image", where)
     one_place = marks.NUMBERED.findall(text) == ["1"]

@@ -27,7 +27,7 @@ def read(record: dict, where: str) -> tuple[dict, dict]:
     An open question may have several right answers, "['1.06', '1.060']": the first is the gold,
     all are in meta["answers"]. The answers of the split `test` are "?".
     """
-    choices = record_fields.choices_of(record, where)
+    choices = record_fields.choices_of(record, where, "options")
     text = with_choices(record_fields.needed(record, "question", where), choices)
     pictures = [record[key] for key in IMAGE_KEYS if record.get(key) is not None]
     question, images = marks.in_order(text, pictures)

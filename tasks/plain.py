@@ -81,7 +81,7 @@ def read(record: dict, where: str) -> tuple[dict, dict]:
         *record_fields.IMAGE_KEYS,
         *record_fields.QUESTION_KEYS,
         *record_fields.ANSWER_KEYS,
-        *record_fields.CHOICE_KEYS,
+        record_fields.choice_key(record),
         *PLAIN_KEYS,
     )
     return fields, meta

@@ -17,7 +17,7 @@ IMAGE_KEYS = ("images", "image", "image_path")
 USUAL_FOLDERS = ("", "images", "png", "tables", "clevr_math_imgs")
 QUESTION_KEYS = ("question", "problem")
 ANSWER_KEYS = ("answer", "ground_truth")
-CHOICE_KEYS = ("choices", "options")
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 # VLM-R1's rewards whose gold "None" means that there is nothing to find.
 DETECTION_METHODS = ("map", "od_ap", "od_ap50", "odLength", "weighted_sum")
 
@@ -108,18 +108,16 @@ def needed(record: dict, key: str, where: str, types: tuple[type, ...] = (str,))
     return text
 
 
-def choices_of(record: dict, where: str) -> list[str] | None:
-    """Read `choices`, or `options`, as a list of texts; None for null or none.
+def choices_of(record: dict, where: str, key: str | None = None) -> list[str] | None:
+    """Read `choices`, or `options` if that is a list, as a list of texts; None without any.
 
-    A list may be written out, "['a', 'b']", as MMMU's and A-OKVQA's are.
+    key: the one that holds them, if the layout tells.
     """
-    key = next((key for key in CHOICE_KEYS if record.get(key) is not None), CHOICE_KEYS[0])
+    key = key or choice_key(record)
     choices = listed(record.get(key))
     if isinstance(choices, list):
         choices = [decoded(choice, key, where) for choice in choices]
-    if choices is not None and not (
-        isinstance(choices, list) and all(isinstance(c, (str, int, float)) for c in choices)
-    ):
+    if choices is not None and not is_list_of_texts(choices):
         raise UserError(
             f"{where}: `{key}` must be a list of texts, found {type(choices).__name__}; "
             'write ["red", "blue"]'
@@ -135,8 +133,24 @@ def choices_of(record: dict, where: str) -> list[str] | None:
     return [written(c) for c in choices] if choices else None
 
 
+def choice_key(record: dict) -> str:
+    """Tell which key holds the choices. `options` may also be something else, and stays then."""
+    is_choices = record.get("choices") is None and is_list_of_texts(listed(record.get("options")))
+    return "options" if is_choices else "choices"
+
+
+def is_list_of_texts(value: Any) -> bool:
+    """Tell whether this is a list of texts and numbers."""
+    return isinstance(value, list) and all(isinstance(item, (str, int, float)) for item in value)
+
+
 def listed(value: Any) -> Any:
-    """Read a text that is a written list, "['a', 'b']", as that list; other values stay."""
+    """Read choices that are written in another way as a list; other values stay.
+
+    "['red', 'blue']" (MMMU) -> ["red", "blue"]; {"A": "red", "B": "blue"} -> ["red", "blue"]
+    """
+    if isinstance(value, dict) and value and list(value) == list(LETTERS[: len(value)]):
+        return list(value.values())
     if not isinstance(value, str) or not value.strip().startswith("["):
         return value
     try:

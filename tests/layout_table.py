@@ -57,7 +57,7 @@ CASES = {
         {"images": ["a.png"], "question": "Which one?", "answer": "B", "choices": ["red", "blue"]},
         MCQ,
         "B",
-        {"choices": {"A": "red"}},
+        {"choices": {"first": "red"}},
         "`choices` must be a list of texts, found dict",
         choices=["red", "blue"],
         keys=("images",),

@@ -251,6 +251,21 @@ def test_choices_with_letters_of_their_own_are_understood(choices, said, tmp_pat
             assert rewards.accuracy("<answer>A. red</answer>", got) == 0
 
 
+@pytest.mark.parametrize("key", ["choices", "options"])
+@pytest.mark.parametrize("choices", [["x", "y"], "['x', 'y']", {"A": "x", "B": "y"}])
+def test_ways_to_write_choices(key, choices, tmp_path):
+    got = one(tmp_path, {"question": "q", "answer": "B", key: choices})
+    assert (got.choices, got.meta) == (["x", "y"], {})
+    chat = {"messages": [user("q"), reply("B")], key: choices}
+    assert (one(tmp_path, chat).choices, one(tmp_path, chat).meta) == (["x", "y"], {})
+
+
+@pytest.mark.parametrize("options", ["A. x B. y", {"first": "x"}, [{"key": "A"}], None, 3])
+def test_options_that_are_no_choices_are_carried_along(options, tmp_path):
+    got = one(tmp_path, {"question": "q", "answer": "B", "options": options})
+    assert (got.question, got.choices, got.meta) == ("q", None, {"options": options})
+
+
 def test_published_templates_ask_as_before(tmp_path):
     """The options are below the question, and the instruction below them."""
     got = one(tmp_path, {"question": "Which?", "answer": "B", "choices": ["red", "blue"]})
