@@ -11,9 +11,9 @@ from grading.boxes import FOUR_NUMBERS, WrittenBoxes, boxes_in
 from plumbing.errors import UserError
 from plumbing.text import short
 from tasks import image_fields, record_fields
+from tasks.box_fields import asks_for_boxes
 from tasks.example import Turn
 from tasks.option_texts import with_choices
-from tasks.pairs import joined_parts
 from tasks.worked_answers import (
     ANSWER_TAG,
     contradict,
@@ -227,13 +227,6 @@ def boxes_of_reply(
     return boxes_in(reply, where, corners=chat.tagged, asked=asked)
 
 
-def asks_for_boxes(question: str, record: dict) -> bool:
-    """Tell whether "No Objects" would be an answer to a record."""
-    if record.get("accu_reward_method") in record_fields.DETECTION_METHODS:  # VLM-R1's
-        return True
-    return bool(re.search("bounding box|bbox|'Position'", question, re.IGNORECASE))
-
-
 # --- the turns ---
 
 
@@ -301,9 +294,20 @@ def text_of_turn(turn: dict, role: str, key: str, where: str) -> tuple[str, list
     if not isinstance(content, list):
         types = NUMBER_OR_TEXT if role == "assistant" else (str,)
         return record_fields.needed({named: content}, named, where, types), []
-    parts = [as_part(part) for part in content]
-    text, images = joined_parts(parts, role, key, where)
-    return record_fields.needed({key: text}, key, where), images
+    texts, images = [], []
+    for part in map(as_part, content):
+        kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+        if kind == "image" and role == "user":
+            texts.append("<image>")
+            images += [] if part["image"] is None else [part["image"]]
+        elif kind == "text":
+            texts.append(record_fields.needed({key: part.get("text")}, key, where))
+        else:
+            raise UserError(
+                f"{where}: `{key}` holds {short(kind, 20)} in a turn of the {role}; a reply is made "
+                "of text, a user's turn of text and images; delete the record"
+            )
+    return record_fields.needed({key: "".join(texts)}, key, where), images
 
 
 def reply_of(turn: dict, key: str, where: str) -> str | list:

@@ -4,7 +4,7 @@ from grading.boxes import WrittenBoxes, boxes_in
 from plumbing.errors import UserError
 from plumbing.text import short
 from tasks import image_fields, record_fields
-from tasks.chats import asks_for_boxes
+from tasks.box_fields import asks_for_boxes
 from tasks.option_texts import with_choices
 from tasks.worked_answers import ANSWER_TAG, gold_in, must_agree, split_gold
 
