@@ -304,8 +304,8 @@ def text_of_turn(turn: dict, role: str, key: str, where: str) -> tuple[str, list
             texts.append(record_fields.needed({key: part.get("text")}, key, where))
         else:
             raise UserError(
-                f"{where}: `{key}` holds {short(kind, 20)} in a turn of the {role}; a reply is made "
-                "of text, a user's turn of text and images; delete the record"
+                f"{where}: `{key}` holds {short(kind, 20)} in a turn of the {role}; a reply is "
+                "made of text, a user's turn of text and images; delete the record"
             )
     return record_fields.needed({key: "".join(texts)}, key, where), images
 
