@@ -39,7 +39,7 @@ def rows_of_mixture(spec: str, expected: str) -> list[tuple[Path, Any, str, Any]
                 f"{where}: {short(named)} does not exist, neither beside the file nor here; "
                 "correct `json_path`"
             )
-        found = rows_of(file, expected, f"{number}/{file.name}")
+        found = list(rows_of(file, expected, f"{number}/{file.name}"))
         taken = sampled(found, part.get("sampling_strategy", "all"), named, where)
         rows += [(file, place, name, record) for place, name, record in taken]
     if not rows:
