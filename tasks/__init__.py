@@ -1,12 +1,14 @@
 """Question sets: a set is a file of this folder, `read` opens any of them."""
 
 import os
+from pathlib import Path
+from typing import Any
 
 from grading import boxes
 from plumbing import flags
 from plumbing.errors import UserError
 from plumbing.text import short
-from tasks import box_fields, files, image_fields, images, layouts, toy
+from tasks import box_fields, files, image_fields, images, layouts, mixtures, toy, worked_answers
 from tasks.example import Example
 
 
@@ -55,18 +57,26 @@ def as_asked(example: Example, box_format: str, min_pixels: int, max_pixels: int
     if "boxes" in example.meta and example.solution:
         # Worked out in the file's convention, imitated in the model's.
         answer = box_fields.answer_text(example, example.meta["boxes"])
-        example.solution = layouts.with_answer(example.solution, answer)
+        example.solution = worked_answers.with_answer(example.solution, answer)
 
 
 def read_files(spec: str, needs_answer: bool) -> list[Example]:
     """Read the records of a file or of a folder's files; their ids become different."""
     examples, names = [], []
-    for file in files.files_of(spec):
-        for place, name, record in files.rows_of(
-            file, layouts.EXAMPLE_KEYS, files.name_in(spec, file)
-        ):
-            examples.append(layouts.to_example(record, file, place, needs_answer, name))
-            names.append(name)
+    for file, place, name, record in rows_of_spec(spec):
+        examples.append(layouts.to_example(record, file, place, needs_answer, name))
+        names.append(name)
     files.tell_apart(examples, names, spec)
     image_fields.say_without_pictures(examples, spec)
     return examples
+
+
+def rows_of_spec(spec: str) -> list[tuple[Path, Any, str, Any]]:
+    """List (file, place, name, record) of a file, a folder's files or a mixture."""
+    if os.path.isfile(spec) and Path(spec).suffix in mixtures.SUFFIXES:
+        return mixtures.rows_of_mixture(spec, layouts.EXAMPLE_KEYS)
+    rows = []
+    for file in files.files_of(spec):
+        for row in files.rows_of(file, layouts.EXAMPLE_KEYS, files.name_in(spec, file)):
+            rows.append((file, *row))
+    return rows

@@ -3,6 +3,7 @@
 grading/boxes.py reads, converts and writes.
 """
 
+import re
 from typing import Any
 
 from grading.boxes import BOX_FORMATS, boxes_to_text, units_across
@@ -79,6 +80,13 @@ def box_of_record(box: Any, box_format: str, size: list[int], where: str) -> dic
             "it must be [left, top, right, bottom], not [left, top, width, height]"
         )
     return {"bbox_2d": corners, "label": label}
+
+
+def asks_for_boxes(question: str, record: dict) -> bool:
+    """Tell whether "No Objects" would be an answer to a record."""
+    if record.get("accu_reward_method") in record_fields.DETECTION_METHODS:  # VLM-R1's
+        return True
+    return bool(re.search("bounding box|bbox|'Position'", question, re.IGNORECASE))
 
 
 def is_coordinate(value: Any) -> bool:

@@ -1,7 +1,9 @@
 """Rows of files: JSON, JSON Lines, parquet, a folder."""
 
+import csv
 import datetime
 import decimal
+import io
 import json
 import os
 import re
@@ -68,7 +70,8 @@ def files_in(folder: Path, split: str | None) -> list[Path]:
     files = []
     for path in sorted(folder.rglob("*")):
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix in READERS and not hidden and path.name not in NO_DATA:
+        is_data = path.suffix in READERS and path.suffix != ".tsv"  # those are named themselves
+        if is_data and not hidden and path.name not in NO_DATA:
             files.append(path)
     wanted = split or "train"  # a hub snapshot has train-00000-of-00002.parquet, test-...
     named = [path for path in files if re.match(rf"{wanted}\b|{wanted}_", path.name)]
@@ -149,6 +152,7 @@ def read_json(file: Path) -> list[tuple[int, Any]]:
     """Read [(line, record)] of a JSON file that holds a list of objects.
 
     Or an object of them, as TabMWP's: {"33": {...}} is read as [{"id": "33", ...}].
+    Or CLEVR's {"info": ..., "questions": [...]}.
     """
     text = read_text(file)
     try:
@@ -163,6 +167,8 @@ def read_json(file: Path) -> list[tuple[int, Any]]:
         ) from None
     except ValueError as error:  # a number of more than 4300 digits
         raise UserError(f"{file}: broken JSON ({str(error)[:60]}); fix that number") from None
+    if isinstance(rows, dict) and isinstance(rows.get("questions"), list):
+        return numbered(text, False, file, start_of_questions(text))
     keyed = isinstance(rows, dict) and rows and all(isinstance(row, dict) for row in rows.values())
     if not isinstance(rows, list) and not keyed:
         raise UserError(
@@ -171,15 +177,29 @@ def read_json(file: Path) -> list[tuple[int, Any]]:
     return numbered(text, keyed, file)
 
 
-def numbered(text: str, keyed: bool, file: Path) -> list[tuple[int, Any]]:
+def start_of_questions(text: str) -> int:
+    """Find where the list of `questions` begins in an object: the place of its "["."""
+    decoder = json.JSONDecoder()
+    gap = re.compile(r"[\s,:]*")
+    end = text.index("{") + 1
+    while True:
+        key, end = decoder.raw_decode(text, gap.match(text, end).end())
+        start = gap.match(text, end).end()
+        if key == "questions" and text[start] == "[":
+            return start
+        end = decoder.raw_decode(text, start)[1]
+
+
+def numbered(text: str, keyed: bool, file: Path, start: int | None = None) -> list[tuple[int, Any]]:
     """Read valid JSON once more, for the line where each record begins: [(line, record)].
 
     keyed: its records are the values of an object, and the keys their ids.
+    start: the place of the bracket that opens them, the first one if None.
     """
     decoder = json.JSONDecoder()
     gap = re.compile(r"[\s,:]*")
     rows, ids = [], set()
-    end = text.find("{" if keyed else "[") + 1
+    end = (text.find("{" if keyed else "[") if start is None else start) + 1
     line = text.count("\n", 0, end) + 1  # counted on from record to record: else it is quadratic
     while True:
         start = gap.match(text, end).end()
@@ -198,6 +218,27 @@ def numbered(text: str, keyed: bool, file: Path) -> list[tuple[int, Any]]:
             record = {"id": key, **record}
         rows.append((line, record))
         line += text.count("\n", start, end)
+
+
+def read_tsv(file: Path) -> list[tuple[int, Any]]:
+    """Read [(line, record)] of a table with a header, its columns parted by tabs (VLMEvalKit).
+
+    An empty field is None. UserError, naming the line, for a row of another length.
+    """
+    csv.field_size_limit(2**31 - 1)  # pictures in base64
+    lines = csv.reader(io.StringIO(read_text(file), newline=""), delimiter="\t")
+    header = next(lines, [])
+    rows, before = [], lines.line_num
+    for fields in lines:
+        line, before = before + 1, lines.line_num
+        if not fields:
+            continue
+        if len(fields) != len(header):
+            raise UserError(
+                f"{file}:{line}: {len(fields)} fields, but {len(header)} columns; fix that line"
+            )
+        rows.append((line, {key: field or None for key, field in zip(header, fields)}))
+    return rows
 
 
 def read_jsonl(file: Path) -> list[tuple[int, Any]]:
@@ -320,4 +361,4 @@ def whole_characters(value: Any) -> Any:
 
 # What a folder may hold that is no data: of `datasets` and of a checkpoint.
 NO_DATA = ("dataset_infos.json", "dataset_info.json", "state.json")
-READERS = {".json": read_json, ".jsonl": read_jsonl, ".parquet": read_parquet}
+READERS = {".json": read_json, ".jsonl": read_jsonl, ".parquet": read_parquet, ".tsv": read_tsv}

@@ -9,7 +9,7 @@ from plumbing.errors import UserError
 from plumbing.text import short
 from tasks import record_fields
 from tasks.example import Example
-from tasks.images import is_encoded
+from tasks.images import BASE64_STARTS, is_encoded
 
 # --- what looks like a picture ---
 
@@ -133,8 +133,8 @@ def is_picture(value: Any) -> bool:
         return value.startswith(PICTURE_BYTES) or value[4:8] == b"ftyp"
     if not isinstance(value, str):
         return False
-    embedded = value.startswith(("data:image/", "data:video/"))
-    return embedded or bool(PICTURE_FILE.fullmatch(value.strip()))
+    begins = value.startswith(("data:image/", "data:video/", *BASE64_STARTS))
+    return (begins and is_encoded(value)) or bool(PICTURE_FILE.fullmatch(value.strip()))
 
 
 def names_picture(key: Any) -> bool:

@@ -129,8 +129,7 @@ def layout_of(record: Any) -> str:
     """Name the layout by which a record is read: plain, conversation, chartqa, ..."""
     if not isinstance(record, dict):
         return "none"
-    found = [reader for keys, reader in layouts.LAYOUTS if keys <= record.keys()]
-    reader = found[0] if found else layouts.plain
+    reader = layouts.reader_of(record)
     if reader.__name__ == "read":  # of a set's own file
         return reader.__module__.removeprefix("tasks.")
     return reader.__name__

@@ -1,15 +1,23 @@
 """The published question sets, each a file of this folder. A new one is added to SETS."""
 
 from tasks import (
+    aokvqa,
     chartqa,
     classification,
+    clevr,
     clevr_math,
     cvbench,
     detection,
     geoqa,
     lisa,
     m3cot,
+    mathverse,
+    mathvision,
+    mathvista,
+    mmbench,
+    mmmu,
     rec,
+    scienceqa,
     superclevr,
     tabmwp,
 )
@@ -24,6 +32,14 @@ SETS = [
     classification.PROTOCOL,
     chartqa.PROTOCOL,
     clevr_math.PROTOCOL,
+    aokvqa.PROTOCOL,
+    scienceqa.PROTOCOL,
+    mathvista.PROTOCOL,
+    mathverse.PROTOCOL,
+    mathvision.PROTOCOL,
+    mmmu.PROTOCOL,
+    mmbench.PROTOCOL,
+    clevr.PROTOCOL,
     tabmwp.PROTOCOL,
     m3cot.PROTOCOL,
 ]

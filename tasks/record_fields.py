@@ -3,7 +3,9 @@
 Each raises UserError, which begins with `where` ("set.jsonl:3") and ends with the remedy.
 """
 
+import ast
 import math
+from decimal import Decimal
 from typing import Any
 
 from plumbing.errors import UserError
@@ -15,6 +17,7 @@ IMAGE_KEYS = ("images", "image", "image_path")
 USUAL_FOLDERS = ("", "images", "png", "tables", "clevr_math_imgs")
 QUESTION_KEYS = ("question", "problem")
 ANSWER_KEYS = ("answer", "ground_truth")
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 # VLM-R1's rewards whose gold "None" means that there is nothing to find.
 DETECTION_METHODS = ("map", "od_ap", "od_ap50", "odLength", "weighted_sum")
 
@@ -42,7 +45,14 @@ def text_of(
     must_be_whole(value, key, where)
     if not str(value).strip():
         raise UserError(f"{where}: `{key}` is empty; fill it in or delete the record")
-    return str(value)
+    return written(value)
+
+
+def written(value: str | int | float) -> str:
+    """Write a number as a person would: 1e-05 -> "0.00001", 1e+16 -> "10000000000000000"."""
+    text = str(value)
+    is_power = isinstance(value, float) and "e" in text
+    return format(Decimal(text), "f") if is_power else text
 
 
 def decoded(value: Any, key: str, where: str) -> Any:
@@ -98,23 +108,55 @@ def needed(record: dict, key: str, where: str, types: tuple[type, ...] = (str,))
     return text
 
 
-def choices_of(record: dict, where: str) -> list[str] | None:
-    """Read `choices` as a list of texts; None for null or none."""
-    choices = record.get("choices")
+def choices_of(record: dict, where: str, key: str | None = None) -> list[str] | None:
+    """Read `choices`, or `options` if that is a list, as a list of texts; None without any.
+
+    key: the one that holds them, if the layout tells.
+    """
+    key = key or choice_key(record)
+    choices = listed(record.get(key))
     if isinstance(choices, list):
-        choices = [decoded(choice, "choices", where) for choice in choices]
-    if choices is not None and not (
-        isinstance(choices, list) and all(isinstance(c, (str, int, float)) for c in choices)
-    ):
-        raise UserError(f"{where}: `choices` must be a list of texts")
+        choices = [decoded(choice, key, where) for choice in choices]
+    if choices is not None and not is_list_of_texts(choices):
+        raise UserError(
+            f"{where}: `{key}` must be a list of texts, found {type(choices).__name__}; "
+            'write ["red", "blue"]'
+        )
     for choice in choices or []:
-        must_be_whole(choice, "choices", where)
-        if choice != choice:
+        must_be_whole(choice, key, where)
+        if isinstance(choice, float) and not math.isfinite(choice):
+            name = "NaN" if choice != choice else str(choice)
             raise UserError(
-                f"{where}: `choices` holds NaN, which is no choice; "
+                f"{where}: `{key}` holds {name}, which is no choice; "
                 "write it as text, or delete the record"
             )
-    return [str(c) for c in choices] if choices else None
+    return [written(c) for c in choices] if choices else None
+
+
+def choice_key(record: dict) -> str:
+    """Tell which key holds the choices. `options` may also be something else, and stays then."""
+    is_choices = record.get("choices") is None and is_list_of_texts(listed(record.get("options")))
+    return "options" if is_choices else "choices"
+
+
+def is_list_of_texts(value: Any) -> bool:
+    """Tell whether this is a list of texts and numbers."""
+    return isinstance(value, list) and all(isinstance(item, (str, int, float)) for item in value)
+
+
+def listed(value: Any) -> Any:
+    """Read choices that are written in another way as a list; other values stay.
+
+    "['red', 'blue']" (MMMU) -> ["red", "blue"]; {"A": "red", "B": "blue"} -> ["red", "blue"]
+    """
+    if isinstance(value, dict) and value and list(value) == list(LETTERS[: len(value)]):
+        return list(value.values())
+    if not isinstance(value, str) or not value.strip().startswith("["):
+        return value
+    try:
+        return ast.literal_eval(value.strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return value
 
 
 def without(record: dict, *keys: str) -> dict:

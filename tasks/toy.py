@@ -24,7 +24,17 @@ from typing import NamedTuple
 from PIL import Image
 
 from plumbing import flags
-from tasks import box_fields, count, drawing, geometry, ground, layouts, prompts, spatial, table
+from tasks import (
+    box_fields,
+    count,
+    drawing,
+    geometry,
+    ground,
+    prompts,
+    spatial,
+    table,
+    worked_answers,
+)
 from tasks.example import Example
 
 
@@ -223,5 +233,5 @@ class ToyStream:
             # The teacher writes 0 to 1000; meta["taught"] has its boxes in pixels.
             taught = json.loads(example.meta["taught"])
             answer = box_fields.answer_text(example, taught)
-            example.solution = layouts.with_answer(example.solution, answer)
+            example.solution = worked_answers.with_answer(example.solution, answer)
         return example

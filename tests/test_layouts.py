@@ -120,7 +120,7 @@ def test_several_images_none_choices_and_numbers(folder):
     assert [len(e.images) for e in got] == [2, 0, 0, 0, 1]
     assert [e.answer for e in got] == ["no", "4", "0.5", "yes", "7"]
     assert [e.choices for e in got] == [["yes", "no"], None, ["1", "0.5"], None, None]
-    assert got[0].question == "Same  or ?"  # placeholders go: images always come first here
+    assert got[0].question == "Same <image> or <image>?\nOptions:\nA. yes\nB. no"
     assert [image.getpixel((3, 3)) for image in open_images(got[0])] == [
         (255, 0, 0),
         (0, 0, 255),
@@ -516,7 +516,9 @@ def test_conversations_without_and_with_several_images(folder):
         {"from": "human", "value": "And 3 + 3?"},
         {"from": "gpt", "value": "6"},
     ]
-    assert (one(folder, later).question, one(folder, later).answer) == ("2 + 2?", "4")
+    example = one(folder, later)
+    assert (example.question, example.answer) == ("And 3 + 3?", "6")
+    assert example.history == [("user", "2 + 2?"), ("assistant", "4")]
 
 
 @pytest.mark.parametrize("name", ["test_2d.jsonl", "test_2d.parquet"])
@@ -599,7 +601,7 @@ def test_visual_rft_classification(wide):
 BAD_LAYOUTS = {  # name: (record, what the message must say)
     "one turn": (
         {"conversations": [{"from": "human", "value": "q"}]},
-        ["`conversations` must begin with a turn from human"],
+        ["no answer to compare with"],
     ),
     "no turns": ({"conversations": None}, ["`conversations` must begin"]),
     "the reply first": (turns("q", "a", ("gpt", "human")), ["`conversations` must begin"]),
@@ -685,8 +687,8 @@ BAD_RECORDS = {  # name: (the record, what the message must contain besides file
         ["no answer", "<answer>"],
     ),
     "no question": (
-        {"answer": "a", "prompt": "q"},
-        ["no question", "`question` or `problem`", "answer, prompt"],
+        {"answer": "a", "query": "q"},
+        ["no question", "`question` or `problem`", "answer, query"],
     ),
     "empty question": ({"question": "", "answer": "a"}, ["`question` is empty"]),
     "nothing": ({}, ["no question"]),
@@ -847,8 +849,7 @@ def test_a_records_own_template_is_used_and_null_is_none(folder):
 # --- never blind ---
 
 
-PICTURE_KEYS = (
-    "image_filename",
+PICTURE_KEYS = (  # but image_filename, CLEVR's, which is read
     "img_path",
     "imgname",
     "img",
@@ -966,7 +967,11 @@ def test_a_picture_under_any_other_key_is_never_passed_by(wide, layout, name):
 BLIND = {  # name: (what a plain question has besides, what the message must say); a.png is there
     "CLEVR": (
         {"image_filename": "CLEVR_train_000000.png"},
-        ["`image_filename` seems to hold a picture", "rename the key"],
+        ["CLEVR_train_000000.png does not exist, nor in images, png"],
+    ),
+    "beside the turns": (
+        {"img_path": "CLEVR_train_000000.png"},
+        ["`img_path` seems to hold a picture", "rename the key"],
     ),
     "a name without a suffix": ({"img": "000000"}, ["`img` seems to hold"]),
     "a number": ({"picture": 17}, ["`picture` seems to hold"]),
@@ -1091,7 +1096,7 @@ BLIND_TALKS = {  # the same in conversations, and in pairs
             "conversations": turns("q", "1")["conversations"]
             + turns("<image>r", "2")["conversations"]
         },
-        ["a later turn has <image>"],
+        ["1 <image> in the question, but 0 images"],
     ),
     "a pair's picture": (
         {"img": "a.png", "question": "q", "chosen": "yes", "rejected": "no"},

@@ -31,10 +31,14 @@ def sample_record(one, folder):
     record, buffer = dict(one.sample), io.BytesIO()
     picture = Image.new("RGB", (640, 480))
     picture.save(buffer, "png")
-    if isinstance(record.get("image"), dict):
-        return record | {"image": {"bytes": buffer.getvalue()}}
+    embedded = [
+        key for key, value in record.items() if isinstance(value, dict) and "bytes" in value
+    ]
+    if embedded:
+        return record | {key: {"bytes": buffer.getvalue()} for key in embedded}
     names = ["a.jpg", f"{record.get('id')}.png"]
-    names += [record[key] for key in ("image", "image_path", "imgname") if key in record]
+    keys = ("image", "image_path", "imgname", "image_filename")
+    names += [record[key] for key in keys if key in record]
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(buffer.getvalue())

@@ -1,0 +1,96 @@
+"""Mixtures of VLM-R1 and LLaVA-OneVision: a YAML file that lists files, and how much of each.
+
+datasets:
+  - json_path: refcoco_train.json
+    sampling_strategy: all
+  - json_path: refcocog_train.json
+    sampling_strategy: random:10%
+"""
+
+import math
+import os
+import random
+import re
+from pathlib import Path
+from typing import Any
+
+from plumbing.errors import UserError
+from plumbing.text import short
+from tasks.files import must_end, read_text, rows_of
+
+SUFFIXES = (".yaml", ".yml")
+STRATEGY = re.compile(r"(first|end|random):(\d{1,9})(%?)")
+
+
+def rows_of_mixture(spec: str, expected: str) -> list[tuple[Path, Any, str, Any]]:
+    """List (file, place, name, record) of all that a mixture takes, in its order.
+
+    UserError for a file that is no mixture, and for what it names and is not there.
+    """
+    rows = []
+    for number, part in enumerate(parts_of(Path(spec)), 1):
+        where = f"{spec}: part {number}"
+        named = part.get("json_path") if isinstance(part, dict) else None
+        if not isinstance(named, str) or not named.strip():
+            raise UserError(f"{where} has no `json_path`; name a file there, or delete the part")
+        file = near(named, Path(spec).parent)
+        if not os.path.isfile(file):
+            raise UserError(
+                f"{where}: {short(named)} does not exist, neither beside the file nor here; "
+                "correct `json_path`"
+            )
+        found = list(rows_of(file, expected, f"{number}/{file.name}"))
+        taken = sampled(found, part.get("sampling_strategy", "all"), named, where)
+        rows += [(file, place, name, record) for place, name, record in taken]
+    if not rows:
+        raise UserError(f"{spec} takes no record; raise a number in `sampling_strategy`")
+    return rows
+
+
+def parts_of(file: Path) -> list:
+    """Read the list under `datasets`."""
+    import yaml
+
+    must_end(file)
+    try:
+        content = yaml.safe_load(read_text(file))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        problem = short(getattr(error, "problem", None) or error, 80)
+        raise UserError(f"{file}{line}: broken YAML ({problem}); fix that line") from None
+    parts = content.get("datasets") if isinstance(content, dict) else None
+    if not isinstance(parts, list) or not parts:
+        raise UserError(f"{file}: no mixture; expected a list under `datasets`, each a `json_path`")
+    return parts
+
+
+def near(named: str, folder: Path) -> Path:
+    """Find a file beside the mixture, or here."""
+    beside = folder / named
+    return beside if os.path.isfile(beside) else Path(named)
+
+
+def sampled(rows: list, strategy: Any, name: str, where: str) -> list:
+    """Take all rows, or the first, the last or random ones: a number of them or a share.
+
+    A share is rounded up, as in VLM-R1. What is random is decided by the file's name alone.
+    """
+    if strategy in ("all", None):
+        return rows
+    told = STRATEGY.fullmatch(str(strategy).strip())
+    if not told:
+        raise UserError(
+            f"{where}: `sampling_strategy` {short(strategy, 40)!r} is unknown; "
+            "write all, first:100, end:100, random:100 or a share, as random:10%"
+        )
+    way, number = told[1], int(told[2])
+    if told[3]:
+        number = math.ceil(number * len(rows) / 100)
+    number = min(number, len(rows))
+    if way == "first":
+        return rows[:number]
+    if way == "end":
+        return rows[len(rows) - number :]
+    places = random.Random(name).sample(range(len(rows)), number)
+    return [rows[place] for place in places]

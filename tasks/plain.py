@@ -1,0 +1,97 @@
+"""R1-V's layout, that of the sets built like it, and the plain one: docs/data.md."""
+
+from grading.boxes import WrittenBoxes, boxes_in
+from plumbing.errors import UserError
+from plumbing.text import short
+from tasks import image_fields, record_fields
+from tasks.box_fields import asks_for_boxes
+from tasks.option_texts import with_choices
+from tasks.worked_answers import ANSWER_TAG, gold_in, must_agree, split_gold
+
+PLAIN_KEYS = ("solution", "thinking", "id", "task", "boxes", "box_format")
+
+
+def must_be_no_index(record: dict, where: str) -> None:
+    """Refuse a number that may be the place of a choice, as in ScienceQA."""
+    answer = next(
+        (record[key] for key in record_fields.ANSWER_KEYS if record.get(key) is not None), None
+    )
+    choices = record_fields.choices_of(record, where)
+    if not choices or isinstance(answer, bool) or not isinstance(answer, int):
+        return
+    if 0 <= answer < len(choices) and choices[answer] != str(answer):
+        shown = repr(short(choices[answer], 40))
+        raise UserError(
+            f"{where}: `answer` is {answer}, which may be the place of {shown} "
+            "counted from 0; write the choice's letter, or its text in quotes"
+        )
+
+
+def read(record: dict, where: str) -> tuple[dict, dict]:
+    """Read R1-V's layout, that of the sets built like it, and the plain one: docs/data.md.
+
+        {"image": "a.png", "problem": "How many?", "solution": "<answer> 3 </answer>"}
+        {"images": ["a.png", "b.png"], "question": "Same?", "answer": "yes"}
+        {"image": "a.jpg", "problem": "Please ...", "solution": [10, 20, 200, 300]}
+        {"image": "a.png", "question": "Find the cats.", "boxes": [[10, 20, 200, 300]]}
+
+    Boxes are in pixels, or as `box_format` says; those of Visual-RFT's solutions in 0 to 1000.
+    """
+    question = record_fields.text_of(record, record_fields.QUESTION_KEYS, where)
+    if question is None:
+        raise UserError(
+            f"{where}: no question; expected `question` or `problem`, "
+            f"found {', '.join(map(str, record)) or 'nothing'}"
+        )
+    answer = record_fields.text_of(record, record_fields.ANSWER_KEYS, where, (str, int, float))
+    must_be_no_index(record, where)
+    written = WrittenBoxes(record.get("boxes"))
+    solution = record.get("solution")
+    if isinstance(solution, list) and written.boxes is None:
+        written = WrittenBoxes([solution])
+        solution = None
+    else:
+        solution = record_fields.text_of(record, ["solution"], where)
+    if written.boxes is not None and answer is not None and not boxes_in(answer, where, asked=True):
+        raise UserError(f"{where}: both an answer and boxes; delete the one that is not asked for")
+    tagged = ANSWER_TAG.findall(solution or "")
+    if tagged and answer is None and written.boxes is None:
+        are_asked = asks_for_boxes(question, record)
+        written = boxes_in(tagged[-1], where, asked=are_asked) or WrittenBoxes()
+    choices = record_fields.choices_of(record, where)
+    if answer is not None and written.boxes is None:
+        must_agree(split_gold(answer, where).answer, solution, choices, where)
+    if answer is None and solution is not None:
+        answer = gold_in(solution)
+    solution = worked_out(record, solution, where)
+    fields = {
+        "question": with_choices(question, choices),
+        "images": image_fields.pictures_of(record, where),
+        "answer": answer,
+        "choices": choices,
+        "solution": solution,
+        "id": record.get("id"),
+        "task": record.get("task"),
+        "boxes": written.boxes,
+        "box_format": record.get("box_format") or written.box_format,
+        "box_style": written.style,
+    }
+    meta = record_fields.without(
+        record,
+        *record_fields.IMAGE_KEYS,
+        *record_fields.QUESTION_KEYS,
+        *record_fields.ANSWER_KEYS,
+        record_fields.choice_key(record),
+        *PLAIN_KEYS,
+    )
+    return fields, meta
+
+
+def worked_out(record: dict, solution: str | None, where: str) -> str | None:
+    """Give the response to imitate, if the solution is more than an answer."""
+    thinking = record_fields.text_of(record, ["thinking"], where)
+    if thinking and solution:  # R1-distilled: "<think>...</think>", then "<answer>...</answer>"
+        solution = f"{thinking.strip()}\n{solution.strip()}"
+    if solution is None or "<think>" in solution:
+        return solution
+    return None if ANSWER_TAG.fullmatch(solution.strip()) else solution
