@@ -37,9 +37,10 @@ import rewards
 import rollout
 import tasks
 import update
-from plumbing import device, disk, flags, plots, results, rundir, running, stopping
+from plumbing import device, disk, flags, loading, plots, results, rundir, running, stopping
 from plumbing.run import Run
 from tasks import sheets, teacher
+from tasks.example import Example
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -72,6 +73,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     flags.add_output_flags(p)
     p.set_defaults(micro_batch_size=32)
     return p.parse_args(argv)
+
+
+def encode(asker: data.Asker, limit: int, example: Example) -> tuple[data.Prompt, torch.Tensor]:
+    """Encode a prompt, and what to answer."""
+    return asker.prompt(example, limit), asker.target(example, limit)
 
 
 def evaluate(
@@ -130,9 +136,9 @@ def main(args: argparse.Namespace) -> None:
     save_model = partial(model.save, policy, processor)
     model_bytes = model.saved_bytes(policy, processor)
     greedy = rollout.Sampling(limit, temperature=0)
-    ask = partial(
-        rollout.answer_all, policy, asker, sampling=greedy, batch_size=args.eval_batch_size
-    )
+    args.num_workers = loading.workers(args.num_workers, data.is_toy(args.data), policy.device)
+    ask = partial(rollout.answer_all, policy, asker, sampling=greedy)
+    ask = partial(ask, batch_size=args.eval_batch_size, num_workers=args.num_workers)
     accuracies = [f"eval/{name}/accuracy" for name in eval_sets]
 
     # --- loop ---
@@ -145,13 +151,16 @@ def main(args: argparse.Namespace) -> None:
             "The loss counts response tokens only. It falls fast while the model learns to write, "
             "then slowly, then fast again when it learns to look."
         )
+        both, todo = partial(encode, asker, limit), range(run.step + 1, max_steps + 1)
+        ahead = data.batches_ahead(both, examples, todo, N, args.seed, args.num_workers)
+        batches = run.enter_context(ahead)
         for step in run.steps(max_steps):
             started = time.perf_counter()
             device.seed_everything(args.seed, step - 1)
 
             # 1. a batch: prompts, and what to answer
-            chosen = data.take(examples, (step - 1) * N, N, args.seed)
-            encoded = [(asker.prompt(e, limit), asker.target(e, limit)) for e in chosen]
+            encoded = next(batches)
+            waited = time.perf_counter() - started
             # Micro-batches of about one length have less padding.
             encoded.sort(key=lambda pair: len(pair[0].ids) + len(pair[1]))
             prompts, rows = zip(*encoded)
@@ -184,6 +193,7 @@ def main(args: argparse.Namespace) -> None:
                 "grad_norm": grad_norm,
                 "learning_rate": run.learning_rate,
                 "step_time": seconds,
+                "data_time": waited,
                 "tokens_per_second": float(mask.sum()) / seconds,
             }
             if run.due(args.eval_steps):
