@@ -32,6 +32,7 @@ from torch.utils.data import DataLoader, Dataset
 from plumbing import stopping
 from plumbing.errors import UserError
 
+FORKS = sys.platform == "linux"
 AHEAD = 2  # steps; a photograph at a million pixels is 24 MB, so two steps of 32 are 1.5 GB
 LARGE = 2**16  # bytes of a tensor for shared memory; each costs a file descriptor
 MOST_FILES = 2**16  # open files, which a process may often not have without asking
@@ -89,11 +90,10 @@ def loading(
 
 def start(recipe: "Recipe", places: Iterable[int], num_workers: int, size: int) -> Iterator:
     """Start the workers. size: places in a step."""
-    forks = sys.platform == "linux"
     allow_files()
     with stopping.HeldBack(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a fork beside threads, of more workers than cores
-        before = signal.getsignal(signal.SIGCHLD) if forks else None
+        before = signal.getsignal(signal.SIGCHLD) if FORKS else None
         loaded = iter(
             DataLoader(
                 recipe,
@@ -101,12 +101,12 @@ def start(recipe: "Recipe", places: Iterable[int], num_workers: int, size: int) 
                 sampler=places,
                 num_workers=num_workers,
                 prefetch_factor=math.ceil(AHEAD * size / num_workers),
-                multiprocessing_context="fork" if forks else "spawn",
+                multiprocessing_context="fork" if FORKS else "spawn",
                 worker_init_fn=begin,
                 generator=torch.Generator(),  # the global one would draw other numbers after this
             )
         )
-        if forks:  # torch's handler would raise in the middle of anything; `taken` asks instead
+        if FORKS:  # torch's handler would raise in the middle of anything; `taken` asks instead
             signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
     return loaded
 

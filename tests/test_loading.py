@@ -104,7 +104,10 @@ def test_the_examples_of_a_step_are_those_of_take():
     assert sorted(sum(taken, [])) == sorted(rows * 3)
 
 
-def test_prompts_of_two_workers_are_those_of_none(tiny):
+@pytest.mark.parametrize("forks", [True, False])
+def test_prompts_of_two_workers_are_those_of_none(tiny, forks, monkeypatch):
+    """Spawned as on macOS and Windows, too: there, all that workers need has to pickle."""
+    monkeypatch.setattr(loading, "FORKS", forks)
     asker = data.Asker(tiny[1])
     examples = data.head(tasks.read("count"), 6)
     sampling, counted = rollout.Sampling(8), []
