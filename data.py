@@ -16,12 +16,14 @@ if __name__ == "__main__":
     stopping.watch()  # before torch is imported, which takes seconds: Ctrl-C may come there too
 
 import argparse
+import contextlib
+import functools
 import math
 import os
 import random
 import sys
 import warnings
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -33,6 +35,7 @@ import tasks
 from grading import boxes
 from plumbing import checkpoint_files, flags, running, templates
 from plumbing.errors import UserError
+from plumbing.loading import loading
 from plumbing.text import HALF, cut
 from processor import processor_of
 from tasks import box_fields, files, images, inspection, toy
@@ -61,20 +64,42 @@ def take(examples: Sequence[Example], start: int, number: int, seed: int) -> lis
     """Take `number` training examples from position `start` of the shuffled, repeated data.
 
     A pure function of its arguments, so a resumed run sees the same examples.
+    """
+    return [examples[place] for place in places(examples, start, number, seed)]
+
+
+def places(examples: Sequence[Example], start: int, number: int, seed: int) -> list[int]:
+    """Say where in the data the examples are that `take` takes.
+
     Every epoch is a new permutation; a stream is random and endless already.
     """
     if is_endless(examples):
-        return [examples[start + i] for i in range(number)]
+        return list(range(start, start + number))
     size = len(examples)
-    taken = []
+    found = []
     for position in range(start, start + number):
         epoch = position // size
-        if position == start or position % size == 0:
-            order = epoch_order(size, epoch, seed)
-        taken.append(examples[order[position % size]])
-    return taken
+        found.append(epoch_order(size, epoch, seed)[position % size])
+    return found
 
 
+def batches_ahead(
+    encode: Callable,
+    examples: Sequence[Example],
+    steps: Iterable[int],
+    number: int,
+    seed: int,
+    num_workers: int,
+) -> contextlib.AbstractContextManager[Iterator[list]]:
+    """Encode the `number` examples of each training step ahead of it: see plumbing/loading.py.
+
+    steps: their numbers, from 1. encode(example): what a step gets of it.
+    """
+    wanted = (places(examples, (step - 1) * number, number, seed) for step in steps)
+    return loading(encode, examples, wanted, num_workers)
+
+
+@functools.lru_cache(maxsize=4)  # a step asks, and the loader for two steps later
 def epoch_order(size: int, epoch: int, seed: int) -> list[int]:
     """Permute range(size): a pure function of (epoch, seed)."""
     order = list(range(size))
@@ -99,11 +124,16 @@ def steps_of(
     return max(1, round(epochs * len(examples) / per_step))
 
 
+def is_toy(spec: str) -> bool:
+    """Say whether --data names a toy task, whose pictures are drawn."""
+    name, _ = files.split_name(spec)
+    return name in toy.TASKS and not os.path.exists(name)
+
+
 def default_eval(spec: str) -> list[str]:
     """Choose what to evaluate on without --eval-data: a toy task's test split, or --data itself."""
-    name, _ = files.split_name(spec)
-    if name in toy.TASKS and not os.path.exists(name):
-        return [f"{name}:test"]
+    if is_toy(spec):
+        return [f"{files.split_name(spec)[0]}:test"]
     print("no --eval-data: accuracy will be that on the training data, which is not held out")
     return [spec]
 

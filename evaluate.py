@@ -52,7 +52,7 @@ from tasks.predictions import read_predictions
 if TYPE_CHECKING:
     import torch
 
-    from data import Asker
+    from data import Asker, Prompt
     from rollout import Sampling
 
 # Flags that answers depend on: kept answers are gone on with only where these are the same.
@@ -249,38 +249,38 @@ def ask_batch(
     batch_size: int,
     seed: int,
     first: int,
+    prompts: "list[Prompt]",
+    num_workers: int,
 ) -> list[dict]:
     """Ask some questions greedily and N times more, and at each size which sample is right.
 
     first: the number of questions before these, from which the samples' random draws follow.
+    prompts: these questions', encoded. num_workers: prepare those of the selections.
     Returns each question's prediction, tokens, samples, sample_tokens and, by size, selections and
     selection_tokens (those of the prompt and of the answer).
     """
     import rollout
 
     greedy = rollout.Sampling(sampling.max_tokens, temperature=0)
-    texts, lengths, _ = rollout.answer_all(policy, asker, examples, greedy, batch_size=batch_size)
+    ask = partial(rollout.answer_all, policy, asker, examples, batch_size=batch_size)
+    texts, lengths, _ = ask(greedy, batches=iter([prompts]))
     answers = [
         {"prediction": text, "tokens": tokens, "samples": [], "sample_tokens": []}
         for text, tokens in zip(texts, lengths)
     ]
     if not N:
         return answers
-    rows = {"batch_size": batch_size, "seed": seed, "first_row": first * N}
-    texts, lengths, _ = rollout.answer_all(policy, asker, examples, sampling, N, **rows)
+    texts, lengths, _ = ask(sampling, N, seed=seed, first_row=first * N, batches=iter([prompts]))
     for i, answer in enumerate(answers):
         answer["samples"] = texts[i * N : (i + 1) * N]
         answer["sample_tokens"] = lengths[i * N : (i + 1) * N]
     if not sizes:
         return answers
     pairs = [(i, n) for i in range(len(examples)) for n in sizes]
+    again = [examples[i] for i, _ in pairs]
+    shown = [answers[i]["samples"][:n] for i, n in pairs]
     texts, lengths, prompt_lengths = rollout.self_select(
-        policy,
-        asker,
-        [examples[i] for i, _ in pairs],
-        [answers[i]["samples"][:n] for i, n in pairs],
-        greedy,
-        batch_size=batch_size,
+        policy, asker, again, shown, greedy, batch_size=batch_size, num_workers=num_workers
     )
     for (i, n), text, *tokens in zip(pairs, texts, prompt_lengths, lengths):
         answers[i].setdefault("selections", {})[str(n)] = text
@@ -444,6 +444,7 @@ def main(args: argparse.Namespace) -> None:
     import data
     import model as modeling
     import rollout
+    from plumbing import loading
 
     # 1. what is asked; everything that can be wrong is found out before the first question
     disk.make_writable(out)
@@ -477,6 +478,7 @@ def main(args: argparse.Namespace) -> None:
     # 2. the model
     vars(args).update(modeling.resolve(args, needs_training="its answers would be noise"))
     policy, processor = modeling.load_from_args(args)
+    args.num_workers = loading.workers(args.num_workers, data.is_toy(args.data), policy.device)
     asker = data.Asker(processor, args.prompt_template, args.system_prompt)
     sampling = rollout.Sampling(
         args.max_completion_length, args.temperature, args.top_p, args.top_k
@@ -518,15 +520,20 @@ def main(args: argparse.Namespace) -> None:
     )
 
     # 4. ask, a batch at a time; every finished batch is on disk
+    done = len(saved.lines)
+    ahead = rollout.prompts_ahead(asker, examples, sampling, step, args.num_workers, done)
+
     def answer(first: int, end: int) -> list[dict]:
         batch = slice(first, end)
         answers = ask_batch(
-            policy, asker, examples[batch], sampling, N, select_sizes, batch_size, args.seed, first
-        )
+            policy, asker, examples[batch], sampling, N, select_sizes, batch_size, args.seed, first,
+            next(batches), args.num_workers,
+        )  # fmt: skip
         columns = zip(examples[batch], as_judged[batch], answers, prompt_tokens[batch])
         return [row_of(*column, args.protocol) for column in columns]
 
-    answered = saved.fill(answer, "evaluate")
+    with ahead as batches:
+        answered = saved.fill(answer, "evaluate")
 
     # 5. count
     result = rewards.summary([r["prediction"] for r in answered], as_judged)

@@ -24,7 +24,8 @@ from plumbing import flags, running, stopping
 from plumbing.errors import UserError
 from tasks import images
 from tasks.example import Example, Turn
-from tasks.prompts import MARK, must_match_marks, without_first_marks
+from tasks.marks import MARK, without_first_marks
+from tasks.prompts import must_match_marks
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

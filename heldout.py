@@ -175,6 +175,7 @@ def select_answers(
             sampler.greedy,
             batch_size=sampler.batch_size,
             describe=f"selecting {name}",
+            num_workers=sampler.num_workers,
         )
         chosen = dict(zip(whole, zip(selected, lengths)))
         picks = []

@@ -13,6 +13,7 @@ repetition penalty 1.05) silently makes sampling greedy.
 """
 
 import contextlib
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -25,6 +26,7 @@ import batching
 import data
 import logps
 from fast import decode, kernels
+from plumbing.loading import loading
 from tasks.example import Example
 from tasks.prompts import SELECT, question_text, select_prompt, with_question
 
@@ -233,6 +235,24 @@ def rollout(
     return finish_rollout(targets, logp, special)
 
 
+def prompts_ahead(
+    asker: data.Asker,
+    examples: Sequence[Example],
+    sampling: Sampling,
+    size: int,
+    num_workers: int,
+    first: int = 0,
+) -> contextlib.AbstractContextManager[Iterator[list[data.Prompt]]]:
+    """Encode examples from `first` on, `size` at a time, in worker processes: plumbing/loading.py.
+
+    Each prompt leaves room for sampling.max_tokens.
+    """
+    encode = functools.partial(asker.prompt, room=sampling.max_tokens)
+    total = len(examples)
+    batches = [range(start, min(start + size, total)) for start in range(first, total, size)]
+    return loading(encode, examples, batches, num_workers)
+
+
 def answer_all(
     policy: torch.nn.Module,
     asker: data.Asker,
@@ -243,23 +263,36 @@ def answer_all(
     seed: int = 0,
     first_row: int = 0,
     describe: str = "",
+    num_workers: int = 0,
+    batches: Iterator[list[data.Prompt]] | None = None,
 ) -> tuple[list[str], list[int], list[str]]:
     """Sample G completions of every example, as text, with a progress bar.
 
     batch_size: rows at a time; it changes nothing, as row seeds count on through the examples.
+    batches: of prompts_ahead, batch_size // G prompts each, where they are being prepared already.
     Returns (len(examples) * G texts, their lengths in tokens, their finish reasons).
     """
     texts, lengths, finish = [], [], []
     processor = asker.processor
     step = max(1, batch_size // G)
-    for start in tqdm(
-        range(0, len(examples), step), desc=describe, leave=False, disable=len(examples) <= step
-    ):
-        prompts = [asker.prompt(e, sampling.max_tokens) for e in examples[start : start + step]]
-        out = rollout(policy, prompts, processor.special, G, sampling, seed, first_row + start * G)
-        texts += [processor.decode(ids[:n]) for ids, n in zip(out.targets, out.lengths)]
-        lengths += out.lengths.tolist()
-        finish += out.finish
+    starts = range(0, len(examples), step)
+    with contextlib.ExitStack() as stack:
+        if batches is None:
+            ahead = prompts_ahead(asker, examples, sampling, step, num_workers)
+            batches = stack.enter_context(ahead)
+        for start in tqdm(starts, desc=describe, leave=False, disable=len(starts) < 2):
+            out = rollout(
+                policy,
+                next(batches),
+                processor.special,
+                G,
+                sampling,
+                seed,
+                first_row + start * G,
+            )
+            texts += [processor.decode(ids[:n]) for ids, n in zip(out.targets, out.lengths)]
+            lengths += out.lengths.tolist()
+            finish += out.finish
     return texts, lengths, finish
 
 
@@ -271,6 +304,7 @@ def self_select(
     sampling: Sampling,
     batch_size: int = 64,
     describe: str = "",
+    num_workers: int = 0,
 ) -> tuple[list[str], list[int], list[int]]:
     """Ask again with an example's candidates in the prompt: R3V's self-select (arXiv:2411.00855).
 
@@ -286,6 +320,12 @@ def self_select(
     verbatim = asker.verbatim()
     prompt_lengths = verbatim.check(asks, sampling.max_tokens)
     texts, lengths, _ = answer_all(
-        policy, verbatim, asks, sampling, batch_size=batch_size, describe=describe
+        policy,
+        verbatim,
+        asks,
+        sampling,
+        batch_size=batch_size,
+        describe=describe,
+        num_workers=num_workers,
     )
     return texts, lengths, prompt_lengths

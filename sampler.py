@@ -44,7 +44,7 @@ class Sampler:
     """Draw answers, score them, and append them to a file.
 
     score(text, example) -> (answer or None, right). label(path): see arguments.label_of.
-    batch_size: answers at a time; it changes no answer.
+    batch_size: answers at a time; it changes no answer. num_workers: see plumbing/loading.py.
     """
 
     asker: data.Asker
@@ -52,6 +52,7 @@ class Sampler:
     score: Callable
     label: Callable[..., str]
     batch_size: int
+    num_workers: int = 0
     protocol: str | None = None
 
     @property
@@ -94,17 +95,20 @@ class Sampler:
         step = max(1, self.batch_size // G)
         file = records.Lines(path, self.label(path), step * G, len(asks) * G)
         check_order(file, [example.id for example in examples for _ in range(G)])
+        asker, done = self.asker.verbatim(), len(file.lines) // G
+        ahead = rollout.prompts_ahead(asker, asks, sampling, step, self.num_workers, done)
 
         def answers(first: int, end: int) -> list[dict]:
             texts, lengths, finish = rollout.answer_all(
                 policy,
-                self.asker.verbatim(),
+                asker,
                 asks[first // G : end // G],
                 sampling,
                 G,
                 batch_size=step * G,
                 seed=seed,
                 first_row=first,
+                batches=batches,
             )
             lines = []
             for row, (text, tokens, ending) in enumerate(zip(texts, lengths, finish), first):
@@ -117,7 +121,8 @@ class Sampler:
                 lines.append(line | {"tokens": tokens, "finish": ending})
             return lines
 
-        return file.fill(answers, describe)
+        with ahead as batches:
+            return file.fill(answers, describe)
 
     def continue_blind(
         self,

@@ -50,7 +50,7 @@ import rollout
 import tasks
 import update
 from heldout import Evaluation, check_protocol, draw, evaluate_all, with_answers
-from plumbing import disk, flags, iterations, records, running
+from plumbing import disk, flags, iterations, loading, records, running
 from plumbing.arguments import flag, flags_given, label_of, write_args
 from plumbing.errors import UserError
 from plumbing.log import MetricsLog
@@ -422,6 +422,8 @@ def main(args: argparse.Namespace) -> None:
         asker.check(asked, args.max_completion_length)
     asker.check(list(warm.values()), args.max_completion_length, targets=True)
     update.make_optimizer(args.optim, models.trained, 0.0)  # now, not after an hour of sampling
+    device = models.policy.device
+    args.num_workers = loading.workers(args.num_workers, data.is_toy(args.data), device)
     write_args(out, args)
     if args.learning_rate is None:
         args.learning_rate = update.default_learning_rate(method.prefers, args.lora_r)
@@ -446,7 +448,9 @@ def main(args: argparse.Namespace) -> None:
         args.max_completion_length, args.temperature, args.top_p, args.top_k
     )
     score = protocols.scorer(args.protocol)
-    sampler = Sampler(asker, sampling, score, label, args.eval_batch_size, args.protocol)
+    sampler = Sampler(
+        asker, sampling, score, label, args.eval_batch_size, args.num_workers, args.protocol
+    )
     shares = pools.sample_shares(args.num_generations, args.instructions)
     weights = {task: getattr(args, f"{task}_weight") for task in WEIGHTED}
     learned = method.tasks(weights)
@@ -456,6 +460,7 @@ def main(args: argparse.Namespace) -> None:
         cost = update.PairLoss(args.loss_type, args.loss_weights, args.beta, args.label_smoothing)
         build = functools.partial(method.build, most=args.max_pairs)
         step = functools.partial(method.step, asker=asker, cost=cost)
+        encode = functools.partial(update.encode_row, asker=asker)
     else:
         always += direct_items(examples, args.direct_template) if args.direct_weight else []
         always += warmup_items(warm, args.prompt_template) if args.warmup_weight else []
@@ -463,11 +468,11 @@ def main(args: argparse.Namespace) -> None:
         step = functools.partial(
             method.step,
             asker=asker,
-            examples=examples | warm,
             weights=weights,
             per_example=args.per_example,
             micro_batch_size=args.micro_batch_size,
         )
+        encode = functools.partial(update.encode_item, asker=asker, examples=examples | warm)
     settings = update.Settings.of(args)
     evaluation = Evaluation(args.num_samples, "select" in learned, args.seed)
     title = f"selftrain.py --method {args.method}, {args.model}, {args.data}, seed {args.seed}"
@@ -512,7 +517,9 @@ def main(args: argparse.Namespace) -> None:
             start = model_before if args.continue_training or method.prefers else None
             if rows and method.prefers:
                 iterations.write_pairs(folder, rows)
-                rows = update.with_references(folder, label, models, start, asker, rows)
+                rows = update.with_references(
+                    folder, label, models, start, asker, rows, args.num_workers
+                )
             elif rows:
                 random.Random(args.seed * 100 + t).shuffle(rows)
                 disk.write_lines(folder / "train.jsonl", rows)
@@ -520,8 +527,9 @@ def main(args: argparse.Namespace) -> None:
                 models.use_newest(folder, start)
                 seed = args.seed * 1000 + t
                 update.train(
-                    folder, t, models.policy, rows, step, settings, seed, save_model, model_bytes
-                )
+                    folder, t, models.policy, rows, encode, step, settings, seed, save_model,
+                    model_bytes,
+                )  # fmt: skip
                 models.directory = folder
         models.use(iterations.weights_of(out, t))
         metrics = iterations.read_built(folder, label) | metrics

@@ -38,7 +38,7 @@ import rewards
 import rollout
 import update
 from heldout import Evaluation, check_protocol, draw, evaluate_all, with_answers
-from plumbing import disk, flags, iterations, running
+from plumbing import disk, flags, iterations, loading, running
 from plumbing.arguments import flags_given, label_of, write_args
 from plumbing.log import MetricsLog
 from sampler import Sampler
@@ -126,6 +126,7 @@ def main(args: argparse.Namespace) -> None:
         asker.check(examples, args.max_completion_length)
     asker.check_pairs(pairs)
     update.make_optimizer(args.optim, models.trained, 0.0)  # found out now: it may not be installed
+    args.num_workers = loading.workers(args.num_workers, False, models.policy.device)
     write_args(out, args)
     if args.learning_rate is None:
         args.learning_rate = update.default_learning_rate(pairs=True, lora_r=args.lora_r)
@@ -144,10 +145,13 @@ def main(args: argparse.Namespace) -> None:
         args.max_completion_length, args.temperature, args.top_p, args.top_k
     )
     score = protocols.scorer(args.protocol)
-    sampler = Sampler(asker, sampling, score, label, args.eval_batch_size, args.protocol)
+    sampler = Sampler(
+        asker, sampling, score, label, args.eval_batch_size, args.num_workers, args.protocol
+    )
     evaluation = Evaluation(args.num_samples, selects=False, seed=args.seed)
     cost = update.PairLoss(args.loss_type, args.loss_weights, args.beta, args.label_smoothing)
     step = functools.partial(update.prefer, asker=asker, cost=cost)
+    encode = functools.partial(update.encode_row, asker=asker)
     settings = update.Settings.of(args)
     title = f"train_dpo.py --method {args.method}, {args.model}, {args.pairs}, seed {args.seed}"
 
@@ -163,14 +167,17 @@ def main(args: argparse.Namespace) -> None:
         if t == LAST and not iterations.is_trained(folder):
             # 1. log-probs of the reference, which is the given model         -> reference.jsonl
             iterations.write_pairs(folder, pairs)
-            rows = update.with_references(folder, label, models, None, asker, pairs)
+            rows = update.with_references(
+                folder, label, models, None, asker, pairs, args.num_workers
+            )
 
             # 2. train                                                        -> the model
             models.use_newest(folder, None)
             seed = args.seed * 1000 + t
             update.train(
-                folder, t, models.policy, rows, step, settings, seed, save_model, model_bytes
-            )
+                folder, t, models.policy, rows, encode, step, settings, seed, save_model,
+                model_bytes,
+            )  # fmt: skip
             models.directory = folder
         models.use(iterations.weights_of(out, t))
         metrics = iterations.read_built(folder, label)

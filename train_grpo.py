@@ -53,7 +53,7 @@ import tasks
 import update
 from grading import answers, judges
 from grading.metrics import reflections
-from plumbing import device, disk, flags, plots, records, results, rundir, running, stopping
+from plumbing import device, disk, flags, loading, plots, records, results, rundir, running
 from plumbing.errors import UserError
 from plumbing.flags import int_from_0, int_from_1, not_negative, share
 from plumbing.log import say
@@ -470,9 +470,9 @@ def main(args: argparse.Namespace) -> None:
         logps.token_logps, temperature=args.temperature, suppress=processor.special.vision_ids
     )
     greedy = rollout.Sampling(limit, temperature=0)
-    ask = partial(
-        rollout.answer_all, policy, asker, sampling=greedy, batch_size=args.eval_batch_size
-    )
+    args.num_workers = loading.workers(args.num_workers, data.is_toy(args.data), policy.device)
+    ask = partial(rollout.answer_all, policy, asker, sampling=greedy)
+    ask = partial(ask, batch_size=args.eval_batch_size, num_workers=args.num_workers)
     names = list(eval_sets)
     show = ["reward", *(f"rewards/{name}" for name in args.reward_funcs)]
     show += ["adv_abs", "frac_reward_zero_std", "grad_norm", "loss"]
@@ -493,11 +493,16 @@ def main(args: argparse.Namespace) -> None:
             before = evaluate(ask, eval_sets, 0, out / "samples")
             results.print_before(before, names)
             run.log(before)
+        encode = partial(asker.prompt, room=limit)
+        todo = range(run.step + 1, max_steps + 1)
+        ahead = data.batches_ahead(encode, examples, todo, N, args.seed, args.num_workers)
+        encoded = run.enter_context(ahead)
         for step in run.steps(max_steps):
             started = time.perf_counter()
             device.seed_everything(args.seed, step - 1)
             chosen = data.take(examples, (step - 1) * N, N, args.seed)
-            prompts = [asker.prompt(example, limit) for example in chosen]
+            prompts = next(encoded)
+            waited = time.perf_counter() - started
             logps.cache_features(policy, prompts)  # a frozen tower sees a picture once a step
 
             # 1. sample G completions for each of N prompts -> B = N * G rows
@@ -564,6 +569,7 @@ def main(args: argparse.Namespace) -> None:
                 "grad_norm": grad_norm,
                 "learning_rate": run.learning_rate,
                 "step_time": seconds,
+                "data_time": waited,
                 "rollout_time": rolled - started,
                 "reward_time": scored - rolled,
                 "tokens_per_second": int(roll.mask.sum()) / seconds,

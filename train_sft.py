@@ -39,10 +39,11 @@ import rollout
 import tasks
 import update
 from heldout import with_answers
-from plumbing import device, disk, flags, plots, results, rundir, running, stopping
+from plumbing import device, disk, flags, loading, plots, results, rundir, running, stopping
 from plumbing.errors import UserError
 from plumbing.run import Run
 from tasks import sheets, teacher
+from tasks.example import Example
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -75,6 +76,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     flags.add_output_flags(p)
     p.set_defaults(micro_batch_size=32)
     return p.parse_args(argv)
+
+
+def encode(
+    asker: data.Asker, limit: int, example: Example
+) -> tuple[data.Prompt, torch.Tensor, torch.Tensor]:
+    """Encode what is learned from an example: prompt, targets (T,), learned (T,)."""
+    return asker.lesson(example, limit, limit)
 
 
 def evaluate(
@@ -145,9 +153,9 @@ def main(args: argparse.Namespace) -> None:
     save_model = partial(model.save, policy, processor)
     model_bytes = model.saved_bytes(policy, processor)
     greedy = rollout.Sampling(limit, temperature=0)
-    ask = partial(
-        rollout.answer_all, policy, asker, sampling=greedy, batch_size=args.eval_batch_size
-    )
+    args.num_workers = loading.workers(args.num_workers, data.is_toy(args.data), policy.device)
+    ask = partial(rollout.answer_all, policy, asker, sampling=greedy)
+    ask = partial(ask, batch_size=args.eval_batch_size, num_workers=args.num_workers)
     accuracies = [f"eval/{name}/accuracy" for name in eval_sets]
 
     # --- loop ---
@@ -160,13 +168,16 @@ def main(args: argparse.Namespace) -> None:
             "The loss counts response tokens only. It falls fast while the model learns to write, "
             "then slowly, then fast again when it learns to look."
         )
+        both, todo = partial(encode, asker, limit), range(run.step + 1, max_steps + 1)
+        ahead = data.batches_ahead(both, examples, todo, N, args.seed, args.num_workers)
+        batches = run.enter_context(ahead)
         for step in run.steps(max_steps):
             started = time.perf_counter()
             device.seed_everything(args.seed, step - 1)
 
             # 1. a batch: prompts, and what to answer
-            chosen = data.take(examples, (step - 1) * N, N, args.seed)
-            lessons = [asker.lesson(example, limit, limit) for example in chosen]
+            lessons = next(batches)
+            waited = time.perf_counter() - started
             # In micro-batches of about one length, prompts have less padding.
             lessons.sort(key=lambda lesson: len(lesson[0].ids) + len(lesson[1]))
             prompts, rows, learned = zip(*lessons)
@@ -199,6 +210,7 @@ def main(args: argparse.Namespace) -> None:
                 "grad_norm": grad_norm,
                 "learning_rate": run.learning_rate,
                 "step_time": seconds,
+                "data_time": waited,
                 "tokens_per_second": float(mask.sum()) / seconds,
             }
             if run.due(args.eval_steps):

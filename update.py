@@ -6,9 +6,10 @@ The gradients here are those of imitation and of preferences; GRPO's is in train
 import functools
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -19,6 +20,7 @@ from logps import token_logps
 from plumbing import device, disk, records, rundir
 from plumbing.errors import UserError
 from plumbing.iterations import Models
+from plumbing.loading import loading
 from plumbing.log import say
 from plumbing.run import Run
 from tasks.example import Example, Pair
@@ -27,35 +29,37 @@ from tasks.prompts import with_question
 # --- imitation: what is built for star and r3v ---
 
 
+def encode_item(
+    item: dict, asker: data.Asker, examples: dict[str, Example]
+) -> tuple[data.Prompt, torch.Tensor, torch.Tensor, str]:
+    """Encode an item of pools.build_items: prompt, targets (T,), learned (T,), its task.
+
+    Its id is a key of `examples`.
+    """
+    asker = asker.verbatim()
+    example = with_question(examples[item["id"]], item["prompt"])
+    room = asker.processor.context
+    if item["task"] == "warmup":  # worked conversations: their earlier answers are learned too
+        return *asker.lesson(replace(example, solution=item["target"]), room), "warmup"
+    target = data.encode_response(item["target"], asker.processor, item["id"], room)
+    return asker.prompt(example), target, torch.ones(len(target)), item["task"]
+
+
 def imitate(
     policy: torch.nn.Module,
-    items: list[dict],
+    encoded: list[tuple[data.Prompt, torch.Tensor, torch.Tensor, str]],
     state: dict,
     asker: data.Asker,
-    examples: dict[str, Example],
     weights: dict[str, float],
     per_example: bool,
     micro_batch_size: int,
 ) -> dict[str, float]:
     """Add one update's gradient of L_SFT + L_REF + L_SEL: {metric: value}.
 
-    items: of pools.build_items, whose ids are keys of `examples`. weights: by task, else 1.
-    state: not used.
+    encoded: of `encode_item`. weights: by task, else 1. state: not used.
     """
-    asker = asker.verbatim()
-    encoded = []
-    room = asker.processor.context
-    for item in items:
-        example = with_question(examples[item["id"]], item["prompt"])
-        if item["task"] == "warmup":  # worked conversations: their earlier answers are learned too
-            lesson = asker.lesson(replace(example, solution=item["target"]), room)
-        else:
-            prompt = asker.prompt(example)
-            target = data.encode_response(item["target"], asker.processor, item["id"], room)
-            lesson = prompt, target, torch.ones(len(target))
-        encoded.append((*lesson, item["task"]))
     # Rows of about one length share a micro-batch; their order in the step means nothing.
-    encoded.sort(key=lambda e: len(e[0].ids) + len(e[1]))
+    encoded = sorted(encoded, key=lambda e: len(e[0].ids) + len(e[1]))
     prompts, rows, learned, tasks = zip(*encoded)
     targets, mask = batching.pad_targets(rows, asker.processor.special.pad_id, learned)  # (B, T)
     weighted = losses.r3v_weights(mask, tasks, weights, per_example)  # (B, T)
@@ -99,19 +103,43 @@ def texts_of(pairs: list[Pair]) -> list[list[str]]:
     return [[pair.example.id, pair.chosen, pair.rejected] for pair in pairs]
 
 
-def pair_logps(
-    policy: torch.nn.Module, asker: data.Asker, pair: Pair
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Compute log pi(y|x) of both responses in one pass over [prompt | chosen | rejected].
+class EncodedPair(NamedTuple):
+    """A pair as the policy reads it."""
 
-    Returns sums over tokens, with gradient, (2,), and lengths in tokens, (2,).
-    """
+    prompt: data.Prompt
+    rows: list[torch.Tensor]  # chosen and rejected, (T_b,) ids
+    source: str  # "file:line", for messages
+    ref: tuple[float, float] | None  # their log-probs under the reference
+
+
+def encode_pair(
+    pair: Pair, asker: data.Asker, ref: tuple[float, float] | None = None
+) -> EncodedPair:
+    """Encode the prompt and both responses of a pair."""
     processor = asker.processor
     prompt = asker.prompt(pair.example)
     rows = [
         data.encode_response(text, processor, pair.example.source, processor.context)
         for text in (pair.chosen, pair.rejected)
     ]
+    return EncodedPair(prompt, rows, pair.example.source, ref)
+
+
+def encode_row(row: tuple[Pair, tuple[float, float]], asker: data.Asker) -> EncodedPair:
+    """Encode a row of `with_references`."""
+    pair, ref = row
+    return encode_pair(pair, asker, ref)
+
+
+def pair_logps(
+    policy: torch.nn.Module, asker: data.Asker, pair: EncodedPair
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Compute log pi(y|x) of both responses in one pass over [prompt | chosen | rejected].
+
+    Returns sums over tokens, with gradient, (2,), and lengths in tokens, (2,).
+    """
+    prompt, rows, *_ = pair
+    processor = asker.processor
     targets, mask = batching.pad_targets(rows, processor.special.pad_id)  # (2, T)
     batch = batching.collate([prompt], targets, mask, [2], policy.device)
     logp = token_logps(policy, batch, suppress=processor.special.vision_ids)  # (2, T)
@@ -124,6 +152,7 @@ def reference_logps(
     policy: torch.nn.Module,
     asker: data.Asker,
     pairs: list[Pair],
+    num_workers: int,
 ) -> list[tuple[float, float]]:
     """Compute log pi_ref of both responses of each pair: no second model is kept.
 
@@ -131,15 +160,18 @@ def reference_logps(
     Returns [(chosen, rejected), ...], sums over tokens.
     """
     policy.eval()
-
-    def logps_of(first: int, end: int) -> list[dict]:
-        [pair] = pairs[first:end]
-        with torch.no_grad():
-            chosen, rejected = pair_logps(policy, asker, pair)[0].tolist()
-        return [{"ref_chosen_logps": chosen, "ref_rejected_logps": rejected}]
-
     file = records.Lines(path, label(path, texts_of(pairs)), 1, len(pairs))
-    lines = file.fill(logps_of, "reference log-probs", "pair")
+    left = [[i] for i in range(len(file.lines), len(pairs))]
+    encode = functools.partial(encode_pair, asker=asker)
+    with loading(encode, pairs, left, num_workers) as batches:
+
+        def logps_of(_first: int, _end: int) -> list[dict]:
+            [pair] = next(batches)
+            with torch.no_grad():
+                chosen, rejected = pair_logps(policy, asker, pair)[0].tolist()
+            return [{"ref_chosen_logps": chosen, "ref_rejected_logps": rejected}]
+
+        lines = file.fill(logps_of, "reference log-probs", "pair")
     return [(line["ref_chosen_logps"], line["ref_rejected_logps"]) for line in lines]
 
 
@@ -150,6 +182,7 @@ def with_references(
     start: Path | None,
     asker: data.Asker,
     pairs: list[Pair],
+    num_workers: int,
 ) -> list[tuple[Pair, tuple[float, float]]]:
     """Add to each pair its log-probs under the model in `start`, where training starts.
 
@@ -159,30 +192,31 @@ def with_references(
     known, _ = records.good_lines(path, label(path, texts_of(pairs)))
     if len(known) < len(pairs):
         models.use(start)
-    return list(zip(pairs, reference_logps(path, label, models.policy, asker, pairs)))
+    references = reference_logps(path, label, models.policy, asker, pairs, num_workers)
+    return list(zip(pairs, references))
 
 
 def prefer(
     policy: torch.nn.Module,
-    rows: list[tuple[Pair, tuple[float, float]]],
+    rows: list[EncodedPair],
     state: dict,
     asker: data.Asker,
     cost: PairLoss,
 ) -> dict[str, float]:
     """Add one update's gradient of dpo or mpo: {metric: value}.
 
-    rows: of `with_references`. state: {"total", "count"} of losses.reward_shift; it moves on.
+    rows: of `encode_row`. state: {"total", "count"} of losses.reward_shift; it moves on.
     Raises UserError for a log-prob that is not finite.
     """
     loss, seen = 0.0, []
-    for pair, (ref_chosen, ref_rejected) in rows:
+    for pair in rows:
         logps, tokens = pair_logps(policy, asker, pair)  # (2,), (2,)
+        ref_chosen, ref_rejected = pair.ref
         ref = logps.new_tensor([ref_chosen, ref_rejected])
         scores = cost.beta * (logps.detach() - ref)
         if not torch.isfinite(scores).all():
             raise UserError(
-                f"{pair.example.source}: the log-probability of a response is not finite; "
-                f"{NOT_FINITE}"
+                f"{pair.source}: the log-probability of a response is not finite; {NOT_FINITE}"
             )
         delta, state["total"], state["count"] = losses.reward_shift(
             scores[:1], scores[1:], state["total"], state["count"]
@@ -284,6 +318,7 @@ class Settings:
     save_total_limit: int
     logging_steps: int
     report_to: str
+    num_workers: int
 
     @classmethod
     def of(cls, args) -> "Settings":
@@ -334,6 +369,7 @@ def train(
     t: int,
     policy: torch.nn.Module,
     rows: list,
+    encode: Callable,
     update: Callable[[torch.nn.Module, list, dict], dict],
     settings: Settings,
     seed: int,
@@ -343,7 +379,8 @@ def train(
     """Train on `rows` (items or pairs), and publish the model in `folder`.
 
     Goes on from the newest checkpoint there, whose weights `policy` has already.
-    update(policy, rows of a step, state) -> metrics adds the gradient.
+    encode(row): what a row is for `update`, by workers (plumbing/loading.py).
+    update(policy, encoded rows of a step, state) -> metrics adds the gradient.
     """
     state = {"total": 0.0, "count": 0}  # of losses.reward_shift
     found = rundir.checkpoints(folder)
@@ -356,11 +393,13 @@ def train(
     add_gradient = functools.partial(update, policy, state=state)
     names = {"title": f"iteration {t}: train", "where": f" in the training of iteration {t},"}
     with Run(settings, save_model, model_bytes, optimizer, resume, folder, state, **names) as run:
+        todo = range(run.step + 1, max_steps + 1)
+        ahead = data.batches_ahead(encode, rows, todo, N, seed, settings.num_workers)
+        batches = run.enter_context(ahead)
         for step in run.steps(max_steps):
             device.seed_everything(seed, step - 1)
-            batch = data.take(rows, (step - 1) * N, N, seed)
             rate, max_norm = run.learning_rate, settings.max_grad_norm
-            metrics = take_step(policy, optimizer, batch, add_gradient, rate, max_norm, step)
+            metrics = take_step(policy, optimizer, batches, add_gradient, rate, max_norm, step)
             run.log(metrics, SHOWN)
             fall.note(step, metrics)
     optimizer.zero_grad()  # the evaluation needs the memory
@@ -381,13 +420,13 @@ def finish(
 def take_step(
     policy: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
-    rows: list,
+    batches: Iterator[list],
     add_gradient: Callable[[list], dict],
     rate: float,
     max_grad_norm: float,
     step: int,
 ) -> dict[str, float]:
-    """Take one optimizer step on some rows: {metric: value}. step: its number, from 1."""
+    """Take one optimizer step on the next rows: {metric: value}. step: its number, from 1."""
     started = time.perf_counter()
     trained = []
     for group in optimizer.param_groups:
@@ -395,9 +434,12 @@ def take_step(
         trained += group["params"]
     policy.train()
     optimizer.zero_grad()
+    rows = next(batches)
+    waited = time.perf_counter() - started
     metrics = add_gradient(rows)
     metrics["grad_norm"] = clip_gradient(trained, max_grad_norm, step)
     optimizer.step()
     seconds = time.perf_counter() - started
     speed = metrics.pop("tokens") / seconds
-    return metrics | {"learning_rate": rate, "step_time": seconds, "tokens_per_second": speed}
+    times = {"step_time": seconds, "data_time": waited, "tokens_per_second": speed}
+    return metrics | {"learning_rate": rate, **times}

@@ -29,6 +29,7 @@ FREE_ON_RESUME = {
     "gradient_checkpointing",
     "iterations",
     "max_image_pixels",
+    "num_workers",
 }
 OF_THIS_START = {"device", "output_dir", "resume_from_checkpoint", "argv", "run"}
 

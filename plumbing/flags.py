@@ -77,7 +77,8 @@ FLAG_OF_OTHERS = {
     "--packing": "nothing: samples are not packed",
     "--adam-beta1": "nothing: it is 0.9",
     "--adam-beta2": "nothing: it is 0.999 (0.95 in train_sft.py)",
-    "--dataloader-num-workers": "nothing",
+    "--dataloader-num-workers": "--num-workers",
+    "--dataloader-prefetch-factor": "nothing: --num-workers prepare two steps ahead",
     "--dataset-config": "--data with the path of the files",
     "--use-bnb-nested-quant": "--quant nf4",
     "--bnb-4bit-quant-type": "--quant nf4",
@@ -372,6 +373,12 @@ def add_asking_flags(g: Group) -> None:
     )
     add_box_format(g)
     add_max_image_pixels(g)
+    g.add_argument(
+        "--num-workers",
+        type=int_from_0,
+        help="processes that read, decode, resize and tokenise ahead of the model; default: 0 for "
+        "a toy task or a model on the CPU, else one less than the cores, from 1 to 4",
+    )
 
 
 def add_box_format(group: Group) -> None:

@@ -44,6 +44,18 @@ def restore(handlers):
         _signal.signal(number, handler)
 
 
+class HeldBack:
+    """The context of starting processes: they never get these signals, this one after its end."""
+
+    def __enter__(self):
+        if hasattr(_signal, "pthread_sigmask"):
+            self.before = _signal.pthread_sigmask(_signal.SIG_BLOCK, SIGNALS)
+
+    def __exit__(self, *_):
+        if hasattr(_signal, "pthread_sigmask"):
+            _signal.pthread_sigmask(_signal.SIG_SETMASK, self.before)
+
+
 class Stop:
     """The context of a training loop: the first signal sets `requested`, and the step goes on."""
 

@@ -5,7 +5,7 @@ import re
 from tasks import image_fields
 from tasks.example import Turn
 
-LEADING = re.compile(r"(?:\s*<image>)*\s*")
+MARK = "<image>"  # in a user's turn, the place of a picture
 NUMBERED = re.compile(r"<image ?(\d{1,2})>")  # MMMU's <image 1>
 
 
@@ -16,15 +16,27 @@ def placed(history: list[Turn], question: str, count: int, where: str) -> tuple[
     """
     asked = [turn.text for turn in history if turn.role == "user"] + [question]
     image_fields.must_match_marks(["\n".join(asked)], count, where)
-    leading = LEADING.match(asked[0])
-    if leading[0].count("<image>") == count:
-        asked[0] = asked[0][leading.end() :]
-    users = iter(asked)
-    turns = []
-    for turn in history:
-        text = next(users) if turn.role == "user" else turn.text
-        turns.append(Turn(turn.role, text.strip()))
-    return turns, next(users).strip()
+    *history, last = without_first_marks([*history, Turn("user", question)])
+    return history, last.text
+
+
+def without_first_marks(turns: list[Turn]) -> list[Turn]:
+    """Strip the texts of a conversation, and its marks if all stand before its first words.
+
+    Without marks pictures come first all the same, and nothing is left between them and the text.
+    "<image>\\n<image> Which?" -> "Which?"; "<image> or <image>?" stays.
+    """
+    turns = [Turn(role, text.strip()) for role, text in turns]
+    at = next((n for n, turn in enumerate(turns) if turn.role == "user"), None)
+    if at is None:
+        return turns
+    rest = turns[at].text
+    while rest.startswith(MARK):
+        rest = rest.removeprefix(MARK).lstrip()
+    others = [turn.text for n, turn in enumerate(turns) if turn.role == "user" and n != at]
+    if not any(MARK in text for text in [rest, *others]):
+        turns[at] = Turn("user", rest)
+    return turns
 
 
 def in_order(text: str, images: list) -> tuple[str, list]:

@@ -12,7 +12,7 @@ from tasks import image_fields, record_fields
 from tasks.example import Example, Pair, Turn
 from tasks.files import files_of, must_end, name_in, rows_of, split_name, tell_apart
 from tasks.images import check_images, locate
-from tasks.prompts import MARK, without_first_marks
+from tasks.marks import MARK, without_first_marks
 
 PROMPT_KEYS = ("prompt", "conversations", "messages", *record_fields.QUESTION_KEYS)
 ANSWER_KEYS = (*record_fields.ANSWER_KEYS, "answer_gt")  # the last is MMPR's

@@ -5,6 +5,7 @@ from dataclasses import replace
 from plumbing.errors import UserError
 from tasks import published, record_fields
 from tasks.example import Example, Turn
+from tasks.marks import MARK
 
 # How a question is put to the model, the same in training and evaluation. r1v is R1-V's training
 # prompt, byte for byte (two spaces). Published sets add how they were evaluated, byte for byte too.
@@ -20,8 +21,6 @@ TEMPLATES = {
     "none": "{question}",
 } | published.TEMPLATES
 DEFAULT_TEMPLATE = "r1v"
-
-MARK = "<image>"  # in a user's turn, the place of a picture
 
 # What R3V asks after the candidates, by template; other templates ask plainly (select_prompt).
 SELECT = published.SELECT
@@ -104,25 +103,6 @@ def must_match_marks(example: Example) -> None:
             f"{example.source}: {marks} {MARK} in what is asked, but {len(example.images)} images; "
             f"there must be one for each, or no {MARK} at all"
         )
-
-
-def without_first_marks(turns: list[Turn]) -> list[Turn]:
-    """Strip the texts of a conversation, and its marks if all stand before its first words.
-
-    Without marks pictures come first all the same, and nothing is left between them and the text.
-    "<image>\\n<image> Which?" -> "Which?"; "<image> or <image>?" stays.
-    """
-    turns = [Turn(role, text.strip()) for role, text in turns]
-    at = next((n for n, turn in enumerate(turns) if turn.role == "user"), None)
-    if at is None:
-        return turns
-    rest = turns[at].text
-    while rest.startswith(MARK):
-        rest = rest.removeprefix(MARK).lstrip()
-    others = [turn.text for n, turn in enumerate(turns) if turn.role == "user" and n != at]
-    if not any(MARK in text for text in [rest, *others]):
-        turns[at] = Turn("user", rest)
-    return turns
 
 
 # --- asked again about its own answers ---

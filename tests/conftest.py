@@ -15,6 +15,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TRITON_INTERPRET", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import plumbing  # noqa: F401  before torch: it says how OpenMP's threads wait
+
 
 @pytest.fixture(scope="session")
 def tiny():

@@ -33,7 +33,7 @@ import train_sft
 import update
 from data import Asker
 from plumbing.errors import UserError
-from tasks import pairs, prompts, sheets
+from tasks import marks, pairs, prompts, sheets
 from tasks.example import Example, Pair, Turn
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -150,7 +150,7 @@ def test_marks_and_pictures_that_do_not_match_are_refused(tiny, question, images
     ],
 )
 def test_marks_before_the_first_words_are_stripped(turns, stripped):
-    assert prompts.without_first_marks(said(*turns)) == said(*stripped)
+    assert marks.without_first_marks(said(*turns)) == said(*stripped)
 
 
 def test_reserved_tokens_anywhere_in_a_conversation_are_refused(tiny):
@@ -485,7 +485,8 @@ def test_warm_up_conversations_are_learned_whole(tiny, monkeypatch):
     last = len(asker.target(TALK, 50))
     for task, count in (("warmup", int(learned.sum())), ("cot", last)):
         item = pools.item_of("0", task, "Which has more?", "the second")
-        metrics = update.imitate(policy, [item], {}, asker, {"0": TALK}, {}, False, 4)
+        encoded = [update.encode_item(item, asker, {"0": TALK})]
+        metrics = update.imitate(policy, encoded, {}, asker, {}, False, 4)
         assert metrics["tokens"] == seen[-1].sum() == count
     assert last < int(learned.sum())
 

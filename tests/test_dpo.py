@@ -90,7 +90,8 @@ def test_given_pairs_train_an_adapter_on_a_checkpoint_of_2024(quant, mmpr, tmp_p
     start = 0.8 * math.log(2) + 0.2 * 2 * math.log(2) + nll
     assert first["loss"] == pytest.approx(start, rel=1e-5)
     asker = data.Asker(processor, "none")
-    now = [update.pair_logps(policy, asker, pair)[0].tolist() for pair in pairs]
+    encoded = [update.encode_pair(pair, asker) for pair in pairs]
+    now = [update.pair_logps(policy, asker, pair)[0].tolist() for pair in encoded]
     margins = [
         chosen - rejected - one["ref_chosen_logps"] + one["ref_rejected_logps"]
         for (chosen, rejected), one in zip(now, references)

@@ -100,6 +100,26 @@ def test_nothing_is_imported_before_signals_are_watched_for():
         assert lines[first + 3].startswith("    stopping.watch()")
 
 
+WAITS = {  # what the user has set, and how torch's threads wait then
+    (): ("PASSIVE", "0"),
+    ("GOMP_SPINCOUNT", "77"): ("PASSIVE", "77"),
+    ("OMP_WAIT_POLICY", "active"): ("ACTIVE", "30000000000"),
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="libgomp says what it has read")
+@pytest.mark.parametrize("given", WAITS)
+def test_threads_sleep_when_they_wait_unless_the_user_says_otherwise(given):
+    """libgomp prints it when torch is imported: it was set in time, and is heeded."""
+    names = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    environment = {name: value for name, value in os.environ.items() if name not in names}
+    environment |= {"OMP_DISPLAY_ENV": "verbose"} | dict([given] if given else [])
+    code, said = ended(python("from plumbing import stopping; import torch", env=environment))
+    policy, count = WAITS[given]
+    assert code == 0
+    assert f"OMP_WAIT_POLICY = '{policy}'" in said and f"GOMP_SPINCOUNT = '{count}'" in said
+
+
 MOMENTS = {
     "in an import": "import time; time.sleep(600)",
     "in a finalizer": """

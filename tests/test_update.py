@@ -64,9 +64,8 @@ def test_imitation_in_micro_batches(per_example, base, policy_and_processor):
     for size in (32, 1, 2):
         policy.zero_grad()
         weights, asker = {"refine": 2, "select": 0.5}, data.Asker(processor, "none")
-        seen[size] = update.imitate(
-            policy, items, {}, asker, examples, weights, bool(per_example), size
-        )
+        encoded = [update.encode_item(item, asker, examples) for item in items]
+        seen[size] = update.imitate(policy, encoded, {}, asker, weights, bool(per_example), size)
         gradients[size] = gradient(policy)
     for size in (1, 2):
         assert float((gradients[size] - gradients[32]).norm()) <= 1e-5 * float(gradients[32].norm())
@@ -102,7 +101,7 @@ def test_preference_pair_by_pair_is_the_batch(base, mmpr, policy_and_processor):
     ]
     shift, parts = {"total": 0.0, "count": 0}, {"total": 0.0, "count": 0}
     policy.zero_grad()
-    rows = list(zip(pairs, references))
+    rows = [update.encode_row(row, asker) for row in zip(pairs, references)]
     together = update.prefer(policy, rows, shift, asker, MPO)
     whole = gradient(policy)
     policy.zero_grad()
@@ -112,7 +111,7 @@ def test_preference_pair_by_pair_is_the_batch(base, mmpr, policy_and_processor):
     assert sum(half["loss"] for half in halves) / 2 == pytest.approx(together["loss"], rel=1e-5)
     assert float((gradient(policy) / 2 - whole).norm()) <= 1e-5 * float(whole.norm())
     policy.zero_grad()
-    logps, lengths = zip(*(update.pair_logps(policy, asker, pair) for pair in pairs))
+    logps, lengths = zip(*(update.pair_logps(policy, asker, row) for row in rows))
     logps = torch.stack(logps)  # (6, 2)
     lengths = torch.stack(lengths)  # (6, 2)
     ref = torch.tensor(references)  # (6, 2)
@@ -145,7 +144,7 @@ def test_a_fall_of_the_chosen_is_said_once(fall, start, warns, tmp_path, capsys)
 
     how = settings("--max-steps 14 --save-steps 0 --logging-steps 99 --learning-rate 1e-3")
     policy = torch.nn.Linear(1, 1)
-    update.train(tmp_path, 1, policy, [1, 2, 3], step, how, 0, lambda directory: None, 0)
+    update.train(tmp_path, 1, policy, [1, 2, 3], int, step, how, 0, lambda directory: None, 0)
     said = capsys.readouterr().out
     assert said.count("warning: step") == warns
     assert ("--loss-type sigmoid sft" in said) == bool(warns)
@@ -157,5 +156,5 @@ def test_a_learning_rate_of_zero_is_one(tmp_path):
         return {"loss": 1.0, "tokens": 1.0}
 
     how, policy = settings("--max-steps 1 --learning-rate 0"), torch.nn.Linear(1, 1)
-    update.train(tmp_path, 1, policy, [1], step, how, 0, lambda directory: None, 0)
+    update.train(tmp_path, 1, policy, [1], int, step, how, 0, lambda directory: None, 0)
     assert records.read_lines(tmp_path / "metrics.jsonl")[0]["learning_rate"] == 0
