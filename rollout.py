@@ -61,6 +61,10 @@ class Rollout:
     lengths: torch.Tensor
     finish: list[str]
 
+    def finished(self) -> torch.Tensor:
+        """Find the completions that ended by themselves and were not cut: (B,) bool."""
+        return torch.tensor([reason == "stop" for reason in self.finish])
+
 
 # --- the plain loop ---
 

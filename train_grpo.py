@@ -297,14 +297,9 @@ def sample_metrics(
         "frac_reward_zero_std": losses.frac_reward_zero_std(scores, G),
         "completions/mean_length": roll.lengths.float().mean(),
         "completions/max_length": roll.lengths.max(),
-        "completions/clipped_ratio": 1 - finished_rows(roll).float().mean(),
+        "completions/clipped_ratio": 1 - roll.finished().float().mean(),
         "completions/reflection_words": words / len(completions),
     }
-
-
-def finished_rows(roll: rollout.Rollout) -> Tensor:
-    """Find the completions that ended by themselves and were not cut: (B,) bool."""
-    return torch.tensor([reason == "stop" for reason in roll.finish])
 
 
 def policy_metrics(
@@ -341,7 +336,7 @@ def evaluate(
     for name, examples in eval_sets.items():
         texts, lengths, _ = ask(examples, describe=f"asking {name}")
         lines = [
-            about(example) | {"prediction": text} | rewards.marks(text, example)
+            example.about() | {"prediction": text} | rewards.marks(text, example)
             for example, text in zip(examples, texts)
         ]
         disk.write_lines(answers_file(folder, list(eval_sets), name, step), lines)
@@ -357,11 +352,6 @@ def answers_file(folder: Path, names: list[str], name: str, step: int) -> Path:
     return folder / f"eval_{names.index(name)}_{short}_{step:06d}.jsonl"
 
 
-def about(example: Example) -> dict:
-    """Say in a record which question it is about."""
-    return {"id": example.id} | example.asked() | {"answer": example.answer}
-
-
 def show_samples(
     folder: Path,
     step: int,
@@ -375,7 +365,7 @@ def show_samples(
     G = len(completions) // len(examples)
     scores = [{name: values[b] for name, values in parts.items()} for b in range(len(completions))]
     lines = [
-        about(examples[b // G])
+        examples[b // G].about()
         | {"completion": completions[b], **scores[b], "advantage": float(adv[b])}
         for b in range(len(completions))
     ]
@@ -528,7 +518,7 @@ def main(args: argparse.Namespace) -> None:
             # 4. fixed during the updates: what each token counts, and log-probs without gradient
             counted = roll.mask  # (B, T)
             if args.mask_truncated_completions:
-                counted = losses.truncation_mask(roll.mask, finished_rows(roll))
+                counted = losses.truncation_mask(roll.mask, roll.finished())
             weights = losses.token_weights(counted, args.loss_type, limit)  # (B, T)
             batches = partial(micro_batches, prompts, roll, size, policy.device)
             policy.eval()  # without LoRA dropout, as in the rollout

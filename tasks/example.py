@@ -48,6 +48,10 @@ class Example:
             asked["system"] = self.system
         return asked
 
+    def about(self) -> dict:
+        """Write for a record which question it is about, and the gold answer."""
+        return {"id": self.id} | self.asked() | {"answer": self.answer}
+
 
 @dataclass
 class Pair:

@@ -644,7 +644,7 @@ def test_pairs_with_a_history(folder, tiny, layout):
     assert (pair.chosen, pair.rejected) == ("Two.", "Three.")
     asker = Asker(tiny[1], "none")
     asker.check_pairs([pair])
-    logp, lengths = update.pair_logps(tiny[0], asker, pair)
+    logp, lengths = update.pair_logps(tiny[0], asker, update.encode_pair(pair, asker))
     assert torch.isfinite(logp).all() and lengths.tolist() == [
         len(data.encode_response(text, tiny[1], "", 99)) for text in ("Two.", "Three.")
     ]
@@ -654,7 +654,8 @@ def test_a_pairs_log_probs_are_transformers_own(tiny):
     policy, processor = tiny
     asker = Asker(processor, "none")
     with torch.no_grad():
-        logp, _ = update.pair_logps(policy, asker, Pair(TALK, "The second.", "No"))
+        pair = update.encode_pair(Pair(TALK, "The second.", "No"), asker)
+        logp, _ = update.pair_logps(policy, asker, pair)
         for got, text in zip(logp, ("The second.", "No")):
             prompt = asker.prompt(TALK)
             row = data.encode_response(text, processor, "", 99)
