@@ -30,6 +30,7 @@ from pathlib import Path
 import torch
 
 import data
+import lengths
 import logps
 import losses
 import model
@@ -38,6 +39,7 @@ import rollout
 import tasks
 import update
 from plumbing import device, disk, flags, plots, results, rundir, running, stopping
+from plumbing.bad_records import BadRecords
 from plumbing.run import Run
 from tasks import sheets, teacher
 
@@ -104,13 +106,15 @@ def main(args: argparse.Namespace) -> None:
     vars(args).update(data.ask_as_trained(args))
     reading = {"level": args.level, "box_format": args.box_format}
     reading |= {"min_pixels": args.min_pixels, "max_pixels": args.max_pixels}
-    examples = tasks.read(args.data, args.seed, teacher=args.teacher, **reading)
+    bad = BadRecords(args.skip_bad_records)
+    reading |= {"bad": bad}
+    examples = tasks.read(args.data, args.seed, teacher=args.teacher, training=True, **reading)
     args.eval_data = args.eval_data or data.default_eval(args.data)
     eval_sets = data.read_eval(
         args.eval_data, {args.data: examples}, args.max_eval_samples, **reading
     )
-    for held_out in eval_sets.values():
-        data.check_golds(held_out, rewards.check_gold)
+    for name, held_out in eval_sets.items():
+        eval_sets[name] = data.check_golds(held_out, rewards.check_gold, bad)
     max_steps = data.steps_of(args.max_steps, args.num_train_epochs, args.data, examples, N)
 
     # --- model ---
@@ -120,9 +124,11 @@ def main(args: argparse.Namespace) -> None:
         args.learning_rate = 1e-4 if args.lora_r else 1e-5
     asker = data.Asker(processor, args.prompt_template, args.system_prompt)
     limit = args.max_completion_length
-    asker.check(examples, limit, targets=True)
-    for held_out in eval_sets.values():
-        asker.check(held_out, limit)
+    examples = lengths.fitting(asker, examples, limit, targets=True, bad=bad)
+    for name, held_out in eval_sets.items():
+        eval_sets[name] = lengths.fitting(asker, held_out, limit, bad=bad)
+    bad.report(out)
+    max_steps = data.steps_of(args.max_steps, args.num_train_epochs, args.data, examples, N)
     suppress = processor.special.vision_ids
     trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
     # beta2 0.95, as usual for small language models: the second moment follows sudden turns.

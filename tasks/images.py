@@ -1,6 +1,7 @@
 """Open pictures: find the file, check its header, decode it once."""
 
 import io
+import itertools
 import math
 import os
 import re
@@ -14,10 +15,13 @@ from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from plumbing import flags, text
+from plumbing.bad_records import REFUSE, BadRecords
 from plumbing.errors import UserError
 from tasks.example import Example
+from tasks.stored import Store, Stored
 
-Picture = Image.Image | str | Path | bytes  # bytes: an encoded picture
+Picture = Image.Image | str | Path | bytes | Stored  # bytes: an encoded picture
+FEW = 32  # examples whose pictures are looked at together
 LARGE = 2**24  # pixels of a picture that is not decoded beside another such
 ONE_AT_A_TIME = threading.Lock()
 MOST_ASPECT = 200  # longer over shorter side, for Qwen2-VL
@@ -106,7 +110,8 @@ def open_header(image: Picture, where: str) -> Image.Image:
     if isinstance(image, Image.Image):
         return image
     try:
-        image = Image.open(io.BytesIO(image) if isinstance(image, bytes) else image)
+        source = image.read() if isinstance(image, Stored) else image
+        image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
     except IMAGE_ERRORS as error:
         raise not_opened(error, image, where) from None
     if image.format == "EPS":  # a program; Pillow would have Ghostscript run it
@@ -145,6 +150,20 @@ def picture_size(image: Picture, where: str) -> tuple[int, int]:
         return image.size
     with open_header(image, where) as opened:
         return opened.size
+
+
+def sizes_of(example: Example) -> list[tuple[int, int]]:
+    """Read the sizes of an example's pictures, from their headers, once."""
+    if example.sizes is None or len(example.sizes) != len(example.images):
+        example.sizes = [picture_size(image, example.source) for image in example.images]
+    return example.sizes
+
+
+def keep_embedded(example: Example, store: Store) -> None:
+    """Put an example's embedded pictures into a store, when their sizes are read."""
+    if any(isinstance(image, bytes) for image in example.images):
+        sizes_of(example)
+        example.images = [store.keep(image) for image in example.images]
 
 
 def open_image(image: Picture, where: str) -> Image.Image:
@@ -190,24 +209,44 @@ def open_images(example: Example) -> list[Image.Image]:
     return [open_image(image, example.source) for image in example.images]
 
 
-def check_images(examples: list[Example], decode: int = 2000) -> None:
+def check_images(
+    examples: list[Example], decode: int = 2000, bad: BadRecords = REFUSE
+) -> list[Example]:
     """Decode the pictures of the first examples and read the headers of all others.
 
-    Bad files so stop a run before it starts. UserError for the first of them.
+    Bad files so stop a run before it starts. Returns the examples with good ones.
+    UserError for the first bad one, unless `bad` leaves them out.
     """
 
-    def check(item: tuple[int, Example]) -> None:
-        """Look at the pictures of one example."""
-        number, example = item
-        # A photograph takes 5 to 20 ms: the rest is decoded when its turn comes.
-        look = open_image if number < decode else picture_size
-        for image in example.images:
-            look(image, example.source)
+    def problems(start: int) -> list[UserError | None]:
+        """Look at the pictures of a few examples."""
+        return [look(n, examples[n]) for n in range(start, min(start + FEW, len(examples)))]
 
+    def look(number: int, example: Example) -> UserError | None:
+        """Look at the pictures of one example."""
+        try:
+            sizes_of(example)
+            # A photograph takes 5 to 20 ms: the rest is decoded when its turn comes.
+            for image in example.images if number < decode else ():
+                open_image(image, example.source)
+        except UserError as error:
+            if bad.skip:
+                return error
+            raise
+        return None
+
+    kept = []
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        checks = pool.map(check, enumerate(examples))
+        checks = pool.map(problems, range(0, len(examples), FEW))
         quiet = len(examples) < 500
-        for _ in tqdm(
-            checks, total=len(examples), desc="checking images", disable=quiet, leave=False
-        ):
-            pass
+        bar = tqdm(total=len(examples), desc="checking images", disable=quiet, leave=False)
+        for number, error in enumerate(itertools.chain.from_iterable(checks)):
+            bar.update()
+            example = examples[number]
+            if error is None:
+                kept.append(example)
+            else:
+                bad.add(example.source, example.id, error)
+        bar.close()
+    bad.must_leave(kept)
+    return kept

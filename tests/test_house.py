@@ -33,6 +33,7 @@ FLOORS = [
     ["processor"],
     ["model"],
     ["data"],
+    ["lengths"],
     ["fast", "fast.decode", "rollout", "update"],
     ["sampler", "heldout"],
     ["evaluate", "generate", "selftrain", "train_*", "fast.*"],
