@@ -6,7 +6,7 @@ import math
 import os
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from tasks.example import Example
 from tasks.stored import Store, Stored
 
 Picture = Image.Image | str | Path | bytes | Stored  # bytes: an encoded picture
+DECODED = 2**29  # pixels that are decoded before a run starts: a few seconds
 FEW = 32  # examples whose pictures are looked at together
 LARGE = 2**24  # pixels of a picture that is not decoded beside another such
 ONE_AT_A_TIME = threading.Lock()
@@ -76,7 +77,7 @@ def locate(
             "name the picture, or delete the record"
         )
     beside = root or file.parent
-    places = [beside / folder / image for folder in folders]  # an absolute path replaces these
+    places = [Path(beside, folder, image) for folder in folders]  # an absolute path replaces these
     if len(folders) > 1 and os.path.isabs(image):  # Visual-RFT's LISA names its authors' disk
         places += [beside / folder / os.path.basename(image) for folder in folders]
     for path in places:
@@ -212,23 +213,37 @@ def open_images(example: Example) -> list[Image.Image]:
 def check_images(
     examples: list[Example], decode: int = 2000, bad: BadRecords = REFUSE
 ) -> list[Example]:
-    """Decode the pictures of the first examples and read the headers of all others.
+    """Read the headers of all pictures, and decode those of the first examples.
 
-    Bad files so stop a run before it starts. Returns the examples with good ones.
+    Bad files so stop a run before it starts. decode: examples at most, of DECODED pixels together.
+    Returns the examples with good pictures.
     UserError for the first bad one, unless `bad` leaves them out.
     """
+    good = look_at(examples, sizes_of, "reading headers", bad)
+    # A photograph takes 5 to 20 ms: the rest is decoded when its turn comes.
+    pixels = itertools.accumulate(pixels_of(example) for example in good)
+    number = sum(1 for total in itertools.islice(pixels, decode) if total <= DECODED)
+    good[:number] = look_at(good[:number], open_images, "checking images", bad)
+    bad.must_leave(good)
+    return good
+
+
+def pixels_of(example: Example) -> int:
+    """Count the pixels of an example's pictures."""
+    return sum(width * height for width, height in sizes_of(example))
+
+
+def look_at(
+    examples: list[Example], look: Callable[[Example], object], describe: str, bad: BadRecords
+) -> list[Example]:
+    """Call look(example) for each, in threads; return those for which it raises no UserError."""
 
     def problems(start: int) -> list[UserError | None]:
-        """Look at the pictures of a few examples."""
-        return [look(n, examples[n]) for n in range(start, min(start + FEW, len(examples)))]
+        return [problem(example) for example in examples[start : start + FEW]]
 
-    def look(number: int, example: Example) -> UserError | None:
-        """Look at the pictures of one example."""
+    def problem(example: Example) -> UserError | None:
         try:
-            sizes_of(example)
-            # A photograph takes 5 to 20 ms: the rest is decoded when its turn comes.
-            for image in example.images if number < decode else ():
-                open_image(image, example.source)
+            look(example)
         except UserError as error:
             if bad.skip:
                 return error
@@ -236,17 +251,14 @@ def check_images(
         return None
 
     kept = []
+    starts = range(0, len(examples), FEW)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        checks = pool.map(problems, range(0, len(examples), FEW))
+        checks = pool.map(problems, starts)
         quiet = len(examples) < 500
-        bar = tqdm(total=len(examples), desc="checking images", disable=quiet, leave=False)
-        for number, error in enumerate(itertools.chain.from_iterable(checks)):
-            bar.update()
-            example = examples[number]
+        checks = tqdm(checks, total=len(starts), desc=describe, disable=quiet, leave=False)
+        for example, error in zip(examples, itertools.chain.from_iterable(checks)):
             if error is None:
                 kept.append(example)
             else:
                 bad.add(example.source, example.id, error)
-        bar.close()
-    bad.must_leave(kept)
     return kept

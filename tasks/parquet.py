@@ -74,9 +74,11 @@ def parquet_batches(file: Path) -> Iterator["pyarrow.RecordBatch"]:
     import pyarrow.parquet
 
     try:
-        with pyarrow.parquet.ParquetFile(file, buffer_size=BUFFER) as opened:
+        # pre_buffer would keep all that has been read until the end.
+        reading = {"buffer_size": BUFFER, "pre_buffer": False}
+        with pyarrow.parquet.ParquetFile(file, **reading) as opened:
             must_differ(opened.schema_arrow.names)
-            yield from opened.iter_batches(ROWS)
+            yield from opened.iter_batches(ROWS, use_threads=False)
     except (pyarrow.ArrowException, ValueError, OSError) as error:
         raise unreadable(error, file) from None
 
