@@ -202,7 +202,7 @@ class PlacedValues:
 
         kind = column.type
         if types.is_binary(kind) or types.is_large_binary(kind):
-            return [self.placed(scalar) for scalar in column]
+            return self.placed(column)
         if types.is_struct(kind):
             names = [str(field.name) for field in kind]
             parts = zip(*map(self, column.flatten()))
@@ -215,14 +215,23 @@ class PlacedValues:
             return with_nulls(lists, column)
         return plain_values(column)
 
-    def placed(self, scalar: "pyarrow.Scalar") -> bytes | None:
-        """Read bytes, with their place unless they were compressed."""
-        buffer = scalar.as_buffer()
-        if buffer is None:
-            return None
-        value = Placed(buffer.to_pybytes())
-        offset = buffer.address - self.body.address
-        if not 0 <= offset <= self.body.size - buffer.size:
-            return bytes(value)
-        value.place = Stored(self.path, self.start + offset, buffer.size)
-        return value
+    def placed(self, column: "pyarrow.Array") -> list[bytes | None]:
+        """Read bytes, with their places unless they were compressed."""
+        import pyarrow
+
+        values = column.to_pylist()
+        _, ends, data = column.buffers()
+        start = data.address - self.body.address if data else -1
+        if not 0 <= start < self.body.size:
+            return values
+        wide = pyarrow.types.is_large_binary(column.type)
+        kind = pyarrow.int64() if wide else pyarrow.int32()
+        offsets = pyarrow.Array.from_buffers(
+            kind, len(column) + 1, [None, ends], offset=column.offset
+        )
+        for n, offset in enumerate(offsets.to_pylist()[:-1]):
+            if values[n] is not None:
+                value = Placed(values[n])
+                value.place = Stored(self.path, self.start + start + offset, len(value))
+                values[n] = value
+        return values
