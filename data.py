@@ -18,12 +18,11 @@ if __name__ == "__main__":
 import argparse
 import contextlib
 import functools
-import math
 import os
 import random
 import sys
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -34,12 +33,13 @@ import families
 import tasks
 from grading import boxes
 from plumbing import checkpoint_files, flags, running, templates
+from plumbing.bad_records import REFUSE, BadRecords
 from plumbing.errors import UserError
 from plumbing.loading import loading
 from plumbing.text import HALF, cut
 from processor import processor_of
-from tasks import box_fields, files, images, inspection, toy
-from tasks.example import Example, Pair
+from tasks import box_fields, folders, images, inspection, toy
+from tasks.example import Example
 from tasks.prompts import DEFAULT_TEMPLATE, messages_of, question_text, template_of
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # we have a limit
@@ -126,14 +126,14 @@ def steps_of(
 
 def is_toy(spec: str) -> bool:
     """Say whether --data names a toy task, whose pictures are drawn."""
-    name, _ = files.split_name(spec)
+    name, _ = folders.split_name(spec)
     return name in toy.TASKS and not os.path.exists(name)
 
 
 def default_eval(spec: str) -> list[str]:
     """Choose what to evaluate on without --eval-data: a toy task's test split, or --data itself."""
     if is_toy(spec):
-        return [f"{files.split_name(spec)[0]}:test"]
+        return [f"{folders.split_name(spec)[0]}:test"]
     print("no --eval-data: accuracy will be that on the training data, which is not held out")
     return [spec]
 
@@ -146,7 +146,7 @@ def read_eval(
     known: {spec: examples} of what has been read already. reading: as for tasks.read.
     """
     sets = {}
-    for spec, name in files.short_names(specs).items():
+    for spec, name in folders.short_names(specs).items():
         examples = known[spec] if spec in known else tasks.read(spec, **reading)
         sets[name] = head(examples, number)
     return sets
@@ -157,16 +157,21 @@ def has_golds(examples: Sequence[Example]) -> bool:
     return is_endless(examples) or any(example.answer for example in examples)
 
 
-def check_golds(examples: Sequence[Example], check: Callable) -> None:
-    """Call check(answer, choices, meta) on every example of a file.
+def check_golds(
+    examples: Sequence[Example], check: Callable, bad: BadRecords = REFUSE
+) -> Sequence[Example]:
+    """Call check(answer, choices, meta) on every example of a file; return those that pass.
 
-    Raises UserError with file and line for its ValueError.
+    Raises UserError with file and line for its ValueError, unless `bad` leaves it out.
     """
-    for example in () if is_endless(examples) else examples:
+
+    def check_gold(example: Example) -> None:
         try:
             check(example.answer, example.choices, example.meta)
         except ValueError as error:
             raise UserError(cut(f"{example.source}: {error}")) from None
+
+    return examples if is_endless(examples) else bad.usable(examples, check_gold)
 
 
 # --- how a question is put ---
@@ -346,48 +351,31 @@ class Asker:
         """Encode a rendered text: (P,) ids."""
         return torch.tensor(self.processor.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def check(self, examples: Sequence[Example], room: int, targets: bool = False) -> list[int]:
+    def check(self, examples: Sequence[Example], room: int) -> list[int]:
         """Check before any work that every prompt fits the context; return their tokens.
 
         Of a toy task, the first few. Images are measured by their headers.
-        targets: the supervised responses too.
-        Raises UserError as `prompt` and `target` would.
+        Raises UserError as `prompt` would.
         """
-        image_processor = self.processor.image_processor
         lengths = []
         few = is_endless(examples) or len(examples) < 500
         first = head(examples, 16) if is_endless(examples) else examples
         for example in tqdm(first, desc="checking lengths", leave=False, disable=few):
-            pads = 0
-            for image in example.images:
-                width, height = images.picture_size(image, example.source)
-                patches = image_processor.get_number_of_image_patches(height, width)
-                pads += patches // image_processor.merge_size**2
-            text = self.render(example)
+            pads, text = self.image_tokens(example), self.render(example)
             words = len(self.processor.tokenizer(text, add_special_tokens=False)["input_ids"])
             length = words - len(example.images) + pads
             self.must_fit(example, length, pads, room)
             lengths.append(length)
-            if targets:
-                self.target(example, room)
-                if example.history:
-                    self.earlier_answers(example, room)
         return lengths
 
-    def check_pairs(self, pairs: Collection[Pair]) -> None:
-        """Check before any work that each pair's prompt and longer response fit the context.
-
-        Raises UserError, as for a response that spells a reserved token.
-        """
-        once = {id(pair): pair for pair in pairs}.values()  # a pair may be there several times
-        for pair in tqdm(once, desc="checking lengths", leave=False, disable=len(once) < 500):
-            source = pair.example.source
-            lengths = []
-            for name in ("chosen", "rejected"):
-                text = getattr(pair, name)
-                ids = encode_response(text, self.processor, source, math.inf, f"{name} response")
-                lengths.append(len(ids))
-            self.check([pair.example], max(lengths))
+    def image_tokens(self, example: Example) -> int:
+        """Count an example's image tokens by its pictures' sizes."""
+        image_processor = self.processor.image_processor
+        pads = 0
+        for width, height in images.sizes_of(example):
+            patches = image_processor.get_number_of_image_patches(height, width)
+            pads += patches // image_processor.merge_size**2
+        return pads
 
     def render(self, example: Example) -> str:
         """Write the prompt by the chat template, one <|image_pad|> for each picture.
@@ -461,6 +449,13 @@ def target_text(example: Example, template: str) -> str:
     return answer
 
 
+def must_spell_none(text: str, processor: object, where: str, name: str) -> None:
+    """Refuse a response that spells a reserved token. UserError."""
+    for token in processor.special.reserved:
+        if token in text:
+            raise UserError(f"{where}: the {name} contains the reserved token {token}; remove it")
+
+
 def encode_response(
     text: str, processor: object, where: str, max_length: float, name: str = "response"
 ) -> torch.Tensor:
@@ -469,9 +464,7 @@ def encode_response(
     where, name: for the message.
     Raises UserError if it has more than max_length tokens or spells a reserved token.
     """
-    for token in processor.special.reserved:
-        if token in text:
-            raise UserError(f"{where}: the {name} contains the reserved token {token}; remove it")
+    must_spell_none(text, processor, where, name)
     ids = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
     ids = [*ids, processor.special.eos_ids[0]]
     if len(ids) > max_length:

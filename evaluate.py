@@ -43,9 +43,10 @@ import tasks
 from grading import metrics
 from plumbing import disk, flags, plots, rundir, running, stopping, sums
 from plumbing.arguments import flag, flags_given, label_of, read_args, write_args
+from plumbing.bad_records import BadRecords
 from plumbing.errors import UserError
 from plumbing.records import Lines, checksum, good_lines
-from tasks import files, prompts, protocols, sheets
+from tasks import folders, prompts, protocols, sheets
 from tasks.example import Example
 from tasks.predictions import read_predictions
 
@@ -442,6 +443,7 @@ def main(args: argparse.Namespace) -> None:
         return
 
     import data
+    import lengths
     import model as modeling
     import rollout
     from plumbing import loading
@@ -453,12 +455,14 @@ def main(args: argparse.Namespace) -> None:
     if args.protocol and not args.prompt_template:
         args.prompt_template = protocols.PROTOCOLS[args.protocol].template
     vars(args).update(data.ask_as_trained(args))
+    bad = BadRecords(args.skip_bad_records)
     found = tasks.read(
         args.data,
         level=args.level,
         box_format=args.box_format,
         min_pixels=args.min_pixels,
         max_pixels=args.max_pixels,
+        bad=bad,
     )
     examples = data.head(found, args.max_eval_samples)
     if isinstance(found, list) and len(found) > len(examples):
@@ -466,14 +470,15 @@ def main(args: argparse.Namespace) -> None:
             f"asking the first {len(examples)} of {len(found)} questions; "
             f"--max-eval-samples {len(found)} asks them all"
         )
-    data.check_golds(examples, rewards.check_gold)
-    as_judged = protocols.judged(examples, args.protocol) if args.protocol else examples
+    examples = data.check_golds(examples, rewards.check_gold, bad)
+    if args.protocol:  # refused now, not after the model is loaded
+        protocols.judged(examples, args.protocol)
     N = args.num_samples[-1]
     sizes = [n for n in args.num_samples if n]
     if len(sizes) < 2:
         sizes = range(1, N + 1)
     select_sizes = [n for n in sizes if n > 1] if args.self_select else []
-    [name] = files.short_names([args.data]).values()
+    [name] = folders.short_names([args.data]).values()
 
     # 2. the model
     vars(args).update(modeling.resolve(args, needs_training="its answers would be noise"))
@@ -483,6 +488,9 @@ def main(args: argparse.Namespace) -> None:
     sampling = rollout.Sampling(
         args.max_completion_length, args.temperature, args.top_p, args.top_k
     )
+    examples = lengths.fitting(asker, examples, args.max_completion_length, bad=bad)
+    bad.report(out)
+    as_judged = protocols.judged(examples, args.protocol) if args.protocol else examples
     prompt_tokens = asker.check(examples, args.max_completion_length) or [0] * len(examples)
     if args.self_select:
         check_selections_fit(examples, asker, args.max_completion_length, N)

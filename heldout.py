@@ -14,16 +14,19 @@ import pools
 import rollout
 from grading.metrics import sample_scores, select, wilson
 from plumbing import plots, records
+from plumbing.bad_records import REFUSE, BadRecords
 from sampler import Sampler
 from tasks import protocols, sheets
 from tasks.example import Example
 from tasks.prompts import SELECT, select_prompt, with_question
 
 
-def with_answers(sets: dict[str, list[Example]], check: Callable) -> dict[str, list[Example]]:
+def with_answers(
+    sets: dict[str, list[Example]], check: Callable, bad: BadRecords = REFUSE
+) -> dict[str, list[Example]]:
     """Leave out the questions without a gold answer: what is right is unknown.
 
-    check: see data.check_golds, which raises UserError for a gold that cannot be scored.
+    check, bad: see data.check_golds, which raises UserError for a gold that cannot be scored.
     """
     answered = {}
     for name, examples in sets.items():
@@ -33,8 +36,8 @@ def with_answers(sets: dict[str, list[Example]], check: Callable) -> dict[str, l
                 f"evaluation: {len(examples) - len(known)} of {len(examples)} questions of {name} "
                 "have no gold answer and are left out"
             )
-        data.check_golds(known, check)
         if known:
+            known = data.check_golds(known, check, bad)
             answered[name] = known
     return answered
 

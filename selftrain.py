@@ -42,6 +42,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import data
+import lengths
 import losses
 import model
 import pools
@@ -52,6 +53,7 @@ import update
 from heldout import Evaluation, check_protocol, draw, evaluate_all, with_answers
 from plumbing import disk, flags, iterations, loading, records, running
 from plumbing.arguments import flag, flags_given, label_of, write_args
+from plumbing.bad_records import BadRecords
 from plumbing.errors import UserError
 from plumbing.log import MetricsLog
 from plumbing.text import short
@@ -311,19 +313,22 @@ def check_sampling(p: flags.Parser, args: argparse.Namespace, given: set[str]) -
 
 
 def read_questions(
-    read: Callable, spec: str, number: int | None, needs_answer: bool
+    read: Callable, spec: str, number: int | None, needs_answer: bool, bad: BadRecords
 ) -> dict[str, Example]:
     """Read the questions to sample answers to, by id. number: the first so many."""
+
+    def check(answer: str, choices: list | None, meta: dict) -> None:
+        if answer:
+            rewards.check_gold(answer, choices, meta)
+
     found = read(spec, needs_answer=needs_answer)
     if number is None:
         number = 1024 if data.is_endless(found) else len(found)
-    questions = data.head(found, number)
-    data.check_golds([example for example in questions if example.answer], rewards.check_gold)
-    return by_id(questions)
+    return by_id(data.check_golds(data.head(found, number), check, bad))
 
 
 def read_warmup(
-    read: Callable, spec: str, number: int | None, examples: dict[str, Example]
+    read: Callable, spec: str, number: int | None, examples: dict[str, Example], bad: BadRecords
 ) -> dict[str, Example]:
     """Read the worked solutions to warm up on, by ids that no question has.
 
@@ -333,17 +338,20 @@ def read_warmup(
     if number is None:
         is_toy = data.is_endless(found)
         number = max(1, len(examples) // 10) if is_toy else len(found)
-    solved = data.head(found, number)
-    lacking = next((example for example in solved if not example.solution), None)
-    if lacking:
-        raise UserError(
-            f"{lacking.source}: --warmup-data needs a worked `solution` in every record; delete "
-            "this one, or omit --warmup-data"
-        )
+    solved = bad.usable(data.head(found, number), must_be_solved)
     prefix = "warmup:"
     while any(f"{prefix}{example.id}" in examples for example in solved):  # any id is allowed
         prefix += "warmup:"
     return by_id(solved, prefix)
+
+
+def must_be_solved(example: Example) -> None:
+    """Refuse an example without a worked solution."""
+    if not example.solution:
+        raise UserError(
+            f"{example.source}: --warmup-data needs a worked `solution` in every record; delete "
+            "this one, or omit --warmup-data"
+        )
 
 
 def by_id(examples: list[Example], prefix: str = "") -> dict[str, Example]:
@@ -391,19 +399,22 @@ def main(args: argparse.Namespace) -> None:
     if args.protocol and not args.prompt_template:
         args.prompt_template = protocols.PROTOCOLS[args.protocol].template
     vars(args).update(data.ask_as_trained(args, DEFAULT_TEMPLATE))
-    reading = {name: getattr(args, name) for name in READING}
-    read = functools.partial(tasks.read, seed=args.seed, teacher="fallible", **reading)
+    bad = BadRecords(args.skip_bad_records)
+    reading = {name: getattr(args, name) for name in READING} | {"bad": bad}
+    read = functools.partial(
+        tasks.read, seed=args.seed, teacher="fallible", training=True, **reading
+    )
     needs_answer = args.pair_source == "correctness" or not method.prefers
-    examples = read_questions(read, args.data, args.max_train_samples, needs_answer)
+    examples = read_questions(read, args.data, args.max_train_samples, needs_answer, bad)
     questions = list(examples.values())
     check_pools(out, examples, args.data, label)
     warm = {}
     if args.warmup_data:
-        warm = read_warmup(read, args.warmup_data, args.max_warmup_samples, examples)
+        warm = read_warmup(read, args.warmup_data, args.max_warmup_samples, examples, bad)
     args.eval_data = args.eval_data or data.default_eval(args.data)
     known = {args.data: questions}
     eval_sets = data.read_eval(args.eval_data, known, args.max_eval_samples, **reading)
-    eval_sets = with_answers(eval_sets, rewards.check_gold)
+    eval_sets = with_answers(eval_sets, rewards.check_gold, bad)
     check_protocol([questions, *eval_sets.values()], args.protocol)
     if args.instructions == "mpo":
         check_kinds(questions, args.data)
@@ -418,9 +429,15 @@ def main(args: argparse.Namespace) -> None:
     models = iterations.Models(load, out)
     models.use(iterations.weights_of(out, args.iterations))
     asker = data.Asker(models.processor, args.prompt_template, args.system_prompt)
-    for asked in (questions, *eval_sets.values()):
-        asker.check(asked, args.max_completion_length)
-    asker.check(list(warm.values()), args.max_completion_length, targets=True)
+    limit = args.max_completion_length
+    questions = lengths.fitting(asker, questions, limit, bad=bad)
+    examples = by_id(questions)
+    for name, asked in eval_sets.items():
+        eval_sets[name] = lengths.fitting(asker, asked, limit, bad=bad)
+    solved = lengths.fitting(asker, list(warm.values()), limit, targets=True, bad=bad)
+    kept = {id(example) for example in solved}
+    warm = {name: example for name, example in warm.items() if id(example) in kept}
+    bad.report(out)
     update.make_optimizer(args.optim, models.trained, 0.0)  # now, not after an hour of sampling
     device = models.policy.device
     args.num_workers = loading.workers(args.num_workers, data.is_toy(args.data), device)

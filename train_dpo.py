@@ -32,6 +32,7 @@ import functools
 from pathlib import Path
 
 import data
+import lengths
 import losses
 import model
 import rewards
@@ -40,6 +41,7 @@ import update
 from heldout import Evaluation, check_protocol, draw, evaluate_all, with_answers
 from plumbing import disk, flags, iterations, loading, running
 from plumbing.arguments import flags_given, label_of, write_args
+from plumbing.bad_records import BadRecords
 from plumbing.log import MetricsLog
 from sampler import Sampler
 from tasks import protocols
@@ -110,10 +112,11 @@ def main(args: argparse.Namespace) -> None:
     if args.protocol and not args.prompt_template:
         args.prompt_template = protocols.PROTOCOLS[args.protocol].template
     vars(args).update(data.ask_as_trained(args, "none"))
-    pairs = read_pairs(args.pairs, args.image_folder)[: args.max_train_samples]
-    reading = {name: getattr(args, name) for name in READING}
+    bad = BadRecords(args.skip_bad_records)
+    pairs = read_pairs(args.pairs, args.image_folder, bad)[: args.max_train_samples]
+    reading = {name: getattr(args, name) for name in READING} | {"bad": bad}
     eval_sets = data.read_eval(args.eval_data, {}, args.max_eval_samples, **reading)
-    eval_sets = with_answers(eval_sets, rewards.check_gold)
+    eval_sets = with_answers(eval_sets, rewards.check_gold, bad)
     check_protocol(list(eval_sets.values()), args.protocol)
 
     # --- model ---
@@ -122,9 +125,10 @@ def main(args: argparse.Namespace) -> None:
     models = iterations.Models(load, out)
     models.use(iterations.weights_of(out, LAST))
     asker = data.Asker(models.processor, args.prompt_template, args.system_prompt)
-    for examples in eval_sets.values():
-        asker.check(examples, args.max_completion_length)
-    asker.check_pairs(pairs)
+    for name, examples in eval_sets.items():
+        eval_sets[name] = lengths.fitting(asker, examples, args.max_completion_length, bad=bad)
+    pairs = lengths.fitting_pairs(asker, pairs, bad)
+    bad.report(out)
     update.make_optimizer(args.optim, models.trained, 0.0)  # found out now: it may not be installed
     args.num_workers = loading.workers(args.num_workers, False, models.policy.device)
     write_args(out, args)

@@ -44,6 +44,7 @@ from torch.nn import Module
 
 import batching
 import data
+import lengths
 import logps
 import losses
 import model
@@ -54,6 +55,7 @@ import update
 from grading import answers, judges
 from grading.metrics import reflections
 from plumbing import device, disk, flags, loading, plots, records, results, rundir, running
+from plumbing.bad_records import BadRecords
 from plumbing.errors import UserError
 from plumbing.flags import int_from_0, int_from_1, not_negative, share
 from plumbing.log import say
@@ -403,12 +405,8 @@ def draw_curves(
 # --- the whole run ---
 
 
-def check_data(
-    examples: Sequence[Example], eval_sets: dict[str, list], formulas: list[str]
-) -> None:
-    """Check all golds, and that rewards have what they need. UserError."""
-    for asked in (examples, *eval_sets.values()):
-        data.check_golds(asked, rewards.check_gold)
+def check_needs(examples: Sequence[Example], formulas: list[str]) -> None:
+    """Check that rewards have what they need. UserError."""
     some = data.head(examples, 16) if data.is_endless(examples) else examples
     try:
         rewards.check_rewards(formulas, some)
@@ -425,12 +423,17 @@ def main(args: argparse.Namespace) -> None:
     vars(args).update(data.ask_as_trained(args))
     reading = {"level": args.level, "box_format": args.box_format}
     reading |= {"min_pixels": args.min_pixels, "max_pixels": args.max_pixels}
-    examples = tasks.read(args.data, args.seed, teacher="gold", **reading)
+    bad = BadRecords(args.skip_bad_records)
+    reading |= {"bad": bad}
+    examples = tasks.read(args.data, args.seed, teacher="gold", training=True, **reading)
     args.eval_data = args.eval_data or data.default_eval(args.data)
     eval_sets = data.read_eval(
         args.eval_data, {args.data: examples}, args.max_eval_samples, **reading
     )
-    check_data(examples, eval_sets, [n for n in args.reward_funcs if n in rewards.REWARDS])
+    examples = data.check_golds(examples, rewards.check_gold, bad)
+    for name, held_out in eval_sets.items():
+        eval_sets[name] = data.check_golds(held_out, rewards.check_gold, bad)
+    check_needs(examples, [n for n in args.reward_funcs if n in rewards.REWARDS])
     max_steps = data.steps_of(args.max_steps, args.num_train_epochs, args.data, examples, N)
 
     # --- model ---
@@ -442,8 +445,11 @@ def main(args: argparse.Namespace) -> None:
     asker = data.Asker(processor, args.prompt_template, args.system_prompt)
     limit, size = args.max_completion_length, args.micro_batch_size
     sampling = rollout.Sampling(limit, args.temperature, args.top_p, args.top_k)
-    for asked in (examples, *eval_sets.values()):
-        asker.check(asked, limit)
+    examples = lengths.fitting(asker, examples, limit, bad=bad)
+    for name, held_out in eval_sets.items():
+        eval_sets[name] = lengths.fitting(asker, held_out, limit, bad=bad)
+    bad.report(out)
+    max_steps = data.steps_of(args.max_steps, args.num_train_epochs, args.data, examples, N)
     reference = model.Reference(policy, args.model, args.seed) if args.beta else None
     graders = {
         name: judges.RewardModel(name, policy.device, logps.core_of(policy).compute_dtype)

@@ -31,6 +31,7 @@ import torch
 
 import batching
 import data
+import lengths
 import logps
 import losses
 import model
@@ -40,6 +41,7 @@ import tasks
 import update
 from heldout import with_answers
 from plumbing import device, disk, flags, loading, plots, results, rundir, running, stopping
+from plumbing.bad_records import BadRecords
 from plumbing.errors import UserError
 from plumbing.run import Run
 from tasks import sheets, teacher
@@ -115,7 +117,11 @@ def main(args: argparse.Namespace) -> None:
     vars(args).update(data.ask_as_trained(args))
     reading = {"level": args.level, "box_format": args.box_format}
     reading |= {"min_pixels": args.min_pixels, "max_pixels": args.max_pixels}
-    examples = tasks.read(args.data, args.seed, teacher=args.teacher, needs_answer=False, **reading)
+    bad = BadRecords(args.skip_bad_records)
+    reading |= {"bad": bad}
+    examples = tasks.read(
+        args.data, args.seed, teacher=args.teacher, needs_answer=False, training=True, **reading
+    )
     is_named = bool(args.eval_data)
     if not is_named and data.has_golds(examples):
         args.eval_data = data.default_eval(args.data)
@@ -143,9 +149,11 @@ def main(args: argparse.Namespace) -> None:
         args.learning_rate = 1e-4 if args.lora_r else 1e-5
     asker = data.Asker(processor, args.prompt_template, args.system_prompt)
     limit = args.max_completion_length
-    asker.check(examples, limit, targets=True)
-    for held_out in eval_sets.values():
-        asker.check(held_out, limit)
+    examples = lengths.fitting(asker, examples, limit, targets=True, bad=bad)
+    for name, held_out in eval_sets.items():
+        eval_sets[name] = lengths.fitting(asker, held_out, limit, bad=bad)
+    bad.report(out)
+    max_steps = data.steps_of(args.max_steps, args.num_train_epochs, args.data, examples, N)
     suppress = processor.special.vision_ids
     trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
     # beta2 0.95, as usual for small language models: the second moment follows sudden turns.

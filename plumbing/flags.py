@@ -353,8 +353,9 @@ def add_data_flags(parser: Parser) -> Group:
         "--data",
         required=True,
         help="a toy task (count, spatial, ground, table, geometry, table_reading, table_basics), "
-        "or a JSON, JSONL or parquet file or a folder of them; toy tasks and folders take a "
-        "split: count:train, count:test, count:ood",
+        "a JSON, JSONL, parquet or Arrow file or a folder of them, or a set of the Hugging Face "
+        "hub: owner/name, owner/name/config; toy tasks, folders and sets take a split: "
+        "count:test, folder:validation, owner/name:test",
     )
     add_asking_flags(g)
     return g
@@ -378,6 +379,17 @@ def add_asking_flags(g: Group) -> None:
         type=int_from_0,
         help="processes that read, decode, resize and tokenise ahead of the model; default: 0 for "
         "a toy task or a model on the CPU, else one less than the cores, from 1 to 4",
+    )
+    add_skip_bad_records(g)
+
+
+def add_skip_bad_records(group: Group) -> None:
+    """--skip-bad-records, where records are read."""
+    group.add_argument(
+        "--skip-bad-records",
+        action="store_true",
+        help="leave out records that cannot be read, lack what is needed or do not fit the "
+        "context, and list them in OUTPUT_DIR/skipped.jsonl; default: refuse the first",
     )
 
 

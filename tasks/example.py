@@ -25,7 +25,7 @@ class Example:
     """
 
     id: str
-    images: list  # PIL images, paths or encoded bytes; `open_images` opens them when needed
+    images: list  # `images.Picture`s; `open_images` opens them when needed
     question: str
     answer: str  # gold, without tags; "" for an open-ended question
     choices: list[str] | None = None
@@ -35,6 +35,7 @@ class Example:
     source: str = ""  # "file:line", for messages
     history: list[Turn] = field(default_factory=list)  # what was said before the question
     system: str | None = None  # the record's own system turn
+    sizes: list | None = field(default=None, compare=False)  # what `images.sizes_of` has read
 
     def asked(self) -> dict:
         """Write for a record what was asked: the question and what came before.

@@ -1,93 +1,23 @@
-"""Rows of files: JSON, JSON Lines, parquet, a folder."""
+"""Rows of one file: JSON, JSON Lines, parquet, Arrow."""
 
 import csv
-import datetime
-import decimal
 import io
 import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from plumbing.bad_records import REFUSE, BadRecords
 from plumbing.errors import UserError
 from plumbing.text import HALF, short
-from tasks import drawing
 from tasks.example import Example
+from tasks.parquet import read_arrow, read_parquet
 
-
-def split_name(spec: str | Path) -> tuple[str, str | None]:
-    """Part "count:test" into ("count", "test"); "C:\\x.json" has no split: (itself, None)."""
-    name, colon, split = str(spec).rpartition(":")
-    return (name, split) if colon and split in drawing.SPLITS else (str(spec), None)
-
-
-def short_names(specs: list[str]) -> dict[str, str]:
-    """Name each data set as briefly as tells it from the others: {spec: name}.
-
-    "count:test" -> "count:test"; "/home/x/d.jsonl" -> "d"; beside "/home/y/d.jsonl", "x/d".
-    """
-    possible = {spec: names_of(spec) for spec in specs}
-    chosen = {}
-    for spec, names in possible.items():
-        taken = set().union(*(possible[other] for other in possible if other != spec))
-        chosen[spec] = next((name for name in names if name not in taken), spec)
-    return chosen
-
-
-def names_of(spec: str) -> list[str]:
-    """List the names of a data set, the shortest first: "d", "d.jsonl", "x/d", ..., the spec."""
-    path, split = split_name(spec)
-    if not os.path.exists(path):  # a toy task
-        return [spec]
-    whole, end = Path(os.path.abspath(path)), f":{split}" if split else ""
-    names = []
-    for n in range(1, len(whole.parts)):
-        name = "/".join(whole.parts[-n:])
-        names += [name.removesuffix(whole.suffix), name] if whole.suffix in READERS else [name]
-    return [f"{name}{end}" for name in names] + [spec]
-
-
-def files_of(spec: str | Path) -> list[Path]:
-    """List the data files that "x.jsonl", a folder or "folder:test" stands for, in order.
-
-    UserError if there are none.
-    """
-    name, split = split_name(spec)
-    path = Path(name)
-    if split and not path.is_dir():
-        raise UserError(f"{spec}: a single file has no split; omit :{split}")
-    files = files_in(path, split) if path.is_dir() else [path]
-    if not files:
-        raise UserError(f"{path} holds no {', '.join(READERS)} file")
-    return files
-
-
-def files_in(folder: Path, split: str | None) -> list[Path]:
-    """List a folder's data files; if their names tell, those of the split."""
-    files = []
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        is_data = path.suffix in READERS and path.suffix != ".tsv"  # those are named themselves
-        if is_data and not hidden and path.name not in NO_DATA:
-            files.append(path)
-    wanted = split or "train"  # a hub snapshot has train-00000-of-00002.parquet, test-...
-    named = [path for path in files if re.match(rf"{wanted}\b|{wanted}_", path.name)]
-    if split and not named:
-        raise UserError(
-            f"{folder} has no file whose name begins with {split}; omit :{split} to read all of it"
-        )
-    files = named or files
-    # CV-Bench holds test_2d.parquet and, without images, test_2d.jsonl.
-    return [p for p in files if p.suffix == ".parquet" or p.with_suffix(".parquet") not in files]
-
-
-def name_in(spec: str | Path, file: Path) -> str:
-    """Name a file by its path within the given folder, or by its name."""
-    folder = Path(split_name(spec)[0])
-    return file.relative_to(folder).as_posix() if folder.is_dir() else file.name
+Rows = Iterator[tuple[Any, str, Any]]
+NOTHING = object()  # where null may be a record
 
 
 def tell_apart(examples: list[Example], names: list[str], spec: str | Path) -> None:
@@ -109,8 +39,8 @@ def tell_apart(examples: list[Example], names: list[str], spec: str | Path) -> N
         )
 
 
-def rows_of(file: Path, expected: str, name: str | None = None) -> list[tuple[Any, str, Any]]:
-    """Read [(place, name, record)] of a file, the records in order.
+def rows_of(file: Path, expected: str, name: str | None = None, bad: BadRecords = REFUSE) -> Rows:
+    """Read (place, name, record) of each record of a file, in order.
 
     place: what follows the file in a message: the line; "1, record 3" where it holds several.
     name: unique in the file, for a record without an id: "x.jsonl:12", in a JSON list "x.json#3".
@@ -120,23 +50,18 @@ def rows_of(file: Path, expected: str, name: str | None = None) -> list[tuple[An
     if file.suffix not in READERS:
         raise UserError(f"{file}: only {', '.join(READERS)} files can be read")
     must_end(file)
+    known = len(bad.found)
+    is_empty = True
     try:
-        rows = READERS[file.suffix](file)
+        for place, mark, record in READERS[file.suffix](file, bad):
+            is_empty = False
+            yield place, f"{name}{mark}", record
     except OSError as error:
         raise UserError(
             f"{file} cannot be read ({error.strerror or error}); check the path and its permissions"
         ) from None
-    if not rows:
+    if is_empty and len(bad.found) == known:
         raise UserError(f"{file} holds no record; expected objects with {expected}")
-    if file.suffix != ".json":  # one record a line: the line is the name
-        return [(line, f"{name}:{line}", record) for line, record in rows]
-    on_line = Counter(line for line, _ in rows)
-    places = []
-    for number, (line, record) in enumerate(rows, 1):
-        place = line if on_line[line] == 1 else f"{line}, record {number}"
-        # Not ":": in older runs a line follows it, which must not be read as a number.
-        places.append((place, f"{name}#{number}", record))
-    return places
 
 
 def must_end(path: str | Path) -> None:
@@ -148,13 +73,20 @@ def must_end(path: str | Path) -> None:
         )
 
 
-def read_json(file: Path) -> list[tuple[int, Any]]:
-    """Read [(line, record)] of a JSON file that holds a list of objects.
+# --- JSON: one list or object, or one record a line, whatever the file is called ---
+
+
+def read_json(file: Path, bad: BadRecords = REFUSE) -> Rows:
+    """Read (place, mark, record) of a JSON file that holds a list of objects.
 
     Or an object of them, as TabMWP's: {"33": {...}} is read as [{"id": "33", ...}].
-    Or CLEVR's {"info": ..., "questions": [...]}.
+    Or CLEVR's {"info": ..., "questions": [...]}. JSON Lines are read too: one object a line, of
+    which there are several.
     """
     text = read_text(file)
+    if is_json_lines(text):
+        yield from marked_lines(text.split("\n"), file, bad)
+        return
     try:
         rows = json.loads(text) if text.strip() else []
     except json.JSONDecodeError as error:
@@ -168,13 +100,36 @@ def read_json(file: Path) -> list[tuple[int, Any]]:
     except ValueError as error:  # a number of more than 4300 digits
         raise UserError(f"{file}: broken JSON ({str(error)[:60]}); fix that number") from None
     if isinstance(rows, dict) and isinstance(rows.get("questions"), list):
-        return numbered(text, False, file, start_of_questions(text))
+        yield from marked_records(numbered(text, False, file, start_of_questions(text)))
+        return
     keyed = isinstance(rows, dict) and rows and all(isinstance(row, dict) for row in rows.values())
     if not isinstance(rows, list) and not keyed:
         raise UserError(
             f"{file}: expected a list of objects, [{{...}}, {{...}}], found {type(rows).__name__}"
         )
-    return numbered(text, keyed, file)
+    del rows  # read once more, for the lines
+    yield from marked_records(numbered(text, keyed, file))
+
+
+def is_json_lines(text: str) -> bool:
+    """Tell whether a text is more than one line, of which the first is an object."""
+    first, _, rest = text.lstrip().partition("\n")
+    if not (first.startswith("{") and rest.strip()):
+        return False
+    try:
+        json.loads(first)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def marked_records(rows: list[tuple[int, Any]]) -> Rows:
+    """Give the records of a list their places: the line, and the number where they share it."""
+    on_line = Counter(line for line, _ in rows)
+    for number, (line, record) in enumerate(rows, 1):
+        place = line if on_line[line] == 1 else f"{line}, record {number}"
+        # Not ":": in older runs a line follows it, which must not be read as a number.
+        yield place, f"#{number}", record
 
 
 def start_of_questions(text: str) -> int:
@@ -220,36 +175,87 @@ def numbered(text: str, keyed: bool, file: Path, start: int | None = None) -> li
         line += text.count("\n", start, end)
 
 
-def read_tsv(file: Path) -> list[tuple[int, Any]]:
-    """Read [(line, record)] of a table with a header, its columns parted by tabs (VLMEvalKit).
+def read_tsv(file: Path, bad: BadRecords = REFUSE) -> Rows:
+    """Read (line, mark, record) of a table with a header, its columns parted by tabs (VLMEvalKit).
 
     An empty field is None. UserError, naming the line, for a row of another length.
     """
     csv.field_size_limit(2**31 - 1)  # pictures in base64
     lines = csv.reader(io.StringIO(read_text(file), newline=""), delimiter="\t")
     header = next(lines, [])
-    rows, before = [], lines.line_num
+    before = lines.line_num
     for fields in lines:
         line, before = before + 1, lines.line_num
         if not fields:
             continue
-        if len(fields) != len(header):
-            raise UserError(
-                f"{file}:{line}: {len(fields)} fields, but {len(header)} columns; fix that line"
-            )
-        rows.append((line, {key: field or None for key, field in zip(header, fields)}))
-    return rows
+        record = None
+        with bad.checking(f"{file}:{line}"):
+            if len(fields) != len(header):
+                raise UserError(
+                    f"{file}:{line}: {len(fields)} fields, but {len(header)} columns; fix that line"
+                )
+            record = {key: field or None for key, field in zip(header, fields)}
+        if record is not None:
+            yield line, f":{line}", record
 
 
-def read_jsonl(file: Path) -> list[tuple[int, Any]]:
-    """Read [(line, record)] of a JSON Lines file; blank lines are skipped."""
-    return json_lines(read_text(file), file)
+def read_jsonl(file: Path, bad: BadRecords = REFUSE) -> Rows:
+    """Read (line, mark, record) of a JSON Lines file; blank lines are skipped.
+
+    A JSON list is read too.
+    """
+    if begins_list(file):
+        text = read_text(file)
+        if is_json_list(text):
+            yield from marked_records(numbered(text, False, file))
+            return
+    yield from marked_lines(lines_of(file), file, bad)
+
+
+def begins_list(file: Path) -> bool:
+    """Tell whether a file begins with a square bracket."""
+    with open(file, "rb") as opened:
+        return opened.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
+
+
+def lines_of(file: Path) -> Iterator[str]:
+    """Read a file's lines, one at a time. UserError, naming line and byte, for no UTF-8."""
+    start = 0
+    with open(file, "rb") as opened:
+        for number, line in enumerate(opened, 1):
+            try:
+                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise not_utf8(file, number, start + error.start) from None
+            start += len(line)
+
+
+def is_json_list(text: str) -> bool:
+    """Tell whether a text is one valid list of objects."""
+    if not text.lstrip().startswith("["):
+        return False
+    try:
+        rows = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return bool(rows) and all(isinstance(row, dict) for row in rows)
+
+
+def marked_lines(lines: Iterable[str], file: Path, bad: BadRecords) -> Rows:
+    """Read each line that is not blank, and name its record by its number."""
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            record = NOTHING
+            with bad.checking(f"{file}:{number}"):
+                record = parsed(line, f"{file}:{number}")
+            if record is not NOTHING:
+                yield number, f":{number}", record
 
 
 def json_lines(text: str, file: Path) -> list[tuple[int, Any]]:
     """Read [(line, record)] of such a file's text. UserError, naming the line, for broken JSON."""
-    lines = enumerate(text.split("\n"), 1)
-    return [(number, parsed(line, f"{file}:{number}")) for number, line in lines if line.strip()]
+    rows = marked_lines(text.split("\n"), file, REFUSE)
+    return [(number, record) for number, _, record in rows]
 
 
 def parsed(line: str, where: str) -> Any:
@@ -267,75 +273,15 @@ def read_text(file: Path) -> str:
         return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
-        raise UserError(
-            f"{file}:{line}: not UTF-8 text (byte {error.start} of the file); save it as UTF-8"
-        ) from None
+        raise not_utf8(file, line, error.start) from None
 
 
-def read_parquet(file: Path) -> list[tuple[int, dict]]:
-    """Read [(row, record)] of a parquet file.
-
-    Hub snapshots embed pictures in it: {"bytes": ..., "path": ...}.
-    """
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise UserError(f"{file}: parquet needs pyarrow: pip install pyarrow") from None
-    try:
-        table = pyarrow.parquet.read_table(file)
-        names = table.column_names
-    except (pyarrow.ArrowException, ValueError, OSError) as error:
-        if getattr(error, "errno", None):  # not the content, but the path or its permissions
-            raise
-        raise UserError(
-            f"{file}: not a readable parquet file ({short(error, 100)}); fetch it again"
-        ) from None
-    columns = {name: values_of(table[name], name, file) for name in names}
-    rows = zip(*columns.values())
-    return [(number, dict(zip(columns, row))) for number, row in enumerate(rows, 1)]
+def not_utf8(file: Path, line: int, byte: int) -> UserError:
+    """Make the message about a byte that begins no character."""
+    return UserError(f"{file}:{line}: not UTF-8 text (byte {byte} of the file); save it as UTF-8")
 
 
-def values_of(column: Any, name: str, file: Path) -> list:
-    """List the plain values of a parquet column.
-
-    UserError, naming the row, for one that Python cannot hold.
-    """
-    try:
-        return [plain_value(value) for value in column.to_pylist()]
-    except (ValueError, OverflowError, LookupError):
-        pass  # a year past 9999, nanoseconds, a text that is no UTF-8
-    values = []
-    for row, scalar in enumerate(column, 1):
-        try:
-            values.append(plain_value(scalar.as_py()))
-        except (ValueError, OverflowError, LookupError) as error:
-            raise UserError(
-                f"{file}:{row}: `{short(name, 60)}` of type {short(column.type, 60)} "
-                f"cannot be read ({short(error, 80)}); save it as text, or delete the column"
-            ) from None
-    return values
-
-
-def plain_value(value: Any) -> Any:
-    """Turn a value of a parquet row into what JSON would hold.
-
-    Bytes stay: pictures are made of them.
-
-    Decimal("1.50") -> "1.50"; date(2020, 1, 5) and a time stamp of its midnight -> "2020-01-05"
-    """
-    if isinstance(value, dict):
-        return {str(key): plain_value(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain_value(item) for item in value]
-    if isinstance(value, decimal.Decimal):
-        return format(value, "f")
-    if isinstance(value, datetime.datetime):
-        text = str(value)
-        return text.removesuffix(" 00:00:00")  # pandas keeps dates as such time stamps
-    if value is None or isinstance(value, (str, bytes, bool, int, float)):
-        return value
-    return str(value)  # a date, a time, a duration, a UUID
+# --- values ---
 
 
 def printable(value: Any) -> Any:
@@ -359,6 +305,10 @@ def whole_characters(value: Any) -> Any:
     return HALF.sub("\ufffd", value)
 
 
-# What a folder may hold that is no data: of `datasets` and of a checkpoint.
-NO_DATA = ("dataset_infos.json", "dataset_info.json", "state.json")
-READERS = {".json": read_json, ".jsonl": read_jsonl, ".parquet": read_parquet, ".tsv": read_tsv}
+READERS = {
+    ".json": read_json,
+    ".jsonl": read_jsonl,
+    ".parquet": read_parquet,
+    ".arrow": read_arrow,
+    ".tsv": read_tsv,
+}

@@ -3,13 +3,14 @@
 import base64
 import binascii
 import io
+import itertools
 import math
 import os
 import re
 import struct
 import threading
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
@@ -18,11 +19,15 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from plumbing import flags
+from plumbing.bad_records import REFUSE, BadRecords
 from plumbing.errors import UserError
 from plumbing.text import short
 from tasks.example import Example
+from tasks.stored import Store, Stored
 
-Picture = Image.Image | str | Path | bytes  # bytes: an encoded picture
+Picture = Image.Image | str | Path | bytes | Stored  # bytes: an encoded picture
+DECODED = 2**29  # pixels that are decoded before a run starts: a few seconds
+FEW = 32  # examples whose pictures are looked at together
 LARGE = 2**24  # pixels of a picture that is not decoded beside another such
 ONE_AT_A_TIME = threading.Lock()
 MOST_ASPECT = 200  # longer over shorter side, for Qwen2-VL
@@ -154,7 +159,7 @@ def locate(
             "name the picture, or delete the record"
         )
     beside = root or file.parent
-    places = [beside / folder / image for folder in folders]  # an absolute path replaces these
+    places = [Path(beside, folder, image) for folder in folders]  # an absolute path replaces these
     if len(folders) > 1 and os.path.isabs(image):  # Visual-RFT's LISA names its authors' disk
         places += [beside / folder / os.path.basename(image) for folder in folders]
     for path in places:
@@ -191,7 +196,8 @@ def open_header(image: Picture, where: str) -> Image.Image:
     if isinstance(image, Image.Image):
         return image
     try:
-        image = Image.open(io.BytesIO(image) if isinstance(image, bytes) else image)
+        source = image.read() if isinstance(image, Stored) else image
+        image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
     except IMAGE_ERRORS as error:
         raise not_opened(error, image, where) from None
     if image.format == "EPS":  # a program; Pillow would have Ghostscript run it
@@ -267,6 +273,20 @@ def picture_size(image: Picture, where: str) -> tuple[int, int]:
     finally:
         if opened is not image:
             opened.close()
+
+
+def sizes_of(example: Example) -> list[tuple[int, int]]:
+    """Read the sizes of an example's pictures, from their headers, once."""
+    if example.sizes is None or len(example.sizes) != len(example.images):
+        example.sizes = [picture_size(image, example.source) for image in example.images]
+    return example.sizes
+
+
+def keep_embedded(example: Example, store: Store) -> None:
+    """Put an example's embedded pictures into a store, when their sizes are read."""
+    if any(isinstance(image, bytes) for image in example.images):
+        sizes_of(example)
+        example.images = [store.keep(image) for image in example.images]
 
 
 def open_image(image: Picture, where: str) -> Image.Image:
@@ -351,24 +371,55 @@ def open_images(example: Example) -> list[Image.Image]:
     return [open_image(image, example.source) for image in example.images]
 
 
-def check_images(examples: list[Example], decode: int = 2000) -> None:
-    """Decode the pictures of the first examples and read the headers of all others.
+def check_images(
+    examples: list[Example], decode: int = 2000, bad: BadRecords = REFUSE
+) -> list[Example]:
+    """Read the headers of all pictures, and decode those of the first examples.
 
-    Bad files so stop a run before it starts. UserError for the first of them.
+    Bad files so stop a run before it starts. decode: examples at most, of DECODED pixels together.
+    Returns the examples with good pictures.
+    UserError for the first bad one, unless `bad` leaves them out.
     """
+    good = look_at(examples, sizes_of, "reading headers", bad)
+    # A photograph takes 5 to 20 ms: the rest is decoded when its turn comes.
+    pixels = itertools.accumulate(pixels_of(example) for example in good)
+    number = sum(1 for total in itertools.islice(pixels, decode) if total <= DECODED)
+    good[:number] = look_at(good[:number], open_images, "checking images", bad)
+    bad.must_leave(good)
+    return good
 
-    def check(item: tuple[int, Example]) -> None:
-        """Look at the pictures of one example."""
-        number, example = item
-        # A photograph takes 5 to 20 ms: the rest is decoded when its turn comes.
-        look = open_image if number < decode else picture_size
-        for image in example.images:
-            look(image, example.source)
 
+def pixels_of(example: Example) -> int:
+    """Count the pixels of an example's pictures."""
+    return sum(width * height for width, height in sizes_of(example))
+
+
+def look_at(
+    examples: list[Example], look: Callable[[Example], object], describe: str, bad: BadRecords
+) -> list[Example]:
+    """Call look(example) for each, in threads; return those for which it raises no UserError."""
+
+    def problems(start: int) -> list[UserError | None]:
+        return [problem(example) for example in examples[start : start + FEW]]
+
+    def problem(example: Example) -> UserError | None:
+        try:
+            look(example)
+        except UserError as error:
+            if bad.skip:
+                return error
+            raise
+        return None
+
+    kept = []
+    starts = range(0, len(examples), FEW)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        checks = pool.map(check, enumerate(examples))
+        checks = pool.map(problems, starts)
         quiet = len(examples) < 500
-        for _ in tqdm(
-            checks, total=len(examples), desc="checking images", disable=quiet, leave=False
-        ):
-            pass
+        checks = tqdm(checks, total=len(starts), desc=describe, disable=quiet, leave=False)
+        for example, error in zip(examples, itertools.chain.from_iterable(checks)):
+            if error is None:
+                kept.append(example)
+            else:
+                bad.add(example.source, example.id, error)
+    return kept

@@ -26,9 +26,10 @@ from tqdm import tqdm
 import rewards
 import tasks
 from plumbing import flags, plots
+from plumbing.bad_records import BadRecords
 from plumbing.errors import UserError
 from plumbing.text import cut, short
-from tasks import files, images, layouts, sheets
+from tasks import files, folders, hub, images, layouts, sheets
 from tasks.example import Example
 
 OF_A_STREAM = 200  # records of a toy task to look at: it has no end
@@ -135,28 +136,46 @@ def layout_of(record: Any) -> str:
     return reader.__name__
 
 
+class Noted(BadRecords):
+    """Notes what is wrong with records that cannot be read, and goes on."""
+
+    def __init__(self) -> None:
+        super().__init__(skip=True)
+        self.problems: list[Problem] = []
+
+    def add(self, source: str, name: str | None, error: UserError) -> None:
+        """Note a problem."""
+        super().add(source, name, error)
+        self.problems.append(problem_of(error, source))
+
+
 def records_of(spec: str, level: int, boxes: tuple) -> Iterator[Record]:
     """Read the records of --data `spec` one by one; what cannot be read is a problem.
 
     boxes: see `tasks.as_asked`. UserError if there is no such data set.
     """
-    name, _ = files.split_name(spec)
-    if not os.path.exists(name):  # a toy task, or a sentence that says what there is
+    name, _ = folders.split_name(spec)
+    bad = Noted()
+    is_hub = not os.path.exists(name) and hub.is_name(name)
+    if is_hub or folders.is_mixture(spec):
+        rows = folders.rows_in(spec, layouts.EXAMPLE_KEYS, False, bad)
+        yield from records_in(rows, spec, bad, boxes)
+    elif not os.path.exists(name):  # a toy task, or a sentence that says what there is
         stream = tasks.read(spec, 0, level, "fallible", *boxes)
         for index in range(OF_A_STREAM):
             yield Record(spec, "of a toy task", stream[index], None)
-        return
-    for file in files.files_of(spec):
-        yield from records_in(file, files.name_in(spec, file), boxes)
+    else:
+        for file in folders.files_of(spec):
+            own = folders.name_in(spec, file)
+            rows = files.rows_of(file, layouts.EXAMPLE_KEYS, own, bad)
+            yield from records_in(((file, *row) for row in rows), own, bad, boxes)
 
 
-def records_in(file: Path, name: str, boxes: tuple) -> Iterator[Record]:
-    """Read the records of a file."""
-    for where, rows in readable_rows(file, name):
-        if isinstance(rows, UserError):
-            yield Record(name, None, None, problem_of(rows, where))
-            continue
-        for place, own_name, row in rows:
+def records_in(rows: Iterator[tuple], name: str, bad: Noted, boxes: tuple) -> Iterator[Record]:
+    """Read the records of a file, from its rows."""
+    try:
+        for file, place, own_name, row in rows:
+            yield from noted(bad, name)
             where = f"{file}:{place}"
             layout = layout_of(row)
             try:
@@ -165,30 +184,16 @@ def records_in(file: Path, name: str, boxes: tuple) -> Iterator[Record]:
                 yield Record(name, layout, example, None)
             except UserError as error:
                 yield Record(name, layout, None, problem_of(error, where))
+    except UserError as error:  # nothing more of it can be read
+        bad.add(name, None, error)
+    yield from noted(bad, name)
 
 
-def readable_rows(file: Path, name: str) -> Iterator[tuple[str, list | UserError]]:
-    """Read (place, rows) of a file, or (place, what is wrong); of JSON Lines line by line."""
-    try:
-        yield str(file), files.rows_of(file, layouts.EXAMPLE_KEYS, name)
-        return
-    except UserError as error:
-        whole = error
-    lines = []
-    if file.suffix == ".jsonl":
-        try:
-            lines = files.read_text(file).split("\n")
-        except (UserError, OSError):
-            pass
-    if not any(map(str.strip, lines)):
-        yield str(file), whole
-    for number, line in enumerate(lines, 1):
-        where = f"{file}:{number}"
-        if line.strip():
-            try:
-                yield where, [(number, f"{name}:{number}", files.parsed(line, where))]
-            except UserError as error:
-                yield where, error
+def noted(bad: Noted, name: str) -> Iterator[Record]:
+    """Take what was noted so far."""
+    for problem in bad.problems:
+        yield Record(name, None, None, problem)
+    bad.problems.clear()
 
 
 # --- look ---
@@ -278,7 +283,7 @@ def report(args: argparse.Namespace, asker: Any) -> bool:
 
 def file_name(spec: str) -> str:
     """Name a data set in a file's name: "d/a.jsonl" -> "a", "count:test" -> "count-test"."""
-    return re.sub(r"[^\w.-]+", "-", files.names_of(spec)[0])[:100]
+    return re.sub(r"[^\w.-]+", "-", folders.names_of(spec)[0])[:100]
 
 
 def say_what_is_there(found: Findings, args: argparse.Namespace) -> None:
@@ -352,12 +357,12 @@ def pictures_in_words(per_record: Counter) -> str:
 
 def left_out(spec: str, read: Iterable[str]) -> list[str]:
     """List the data files of a folder that are not read."""
-    folder = Path(files.split_name(spec)[0])
+    folder = Path(folders.split_name(spec)[0])
     if not folder.is_dir():
         return []
     names = []
     for path in sorted(folder.rglob("*")):
-        name = files.name_in(spec, path)
+        name = folders.name_in(spec, path)
         hidden = any(part.startswith(".") for part in Path(name).parts)
         if path.suffix in files.READERS and not hidden and name not in read:
             names.append(name)

@@ -14,6 +14,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from plumbing.bad_records import REFUSE, BadRecords
 from plumbing.errors import UserError
 from plumbing.text import short
 from tasks.files import must_end, read_text, rows_of
@@ -22,7 +23,9 @@ SUFFIXES = (".yaml", ".yml")
 STRATEGY = re.compile(r"(first|end|random):(\d{1,9})(%?)")
 
 
-def rows_of_mixture(spec: str, expected: str) -> list[tuple[Path, Any, str, Any]]:
+def rows_of_mixture(
+    spec: str, expected: str, bad: BadRecords = REFUSE
+) -> list[tuple[Path, Any, str, Any]]:
     """List (file, place, name, record) of all that a mixture takes, in its order.
 
     UserError for a file that is no mixture, and for what it names and is not there.
@@ -39,7 +42,7 @@ def rows_of_mixture(spec: str, expected: str) -> list[tuple[Path, Any, str, Any]
                 f"{where}: {short(named)} does not exist, neither beside the file nor here; "
                 "correct `json_path`"
             )
-        found = list(rows_of(file, expected, f"{number}/{file.name}"))
+        found = list(rows_of(file, expected, f"{number}/{file.name}", bad))
         taken = sampled(found, part.get("sampling_strategy", "all"), named, where)
         rows += [(file, place, name, record) for place, name, record in taken]
     if not rows:

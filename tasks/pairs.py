@@ -3,16 +3,19 @@
 import json
 import os
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from plumbing.bad_records import REFUSE, BadRecords
 from plumbing.errors import UserError
 from plumbing.text import short
-from tasks import image_fields, record_fields
+from tasks import folders, hub, image_fields, record_fields
 from tasks.example import Example, Pair, Turn
-from tasks.files import files_of, must_end, name_in, rows_of, split_name, tell_apart
-from tasks.images import check_images, locate
+from tasks.files import must_end, rows_of, tell_apart
+from tasks.images import check_images, keep_embedded, locate
 from tasks.marks import MARK, without_first_marks
+from tasks.stored import Store
 
 PROMPT_KEYS = ("prompt", "conversations", "messages", *record_fields.QUESTION_KEYS)
 ANSWER_KEYS = (*record_fields.ANSWER_KEYS, "answer_gt")  # the last is MMPR's
@@ -24,52 +27,71 @@ MOST_COPIES = 1000  # of a set with its repeat_time
 MOST_PAIRS = 10_000_000  # of such a set
 
 
-def read_pairs(spec: str, image_folder: str | None = None) -> list[Pair]:
-    """Read preference pairs from a file, a folder or MMPR's meta file.
+def read_pairs(spec: str, image_folder: str | None = None, bad: BadRecords = REFUSE) -> list[Pair]:
+    """Read preference pairs from a file, a folder, a set of the hub or MMPR's meta file.
 
     In a folder that holds a meta.json, only this is read.
     image_folder: where relative image paths resolve, instead of beside their file.
+    bad: what happens to records that cannot be used.
     UserError, naming file, line and remedy, for anything that would fail later.
     """
-    if not os.path.exists(split_name(spec)[0]):
+    name, _ = folders.split_name(spec)
+    if not os.path.exists(name) and not hub.is_name(name):
         raise UserError(f"{short(spec)}: no such file or folder; name a file of preference pairs")
     if image_folder is not None and not os.path.isdir(image_folder):
         raise UserError(f"--image-folder {short(image_folder)}: no such folder")
-    rows = rows_of_pairs(spec, None if image_folder is None else Path(image_folder))
-    if not rows:
+    made, repeats = {}, []  # a repeated record is one pair, whose images are checked once
+    store = Store()
+    for record, file, line, root, name in rows_of_pairs(spec, image_folder, bad):
+        key = (name, file, line, root)
+        repeats.append(key)
+        if key not in made:
+            made[key] = None
+            with bad.checking(f"{file}:{line}", name):
+                pair = to_pair(record, file, line, root, name)
+                keep_embedded(pair.example, store)
+                made[key] = (pair, name)
+    if not repeats and not bad.found:
         raise UserError(
             f"{spec} holds no pair: its sets are sampled down to none; raise their repeat_time"
         )
-    made, names = {}, {}
-    for record, file, line, root, name in rows:
-        if id(record) not in made:  # a repeated record is one pair, whose images are checked once
-            made[id(record)] = to_pair(record, file, line, root, name)
-            names[id(record)] = name
-    examples = [pair.example for pair in made.values()]
-    tell_apart(examples, list(names.values()), spec)
+    found = [each for each in made.values() if each]
+    bad.must_leave(found)
+    examples = [pair.example for pair, _ in found]
+    tell_apart(examples, [name for _, name in found], spec)
     image_fields.say_without_pictures(examples, spec)
-    check_images(examples)
-    return [made[id(record)] for record, *_ in rows]
+    good = {id(example) for example in check_images(examples, bad=bad)}
+    pairs = [made[key][0] for key in repeats if made[key]]
+    return [pair for pair in pairs if id(pair.example) in good]
 
 
-def rows_of_pairs(spec: str, root: Path | None) -> list[tuple]:
-    """List what `to_pair` is given for each pair: (record, file, line, root, name)."""
-    files = files_of(spec)
-    rows = []
-    for file in [f for f in files if f.name == "meta.json"] or files:
-        for line, name, record in rows_of(file, PAIR_KEYS, name_in(spec, file)):
-            is_set = isinstance(record, dict) and "annotation" in record and "chosen" not in record
-            if is_set:
-                rows += annotated(record, file, line, root)
-            else:
-                rows.append((record, file, line, root, name))
-    return rows
+def rows_of_pairs(spec: str, image_folder: str | None, bad: BadRecords) -> Iterator[tuple]:
+    """Yield what `to_pair` is given for each pair: (record, file, line, root, name)."""
+    root = None if image_folder is None else Path(image_folder)
+    for file, line, name, record in rows_of_files(spec, bad):
+        is_set = isinstance(record, dict) and "annotation" in record and "chosen" not in record
+        if is_set:
+            yield from annotated(record, file, line, root, bad)
+        else:
+            yield record, file, line, root, name
+
+
+def rows_of_files(spec: str, bad: BadRecords) -> Iterator[tuple]:
+    """Yield (file, line, name, record) of all records; in a folder of MMPR's meta.json only its."""
+    metas = sorted(Path(spec).rglob("meta.json")) if os.path.isdir(spec) else []
+    for meta in metas:
+        for line, name, record in rows_of(meta, PAIR_KEYS, folders.name_in(spec, meta), bad):
+            yield meta, line, name, record
+    if not metas:
+        yield from folders.rows_in(spec, PAIR_KEYS, training=True, bad=bad)
 
 
 # --- MMPR's meta file ---
 
 
-def annotated(record: dict, file: Path, line: Any, root: Path | None) -> list[tuple]:
+def annotated(
+    record: dict, file: Path, line: Any, root: Path | None, bad: BadRecords = REFUSE
+) -> list[tuple]:
     """List the rows of one set of a meta file, whole copies first.
 
     A `repeat_time` of 2.5 is all of it twice, then half of it, sampled by the set's name alone.
@@ -99,7 +121,7 @@ def annotated(record: dict, file: Path, line: Any, root: Path | None) -> list[tu
         folder = near(images, file)
     else:
         folder = root / images if os.path.isdir(root / images) else root
-    places = rows_of(annotation, PAIR_KEYS, f"{name}/{annotation.name}")
+    places = rows_of(annotation, PAIR_KEYS, f"{name}/{annotation.name}", bad)
     rows = [(row, annotation, place, folder, row_name) for place, row_name, row in places]
     if repeat > 1 and len(rows) * repeat > MOST_PAIRS:
         raise UserError(

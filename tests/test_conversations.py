@@ -32,6 +32,7 @@ import tasks
 import train_sft
 import update
 from data import Asker
+from lengths import fitting, fitting_pairs
 from plumbing.errors import UserError
 from tasks import marks, pairs, prompts, sheets
 from tasks.example import Example, Pair, Turn
@@ -426,25 +427,25 @@ def test_lengths_of_the_whole_conversation_are_checked(tiny):
     """The last prompt holds all that was said; each answer has the limit of its own."""
     processor = tiny[1]
     asker = Asker(processor, "none")
-    [length] = asker.check([TALK], 20, targets=True)
+    [length] = asker.check([TALK], 20)
     prompt, targets, _ = asker.lesson(TALK, 20)
     assert length + len(asker.target(TALK, 20)) == len(prompt.ids) + len(targets)
     exact = dataclasses.replace(processor, context=length + 20)
-    assert Asker(exact, "none").check([TALK], 20, targets=True) == [length]
-    assert "context" in refusal(Asker(exact, "none").check, [TALK], 21, True)
+    assert fitting(Asker(exact, "none"), [TALK], 20, targets=True) == [TALK]
+    assert "context" in refusal(fitting, Asker(exact, "none"), [TALK], 21, True)
     long = dataclasses.replace(TALK, history=said("<image> <image>?", "Two. " * 20))
-    assert asker.check([long], 20)  # as a question it is fine
-    text = refusal(asker.check, [long], 20, True)
+    assert fitting(asker, [long], 20) == [long]  # as a question it is fine
+    text = refusal(fitting, asker, [long], 20, True)
     assert text.startswith("d.jsonl:4: the earlier answer has ") and "--max-completion" in text
 
 
 def test_nothing_to_imitate_is_refused(tiny):
     asker = Asker(tiny[1])
     empty = dataclasses.replace(TALK, answer="")
-    assert "d.jsonl:4: nothing to imitate" in refusal(asker.check, [empty], 50, True)
-    assert asker.check([empty], 50)  # as a question it is fine
+    assert "d.jsonl:4: nothing to imitate" in refusal(fitting, asker, [empty], 50, True)
+    assert fitting(asker, [empty], 50) == [empty]  # as a question it is fine
     open_ended = dataclasses.replace(empty, solution="A long tale.")
-    assert asker.check([open_ended], 50, True)
+    assert fitting(asker, [open_ended], 50, True) == [open_ended]
 
 
 # --- asked again, and asked without the picture ---
@@ -643,7 +644,7 @@ def test_pairs_with_a_history(folder, tiny, layout):
     assert (example.history, example.question, example.system) == (history, question, system)
     assert (pair.chosen, pair.rejected) == ("Two.", "Three.")
     asker = Asker(tiny[1], "none")
-    asker.check_pairs([pair])
+    assert fitting_pairs(asker, [pair]) == [pair]
     logp, lengths = update.pair_logps(tiny[0], asker, update.encode_pair(pair, asker))
     assert torch.isfinite(logp).all() and lengths.tolist() == [
         len(data.encode_response(text, tiny[1], "", 99)) for text in ("Two.", "Three.")

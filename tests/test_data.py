@@ -21,6 +21,7 @@ import logps
 import tasks
 from batching import collate, micro_batches, pad_targets
 from data import Asker, Prompt, take
+from lengths import fitting_pairs
 from tasks import pairs
 from tasks.example import Example, Pair
 from tasks.prompts import (
@@ -129,9 +130,9 @@ def test_pairs_that_do_not_fit_are_refused(tiny):
     ):
         pair = Pair(example, chosen, rejected)
         fits = dataclasses.replace(processor, context=P + lengths[1])
-        Asker(fits, "none").check_pairs([pair] * 2)
+        fitting_pairs(Asker(fits, "none"), [pair] * 2)
         short = dataclasses.replace(processor, context=P + lengths[1] - 1)
-        text = refusal(Asker(short, "none").check_pairs, [pair])
+        text = refusal(fitting_pairs, Asker(short, "none"), [pair])
         assert (
             text.startswith("set.jsonl:2: ")
             and f"{P} tokens (400 of them from images) and with {lengths[1]} more" in text
@@ -149,7 +150,8 @@ def test_reserved_tokens_in_pairs_are_refused(tiny):
                 texts["rejected"],
             )
             text = refusal(
-                Asker(processor, "none").check_pairs,
+                fitting_pairs,
+                Asker(processor, "none"),
                 [Pair(Example("1", [], "q", ""), "yes", "no"), pair],
             )
             assert (

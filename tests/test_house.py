@@ -34,6 +34,7 @@ FLOORS = [
     ["model"],
     ["data"],
     ["batching"],
+    ["lengths"],
     ["fast", "fast.decode", "rollout", "update"],
     ["sampler", "heldout"],
     ["evaluate", "generate", "selftrain", "train_*", "fast.*"],

@@ -17,6 +17,7 @@ import pytest
 
 import data
 import evaluate
+import lengths
 import model as modeling
 from plumbing import disk
 from plumbing.errors import UserError
@@ -183,6 +184,7 @@ def test_answers_to_questions_with_other_ids_are_not_gone_on_with(tmp_path, monk
     monkeypatch.setattr(modeling, "resolve", lambda *_, **__: {})
     monkeypatch.setattr(modeling, "load_from_args", lambda *_, **__: (None, None))
     monkeypatch.setattr(data.Asker, "check", lambda *_, **__: None)
+    monkeypatch.setattr(lengths, "fitting", lambda asker, examples, *_, **__: examples)
     line = [
         "--model",
         "x",

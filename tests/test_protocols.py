@@ -14,6 +14,7 @@ from scored import score
 
 import data
 import evaluate
+import lengths
 import model as modeling
 import rollout
 import tasks
@@ -270,6 +271,7 @@ def ask(monkeypatch, tmp_path, says, line):
     monkeypatch.setattr(modeling, "load_from_args", lambda *_, **__: (None, None))
     monkeypatch.setattr(modeling, "describe", lambda policy: "a parrot")
     monkeypatch.setattr(data.Asker, "check", lambda *_, **__: None)
+    monkeypatch.setattr(lengths, "fitting", lambda asker, examples, *_, **__: examples)
     monkeypatch.setattr(rollout, "answer_all", answer_all)
     monkeypatch.setattr(plots, "plot_samples", lambda *_, **__: None)
     monkeypatch.setattr(plots, "plot_curve", lambda *_, **__: None)

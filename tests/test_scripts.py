@@ -50,7 +50,7 @@ import update
 from plumbing import rundir, running
 from plumbing.flags import Parser
 from plumbing.records import read_lines
-from tasks import files
+from tasks import folders
 from tasks.example import Example
 
 pytestmark = pytest.mark.usefixtures("toy_reward")
@@ -298,7 +298,7 @@ def test_short_names_of_data_sets(specs, names, tmp_path, monkeypatch):
         Path(folder).mkdir()
     for file in ("a/d.jsonl", "a/d.json", "b/d.jsonl", "a/e.parquet", "count.jsonl"):
         Path(file).touch()
-    assert files.short_names(specs) == dict(zip(specs, names))
+    assert folders.short_names(specs) == dict(zip(specs, names))
 
 
 def test_data_sets_of_one_name_stay_apart_in_metrics_and_files(base, tmp_path, no_pictures):

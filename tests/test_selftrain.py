@@ -25,6 +25,7 @@ from pool_lines import example, line
 
 import data
 import heldout
+import lengths
 import model as modeling
 import rollout
 import sampler
@@ -871,15 +872,16 @@ def examined(monkeypatch):
     def examine(line):
         checked = []
 
-        def check(asker, examples, room, targets=False):
+        def fitting(asker, examples, room, targets=False, bad=None):
             checked.append(list(examples))
             if targets:
                 raise Ready
+            return examples
 
         monkeypatch.setattr(modeling, "resolve", lambda *_, **__: {})
         monkeypatch.setattr(modeling, "load_from_args", lambda *_, **__: (None, None))
-        monkeypatch.setattr(data.Asker, "check", check)
-        monkeypatch.setattr(images, "check_images", lambda examples: None)
+        monkeypatch.setattr(lengths, "fitting", fitting)
+        monkeypatch.setattr(images, "check_images", lambda examples, bad=None: examples)
         with pytest.raises(Ready):
             run(line)
         return checked[0], checked[-1]

@@ -1,0 +1,88 @@
+"""Which examples fit the context, found out before any work; encoded only where it is not plain.
+
+A token stands for at least one byte, so that a text of 300 bytes has at most 300 tokens.
+"""
+
+import math
+import unicodedata
+from collections.abc import Collection, Sequence
+
+from tqdm import tqdm
+
+from data import Asker, encode_response, head, is_endless, must_spell_none, target_text
+from plumbing.bad_records import REFUSE, BadRecords
+from tasks.example import Example, Pair
+
+
+def fitting(
+    asker: Asker,
+    examples: Sequence[Example],
+    room: int,
+    targets: bool = False,
+    bad: BadRecords = REFUSE,
+) -> Sequence[Example]:
+    """Check that every prompt fits the context with `room` tokens more; return the good examples.
+
+    Of a toy task, the first few are checked. targets: the supervised responses too.
+    Raises UserError as `Asker.prompt` and `Asker.target` would, unless `bad` leaves them out.
+    """
+
+    def check(example: Example) -> None:
+        most = most_tokens(asker.render(example)) + asker.image_tokens(example)
+        if most + room > asker.processor.context:
+            asker.check([example], room)
+        if targets:
+            text = target_text(example, asker.template)
+            check_response(text, asker.processor, example.source, room, "solution")
+            if example.history:
+                asker.earlier_answers(example, room)
+
+    if is_endless(examples):
+        REFUSE.usable(head(examples, 16), check)
+        return examples
+    return bad.usable(shown(examples), check)
+
+
+def fitting_pairs(asker: Asker, pairs: Collection[Pair], bad: BadRecords = REFUSE) -> list[Pair]:
+    """Check that each pair's prompt and longer response fit the context; return the good pairs.
+
+    Raises UserError as above, also for a response that spells a reserved token.
+    """
+    processor = asker.processor
+
+    def check(pair: Pair) -> None:
+        example = pair.example
+        texts = {"chosen response": pair.chosen, "rejected response": pair.rejected}
+        for name, text in texts.items():
+            check_response(text, processor, example.source, math.inf, name)
+        room = max(map(most_tokens, texts.values())) + 1
+        most = most_tokens(asker.render(example)) + asker.image_tokens(example)
+        if most + room > processor.context:
+            rows = [encode_response(t, processor, example.source, math.inf) for t in texts.values()]
+            asker.check([example], max(map(len, rows)))
+
+    once = list({id(pair): pair for pair in pairs}.values())  # one may be there several times
+    good = {id(pair) for pair in bad.usable(shown(once), check)}
+    return [pair for pair in pairs if id(pair) in good]
+
+
+def shown(items: Sequence) -> Sequence:
+    """Show how far the check is."""
+    return tqdm(items, desc="checking lengths", leave=False, disable=len(items) < 500)
+
+
+def most_tokens(text: str) -> int:
+    """Bound the tokens of a text by its bytes, as byte-level BPE has it.
+
+    Qwen's tokenizer composes characters first, a few of which then take more bytes.
+    """
+    if text.isascii():
+        return len(text)
+    return len(unicodedata.normalize("NFC", text).encode())
+
+
+def check_response(text: str, processor: object, where: str, most: float, name: str) -> None:
+    """Check as `encode_response` does, but encode only what may be too long."""
+    must_spell_none(text, processor, where, name)
+    if most_tokens(text) + 1 > most:
+        encode_response(text, processor, where, most, name)

@@ -1,0 +1,283 @@
+"""What --data names: a toy task, a file, a folder, a set of the hub; and which split of it."""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from plumbing.bad_records import REFUSE, BadRecords
+from plumbing.errors import UserError
+from plumbing.text import short
+from tasks import drawing, hub, mixtures
+from tasks.files import READERS, rows_of
+
+# --- names ---
+
+
+def split_name(spec: str | Path) -> tuple[str, str | None]:
+    """Part "count:test" into ("count", "test"); "C:\\x.json" has no split: (itself, None).
+
+    A path that exists is whole. What exists, and a hub name, may have a split of any name.
+    """
+    spec = str(spec)
+    name, colon, split = spec.rpartition(":")
+    if not colon or os.path.exists(spec):
+        return spec, None
+    may_be = split in drawing.SPLITS or bool(name) and os.path.exists(name) or hub.is_name(name)
+    return (name, split) if may_be and re.fullmatch(r"[\w.-]+", split) else (spec, None)
+
+
+def short_names(specs: list[str]) -> dict[str, str]:
+    """Name each data set as briefly as tells it from the others: {spec: name}.
+
+    "count:test" -> "count:test"; "/home/x/d.jsonl" -> "d"; beside "/home/y/d.jsonl", "x/d".
+    """
+    possible = {spec: names_of(spec) for spec in specs}
+    chosen = {}
+    for spec, names in possible.items():
+        taken = set().union(*(possible[other] for other in possible if other != spec))
+        chosen[spec] = next((name for name in names if name not in taken), spec)
+    return chosen
+
+
+def names_of(spec: str) -> list[str]:
+    """List the names of a data set, the shortest first: "d", "d.jsonl", "x/d", ..., the spec.
+
+    "owner/set/config:test" -> "set/config:test", the whole.
+    """
+    path, split = split_name(spec)
+    end = f":{split}" if split else ""
+    if not os.path.exists(path):
+        if hub.is_name(path):
+            return [path.partition("/")[2] + end, spec]
+        return [spec]  # a toy task
+    whole = Path(os.path.abspath(path))
+    names = []
+    for n in range(1, len(whole.parts)):
+        name = "/".join(whole.parts[-n:])
+        names += [name.removesuffix(whole.suffix), name] if whole.suffix in READERS else [name]
+    return [f"{name}{end}" for name in names] + [spec]
+
+
+# --- the files of a folder ---
+
+IN_FOLDERS = [suffix for suffix in READERS if suffix != ".tsv"]  # which is named itself
+
+# What a folder may hold that is no data: of `datasets`, of git and of a checkpoint.
+NO_DATA = ("dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json")
+ORDINARY = re.compile(
+    r"(?i)(?:readme|licen[cs]e|notice|citation|changelog|makefile)\b.*"
+    r"|.*\.(?:md|rst|pdf|py|sh|ya?ml|toml|cfg|lock|log|html?|bib|ipynb"
+    r"|png|jpe?g|jfif|gif|webp|bmp|tiff?|svg|heic|avif|ppm|mp4|mkv|webm|mov|avi)"
+)
+
+
+def files_of(spec: str | Path, training: bool = False) -> list[Path]:
+    """List the data files that "x.jsonl", a folder or "folder:test" stands for, in order.
+
+    training: rows of another split than `train` must be asked for. UserError if there are none.
+    """
+    name, split = split_name(spec)
+    path = Path(name)
+    if split and not path.is_dir():
+        raise UserError(f"{spec}: a single file has no split; omit :{split}")
+    if not path.is_dir():
+        return [path]
+    files = data_files(path)
+    if not files:
+        raise UserError(f"{path} holds no {', '.join(IN_FOLDERS)} file")
+    return files_of_split(path, files, split, training)
+
+
+def data_files(folder: Path) -> list[Path]:
+    """List a folder's data files, and print once what else cannot be read."""
+    files, others = [], []
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        # A folder x.json is refused when it is read; x.parquet is a folder of Spark's.
+        named = [name for name in folders if name.endswith((".json", ".jsonl"))]
+        for name in names + named:
+            is_cache = name.startswith("cache-") and name.endswith(".arrow")  # of `datasets`
+            if name.startswith(".") or name in NO_DATA or is_cache:
+                continue
+            if os.path.splitext(name)[1] in IN_FOLDERS:
+                files.append(Path(place, name))
+            elif not ORDINARY.fullmatch(name):
+                others.append(os.path.join(place, name))
+    if others:
+        print(
+            f"{folder}: {len(others)} files are left out, the first {short(min(others), 100)}: "
+            f"in a folder only {', '.join(IN_FOLDERS)} files are read"
+        )
+    files.sort()
+    # CV-Bench holds test_2d.parquet and, without images, test_2d.jsonl.
+    return [p for p in files if p.suffix == ".parquet" or p.with_suffix(".parquet") not in files]
+
+
+def name_in(spec: str | Path, file: Path) -> str:
+    """Name a file by its path within the given folder, or by its name."""
+    folder = Path(split_name(spec)[0])
+    return file.relative_to(folder).as_posix() if folder.is_dir() else file.name
+
+
+# --- splits ---
+
+WORDS = {  # the word in a name: the split
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "dev": "validation",
+    "test": "test",
+    "testing": "test",
+    "eval": "test",
+    "evaluation": "test",
+    "ood": "ood",
+    "testmini": "testmini",
+    "minitest": "minitest",
+    "minival": "minival",
+    "minitrain": "minitrain",
+    "trainval": "trainval",
+}
+SHARD = re.compile(r"(.+?)-\d{5}-of-\d{5}\b.*")
+NO_SPLIT = ("data", "part", "shard", "default")  # data-00000-of-00002.arrow, of save_to_disk
+
+
+def splits_in(name: str) -> list[str]:
+    """List the words for splits in the name of a file or folder: "x_train.jsonl" -> ["train"].
+
+    What stands before "-00000-of-00002" is the hub's name of a split, whatever it is.
+    """
+    words = [word for word in re.findall("[a-z]+", name.lower()) if word in WORDS]
+    shard = SHARD.fullmatch(name)
+    if not words and shard and shard[1] not in NO_SPLIT:
+        return [shard[1]]
+    return words
+
+
+def split_of(folder: Path, file: Path) -> str | None:
+    """Read a file's split in its name, or else in the nearest folder that says one.
+
+    UserError for a name that says two.
+    """
+    for name in reversed(file.relative_to(folder).parts):
+        words = splits_in(name)
+        if len({WORDS.get(word, word) for word in words}) > 1:
+            raise UserError(
+                f"{file}: its name says the splits {' and '.join(words)}; rename it, or name the "
+                "file itself"
+            )
+        if words:
+            return words[0]
+    return None
+
+
+def files_of_split(
+    folder: Path, files: list[Path], split: str | None, training: bool
+) -> list[Path]:
+    """Choose the files of the wanted split: the given one, else train, else the only one."""
+    said = {file: split_of(folder, file) for file in files}
+    there = sorted({word for word in said.values() if word})
+    if split:
+        return files_named(folder, said, there, split)
+    if not there:
+        return files
+    without = [file for file in files if not said[file]]
+    if without:
+        named = next(file for file in files if said[file])
+        raise UserError(
+            f"{folder} holds files of a split ({name_in(folder, named)}) beside files of none "
+            f"({name_in(folder, without[0])}); read a split alone with {folder}:{there[0]}, "
+            "or name one file"
+        )
+    found = {word: WORDS.get(word, word) for word in there}
+    if "train" in found.values():
+        return [file for file in files if found[said[file]] == "train"]
+    if len(set(found.values())) > 1:
+        raise UserError(
+            f"{folder} holds the splits {', '.join(there)}; say which with {folder}:{there[0]}"
+        )
+    if training:
+        raise UserError(
+            f"{folder} holds only the split {there[0]}; to train on it, say {folder}:{there[0]}"
+        )
+    print(f"{folder}: all its files are of the split {there[0]}")
+    return files
+
+
+def files_named(
+    folder: Path, said: dict[Path, str | None], there: list[str], split: str
+) -> list[Path]:
+    """List the files of a split, by its own word or by another for it: dev is validation."""
+    exact = [file for file, word in said.items() if word == split]
+    meant = WORDS.get(split, split)
+    files = exact or [file for file, word in said.items() if word and WORDS.get(word) == meant]
+    if not files:
+        known = f"it has {', '.join(there)}" if there else "no name of a file or folder says one"
+        raise UserError(
+            f"{folder} has no split {split} ({known}); "
+            + (f"say {folder}:{there[0]}" if there else f"omit :{split} to read all of it")
+        )
+    return files
+
+
+# --- all records ---
+
+
+class Row(NamedTuple):
+    """One record and where it stands: `file` and `place` for messages, `name` for its id."""
+
+    file: Path
+    place: Any
+    name: str
+    record: Any
+
+
+def rows_in(
+    spec: str, expected: str, training: bool = False, bad: BadRecords = REFUSE
+) -> Iterator[Row]:
+    """Read the records of a file, a folder's files, a mixture or a set of the hub, in order."""
+    name, split = split_name(spec)
+    if not os.path.exists(name) and hub.is_name(name):
+        yield from hub_rows(name, split, expected, training, bad)
+        return
+    if is_mixture(spec):
+        for row in mixtures.rows_of_mixture(spec, expected, bad):
+            yield Row(*row)
+        return
+    for file in files_of(spec, training):
+        for place, label, record in rows_of(file, expected, name_in(spec, file), bad):
+            yield Row(file, place, label, record)
+
+
+def is_mixture(spec: str | Path) -> bool:
+    """Tell whether --data is a YAML file that lists files."""
+    return os.path.isfile(spec) and Path(spec).suffix in mixtures.SUFFIXES
+
+
+def hub_rows(
+    name: str, split: str | None, expected: str, training: bool, bad: BadRecords
+) -> Iterator[Row]:
+    """Read a set of the hub, named by its split and numbered through: "owner/set:train:12"."""
+    found = hub.splits_of(name)
+    split = hub_split(name, list(found), split, training)
+    shown = Path(f"{name}:{split}")
+    number = 0
+    for file in found[split]:
+        for _, _, record in rows_of(file, expected, None, bad):
+            number += 1
+            yield Row(shown, number, f"{shown}:{number}", record)
+
+
+def hub_split(name: str, there: list[str], split: str | None, training: bool) -> str:
+    """Choose a split of a set of the hub: the given one, else train, else the only one."""
+    if split is None and len(there) == 1 and (there[0] == "train" or not training):
+        return there[0]
+    wanted = split or "train"
+    meant = WORDS.get(wanted, wanted)
+    same = [word for word in there if WORDS.get(word, word) == meant]
+    if wanted in there or len(same) == 1:
+        return wanted if wanted in there else same[0]
+    raise UserError(f"{name} has no split {wanted}, but {', '.join(there)}; say {name}:{there[0]}")

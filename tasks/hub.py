@@ -1,0 +1,79 @@
+"""Sets of the Hugging Face hub by their names, through the optional package `datasets`."""
+
+import os
+import re
+from pathlib import Path
+
+from plumbing.errors import UserError
+from plumbing.text import short
+from tasks.files import READERS
+
+NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*(?:/\w[\w.-]*)?")
+
+
+def is_name(spec: str) -> bool:
+    """Tell whether this may be "owner/name" or "owner/name/config"; a path that exists is not."""
+    has_suffix = os.path.splitext(spec)[1] in READERS
+    return bool(NAME.fullmatch(spec)) and not has_suffix and not os.path.exists(spec)
+
+
+def splits_of(name: str) -> dict[str, list[Path]]:
+    """Fetch a set, unless it has been fetched: {split: its Arrow files}.
+
+    They are in the cache of `datasets`, where pictures stay encoded until they are looked at.
+    UserError for no such set, one that is closed, no network and an unknown config.
+    """
+    try:
+        import datasets
+    except ImportError:
+        raise UserError(
+            f"--data {name}: no such file or folder; to read a set of that name from the "
+            "Hugging Face hub, pip install datasets"
+        ) from None
+    owner, title, *rest = name.split("/")
+    path, config = f"{owner}/{title}", (rest or [None])[0]
+    try:
+        configs = datasets.get_dataset_config_names(path)
+        must_be_among(config, configs, path)
+        found = datasets.load_dataset(path, config)
+    except UserError:
+        raise
+    except Exception as error:  # of datasets, of huggingface_hub, of its HTTP client
+        raise not_fetched(error, name) from None
+    return {str(split): arrow_files(part, name) for split, part in found.items()}
+
+
+def must_be_among(config: str | None, configs: list[str], path: str) -> None:
+    """Refuse an unknown config, and none where there are several."""
+    if config in configs or config is None and (len(configs) < 2 or "default" in configs):
+        return
+    wrong = "is not among them" if config else "says none"
+    raise UserError(
+        f"{path} has the configs {short(', '.join(configs), 200)}, and --data {wrong}; "
+        f"say {path}/{configs[0] if configs else 'CONFIG'}"
+    )
+
+
+def not_fetched(error: Exception, name: str) -> UserError:
+    """Make one sentence of what may be wrong with a name, a network or a set."""
+    said = f"{type(error).__name__}: {short(error, 160)}"
+    kind = " ".join(each.__name__ for each in type(error).__mro__)
+    if "gated" in str(error).lower() or "Gated" in kind:
+        remedy = "its owners ask for an agreement: accept it on the hub, and run `hf auth login`"
+    elif "NotFound" in kind:
+        remedy = "check the name; it is neither a file or folder here nor an open set of the hub"
+    elif "Connect" in kind or "Timeout" in kind or "Offline" in kind:
+        remedy = "it is no file or folder here, and the hub is out of reach; check path and network"
+    else:
+        remedy = "fetch its files, and name their folder"
+    return UserError(f"--data {name} cannot be fetched ({said}); {remedy}")
+
+
+def arrow_files(part: object, name: str) -> list[Path]:
+    """List the files in which a split lies, in order."""
+    files = [Path(cached["filename"]) for cached in part.cache_files]
+    if not files:
+        raise UserError(
+            f"--data {name}: `datasets` holds it in memory; unset HF_DATASETS_IN_MEMORY_MAX_SIZE"
+        )
+    return files
