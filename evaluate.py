@@ -46,7 +46,7 @@ from plumbing.arguments import flag, flags_given, label_of, read_args, write_arg
 from plumbing.bad_records import BadRecords
 from plumbing.errors import UserError
 from plumbing.records import Lines, checksum, good_lines
-from tasks import folders, prompts, protocols, sheets
+from tasks import folders, protocols, sheets
 from tasks.example import Example
 from tasks.predictions import read_predictions
 
@@ -206,29 +206,6 @@ def sampled_scores(
     if "selections" in records[0]:
         selections = [selection(record, n, protocol) for record in records]
     return metrics.sampled_scores(records, examples, n, read, right, selections)
-
-
-def check_selections_fit(examples: list[Example], asker: "Asker", most: int, N: int) -> None:
-    """Check that N samples of `most` tokens and an answer fit into every selection prompt.
-
-    UserError now, not after an hour. (Bytes that are no text can grow when they are written again;
-    then rollout.self_select objects.)
-    """
-    instruction = prompts.SELECT.get(asker.template)
-    empty = []
-    for e in examples:
-        question = prompts.question_text(e, asker.template)
-        text = prompts.select_prompt(question, [""] * N, instruction)
-        empty.append(prompts.with_question(e, text))
-    longest, context = max(asker.verbatim().check(empty, 1)), asker.processor.context
-    fits = (context - longest) // (N + 1)
-    if fits < most:
-        lower = f"--max-completion-length to {fits}" if fits > 0 else "--max-pixels"
-        raise UserError(
-            f"--self-select shows {N} samples of up to {most} tokens with a question of {longest} "
-            f"and reads an answer of as many: too much for the model's context of {context}; "
-            f"lower --num-samples, or {lower}"
-        )
 
 
 def model_files(name: str) -> str | None:
@@ -493,7 +470,7 @@ def main(args: argparse.Namespace) -> None:
     as_judged = protocols.judged(examples, args.protocol) if args.protocol else examples
     prompt_tokens = asker.check(examples, args.max_completion_length) or [0] * len(examples)
     if args.self_select:
-        check_selections_fit(examples, asker, args.max_completion_length, N)
+        lengths.check_selections_fit(examples, asker, args.max_completion_length, N)
 
     # 3. what is answered already
     kept, resume = written.exists(), args.resume_from_checkpoint is not None

@@ -11,6 +11,8 @@ from tqdm import tqdm
 
 from data import Asker, encode_response, head, is_endless, must_spell_none, target_text
 from plumbing.bad_records import REFUSE, BadRecords
+from plumbing.errors import UserError
+from tasks import prompts
 from tasks.example import Example, Pair
 
 
@@ -86,3 +88,26 @@ def check_response(text: str, processor: object, where: str, most: float, name: 
     must_spell_none(text, processor, where, name)
     if most_tokens(text) + 1 > most:
         encode_response(text, processor, where, most, name)
+
+
+def check_selections_fit(examples: list[Example], asker: Asker, most: int, N: int) -> None:
+    """Check that N samples of `most` tokens and an answer fit into every selection prompt.
+
+    UserError now, not after an hour. (Bytes that are no text can grow when they are written again;
+    then rollout.self_select objects.)
+    """
+    instruction = prompts.SELECT.get(asker.template)
+    empty = []
+    for e in examples:
+        question = prompts.question_text(e, asker.template)
+        text = prompts.select_prompt(question, [""] * N, instruction)
+        empty.append(prompts.with_question(e, text))
+    longest, context = max(asker.verbatim().check(empty, 1)), asker.processor.context
+    fits = (context - longest) // (N + 1)
+    if fits < most:
+        lower = f"--max-completion-length to {fits}" if fits > 0 else "--max-pixels"
+        raise UserError(
+            f"--self-select shows {N} samples of up to {most} tokens with a question of {longest} "
+            f"and reads an answer of as many: too much for the model's context of {context}; "
+            f"lower --num-samples, or {lower}"
+        )

@@ -422,17 +422,15 @@ def main(args: argparse.Namespace) -> None:
     N, G, out = args.prompts_per_step, args.num_generations, Path(args.output_dir)
     vars(args).update(data.ask_as_trained(args))
     reading = {"level": args.level, "box_format": args.box_format}
-    reading |= {"min_pixels": args.min_pixels, "max_pixels": args.max_pixels}
     bad = BadRecords(args.skip_bad_records)
-    reading |= {"bad": bad}
+    reading |= {"min_pixels": args.min_pixels, "max_pixels": args.max_pixels, "bad": bad}
     examples = tasks.read(args.data, args.seed, teacher="gold", training=True, **reading)
     args.eval_data = args.eval_data or data.default_eval(args.data)
     eval_sets = data.read_eval(
         args.eval_data, {args.data: examples}, args.max_eval_samples, **reading
     )
     examples = data.check_golds(examples, rewards.check_gold, bad)
-    for name, held_out in eval_sets.items():
-        eval_sets[name] = data.check_golds(held_out, rewards.check_gold, bad)
+    eval_sets = {k: data.check_golds(e, rewards.check_gold, bad) for k, e in eval_sets.items()}
     check_needs(examples, [n for n in args.reward_funcs if n in rewards.REWARDS])
     max_steps = data.steps_of(args.max_steps, args.num_train_epochs, args.data, examples, N)
 
@@ -446,8 +444,7 @@ def main(args: argparse.Namespace) -> None:
     limit, size = args.max_completion_length, args.micro_batch_size
     sampling = rollout.Sampling(limit, args.temperature, args.top_p, args.top_k)
     examples = lengths.fitting(asker, examples, limit, bad=bad)
-    for name, held_out in eval_sets.items():
-        eval_sets[name] = lengths.fitting(asker, held_out, limit, bad=bad)
+    eval_sets = {k: lengths.fitting(asker, e, limit, bad=bad) for k, e in eval_sets.items()}
     bad.report(out)
     max_steps = data.steps_of(args.max_steps, args.num_train_epochs, args.data, examples, N)
     reference = model.Reference(policy, args.model, args.seed) if args.beta else None

@@ -33,6 +33,7 @@ import train_sft
 import update
 from data import Asker
 from lengths import fitting, fitting_pairs
+from plumbing.bad_records import REFUSE
 from plumbing.errors import UserError
 from tasks import marks, pairs, prompts, sheets
 from tasks.example import Example, Pair, Turn
@@ -495,7 +496,7 @@ def test_warm_up_conversations_are_learned_whole(tiny, monkeypatch):
 def test_warm_up_solutions_need_no_gold(folder):
     """They are imitated, and nobody scores them."""
     path = write(folder, [{"question": "Describe it.", "solution": "A long tale. " * 20}])
-    [example] = selftrain.read_warmup(tasks.read, path, None, {}).values()
+    [example] = selftrain.read_warmup(tasks.read, path, None, {}, REFUSE).values()
     assert example.answer == "" and example.solution.startswith("A long tale.")
 
 
