@@ -56,14 +56,18 @@ def cpu_seconds() -> tuple[float, float]:
     return mine, workers
 
 
-def main() -> None:
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     p.add_argument("--num-workers", type=int, default=2)
     p.add_argument("--photographs", type=int, default=16, help="of a step")
     p.add_argument("--steps", type=int, default=12)
     p.add_argument("--sleep", type=float, default=0.5, help="seconds of a step on the GPU")
     p.add_argument("--max-pixels", type=int, help="default: that of the scripts, 401408")
-    args = p.parse_args()
+    return p.parse_args(argv)
+
+
+def main() -> None:
+    args = parse_args()
     _, processor = model.load("tiny", max_pixels=args.max_pixels)
     encode = functools.partial(data.Asker(processor).prompt, room=512)
     with tempfile.TemporaryDirectory() as folder:
