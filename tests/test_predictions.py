@@ -12,8 +12,10 @@ import os
 import signal
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 import data
 import evaluate
@@ -182,7 +184,8 @@ def test_answers_to_questions_with_other_ids_are_not_gone_on_with(tmp_path, monk
     out.mkdir()
     disk.write_lines(out / "predictions.jsonl", [{"id": "d.json:2"}])
     monkeypatch.setattr(modeling, "resolve", lambda *_, **__: {})
-    monkeypatch.setattr(modeling, "load_from_args", lambda *_, **__: (None, None))
+    policy = SimpleNamespace(device=torch.device("cpu"))
+    monkeypatch.setattr(modeling, "load_from_args", lambda *_, **__: (policy, None))
     monkeypatch.setattr(data.Asker, "check", lambda *_, **__: None)
     monkeypatch.setattr(lengths, "fitting", lambda asker, examples, *_, **__: examples)
     line = [

@@ -8,8 +8,10 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from scored import score
 
 import data
@@ -268,7 +270,8 @@ def ask(monkeypatch, tmp_path, says, line):
         return texts, [len(text) for text in texts], None
 
     monkeypatch.setattr(modeling, "resolve", lambda *_, **__: {})
-    monkeypatch.setattr(modeling, "load_from_args", lambda *_, **__: (None, None))
+    policy = SimpleNamespace(device=torch.device("cpu"))
+    monkeypatch.setattr(modeling, "load_from_args", lambda *_, **__: (policy, None))
     monkeypatch.setattr(modeling, "describe", lambda policy: "a parrot")
     monkeypatch.setattr(data.Asker, "check", lambda *_, **__: None)
     monkeypatch.setattr(lengths, "fitting", lambda asker, examples, *_, **__: examples)

@@ -613,7 +613,7 @@ BAD_LINES = {
         ["cut.png", "cannot be opened", "replace the file or delete the record"],
     ),
     "no image at all": (record(image="d.jsonl"), ["cannot be opened"]),
-    "no answer": (record(answer=...), ["no answer; expected"]),
+    "no answer": (record(answer=...), ["no answer to compare with; expected"]),
     "empty answer": (record(answer=" "), ["`answer` is empty"]),
     "no question": (record(question=...), ["no question; expected"]),
     "broken line": (record()[:-3], ["broken JSON", "fix"]),
