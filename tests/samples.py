@@ -360,7 +360,7 @@ def embedded(value):
 
 def read_any(path):
     """Examples of a file of questions or of pairs."""
-    record = files.rows_of(path, "")[0][2]
+    record = next(iter(files.rows_of(path, "")))[2]
     record = record["text"] if isinstance(record.get("text"), dict) else record
     if "chosen" in record:
         return [pair.example for pair in pairs.read_pairs(path)]
