@@ -274,6 +274,7 @@ def ask(monkeypatch, tmp_path, says, line):
     monkeypatch.setattr(modeling, "load_from_args", lambda *_, **__: (policy, None))
     monkeypatch.setattr(modeling, "describe", lambda policy: "a parrot")
     monkeypatch.setattr(data.Asker, "check", lambda *_, **__: None)
+    monkeypatch.setattr(data.Asker, "prompt", lambda *_, **__: None)
     monkeypatch.setattr(lengths, "fitting", lambda asker, examples, *_, **__: examples)
     monkeypatch.setattr(rollout, "answer_all", answer_all)
     monkeypatch.setattr(plots, "plot_samples", lambda *_, **__: None)
