@@ -43,6 +43,8 @@ ASKED = [
     (r"args\.json (pairs|image_folder)$", "14: given pairs have a script of their own"),
     (r"^(dpo|mpo)_given/.*args\.json ", "14: train_dpo.py has no flags of samples"),
     (r"^export_(full|lora)\.out number of lines", "14: export's comparison is a test"),
+    (r"args\.json (num_workers|skip_bad_records)$", "15: two new flags"),
+    (r"^refused_data\.error line 1$", "15: a record without an answer may be learned from"),
 ]
 
 PRINTED = 8  # lines of a file
