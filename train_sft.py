@@ -128,7 +128,7 @@ def main(args: argparse.Namespace) -> None:
     found = data.read_eval(
         args.eval_data or [], {args.data: examples}, args.max_eval_samples, **reading
     )
-    eval_sets = with_answers(found, rewards.check_gold)
+    eval_sets = with_answers(found, rewards.check_gold, bad)
     for name, held_out in found.items():
         if is_named and name not in eval_sets:
             raise UserError(

@@ -160,3 +160,18 @@ def test_a_script_trains_on_the_rest(mixed, tmp_path, capsys):
     assert len((out / "skipped.jsonl").read_text().splitlines()) == len(BAD)
     said = capsys.readouterr().out
     assert f"({len(BAD) + 1} examples)" in said and "2 steps" in said
+
+
+def test_a_gold_that_cannot_be_scored_is_left_out_of_the_evaluation(tmp_path, capsys):
+    import train_sft
+
+    record = {"question": "Which?", "choices": ["red", "blue"], "answer": "red"}
+    path = write(tmp_path, [record, {**record, "answer": "purple"}, record], "which.jsonl")
+    flags = f"--model tiny --data count --max-steps 1 --batch-size 2 --eval-data {path}"
+    flags += f" --max-completion-length 200 --device cpu --output-dir {tmp_path / 'out'}"
+    says = refusal(train_sft.main, train_sft.parse_args(flags.split()))
+    assert says.startswith(f"{path}:2: the gold answer 'purple'")
+    train_sft.main(train_sft.parse_args([*flags.split(), "--skip-bad-records"]))
+    [skipped] = (tmp_path / "out" / "skipped.jsonl").read_text().splitlines()
+    assert "purple" in skipped
+    assert "of 2 greedy answers" in capsys.readouterr().out
