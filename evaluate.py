@@ -234,8 +234,8 @@ def ask_batch(
 
     first: the number of questions before these, from which the samples' random draws follow.
     prompts: these questions', encoded. num_workers: prepare those of the selections.
-    Returns each question's prediction, tokens, samples, sample_tokens and, by size, selections and
-    selection_tokens (those of the prompt and of the answer).
+    Returns each question's prediction, prompt_tokens, tokens, samples, sample_tokens and, by size,
+    selections and selection_tokens (those of the prompt and of the answer).
     """
     import rollout
 
@@ -243,8 +243,14 @@ def ask_batch(
     ask = partial(rollout.answer_all, policy, asker, examples, batch_size=batch_size)
     texts, lengths, _ = ask(greedy, batches=iter([prompts]))
     answers = [
-        {"prediction": text, "tokens": tokens, "samples": [], "sample_tokens": []}
-        for text, tokens in zip(texts, lengths)
+        {
+            "prediction": text,
+            "prompt_tokens": len(prompt.ids),
+            "tokens": tokens,
+            "samples": [],
+            "sample_tokens": [],
+        }
+        for text, prompt, tokens in zip(texts, prompts, lengths)
     ]
     if not N:
         return answers
@@ -266,9 +272,7 @@ def ask_batch(
     return answers
 
 
-def row_of(
-    example: Example, as_judged: Example, answer: dict, prompt_tokens: int, protocol: str | None
-) -> dict:
+def row_of(example: Example, as_judged: Example, answer: dict, protocol: str | None) -> dict:
     """Make a question's line of predictions.jsonl: what was answered, and what that scores."""
     _, right = judge_of(protocol)
     text = answer["prediction"]
@@ -283,7 +287,7 @@ def row_of(
     else:
         row |= rewards.marks(text, example)
     row |= {
-        "prompt_tokens": prompt_tokens,
+        "prompt_tokens": answer["prompt_tokens"],
         "tokens": answer["tokens"],
         "samples": answer["samples"],
         "right": [right(sample, as_judged) for sample in answer["samples"]],
@@ -468,7 +472,6 @@ def main(args: argparse.Namespace) -> None:
     examples = lengths.fitting(asker, examples, args.max_completion_length, bad=bad)
     bad.report(out)
     as_judged = protocols.judged(examples, args.protocol) if args.protocol else examples
-    prompt_tokens = asker.check(examples, args.max_completion_length) or [0] * len(examples)
     if args.self_select:
         lengths.check_selections_fit(examples, asker, args.max_completion_length, N)
 
@@ -514,7 +517,7 @@ def main(args: argparse.Namespace) -> None:
             policy, asker, examples[batch], sampling, N, select_sizes, batch_size, args.seed, first,
             next(batches), args.num_workers,
         )  # fmt: skip
-        columns = zip(examples[batch], as_judged[batch], answers, prompt_tokens[batch])
+        columns = zip(examples[batch], as_judged[batch], answers)
         return [row_of(*column, args.protocol) for column in columns]
 
     with ahead as batches:

@@ -46,8 +46,8 @@ def read(
         raise UserError(
             f"--box-format {box_format} is unknown; there are {', '.join(boxes.BOX_FORMATS)}"
         )
-    is_here = os.path.exists(name)  # unlike path.exists(), also False for a name too long
-    if not is_here and not hub.is_name(name):
+    # Unlike path.exists(), this is also False for a name too long.
+    if not os.path.exists(name) and not hub.is_name(name):
         if name not in toy.TASKS:
             raise UserError(
                 f"--data {short(spec)}: no such file or folder, "

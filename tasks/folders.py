@@ -48,10 +48,10 @@ def names_of(spec: str) -> list[str]:
     """
     path, split = split_name(spec)
     end = f":{split}" if split else ""
-    if not os.path.exists(path):
-        if hub.is_name(path):
-            return [path.partition("/")[2] + end, spec]
-        return [spec]  # a toy task
+    if hub.is_name(path):
+        return [path.partition("/")[2] + end, spec]
+    if not os.path.exists(path):  # a toy task
+        return [spec]
     whole = Path(os.path.abspath(path))
     names = []
     for n in range(1, len(whole.parts)):
@@ -240,7 +240,7 @@ def rows_in(
 ) -> Iterator[Row]:
     """Read the records of a file, a folder's files, a mixture or a set of the hub, in order."""
     name, split = split_name(spec)
-    if not os.path.exists(name) and hub.is_name(name):
+    if hub.is_name(name):
         yield from hub_rows(name, split, expected, training, bad)
         return
     if is_mixture(spec):

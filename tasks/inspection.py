@@ -156,8 +156,7 @@ def records_of(spec: str, level: int, boxes: tuple) -> Iterator[Record]:
     """
     name, _ = folders.split_name(spec)
     bad = Noted()
-    is_hub = not os.path.exists(name) and hub.is_name(name)
-    if is_hub or folders.is_mixture(spec):
+    if hub.is_name(name) or folders.is_mixture(spec):
         rows = folders.rows_in(spec, layouts.EXAMPLE_KEYS, False, bad)
         yield from records_in(rows, spec, bad, boxes)
     elif not os.path.exists(name):  # a toy task, or a sentence that says what there is

@@ -11,6 +11,7 @@ from plumbing.bad_records import REFUSE, BadRecords
 from plumbing.errors import UserError
 from plumbing.text import short
 from tasks import folders, hub, image_fields, record_fields
+from tasks.chats import ROLES
 from tasks.example import Example, Pair, Turn
 from tasks.files import must_end, rows_of, tell_apart
 from tasks.images import check_images, keep_embedded, locate
@@ -22,7 +23,6 @@ ANSWER_KEYS = (*record_fields.ANSWER_KEYS, "answer_gt")  # the last is MMPR's
 REPLIES = ("chosen", "rejected")
 OTHER_KEYS = ("choices", "id", "idx", "task", "video", "system")
 PAIR_KEYS = "question (or prompt, or conversations), chosen and rejected"
-ROLES = {"human": "user", "gpt": "assistant"}
 MOST_COPIES = 1000  # of a set with its repeat_time
 MOST_PAIRS = 10_000_000  # of such a set
 

@@ -531,7 +531,7 @@ def test_records_hold_what_was_asked():
     assert asked("Why?").asked() == {"question": "Why?"}
     example = asked("Why?", [], "One?", "Yes.", system="Be kind.")
     answer = {"prediction": "3", "tokens": 1, "samples": [], "sample_tokens": []}
-    row = evaluate.row_of(example, example, answer, 20, None)
+    row = evaluate.row_of(example, example, answer | {"prompt_tokens": 20}, None)
     assert example.asked().items() <= row.items() and list(row)[:2] == ["id", "question"]
     assert example.asked() == {
         "question": "Why?",

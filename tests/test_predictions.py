@@ -186,8 +186,7 @@ def test_answers_to_questions_with_other_ids_are_not_gone_on_with(tmp_path, monk
     monkeypatch.setattr(modeling, "resolve", lambda *_, **__: {})
     policy = SimpleNamespace(device=torch.device("cpu"))
     monkeypatch.setattr(modeling, "load_from_args", lambda *_, **__: (policy, None))
-    monkeypatch.setattr(data.Asker, "check", lambda *_, **__: None)
-    monkeypatch.setattr(data.Asker, "prompt", lambda *_, **__: None)
+    monkeypatch.setattr(data.Asker, "prompt", lambda *_, **__: SimpleNamespace(ids=[]))
     monkeypatch.setattr(lengths, "fitting", lambda asker, examples, *_, **__: examples)
     line = [
         "--model",
