@@ -1,6 +1,6 @@
 """Measure how OpenMP's threads should wait: alone, and beside a process that keeps a core busy.
 
-    python -m recipes.spin                  # 10 minutes on a quiet machine with two cores
+    python -m recipes.spin                  # 7 minutes on a quiet machine with two cores
 
 For each setting of libgomp: seconds of a training step and of a rollout of the tiny model, on all
 cores, in processes of their own that take turns. Median of the repetitions, and their range; CPU
@@ -19,10 +19,11 @@ from collections import defaultdict
 
 SETTINGS = {
     "as it comes (300,000)": {"GOMP_SPINCOUNT": "300000"},
-    "GOMP_SPINCOUNT=10000": {"GOMP_SPINCOUNT": "10000"},
-    "GOMP_SPINCOUNT=1000": {"GOMP_SPINCOUNT": "1000"},
-    "GOMP_SPINCOUNT=100": {"GOMP_SPINCOUNT": "100"},
-    "OMP_WAIT_POLICY=PASSIVE": {"OMP_WAIT_POLICY": "PASSIVE"},
+    "10,000 turns": {"GOMP_SPINCOUNT": "10000"},
+    "3,000 turns": {"GOMP_SPINCOUNT": "3000"},
+    "1,000 turns, PASSIVE (ours)": {"GOMP_SPINCOUNT": "1000", "OMP_WAIT_POLICY": "PASSIVE"},
+    "100 turns": {"GOMP_SPINCOUNT": "100"},
+    "PASSIVE": {"OMP_WAIT_POLICY": "PASSIVE"},
 }
 VARIABLES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 
@@ -107,7 +108,7 @@ def main() -> None:
         print(f"{where}; load {load}: seconds, and of CPU time")
         for (name, what), pairs in seconds.items():
             wall, cpu = zip(*pairs)
-            print(f"  {name:<24} {what:<14} {spread(wall):<24} {spread(cpu)}", flush=True)
+            print(f"  {name:<28} {what:<14} {spread(wall):<24} {spread(cpu)}", flush=True)
 
 
 if __name__ == "__main__":
