@@ -27,6 +27,9 @@ ROUGHLY = re.compile(
 )
 MARKUP = " \t\r*_#$`\\[]():"  # a line of these alone is around the answer, not the answer
 BETWEEN_BOXES = re.compile(r"\\text|\\quad|\band\b|\bor\b|[\s$,;.{}()&\\\[\]]")
+FENCE = re.compile(r"[\s*]*```\w*\n(.*?)```", re.DOTALL)
+LIST_ITEM = re.compile(r"(?:[-*•]|\d+[.)])\s")
+UNFINISHED = re.compile(r"(?:[,;&+=(]|\b(?:and|or|the|of))\Z")
 WORD = re.compile(r"[^\W\d_]{2}")
 SENTENCE_END = re.compile(r"[.!](?:\**)(?=\s|$)")
 ABBREVIATION = re.compile(  # its full stop ends no sentence, before such a word
@@ -84,15 +87,18 @@ def answer_line(text: str) -> Mark | None:
     marks = list(ANSWER_LINE.finditer(text))
     if not marks:
         return None
-    start = marks[-1].end()
+    begin, start = marks[-1].span()
+    fenced = FENCE.match(text, start)
+    if fenced:
+        return Mark(begin, fenced.end(), fenced[1].strip(), "line")
     line, end = first_line(text, start)
-    if goes_on(text[end:].partition("\n")[2].partition("\n")[0]):
-        return Mark(marks[-1].start(), end, "", "line")
+    if goes_on(line, text[end:]):
+        return Mark(begin, end, "", "line")
     first = first_sentence(line)
     words_after = line[len(first) :].strip(" .!*").split()
     if len(first.split()) > 3 or len(words_after) in (1, 2):  # "B. two cats" is an answer
         first = line
-    return Mark(marks[-1].start(), end, first, "line")
+    return Mark(begin, end, first, "line")
 
 
 def box(text: str) -> Mark | None:
@@ -142,6 +148,8 @@ def said(text: str) -> Mark | None:
     words_after = line[len(first) :].strip(" .!*").split()
     if re.search(r"\b[A-Za-z]\Z", first) and len(words_after) in (1, 2):
         first = line.rstrip(".!")  # "B. two cats", "George W. Bush"
+    if first == line and re.match(r"\n\s*[a-z]", text[end:]):
+        first = ""
     return Mark(telling[-1].start(), end - len(line) + len(first), first, "said")
 
 
@@ -156,14 +164,16 @@ def first_line(text: str, start: int) -> tuple[str, int]:
     return text[start:].strip(), len(text.rstrip())
 
 
-def goes_on(line: str) -> bool:
-    """Tell whether the line below an answer may belong to it, as in a list."""
-    if re.match(r"\s*(?:[-*•]|\d+[.)])\s", line):
+def goes_on(line: str, after: str) -> bool:
+    """Tell whether an answer may go on below its first line, as a list or a long sentence does."""
+    below = after.partition("\n")[2].partition("\n")[0].strip()
+    words = below.strip(MARKUP + "-")
+    if not words:
+        return False
+    if LIST_ITEM.match(below) or UNFINISHED.search(line) or words[0].islower():
         return True
-    is_heading = line.lstrip().startswith(("#", "**"))
-    bare_line = line.strip(MARKUP + "-")
-    is_words = len(bare_line.split()) > 2 or line.rstrip().endswith((".", "!", "?", ":"))
-    return bool(bare_line) and not is_heading and not is_words
+    is_heading = below.startswith(("#", "**"))
+    return not is_heading and len(words.split()) < 3 and not below.endswith((".", "!", "?", ":"))
 
 
 def first_sentence(line: str) -> str:

@@ -151,23 +151,25 @@ def imitated(reply: str, answer: str, choices: list[str] | None = None) -> str |
         return with_answer(reply, answer)
     thinking, is_thought, _ = reply.rpartition("</think>")
     mark = answer_marks.find(tail)
-    if is_thought and len(tail) >= SHORT_ANSWER and not (mark and mark.answer):
+    is_long = len(tail) >= SHORT_ANSWER
+    if is_thought and is_long and not (mark and mark.answer):
         return reply
-    is_short = is_thought and len(tail) < SHORT_ANSWER
-    if match_answer(bare(tail), answer, choices):
-        is_short = True
-    worked = working(tail, mark, is_short)
+    says_no_more = (is_thought and not is_long) or match_answer(bare(tail), answer, choices)
+    worked = working(tail, mark, says_no_more)
     if re.search(r"\w", worked):
-        return with_answer(f"{THINK_TAG.sub('', thinking)}\n{worked}", answer)
-    return with_answer(f"{thinking}</think>", answer) if is_thought else None
+        worked = f"{THINK_TAG.sub('', thinking)}\n{worked}".strip()
+        return f"<think> {worked} </think><answer> {answer} </answer>"
+    return f"{thinking}</think><answer> {answer} </answer>" if is_thought else None
 
 
-def working(tail: str, mark: answer_marks.Mark | None, is_short: bool) -> str:
+def working(tail: str, mark: answer_marks.Mark | None, says_no_more: bool) -> str:
     """Give what leads to a marked answer, or explains it; "" without such words."""
     if mark and mark.answer and mark.kind == "line":
         before, after = tail[: mark.start], tail[mark.end :]
         above, _, line = before.rpartition("\n")
         if answer_marks.LEAD.fullmatch(line):  # "**Final " of "**Final Answer:** 3"
             before = above
-        return after if not re.search(r"\w", before) and EXPLAINS.match(after) else before
-    return "" if is_short or (mark and mark.stands_alone(tail)) else tail
+        if re.search(r"\w", before):
+            return before
+        return after if EXPLAINS.match(after) or len(after) >= SHORT_ANSWER else ""
+    return "" if says_no_more or (mark and mark.stands_alone(tail)) else tail
