@@ -14,8 +14,15 @@ ANSWER_LINE = re.compile(
     r"|(?i:^[ \t#*_]*(?:the )?(?:final |correct )?answer[ \t*_]*$)(?=\s*\S)",  # a heading
     re.MULTILINE,
 )
-SAID = re.compile(r"\banswer(?:\**\s+(?:is|should be|must be)\b\**)\s*:?\s*", re.IGNORECASE)
-SAYS_NOTHING = re.compile(r"\**(?:not|as follows|given by|found|obtained)\b", re.IGNORECASE)
+SAID = re.compile(
+    r"\b(?:answer(?: (?:to|for|of) [^.\n]{1,80}?)?|(?:correct|right) (?:option|choice))\**"
+    r"\s+(?:is|should be|must be|would be|will be)\b\**\s*:?\s*"
+    r"(?:(?:therefore|thus|hence|then|indeed|clearly|simply|just|still|likely|probably)\b,?\s*)?",
+    re.IGNORECASE,
+)
+SAYS_NOTHING = re.compile(
+    r"\**(?:not|as follows|given (?:by|in|as)|found|obtained)\b", re.IGNORECASE
+)
 UNCLEAR = re.compile(r"\**(?:unclear|unknown)\b", re.IGNORECASE)
 LEAD = re.compile(
     r"\W*(?:(?:so|thus|hence|therefore|solution|and|the|final|correct|right|my)\b\W*)*",
@@ -30,6 +37,10 @@ BETWEEN_BOXES = re.compile(r"\\text|\\quad|\band\b|\bor\b|[\s$,;.{}()&\\\[\]]")
 FENCE = re.compile(r"[\s*]*```\w*\n(.*?)```", re.DOTALL)
 LIST_ITEM = re.compile(r"(?:[-*•]|\d+[.)])\s")
 UNFINISHED = re.compile(r"(?:[,;&+=(]|\b(?:and|or|the|of))\Z")
+LATER_BOX = re.compile(  # what leads on to a later box, where other words may join two answers
+    r"[.!?:]\s|\n|\b(?:then|so|thus|hence|therefore|finally|no|not|wait|but|which|gives?|gets?)\b",
+    re.IGNORECASE,
+)
 WORD = re.compile(r"[^\W\d_]{2}")
 SENTENCE_END = re.compile(r"[.!](?:\**)(?=\s|$)")
 ABBREVIATION = re.compile(  # its full stop ends no sentence, before such a word
@@ -113,12 +124,13 @@ def box(text: str) -> Mark | None:
         if earlier < 0:
             break
         inside, closed = inside_of_box(text, earlier)
-        between = BETWEEN_BOXES.sub(" ", text[closed:start]).strip()
-        if closed > start or WORD.search(between):
+        between = text[closed:start]
+        joined = BETWEEN_BOXES.sub(" ", between).strip()
+        if closed > start or (WORD.search(joined) and LATER_BOX.search(between)):
             break
-        if between:  # "x = 3, y = 4" and "(a) 3 (b) 4" have no single answer
+        if joined:  # "x = 3, y = 4", "3 by 4" and "(a) 3 (b) 4" have no single answer
             return Mark(earlier, end, "", "box")
-        if inside not in answers:
+        if not any(match_answer(inside, answer) for answer in answers):
             answers.insert(0, inside)
         start = earlier
     return Mark(start, end, ", ".join(answers), "box")

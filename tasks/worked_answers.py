@@ -19,10 +19,11 @@ from tasks.thinking import ANSWER_TAG, THINK_TAG, after_thinking, in_our_tags
 
 # What shows that an `answer` is a worked text, or is dressed as one.
 WORKED = re.compile(
-    r"</?think>|</?answer>|\\boxed|^####.*\s*\Z|\banswer\**\s+(?:is|should be|must be)\b"
+    r"</?think>|</?answer>|\\boxed|^####.*\s*\Z"
     r"|^\W*(?:final\s+)?answer\W*\n|^\W*(?:final\s+)?answer\**\s*:",
     re.IGNORECASE | re.MULTILINE,
 )
+IS_BOLD = re.compile(r"[^*]+\b(?:is|are|be|:)\s*\*\*([^*]+)\*\*\.?")  # a short text
 NOT_A_NUMBER = ("nan", "NaN", "NAN")  # as tables write an empty field
 EXPLAINS = re.compile(r"\W*(?:explanation|reason|rationale|because|solution)", re.IGNORECASE)
 
@@ -43,7 +44,10 @@ def gold_in(text: str) -> str:
     if found is not None:
         return found
     answer = after_thinking(in_our_tags(text))
-    return "" if answer is None or len(answer) >= SHORT_ANSWER else bare(answer)
+    if answer is None or len(answer) >= SHORT_ANSWER:
+        return ""
+    bold = IS_BOLD.fullmatch(answer)
+    return bold[1].strip() if bold else bare(answer)
 
 
 def marked_gold(text: str) -> str | None:
@@ -98,7 +102,7 @@ def split_gold(answer: str, where: str) -> Gold:
         raise UserError(
             f"{where}: the answer is {answer}, no number; write what is meant, or delete the record"
         )
-    if not WORKED.search(answer):
+    if not (WORKED.search(answer) or answer_marks.SAID.search(answer)):
         return Gold(bare(answer), None)
     return Gold(gold_in(answer), answer)
 

@@ -40,6 +40,7 @@ THINKING = [  # a text with thinking, its gold
     ("<think> Use <answer> tags. </think> 3", "3"),
     ("Is it 5?\n</think>\n\n**Answer:** B", "B"),  # QwQ, DeepSeek-R1
     ("Is it 5?\n</think>\n\n" + LONG + "\n**Final Answer**\n\\[ \\boxed{3} \\]", "3"),
+    ("<think>Is it 5?</think>\n\nThe number of dots in the picture is **3**.", "3"),  # R1-Onevision
     ("<Think>Is it 5?</Think> 3", "3"),
     ("<THINK>Is it 5?</THINK><ANSWER>3</ANSWER>", "3"),
     ("<thinking>Is it 5?</thinking>\n3", "3"),
@@ -81,11 +82,13 @@ CUT_OFF = [  # a text that is cut off or tells two answers, and has no gold
     "Answer: $\\begin{pmatrix} 1\n\\end{pmatrix}$",
     "x = \\boxed{3}, y = \\boxed{4}",
     "(a) \\boxed{3}\n(b) \\boxed{4}",
+    "It is \\boxed{3} by \\boxed{4}.",
     "\\boxed{3",
     "Answer: cat\nIt purrs, and the answer is an animal with fur.",
     "So \\boxed{7}.\nThe answer is 5.\nBut it is odd.",
     "The answer is not 3.",
     "The answer is as follows: see above.",
+    "The answer is given in the table: 5.",
 ]
 MARKED = [  # a text without thinking, its gold
     ("Answer: 3\nLet me know if you need more.", "3"),
@@ -124,7 +127,13 @@ MARKED = [  # a text without thinking, its gold
     ("The answer is 3. The answer is not 4.", "3"),
     ("\\boxed{3}, \\boxed{4}", "3, 4"),
     ("So $\\boxed{3}$ and $\\boxed{4}$.", "3, 4"),
+    ("The answer is therefore 3.", "3"),
+    ("The answer to the question is 3.", "3"),
+    ("The correct option is B.", "B"),
+    ("There are **3** dots and **4** lines.", "There are **3** dots and **4** lines."),
     ("\\boxed{3}\n\n\\boxed{3}", "3"),
+    ("\\boxed{\\frac{1}{2}} or \\boxed{0.5}", "0.5"),
+    ("So \\boxed{1}. It is \\boxed{2}.", "2"),
     ("First \\boxed{1}, then \\boxed{2}.", "2"),
     ("\\boxed{7} is a step. The answer is 5.", "5"),
     ("\\boxed{7} is a step.\nAnswer: 5", "5"),
@@ -285,6 +294,7 @@ HOSTILE = [
     "*",
     "$",
     "U.S. ",
+    "answer to ",
 ]
 
 
