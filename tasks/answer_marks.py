@@ -41,6 +41,7 @@ LATER_BOX = re.compile(  # what leads on to a later box, where other words may j
     r"[.!?:]\s|\n|\b(?:then|so|thus|hence|therefore|finally|no|not|wait|but|which|gives?|gets?)\b",
     re.IGNORECASE,
 )
+STEP = re.compile(r"[^,;()]*(?:[=≈→⇒]|\\approx|\\implies|\\Rightarrow)[\s$]*")  # "3 + 4 = 7"
 WORD = re.compile(r"[^\W\d_]{2}")
 SENTENCE_END = re.compile(r"[.!](?:\**)(?=\s|$)")
 ABBREVIATION = re.compile(  # its full stop ends no sentence, before such a word
@@ -126,7 +127,9 @@ def box(text: str) -> Mark | None:
         inside, closed = inside_of_box(text, earlier)
         between = text[closed:start]
         joined = BETWEEN_BOXES.sub(" ", between).strip()
-        if closed > start or (WORD.search(joined) and LATER_BOX.search(between)):
+        if closed > start or STEP.fullmatch(between):
+            break
+        if WORD.search(joined) and LATER_BOX.search(between):
             break
         if joined:  # "x = 3, y = 4", "3 by 4" and "(a) 3 (b) 4" have no single answer
             return Mark(earlier, end, "", "box")
@@ -204,7 +207,9 @@ def undressed(answer: str) -> str:
     if len(answer) >= SHORT_ANSWER:
         return answer
     marked = find(answer)
-    if marked and marked.answer and ("\\boxed" in answer or LEAD.fullmatch(answer[: marked.start])):
+    if marked and "\\boxed" in answer:
+        return marked.answer
+    if marked and marked.answer and LEAD.fullmatch(answer, 0, marked.start):
         return marked.answer
     formula = re.fullmatch(r"\$+([^$]+)\$+|\\\((.+)\\\)|\\\[(.+)\\\]", answer)
     return next(filter(None, formula.groups())).strip() if formula else answer
