@@ -11,18 +11,12 @@ from grading.boxes import FOUR_NUMBERS, WrittenBoxes, boxes_in
 from plumbing.errors import UserError
 from plumbing.text import short
 from tasks import image_fields, record_fields
+from tasks.answer_marks import contradict
 from tasks.box_fields import asks_for_boxes
 from tasks.example import Turn
 from tasks.option_texts import with_choices
-from tasks.worked_answers import (
-    ANSWER_TAG,
-    contradict,
-    gold_in,
-    imitated,
-    marked_gold,
-    must_agree,
-    split_gold,
-)
+from tasks.thinking import in_our_tags
+from tasks.worked_answers import gold_in, imitated, marked_gold, must_agree, split_gold, tagged
 
 ROLES = {"human": "user", "gpt": "assistant"}
 GOLD_KEYS = (*record_fields.ANSWER_KEYS, "gt")  # the last is R1-Onevision's
@@ -156,16 +150,16 @@ def gold_of_chat(record: dict, chat: Chat, images: list, where: str) -> dict:
     answer = record_fields.text_of(record, GOLD_KEYS, where, NUMBER_OR_TEXT)
     solution = record_fields.text_of(record, ["solution"], where, NUMBER_OR_TEXT)
     if answer is None:
-        tagged = (ANSWER_TAG.findall(solution) or [""])[-1]
-        written = boxes_in(tagged, where, asked=asks_for_boxes(chat.question, record))
+        in_tags = tagged(in_our_tags(solution)) or ""
+        written = boxes_in(in_tags, where, asked=asks_for_boxes(chat.question, record))
         if written:
             return boxes_fields(record, written)
         answer = gold_in(solution)
     choices = record_fields.choices_of(record, where)
     gold = split_gold(answer, where).answer
     must_agree(gold, solution, choices, where)
-    if solution and (ANSWER_TAG.fullmatch(solution.strip()) or solution.strip() == gold):
-        solution = None  # nothing is worked out in it
+    if solution:
+        solution = imitated(solution, gold, choices)
     if isinstance(chat.reply, str):
         solution = solution or reply_to_imitate(chat.reply, gold, choices, where)
     return {"answer": answer, "solution": solution}
@@ -219,7 +213,7 @@ def boxes_of_reply(
     detects = method in record_fields.DETECTION_METHODS
     if detects and gold_in(value).lower().rstrip(".") == "none":
         return WrittenBoxes([], "pixels")
-    reply = (ANSWER_TAG.findall(value) or [value])[-1].strip()
+    reply = tagged(value) or value.strip()
     may_be_box = detects or method in (None, "default")  # not mcq, math, ...
     if FOUR_NUMBERS.fullmatch(reply) and len(images) == 1 and may_be_box:
         return WrittenBoxes([[float(v) for v in reply.strip("[]").split(",")]], "pixels")
@@ -315,10 +309,10 @@ def reply_of(turn: dict, key: str, where: str) -> str | list:
     named = content_key(turn)
     content = turn.get(named)
     if isinstance(content, list) and content and all(isinstance(part, dict) for part in content):
-        return text_of_turn(turn, "assistant", key, where)[0].strip()
+        return in_our_tags(text_of_turn(turn, "assistant", key, where)[0].strip())
     if isinstance(content, list):
         return content
-    return record_fields.needed({named: content}, named, where, NUMBER_OR_TEXT).strip()
+    return in_our_tags(record_fields.needed({named: content}, named, where, NUMBER_OR_TEXT).strip())
 
 
 def content_key(turn: dict) -> str:

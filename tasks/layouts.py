@@ -98,7 +98,7 @@ def reader_of(record: dict) -> Any:
 def gold_of(fields: dict, where: str) -> tuple[str, str | None]:
     """Give the answer, "" without one, and the worked solution, None without one.
 
-    An answer that is a worked text is parted into both.
+    An answer that is a worked text is parted into both. A solution ends with the answer in tags.
     """
     answer, solution = fields.get("answer") or "", fields.get("solution")
     if fields.get("boxes") is not None:
@@ -106,8 +106,9 @@ def gold_of(fields: dict, where: str) -> tuple[str, str | None]:
     if answer.strip():
         answer, worked = worked_answers.split_gold(answer, where)
         solution = solution or worked
-    worked_answers.must_agree(answer, solution, fields.get("choices"), where)
-    return answer, solution
+    choices = fields.get("choices")
+    worked_answers.must_agree(answer, solution, choices, where)
+    return answer, worked_answers.imitated(solution, answer, choices) if solution else None
 
 
 def asked(fields: dict, count: int, where: str) -> tuple[list, str]:

@@ -6,7 +6,8 @@ from plumbing.text import short
 from tasks import image_fields, record_fields
 from tasks.box_fields import asks_for_boxes
 from tasks.option_texts import with_choices
-from tasks.worked_answers import ANSWER_TAG, gold_in, must_agree, split_gold
+from tasks.thinking import ANSWER_TAG, in_our_tags
+from tasks.worked_answers import gold_in, must_agree, split_gold, tagged
 
 PLAIN_KEYS = ("solution", "thinking", "id", "task", "boxes", "box_format")
 
@@ -51,13 +52,13 @@ def read(record: dict, where: str) -> tuple[dict, dict]:
         written = WrittenBoxes([solution])
         solution = None
     else:
-        solution = record_fields.text_of(record, ["solution"], where)
+        solution = in_our_tags(record_fields.text_of(record, ["solution"], where) or "") or None
     if written.boxes is not None and answer is not None and not boxes_in(answer, where, asked=True):
         raise UserError(f"{where}: both an answer and boxes; delete the one that is not asked for")
-    tagged = ANSWER_TAG.findall(solution or "")
-    if tagged and answer is None and written.boxes is None:
+    in_tags = tagged(solution or "")
+    if in_tags and answer is None and written.boxes is None:
         are_asked = asks_for_boxes(question, record)
-        written = boxes_in(tagged[-1], where, asked=are_asked) or WrittenBoxes()
+        written = boxes_in(in_tags, where, asked=are_asked) or WrittenBoxes()
     choices = record_fields.choices_of(record, where)
     if answer is not None and written.boxes is None:
         must_agree(split_gold(answer, where).answer, solution, choices, where)
@@ -91,7 +92,7 @@ def worked_out(record: dict, solution: str | None, where: str) -> str | None:
     """Give the response to imitate, if the solution is more than an answer."""
     thinking = record_fields.text_of(record, ["thinking"], where)
     if thinking and solution:  # R1-distilled: "<think>...</think>", then "<answer>...</answer>"
-        solution = f"{thinking.strip()}\n{solution.strip()}"
+        solution = in_our_tags(f"{thinking.strip()}\n{solution.strip()}")
     if solution is None or "<think>" in solution:
         return solution
     return None if ANSWER_TAG.fullmatch(solution.strip()) else solution

@@ -10,25 +10,22 @@ r"""The answer that a worked text comes to, and the worked text that an answer s
 import re
 from typing import NamedTuple
 
-from grading.answers import choice_index, match_answer
-from grading.reading import read, text_form
-from grading.values import Text
+from grading.answers import extract_answer, match_answer
 from plumbing.errors import UserError
 from plumbing.text import short
+from tasks import answer_marks
+from tasks.answer_marks import SHORT_ANSWER, bare, contradict
+from tasks.thinking import ANSWER_TAG, THINK_TAG, after_thinking, in_our_tags
 
-ANSWER_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
-SHORT_ANSWER = 100  # characters: a text without tags that is longer is no answer
-HASHES = re.compile(r"^####[ \t]*([^\n]*\S)\s*\Z", re.MULTILINE)  # the last line of GSM8K's texts
-ANSWER_MARK = re.compile(r"(?<![A-Za-z])(?:Answer|answer|ANSWER)\**\s*[:：]")
-SAID = re.compile(r"\banswer(?:\**\s+(?:is|should be|must be)\b\**)\s*:?\s*", re.IGNORECASE)
-SENTENCE_END = re.compile(r"[.!](?:\**)(?=\s|$)")
 # What shows that an `answer` is a worked text, or is dressed as one.
 WORKED = re.compile(
-    r"</?think>|<answer>|\\boxed|^####.*\s*\Z|\banswer\**\s+(?:is|should be|must be)\b"
-    r"|^\W*(?:final\s+)?answer\**\s*:",
+    r"</?think>|</?answer>|\\boxed|^####.*\s*\Z"
+    r"|^\W*(?:final\s+)?answer\W*\n|^\W*(?:final\s+)?answer\**\s*:",
     re.IGNORECASE | re.MULTILINE,
 )
+IS_BOLD = re.compile(r"[^*]+\b(?:is|are|be|:)\s*\*\*([^*]+)\*\*\.?")  # a short text
 NOT_A_NUMBER = ("nan", "NaN", "NAN")  # as tables write an empty field
+EXPLAINS = re.compile(r"\W*(?:explanation|reason|rationale|because|solution)", re.IGNORECASE)
 
 
 class Gold(NamedTuple):
@@ -46,91 +43,53 @@ def gold_in(text: str) -> str:
     found = marked_gold(text)
     if found is not None:
         return found
-    answer = after_thinking(text)
-    return "" if answer is None or len(answer) >= SHORT_ANSWER else bare(answer)
+    answer = after_thinking(in_our_tags(text))
+    if answer is None or len(answer) >= SHORT_ANSWER:
+        return ""
+    bold = IS_BOLD.fullmatch(answer)
+    return bold[1].strip() if bold else bare(answer)
 
 
 def marked_gold(text: str) -> str | None:
     """Find the answer that is marked as such; "" if it is empty or too long; None without marks.
 
-    The last tagged one, else what follows "####" or the last "Answer:" (R3V, Geo170K), else what
-    the last box holds, else what the last "the answer is" says.
+    The last tagged one after the thinking, else what `answer_marks.find` finds there.
     """
-    tagged = ANSWER_TAG.findall(text)
-    if tagged:
-        return bare(tagged[-1])
+    text = in_our_tags(text)
+    inside = tagged(text)
+    if inside is not None:
+        return answer_marks.undressed(inside)
     tail = after_thinking(text)
-    if tail is None:
+    if tail is None or "<answer>" in tail or "</answer>" in tail:  # cut off
         return ""
-    candidates = []
-    hashes = HASHES.search(tail)
-    if hashes:
-        candidates.append(hashes[1])
-    marks = list(ANSWER_MARK.finditer(tail))
-    if marks:
-        candidates.append(tail[marks[-1].end() :])
-    boxed = last_box(tail)
-    if boxed is not None:
-        candidates.append(boxed)
-    said = list(SAID.finditer(tail))
-    if said:
-        candidates.append(first_sentence(tail[said[-1].end() :]))
-    answers = [without_loose_bold(candidate) for candidate in candidates]
-    fitting = [answer for answer in answers if answer and len(answer) < SHORT_ANSWER]
-    if fitting:
-        return bare(fitting[0])
-    return "" if candidates else None
+    mark = answer_marks.find(tail)
+    return mark.answer if mark else None
 
 
-def after_thinking(text: str) -> str | None:
-    """Give what follows the thinking; None if the thinking never ends."""
-    tail = text.rpartition("</think>")[2]
-    return None if "<think>" in tail else tail.strip()
+def tagged(text: str) -> str | None:
+    """Give what the last <answer> after the thinking holds; None without one."""
+    pair = last_pair(text)
+    return text[pair[0] : pair[1]][len("<answer>") : -len("</answer>")].strip() if pair else None
 
 
-def last_box(text: str) -> str | None:
-    r"""Give the inside of the last \boxed{...}, with its braces in balance; None without one."""
-    start = text.rfind("\\boxed{")
-    if start < 0:
+def last_pair(text: str) -> tuple[int, int] | None:
+    """Find the place of that answer with its tags.
+
+    Where nothing follows the thinking, the answer may close the thinking or stand before it.
+    """
+    pairs = [found.span() for found in ANSWER_TAG.finditer(text)]
+    if not pairs:
         return None
-    inside = text[start + len("\\boxed{") :]
-    depth = 1
-    for place, character in enumerate(inside):
-        depth += (character == "{") - (character == "}")
-        if depth == 0:
-            return inside[:place]
-    return ""
+    start, end = pairs[-1]
+    if is_scored(text, start, end) or not text[end:].replace("</think>", "").strip():
+        return start, end
+    first = [pair for pair in pairs if pair[1] <= text.find("<think>")]
+    return first[-1] if first and after_thinking(text) == "" else None
 
 
-def first_sentence(text: str) -> str:
-    """Cut a text at the end of its first sentence or line: "3.5 cm. So" -> "3.5 cm"."""
-    line = text.strip().partition("\n")[0]
-    end = SENTENCE_END.search(line)
-    said = line[: end.start()] if end else line
-    return "" if re.match(r"(?:not|unclear|unknown)\b", said, re.IGNORECASE) else said
-
-
-def without_loose_bold(text: str) -> str:
-    """Drop the half of a pair of ** whose other half stands before the answer: "3**" -> "3"."""
-    text = text.strip()
-    if text.count("**") == 1:
-        text = text.removeprefix("**").removesuffix("**")
-    return text.strip()
-
-
-def bare(answer: str) -> str:
-    r"""Undress an answer: "**3**" -> "3"; r"$\boxed{3}$" -> "3"."""
-    answer = answer.strip()
-    if "*" not in answer and "\\boxed" not in answer:
-        return answer
-    bold = re.fullmatch(r"\*\*([^*]+)\*\*\.?", answer)
-    if bold:
-        answer = bold[1].strip()
-    undressed = re.sub(r"^(?:\$+|\\\(|\\\[)\s*|\s*(?:\$+|\\\)|\\\])\.?$", "", answer)
-    inside = last_box(undressed)
-    if inside and undressed == f"\\boxed{{{inside}}}":
-        return inside.strip()
-    return answer
+def is_scored(text: str, start: int, end: int) -> bool:
+    """Tell whether an answer with its tags stands there after all thinking."""
+    return after_thinking(text[:start]) is not None and not THINK_TAG.search(text, end)
 
 
 def split_gold(answer: str, where: str) -> Gold:
@@ -138,40 +97,14 @@ def split_gold(answer: str, where: str) -> Gold:
 
     The gold is "" if the worked text does not tell it. UserError for NaN.
     """
-    answer = answer.strip()
+    answer = in_our_tags(answer.strip())
     if answer in NOT_A_NUMBER:
         raise UserError(
             f"{where}: the answer is {answer}, no number; write what is meant, or delete the record"
         )
-    if not WORKED.search(answer):
+    if not (WORKED.search(answer) or answer_marks.SAID.search(answer)):
         return Gold(bare(answer), None)
-    gold = marked_gold(answer)
-    if gold is None:  # thinking before a plain answer
-        gold = gold_in(answer)
-    rest = ANSWER_TAG.sub("", answer).strip()
-    stands_alone = not rest or bare(answer) == gold
-    return Gold(gold, None if stands_alone else answer)
-
-
-def contradict(answer: str, other: str, choices: list[str] | None = None) -> bool:
-    """Tell whether two golds of one record surely differ: two numbers, two letters, two words.
-
-    A letter and a text, or a number and a text, may mean the same.
-    """
-    if answer == other or match_answer(other, answer, choices):
-        return False
-    if choices:
-        places = choice_index(answer, choices), choice_index(other, choices)
-        return None not in places and places[0] != places[1]
-    if match_answer(answer, other):
-        return False
-    one, two = read(answer), read(other)
-    if type(one) is not type(two):
-        return False
-    if isinstance(one, Text):
-        forms = text_form(answer), text_form(other)
-        return forms[0] not in forms[1] and forms[1] not in forms[0]
-    return True
+    return Gold(gold_in(answer), answer)
 
 
 def must_agree(answer: str, solution: str | None, choices: list[str] | None, where: str) -> None:
@@ -190,35 +123,57 @@ def with_answer(solution: str, answer: str) -> str:
     "<think> hm </think><answer>3</answer>", "4" -> "<think> hm </think><answer> 4 </answer>"
     "I see it.", "4" -> "<think> I see it. </think><answer> 4 </answer>"
     """
-    tagged = f"<answer> {answer} </answer>"
-    found = list(ANSWER_TAG.finditer(solution))
-    if found:
-        return solution[: found[-1].start()] + tagged + solution[found[-1].end() :]
+    tags = f"<answer> {answer} </answer>"
+    pair = last_pair(solution)
+    if pair:
+        before, after = solution[: pair[0]], solution[pair[1] :]
+        if is_scored(solution, *pair):
+            return before + tags + after
+        solution = before + after
     thinking, closed, _ = solution.rpartition("</think>")
     if not closed:
-        thinking = f"<think> {solution.strip()} "
-    return f"{thinking}</think>{tagged}"
+        thinking = f"<think> {THINK_TAG.sub('', solution).strip()} "
+    return f"{thinking}</think>{tags}"
 
 
-def imitated(reply: str, answer: str) -> str | None:
+def imitated(reply: str, answer: str, choices: list[str] | None = None) -> str | None:
     """Give the response to imitate, if a reply holds more than its answer.
 
-    What is worked out before an untagged answer is put in tags, so that what is learned from it
-    can be scored: "Solution:\\n1. ...\\nAnswer: 3" (R3V)
+    What is worked out before the answer is put in tags, so that what is learned from it can be
+    scored: "Solution:\\n1. ...\\nAnswer: 3" (R3V)
     -> "<think> Solution:\\n1. ... </think><answer> 3 </answer>".
-    A long text after the thinking stays as it is: it is more than an answer.
+    A long text after the thinking that marks no answer stays as it is.
     """
-    if "<answer>" in reply:
-        return reply if ANSWER_TAG.sub("", reply).strip() else None
-    if not answer:
-        return reply
-    tail = after_thinking(reply) or ""
-    marks = list(ANSWER_MARK.finditer(tail))
-    if marks and bare(without_loose_bold(tail[marks[-1].end() :])) == answer:
-        rest = reply.strip().removesuffix(tail[marks[-1].start() :])
-        return with_answer(re.sub("</?think>", "", rest), answer) if rest.strip(" *\n") else None
-    if bare(reply) == answer:
+    reply = in_our_tags(reply)
+    pair = last_pair(reply)
+    if pair and not (reply[: pair[0]] + reply[pair[1] :]).strip():
         return None
-    if "</think>" in reply and len(tail) >= SHORT_ANSWER:
+    if not answer or match_answer(extract_answer(reply), answer, choices):
         return reply
-    return with_answer(reply, answer)
+    tail = after_thinking(reply)
+    if pair or tail is None:
+        return with_answer(reply, answer)
+    thinking, is_thought, _ = reply.rpartition("</think>")
+    mark = answer_marks.find(tail)
+    is_long = len(tail) >= SHORT_ANSWER
+    if is_thought and is_long and not (mark and mark.answer):
+        return reply
+    says_no_more = (is_thought and not is_long) or match_answer(bare(tail), answer, choices)
+    worked = working(tail, mark, says_no_more)
+    if re.search(r"\w", worked):
+        worked = f"{THINK_TAG.sub('', thinking)}\n{worked}".strip()
+        return f"<think> {worked} </think><answer> {answer} </answer>"
+    return f"{thinking}</think><answer> {answer} </answer>" if is_thought else None
+
+
+def working(tail: str, mark: answer_marks.Mark | None, says_no_more: bool) -> str:
+    """Give what leads to a marked answer, or explains it; "" without such words."""
+    if mark and mark.answer and mark.kind == "line":
+        before, after = tail[: mark.start], tail[mark.end :]
+        above, _, line = before.rpartition("\n")
+        if answer_marks.LEAD.fullmatch(line):  # "**Final " of "**Final Answer:** 3"
+            before = above
+        if re.search(r"\w", before):
+            return before
+        return after if EXPLAINS.match(after) or len(after) >= SHORT_ANSWER else ""
+    return "" if says_no_more or (mark and mark.stands_alone(tail)) else tail

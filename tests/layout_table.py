@@ -635,7 +635,7 @@ CASES = {
         {"answer": f"<think> {LONG}"},
         "no answer to compare with",
         images=[],
-        solution="48 + 24 = 72\n#### 72",
+        solution="<think> 48 + 24 = 72 </think><answer> 72 </answer>",
         keys=(),
     ),
     "R3V's warm-up": Case(

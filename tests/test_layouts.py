@@ -151,8 +151,12 @@ def test_several_images_none_choices_and_numbers(folder):
             "4",
             "First <answer> 3 </answer>, no: <answer>\n4 </answer>",
         ),
-        ({"solution": "42"}, "42", "42"),
-        ({"answer": "5", "solution": "Two and three.\nSo 5."}, "5", "Two and three.\nSo 5."),
+        ({"solution": "42"}, "42", None),
+        (
+            {"answer": "5", "solution": "Two and three.\nSo 5."},
+            "5",
+            "<think> Two and three.\nSo 5. </think><answer> 5 </answer>",
+        ),
     ],
 )
 def test_where_answer_and_solution_come_from(tmp_path, record, answer, solution):
