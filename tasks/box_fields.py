@@ -16,7 +16,7 @@ FILE_FORMATS = {  # of the boxes in a file: (what a side of the picture counts, 
     "norm1000": (1000, "in 0 to 1000"),
     "norm1": (1, "in fractions of width and height"),
 }
-SPECK = 2  # a box that ends before this has no two pixels, or thousandths, from the corner on
+SPECK = 2  # a box that ends before this is none of pixels, or of 0 to 1000
 
 
 def boxes_of_record(
@@ -84,17 +84,22 @@ def in_pixels(corners: list, box_format: str, size: list[int]) -> list:
 
 def is_inside(corners: list, box_format: str, size: list[int]) -> bool:
     """Tell whether a box lies in the picture, but for a pixel of rounding, and is no speck."""
-    if box_format != "norm1" and max(corners) < SPECK < max(size):
+    if box_format != "norm1" and is_speck(corners, size):
         return False
     converted = in_pixels(corners, box_format, size)
     return all(-1 <= v <= side + 1 for v, side in zip(converted, size * 2))
+
+
+def is_speck(corners: list, size: list[int]) -> bool:
+    """Tell whether a box is in the picture's first two pixels: its corners are fractions."""
+    return max(corners) < SPECK < max(size)
 
 
 def outside(corners: list, box_format: str, picture: Any, where: str) -> UserError:
     """Make the message about a box that lies outside the picture, or is a speck in its corner."""
     size = list(images.picture_size(picture, where))
     message = f"{where}: box {short(corners, 60)} "
-    if max(corners) < SPECK and min(corners) >= -1:
+    if is_speck(corners, size) and min(corners) >= -1:
         message += f"has no size in a picture of {size[0]} x {size[1]} pixels; fix it"
     else:
         message += f"lies outside the picture of {size[0]} x {size[1]} pixels; fix it"
@@ -102,7 +107,7 @@ def outside(corners: list, box_format: str, picture: Any, where: str) -> UserErr
         if other != box_format and is_inside(corners, other, size):
             message += f', or write "box_format": "{other}" if it is {unit}'
     if is_inside(corners, "norm1", size):
-        message += " (many of LLaVA-1.5's are fractions of the picture padded to a square: convert)"
+        message += " (some of LLaVA-1.5's are of the picture padded to a square: convert those)"
     stored = stored_size(picture, where)
     if stored != size and is_inside(corners, box_format, stored):
         message += (

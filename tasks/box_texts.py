@@ -16,7 +16,8 @@ from tasks import record_fields, worked_answers
 
 BOXES_ASKED = re.compile(r"bounding[ -]?box|bbox|'Position'", re.IGNORECASE)
 PLACE_ASKED = re.compile(
-    r"\b(?:where|locat\w+|locali[sz]\w+|detect\w*|ground(?:ing|ed)?|region|boxes|x_?1)\b|坐标|定位|框",
+    r"\b(?:where|locat\w+|locali[sz]\w+|detect\w*|grounding|region)\b|[\[(]\s*x_?1\b|x_?min\b"
+    r"|定位|边界框|检测框|框出",
     re.IGNORECASE,
 )
 LIST_ASKED = re.compile(
@@ -38,10 +39,11 @@ def four_numbers_are(question: str, record: dict) -> str:
     kinds = (None, "default", *record_fields.DETECTION_METHODS)  # not mcq, math, ...
     if record.get("accu_reward_method") not in kinds:
         return "list"
-    if asks_for_boxes(question, record) or PLACE_ASKED.search(question):
+    is_list = bool(LIST_ASKED.search(question)) and "coordinate" not in question.lower()
+    is_place = bool(PLACE_ASKED.search(question))
+    if asks_for_boxes(question, record) or is_place > is_list:
         return "box"
-    is_list = LIST_ASKED.search(question) and "coordinate" not in question.lower()
-    return "list" if is_list else "either"
+    return "list" if is_list > is_place else "either"
 
 
 # --- the notations ---
@@ -111,10 +113,11 @@ def boxes_in(
 def gold_part(text: str) -> str:
     """Cut out what of an answer or a solution may be boxes, "" if nothing is."""
     tagged = worked_answers.ANSWER_TAG.findall(text)
-    rest = worked_answers.after_thinking(text) or ""
     if tagged:
         return tagged[-1]
-    return rest if rest[:1] in tuple("[({<`") or rest.lower().startswith("no objects") else ""
+    rest = worked_answers.after_thinking(text) or ""
+    may_be = len(rest) < worked_answers.SHORT_ANSWER or rest.startswith(tuple("[({<`"))
+    return rest if may_be else ""
 
 
 def box_of_list(value: list, question: str, where: str) -> WrittenBoxes:

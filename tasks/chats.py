@@ -152,9 +152,13 @@ def with_objects(record: dict, chat: Chat, where: str) -> tuple[dict, Chat]:
 
 
 def must_hold_no_boxes(record: dict, chat: Chat, pictures: int, where: str) -> None:
-    """Refuse boxes in an earlier reply: only those of the last are converted for the model."""
+    """Refuse boxes as an earlier reply: only those of the last are converted for the model."""
     for asked, said in zip(chat.history[::2], chat.history[1::2]):
-        if box_texts.boxes_in(said.text, where, asked.text, record, pictures, chat.tagged):
+        try:
+            found = box_texts.boxes_in(said.text, where, asked.text, record, pictures, chat.tagged)
+        except UserError:
+            found = None  # no boxes alone: words that are learned as they stand
+        if found:
             raise UserError(
                 f"{where}: an earlier reply is a box ({short(said.text, 40)}), and only the last "
                 "one is converted for the model; make each question a record of its own"

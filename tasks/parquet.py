@@ -167,7 +167,8 @@ def plain_value(value: Any, kind: Any) -> Any:
     """
     kind = stored_kind(kind)
     if isinstance(value, dict):
-        kinds = {field.name: field.type for field in kind} if hasattr(kind, "fields") else {}
+        fields = kind if str(kind).startswith("struct<") else ()
+        kinds = {field.name: field.type for field in fields}
         return {str(key): plain_value(item, kinds.get(key)) for key, item in value.items()}
     if isinstance(value, tuple):  # of a map: a key and its value
         kinds = getattr(kind, "key_type", None), getattr(kind, "item_type", None)

@@ -81,11 +81,12 @@ def filled_reply(text: str, names: Any, boxes: Any) -> str:
 
 def objects_of(record: dict, where: str) -> tuple[list[str], list, str]:
     """Read `objects`: (names, boxes, their `box_format`). UserError for another form."""
-    objects = record.get("objects")
-    objects = objects if isinstance(objects, dict) else {}
+    given = record.get("objects")
+    objects = given if isinstance(given, dict) else {}
     refs, boxes = objects.get("ref") or [], objects.get("bbox") or []
     is_read = (
-        isinstance(refs, list)
+        isinstance(given, dict)
+        and isinstance(refs, list)
         and isinstance(boxes, list)
         and all(isinstance(name, str) and name.strip() for name in refs)
         and all(isinstance(box, list) and len(box) == 4 for box in boxes)
