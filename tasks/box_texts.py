@@ -120,14 +120,15 @@ def gold_part(text: str) -> str:
     return rest if may_be else ""
 
 
-def box_of_list(value: list, question: str, where: str) -> WrittenBoxes:
-    """Read a JSON list, which is a box (VLM-R1). UserError if the question asks for a list."""
-    if four_numbers_are(question, {}) == "list":
+def boxes_of_list(value: list, question: str, record: dict, where: str) -> WrittenBoxes:
+    """Read a JSON list, a box (VLM-R1) or several. UserError if the question asks for a list."""
+    if four_numbers_are(question, record) == "list":
         raise UserError(
             f"{where}: {short(value, 60)} is read as a box, and the question seems to ask for a "
             'list; write the list as a text, or a box as {"bbox_2d": [x1, y1, x2, y2]}'
         )
-    return WrittenBoxes([value], "pixels")
+    several = bool(value) and all(isinstance(item, (list, dict)) for item in value)
+    return WrittenBoxes(value if several else [value], "pixels")
 
 
 def boxes_of_json(text: str, where: str) -> WrittenBoxes:

@@ -187,8 +187,9 @@ def gold_of_chat(record: dict, chat: Chat, images: list, where: str) -> dict:
     """Find answer, solution and boxes: under a key of the record, or else in the last reply."""
     if not has_gold(record):
         return gold_of_reply(record, chat, images, where)
-    if isinstance(record.get("solution"), list):
-        return boxes_fields(record, box_texts.box_of_list(record["solution"], chat.question, where))
+    solution = record.get("solution")
+    if isinstance(solution, list):
+        return boxes_fields(record, box_texts.boxes_of_list(solution, chat.question, record, where))
     answer = record_fields.text_of(record, GOLD_KEYS, where, NUMBER_OR_TEXT)
     solution = record_fields.text_of(record, ["solution"], where, NUMBER_OR_TEXT)
     told = box_texts.gold_part(solution if answer is None else answer)
@@ -225,7 +226,7 @@ def gold_of_reply(record: dict, chat: Chat, images: list, where: str) -> dict:
     if reply is None:
         return {"answer": None}
     if isinstance(reply, list):
-        return boxes_fields(record, box_texts.box_of_list(reply, chat.question, where))
+        return boxes_fields(record, box_texts.boxes_of_list(reply, chat.question, record, where))
     answer = gold_in(reply)
     written = boxes_of_reply(reply, chat, record, images, where)
     if written:

@@ -86,7 +86,7 @@ def boxes_of(record: dict, question: str, where: str) -> tuple[WrittenBoxes, str
     """Give the boxes under `boxes`, or in a `solution` that is a list, and the solution's text."""
     written, solution = WrittenBoxes(record.get("boxes")), record.get("solution")
     if isinstance(solution, list) and written.boxes is None:
-        return box_texts.box_of_list(solution, question, where), None
+        return box_texts.boxes_of_list(solution, question, record, where), None
     return written, record_fields.text_of(record, ["solution"], where)
 
 

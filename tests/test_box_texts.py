@@ -153,6 +153,7 @@ def test_notations_that_are_refused(wide, name, form):
         ("pixels", "(10,20),(200,300)", PIXELS),
         ("pixels", "<box>(10,20),(200,300)</box>", PIXELS),
         (None, [10, 20, 200, 300], PIXELS),
+        (None, [[10, 20, 200, 300]], PIXELS),
     ],
 )
 def test_a_record_may_say_its_unit(wide, box_format, gold, expected):
