@@ -50,7 +50,7 @@ def four_numbers_are(question: str, record: dict) -> str:
 
 FENCE = re.compile(r"```(?:json)?\s*(.*?)\s*```", re.DOTALL)
 CORNERS = re.compile(r"\(\s*(\d+)\s*,\s*(\d+)\s*\)\s*,\s*\(\s*(\d+)\s*,\s*(\d+)\s*\)")
-BRACKETS = re.compile(r"[\[\]()\s,.\d-]+")
+BRACKETS = re.compile(r"[\[\]()\s,.\deE+-]+")
 POINT = re.compile(r"[\[(][^\[\](),]*,[^\[\](),]*[\])]")  # (1, 2)
 QWEN2_MARKS = {
     "<|object_ref_start|>": "<ref>",
@@ -60,9 +60,12 @@ QWEN2_MARKS = {
 }
 QWEN2_MARK = re.compile("|".join(map(re.escape, QWEN2_MARKS)))
 MARKED = re.compile(r"\s*(?:<ref>([^<]*)</ref>\s*)?((?:<box>[^<]*</box>[\s,;.]*)+)(?:and\b)?")
+WITHIN = re.compile(r"[\[(［（]\s*[\d.]+(?:[\s,，]+[\d.]+){3}\s*[\])］）]")
 # PaliGemma's <loc0123>, Florence-2's <loc_123>, Kosmos-2's <patch_index_0123>
 PLACE_TOKEN = re.compile(r"<(?:loc_?|patch_index_)\d{1,4}>")
-OTHER_KEY = re.compile(r"[\"'](?:bbox|box|box_2d|bounding_box|bboxes|boxes)[\"']\s*:")
+OTHER_KEY = re.compile(
+    r"[\"'](?:bbox|box|box_2d|bounding_box|bboxes|boxes)[\"']\s*:|\bx_?(?:1|min)[\"']?\s*[=:]"
+)
 
 
 class WrittenBoxes(NamedTuple):
@@ -100,24 +103,32 @@ def boxes_in(
     plain = QWEN2_MARK.sub(lambda mark: QWEN2_MARKS[mark[0]], text)
     if "<box>" in plain:
         return marked_boxes(plain, asked, where)
-    if PLACE_TOKEN.search(text) or (asked and OTHER_KEY.search(text)):
+    fenced = FENCE.fullmatch(text)
+    numbers = (fenced[1] if fenced else text).rstrip(" .")
+    if pictures and BRACKETS.fullmatch(numbers) and corners_of(numbers):
+        return boxes_of_numbers(numbers, question, record, where)
+    if PLACE_TOKEN.search(text) or (asked and pictures and holds_box(text)):
         raise UserError(
             f"{where}: the answer writes a box in a way that is not read ({short(text, 60)}); "
-            'write [x1, y1, x2, y2] or {"bbox_2d": [x1, y1, x2, y2], "label": "..."}'
+            'write [x1, y1, x2, y2] alone, or {"bbox_2d": [x1, y1, x2, y2], "label": "..."}'
         )
-    if not pictures or not BRACKETS.fullmatch(text):
-        return None
-    return boxes_of_numbers(text, question, record, where)
+    return None
+
+
+def holds_box(text: str) -> bool:
+    """Tell whether an answer that is no box, asked for one, has one inside or in another way."""
+    is_short = len(text) < worked_answers.SHORT_ANSWER
+    return bool(OTHER_KEY.search(text) or (is_short and WITHIN.search(text)))
 
 
 def gold_part(text: str) -> str:
     """Cut out what of an answer or a solution may be boxes, "" if nothing is."""
     tagged = worked_answers.ANSWER_TAG.findall(text)
     if tagged:
-        return tagged[-1]
+        return worked_answers.bare(tagged[-1])
     rest = worked_answers.after_thinking(text) or ""
-    may_be = len(rest) < worked_answers.SHORT_ANSWER or rest.startswith(tuple("[({<`"))
-    return rest if may_be else ""
+    starts = rest.startswith(tuple("[({<`"))
+    return worked_answers.gold_in(text) or (rest if starts else "")
 
 
 def boxes_of_list(value: list, question: str, record: dict, where: str) -> WrittenBoxes:
@@ -176,7 +187,7 @@ def boxes_of_numbers(text: str, question: str, record: dict, where: str) -> Writ
     """Read an answer of numbers and brackets alone: a box, a list of boxes, or no boxes."""
     boxes = corners_of(text)
     meant = four_numbers_are(question, record)
-    if not boxes or meant == "list":
+    if meant == "list":
         return None
     if record.get("box_format"):
         return WrittenBoxes(boxes)

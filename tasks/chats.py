@@ -230,7 +230,7 @@ def gold_of_reply(record: dict, chat: Chat, images: list, where: str) -> dict:
     answer = gold_in(reply)
     written = boxes_of_reply(reply, chat, record, images, where)
     if written:
-        solution = imitated(reply, answer) if "<think>" in reply else None
+        solution = imitated(reply, answer) if answer or "<think>" in reply else None
         return {**boxes_fields(record, written), "answer": answer, "solution": solution}
     return {
         "answer": answer,
@@ -255,8 +255,8 @@ def boxes_of_reply(
     detects = record.get("accu_reward_method") in record_fields.DETECTION_METHODS
     if detects and gold_in(value).lower().rstrip(".") == "none":
         return WrittenBoxes([], "pixels")
-    reply = (ANSWER_TAG.findall(value) or [value])[-1]
-    return box_texts.boxes_in(reply, where, chat.question, record, len(images), chat.tagged)
+    told = box_texts.gold_part(value) or value
+    return box_texts.boxes_in(told, where, chat.question, record, len(images), chat.tagged)
 
 
 # --- the turns ---

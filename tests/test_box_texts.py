@@ -27,6 +27,9 @@ READ = {  # name: (question, gold, its boxes in pixels of 640 x 480)
     "four numbers, where": ("Where is the cat?", "[10, 20, 200, 300]", PIXELS),
     "four numbers, bare": (GROUND, "10, 20, 200, 300", PIXELS),
     "four numbers, round": (GROUND, "(10, 20, 200, 300)", PIXELS),
+    "a sentence's end": (GROUND, "[10, 20, 200, 300].", PIXELS),
+    "fenced": (GROUND, "```json\n[10, 20, 2e2, 300.0]\n```", PIXELS),
+    "boxed": (GROUND, "\\boxed{[10, 20, 200, 300]}", PIXELS),
     "a list of one": (GROUND, "[[10, 20, 200, 300]]", PIXELS),
     "a list of two": (
         GROUND,
@@ -79,6 +82,27 @@ def test_notations_that_are_read(wide, name, form):
     assert boxes(one(wide, FORMS[form](question, gold))) == expected
 
 
+@pytest.mark.parametrize(
+    "reply, target",
+    [
+        (
+            "<think> there </think> [10, 20, 200, 300]",
+            "<think> there </think><answer> {} </answer>",
+        ),
+        ("There.\nAnswer: [10, 20, 200, 300]", "<think> There. </think><answer> {} </answer>"),
+        (
+            "<think>a</think><answer>[10, 20, 200, 300]</answer>",
+            "<think>a</think><answer> {} </answer>",
+        ),
+        ("[10, 20, 200, 300]", "{}"),
+    ],
+)
+def test_boxes_after_a_worked_text(wide, reply, target):
+    example = one(wide, FORMS["reply"](GROUND, reply), box_format="pixels")
+    assert boxes(example) == PIXELS
+    assert target_text(example, "none") == target.replace("{}", '{"bbox_2d": [10, 20, 200, 300]}')
+
+
 TEXTS = [  # (question, gold): no boxes
     (LIST, "[1, 2, 3, 4]"),
     ("What are x and y?", "[4, 3, 2, 1]"),
@@ -86,6 +110,7 @@ TEXTS = [  # (question, gold): no boxes
     ("What is the matrix?", "[[1, 2], [3, 4]]"),
     ("How many boxes?", "4"),
     (GROUND, "in the corner"),
+    ("What is written in the bounding box [1, 2, 30, 40]?", "EXIT 24"),
     ("Is there a bounding box?", "1, 2"),
     ("Which values?", "[0.1, 0.2, 0.3, 0.4]"),
     ("Which is it?", "[4, 3, 2, 1]"),
@@ -107,6 +132,10 @@ REFUSED = {  # name: (question, gold, what the message must say)
     ),
     "place or list": ("Count what is in each region.", "[1, 2, 3, 4]", ["may be a box or a list"]),
     "variables": ("Find x1, x2, x3, x4.", "[1, 2, 3, 4]", ["may be a box or a list"]),
+    "in a sentence": (GROUND, "The cat is at [10, 20, 200, 300].", ["in a way that is not read"]),
+    "no commas": (GROUND, "[10 20 200 300]", ["in a way that is not read"]),
+    "names": (GROUND, "x1=10, y1=20, x2=200, y2=300", ["in a way that is not read"]),
+    "full width": (GROUND, "［１０，２０，２００，３００］", ["in a way that is not read"]),
     "points": (GROUND, "(100,100),(500,500)", ['"box_format": "pixels" or "norm1000"']),
     "LLaVA-1.5, Shikra": (
         GROUND,
