@@ -122,12 +122,9 @@ def holds_box(text: str) -> bool:
 
 
 def gold_part(text: str) -> str:
-    """Cut out what of an answer or a solution may be boxes, "" if nothing is."""
-    tagged = worked_answers.ANSWER_TAG.findall(text)
-    if tagged:
-        return worked_answers.bare(tagged[-1])
-    rest = worked_answers.after_thinking(text) or ""
-    starts = rest.startswith(tuple("[({<`"))
+    """Cut out what of a worked text may be boxes, "" if nothing is."""
+    rest = text.rpartition("</think>")[2].strip()
+    starts = rest.startswith(tuple("[({<`")) and "<think>" not in rest
     return worked_answers.gold_in(text) or (rest if starts else "")
 
 

@@ -142,7 +142,7 @@ def with_objects(record: dict, chat: Chat, where: str) -> tuple[dict, Chat]:
     record, filled, reply = placeholders.filled(record, texts, reply, where)
     if filled is texts:
         return record, chat
-    history = [Turn(turn.role, text) for turn, text in zip(chat.history, filled[1:])]
+    history = [turn._replace(text=text) for turn, text in zip(chat.history, filled[1:])]
     return record, chat._replace(
         system=filled[0] or None,
         history=history,
@@ -153,14 +153,18 @@ def with_objects(record: dict, chat: Chat, where: str) -> tuple[dict, Chat]:
 
 def must_hold_no_boxes(record: dict, chat: Chat, pictures: int, where: str) -> None:
     """Refuse boxes as an earlier reply: only those of the last are converted for the model."""
-    for asked, said in zip(chat.history[::2], chat.history[1::2]):
+    question = ""
+    for turn in chat.history:
+        if turn.role == "user":
+            question = turn.text
+            continue
         try:
-            found = box_texts.boxes_in(said.text, where, asked.text, record, pictures, chat.tagged)
+            found = box_texts.boxes_in(turn.text, where, question, record, pictures, chat.tagged)
         except UserError:
             found = None  # no boxes alone: words that are learned as they stand
         if found:
             raise UserError(
-                f"{where}: an earlier reply is a box ({short(said.text, 40)}), and only the last "
+                f"{where}: an earlier reply is a box ({short(turn.text, 40)}), and only the last "
                 "one is converted for the model; make each question a record of its own"
             )
 
