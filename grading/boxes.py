@@ -5,8 +5,8 @@ of the original picture, which is what a person sees. What a model writes is in 
 and meta["box_format"] says in which. Guessing it is how an IoU reward stays at 0 for a whole run
 (Visual-RFT issues 143, 152, 232: data in 0 to 1000, and a Qwen2.5-VL that writes pixels).
 
-`parse_boxes` reads what a model wrote, however it is spelt. `boxes_in` reads the gold answer of a
-file, which has to be exact.
+`parse_boxes` reads what a model wrote, however it is spelt. A gold of a file has to be exact:
+tasks/box_texts.py.
 """
 
 import bisect
@@ -15,11 +15,9 @@ import math
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from grading.answers import MAX_TAIL, extract_answer
-from plumbing.errors import UserError
-from plumbing.text import short
 
 # How a model writes the corners of a box (--box-format): in thousandths of the picture's sides
 # (Qwen2-VL), in pixels of the picture as it was resized for the model (Qwen2.5-VL), or in pixels of
@@ -109,83 +107,6 @@ def states_none(text: str) -> bool:
     if not plain:
         return bool(re.search(r"\[\s*\]", text))
     return bool(EMPTY_LIST.fullmatch(" ".join(plain.split()).casefold()))
-
-
-# --- reading the gold answer of a file ---
-
-FENCE = re.compile(r"```(?:json)?\s*(.*?)\s*```", re.DOTALL)
-FOUR_NUMBERS = re.compile(r"\[\s*-?\d+(?:\.\d+)?(?:\s*,\s*-?\d+(?:\.\d+)?){3}\s*\]")
-CORNERS = re.compile(r"\(\s*(\d+)\s*,\s*(\d+)\s*\)\s*,\s*\(\s*(\d+)\s*,\s*(\d+)\s*\)")
-
-
-class WrittenBoxes(NamedTuple):
-    """The boxes of a gold text as they stand there, and their convention."""
-
-    boxes: list | None = None
-    box_format: str | None = None
-    style: str | None = None
-
-
-def boxes_in(
-    text: str, where: str, corners: bool = False, asked: bool = False
-) -> WrittenBoxes | None:
-    """Read the boxes of a gold answer; None if it is no such.
-
-    "No Objects" and "[]" count if boxes were `asked` for, two points only with `corners`.
-    UserError for what begins like boxes and cannot be read.
-
-        [{'Position': [110, 120, 210, 230], 'Confidence': 1}]       Visual-RFT's: 0 to 1000
-        (100,200),(300,400)                                         its LISA: 0 to 1000
-        ```json\\n[{"bbox_2d": [10, 20, 200, 300], "label": "cat"}]\\n```    VLM-R1's: pixels
-    """
-    text = text.strip()
-    if asked and text == "[]":
-        return WrittenBoxes([], "pixels")
-    if asked and text.lower().rstrip(".") == "no objects":
-        return WrittenBoxes([], "norm1000", "position")
-    pair = corners and CORNERS.fullmatch(text)
-    if pair:
-        return WrittenBoxes([[int(v) for v in pair.groups()]], "norm1000", "corners")
-    if not re.search("[\"'](Position|bbox_2d)[\"']", text):
-        return None
-    fenced = FENCE.search(text)
-    body = fenced[1] if fenced else text
-    try:
-        items = json.loads(json_quotes(body) if "'Position'" in body else body)
-    except (ValueError, RecursionError):
-        items = None
-    items = [items] if isinstance(items, dict) else items
-    if all_have(items, "Position"):
-        return WrittenBoxes([item["Position"] for item in items], "norm1000", "position")
-    if all_have(items, "bbox_2d"):
-        return WrittenBoxes(items, "pixels")
-    raise UserError(
-        f"{where}: the answer looks like a list of boxes, but is none ({short(text, 60)}); "
-        "fix or delete the record"
-    )
-
-
-def all_have(items: Any, key: str) -> bool:
-    """Tell whether this is a list of objects with this key."""
-    return isinstance(items, list) and all(isinstance(i, dict) and key in i for i in items)
-
-
-def json_quotes(text: str) -> str:
-    """Write Python's quotes as JSON's, in one pass.
-
-    [{'label': "men's", 'note': 'a "b"'}] -> [{"label": "men's", "note": "a \\"b\\""}]
-    """
-    other = {"\\'": "'", '"': '\\"'}
-
-    def in_json(m: re.Match) -> str:
-        """Write one match, a quoted text, in double quotes."""
-        if m[1] is None:  # not in single quotes
-            return m[0]
-        inside = re.sub(r'\\.|"', lambda e: other.get(e[0], e[0]), m[1], flags=re.DOTALL)
-        return f'"{inside}"'
-
-    strings = r"""\\.|"(?:[^"\\]|\\.)*"|'((?:[^'\\]|\\.)*)'"""
-    return re.sub(strings, in_json, text, flags=re.DOTALL)
 
 
 # --- converting and writing ---

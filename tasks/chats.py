@@ -7,16 +7,15 @@ replied last is the gold, or holds it. A gold of the record's own goes before th
 import re
 from typing import Any, NamedTuple
 
-from grading.boxes import FOUR_NUMBERS, WrittenBoxes, boxes_in
 from plumbing.errors import UserError
 from plumbing.text import short
-from tasks import image_fields, record_fields
+from tasks import box_texts, image_fields, placeholders, record_fields
 from tasks.answer_marks import contradict
-from tasks.box_fields import asks_for_boxes
+from tasks.box_texts import WrittenBoxes
 from tasks.example import Turn
 from tasks.option_texts import with_choices
 from tasks.thinking import in_our_tags
-from tasks.worked_answers import gold_in, imitated, marked_gold, must_agree, split_gold, tagged
+from tasks.worked_answers import gold_in, imitated, marked_gold, must_agree, split_gold
 
 ROLES = {"human": "user", "gpt": "assistant"}
 GOLD_KEYS = (*record_fields.ANSWER_KEYS, "gt")  # the last is R1-Onevision's
@@ -93,7 +92,9 @@ def prompted(record: dict, where: str) -> tuple[dict, dict]:
 
 def fields_of(record: dict, chat: Chat, where: str) -> tuple[dict, dict]:
     """Make the fields of a record of its conversation and its other keys."""
+    record, chat = with_objects(record, chat, where)
     images = pictures_of_chat(record, chat, where)
+    must_hold_no_boxes(record, chat, len(images), where)
     choices = record_fields.choices_of(record, where)
     replies = [turn.text for turn in chat.history if turn.role == "assistant"]
     if isinstance(chat.reply, str):
@@ -128,6 +129,40 @@ def pictures_of_chat(record: dict, chat: Chat, where: str) -> list:
     return images or chat.images
 
 
+def with_objects(record: dict, chat: Chat, where: str) -> tuple[dict, Chat]:
+    """Fill ms-swift's placeholders; a reply that is not the gold keeps its own."""
+    texts = [chat.system or "", *(turn.text for turn in chat.history), chat.question]
+    reply = None if has_gold(record) else chat.reply
+    record, filled, reply = placeholders.filled(record, texts, reply, where)
+    if filled is texts:
+        return record, chat
+    history = [turn._replace(text=text) for turn, text in zip(chat.history, filled[1:])]
+    return record, chat._replace(
+        system=filled[0] or None,
+        history=history,
+        question=filled[-1],
+        reply=chat.reply if reply is None else reply,
+    )
+
+
+def must_hold_no_boxes(record: dict, chat: Chat, pictures: int, where: str) -> None:
+    """Refuse boxes as an earlier reply: only those of the last are converted for the model."""
+    question = ""
+    for turn in chat.history:
+        if turn.role == "user":
+            question = turn.text
+            continue
+        try:
+            found = box_texts.boxes_in(turn.text, where, question, record, pictures, chat.tagged)
+        except UserError:
+            found = None  # no boxes alone: words that are learned as they stand
+        if found:
+            raise UserError(
+                f"{where}: an earlier reply is a box ({short(turn.text, 40)}), and only the last "
+                "one is converted for the model; make each question a record of its own"
+            )
+
+
 def system_of(record: dict, chat: Chat, where: str) -> str | None:
     """Give the system turn, or LLaMA-Factory's key `system`."""
     if not record.get("system"):
@@ -141,19 +176,25 @@ def system_of(record: dict, chat: Chat, where: str) -> str | None:
 # --- the gold ---
 
 
+def has_gold(record: dict) -> bool:
+    """Tell whether the gold stands under a key of the record, not in the reply."""
+    return any(record.get(key) is not None for key in (*GOLD_KEYS, "solution"))
+
+
 def gold_of_chat(record: dict, chat: Chat, images: list, where: str) -> dict:
     """Find answer, solution and boxes: under a key of the record, or else in the last reply."""
-    if all(record.get(key) is None for key in (*GOLD_KEYS, "solution")):
+    if not has_gold(record):
         return gold_of_reply(record, chat, images, where)
-    if isinstance(record.get("solution"), list):
-        return boxes_fields(record, WrittenBoxes([record["solution"]], "pixels"))
+    solution = record.get("solution")
+    if isinstance(solution, list):
+        return boxes_fields(record, box_texts.boxes_of_list(solution, chat.question, record, where))
     answer = record_fields.text_of(record, GOLD_KEYS, where, NUMBER_OR_TEXT)
     solution = record_fields.text_of(record, ["solution"], where, NUMBER_OR_TEXT)
+    told = box_texts.gold_part(solution if answer is None else answer)
+    written = box_texts.boxes_in(told, where, chat.question, record, len(images))
+    if written:
+        return boxes_fields(record, written)
     if answer is None:
-        in_tags = tagged(in_our_tags(solution)) or ""
-        written = boxes_in(in_tags, where, asked=asks_for_boxes(chat.question, record))
-        if written:
-            return boxes_fields(record, written)
         answer = gold_in(solution)
     choices = record_fields.choices_of(record, where)
     gold = split_gold(answer, where).answer
@@ -183,11 +224,11 @@ def gold_of_reply(record: dict, chat: Chat, images: list, where: str) -> dict:
     if reply is None:
         return {"answer": None}
     if isinstance(reply, list):
-        return boxes_fields(record, WrittenBoxes([reply], "pixels"))
+        return boxes_fields(record, box_texts.boxes_of_list(reply, chat.question, record, where))
     answer = gold_in(reply)
     written = boxes_of_reply(reply, chat, record, images, where)
     if written:
-        solution = imitated(reply, answer) if "<think>" in reply else None
+        solution = imitated(reply, answer) if answer or "<think>" in reply else None
         return {**boxes_fields(record, written), "answer": answer, "solution": solution}
     return {
         "answer": answer,
@@ -209,16 +250,11 @@ def boxes_of_reply(
     value: str, chat: Chat, record: dict, images: list, where: str
 ) -> WrittenBoxes | None:
     """Read the boxes of a conversation's answer; None if it is another kind of answer."""
-    method = record.get("accu_reward_method")
-    detects = method in record_fields.DETECTION_METHODS
+    detects = record.get("accu_reward_method") in record_fields.DETECTION_METHODS
     if detects and gold_in(value).lower().rstrip(".") == "none":
         return WrittenBoxes([], "pixels")
-    reply = tagged(value) or value.strip()
-    may_be_box = detects or method in (None, "default")  # not mcq, math, ...
-    if FOUR_NUMBERS.fullmatch(reply) and len(images) == 1 and may_be_box:
-        return WrittenBoxes([[float(v) for v in reply.strip("[]").split(",")]], "pixels")
-    asked = asks_for_boxes(chat.question, record)
-    return boxes_in(reply, where, corners=chat.tagged, asked=asked)
+    told = box_texts.gold_part(value) or value
+    return box_texts.boxes_in(told, where, chat.question, record, len(images), chat.tagged)
 
 
 # --- the turns ---

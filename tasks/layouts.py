@@ -4,7 +4,7 @@ A layout's reader turns a record into (fields, meta). `fields` are question and 
 there are any
     answer, choices, solution, id, task;
     history, system, turns and replies, of a conversation: tasks/chats.py;
-    boxes, box_format and box_style;
+    boxes, box_format (box_fields.FILE_FORMATS) and box_style;
     folders, in which its pictures may be, and marks_are_words, if numbered marks name parts of one.
 `meta` is what else is worth keeping.
 """
@@ -21,6 +21,7 @@ from tasks import (
     clevr,
     image_fields,
     marks,
+    placeholders,
     plain,
     prompts,
     published,
@@ -63,6 +64,8 @@ def to_example(
     images = [locate(image, file, where, fields.get("folders", ("",))) for image in given]
     image_fields.must_see(meta, fields.get("turns", []), given, where)
     history, question = asked(fields, len(images), where)
+    said = [turn.text for turn in history]
+    placeholders.must_be_filled([*said, question, answer, solution], where)
     if boxes is not None:
         box_format = fields.get("box_format") or "pixels"
         boxes, size = box_fields.boxes_of_record(boxes, box_format, images, where)

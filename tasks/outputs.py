@@ -10,6 +10,7 @@ import re
 import rewards
 from grading.boxes import parse_boxes, to_pixels
 from grading.tags import last_answer
+from tasks import box_fields
 from tasks.example import Example
 from tasks.protocol import Protocol
 
@@ -187,6 +188,10 @@ def boxes_of_gold(gold: object, size: list | None) -> tuple[list[dict], list | N
     """
     boxes, thousandths = boxes_of_text(gold) if isinstance(gold, str) else boxes_of_list(gold)
     if not thousandths and boxes:
+        if size and all(box_fields.is_speck(box["bbox_2d"], size) for box in boxes):
+            raise ValueError(
+                f"the gold boxes {shown(gold, 80)} seem to be fractions; write them in pixels"
+            )
         return boxes, size
     size = size or [1000, 1000]
     for box in boxes:

@@ -10,7 +10,7 @@ from typing import Any
 from plumbing.bad_records import REFUSE, BadRecords
 from plumbing.errors import UserError
 from plumbing.text import short
-from tasks import folders, hub, image_fields, record_fields
+from tasks import folders, hub, image_fields, placeholders, record_fields
 from tasks.chats import ROLES
 from tasks.example import Example, Pair, Turn
 from tasks.files import must_end, rows_of, tell_apart
@@ -169,6 +169,7 @@ def to_pair(
         raise UserError(f"{where}: chosen and rejected are the same text; delete the record")
     system, asked = system_of(record, asked, where)
     images = images_of_pair(record, key, asked, embedded, where)
+    placeholders.must_be_filled([*(turn.text for turn in asked), chosen, rejected], where)
     *history, last = without_first_marks(asked)
     question = record_fields.needed({"question": last.text}, "question", where)
     given = record_fields.label_of(record, "id", where) or record_fields.label_of(

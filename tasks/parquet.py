@@ -155,28 +155,51 @@ def record_of(row: "pyarrow.RecordBatch", values: Callable, where: str) -> dict:
 
 def plain_values(column: "pyarrow.Array") -> list:
     """List a column's values as JSON would hold them."""
-    return [plain_value(value) for value in column.to_pylist()]
+    return [plain_value(value, column.type) for value in column.to_pylist()]
 
 
-def plain_value(value: Any) -> Any:
-    """Turn a value of a parquet row into what JSON would hold.
+def plain_value(value: Any, kind: Any) -> Any:
+    """Turn a value of a parquet row into what JSON would hold. kind: its Arrow type.
 
     Bytes stay: pictures are made of them.
 
     Decimal("1.50") -> "1.50"; date(2020, 1, 5) and a time stamp of its midnight -> "2020-01-05"
     """
+    kind = stored_kind(kind)
     if isinstance(value, dict):
-        return {str(key): plain_value(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain_value(item) for item in value]
+        fields = kind if str(kind).startswith("struct<") else ()
+        kinds = {field.name: field.type for field in fields}
+        return {str(key): plain_value(item, kinds.get(key)) for key, item in value.items()}
+    if isinstance(value, tuple):  # of a map: a key and its value
+        kinds = getattr(kind, "key_type", None), getattr(kind, "item_type", None)
+        return [plain_value(item, inner) for item, inner in zip(value, kinds)]
+    if isinstance(value, list):
+        inner = kind if hasattr(kind, "item_type") else getattr(kind, "value_type", None)
+        return [plain_value(item, inner) for item in value]
     if isinstance(value, decimal.Decimal):
         return format(value, "f")
     if isinstance(value, datetime.datetime):
         text = str(value)
         return text.removesuffix(" 00:00:00")  # pandas keeps dates as such time stamps
-    if value is None or isinstance(value, (str, bytes, bool, int, float)):
+    if isinstance(value, float):
+        return written_float(value, kind)
+    if value is None or isinstance(value, (str, bytes, bool, int)):
         return value
     return str(value)  # a date, a time, a duration, a UUID
+
+
+def stored_kind(kind: Any) -> Any:
+    """Give the type of the values themselves: that of an extension, of categories."""
+    kind = getattr(kind, "storage_type", kind)
+    return kind.value_type if hasattr(kind, "index_type") else kind
+
+
+def written_float(value: float, kind: Any) -> float:
+    """Give a number of 32 or 16 bits the digits that were meant: 0.10000000149011612 -> 0.1."""
+    import numpy
+
+    narrow = {"float": numpy.float32, "halffloat": numpy.float16}.get(str(kind))
+    return float(str(narrow(value))) if narrow else value
 
 
 def with_nulls(values: list, column: "pyarrow.Array") -> list:

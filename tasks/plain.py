@@ -1,13 +1,12 @@
 """R1-V's layout, that of the sets built like it, and the plain one: docs/data.md."""
 
-from grading.boxes import WrittenBoxes, boxes_in
 from plumbing.errors import UserError
 from plumbing.text import short
-from tasks import image_fields, record_fields
-from tasks.box_fields import asks_for_boxes
+from tasks import box_texts, image_fields, record_fields
+from tasks.box_texts import WrittenBoxes
 from tasks.option_texts import with_choices
 from tasks.thinking import ANSWER_TAG, in_our_tags
-from tasks.worked_answers import gold_in, must_agree, split_gold, tagged
+from tasks.worked_answers import gold_in, must_agree, split_gold
 
 PLAIN_KEYS = ("solution", "thinking", "id", "task", "boxes", "box_format")
 
@@ -46,19 +45,15 @@ def read(record: dict, where: str) -> tuple[dict, dict]:
         )
     answer = record_fields.text_of(record, record_fields.ANSWER_KEYS, where, (str, int, float))
     must_be_no_index(record, where)
-    written = WrittenBoxes(record.get("boxes"))
-    solution = record.get("solution")
-    if isinstance(solution, list) and written.boxes is None:
-        written = WrittenBoxes([solution])
-        solution = None
-    else:
-        solution = in_our_tags(record_fields.text_of(record, ["solution"], where) or "") or None
-    if written.boxes is not None and answer is not None and not boxes_in(answer, where, asked=True):
+    images = image_fields.pictures_of(record, where)
+    written, solution = boxes_of(record, question, where)
+    told = solution if answer is None and written.boxes is None else answer
+    part = box_texts.gold_part(told or "")
+    in_text = box_texts.boxes_in(part, where, question, record, len(images))
+    if written.boxes is None:
+        written = in_text or written
+    elif answer is not None and not in_text:
         raise UserError(f"{where}: both an answer and boxes; delete the one that is not asked for")
-    in_tags = tagged(solution or "")
-    if in_tags and answer is None and written.boxes is None:
-        are_asked = asks_for_boxes(question, record)
-        written = boxes_in(in_tags, where, asked=are_asked) or WrittenBoxes()
     choices = record_fields.choices_of(record, where)
     if answer is not None and written.boxes is None:
         must_agree(split_gold(answer, where).answer, solution, choices, where)
@@ -67,7 +62,7 @@ def read(record: dict, where: str) -> tuple[dict, dict]:
     solution = worked_out(record, solution, where)
     fields = {
         "question": with_choices(question, choices),
-        "images": image_fields.pictures_of(record, where),
+        "images": images,
         "answer": answer,
         "choices": choices,
         "solution": solution,
@@ -86,6 +81,14 @@ def read(record: dict, where: str) -> tuple[dict, dict]:
         *PLAIN_KEYS,
     )
     return fields, meta
+
+
+def boxes_of(record: dict, question: str, where: str) -> tuple[WrittenBoxes, str | None]:
+    """Give the boxes under `boxes`, or in a `solution` that is a list, and the solution's text."""
+    written, solution = WrittenBoxes(record.get("boxes")), record.get("solution")
+    if isinstance(solution, list) and written.boxes is None:
+        return box_texts.boxes_of_list(solution, question, record, where), None
+    return written, in_our_tags(record_fields.text_of(record, ["solution"], where) or "") or None
 
 
 def worked_out(record: dict, solution: str | None, where: str) -> str | None:

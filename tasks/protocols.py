@@ -34,7 +34,7 @@ def to_examples(
     records: (place, record) each, the place as a person finds it: "outputs.jsonl:3".
     UserError, beginning with the place, for a record that the protocol cannot score.
     """
-    pairs, unnamed = [], []
+    pairs, unnamed, units = [], [], {}
     for place, record in records:
         try:
             pair = to_example(record, PROTOCOLS[protocol], box_format)
@@ -42,8 +42,16 @@ def to_examples(
             reason = cut(" ".join(str(error).split()), 300)
             raise UserError(cut(f"{place}: {reason}")) from None
         pairs.append(pair)
+        if not (box_format or record.get("box_format")):  # one is assumed
+            units.setdefault(pair[1].meta["box_format"], place)
         if not names_its_classes(pair[1], PROTOCOLS[protocol]):
             unnamed.append(place)
+    if PROTOCOLS[protocol].boxes and len(units) > 1:
+        (one, first), (other, place) = list(units.items())[:2]
+        raise UserError(
+            f"{place}: its boxes would be read in {other}, those of {first} in {one}, for only "
+            "some records have `size` or `resized`; give them to all, or say --box-format"
+        )
     if 0 < len(unnamed) < len(pairs):
         raise UserError(
             f"{unnamed[0]}: which category is it? Other records name one. "

@@ -22,7 +22,6 @@ from grading.boxes import (
     BOX_FORMATS,
     boxes_to_text,
     from_pixels,
-    json_quotes,
     parse_boxes,
     predicted_boxes,
     to_pixels,
@@ -30,6 +29,7 @@ from grading.boxes import (
 )
 from plumbing.flags import add_data_flags
 from tasks import layouts, record_fields
+from tasks.box_texts import json_quotes
 
 # --- boxes ---
 
@@ -235,7 +235,10 @@ WORKED_BOXES = {  # name: (a record with a worked solution, what the target says
         "<think>hm</think><answer> {boxes} </answer>",
     ),
     "VLM-R1, four numbers": (
-        {"image": "a.png", **turns("q", "<think>hm</think><answer>[10, 20, 200, 300]</answer>")},
+        {
+            "image": "a.png",
+            **turns("Where?", "<think>hm</think><answer>[10, 20, 200, 300]</answer>"),
+        },
         "<think>hm</think><answer> {boxes} </answer>",
     ),
     "VLM-R1, fenced": (
@@ -427,7 +430,7 @@ BAD_BOXES = {
     ),
     "outside, norm1000": (
         {"boxes": [[10, 20, 1100, 300]], "box_format": "norm1000"},
-        ["lies outside", '"pixels"'],
+        ["[10, 20, 1100, 300] lies outside the picture of 640 x 480 pixels; fix it"],
     ),
     "negative": ({"boxes": [[-5, 20, 100, 300]]}, ["lies outside"]),
     "flat": ({"boxes": [[10, 20, 10, 300]]}, ["encloses nothing", "[left, top, right, bottom]"]),

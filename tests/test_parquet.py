@@ -81,6 +81,32 @@ def test_broken_arrow_files_are_refused(tmp_path):
         assert refusal(tasks.read, path).startswith(f"{path}: not a readable arrow file")
 
 
+def test_narrow_floats_keep_their_digits(tmp_path):
+    """0.1 of 32 bits became the gold 0.10000000149011612."""
+    narrow, half, wide = pyarrow.float32(), pyarrow.float16(), pyarrow.float64()
+    struct = pyarrow.struct([("a", narrow), ("b", pyarrow.list_(pyarrow.struct([("c", narrow)])))])
+    columns = {
+        "answer": ([0.1, 1e-5], narrow),
+        "half": ([0.1, None], half),
+        "wide": ([0.10000000149011612, 0.1], wide),
+        "list": ([[0.1, 0.7], None], pyarrow.list_(narrow)),
+        "pair": ([[0.1, 0.7], [1, 2]], pyarrow.list_(narrow, 2)),
+        "struct": ([{"a": 0.1, "b": [{"c": 0.7}]}, None], struct),
+        "map": ([[("x", 0.1)], None], pyarrow.map_(pyarrow.string(), narrow)),
+    }
+    arrays = {key: pyarrow.array(values, kind) for key, (values, kind) in columns.items()}
+    table = pyarrow.table({"question": ["q", "q"], **arrays})
+    pyarrow.parquet.write_table(table.drop_columns("half"), tmp_path / "x.parquet")
+    write_arrow(tmp_path / "x.arrow", table)
+    expected = {key: values for key, (values, _) in columns.items()}
+    expected["map"] = [[["x", 0.1]], None]
+    for name, read in (("x.parquet", parquet.read_parquet), ("x.arrow", parquet.read_arrow)):
+        records = [record for _, _, record in read(tmp_path / name, REFUSE)]
+        for key in records[0].keys() - {"question"}:
+            assert [record[key] for record in records] == expected[key], key
+        assert [example.answer for example in tasks.read(tmp_path / name)] == ["0.1", "0.00001"]
+
+
 # --- pictures in a file without a name ---
 
 

@@ -145,6 +145,12 @@ REFUSED = [  # records, protocol, what the message says
     ([saved(BOX, width=5)], "rec", ["`width` and `height`", "None"]),
     ([saved(BOX, size=[float("inf"), 9])], "rec", ["`size`"]),
     ([saved([1, 2, True, 4])], "rec", ["cannot be read", "write [x1"]),
+    ([saved([0.1, 0.2, 0.5, 0.6], size=SIZE)], "rec", ["seem to be fractions"]),
+    (
+        [saved(BOX, size=SIZE), saved(BOX)],
+        "rec",
+        ["saved.jsonl:2:", "in pixels, those of", "saved.jsonl:1 in norm1000", "--box-format"],
+    ),
     ([saved("3", prediction=None)], "geoqa", ["`prediction` is null"]),
     ([saved("3", unit=["a"])], "tabmwp", ["`unit` must be text"]),
     (
