@@ -12,9 +12,13 @@ NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*(?:/\w[\w.-]*)?")
 
 
 def is_name(spec: str) -> bool:
-    """Tell whether this may be "owner/name" or "owner/name/config"; a path that exists is not."""
+    """Tell whether this may be "owner/name" or "owner/name/config".
+
+    A path that exists is none, nor is one whose folder exists: that is misspelt.
+    """
     has_suffix = os.path.splitext(spec)[1] in READERS
-    return bool(NAME.fullmatch(spec)) and not has_suffix and not os.path.exists(spec)
+    is_path = os.path.exists(spec) or os.path.isdir(spec.partition("/")[0])
+    return bool(NAME.fullmatch(spec)) and not has_suffix and not is_path
 
 
 def splits_of(name: str) -> dict[str, list[Path]]:

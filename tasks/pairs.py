@@ -37,7 +37,7 @@ def read_pairs(spec: str, image_folder: str | None = None, bad: BadRecords = REF
     """
     name, _ = folders.split_name(spec)
     if not os.path.exists(name) and not hub.is_name(name):
-        raise UserError(f"{short(spec)}: no such file or folder; name a file of preference pairs")
+        raise UserError(f"{short(spec)}: {folders.no_such(spec)}; name a file of preference pairs")
     if image_folder is not None and not os.path.isdir(image_folder):
         raise UserError(f"--image-folder {short(image_folder)}: no such folder")
     made, repeats = {}, []  # a repeated record is one pair, whose images are checked once
