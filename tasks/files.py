@@ -1,8 +1,10 @@
 """Rows of one file: JSON, JSON Lines, parquet, Arrow."""
 
+import difflib
 import json
 import os
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +77,17 @@ def rows_of(file: Path, expected: str, name: str | None = None, bad: BadRecords 
         raise UserError(f"{file} holds no record; expected objects with {expected}")
 
 
+def no_such(spec: str | Path, others: Iterable[str] = ()) -> str:
+    """Say that there is no such path, and which path or other name may be meant."""
+    there, missing = "", str(spec)
+    while "/" in missing and os.path.isdir(there + missing.partition("/")[0] + "/"):
+        part, _, missing = missing.partition("/")
+        there += f"{part}/"
+    names = os.listdir(there or ".") + ([] if there else list(others))
+    near = difflib.get_close_matches(re.split("[/:]", missing)[0], names, 1)
+    return "no such file or folder" + (f" (is {there}{near[0]} meant?)" if near else "")
+
+
 def must_end(path: str | Path) -> None:
     """Refuse a pipe, a socket and a device: reading one may never end."""
     if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
@@ -86,9 +99,14 @@ def must_end(path: str | Path) -> None:
 
 def must_be_fetched(file: Path) -> None:
     """Refuse what git-lfs leaves in place of a large file."""
-    with open(file, "rb") as opened:
-        if opened.read(len(POINTER)) == POINTER:
-            raise UserError(f"{file} is a git-lfs pointer, not the file; run git lfs pull there")
+    if is_pointer(file):
+        raise UserError(f"{file} is a git-lfs pointer, not the file; run git lfs pull there")
+
+
+def is_pointer(path: str | Path) -> bool:
+    """Tell whether a file is what git-lfs leaves in place of a large one."""
+    with open(path, "rb") as opened:
+        return opened.read(len(POINTER)) == POINTER
 
 
 # --- JSON Lines: one record a line, whatever the file is called ---

@@ -1,9 +1,8 @@
 """What --data names: a toy task, a file, a folder, a set of the hub; and which split of it."""
 
-import difflib
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from plumbing.bad_records import REFUSE, BadRecords
@@ -61,23 +60,8 @@ def names_of(spec: str) -> list[str]:
     return [f"{name}{end}" for name in names] + [spec]
 
 
-def no_such(spec: str, others: Iterable[str] = ()) -> str:
-    """Say that there is no such path, and which path or other name may be meant."""
-    there, missing = "", str(spec)
-    while "/" in missing and os.path.isdir(there + missing.partition("/")[0] + "/"):
-        part, _, missing = missing.partition("/")
-        there += f"{part}/"
-    names = [] if there else list(others)
-    for name in os.listdir(there or "."):
-        if os.path.isdir(there + name) or os.path.splitext(name)[1] in NAMED:
-            names.append(name)
-    near = difflib.get_close_matches(re.split("[/:]", missing)[0], names, 1)
-    return "no such file or folder" + (f" (is {there}{near[0]} meant?)" if near else "")
-
-
 # --- the files of a folder ---
 
-NAMED = (*READERS, *mixtures.SUFFIXES)
 IN_FOLDERS = [suffix for suffix in READERS if suffix != ".tsv"]  # which is named itself
 
 # What a folder may hold that is no data: of `datasets`, of git and of a checkpoint.

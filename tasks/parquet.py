@@ -94,21 +94,33 @@ def arrow_batches(file: Path) -> Iterator[tuple["pyarrow.RecordBatch", Callable]
 
     try:
         with pyarrow.OSFile(str(file)) as opened:
-            if opened.read(6) != b"ARROW1":
-                opened.seek(0)
-            else:
-                opened.seek(8)
+            start = 8 if opened.read(6) == b"ARROW1" else 0
+            opened.seek(start)
             messages = pyarrow.ipc.MessageReader.open_stream(opened)
             schema = pyarrow.ipc.read_schema(messages.read_next_message())
             must_differ(schema.names)
             for message in messages:
                 if message.type == "dictionary":
-                    raise ValueError("it has categories: save it as parquet")
+                    yield from batches_with_categories(opened, start)
+                    return
                 batch = pyarrow.ipc.read_record_batch(message, schema)
+                batch.validate(full=True)  # damaged offsets would crash the process
                 body = message.body
                 yield batch, PlacedValues(str(file), opened.tell() - body.size, body)
     except (pyarrow.ArrowException, ValueError, OSError, StopIteration) as error:
         raise unreadable(error, file) from None
+
+
+def batches_with_categories(
+    opened: "pyarrow.NativeFile", start: int
+) -> Iterator[tuple["pyarrow.RecordBatch", Callable]]:
+    """Read what `arrow_batches` does where columns hold numbers of texts that stand elsewhere."""
+    import pyarrow
+
+    opened.seek(start)
+    for batch in pyarrow.ipc.open_stream(opened):
+        batch.validate(full=True)
+        yield batch, plain_values
 
 
 # --- the values of a batch ---

@@ -35,7 +35,7 @@ WORDS = {  # the word in a name: the split
 # trainset and testdata are those words; RefCOCO's testA and CLEVR-CoGenT's valB are splits.
 WORD = re.compile(f"({'|'.join(WORDS)})(?:sets?|data|split)?([ab]?)")
 LETTERS = re.compile(r"[^\W\d_]+")
-CAPITALS = re.compile("[A-Z]?[a-z]+[AB]$|[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # MyTestSet, VQATest
+CAPITALS = re.compile(r"[A-Z]?[a-z]+[AB]$|[A-Z]+(?![a-z])|[A-Z]?[^\W\d_A-Z]+")  # MyTestSet, VQATest
 SHARD = re.compile(r"(.+?)-\d{5}-of-\d{5}\b.*")
 NO_SPLIT = ("data", "part", "shard", "default")  # data-00000-of-00002.arrow, of save_to_disk
 HOLDERS = ("extra_info", "metadata", "info")  # verl, MathVista, CLEVR: what a `split` lies in
@@ -72,14 +72,15 @@ def splits_in(name: str) -> list[str]:
 def meaning(word: str) -> str:
     """Give the split that a word means: "dev" -> "validation", "testA" -> "testa"."""
     told = WORD.fullmatch(word.lower())
-    return WORDS[told[1]] + told[2] if told else word
+    if told and told[2]:
+        return told[1] + told[2]
+    return WORDS[told[1]] if told else word
 
 
 def purpose(split: str) -> str | None:
     """Tell what a split is for: train, val or test; None for trainval, ood and unknown words."""
-    if not WORD.fullmatch(split.lower()):
-        return None
-    found = [word for word in ("train", "val", "test") if word in meaning(split)]
+    told = WORD.fullmatch(split.lower())
+    found = [word for word in ("train", "val", "test") if told and word in WORDS[told[1]]]
     return found[0] if len(found) == 1 else None
 
 
