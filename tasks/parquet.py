@@ -53,8 +53,10 @@ def needs_pyarrow(file: Path) -> None:
         raise UserError(f"{file}: {file.suffix[1:]} needs pyarrow: pip install pyarrow") from None
 
 
-def must_differ(names: list[str]) -> None:
-    """Refuse columns of one name: only one of them would be read. ValueError."""
+def must_be_columns(names: list[str]) -> None:
+    """Refuse none, and two of one name: only one of them would be read. ValueError."""
+    if not names:
+        raise ValueError("it has no columns")
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"two columns are named {twice[0]}")
@@ -70,7 +72,7 @@ def parquet_batches(file: Path) -> Iterator["pyarrow.RecordBatch"]:
         # pre_buffer would keep all that has been read until the end.
         reading = {"buffer_size": BUFFER, "pre_buffer": False}
         with pyarrow.parquet.ParquetFile(file, **reading) as opened:
-            must_differ(opened.schema_arrow.names)
+            must_be_columns(opened.schema_arrow.names)
             yield from opened.iter_batches(ROWS, use_threads=False)
     except (pyarrow.ArrowException, ValueError, OSError) as error:
         raise unreadable(error, file) from None
@@ -98,7 +100,7 @@ def arrow_batches(file: Path) -> Iterator[tuple["pyarrow.RecordBatch", Callable]
             opened.seek(start)
             messages = pyarrow.ipc.MessageReader.open_stream(opened)
             schema = pyarrow.ipc.read_schema(messages.read_next_message())
-            must_differ(schema.names)
+            must_be_columns(schema.names)
             for message in messages:
                 if message.type == "dictionary":
                     yield from batches_with_categories(opened, start)

@@ -41,12 +41,14 @@ def rows_of_table(file: Path) -> Iterator[tuple[int, list[str], str | None]]:
     """
     csv.field_size_limit(2**31 - 1)  # pictures in base64
     raw = []  # the lines of a row
-    with open(file, encoding="utf-8-sig", errors="surrogateescape", newline="") as opened:
+    with open(file, "rb") as opened:
 
         def lines() -> Iterator[str]:
+            encoding = "utf-8-sig"
             for line in opened:
-                raw.append(line)
-                yield line
+                raw.append(line.decode(encoding, "surrogateescape"))
+                yield raw[-1]
+                encoding = "utf-8"
 
         rows = csv.reader(lines(), delimiter="\t", strict=True)
         columns = None
@@ -56,7 +58,7 @@ def rows_of_table(file: Path) -> Iterator[tuple[int, list[str], str | None]]:
             try:
                 fields = next(rows, None)
             except csv.Error as error:
-                fields, problem = [], str(error)
+                fields, problem = [], str(error).partition(" - ")[0]
             if fields is None:
                 return
             columns = columns or len(fields)
