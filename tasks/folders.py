@@ -193,7 +193,7 @@ def rows_in(
                 f"{spec}: a mixture has no split; omit :{split}, and say it in `json_path`: "
                 f"x.json:{split}"
             )
-        yield from agreement.of(mixtures.rows_of_mixture(spec, expected, bad), None)
+        yield from mixtures.rows_of_mixture(spec, expected, agreement, bad)
     else:
         for file in files_of(spec, training):
             yield from rows_of_file(spec, file, expected, agreement, bad)

@@ -80,6 +80,7 @@ def records_in(file: Path, text: str, whole: Any) -> Iterator[tuple[int, Any]]:
     """Read valid JSON once more, for the place where each record begins: (place, record)."""
     opening = GAP.match(text).end()
     if isinstance(whole, list):
+        del whole  # it may be large, and is read once more
         yield from values_of(text, opening)
         return
     if not isinstance(whole, dict):
@@ -91,26 +92,25 @@ def records_in(file: Path, text: str, whole: Any) -> Iterator[tuple[int, Any]]:
     if whole and all(isinstance(value, dict) for value in whole.values()):
         for member in members:
             record = member.value
-            yield (
-                member.start,
-                record if isinstance(record, Twice) else {"id": member.key, **record},
-            )
+            if not isinstance(record, Twice):
+                record = {"id": member.key, **record}
+            yield member.start, record
         return
-    lists = [member for member in members if is_list_of_objects(whole[member.key])]
-    if len(lists) == len(whole) and all(splits.splits_in(key) for key in whole):
-        for member in lists:
-            yield from values_of(text, member.at, member.key)
-    elif not any(member.key in LIST_KEYS for member in lists):
+    lists = {member.key: member.at for member in members if is_list_of_objects(whole[member.key])}
+    are_splits = len(lists) == len(whole) and all(map(splits.splits_in, lists))
+    if not are_splits and lists.keys().isdisjoint(LIST_KEYS):
         wrong = [member.value for member in members if isinstance(member.value, Twice)]
         yield opening, (wrong or [whole])[0]
-    elif len(lists) == 1:
-        yield from values_of(text, lists[0].at, splits.split_said(whole))
-    else:
-        names = " and ".join(member.key for member in lists)
+        return
+    if not are_splits and len(lists) > 1:
         raise UserError(
-            f"{file}: holds the lists {short(names)}; save the one whose objects are the records "
-            "in a file of its own"
+            f"{file}: holds the lists {short(' and '.join(lists))}; save the one whose objects are "
+            "the records in a file of its own"
         )
+    said = splits.split_said(whole)
+    del whole, members
+    for key, at in lists.items():
+        yield from values_of(text, at, key if are_splits else said)
 
 
 class Member(NamedTuple):

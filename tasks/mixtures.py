@@ -14,7 +14,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from plumbing.bad_records import REFUSE, BadRecords
+from plumbing.bad_records import BadRecords
 from plumbing.errors import UserError
 from plumbing.text import short
 from tasks import splits
@@ -27,7 +27,9 @@ BRACES = re.compile(r"\{([^{}]*)\}")
 STRATEGY = re.compile(r"(first|end|random):(\d{1,9})(%?)")
 
 
-def rows_of_mixture(spec: str, expected: str, bad: BadRecords = REFUSE) -> list[Row]:
+def rows_of_mixture(
+    spec: str, expected: str, agreement: splits.Agreement, bad: BadRecords
+) -> list[Row]:
     """List the rows of all that a mixture takes, in its order.
 
     UserError for a file that is no mixture, and for what it names and is not there.
@@ -51,7 +53,8 @@ def rows_of_mixture(spec: str, expected: str, bad: BadRecords = REFUSE) -> list[
             found = (Row(file, *row) for row in found)
             if split:
                 found = splits.rows_saying(split, found, file)
-            rows += sampled(list(found), part.get("sampling_strategy", "all"), named, where)
+            found = sampled(list(found), part.get("sampling_strategy", "all"), named, where)
+            rows += found if split else agreement.of(found, None)
     if not rows:
         raise UserError(f"{spec} takes no record; raise a number in `sampling_strategy`")
     return rows
