@@ -52,7 +52,9 @@ def test_bad_records_are_left_out_and_listed(mixed, tmp_path, capsys):
     bad.report(tmp_path)
     listed = [json.loads(line) for line in (tmp_path / "skipped.jsonl").read_text().splitlines()]
     by_place = {row["record"]: row for row in listed}
-    assert len(listed) == len(BAD)
+    places = [f"{mixed}:{2 * number}" for number in range(1, len(BAD) + 1)]
+    assert [row["record"] for row in listed] == places  # though pictures are opened last
+    assert [row["id"] for row in listed] == [place.rpartition("/")[2] for place in places]
     for number, (_, word) in enumerate(BAD, 1):
         assert word in by_place[f"{mixed}:{2 * number}"]["reason"]
     assert f"{len(BAD)} records are left out" in capsys.readouterr().out

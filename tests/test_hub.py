@@ -72,6 +72,17 @@ def test_another_split_trains_only_when_it_is_named(fake):
     assert len(tasks.read(f"{NAME}:dev", training=True)) == 1
 
 
+def test_rows_that_say_another_split_than_the_hub(fake):
+    said = {"image": None, "problem": "q", "solution": "3"}
+    fake.splits = {
+        "train": [[{**said, "split": "train"}], [{**said, "split": "test"}]],
+        "dev": [[{**said, "split": "validation"}]],
+    }
+    assert "2: its `split` is test, but it is read as train" in refusal(tasks.read, NAME)
+    assert len(tasks.read(f"{NAME}:dev")) == 1
+    assert f"say {NAME}:dev" in refusal(tasks.read, f"{NAME}:vlaidation")
+
+
 @pytest.mark.parametrize(
     "configs, name, asked, says",
     [
