@@ -83,7 +83,9 @@ def no_such(spec: str | Path, others: Iterable[str] = ()) -> str:
     while "/" in missing and os.path.isdir(there + missing.partition("/")[0] + "/"):
         part, _, missing = missing.partition("/")
         there += f"{part}/"
-    names = os.listdir(there or ".") + ([] if there else list(others))
+    names = [] if there else list(others)
+    if os.access(there or ".", os.R_OK):
+        names += os.listdir(there or ".")
     near = difflib.get_close_matches(re.split("[/:]", missing)[0], names, 1)
     return "no such file or folder" + (f" (is {there}{near[0]} meant?)" if near else "")
 

@@ -47,10 +47,15 @@ def read_whole(file: Path, text: str) -> Iterator[tuple[Any, str, Any]]:
         return
     line, before = 1, 0  # counted on from record to record: else it is quadratic
     records = []
-    for start, record in records_in(file, text, loaded(file, text)):
-        line += text.count("\n", before, start)
-        before = start
-        records.append((line, record))
+    try:
+        for start, record in records_in(file, text, loaded(file, text)):
+            line += text.count("\n", before, start)
+            before = start
+            records.append((line, record))
+    except RecursionError:
+        raise UserError(
+            f"{file}:1: broken JSON (nested too deeply); expected a list of flat objects"
+        ) from None
     on_line = Counter(line for line, _ in records)
     for number, (line, record) in enumerate(records, 1):
         place = line if on_line[line] == 1 else f"{line}#{number}"
@@ -67,10 +72,6 @@ def loaded(file: Path, text: str) -> Any:
     except json.JSONDecodeError as error:
         raise UserError(
             f"{file}:{error.lineno}: broken JSON ({error.msg}, column {error.colno}); fix that line"
-        ) from None
-    except RecursionError:
-        raise UserError(
-            f"{file}:1: broken JSON (nested too deeply); expected a list of flat objects"
         ) from None
     except ValueError as error:  # a number of more than 4300 digits
         raise UserError(f"{file}:1: broken JSON ({str(error)[:60]}); fix that number") from None

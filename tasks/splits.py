@@ -109,7 +109,7 @@ def advice(name: str, there: Iterable[str], asked: str = "") -> str:
         for word in there:
             if meaning(word) == split:
                 return f"say {name}:{word}"
-    return "name one of these" if there else "name the whole"
+    return "name one of these"
 
 
 # --- rows ---
@@ -124,7 +124,7 @@ def split_said(record: Any) -> str | None:
             value = part.get(key)
             words = splits_in(value) if isinstance(value, str) else []
             if words:
-                return words[0] if len(set(map(meaning, words))) == 1 else value
+                return words[0] if len(set(map(meaning, words))) == 1 else short(value, 40)
     return None
 
 
@@ -169,7 +169,7 @@ class Agreement:
 
     def must_be(self, said: str, named: str | None, row: Row) -> None:
         """Refuse a row that says another split."""
-        where = f"{row.file}:{row.place}: its `split` is {short(said, 40)}"
+        where = f"{row.file}:{row.place}: its `split` is {said}"
         if named:
             if None not in (purpose(said), purpose(named)) and purpose(said) != purpose(named):
                 raise UserError(

@@ -8,6 +8,7 @@ from samples import GOOD, refusal, write
 
 import tasks
 from plumbing.bad_records import BadRecords
+from plumbing.errors import UserError
 from tasks import files
 
 A, B = '{"question": "q", "answer": "1"}', '{"question": "q", "answer": "2"}'
@@ -70,6 +71,17 @@ def test_a_key_with_two_values_is_an_error_of_its_record(tmp_path, case):
     assert [e.answer for e in tasks.read(path, bad=BadRecords(skip=True))] == ["1", "2"]
     path.write_text(text.replace('"4"', '"3"').replace('{"a": [', "").replace("]}", ""))
     assert [e.answer for e in tasks.read(path)] == ["1", "3", "2"]  # the same value twice
+
+
+@pytest.mark.parametrize("name", ["x.json", "x.jsonl"])
+def test_what_is_nested_near_the_limit_is_read_or_refused(tmp_path, name):
+    for depth in range(900, 1000, 3):
+        deep = '{"a": ' * depth + "1" + "}" * depth
+        (tmp_path / name).write_text(f'[{A}, {{"question": "q", "answer": "2", "deep": {deep}}}]')
+        try:
+            list(files.rows_of(tmp_path / name, ""))
+        except UserError as error:
+            assert "nested too deeply" in str(error)
 
 
 BROKEN = {  # (the name, what a whole file holds, what is said)
