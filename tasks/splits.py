@@ -77,11 +77,14 @@ def meaning(word: str) -> str:
     return WORDS[told[1]] if told else word
 
 
-def purpose(split: str) -> str | None:
-    """Tell what a split is for: train, val or test; None for trainval, ood and unknown words."""
-    told = WORD.fullmatch(split.lower())
-    found = [word for word in ("train", "val", "test") if told and word in WORDS[told[1]]]
-    return found[0] if len(found) == 1 else None
+def purposes(word: str) -> set[str]:
+    """Tell what a word's split may be for: "dev" -> {"val"}, "eval" -> {"val", "test"}.
+
+    {} for a word that does not say, as ood.
+    """
+    told = WORD.fullmatch(word.lower())
+    texts = (told[1], WORDS[told[1]]) if told else ()
+    return {use for use in ("train", "val", "test") for text in texts if use in text}
 
 
 def split_of(folder: Path, file: Path) -> str | None:
@@ -171,7 +174,8 @@ class Agreement:
         """Refuse a row that says another split."""
         where = f"{row.file}:{row.place}: its `split` is {said}"
         if named:
-            if None not in (purpose(said), purpose(named)) and purpose(said) != purpose(named):
+            uses = purposes(said), purposes(named)
+            if all(uses) and uses[0].isdisjoint(uses[1]):
                 raise UserError(
                     f"{where}, but it is read as {named}; correct one of them, "
                     f"or name its file with the split that is meant, FILE:{said}"

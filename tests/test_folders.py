@@ -198,6 +198,9 @@ FOLDERS = {  # the files and the splits of their rows, :split, what is read or s
     "a part of it": ({"test.jsonl": ["testA"], "testmini.jsonl": ["test"]}, ":testmini", "1"),
     "no name": ({"a.jsonl": ["train"], "b.jsonl": ["test"]}, "", "b.jsonl:1: its `split` is test"),
     "one says none": ({"a.jsonl": ["train"], "b.jsonl": [None]}, "", "11"),
+    "held out": ({"eval/0.jsonl": ["val", "val"]}, ":eval", "12"),
+    "trained on": ({"eval.jsonl": ["train"]}, ":eval", "but it is read as eval"),
+    "test in trainval": ({"trainval.jsonl": ["test"]}, ":trainval", "but it is read as trainval"),
     "trainval": ({"trainval.jsonl": ["train", "val"]}, ":trainval", "12"),
     "out of distribution": ({"ood.jsonl": ["test"]}, ":ood", "1"),
 }
