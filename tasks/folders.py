@@ -160,7 +160,7 @@ def files_named(
     folder: Path, said: dict[Path, str | None], there: list[str], split: str
 ) -> list[Path]:
     """List the files of a split, by its own word or by another for it: dev is validation."""
-    exact = [file for file, word in said.items() if word == split.lower()]
+    exact = [file for file, word in said.items() if word in (split, split.lower())]
     meant = splits.meaning(split)
     files = exact or [file for file, word in said.items() if word and splits.meaning(word) == meant]
     if not files and there:
