@@ -1,5 +1,6 @@
 """--skip-bad-records: leave out the records that cannot be used, count and list them."""
 
+import re
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,12 +16,13 @@ FILE = "skipped.jsonl"
 class BadRecords:
     """What happens to records that cannot be used: the first stops the run, or all are left out.
 
-    skip: leave them out. found: {source: what skipped.jsonl says of it}.
+    skip: leave them out. found: {(source, id): what skipped.jsonl says of it}; a mixture may take
+    a record twice.
     """
 
     def __init__(self, skip: bool = False) -> None:
         self.skip = skip
-        self.found: dict[str, dict] = {}
+        self.found: dict[tuple[str, str | None], dict] = {}
 
     @contextmanager
     def checking(self, source: str, name: str | None = None) -> Iterator[None]:
@@ -35,7 +37,7 @@ class BadRecords:
     def add(self, source: str, name: str | None, error: UserError) -> None:
         """Note why a record is left out. Its first reason stays."""
         reason = str(error).removeprefix(source).removeprefix(": ")
-        self.found.setdefault(source, {"record": source, "id": name, "reason": reason})
+        self.found.setdefault((source, name), {"record": source, "id": name, "reason": reason})
 
     def usable(self, items: Collection, check: Callable[[Any], object]) -> list:
         """Return the examples or pairs that pass a check.
@@ -66,15 +68,22 @@ class BadRecords:
         if not self.skip:
             return
         path = Path(out) / FILE
-        disk.write_lines(path, list(self.found.values()))
-        if not self.found:
+        found = sorted(self.found.values(), key=lambda row: place_of(row["record"]))
+        disk.write_lines(path, found)
+        if not found:
             print("--skip-bad-records: no record is bad")
             return
-        first = next(iter(self.found.values()))
+        first = found[0]
         print(
             f"--skip-bad-records: {len(self.found)} records are left out, listed in {path}; "
             f"the first: {short(first['record'], 100)}: {short(first['reason'], 100)}"
         )
+
+
+def place_of(source: str) -> tuple:
+    """Give what sources are sorted by: file, line and number; they are found check by check."""
+    told = re.fullmatch(r"(.*?):(\d+)(?:#(\d+))?", source)
+    return (told[1], int(told[2]), int(told[3] or 0)) if told else (source, 0, 0)
 
 
 REFUSE = BadRecords()

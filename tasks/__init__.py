@@ -50,7 +50,7 @@ def read(
     if not os.path.exists(name) and not hub.is_name(name):
         if name not in toy.TASKS:
             raise UserError(
-                f"--data {short(spec)}: no such file or folder, "
+                f"--data {short(spec)}: {files.no_such(spec, toy.TASKS)}, "
                 f"and not a toy task ({', '.join(sorted(toy.TASKS))})"
             )
         split = split or "train"

@@ -1,11 +1,9 @@
 """Rows of one file: JSON, JSON Lines, parquet, Arrow."""
 
-import csv
-import io
+import difflib
 import json
 import os
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,11 +11,14 @@ from typing import Any
 from plumbing.bad_records import REFUSE, BadRecords
 from plumbing.errors import UserError
 from plumbing.text import HALF, short
+from tasks import json_records, tables
 from tasks.example import Example
 from tasks.parquet import read_arrow, read_parquet
 
+# (place, mark, record) of each; instead of a record that cannot be read, the UserError.
 Rows = Iterator[tuple[Any, str, Any]]
-NOTHING = object()  # where null may be a record
+MOST_BROKEN = 1000  # records at the head of a file that is given up
+POINTER = b"version https://git-lfs.github.com/spec/"  # how a file begins that is not fetched yet
 
 
 def tell_apart(examples: list[Example], names: list[str], spec: str | Path) -> None:
@@ -42,26 +43,51 @@ def tell_apart(examples: list[Example], names: list[str], spec: str | Path) -> N
 def rows_of(file: Path, expected: str, name: str | None = None, bad: BadRecords = REFUSE) -> Rows:
     """Read (place, name, record) of each record of a file, in order.
 
-    place: what follows the file in a message: the line; "1, record 3" where it holds several.
+    place: what follows the file in a message: the line; "1#3" if it holds several records.
     name: unique in the file, for a record without an id: "x.jsonl:12", in a JSON list "x.json#3".
-    UserError, which says what is `expected`, if the file cannot be read or is empty.
+    UserError, which says what is `expected`, if the file cannot be read or holds no object.
     """
     name = name or file.name
     if file.suffix not in READERS:
         raise UserError(f"{file}: only {', '.join(READERS)} files can be read")
     must_end(file)
-    known = len(bad.found)
-    is_empty = True
+    has_objects = False
+    errors = []  # until an object is found: a file without any is broken as a whole
     try:
-        for place, mark, record in READERS[file.suffix](file, bad):
-            is_empty = False
-            yield place, f"{name}{mark}", record
+        must_be_fetched(file)
+        for place, mark, record in READERS[file.suffix](file):
+            if isinstance(record, UserError):
+                errors.append((f"{file}:{place}", f"{name}{mark}", record))
+            has_objects = has_objects or isinstance(record, dict)
+            while errors and has_objects:
+                source, own_name, error = errors.pop(0)
+                with bad.checking(source, own_name):
+                    raise error
+            if len(errors) == MOST_BROKEN:
+                break
+            if not isinstance(record, UserError):
+                yield place, f"{name}{mark}", record
     except OSError as error:
         raise UserError(
             f"{file} cannot be read ({error.strerror or error}); check the path and its permissions"
         ) from None
-    if is_empty and len(bad.found) == known:
+    if errors:
+        raise UserError(f"{errors[0][2]} (and no other record of the file can be read)")
+    if not has_objects:
         raise UserError(f"{file} holds no record; expected objects with {expected}")
+
+
+def no_such(spec: str | Path, others: Iterable[str] = ()) -> str:
+    """Say that there is no such path, and which path or other name may be meant."""
+    there, missing = "", str(spec)
+    while "/" in missing and os.path.isdir(there + missing.partition("/")[0] + "/"):
+        part, _, missing = missing.partition("/")
+        there += f"{part}/"
+    names = [] if there else list(others)
+    if os.access(there or ".", os.R_OK):
+        names += os.listdir(there or ".")
+    near = difflib.get_close_matches(re.split("[/:]", missing)[0], names, 1)
+    return "no such file or folder" + (f" (is {there}{near[0]} meant?)" if near else "")
 
 
 def must_end(path: str | Path) -> None:
@@ -73,195 +99,77 @@ def must_end(path: str | Path) -> None:
         )
 
 
-# --- JSON: one list or object, or one record a line, whatever the file is called ---
+def must_be_fetched(file: Path) -> None:
+    """Refuse what git-lfs leaves in place of a large file."""
+    if is_pointer(file):
+        raise UserError(f"{file} is a git-lfs pointer, not the file; run git lfs pull there")
 
 
-def read_json(file: Path, bad: BadRecords = REFUSE) -> Rows:
-    """Read (place, mark, record) of a JSON file that holds a list of objects.
+def is_pointer(path: str | Path) -> bool:
+    """Tell whether a file is what git-lfs leaves in place of a large one."""
+    with open(path, "rb") as opened:
+        return opened.read(len(POINTER)) == POINTER
 
-    Or an object of them, as TabMWP's: {"33": {...}} is read as [{"id": "33", ...}].
-    Or CLEVR's {"info": ..., "questions": [...]}. JSON Lines are read too: one object a line, of
-    which there are several.
+
+# --- JSON Lines: one record a line, whatever the file is called ---
+
+
+def read_json(file: Path) -> Rows:
+    """Read JSON Lines, or a JSON list or object."""
+    if is_json_lines(file):
+        yield from records_of_lines(file)
+    else:
+        yield from json_records.read_whole(file, read_text(file))
+
+
+def is_json_lines(file: Path) -> bool:
+    """Tell whether a file is more than one line, of which the first is an object.
+
+    A file called .jsonl is, unless it begins a list.
     """
-    text = read_text(file)
-    if is_json_lines(text):
-        yield from marked_lines(text.split("\n"), file, bad)
-        return
-    try:
-        rows = json.loads(text) if text.strip() else []
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{file}:{error.lineno}: broken JSON ({error.msg}, column {error.colno}); fix that line"
-        ) from None
-    except RecursionError:
-        raise UserError(
-            f"{file}: JSON nested too deeply; expected a list of flat objects"
-        ) from None
-    except ValueError as error:  # a number of more than 4300 digits
-        raise UserError(f"{file}: broken JSON ({str(error)[:60]}); fix that number") from None
-    if isinstance(rows, dict) and isinstance(rows.get("questions"), list):
-        yield from marked_records(numbered(text, False, file, start_of_questions(text)))
-        return
-    keyed = isinstance(rows, dict) and rows and all(isinstance(row, dict) for row in rows.values())
-    if not isinstance(rows, list) and not keyed:
-        raise UserError(
-            f"{file}: expected a list of objects, [{{...}}, {{...}}], found {type(rows).__name__}"
-        )
-    del rows  # read once more, for the lines
-    yield from marked_records(numbered(text, keyed, file))
-
-
-def is_json_lines(text: str) -> bool:
-    """Tell whether a text is more than one line, of which the first is an object."""
-    first, _, rest = text.lstrip().partition("\n")
-    if not (first.startswith("{") and rest.strip()):
+    with open(file, "rb") as opened:
+        lines = (line for line in opened if line.strip())
+        first = next(lines, b"").removeprefix(b"\xef\xbb\xbf").lstrip()
+        has_more = next(lines, None) is not None
+    if first.startswith(b"[") or file.suffix == ".jsonl":
+        return not first.startswith(b"[")
+    if not (first.startswith(b"{") and has_more):
         return False
     try:
-        json.loads(first)
+        json.loads(first.decode("utf-8", "replace"))
     except (ValueError, RecursionError):
         return False
     return True
 
 
-def marked_records(rows: list[tuple[int, Any]]) -> Rows:
-    """Give the records of a list their places: the line, and the number where they share it."""
-    on_line = Counter(line for line, _ in rows)
-    for number, (line, record) in enumerate(rows, 1):
-        place = line if on_line[line] == 1 else f"{line}, record {number}"
-        # Not ":": in older runs a line follows it, which must not be read as a number.
-        yield place, f"#{number}", record
-
-
-def start_of_questions(text: str) -> int:
-    """Find where the list of `questions` begins in an object: the place of its "["."""
-    decoder = json.JSONDecoder()
-    gap = re.compile(r"[\s,:]*")
-    end = text.index("{") + 1
-    while True:
-        key, end = decoder.raw_decode(text, gap.match(text, end).end())
-        start = gap.match(text, end).end()
-        if key == "questions" and text[start] == "[":
-            return start
-        end = decoder.raw_decode(text, start)[1]
-
-
-def numbered(text: str, keyed: bool, file: Path, start: int | None = None) -> list[tuple[int, Any]]:
-    """Read valid JSON once more, for the line where each record begins: [(line, record)].
-
-    keyed: its records are the values of an object, and the keys their ids.
-    start: the place of the bracket that opens them, the first one if None.
-    """
-    decoder = json.JSONDecoder()
-    gap = re.compile(r"[\s,:]*")
-    rows, ids = [], set()
-    end = (text.find("{" if keyed else "[") if start is None else start) + 1
-    line = text.count("\n", 0, end) + 1  # counted on from record to record: else it is quadratic
-    while True:
-        start = gap.match(text, end).end()
-        if start >= len(text) or text[start] in "]}":
-            return rows
-        line += text.count("\n", end, start)
-        record, end = decoder.raw_decode(text, start)
-        if keyed:
-            key = record
-            if key in ids:
-                raise UserError(
-                    f"{file}:{line}: {key!r} is there a second time; delete one of them"
-                )
-            ids.add(key)
-            record, end = decoder.raw_decode(text, gap.match(text, end).end())
-            record = {"id": key, **record}
-        rows.append((line, record))
-        line += text.count("\n", start, end)
-
-
-def read_tsv(file: Path, bad: BadRecords = REFUSE) -> Rows:
-    """Read (line, mark, record) of a table with a header, its columns parted by tabs (VLMEvalKit).
-
-    An empty field is None. UserError, naming the line, for a row of another length.
-    """
-    csv.field_size_limit(2**31 - 1)  # pictures in base64
-    lines = csv.reader(io.StringIO(read_text(file), newline=""), delimiter="\t")
-    header = next(lines, [])
-    before = lines.line_num
-    for fields in lines:
-        line, before = before + 1, lines.line_num
-        if not fields:
-            continue
-        record = None
-        with bad.checking(f"{file}:{line}"):
-            if len(fields) != len(header):
-                raise UserError(
-                    f"{file}:{line}: {len(fields)} fields, but {len(header)} columns; fix that line"
-                )
-            record = {key: field or None for key, field in zip(header, fields)}
-        if record is not None:
-            yield line, f":{line}", record
-
-
-def read_jsonl(file: Path, bad: BadRecords = REFUSE) -> Rows:
-    """Read (line, mark, record) of a JSON Lines file; blank lines are skipped.
-
-    A JSON list is read too.
-    """
-    if begins_list(file):
-        text = read_text(file)
-        if is_json_list(text):
-            yield from marked_records(numbered(text, False, file))
-            return
-    yield from marked_lines(lines_of(file), file, bad)
-
-
-def begins_list(file: Path) -> bool:
-    """Tell whether a file begins with a square bracket."""
-    with open(file, "rb") as opened:
-        return opened.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
-
-
-def lines_of(file: Path) -> Iterator[str]:
-    """Read a file's lines, one at a time. UserError, naming line and byte, for no UTF-8."""
+def records_of_lines(file: Path) -> Rows:
+    """Read each line that is not blank, one at a time; its record is named by its number."""
     start = 0
     with open(file, "rb") as opened:
         for number, line in enumerate(opened, 1):
             try:
-                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                if text.strip():
+                    yield number, f":{number}", parsed(text, f"{file}:{number}")
             except UnicodeDecodeError as error:
-                raise not_utf8(file, number, start + error.start) from None
+                yield number, f":{number}", not_utf8(file, number, start + error.start)
+            except UserError as error:
+                yield number, f":{number}", error
             start += len(line)
-
-
-def is_json_list(text: str) -> bool:
-    """Tell whether a text is one valid list of objects."""
-    if not text.lstrip().startswith("["):
-        return False
-    try:
-        rows = json.loads(text)
-    except (ValueError, RecursionError):
-        return False
-    return bool(rows) and all(isinstance(row, dict) for row in rows)
-
-
-def marked_lines(lines: Iterable[str], file: Path, bad: BadRecords) -> Rows:
-    """Read each line that is not blank, and name its record by its number."""
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            record = NOTHING
-            with bad.checking(f"{file}:{number}"):
-                record = parsed(line, f"{file}:{number}")
-            if record is not NOTHING:
-                yield number, f":{number}", record
 
 
 def json_lines(text: str, file: Path) -> list[tuple[int, Any]]:
     """Read [(line, record)] of such a file's text. UserError, naming the line, for broken JSON."""
-    rows = marked_lines(text.split("\n"), file, REFUSE)
-    return [(number, record) for number, _, record in rows]
+    lines = enumerate(text.split("\n"), 1)
+    return [(number, parsed(line, f"{file}:{number}")) for number, line in lines if line.strip()]
 
 
 def parsed(line: str, where: str) -> Any:
     """Read one line of JSON."""
     try:
-        return json.loads(line)
+        return json_records.STRICT.decode(line)
+    except json_records.Twice as error:
+        raise UserError(f"{where}: {error}") from None
     except (ValueError, RecursionError) as error:  # also a number of more than 4300 digits
         problem = getattr(error, "msg", str(error)[:60])
         raise UserError(f"{where}: broken JSON ({problem}); fix or delete that line") from None
@@ -307,8 +215,8 @@ def whole_characters(value: Any) -> Any:
 
 READERS = {
     ".json": read_json,
-    ".jsonl": read_jsonl,
+    ".jsonl": read_json,
     ".parquet": read_parquet,
     ".arrow": read_arrow,
-    ".tsv": read_tsv,
+    ".tsv": tables.read_tsv,
 }

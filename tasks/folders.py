@@ -4,13 +4,13 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from plumbing.bad_records import REFUSE, BadRecords
 from plumbing.errors import UserError
 from plumbing.text import short
-from tasks import drawing, hub, mixtures
+from tasks import drawing, hub, mixtures, splits
 from tasks.files import READERS, rows_of
+from tasks.splits import Row
 
 # --- names ---
 
@@ -80,8 +80,6 @@ def files_of(spec: str | Path, training: bool = False) -> list[Path]:
     """
     name, split = split_name(spec)
     path = Path(name)
-    if split and not path.is_dir():
-        raise UserError(f"{spec}: a single file has no split; omit :{split}")
     if not path.is_dir():
         return [path]
     files = data_files(path)
@@ -123,62 +121,12 @@ def name_in(spec: str | Path, file: Path) -> str:
 
 # --- splits ---
 
-WORDS = {  # the word in a name: the split
-    "train": "train",
-    "training": "train",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "dev": "validation",
-    "test": "test",
-    "testing": "test",
-    "eval": "test",
-    "evaluation": "test",
-    "ood": "ood",
-    "testmini": "testmini",
-    "minitest": "minitest",
-    "minival": "minival",
-    "minitrain": "minitrain",
-    "trainval": "trainval",
-}
-SHARD = re.compile(r"(.+?)-\d{5}-of-\d{5}\b.*")
-NO_SPLIT = ("data", "part", "shard", "default")  # data-00000-of-00002.arrow, of save_to_disk
-
-
-def splits_in(name: str) -> list[str]:
-    """List the words for splits in the name of a file or folder: "x_train.jsonl" -> ["train"].
-
-    What stands before "-00000-of-00002" is the hub's name of a split, whatever it is.
-    """
-    words = [word for word in re.findall("[a-z]+", name.lower()) if word in WORDS]
-    shard = SHARD.fullmatch(name)
-    if not words and shard and shard[1] not in NO_SPLIT:
-        return [shard[1]]
-    return words
-
-
-def split_of(folder: Path, file: Path) -> str | None:
-    """Read a file's split in its name, or else in the nearest folder that says one.
-
-    UserError for a name that says two.
-    """
-    for name in reversed(file.relative_to(folder).parts):
-        words = splits_in(name)
-        if len({WORDS.get(word, word) for word in words}) > 1:
-            raise UserError(
-                f"{file}: its name says the splits {' and '.join(words)}; rename it, or name the "
-                "file itself"
-            )
-        if words:
-            return words[0]
-    return None
-
 
 def files_of_split(
     folder: Path, files: list[Path], split: str | None, training: bool
 ) -> list[Path]:
     """Choose the files of the wanted split: the given one, else train, else the only one."""
-    said = {file: split_of(folder, file) for file in files}
+    said = {file: splits.split_of(folder, file) for file in files}
     there = sorted({word for word in said.values() if word})
     if split:
         return files_named(folder, said, there, split)
@@ -189,15 +137,16 @@ def files_of_split(
         named = next(file for file in files if said[file])
         raise UserError(
             f"{folder} holds files of a split ({name_in(folder, named)}) beside files of none "
-            f"({name_in(folder, without[0])}); read a split alone with {folder}:{there[0]}, "
-            "or name one file"
+            f"({name_in(folder, without[0])}); to read a split alone "
+            f"{splits.advice(str(folder), there)}, or name one file"
         )
-    found = {word: WORDS.get(word, word) for word in there}
+    found = {word: splits.meaning(word) for word in there}
     if "train" in found.values():
         return [file for file in files if found[said[file]] == "train"]
     if len(set(found.values())) > 1:
         raise UserError(
-            f"{folder} holds the splits {', '.join(there)}; say which with {folder}:{there[0]}"
+            f"{folder} holds the splits {', '.join(there)}, and no train; "
+            + splits.advice(str(folder), there)
         )
     if training:
         raise UserError(
@@ -211,14 +160,18 @@ def files_named(
     folder: Path, said: dict[Path, str | None], there: list[str], split: str
 ) -> list[Path]:
     """List the files of a split, by its own word or by another for it: dev is validation."""
-    exact = [file for file, word in said.items() if word == split]
-    meant = WORDS.get(split, split)
-    files = exact or [file for file, word in said.items() if word and WORDS.get(word) == meant]
-    if not files:
-        known = f"it has {', '.join(there)}" if there else "no name of a file or folder says one"
+    exact = [file for file, word in said.items() if word in (split, split.lower())]
+    meant = splits.meaning(split)
+    files = exact or [file for file, word in said.items() if word and splits.meaning(word) == meant]
+    if not files and there:
         raise UserError(
-            f"{folder} has no split {split} ({known}); "
-            + (f"say {folder}:{there[0]}" if there else f"omit :{split} to read all of it")
+            f"{folder} has no split {split} (it has {', '.join(there)}); "
+            + splits.advice(str(folder), there, split)
+        )
+    if not files:
+        raise UserError(
+            f"{folder} has no split {split} (no name of a file or folder says one); "
+            f"omit :{split} to read all of it, or name a file whose records say it, FILE:{split}"
         )
     return files
 
@@ -226,30 +179,35 @@ def files_named(
 # --- all records ---
 
 
-class Row(NamedTuple):
-    """One record and where it stands: `file` and `place` for messages, `name` for its id."""
-
-    file: Path
-    place: Any
-    name: str
-    record: Any
-
-
 def rows_in(
     spec: str, expected: str, training: bool = False, bad: BadRecords = REFUSE
 ) -> Iterator[Row]:
     """Read the records of a file, a folder's files, a mixture or a set of the hub, in order."""
     name, split = split_name(spec)
+    agreement = splits.Agreement(training)
     if hub.is_name(name):
-        yield from hub_rows(name, split, expected, training, bad)
-        return
-    if is_mixture(spec):
-        for row in mixtures.rows_of_mixture(spec, expected, bad):
-            yield Row(*row)
-        return
-    for file in files_of(spec, training):
-        for place, label, record in rows_of(file, expected, name_in(spec, file), bad):
-            yield Row(file, place, label, record)
+        yield from hub_rows(name, split, expected, training, agreement, bad)
+    elif is_mixture(name):
+        if split:
+            raise UserError(
+                f"{spec}: a mixture has no split; omit :{split}, and say it in `json_path`: "
+                f"x.json:{split}"
+            )
+        yield from mixtures.rows_of_mixture(spec, expected, agreement, bad)
+    else:
+        for file in files_of(spec, training):
+            yield from rows_of_file(spec, file, expected, agreement, bad)
+
+
+def rows_of_file(
+    spec: str | Path, file: Path, expected: str, agreement: splits.Agreement, bad: BadRecords
+) -> Iterator[Row]:
+    """Read the records of one of the files of `spec`; those of "x.json:test" say this split."""
+    name, split = split_name(spec)
+    rows = (Row(file, *row) for row in rows_of(file, expected, name_in(spec, file), bad))
+    if os.path.isdir(name):
+        return agreement.of(rows, splits.split_of(Path(name), file))
+    return splits.rows_saying(split, rows, file) if split else agreement.of(rows, None)
 
 
 def is_mixture(spec: str | Path) -> bool:
@@ -258,17 +216,24 @@ def is_mixture(spec: str | Path) -> bool:
 
 
 def hub_rows(
-    name: str, split: str | None, expected: str, training: bool, bad: BadRecords
+    name: str,
+    split: str | None,
+    expected: str,
+    training: bool,
+    agreement: splits.Agreement,
+    bad: BadRecords,
 ) -> Iterator[Row]:
     """Read a set of the hub, named by its split and numbered through: "owner/set:train:12"."""
     found = hub.splits_of(name)
     split = hub_split(name, list(found), split, training)
     shown = Path(f"{name}:{split}")
-    number = 0
-    for file in found[split]:
-        for _, _, record in rows_of(file, expected, None, bad):
-            number += 1
+
+    def rows() -> Iterator[Row]:
+        records = (row[-1] for file in found[split] for row in rows_of(file, expected, None, bad))
+        for number, record in enumerate(records, 1):
             yield Row(shown, number, f"{shown}:{number}", record)
+
+    yield from agreement.of(rows(), split)
 
 
 def hub_split(name: str, there: list[str], split: str | None, training: bool) -> str:
@@ -276,8 +241,10 @@ def hub_split(name: str, there: list[str], split: str | None, training: bool) ->
     if split is None and len(there) == 1 and (there[0] == "train" or not training):
         return there[0]
     wanted = split or "train"
-    meant = WORDS.get(wanted, wanted)
-    same = [word for word in there if WORDS.get(word, word) == meant]
+    same = [word for word in there if splits.meaning(word) == splits.meaning(wanted)]
     if wanted in there or len(same) == 1:
         return wanted if wanted in there else same[0]
-    raise UserError(f"{name} has no split {wanted}, but {', '.join(there)}; say {name}:{there[0]}")
+    raise UserError(
+        f"{name} has no split {wanted}, but {', '.join(there)}; "
+        + splits.advice(name, there, wanted)
+    )

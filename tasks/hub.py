@@ -6,15 +6,19 @@ from pathlib import Path
 
 from plumbing.errors import UserError
 from plumbing.text import short
-from tasks.files import READERS
+from tasks.files import READERS, no_such
 
 NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*(?:/\w[\w.-]*)?")
 
 
 def is_name(spec: str) -> bool:
-    """Tell whether this may be "owner/name" or "owner/name/config"; a path that exists is not."""
+    """Tell whether this may be "owner/name" or "owner/name/config".
+
+    A path that exists is none, nor is one whose folder exists: that is misspelt.
+    """
     has_suffix = os.path.splitext(spec)[1] in READERS
-    return bool(NAME.fullmatch(spec)) and not has_suffix and not os.path.exists(spec)
+    is_path = os.path.exists(spec) or os.path.isdir(spec.partition("/")[0])
+    return bool(NAME.fullmatch(spec)) and not has_suffix and not is_path
 
 
 def splits_of(name: str) -> dict[str, list[Path]]:
@@ -27,7 +31,7 @@ def splits_of(name: str) -> dict[str, list[Path]]:
         import datasets
     except ImportError:
         raise UserError(
-            f"--data {name}: no such file or folder; to read a set of that name from the "
+            f"--data {name}: {no_such(name)}; to read a set of that name from the "
             "Hugging Face hub, pip install datasets"
         ) from None
     owner, title, *rest = name.split("/")
@@ -61,9 +65,14 @@ def not_fetched(error: Exception, name: str) -> UserError:
     if "gated" in str(error).lower() or "Gated" in kind:
         remedy = "its owners ask for an agreement: accept it on the hub, and run `hf auth login`"
     elif "NotFound" in kind:
-        remedy = "check the name; it is neither a file or folder here nor an open set of the hub"
+        return UserError(
+            f"--data {name}: {no_such(name)}, nor an open set of the hub ({said}); check the name"
+        )
     elif "Connect" in kind or "Timeout" in kind or "Offline" in kind:
-        remedy = "it is no file or folder here, and the hub is out of reach; check path and network"
+        return UserError(
+            f"--data {name}: {no_such(name)}, and the hub is out of reach ({said}); "
+            "check path and network"
+        )
     else:
         remedy = "fetch its files, and name their folder"
     return UserError(f"--data {name} cannot be fetched ({said}); {remedy}")

@@ -22,6 +22,7 @@ from plumbing import flags
 from plumbing.bad_records import REFUSE, BadRecords
 from plumbing.errors import UserError
 from plumbing.text import short
+from tasks import files
 from tasks.example import Example
 from tasks.stored import Store, Stored
 
@@ -225,6 +226,8 @@ def not_opened(error: Exception, image: Picture, where: str) -> UserError:
     cause = short(error, 80) or type(error).__name__
     if isinstance(error, UnidentifiedImageError):
         cause = "it is no picture of a known format"
+        if isinstance(image, (str, Path)) and files.is_pointer(image):
+            cause = "it is a git-lfs pointer: run git lfs pull"
     return UserError(
         f"{where}: {title(image)} cannot be opened ({cause}); replace the file or delete the record"
     )

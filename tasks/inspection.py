@@ -29,7 +29,7 @@ from plumbing import flags, plots
 from plumbing.bad_records import BadRecords
 from plumbing.errors import UserError
 from plumbing.text import cut, short
-from tasks import files, folders, hub, images, layouts, sheets
+from tasks import files, folders, hub, images, layouts, sheets, splits
 from tasks.example import Example
 
 OF_A_STREAM = 200  # records of a toy task to look at: it has no end
@@ -156,7 +156,7 @@ def records_of(spec: str, level: int, boxes: tuple) -> Iterator[Record]:
     """
     name, _ = folders.split_name(spec)
     bad = Noted()
-    if hub.is_name(name) or folders.is_mixture(spec):
+    if hub.is_name(name) or folders.is_mixture(name):
         rows = folders.rows_in(spec, layouts.EXAMPLE_KEYS, False, bad)
         yield from records_in(rows, spec, bad, boxes)
     elif not os.path.exists(name):  # a toy task, or a sentence that says what there is
@@ -164,10 +164,11 @@ def records_of(spec: str, level: int, boxes: tuple) -> Iterator[Record]:
         for index in range(OF_A_STREAM):
             yield Record(spec, "of a toy task", stream[index], None)
     else:
+        agreement = splits.Agreement(training=False)
         for file in folders.files_of(spec):
             own = folders.name_in(spec, file)
-            rows = files.rows_of(file, layouts.EXAMPLE_KEYS, own, bad)
-            yield from records_in(((file, *row) for row in rows), own, bad, boxes)
+            rows = folders.rows_of_file(spec, file, layouts.EXAMPLE_KEYS, agreement, bad)
+            yield from records_in(rows, own, bad, boxes)
 
 
 def records_in(rows: Iterator[tuple], name: str, bad: Noted, boxes: tuple) -> Iterator[Record]:

@@ -13,7 +13,7 @@ from plumbing.text import short
 from tasks import folders, hub, image_fields, placeholders, record_fields
 from tasks.chats import ROLES
 from tasks.example import Example, Pair, Turn
-from tasks.files import must_end, rows_of, tell_apart
+from tasks.files import must_end, no_such, rows_of, tell_apart
 from tasks.images import check_images, keep_embedded, locate
 from tasks.marks import MARK, without_first_marks
 from tasks.stored import Store
@@ -37,7 +37,7 @@ def read_pairs(spec: str, image_folder: str | None = None, bad: BadRecords = REF
     """
     name, _ = folders.split_name(spec)
     if not os.path.exists(name) and not hub.is_name(name):
-        raise UserError(f"{short(spec)}: no such file or folder; name a file of preference pairs")
+        raise UserError(f"{short(spec)}: {no_such(spec)}; name a file of preference pairs")
     if image_folder is not None and not os.path.isdir(image_folder):
         raise UserError(f"--image-folder {short(image_folder)}: no such folder")
     made, repeats = {}, []  # a repeated record is one pair, whose images are checked once

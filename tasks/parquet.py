@@ -7,7 +7,6 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plumbing.bad_records import BadRecords
 from plumbing.errors import UserError
 from plumbing.text import short
 from tasks.stored import Placed, Stored
@@ -19,21 +18,21 @@ ROWS = 64  # made into Python values at a time
 BUFFER = 2**20  # bytes read at a time of a column: a row group may be as large as the file
 NO_VALUE = (ValueError, OverflowError, LookupError)  # a year past 9999, a text that is no UTF-8
 
-Rows = Iterator[tuple[int, str, dict]]
+Rows = Iterator[tuple[int, str, dict | UserError]]
 
 
-def read_parquet(file: Path, bad: BadRecords) -> Rows:
-    """Read (row, ":row", record) of a parquet file.
+def read_parquet(file: Path) -> Rows:
+    """Read (row, ":row", record) of a parquet file; instead of a bad record, the UserError.
 
     Hub snapshots embed pictures in it: {"bytes": ..., "path": ...}.
     """
     number = 1
     for batch in parquet_batches(file):
-        yield from numbered(rows_of_batch(batch, number, plain_values, file, bad))
+        yield from rows_of_batch(batch, number, plain_values, file)
         number += batch.num_rows
 
 
-def read_arrow(file: Path, bad: BadRecords) -> Rows:
+def read_arrow(file: Path) -> Rows:
     """Read (row, ":row", record) of an Arrow file, as save_to_disk of `datasets` writes it.
 
     Its pictures know their places in the file, which need no copy.
@@ -42,14 +41,8 @@ def read_arrow(file: Path, bad: BadRecords) -> Rows:
     for batch, values in arrow_batches(file):
         for start in range(0, batch.num_rows, ROWS):
             part = batch.slice(start, ROWS)
-            yield from numbered(rows_of_batch(part, number, values, file, bad))
+            yield from rows_of_batch(part, number, values, file)
             number += part.num_rows
-
-
-def numbered(rows: list[tuple[int, dict]]) -> Rows:
-    """Name each row by its number."""
-    for number, record in rows:
-        yield number, f":{number}", record
 
 
 def needs_pyarrow(file: Path) -> None:
@@ -60,8 +53,10 @@ def needs_pyarrow(file: Path) -> None:
         raise UserError(f"{file}: {file.suffix[1:]} needs pyarrow: pip install pyarrow") from None
 
 
-def must_differ(names: list[str]) -> None:
-    """Refuse columns of one name: only one of them would be read. ValueError."""
+def must_be_columns(names: list[str]) -> None:
+    """Refuse none, and two of one name: only one of them would be read. ValueError."""
+    if not names:
+        raise ValueError("it has no columns")
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"two columns are named {twice[0]}")
@@ -77,7 +72,7 @@ def parquet_batches(file: Path) -> Iterator["pyarrow.RecordBatch"]:
         # pre_buffer would keep all that has been read until the end.
         reading = {"buffer_size": BUFFER, "pre_buffer": False}
         with pyarrow.parquet.ParquetFile(file, **reading) as opened:
-            must_differ(opened.schema_arrow.names)
+            must_be_columns(opened.schema_arrow.names)
             yield from opened.iter_batches(ROWS, use_threads=False)
     except (pyarrow.ArrowException, ValueError, OSError) as error:
         raise unreadable(error, file) from None
@@ -101,42 +96,55 @@ def arrow_batches(file: Path) -> Iterator[tuple["pyarrow.RecordBatch", Callable]
 
     try:
         with pyarrow.OSFile(str(file)) as opened:
-            if opened.read(6) != b"ARROW1":
-                opened.seek(0)
-            else:
-                opened.seek(8)
+            start = 8 if opened.read(6) == b"ARROW1" else 0
+            opened.seek(start)
             messages = pyarrow.ipc.MessageReader.open_stream(opened)
             schema = pyarrow.ipc.read_schema(messages.read_next_message())
-            must_differ(schema.names)
+            must_be_columns(schema.names)
             for message in messages:
                 if message.type == "dictionary":
-                    raise ValueError("it has categories: save it as parquet")
+                    yield from batches_with_categories(opened, start)
+                    return
                 batch = pyarrow.ipc.read_record_batch(message, schema)
+                batch.validate(full=True)  # damaged offsets would crash the process
                 body = message.body
                 yield batch, PlacedValues(str(file), opened.tell() - body.size, body)
     except (pyarrow.ArrowException, ValueError, OSError, StopIteration) as error:
         raise unreadable(error, file) from None
 
 
+def batches_with_categories(
+    opened: "pyarrow.NativeFile", start: int
+) -> Iterator[tuple["pyarrow.RecordBatch", Callable]]:
+    """Read what `arrow_batches` does where columns hold numbers of texts that stand elsewhere."""
+    import pyarrow
+
+    opened.seek(start)
+    for batch in pyarrow.ipc.open_stream(opened):
+        batch.validate(full=True)
+        yield batch, plain_values
+
+
 # --- the values of a batch ---
 
 
-def rows_of_batch(
-    batch: "pyarrow.RecordBatch", first: int, values: Callable, file: Path, bad: BadRecords
-) -> list[tuple[int, dict]]:
-    """List [(row number, record)] of a batch whose first row has the number `first`."""
+def rows_of_batch(batch: "pyarrow.RecordBatch", first: int, values: Callable, file: Path) -> Rows:
+    """Read (row, ":row", record) of a batch whose first row has the number `first`."""
     names = batch.schema.names
     try:
         columns = [values(column) for column in batch.columns]
-        return [(n, dict(zip(names, row))) for n, row in enumerate(zip(*columns), first)]
     except NO_VALUE:
-        pass
-    rows = []
+        columns = None
     for n in range(batch.num_rows):
-        with bad.checking(f"{file}:{first + n}"):
-            row = batch.slice(n, 1)
-            rows.append((first + n, record_of(row, values, f"{file}:{first + n}")))
-    return rows
+        number = first + n
+        if columns is not None:
+            record = {name: column[n] for name, column in zip(names, columns)}
+        else:
+            try:
+                record = record_of(batch.slice(n, 1), values, f"{file}:{number}")
+            except UserError as error:
+                record = error
+        yield number, f":{number}", record
 
 
 def record_of(row: "pyarrow.RecordBatch", values: Callable, where: str) -> dict:

@@ -52,7 +52,9 @@ def test_bad_records_are_left_out_and_listed(mixed, tmp_path, capsys):
     bad.report(tmp_path)
     listed = [json.loads(line) for line in (tmp_path / "skipped.jsonl").read_text().splitlines()]
     by_place = {row["record"]: row for row in listed}
-    assert len(listed) == len(BAD)
+    places = [f"{mixed}:{2 * number}" for number in range(1, len(BAD) + 1)]
+    assert [row["record"] for row in listed] == places  # though pictures are opened last
+    assert [row["id"] for row in listed] == [place.rpartition("/")[2] for place in places]
     for number, (_, word) in enumerate(BAD, 1):
         assert word in by_place[f"{mixed}:{2 * number}"]["reason"]
     assert f"{len(BAD)} records are left out" in capsys.readouterr().out
@@ -77,7 +79,7 @@ def test_golds_that_cannot_be_scored_are_left_out():
     ]
     bad = BadRecords(skip=True)
     assert [e.answer for e in check_golds(examples, rewards.check_gold, bad)] == ["A", "B"]
-    assert list(bad.found) == ["set.jsonl:1"]
+    assert list(bad.found) == [("set.jsonl:1", "1")]
     assert refusal(check_golds, examples, rewards.check_gold).startswith("set.jsonl:1: ")
 
 
@@ -122,7 +124,7 @@ def test_what_fits_is_what_fits_by_exact_count(tiny, spare):
     bad = BadRecords(skip=True)
     other = Example("1", [], "q", "3", source="s:2")
     assert fitting(Asker(short), [example, other], 20, bad=bad) == [other]
-    assert list(bad.found) == ["s:1"]
+    assert [source for source, _ in bad.found] == ["s:1"]
 
 
 def test_a_target_too_long_or_with_a_reserved_token_is_left_out(tiny):
@@ -132,8 +134,8 @@ def test_a_target_too_long_or_with_a_reserved_token_is_left_out(tiny):
     examples = [solved(0, "fine"), solved(1, "word " * 90), solved(2, "<|im_end|>")]
     bad = BadRecords(skip=True)
     assert fitting(Asker(tiny[1]), examples, 20, targets=True, bad=bad) == examples[:1]
-    assert "more than --max-completion-length 20" in bad.found["s:1"]["reason"]
-    assert "reserved token" in bad.found["s:2"]["reason"]
+    assert "more than --max-completion-length 20" in bad.found["s:1", "1"]["reason"]
+    assert "reserved token" in bad.found["s:2", "2"]["reason"]
     assert fitting(Asker(tiny[1]), examples, 20) == examples
 
 
@@ -144,7 +146,7 @@ def test_pairs_that_do_not_fit_are_left_out(tiny):
     given = [pair(0, "yes"), pair(1, "word " * 5000)]
     bad = BadRecords(skip=True)
     assert lengths.fitting_pairs(Asker(tiny[1], "none"), [*given, given[0]], bad) == [given[0]] * 2
-    assert list(bad.found) == ["s:1"]
+    assert [source for source, _ in bad.found] == ["s:1"]
 
 
 # --- a script ---

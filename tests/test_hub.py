@@ -10,7 +10,7 @@ import pytest
 from samples import png, refusal, write
 
 import tasks
-from tasks import folders, hub, images, stored
+from tasks import folders, hub, images, pairs, stored
 
 NAME = "owner/set"
 
@@ -72,6 +72,17 @@ def test_another_split_trains_only_when_it_is_named(fake):
     assert len(tasks.read(f"{NAME}:dev", training=True)) == 1
 
 
+def test_rows_that_say_another_split_than_the_hub(fake):
+    said = {"image": None, "problem": "q", "solution": "3"}
+    fake.splits = {
+        "train": [[{**said, "split": "train"}], [{**said, "split": "test"}]],
+        "dev": [[{**said, "split": "validation"}]],
+    }
+    assert "2: its `split` is test, but it is read as train" in refusal(tasks.read, NAME)
+    assert len(tasks.read(f"{NAME}:dev")) == 1
+    assert f"say {NAME}:dev" in refusal(tasks.read, f"{NAME}:vlaidation")
+
+
 @pytest.mark.parametrize(
     "configs, name, asked, says",
     [
@@ -119,13 +130,28 @@ def test_what_the_hub_raises_is_one_sentence(fake, monkeypatch, case):
 
     monkeypatch.setattr(fake, "get_dataset_config_names", fails)
     text = refusal(tasks.read, NAME)
-    assert text.startswith(f"--data {NAME} cannot be fetched (") and remedy in text
+    assert text.startswith(f"--data {NAME}") and remedy in text
+    has_path_first = case in ("no such set", "no network")
+    assert ("no such file or folder" if has_path_first else "cannot be fetched (") in text
 
 
 def test_without_datasets_the_remedy_is_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     text = refusal(tasks.read, NAME)
     assert "no such file or folder" in text and "pip install datasets" in text
+
+
+def test_a_path_that_is_misspelt_is_not_looked_for_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data" / "train").mkdir(parents=True)
+    (tmp_path / "sets.jsonl").touch()
+    for spec in ("data/trian", "data/trian:test", "data/trian/x.jsonl"):
+        for call in (tasks.read, pairs.read_pairs):
+            assert "no such file or folder (is data/train meant?)" in refusal(call, spec)
+    assert "(is sets.jsonl meant?)" in refusal(tasks.read, "set.jsonl")
+    assert "(is count meant?)" in refusal(tasks.read, "cuont")
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    assert "no such file or folder (is data meant?)" in refusal(tasks.read, "dta/train")
 
 
 def test_a_path_that_exists_wins(tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ from samples import ODD, SHARED, one, places_in, png, put, refusal, reply, turns
 
 import rewards
 import tasks
+from plumbing.bad_records import BadRecords
 from plumbing.errors import UserError
 from tasks import layouts, marks, mixtures, option_texts, worked_answers
 from tasks.prompts import TEMPLATES, question_text
@@ -437,6 +438,42 @@ def test_a_mixture_takes_what_it_says(ten, strategy, taken):
     assert len({example.id for example in tasks.read(spec)}) == len(got)
 
 
+def test_a_mixture_spells_braces_out(ten):
+    for name in ("a_1.json", "a_2.json", "b_1.json", "b_2.json", "c{x,y}.json"):
+        (ten.parent / name).write_text(ten.read_text())
+    spec = mixture(ten.parent, '"{a,b}_{1, 2}.json"\n    sampling_strategy: first:1', "c{x,y}.json")
+    names = [example.source.rpartition("/")[2] for example in tasks.read(spec)]
+    assert names[:4] == ["a_1.json:2", "a_2.json:2", "b_1.json:2", "b_2.json:2"]
+    assert len(names) == 14 and names[4].startswith("c{x,y}.json")
+
+
+def test_splits_in_a_mixture(wide):
+    records = [{"problem": "q", "solution": "3", "split": split} for split in ("train", "test")]
+    path = write(wide, records, "said.json")
+    for part, training, says in (
+        (path, True, f"{path}:7: its `split` is test, but what is trained on is train"),
+        (path, False, "records before it say train"),
+        (f"{path}:train", True, None),
+        (f"{path}:test", True, None),
+    ):
+        spec = mixture(wide, part)
+        if says:
+            assert says in refusal(tasks.read, spec, training=training)
+        else:
+            assert len(tasks.read(spec, training=training)) == 1
+    assert "a mixture has no split" in refusal(tasks.read, f"{spec}:test")
+
+
+def test_a_file_that_a_mixture_takes_twice_has_its_bad_records_twice(wide):
+    path = wide / "lines.jsonl"
+    path.write_text('{"problem": "q", "solution": "3"}\n{broken\n{"problem": "q"}\n')
+    bad = BadRecords(skip=True)
+    assert len(tasks.read(mixture(wide, path, path), bad=bad)) == 2
+    assert [row["id"] for row in bad.found.values()] == [
+        f"{part}/lines.jsonl:{line}" for part, line in ((1, 2), (2, 2), (1, 3), (2, 3))
+    ]
+
+
 @pytest.mark.parametrize(
     "text, says",
     [
@@ -445,6 +482,12 @@ def test_a_mixture_takes_what_it_says(ten, strategy, taken):
         ("datasets:\n  - path: rec.json", "part 1 has no `json_path`"),
         ("datasets:\n  - json_path: none.json", "part 1: none.json does not exist"),
         ("datasets: [", "rec.yaml:1: broken YAML"),
+        ("[" * 500, "broken YAML (nested too deeply)"),
+        ("datasets: 2024-13-45", "broken YAML (month must be in 1..12); put it in quotes"),
+        ("datasets: !!timestamp x", "broken YAML"),
+        ("datasets: 1:99999999999999999999:0", "no mixture"),
+        ("datasets:\n  - json_path: none_{a,b}.json", "part 1: none_a.json does not exist"),
+        ("datasets:\n  - json_path: rec.json:test", "rec.json:2: the record says no `split`"),
         ("datasets:\n  - json_path: rec.json\n    sampling_strategy: most", "'most' is unknown"),
         ("datasets:\n  - json_path: rec.json\n    sampling_strategy: end:0", "takes no record"),
     ],

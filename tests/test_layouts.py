@@ -276,11 +276,7 @@ def test_tabmwp_record(tmp_path, indent):
         "solution": "It is 10.",
     }
     lines = path.read_text().split("\n")
-    places = (
-        [lines.index(f' "{pid}": {{') + 1 for pid in TABMWP]
-        if indent
-        else ["1, record 1", "1, record 2"]
-    )
+    places = [lines.index(f' "{pid}": {{') + 1 for pid in TABMWP] if indent else ["1#1", "1#2"]
     assert [e.source for e in (choice, free)] == [f"{path}:{place}" for place in places]
     (tmp_path / "tables" / "117.png").rename(tmp_path / "117.png")
     assert tasks.read(path)[1].images == [tmp_path / "117.png"]

@@ -54,7 +54,7 @@ def test_ids_of_pairs(mmpr):
     (home / "x.json").write_text(json.dumps([pair] * 3))
     got = [pair.example for pair in pairs.read_pairs(home / "x.json")]
     assert [(e.id, e.source.rpartition(":")[2]) for e in got] == [
-        (f"x.json#{n}", f"1, record {n}") for n in (1, 2, 3)
+        (f"x.json#{n}", f"1#{n}") for n in (1, 2, 3)
     ]
 
 
