@@ -330,9 +330,11 @@ class Asker:
         ids = self.encode(self.render(example))
         learned = torch.zeros(len(ids))
         is_asked = False
+        start_of_history = len(messages) - len(example.history) - 1
         for n, message in enumerate(messages):
             is_asked |= message["role"] == "user"
-            if is_asked and message["role"] == "assistant":
+            is_learned = n - start_of_history not in example.unlearned
+            if is_asked and is_learned and message["role"] == "assistant":
                 before = templates.render(self.processor.tokenizer, messages[:n], example.source)
                 start = len(self.encode(before))
                 answer = encode_response(

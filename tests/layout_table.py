@@ -179,7 +179,7 @@ CASES = {
         "How many?",
         "3",
         {"completion": [user("3")]},
-        "must take turns",
+        "`completion` must be one turn of gpt (or assistant)",
         keys=("images",),
     ),
     "verl": Case(
@@ -367,7 +367,7 @@ CASES = {
         "How many?",
         "3",
         {"conversations": [{"from": "tool", "value": "x"}]},
-        "found a turn from tool",
+        "has a turn from tool, and calls of tools cannot be learned",
         system="Be brief.",
         keys=("images",),
     ),

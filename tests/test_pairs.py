@@ -498,7 +498,7 @@ BAD_PAIRS = {  # name: (record, what the message must say)
     ),
     "a turn of a tool": (
         {**PAIR, "question": None, "prompt": [user("q"), {"role": "tool", "content": "4"}]},
-        ["found a prompt of user, tool"],
+        ["`prompt` has a turn from tool"],
     ),
     "two system turns that differ": (
         {**PAIR, "question": None, "system": "Be kind.", "prompt": [SYSTEM, user("q")]},
