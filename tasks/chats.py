@@ -26,7 +26,6 @@ from tasks.worked_answers import (
 GOLD_KEYS = (*record_fields.ANSWER_KEYS, "gt")  # the last is R1-Onevision's
 NUMBER_OR_TEXT = turns.NUMBER_OR_TEXT
 TURN_KEYS = ("conversations", "conversation", "messages", "message", "texts")
-FLAT_KEYS = ("query", "response", "instruction", "input", "output")
 READ_KEYS = (
     *record_fields.IMAGE_KEYS,
     *GOLD_KEYS,
@@ -62,8 +61,16 @@ def conversation(record: dict, where: str) -> tuple[dict, dict]:
         ... {"from": "assistant", "value": "Solution:\\n1. ...\\nAnswer: 3"}
     """
     given = [key for key in TURN_KEYS if key in record]
-    key = next((key for key in given if says(record, {key})), given[0])
-    return fields_of(record, chat_of(record, key, where), where)
+    saying = [key for key in given if says(record, {key})]
+    key, *others = saying or given
+    chat = chat_of(record, key, where)
+    for other in others if saying else ():
+        if words_of(chat_of(record, other, where).question) != words_of(chat.question):
+            raise UserError(
+                f"{where}: `{key}` and `{other}` ask different questions; "
+                "delete the one that is not meant"
+            )
+    return fields_of(record, chat, where)
 
 
 def messages(record: dict, where: str) -> tuple[dict, dict]:
@@ -116,25 +123,32 @@ def prompted(record: dict, where: str) -> tuple[dict, dict]:
     return fields_of(record, chat, where)
 
 
-def flat(record: dict, where: str) -> tuple[dict, dict]:
-    """Read ms-swift's `query` and `response`, and alpaca's layout (LLaMA-Factory).
+def query_or_instruction(record: dict, where: str) -> tuple[dict, dict]:
+    """Read ms-swift's `query` and `response`, and alpaca's layout (LLaMA-Factory, Magpie, Dolly).
 
     {"query": "<image>How many?", "response": "3", "history": [["Red?", "No."]], "images": [...]}
     {"instruction": "How many?", "input": "", "output": "3", "images": ["a.png"]}
     """
     chat = chat_of({"query": turns.flat(record, where)}, "query", where)
-    return fields_of(record_fields.without(record, *FLAT_KEYS), chat, where)
+    return fields_of(record_fields.without(record, *turns.FLAT_KEYS), chat, where)
 
 
-READERS = (conversation, messages, texts, prompted, flat)
+READERS = (conversation, messages, texts, prompted, query_or_instruction)
 LAYOUTS = [
     *[({key}, messages) for key in ("messages", "message")],
     ({"conversation"}, conversation),
     ({"texts"}, texts),
     ({"prompt"}, prompted),
-    ({"query", "response"}, flat),
-    ({"instruction", "output"}, flat),
+    ({"query", "response"}, query_or_instruction),
+    ({"instruction", "output"}, query_or_instruction),
+    ({"instruction", "response"}, query_or_instruction),
 ]
+
+
+def has_reply(record: dict) -> bool:
+    """Tell whether a record has a conversation that ends with a reply."""
+    talks = [turns.opened(record.get(key)) for key in TURN_KEYS]
+    return any(turns.are_turns(talk) and turns.is_reply(talk[-1]) for talk in talks)
 
 
 def says(record: dict, keys: set[str]) -> bool:

@@ -100,9 +100,11 @@ def reader_of(record: dict) -> Any:
 
 
 def must_be_no_pair(record: dict, where: str) -> None:
-    """Refuse a preference pair that has no gold answer of its own."""
+    """Refuse a preference pair that has neither a gold answer nor a reply of its own."""
     has_gold = any(record.get(key) is not None for key in (*record_fields.ANSWER_KEYS, "solution"))
-    if pairs.is_pair(record) and not has_gold:
+    is_swift = any(record.get(key) is not None for key in pairs.SWIFT_KEYS)
+    is_asked = has_gold or (chats.has_reply(record) and not is_swift)
+    if pairs.is_pair(record) and not is_asked:
         raise UserError(
             f"{where}: this is a preference pair, and --data takes questions with answers; "
             "train_dpo.py --pairs learns from it"

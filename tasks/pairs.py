@@ -18,11 +18,10 @@ from tasks.marks import without_first_marks
 from tasks.stored import Store
 
 PROMPT_KEYS = ("prompt", "conversations", "messages", *record_fields.QUESTION_KEYS)
-FLAT_KEYS = ("query", "response", "instruction", "input", "output")
 ANSWER_KEYS = (*record_fields.ANSWER_KEYS, "answer_gt")  # the last is MMPR's
 REPLIES = ("chosen", "rejected")
 OTHER_KEYS = ("choices", "id", "idx", "task", "video", "system", "history")
-SWIFT_KEYS = ("rejected_response", "rejected_messages", "rejected_images")
+SWIFT_KEYS = ("rejected_response", "rejected_messages")  # ms-swift's
 PAIR_KEYS = "question (or prompt, or conversations), chosen and rejected"
 MOST_COPIES = 1000  # of a set with its repeat_time
 MOST_PAIRS = 10_000_000  # of such a set
@@ -204,7 +203,7 @@ def is_pair(record: Any) -> bool:
         return False
     inner = opened_text(record)
     given = {key for key, value in (inner or record).items() if value is not None}
-    return set(REPLIES) <= given or bool(given & {"rejected_response", "rejected_messages"})
+    return set(REPLIES) <= given or bool(given & {*SWIFT_KEYS})
 
 
 def opened_text(record: dict) -> dict | None:
@@ -250,15 +249,15 @@ def from_flat(record: dict, where: str) -> dict:
         return record
     if "chosen" in record:
         said = said[:1]
-    return {**record_fields.without(record, *FLAT_KEYS), "messages": said}
+    return {**record_fields.without(record, *turns.FLAT_KEYS), "messages": said}
 
 
 def from_swift(record: dict, where: str) -> dict:
     """Write ms-swift's pairs as TRL's: the last reply of `messages` is chosen."""
-    if all(record.get(key) is None for key in SWIFT_KEYS[:2]):
+    if all(record.get(key) is None for key in SWIFT_KEYS):
         return record
     chosen, rejected = record.get("messages"), record.get("rejected_messages")
-    pair = record_fields.without(record, "messages", *SWIFT_KEYS)
+    pair = record_fields.without(record, "messages", *SWIFT_KEYS, "rejected_images")
     if record.get("rejected_images") and record["rejected_images"] != record.get("images"):
         raise UserError(
             f"{where}: `rejected_images` are other pictures than `images`, and both answers are "

@@ -24,6 +24,7 @@ ROLES = {
     "system": "system",
     "developer": "system",
 }
+FLAT_KEYS = ("query", "response", "instruction", "input", "context", "output")
 TOOLS = ("tool", "tool_call", "tool_response", "function", "function_call", "observation")
 CALL_KEYS = ("tool_calls", "function_call")
 LEARNED_KEYS = ("loss", "weight", "train", "training")  # of ms-swift, OpenAI, axolotl (two)
@@ -86,7 +87,9 @@ def listed(value: Any, key: str, where: str) -> list[dict]:
         if "role" in turn or "from" in turn or not is_exchange(turn):
             turns.append(turn)
         else:
-            turns += exchange(turn["user"] if "user" in turn else turn["human"], turn["assistant"])
+            asked, answered = exchange(turn.get("user", turn.get("human")), turn["assistant"])
+            beside = record_fields.without(turn, "user", "human", "assistant")
+            turns += [asked, beside | answered]
     return turns
 
 
@@ -128,15 +131,17 @@ def earlier(history: Any, where: str) -> list[Said]:
 def flat(record: dict, where: str) -> list[dict] | None:
     """Write ms-swift's `query` and `response`, or alpaca's `instruction`, as turns.
 
-    None if the record has neither. `input` follows `instruction` on the next line. `history` is
-    read elsewhere.
+    None if the record has neither. What `instruction` is about follows on the next line: `input`,
+    or Dolly's `context`. `history` is read elsewhere.
     """
     if record.get("query") is not None:
         asked, answered = record_fields.needed(record, "query", where), record.get("response")
     elif record.get("instruction") is not None:
-        asked, answered = record_fields.needed(record, "instruction", where), record.get("output")
-        if image_fields.has_content(record.get("input")):
-            asked = f"{asked}\n{record_fields.needed(record, 'input', where)}"
+        asked = record_fields.needed(record, "instruction", where)
+        answered = record.get("response") if record.get("output") is None else record["output"]
+        for key in ("input", "context"):
+            if image_fields.has_content(record.get(key)):
+                asked = f"{asked}\n{record_fields.needed(record, key, where)}"
     else:
         return None
     turns = exchange(asked, answered)
@@ -172,6 +177,12 @@ def are_in_order(roles: list[str]) -> bool:
     """Tell whether a user begins, and no answer follows another. A user may speak twice."""
     twice = any(pair == ("assistant", "assistant") for pair in zip(roles, roles[1:]))
     return roles[:1] == ["user"] and not twice and "system" not in roles
+
+
+def is_reply(turn: dict) -> bool:
+    """Tell whether a turn or an exchange ends with what an assistant says."""
+    speaker = turn.get("role") or turn.get("from")
+    return ROLES.get(str(speaker).lower()) == "assistant" or is_exchange(turn)
 
 
 def out_of_order(key: str, where: str, found: str = "") -> UserError:
@@ -274,7 +285,7 @@ def with_thoughts(turn: dict, role: str, text: str, where: str) -> str:
 def is_learned(turn: dict, role: str, where: str) -> bool:
     """Tell whether a turn is to be learned: an answer is, unless a key of it says 0 or false."""
     learned = role == "assistant"
-    if image_fields.has_content(turn.get("train_detail")):
+    if turn.get("train_detail"):
         raise UserError(
             f"{where}: `train_detail` marks parts of a turn, and answers are learned as a whole; "
             "delete the key, or the record"
@@ -285,9 +296,9 @@ def is_learned(turn: dict, role: str, where: str) -> bool:
             continue
         if value not in (0, 1) or (value and role != "assistant"):
             raise UserError(
-                f"{where}: `{name}` is {short(value, 20)} in a turn of the {role}; an answer is "
-                "learned (true or 1) or not (false or 0), other turns are not; fix it, or delete "
-                "the key"
+                f"{where}: `{name}` is {short(value, 20)} in a turn of the {role}; of an answer it "
+                "may be true or 1 (learned), false or 0 (not learned), and other turns are not "
+                "learned; fix it, or delete the key"
             )
         learned = learned and bool(value)
     return learned
