@@ -12,6 +12,7 @@ from plumbing.errors import UserError
 from plumbing.text import short
 from tasks import image_fields, record_fields, turns
 from tasks.box_fields import asks_for_boxes
+from tasks.example import Turn
 from tasks.option_texts import with_choices
 from tasks.worked_answers import (
     ANSWER_TAG,
@@ -39,7 +40,8 @@ class Chat(NamedTuple):
     """A conversation, its pictures as its parts and <img> tags give them."""
 
     system: str | None
-    history: list[turns.Said]
+    history: list[Turn]
+    unlearned: list[int]  # places of answers in it that are not to be learned
     question: str
     reply: Any  # of the assistant, to the question: a text, a number or a box; None without one
     images: list
@@ -166,14 +168,13 @@ def fields_of(record: dict, chat: Chat, where: str) -> tuple[dict, dict]:
     must_be_meant(record, chat, where)
     images = pictures_of_chat(record, chat, where)
     choices = record_fields.choices_of(record, where)
-    history, unlearned = turns.history_of(chat.history)
-    replies = [turn.text for turn in history if turn.role == "assistant"]
+    replies = [turn.text for turn in chat.history if turn.role == "assistant"]
     if isinstance(chat.reply, str):
         replies.append(chat.reply)
     fields = {
         "question": with_choices(chat.question, choices),
-        "history": history,
-        "unlearned": unlearned,
+        "history": chat.history,
+        "unlearned": chat.unlearned,
         "system": system_of(record, chat, where),
         "images": images,
         "folders": record_fields.USUAL_FOLDERS,
@@ -190,9 +191,8 @@ def fields_of(record: dict, chat: Chat, where: str) -> tuple[dict, dict]:
 
 def must_be_meant(record: dict, chat: Chat, where: str) -> None:
     """Refuse a conversation beside another question, with tools, or whose reply is a bad one."""
-    has_gold = any(record.get(key) is not None for key in (*GOLD_KEYS, "solution"))
-    earlier = [] if has_gold else [turn.text for turn in chat.history if turn.role == "user"]
-    said = " ".join(map(words_of, [*earlier, chat.question]))
+    asked = [turn.text for turn in chat.history if turn.role == "user"] + [chat.question]
+    said = " ".join(map(words_of, asked[-1:] if has_gold(record) else asked))
     for key in record_fields.QUESTION_KEYS:
         text = record.get(key)
         if isinstance(text, str) and words_of(text) not in said:
@@ -244,9 +244,14 @@ def system_of(record: dict, chat: Chat, where: str) -> str | None:
 # --- the gold ---
 
 
+def has_gold(record: dict) -> bool:
+    """Tell whether the gold stands under a key of the record, not in the reply."""
+    return any(record.get(key) is not None for key in (*GOLD_KEYS, "solution"))
+
+
 def gold_of_chat(record: dict, chat: Chat, images: list, where: str) -> dict:
     """Find answer, solution and boxes: under a key of the record, or else in the last reply."""
-    if all(record.get(key) is None for key in (*GOLD_KEYS, "solution")):
+    if not has_gold(record):
         return gold_of_reply(record, chat, images, where)
     if isinstance(record.get("solution"), list):
         return boxes_fields(record, WrittenBoxes([record["solution"]], "pixels"))
@@ -349,7 +354,8 @@ def chat_of(record: dict, key: str, where: str) -> Chat:
             )
         images += turn.images
     question = said.pop().text
-    return Chat(system, said, question, reply, tags or images, bool(tags), given)
+    history, unlearned = turns.history_of(said)
+    return Chat(system, history, unlearned, question, reply, tags or images, bool(tags), given)
 
 
 def reply_of(turn: dict, key: str, where: str) -> str | list:

@@ -198,11 +198,11 @@ def to_pair(
 
 
 def is_pair(record: Any) -> bool:
-    """Tell whether a record is a preference pair, in any layout."""
+    """Tell by its keys whether a record is a preference pair, RLHF-V's and ms-swift's among them."""
     if not isinstance(record, dict):
         return False
-    inner = opened_text(record)
-    given = {key for key, value in (inner or record).items() if value is not None}
+    record = {**record, **(opened_text(record) or {})}
+    given = {key for key, value in record.items() if value is not None}
     return set(REPLIES) <= given or bool(given & {*SWIFT_KEYS})
 
 
@@ -210,7 +210,8 @@ def opened_text(record: dict) -> dict | None:
     """Open RLHF-V's `text`, an object or one as JSON; None if it is neither."""
     inner = record.get("text")
     try:
-        inner = json.loads(inner) if isinstance(inner, str) else inner
+        if isinstance(inner, str) and inner.lstrip().startswith("{"):
+            inner = json.loads(inner)
     except (ValueError, RecursionError):
         return None
     return inner if isinstance(inner, dict) else None
