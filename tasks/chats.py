@@ -67,7 +67,8 @@ def conversation(record: dict, where: str) -> tuple[dict, dict]:
     key, *others = saying or given
     chat = chat_of(record, key, where)
     for other in others if saying else ():
-        if words_of(chat_of(record, other, where).question) != words_of(chat.question):
+        question = chat_of(record, other, where).question
+        if turns.words_of(question) != turns.words_of(chat.question):
             raise UserError(
                 f"{where}: `{key}` and `{other}` ask different questions; "
                 "delete the one that is not meant"
@@ -192,30 +193,14 @@ def fields_of(record: dict, chat: Chat, where: str) -> tuple[dict, dict]:
 def must_be_meant(record: dict, chat: Chat, where: str) -> None:
     """Refuse a conversation beside another question, with tools, or whose reply is a bad one."""
     asked = [turn.text for turn in chat.history if turn.role == "user"] + [chat.question]
-    said = " ".join(map(words_of, asked[-1:] if has_gold(record) else asked))
-    for key in record_fields.QUESTION_KEYS:
-        text = record.get(key)
-        if isinstance(text, str) and words_of(text) not in said:
-            raise UserError(
-                f"{where}: `{key}` is not what the conversation asks last, "
-                f"{short(chat.question, 60)!r}; delete the one that is not meant"
-            )
-    if image_fields.has_content(record.get("tools")) and record["tools"] not in ("[]", "{}"):
-        raise UserError(
-            f"{where}: `tools` names tools that the model may call, which cannot be learned; "
-            "delete the record, or the key if the conversation needs none"
-        )
+    turns.must_ask(record, asked[-1:] if has_gold(record) else asked, where)
+    turns.must_need_no_tools(record, where)
     bad = next((key for key in KTO_KEYS if record.get(key) is False), None)
     if bad and chat.reply is not None:
         raise UserError(
             f"{where}: `{bad}` is false, which marks the reply as a bad one (KTO), and it would be "
             "imitated; delete the record, or the key if it means something else"
         )
-
-
-def words_of(text: str) -> str:
-    """Give the words of a text in which only they count: "<image>\\nHow many?" -> "How many?"."""
-    return " ".join(image_fields.MARK.sub(" ", text).split())
 
 
 def pictures_of_chat(record: dict, chat: Chat, where: str) -> list:

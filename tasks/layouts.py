@@ -101,10 +101,11 @@ def reader_of(record: dict) -> Any:
 
 def must_be_no_pair(record: dict, where: str) -> None:
     """Refuse a preference pair that has neither a gold answer nor a reply of its own."""
+    if not pairs.is_pair(record):
+        return
     has_gold = any(record.get(key) is not None for key in (*record_fields.ANSWER_KEYS, "solution"))
     is_swift = any(record.get(key) is not None for key in pairs.SWIFT_KEYS)
-    is_asked = has_gold or (chats.has_reply(record) and not is_swift)
-    if pairs.is_pair(record) and not is_asked:
+    if not has_gold and (is_swift or not chats.has_reply(record)):
         raise UserError(
             f"{where}: this is a preference pair, and --data takes questions with answers; "
             "train_dpo.py --pairs learns from it"
@@ -117,18 +118,18 @@ def with_earlier(fields: dict, meta: dict, where: str) -> tuple[dict, dict]:
     if isinstance(meta.get("system"), str) and meta["system"].strip():
         fields["system"] = record_fields.needed(meta, "system", where)
         meta.pop("system")
-    given = meta.get("history")
-    if not isinstance(given, list) or not given:
+    earlier = turns.earlier(meta, where)
+    if not earlier:
         return fields, meta
     if fields.get("history"):
         raise UserError(
             f"{where}: both a conversation of several turns and `history`; "
             "delete the one that is not meant"
         )
-    fields["history"], fields["unlearned"] = turns.history_of(turns.earlier(given, where))
+    fields["history"], fields["unlearned"] = turns.history_of(earlier)
     replies = [turn.text for turn in fields["history"] if turn.role == "assistant"]
     fields["replies"] = [*replies, *fields.get("replies", [])]
-    meta.pop("history")
+    fields["turns"] = [*image_fields.as_list(meta.pop("history")), *fields.get("turns", [])]
     return fields, meta
 
 

@@ -169,8 +169,9 @@ def to_pair(
     if chosen == rejected:
         raise UserError(f"{where}: chosen and rejected are the same text; delete the record")
     system, asked = system_of(record, asked, where)
-    if record.get("history"):
-        asked = turns.history_of(turns.earlier(record["history"], where))[0] + asked
+    turns.must_ask(record, [asked[-1].text], where)
+    turns.must_need_no_tools(record, where)
+    asked = turns.history_of(turns.earlier(record, where))[0] + asked
     images = images_of_pair(record, key, asked, embedded, where)
     *history, last = without_first_marks(asked)
     question = record_fields.needed({"question": last.text}, "question", where)
@@ -198,7 +199,7 @@ def to_pair(
 
 
 def is_pair(record: Any) -> bool:
-    """Tell by its keys whether a record is a preference pair, RLHF-V's and ms-swift's among them."""
+    """Tell by its keys whether a record is a preference pair, in any layout."""
     if not isinstance(record, dict):
         return False
     record = {**record, **(opened_text(record) or {})}

@@ -98,13 +98,17 @@ def exchange(asked: Any, answered: Any) -> list[dict]:
     return [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
 
 
-def earlier(history: Any, where: str) -> list[Said]:
+def earlier(record: dict, where: str) -> list[Said]:
     """Read a record's `history`: turns, or pairs of question and answer (LLaMA-Factory, ms-swift).
 
     [["How many?", "Two."]] -> Said("user", "How many?", ...), Said("assistant", "Two.", ...)
+    [] if it is no list: it may be anything.
     """
+    history = opened(record.get("history"))
+    if not isinstance(history, list) or not history:
+        return []
     turns = []
-    for each in image_fields.as_list(opened(history)):
+    for each in history:
         if isinstance(each, list) and len(each) == 2:
             turns += exchange(*each)
         elif is_turn_or_exchange(each):
@@ -126,6 +130,33 @@ def earlier(history: Any, where: str) -> list[Said]:
             "their places"
         )
     return said
+
+
+def must_ask(record: dict, asked: list[str], where: str) -> None:
+    """Refuse a `question` or `problem` that is in none of these texts of the conversation."""
+    said = " ".join(map(words_of, asked))
+    for key in record_fields.QUESTION_KEYS:
+        text = record.get(key)
+        if isinstance(text, str) and words_of(text) not in said:
+            raise UserError(
+                f"{where}: `{key}` is not what the conversation asks last, "
+                f"{short(asked[-1], 60)!r}; delete the one that is not meant"
+            )
+
+
+def words_of(text: str) -> str:
+    """Give the words of a text without marks: "<image>\\nHow many?" -> "How many?"."""
+    return " ".join(image_fields.MARK.sub(" ", text).split())
+
+
+def must_need_no_tools(record: dict, where: str) -> None:
+    """Refuse a conversation with a list of tools."""
+    tools = record.get("tools")
+    if image_fields.has_content(tools) and tools not in ("[]", "{}"):
+        raise UserError(
+            f"{where}: `tools` names tools that the model may call, which cannot be learned; "
+            "delete the record, or the key if the conversation needs none"
+        )
 
 
 def flat(record: dict, where: str) -> list[dict] | None:

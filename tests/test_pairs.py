@@ -79,6 +79,13 @@ PAIR_SAMPLES = [
         "chosen": [{"role": "assistant", "content": "yes"}],
         "rejected": [{"role": "assistant", "content": [{"type": "text", "text": "no"}]}],
     },
+    {
+        "messages": [user("q"), {**reply("yes"), "reasoning_content": "so"}],
+        "rejected_response": "no",
+        "history": [["p", "no"]],
+        "rejected_images": None,
+    },
+    {"instruction": "q", "input": "r", "chosen": "yes", "rejected": "no"},
 ]
 
 

@@ -320,6 +320,10 @@ REFUSED = {  # name: (a record, what is said)
         {"question": "q", "answer": "3", "history": ["Red?", "No."]},
         "`history` must be turns, or pairs of a question and its answer, found Red?",
     ),
+    "a picture of a turn of the history": (
+        {"question": "q", "answer": "3", "history": [{**user("q"), "image": "a.png"}, reply("3")]},
+        "`image` seems to hold a picture",
+    ),
     "a history that ends in a question": (
         {"question": "q", "answer": "3", "history": [user("Red?")]},
         "`history` must begin with a question and end with its answer",
@@ -563,6 +567,11 @@ NO_PAIRS = {  # name: (a record, what is said)
         {"prompt": [user("q")], "chosen": [{**reply("3"), "tool_calls": [CALL]}], "rejected": "4"},
         "`chosen` has a turn that calls a tool",
     ),
+    "another question": (
+        {"prompt": [user("q")], "question": "r", "chosen": "3", "rejected": "4"},
+        "`question` is not what the conversation asks last, 'q'",
+    ),
+    "tools": (chat(ASK, reply("3"), rejected_response="4", tools=[CALL]), "`tools` names tools"),
     "two answers in a row": (
         {"prompt": [user("q"), reply("a"), reply("b"), user("r")], "chosen": "3", "rejected": "4"},
         "found a prompt of user, assistant, assistant, user",
@@ -576,6 +585,18 @@ def test_pairs_that_are_refused(name, wide):
     path = write(wide, [{"question": "q", "chosen": "3", "rejected": "4"}, record])
     text = refusal(pairs.read_pairs, path)
     assert text.startswith(f"{path}:2: ") and says in text, text
+
+
+def test_json_turns_of_a_parquet_file(wide):
+    """A column of text, and turns whose every key is there, null where it says nothing."""
+    record = {**IMAGE, "messages": json.dumps([user("<image>How many?"), reply("3")])}
+    assert one(wide, record, "set.parquet").answer == "3"
+    nothing = {"weight": None, "tool_calls": None, "reasoning_content": None, "name": None}
+    record["messages"] = [
+        nothing | user("<image>How many?"),
+        nothing | {**reply("3"), "reasoning_content": "one, two"},
+    ]
+    assert one(wide, record, "set.parquet").solution == f"{THOUGHT}<answer> 3 </answer>"
 
 
 @pytest.mark.parametrize("record", [5, {}, {"text": "{"}, {"chosen": "a"}, {"question": "q"}])
