@@ -132,8 +132,8 @@ def query_or_instruction(record: dict, where: str) -> tuple[dict, dict]:
     {"query": "<image>How many?", "response": "3", "history": [["Red?", "No."]], "images": [...]}
     {"instruction": "How many?", "input": "", "output": "3", "images": ["a.png"]}
     """
-    chat = chat_of({"query": turns.flat(record, where)}, "query", where)
-    return fields_of(record_fields.without(record, *turns.FLAT_KEYS), chat, where)
+    record = turns.unfolded(record, "messages", where)
+    return fields_of(record, chat_of(record, "messages", where), where)
 
 
 READERS = (conversation, messages, texts, prompted, query_or_instruction)

@@ -245,13 +245,13 @@ def unpacked(record: Any, where: str) -> dict:
 
 def from_flat(record: dict, where: str) -> dict:
     """Write `query`, or `instruction` and `input`, with or without their reply, as `messages`."""
-    is_flat = all(record.get(key) is None for key in PROMPT_KEYS)
-    said = turns.flat(record, where) if is_flat else None
-    if said is None:
+    has_prompt = any(record.get(key) is not None for key in PROMPT_KEYS)
+    if has_prompt or all(record.get(key) is None for key in ("query", "instruction")):
         return record
+    record = turns.unfolded(record, "messages", where)
     if "chosen" in record:
-        said = said[:1]
-    return {**record_fields.without(record, *turns.FLAT_KEYS), "messages": said}
+        record["messages"] = record["messages"][:1]
+    return record
 
 
 def from_swift(record: dict, where: str) -> dict:

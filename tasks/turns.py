@@ -4,6 +4,7 @@ Questions (chats.py) and preference pairs (pairs.py) read their turns here.
 """
 
 import json
+import re
 from typing import Any, NamedTuple
 
 from plumbing.errors import UserError
@@ -24,12 +25,15 @@ ROLES = {
     "system": "system",
     "developer": "system",
 }
-FLAT_KEYS = ("query", "response", "instruction", "input", "context", "output")
+QUERY_KEYS = ("query", "response")  # ms-swift's
+ALPACA_KEYS = ("instruction", "input", "context", "output", "response")  # `context` is Dolly's
 TOOLS = ("tool", "tool_call", "tool_response", "function", "function_call", "observation")
 CALL_KEYS = ("tool_calls", "function_call")
 LEARNED_KEYS = ("loss", "weight", "train", "training")  # of ms-swift, OpenAI, axolotl (two)
 THOUGHT_KEYS = ("reasoning_content", "reasoning", "thinking")  # DeepSeek, OpenRouter, gpt-oss
+REPLIES = ("output", "response")
 NUMBER_OR_TEXT = (str, int, float)
+PLACE = re.compile(r"<\|?(?:image|img)[^<>\n]*>", re.IGNORECASE)  # of a picture, in any form
 
 
 class Said(NamedTuple):
@@ -146,7 +150,7 @@ def must_ask(record: dict, asked: list[str], where: str) -> None:
 
 def words_of(text: str) -> str:
     """Give the words of a text without marks: "<image>\\nHow many?" -> "How many?"."""
-    return " ".join(image_fields.MARK.sub(" ", text).split())
+    return " ".join(PLACE.sub(" ", text).split())
 
 
 def must_need_no_tools(record: dict, where: str) -> None:
@@ -159,24 +163,22 @@ def must_need_no_tools(record: dict, where: str) -> None:
         )
 
 
-def flat(record: dict, where: str) -> list[dict] | None:
-    """Write ms-swift's `query` and `response`, or alpaca's `instruction`, as turns.
+def unfolded(record: dict, key: str, where: str) -> dict:
+    """Write ms-swift's `query` and `response`, or alpaca's `instruction`, as turns under `key`.
 
-    None if the record has neither. What `instruction` is about follows on the next line: `input`,
-    or Dolly's `context`. `history` is read elsewhere.
+    What `instruction` is about follows on the next line. `history` is read elsewhere.
+
+        {"instruction": "How many?", "input": "Of the cats.", "output": "3"}
+        -> {key: [{"role": "user", "content": "How many?\\nOf the cats."}, ...]}
     """
-    if record.get("query") is not None:
-        asked, answered = record_fields.needed(record, "query", where), record.get("response")
-    elif record.get("instruction") is not None:
-        asked = record_fields.needed(record, "instruction", where)
-        answered = record.get("response") if record.get("output") is None else record["output"]
-        for key in ("input", "context"):
-            if image_fields.has_content(record.get(key)):
-                asked = f"{asked}\n{record_fields.needed(record, key, where)}"
-    else:
-        return None
-    turns = exchange(asked, answered)
-    return turns if answered is not None else turns[:1]
+    keys = ALPACA_KEYS if record.get("query") is None else QUERY_KEYS
+    asked = record_fields.needed(record, keys[0], where)
+    for about in [name for name in keys if name in ("input", "context")]:
+        if image_fields.has_content(record.get(about)):
+            asked = f"{asked}\n{record_fields.needed(record, about, where)}"
+    replies = [record[name] for name in keys if name in REPLIES and record.get(name) is not None]
+    turns = exchange(asked, replies[0] if replies else None)
+    return {**record_fields.without(record, *keys), key: turns if replies else turns[:1]}
 
 
 # --- the order of turns ---
