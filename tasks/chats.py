@@ -346,8 +346,7 @@ def chat_of(record: dict, key: str, where: str) -> Chat:
 def reply_of(turn: dict, key: str, where: str) -> str | list:
     """Read the assistant's last turn: a text, or a box as [x1, y1, x2, y2]."""
     content = turn.get(turns.content_key(turn))
-    has_parts = isinstance(content, list) and content and all(isinstance(p, dict) for p in content)
-    if isinstance(content, list) and not has_parts:
+    if isinstance(content, list) and not any(isinstance(part, (dict, str)) for part in content):
         return content
     return turns.read(turn, key, where).text.strip()
 

@@ -232,10 +232,10 @@ def unpacked(record: Any, where: str) -> dict:
                 "or one as JSON; fix or delete the record"
             )
         record = {**record_fields.without(record, "text"), **inner}
-    record = from_flat(record, where)
-    record = from_swift(record, where)
+    given = record
+    record = from_swift(from_flat(record, where), where)
     if not set(REPLIES) <= record.keys():
-        raise no_pair(record, where)
+        raise no_pair(given, where)
     if record.get("video"):
         raise UserError(
             f"{where}: the pair is about a video, and only images can be read; delete the record"

@@ -312,6 +312,10 @@ REFUSED = {  # name: (a record, what is said)
         chat(ASK, reply("3"), **turns("Why?", "So.")),
         "`conversations` and `messages` ask different questions",
     ),
+    "LLaMA-Factory's older pairs": (
+        {"instruction": "q", "input": "", "output": ["3", "4"]},
+        "`messages` holds str, str in a turn of the assistant; a reply is made of text",
+    ),
     "two histories": (
         chat(*GREEN, user("How many?"), reply("3"), history=[["Red?", "No."]]),
         "both a conversation of several turns and `history`",
@@ -548,6 +552,10 @@ NO_PAIRS = {  # name: (a record, what is said)
     "KTO of TRL": ({"prompt": "q", "completion": "3", "label": False}, "good or bad (KTO)"),
     "KTO of ms-swift": (chat(ASK, reply("3"), label=True), "good or bad (KTO)"),
     "PPO": (chat(ASK), "no pair; expected question (or prompt, or conversations)"),
+    "LLaMA-Factory's older pairs": (
+        {"instruction": "q", "input": "", "output": ["3", "4"]},
+        "chosen and rejected, found instruction, input, output",
+    ),
     "VLFeedback": (
         {"prompt": "q", "completions": [{"response": "3", "annotations": {}}], "models": ["x"]},
         "several rated answers in `completions`",
