@@ -322,7 +322,7 @@ class Asker:
     def earlier_answers(self, example: Example, most: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Find the answers in a prompt's history, their end-of-turn tokens included.
 
-        What an assistant says before the first question is none, nor what a record leaves unlearned.
+        None is what an assistant says before the first question, or in a turn of `unlearned`.
         Returns the prompt's ids (P,), a picture being one token, and learned (P,) float.
         Raises UserError for one of more than `most` tokens, or that the template does not repeat.
         """
