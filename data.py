@@ -322,7 +322,7 @@ class Asker:
     def earlier_answers(self, example: Example, most: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Find the answers in a prompt's history, their end-of-turn tokens included.
 
-        What an assistant says before the first question is none.
+        None is what an assistant says before the first question, or in a turn of `unlearned`.
         Returns the prompt's ids (P,), a picture being one token, and learned (P,) float.
         Raises UserError for one of more than `most` tokens, or that the template does not repeat.
         """
@@ -330,9 +330,11 @@ class Asker:
         ids = self.encode(self.render(example))
         learned = torch.zeros(len(ids))
         is_asked = False
+        start_of_history = len(messages) - len(example.history) - 1
         for n, message in enumerate(messages):
             is_asked |= message["role"] == "user"
-            if is_asked and message["role"] == "assistant":
+            is_learned = n - start_of_history not in example.unlearned
+            if is_asked and is_learned and message["role"] == "assistant":
                 before = templates.render(self.processor.tokenizer, messages[:n], example.source)
                 start = len(self.encode(before))
                 answer = encode_response(

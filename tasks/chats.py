@@ -1,4 +1,4 @@
-r"""Records that are conversations: `conversations`, `messages`, `prompt`.
+r"""Records that are conversations: `conversations`, `messages`, `texts`, `prompt`, `query`.
 
 The last user turn is the question, the turns before it are the history, and what the assistant
 replied last is the gold, or holds it. A gold of the record's own goes before that of the reply.
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from plumbing.errors import UserError
 from plumbing.text import short
-from tasks import box_texts, image_fields, placeholders, record_fields
+from tasks import box_texts, image_fields, placeholders, record_fields, turns
 from tasks.answer_marks import contradict
 from tasks.box_texts import WrittenBoxes
 from tasks.example import Turn
@@ -17,15 +17,16 @@ from tasks.option_texts import with_choices
 from tasks.thinking import in_our_tags
 from tasks.worked_answers import gold_in, imitated, marked_gold, must_agree, split_gold
 
-ROLES = {"human": "user", "gpt": "assistant"}
 GOLD_KEYS = (*record_fields.ANSWER_KEYS, "gt")  # the last is R1-Onevision's
-NUMBER_OR_TEXT = (str, int, float)
+NUMBER_OR_TEXT = turns.NUMBER_OR_TEXT
+TURN_KEYS = ("conversations", "conversation", "messages", "message", "texts")
 READ_KEYS = (
     *record_fields.IMAGE_KEYS,
     *GOLD_KEYS,
-    *("conversations", "messages", "prompt", "completion", "system", "solution"),
-    *("id", "task", "box_format"),
+    *TURN_KEYS,
+    *("prompt", "completion", "system", "solution", "id", "task", "box_format"),
 )
+KTO_KEYS = ("label", "kto_tag")  # of TRL and ms-swift, of LLaMA-Factory
 
 
 class Chat(NamedTuple):
@@ -33,6 +34,7 @@ class Chat(NamedTuple):
 
     system: str | None
     history: list[Turn]
+    unlearned: list[int]  # places of answers in it that are not to be learned
     question: str
     reply: Any  # of the assistant, to the question: a text, a number or a box; None without one
     images: list
@@ -53,7 +55,18 @@ def conversation(record: dict, where: str) -> tuple[dict, dict]:
                                              {"from": "gpt", "value": 3}]}
         ... {"from": "assistant", "value": "Solution:\\n1. ...\\nAnswer: 3"}
     """
-    return fields_of(record, chat_of(record, "conversations", where), where)
+    given = [key for key in TURN_KEYS if key in record]
+    saying = [key for key in given if says(record, {key})]
+    key, *others = saying or given
+    chat = chat_of(record, key, where)
+    for other in others if saying else ():
+        question = chat_of(record, other, where).question
+        if turns.words_of(question) != turns.words_of(chat.question):
+            raise UserError(
+                f"{where}: `{key}` and `{other}` ask different questions; "
+                "delete the one that is not meant"
+            )
+    return fields_of(record, chat, where)
 
 
 def messages(record: dict, where: str) -> tuple[dict, dict]:
@@ -64,7 +77,15 @@ def messages(record: dict, where: str) -> tuple[dict, dict]:
     {"messages": [{"role": "user", "content": "<image>How many?"}], "images": ["a.png"],
      "solution": "<answer> 3 </answer>"}
     """
-    return fields_of(record, chat_of(record, "messages", where), where)
+    return conversation(record, where)
+
+
+def texts(record: dict, where: str) -> tuple[dict, dict]:
+    """Read the_cauldron and FineVision.
+
+    {"images": [{"bytes": ...}], "texts": [{"user": "How many?", "assistant": "3", "source": ...}]}
+    """
+    return conversation(record, where)
 
 
 def prompted(record: dict, where: str) -> tuple[dict, dict]:
@@ -75,14 +96,22 @@ def prompted(record: dict, where: str) -> tuple[dict, dict]:
     {"data_source": "geo3k", "prompt": [{"role": "user", "content": "<image>How many?"}],
      "images": [{"bytes": ...}], "reward_model": {"style": "rule", "ground_truth": "3"}}
     """
-    prompt = record["prompt"]
+    prompt = turns.opened(record["prompt"])
     if isinstance(prompt, str):
         prompt = [{"role": "user", "content": prompt}]
-    completion = record.get("completion")
+    key = "response" if record.get("completion") is None else "completion"
+    completion = turns.opened(record.get(key))
     if isinstance(completion, str):
         completion = [{"role": "assistant", "content": completion}]
-    if isinstance(prompt, list) and isinstance(completion, list):
-        prompt = prompt + completion
+    if isinstance(prompt, list) and isinstance(completion, list) and completion:
+        record = record_fields.without(record, key)
+        replies = turns.listed(completion, key, where)
+        if [turns.role_of(turn, key, where) for turn in replies] != ["assistant"]:
+            raise UserError(
+                f"{where}: `{key}` must be one turn of gpt (or assistant), the reply to "
+                "`prompt`; fix or delete the record"
+            )
+        prompt = prompt + replies
     told = record.get("reward_model")
     if isinstance(told, dict) and told.get("ground_truth") is not None:
         record = {**record, "ground_truth": told["ground_truth"]}
@@ -90,8 +119,47 @@ def prompted(record: dict, where: str) -> tuple[dict, dict]:
     return fields_of(record, chat, where)
 
 
+def query_or_instruction(record: dict, where: str) -> tuple[dict, dict]:
+    """Read ms-swift's `query` and `response`, and alpaca's layout (LLaMA-Factory, Magpie, Dolly).
+
+    {"query": "<image>How many?", "response": "3", "history": [["Red?", "No."]], "images": [...]}
+    {"instruction": "How many?", "input": "", "output": "3", "images": ["a.png"]}
+    """
+    record = turns.unfolded(record, "messages", where)
+    return fields_of(record, chat_of(record, "messages", where), where)
+
+
+READERS = (conversation, messages, texts, prompted, query_or_instruction)
+LAYOUTS = [
+    *[({key}, messages) for key in ("messages", "message")],
+    ({"conversation"}, conversation),
+    ({"texts"}, texts),
+    ({"prompt"}, prompted),
+    ({"query", "response"}, query_or_instruction),
+    ({"instruction", "output"}, query_or_instruction),
+    ({"instruction", "response"}, query_or_instruction),
+]
+
+
+def has_reply(record: dict) -> bool:
+    """Tell whether a record has a conversation that ends with a reply."""
+    talks = [turns.opened(record.get(key)) for key in TURN_KEYS]
+    return any(turns.are_turns(talk) and turns.is_reply(talk[-1]) for talk in talks)
+
+
+def says(record: dict, keys: set[str]) -> bool:
+    """Tell whether a record has something said under one of these keys."""
+    for key in keys:
+        value = turns.opened(record[key])
+        is_text = isinstance(value, str) and value.strip() and key not in TURN_KEYS
+        if is_text or turns.are_turns(value):
+            return True
+    return False
+
+
 def fields_of(record: dict, chat: Chat, where: str) -> tuple[dict, dict]:
     """Make the fields of a record of its conversation and its other keys."""
+    must_be_meant(record, chat, where)
     record, chat = with_objects(record, chat, where)
     images = pictures_of_chat(record, chat, where)
     must_hold_no_boxes(record, chat, len(images), where)
@@ -102,6 +170,7 @@ def fields_of(record: dict, chat: Chat, where: str) -> tuple[dict, dict]:
     fields = {
         "question": with_choices(chat.question, choices),
         "history": chat.history,
+        "unlearned": chat.unlearned,
         "system": system_of(record, chat, where),
         "images": images,
         "folders": record_fields.USUAL_FOLDERS,
@@ -114,6 +183,19 @@ def fields_of(record: dict, chat: Chat, where: str) -> tuple[dict, dict]:
     }
     choice_key = record_fields.choice_key(record)
     return fields, record_fields.without(record, *READ_KEYS, choice_key)
+
+
+def must_be_meant(record: dict, chat: Chat, where: str) -> None:
+    """Refuse a conversation beside another question, with tools, or whose reply is a bad one."""
+    asked = [turn.text for turn in chat.history if turn.role == "user"] + [chat.question]
+    turns.must_ask(record, asked[-1:] if has_gold(record) else asked, where)
+    turns.must_need_no_tools(record, where)
+    bad = next((key for key in KTO_KEYS if record.get(key) is False), None)
+    if bad and chat.reply is not None:
+        raise UserError(
+            f"{where}: `{bad}` is false, which marks the reply as a bad one (KTO), and it would be "
+            "imitated; delete the record, or the key if it means something else"
+        )
 
 
 def pictures_of_chat(record: dict, chat: Chat, where: str) -> list:
@@ -262,117 +344,42 @@ def boxes_of_reply(
 
 def chat_of(record: dict, key: str, where: str) -> Chat:
     """Read a conversation: perhaps a system turn, then user and assistant in turn."""
-    turns = given_turns = record[key]
-    if not (isinstance(turns, list) and turns and all(isinstance(turn, dict) for turn in turns)):
-        raise out_of_order(key, where)
-    roles = [role_of(turn, key, where) for turn in turns]
-    system = None
-    if roles[0] == "system":
-        system = text_of_turn(turns[0], roles[0], key, where)[0]
-        turns, roles = turns[1:], roles[1:]
-    must_take_turns(roles, key, where)
+    given = turns.listed(record[key], key, where)
+    roles = turns.roles_of(given, key, where)
     reply = None
     if roles[-1] == "assistant":
-        reply = reply_of(turns[-1], key, where)
-        turns, roles = turns[:-1], roles[:-1]
-    history, images, tags = [], [], []
-    for turn, role in zip(turns, roles):
-        text, given = text_of_turn(turn, role, key, where)
-        if role == "user":
-            tags += re.findall(r"<img>(.*?)</img>", text)
-            text = re.sub(r"<img>.*?</img>", "", text)
-        elif "<image>" in text:
+        reply = reply_of(given[-1], key, where)
+        must_be_learned(given[-1], key, where)
+    said = [turns.read(turn, key, where) for turn in given[: len(given) - (reply is not None)]]
+    system = said.pop(0).text if roles[0] == "system" else None
+    images, tags = [], []
+    for place, turn in enumerate(said):
+        if turn.role == "user":
+            tags += re.findall(r"<img>(.*?)</img>", turn.text)
+            said[place] = turn._replace(text=re.sub(r"<img>.*?</img>", "", turn.text))
+        elif "<image>" in turn.text:
             raise UserError(
                 f"{where}: a turn of the assistant has <image>, and pictures stand in the user's "
                 "turns; move it there, or delete it"
             )
-        history.append(Turn(role, text))
-        images += given
-    question = history.pop().text
-    return Chat(system, history, question, reply, tags or images, bool(tags), given_turns)
-
-
-def role_of(turn: dict, key: str, where: str) -> str:
-    """Give who speaks: user, assistant or system."""
-    speaker = turn.get("from") or turn.get("role")
-    role = ROLES.get(speaker, speaker) if isinstance(speaker, str) else None
-    if role not in ("user", "assistant", "system"):
-        raise out_of_order(key, where, f", found a turn from {short(speaker, 40)}")
-    return role
-
-
-def must_take_turns(roles: list[str], key: str, where: str) -> None:
-    """Refuse a conversation in which two turns in a row are from the same."""
-    expected = [("user", "assistant")[place % 2] for place in range(len(roles))]
-    if not roles or roles != expected:
-        raise out_of_order(key, where, f", found {short(', '.join(roles), 60) or 'no question'}")
-
-
-def out_of_order(key: str, where: str, found: str = "") -> UserError:
-    """Make the message about turns that are no conversation."""
-    return UserError(
-        f"{where}: `{key}` must begin with a turn from human (or user), and it and gpt (or "
-        "assistant) must take turns, each with `from` and `value` or `role` and `content`; "
-        f"one system turn may come first{found}"
-    )
-
-
-def text_of_turn(turn: dict, role: str, key: str, where: str) -> tuple[str, list]:
-    """Read a turn: (text with <image> marks, pictures of its parts)."""
-    named = content_key(turn)
-    content = turn.get(named)
-    if not isinstance(content, list):
-        types = NUMBER_OR_TEXT if role == "assistant" else (str,)
-        return record_fields.needed({named: content}, named, where, types), []
-    texts, images = [], []
-    for part in map(as_part, content):
-        kind = part.get("type") if isinstance(part, dict) else type(part).__name__
-        if kind == "image" and role == "user":
-            texts.append("<image>")
-            images += [] if part["image"] is None else [part["image"]]
-        elif kind == "text":
-            texts.append(record_fields.needed({key: part.get("text")}, key, where))
-        else:
-            raise UserError(
-                f"{where}: `{key}` holds {short(kind, 20)} in a turn of the {role}; a reply is "
-                "made of text, a user's turn of text and images; delete the record"
-            )
-    return record_fields.needed({key: "".join(texts)}, key, where), images
+        images += turn.images
+    question = said.pop().text
+    history, unlearned = turns.history_of(said)
+    return Chat(system, history, unlearned, question, reply, tags or images, bool(tags), given)
 
 
 def reply_of(turn: dict, key: str, where: str) -> str | list:
     """Read the assistant's last turn: a text, or a box as [x1, y1, x2, y2]."""
-    named = content_key(turn)
-    content = turn.get(named)
-    if isinstance(content, list) and content and all(isinstance(part, dict) for part in content):
-        return in_our_tags(text_of_turn(turn, "assistant", key, where)[0].strip())
-    if isinstance(content, list):
+    content = turn.get(turns.content_key(turn))
+    if isinstance(content, list) and not any(isinstance(part, (dict, str)) for part in content):
         return content
-    return in_our_tags(record_fields.needed({named: content}, named, where, NUMBER_OR_TEXT).strip())
+    return in_our_tags(turns.read(turn, key, where).text.strip())
 
 
-def content_key(turn: dict) -> str:
-    """Tell under which key a turn speaks."""
-    return "content" if "content" in turn and turn.get("value") is None else "value"
-
-
-def as_part(part: Any) -> Any:
-    """Write OpenAI's and Qwen's parts as TRL's.
-
-    {"type": "image_url", "image_url": {"url": "a.png"}} -> {"type": "image", "image": "a.png"}
-    {"text": "Why?"} -> {"type": "text", "text": "Why?"}
-    """
-    if not isinstance(part, dict):
-        return part
-    picture = part.get("image") or part.get("image_url") or part.get("url") or part.get("path")
-    if isinstance(picture, dict) and "url" in picture:
-        picture = picture["url"]
-    if isinstance(picture, str):
-        picture = picture.removeprefix("file://")
-    if part.get("type") in ("image", "image_url", "input_image") or (
-        part.get("type") is None and picture is not None
-    ):
-        return {"type": "image", "image": picture}
-    if part.get("type") is None and "text" in part:
-        return {"type": "text", **part}
-    return part
+def must_be_learned(turn: dict, key: str, where: str) -> None:
+    """Refuse a conversation of which the last answer is not to be learned."""
+    if not turns.is_learned(turn, "assistant", where):
+        raise UserError(
+            f"{where}: the last answer of `{key}` is marked as not to be learned; "
+            "delete it with its question, or the record"
+        )

@@ -34,6 +34,7 @@ class Example:
     meta: dict = field(default_factory=dict)  # whatever else the record holds
     source: str = ""  # "file:line", for messages
     history: list[Turn] = field(default_factory=list)  # what was said before the question
+    unlearned: list[int] = field(default_factory=list)  # answers in it that are not to be learned
     system: str | None = None  # the record's own system turn
     sizes: list | None = field(default=None, compare=False)  # what `images.sizes_of` has read
 

@@ -3,7 +3,7 @@
 A layout's reader turns a record into (fields, meta). `fields` are question and images, and where
 there are any
     answer, choices, solution, id, task;
-    history, system, turns and replies, of a conversation: tasks/chats.py;
+    history, unlearned, system, turns and replies, of a conversation: tasks/chats.py;
     boxes, box_format (box_fields.FILE_FORMATS) and box_style;
     folders, in which its pictures may be, and marks_are_words, if numbered marks name parts of one.
 `meta` is what else is worth keeping.
@@ -21,11 +21,13 @@ from tasks import (
     clevr,
     image_fields,
     marks,
+    pairs,
     placeholders,
     plain,
     prompts,
     published,
     record_fields,
+    turns,
     worked_answers,
 )
 from tasks.example import Example
@@ -49,7 +51,8 @@ def to_example(
         raise UserError(
             f"{where}: expected an object with question and answer, found {type(record).__name__}"
         )
-    fields, meta = reader_of(record)(record, where)
+    must_be_no_pair(record, where)
+    fields, meta = with_earlier(*reader_of(record)(record, where), where)
     meta = with_our_keys(meta, where)
     answer, solution = gold_of(fields, where)
     boxes = fields.get("boxes")
@@ -84,18 +87,53 @@ def to_example(
         meta=record_fields.carried(meta, where),
         source=where,
         history=history,
+        unlearned=fields.get("unlearned", []),
         system=fields.get("system"),
     )
 
 
 def reader_of(record: dict) -> Any:
     """Tell by its keys which reader a record needs."""
-    asks = any(record.get(key) is not None for key in record_fields.QUESTION_KEYS)
-    for keys, reader in LAYOUTS:
-        is_chat = reader in (chats.messages, chats.prompted)
-        if keys <= record.keys() and not (is_chat and asks):
+    fitting = [(keys, reader) for keys, reader in LAYOUTS if keys <= record.keys()]
+    for keys, reader in fitting:
+        if reader not in chats.READERS or chats.says(record, keys):
             return reader
-    return plain.read
+    asks = any(record.get(key) is not None for key in record_fields.QUESTION_KEYS)
+    return plain.read if asks or not fitting else fitting[0][1]
+
+
+def must_be_no_pair(record: dict, where: str) -> None:
+    """Refuse a preference pair that has neither a gold answer nor a reply of its own."""
+    if not pairs.is_pair(record):
+        return
+    has_gold = any(record.get(key) is not None for key in (*record_fields.ANSWER_KEYS, "solution"))
+    is_swift = any(record.get(key) is not None for key in pairs.SWIFT_KEYS)
+    if not has_gold and (is_swift or not chats.has_reply(record)):
+        raise UserError(
+            f"{where}: this is a preference pair, and --data takes questions with answers; "
+            "train_dpo.py --pairs learns from it"
+        )
+
+
+def with_earlier(fields: dict, meta: dict, where: str) -> tuple[dict, dict]:
+    """Read what was said before a question that is no list of turns: `history` and `system`."""
+    meta = dict(meta)
+    if isinstance(meta.get("system"), str) and meta["system"].strip():
+        fields["system"] = record_fields.needed(meta, "system", where)
+        meta.pop("system")
+    earlier = turns.earlier(meta, where)
+    if not earlier:
+        return fields, meta
+    if fields.get("history"):
+        raise UserError(
+            f"{where}: both a conversation of several turns and `history`; "
+            "delete the one that is not meant"
+        )
+    fields["history"], fields["unlearned"] = turns.history_of(earlier)
+    replies = [turn.text for turn in fields["history"] if turn.role == "assistant"]
+    fields["replies"] = [*replies, *fields.get("replies", [])]
+    fields["turns"] = [*image_fields.as_list(meta.pop("history")), *fields.get("turns", [])]
+    return fields, meta
 
 
 def gold_of(fields: dict, where: str) -> tuple[str, str | None]:
@@ -155,6 +193,5 @@ LAYOUTS = [
     ({"conversations"}, chats.conversation),
     *published.LAYOUTS,
     *clevr.LAYOUTS,
-    ({"messages"}, chats.messages),
-    ({"prompt"}, chats.prompted),
+    *chats.LAYOUTS,
 ]

@@ -1,4 +1,4 @@
-"""Read given preference pairs, in the layouts of MMPR, RLHF-V, TRL, VL-RLHF and LLaMA-Factory."""
+"""Read given preference pairs: MMPR's, RLHF-V's, TRL's, VL-RLHF's, LLaMA-Factory's, ms-swift's."""
 
 import json
 import os
@@ -10,18 +10,18 @@ from typing import Any
 from plumbing.bad_records import REFUSE, BadRecords
 from plumbing.errors import UserError
 from plumbing.text import short
-from tasks import folders, hub, image_fields, placeholders, record_fields
-from tasks.chats import ROLES
+from tasks import folders, hub, image_fields, placeholders, record_fields, turns
 from tasks.example import Example, Pair, Turn
 from tasks.files import must_end, no_such, rows_of, tell_apart
 from tasks.images import check_images, keep_embedded, locate
-from tasks.marks import MARK, without_first_marks
+from tasks.marks import without_first_marks
 from tasks.stored import Store
 
 PROMPT_KEYS = ("prompt", "conversations", "messages", *record_fields.QUESTION_KEYS)
 ANSWER_KEYS = (*record_fields.ANSWER_KEYS, "answer_gt")  # the last is MMPR's
 REPLIES = ("chosen", "rejected")
-OTHER_KEYS = ("choices", "id", "idx", "task", "video", "system")
+OTHER_KEYS = ("choices", "id", "idx", "task", "video", "system", "history")
+SWIFT_KEYS = ("rejected_response", "rejected_messages")  # ms-swift's
 PAIR_KEYS = "question (or prompt, or conversations), chosen and rejected"
 MOST_COPIES = 1000  # of a set with its repeat_time
 MOST_PAIRS = 10_000_000  # of such a set
@@ -158,16 +158,20 @@ def to_pair(
         {"images": ["a.png"], "prompt": [turn], "chosen": [turn], "rejected": [turn]}  TRL
         {"chosen": [turn, turn], "rejected": [the same turn, another]}  TRL, implicit prompt
         {"conversations": [turn], "chosen": turn, "rejected": turn, ...}  LLaMA-Factory
+        {"messages": [turn, turn], "rejected_response": "5", ...}  ms-swift
     """
     where = f"{file}:{line}"
     record = unpacked(record, where)
     key = next((key for key in PROMPT_KEYS if record.get(key) is not None), None)
     replies = [turns_of(record[reply], "assistant", reply, where) for reply in REPLIES]
     asked, embedded = prompt_of(record, key, replies, where)
-    chosen, rejected = (turns[-1].text.strip() for turns, _ in replies)
+    chosen, rejected = (said[-1].text.strip() for said, _ in replies)
     if chosen == rejected:
         raise UserError(f"{where}: chosen and rejected are the same text; delete the record")
     system, asked = system_of(record, asked, where)
+    turns.must_ask(record, [asked[-1].text], where)
+    turns.must_need_no_tools(record, where)
+    asked = turns.history_of(turns.earlier(record, where))[0] + asked
     images = images_of_pair(record, key, asked, embedded, where)
     placeholders.must_be_filled([*(turn.text for turn in asked), chosen, rejected], where)
     *history, last = without_first_marks(asked)
@@ -195,32 +199,98 @@ def to_pair(
     return Pair(example, chosen, rejected)
 
 
+def is_pair(record: Any) -> bool:
+    """Tell by its keys whether a record is a preference pair, in any layout."""
+    if not isinstance(record, dict):
+        return False
+    record = {**record, **(opened_text(record) or {})}
+    given = {key for key, value in record.items() if value is not None}
+    return set(REPLIES) <= given or bool(given & {*SWIFT_KEYS})
+
+
+def opened_text(record: dict) -> dict | None:
+    """Open RLHF-V's `text`, an object or one as JSON; None if it is neither."""
+    inner = record.get("text")
+    try:
+        if isinstance(inner, str) and inner.lstrip().startswith("{"):
+            inner = json.loads(inner)
+    except (ValueError, RecursionError):
+        return None
+    return inner if isinstance(inner, dict) else None
+
+
 def unpacked(record: Any, where: str) -> dict:
-    """Check that a record is a pair, and open RLHF-V's `text`."""
+    """Check that a record is a pair, and write RLHF-V's and ms-swift's as the others."""
     if not isinstance(record, dict):
         raise UserError(
             f"{where}: expected an object with {PAIR_KEYS}, found {type(record).__name__}"
         )
     if "text" in record and "chosen" not in record:
-        inner = record["text"]
-        try:
-            inner = json.loads(inner) if isinstance(inner, str) else inner
-        except (ValueError, RecursionError):
-            inner = None
-        if not isinstance(inner, dict):
+        inner = opened_text(record)
+        if inner is None:
             raise UserError(
                 f"{where}: `text` must be an object with question, chosen and rejected, "
                 "or one as JSON; fix or delete the record"
             )
         record = {**record_fields.without(record, "text"), **inner}
+    given = record
+    record = from_swift(from_flat(record, where), where)
     if not set(REPLIES) <= record.keys():
-        found = ", ".join(map(str, record)) or "nothing"
-        raise UserError(f"{where}: no pair; expected {PAIR_KEYS}, found {found}")
+        raise no_pair(given, where)
     if record.get("video"):
         raise UserError(
             f"{where}: the pair is about a video, and only images can be read; delete the record"
         )
     return record
+
+
+def from_flat(record: dict, where: str) -> dict:
+    """Write `query`, or `instruction` and `input`, with or without their reply, as `messages`."""
+    has_prompt = any(record.get(key) is not None for key in PROMPT_KEYS)
+    if has_prompt or all(record.get(key) is None for key in ("query", "instruction")):
+        return record
+    record = turns.unfolded(record, "messages", where)
+    if "chosen" in record:
+        record["messages"] = record["messages"][:1]
+    return record
+
+
+def from_swift(record: dict, where: str) -> dict:
+    """Write ms-swift's pairs as TRL's: the last reply of `messages` is chosen."""
+    if all(record.get(key) is None for key in SWIFT_KEYS):
+        return record
+    chosen, rejected = record.get("messages"), record.get("rejected_messages")
+    pair = record_fields.without(record, "messages", *SWIFT_KEYS, "rejected_images")
+    if record.get("rejected_images") and record["rejected_images"] != record.get("images"):
+        raise UserError(
+            f"{where}: `rejected_images` are other pictures than `images`, and both answers are "
+            "about the same; delete the record"
+        )
+    if rejected is not None:
+        return {**pair, "chosen": chosen, "rejected": rejected}
+    said = turns.listed(chosen, "messages", where)
+    if len(said) < 2 or turns.role_of(said[-1], "messages", where) != "assistant":
+        raise UserError(
+            f"{where}: `messages` must end with the better answer, beside `rejected_response`; "
+            "fix or delete the record"
+        )
+    return {
+        **pair,
+        "messages": said[:-1],
+        "chosen": said[-1],
+        "rejected": record["rejected_response"],
+    }
+
+
+def no_pair(record: dict, where: str) -> UserError:
+    """Make the message about a record that has not two answers, a better and a worse one."""
+    if any(isinstance(record.get(key), bool) for key in ("label", "kto_tag")):
+        found = "one answer that is good or bad (KTO), which has no partner"
+    elif isinstance(record.get("completions"), (list, dict)):
+        found = "several rated answers in `completions`; write a pair for each two of them"
+    else:
+        found = ", ".join(map(str, record)) or "nothing"
+    return UserError(f"{where}: no pair; expected {PAIR_KEYS}, found {found}")
 
 
 def prompt_of(
@@ -231,8 +301,8 @@ def prompt_of(
     Returns (turns, the pictures embedded in them). The last turn is the user's.
     """
     begun = [turns_of(record[key], "user", key, where)] if key else []
-    begun += [(turns[:-1], images) for turns, images in replies if len(turns) > 1 or not key]
-    if not all(turns for turns, _ in begun):
+    begun += [(said[:-1], images) for said, images in replies if len(said) > 1 or not key]
+    if not all(said for said, _ in begun):
         raise UserError(
             f"{where}: no prompt; expected `question`, `prompt` or `conversations`, "
             "or that chosen and rejected begin with it"
@@ -242,9 +312,9 @@ def prompt_of(
             f"{where}: chosen and rejected do not answer the same prompt; fix or delete the record"
         )
     asking = [turn.role for turn in begun[0][0]]
-    replying = [turns[-1].role for turns, _ in replies]
+    replying = [said[-1].role for said, _ in replies]
     said = asking[1:] if asking[0] == "system" else asking
-    is_chat = said[:1] == said[-1:] == ["user"] and set(said) <= {"user", "assistant"}
+    is_chat = turns.are_in_order(said) and said[-1] == "user"
     if not is_chat or any(role != "assistant" for role in replying):
         raise UserError(
             f"{where}: a pair must be turns from user (or human) and assistant (or gpt), of which "
@@ -282,9 +352,9 @@ def images_of_pair(
         )
     images = images or embedded
     read_keys = [key, *REPLIES] if key else list(REPLIES)
-    turns = [turn for name in read_keys for turn in image_fields.as_list(record[name])]
+    said = [turn for name in read_keys for turn in image_fields.as_list(record[name])]
     left = record_fields.without(record, *record_fields.IMAGE_KEYS, *read_keys)
-    image_fields.must_see(left, turns, images, where)
+    image_fields.must_see(left, said, images, where)
     texts = [turn.text for turn in asked if turn.role == "user"]
     image_fields.must_match_marks(["\n".join(texts)], len(images), where)
     return images
@@ -308,58 +378,20 @@ def turns_of(value: Any, role: str, key: str, where: str) -> tuple[list[Turn], l
     pictures: {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Why?"}]}
     -> [Turn("user", "<image>Why?")], []
     """
+    value = turns.opened(value)
     if not isinstance(value, (dict, list)):
-        value = {"role": role, "content": value}
-    turns, images = [], []
+        return [Turn(role, record_fields.needed({key: value}, key, where))], []
+    found, images = [], []
     for turn in image_fields.as_list(value):
-        read, embedded = turn_of(turn, key, where)
-        turns.append(read)
-        images += embedded
-    if not turns:
+        if not turns.are_turns([turn]):
+            raise UserError(
+                f"{where}: `{key}` must be a text or a list of turns, each with `role` and "
+                f"`content` (or `from` and `value`), found {short(turn, 60)}; fix it"
+            )
+        for each in turns.listed([turn], key, where):
+            said = turns.read(each, key, where)
+            found.append(Turn(said.role, said.text))
+            images += said.images
+    if not found:
         raise UserError(f"{where}: `{key}` is empty; fill it in or delete the record")
-    return turns, images
-
-
-def turn_of(turn: Any, key: str, where: str) -> tuple[Turn, list]:
-    """Read one turn and the pictures in it. UserError if it holds more than text and pictures."""
-    speaker = None
-    if isinstance(turn, dict):
-        speaker = turn.get("role") or turn.get("from")
-    if not isinstance(speaker, str):
-        raise UserError(
-            f"{where}: `{key}` must be a text or a list of turns, each with `role` and `content` "
-            f"(or `from` and `value`), found {short(turn, 60)}; fix it"
-        )
-    role = ROLES.get(speaker, speaker)
-    given = [turn[name] for name in ("content", "value") if turn.get(name) is not None]
-    content = given[0] if given else None
-    images = []
-    if isinstance(content, list):
-        content, images = joined_parts(content, role, key, where)
-    return Turn(role, record_fields.needed({key: content}, key, where)), images
-
-
-def joined_parts(parts: list, role: str, key: str, where: str) -> tuple[str, list]:
-    """Join the parts of a turn: (text with <image> marks, embedded pictures)."""
-    kinds = [kind_of(part) for part in parts]
-    known = ["text", "image"] if role == "user" else ["text"]  # lists: a kind may be anything
-    if not all(kind in known for kind in kinds):
-        found = ", ".join(short(kind, 20) for kind in kinds[:5])
-        raise UserError(
-            f"{where}: `{key}` holds {found}; a reply is made of text, "
-            "a prompt of text and images; delete the record"
-        )
-    texts, images = [], []
-    for kind, part in zip(kinds, parts):
-        if kind == "image":
-            texts.append(MARK)
-            if part.get("image") is not None:
-                images.append(part["image"])
-        else:
-            texts.append(record_fields.needed({key: part.get("text")}, key, where))
-    return "".join(texts), images
-
-
-def kind_of(part: Any) -> Any:
-    """Give the `type` of a part; of what is no object, its Python type."""
-    return part.get("type") if isinstance(part, dict) else type(part).__name__
+    return found, images

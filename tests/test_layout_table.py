@@ -322,7 +322,7 @@ def test_numbered_marks(text, written, order):
 
 @pytest.mark.parametrize(
     "roles",
-    ["gpt", "human human", "human gpt gpt", "system", "system system human", "human system gpt"],
+    ["gpt", "gpt human", "human gpt gpt", "system", "system system human", "human system gpt"],
 )
 def test_turns_that_are_no_conversation_are_refused(roles, tmp_path):
     chat = [{"from": role, "value": "3"} for role in roles.split()]

@@ -985,7 +985,7 @@ BLIND = {  # name: (what a plain question has besides, what the message must say
     "inside another": ({"meta": {"deep": [{"image": "a.png"}]}}, ["`meta` seems to hold"]),
     "a message's part": (
         {"messages": [{"role": "user", "content": [{"type": "image"}]}]},
-        ["`messages` seems to hold"],
+        ["`question` is not what the conversation asks last"],
     ),
     "a message's address": (
         {"messages": [{"content": [{"type": "image_url", "image_url": {"url": "http://x/1"}}]}]},

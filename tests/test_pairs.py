@@ -79,6 +79,13 @@ PAIR_SAMPLES = [
         "chosen": [{"role": "assistant", "content": "yes"}],
         "rejected": [{"role": "assistant", "content": [{"type": "text", "text": "no"}]}],
     },
+    {
+        "messages": [user("q"), {**reply("yes"), "reasoning_content": "so"}],
+        "rejected_response": "no",
+        "history": [["p", "no"]],
+        "rejected_images": None,
+    },
+    {"instruction": "q", "input": "r", "chosen": "yes", "rejected": "no"},
 ]
 
 
@@ -498,7 +505,7 @@ BAD_PAIRS = {  # name: (record, what the message must say)
     ),
     "a turn of a tool": (
         {**PAIR, "question": None, "prompt": [user("q"), {"role": "tool", "content": "4"}]},
-        ["found a prompt of user, tool"],
+        ["`prompt` has a turn from tool"],
     ),
     "two system turns that differ": (
         {**PAIR, "question": None, "system": "Be kind.", "prompt": [SYSTEM, user("q")]},
