@@ -4,13 +4,12 @@ The last user turn is the question, the turns before it are the history, and wha
 replied last is the gold, or holds it. A gold of the record's own goes before that of the reply.
 """
 
-import re
 from typing import Any, NamedTuple
 
 from grading.boxes import FOUR_NUMBERS, WrittenBoxes, boxes_in
 from plumbing.errors import UserError
 from plumbing.text import short
-from tasks import image_fields, record_fields
+from tasks import image_fields, marks, record_fields
 from tasks.box_fields import asks_for_boxes
 from tasks.example import Turn
 from tasks.option_texts import with_choices
@@ -43,7 +42,7 @@ class Chat(NamedTuple):
     question: str
     reply: Any  # of the assistant, to the question: a text, a number or a box; None without one
     images: list
-    tagged: bool  # whether <img> tags gave them (LISA)
+    tagged: bool  # whether <img> tags gave them (LISA, Qwen-VL)
     turns: list[dict]  # all of them, as the record has them
 
 
@@ -99,6 +98,7 @@ def prompted(record: dict, where: str) -> tuple[dict, dict]:
 
 def fields_of(record: dict, chat: Chat, where: str) -> tuple[dict, dict]:
     """Make the fields of a record of its conversation and its other keys."""
+    record = image_fields.gathered(record, where)
     images = pictures_of_chat(record, chat, where)
     choices = record_fields.choices_of(record, where)
     replies = [turn.text for turn in chat.history if turn.role == "assistant"]
@@ -124,8 +124,6 @@ def fields_of(record: dict, chat: Chat, where: str) -> tuple[dict, dict]:
 def pictures_of_chat(record: dict, chat: Chat, where: str) -> list:
     """List the pictures that the record or its turns name."""
     images = image_fields.pictures_of(record, where)
-    if chat.tagged:
-        return images + chat.images
     if images and chat.images and not image_fields.same_pictures(images, chat.images):
         raise UserError(
             f"{where}: the turns hold other pictures than the record names; "
@@ -249,12 +247,11 @@ def chat_of(record: dict, key: str, where: str) -> Chat:
     for turn, role in zip(turns, roles):
         text, given = text_of_turn(turn, role, key, where)
         if role == "user":
-            tags += re.findall(r"<img>(.*?)</img>", text)
-            text = re.sub(r"<img>.*?</img>", "", text)
-        elif "<image>" in text:
+            tags += marks.NAMED.findall(text)
+        elif marks.MARK in text:
             raise UserError(
-                f"{where}: a turn of the assistant has <image>, and pictures stand in the user's "
-                "turns; move it there, or delete it"
+                f"{where}: a turn of the assistant has {marks.MARK}, and pictures stand in the "
+                "user's turns; move it there, or delete it"
             )
         history.append(Turn(role, text))
         images += given
@@ -298,7 +295,7 @@ def text_of_turn(turn: dict, role: str, key: str, where: str) -> tuple[str, list
     for part in map(as_part, content):
         kind = part.get("type") if isinstance(part, dict) else type(part).__name__
         if kind == "image" and role == "user":
-            texts.append("<image>")
+            texts.append(marks.MARK)
             images += [] if part["image"] is None else [part["image"]]
         elif kind == "text":
             texts.append(record_fields.needed({key: part.get("text")}, key, where))

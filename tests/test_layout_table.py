@@ -286,7 +286,8 @@ MARKS = [  # question, pictures, what is asked
 
 @pytest.mark.parametrize("question, count, asked", MARKS)
 def test_marks_stay_in_their_places_but_at_the_beginning(question, count, asked):
-    assert marks.placed([], question, count, "x:1") == ([], asked)
+    pictures = ["a.png"] * count
+    assert marks.placed([], question, pictures, "x:1") == ([], asked, pictures)
 
 
 def test_marks_of_a_conversation(wide):
@@ -313,7 +314,7 @@ def test_marks_of_a_conversation(wide):
     ],
 )
 def test_numbered_marks(text, written, order):
-    assert marks.in_order(text, ["a", "b"]) == (written, list(order))
+    assert marks.in_order([text], ["a", "b"], "x:1") == ([written], list(order))
 
 
 # --- conversations ---
