@@ -199,6 +199,27 @@ def read_tsv(file: Path, bad: BadRecords = REFUSE) -> Rows:
             yield line, f":{line}", record
 
 
+LONGEST_INDEX = 64  # VLMEvalKit's; a longer `image` is a picture
+
+
+def read_table(file: Path, bad: BadRecords = REFUSE) -> Rows:
+    """Read a TSV whose rows may give, in place of a picture, the index of the row that has it.
+
+    index  image
+    1      iVBORw0KGgo...
+    2      1
+    """
+    rows = list(read_tsv(file, bad))
+    pictures = {}
+    for _, _, record in rows:
+        if record.get("index") and len(record.get("image") or "") > LONGEST_INDEX:
+            pictures[record["index"]] = record["image"]
+    for line, mark, record in rows:
+        if record.get("image") in pictures:
+            record["image"] = pictures[record["image"]]
+        yield line, mark, record
+
+
 def read_jsonl(file: Path, bad: BadRecords = REFUSE) -> Rows:
     """Read (line, mark, record) of a JSON Lines file; blank lines are skipped.
 
@@ -310,5 +331,5 @@ READERS = {
     ".jsonl": read_jsonl,
     ".parquet": read_parquet,
     ".arrow": read_arrow,
-    ".tsv": read_tsv,
+    ".tsv": read_table,
 }

@@ -240,8 +240,7 @@ def is_file_object(value: Any) -> bool:
     """Tell whether this is a picture as parquet has it, {"bytes", "path"}, or OpenAI's {"url"}."""
     if not isinstance(value, dict):
         return False
-    has_bytes = isinstance(value.get("bytes"), (bytes, str)) and bool(value["bytes"])
-    return has_bytes or is_picture(value.get("path")) or is_picture(value.get("url"))
+    return any(is_picture(value.get(key)) for key in ("bytes", "path", "url"))
 
 
 def holds_pictures(value: Any) -> bool:
@@ -280,6 +279,8 @@ def pictures_in(key: Any, value: Any) -> list[tuple[Any, Any]]:
             found.append((key, value))
         elif isinstance(value, dict):
             todo += value.items()
+        elif isinstance(value, str):
+            todo += [(key, item) for item in as_list(value) if item is not value]
         elif isinstance(value, (list, tuple)):
             todo += [(key, item) for item in value]
     return found

@@ -72,8 +72,8 @@ def in_order(texts: list[str], images: list, where: str) -> tuple[list[str], lis
     names = [name.strip() for text in texts for name in NAMED.findall(text)]
     if names and images and not same_pictures(images, names):
         raise UserError(
-            f"{where}: the turns hold other pictures than the record names; "
-            "delete those that are not meant"
+            f"{where}: the text has <img>{short(names[0], 40)}</img>, but the record names other "
+            "pictures; delete those that are not meant"
         )
     texts, images = [NAMED.sub(MARK, text) for text in texts], images or names
     numbers = [int(number) for text in texts for number in NUMBERED.findall(text)]

@@ -15,7 +15,7 @@ from samples import ODD, SHARED, one, places_in, png, put, refusal, reply, turns
 import rewards
 import tasks
 from plumbing.errors import UserError
-from tasks import layouts, marks, mixtures, option_texts, worked_answers
+from tasks import image_fields, layouts, marks, mixtures, option_texts, worked_answers
 from tasks.prompts import TEMPLATES, question_text
 
 
@@ -31,7 +31,8 @@ def read(case, folder, record=None, needs_answer=None):
 
 @pytest.fixture
 def there(wide):
-    """The folder with a.png, and with a picture of COCO's."""
+    """The folder with a.png and p2.png, and with a picture of COCO's."""
+    (wide / "p2.png").write_bytes(png())
     (wide / "000000299207.jpg").write_bytes(png(kind="JPEG"))
     return wide
 
@@ -69,16 +70,50 @@ def test_a_broken_copy_gets_its_sentence(name, there):
     assert text.startswith(f"{there / 'set.jsonl'}:1: ") and case.says in text, text
 
 
-@pytest.mark.parametrize("to", ["picture", "img", "photo_path", "screenshot"])
+OTHER_NAMES = (
+    *(
+        "picture",
+        "img",
+        "photo_path",
+        "screenshot",
+        "image_b",
+        "image_0",
+        "image_2",
+        "target_image",
+    ),
+    *("option_image_A", "choice_images", "crops", "reference", "support", "query_image", "visual"),
+    *("left_image", "pic", "img_path", "image_url", "file_name", "thumbnail", "depth", "imgname"),
+    *(
+        "image_name",
+        "image_list",
+        "image_bytes",
+        "Image",
+        "imagePath",
+        "media",
+        "jpg",
+        "frames",
+        "x",
+    ),
+)
+
+
 @pytest.mark.parametrize("name", [name for name in CASES if CASES[name].keys])
-def test_no_layout_is_read_without_its_picture(name, to, there):
-    """Under another key it is refused, as long as the record holds it."""
+def test_no_layout_is_read_without_its_picture(name, there):
+    """Under another key it is read the same, or refused, as long as the record holds it."""
     case = CASES[name]
-    renamed = {}
-    for key, value in case.record.items():
-        renamed[f"{to}_{key[-1]}" if key in case.keys else key] = value
-    with pytest.raises(UserError):
-        read(case, there, renamed, needs_answer=False)
+    for to in OTHER_NAMES:
+        for end in ("", "_x"):
+            renamed = {}
+            for key, value in case.record.items():
+                number = key[-1] if len(case.keys) > 1 else ""
+                renamed[f"{to}{number}{end}" if key in case.keys else key] = value
+            try:
+                got = read(case, there, renamed, needs_answer=False)
+            except UserError:
+                continue
+            assert to in ("img", "image_0", *image_fields.OTHER_KEYS) and not end
+            assert [shown(picture) for picture in got.images] == case.images, to
+            assert got.question == case.question and got.answer in (case.answer, ""), to
 
 
 @pytest.mark.parametrize("name", CASES)
