@@ -2,6 +2,7 @@
 
 import os
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -50,15 +51,16 @@ MOST_WORDS = 6  # of a file name; a longer text is a sentence
 PICTURE_BYTES = (
     b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cJXL "
 )  # fmt: skip
+ENCODED_STARTS = ("data:image/", "data:video/", *BASE64_STARTS)
 # image_2, image_b, target_image, beside `image`
 ANOTHER = re.compile(
     r"\d|left|right|first|second|before|after|target|reference|support|option|choice|other"
     r"|(?<![a-z])[a-h](?![a-z])"
 )
-# What is told about a picture: where it comes from, its mask. No more pictures.
-TOLD = re.compile(
-    r"(?:^|_)(?:image_)?sources?|orig|mask|segment|(?:^|_)meta|info|(?:_|^|image)ids?$"
-    r"|^(?:source_)?file_?names?$"
+# What is told about a picture: where it comes from, its mask. It is no other picture.
+TOLD = (
+    *("source", "sources", "origin", "original", "orig", "meta", "metadata", "info", "id", "ids"),
+    *("mask", "masks", "segmentation", "segmentations", "filename", "file_name"),
 )
 # Of a turn's parts, in chats.
 PART_TYPES = ("image", "image_url", "input_image", "video", "video_url")
@@ -85,7 +87,9 @@ def gathered(record: dict, where: str) -> dict:
         return record
     keys = numbered_keys(record, where)
     if not keys:
-        keys = [key for key in OTHER_KEYS if holds_pictures(record.get(key))][:1]
+        keys = [key for key in OTHER_KEYS if holds_pictures(record.get(key))]
+        here = [key for key in keys if not any(map(is_address, as_list(record[key])))]
+        keys = (here or keys)[:1]
     if not keys:
         return record
     images = [opened(image) for key in keys for image in as_list(record[key])]
@@ -229,10 +233,9 @@ def is_picture(value: Any) -> bool:
         return value.startswith(PICTURE_BYTES) or is_webp or value[4:8] == b"ftyp"
     if not isinstance(value, str):
         return False
-    begins = value.startswith(("data:image/", "data:video/", *BASE64_STARTS))
-    if begins and is_encoded(value):
+    if value.startswith(ENCODED_STARTS) and is_encoded(value):
         return True
-    is_file = PICTURE_FILE.fullmatch(value.strip())
+    is_file = "." in value and PICTURE_FILE.fullmatch(value.strip())
     return bool(is_file) and len(value.split()) <= MOST_WORDS
 
 
@@ -249,6 +252,7 @@ def holds_pictures(value: Any) -> bool:
     return bool(images) and all(is_picture(image) or is_file_object(image) for image in images)
 
 
+@lru_cache(1024)
 def names_picture(key: Any) -> bool:
     """Tell whether a key is made of words for a picture: imgname, image_2, not image_id."""
     key = str(key).lower()[:60]  # the limit: matching is exponential in words
@@ -262,9 +266,17 @@ def seems_pictured(key: Any, value: Any) -> bool:
     return names_picture(key) and has_content(value)
 
 
+@lru_cache(1024)
 def names_another(key: Any) -> bool:
     """Tell whether a key names one picture beside another: image_2, right_image."""
     return names_picture(key) and bool(ANOTHER.search(str(key).lower()))
+
+
+@lru_cache(1024)
+def tells_of_one(key: Any) -> bool:
+    """Tell whether a key is for what is told about a picture: imageSource, mask, meta_info."""
+    words = re.findall("[A-Z]?[a-z]+|[A-Z]+", str(key))
+    return str(key) in TOLD or any(word.lower() in TOLD for word in words)
 
 
 def pictures_in(key: Any, value: Any) -> list[tuple[Any, Any]]:
@@ -272,7 +284,7 @@ def pictures_in(key: Any, value: Any) -> list[tuple[Any, Any]]:
     found, todo = [], [(key, value)]
     while todo:
         key, value = todo.pop()
-        if TOLD.search(str(key).lower()):
+        if tells_of_one(key):
             continue
         is_named = names_another(key) and isinstance(value, str) and bool(value.strip())
         if is_picture(value) or is_file_object(value) or is_named:
@@ -291,7 +303,7 @@ def is_one_more(key: Any, value: Any, read: list) -> bool:
     found = pictures_in(key, value)
     if not found or "video" in str(key).lower():
         return bool(found) and names_picture(key)
-    if all(isinstance(item, str) and WEB_ADDRESS.match(item) for _, item in found):
+    if all(is_address(item) for _, item in found) and not names_another(key):
         return names_picture(key) and len(found) > len(read)  # where those that were read come from
     others = []
     for name, item in found:
@@ -303,6 +315,11 @@ def is_one_more(key: Any, value: Any, read: list) -> bool:
     if are_names and any(content_of(image) is not None for image in read):
         return len(others) > len(read)
     return bool(others)
+
+
+def is_address(value: Any) -> bool:
+    """Tell whether this is an address of the web."""
+    return isinstance(value, str) and bool(WEB_ADDRESS.match(value))
 
 
 def may_name_embedded(key: Any, value: Any) -> bool:

@@ -59,6 +59,7 @@ READ = [  # what a record has besides, its pictures
     ({"image_url": {"url": "a.png"}}, ["a.png"]),
     ({"visual": "a.png", "image_id": 5}, ["a.png"]),
     ({"img_name": "a.png"}, ["a.png"]),
+    ({"image_url": "http://x/7.png", "file_name": "a.png"}, ["a.png"]),
     ({"image": "['a.png', 'b.png']"}, ["a.png", "b.png"]),
     ({"image_path": '["a.png", "b.png"]'}, ["a.png", "b.png"]),
     # what is told about a picture
@@ -94,6 +95,9 @@ REFUSED = [  # what a record has besides, what is said
     ({"image": "a.png", "choice_images": ["b.png"]}, "`choice_images` seems to hold one more"),
     ({"image": "a.png", "crops": "['b.png', 'c.png']"}, "`crops` seems to hold one more"),
     ({"image": "a.png", "objects": [{"crop": "c.png"}]}, "`objects` seems to hold one more"),
+    ({"image": "a.png", "infographic": "b.png"}, "`infographic` seems to hold one more"),
+    ({"image": "a.png", "masked_image": "b.png"}, "`masked_image` seems to hold one more"),
+    ({"image": "a.png", "image_2": "http://x/b.png"}, "`image_2` seems to hold one more"),
     ({"image": R, "crops": [B]}, "`crops` seems to hold one more"),
     ({"image": R, "support": B}, "`support` seems to hold one more"),
     ({"image": R, "image_2": R}, "`image_2` seems to hold one more"),
