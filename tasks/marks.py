@@ -20,7 +20,7 @@ PLACES = [
     r"<image>",  # LLaVA
     r"<image_?here>",  # InternLM-XComposer
     r"<image_?(?:placeholder|token)>",  # DeepSeek-VL, Janus
-    r"<\|(?:image|image_pad|image_token)\|>",  # Llama 3.2, Qwen2-VL
+    r"<\|image\|>",  # Llama 3.2
     r"<start_of_image>",  # Gemma 3
     r"\[IMG\]",  # Pixtral
 ]
@@ -31,7 +31,7 @@ NUMBERED = re.compile(r"<\|?(?:image|img)[ _-]?(\d{1,2})\|?>", re.IGNORECASE)
 NAMED = re.compile(r"<img>([^<>\n]+)</img>")
 # What may be a place, or belongs to a picture that must then be there.
 UNSURE = re.compile(
-    r"(?!<image>)<\|?\s*(?:im|image|img|picture|photo)[ _-]?(?:\d{1,3}|here|placeholder|pad|token)?"
+    r"(?!<image>)<\|?\s*(?:im|image|img|picture|photo)[ _-]?(?:\d{1,3}|here|placeholder|token)?"
     r"\s*\|?>",
     re.IGNORECASE,
 )
