@@ -57,10 +57,11 @@ ANOTHER = re.compile(
     r"\d|left|right|first|second|before|after|target|reference|support|option|choice|other"
     r"|(?<![a-z])[a-h](?![a-z])"
 )
-# What is told about a picture: where it comes from, its mask. It is no other picture.
+# What is told about a picture or the answer: its source, its mask. It is no other picture.
 TOLD = (
     *("source", "sources", "origin", "original", "orig", "meta", "metadata", "info", "id", "ids"),
     *("mask", "masks", "segmentation", "segmentations", "filename", "file_name"),
+    *("solution", "explanation", "rationale"),
 )
 # Of a turn's parts, in chats.
 PART_TYPES = ("image", "image_url", "input_image", "video", "video_url")
@@ -312,7 +313,7 @@ def is_one_more(key: Any, value: Any, read: list) -> bool:
         if is_second or not is_among(item, read, with_suffix=exact):
             others.append((name, item))
     are_names = all(may_name_embedded(name, item) for name, item in others)
-    if are_names and any(content_of(image) is not None for image in read):
+    if are_names and any(name_of(image) is None for image in read):
         return len(others) > len(read)
     return bool(others)
 
