@@ -24,8 +24,7 @@ from plumbing import flags, running, stopping
 from plumbing.errors import UserError
 from tasks import images
 from tasks.example import Example, Turn
-from tasks.marks import MARK, without_first_marks
-from tasks.prompts import must_match_marks
+from tasks.marks import MARK, must_match, without_first_marks
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -92,7 +91,7 @@ def make_example(
         [turn] = without_first_marks([Turn("user", question)])  # as records are read
         question = turn.text
     example = Example("question", [Path(path) for path in paths], question, "", source="--image")
-    must_match_marks(example)
+    must_match([question], len(paths), "--image")
     images.check_images([example])
     if len(paths) == 1:  # an answer's boxes are then in this picture
         size = images.open_images(example)[0].size

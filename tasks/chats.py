@@ -4,12 +4,11 @@ The last user turn is the question, the turns before it are the history, and wha
 replied last is the gold, or holds it. A gold of the record's own goes before that of the reply.
 """
 
-import re
 from typing import Any, NamedTuple
 
 from plumbing.errors import UserError
 from plumbing.text import short
-from tasks import box_texts, image_fields, placeholders, record_fields, turns
+from tasks import box_texts, image_fields, marks, placeholders, record_fields, turns
 from tasks.answer_marks import contradict
 from tasks.box_texts import WrittenBoxes
 from tasks.example import Turn
@@ -38,7 +37,7 @@ class Chat(NamedTuple):
     question: str
     reply: Any  # of the assistant, to the question: a text, a number or a box; None without one
     images: list
-    tagged: bool  # whether <img> tags gave them (LISA)
+    tagged: bool  # whether <img> tags gave them (LISA, Qwen-VL)
     turns: list[dict]  # all of them, as the record has them
 
 
@@ -159,6 +158,7 @@ def says(record: dict, keys: set[str]) -> bool:
 
 def fields_of(record: dict, chat: Chat, where: str) -> tuple[dict, dict]:
     """Make the fields of a record of its conversation and its other keys."""
+    record = image_fields.gathered(record, where)
     must_be_meant(record, chat, where)
     record, chat = with_objects(record, chat, where)
     images = pictures_of_chat(record, chat, where)
@@ -201,8 +201,6 @@ def must_be_meant(record: dict, chat: Chat, where: str) -> None:
 def pictures_of_chat(record: dict, chat: Chat, where: str) -> list:
     """List the pictures that the record or its turns name."""
     images = image_fields.pictures_of(record, where)
-    if chat.tagged:
-        return images + chat.images
     if images and chat.images and not image_fields.same_pictures(images, chat.images):
         raise UserError(
             f"{where}: the turns hold other pictures than the record names; "
@@ -353,14 +351,13 @@ def chat_of(record: dict, key: str, where: str) -> Chat:
     said = [turns.read(turn, key, where) for turn in given[: len(given) - (reply is not None)]]
     system = said.pop(0).text if roles[0] == "system" else None
     images, tags = [], []
-    for place, turn in enumerate(said):
+    for turn in said:
         if turn.role == "user":
-            tags += re.findall(r"<img>(.*?)</img>", turn.text)
-            said[place] = turn._replace(text=re.sub(r"<img>.*?</img>", "", turn.text))
-        elif "<image>" in turn.text:
+            tags += marks.NAMED.findall(turn.text)
+        elif marks.MARK in turn.text:
             raise UserError(
-                f"{where}: a turn of the assistant has <image>, and pictures stand in the user's "
-                "turns; move it there, or delete it"
+                f"{where}: a turn of the assistant has {marks.MARK}, and pictures stand in the "
+                "user's turns; move it there, or delete it"
             )
         images += turn.images
     question = said.pop().text

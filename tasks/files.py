@@ -218,5 +218,5 @@ READERS = {
     ".jsonl": read_json,
     ".parquet": read_parquet,
     ".arrow": read_arrow,
-    ".tsv": tables.read_tsv,
+    ".tsv": tables.read_table,
 }

@@ -2,6 +2,7 @@
 
 import os
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -9,19 +10,31 @@ from plumbing.errors import UserError
 from plumbing.text import short
 from tasks import record_fields
 from tasks.example import Example
-from tasks.images import BASE64_STARTS, is_encoded
+from tasks.images import BASE64_STARTS, WEB_ADDRESS, is_encoded
+
+# Other keys of published sets: read where they hold pictures, and IMAGE_KEYS hold nothing.
+OTHER_KEYS = (
+    *("image_bytes", "img", "imgs", "picture", "pictures", "visual", "visuals", "image_list"),
+    *("image_url", "image_urls", "image_paths", "img_path", "img_paths", "image_file"),
+    *("image_files", "image_filename", "img_filename", "image_name", "image_names", "img_name"),
+    *("img_names", "imgname", "file_name", "file_names"),
+)
+NUMBERED_KEY = re.compile(r"(image_?|img_?)(\d{1,2})")  # image_1 (BLINK), img1
+READ_FROM = "pictures are read from `image`, `images` or `image_path`"
 
 # --- what looks like a picture ---
 
 PICTURE = (
     "images?|imgs?|pictures?|pics?|photos?|photographs?|figures?|figs?|frames?|videos?|pixels?"
-    "|screenshots?|diagrams?"
+    "|screenshots?|diagrams?|visuals?"
 )
 HANDLE = (
     "paths?|files?|filenames?|names?|ur[il]s?|bytes|base64|b64|data|src|raw|pil|list|input|values"
     "|left|right|first|second|top|original|full|main|query|question|before|after|local|rgb"
+    "|target|reference|support|options?|choices?|other|(?<![a-z])[a-h](?![a-z])"
 )
 NAMES_PICTURE = re.compile(rf"(?:{PICTURE}|{HANDLE}|[^a-z])+")  # imgname, image_2, leftImagePath
+NUMBERS_PICTURE = re.compile(rf"(?:{PICTURE})_?(?:ids?|idx|index|key|hash|uuid)")  # COCO's image_id
 SAYS_PICTURE = re.compile(
     rf"(?:has|have|is|with|contains|needs|requires|uses)_?(?:an?_?)?(?:{PICTURE})"
 )
@@ -34,26 +47,79 @@ PICTURE_FILE = re.compile(
     r"|mp4|m4v|avi|mov|mkv|webm)(?:[?#]\S*)?",
     re.IGNORECASE,
 )
+MOST_WORDS = 6  # of a file name; a longer text is a sentence
 PICTURE_BYTES = (
-    b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cJXL "
+    b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cJXL "
 )  # fmt: skip
-ANOTHER = re.compile(r"\d|left|right|first|second|before|after")  # image_2, beside `image`
+ENCODED_STARTS = ("data:image/", "data:video/", *BASE64_STARTS)
+# image_2, image_b, target_image, beside `image`
+ANOTHER = re.compile(
+    r"\d|left|right|first|second|before|after|target|reference|support|option|choice|other"
+    r"|(?<![a-z])[a-h](?![a-z])"
+)
+# What is told about a picture or the answer: its source, its mask. It is no other picture.
+TOLD = (
+    *("source", "sources", "origin", "original", "orig", "meta", "metadata", "info", "id", "ids"),
+    *("mask", "masks", "segmentation", "segmentations", "filename", "file_name"),
+    *("solution", "explanation", "rationale"),
+)
 # Of a turn's parts, in chats.
 PART_TYPES = ("image", "image_url", "input_image", "video", "video_url")
-# Where a picture belongs in a text: <image>, <image 1>, <|image_1|>, <ImageHere>, <video>.
-EMBEDDED = re.compile(r"<img\s[^>]*>|!\[[^\]]*\]\([^)]*\)|\[image\]", re.IGNORECASE)
-MARK = re.compile(
-    r"<\|?\s*(image|img|picture|photo|video)[ _-]?(\d{1,3}|here|placeholder|pad|token)?\s*\|?>",
-    re.IGNORECASE,
-)
-READ_FROM = "pictures are read from `image`, `images` or `image_path`"
+
+
+# --- the fields ---
 
 
 def as_list(value: Any) -> list:
-    """Make a list of one value, of none for null."""
+    """Make a list of one value, of none for null. A list may be written as a text (VLMEvalKit)."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        value = record_fields.listed(value)
     if value is None:
         return []
     return value if isinstance(value, list) else [value]
+
+
+def gathered(record: dict, where: str) -> dict:
+    """Write a record with its pictures under `images`, if they are under another known key.
+
+    image_1, image_2, ... in their order, or one of OTHER_KEYS. Nothing else is a picture's key.
+    """
+    if any(record.get(key) is not None for key in record_fields.IMAGE_KEYS):
+        return record
+    keys = numbered_keys(record, where)
+    if not keys:
+        keys = [key for key in OTHER_KEYS if holds_pictures(record.get(key))]
+        here = [key for key in keys if not any(map(is_address, as_list(record[key])))]
+        keys = (here or keys)[:1]
+    if not keys:
+        return record
+    images = [opened(image) for key in keys for image in as_list(record[key])]
+    return {**record_fields.without(record, *keys), "images": images}
+
+
+def numbered_keys(record: dict, where: str) -> list[str]:
+    """List the keys image_1, image_2, ... in order, with one of null behind the last (BLINK).
+
+    None unless all hold pictures. UserError where a number in between is missing.
+    """
+    found = [match for key in record if (match := NUMBERED_KEY.fullmatch(str(key)))]
+    full = {int(match[2]): match[0] for match in found if has_content(record[match[0]])}
+    are_pictures = all(holds_pictures(record[key]) for key in full.values())
+    if not full or 0 in full or not are_pictures or len({match[1] for match in found}) > 1:
+        return []
+    missing = next((n for n in range(1, max(full)) if n not in full), None)
+    if missing:
+        raise UserError(
+            f"{where}: `{full[max(full)]}` is a picture, but number {missing} is none; "
+            "list all of them in `images`"
+        )
+    empty = [match[0] for match in found if int(match[2]) not in full]
+    return [full[number] for number in sorted(full)] + empty
+
+
+def opened(image: Any) -> Any:
+    """Take the address out of OpenAI's {"url": "a.png"}; another value stays."""
+    return image["url"] if isinstance(image, dict) and image.get("url") else image
 
 
 def pictures_of(record: dict, where: str) -> list:
@@ -76,9 +142,9 @@ def pictures_of(record: dict, where: str) -> list:
             f"{where}: `{empty}` is an empty list, but `{full[0]}` is not; delete `{empty}`"
         )
     for key in full[1:]:
-        known = {name_of(image) for image in given[full[0]]} - {None}
-        among = all(name_of(image) in known for image in given[key])
-        if not among and not same_pictures(given[key], given[full[0]]):
+        first, others = given[full[0]], given[key]
+        some_of_them = len(others) < len(first) and all(is_among(one, first) for one in others)
+        if not some_of_them and not same_pictures(others, first):
             raise UserError(
                 f"{where}: `{full[0]}` and `{key}` name different pictures; "
                 f"put all of them in `images`, or delete `{key}`"
@@ -86,14 +152,45 @@ def pictures_of(record: dict, where: str) -> list:
     return given[full[0]] if full else []
 
 
-def name_of(image: Any) -> str | None:
-    """Tell a picture's file name without folders and suffix, or None: "x/a.png" -> "a"."""
+# --- the same picture? ---
+
+
+def name_of(image: Any) -> list[str] | None:
+    """Tell a picture's path, or None if it has none: "./x/a.png" -> ["x", "a", ".png"]."""
     if isinstance(image, dict):
         image = image.get("path") or image.get("url")
     if not isinstance(image, str) or is_encoded(image):
         return None
-    path = re.split("[?#]", image)[0].replace("\\", "/")
-    return os.path.splitext(os.path.basename(path))[0]
+    stem, suffix = os.path.splitext(re.split("[?#]", image)[0].replace("\\", "/"))
+    return [part for part in stem.split("/") if part not in ("", ".")] + [suffix.lower()]
+
+
+def same_name(name: list[str], other: list[str], with_suffix: bool = False) -> bool:
+    """Tell whether one path is the end of the other: "a.png" and "/x/a.jpg", not "y/a.png"."""
+    if with_suffix and name[-1] != other[-1]:
+        return False
+    short_one, long_one = sorted((name[:-1], other[:-1]), key=len)
+    return bool(short_one) and long_one[-len(short_one) :] == short_one
+
+
+def content_of(image: Any) -> bytes | str | None:
+    """Give what an embedded picture is, None for a path."""
+    if isinstance(image, dict):
+        image = image.get("bytes") or image.get("path")
+    is_embedded = isinstance(image, bytes) or (isinstance(image, str) and is_encoded(image))
+    return image if is_embedded else None
+
+
+def is_among(image: Any, others: list, with_suffix: bool = False) -> bool:
+    """Tell whether a picture is surely one of these: by its path or its content."""
+    name, content = name_of(image), content_of(image)
+    for other in others:
+        other_name = name_of(other)
+        if content is not None and content == content_of(other):
+            return True
+        if name and other_name and same_name(name, other_name, with_suffix):
+            return True
+    return False
 
 
 def same_pictures(images: list, others: list) -> bool:
@@ -101,7 +198,10 @@ def same_pictures(images: list, others: list) -> bool:
     if len(images) != len(others):
         return False
     pairs = [(name_of(a), name_of(b)) for a, b in zip(images, others)]
-    return all(a == b for a, b in pairs if a is not None and b is not None)
+    return all(same_name(a, b) for a, b in pairs if a is not None and b is not None)
+
+
+# --- what seems to be a picture ---
 
 
 def leaves(value: Any) -> list[tuple[Any, Any]]:
@@ -130,13 +230,30 @@ def has_content(value: Any) -> bool:
 def is_picture(value: Any) -> bool:
     """Tell whether this looks like a picture or video, or its name."""
     if isinstance(value, bytes):
-        return value.startswith(PICTURE_BYTES) or value[4:8] == b"ftyp"
+        is_webp = value[:4] == b"RIFF" and value[8:12] == b"WEBP"
+        return value.startswith(PICTURE_BYTES) or is_webp or value[4:8] == b"ftyp"
     if not isinstance(value, str):
         return False
-    begins = value.startswith(("data:image/", "data:video/", *BASE64_STARTS))
-    return (begins and is_encoded(value)) or bool(PICTURE_FILE.fullmatch(value.strip()))
+    if value.startswith(ENCODED_STARTS) and is_encoded(value):
+        return True
+    is_file = "." in value and PICTURE_FILE.fullmatch(value.strip())
+    return bool(is_file) and len(value.split()) <= MOST_WORDS
 
 
+def is_file_object(value: Any) -> bool:
+    """Tell whether this is a picture as parquet has it, {"bytes", "path"}, or OpenAI's {"url"}."""
+    if not isinstance(value, dict):
+        return False
+    return any(is_picture(value.get(key)) for key in ("bytes", "path", "url"))
+
+
+def holds_pictures(value: Any) -> bool:
+    """Tell whether a field holds pictures, and nothing else."""
+    images = as_list(value)
+    return bool(images) and all(is_picture(image) or is_file_object(image) for image in images)
+
+
+@lru_cache(1024)
 def names_picture(key: Any) -> bool:
     """Tell whether a key is made of words for a picture: imgname, image_2, not image_id."""
     key = str(key).lower()[:60]  # the limit: matching is exponential in words
@@ -150,26 +267,67 @@ def seems_pictured(key: Any, value: Any) -> bool:
     return names_picture(key) and has_content(value)
 
 
+@lru_cache(1024)
+def names_another(key: Any) -> bool:
+    """Tell whether a key names one picture beside another: image_2, right_image."""
+    return names_picture(key) and bool(ANOTHER.search(str(key).lower()))
+
+
+@lru_cache(1024)
+def tells_of_one(key: Any) -> bool:
+    """Tell whether a key is for what is told about a picture: imageSource, mask, meta_info."""
+    words = re.findall("[A-Z]?[a-z]+|[A-Z]+", str(key))
+    return str(key) in TOLD or any(word.lower() in TOLD for word in words)
+
+
+def pictures_in(key: Any, value: Any) -> list[tuple[Any, Any]]:
+    """List (nearest key, picture) of all pictures inside a field, but those it tells about."""
+    found, todo = [], [(key, value)]
+    while todo:
+        key, value = todo.pop()
+        if tells_of_one(key):
+            continue
+        is_named = names_another(key) and isinstance(value, str) and bool(value.strip())
+        if is_picture(value) or is_file_object(value) or is_named:
+            found.append((key, value))
+        elif isinstance(value, dict):
+            todo += value.items()
+        elif isinstance(value, str):
+            todo += [(key, item) for item in as_list(value) if item is not value]
+        elif isinstance(value, (list, tuple)):
+            todo += [(key, item) for item in value]
+    return found
+
+
 def is_one_more(key: Any, value: Any, read: list) -> bool:
     """Tell whether this looks like another picture than those that were read."""
-    if not names_picture(key):
+    found = pictures_in(key, value)
+    if not found or "video" in str(key).lower():
+        return bool(found) and names_picture(key)
+    if all(is_address(item) for _, item in found) and not names_another(key):
+        return names_picture(key) and len(found) > len(read)  # where those that were read come from
+    others = []
+    for name, item in found:
+        exact = names_another(name) or not names_picture(name)
+        is_second = names_another(name) and content_of(item) is not None
+        if is_second or not is_among(item, read, with_suffix=exact):
+            others.append((name, item))
+    are_names = all(may_name_embedded(name, item) for name, item in others)
+    if are_names and any(name_of(image) is None for image in read):
+        return len(others) > len(read)
+    return bool(others)
+
+
+def is_address(value: Any) -> bool:
+    """Tell whether this is an address of the web."""
+    return isinstance(value, str) and bool(WEB_ADDRESS.match(value))
+
+
+def may_name_embedded(key: Any, value: Any) -> bool:
+    """Tell whether this may be the file name of an embedded picture."""
+    if names_another(key) or content_of(value) is not None:
         return False
-    low = str(key).lower()
-    sure = bool(ANOTHER.search(low))
-    named = []
-    for _, item in leaves(value):
-        if is_picture(item) or (sure and isinstance(item, str) and item.strip()):
-            named.append(item)
-    if not named or "video" in low:
-        return bool(named)
-    if all(isinstance(item, str) and item.startswith(("http://", "https://")) for item in named):
-        return len(named) > len(read)  # where those that were read come from
-    whole = as_list(value)
-    named = whole if any(isinstance(item, dict) for item in whole) else named
-    known = {name_of(image) for image in read}
-    if None in known and not sure and re.search("path|name|file", low):
-        return len(named) > len(read)  # the names of embedded pictures
-    return any(name_of(image) not in known - {None} for image in named)
+    return bool(re.search("path|name|file", str(key).lower()))
 
 
 # --- refusals ---
@@ -183,11 +341,10 @@ def must_see(left: dict, turns: list, read: list, where: str) -> None:
     read: its pictures, as they are given.
     """
     fields = list(left.items())
-    if not read:
-        for turn in turns:
-            if isinstance(turn, dict):
-                beside = record_fields.without(turn, "from", "value", "role", "content")
-                fields += beside.items()
+    for turn in turns:
+        if isinstance(turn, dict):
+            beside = record_fields.without(turn, "from", "value", "role", "content")
+            fields += beside.items()
     for key, value in fields:
         must_agree(key, value, len(read), where)
         if read:
@@ -196,6 +353,23 @@ def must_see(left: dict, turns: list, read: list, where: str) -> None:
             seems = any(seems_pictured(name or key, item) for name, item in leaves(value))
         if seems:
             raise unread_picture(key, bool(read), where)
+
+
+def must_have_no_number(record: dict, read: list, where: str) -> None:
+    """Refuse a record that has but the number of a picture, which names no file.
+
+    A record whose `image` is null says that it needs none.
+    """
+    if read or any(key in record for key in record_fields.IMAGE_KEYS):
+        return
+    for key, value in record.items():
+        is_number = isinstance(value, (str, int)) and not isinstance(value, bool)
+        is_blank = str(value).strip() in ("", "-1")
+        if is_number and not is_blank and NUMBERS_PICTURE.fullmatch(str(key).lower()):
+            raise UserError(
+                f"{where}: `{short(key, 60)}` is {short(value, 40)}, and no picture is read; "
+                "write the name of its file in `image`, or null if the question needs none"
+            )
 
 
 def must_agree(key: Any, value: Any, count: int, where: str) -> None:
@@ -231,34 +405,6 @@ def unread_picture(key: Any, one_more: bool, where: str) -> UserError:
         f"{where}: `{shown}` seems to hold a picture, but {READ_FROM}; "
         "rename the key, or delete it if the question needs no picture"
     )
-
-
-def must_match_marks(texts: list[str | None], count: int, where: str) -> None:
-    """Refuse texts that speak of other pictures than the `count` that are read.
-
-    texts: the question first; in it there is one <image> for each picture, or none at all.
-    """
-    marks = texts[0].count("<image>") if texts and texts[0] else 0
-    if marks and marks != count:
-        raise UserError(
-            f"{where}: {marks} <image> in the question, but {count} images; "
-            "there must be one for each, or no <image> at all"
-        )
-    for text in filter(None, texts):
-        embedded = EMBEDDED.search(text)
-        if embedded and not count:
-            raise UserError(
-                f"{where}: the text has {short(embedded[0], 40)}, but no image is read; "
-                f"{READ_FROM}: name it there, or remove it"
-            )
-        for kind, number in MARK.findall(text):
-            beyond = number.isdigit() and int(number) > count
-            if not count or beyond or kind.lower() == "video":
-                mark = f"{kind} {number}".strip()
-                raise UserError(
-                    f"{where}: the text has <{mark}>, but {count} images are read; "
-                    f"{READ_FROM}: name it there, or remove the mark"
-                )
 
 
 def say_without_pictures(examples: list[Example], spec: Any) -> None:

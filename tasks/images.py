@@ -140,6 +140,7 @@ def locate(
     if isinstance(image, bytes) and image:
         return image
     if isinstance(image, str):
+        image = image.removeprefix("file://")
         try:
             decoded = decoded_picture(image)
         except ValueError as error:

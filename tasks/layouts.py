@@ -63,12 +63,12 @@ def to_example(
             f'"Answer: ...", or of fewer than {SHORT_ANSWER} characters: '
             "what is scored needs a gold answer, train_sft.py alone learns without"
         )
-    given = image_fields.as_list(fields["images"])
+    history, question, given = asked(fields, where)
     images = [locate(image, file, where, fields.get("folders", ("",))) for image in given]
     image_fields.must_see(meta, fields.get("turns", []), given, where)
-    history, question = asked(fields, len(images), where)
     said = [turn.text for turn in history]
     placeholders.must_be_filled([*said, question, answer, solution], where)
+    image_fields.must_have_no_number(record, given, where)
     if boxes is not None:
         box_format = fields.get("box_format") or "pixels"
         boxes, size = box_fields.boxes_of_record(boxes, box_format, images, where)
@@ -152,19 +152,19 @@ def gold_of(fields: dict, where: str) -> tuple[str, str | None]:
     return answer, worked_answers.imitated(solution, answer, choices) if solution else None
 
 
-def asked(fields: dict, count: int, where: str) -> tuple[list, str]:
-    """Give history and question with their marks checked against the `count` pictures."""
+def asked(fields: dict, where: str) -> tuple[list, str, list]:
+    """Give history, question and pictures, these in the order of their places."""
     history = fields.get("history", [])
     question = record_fields.text_of(fields, ["question"], where)
+    images = image_fields.as_list(fields["images"])
     if fields.get("marks_are_words"):
-        return history, question.strip()
-    history, question = marks.placed(history, question, count, where)
+        return history, question.strip(), images
+    history, question, images = marks.placed(history, question, images, where)
     others = list(fields.get("choices") or [])
-    if not count:
+    if not images:
         others += fields.get("replies", [])
-    if others:
-        image_fields.must_match_marks([None, *others], count, where)
-    return history, question
+    marks.must_need_none(others, len(images), where)
+    return history, question, images
 
 
 def with_our_keys(meta: dict, where: str) -> dict:

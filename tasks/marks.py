@@ -1,23 +1,101 @@
-"""Where pictures stand in the user's turns: one <image> for each, in order, or none at all."""
+"""Where pictures stand in the user's turns: one <image> for each, in order, or none at all.
+
+Other projects spell a place otherwise. What is surely a place is written <image>, what may be one
+is refused.
+"""
 
 import re
 
-from tasks import image_fields
+from plumbing.errors import UserError
+from plumbing.text import short
 from tasks.example import Turn
+from tasks.image_fields import READ_FROM, same_pictures
 
 MARK = "<image>"  # in a user's turn, the place of a picture
-NUMBERED = re.compile(r"<image ?(\d{1,2})>")  # MMMU's <image 1>
+
+# The place of the next picture, in any case.
+PLACES = [
+    r"<\|vision_start\|>(?:<\|image_pad\|>)+<\|vision_end\|>",  # Qwen2-VL
+    r"<img>\s*(?:<image_?here>)?\s*</img>",  # MiniGPT-4; InternVL
+    r"<image>",  # LLaVA
+    r"<image_?here>",  # InternLM-XComposer
+    r"<image_?(?:placeholder|token)>",  # DeepSeek-VL, Janus
+    r"<\|image\|>",  # Llama 3.2
+    r"<start_of_image>",  # Gemma 3
+    r"\[IMG\]",  # Pixtral
+]
+PLACE = re.compile("|".join(PLACES), re.IGNORECASE)
+# The place of the picture with this number: MMMU's <image 1>, Phi's <|image_1|>.
+NUMBERED = re.compile(r"<\|?(?:image|img)[ _-]?(\d{1,2})\|?>", re.IGNORECASE)
+# Qwen-VL's: Picture 1: <img>a.png</img>
+NAMED = re.compile(r"<img>([^<>\n]+)</img>")
+# What may be a place, or belongs to a picture that must then be there.
+UNSURE = re.compile(
+    r"(?!<image>)<\|?\s*(?:im|image|img|picture|photo)[ _-]?(?:\d{1,3}|here|placeholder|token)?"
+    r"\s*\|?>",
+    re.IGNORECASE,
+)
+BRACED = re.compile(r"(?<![\w\\}])\{(?:image|img)\}")  # not LaTeX's \text{image}
+VIDEO = re.compile(r"<\|?\s*video[ _-]?(?:\d{1,3}|token|pad)?\s*\|?>", re.IGNORECASE)
+EMBEDDED = re.compile(r"<img\s[^>]*>|!\[[^\]]*\]\([^)]*\)|\[image\]", re.IGNORECASE)
 
 
-def placed(history: list[Turn], question: str, count: int, where: str) -> tuple[list[Turn], str]:
-    """Check the marks in the user's turns, and drop those that only say that pictures come first.
+def placed(
+    history: list[Turn], question: str, images: list, where: str
+) -> tuple[list[Turn], str, list]:
+    """Write the places of pictures as <image>, and put the pictures in their order.
 
-    UserError unless there is one <image> for each of the `count` pictures, or none at all.
+    Marks that only say that pictures come first are dropped.
+    UserError unless there is one place for each of the `images`, or none at all.
     """
-    asked = [turn.text for turn in history if turn.role == "user"] + [question]
-    image_fields.must_match_marks(["\n".join(asked)], count, where)
-    *history, last = without_first_marks([*history, Turn("user", question)])
-    return history, last.text
+    turns = [*history, Turn("user", question)]
+    at = [place for place, turn in enumerate(turns) if turn.role == "user"]
+    given = [turns[place].text for place in at]
+    texts, images = in_order(given, images, where)
+    spelled = texts if images else given
+    must_match(spelled, len(images), where)
+    must_be_sure(spelled, len(images), where)
+    for place, text in zip(at, texts):
+        turns[place] = Turn("user", text)
+    *history, last = without_first_marks(turns)
+    return history, last.text, images
+
+
+def in_order(texts: list[str], images: list, where: str) -> tuple[list[str], list]:
+    """Write each place in the user's texts as <image>, with the pictures in that order.
+
+    "Is <image 2> or <image 1> red?", [a, b] -> "Is <image> or <image> red?", [b, a]
+    "Picture 1: <img>a.png</img>", [] -> "Picture 1: <image>", ["a.png"]
+    A picture without a place comes first. A second mention of one stays words: "image 1".
+    """
+    texts = [PLACE.sub(MARK, text) for text in texts]
+    names = [name.strip() for text in texts for name in NAMED.findall(text)]
+    if names and images and not same_pictures(images, names):
+        raise UserError(
+            f"{where}: the text has <img>{short(names[0], 40)}</img>, but the record names other "
+            "pictures; delete those that are not meant"
+        )
+    texts, images = [NAMED.sub(MARK, text) for text in texts], images or names
+    numbers = [int(number) for text in texts for number in NUMBERED.findall(text)]
+    first = 0 if 0 in numbers else 1
+    are_places = not any(MARK in text for text in texts)
+    order = []
+
+    def written(mark: re.Match) -> str:
+        """Write one numbered mark."""
+        place = int(mark[1]) - first
+        if place >= len(images):
+            return mark[0]  # refused later, with the number
+        if not are_places or place in order:
+            return f"image {mark[1]}"
+        order.append(place)
+        return MARK
+
+    texts = [NUMBERED.sub(written, text) for text in texts]
+    unmarked = [place for place in range(len(images)) if place not in order]
+    if order:
+        texts[0] = MARK * len(unmarked) + texts[0]
+    return texts, [images[place] for place in unmarked + order]
 
 
 def without_first_marks(turns: list[Turn]) -> list[Turn]:
@@ -39,22 +117,48 @@ def without_first_marks(turns: list[Turn]) -> list[Turn]:
     return turns
 
 
-def in_order(text: str, images: list) -> tuple[str, list]:
-    """Write numbered marks as <image>, with the pictures in the order of their marks.
+# --- refusals ---
 
-    "Is <image 2> or <image 1> red?", [a, b] -> "Is <image> or <image> red?", [b, a]
-    A picture without a mark comes first. A second mention of one stays words: "image 1".
-    """
-    order, parts, end = [], [], 0
-    for mark in NUMBERED.finditer(text):
-        number = int(mark[1])
-        if not 1 <= number <= len(images):
-            continue  # refused later, with the number
-        parts += [text[end : mark.start()], f"image {number}" if number in order else "<image>"]
-        end = mark.end()
-        if number not in order:
-            order.append(number)
-    unmarked = [number for number in range(1, len(images) + 1) if number not in order]
-    if order:
-        parts.insert(0, "<image>" * len(unmarked))
-    return "".join(parts) + text[end:], [images[number - 1] for number in unmarked + order]
+
+def must_match(texts: list[str], count: int, where: str) -> None:
+    """Refuse the user's texts unless they have one <image> for each picture, or none at all."""
+    marks = sum(text.count(MARK) for text in texts)
+    if marks and marks != count:
+        raise UserError(
+            f"{where}: {marks} {MARK} in the question, but {count} images; "
+            f"there must be one for each, or no {MARK} at all"
+        )
+
+
+def must_be_sure(texts: list[str], count: int, where: str) -> None:
+    """Refuse the user's texts if a mark is left in them that is no known place."""
+    for text in texts:
+        mark = VIDEO.search(text) or UNSURE.search(text) or BRACED.search(text)
+        if mark and count and not re.search(r"video|\d", mark[0], re.IGNORECASE):
+            raise UserError(
+                f"{where}: the text has {mark[0]}, which may be the place of a picture; "
+                f"write {MARK} if it is, or else remove it"
+            )
+        if not count:
+            mark = mark or PLACE.search(text) or EMBEDDED.search(text)
+        if mark:
+            raise unread(mark[0], count, where)
+
+
+def must_need_none(texts: list[str], count: int, where: str) -> None:
+    """Refuse choices and replies that speak of other pictures than the `count` that are read."""
+    for text in texts:
+        known = [] if count else [EMBEDDED, PLACE, NAMED, UNSURE]
+        marks = [found.search(text) for found in (VIDEO, *known)]
+        marks += [mark for mark in NUMBERED.finditer(text) if int(mark[1]) > count]
+        mark = next(filter(None, marks), None)
+        if mark:
+            raise unread(mark[0], count, where)
+
+
+def unread(mark: str, count: int, where: str) -> UserError:
+    """Make the message about a mark without its picture."""
+    return UserError(
+        f"{where}: the text has {short(mark, 40)}, but {count} images are read; "
+        f"{READ_FROM}: name it there, or remove the mark"
+    )

@@ -28,7 +28,7 @@ def read(record: dict, where: str) -> tuple[dict, dict]:
     picture = record.get("decoded_image") or record_fields.needed(record, "image", where)
     one_place = marks.NUMBERED.findall(text) == ["1"]
     fields = {
-        "question": marks.in_order(text, [picture])[0] if one_place else text,
+        "question": text,
         "marks_are_words": not one_place and bool(marks.NUMBERED.search(text)),
         "images": picture,
         "folders": ("", "..", "images"),

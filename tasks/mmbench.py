@@ -3,7 +3,7 @@
 The published TSV holds pictures in base64. MMStar's TSV of VLMEvalKit is the same.
 """
 
-from tasks import record_fields
+from tasks import image_fields, record_fields
 from tasks.protocol import Protocol
 
 SAMPLE = {
@@ -26,6 +26,7 @@ NUMBER_OR_TEXT = (str, int, float)
 
 def read(record: dict, where: str) -> tuple[dict, dict]:
     """Read a row, asked as its authors ask: hint, question, options."""
+    record = image_fields.gathered(record, where)
     choices = []
     for letter in LETTERS:
         choice = record_fields.text_of(told(record, letter), [letter], where, NUMBER_OR_TEXT)
@@ -37,13 +38,14 @@ def read(record: dict, where: str) -> tuple[dict, dict]:
     lines += [f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices)]
     fields = {
         "question": "\n".join(lines),
-        "images": record.get("image"),
+        "images": image_fields.pictures_of(record, where),
         "answer": record_fields.text_of(told(record, "answer"), ["answer"], where),
         "choices": choices,
         "id": record.get("index"),
         "task": record.get("category"),
     }
-    meta = record_fields.without(record, "question", "hint", "image", "answer", "index", *LETTERS)
+    read_keys = ("question", "hint", "answer", "index", *record_fields.IMAGE_KEYS, *LETTERS)
+    meta = record_fields.without(record, *read_keys)
     return fields, meta
 
 
@@ -58,7 +60,7 @@ def told(record: dict, key: str) -> dict:
 PROTOCOL = Protocol(
     name="mmbench",
     sample=SAMPLE,
-    layouts=(({"question", "A", "B", "image"}, read),),
+    layouts=(({"question", "A", "B"}, read),),
     template="option",
     choose=True,
 )

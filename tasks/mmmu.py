@@ -1,6 +1,6 @@
 """MMMU (arXiv:2311.16502): college questions with up to seven pictures in their places."""
 
-from tasks import marks, record_fields
+from tasks import image_fields, record_fields
 from tasks.option_texts import with_choices
 from tasks.protocol import Protocol
 
@@ -18,8 +18,6 @@ SAMPLE = {
     "subfield": "Art History",
 }
 
-IMAGE_KEYS = tuple(f"image_{number}" for number in range(1, 8))
-
 
 def read(record: dict, where: str) -> tuple[dict, dict]:
     """Read a row: <image 1> in question and options is where `image_1` stands.
@@ -27,19 +25,17 @@ def read(record: dict, where: str) -> tuple[dict, dict]:
     An open question may have several right answers, "['1.06', '1.060']": the first is the gold,
     all are in meta["answers"]. The answers of the split `test` are "?".
     """
+    record = image_fields.gathered(record, where)
     choices = record_fields.choices_of(record, where, "options")
-    text = with_choices(record_fields.needed(record, "question", where), choices)
-    pictures = [record[key] for key in IMAGE_KEYS if record.get(key) is not None]
-    question, images = marks.in_order(text, pictures)
-    meta = record_fields.without(record, "id", "question", "options", "answer", *IMAGE_KEYS)
+    meta = record_fields.without(record, "id", "question", "options", "answer", "images")
     answer = record_fields.text_of(record, ["answer"], where, (str, int, float))
     answers = record_fields.listed(answer)
     if isinstance(answers, list) and answers and not choices:
         meta["answers"] = [str(one) for one in answers]
         answer = meta["answers"][0]
     fields = {
-        "question": question,
-        "images": images,
+        "question": with_choices(record_fields.needed(record, "question", where), choices),
+        "images": record.get("images"),
         "answer": None if answer == "?" else answer,
         "choices": choices,
         "id": record.get("id"),

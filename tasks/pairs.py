@@ -10,11 +10,10 @@ from typing import Any
 from plumbing.bad_records import REFUSE, BadRecords
 from plumbing.errors import UserError
 from plumbing.text import short
-from tasks import folders, hub, image_fields, placeholders, record_fields, turns
+from tasks import folders, hub, image_fields, marks, placeholders, record_fields, turns
 from tasks.example import Example, Pair, Turn
 from tasks.files import must_end, no_such, rows_of, tell_apart
 from tasks.images import check_images, keep_embedded, locate
-from tasks.marks import without_first_marks
 from tasks.stored import Store
 
 PROMPT_KEYS = ("prompt", "conversations", "messages", *record_fields.QUESTION_KEYS)
@@ -161,7 +160,7 @@ def to_pair(
         {"messages": [turn, turn], "rejected_response": "5", ...}  ms-swift
     """
     where = f"{file}:{line}"
-    record = unpacked(record, where)
+    record = image_fields.gathered(unpacked(record, where), where)
     key = next((key for key in PROMPT_KEYS if record.get(key) is not None), None)
     replies = [turns_of(record[reply], "assistant", reply, where) for reply in REPLIES]
     asked, embedded = prompt_of(record, key, replies, where)
@@ -172,10 +171,12 @@ def to_pair(
     turns.must_ask(record, [asked[-1].text], where)
     turns.must_need_no_tools(record, where)
     asked = turns.history_of(turns.earlier(record, where))[0] + asked
-    images = images_of_pair(record, key, asked, embedded, where)
+    images = images_of_pair(record, key, embedded, where)
     placeholders.must_be_filled([*(turn.text for turn in asked), chosen, rejected], where)
-    *history, last = without_first_marks(asked)
-    question = record_fields.needed({"question": last.text}, "question", where)
+    *history, last = asked
+    history, question, images = marks.placed(history, last.text, images, where)
+    image_fields.must_have_no_number(record, images, where)
+    question = record_fields.needed({"question": question}, "question", where)
     given = record_fields.label_of(record, "id", where) or record_fields.label_of(
         record, "idx", where
     )
@@ -338,9 +339,7 @@ def system_of(record: dict, asked: list[Turn], where: str) -> tuple[str | None, 
     return (given[0] if given else None), asked
 
 
-def images_of_pair(
-    record: dict, key: str | None, asked: list[Turn], embedded: list, where: str
-) -> list:
+def images_of_pair(record: dict, key: str | None, embedded: list, where: str) -> list:
     """List a pair's pictures, which its prompt or its record names, as they are given."""
     named = {name: record.get(name) for name in record_fields.IMAGE_KEYS}
     named["image"] = named["image"] or None  # MMPR writes "" for no picture
@@ -355,8 +354,6 @@ def images_of_pair(
     said = [turn for name in read_keys for turn in image_fields.as_list(record[name])]
     left = record_fields.without(record, *record_fields.IMAGE_KEYS, *read_keys)
     image_fields.must_see(left, said, images, where)
-    texts = [turn.text for turn in asked if turn.role == "user"]
-    image_fields.must_match_marks(["\n".join(texts)], len(images), where)
     return images
 
 

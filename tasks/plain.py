@@ -37,6 +37,7 @@ def read(record: dict, where: str) -> tuple[dict, dict]:
 
     Boxes are in pixels, or as `box_format` says; those of Visual-RFT's solutions in 0 to 1000.
     """
+    record = image_fields.gathered(record, where)
     question = record_fields.text_of(record, record_fields.QUESTION_KEYS, where)
     if question is None:
         raise UserError(

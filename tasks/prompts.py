@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from plumbing.errors import UserError
-from tasks import published, record_fields
+from tasks import marks, published, record_fields
 from tasks.example import Example, Turn
 from tasks.marks import MARK
 
@@ -61,7 +61,7 @@ def messages_of(
     The template is for the question alone. The example's own system turn goes before system_prompt.
     Raises UserError unless there is one <image> for each picture, or none at all.
     """
-    must_match_marks(example)
+    marks.must_match(asked_texts(example), len(example.images), example.source)
     system = system_prompt if example.system is None else example.system
     messages = [] if system is None else [{"role": "system", "content": system}]
     unplaced = [{"type": "image"}] * len(example.images)
@@ -93,16 +93,6 @@ def parts_of(text: str) -> list[dict]:
 def asked_texts(example: Example) -> list[str]:
     """List the texts in which an <image> is a picture's place: those of the user."""
     return [text for role, text in example.history if role == "user"] + [example.question]
-
-
-def must_match_marks(example: Example) -> None:
-    """Raise UserError unless there is one <image> for each picture, or none at all."""
-    marks = sum(text.count(MARK) for text in asked_texts(example))
-    if marks and marks != len(example.images):
-        raise UserError(
-            f"{example.source}: {marks} {MARK} in what is asked, but {len(example.images)} images; "
-            f"there must be one for each, or no {MARK} at all"
-        )
 
 
 # --- asked again about its own answers ---

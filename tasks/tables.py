@@ -12,6 +12,30 @@ from plumbing.text import short
 NO_UTF8 = re.compile("[\udc80-\udcff]")  # bytes, as "surrogateescape" decodes them
 
 
+LONGEST_INDEX = 64  # VLMEvalKit's; a longer `image` is a picture
+
+
+def read_table(file: Path) -> Iterator[tuple[int, str, Any]]:
+    """Read (line, mark, record) of each row, where `image` may be the index of another row.
+
+    It stands for the picture of that row (VLMEvalKit):
+
+        index  image
+        1      iVBORw0KGgo...
+        2      1
+    """
+    rows = list(read_tsv(file))
+    records = [record for _, _, record in rows if isinstance(record, dict)]
+    pictures = {}
+    for record in records:
+        if record.get("index") and len(record.get("image") or "") > LONGEST_INDEX:
+            pictures[record["index"]] = record["image"]
+    for record in records:
+        if record.get("image") in pictures:
+            record["image"] = pictures[record["image"]]
+    yield from rows
+
+
 def read_tsv(file: Path) -> Iterator[tuple[int, str, Any]]:
     """Read (line, mark, record) of each row; the first row names the columns.
 

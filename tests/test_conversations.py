@@ -563,7 +563,7 @@ def test_generate_places_its_pictures(folder, tiny):
     assert made("Is <image> or <image> red?", paths) == "Is <image> or <image> red?"
     assert made("<image>\nWhich?", paths[:1]) == "Which?"
     assert made(" Which?\n", paths) == " Which?\n"  # verbatim
-    assert "2 <image> in what is asked, but 1 images" in refusal(
+    assert "2 <image> in the question, but 1 images" in refusal(
         made, "<image> or <image>?", paths[:1]
     )
 

@@ -16,7 +16,7 @@ import rewards
 import tasks
 from plumbing.bad_records import BadRecords
 from plumbing.errors import UserError
-from tasks import layouts, marks, mixtures, option_texts, worked_answers
+from tasks import image_fields, layouts, marks, mixtures, option_texts, worked_answers
 from tasks.prompts import TEMPLATES, question_text
 
 
@@ -32,7 +32,8 @@ def read(case, folder, record=None, needs_answer=None):
 
 @pytest.fixture
 def there(wide):
-    """The folder with a.png, and with a picture of COCO's."""
+    """The folder with a.png and p2.png, and with a picture of COCO's."""
+    (wide / "p2.png").write_bytes(png())
     (wide / "000000299207.jpg").write_bytes(png(kind="JPEG"))
     return wide
 
@@ -70,16 +71,50 @@ def test_a_broken_copy_gets_its_sentence(name, there):
     assert text.startswith(f"{there / 'set.jsonl'}:1: ") and case.says in text, text
 
 
-@pytest.mark.parametrize("to", ["picture", "img", "photo_path", "screenshot"])
+OTHER_NAMES = (
+    *(
+        "picture",
+        "img",
+        "photo_path",
+        "screenshot",
+        "image_b",
+        "image_0",
+        "image_2",
+        "target_image",
+    ),
+    *("option_image_A", "choice_images", "crops", "reference", "support", "query_image", "visual"),
+    *("left_image", "pic", "img_path", "image_url", "file_name", "thumbnail", "depth", "imgname"),
+    *(
+        "image_name",
+        "image_list",
+        "image_bytes",
+        "Image",
+        "imagePath",
+        "media",
+        "jpg",
+        "frames",
+        "x",
+    ),
+)
+
+
 @pytest.mark.parametrize("name", [name for name in CASES if CASES[name].keys])
-def test_no_layout_is_read_without_its_picture(name, to, there):
-    """Under another key it is refused, as long as the record holds it."""
+def test_no_layout_is_read_without_its_picture(name, there):
+    """Under another key it is read the same, or refused, as long as the record holds it."""
     case = CASES[name]
-    renamed = {}
-    for key, value in case.record.items():
-        renamed[f"{to}_{key[-1]}" if key in case.keys else key] = value
-    with pytest.raises(UserError):
-        read(case, there, renamed, needs_answer=False)
+    for to in OTHER_NAMES:
+        for end in ("", "_x"):
+            renamed = {}
+            for key, value in case.record.items():
+                number = key[-1] if len(case.keys) > 1 else ""
+                renamed[f"{to}{number}{end}" if key in case.keys else key] = value
+            try:
+                got = read(case, there, renamed, needs_answer=False)
+            except UserError:
+                continue
+            assert to in ("img", "image_0", *image_fields.OTHER_KEYS) and not end
+            assert [shown(picture) for picture in got.images] == case.images, to
+            assert got.question == case.question and got.answer in (case.answer, ""), to
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -287,7 +322,8 @@ MARKS = [  # question, pictures, what is asked
 
 @pytest.mark.parametrize("question, count, asked", MARKS)
 def test_marks_stay_in_their_places_but_at_the_beginning(question, count, asked):
-    assert marks.placed([], question, count, "x:1") == ([], asked)
+    pictures = ["a.png"] * count
+    assert marks.placed([], question, pictures, "x:1") == ([], asked, pictures)
 
 
 def test_marks_of_a_conversation(wide):
@@ -314,7 +350,7 @@ def test_marks_of_a_conversation(wide):
     ],
 )
 def test_numbered_marks(text, written, order):
-    assert marks.in_order(text, ["a", "b"]) == (written, list(order))
+    assert marks.in_order([text], ["a", "b"], "x:1") == ([written], list(order))
 
 
 # --- conversations ---

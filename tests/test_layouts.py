@@ -849,34 +849,27 @@ def test_a_records_own_template_is_used_and_null_is_none(folder):
 # --- never blind ---
 
 
+# Keys under which a picture is read, and those under which it is refused.
+READ_KEYS = (
+    *("img_path", "imgname", "img", "imgs", "image_file", "image_url", "image_1", "img1"),
+    *("picture", "visual", "image_list", "image_bytes", "image_name", "file_name"),
+)
 PICTURE_KEYS = (  # but image_filename, CLEVR's, which is read
-    "img_path",
-    "imgname",
-    "img",
-    "imgs",
-    "Image",
-    "IMAGES",
-    "imagePath",
-    "image_file",
-    "image_url",
-    "image_1",
-    "image0",
-    "left_image",
-    "pic",
-    "picture",
-    "photos",
-    "figure",
-    "frame",
-    "frames",
-    "screenshot",
-    "pixel_values",
-    "video",
-    "video_path",
-    "videos",
-    "file_name",
-    "path",
-    "media",
-    "jpg",
+    *READ_KEYS,
+    *(
+        "Image",
+        "IMAGES",
+        "imagePath",
+        "image0",
+        "image_2",
+        "image_b",
+        "left_image",
+        "pic",
+        "photos",
+    ),
+    *("figure", "frame", "frames", "screenshot", "pixel_values", "video", "video_path", "videos"),
+    *("path", "media", "jpg", "target_image", "option_image_A", "choice_images", "crops"),
+    *("reference", "support", "query_image", "img_id", "image_id", "pic_id", "thumbnail", "x"),
 )
 
 
@@ -944,10 +937,16 @@ WITH_PICTURE = {  # layout: a record that is about the picture a.png, and the ke
 }
 
 
+TOLD_BY_PICTURE = ("ChartQA", "ChartQA of the Hub", "CV-Bench", "M3CoT")  # that need its key
+
+
 @pytest.mark.parametrize("name", ["set.jsonl", "set.json", "set.parquet"])
 @pytest.mark.parametrize("layout", WITH_PICTURE)
 def test_a_picture_under_any_other_key_is_never_passed_by(wide, layout, name):
-    """CLEVR's `image_filename` and the like made text-only questions, without a word."""
+    """CLEVR's `image_filename` and the like made text-only questions, without a word.
+
+    Now the same pictures are read, or it is refused.
+    """
     record, key = WITH_PICTURE[layout]
     if name == "set.parquet":
         if layout in ("VLM-R1, a box", "pair, TRL", "pair, implicit") or key == "imgname":
@@ -956,10 +955,14 @@ def test_a_picture_under_any_other_key_is_never_passed_by(wide, layout, name):
     [example] = read_any(write(wide, [record], name))
     assert len(example.images) == (2 if "two" in layout else 1)
     for other in PICTURE_KEYS:
-        if other == key or other == "imgname" and "query" in record:  # which ChartQA has
+        if other == key or (other == "imgname" and "query" in record):  # which ChartQA has
             continue
         renamed = {other if k == key else k: v for k, v in record.items()}
         path = write(wide, [renamed], name)
+        if other in READ_KEYS and layout not in TOLD_BY_PICTURE:
+            [again] = read_any(path)
+            assert (again.images, again.question) == (example.images, example.question), other
+            continue
         text = refusal(read_any, path, within=5)
         assert text.startswith(f"{path}:{2 if name == 'set.json' else 1}: "), text
 
@@ -970,9 +973,13 @@ BLIND = {  # name: (what a plain question has besides, what the message must say
         ["CLEVR_train_000000.png does not exist, nor in images, png"],
     ),
     "beside the turns": (
-        {"img_path": "CLEVR_train_000000.png"},
-        ["`img_path` seems to hold a picture", "rename the key"],
+        {"photo_path": "CLEVR_train_000000.png"},
+        ["`photo_path` seems to hold a picture", "rename the key"],
     ),
+    "COCO's number": ({"image_id": 458752}, ["`image_id` is 458752", "name of its file"]),
+    "the first number": ({"image_id": 0}, ["`image_id` is 0, and no picture is read"]),
+    "GQA's": ({"imageId": "2370799"}, ["`imageId` is 2370799"]),
+    "other numbers": ({"img_id": "COCO_5"}, ["`img_id` is COCO_5", "or null if"]),
     "a name without a suffix": ({"img": "000000"}, ["`img` seems to hold"]),
     "a number": ({"picture": 17}, ["`picture` seems to hold"]),
     "an id that is a file": ({"image_id": "000001.jpg"}, ["`image_id` seems to hold"]),
@@ -1099,8 +1106,12 @@ BLIND_TALKS = {  # the same in conversations, and in pairs
         ["1 <image> in the question, but 0 images"],
     ),
     "a pair's picture": (
-        {"img": "a.png", "question": "q", "chosen": "yes", "rejected": "no"},
-        ["`img` seems to hold"],
+        {"photo": "a.png", "question": "q", "chosen": "yes", "rejected": "no"},
+        ["`photo` seems to hold"],
+    ),
+    "a pair's number": (
+        {"image_id": 5, "question": "q", "chosen": "yes", "rejected": "no"},
+        ["`image_id` is 5, and no picture is read"],
     ),
     "a pair's mark": (
         {"question": "In <image 1>?", "chosen": "yes", "rejected": "no"},
@@ -1139,7 +1150,8 @@ SEEN = {  # name: (what a plain question has besides, how many pictures it is as
         {"img": None, "image_filename": "", "video": None, "videos": [], "pic": {"bytes": None}},
         0,
     ),
-    "an id": ({"image_id": 458752, "imageId": "COCO_458752"}, 0),
+    "an id of none": ({"image": None, "image_id": 458752, "imageId": "COCO_458752"}, 0),
+    "no id": ({"image_id": None, "img_id": "", "pic_id": -1, "clip_id": 5}, 0),
     "numbers about it": (
         {"image_size": [640, 480], "image_width": 640, "frame_rate": 25, "pixel_count": 3},
         0,
@@ -1239,14 +1251,14 @@ def test_names_of_embedded_pictures_are_no_more_pictures(tmp_path):
 
 def test_records_without_a_picture_are_counted_once_a_file(wide, capsys):
     """One record with a picture must not silence the others of its file."""
-    write(wide, [GOOD] * 3 + [{**GOOD, "image_id": 5}], "text.jsonl")
+    write(wide, [GOOD] * 3 + [{**GOOD, "image_width": 5}], "text.jsonl")
     write(wide, [{**GOOD, "image": "a.png"}, {**GOOD, "imgae": "0007"}, GOOD], "some.jsonl")
     write(wide, [{**GOOD, "image": "a.png"}], "all.jsonl")
     tasks.read(wide)
     alone = "those without are asked as text alone"
     none, some = sorted(capsys.readouterr().out.splitlines(), key=lambda line: "1 of 3" in line)
     counted = f"{wide}: none of 4 records of text.jsonl have a picture"
-    assert none == f"{counted}; keys not read: image_id; {alone}"
+    assert none == f"{counted}; keys not read: image_width; {alone}"
     first = short(f"{wide / 'some.jsonl'}:2", 80)
     assert some == (
         f"{wide}: 1 of 3 records of some.jsonl have a picture, the first without is {first}; "
@@ -1261,7 +1273,7 @@ def test_records_without_a_picture_are_counted_once_a_file(wide, capsys):
 @pytest.mark.parametrize("mark", ["<img src='b.png'>", "![](b.png)", "![a plot](b.png)", "[image]"])
 def test_pictures_inside_the_text_are_no_text(wide, mark):
     file = write(wide, [{**GOOD, "question": f"{mark} How many?"}], "embedded.jsonl")
-    with pytest.raises(UserError, match="but no image is read"):
+    with pytest.raises(UserError, match="but 0 images are read"):
         tasks.read(str(file))
     for text in ("Is [x] an image?", "5! (b)", "x <img"):
         written = write(wide, [{**GOOD, "question": text}], "plain.jsonl")
