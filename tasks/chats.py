@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from grading.boxes import FOUR_NUMBERS, WrittenBoxes, boxes_in
 from plumbing.errors import UserError
 from plumbing.text import short
-from tasks import image_fields, record_fields
+from tasks import gold_keys, image_fields, record_fields
 from tasks.box_fields import asks_for_boxes
 from tasks.example import Turn
 from tasks.option_texts import with_choices
@@ -25,11 +25,10 @@ from tasks.worked_answers import (
 )
 
 ROLES = {"human": "user", "gpt": "assistant"}
-GOLD_KEYS = (*record_fields.ANSWER_KEYS, "gt")  # the last is R1-Onevision's
 NUMBER_OR_TEXT = (str, int, float)
 READ_KEYS = (
     *record_fields.IMAGE_KEYS,
-    *GOLD_KEYS,
+    *record_fields.ANSWER_KEYS,
     *("conversations", "messages", "prompt", "completion", "system", "solution"),
     *("id", "task", "box_format"),
 )
@@ -104,8 +103,10 @@ def fields_of(record: dict, chat: Chat, where: str) -> tuple[dict, dict]:
     replies = [turn.text for turn in chat.history if turn.role == "assistant"]
     if isinstance(chat.reply, str):
         replies.append(chat.reply)
+    gold = gold_of_chat(record, chat, images, where)
+    answer = split_gold(gold.get("answer") or "", where).answer
     fields = {
-        "question": with_choices(chat.question, choices),
+        "question": with_choices(chat.question, choices, answer),
         "history": chat.history,
         "system": system_of(record, chat, where),
         "images": images,
@@ -115,7 +116,7 @@ def fields_of(record: dict, chat: Chat, where: str) -> tuple[dict, dict]:
         "task": record.get("task"),
         "turns": chat.turns,
         "replies": replies,
-        **gold_of_chat(record, chat, images, where),
+        **gold,
     }
     choice_key = record_fields.choice_key(record)
     return fields, record_fields.without(record, *READ_KEYS, choice_key)
@@ -149,11 +150,11 @@ def system_of(record: dict, chat: Chat, where: str) -> str | None:
 
 def gold_of_chat(record: dict, chat: Chat, images: list, where: str) -> dict:
     """Find answer, solution and boxes: under a key of the record, or else in the last reply."""
-    if all(record.get(key) is None for key in (*GOLD_KEYS, "solution")):
+    answer = gold_keys.answer_of(record, where)
+    if answer is None and record.get("solution") is None:
         return gold_of_reply(record, chat, images, where)
     if isinstance(record.get("solution"), list):
         return boxes_fields(record, WrittenBoxes([record["solution"]], "pixels"))
-    answer = record_fields.text_of(record, GOLD_KEYS, where, NUMBER_OR_TEXT)
     solution = record_fields.text_of(record, ["solution"], where, NUMBER_OR_TEXT)
     if answer is None:
         tagged = (ANSWER_TAG.findall(solution) or [""])[-1]

@@ -19,6 +19,7 @@ from tasks import (
     box_fields,
     chats,
     clevr,
+    gold_keys,
     image_fields,
     marks,
     plain,
@@ -52,6 +53,8 @@ def to_example(
     meta = with_our_keys(meta, where)
     answer, solution = gold_of(fields, where)
     boxes = fields.get("boxes")
+    if boxes is None and not answer and not solution:
+        gold_keys.must_not_be_left(meta, where)
     if boxes is None and not answer and needs_answer:
         raise UserError(
             f"{where}: no answer to compare with; expected `answer`, or a `solution` or reply with "
@@ -106,6 +109,7 @@ def gold_of(fields: dict, where: str) -> tuple[str, str | None]:
     if answer.strip():
         answer, worked = worked_answers.split_gold(answer, where)
         solution = solution or worked
+    gold_keys.must_name_a_choice(answer, fields.get("choices"), where)
     worked_answers.must_agree(answer, solution, fields.get("choices"), where)
     return answer, solution
 

@@ -1,6 +1,6 @@
 """MMMU (arXiv:2311.16502): college questions with up to seven pictures in their places."""
 
-from tasks import marks, record_fields
+from tasks import choice_forms, marks, record_fields
 from tasks.option_texts import with_choices
 from tasks.protocol import Protocol
 
@@ -28,19 +28,20 @@ def read(record: dict, where: str) -> tuple[dict, dict]:
     all are in meta["answers"]. The answers of the split `test` are "?".
     """
     choices = record_fields.choices_of(record, where, "options")
-    text = with_choices(record_fields.needed(record, "question", where), choices)
+    answer = record_fields.text_of(record, ["answer"], where, (str, int, float))
+    answer = None if answer == "?" else answer
+    text = with_choices(record_fields.needed(record, "question", where), choices, answer)
     pictures = [record[key] for key in IMAGE_KEYS if record.get(key) is not None]
     question, images = marks.in_order(text, pictures)
     meta = record_fields.without(record, "id", "question", "options", "answer", *IMAGE_KEYS)
-    answer = record_fields.text_of(record, ["answer"], where, (str, int, float))
-    answers = record_fields.listed(answer)
+    answers = choice_forms.listed(answer)
     if isinstance(answers, list) and answers and not choices:
         meta["answers"] = [str(one) for one in answers]
         answer = meta["answers"][0]
     fields = {
         "question": question,
         "images": images,
-        "answer": None if answer == "?" else answer,
+        "answer": answer,
         "choices": choices,
         "id": record.get("id"),
         "task": record.get("subfield"),

@@ -1,25 +1,57 @@
 r"""Show a question's choices where it does not name them itself."""
 
 import re
+from typing import Any
 
-from grading.answers import without_letters
+from grading.answers import choice_index, equal_as_text_or_number, without_letters
+from plumbing.errors import UserError
+from tasks import image_fields
 
-WORD_OR_SIGN = re.compile(r"[^\W_]+|[^\w\s.,;:!?()\[\]]")  # what counts in a comparison
+# What counts in a comparison.
+WORD_OR_SIGN = re.compile(r"[^\W_]+|[^\w\s.,;:!?()\[\]*、．：，（）]")
+LETTER = re.compile(r"\(?[A-J][).]?")
+SECOND_OPTION = re.compile(r"(?<![^\s(,;])B\s*[.:)、]")
 
 
-def with_choices(question: str, choices: list[str] | None) -> str:
+def with_choices(question: str, choices: list[str] | None, gold: str | None = None) -> str:
     r"""Put the choices below a question that does not name them.
 
     "Which?", ["red", "blue"] -> "Which?\nOptions:\nA. red\nB. blue". Choices that carry letters
     stand as they are: ["(A) red", "(B) blue"] -> "Which?\nOptions:\n(A) red\n(B) blue".
     Choices that are bare letters stand in the picture, and are not repeated.
+    Where the gold is a letter, the question must name the choices with their letters.
     """
-    if not choices or are_letters(choices) or names_all(question, choices):
+    if not choices or are_letters(choices):
+        return question
+    if names_all(question, choices, with_letters=is_letter(gold, choices)):
         return question
     lines = choices
     if without_letters(tuple(choices)) == tuple(choices):
         lines = [f"{chr(ord('A') + place)}. {choice}" for place, choice in enumerate(choices)]
     return "\n".join([question.rstrip(), "Options:", *lines])
+
+
+def is_letter(gold: str | None, choices: list[str]) -> bool:
+    """Tell whether the gold names its choice by letter, not by its text."""
+    place = choice_index(gold, choices) if gold else None
+    if place is None:
+        return False
+    return not equal_as_text_or_number(gold, without_letters(tuple(choices))[place])
+
+
+def must_be_shown(
+    options: Any, question: str, choices: list[str] | None, gold: str | None, where: str
+) -> None:
+    """Refuse a letter as gold where the choices are neither read nor in the question."""
+    if choices or not gold or not LETTER.fullmatch(gold) or SECOND_OPTION.search(question):
+        return
+    if not isinstance(options, (str, dict, list)) or not image_fields.has_content(options):
+        return
+    raise UserError(
+        f"{where}: the answer is the letter {gold}, but `options` is "
+        f"{type(options).__name__} that cannot be read; "
+        'write ["red", "blue"], or delete the key if the picture shows the choices'
+    )
 
 
 def are_letters(choices: list[str]) -> bool:
@@ -28,11 +60,14 @@ def are_letters(choices: list[str]) -> bool:
     return letters == [chr(ord("A") + place) for place in range(len(choices))]
 
 
-def names_all(question: str, choices: list[str]) -> bool:
+def names_all(question: str, choices: list[str], with_letters: bool = False) -> bool:
     """Tell whether every choice stands in the question, each as words of its own."""
     asked = plain_words(question)
-    texts = [plain_words(choice) for choice in without_letters(tuple(choices))]
-    return all(text in asked for text in texts)
+    for place, choice in enumerate(without_letters(tuple(choices))):
+        letter = chr(ord("A") + place) if with_letters else ""
+        if plain_words(f"{letter} {choice}") not in asked:
+            return False
+    return True
 
 
 def plain_words(text: str) -> str:

@@ -2,29 +2,12 @@
 
 from grading.boxes import WrittenBoxes, boxes_in
 from plumbing.errors import UserError
-from plumbing.text import short
-from tasks import image_fields, record_fields
+from tasks import choice_forms, gold_keys, image_fields, record_fields
 from tasks.box_fields import asks_for_boxes
-from tasks.option_texts import with_choices
+from tasks.option_texts import must_be_shown, with_choices
 from tasks.worked_answers import ANSWER_TAG, gold_in, must_agree, split_gold
 
 PLAIN_KEYS = ("solution", "thinking", "id", "task", "boxes", "box_format")
-
-
-def must_be_no_index(record: dict, where: str) -> None:
-    """Refuse a number that may be the place of a choice, as in ScienceQA."""
-    answer = next(
-        (record[key] for key in record_fields.ANSWER_KEYS if record.get(key) is not None), None
-    )
-    choices = record_fields.choices_of(record, where)
-    if not choices or isinstance(answer, bool) or not isinstance(answer, int):
-        return
-    if 0 <= answer < len(choices) and choices[answer] != str(answer):
-        shown = repr(short(choices[answer], 40))
-        raise UserError(
-            f"{where}: `answer` is {answer}, which may be the place of {shown} "
-            "counted from 0; write the choice's letter, or its text in quotes"
-        )
 
 
 def read(record: dict, where: str) -> tuple[dict, dict]:
@@ -37,14 +20,14 @@ def read(record: dict, where: str) -> tuple[dict, dict]:
 
     Boxes are in pixels, or as `box_format` says; those of Visual-RFT's solutions in 0 to 1000.
     """
-    question = record_fields.text_of(record, record_fields.QUESTION_KEYS, where)
+    record = choice_forms.gathered(record)
+    question = record_fields.question_of(record, where)
     if question is None:
         raise UserError(
             f"{where}: no question; expected `question` or `problem`, "
             f"found {', '.join(map(str, record)) or 'nothing'}"
         )
-    answer = record_fields.text_of(record, record_fields.ANSWER_KEYS, where, (str, int, float))
-    must_be_no_index(record, where)
+    answer = gold_keys.answer_of(record, where)
     written = WrittenBoxes(record.get("boxes"))
     solution = record.get("solution")
     if isinstance(solution, list) and written.boxes is None:
@@ -63,9 +46,11 @@ def read(record: dict, where: str) -> tuple[dict, dict]:
         must_agree(split_gold(answer, where).answer, solution, choices, where)
     if answer is None and solution is not None:
         answer = gold_in(solution)
+    gold = split_gold(answer, where).answer if answer else None
+    must_be_shown(record.get("options"), question, choices, gold, where)
     solution = worked_out(record, solution, where)
     fields = {
-        "question": with_choices(question, choices),
+        "question": with_choices(question, choices, gold),
         "images": image_fields.pictures_of(record, where),
         "answer": answer,
         "choices": choices,
