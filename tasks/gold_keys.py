@@ -82,9 +82,9 @@ def one_of(value: Any, key: str, where: str) -> Any:
     if not isinstance(value, list):
         return value
     given = [item.get("answer") if isinstance(item, dict) else item for item in value]
-    if len(given) < 2:
-        return given[0] if given else None
-    if not all(isinstance(item, str) for item in given):
+    if len(given) == 1:
+        return given[0]
+    if not given or not all(isinstance(item, str) for item in given):
         return value
     first = given[0]
     if all(text_form(item) == text_form(first) for item in given):

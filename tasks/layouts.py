@@ -18,10 +18,12 @@ from plumbing.text import short
 from tasks import (
     box_fields,
     chats,
+    choice_forms,
     clevr,
     gold_keys,
     image_fields,
     marks,
+    option_texts,
     plain,
     prompts,
     published,
@@ -49,6 +51,7 @@ def to_example(
         raise UserError(
             f"{where}: expected an object with question and answer, found {type(record).__name__}"
         )
+    record = choice_forms.gathered(record)
     fields, meta = reader_of(record)(record, where)
     meta = with_our_keys(meta, where)
     answer, solution = gold_of(fields, where)
@@ -66,6 +69,10 @@ def to_example(
     images = [locate(image, file, where, fields.get("folders", ("",))) for image in given]
     image_fields.must_see(meta, fields.get("turns", []), given, where)
     history, question = asked(fields, len(images), where)
+    if not fields.get("choices"):
+        option_texts.must_be_shown(
+            meta, [*(turn.text for turn in history), question], answer, where
+        )
     if boxes is not None:
         box_format = fields.get("box_format") or "pixels"
         boxes, size = box_fields.boxes_of_record(boxes, box_format, images, where)

@@ -1,15 +1,20 @@
 r"""Show a question's choices where it does not name them itself."""
 
 import re
-from typing import Any
 
 from grading.answers import choice_index, equal_as_text_or_number, without_letters
 from plumbing.errors import UserError
+from plumbing.text import short
 from tasks import image_fields
 
 # What counts in a comparison.
-WORD_OR_SIGN = re.compile(r"[^\W_]+|[^\w\s.,;:!?()\[\]*、．：，（）]")
+WORD_OR_SIGN = re.compile(r"[^\W_]+|[^\w\s.,;:!?()\[\]、．：，（）]")
 LETTER = re.compile(r"\(?[A-J][).]?")
+# Names of keys that may hold choices.
+SEEMS_CHOICES = re.compile(
+    r"(?:answer_?|multi(?:ple)?_?|mcq?_?)?(?:options?|choices?|candidates)(?:_?(?:text|list|str))?",
+    re.IGNORECASE,
+)
 SECOND_OPTION = re.compile(r"(?<![^\s(,;])B\s*[.:)、]")
 
 
@@ -39,19 +44,21 @@ def is_letter(gold: str | None, choices: list[str]) -> bool:
     return not equal_as_text_or_number(gold, without_letters(tuple(choices))[place])
 
 
-def must_be_shown(
-    options: Any, question: str, choices: list[str] | None, gold: str | None, where: str
-) -> None:
-    """Refuse a letter as gold where the choices are neither read nor in the question."""
-    if choices or not gold or not LETTER.fullmatch(gold) or SECOND_OPTION.search(question):
+def must_be_shown(meta: dict, asked: list[str], gold: str, where: str) -> None:
+    """Refuse a letter as gold where its choices are neither read nor in what is asked.
+
+    meta: what of the record is carried along unread. asked: the question, and what came before.
+    """
+    if not LETTER.fullmatch(gold) or any(SECOND_OPTION.search(text) for text in asked):
         return
-    if not isinstance(options, (str, dict, list)) or not image_fields.has_content(options):
-        return
-    raise UserError(
-        f"{where}: the answer is the letter {gold}, but `options` is "
-        f"{type(options).__name__} that cannot be read; "
-        'write ["red", "blue"], or delete the key if the picture shows the choices'
-    )
+    for key, value in meta.items():
+        holds = isinstance(value, (str, dict, list)) and image_fields.has_content(value)
+        if holds and SEEMS_CHOICES.fullmatch(str(key)[:60]):
+            raise UserError(
+                f"{where}: the answer is the letter {gold}, but no choices are read, and "
+                f"`{short(key, 40)}` may be these; write them as `choices`: "
+                '["red", "blue"], or delete the key if the picture shows them'
+            )
 
 
 def are_letters(choices: list[str]) -> bool:
@@ -72,4 +79,5 @@ def names_all(question: str, choices: list[str], with_letters: bool = False) -> 
 
 def plain_words(text: str) -> str:
     """Write a text so that one inside another can be found: " red cube " in " the red cube "."""
-    return f" {' '.join(WORD_OR_SIGN.findall(text.casefold()))} "
+    plain = text.replace("**", "").casefold()
+    return f" {' '.join(WORD_OR_SIGN.findall(plain))} "

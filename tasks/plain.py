@@ -2,9 +2,9 @@
 
 from grading.boxes import WrittenBoxes, boxes_in
 from plumbing.errors import UserError
-from tasks import choice_forms, gold_keys, image_fields, record_fields
+from tasks import gold_keys, image_fields, record_fields
 from tasks.box_fields import asks_for_boxes
-from tasks.option_texts import must_be_shown, with_choices
+from tasks.option_texts import with_choices
 from tasks.worked_answers import ANSWER_TAG, gold_in, must_agree, split_gold
 
 PLAIN_KEYS = ("solution", "thinking", "id", "task", "boxes", "box_format")
@@ -20,7 +20,6 @@ def read(record: dict, where: str) -> tuple[dict, dict]:
 
     Boxes are in pixels, or as `box_format` says; those of Visual-RFT's solutions in 0 to 1000.
     """
-    record = choice_forms.gathered(record)
     question = record_fields.question_of(record, where)
     if question is None:
         raise UserError(
@@ -47,7 +46,6 @@ def read(record: dict, where: str) -> tuple[dict, dict]:
     if answer is None and solution is not None:
         answer = gold_in(solution)
     gold = split_gold(answer, where).answer if answer else None
-    must_be_shown(record.get("options"), question, choices, gold, where)
     solution = worked_out(record, solution, where)
     fields = {
         "question": with_choices(question, choices, gold),

@@ -193,10 +193,18 @@ def test_columns_named_by_letters_are_asked_with_any_picture(picture, tmp_path):
 
 
 @pytest.mark.parametrize("options", ["A. x B. y", {"first": "x"}, [{"key": "A"}]])
-def test_a_letter_without_its_choices_is_refused(options, tmp_path):
-    record = which(answer="B", options=options)
-    assert "but `options` is" in refusal(one, tmp_path, record)
-    assert one(tmp_path, {**record, "question": "Which? A. x B. y"}).answer == "B"
+@pytest.mark.parametrize("key", ["options", "Choices", "answer_choices", "candidates"])
+def test_a_letter_without_its_choices_is_refused(key, options, tmp_path):
+    for record in (which(answer="B", **{key: options}), chat("B", **{key: options})):
+        assert f"`{key}` may be these" in refusal(one, tmp_path, record)
+        shown = record.get("conversations", [record])[0]
+        shown["value" if "from" in shown else "question"] = "Which? A. x B. y"
+        assert one(tmp_path, record).answer == "B"
+
+
+def test_unread_options_are_carried_along_beside_other_golds(tmp_path):
+    for fields in ({"answer": "x", "options": "A. x B. y"}, {"answer": "B", "options": 3}):
+        assert one(tmp_path, which(**fields)).meta == {"options": fields["options"]}
 
 
 # --- keys that hold the gold ---

@@ -1379,7 +1379,7 @@ def test_what_is_nested_too_deeply_is_refused(tmp_path):
 def test_a_message_about_a_long_gold_answer_is_short(tmp_path):
     path = write(tmp_path, [{**GOOD, "answer": "9" * 100_000, "choices": ["a", "b"]}])
     text = refusal(tasks.read, path)
-    assert text.startswith(f"{tmp_path / 'set.jsonl'}:1: ") and " ... " in text
+    assert text.startswith(f"{tmp_path / 'set.jsonl'}:1: ") and "..." in text
 
 
 # --- toy questions put in their own ways; responses begun ---
