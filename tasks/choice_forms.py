@@ -1,11 +1,12 @@
 r"""The ways in which records write choices, each read as (labels, texts).
 
-["red", "blue"]                                           no labels
-{"A": "red", "B": "blue", "C": null}                      A, B
-{"text": ["red", "blue"], "label": ["1", "2"]}            1, 2: ARC
-[{"label": "A", "text": "red"}, ...]                      A, B
-"A. red\nB. blue"                                         A, B
-{"option_a": "red", "option_b": "blue"}                   A, B: columns of the record itself
+    ["red", "blue"]                                 no labels
+    {"A": "red", "B": "blue", "C": null}            A, B
+    {"text": ["red", "blue"], "label": ["1", "2"]}  1, 2 (ARC)
+    [{"label": "A", "text": "red"}, ...]            A, B
+    "A. red\nB. blue"                               A, B
+
+Columns of the record, option_a and option_b, are gathered into the second.
 """
 
 import ast
@@ -72,12 +73,11 @@ def labelled(value: Any) -> list[tuple] | None:
         return None
     pairs = []
     for item in value:
-        named = [
-            next((key for key in keys if key in item), None) for keys in (LABEL_KEYS, TEXT_KEYS)
-        ]
-        if None in named:
+        label = next((item[key] for key in LABEL_KEYS if key in item), None)
+        texts = [item[key] for key in TEXT_KEYS if key in item]
+        if label is None or not texts:
             return None
-        pairs.append((item[named[0]], item[named[1]]))
+        pairs.append((label, texts[0]))
     return pairs
 
 

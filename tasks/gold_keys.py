@@ -23,7 +23,7 @@ LESSER_KEYS = ("answers", "label")  # read where there is none of the others
 SEEMS_GOLD = re.compile(
     r"(?:final|short|full|direct|gold|golden|correct|right|true|reference|expected|target)?"
     r"(?:answers?|answertext|labels?|gts?|golds?|groundtruths?|targets?|responses?|outputs?|reply"
-    r"|captions?|completions?|option|choice)"
+    r"|captions?|completions?|option|choice|(?:answer|choice)(?:idx|index))"
 )
 
 
@@ -67,7 +67,7 @@ def gold_under(key: str, record: dict, choices: list[str] | None, where: str) ->
                 "text of another choice; write the choice's letter"
             )
         return text if labels[0] == "A" else choices[place]
-    must_be_no_place(key, value, choices, where)
+    must_be_no_place(value, choices, where)
     return text
 
 
@@ -98,14 +98,16 @@ def one_of(value: Any, key: str, where: str) -> Any:
 def holds_gold(key: str, value: Any, choices: list[str] | None) -> bool:
     """Tell whether a key besides `answer` and `ground_truth` holds a gold.
 
-    An empty one is absent (R1-Onevision's `gt`). `label` may also be the name of a class.
+    An empty one is absent (R1-Onevision's `gt`). `label` may also be the name of a class. The
+    place of a choice says nothing without choices.
     """
     is_value = isinstance(value, (*NUMBER_OR_TEXT, bytes)) and not isinstance(value, bool)
     if not is_value or choice_forms.is_blank(value):
         return False
-    if key != "label":
-        return True
-    return isinstance(value, str) and bool(choices) and choice_index(value, choices) is not None
+    if key == "label":
+        return isinstance(value, str) and bool(choices) and choice_index(value, choices) is not None
+    is_place = key in PLACE_KEYS or key in ("correct_choice", "correct_option")
+    return bool(choices) or not is_place or not str(value).strip().isdecimal()
 
 
 def labels_of(record: dict) -> list[str]:
@@ -130,22 +132,15 @@ def choice_at(place: Any, choices: list[str] | None, key: str, where: str) -> st
     return choices[place]
 
 
-def must_be_no_place(key: str, value: Any, choices: list[str] | None, where: str) -> None:
+def must_be_no_place(value: Any, choices: list[str] | None, where: str) -> None:
     """Refuse a number that may be the place of a choice, as in ScienceQA."""
-    if not isinstance(value, int) or isinstance(value, bool):
+    if not choices or not isinstance(value, int) or isinstance(value, bool):
         return
-    if not choices and key not in ("correct_choice", "correct_option", *PLACE_KEYS):
-        return
-    if not choices:
-        raise UserError(
-            f"{where}: `{key}` is {value}, the place of a choice, but there are no `choices`; "
-            "add them, or write the answer as `answer`"
-        )
     if 0 <= value < len(choices) and choices[value] != str(value):
-        raise may_be_place(str(value), choices, where)
+        raise may_be_place(str(value), where)
 
 
-def may_be_place(answer: str, choices: list[str], where: str) -> UserError:
+def may_be_place(answer: str, where: str) -> UserError:
     """Make the message about a number that may be the place of a choice."""
     return UserError(
         f"{where}: the answer is {answer}, which may be the place of a choice, and these are "
@@ -160,8 +155,10 @@ def differ(answer: str, other: str, choices: list[str] | None, where: str) -> bo
         return False
     if worked_answers.contradict(answer, other, choices):
         return True
-    letters = any(isinstance(read(text), Choice) for text in (answer, other))
-    return bool(choices) or not letters
+    if choices or any(isinstance(read(text), Choice) for text in (answer, other)):
+        return bool(choices)
+    words, others = (set(text_form(text).split()) for text in (answer, other))
+    return not (words <= others or others <= words)
 
 
 def must_name_a_choice(answer: str, choices: list[str] | None, where: str) -> None:
@@ -169,7 +166,7 @@ def must_name_a_choice(answer: str, choices: list[str] | None, where: str) -> No
     if not choices or not answer.strip() or choice_index(answer, choices) is not None:
         return
     if answer.isdecimal() and len(answer) < 3 and int(answer) <= len(choices):
-        raise may_be_place(answer, choices, where)
+        raise may_be_place(answer, where)
     shown = short(", ".join(choices), 100)
     raise UserError(
         f"{where}: the answer {short(answer, 40)!r} names none of the {len(choices)} choices "
@@ -184,6 +181,6 @@ def must_not_be_left(meta: dict, where: str) -> None:
         if SEEMS_GOLD.fullmatch(name) and not isinstance(value, bool):
             if value == 0 or image_fields.has_content(value):
                 raise UserError(
-                    f"{where}: no answer is read, but `{short(key, 40)}` may be one; call it "
-                    "`answer`, or `solution` if it is to be imitated only, or delete the key"
+                    f"{where}: no answer is read, but `{short(key, 40)}` may hold one; write it "
+                    "as `answer`, or as `solution` if it is for imitation only, or delete the key"
                 )

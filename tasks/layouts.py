@@ -69,10 +69,9 @@ def to_example(
     images = [locate(image, file, where, fields.get("folders", ("",))) for image in given]
     image_fields.must_see(meta, fields.get("turns", []), given, where)
     history, question = asked(fields, len(images), where)
-    if not fields.get("choices"):
-        option_texts.must_be_shown(
-            meta, [*(turn.text for turn in history), question], answer, where
-        )
+    if not fields.get("choices") or option_texts.are_letters(fields["choices"]):
+        texts = [*(turn.text for turn in history), question]
+        option_texts.must_be_shown(meta, texts, answer, where)
     if boxes is not None:
         box_format = fields.get("box_format") or "pixels"
         boxes, size = box_fields.boxes_of_record(boxes, box_format, images, where)

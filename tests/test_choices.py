@@ -115,7 +115,7 @@ FORMS = [
     {"(A)": "red", "(B)": "blue"},
     {"text": ["red", "blue"], "label": ["A", "B"]},
     [{"label": "A", "text": "red"}, {"label": "B", "text": "blue"}],
-    [{"key": "A", "value": "red"}, {"key": "B", "value": "blue"}],
+    [{"key": "A", "value": "red"}, {"key": "B", "value": "blue"}, {"key": "C", "value": None}],
     "A. red\nB. blue",
     '{"A": "red", "B": "blue", "C": null}',
 ]
@@ -202,6 +202,12 @@ def test_a_letter_without_its_choices_is_refused(key, options, tmp_path):
         assert one(tmp_path, record).answer == "B"
 
 
+def test_choices_that_are_bare_letters_do_not_hide_options(tmp_path):
+    record = which(answer="B", choices=["A", "B"], options=RED)
+    assert "`options` may be these" in refusal(one, tmp_path, record)
+    assert one(tmp_path, {**record, "question": "A. red B. blue"}).answer == "B"
+
+
 def test_unread_options_are_carried_along_beside_other_golds(tmp_path):
     for fields in ({"answer": "x", "options": "A. x B. y"}, {"answer": "B", "options": 3}):
         assert one(tmp_path, which(**fields)).meta == {"options": fields["options"]}
@@ -233,6 +239,9 @@ HELD = [  # fields, gold
     ({"answer": "B", "ground_truth": "40°"}, "B"),
     ({"answer": "B", "correct_answer": "blue", "choices": RED}, "B"),
     ({"answer": "48 + 24 = 72\n#### 72", "ground_truth": "72"}, "72"),
+    ({"answer": "B", "answer_idx": 1}, "B"),
+    ({"answer": "red", "gt": "The car is red."}, "red"),
+    ({"answer": "12", "gt": "12 cm"}, "12"),
     ({"gt": "", "solution": "<answer>3</answer>"}, "3"),
     ({"gt": [1, 2], "answer": "3"}, "3"),
 ]
@@ -252,15 +261,15 @@ REFUSED = [  # fields, what is said
     ({"answer": "A", "correct_answer": "blue", "choices": RED}, "but `correct_answer` is 'blue'"),
     ({"answer": "A", "answer_idx": 1, "choices": RED}, "but `answer_idx` is 'blue'"),
     ({"answer_idx": 2, "choices": RED}, "the place of a choice, from 0 to 1, found 2"),
-    ({"answer_idx": 1}, "`answer_idx` is 1, the place of a choice, but there are no `choices`"),
-    ({"correct_option": 2}, "the place of a choice, but there are no `choices`"),
-    ({"label": 1, "choices": RED}, "no answer is read, but `label` may be one"),
-    ({"label": 0}, "`label` may be one"),
-    ({"label": "cat"}, "`label` may be one; call it `answer`"),
-    ({"gt": [1, 2, 3, 4]}, "`gt` may be one"),
-    ({"final_answer": "3"}, "`final_answer` may be one"),
-    ({"Answer": "3"}, "`Answer` may be one"),
-    ({"caption": "A cat."}, "or `solution` if it is to be imitated only"),
+    ({"answer_idx": 1}, "`answer_idx` may hold one"),  # a place, without choices
+    ({"correct_option": "2"}, "`correct_option` may hold one"),
+    ({"label": 1, "choices": RED}, "no answer is read, but `label` may hold one"),
+    ({"label": 0}, "`label` may hold one"),
+    ({"label": "cat"}, "`label` may hold one; write it as `answer`"),
+    ({"gt": [1, 2, 3, 4]}, "`gt` may hold one"),
+    ({"final_answer": "3"}, "`final_answer` may hold one"),
+    ({"Answer": "3"}, "`Answer` may hold one"),
+    ({"caption": "A cat."}, "or as `solution` if it is for imitation only"),
 ]
 
 
