@@ -33,18 +33,27 @@ def answer_of(record: dict, where: str) -> str | None:
     UserError for two that differ, and for a number that may be the place of a choice.
     """
     choices = record_fields.choices_of(record, where)
-    golds = {}
-    for keys in ((*KEYS, *PLACE_KEYS), LESSER_KEYS):
-        found = {key: gold_under(key, record, choices, where) for key in keys}
-        golds = golds or {key: gold for key, gold in found.items() if gold is not None}
-    first = next(iter(golds), None)
-    for key, gold in golds.items():
-        if differ(golds[first], gold, choices, where):
+    golds = golds_of(record, (*KEYS, *PLACE_KEYS), choices, where)
+    if not golds:
+        golds = golds_of(record, LESSER_KEYS, choices, where)
+    first, *others = golds or [None]
+    for key in others:
+        if differ(golds[first], golds[key], choices, where):
             raise UserError(
                 f"{where}: `{first}` is {short(golds[first], 40)!r}, but `{key}` is "
-                f"{short(gold, 40)!r}; delete the one that is not the answer"
+                f"{short(golds[key], 40)!r}; delete the one that is not the answer"
             )
     return golds.get(first)
+
+
+def golds_of(record: dict, keys: tuple, choices: list[str] | None, where: str) -> dict[str, str]:
+    """Read the golds under those of these keys that hold one: {key: gold}."""
+    golds = {}
+    for key in keys:
+        if record.get(key) is not None:
+            gold = gold_under(key, record, choices, where)
+            golds |= {} if gold is None else {key: gold}
+    return golds
 
 
 def gold_under(key: str, record: dict, choices: list[str] | None, where: str) -> str | None:
