@@ -30,27 +30,30 @@ SEEMS_GOLD = re.compile(
 def answer_of(record: dict, where: str) -> str | None:
     """Read the gold under a record's own key; None without one.
 
+    An empty one is absent (R1-Onevision's `gt`), unless it is all that there is.
     UserError for two that differ, and for a number that may be the place of a choice.
     """
     choices = record_fields.choices_of(record, where)
     golds = golds_of(record, (*KEYS, *PLACE_KEYS), choices, where)
     if not golds:
         golds = golds_of(record, LESSER_KEYS, choices, where)
-    first, *others = golds or [None]
+    if not golds:
+        return record_fields.text_of(record, record_fields.ANSWER_KEYS, where, NUMBER_OR_TEXT)
+    first, *others = golds
     for key in others:
         if differ(golds[first], golds[key], choices, where):
             raise UserError(
                 f"{where}: `{first}` is {short(golds[first], 40)!r}, but `{key}` is "
                 f"{short(golds[key], 40)!r}; delete the one that is not the answer"
             )
-    return golds.get(first)
+    return golds[first]
 
 
 def golds_of(record: dict, keys: tuple, choices: list[str] | None, where: str) -> dict[str, str]:
     """Read the golds under those of these keys that hold one: {key: gold}."""
     golds = {}
     for key in keys:
-        if record.get(key) is not None:
+        if not choice_forms.is_blank(record.get(key)):
             gold = gold_under(key, record, choices, where)
             golds |= {} if gold is None else {key: gold}
     return golds
@@ -66,7 +69,7 @@ def gold_under(key: str, record: dict, choices: list[str] | None, where: str) ->
         return None
     labels = labels_of(record)
     if choices and key in PLACE_KEYS and text.isdecimal():
-        return choice_at(int(text), choices, key, where)
+        return choice_at(int(text[:9]), choices, key, where)
     if choices and choice_forms.bare(text) in labels:
         place = labels.index(choice_forms.bare(text))
         others = [choice for at, choice in enumerate(choices) if at != place]
@@ -107,11 +110,10 @@ def one_of(value: Any, key: str, where: str) -> Any:
 def holds_gold(key: str, value: Any, choices: list[str] | None) -> bool:
     """Tell whether a key besides `answer` and `ground_truth` holds a gold.
 
-    An empty one is absent (R1-Onevision's `gt`). `label` may also be the name of a class. The
-    place of a choice says nothing without choices.
+    `label` may also be the name of a class. The place of a choice says nothing without choices.
     """
     is_value = isinstance(value, (*NUMBER_OR_TEXT, bytes)) and not isinstance(value, bool)
-    if not is_value or choice_forms.is_blank(value):
+    if not is_value or choice_forms.is_blank(value):  # also an item of a list
         return False
     if key == "label":
         return isinstance(value, str) and bool(choices) and choice_index(value, choices) is not None

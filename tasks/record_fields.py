@@ -48,15 +48,15 @@ def text_of(
 
 def question_of(record: dict, where: str) -> str | None:
     """Read the question under one of QUESTION_KEYS; UserError for two that differ."""
-    texts = [text_of(record, [key], where) for key in QUESTION_KEYS]
-    told = [text for text in texts if text is not None]
+    filled = [key for key in QUESTION_KEYS if not choice_forms.is_blank(record.get(key))]
+    told = [text_of(record, [key], where) for key in filled]
     words = {" ".join(text.replace("<image>", " ").split()) for text in told}
     if len(words) > 1:
         raise UserError(
             f"{where}: `question` and `problem` differ; delete the one that is not to be asked"
         )
     marked = [text for text in told if "<image>" in text]
-    return next(iter(marked + told), None)
+    return (marked + told)[0] if told else text_of(record, QUESTION_KEYS, where)
 
 
 def written(value: str | int | float) -> str:

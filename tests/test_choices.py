@@ -242,6 +242,8 @@ HELD = [  # fields, gold
     ({"answer": "B", "answer_idx": 1}, "B"),
     ({"answer": "red", "gt": "The car is red."}, "red"),
     ({"answer": "12", "gt": "12 cm"}, "12"),
+    ({"answer": "3", "ground_truth": ""}, "3"),  # columns of a table
+    ({"answer": None, "ground_truth": float("nan"), "gt": "3"}, "3"),
     ({"gt": "", "solution": "<answer>3</answer>"}, "3"),
     ({"gt": [1, 2], "answer": "3"}, "3"),
 ]
@@ -293,5 +295,8 @@ def test_an_empty_gt_leaves_the_gold_to_the_reply(tmp_path):
 def test_two_questions_that_differ_are_refused(tmp_path):
     record = {"problem": "How  many?", "question": "How many?", "answer": "3"}
     assert one(tmp_path, record).question == "How many?"
+    assert one(tmp_path, {**record, "problem": ""}).question == "How many?"
+    assert "`question` is empty" in refusal(one, tmp_path, {"question": "", "answer": "3"})
+    assert "`answer` is empty" in refusal(one, tmp_path, {"question": "q", "answer": " "})
     text = refusal(one, tmp_path, {**record, "problem": "How many circles?"})
     assert "`question` and `problem` differ" in text
