@@ -7,6 +7,7 @@ from typing import Any
 
 from plumbing.errors import UserError
 from tasks import record_fields
+from tasks.gold_keys import right_choice
 from tasks.option_texts import with_choices
 from tasks.protocol import Protocol
 
@@ -28,11 +29,12 @@ FOLDERS = ("", "images", *COCO, *(f"coco/{folder}" for folder in COCO))
 def read(record: dict, where: str) -> tuple[dict, dict]:
     """Read a row. The rationales have no marked answer: they stay in meta."""
     choices = record_fields.choices_of(record, where)
+    answer = right_choice(record, "correct_choice_idx", choices, where)
     fields = {
         "question": with_choices(record_fields.needed(record, "question", where), choices),
         "images": record.get("image") or name_in_coco(record.get("image_id"), where),
         "folders": FOLDERS,
-        "answer": right_choice(record.get("correct_choice_idx"), choices, where),
+        "answer": answer,
         "choices": choices,
         "id": record.get("question_id"),
         "task": record.get("task"),
@@ -41,21 +43,6 @@ def read(record: dict, where: str) -> tuple[dict, dict]:
         record, "question", "image", "choices", "correct_choice_idx", "question_id"
     )
     return fields, meta
-
-
-def right_choice(
-    index: Any, choices: list[str] | None, where: str, key: str = "correct_choice_idx"
-) -> str | None:
-    """Give the text of the right choice; None in the test split, which does not tell it."""
-    if index is None:
-        return None
-    is_number = isinstance(index, int) and not isinstance(index, bool)
-    if not is_number or not choices or not 0 <= index < len(choices):
-        raise UserError(
-            f"{where}: `{key}` must be the place of a choice, from 0 to "
-            f"{len(choices or []) - 1}, found {index!r:.40}; fix it, or delete the record"
-        )
-    return choices[index]
 
 
 def name_in_coco(image_id: Any, where: str) -> str:

@@ -8,7 +8,15 @@ from typing import Any, NamedTuple
 
 from plumbing.errors import UserError
 from plumbing.text import short
-from tasks import box_texts, image_fields, marks, placeholders, record_fields, turns
+from tasks import (
+    box_texts,
+    gold_keys,
+    image_fields,
+    marks,
+    placeholders,
+    record_fields,
+    turns,
+)
 from tasks.answer_marks import contradict
 from tasks.box_texts import WrittenBoxes
 from tasks.example import Turn
@@ -16,12 +24,11 @@ from tasks.option_texts import with_choices
 from tasks.thinking import in_our_tags
 from tasks.worked_answers import gold_in, imitated, marked_gold, must_agree, split_gold
 
-GOLD_KEYS = (*record_fields.ANSWER_KEYS, "gt")  # the last is R1-Onevision's
 NUMBER_OR_TEXT = turns.NUMBER_OR_TEXT
 TURN_KEYS = ("conversations", "conversation", "messages", "message", "texts")
 READ_KEYS = (
     *record_fields.IMAGE_KEYS,
-    *GOLD_KEYS,
+    *record_fields.ANSWER_KEYS,
     *TURN_KEYS,
     *("prompt", "completion", "system", "solution", "id", "task", "box_format"),
 )
@@ -167,8 +174,10 @@ def fields_of(record: dict, chat: Chat, where: str) -> tuple[dict, dict]:
     replies = [turn.text for turn in chat.history if turn.role == "assistant"]
     if isinstance(chat.reply, str):
         replies.append(chat.reply)
+    gold = gold_of_chat(record, chat, images, where)
+    answer = split_gold(gold.get("answer") or "", where).answer
     fields = {
-        "question": with_choices(chat.question, choices),
+        "question": with_choices(chat.question, choices, answer),
         "history": chat.history,
         "unlearned": chat.unlearned,
         "system": system_of(record, chat, where),
@@ -179,7 +188,7 @@ def fields_of(record: dict, chat: Chat, where: str) -> tuple[dict, dict]:
         "task": record.get("task"),
         "turns": chat.turns,
         "replies": replies,
-        **gold_of_chat(record, chat, images, where),
+        **gold,
     }
     choice_key = record_fields.choice_key(record)
     return fields, record_fields.without(record, *READ_KEYS, choice_key)
@@ -188,7 +197,7 @@ def fields_of(record: dict, chat: Chat, where: str) -> tuple[dict, dict]:
 def must_be_meant(record: dict, chat: Chat, where: str) -> None:
     """Refuse a conversation beside another question, with tools, or whose reply is a bad one."""
     asked = [turn.text for turn in chat.history if turn.role == "user"] + [chat.question]
-    turns.must_ask(record, asked[-1:] if has_gold(record) else asked, where)
+    turns.must_ask(record, asked[-1:] if has_gold(record, where) else asked, where)
     turns.must_need_no_tools(record, where)
     bad = next((key for key in KTO_KEYS if record.get(key) is False), None)
     if bad and chat.reply is not None:
@@ -212,7 +221,7 @@ def pictures_of_chat(record: dict, chat: Chat, where: str) -> list:
 def with_objects(record: dict, chat: Chat, where: str) -> tuple[dict, Chat]:
     """Fill ms-swift's placeholders; a reply that is not the gold keeps its own."""
     texts = [chat.system or "", *(turn.text for turn in chat.history), chat.question]
-    reply = None if has_gold(record) else chat.reply
+    reply = None if has_gold(record, where) else chat.reply
     record, filled, reply = placeholders.filled(record, texts, reply, where)
     if filled is texts:
         return record, chat
@@ -256,19 +265,19 @@ def system_of(record: dict, chat: Chat, where: str) -> str | None:
 # --- the gold ---
 
 
-def has_gold(record: dict) -> bool:
+def has_gold(record: dict, where: str) -> bool:
     """Tell whether the gold stands under a key of the record, not in the reply."""
-    return any(record.get(key) is not None for key in (*GOLD_KEYS, "solution"))
+    return record.get("solution") is not None or gold_keys.answer_of(record, where) is not None
 
 
 def gold_of_chat(record: dict, chat: Chat, images: list, where: str) -> dict:
     """Find answer, solution and boxes: under a key of the record, or else in the last reply."""
-    if not has_gold(record):
-        return gold_of_reply(record, chat, images, where)
+    answer = gold_keys.answer_of(record, where)
     solution = record.get("solution")
+    if not has_gold(record, where):
+        return gold_of_reply(record, chat, images, where)
     if isinstance(solution, list):
         return boxes_fields(record, box_texts.boxes_of_list(solution, chat.question, record, where))
-    answer = record_fields.text_of(record, GOLD_KEYS, where, NUMBER_OR_TEXT)
     solution = record_fields.text_of(record, ["solution"], where, NUMBER_OR_TEXT)
     told = box_texts.gold_part(solution if answer is None else answer)
     written = box_texts.boxes_in(told, where, chat.question, record, len(images))

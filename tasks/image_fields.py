@@ -8,7 +8,7 @@ from typing import Any
 
 from plumbing.errors import UserError
 from plumbing.text import short
-from tasks import record_fields
+from tasks import choice_forms, record_fields
 from tasks.example import Example
 from tasks.images import BASE64_STARTS, WEB_ADDRESS, is_encoded
 
@@ -73,7 +73,7 @@ PART_TYPES = ("image", "image_url", "input_image", "video", "video_url")
 def as_list(value: Any) -> list:
     """Make a list of one value, of none for null. A list may be written as a text (VLMEvalKit)."""
     if isinstance(value, str) and value.lstrip().startswith("["):
-        value = record_fields.listed(value)
+        value = choice_forms.listed(value)
     if value is None:
         return []
     return value if isinstance(value, list) else [value]

@@ -18,9 +18,12 @@ from plumbing.text import short
 from tasks import (
     box_fields,
     chats,
+    choice_forms,
     clevr,
+    gold_keys,
     image_fields,
     marks,
+    option_texts,
     pairs,
     placeholders,
     plain,
@@ -52,10 +55,13 @@ def to_example(
             f"{where}: expected an object with question and answer, found {type(record).__name__}"
         )
     must_be_no_pair(record, where)
+    record = choice_forms.gathered(record)
     fields, meta = with_earlier(*reader_of(record)(record, where), where)
     meta = with_our_keys(meta, where)
     answer, solution = gold_of(fields, where)
     boxes = fields.get("boxes")
+    if boxes is None and not answer and not solution:
+        gold_keys.must_not_be_left(meta, where)
     if boxes is None and not answer and needs_answer:
         raise UserError(
             f"{where}: no answer to compare with; expected `answer`, or a `solution` or reply with "
@@ -69,6 +75,8 @@ def to_example(
     said = [turn.text for turn in history]
     placeholders.must_be_filled([*said, question, answer, solution], where)
     image_fields.must_have_no_number(record, given, where)
+    if not fields.get("choices") or option_texts.are_letters(fields["choices"]):
+        option_texts.must_be_shown(meta, [*said, question], answer, where)
     if boxes is not None:
         box_format = fields.get("box_format") or "pixels"
         boxes, size = box_fields.boxes_of_record(boxes, box_format, images, where)
@@ -148,6 +156,7 @@ def gold_of(fields: dict, where: str) -> tuple[str, str | None]:
         answer, worked = worked_answers.split_gold(answer, where)
         solution = solution or worked
     choices = fields.get("choices")
+    gold_keys.must_name_a_choice(answer, choices, where)
     worked_answers.must_agree(answer, solution, choices, where)
     return answer, worked_answers.imitated(solution, answer, choices) if solution else None
 

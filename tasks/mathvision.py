@@ -24,7 +24,8 @@ def read(record: dict, where: str) -> tuple[dict, dict]:
     one picture: they stay as the words that they are, and the picture comes first.
     """
     choices = record_fields.choices_of(record, where, "options")
-    text = with_choices(record_fields.needed(record, "question", where), choices)
+    answer = record_fields.needed(record, "answer", where, (str, int, float))
+    text = with_choices(record_fields.needed(record, "question", where), choices, answer)
     picture = record.get("decoded_image") or record_fields.needed(record, "image", where)
     one_place = marks.NUMBERED.findall(text) == ["1"]
     fields = {
@@ -32,7 +33,7 @@ def read(record: dict, where: str) -> tuple[dict, dict]:
         "marks_are_words": not one_place and bool(marks.NUMBERED.search(text)),
         "images": picture,
         "folders": ("", "..", "images"),
-        "answer": record_fields.needed(record, "answer", where, (str, int, float)),
+        "answer": answer,
         "choices": choices,
         "id": record.get("id"),
         "task": record.get("subject"),

@@ -27,15 +27,16 @@ SAMPLE = {
 def read(record: dict, where: str) -> tuple[dict, dict]:
     """Read a row. The answers of the split `test` are empty."""
     choices = record_fields.choices_of(record, where)
+    told = record if image_fields.has_content(record.get("answer")) else {}
+    answer = record_fields.text_of(told, ["answer"], where, (str, int, float))
     question = record_fields.text_of(record, ["query"], where)
     if question is None:
-        question = with_choices(record_fields.needed(record, "question", where), choices)
-    told = record if image_fields.has_content(record.get("answer")) else {}
+        question = with_choices(record_fields.needed(record, "question", where), choices, answer)
     metadata = record.get("metadata")
     fields = {
         "question": question,
         "images": record.get("decoded_image") or record_fields.needed(record, "image", where),
-        "answer": record_fields.text_of(told, ["answer"], where, (str, int, float)),
+        "answer": answer,
         "choices": choices,
         "id": record.get("pid"),
         "task": metadata.get("task") if isinstance(metadata, dict) else None,

@@ -1,9 +1,9 @@
 """MMBench (arXiv:2307.06281) and other sets in its form: options in columns A, B, C, ...
 
-The published TSV holds pictures in base64. MMStar's TSV of VLMEvalKit is the same.
+The published TSV holds pictures in base64. Those of VLMEvalKit are the same, or name them.
 """
 
-from tasks import image_fields, record_fields
+from tasks import choice_forms, image_fields, record_fields
 from tasks.protocol import Protocol
 
 SAMPLE = {
@@ -20,31 +20,37 @@ SAMPLE = {
     "image": {"bytes": b"..."},
 }
 
-LETTERS = "ABCDEFGH"
 NUMBER_OR_TEXT = (str, int, float)
 
 
 def read(record: dict, where: str) -> tuple[dict, dict]:
-    """Read a row, asked as its authors ask: hint, question, options."""
+    """Read a row, asked as its authors ask: hint, question, options.
+
+    Pictures are in `image`, VLMEvalKit's also in `image_path`; several are a list as text.
+    """
     record = image_fields.gathered(record, where)
-    choices = []
-    for letter in LETTERS:
-        choice = record_fields.text_of(told(record, letter), [letter], where, NUMBER_OR_TEXT)
-        if choice is not None:
-            choices.append(choice)
+    letters = [letter for letter in choice_forms.LETTERS if letter in record]
+    columns = {letter: told(record, letter).get(letter) for letter in letters}
+    name = f"{letters[0]} to {letters[-1]}"
+    choices = record_fields.choices_of({name: columns}, where, name)
     hint = record_fields.text_of(told(record, "hint"), ["hint"], where)
     lines = [f"Hint: {hint}"] if hint else []
-    lines += [f"Question: {record_fields.needed(record, 'question', where)}", "Options:"]
-    lines += [f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices)]
+    lines.append(f"Question: {record_fields.needed(record, 'question', where)}")
+    lines += ["Options:"] if choices else []
+    lines += [f"{letter}. {choice}" for letter, choice in zip(letters, choices or [])]
+    pictures = {
+        key: choice_forms.listed(told(record, key).get(key)) for key in record_fields.IMAGE_KEYS
+    }
     fields = {
         "question": "\n".join(lines),
-        "images": image_fields.pictures_of(record, where),
-        "answer": record_fields.text_of(told(record, "answer"), ["answer"], where),
+        "images": image_fields.pictures_of(pictures, where),
+        "folders": record_fields.USUAL_FOLDERS,
+        "answer": record_fields.text_of(told(record, "answer"), ["answer"], where, NUMBER_OR_TEXT),
         "choices": choices,
         "id": record.get("index"),
         "task": record.get("category"),
     }
-    read_keys = ("question", "hint", "answer", "index", *record_fields.IMAGE_KEYS, *LETTERS)
+    read_keys = ("question", "hint", "answer", "index", *record_fields.IMAGE_KEYS, *letters)
     meta = record_fields.without(record, *read_keys)
     return fields, meta
 

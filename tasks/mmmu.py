@@ -1,6 +1,6 @@
 """MMMU (arXiv:2311.16502): college questions with up to seven pictures in their places."""
 
-from tasks import image_fields, record_fields
+from tasks import choice_forms, image_fields, record_fields
 from tasks.option_texts import with_choices
 from tasks.protocol import Protocol
 
@@ -29,14 +29,15 @@ def read(record: dict, where: str) -> tuple[dict, dict]:
     choices = record_fields.choices_of(record, where, "options")
     meta = record_fields.without(record, "id", "question", "options", "answer", "images")
     answer = record_fields.text_of(record, ["answer"], where, (str, int, float))
-    answers = record_fields.listed(answer)
+    answer = None if answer == "?" else answer
+    answers = choice_forms.listed(answer)
     if isinstance(answers, list) and answers and not choices:
         meta["answers"] = [str(one) for one in answers]
         answer = meta["answers"][0]
     fields = {
-        "question": with_choices(record_fields.needed(record, "question", where), choices),
+        "question": with_choices(record_fields.needed(record, "question", where), choices, answer),
         "images": record.get("images"),
-        "answer": None if answer == "?" else answer,
+        "answer": answer,
         "choices": choices,
         "id": record.get("id"),
         "task": record.get("subfield"),

@@ -1,30 +1,13 @@
 """R1-V's layout, that of the sets built like it, and the plain one: docs/data.md."""
 
 from plumbing.errors import UserError
-from plumbing.text import short
-from tasks import box_texts, image_fields, record_fields
+from tasks import box_texts, gold_keys, image_fields, record_fields
 from tasks.box_texts import WrittenBoxes
 from tasks.option_texts import with_choices
 from tasks.thinking import ANSWER_TAG, in_our_tags
 from tasks.worked_answers import gold_in, must_agree, split_gold
 
 PLAIN_KEYS = ("solution", "thinking", "id", "task", "boxes", "box_format")
-
-
-def must_be_no_index(record: dict, where: str) -> None:
-    """Refuse a number that may be the place of a choice, as in ScienceQA."""
-    answer = next(
-        (record[key] for key in record_fields.ANSWER_KEYS if record.get(key) is not None), None
-    )
-    choices = record_fields.choices_of(record, where)
-    if not choices or isinstance(answer, bool) or not isinstance(answer, int):
-        return
-    if 0 <= answer < len(choices) and choices[answer] != str(answer):
-        shown = repr(short(choices[answer], 40))
-        raise UserError(
-            f"{where}: `answer` is {answer}, which may be the place of {shown} "
-            "counted from 0; write the choice's letter, or its text in quotes"
-        )
 
 
 def read(record: dict, where: str) -> tuple[dict, dict]:
@@ -38,14 +21,13 @@ def read(record: dict, where: str) -> tuple[dict, dict]:
     Boxes are in pixels, or as `box_format` says; those of Visual-RFT's solutions in 0 to 1000.
     """
     record = image_fields.gathered(record, where)
-    question = record_fields.text_of(record, record_fields.QUESTION_KEYS, where)
+    question = record_fields.question_of(record, where)
     if question is None:
         raise UserError(
             f"{where}: no question; expected `question` or `problem`, "
             f"found {', '.join(map(str, record)) or 'nothing'}"
         )
-    answer = record_fields.text_of(record, record_fields.ANSWER_KEYS, where, (str, int, float))
-    must_be_no_index(record, where)
+    answer = gold_keys.answer_of(record, where)
     images = image_fields.pictures_of(record, where)
     written, solution = boxes_of(record, question, where)
     told = solution if answer is None and written.boxes is None else answer
@@ -60,9 +42,10 @@ def read(record: dict, where: str) -> tuple[dict, dict]:
         must_agree(split_gold(answer, where).answer, solution, choices, where)
     if answer is None and solution is not None:
         answer = gold_in(solution)
+    gold = split_gold(answer, where).answer if answer else None
     solution = worked_out(record, solution, where)
     fields = {
-        "question": with_choices(question, choices),
+        "question": with_choices(question, choices, gold),
         "images": images,
         "answer": answer,
         "choices": choices,

@@ -3,21 +3,19 @@
 Each raises UserError, which begins with `where` ("set.jsonl:3") and ends with the remedy.
 """
 
-import ast
 import math
 from decimal import Decimal
 from typing import Any
 
 from plumbing.errors import UserError
 from plumbing.text import HALF, short
-from tasks import files
+from tasks import choice_forms, files
 
 IMAGE_KEYS = ("images", "image", "image_path")
 # Where pictures lie that are given by name, beside their file.
 USUAL_FOLDERS = ("", "images", "png", "tables", "clevr_math_imgs")
 QUESTION_KEYS = ("question", "problem")
 ANSWER_KEYS = ("answer", "ground_truth")
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 # VLM-R1's rewards whose gold "None" means that there is nothing to find.
 DETECTION_METHODS = ("map", "od_ap", "od_ap50", "odLength", "weighted_sum")
 
@@ -46,6 +44,19 @@ def text_of(
     if not str(value).strip():
         raise UserError(f"{where}: `{key}` is empty; fill it in or delete the record")
     return written(value)
+
+
+def question_of(record: dict, where: str) -> str | None:
+    """Read the question under one of QUESTION_KEYS; UserError for two that differ."""
+    filled = [key for key in QUESTION_KEYS if not choice_forms.is_blank(record.get(key))]
+    told = [text_of(record, [key], where) for key in filled]
+    words = {" ".join(text.replace("<image>", " ").split()) for text in told}
+    if len(words) > 1:
+        raise UserError(
+            f"{where}: `question` and `problem` differ; delete the one that is not to be asked"
+        )
+    marked = [text for text in told if "<image>" in text]
+    return (marked + told)[0] if told else text_of(record, QUESTION_KEYS, where)
 
 
 def written(value: str | int | float) -> str:
@@ -109,20 +120,22 @@ def needed(record: dict, key: str, where: str, types: tuple[type, ...] = (str,))
 
 
 def choices_of(record: dict, where: str, key: str | None = None) -> list[str] | None:
-    """Read `choices`, or `options` if that is a list, as a list of texts; None without any.
+    """Read `choices`, or `options` if it holds some, as a list of texts; None without any.
 
-    key: the one that holds them, if the layout tells.
+    key: the one that holds them, if the layout tells. tasks/choice_forms.py has their forms.
     """
     key = key or choice_key(record)
-    choices = listed(record.get(key))
-    if isinstance(choices, list):
-        choices = [decoded(choice, key, where) for choice in choices]
-    if choices is not None and not is_list_of_texts(choices):
+    if choice_forms.is_blank(record.get(key)):
+        return None
+    found = choice_forms.read(record[key])
+    if found is None:
         raise UserError(
-            f"{where}: `{key}` must be a list of texts, found {type(choices).__name__}; "
+            f"{where}: `{key}` must be a list of texts, found {type(record[key]).__name__}; "
             'write ["red", "blue"]'
         )
-    for choice in choices or []:
+    must_have_no_gap(found, key, where)
+    choices = [decoded(choice, key, where) for choice in found.texts]
+    for choice in choices:
         must_be_whole(choice, key, where)
         if isinstance(choice, float) and not math.isfinite(choice):
             name = "NaN" if choice != choice else str(choice)
@@ -130,33 +143,24 @@ def choices_of(record: dict, where: str, key: str | None = None) -> list[str] | 
                 f"{where}: `{key}` holds {name}, which is no choice; "
                 "write it as text, or delete the record"
             )
-    return [written(c) for c in choices] if choices else None
+    return [written(c) for c in choices] or None
+
+
+def must_have_no_gap(found: choice_forms.Choices, key: str, where: str) -> None:
+    """Refuse choices of which one is left out: {"A": "red", "B": null, "C": "blue"}."""
+    for label, text in zip(found.labels, found.texts):
+        if text is None:
+            raise UserError(
+                f"{where}: `{key}` has no text for {label}, but for {found.labels[-1]}; "
+                "fill it in, or delete the record"
+            )
 
 
 def choice_key(record: dict) -> str:
     """Tell which key holds the choices. `options` may also be something else, and stays then."""
-    is_choices = record.get("choices") is None and is_list_of_texts(listed(record.get("options")))
-    return "options" if is_choices else "choices"
-
-
-def is_list_of_texts(value: Any) -> bool:
-    """Tell whether this is a list of texts and numbers."""
-    return isinstance(value, list) and all(isinstance(item, (str, int, float)) for item in value)
-
-
-def listed(value: Any) -> Any:
-    """Read choices that are written in another way as a list; other values stay.
-
-    "['red', 'blue']" (MMMU) -> ["red", "blue"]; {"A": "red", "B": "blue"} -> ["red", "blue"]
-    """
-    if isinstance(value, dict) and value and list(value) == list(LETTERS[: len(value)]):
-        return list(value.values())
-    if not isinstance(value, str) or not value.strip().startswith("["):
-        return value
-    try:
-        return ast.literal_eval(value.strip())
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return value
+    if record.get("choices") is not None or record.get("options") is None:
+        return "choices"
+    return "options" if choice_forms.read(record["options"]) else "choices"
 
 
 def without(record: dict, *keys: str) -> dict:

@@ -1,7 +1,7 @@
 """ScienceQA (arXiv:2209.09513): school questions with options, half of them with a picture."""
 
 from tasks import image_fields, record_fields
-from tasks.aokvqa import right_choice
+from tasks.gold_keys import right_choice
 from tasks.protocol import Protocol, with_options
 
 SAMPLE = {
@@ -33,7 +33,7 @@ def read(record: dict, where: str) -> tuple[dict, dict]:
     fields = {
         "question": with_options(question, choices),
         "images": image_fields.as_list(record.get("image")),
-        "answer": right_choice(record.get("answer"), choices, where, "answer"),
+        "answer": right_choice(record, "answer", choices, where),
         "choices": choices,
         "id": record.get("id"),
         "task": record.get("subject"),

@@ -172,7 +172,7 @@ def test_a_gold_that_cannot_be_scored_is_left_out_of_the_evaluation(tmp_path, ca
     flags = f"--model tiny --data count --max-steps 1 --batch-size 2 --eval-data {path}"
     flags += f" --max-completion-length 200 --device cpu --output-dir {tmp_path / 'out'}"
     says = refusal(train_sft.main, train_sft.parse_args(flags.split()))
-    assert says.startswith(f"{path}:2: the gold answer 'purple'")
+    assert says.startswith(f"{path}:2: the answer 'purple' names none of")
     train_sft.main(train_sft.parse_args([*flags.split(), "--skip-bad-records"]))
     [skipped] = (tmp_path / "out" / "skipped.jsonl").read_text().splitlines()
     assert "purple" in skipped

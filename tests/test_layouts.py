@@ -701,8 +701,12 @@ BAD_RECORDS = {  # name: (the record, what the message must contain besides file
         ["`question` must be str", "found list"],
     ),
     "answer of the wrong type": (
-        {"question": "q", "answer": ["a"]},
+        {"question": "q", "answer": [["a"]]},
         ["`answer` must be str or int or float", "found list"],
+    ),
+    "two answers": (
+        {"question": "q", "answer": ["a", "b"]},
+        ["`answer` holds 2 answers (a, b)", "write the one that is meant"],
     ),
     "answer true": ({"question": "q", "answer": True}, ["`answer` must be", "found bool"]),
     "solution of the wrong type": (
@@ -1061,7 +1065,7 @@ BLIND = {  # name: (what a plain question has besides, what the message must say
         ["<image 2>, but 1 images"],
     ),
     "a mark among the choices": (
-        {"choices": ["<image 1>", "<image 2>"]},
+        {"choices": ["<image 1>", "<image 2>"], "answer": "A"},
         ["<image 1>, but 0 images"],
     ),
     "another project's mark": ({"question": "<ImageHere> q"}, ["but 0 images are read"]),
@@ -1296,7 +1300,7 @@ def test_an_answer_that_may_be_the_place_of_a_choice_is_refused(wide, answer, ch
     if not refused:
         assert tasks.read(str(file))[0].answer == str(answer)
         return
-    with pytest.raises(UserError, match="counted from 0; write the choice's letter"):
+    with pytest.raises(UserError, match="counted from 0 or from 1; write the choice's letter"):
         tasks.read(str(file))
 
 
@@ -1385,9 +1389,9 @@ def test_what_is_nested_too_deeply_is_refused(tmp_path):
 
 
 def test_a_message_about_a_long_gold_answer_is_short(tmp_path):
-    got = tasks.read(write(tmp_path, [{**GOOD, "answer": "9" * 100_000, "choices": ["a", "b"]}]))
-    text = refusal(data.check_golds, got, rewards.check_gold)
-    assert text.startswith(f"{tmp_path / 'set.jsonl'}:1: ") and " ... " in text
+    path = write(tmp_path, [{**GOOD, "answer": "9" * 100_000, "choices": ["a", "b"]}])
+    text = refusal(tasks.read, path)
+    assert text.startswith(f"{tmp_path / 'set.jsonl'}:1: ") and "..." in text
 
 
 # --- toy questions put in their own ways; responses begun ---
