@@ -11,7 +11,7 @@ What is counted (grading/metrics.py), with intervals of 95 %:
     self_select@k   the model is shown the first k samples and asked, greedily, for the final
                     answer (R3V, arXiv:2411.00855). If it names none of theirs, the majority's
                     counts instead, and how often is counted. R3V scores any answer.
-    pass@k          the chance that one of k samples is right, unbiased from N (arXiv:2107.03374).
+    pass@k          the chance that one of k samples is right, from all N (arXiv:2107.03374).
 Intervals are Wilson's, of n questions (for means over samples that is on the safe side); that of
 self-select's gain over the majority is a paired bootstrap's. Questions are put as in the
 checkpoint's training run (its args.json).
@@ -353,7 +353,7 @@ def print_point(point: dict) -> None:
             f"{point['self_select_fell_back']:.1%} of the selections fell back on the majority"
         )
     print(
-        f"of {point['step']} samples: one alone is right {point['mean_sample_accuracy']:.3f}, "
+        f"  k = {point['step']}: one alone is right {point['mean_sample_accuracy']:.3f}, "
         f"majority {point['majority@k']:.3f}, {selected}pass {point['pass@k']:.3f}{gain}"
     )
 
@@ -544,6 +544,7 @@ def main(args: argparse.Namespace) -> None:
     ]
     if curve:
         result |= curve_figures(curve, N)
+        print(f"with k of the {N} samples: the first k; for pass any k, estimated from all {N}")
         for point in curve:
             print_point(point)
         disk.write_lines(out / "scaling.jsonl", curve)

@@ -75,7 +75,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="sample among this many likeliest tokens; 0: all",
     )
     g.add_argument("--seed", type=flags.int_from_0, default=0, help="of the sampling")
-    return p.parse_args(argv)
+    args = p.parse_args(argv)
+    if args.num_generations > 1 and args.temperature == 0:
+        p.error(
+            f"--num-generations {args.num_generations} needs --temperature above 0, such as 1: "
+            "greedy answers to one question are all the same"
+        )
+    return args
 
 
 def make_example(

@@ -432,8 +432,7 @@ def main(args: argparse.Namespace) -> None:
     limit = args.max_completion_length
     questions = lengths.fitting(asker, questions, limit, bad=bad)
     examples = by_id(questions)
-    for name, asked in eval_sets.items():
-        eval_sets[name] = lengths.fitting(asker, asked, limit, bad=bad)
+    eval_sets = lengths.fitting_sets(asker, eval_sets, limit, bad)
     solved = lengths.fitting(asker, list(warm.values()), limit, targets=True, bad=bad)
     kept = {id(example) for example in solved}
     warm = {name: example for name, example in warm.items() if id(example) in kept}
@@ -453,9 +452,15 @@ def main(args: argparse.Namespace) -> None:
     keep = args.save_total_limit
     disk.announce(out, iterations.to_write(model_bytes, size, keep, args.iterations, answers))
     print(f"model: {model.describe(models.policy)}; prompt template {args.prompt_template}")
+    direct, warmed = [], []  # items of every iteration
+    if args.direct_weight and not method.prefers:
+        direct = direct_items(examples, args.direct_template)
+    if args.warmup_weight and not method.prefers:
+        warmed = warmup_items(warm, args.prompt_template)
     print(
         f"{args.method}: {len(examples)} questions, {args.num_generations} samples of each an "
         f"iteration, {args.iterations} iteration(s)"
+        + (f"; also learned: {len(direct)} direct answers" if direct else "")
         + (f"; {len(warm)} warm-up solutions" if warm else "")
         + (f"; iteration {len(finished) - 1} is finished" if finished else "")
     )
@@ -472,15 +477,12 @@ def main(args: argparse.Namespace) -> None:
     weights = {task: getattr(args, f"{task}_weight") for task in WEIGHTED}
     learned = method.tasks(weights)
     ratio = args.start_ratio if args.pair_source == "dropout_ntp" else None
-    always = []  # items of every iteration
     if method.prefers:
         cost = update.PairLoss(args.loss_type, args.loss_weights, args.beta, args.label_smoothing)
         build = functools.partial(method.build, most=args.max_pairs)
         step = functools.partial(method.step, asker=asker, cost=cost)
         encode = functools.partial(update.encode_row, asker=asker)
     else:
-        always += direct_items(examples, args.direct_template) if args.direct_weight else []
-        always += warmup_items(warm, args.prompt_template) if args.warmup_weight else []
         build = functools.partial(method.build, tasks=learned, sizes=args.select_sizes)
         step = functools.partial(
             method.step,
@@ -524,10 +526,10 @@ def main(args: argparse.Namespace) -> None:
                     folder, t, models.policy, sampler, examples, pool, shares, build, learned,
                     hints, args.seed,
                 )  # fmt: skip
-                rows = built + always
+                rows = built + direct + warmed
                 metrics |= counts
             elif warm:
-                rows = list(always)
+                rows = direct + warmed
             iterations.write_built(folder, metrics, label)
 
             # 3. train the model before (pairs), or the given one               -> the model

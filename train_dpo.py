@@ -125,8 +125,7 @@ def main(args: argparse.Namespace) -> None:
     models = iterations.Models(load, out)
     models.use(iterations.weights_of(out, LAST))
     asker = data.Asker(models.processor, args.prompt_template, args.system_prompt)
-    for name, examples in eval_sets.items():
-        eval_sets[name] = lengths.fitting(asker, examples, args.max_completion_length, bad=bad)
+    eval_sets = lengths.fitting_sets(asker, eval_sets, args.max_completion_length, bad)
     pairs = lengths.fitting_pairs(asker, pairs, bad)
     bad.report(out)
     update.make_optimizer(args.optim, models.trained, 0.0)  # found out now: it may not be installed

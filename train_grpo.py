@@ -432,7 +432,7 @@ def main(args: argparse.Namespace) -> None:
     examples = data.check_golds(examples, rewards.check_gold, bad)
     eval_sets = {k: data.check_golds(e, rewards.check_gold, bad) for k, e in eval_sets.items()}
     check_needs(examples, [n for n in args.reward_funcs if n in rewards.REWARDS])
-    max_steps = data.steps_of(args.max_steps, args.num_train_epochs, args.data, examples, N)
+    data.must_end(args.max_steps, args.data, examples)
 
     # --- model ---
     needs = "reinforcement learning needs one that already answers now and then"
@@ -444,9 +444,9 @@ def main(args: argparse.Namespace) -> None:
     limit, size = args.max_completion_length, args.micro_batch_size
     sampling = rollout.Sampling(limit, args.temperature, args.top_p, args.top_k)
     examples = lengths.fitting(asker, examples, limit, bad=bad)
-    eval_sets = {k: lengths.fitting(asker, e, limit, bad=bad) for k, e in eval_sets.items()}
+    eval_sets = lengths.fitting_sets(asker, eval_sets, limit, bad)
     bad.report(out)
-    max_steps = data.steps_of(args.max_steps, args.num_train_epochs, args.data, examples, N)
+    max_steps = data.steps_of(args.max_steps, args.num_train_epochs, examples, N)
     reference = model.Reference(policy, args.model, args.seed) if args.beta else None
     graders = {
         name: judges.RewardModel(name, policy.device, logps.core_of(policy).compute_dtype)

@@ -140,7 +140,7 @@ def main(args: argparse.Namespace) -> None:
             f"{args.data} has no gold answers: accuracy cannot be measured; "
             "name questions that have them as --eval-data"
         )
-    max_steps = data.steps_of(args.max_steps, args.num_train_epochs, args.data, examples, N)
+    data.must_end(args.max_steps, args.data, examples)
 
     # --- model ---
     vars(args).update(model.resolve(args, train=True))
@@ -150,10 +150,9 @@ def main(args: argparse.Namespace) -> None:
     asker = data.Asker(processor, args.prompt_template, args.system_prompt)
     limit = args.max_completion_length
     examples = lengths.fitting(asker, examples, limit, targets=True, bad=bad)
-    for name, held_out in eval_sets.items():
-        eval_sets[name] = lengths.fitting(asker, held_out, limit, bad=bad)
+    eval_sets = lengths.fitting_sets(asker, eval_sets, limit, bad)
     bad.report(out)
-    max_steps = data.steps_of(args.max_steps, args.num_train_epochs, args.data, examples, N)
+    max_steps = data.steps_of(args.max_steps, args.num_train_epochs, examples, N)
     suppress = processor.special.vision_ids
     trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
     # beta2 0.95, as usual for small language models: the second moment follows sudden turns.

@@ -69,8 +69,7 @@ def rows_of_pairs(spec: str, image_folder: str | None, bad: BadRecords) -> Itera
     """Yield what `to_pair` is given for each pair: (record, file, line, root, name)."""
     root = None if image_folder is None else Path(image_folder)
     for file, line, name, record in rows_of_files(spec, bad):
-        is_set = isinstance(record, dict) and "annotation" in record and "chosen" not in record
-        if is_set:
+        if is_set(record):
             yield from annotated(record, file, line, root, bad)
         else:
             yield record, file, line, root, name
@@ -144,6 +143,19 @@ def near(name: str, file: Path) -> Path:
 
 
 # --- one pair ---
+
+
+def is_set(record: Any) -> bool:
+    """Tell by its keys whether a record is a set of MMPR's meta file."""
+    return isinstance(record, dict) and "annotation" in record and "chosen" not in record
+
+
+def is_pair(record: dict) -> bool:
+    """Tell by its keys whether a record is a preference pair, RLHF-V's among them."""
+    text = record.get("text")
+    keys = {*record, *(text if isinstance(text, dict) else ())}
+    is_packed = isinstance(text, str) and all(f'"{reply}"' in text for reply in REPLIES)
+    return is_packed or set(REPLIES) <= keys
 
 
 def to_pair(
