@@ -14,6 +14,9 @@ from plumbing import stopping
 
 if __name__ == "__main__":
     stopping.watch()  # before torch is imported, which takes seconds: Ctrl-C may come there too
+    from tasks import early
+
+    early.check(__file__)  # typos, and data that are not there, are told at once
 
 import argparse
 import contextlib
@@ -133,6 +136,12 @@ def default_eval(spec: str) -> list[str]:
         return [f"{folders.split_name(spec)[0]}:test"]
     print("no --eval-data: accuracy will be that on the training data, which is not held out")
     return [spec]
+
+
+def reading(args: argparse.Namespace, bad: BadRecords) -> dict[str, object]:
+    """Collect what flags tell tasks.read about records and their boxes."""
+    names = ("level", "box_format", "min_pixels", "max_pixels")
+    return {name: getattr(args, name) for name in names} | {"bad": bad}
 
 
 def read_eval(

@@ -29,6 +29,9 @@ from plumbing import stopping
 
 if __name__ == "__main__":
     stopping.watch()  # before all other imports, which take seconds: Ctrl-C may come there too
+    from tasks import early
+
+    early.check(__file__)  # typos, and data that are not there, are told at once
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -437,14 +440,7 @@ def main(args: argparse.Namespace) -> None:
         args.prompt_template = protocols.PROTOCOLS[args.protocol].template
     vars(args).update(data.ask_as_trained(args))
     bad = BadRecords(args.skip_bad_records)
-    found = tasks.read(
-        args.data,
-        level=args.level,
-        box_format=args.box_format,
-        min_pixels=args.min_pixels,
-        max_pixels=args.max_pixels,
-        bad=bad,
-    )
+    found = tasks.read(args.data, **data.reading(args, bad))
     examples = data.head(found, args.max_eval_samples)
     if isinstance(found, list) and len(found) > len(examples):
         print(

@@ -9,7 +9,6 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 import torch
-from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
@@ -95,6 +94,8 @@ def packed_attention(
 
     def prompt_and_rows(x: torch.Tensor) -> torch.Tensor:  # (1, KV, S, K) -> (G, KV, P + T, K)
         return torch.cat([x[:, :, :P].expand(G, -1, -1, -1), rows(x)], 2)
+
+    from torch.nn.attention.bias import causal_lower_right  # here: it imports for a second
 
     # Two calls without a mask tensor, which flash and memory-efficient attention do not take.
     same = dict(dropout_p=dropout, scale=scaling, enable_gqa=True)

@@ -31,6 +31,9 @@ from plumbing import stopping
 
 if __name__ == "__main__":
     stopping.watch()  # before all other imports, which take seconds: Ctrl-C may come there too
+    from tasks import early
+
+    early.check(__file__)  # typos, and data that are not there, are told at once
 
 import argparse
 import functools
@@ -113,13 +116,7 @@ METHODS = {
     "mpo": Method(pools.build_pairs, update.prefer, PREFERENCE | losses.MPO, FOR_PAIRS),
 }
 
-READING = ("level", "box_format", "min_pixels", "max_pixels")  # flags that tasks.read takes
-WEIGHTED = {
-    "refine": "L_REF",
-    "select": "L_SEL",
-    "direct": "the direct answers",
-    "warmup": "the warm-up solutions",
-}
+WEIGHTED = ("refine", "select", "direct", "warmup")  # what is learned beside self-CoT
 
 # --- flags ---
 
@@ -244,13 +241,16 @@ def add_objective_flags(g: argparse._ArgumentGroup) -> None:
         metavar="N",
         help="r3v: candidates in a set to select from; 2 3 4 5 6 for scaling at test time",
     )
-    for task, what in WEIGHTED.items():
-        g.add_argument(
-            f"--{task}-weight",
-            type=flags.not_negative,
-            default=1.0,
-            help=f"star and r3v: weight of {what} beside self-CoT; 0 leaves them out",
-        )
+    weight = {"type": flags.not_negative, "default": 1.0}
+    beside = "beside self-CoT; 0 leaves them out"
+    g.add_argument("--refine-weight", **weight, help=f"r3v: weight of L_REF {beside}")
+    g.add_argument("--select-weight", **weight, help=f"r3v: weight of L_SEL {beside}")
+    g.add_argument(
+        "--direct-weight", **weight, help=f"star and r3v: weight of the direct answers {beside}"
+    )
+    g.add_argument(
+        "--warmup-weight", **weight, help=f"star and r3v: weight of the warm-up solutions {beside}"
+    )
     g.add_argument(
         "--per-example",
         action="store_true",
@@ -400,7 +400,7 @@ def main(args: argparse.Namespace) -> None:
         args.prompt_template = protocols.PROTOCOLS[args.protocol].template
     vars(args).update(data.ask_as_trained(args, DEFAULT_TEMPLATE))
     bad = BadRecords(args.skip_bad_records)
-    reading = {name: getattr(args, name) for name in READING} | {"bad": bad}
+    reading = data.reading(args, bad)
     read = functools.partial(
         tasks.read, seed=args.seed, teacher="fallible", training=True, **reading
     )

@@ -26,6 +26,9 @@ from plumbing import stopping
 
 if __name__ == "__main__":
     stopping.watch()  # before all other imports, which take seconds: Ctrl-C may come there too
+    from tasks import early
+
+    early.check(__file__)  # typos, and data that are not there, are told at once
 
 import argparse
 import functools
@@ -48,7 +51,6 @@ from tasks import protocols
 from tasks.pairs import read_pairs
 
 METHODS = {"dpo": losses.DPO, "mpo": losses.MPO}  # what a pair costs
-READING = ("level", "box_format", "min_pixels", "max_pixels")  # flags that tasks.read takes
 LAST = 1  # iteration 0 is the given model, measured; iteration 1 is trained
 
 
@@ -114,7 +116,7 @@ def main(args: argparse.Namespace) -> None:
     vars(args).update(data.ask_as_trained(args, "none"))
     bad = BadRecords(args.skip_bad_records)
     pairs = read_pairs(args.pairs, args.image_folder, bad)[: args.max_train_samples]
-    reading = {name: getattr(args, name) for name in READING} | {"bad": bad}
+    reading = data.reading(args, bad)
     eval_sets = data.read_eval(args.eval_data, {}, args.max_eval_samples, **reading)
     eval_sets = with_answers(eval_sets, rewards.check_gold, bad)
     check_protocol(list(eval_sets.values()), args.protocol)

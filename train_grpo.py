@@ -29,6 +29,9 @@ from plumbing import stopping
 
 if __name__ == "__main__":
     stopping.watch()  # before all other imports, which take seconds: Ctrl-C may come there too
+    from tasks import early
+
+    early.check(__file__)  # typos, and data that are not there, are told at once
 
 import argparse
 import math
@@ -421,9 +424,8 @@ def main(args: argparse.Namespace) -> None:
     resume = rundir.open_output_dir(args)
     N, G, out = args.prompts_per_step, args.num_generations, Path(args.output_dir)
     vars(args).update(data.ask_as_trained(args))
-    reading = {"level": args.level, "box_format": args.box_format}
     bad = BadRecords(args.skip_bad_records)
-    reading |= {"min_pixels": args.min_pixels, "max_pixels": args.max_pixels, "bad": bad}
+    reading = data.reading(args, bad)
     examples = tasks.read(args.data, args.seed, teacher="gold", training=True, **reading)
     args.eval_data = args.eval_data or data.default_eval(args.data)
     eval_sets = data.read_eval(

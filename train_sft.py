@@ -20,6 +20,9 @@ from plumbing import stopping
 
 if __name__ == "__main__":
     stopping.watch()  # before all other imports, which take seconds: Ctrl-C may come there too
+    from tasks import early
+
+    early.check(__file__)  # typos, and data that are not there, are told at once
 
 import argparse
 import time
@@ -115,10 +118,8 @@ def main(args: argparse.Namespace) -> None:
     resume = rundir.open_output_dir(args)
     N, out = args.batch_size, Path(args.output_dir)
     vars(args).update(data.ask_as_trained(args))
-    reading = {"level": args.level, "box_format": args.box_format}
-    reading |= {"min_pixels": args.min_pixels, "max_pixels": args.max_pixels}
     bad = BadRecords(args.skip_bad_records)
-    reading |= {"bad": bad}
+    reading = data.reading(args, bad)
     examples = tasks.read(
         args.data, args.seed, teacher=args.teacher, needs_answer=False, training=True, **reading
     )

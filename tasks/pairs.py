@@ -35,9 +35,7 @@ def read_pairs(spec: str, image_folder: str | None = None, bad: BadRecords = REF
     bad: what happens to records that cannot be used.
     UserError, naming file, line and remedy, for anything that would fail later.
     """
-    name, _ = folders.split_name(spec)
-    if not os.path.exists(name) and not hub.is_name(name):
-        raise UserError(f"{short(spec)}: no such file or folder; name a file of preference pairs")
+    must_exist(spec)
     if image_folder is not None and not os.path.isdir(image_folder):
         raise UserError(f"--image-folder {short(image_folder)}: no such folder")
     made, repeats = {}, []  # a repeated record is one pair, whose images are checked once
@@ -63,6 +61,13 @@ def read_pairs(spec: str, image_folder: str | None = None, bad: BadRecords = REF
     good = {id(example) for example in check_images(examples, bad=bad)}
     pairs = [made[key][0] for key in repeats if made[key]]
     return [pair for pair in pairs if id(pair.example) in good]
+
+
+def must_exist(spec: str) -> None:
+    """Raise UserError unless --pairs names a file, a folder, or perhaps a set of the hub."""
+    name, _ = folders.split_name(spec)
+    if not os.path.exists(name) and not hub.is_name(name):
+        raise UserError(f"{short(spec)}: no such file or folder; name a file of preference pairs")
 
 
 def rows_of_pairs(spec: str, image_folder: str | None, bad: BadRecords) -> Iterator[tuple]:
