@@ -51,6 +51,13 @@ class Packing(NamedTuple):
     from_rows: torch.Tensor  # (response tokens,): the way back, an index in G*T
 
 
+def causal_lower_right(rows: int, columns: int) -> torch.Tensor:
+    """Make the mask of the last `rows` of causal attention over `columns`."""
+    from torch.nn.attention import bias  # here: the import takes a second
+
+    return bias.causal_lower_right(rows, columns)
+
+
 def packed_attention(
     module: torch.nn.Module,
     query: torch.Tensor,
@@ -94,8 +101,6 @@ def packed_attention(
 
     def prompt_and_rows(x: torch.Tensor) -> torch.Tensor:  # (1, KV, S, K) -> (G, KV, P + T, K)
         return torch.cat([x[:, :, :P].expand(G, -1, -1, -1), rows(x)], 2)
-
-    from torch.nn.attention.bias import causal_lower_right  # here: it imports for a second
 
     # Two calls without a mask tensor, which flash and memory-efficient attention do not take.
     same = dict(dropout_p=dropout, scale=scaling, enable_gqa=True)

@@ -67,12 +67,10 @@ from tasks import sheets
 from tasks.example import Example
 
 WHAT_TO_WATCH = (
-    "What to watch: the loss VALUE says nothing here. On-policy the ratio is 1 and advantages "
-    "average to zero, so it is near 0 (or beta x KL)\n"
-    "from the first step to the last, while its gradient is not. What moves: reward, up; adv_abs, "
-    "the mean |advantage|; and\n"
-    "frac_reward_zero_std, the share of groups whose completions all score the same and teach "
-    "nothing."
+    "What to watch: the loss VALUE says nothing here. On-policy the ratio is 1 and advantages\n"
+    "average to zero, so it is near 0 (or beta x KL) from the first step to the last, while its\n"
+    "gradient is not. What moves: reward, up; adv_abs, the mean |advantage|; and\n"
+    "frac_reward_zero_std, the share of groups whose completions all score the same: no lesson."
 )
 
 
