@@ -41,7 +41,7 @@ from plumbing.errors import UserError
 from plumbing.loading import loading
 from plumbing.text import HALF, cut
 from processor import processor_of
-from tasks import box_fields, folders, images, inspection, toy
+from tasks import box_fields, folders, images, inspection, pairs, toy
 from tasks.example import Example
 from tasks.prompts import DEFAULT_TEMPLATE, messages_of, question_text, template_of
 
@@ -442,6 +442,8 @@ def target_text(example: Example, template: str) -> str:
     for them, as Visual-RFT's questions do. Raises UserError if there is neither.
     """
     if not (example.solution or example.answer):
+        if pairs.is_pair(example.meta):
+            raise UserError(f"{example.source}: {pairs.IS_PAIR}")
         raise UserError(
             f"{example.source}: nothing to imitate, neither `solution` nor `answer`; "
             "fill one in or delete the record"

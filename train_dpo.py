@@ -70,8 +70,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--pairs",
         metavar="DATA",
         required=True,
-        help="pairs to learn from (MMPR, RLHF-V, TRL's columns, LLaMA-Factory); their prompts "
-        "stay as they are, and --prompt-template is for --eval-data",
+        help="what to learn from: questions, each with a better answer (chosen) and a worse one "
+        "(rejected), in a layout of docs/data.md; they are asked as they stand, and "
+        "--prompt-template is for --eval-data",
     )
     g.add_argument(
         "--image-folder",
@@ -140,9 +141,14 @@ def main(args: argparse.Namespace) -> None:
     model_bytes = model.saved_bytes(models.policy, models.processor)
     size = sum(q.numel() for q in models.trained)
     disk.announce(out, iterations.to_write(model_bytes, size, args.save_total_limit, LAST, 0))
-    print(f"model: {model.describe(models.policy)}; prompt template {args.prompt_template}")
+    print(f"model: {model.describe(models.policy)}")
+    if eval_sets:
+        print(f"--eval-data is asked with prompt template {args.prompt_template}")
+    else:
+        print("no --eval-data: accuracy is not measured, neither before nor after")
     print(
-        f"{args.method}: {len(pairs)} given pairs, {LAST} iteration(s)"
+        f"{args.method}: {len(pairs)} pairs of a better and a worse answer; iteration 0 measures "
+        "the given model, iteration 1 trains it on the pairs"
         + (f"; iteration {len(finished) - 1} is finished" if finished else "")
     )
 

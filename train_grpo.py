@@ -475,7 +475,7 @@ def main(args: argparse.Namespace) -> None:
     with Run(args, save_model, model_bytes, optimizer, resume, title="grpo") as run:
         disk.announce(out, rundir.to_write(args, model_bytes, run.state_bytes, max_steps))
         (out / "samples").mkdir(exist_ok=True)
-        print(f"model: {model.describe(policy)}")
+        print(f"model: {model.describe(policy)}; prompt template {args.prompt_template}")
         pieces = N * -(-G // size)
         print(
             f"each step: {N} questions x {G} completions = {N * G} rows, "

@@ -170,7 +170,7 @@ def main(args: argparse.Namespace) -> None:
     with Run(args, save_model, model_bytes, optimizer, resume, title="sft") as run:
         disk.announce(out, rundir.to_write(args, model_bytes, run.state_bytes, max_steps))
         count = "endless, drawn here" if data.is_endless(examples) else f"{len(examples)} examples"
-        print(f"model: {model.describe(policy)}")
+        print(f"model: {model.describe(policy)}; prompt template {args.prompt_template}")
         print(f"data: {args.data} ({count}), {N} examples a step, {max_steps} steps")
         print(
             "The loss counts response tokens only. It falls fast while the model learns to write, "

@@ -427,7 +427,8 @@ def say_what_is_there(found: Findings, args: argparse.Namespace) -> None:
         "tokens of a target": found.targets,
     }
     if found.prompts:
-        say("", f"least / median / most, for {args.model} with template {args.prompt_template}")
+        template = f" with template {args.prompt_template}" if found.kinds["question"] else ""
+        say("", f"least / median / most, for {args.model}{template}")
     for name, values in measured.items():
         if values:
             say(name, f"{min(values)} / {statistics.median_low(values)} / {max(values)}")

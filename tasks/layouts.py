@@ -21,6 +21,7 @@ from tasks import (
     clevr,
     image_fields,
     marks,
+    pairs,
     plain,
     prompts,
     published,
@@ -53,6 +54,8 @@ def to_example(
     answer, solution = gold_of(fields, where)
     boxes = fields.get("boxes")
     if boxes is None and not answer and needs_answer:
+        if pairs.is_pair(record):
+            raise UserError(f"{where}: {pairs.IS_PAIR}")
         raise UserError(
             f"{where}: no answer to compare with; expected `answer`, or a `solution` or reply with "
             r"<answer> ... </answer>, \boxed{...} or "

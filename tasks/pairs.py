@@ -23,6 +23,7 @@ ANSWER_KEYS = (*record_fields.ANSWER_KEYS, "answer_gt")  # the last is MMPR's
 REPLIES = ("chosen", "rejected")
 OTHER_KEYS = ("choices", "id", "idx", "task", "video", "system")
 PAIR_KEYS = "question (or prompt, or conversations), chosen and rejected"
+IS_PAIR = "a preference pair without a gold answer: train_dpo.py --pairs learns from such records"
 MOST_COPIES = 1000  # of a set with its repeat_time
 MOST_PAIRS = 10_000_000  # of such a set
 
@@ -231,7 +232,10 @@ def unpacked(record: Any, where: str) -> dict:
         record = {**record_fields.without(record, "text"), **inner}
     if not set(REPLIES) <= record.keys():
         found = ", ".join(map(str, record)) or "nothing"
-        raise UserError(f"{where}: no pair; expected {PAIR_KEYS}, found {found}")
+        raise UserError(
+            f"{where}: no pair; expected {PAIR_KEYS}, found {found}; "
+            "`python data.py FILE` says which scripts can use a file"
+        )
     if record.get("video"):
         raise UserError(
             f"{where}: the pair is about a video, and only images can be read; delete the record"
