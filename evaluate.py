@@ -168,6 +168,8 @@ def check_flags(p: flags.Parser, args: argparse.Namespace, given: list[str]) -> 
     rescored = "predictions" in given
     if args.self_select and args.num_samples[-1] < 2 and not rescored:
         p.error("--self-select chooses among samples: give it two or more, --num-samples 3")
+    if args.num_samples[-1] > 1 and args.temperature == 0:
+        p.error("--num-samples needs --temperature above 0: greedy samples are all the same")
     if rescored and not args.protocol:
         known = ", ".join(sorted(protocols.PROTOCOLS))
         p.error(f"--predictions needs --protocol, by which to score them: {known}")

@@ -38,8 +38,6 @@ if __name__ == "__main__":
 import argparse
 import functools
 import random
-import shlex
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -149,9 +147,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     flags.add_output_flags(p)
     p.set_defaults(micro_batch_size=32, num_train_epochs=None)
     given = set(flags_given(argv))
-    if given & {"pairs", "image_folder"}:
-        words = shlex.join(sys.argv[1:] if argv is None else argv)
-        p.error(f"given pairs have a script of their own: python train_dpo.py {words}")
     args = p.parse_args(argv)
     method = METHODS[args.method]
     refuse_flags_of_other_methods(p, args.method, given)

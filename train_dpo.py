@@ -102,6 +102,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = p.parse_args(argv)
     flags.decide_pair_losses(p, args, METHODS[args.method])
     flags.refuse_steps_of_iterations(p, args)
+    if args.num_samples > 1 and args.temperature == 0:
+        p.error("--num-samples needs --temperature above 0: greedy samples are all the same")
     if "micro_batch_size" in flags_given(argv):
         p.error("--micro-batch-size has no meaning here: pairs go through the model one at a time")
     return args

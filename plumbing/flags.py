@@ -32,6 +32,8 @@ FLAG_OF_OTHERS = {
     "--val-split-ratio": "--eval-data",
     "--image-folders": "paths beside the data file: relative image paths resolve there "
     "(train_dpo.py has --image-folder)",
+    "--pairs": "train_dpo.py, which learns from given pairs",
+    "--image-folder": "paths beside the data file (train_dpo.py has --image-folder)",
     "--max-prompt-length": "--max-pixels; prompts are never truncated here, because that cuts "
     "image tokens",
     "--max-length": "--max-completion-length, and --max-pixels for the prompt",

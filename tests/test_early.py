@@ -35,6 +35,7 @@ def test_the_flags_that_a_text_spells_are_those_of_its_parser(script):
         ("train_sft.py --data count --eval-data count:test no.json", "--data no.json: no such"),
         ("selftrain.py --refine_weigth 1", "did you mean --refine-weight?"),
         ("selftrain.py --warmup_data no.json", "no.json: no such file or folder"),
+        ("selftrain.py --pairs x.json", "use train_dpo.py, which learns from given pairs"),
         ("train_dpo.py --pairs no.json", "no.json: no such file or folder; name a file of pref"),
         ("evaluate.py --use_vllm", "--use-vllm has no meaning here"),
         ("generate.py --imge a.png", "did you mean --image?"),
