@@ -412,9 +412,10 @@ def say_what_is_there(found: Findings, args: argparse.Namespace) -> None:
         say("", f"not read: {file} (of another split)")
     names = [f"{number} {name}" for name, number in found.layouts.most_common()]
     say("layouts", ", ".join(names))
-    say_what_for(found.kinds)
+    say_answers(found.kinds)
     others = [f"{found.kinds[kind]} {words}" for kind, words in KINDS.items() if found.kinds[kind]]
     say("", ", ".join(others))
+    say_what_for(found.kinds)
     repeated = found.good - len(found.ids)
     if repeated:
         say("ids", f"{count(repeated, 'record')} with an earlier one's; the place is added to it")
@@ -434,13 +435,17 @@ def say_what_is_there(found: Findings, args: argparse.Namespace) -> None:
             say(name, f"{min(values)} / {statistics.median_low(values)} / {max(values)}")
 
 
-def say_what_for(kinds: Counter) -> None:
-    """Print which answers there are, and which scripts can use them."""
+def say_answers(kinds: Counter) -> None:
+    """Print which answers there are."""
     if kinds["question"]:
         golds = f"{kinds['answer']} with a gold answer"
         if kinds["open"]:
             golds += f", {kinds['open']} open (no gold: nothing to reward or to evaluate)"
         say("answers", golds)
+
+
+def say_what_for(kinds: Counter) -> None:
+    """Print which scripts can use the records."""
     uses = {
         "train_sft.py": kinds["question"],
         "train_grpo.py, selftrain.py and evaluate.py": kinds["answer"],
