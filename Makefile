@@ -1,3 +1,4 @@
+# make install    this Python environment, .venv; the other targets make it too
 # make demo       the whole loop on a laptop: warm start, reinforcement learning, measured before and after
 # make test       the tests; `make test-slow` adds the real sizes (2B in 4 bits: 15 GB of memory, minutes)
 # make lint       ruff: the format, and the rules in pyproject.toml
@@ -7,6 +8,8 @@ PYTHON ?= python3
 OUT ?= runs/demo
 SEED ?= 0
 BIN = .venv/bin
+
+install: .venv/installed
 
 demo: .venv/installed
 	@echo "== 1 of 2: warm start. A Qwen2-VL of 1.4 M parameters learns to describe drawn scenes and to count, from a"
@@ -42,4 +45,4 @@ lint: .venv/installed
 clean:
 	rm -rf .venv runs
 
-.PHONY: demo test test-slow lint clean
+.PHONY: install demo test test-slow lint clean

@@ -14,6 +14,9 @@ from plumbing import stopping
 
 if __name__ == "__main__":
     stopping.watch()  # before torch is imported, which takes seconds: Ctrl-C may come there too
+    from tasks import early
+
+    early.check(__file__)  # typos, and data that are not there, are told at once
 
 import argparse
 import contextlib
@@ -107,21 +110,18 @@ def epoch_order(size: int, epoch: int, seed: int) -> list[int]:
     return order
 
 
-def steps_of(
-    max_steps: int | None, epochs: float, spec: str, examples: Sequence[Example], per_step: int
-) -> int:
-    """Count the steps: --max-steps, or what --num-train-epochs means for this many examples.
-
-    Raises UserError for an endless stream (--data `spec`) without --max-steps.
-    """
-    if max_steps:
-        return max_steps
-    if is_endless(examples):
+def must_end(max_steps: int | None, spec: str, examples: Sequence[Example]) -> None:
+    """Raise UserError for an endless stream (--data `spec`) without --max-steps."""
+    if is_endless(examples) and not max_steps:
         raise UserError(
             f"--data {spec} never ends: say how long to train with --max-steps, "
             "e.g. --max-steps 200"
         )
-    return max(1, round(epochs * len(examples) / per_step))
+
+
+def steps_of(max_steps: int | None, epochs: float, examples: Sequence, per_step: int) -> int:
+    """Count the steps: --max-steps, or what --num-train-epochs means for this many examples."""
+    return max_steps or max(1, round(epochs * len(examples) / per_step))
 
 
 def is_toy(spec: str) -> bool:
@@ -136,6 +136,12 @@ def default_eval(spec: str) -> list[str]:
         return [f"{folders.split_name(spec)[0]}:test"]
     print("no --eval-data: accuracy will be that on the training data, which is not held out")
     return [spec]
+
+
+def reading(args: argparse.Namespace, bad: BadRecords) -> dict[str, object]:
+    """Collect what flags tell tasks.read about records and their boxes."""
+    names = ("level", "box_format", "min_pixels", "max_pixels")
+    return {name: getattr(args, name) for name in names} | {"bad": bad}
 
 
 def read_eval(
@@ -259,7 +265,7 @@ class Asker:
         special = processor.special
         text = self.render(example)
         pixel_values = grid = None
-        sizes, counts = [], []  # of each image: (rows, columns) of merged patches, and tokens
+        sizes, pads = [], []  # of each image: (rows, columns) of merged patches, and tokens
         if example.images:
             pictures = []
             for image in example.images:  # one at a time, so that no two are in memory
@@ -269,11 +275,11 @@ class Asker:
             grid = torch.cat([picture["image_grid_thw"] for picture in pictures])
             merge = processor.image_processor.merge_size
             sizes = (grid[:, 1:] // merge).tolist()
-            counts = (grid.prod(-1) // merge**2).tolist()
+            pads = (grid.prod(-1) // merge**2).tolist()
             first, *parts = text.split(special.image)
-            text = first + "".join(special.image * n + part for n, part in zip(counts, parts))
+            text = first + "".join(special.image * n + part for n, part in zip(pads, parts))
         ids = torch.tensor(processor.tokenizer(text, add_special_tokens=False)["input_ids"])
-        self.must_fit(example, len(ids), sum(counts), room)
+        self.must_fit(example, len(ids), sum(pads), room)
         is_image = ids == special.image_id
         positions, next_position = families.QWEN2_VL.positions(is_image, sizes)
         slots = is_image.nonzero()[:, 0]
@@ -372,12 +378,13 @@ class Asker:
 
     def image_tokens(self, example: Example) -> int:
         """Count an example's image tokens by its pictures' sizes."""
+        return sum(self.tokens_of(width, height) for width, height in images.sizes_of(example))
+
+    def tokens_of(self, width: int, height: int) -> int:
+        """Count the tokens of a picture of this size."""
         image_processor = self.processor.image_processor
-        pads = 0
-        for width, height in images.sizes_of(example):
-            patches = image_processor.get_number_of_image_patches(height, width)
-            pads += patches // image_processor.merge_size**2
-        return pads
+        patches = image_processor.get_number_of_image_patches(height, width)
+        return patches // image_processor.merge_size**2
 
     def render(self, example: Example) -> str:
         """Write the prompt by the chat template, one <|image_pad|> for each picture.

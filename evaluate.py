@@ -11,7 +11,7 @@ What is counted (grading/metrics.py), with intervals of 95 %:
     self_select@k   the model is shown the first k samples and asked, greedily, for the final
                     answer (R3V, arXiv:2411.00855). If it names none of theirs, the majority's
                     counts instead, and how often is counted. R3V scores any answer.
-    pass@k          the chance that one of k samples is right, unbiased from N (arXiv:2107.03374).
+    pass@k          the chance that one of k samples is right, from all N (arXiv:2107.03374).
 Intervals are Wilson's, of n questions (for means over samples that is on the safe side); that of
 self-select's gain over the majority is a paired bootstrap's. Questions are put as in the
 checkpoint's training run (its args.json).
@@ -29,6 +29,9 @@ from plumbing import stopping
 
 if __name__ == "__main__":
     stopping.watch()  # before all other imports, which take seconds: Ctrl-C may come there too
+    from tasks import early
+
+    early.check(__file__)  # typos, and data that are not there, are told at once
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -165,6 +168,8 @@ def check_flags(p: flags.Parser, args: argparse.Namespace, given: list[str]) -> 
     rescored = "predictions" in given
     if args.self_select and args.num_samples[-1] < 2 and not rescored:
         p.error("--self-select chooses among samples: give it two or more, --num-samples 3")
+    if args.num_samples[-1] > 1 and args.temperature == 0:
+        p.error("--num-samples needs --temperature above 0: greedy samples are all the same")
     if rescored and not args.protocol:
         known = ", ".join(sorted(protocols.PROTOCOLS))
         p.error(f"--predictions needs --protocol, by which to score them: {known}")
@@ -353,7 +358,7 @@ def print_point(point: dict) -> None:
             f"{point['self_select_fell_back']:.1%} of the selections fell back on the majority"
         )
     print(
-        f"of {point['step']} samples: one alone is right {point['mean_sample_accuracy']:.3f}, "
+        f"  k = {point['step']}: one alone is right {point['mean_sample_accuracy']:.3f}, "
         f"majority {point['majority@k']:.3f}, {selected}pass {point['pass@k']:.3f}{gain}"
     )
 
@@ -437,14 +442,7 @@ def main(args: argparse.Namespace) -> None:
         args.prompt_template = protocols.PROTOCOLS[args.protocol].template
     vars(args).update(data.ask_as_trained(args))
     bad = BadRecords(args.skip_bad_records)
-    found = tasks.read(
-        args.data,
-        level=args.level,
-        box_format=args.box_format,
-        min_pixels=args.min_pixels,
-        max_pixels=args.max_pixels,
-        bad=bad,
-    )
+    found = tasks.read(args.data, **data.reading(args, bad))
     examples = data.head(found, args.max_eval_samples)
     if isinstance(found, list) and len(found) > len(examples):
         print(
@@ -544,6 +542,7 @@ def main(args: argparse.Namespace) -> None:
     ]
     if curve:
         result |= curve_figures(curve, N)
+        print(f"with k of the {N} samples: the first k; for pass any k, estimated from all {N}")
         for point in curve:
             print_point(point)
         disk.write_lines(out / "scaling.jsonl", curve)

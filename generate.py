@@ -9,6 +9,9 @@ from plumbing import stopping
 
 if __name__ == "__main__":
     stopping.watch()  # before torch is imported, which takes seconds: Ctrl-C may come there too
+    from tasks import early
+
+    early.check(__file__)  # typos, and data that are not there, are told at once
 
 import argparse
 import contextlib
@@ -74,7 +77,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="sample among this many likeliest tokens; 0: all",
     )
     g.add_argument("--seed", type=flags.int_from_0, default=0, help="of the sampling")
-    return p.parse_args(argv)
+    args = p.parse_args(argv)
+    if args.num_generations > 1 and args.temperature == 0:
+        p.error(
+            f"--num-generations {args.num_generations} needs --temperature above 0, such as 1: "
+            "greedy answers to one question are all the same"
+        )
+    return args
 
 
 def make_example(

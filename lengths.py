@@ -45,6 +45,13 @@ def fitting(
     return bad.usable(shown(examples), check)
 
 
+def fitting_sets(
+    asker: Asker, sets: dict[str, list[Example]], room: int, bad: BadRecords = REFUSE
+) -> dict[str, Sequence[Example]]:
+    """Do the same for each held-out set: {name: the good examples}."""
+    return {name: fitting(asker, examples, room, bad=bad) for name, examples in sets.items()}
+
+
 def fitting_pairs(asker: Asker, pairs: Collection[Pair], bad: BadRecords = REFUSE) -> list[Pair]:
     """Check that each pair's prompt and longer response fit the context; return the good pairs.
 

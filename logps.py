@@ -9,7 +9,6 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 import torch
-from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
@@ -50,6 +49,13 @@ class Packing(NamedTuple):
 
     to_rows: torch.Tensor  # (G, T): the index in S of each response's tokens
     from_rows: torch.Tensor  # (response tokens,): the way back, an index in G*T
+
+
+def causal_lower_right(rows: int, columns: int) -> torch.Tensor:
+    """Make the mask of the last `rows` of causal attention over `columns`."""
+    from torch.nn.attention import bias  # here: the import takes a second
+
+    return bias.causal_lower_right(rows, columns)
 
 
 def packed_attention(

@@ -20,7 +20,6 @@ from types import SimpleNamespace
 
 import torch
 from tqdm import tqdm
-from transformers import DynamicCache
 
 import batching
 import data
@@ -85,6 +84,8 @@ def rollout_plain(
     """
     core = logps.core_of(policy)
     model = core.model.language_model
+    from transformers import DynamicCache  # here: it imports for half a second
+
     B, T = len(prompts) * G, sampling.max_tokens
     uniforms = row_uniforms(seed, range(first_row, first_row + B), T)  # (B, T)
     targets, logp = torch.full((B, T), special.pad_id), torch.zeros(B, T)

@@ -31,12 +31,13 @@ from plumbing import stopping
 
 if __name__ == "__main__":
     stopping.watch()  # before all other imports, which take seconds: Ctrl-C may come there too
+    from tasks import early
+
+    early.check(__file__)  # typos, and data that are not there, are told at once
 
 import argparse
 import functools
 import random
-import shlex
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -113,13 +114,7 @@ METHODS = {
     "mpo": Method(pools.build_pairs, update.prefer, PREFERENCE | losses.MPO, FOR_PAIRS),
 }
 
-READING = ("level", "box_format", "min_pixels", "max_pixels")  # flags that tasks.read takes
-WEIGHTED = {
-    "refine": "L_REF",
-    "select": "L_SEL",
-    "direct": "the direct answers",
-    "warmup": "the warm-up solutions",
-}
+WEIGHTED = ("refine", "select", "direct", "warmup")  # what is learned beside self-CoT
 
 # --- flags ---
 
@@ -152,9 +147,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     flags.add_output_flags(p)
     p.set_defaults(micro_batch_size=32, num_train_epochs=None)
     given = set(flags_given(argv))
-    if given & {"pairs", "image_folder"}:
-        words = shlex.join(sys.argv[1:] if argv is None else argv)
-        p.error(f"given pairs have a script of their own: python train_dpo.py {words}")
     args = p.parse_args(argv)
     method = METHODS[args.method]
     refuse_flags_of_other_methods(p, args.method, given)
@@ -244,13 +236,16 @@ def add_objective_flags(g: argparse._ArgumentGroup) -> None:
         metavar="N",
         help="r3v: candidates in a set to select from; 2 3 4 5 6 for scaling at test time",
     )
-    for task, what in WEIGHTED.items():
-        g.add_argument(
-            f"--{task}-weight",
-            type=flags.not_negative,
-            default=1.0,
-            help=f"star and r3v: weight of {what} beside self-CoT; 0 leaves them out",
-        )
+    weight = {"type": flags.not_negative, "default": 1.0}
+    beside = "beside self-CoT; 0 leaves them out"
+    g.add_argument("--refine-weight", **weight, help=f"r3v: weight of L_REF {beside}")
+    g.add_argument("--select-weight", **weight, help=f"r3v: weight of L_SEL {beside}")
+    g.add_argument(
+        "--direct-weight", **weight, help=f"star and r3v: weight of the direct answers {beside}"
+    )
+    g.add_argument(
+        "--warmup-weight", **weight, help=f"star and r3v: weight of the warm-up solutions {beside}"
+    )
     g.add_argument(
         "--per-example",
         action="store_true",
@@ -400,7 +395,7 @@ def main(args: argparse.Namespace) -> None:
         args.prompt_template = protocols.PROTOCOLS[args.protocol].template
     vars(args).update(data.ask_as_trained(args, DEFAULT_TEMPLATE))
     bad = BadRecords(args.skip_bad_records)
-    reading = {name: getattr(args, name) for name in READING} | {"bad": bad}
+    reading = data.reading(args, bad)
     read = functools.partial(
         tasks.read, seed=args.seed, teacher="fallible", training=True, **reading
     )
@@ -432,8 +427,7 @@ def main(args: argparse.Namespace) -> None:
     limit = args.max_completion_length
     questions = lengths.fitting(asker, questions, limit, bad=bad)
     examples = by_id(questions)
-    for name, asked in eval_sets.items():
-        eval_sets[name] = lengths.fitting(asker, asked, limit, bad=bad)
+    eval_sets = lengths.fitting_sets(asker, eval_sets, limit, bad)
     solved = lengths.fitting(asker, list(warm.values()), limit, targets=True, bad=bad)
     kept = {id(example) for example in solved}
     warm = {name: example for name, example in warm.items() if id(example) in kept}
@@ -453,9 +447,15 @@ def main(args: argparse.Namespace) -> None:
     keep = args.save_total_limit
     disk.announce(out, iterations.to_write(model_bytes, size, keep, args.iterations, answers))
     print(f"model: {model.describe(models.policy)}; prompt template {args.prompt_template}")
+    direct, warmed = [], []  # items of every iteration
+    if args.direct_weight and not method.prefers:
+        direct = direct_items(examples, args.direct_template)
+    if args.warmup_weight and not method.prefers:
+        warmed = warmup_items(warm, args.prompt_template)
     print(
         f"{args.method}: {len(examples)} questions, {args.num_generations} samples of each an "
         f"iteration, {args.iterations} iteration(s)"
+        + (f"; also learned: {len(direct)} direct answers" if direct else "")
         + (f"; {len(warm)} warm-up solutions" if warm else "")
         + (f"; iteration {len(finished) - 1} is finished" if finished else "")
     )
@@ -472,15 +472,12 @@ def main(args: argparse.Namespace) -> None:
     weights = {task: getattr(args, f"{task}_weight") for task in WEIGHTED}
     learned = method.tasks(weights)
     ratio = args.start_ratio if args.pair_source == "dropout_ntp" else None
-    always = []  # items of every iteration
     if method.prefers:
         cost = update.PairLoss(args.loss_type, args.loss_weights, args.beta, args.label_smoothing)
         build = functools.partial(method.build, most=args.max_pairs)
         step = functools.partial(method.step, asker=asker, cost=cost)
         encode = functools.partial(update.encode_row, asker=asker)
     else:
-        always += direct_items(examples, args.direct_template) if args.direct_weight else []
-        always += warmup_items(warm, args.prompt_template) if args.warmup_weight else []
         build = functools.partial(method.build, tasks=learned, sizes=args.select_sizes)
         step = functools.partial(
             method.step,
@@ -524,10 +521,10 @@ def main(args: argparse.Namespace) -> None:
                     folder, t, models.policy, sampler, examples, pool, shares, build, learned,
                     hints, args.seed,
                 )  # fmt: skip
-                rows = built + always
+                rows = built + direct + warmed
                 metrics |= counts
             elif warm:
-                rows = list(always)
+                rows = direct + warmed
             iterations.write_built(folder, metrics, label)
 
             # 3. train the model before (pairs), or the given one               -> the model

@@ -26,6 +26,9 @@ from plumbing import stopping
 
 if __name__ == "__main__":
     stopping.watch()  # before all other imports, which take seconds: Ctrl-C may come there too
+    from tasks import early
+
+    early.check(__file__)  # typos, and data that are not there, are told at once
 
 import argparse
 import functools
@@ -48,7 +51,6 @@ from tasks import protocols
 from tasks.pairs import read_pairs
 
 METHODS = {"dpo": losses.DPO, "mpo": losses.MPO}  # what a pair costs
-READING = ("level", "box_format", "min_pixels", "max_pixels")  # flags that tasks.read takes
 LAST = 1  # iteration 0 is the given model, measured; iteration 1 is trained
 
 
@@ -68,8 +70,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--pairs",
         metavar="DATA",
         required=True,
-        help="pairs to learn from (MMPR, RLHF-V, TRL's columns, LLaMA-Factory); their prompts "
-        "stay as they are, and --prompt-template is for --eval-data",
+        help="what to learn from: questions, each with a better answer (chosen) and a worse one "
+        "(rejected), in a layout of docs/data.md; they are asked as they stand, and "
+        "--prompt-template is for --eval-data",
     )
     g.add_argument(
         "--image-folder",
@@ -99,6 +102,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = p.parse_args(argv)
     flags.decide_pair_losses(p, args, METHODS[args.method])
     flags.refuse_steps_of_iterations(p, args)
+    if args.num_samples > 1 and args.temperature == 0:
+        p.error("--num-samples needs --temperature above 0: greedy samples are all the same")
     if "micro_batch_size" in flags_given(argv):
         p.error("--micro-batch-size has no meaning here: pairs go through the model one at a time")
     return args
@@ -114,7 +119,7 @@ def main(args: argparse.Namespace) -> None:
     vars(args).update(data.ask_as_trained(args, "none"))
     bad = BadRecords(args.skip_bad_records)
     pairs = read_pairs(args.pairs, args.image_folder, bad)[: args.max_train_samples]
-    reading = {name: getattr(args, name) for name in READING} | {"bad": bad}
+    reading = data.reading(args, bad)
     eval_sets = data.read_eval(args.eval_data, {}, args.max_eval_samples, **reading)
     eval_sets = with_answers(eval_sets, rewards.check_gold, bad)
     check_protocol(list(eval_sets.values()), args.protocol)
@@ -125,8 +130,7 @@ def main(args: argparse.Namespace) -> None:
     models = iterations.Models(load, out)
     models.use(iterations.weights_of(out, LAST))
     asker = data.Asker(models.processor, args.prompt_template, args.system_prompt)
-    for name, examples in eval_sets.items():
-        eval_sets[name] = lengths.fitting(asker, examples, args.max_completion_length, bad=bad)
+    eval_sets = lengths.fitting_sets(asker, eval_sets, args.max_completion_length, bad)
     pairs = lengths.fitting_pairs(asker, pairs, bad)
     bad.report(out)
     update.make_optimizer(args.optim, models.trained, 0.0)  # found out now: it may not be installed
@@ -139,9 +143,14 @@ def main(args: argparse.Namespace) -> None:
     model_bytes = model.saved_bytes(models.policy, models.processor)
     size = sum(q.numel() for q in models.trained)
     disk.announce(out, iterations.to_write(model_bytes, size, args.save_total_limit, LAST, 0))
-    print(f"model: {model.describe(models.policy)}; prompt template {args.prompt_template}")
+    print(f"model: {model.describe(models.policy)}")
+    if eval_sets:
+        print(f"--eval-data is asked with prompt template {args.prompt_template}")
+    else:
+        print("no --eval-data: accuracy is not measured, neither before nor after")
     print(
-        f"{args.method}: {len(pairs)} given pairs, {LAST} iteration(s)"
+        f"{args.method}: {len(pairs)} pairs of a better and a worse answer; iteration 0 measures "
+        "the given model, iteration 1 trains it on the pairs"
         + (f"; iteration {len(finished) - 1} is finished" if finished else "")
     )
 

@@ -29,6 +29,9 @@ from plumbing import stopping
 
 if __name__ == "__main__":
     stopping.watch()  # before all other imports, which take seconds: Ctrl-C may come there too
+    from tasks import early
+
+    early.check(__file__)  # typos, and data that are not there, are told at once
 
 import argparse
 import math
@@ -64,12 +67,10 @@ from tasks import sheets
 from tasks.example import Example
 
 WHAT_TO_WATCH = (
-    "What to watch: the loss VALUE says nothing here. On-policy the ratio is 1 and advantages "
-    "average to zero, so it is near 0 (or beta x KL)\n"
-    "from the first step to the last, while its gradient is not. What moves: reward, up; adv_abs, "
-    "the mean |advantage|; and\n"
-    "frac_reward_zero_std, the share of groups whose completions all score the same and teach "
-    "nothing."
+    "What to watch: the loss VALUE says nothing here. On-policy the ratio is 1 and advantages\n"
+    "average to zero, so it is near 0 (or beta x KL) from the first step to the last, while its\n"
+    "gradient is not. What moves: reward, up; adv_abs, the mean |advantage|; and\n"
+    "frac_reward_zero_std, the share of groups whose completions all score the same: no lesson."
 )
 
 
@@ -421,9 +422,8 @@ def main(args: argparse.Namespace) -> None:
     resume = rundir.open_output_dir(args)
     N, G, out = args.prompts_per_step, args.num_generations, Path(args.output_dir)
     vars(args).update(data.ask_as_trained(args))
-    reading = {"level": args.level, "box_format": args.box_format}
     bad = BadRecords(args.skip_bad_records)
-    reading |= {"min_pixels": args.min_pixels, "max_pixels": args.max_pixels, "bad": bad}
+    reading = data.reading(args, bad)
     examples = tasks.read(args.data, args.seed, teacher="gold", training=True, **reading)
     args.eval_data = args.eval_data or data.default_eval(args.data)
     eval_sets = data.read_eval(
@@ -432,7 +432,7 @@ def main(args: argparse.Namespace) -> None:
     examples = data.check_golds(examples, rewards.check_gold, bad)
     eval_sets = {k: data.check_golds(e, rewards.check_gold, bad) for k, e in eval_sets.items()}
     check_needs(examples, [n for n in args.reward_funcs if n in rewards.REWARDS])
-    max_steps = data.steps_of(args.max_steps, args.num_train_epochs, args.data, examples, N)
+    data.must_end(args.max_steps, args.data, examples)
 
     # --- model ---
     needs = "reinforcement learning needs one that already answers now and then"
@@ -444,9 +444,9 @@ def main(args: argparse.Namespace) -> None:
     limit, size = args.max_completion_length, args.micro_batch_size
     sampling = rollout.Sampling(limit, args.temperature, args.top_p, args.top_k)
     examples = lengths.fitting(asker, examples, limit, bad=bad)
-    eval_sets = {k: lengths.fitting(asker, e, limit, bad=bad) for k, e in eval_sets.items()}
+    eval_sets = lengths.fitting_sets(asker, eval_sets, limit, bad)
     bad.report(out)
-    max_steps = data.steps_of(args.max_steps, args.num_train_epochs, args.data, examples, N)
+    max_steps = data.steps_of(args.max_steps, args.num_train_epochs, examples, N)
     reference = model.Reference(policy, args.model, args.seed) if args.beta else None
     graders = {
         name: judges.RewardModel(name, policy.device, logps.core_of(policy).compute_dtype)
@@ -475,7 +475,7 @@ def main(args: argparse.Namespace) -> None:
     with Run(args, save_model, model_bytes, optimizer, resume, title="grpo") as run:
         disk.announce(out, rundir.to_write(args, model_bytes, run.state_bytes, max_steps))
         (out / "samples").mkdir(exist_ok=True)
-        print(f"model: {model.describe(policy)}")
+        print(f"model: {model.describe(policy)}; prompt template {args.prompt_template}")
         pieces = N * -(-G // size)
         print(
             f"each step: {N} questions x {G} completions = {N * G} rows, "

@@ -20,6 +20,9 @@ from plumbing import stopping
 
 if __name__ == "__main__":
     stopping.watch()  # before all other imports, which take seconds: Ctrl-C may come there too
+    from tasks import early
+
+    early.check(__file__)  # typos, and data that are not there, are told at once
 
 import argparse
 import time
@@ -115,10 +118,8 @@ def main(args: argparse.Namespace) -> None:
     resume = rundir.open_output_dir(args)
     N, out = args.batch_size, Path(args.output_dir)
     vars(args).update(data.ask_as_trained(args))
-    reading = {"level": args.level, "box_format": args.box_format}
-    reading |= {"min_pixels": args.min_pixels, "max_pixels": args.max_pixels}
     bad = BadRecords(args.skip_bad_records)
-    reading |= {"bad": bad}
+    reading = data.reading(args, bad)
     examples = tasks.read(
         args.data, args.seed, teacher=args.teacher, needs_answer=False, training=True, **reading
     )
@@ -140,7 +141,7 @@ def main(args: argparse.Namespace) -> None:
             f"{args.data} has no gold answers: accuracy cannot be measured; "
             "name questions that have them as --eval-data"
         )
-    max_steps = data.steps_of(args.max_steps, args.num_train_epochs, args.data, examples, N)
+    data.must_end(args.max_steps, args.data, examples)
 
     # --- model ---
     vars(args).update(model.resolve(args, train=True))
@@ -150,10 +151,9 @@ def main(args: argparse.Namespace) -> None:
     asker = data.Asker(processor, args.prompt_template, args.system_prompt)
     limit = args.max_completion_length
     examples = lengths.fitting(asker, examples, limit, targets=True, bad=bad)
-    for name, held_out in eval_sets.items():
-        eval_sets[name] = lengths.fitting(asker, held_out, limit, bad=bad)
+    eval_sets = lengths.fitting_sets(asker, eval_sets, limit, bad)
     bad.report(out)
-    max_steps = data.steps_of(args.max_steps, args.num_train_epochs, args.data, examples, N)
+    max_steps = data.steps_of(args.max_steps, args.num_train_epochs, examples, N)
     suppress = processor.special.vision_ids
     trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
     # beta2 0.95, as usual for small language models: the second moment follows sudden turns.
@@ -170,7 +170,7 @@ def main(args: argparse.Namespace) -> None:
     with Run(args, save_model, model_bytes, optimizer, resume, title="sft") as run:
         disk.announce(out, rundir.to_write(args, model_bytes, run.state_bytes, max_steps))
         count = "endless, drawn here" if data.is_endless(examples) else f"{len(examples)} examples"
-        print(f"model: {model.describe(policy)}")
+        print(f"model: {model.describe(policy)}; prompt template {args.prompt_template}")
         print(f"data: {args.data} ({count}), {N} examples a step, {max_steps} steps")
         print(
             "The loss counts response tokens only. It falls fast while the model learns to write, "

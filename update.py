@@ -385,7 +385,7 @@ def train(
     state = {"total": 0.0, "count": 0}  # of losses.reward_shift
     found = rundir.checkpoints(folder)
     N = settings.batch_size
-    max_steps = data.steps_of(settings.max_steps, settings.num_train_epochs, "", rows, N)
+    max_steps = data.steps_of(settings.max_steps, settings.num_train_epochs, rows, N)
     trained = [q for q in policy.parameters() if q.requires_grad]
     optimizer = make_optimizer(settings.optim, trained, settings.learning_rate)
     resume = found[-1] if found else None

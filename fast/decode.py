@@ -17,7 +17,6 @@ from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
-from transformers import DynamicCache
 
 import batching
 import data
@@ -423,6 +422,8 @@ class Decoder:
 
     def prefill(self, prompts: list[data.Prompt]) -> torch.Tensor:
         """Read each prompt once: keys and values into `prefix`, and the last states (N, D) out."""
+        from transformers import DynamicCache
+
         states = [None] * len(prompts)
         # Without autocast's cache, which would be a second copy of a fully trained model.
         with logps.autocast(self.core, cache_enabled=False):

@@ -7,7 +7,8 @@ import math
 import os
 import sys
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from fnmatch import fnmatch
 from typing import NoReturn
 
 from plumbing.text import HALF, cut
@@ -31,6 +32,8 @@ FLAG_OF_OTHERS = {
     "--val-split-ratio": "--eval-data",
     "--image-folders": "paths beside the data file: relative image paths resolve there "
     "(train_dpo.py has --image-folder)",
+    "--pairs": "train_dpo.py, which learns from given pairs",
+    "--image-folder": "paths beside the data file (train_dpo.py has --image-folder)",
     "--max-prompt-length": "--max-pixels; prompts are never truncated here, because that cuts "
     "image tokens",
     "--max-length": "--max-completion-length, and --max-pixels for the prompt",
@@ -159,27 +162,46 @@ class Parser(argparse.ArgumentParser):
                     "in UTF-8"
                 )
 
+    def check_names(self, words: list[str], known: Collection[str]) -> None:
+        """Refuse flags that are not known, before those that are required and missing.
+
+        known: their names; * stands for anything.
+        """
+        names = [word for word in words if word.startswith("--") and " " not in word]
+        flags = [word.partition("=")[0].replace("_", "-") for word in names]
+        unknown = []
+        for word, flag in zip(names, flags):
+            if flag != "--" and not any(fnmatch(flag, one) for one in known):
+                unknown.append((word, flag))
+        for _, flag in unknown:
+            if flag in FLAG_OF_OTHERS:
+                self.error(f"{flag} has no meaning here; use {FLAG_OF_OTHERS[flag]}")
+        for word, _ in unknown:
+            self.refuse(word, known)
+
+    def refuse(self, word: str, known: Collection[str]) -> NoReturn:
+        """Stop at a word that is no flag, with the flag that is nearest."""
+        flag, equals, value = word.partition("=")
+        flag = flag.replace("_", "-") if flag.startswith("--") else flag
+        near = difflib.get_close_matches(flag, [one for one in known if "*" not in one], n=1)
+        hint = f"did you mean {near[0]}?" if near else "--help lists the flags"
+        self.error(f"unknown argument {flag}{equals}{value}; {hint}")
+
     def parse_args(
         self, args: list[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> argparse.Namespace:
         """Parse, or stop with exit code 2 and one sentence that names the flag and its remedy."""
         words = sys.argv[1:] if args is None else args
         self.check_bytes(words)
-        for word in words:  # first: such a command lacks some of our required flags, too
-            flag = word.partition("=")[0].replace("_", "-")
-            if flag in FLAG_OF_OTHERS and flag not in self._option_string_actions:
-                self.error(f"{flag} has no meaning here; use {FLAG_OF_OTHERS[flag]}")
+        self.check_names(words, self._option_string_actions)
         known, unknown = self.parse_known_args(args, namespace)
         for word in unknown:
-            flag = word.partition("=")[0]
             if word.lower() in ("true", "false"):
                 self.error(
                     f"unknown argument {word}: flags such as --gradient-checkpointing take no "
                     "value; --no-gradient-checkpointing switches off"
                 )
-            near = difflib.get_close_matches(flag, self._option_string_actions, n=1)
-            hint = f"did you mean {near[0]}?" if near else "--help lists the flags"
-            self.error(f"unknown argument {word}; {hint}")
+            self.refuse(word, self._option_string_actions)
         known.script = self.prog
         known.argv = list(words)
         return known

@@ -145,10 +145,10 @@ def publish(out: Path, source: Path | None, lines: list[dict]) -> None:
         size = sum((source / name).stat().st_size for name in names)
         rundir.publish(out, lambda directory: copy_files(source, names, directory), size)
     disk.write_json(out / "result.json", {f"iteration-{line['step']}": line for line in lines})
-    curve = f", the curve in {out}/curve.png" if (out / "curve.png").is_file() else ""
+    curve = f"; the curve is {out}/curve.png" if (out / "curve.png").is_file() else ""
     print(
-        f"the model is in {out}, those of the iterations with their pools in {out}/iteration-*"
-        + curve
+        f"the model is in {out}; {out}/iteration-* have the model of each iteration, what it "
+        f"learned from and what it answered{curve}"
     )
 
 

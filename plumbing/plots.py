@@ -184,18 +184,23 @@ def plot_samples(rows: list[dict], png: str | Path, title: str = "") -> None:
     each completion (red, yellow, blue, in this order).
     """
     texts = [text_of(row) for row in rows]
-    heights = [max(1.5, 0.17 * (text.count("\n") + 2)) for text in texts]
-    ratios = {"width_ratios": [1, 6], "height_ratios": heights}
-    figure, axes = canvas(len(rows), 2, 13, sum(heights) + 0.5, gridspec_kw=ratios)
-    for row, text, (left, right) in zip(rows, texts, axes):
+    side = min(3.0, max(1.5, 12 / len(rows)))  # inches of a picture: few rows have room for more
+    heights = [max(side, 0.17 * (text.count("\n") + 2)) for text in texts]
+    pictures = [picture for row in rows for picture in row["images"][:1]]
+    shapes = [picture.width / picture.height for picture in pictures]
+    left = side * min(2.0, max([1.0, *shapes])) + 0.4  # two side by side are as large as one
+    ratios = {"width_ratios": [left, 11], "height_ratios": heights}
+    width = left + 11
+    figure, axes = canvas(len(rows), 2, width, sum(heights) + 0.5, gridspec_kw=ratios)
+    for row, text, (shown, right) in zip(rows, texts, axes):
         if row["images"]:
-            left.imshow(row["images"][0])
-        draw_boxes(left, row.get("boxes") or [])
-        left.axis("off")
+            shown.imshow(row["images"][0])
+        draw_boxes(shown, row.get("boxes") or [])
+        shown.axis("off")
         right.axis("off")
         where = {"va": "top", "ha": "left", "transform": right.transAxes}
         right.text(0, 1, text, fontsize=7.5, family="monospace", **where)
-    figure.suptitle(title_of(title, 13), fontsize=10)
+    figure.suptitle(title_of(title, width), fontsize=10)
     save(figure, png, dpi=100)
 
 

@@ -5,7 +5,7 @@
 #     bash recipes/length.sh       # 40 minutes on two cores; the same command goes on after a stop
 set -euo pipefail
 cd "$(dirname "$0")/.."
-make .venv/installed
+make install
 PATH=$PWD/.venv/bin:$PATH
 
 GRPO="--data spatial --eval-data spatial:test --eval-steps 25 --learning-rate 1e-4 \

@@ -4,7 +4,7 @@
 #     bash recipes/tasks.sh        # an hour on two cores; the same command goes on after a stop
 set -euo pipefail
 cd "$(dirname "$0")/.."
-make .venv/installed
+make install
 PATH=$PWD/.venv/bin:$PATH
 
 WARM_START="--model tiny --prompt-template think --learning-rate 2e-3 --eval-batch-size 64 \

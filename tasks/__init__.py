@@ -46,13 +46,8 @@ def read(
         raise UserError(
             f"--box-format {box_format} is unknown; there are {', '.join(boxes.BOX_FORMATS)}"
         )
-    # Unlike path.exists(), this is also False for a name too long.
+    must_exist(spec)
     if not os.path.exists(name) and not hub.is_name(name):
-        if name not in toy.TASKS:
-            raise UserError(
-                f"--data {short(spec)}: {files.no_such(spec, toy.TASKS)}, "
-                f"and not a toy task ({', '.join(sorted(toy.TASKS))})"
-            )
         split = split or "train"
         # Every run is measured on the same questions, whatever its seed.
         seed = seed if split == "train" else 0
@@ -65,6 +60,17 @@ def read(
         as_asked(example, box_format, min_pixels, max_pixels)
 
     return images.check_images(bad.usable(examples, as_model), bad=bad)
+
+
+def must_exist(spec: str) -> None:
+    """Raise UserError unless --data names a file, a folder, a toy task, or perhaps a hub's set."""
+    name, _ = folders.split_name(spec)
+    # Unlike path.exists(), this is also False for a name too long.
+    if not os.path.exists(name) and not hub.is_name(name) and name not in toy.TASKS:
+        raise UserError(
+            f"--data {short(spec)}: {files.no_such(spec, toy.TASKS)}, "
+            f"and not a toy task ({', '.join(sorted(toy.TASKS))})"
+        )
 
 
 def as_asked(example: Example, box_format: str, min_pixels: int, max_pixels: int) -> None:

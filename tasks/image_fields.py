@@ -434,5 +434,6 @@ def line_without_pictures(name: str, blank: list[Example], total: int) -> str:
             f"{total - len(blank)} of {total} records of {name} have a picture, "
             f"the first without is {short(blank[0].source, 80)}"
         )
-    keys = sorted({str(key) for example in blank for key in example.meta})
+    keys = {str(key) for example in blank for key in example.meta}
+    keys = sorted(keys - {"prompt_template"})  # which is read, and set for pairs
     return f"{line}; keys not read: {short(', '.join(keys), 60)}" if keys else line

@@ -117,10 +117,7 @@ def must_be_no_pair(record: dict, where: str) -> None:
     has_gold = any(record.get(key) is not None for key in (*record_fields.ANSWER_KEYS, "solution"))
     is_swift = any(record.get(key) is not None for key in pairs.SWIFT_KEYS)
     if not has_gold and (is_swift or not chats.has_reply(record)):
-        raise UserError(
-            f"{where}: this is a preference pair, and --data takes questions with answers; "
-            "train_dpo.py --pairs learns from it"
-        )
+        raise UserError(f"{where}: {pairs.IS_PAIR}")
 
 
 def with_earlier(fields: dict, meta: dict, where: str) -> tuple[dict, dict]:

@@ -22,6 +22,7 @@ REPLIES = ("chosen", "rejected")
 OTHER_KEYS = ("choices", "id", "idx", "task", "video", "system", "history")
 SWIFT_KEYS = ("rejected_response", "rejected_messages")  # ms-swift's
 PAIR_KEYS = "question (or prompt, or conversations), chosen and rejected"
+IS_PAIR = "a preference pair without a gold answer: train_dpo.py --pairs learns from such records"
 MOST_COPIES = 1000  # of a set with its repeat_time
 MOST_PAIRS = 10_000_000  # of such a set
 
@@ -34,9 +35,7 @@ def read_pairs(spec: str, image_folder: str | None = None, bad: BadRecords = REF
     bad: what happens to records that cannot be used.
     UserError, naming file, line and remedy, for anything that would fail later.
     """
-    name, _ = folders.split_name(spec)
-    if not os.path.exists(name) and not hub.is_name(name):
-        raise UserError(f"{short(spec)}: {no_such(spec)}; name a file of preference pairs")
+    must_exist(spec)
     if image_folder is not None and not os.path.isdir(image_folder):
         raise UserError(f"--image-folder {short(image_folder)}: no such folder")
     made, repeats = {}, []  # a repeated record is one pair, whose images are checked once
@@ -64,12 +63,18 @@ def read_pairs(spec: str, image_folder: str | None = None, bad: BadRecords = REF
     return [pair for pair in pairs if id(pair.example) in good]
 
 
+def must_exist(spec: str) -> None:
+    """Raise UserError unless --pairs names a file, a folder, or perhaps a set of the hub."""
+    name, _ = folders.split_name(spec)
+    if not os.path.exists(name) and not hub.is_name(name):
+        raise UserError(f"{short(spec)}: {no_such(spec)}; name a file of preference pairs")
+
+
 def rows_of_pairs(spec: str, image_folder: str | None, bad: BadRecords) -> Iterator[tuple]:
     """Yield what `to_pair` is given for each pair: (record, file, line, root, name)."""
     root = None if image_folder is None else Path(image_folder)
     for file, line, name, record in rows_of_files(spec, bad):
-        is_set = isinstance(record, dict) and "annotation" in record and "chosen" not in record
-        if is_set:
+        if is_set(record):
             yield from annotated(record, file, line, root, bad)
         else:
             yield record, file, line, root, name
@@ -143,6 +148,11 @@ def near(name: str, file: Path) -> Path:
 
 
 # --- one pair ---
+
+
+def is_set(record: Any) -> bool:
+    """Tell by its keys whether a record is a set of MMPR's meta file."""
+    return isinstance(record, dict) and "annotation" in record and "chosen" not in record
 
 
 def to_pair(
@@ -291,7 +301,10 @@ def no_pair(record: dict, where: str) -> UserError:
         found = "several rated answers in `completions`; write a pair for each two of them"
     else:
         found = ", ".join(map(str, record)) or "nothing"
-    return UserError(f"{where}: no pair; expected {PAIR_KEYS}, found {found}")
+    return UserError(
+        f"{where}: no pair; expected {PAIR_KEYS}, found {found}; "
+        "`python data.py FILE` says which scripts can use a file"
+    )
 
 
 def prompt_of(

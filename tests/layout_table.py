@@ -729,7 +729,7 @@ CASES = {
             "choices": ["the second image", "the third image"],
             "answer": "(A)",
         },
-        "Which one fits?\nOptions:\nA. the second image\nB. the third image",
+        "Which one fits?\n(A) the second image\n(B) the third image",
         "(A)",
         {"image_2": None},
         "`image_3` is a picture, but number 2 is none; list all of them in `images`",

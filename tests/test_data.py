@@ -74,9 +74,10 @@ def test_heads_steps_and_what_to_evaluate_on(tmp_path, monkeypatch, capsys):
         "count:train:0:2",
     ]
     assert data.head(few, 3) == few[:3] and data.head(few, 99) == few
-    assert data.steps_of(7, 1.0, "count", stream, 4) == 7
-    assert "--max-steps" in refusal(data.steps_of, None, 1.0, "count", stream, 4)
-    assert [data.steps_of(None, e, "count", few, 4) for e in (0.01, 1.0, 3.0)] == [1, 2, 8]
+    assert data.steps_of(7, 1.0, stream, 4) == 7
+    data.must_end(7, "count", stream)
+    assert "--max-steps" in refusal(data.must_end, None, "count", stream)
+    assert [data.steps_of(None, e, few, 4) for e in (0.01, 1.0, 3.0)] == [1, 2, 8]
     assert data.default_eval("count:train") == ["count:test"] and not capsys.readouterr().out
     assert data.default_eval("x.json") == ["x.json"] and "not held out" in capsys.readouterr().out
 

@@ -15,6 +15,7 @@ import evaluate
 import model as modeling
 import rollout as rollout_
 import tasks
+import train_dpo
 from grading.metrics import wilson
 from plumbing import plots
 from plumbing.records import read_lines
@@ -183,6 +184,13 @@ def test_self_select_that_was_cut_goes_on(chooser, tmp_path, no_pictures, capsys
         line.replace("--num-samples 3 1 2", "--num-samples 3"),
     ):
         assert "another evaluation" in refusal(evaluate, other.split(), capsys)
+
+
+@pytest.mark.parametrize("script, data", [(evaluate, "--data"), (train_dpo, "--pairs")])
+def test_samples_are_not_greedy(script, data, capsys):
+    line = f"--model x {data} x --output-dir out --num-samples 2 --temperature 0"
+    assert "greedy samples are all the same" in refusal(script, line.split(), capsys)
+    assert script.parse_args(line.replace("samples 2", "samples 1").split()).temperature == 0
 
 
 def test_what_self_select_cannot_do_is_said_before_the_work(chain, tmp_path, capsys):

@@ -1423,6 +1423,7 @@ def test_bad_questions_are_refused_in_one_sentence(lively, tmp_path, picture_fil
         ["--temperature", "-1"],
         ["--top-p", "0"],
         ["--num-generations", "0"],
+        ["--num-generations", "3"],  # greedy answers are all the same
         ["--max-new-tokens", "5"],
     ):
         with pytest.raises(SystemExit) as left:

@@ -40,10 +40,10 @@ FLOORS = [
     ["evaluate", "generate", "selftrain", "train_*", "fast.*"],
 ]
 
-# Heavy packages that some runs do not need: imported where used, so that all others start fast.
+# Heavy packages: imported where used, so that runs without them, and a typo's message, come fast.
 OPTIONAL = set(
-    "bitsandbytes datasets deepspeed math_verify matplotlib openai peft pyarrow tensorboard triton"
-    " trl vllm wandb".split()
+    "bitsandbytes datasets deepspeed math_verify matplotlib openai peft pyarrow tensorboard"
+    " transformers triton trl vllm wandb".split()
 )
 
 LINES, FUNCTION_LINES, MAIN_LINES = 600, 60, 200

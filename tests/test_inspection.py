@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from samples import CVBENCH, TABMWP, bad_images, png, turns, write
+from samples import CVBENCH, PAIRS, TABMWP, bad_images, png, turns, write
 
 import data
 import tasks
@@ -65,7 +65,7 @@ def test_a_good_file(look, folder, tmp_path):
             "answer": "4",
             "solution": "<think> hm </think><answer> 4 </answer>",
         },
-        {"image": "images/a.png", "question": "Describe it."},
+        {"image": "images/a.png", "question": "Describe it.", "solution": "A plain. " * 20},
         {"image": "images/a.png", **turns("<image>How many?", "Two and one.\nAnswer: 3")},
     ]
     printed, well = look(write(folder, records))
@@ -73,7 +73,9 @@ def test_a_good_file(look, folder, tmp_path):
     assert line_of(printed, "records") == "6 in 1 file"
     assert line_of(printed, "layouts") == "5 plain, 1 conversation"
     assert line_of(printed, "answers").startswith("5 with a gold answer, 1 open (no gold")
-    assert "1 with choices, 1 with boxes, 2 with a worked solution" in printed
+    assert "1 with choices, 1 with boxes, 3 with a worked solution" in printed
+    assert line_of(printed, "good for") == "train_sft.py (6 records)"
+    assert "train_grpo.py, selftrain.py and evaluate.py (5 records)" in printed
     said = "1 each in 4 records, 2 each in 1 record, none (text only) in 1 record"
     assert line_of(printed, "pictures") == said
     sizes = [Image.open(folder / "images" / "a.png").size, (640, 480)]
@@ -94,10 +96,28 @@ def test_the_lengths_are_those_that_training_counts(look, folder, tiny):
     assert line_of(printed, "tokens of a target") == " / ".join(map(str, targets))
 
 
-def test_three_prompts_as_the_model_sees_them(look, folder, tiny):
+def shown_in(printed):
+    """The lines of the records whose prompts are shown."""
+    return [int(n) for n in re.findall(r"^--- prompt of .*:(\d+) ---$", printed, re.MULTILINE)]
+
+
+@pytest.mark.parametrize(
+    "number, shown", [(1, [1]), (2, [1, 2]), (3, [1, 2, 3]), (5, [1, 3, 5]), (99, [1, 49, 99])]
+)
+def test_the_first_prompt_a_middle_one_and_the_last_are_shown(look, folder, number, shown):
+    found = shown_in(look(write(folder, [A] * number))[0])
+    assert len(found) == len(shown) and [found[0], found[-1]] == [shown[0], shown[-1]]
+    assert all(abs(a - b) <= number / 8 for a, b in zip(found, shown))
+
+
+def test_the_first_prompt_of_each_layout_is_shown(look, folder):
+    other = {"image": "images/a.png", **turns("<image>How many?", "3")}
+    assert shown_in(look(write(folder, [A] * 8 + [other] + [A] * 91))[0])[:2] == [1, 9]
+
+
+def test_prompts_as_the_model_sees_them(look, folder, tiny):
     path = write(folder, [{**A, "question": f"How many of {n}?"} for n in range(5)])
     printed, _ = look(path, "--prompt-template", "direct", "--system-prompt", "Look.")
-    assert printed.count("--- prompt of ") == 3
     text = data.Asker(tiny[1], "direct", "Look.").prompt(tasks.read(path)[0]).text
     pads = text.count("<|image_pad|>")
     shown = text.replace("<|image_pad|>" * pads, f"<|image_pad|> x {pads}")
@@ -157,6 +177,59 @@ def test_other_kinds_of_files(look, folder):
     assert well and line_of(printed, "layouts") == "1 cvbench"
 
 
+# --- what it is good for ---
+
+
+@pytest.mark.parametrize("layout", PAIRS)
+def test_preference_pairs(look, folder, layout):
+    printed, well = look(write(folder, [PAIRS[layout][0]]))
+    assert well and line_of(printed, "layouts") == "1 preference pair"
+    assert line_of(printed, "good for") == "train_dpo.py --pairs (1 record)"
+    assert "--- chosen ---\nTwo." in printed and "--- rejected ---\nThree." in printed
+    assert "gold" not in printed and "train_sft" not in printed
+
+
+def test_a_meta_file_of_pairs(look, mmpr):
+    printed, well = look(mmpr / "meta.json")
+    assert well and line_of(printed, "layouts") == "6 preference pair"
+
+
+def test_pairs_beside_questions(look, folder):
+    printed, well = look(write(folder, [PAIRS["MMPR"][0], A, A]))
+    assert not well and "1 preference pair beside 2 questions: no script reads both" in printed
+
+
+def test_a_record_to_learn_nothing_from_is_a_problem(look, folder):
+    printed, well = look(write(folder, [A, {"image": "images/a.png", "question": "What?"}]))
+    [problem] = problems_in(printed)
+    assert not well and "set.jsonl:2: nothing to imitate, neither" in problem
+    assert line_of(printed, "good for") == "train_sft.py (1 record)"
+
+
+def test_a_gold_that_is_no_choice_is_a_problem(look, folder):
+    printed, well = look(write(folder, [{**A, "choices": ["4", "5"]}]))
+    assert not well and "set.jsonl:1: " in problems_in(printed)[0]
+
+
+@pytest.mark.parametrize(
+    "template, answer, choices, says",
+    [
+        ("r1v", "yes", None, 'r1v asks for "(number)", but 1 of 2 gold answers are no number'),
+        ("r1v", "B", ["red", "blue"], "no number"),
+        ("superclevr", "red", None, "no number"),
+        ("option", "yes", None, "2 of 2 gold answers are no option"),
+        ("r1v", "3.5 cm", None, None),
+        ("r1v", "1,000", None, None),
+        ("think", "yes", None, None),
+        ("direct", "yes", None, None),
+    ],
+)
+def test_a_template_that_asks_for_another_answer(look, folder, template, answer, choices, says):
+    records = [{**A, "answer": "12"}, {**A, "answer": answer, "choices": choices}]
+    printed, well = look(write(folder, records), "--prompt-template", template)
+    assert well and ("note: template" in printed) == bool(says) and (says or "") in printed
+
+
 # --- what is wrong ---
 
 
@@ -191,7 +264,7 @@ def test_every_problem_is_found_with_its_line(look, folder):
     assert not well and len(found) == len(expected)
     for problem, (line, says) in zip(found, expected):
         assert problem.startswith(f"{path}:{line}: ") and says in problem
-    assert line_of(printed, "records") == "8 in 1 file, 3 of which cannot be read"
+    assert line_of(printed, "records") == "9 in 1 file: 2 good, 7 with a problem"
     assert line_of(printed, "tokens of a prompt")  # of the good ones
 
 

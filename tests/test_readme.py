@@ -17,6 +17,8 @@ from types import ModuleType
 
 import pytest
 
+from tasks import prompts
+
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted(ROOT.glob("*.py"))
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -257,6 +259,13 @@ def test_flags_in_the_text_exist() -> None:
 
 
 # --- sizes, links, words ---
+
+
+def test_the_templates_are_all_in_the_table() -> None:
+    section = read(ROOT / "docs" / "data.md").partition("## How a question is put")[2]
+    rows = rows_of(section.partition("\n## ")[0])[2:]
+    named = [name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])]
+    assert sorted(named) == sorted(prompts.TEMPLATES)
 
 
 def test_readme_is_short() -> None:
