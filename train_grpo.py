@@ -29,9 +29,6 @@ from plumbing import stopping
 
 if __name__ == "__main__":
     stopping.watch()  # before all other imports, which take seconds: Ctrl-C may come there too
-    from tasks import early
-
-    early.check(__file__)  # typos, and data that are not there, are told at once
 
 import argparse
 import math
