@@ -20,12 +20,14 @@ from tasks.thinking import ANSWER_TAG, THINK_TAG, after_thinking, in_our_tags
 # What shows that an `answer` is a worked text, or is dressed as one.
 WORKED = re.compile(
     r"</?think>|</?answer>|\\boxed|^####.*\s*\Z"
-    r"|^\W*(?:final\s+)?answer\W*\n|^\W*(?:final\s+)?answer\**\s*:",
+    r"|^\W*(?:final\s+)?answer\W*\n|^\W*(?:final\s+)?answer\**\s*:|^\W*答案\W*[:：】]",
     re.IGNORECASE | re.MULTILINE,
 )
 IS_BOLD = re.compile(r"[^*]+\b(?:is|are|be|:)\s*\*\*([^*]+)\*\*\.?")  # a short text
 NOT_A_NUMBER = ("nan", "NaN", "NAN")  # as tables write an empty field
-EXPLAINS = re.compile(r"\W*(?:explanation|reason|rationale|because|solution)", re.IGNORECASE)
+EXPLAINS = re.compile(
+    r"\W*(?:explanation|reason|rationale|because|solution|解析|因为)", re.IGNORECASE
+)
 
 
 class Gold(NamedTuple):

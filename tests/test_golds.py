@@ -93,6 +93,12 @@ CUT_OFF = [  # a text that is cut off or tells two answers, and has no gold
     "The answer is given in the table: 5.",
 ]
 MARKED = [  # a text without thinking, its gold
+    ("答案：40°", "40°"),
+    ("解：∠1=∠2=40°。\n故答案为：40°．", "40°"),
+    ("由图可知，故选：C．\n点评：本题考查方程。", "C"),
+    ("因此，正确答案是B。", "B"),
+    ("所以答案是3，因为1+2=3。", "3"),
+    ("【答案】B\n【解析】因为AB平行于CD。", "B"),
     ("Answer: 3\nLet me know if you need more.", "3"),
     ("Answer: 3. Let me know if you need more.", "3"),
     ("Answer: 3\n\nDone.", "3"),
@@ -281,7 +287,33 @@ def test_the_order_of_several_answers_is_no_contradiction():
     assert not contradict("4, 3", "3, 4") and contradict("(4, 3)", "(3, 4)")
 
 
+ROUNDED = [  # two golds, whether they surely differ
+    ("4.24", "3\\sqrt{2}", False),
+    ("0.33", "1/3", False),
+    ("12.57", "4\\pi", False),
+    ("50%", "0.5", False),
+    ("66.7%", "2/3", False),
+    ("yes", "True", False),
+    ("yes", "False", True),
+    ("50", "0.5", True),
+    ("5%", "0.5", True),
+    ("0.5", "0.4", True),
+    ("19.99", "20", True),
+    ("67", "66.7", True),
+    ("2.5", "x", False),
+    ("2.5", "1/0", True),
+    ("±2", "2.0", True),
+]
+
+
+@pytest.mark.parametrize("one, two, differ", ROUNDED)
+def test_a_rounded_number_is_no_contradiction(one, two, differ):
+    assert contradict(one, two) == contradict(two, one) == differ
+
+
 HOSTILE = [
+    "答案：",
+    "故选",
     "\\boxed{",
     "\\boxed{1},",
     "Answer: ",
