@@ -116,6 +116,7 @@ FORMS = [
     {"text": ["red", "blue"], "label": ["A", "B"]},
     [{"label": "A", "text": "red"}, {"label": "B", "text": "blue"}],
     [{"key": "A", "value": "red"}, {"key": "B", "value": "blue"}, {"key": "C", "value": None}],
+    ["red", "blue", None, ""],
     "A. red\nB. blue",
     '{"A": "red", "B": "blue", "C": null}',
 ]
@@ -149,7 +150,15 @@ def test_a_label_that_is_another_choices_text_is_refused(tmp_path):
     assert one(tmp_path, which(answerKey="2", choices=numbers)).answer == "3"
 
 
-@pytest.mark.parametrize("form", [{"A": "red", "B": None, "C": "blue"}, {"1": "red", "3": "blue"}])
+GAPS = [
+    {"A": "red", "B": None, "C": "blue"},
+    {"1": "red", "3": "blue"},
+    ["red", None, "blue"],
+    ["red", " ", "blue"],
+]
+
+
+@pytest.mark.parametrize("form", GAPS)
 def test_choices_with_a_gap_are_refused(form, tmp_path):
     text = refusal(one, tmp_path, which(answer="C", choices=form))
     assert "`choices` has no text for" in text and "fill it in" in text

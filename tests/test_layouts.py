@@ -1272,6 +1272,9 @@ def test_records_without_a_picture_are_counted_once_a_file(wide, capsys):
         write(wide, [{"question": "q", "chosen": "yes", "rejected": "no"}] * 2, "pairs.json")
     )
     assert capsys.readouterr().out.count("none of 2 records of pairs.json have a picture") == 1
+    (wide / "line.json").write_text(json.dumps([GOOD] * 4))
+    tasks.read(wide / "line.json")
+    assert capsys.readouterr().out.count("none of 4 records of line.json have a picture") == 1
 
 
 @pytest.mark.parametrize("mark", ["<img src='b.png'>", "![](b.png)", "![a plot](b.png)", "[image]"])
