@@ -255,7 +255,8 @@ def contradict(answer: str, other: str, choices: list[str] | None = None) -> boo
     """
     if answer == other or match_answer(other, answer, choices):
         return False
-    if sorted(answer.split(", ")) == sorted(other.split(", ")):
+    listed = [sorted(text.strip(" \\{}").split(", ")) for text in (answer, other)]
+    if listed[0] == listed[1]:
         return False
     if choices:
         places = choice_index(answer, choices), choice_index(other, choices)
@@ -270,7 +271,7 @@ def contradict(answer: str, other: str, choices: list[str] | None = None) -> boo
     if isinstance(one, Expression) and may_be_rounded(one, two):
         return False
     if isinstance(one, Text):
-        forms = text_form(answer), text_form(other)
+        forms = [re.sub(r"[\W_]", "", text_form(text)) for text in (answer, other)]
         return forms[0] not in forms[1] and forms[1] not in forms[0]
     return True
 

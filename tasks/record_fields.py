@@ -148,11 +148,11 @@ def choices_of(record: dict, where: str, key: str | None = None) -> list[str] | 
 
 def must_have_no_gap(found: choice_forms.Choices, key: str, where: str) -> None:
     """Refuse choices of which one is left out: {"A": "red", "B": null, "C": "blue"}."""
-    labels = found.labels or choice_forms.LETTERS
+    labels = found.labels or choice_forms.LETTERS[: len(found.texts)]
     for label, text in zip(labels, found.texts):
         if text is None:
             raise UserError(
-                f"{where}: `{key}` has no text for {label}, but for {labels[len(found.texts) - 1]}; "
+                f"{where}: `{key}` has no text for {label}, but for {labels[-1]}; "
                 "fill it in, or delete the record"
             )
 

@@ -303,6 +303,10 @@ ROUNDED = [  # two golds, whether they surely differ
     ("2.5", "x", False),
     ("2.5", "1/0", True),
     ("±2", "2.0", True),
+    ("2, 4", "\\{4, 2\\}", False),
+    ("mcdonald's", "McDonalds", False),
+    ("ice-cream", "ice cream", False),
+    ("red", "blue", True),
 ]
 
 
