@@ -8,7 +8,7 @@ r"""The answer that a worked text comes to, and the worked text that an answer s
 """
 
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from grading.answers import extract_answer, match_answer
 from plumbing.errors import UserError
@@ -72,6 +72,11 @@ def tagged(text: str) -> str | None:
     """Give what the last <answer> after the thinking holds; None without one."""
     pair = last_pair(text)
     return text[pair[0] : pair[1]][len("<answer>") : -len("</answer>")].strip() if pair else None
+
+
+def is_tagged(value: Any) -> bool:
+    """Tell whether a value is a text with an answer in tags, which can be imitated."""
+    return isinstance(value, str) and bool(tagged(in_our_tags(value)))
 
 
 def last_pair(text: str) -> tuple[int, int] | None:

@@ -6,7 +6,7 @@ no thinking and no tags. What is imitated is scored right.
 
 import pytest
 from layout_table import LONG
-from samples import one, refusal, turns
+from samples import one, png, refusal, turns
 
 import rewards
 from grading.answers import extract_answer, match_answer
@@ -285,6 +285,34 @@ def test_respelling_twice_changes_nothing_more(text):
 
 def test_the_order_of_several_answers_is_no_contradiction():
     assert not contradict("4, 3", "3, 4") and contradict("(4, 3)", "(3, 4)")
+
+
+SETS = [  # records of layouts that carry a solution along, the gold B
+    {"question": "q", "A": "a cat", "B": "a dog"},
+    {"question": "q", "choices": ["a cat", "a dog"], "hint": "", "lecture": ""},
+    {"question": "q", "options": [], "level": 1, "subject": "s", "image": "a.png"},
+]
+
+
+@pytest.mark.parametrize("record", SETS)
+def test_a_solution_with_tags_is_learned_in_any_layout(record, tmp_path):
+    (tmp_path / "a.png").write_bytes(png())
+    solution = "<think> hm </think><answer> {} </answer>"
+    tagged = {**record, "answer": "B", "solution": solution.format("B")}
+    assert one(tmp_path, tagged).solution == tagged["solution"]
+    wrong = {**tagged, "solution": solution.format("A")}
+    assert "but the solution comes to 'A'" in refusal(one, tmp_path, wrong)
+    told = one(tmp_path, {**tagged, "solution": "It barks."})
+    assert told.solution is None and told.meta["solution"] == "It barks."
+
+
+THOUGHTS = ["I see.", "<think> I see. </think>", "<thinking>I see.</thinking>"]
+
+
+@pytest.mark.parametrize("thinking", THOUGHTS)
+def test_thinking_beside_an_answer_is_learned(thinking, tmp_path):
+    got = one(tmp_path, {"question": "q", "thinking": thinking, "answer": "3"})
+    assert got.solution == "<think> I see. </think><answer> 3 </answer>"
 
 
 ROUNDED = [  # two golds, whether they surely differ
