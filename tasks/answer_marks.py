@@ -12,7 +12,7 @@ from grading.values import Expression, Text, YesNo
 SHORT_ANSWER = 100  # characters: a text without tags that is longer is no answer
 HASHES = re.compile(r"^####[ \t]*([^\n]*\S)\s*\Z", re.MULTILINE)  # the last line of GSM8K's texts
 ANSWER_LINE = re.compile(
-    r"(?<![A-Za-z])(?:Answer|answer|ANSWER)\**\s*[:：]"
+    r"(?<![A-Za-z])(?:Answer|answer|ANSWER|Ans|ANS)\**\s*[:：]"
     r"|(?i:^[ \t#*_]*(?:the )?(?:final |correct )?answer[ \t*_]*$)(?=\s*\S)"  # a heading
     r"|答案\s*[:：]|【答案】",
     re.MULTILINE,
@@ -34,7 +34,7 @@ LEAD = re.compile(
     re.IGNORECASE,
 )
 CLAUSE = re.compile(
-    r",?\s+(?:because|since)\b|,\s+(?:as|so|which|where|and so|but)\b|[，,](?:因为|所以)"
+    r",?\s+(?:because|since)\b|,\s+(?:as|so|which|where|and so|but|not)\b|[，,](?:因为|所以)"
 )
 ROUGHLY = re.compile(
     r"(?:approx(?:imately|\.)?|about|roughly|around|ca\.|≈)\s*(?=[\d.$\\-])", re.IGNORECASE

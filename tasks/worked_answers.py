@@ -20,7 +20,7 @@ from tasks.thinking import ANSWER_TAG, THINK_TAG, after_thinking, in_our_tags
 # What shows that an `answer` is a worked text, or is dressed as one.
 WORKED = re.compile(
     r"</?think>|</?answer>|\\boxed|^####.*\s*\Z"
-    r"|^\W*(?:final\s+)?answer\W*\n|^\W*(?:final\s+)?answer\**\s*:|^\W*答案\W*[:：】]",
+    r"|^\W*(?:final\s+)?answer\W*\n|^\W*(?:final\s+)?ans(?:wer)?\**\s*:|^\W*答案\W*[:：】]",
     re.IGNORECASE | re.MULTILINE,
 )
 IS_BOLD = re.compile(r"[^*]+\b(?:is|are|be|:)\s*\*\*([^*]+)\*\*\.?")  # a short text

@@ -93,6 +93,8 @@ CUT_OFF = [  # a text that is cut off or tells two answers, and has no gold
     "The answer is given in the table: 5.",
 ]
 MARKED = [  # a text without thinking, its gold
+    ("Ans: 3", "3"),
+    ("The answer is 3, not 4.", "3"),
     ("答案：40°", "40°"),
     ("解：∠1=∠2=40°。\n故答案为：40°．", "40°"),
     ("由图可知，故选：C．\n点评：本题考查方程。", "C"),

@@ -1354,7 +1354,7 @@ STRANGE = {
         {"image": "a.png", "answer": None, "boxes": [{"bbox_2d": [1, 2, 3, 4], "label": "\ud800"}]},
         "`label` contains half of a surrogate pair",
     ),
-    "null, choice": ({"choices": ["a", None]}, "`choices` must be a list of texts"),
+    "null, choice": ({"choices": [None, "a"]}, "`choices` has no text for A, but for B"),
     "NaN, choice": ({"choices": ["a", float("nan")]}, "`choices` holds NaN"),
     "infinite answer": ({"answer": float("inf")}, "`answer` is inf, no number"),
 }
