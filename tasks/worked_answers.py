@@ -20,7 +20,7 @@ from tasks.thinking import ANSWER_TAG, THINK_TAG, after_thinking, in_our_tags
 # What shows that an `answer` is a worked text, or is dressed as one.
 WORKED = re.compile(
     r"</?think>|</?answer>|\\boxed|^####.*\s*\Z"
-    r"|^\W*(?:final\s+)?answer\W*\n|^\W*(?:final\s+)?ans(?:wer)?\**\s*:|^\W*答案\W*[:：】]",
+    r"|^\W*(?:final\s+)?answer\W*\n|^\W*(?:final\s+)?ans(?:wer)?\**\s*:",
     re.IGNORECASE | re.MULTILINE,
 )
 IS_BOLD = re.compile(r"[^*]+\b(?:is|are|be|:)\s*\*\*([^*]+)\*\*\.?")  # a short text
@@ -109,7 +109,8 @@ def split_gold(answer: str, where: str) -> Gold:
         raise UserError(
             f"{where}: the answer is {answer}, no number; write what is meant, or delete the record"
         )
-    if not (WORKED.search(answer) or answer_marks.SAID.search(answer)):
+    marks = (WORKED, answer_marks.ANSWER_LINE, answer_marks.SAID)
+    if not any(mark.search(answer) for mark in marks):
         return Gold(bare(answer), None)
     return Gold(gold_in(answer), answer)
 

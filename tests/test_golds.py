@@ -313,8 +313,14 @@ THOUGHTS = ["I see.", "<think> I see. </think>", "<thinking>I see.</thinking>"]
 
 @pytest.mark.parametrize("thinking", THOUGHTS)
 def test_thinking_beside_an_answer_is_learned(thinking, tmp_path):
-    got = one(tmp_path, {"question": "q", "thinking": thinking, "answer": "3"})
-    assert got.solution == "<think> I see. </think><answer> 3 </answer>"
+    for answer in ("3", "So. Answer: 3"):
+        got = one(tmp_path, {"question": "q", "thinking": thinking, "answer": answer})
+        assert got.answer == "3"
+        assert got.solution == "<think> I see. </think><answer> 3 </answer>"
+    (tmp_path / "a.png").write_bytes(png())
+    box = {"question": "Where?", "image": "a.png", "boxes": [[0, 0, 28, 28]]}
+    learned = one(tmp_path, {**box, "thinking": thinking}).solution
+    assert learned.startswith("<think> I see. </think><answer> {") and "500" in learned
 
 
 ROUNDED = [  # two golds, whether they surely differ
