@@ -3,32 +3,39 @@ r"""Where a text marks its answer: "#### 72", "Answer: 3", "\boxed{3}", "The ans
 import re
 from typing import NamedTuple
 
+from grading import equality
 from grading.answers import choice_index, match_answer
+from grading.expressions import variables
 from grading.reading import read, text_form
-from grading.values import Text
+from grading.values import Expression, Text, YesNo
 
 SHORT_ANSWER = 100  # characters: a text without tags that is longer is no answer
 HASHES = re.compile(r"^####[ \t]*([^\n]*\S)\s*\Z", re.MULTILINE)  # the last line of GSM8K's texts
 ANSWER_LINE = re.compile(
-    r"(?<![A-Za-z])(?:Answer|answer|ANSWER)\**\s*[:：]"
-    r"|(?i:^[ \t#*_]*(?:the )?(?:final |correct )?answer[ \t*_]*$)(?=\s*\S)",  # a heading
+    r"(?<![A-Za-z])(?:Answer|answer|ANSWER|Ans|ANS)\**\s*[:：]"
+    r"|(?i:^[ \t#*_]*(?:the )?(?:final |correct )?answer[ \t*_]*$)(?=\s*\S)"  # a heading
+    r"|答案\s*[:：]|【答案】",
     re.MULTILINE,
 )
 SAID = re.compile(
     r"\b(?:answer(?: (?:to|for|of) [^.\n]{1,80}?)?|(?:correct|right) (?:option|choice))\**"
     r"\s+(?:is|should be|must be|would be|will be)\b\**\s*:?\s*"
-    r"(?:(?:therefore|thus|hence|then|indeed|clearly|simply|just|still|likely|probably)\b,?\s*)?",
+    r"(?:(?:therefore|thus|hence|then|indeed|clearly|simply|just|still|likely|probably)\b,?\s*)?"
+    r"|(?:答案|正确选项)[应该]*[是为选]\s*[:：]?\s*|故选\s*[:：]?\s*",
     re.IGNORECASE,
 )
 SAYS_NOTHING = re.compile(
-    r"\**(?:not|as follows|given (?:by|in|as)|found|obtained)\b", re.IGNORECASE
+    r"\**(?:not|as follows|given (?:by|in|as)|found|obtained)\b|什么|多少|否", re.IGNORECASE
 )
 UNCLEAR = re.compile(r"\**(?:unclear|unknown)\b", re.IGNORECASE)
 LEAD = re.compile(
-    r"\W*(?:(?:so|thus|hence|therefore|solution|and|the|final|correct|right|my)\b\W*)*",
+    r"\W*(?:(?:so|thus|hence|therefore|solution|and|the|final|correct|right|my)\b\W*)*"
+    r"(?:(?:因此|所以|故|最终|正确)\W*)*",
     re.IGNORECASE,
 )
-CLAUSE = re.compile(r",?\s+(?:because|since)\b|,\s+(?:as|so|which|where|and so|but)\b")
+CLAUSE = re.compile(
+    r",?\s+(?:because|since)\b|,\s+(?:as|so|which|where|and so|but|not)\b|[，,](?:因为|所以)"
+)
 ROUGHLY = re.compile(
     r"(?:approx(?:imately|\.)?|about|roughly|around|ca\.|≈)\s*(?=[\d.$\\-])", re.IGNORECASE
 )
@@ -43,7 +50,8 @@ LATER_BOX = re.compile(  # what leads on to a later box, where other words may j
 )
 STEP = re.compile(r"[^,;()]*(?:[=≈→⇒]|\\approx|\\implies|\\Rightarrow)[\s$]*")  # "3 + 4 = 7"
 WORD = re.compile(r"[^\W\d_]{2}")
-SENTENCE_END = re.compile(r"[.!](?:\**)(?=\s|$)")
+SENTENCE_END = re.compile(r"[.!．](?:\**)(?=\s|$)|[。！]")
+STOPS = " .!*。．！"
 ABBREVIATION = re.compile(  # its full stop ends no sentence, before such a word
     r"\b(?:St|Mt|Ft|Mr|Mrs|Ms|Dr|Prof|Gen|Lt|Col|Sgt|Capt|Rev|Gov|Sen|Pres)\.(?=\s+[A-Z])"
     r"|\b(?:[Aa]pprox|ca|cf|vs|[Nn]os?|[Ff]igs?|e\.g|i\.e)\.(?=\s+[^A-Za-z\s])"
@@ -107,7 +115,7 @@ def answer_line(text: str) -> Mark | None:
     if goes_on(line, text[end:]):
         return Mark(begin, end, "", "line")
     first = first_sentence(line)
-    words_after = line[len(first) :].strip(" .!*").split()
+    words_after = line[len(first) :].strip(STOPS).split()
     if len(first.split()) > 3 or len(words_after) in (1, 2):  # "B. two cats" is an answer
         first = line
     return Mark(begin, end, first, "line")
@@ -160,9 +168,9 @@ def said(text: str) -> Mark | None:
         return Mark(marks[-1].start(), marks[-1].end(), "", "said")
     line, end = first_line(text, telling[-1].end())
     first = CLAUSE.split(first_sentence(line))[0]
-    words_after = line[len(first) :].strip(" .!*").split()
+    words_after = line[len(first) :].strip(STOPS).split()
     if re.search(r"\b[A-Za-z]\Z", first) and len(words_after) in (1, 2):
-        first = line.rstrip(".!")  # "B. two cats", "George W. Bush"
+        first = line.rstrip(".!。．！")  # "B. two cats", "George W. Bush"
     if first == line and re.match(r"\n\s*[a-z]", text[end:]):
         first = ""
     return Mark(telling[-1].start(), end - len(line) + len(first), first, "said")
@@ -187,8 +195,9 @@ def goes_on(line: str, after: str) -> bool:
         return False
     if LIST_ITEM.match(below) or UNFINISHED.search(line) or words[0].islower():
         return True
-    is_heading = below.startswith(("#", "**"))
-    return not is_heading and len(words.split()) < 3 and not below.endswith((".", "!", "?", ":"))
+    is_heading = below.startswith(("#", "**", "【"))
+    few_words = len(words.split()) < 3 and len(words) < 40  # no spaces are written in Chinese
+    return not is_heading and few_words and not below.endswith((".", "!", "?", ":", "。", "："))
 
 
 def first_sentence(line: str) -> str:
@@ -246,7 +255,8 @@ def contradict(answer: str, other: str, choices: list[str] | None = None) -> boo
     """
     if answer == other or match_answer(other, answer, choices):
         return False
-    if sorted(answer.split(", ")) == sorted(other.split(", ")):
+    listed = [sorted(text.strip(" \\{}").split(", ")) for text in (answer, other)]
+    if listed[0] == listed[1]:
         return False
     if choices:
         places = choice_index(answer, choices), choice_index(other, choices)
@@ -256,7 +266,34 @@ def contradict(answer: str, other: str, choices: list[str] | None = None) -> boo
     one, two = read(answer), read(other)
     if type(one) is not type(two):
         return False
+    if isinstance(one, YesNo):  # "true" may answer what "yes" does
+        return (one.word in ("yes", "true")) != (two.word in ("yes", "true"))
+    if isinstance(one, Expression) and may_be_rounded(one, two):
+        return False
     if isinstance(one, Text):
-        forms = text_form(answer), text_form(other)
+        forms = [re.sub(r"[\W_]", "", text_form(text)) for text in (answer, other)]
         return forms[0] not in forms[1] and forms[1] not in forms[0]
     return True
+
+
+def may_be_rounded(one: Expression, two: Expression) -> bool:
+    """Tell whether one number may be the other, rounded: 0.33 and 1/3, 4.24 and 3√2, 50% and 0.5.
+
+    A whole number is not taken for a rounded one.
+    """
+    if any(variables(value.tree) or equality.has_two_values(value.tree) for value in (one, two)):
+        return False
+    written = [value.written for value in (one, two) if "." in value.written]
+    try:
+        numbers = [equality.evaluate(value.tree) for value in (one, two)]
+    except ArithmeticError:  # a value that is none, or too large
+        return False
+    a, b = (n / 100 if is_percent(value) else n for n, value in zip(numbers, (one, two)))
+    places = min((len(text.partition(".")[2]) for text in written), default=9)
+    places += 2 * any(map(is_percent, (one, two)))
+    return abs(a - b) * 10**places < 0.999
+
+
+def is_percent(value: Expression) -> bool:
+    """Tell whether a number is followed by %."""
+    return value.unit is not None and value.unit.dimension == frozenset({("percent", 1)})

@@ -32,25 +32,31 @@ class Choices(NamedTuple):
 def read(value: Any) -> Choices | None:
     """Read choices; None for what holds none. A text left out before the last one is None."""
     value = listed(value)
-    pairs = [("", text) for text in value] if is_plain(value) else labelled(value)
+    if is_plain(value):
+        texts = [None if is_blank(text) and text == text else text for text in value]
+        return Choices([], without_blanks(texts))
+    pairs = labelled(value)
     if pairs is None or not all(is_text(text) or is_blank(text) for _, text in pairs):
         return None
-    if is_plain(value):
-        return Choices([], value)
     labels = [bare(label) for label, _ in pairs]
     series = next((one for one in SERIES if one[0] in labels and set(labels) <= set(one)), None)
     if series is None or len(set(labels)) < len(labels):
         return None
     by_label = {label: None if is_blank(text) else text for label, (_, text) in zip(labels, pairs)}
-    texts = [by_label.get(label) for label in series]
-    while texts and texts[-1] is None:
-        texts.pop()
+    texts = without_blanks([by_label.get(label) for label in series])
     return Choices(list(series[: len(texts)]), texts)
 
 
+def without_blanks(texts: list) -> list:
+    """Drop what is None at the end, with which a table fills its rows."""
+    while texts and texts[-1] is None:
+        texts = texts[:-1]
+    return texts
+
+
 def is_plain(value: Any) -> bool:
-    """Tell whether this is a list of texts and numbers."""
-    return isinstance(value, list) and all(is_text(item) for item in value)
+    """Tell whether this is a list of texts and numbers, with null where one is left out."""
+    return isinstance(value, list) and all(item is None or is_text(item) for item in value)
 
 
 def is_text(value: Any) -> bool:

@@ -67,18 +67,19 @@ def gold_under(key: str, record: dict, choices: list[str] | None, where: str) ->
     text = record_fields.text_of({key: value}, [key], where, NUMBER_OR_TEXT)
     if text is None:
         return None
-    labels = labels_of(record)
+    labels = labels_of(record) or list(choice_forms.LETTERS[: len(choices or [])])
     if choices and key in PLACE_KEYS and text.isdecimal():
         return choice_at(int(text[:9]), choices, key, where)
     if choices and choice_forms.bare(text) in labels:
         place = labels.index(choice_forms.bare(text))
         others = [choice for at, choice in enumerate(choices) if at != place]
-        if key != "answerKey" and any(equal_as_text_or_number(text, other) for other in others):
+        is_text = any(equal_as_text_or_number(text, other) for other in others)
+        if is_text and key != "answerKey":
             raise UserError(
                 f"{where}: `{key}` is {text}, the label of {short(choices[place], 40)!r} and the "
-                "text of another choice; write the choice's letter"
+                "text of another choice; write letter and text of the one that is meant"
             )
-        return text if labels[0] == "A" else choices[place]
+        return text if labels[0] == "A" and not is_text else choices[place]
     must_be_no_place(value, choices, where)
     return text
 
@@ -128,8 +129,19 @@ def labels_of(record: dict) -> list[str]:
 
 
 def right_choice(record: dict, key: str, choices: list[str] | None, where: str) -> str | None:
-    """Give the text of the right choice; None in a test split, which does not tell it."""
-    return None if record.get(key) is None else choice_at(record[key], choices, key, where)
+    """Give the text of the right choice: by its place, its letter or its text.
+
+    None in a test split, which does not tell it.
+    """
+    value = record.get(key)
+    if value is None or value != value:
+        return None
+    if isinstance(value, float) and value.is_integer():  # of a column with empty fields
+        value = int(value)
+    if isinstance(value, str) and choices and not value.strip().isdecimal():
+        place = choice_index(value, choices)
+        value = value if place is None else place
+    return choice_at(value, choices, key, where)
 
 
 def choice_at(place: Any, choices: list[str] | None, key: str, where: str) -> str:

@@ -411,7 +411,7 @@ def say_without_pictures(examples: list[Example], spec: Any) -> None:
     """Print how many records of each file have no picture, and their keys."""
     by_file = {}
     for example in examples:
-        file = re.split(r":\d+(?:, record \d+)?$", example.source)[0]
+        file = re.split(r":\d+(?:#\d+)?$", example.source)[0]
         by_file.setdefault(file, []).append(example)
     lines = []
     for file, records in by_file.items():

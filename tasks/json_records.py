@@ -98,7 +98,8 @@ def records_in(file: Path, text: str, whole: Any) -> Iterator[tuple[int, Any]]:
             yield member.start, record
         return
     lists = {member.key: member.at for member in members if is_list_of_objects(whole[member.key])}
-    are_splits = len(lists) == len(whole) and all(map(splits.splits_in, lists))
+    filled = [key for key, value in whole.items() if value != []]  # a split may be empty
+    are_splits = list(lists) == filled and all(map(splits.splits_in, whole))
     if not are_splits and lists.keys().isdisjoint(LIST_KEYS):
         wrong = [member.value for member in members if isinstance(member.value, Twice)]
         yield opening, (wrong or [whole])[0]

@@ -58,6 +58,8 @@ def to_example(
     record = choice_forms.gathered(record)
     fields, meta = with_earlier(*reader_of(record)(record, where), where)
     meta = with_our_keys(meta, where)
+    if fields.get("solution") is None and worked_answers.is_tagged(meta.get("solution")):
+        fields["solution"] = meta["solution"]
     answer, solution = gold_of(fields, where)
     boxes = fields.get("boxes")
     if boxes is None and not answer and not solution:

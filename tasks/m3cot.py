@@ -4,10 +4,11 @@ The answer is the letter of an option. How its authors asked and scored is not p
 """
 
 from grading.answers import match_answer
-from grading.tags import answer_line, last_answer
+from grading.tags import answer_line
 from tasks import record_fields
 from tasks.example import Example
 from tasks.protocol import Protocol, with_options
+from tasks.worked_answers import is_tagged
 
 SAMPLE = {
     "id": "s-1",
@@ -32,13 +33,12 @@ def read(record: dict, where: str) -> tuple[dict, dict]:
     choices = record_fields.choices_of(record, where)
     question = with_options(record_fields.needed(record, "question", where), choices)
     rationale = record.get("rationale")
-    tagged = isinstance(rationale, str) and last_answer(rationale) is not None
     fields = {
         "question": f"{context}\n{question}" if context else question,
         "images": record.get("image"),
         "answer": record_fields.needed(record, "answer", where),
         "choices": choices,
-        "solution": rationale if tagged else None,
+        "solution": rationale if is_tagged(rationale) else None,
         "id": record.get("id"),
         "task": record.get("domain"),
     }

@@ -12,7 +12,7 @@ WORD_OR_SIGN = re.compile(r"[^\W_]+|[^\w\s.,;:!?()\[\]、．：，（）]")
 LETTER = re.compile(r"\(?[A-J][).]?")
 # Names of keys that may hold choices.
 SEEMS_CHOICES = re.compile(
-    r"(?:answer_?|multi(?:ple)?_?|mcq?_?)?(?:options?|choices?|candidates)(?:_?(?:text|list|str))?",
+    r"(?:answer_?|multi(?:ple)?_?|mcq?_?)?(?:options?|choices?|candidates)(?:_?(?:text|list|str))?|[ab]",
     re.IGNORECASE,
 )
 SECOND_OPTION = re.compile(r"(?<![^\s(,;])B\s*[.:)、]")

@@ -4,7 +4,7 @@ from plumbing.errors import UserError
 from tasks import box_texts, gold_keys, image_fields, record_fields
 from tasks.box_texts import WrittenBoxes
 from tasks.option_texts import with_choices
-from tasks.thinking import ANSWER_TAG, in_our_tags
+from tasks.thinking import ANSWER_TAG, THINK_TAG, in_our_tags
 from tasks.worked_answers import gold_in, must_agree, split_gold
 
 PLAIN_KEYS = ("solution", "thinking", "id", "task", "boxes", "box_format")
@@ -43,7 +43,8 @@ def read(record: dict, where: str) -> tuple[dict, dict]:
     if answer is None and solution is not None:
         answer = gold_in(solution)
     gold = split_gold(answer, where).answer if answer else None
-    solution = worked_out(record, solution, where)
+    has_gold = bool(gold) or written.boxes is not None
+    solution = worked_out(record, solution, has_gold, where)
     fields = {
         "question": with_choices(question, choices, gold),
         "images": images,
@@ -75,11 +76,13 @@ def boxes_of(record: dict, question: str, where: str) -> tuple[WrittenBoxes, str
     return written, in_our_tags(record_fields.text_of(record, ["solution"], where) or "") or None
 
 
-def worked_out(record: dict, solution: str | None, where: str) -> str | None:
-    """Give the response to imitate, if the solution is more than an answer."""
+def worked_out(record: dict, solution: str | None, has_gold: bool, where: str) -> str | None:
+    """Give the response to imitate, if there is more than an answer; it is added later."""
     thinking = record_fields.text_of(record, ["thinking"], where)
     if thinking and solution:  # R1-distilled: "<think>...</think>", then "<answer>...</answer>"
         solution = in_our_tags(f"{thinking.strip()}\n{solution.strip()}")
+    elif thinking and has_gold:
+        solution = f"<think> {THINK_TAG.sub('', in_our_tags(thinking)).strip()} </think>"
     if solution is None or "<think>" in solution:
         return solution
     return None if ANSWER_TAG.fullmatch(solution.strip()) else solution

@@ -148,10 +148,11 @@ def choices_of(record: dict, where: str, key: str | None = None) -> list[str] | 
 
 def must_have_no_gap(found: choice_forms.Choices, key: str, where: str) -> None:
     """Refuse choices of which one is left out: {"A": "red", "B": null, "C": "blue"}."""
-    for label, text in zip(found.labels, found.texts):
+    labels = found.labels or choice_forms.LETTERS[: len(found.texts)]
+    for label, text in zip(labels, found.texts):
         if text is None:
             raise UserError(
-                f"{where}: `{key}` has no text for {label}, but for {found.labels[-1]}; "
+                f"{where}: `{key}` has no text for {label}, but for {labels[-1]}; "
                 "fill it in, or delete the record"
             )
 

@@ -39,7 +39,7 @@ CAPITALS = re.compile(r"[A-Z]?[a-z]+[AB]$|[A-Z]+(?![a-z])|[A-Z]?[^\W\d_A-Z]+")  
 SHARD = re.compile(r"(.+?)-\d{5}-of-\d{5}\b.*")
 NO_SPLIT = ("data", "part", "shard", "default")  # data-00000-of-00002.arrow, of save_to_disk
 HOLDERS = ("extra_info", "metadata", "info")  # verl, MathVista, CLEVR: what a `split` lies in
-SPLIT_KEYS = ("split", "dataset_split")  # the second is DocVQA's
+SPLIT_KEYS = ("split", "dataset_split", "data_split", "set_name")  # of DocVQA, of TextVQA
 
 
 class Row(NamedTuple):

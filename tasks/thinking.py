@@ -36,11 +36,14 @@ SPELLINGS = [  # a tag as others write it, ours; "" drops it
 ]
 FLAGS = re.IGNORECASE | re.MULTILINE | re.DOTALL
 SPELLINGS = [(re.compile(tag, FLAGS), ours) for tag, ours in SPELLINGS]
+MAY_HOLD_TAGS = re.compile(r"[<◁\[#]")
 OUTPUT = re.compile(r"</?output>", re.IGNORECASE)  # Marco-o1
 
 
 def in_our_tags(text: str) -> str:
     """Write a worked text in our tags: what is thought in others' becomes one block."""
+    if not MAY_HOLD_TAGS.search(text):
+        return text
     respelled = text
     for tag, ours in SPELLINGS:
         respelled = tag.sub(ours, respelled)

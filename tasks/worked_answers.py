@@ -8,7 +8,7 @@ r"""The answer that a worked text comes to, and the worked text that an answer s
 """
 
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from grading.answers import extract_answer, match_answer
 from plumbing.errors import UserError
@@ -20,12 +20,14 @@ from tasks.thinking import ANSWER_TAG, THINK_TAG, after_thinking, in_our_tags
 # What shows that an `answer` is a worked text, or is dressed as one.
 WORKED = re.compile(
     r"</?think>|</?answer>|\\boxed|^####.*\s*\Z"
-    r"|^\W*(?:final\s+)?answer\W*\n|^\W*(?:final\s+)?answer\**\s*:",
+    r"|^\W*(?:final\s+)?answer\W*\n|^\W*(?:final\s+)?ans(?:wer)?\**\s*:",
     re.IGNORECASE | re.MULTILINE,
 )
 IS_BOLD = re.compile(r"[^*]+\b(?:is|are|be|:)\s*\*\*([^*]+)\*\*\.?")  # a short text
 NOT_A_NUMBER = ("nan", "NaN", "NAN")  # as tables write an empty field
-EXPLAINS = re.compile(r"\W*(?:explanation|reason|rationale|because|solution)", re.IGNORECASE)
+EXPLAINS = re.compile(
+    r"\W*(?:explanation|reason|rationale|because|solution|解析|因为)", re.IGNORECASE
+)
 
 
 class Gold(NamedTuple):
@@ -72,6 +74,11 @@ def tagged(text: str) -> str | None:
     return text[pair[0] : pair[1]][len("<answer>") : -len("</answer>")].strip() if pair else None
 
 
+def is_tagged(value: Any) -> bool:
+    """Tell whether a value is a text with an answer in tags, which can be imitated."""
+    return isinstance(value, str) and bool(tagged(in_our_tags(value)))
+
+
 def last_pair(text: str) -> tuple[int, int] | None:
     """Find the place of that answer with its tags.
 
@@ -102,7 +109,8 @@ def split_gold(answer: str, where: str) -> Gold:
         raise UserError(
             f"{where}: the answer is {answer}, no number; write what is meant, or delete the record"
         )
-    if not (WORKED.search(answer) or answer_marks.SAID.search(answer)):
+    marks = (WORKED, answer_marks.ANSWER_LINE, answer_marks.SAID)
+    if not any(mark.search(answer) for mark in marks):
         return Gold(bare(answer), None)
     return Gold(gold_in(answer), answer)
 

@@ -116,6 +116,7 @@ FORMS = [
     {"text": ["red", "blue"], "label": ["A", "B"]},
     [{"label": "A", "text": "red"}, {"label": "B", "text": "blue"}],
     [{"key": "A", "value": "red"}, {"key": "B", "value": "blue"}, {"key": "C", "value": None}],
+    ["red", "blue", None, ""],
     "A. red\nB. blue",
     '{"A": "red", "B": "blue", "C": null}',
 ]
@@ -149,7 +150,57 @@ def test_a_label_that_is_another_choices_text_is_refused(tmp_path):
     assert one(tmp_path, which(answerKey="2", choices=numbers)).answer == "3"
 
 
-@pytest.mark.parametrize("form", [{"A": "red", "B": None, "C": "blue"}, {"1": "red", "3": "blue"}])
+POINTS = ["B", "A", "D"]
+
+
+def test_a_letter_that_is_another_choices_text_is_refused(tmp_path):
+    text = refusal(one, tmp_path, which(answer="B", choices=POINTS))
+    assert "the label of 'A' and the text of another choice" in text
+    for gold, right in (("B. A", "A"), ("A. B", "B"), ("C", "D"), ("D", "D")):
+        got = one(tmp_path, which(answer=gold, choices=POINTS))
+        assert rewards.accuracy(f"<answer>{right}</answer>", got) == 1
+    key = which(answerKey="B", choices={"text": POINTS, "label": ["A", "B", "C"]})
+    assert rewards.accuracy("<answer>A</answer>", one(tmp_path, key)) == 1
+
+
+OF_SCIENCE_QA = [1, 1.0, "B", "blue", "(B)"]
+
+
+@pytest.mark.parametrize("gold", OF_SCIENCE_QA)
+def test_the_right_choice_of_scienceqa(gold, tmp_path):
+    got = one(tmp_path, which(choices=RED, answer=gold, hint="", lecture=""))
+    assert got.answer == "blue"
+
+
+@pytest.mark.parametrize("gold", ["1", 2, 0.5, "green"])
+def test_what_is_no_choice_of_scienceqa(gold, tmp_path):
+    record = which(choices=RED, answer=gold, hint="", lecture="")
+    assert "must be the place of a choice" in refusal(one, tmp_path, record)
+
+
+COLUMNS_UNREAD = [
+    {"problem": "Which?", "A": "red", "B": "blue"},
+    {"question": "Which?", "a": "red", "b": "blue"},
+    {**turns("Which?", "B"), "A": "red", "B": "blue"},
+]
+
+
+@pytest.mark.parametrize("record", COLUMNS_UNREAD)
+def test_columns_that_are_not_read_are_missed(record, tmp_path):
+    if "conversations" not in record:
+        record = {**record, "answer": "B"}
+    assert "`a` may be" in refusal(one, tmp_path, record).replace("`A`", "`a`")
+
+
+GAPS = [
+    {"A": "red", "B": None, "C": "blue"},
+    {"1": "red", "3": "blue"},
+    ["red", None, "blue"],
+    ["red", " ", "blue"],
+]
+
+
+@pytest.mark.parametrize("form", GAPS)
 def test_choices_with_a_gap_are_refused(form, tmp_path):
     text = refusal(one, tmp_path, which(answer="C", choices=form))
     assert "`choices` has no text for" in text and "fill it in" in text

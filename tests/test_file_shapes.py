@@ -20,6 +20,7 @@ SHAPES = {  # of a JSON text: (the text, the answers, the places)
     "annotations": (f'{{"annotations":\n[{A}]}}', "1", "2"),
     "split and data": (f'{{"dataset_split": "val", "data": [{A}]}}', "1", "1"),
     "splits": (f'{{"train": [\n{A}],\n"test": [\n{B}]}}', "1", "2"),
+    "an empty split": (f'{{"train": [\n{A}], "validation": []}}', "1", "2"),
     "objects of objects": (f'{{"7": {A},\n"8": {B}}}', "12", "1 2"),
 }
 

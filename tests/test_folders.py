@@ -177,7 +177,13 @@ ROWS = {  # the splits of the rows, :split, what is read where one trains and wh
 
 @pytest.mark.parametrize("case", ROWS)
 @pytest.mark.parametrize(
-    "name, key", [("x.jsonl", "split"), ("x.jsonl", "extra_info"), ("x.parquet", "split")]
+    "name, key",
+    [
+        ("x.jsonl", "split"),
+        ("x.jsonl", "data_split"),
+        ("x.jsonl", "extra_info"),
+        ("x.parquet", "split"),
+    ],
 )
 def test_rows_that_say_a_split(tmp_path, case, name, key):
     words, split, training, asking = ROWS[case]

@@ -6,7 +6,7 @@ no thinking and no tags. What is imitated is scored right.
 
 import pytest
 from layout_table import LONG
-from samples import one, refusal, turns
+from samples import one, png, refusal, turns
 
 import rewards
 from grading.answers import extract_answer, match_answer
@@ -93,6 +93,14 @@ CUT_OFF = [  # a text that is cut off or tells two answers, and has no gold
     "The answer is given in the table: 5.",
 ]
 MARKED = [  # a text without thinking, its gold
+    ("Ans: 3", "3"),
+    ("The answer is 3, not 4.", "3"),
+    ("答案：40°", "40°"),
+    ("解：∠1=∠2=40°。\n故答案为：40°．", "40°"),
+    ("由图可知，故选：C．\n点评：本题考查方程。", "C"),
+    ("因此，正确答案是B。", "B"),
+    ("所以答案是3，因为1+2=3。", "3"),
+    ("【答案】B\n【解析】因为AB平行于CD。", "B"),
     ("Answer: 3\nLet me know if you need more.", "3"),
     ("Answer: 3. Let me know if you need more.", "3"),
     ("Answer: 3\n\nDone.", "3"),
@@ -281,7 +289,71 @@ def test_the_order_of_several_answers_is_no_contradiction():
     assert not contradict("4, 3", "3, 4") and contradict("(4, 3)", "(3, 4)")
 
 
+SETS = [  # records of layouts that carry a solution along, the gold B
+    {"question": "q", "A": "a cat", "B": "a dog"},
+    {"question": "q", "choices": ["a cat", "a dog"], "hint": "", "lecture": ""},
+    {"question": "q", "options": [], "level": 1, "subject": "s", "image": "a.png"},
+]
+
+
+@pytest.mark.parametrize("record", SETS)
+def test_a_solution_with_tags_is_learned_in_any_layout(record, tmp_path):
+    (tmp_path / "a.png").write_bytes(png())
+    solution = "<think> hm </think><answer> {} </answer>"
+    tagged = {**record, "answer": "B", "solution": solution.format("B")}
+    assert one(tmp_path, tagged).solution == tagged["solution"]
+    wrong = {**tagged, "solution": solution.format("A")}
+    assert "but the solution comes to 'A'" in refusal(one, tmp_path, wrong)
+    told = one(tmp_path, {**tagged, "solution": "It barks."})
+    assert told.solution is None and told.meta["solution"] == "It barks."
+
+
+THOUGHTS = ["I see.", "<think> I see. </think>", "<thinking>I see.</thinking>"]
+
+
+@pytest.mark.parametrize("thinking", THOUGHTS)
+def test_thinking_beside_an_answer_is_learned(thinking, tmp_path):
+    for answer in ("3", "So. Answer: 3"):
+        got = one(tmp_path, {"question": "q", "thinking": thinking, "answer": answer})
+        assert got.answer == "3"
+        assert got.solution == "<think> I see. </think><answer> 3 </answer>"
+    (tmp_path / "a.png").write_bytes(png())
+    box = {"question": "Where?", "image": "a.png", "boxes": [[0, 0, 28, 28]]}
+    learned = one(tmp_path, {**box, "thinking": thinking}).solution
+    assert learned.startswith("<think> I see. </think><answer> {") and "500" in learned
+
+
+ROUNDED = [  # two golds, whether they surely differ
+    ("4.24", "3\\sqrt{2}", False),
+    ("0.33", "1/3", False),
+    ("12.57", "4\\pi", False),
+    ("50%", "0.5", False),
+    ("66.7%", "2/3", False),
+    ("yes", "True", False),
+    ("yes", "False", True),
+    ("50", "0.5", True),
+    ("5%", "0.5", True),
+    ("0.5", "0.4", True),
+    ("19.99", "20", True),
+    ("67", "66.7", True),
+    ("2.5", "x", False),
+    ("2.5", "1/0", True),
+    ("±2", "2.0", True),
+    ("2, 4", "\\{4, 2\\}", False),
+    ("mcdonald's", "McDonalds", False),
+    ("ice-cream", "ice cream", False),
+    ("red", "blue", True),
+]
+
+
+@pytest.mark.parametrize("one, two, differ", ROUNDED)
+def test_a_rounded_number_is_no_contradiction(one, two, differ):
+    assert contradict(one, two) == contradict(two, one) == differ
+
+
 HOSTILE = [
+    "答案：",
+    "故选",
     "\\boxed{",
     "\\boxed{1},",
     "Answer: ",

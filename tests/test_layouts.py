@@ -1272,6 +1272,9 @@ def test_records_without_a_picture_are_counted_once_a_file(wide, capsys):
         write(wide, [{"question": "q", "chosen": "yes", "rejected": "no"}] * 2, "pairs.json")
     )
     assert capsys.readouterr().out.count("none of 2 records of pairs.json have a picture") == 1
+    (wide / "line.json").write_text(json.dumps([GOOD] * 4))
+    tasks.read(wide / "line.json")
+    assert capsys.readouterr().out.count("none of 4 records of line.json have a picture") == 1
 
 
 @pytest.mark.parametrize("mark", ["<img src='b.png'>", "![](b.png)", "![a plot](b.png)", "[image]"])
@@ -1351,7 +1354,7 @@ STRANGE = {
         {"image": "a.png", "answer": None, "boxes": [{"bbox_2d": [1, 2, 3, 4], "label": "\ud800"}]},
         "`label` contains half of a surrogate pair",
     ),
-    "null, choice": ({"choices": ["a", None]}, "`choices` must be a list of texts"),
+    "null, choice": ({"choices": [None, "a"]}, "`choices` has no text for A, but for B"),
     "NaN, choice": ({"choices": ["a", float("nan")]}, "`choices` holds NaN"),
     "infinite answer": ({"answer": float("inf")}, "`answer` is inf, no number"),
 }
