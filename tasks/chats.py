@@ -21,10 +21,10 @@ from tasks.answer_marks import contradict
 from tasks.box_texts import WrittenBoxes
 from tasks.example import Turn
 from tasks.option_texts import with_choices
+from tasks.record_fields import NUMBER_OR_TEXT
 from tasks.thinking import in_our_tags
 from tasks.worked_answers import gold_in, imitated, marked_gold, must_agree, split_gold
 
-NUMBER_OR_TEXT = turns.NUMBER_OR_TEXT
 TURN_KEYS = ("conversations", "conversation", "messages", "message", "texts")
 READ_KEYS = (
     *record_fields.IMAGE_KEYS,

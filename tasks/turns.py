@@ -12,6 +12,7 @@ from plumbing.text import short
 from tasks import image_fields, record_fields
 from tasks.example import Turn
 from tasks.marks import MARK
+from tasks.record_fields import NUMBER_OR_TEXT
 
 ROLES = {
     "user": "user",
@@ -32,7 +33,6 @@ CALL_KEYS = ("tool_calls", "function_call")
 LEARNED_KEYS = ("loss", "weight", "train", "training")  # of ms-swift, OpenAI, axolotl (two)
 THOUGHT_KEYS = ("reasoning_content", "reasoning", "thinking")  # DeepSeek, OpenRouter, gpt-oss
 REPLIES = ("output", "response")
-NUMBER_OR_TEXT = (str, int, float)
 PLACE = re.compile(r"<\|?(?:image|img)[^<>\n]*>", re.IGNORECASE)  # of a picture, in any form
 
 
