@@ -1,6 +1,5 @@
 """Read given preference pairs: MMPR's, RLHF-V's, TRL's, VL-RLHF's, LLaMA-Factory's, ms-swift's."""
 
-import json
 import os
 import random
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from tasks import folders, hub, image_fields, marks, placeholders, record_fields
 from tasks.example import Example, Pair, Turn
 from tasks.files import must_end, no_such, rows_of, tell_apart
 from tasks.images import check_images, keep_embedded, locate
+from tasks.json_records import json_or_none
 from tasks.stored import Store
 
 PROMPT_KEYS = ("prompt", "conversations", "messages", *record_fields.QUESTION_KEYS)
@@ -222,11 +222,8 @@ def is_pair(record: Any) -> bool:
 def opened_text(record: dict) -> dict | None:
     """Open RLHF-V's `text`, an object or one as JSON; None if it is neither."""
     inner = record.get("text")
-    try:
-        if isinstance(inner, str) and inner.lstrip().startswith("{"):
-            inner = json.loads(inner)
-    except (ValueError, RecursionError):
-        return None
+    if isinstance(inner, str) and inner.lstrip().startswith("{"):
+        inner = json_or_none(inner)
     return inner if isinstance(inner, dict) else None
 
 

@@ -3,7 +3,6 @@
 Questions (chats.py) and preference pairs (pairs.py) read their turns here.
 """
 
-import json
 import re
 from typing import Any, NamedTuple
 
@@ -11,6 +10,7 @@ from plumbing.errors import UserError
 from plumbing.text import short
 from tasks import image_fields, record_fields
 from tasks.example import Turn
+from tasks.json_records import json_or_none
 from tasks.marks import MARK
 from tasks.record_fields import NUMBER_OR_TEXT
 
@@ -55,10 +55,7 @@ def opened(value: Any) -> Any:
     """
     if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")):
         return value
-    try:
-        found = json.loads(value)
-    except (ValueError, RecursionError):
-        return value
+    found = json_or_none(value)
     return found if are_turns(image_fields.as_list(found)) else value
 
 
