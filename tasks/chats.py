@@ -1,4 +1,4 @@
-r"""Records that are conversations: `conversations`, `messages`, `texts`, `prompt`, `query`.
+"""Records that are conversations: `conversations`, `messages`, `texts`, `prompt`, `query`.
 
 The last user turn is the question, the turns before it are the history, and what the assistant
 replied last is the gold, or holds it. A gold of the record's own goes before that of the reply.

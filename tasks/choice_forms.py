@@ -6,7 +6,7 @@ r"""The ways in which records write choices, each read as (labels, texts).
     [{"label": "A", "text": "red"}, ...]            A, B
     "A. red\nB. blue"                               A, B
 
-Columns of the record, option_a and option_b, are gathered into the second.
+Columns of the record, option_a and option_b, are gathered into the second: `from_columns`.
 """
 
 import ast
@@ -106,7 +106,7 @@ def listed(value: Any) -> Any:
     return value
 
 
-def gathered(record: dict) -> dict:
+def from_columns(record: dict) -> dict:
     """Gather a record's columns of choices: option_a, option_b -> choices {"A": ..., "B": ...}."""
     columns = {key: COLUMN.fullmatch(str(key)) for key in record}
     columns = {key: found[1] for key, found in columns.items() if found}

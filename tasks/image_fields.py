@@ -30,10 +30,15 @@ PICTURE = (
 )
 HANDLE = (
     "paths?|files?|filenames?|names?|ur[il]s?|bytes|base64|b64|data|src|raw|pil|list|input|values"
-    "|left|right|first|second|top|original|full|main|query|question|before|after|local|rgb"
-    "|target|reference|support|options?|choices?|other|(?<![a-z])[a-h](?![a-z])"
+    "|top|original|full|main|query|question|local|rgb"
 )
-NAMES_PICTURE = re.compile(rf"(?:{PICTURE}|{HANDLE}|[^a-z])+")  # imgname, image_2, leftImagePath
+# Which of several: target_image, image_b.
+WHICH = (
+    "left|right|first|second|before|after|target|reference|support|options?|choices?|other"
+    "|(?<![a-z])[a-h](?![a-z])"
+)
+NAMES_PICTURE = re.compile(rf"(?:{PICTURE}|{HANDLE}|{WHICH}|[^a-z])+")  # imgname, leftImagePath
+ANOTHER = re.compile(rf"\d|{WHICH}")  # image_2, image_b, target_image, beside `image`
 NUMBERS_PICTURE = re.compile(rf"(?:{PICTURE})_?(?:ids?|idx|index|key|hash|uuid)")  # COCO's image_id
 SAYS_PICTURE = re.compile(
     rf"(?:has|have|is|with|contains|needs|requires|uses)_?(?:an?_?)?(?:{PICTURE})"
@@ -52,11 +57,6 @@ PICTURE_BYTES = (
     b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cJXL "
 )  # fmt: skip
 ENCODED_STARTS = ("data:image/", "data:video/", *BASE64_STARTS)
-# image_2, image_b, target_image, beside `image`
-ANOTHER = re.compile(
-    r"\d|left|right|first|second|before|after|target|reference|support|option|choice|other"
-    r"|(?<![a-z])[a-h](?![a-z])"
-)
 # What is told about a picture or the answer: its source, its mask. It is no other picture.
 TOLD = (
     *("source", "sources", "origin", "original", "orig", "meta", "metadata", "info", "id", "ids"),
@@ -93,7 +93,7 @@ def gathered(record: dict, where: str) -> dict:
         keys = (here or keys)[:1]
     if not keys:
         return record
-    images = [opened(image) for key in keys for image in as_list(record[key])]
+    images = [unwrapped(image) for key in keys for image in as_list(record[key])]
     return {**record_fields.without(record, *keys), "images": images}
 
 
@@ -117,7 +117,7 @@ def numbered_keys(record: dict, where: str) -> list[str]:
     return [full[number] for number in sorted(full)] + empty
 
 
-def opened(image: Any) -> Any:
+def unwrapped(image: Any) -> Any:
     """Take the address out of OpenAI's {"url": "a.png"}; another value stays."""
     return image["url"] if isinstance(image, dict) and image.get("url") else image
 
@@ -346,7 +346,7 @@ def must_see(left: dict, turns: list, read: list, where: str) -> None:
             beside = record_fields.without(turn, "from", "value", "role", "content")
             fields += beside.items()
     for key, value in fields:
-        must_agree(key, value, len(read), where)
+        must_be_as_many(key, value, len(read), where)
         if read:
             seems = is_one_more(key, value, read)
         else:
@@ -372,7 +372,7 @@ def must_have_no_number(record: dict, read: list, where: str) -> None:
             )
 
 
-def must_agree(key: Any, value: Any, count: int, where: str) -> None:
+def must_be_as_many(key: Any, value: Any, count: int, where: str) -> None:
     """Refuse a field that states more pictures than the `count` that are read."""
     low = str(key).lower()
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)

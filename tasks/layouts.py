@@ -55,7 +55,7 @@ def to_example(
             f"{where}: expected an object with question and answer, found {type(record).__name__}"
         )
     must_be_no_pair(record, where)
-    record = choice_forms.gathered(record)
+    record = choice_forms.from_columns(record)
     fields, meta = with_earlier(*reader_of(record)(record, where), where)
     meta = with_our_keys(meta, where)
     answer, solution = gold_of(fields, where)

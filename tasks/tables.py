@@ -10,8 +10,6 @@ from plumbing.errors import UserError
 from plumbing.text import short
 
 NO_UTF8 = re.compile("[\udc80-\udcff]")  # bytes, as "surrogateescape" decodes them
-
-
 LONGEST_INDEX = 64  # VLMEvalKit's; a longer `image` is a picture
 
 
