@@ -168,7 +168,7 @@ def fields_of(record: dict, chat: Chat, where: str) -> tuple[dict, dict]:
     record = image_fields.gathered(record, where)
     must_be_meant(record, chat, where)
     record, chat = with_objects(record, chat, where)
-    images = pictures_of_chat(record, chat, where)
+    images = turns.pictures_of(record, chat.images, where)
     must_hold_no_boxes(record, chat, len(images), where)
     choices = record_fields.choices_of(record, where)
     replies = [turn.text for turn in chat.history if turn.role == "assistant"]
@@ -180,7 +180,7 @@ def fields_of(record: dict, chat: Chat, where: str) -> tuple[dict, dict]:
         "question": with_choices(chat.question, choices, answer),
         "history": chat.history,
         "unlearned": chat.unlearned,
-        "system": system_of(record, chat, where),
+        "system": turns.system_of(record, chat.system, where),
         "images": images,
         "folders": record_fields.USUAL_FOLDERS,
         "choices": choices,
@@ -205,17 +205,6 @@ def must_be_meant(record: dict, chat: Chat, where: str) -> None:
             f"{where}: `{bad}` is false, which marks the reply as a bad one (KTO), and it would be "
             "imitated; delete the record, or the key if it means something else"
         )
-
-
-def pictures_of_chat(record: dict, chat: Chat, where: str) -> list:
-    """List the pictures that the record or its turns name."""
-    images = image_fields.pictures_of(record, where)
-    if images and chat.images and not image_fields.same_pictures(images, chat.images):
-        raise UserError(
-            f"{where}: the turns hold other pictures than the record names; "
-            "delete those that are not meant"
-        )
-    return images or chat.images
 
 
 def with_objects(record: dict, chat: Chat, where: str) -> tuple[dict, Chat]:
@@ -250,16 +239,6 @@ def must_hold_no_boxes(record: dict, chat: Chat, pictures: int, where: str) -> N
                 f"{where}: an earlier reply is a box ({short(turn.text, 40)}), and only the last "
                 "one is converted for the model; make each question a record of its own"
             )
-
-
-def system_of(record: dict, chat: Chat, where: str) -> str | None:
-    """Give the system turn, or LLaMA-Factory's key `system`."""
-    if not record.get("system"):
-        return chat.system
-    system = record_fields.needed(record, "system", where)
-    if chat.system not in (None, system):
-        raise UserError(f"{where}: `system` and the system turn differ; delete one of them")
-    return system
 
 
 # --- the gold ---

@@ -177,7 +177,8 @@ def to_pair(
     chosen, rejected = (said[-1].text.strip() for said, _ in replies)
     if chosen == rejected:
         raise UserError(f"{where}: chosen and rejected are the same text; delete the record")
-    system, asked = system_of(record, asked, where)
+    said = asked.pop(0).text if asked[0].role == "system" else None
+    system = turns.system_of(record, said, where)
     turns.must_ask(record, [asked[-1].text], where)
     turns.must_need_no_tools(record, where)
     asked = turns.history_of(turns.earlier(record, where))[0] + asked
@@ -336,30 +337,11 @@ def prompt_of(
     return begun[0]
 
 
-def system_of(record: dict, asked: list[Turn], where: str) -> tuple[str | None, list[Turn]]:
-    """Take the system turn out of a prompt, or out of the record's `system`: (text, the rest)."""
-    given = []
-    if record.get("system"):
-        given.append(record_fields.needed(record, "system", where))
-    if asked[0].role == "system":
-        given.append(asked[0].text)
-        asked = asked[1:]
-    if len(set(given)) > 1:
-        raise UserError(f"{where}: `system` is not the prompt's system turn; delete one of them")
-    return (given[0] if given else None), asked
-
-
 def images_of_pair(record: dict, key: str | None, embedded: list, where: str) -> list:
     """List a pair's pictures, which its prompt or its record names, as they are given."""
     named = {name: record.get(name) for name in record_fields.IMAGE_KEYS}
     named["image"] = named["image"] or None  # MMPR writes "" for no picture
-    images = image_fields.pictures_of(named, where)
-    if images and embedded and not image_fields.same_pictures(images, embedded):
-        raise UserError(
-            f"{where}: the prompt holds other pictures than the record names; "
-            "delete those that are not meant"
-        )
-    images = images or embedded
+    images = turns.pictures_of(named, embedded, where)
     read_keys = [key, *REPLIES] if key else list(REPLIES)
     said = [turn for name in read_keys for turn in image_fields.as_list(record[name])]
     left = record_fields.without(record, *record_fields.IMAGE_KEYS, *read_keys)

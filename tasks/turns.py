@@ -160,6 +160,27 @@ def must_need_no_tools(record: dict, where: str) -> None:
         )
 
 
+def system_of(record: dict, said: str | None, where: str) -> str | None:
+    """Give the system turn, or the record's key `system`. UserError if they differ."""
+    if not record.get("system"):
+        return said
+    system = record_fields.needed(record, "system", where)
+    if said not in (None, system):
+        raise UserError(f"{where}: `system` is not the system turn; delete one of them")
+    return system
+
+
+def pictures_of(record: dict, embedded: list, where: str) -> list:
+    """List the pictures that a record names, else those of its turns. UserError if they differ."""
+    named = image_fields.pictures_of(record, where)
+    if named and embedded and not image_fields.same_pictures(named, embedded):
+        raise UserError(
+            f"{where}: the turns hold other pictures than the record names; "
+            "delete those that are not meant"
+        )
+    return named or embedded
+
+
 def unfolded(record: dict, key: str, where: str) -> dict:
     """Write ms-swift's `query` and `response`, or alpaca's `instruction`, as turns under `key`.
 
