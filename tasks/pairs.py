@@ -9,11 +9,19 @@ from typing import Any
 from plumbing.bad_records import REFUSE, BadRecords
 from plumbing.errors import UserError
 from plumbing.text import short
-from tasks import folders, hub, image_fields, marks, placeholders, record_fields, turns
+from tasks import (
+    folders,
+    hub,
+    image_fields,
+    json_records,
+    marks,
+    placeholders,
+    record_fields,
+    turns,
+)
 from tasks.example import Example, Pair, Turn
 from tasks.files import must_end, no_such, rows_of, tell_apart
 from tasks.images import check_images, keep_embedded, locate
-from tasks.json_records import json_or_none
 from tasks.stored import Store
 
 PROMPT_KEYS = ("prompt", "conversations", "messages", *record_fields.QUESTION_KEYS)
@@ -224,7 +232,7 @@ def opened_text(record: dict) -> dict | None:
     """Open RLHF-V's `text`, an object or one as JSON; None if it is neither."""
     inner = record.get("text")
     if isinstance(inner, str) and inner.lstrip().startswith("{"):
-        inner = json_or_none(inner)
+        inner = json_records.json_or_none(inner)
     return inner if isinstance(inner, dict) else None
 
 

@@ -391,7 +391,7 @@ REFUSED = {  # name: (a record, what is said)
     ),
     "a pair": (
         {"question": "q", "chosen": "3", "rejected": "4"},
-        "a preference pair without a gold answer: train_dpo.py --pairs learns from such records",
+        "a preference pair without a gold answer: train_dpo.py --pairs",
     ),
     "a pair of ms-swift": (chat(ASK, reply("3"), rejected_response="4"), "a preference pair"),
     "a pair of RLHF-V": (
