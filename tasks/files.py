@@ -1,4 +1,4 @@
-"""Rows of one file: JSON, JSON Lines, parquet, Arrow."""
+"""Rows of one file, whatever its format; ids that differ; texts that can be printed."""
 
 import difflib
 import os

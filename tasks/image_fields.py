@@ -10,7 +10,7 @@ from plumbing.errors import UserError
 from plumbing.text import short
 from tasks import choice_forms, record_fields
 from tasks.example import Example
-from tasks.images import BASE64_STARTS, WEB_ADDRESS, is_encoded
+from tasks.images import BASE64_STARTS, SUFFIXES, WEB_ADDRESS, is_encoded
 
 # Other keys of published sets: read where they hold pictures, and IMAGE_KEYS hold nothing.
 OTHER_KEYS = (
@@ -48,8 +48,7 @@ COUNTS_PICTURES = re.compile(
     r"|(?:image|img|picture|photo)s?_?(?:count|num)"
 )
 PICTURE_FILE = re.compile(
-    r"[^\n]{1,255}\.(?:png|jpe?g|jfif|gif|webp|bmp|tiff?|svg|heic|avif|ppm"
-    r"|mp4|m4v|avi|mov|mkv|webm)(?:[?#]\S*)?",
+    rf"[^\n]{{1,255}}\.(?:{SUFFIXES}|mp4|m4v|avi|mov|mkv|webm)(?:[?#]\S*)?",
     re.IGNORECASE,
 )
 MOST_WORDS = 6  # of a file name; a longer text is a sentence

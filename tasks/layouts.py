@@ -1,4 +1,4 @@
-"""From a row of a file to an Example: the common layouts.
+"""From a row of a file to an Example: choose the reader of its layout, check what it has read.
 
 A layout's reader turns a record into (fields, meta). `fields` are question and images, and where
 there are any
@@ -69,7 +69,7 @@ def to_example(
             f'"Answer: ...", or of fewer than {SHORT_ANSWER} characters: '
             "what is scored needs a gold answer, train_sft.py alone learns without"
         )
-    history, question, given = asked(fields, where)
+    history, question, given = what_is_asked(fields, where)
     images = [locate(image, file, where, fields.get("folders", ("",))) for image in given]
     image_fields.must_see(meta, fields.get("turns", []), given, where)
     said = [turn.text for turn in history]
@@ -158,7 +158,7 @@ def gold_of(fields: dict, where: str) -> tuple[str, str | None]:
     return answer, worked_answers.imitated(solution, answer, choices) if solution else None
 
 
-def asked(fields: dict, where: str) -> tuple[list, str, list]:
+def what_is_asked(fields: dict, where: str) -> tuple[list, str, list]:
     """Give history, question and pictures, these in the order of their places."""
     history = fields.get("history", [])
     question = record_fields.text_of(fields, ["question"], where)
