@@ -253,7 +253,7 @@ def gold_of_chat(record: dict, chat: Chat, images: list, where: str) -> dict:
     """Find answer, solution and boxes: under a key of the record, or else in the last reply."""
     answer = gold_keys.answer_of(record, where)
     solution = record.get("solution")
-    if not has_gold(record, where):
+    if answer is None and solution is None:
         return gold_of_reply(record, chat, images, where)
     if isinstance(solution, list):
         return boxes_fields(record, box_texts.boxes_of_list(solution, chat.question, record, where))

@@ -87,7 +87,7 @@ def bare(label: Any) -> str:
 
 
 def is_blank(value: Any) -> bool:
-    """Tell whether a field is empty: null, NaN or blanks."""
+    """Tell whether a text or number is empty: null, NaN or blanks. Not [] or 0: has_content."""
     return value is None or value != value or (isinstance(value, str) and not value.strip())
 
 
