@@ -92,7 +92,7 @@ def gathered(record: dict, where: str) -> dict:
         keys = (here or keys)[:1]
     if not keys:
         return record
-    images = [unwrapped(image) for key in keys for image in as_list(record[key])]
+    images = [opened(image) for key in keys for image in as_list(record[key])]
     return {**record_fields.without(record, *keys), "images": images}
 
 
@@ -116,7 +116,7 @@ def numbered_keys(record: dict, where: str) -> list[str]:
     return [full[number] for number in sorted(full)] + empty
 
 
-def unwrapped(image: Any) -> Any:
+def opened(image: Any) -> Any:
     """Take the address out of OpenAI's {"url": "a.png"}; another value stays."""
     return image["url"] if isinstance(image, dict) and image.get("url") else image
 
