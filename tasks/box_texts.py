@@ -9,13 +9,11 @@ from typing import Any, NamedTuple
 
 from plumbing.errors import UserError
 from plumbing.text import short
-from tasks import worked_answers
+from tasks import record_fields, worked_answers
 from tasks.json_records import json_or_none
 
 # --- what a question asks for ---
 
-# VLM-R1's `accu_reward_method` of detection: a gold "None" means that there is nothing to find.
-DETECTION_METHODS = ("map", "od_ap", "od_ap50", "odLength", "weighted_sum")
 BOXES_ASKED = re.compile(r"bounding[ -]?box|bbox|'Position'", re.IGNORECASE)
 PLACE_ASKED = re.compile(
     r"\b(?:where|locat\w+|locali[sz]\w+|detect\w*|grounding|region)\b|[\[(]\s*x_?1\b|x_?min\b"
@@ -31,14 +29,14 @@ LIST_ASKED = re.compile(
 
 def asks_for_boxes(question: str, record: dict) -> bool:
     """Tell whether "No Objects" would be an answer to a record."""
-    if record.get("accu_reward_method") in DETECTION_METHODS:
+    if record.get("accu_reward_method") in record_fields.DETECTION_METHODS:  # VLM-R1's
         return True
     return bool(record.get("box_format") or BOXES_ASKED.search(question))
 
 
 def four_numbers_are(question: str, record: dict) -> str:
     """Tell whether an answer [1, 2, 3, 4] is a "box" or a "list", or could be "either"."""
-    kinds = (None, "default", *DETECTION_METHODS)  # not mcq, math, ...
+    kinds = (None, "default", *record_fields.DETECTION_METHODS)  # not mcq, math, ...
     if record.get("accu_reward_method") not in kinds:
         return "list"
     is_list = bool(LIST_ASKED.search(question)) and "coordinate" not in question.lower()

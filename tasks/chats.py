@@ -318,7 +318,7 @@ def boxes_of_reply(
     value: str, chat: Chat, record: dict, images: list, where: str
 ) -> WrittenBoxes | None:
     """Read the boxes of a conversation's answer; None if it is another kind of answer."""
-    detects = record.get("accu_reward_method") in box_texts.DETECTION_METHODS
+    detects = record.get("accu_reward_method") in record_fields.DETECTION_METHODS
     if detects and gold_in(value).lower().rstrip(".") == "none":
         return WrittenBoxes([], "pixels")
     told = box_texts.gold_part(value) or value

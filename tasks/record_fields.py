@@ -16,6 +16,8 @@ IMAGE_KEYS = ("images", "image", "image_path")
 USUAL_FOLDERS = ("", "images", "png", "tables", "clevr_math_imgs")
 QUESTION_KEYS = ("question", "problem")
 ANSWER_KEYS = ("answer", "ground_truth")
+# VLM-R1's rewards whose gold "None" means that there is nothing to find.
+DETECTION_METHODS = ("map", "od_ap", "od_ap50", "odLength", "weighted_sum")
 NUMBER_OR_TEXT = (str, int, float)  # what `text_of` may read
 
 
