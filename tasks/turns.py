@@ -33,7 +33,7 @@ CALL_KEYS = ("tool_calls", "function_call")
 LEARNED_KEYS = ("loss", "weight", "train", "training")  # of ms-swift, OpenAI, axolotl (two)
 THOUGHT_KEYS = ("reasoning_content", "reasoning", "thinking")  # DeepSeek, OpenRouter, gpt-oss
 REPLIES = ("output", "response")
-IMAGE_TAG = re.compile(r"<\|?(?:image|img)[^<>\n]*>", re.IGNORECASE)  # in any form
+PLACE = re.compile(r"<\|?(?:image|img)[^<>\n]*>", re.IGNORECASE)  # of a picture, in any form
 
 
 class Said(NamedTuple):
@@ -147,7 +147,7 @@ def must_ask(record: dict, asked: list[str], where: str) -> None:
 
 def words_of(text: str) -> str:
     """Give the words of a text without marks: "<image>\\nHow many?" -> "How many?"."""
-    return " ".join(IMAGE_TAG.sub(" ", text).split())
+    return " ".join(PLACE.sub(" ", text).split())
 
 
 def must_need_no_tools(record: dict, where: str) -> None:
