@@ -91,7 +91,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 class Problem(NamedTuple):
-    """Something wrong with a record or a file."""
+    """Something wrong with a record or a file, or with all of them together."""
 
     where: str  # "set.jsonl:3"
     sentence: str
@@ -347,7 +347,7 @@ def mixed(kinds: Counter) -> Problem:
         f"{count(kinds['pair'], 'preference pair')} beside {count(kinds['question'], 'question')}: "
         "no script reads both; put them into two files"
     )
-    return Problem("", sentence, mixed)
+    return Problem("", sentence, "mixed")
 
 
 def look_at_words(found: Findings, record: Record, asker: Any) -> list[Problem]:

@@ -32,7 +32,7 @@ TOOLS = ("tool", "tool_call", "tool_response", "function", "function_call", "obs
 CALL_KEYS = ("tool_calls", "function_call")
 LEARNED_KEYS = ("loss", "weight", "train", "training")  # of ms-swift, OpenAI, axolotl (two)
 THOUGHT_KEYS = ("reasoning_content", "reasoning", "thinking")  # DeepSeek, OpenRouter, gpt-oss
-REPLIES = ("output", "response")
+REPLY_KEYS = ("output", "response")
 PLACE = re.compile(r"<\|?(?:image|img)[^<>\n]*>", re.IGNORECASE)  # of a picture, in any form
 
 
@@ -194,7 +194,7 @@ def unfolded(record: dict, key: str, where: str) -> dict:
     for about in [name for name in keys if name in ("input", "context")]:
         if image_fields.has_content(record.get(about)):
             asked = f"{asked}\n{record_fields.needed(record, about, where)}"
-    replies = [record[name] for name in keys if name in REPLIES and record.get(name) is not None]
+    replies = [record[name] for name in keys if name in REPLY_KEYS and record.get(name) is not None]
     turns = exchange(asked, replies[0] if replies else None)
     return {**record_fields.without(record, *keys), key: turns if replies else turns[:1]}
 
