@@ -1,4 +1,18 @@
-"""Question sets: a set is a file of this folder, `read` opens any of them."""
+"""Question sets: `read` opens any of them. Most files here are one set, or one step of reading:
+
+folders, splits, hub, mixtures           what --data names: which files, which split
+files, json_records, tables, parquet     rows of a file
+layouts                                  which reader a row needs, and what must hold of all
+plain; chats, turns; published           the readers: plain, conversations, the published sets
+record_fields, choice_forms              texts and choices, checked
+image_fields, marks                      which fields are pictures, where these stand in a text
+gold_keys; worked_answers, answer_marks, thinking    the gold, under a key or in a worked text
+box_texts, placeholders, box_fields      a gold of boxes
+option_texts, prompts                    how a question is asked
+images, stored                           pictures, found and decoded
+pairs                                    preference pairs, which layouts refuses
+inspection                               `python data.py FILE`
+"""
 
 import os
 

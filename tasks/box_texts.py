@@ -4,13 +4,13 @@ A gold has to be exact: what holds boxes and cannot be read whole is refused. do
 table of the notations.
 """
 
-import json
 import re
 from typing import Any, NamedTuple
 
 from plumbing.errors import UserError
 from plumbing.text import short
 from tasks import record_fields, worked_answers
+from tasks.json_records import json_or_none
 
 # --- what a question asks for ---
 
@@ -143,10 +143,7 @@ def boxes_of_json(text: str, where: str) -> WrittenBoxes:
     """Read VLM-R1's and Visual-RFT's lists of boxes, perhaps fenced."""
     fenced = FENCE.search(text)
     body = fenced[1] if fenced else text
-    try:
-        items = json.loads(json_quotes(body) if "'Position'" in body else body)
-    except (ValueError, RecursionError):
-        items = None
+    items = json_or_none(json_quotes(body) if "'Position'" in body else body)
     items = [items] if isinstance(items, dict) else items
     if all_have(items, "Position"):
         return WrittenBoxes([item["Position"] for item in items], "norm1000", "position")
@@ -210,9 +207,8 @@ def corners_of(text: str) -> list[list] | None:
 
     None for what is no boxes.
     """
-    try:
-        value = json.loads(f"[{text.replace('(', '[').replace(')', ']')}]")
-    except (ValueError, RecursionError):
+    value = json_or_none(f"[{text.replace('(', '[').replace(')', ']')}]")
+    if value is None:
         return None
     while len(value) == 1 and isinstance(value[0], list):
         [value] = value

@@ -1,4 +1,4 @@
-r"""Records that are conversations: `conversations`, `messages`, `texts`, `prompt`, `query`.
+"""Records that are conversations: `conversations`, `messages`, `texts`, `prompt`, `query`.
 
 The last user turn is the question, the turns before it are the history, and what the assistant
 replied last is the gold, or holds it. A gold of the record's own goes before that of the reply.
@@ -21,10 +21,10 @@ from tasks.answer_marks import contradict
 from tasks.box_texts import WrittenBoxes
 from tasks.example import Turn
 from tasks.option_texts import with_choices
+from tasks.record_fields import NUMBER_OR_TEXT
 from tasks.thinking import in_our_tags
 from tasks.worked_answers import gold_in, imitated, marked_gold, must_agree, split_gold
 
-NUMBER_OR_TEXT = turns.NUMBER_OR_TEXT
 TURN_KEYS = ("conversations", "conversation", "messages", "message", "texts")
 READ_KEYS = (
     *record_fields.IMAGE_KEYS,
@@ -168,7 +168,7 @@ def fields_of(record: dict, chat: Chat, where: str) -> tuple[dict, dict]:
     record = image_fields.gathered(record, where)
     must_be_meant(record, chat, where)
     record, chat = with_objects(record, chat, where)
-    images = pictures_of_chat(record, chat, where)
+    images = turns.pictures_of(record, chat.images, where)
     must_hold_no_boxes(record, chat, len(images), where)
     choices = record_fields.choices_of(record, where)
     replies = [turn.text for turn in chat.history if turn.role == "assistant"]
@@ -180,7 +180,7 @@ def fields_of(record: dict, chat: Chat, where: str) -> tuple[dict, dict]:
         "question": with_choices(chat.question, choices, answer),
         "history": chat.history,
         "unlearned": chat.unlearned,
-        "system": system_of(record, chat, where),
+        "system": turns.system_of(record, chat.system, where),
         "images": images,
         "folders": record_fields.USUAL_FOLDERS,
         "choices": choices,
@@ -205,17 +205,6 @@ def must_be_meant(record: dict, chat: Chat, where: str) -> None:
             f"{where}: `{bad}` is false, which marks the reply as a bad one (KTO), and it would be "
             "imitated; delete the record, or the key if it means something else"
         )
-
-
-def pictures_of_chat(record: dict, chat: Chat, where: str) -> list:
-    """List the pictures that the record or its turns name."""
-    images = image_fields.pictures_of(record, where)
-    if images and chat.images and not image_fields.same_pictures(images, chat.images):
-        raise UserError(
-            f"{where}: the turns hold other pictures than the record names; "
-            "delete those that are not meant"
-        )
-    return images or chat.images
 
 
 def with_objects(record: dict, chat: Chat, where: str) -> tuple[dict, Chat]:
@@ -252,16 +241,6 @@ def must_hold_no_boxes(record: dict, chat: Chat, pictures: int, where: str) -> N
             )
 
 
-def system_of(record: dict, chat: Chat, where: str) -> str | None:
-    """Give the system turn, or LLaMA-Factory's key `system`."""
-    if not record.get("system"):
-        return chat.system
-    system = record_fields.needed(record, "system", where)
-    if chat.system not in (None, system):
-        raise UserError(f"{where}: `system` and the system turn differ; delete one of them")
-    return system
-
-
 # --- the gold ---
 
 
@@ -274,7 +253,7 @@ def gold_of_chat(record: dict, chat: Chat, images: list, where: str) -> dict:
     """Find answer, solution and boxes: under a key of the record, or else in the last reply."""
     answer = gold_keys.answer_of(record, where)
     solution = record.get("solution")
-    if not has_gold(record, where):
+    if answer is None and solution is None:
         return gold_of_reply(record, chat, images, where)
     if isinstance(solution, list):
         return boxes_fields(record, box_texts.boxes_of_list(solution, chat.question, record, where))

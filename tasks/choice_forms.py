@@ -6,7 +6,7 @@ r"""The ways in which records write choices, each read as (labels, texts).
     [{"label": "A", "text": "red"}, ...]            A, B
     "A. red\nB. blue"                               A, B
 
-Columns of the record, option_a and option_b, are gathered into the second.
+Columns of the record, option_a and option_b, are gathered into the second: `from_columns`.
 """
 
 import ast
@@ -93,7 +93,7 @@ def bare(label: Any) -> str:
 
 
 def is_blank(value: Any) -> bool:
-    """Tell whether a field is empty: null, NaN or blanks."""
+    """Tell whether a text or number is empty: null, NaN or blanks. Not [] or 0: has_content."""
     return value is None or value != value or (isinstance(value, str) and not value.strip())
 
 
@@ -112,7 +112,7 @@ def listed(value: Any) -> Any:
     return value
 
 
-def gathered(record: dict) -> dict:
+def from_columns(record: dict) -> dict:
     """Gather a record's columns of choices: option_a, option_b -> choices {"A": ..., "B": ...}."""
     columns = {key: COLUMN.fullmatch(str(key)) for key in record}
     columns = {key: found[1] for key, found in columns.items() if found}

@@ -8,7 +8,7 @@ from pathlib import Path
 from plumbing.bad_records import REFUSE, BadRecords
 from plumbing.errors import UserError
 from plumbing.text import short
-from tasks import drawing, hub, mixtures, splits
+from tasks import drawing, hub, images, mixtures, splits
 from tasks.files import READERS, rows_of
 from tasks.splits import Row
 
@@ -69,7 +69,7 @@ NO_DATA = ("dataset_infos.json", "dataset_info.json", "dataset_dict.json", "stat
 ORDINARY = re.compile(
     r"(?i)(?:readme|licen[cs]e|notice|citation|changelog|makefile)\b.*"
     r"|.*\.(?:md|rst|pdf|py|sh|ya?ml|toml|cfg|lock|log|html?|bib|ipynb"
-    r"|png|jpe?g|jfif|gif|webp|bmp|tiff?|svg|heic|avif|ppm|mp4|mkv|webm|mov|avi)"
+    rf"|{images.SUFFIXES}|mp4|mkv|webm|mov|avi)"
 )
 
 

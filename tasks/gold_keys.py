@@ -9,8 +9,8 @@ from grading.values import Choice
 from plumbing.errors import UserError
 from plumbing.text import short
 from tasks import choice_forms, image_fields, record_fields, worked_answers
+from tasks.record_fields import NUMBER_OR_TEXT
 
-NUMBER_OR_TEXT = (str, int, float)
 # A record may have several of these, which must agree. The first is taken.
 KEYS = (
     *record_fields.ANSWER_KEYS,

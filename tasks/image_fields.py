@@ -10,7 +10,7 @@ from plumbing.errors import UserError
 from plumbing.text import short
 from tasks import choice_forms, record_fields
 from tasks.example import Example
-from tasks.images import BASE64_STARTS, WEB_ADDRESS, is_encoded
+from tasks.images import BASE64_STARTS, SUFFIXES, WEB_ADDRESS, is_encoded
 
 # Other keys of published sets: read where they hold pictures, and IMAGE_KEYS hold nothing.
 OTHER_KEYS = (
@@ -30,10 +30,15 @@ PICTURE = (
 )
 HANDLE = (
     "paths?|files?|filenames?|names?|ur[il]s?|bytes|base64|b64|data|src|raw|pil|list|input|values"
-    "|left|right|first|second|top|original|full|main|query|question|before|after|local|rgb"
-    "|target|reference|support|options?|choices?|other|(?<![a-z])[a-h](?![a-z])"
+    "|top|original|full|main|query|question|local|rgb"
 )
-NAMES_PICTURE = re.compile(rf"(?:{PICTURE}|{HANDLE}|[^a-z])+")  # imgname, image_2, leftImagePath
+# Which of several: target_image, image_b.
+WHICH = (
+    "left|right|first|second|before|after|target|reference|support|options?|choices?|other"
+    "|(?<![a-z])[a-h](?![a-z])"
+)
+NAMES_PICTURE = re.compile(rf"(?:{PICTURE}|{HANDLE}|{WHICH}|[^a-z])+")  # imgname, leftImagePath
+ANOTHER = re.compile(rf"\d|{WHICH}")  # image_2, image_b, target_image, beside `image`
 NUMBERS_PICTURE = re.compile(rf"(?:{PICTURE})_?(?:ids?|idx|index|key|hash|uuid)")  # COCO's image_id
 SAYS_PICTURE = re.compile(
     rf"(?:has|have|is|with|contains|needs|requires|uses)_?(?:an?_?)?(?:{PICTURE})"
@@ -43,8 +48,7 @@ COUNTS_PICTURES = re.compile(
     r"|(?:image|img|picture|photo)s?_?(?:count|num)"
 )
 PICTURE_FILE = re.compile(
-    r"[^\n]{1,255}\.(?:png|jpe?g|jfif|gif|webp|bmp|tiff?|svg|heic|avif|ppm"
-    r"|mp4|m4v|avi|mov|mkv|webm)(?:[?#]\S*)?",
+    rf"[^\n]{{1,255}}\.(?:{SUFFIXES}|mp4|m4v|avi|mov|mkv|webm)(?:[?#]\S*)?",
     re.IGNORECASE,
 )
 MOST_WORDS = 6  # of a file name; a longer text is a sentence
@@ -52,11 +56,6 @@ PICTURE_BYTES = (
     b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cJXL "
 )  # fmt: skip
 ENCODED_STARTS = ("data:image/", "data:video/", *BASE64_STARTS)
-# image_2, image_b, target_image, beside `image`
-ANOTHER = re.compile(
-    r"\d|left|right|first|second|before|after|target|reference|support|option|choice|other"
-    r"|(?<![a-z])[a-h](?![a-z])"
-)
 # What is told about a picture or the answer: its source, its mask. It is no other picture.
 TOLD = (
     *("source", "sources", "origin", "original", "orig", "meta", "metadata", "info", "id", "ids"),
@@ -346,7 +345,7 @@ def must_see(left: dict, turns: list, read: list, where: str) -> None:
             beside = record_fields.without(turn, "from", "value", "role", "content")
             fields += beside.items()
     for key, value in fields:
-        must_agree(key, value, len(read), where)
+        must_be_as_many(key, value, len(read), where)
         if read:
             seems = is_one_more(key, value, read)
         else:
@@ -372,7 +371,7 @@ def must_have_no_number(record: dict, read: list, where: str) -> None:
             )
 
 
-def must_agree(key: Any, value: Any, count: int, where: str) -> None:
+def must_be_as_many(key: Any, value: Any, count: int, where: str) -> None:
     """Refuse a field that states more pictures than the `count` that are read."""
     low = str(key).lower()
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)

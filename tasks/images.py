@@ -77,6 +77,7 @@ DATA_URL = re.compile(r"\s*data:([^,]{0,200}),", re.IGNORECASE)
 WEB_ADDRESS = re.compile(r"\s*(https?|ftp|s3|gs|hf)://", re.IGNORECASE)
 # How PNG, JPEG, GIF, RIFF (of WebP) and BMP begin in base64.
 BASE64_STARTS = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR", "Qk0", "Qk1", "Qk2", "Qk3")
+SUFFIXES = "png|jpe?g|jfif|gif|webp|bmp|tiff?|svg|heic|avif|ppm"  # of picture files
 SHORTEST_PICTURE = 32  # characters of base64; a shorter text is a name
 LONGEST_NAME = 4096  # characters; a longer text is no path
 

@@ -91,7 +91,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 class Problem(NamedTuple):
-    """Something wrong with a record or a file."""
+    """Something wrong with a record or a file, or with all of them together."""
 
     where: str  # "set.jsonl:3"
     sentence: str
@@ -347,7 +347,7 @@ def mixed(kinds: Counter) -> Problem:
         f"{count(kinds['pair'], 'preference pair')} beside {count(kinds['question'], 'question')}: "
         "no script reads both; put them into two files"
     )
-    return Problem("", sentence, mixed)
+    return Problem("", sentence, "mixed")
 
 
 def look_at_words(found: Findings, record: Record, asker: Any) -> list[Problem]:
@@ -468,7 +468,7 @@ def say_unasked(found: Findings, template: str) -> None:
     print(
         f'note: template {template} asks for "({kind})", but {len(found.unasked)} of '
         f"{found.kinds['answer']} gold answers are no {kind}, such as "
-        f"{printable(short(first.answer, 40))!r} of {printable(first.source)}; "
+        f"{for_terminal(short(first.answer, 40))!r} of {for_terminal(first.source)}; "
         "--prompt-template think asks for any answer, option for the letter of a choice"
     )
 
@@ -476,10 +476,10 @@ def say_unasked(found: Findings, template: str) -> None:
 def say(name: str, words: str) -> None:
     """Print a line of the table; nothing where there are no words."""
     if words:
-        print(f"{name:<20}{printable(words)}")
+        print(f"{name:<20}{for_terminal(words)}")
 
 
-def printable(text: str) -> str:
+def for_terminal(text: str) -> str:
     """Replace what would move a terminal's cursor, and half characters."""
     shown = [c if c.isprintable() or c in "\n\t" else "?" for c in text]
     return "".join(shown)
@@ -505,16 +505,16 @@ def say_prompt(record: Record, asker: Any) -> None:
     pad = asker.processor.special.image
     text = asker.prompt(example).text
     text = re.sub(f"(?:{re.escape(pad)})+", lambda run: f"{pad} x {len(run[0]) // len(pad)}", text)
-    print(f"\n--- prompt of {printable(example.source)} ---")
-    print(printable(cut(text, LONGEST_PROMPT)))
+    print(f"\n--- prompt of {for_terminal(example.source)} ---")
+    print(for_terminal(cut(text, LONGEST_PROMPT)))
     if record.pair:
         learned = {"chosen": record.pair.chosen, "rejected": record.pair.rejected}
     else:
-        print(f"--- gold: {printable(short(example.answer)) or 'none, it is open'} ---")
+        print(f"--- gold: {for_terminal(short(example.answer)) or 'none, it is open'} ---")
         target = asker.processor.decode(asker.target(example, math.inf))
         learned = {"target of the supervised stage": target}
     for name, text in learned.items():
-        print(f"--- {name} ---\n{printable(cut(text, LONGEST_PROMPT))}")
+        print(f"--- {name} ---\n{for_terminal(cut(text, LONGEST_PROMPT))}")
 
 
 def say_problems(problems: Sequence[Problem], sheet: Path) -> None:
@@ -522,20 +522,20 @@ def say_problems(problems: Sequence[Problem], sheet: Path) -> None:
     print(f"\n{count(len(problems), 'problem')}" if problems else "\nno problem was found")
     if len(problems) <= MOST_SHOWN:
         for problem in problems:
-            print(f"  {printable(problem.sentence)}")
+            print(f"  {for_terminal(problem.sentence)}")
         return
     kinds = {}
     for problem in problems:
         kinds.setdefault(problem.kind, []).append(problem)
     for same in sorted(kinds.values(), key=len, reverse=True):
-        print(f"  {len(same)} times: {printable(same[0].sentence)}")
+        print(f"  {len(same)} times: {for_terminal(same[0].sentence)}")
         others = ", ".join(problem.where for problem in same[1:MOST_SHOWN])
         more = f", and {len(same) - MOST_SHOWN} more" if len(same) > MOST_SHOWN else ""
         if others:
-            print(f"      also {printable(others)}{more}")
+            print(f"      also {for_terminal(others)}{more}")
     path = sheet.with_suffix(".txt")
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [f"{printable(problem.sentence)}\n" for problem in problems]
+    lines = [f"{for_terminal(problem.sentence)}\n" for problem in problems]
     path.write_text("".join(lines), encoding="utf-8")
     print(f"all of them: {path}")
 

@@ -65,6 +65,14 @@ def read_whole(file: Path, text: str) -> Iterator[tuple[Any, str, Any]]:
         yield place, f"#{number}", record
 
 
+def json_or_none(text: str) -> Any:
+    """Read a text that may be JSON; None if it is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
 def loaded(file: Path, text: str) -> Any:
     """Read a JSON text. UserError, naming the line, if it is broken."""
     try:

@@ -1,4 +1,4 @@
-"""From a row of a file to an Example: the common layouts.
+"""From a row of a file to an Example: choose the reader of its layout, check what it has read.
 
 A layout's reader turns a record into (fields, meta). `fields` are question and images, and where
 there are any
@@ -55,7 +55,7 @@ def to_example(
             f"{where}: expected an object with question and answer, found {type(record).__name__}"
         )
     must_be_no_pair(record, where)
-    record = choice_forms.gathered(record)
+    record = choice_forms.from_columns(record)
     fields, meta = with_earlier(*reader_of(record)(record, where), where)
     meta = with_our_keys(meta, where)
     if fields.get("solution") is None and worked_answers.is_tagged(meta.get("solution")):
@@ -71,7 +71,7 @@ def to_example(
             f'"Answer: ...", or of fewer than {SHORT_ANSWER} characters: '
             "what is scored needs a gold answer, train_sft.py alone learns without"
         )
-    history, question, given = asked(fields, where)
+    history, question, given = what_is_asked(fields, where)
     images = [locate(image, file, where, fields.get("folders", ("",))) for image in given]
     image_fields.must_see(meta, fields.get("turns", []), given, where)
     said = [turn.text for turn in history]
@@ -160,7 +160,7 @@ def gold_of(fields: dict, where: str) -> tuple[str, str | None]:
     return answer, worked_answers.imitated(solution, answer, choices) if solution else None
 
 
-def asked(fields: dict, where: str) -> tuple[list, str, list]:
+def what_is_asked(fields: dict, where: str) -> tuple[list, str, list]:
     """Give history, question and pictures, these in the order of their places."""
     history = fields.get("history", [])
     question = record_fields.text_of(fields, ["question"], where)

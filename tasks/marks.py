@@ -105,9 +105,7 @@ def without_first_marks(turns: list[Turn]) -> list[Turn]:
     "<image>\\n<image> Which?" -> "Which?"; "<image> or <image>?" stays.
     """
     turns = [Turn(role, text.strip()) for role, text in turns]
-    at = next((n for n, turn in enumerate(turns) if turn.role == "user"), None)
-    if at is None:
-        return turns
+    at = next(n for n, turn in enumerate(turns) if turn.role == "user")
     rest = turns[at].text
     while rest.startswith(MARK):
         rest = rest.removeprefix(MARK).lstrip()

@@ -5,6 +5,7 @@ The published TSV holds pictures in base64. Those of VLMEvalKit are the same, or
 
 from tasks import choice_forms, image_fields, record_fields
 from tasks.protocol import Protocol
+from tasks.record_fields import NUMBER_OR_TEXT
 
 SAMPLE = {
     "index": 241,
@@ -19,8 +20,6 @@ SAMPLE = {
     "l2-category": "attribute_reasoning",
     "image": {"bytes": b"..."},
 }
-
-NUMBER_OR_TEXT = (str, int, float)
 
 
 def read(record: dict, where: str) -> tuple[dict, dict]:
@@ -58,9 +57,8 @@ def read(record: dict, where: str) -> tuple[dict, dict]:
 def told(record: dict, key: str) -> dict:
     """Keep a field of a table if it is filled: an empty one is null, NaN or "nan"."""
     value = record.get(key)
-    blank = isinstance(value, str) and value.strip() in ("", "nan")
-    is_empty = value is None or value != value or blank
-    return {} if is_empty else {key: value}
+    is_nan = isinstance(value, str) and value.strip() == "nan"
+    return {} if is_nan or choice_forms.is_blank(value) else {key: value}
 
 
 PROTOCOL = Protocol(

@@ -1,11 +1,11 @@
-r"""Show a question's choices where it does not name them itself."""
+"""Show a question's choices where it does not name them itself."""
 
 import re
 
 from grading.answers import choice_index, equal_as_text_or_number, without_letters
 from plumbing.errors import UserError
 from plumbing.text import short
-from tasks import image_fields, marks
+from tasks import choice_forms, image_fields, marks
 
 # What counts in a comparison.
 WORD_OR_SIGN = re.compile(r"[^\W_]+|[^\w\s.,;:!?()\[\]、．：，（）]")
@@ -63,8 +63,7 @@ def must_be_shown(meta: dict, asked: list[str], gold: str, where: str) -> None:
 
 def are_letters(choices: list[str]) -> bool:
     """Tell whether the choices are the letters A, B, C, ... and nothing else."""
-    letters = [choice.strip(" ().:").upper() for choice in choices]
-    return letters == [chr(ord("A") + place) for place in range(len(choices))]
+    return list(map(choice_forms.bare, choices)) == list(choice_forms.LETTERS[: len(choices)])
 
 
 def names_all(question: str, choices: list[str], with_letters: bool = False) -> bool:

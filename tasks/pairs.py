@@ -1,6 +1,5 @@
 """Read given preference pairs: MMPR's, RLHF-V's, TRL's, VL-RLHF's, LLaMA-Factory's, ms-swift's."""
 
-import json
 import os
 import random
 from collections.abc import Iterator
@@ -10,7 +9,16 @@ from typing import Any
 from plumbing.bad_records import REFUSE, BadRecords
 from plumbing.errors import UserError
 from plumbing.text import short
-from tasks import folders, hub, image_fields, marks, placeholders, record_fields, turns
+from tasks import (
+    folders,
+    hub,
+    image_fields,
+    json_records,
+    marks,
+    placeholders,
+    record_fields,
+    turns,
+)
 from tasks.example import Example, Pair, Turn
 from tasks.files import must_end, no_such, rows_of, tell_apart
 from tasks.images import check_images, keep_embedded, locate
@@ -177,7 +185,8 @@ def to_pair(
     chosen, rejected = (said[-1].text.strip() for said, _ in replies)
     if chosen == rejected:
         raise UserError(f"{where}: chosen and rejected are the same text; delete the record")
-    system, asked = system_of(record, asked, where)
+    said = asked.pop(0).text if asked[0].role == "system" else None
+    system = turns.system_of(record, said, where)
     turns.must_ask(record, [asked[-1].text], where)
     turns.must_need_no_tools(record, where)
     asked = turns.history_of(turns.earlier(record, where))[0] + asked
@@ -222,11 +231,8 @@ def is_pair(record: Any) -> bool:
 def opened_text(record: dict) -> dict | None:
     """Open RLHF-V's `text`, an object or one as JSON; None if it is neither."""
     inner = record.get("text")
-    try:
-        if isinstance(inner, str) and inner.lstrip().startswith("{"):
-            inner = json.loads(inner)
-    except (ValueError, RecursionError):
-        return None
+    if isinstance(inner, str) and inner.lstrip().startswith("{"):
+        inner = json_records.json_or_none(inner)
     return inner if isinstance(inner, dict) else None
 
 
@@ -339,30 +345,11 @@ def prompt_of(
     return begun[0]
 
 
-def system_of(record: dict, asked: list[Turn], where: str) -> tuple[str | None, list[Turn]]:
-    """Take the system turn out of a prompt, or out of the record's `system`: (text, the rest)."""
-    given = []
-    if record.get("system"):
-        given.append(record_fields.needed(record, "system", where))
-    if asked[0].role == "system":
-        given.append(asked[0].text)
-        asked = asked[1:]
-    if len(set(given)) > 1:
-        raise UserError(f"{where}: `system` is not the prompt's system turn; delete one of them")
-    return (given[0] if given else None), asked
-
-
 def images_of_pair(record: dict, key: str | None, embedded: list, where: str) -> list:
     """List a pair's pictures, which its prompt or its record names, as they are given."""
     named = {name: record.get(name) for name in record_fields.IMAGE_KEYS}
     named["image"] = named["image"] or None  # MMPR writes "" for no picture
-    images = image_fields.pictures_of(named, where)
-    if images and embedded and not image_fields.same_pictures(images, embedded):
-        raise UserError(
-            f"{where}: the prompt holds other pictures than the record names; "
-            "delete those that are not meant"
-        )
-    images = images or embedded
+    images = turns.pictures_of(named, embedded, where)
     read_keys = [key, *REPLIES] if key else list(REPLIES)
     said = [turn for name in read_keys for turn in image_fields.as_list(record[name])]
     left = record_fields.without(record, *record_fields.IMAGE_KEYS, *read_keys)

@@ -1,4 +1,4 @@
-"""R1-V's layout, that of the sets built like it, and the plain one: docs/data.md."""
+"""Records of one question without a conversation: the plain layout, R1-V's, VLM-R1 REC's."""
 
 from plumbing.errors import UserError
 from tasks import box_texts, gold_keys, image_fields, record_fields

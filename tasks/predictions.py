@@ -7,6 +7,7 @@ from pathlib import Path
 from plumbing.errors import UserError
 from plumbing.text import short
 from tasks import files, outputs
+from tasks.json_records import json_or_none
 
 OPENED_BY_THE_SHELL = ("/dev/fd/", "/dev/stdin")  # --predictions <(zcat saved.jsonl.gz)
 HALF = "\\ufffd"  # U+FFFD, as json.dumps writes it
@@ -29,11 +30,11 @@ def read_predictions(path: Path) -> list[tuple[str, object]]:
         rows = files.rows_of(path, "prediction and answer")
         records = [(f"{path}:{row}", row, record) for row, _, record in rows]
     else:
-        records = json_records(path)
+        records = records_of_json(path)
     return [(place, as_saved(record, number, place)) for place, number, record in records]
 
 
-def json_records(path: Path) -> list[tuple[str, int, object]]:
+def records_of_json(path: Path) -> list[tuple[str, int, object]]:
     """Read JSON Lines or a log with `results`: [(place, number, record)]."""
     try:
         text = files.read_text(path)
@@ -41,10 +42,7 @@ def json_records(path: Path) -> list[tuple[str, int, object]]:
         raise UserError(
             f"--predictions {path} cannot be read ({error.strerror or error}); check the path"
         ) from None
-    try:
-        whole = json.loads(text)
-    except (ValueError, RecursionError):  # as it should be, where there is more than one line
-        whole = None
+    whole = json_or_none(text)  # None, as it should be, where there is more than one line
     if isinstance(whole, dict) and isinstance(whole.get("results"), list):
         rows = enumerate(whole["results"], 1)
         records = [(f"{path}, result {number}", number, record) for number, record in rows]

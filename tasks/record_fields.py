@@ -1,6 +1,6 @@
-"""The fields of a record that are text: read each, or explain what is wrong with it.
+"""The fields of a record that are text or choices, and the keys that all layouts share.
 
-Each raises UserError, which begins with `where` ("set.jsonl:3") and ends with the remedy.
+Each reader raises UserError, which begins with `where` ("set.jsonl:3") and ends with the remedy.
 """
 
 import math
@@ -18,6 +18,7 @@ QUESTION_KEYS = ("question", "problem")
 ANSWER_KEYS = ("answer", "ground_truth")
 # VLM-R1's rewards whose gold "None" means that there is nothing to find.
 DETECTION_METHODS = ("map", "od_ap", "od_ap50", "odLength", "weighted_sum")
+NUMBER_OR_TEXT = (str, int, float)  # what `text_of` may read
 
 
 def text_of(

@@ -10,8 +10,6 @@ from plumbing.errors import UserError
 from plumbing.text import short
 
 NO_UTF8 = re.compile("[\udc80-\udcff]")  # bytes, as "surrogateescape" decodes them
-
-
 LONGEST_INDEX = 64  # VLMEvalKit's; a longer `image` is a picture
 
 
@@ -64,10 +62,11 @@ def rows_of_table(file: Path) -> Iterator[tuple[int, list[str], str | None]]:
     not closed, or that may join rows.
     """
     csv.field_size_limit(2**31 - 1)  # pictures in base64
-    raw = []  # the lines of a row
+    raw = []  # the lines that csv has taken for the row at hand
     with open(file, "rb") as opened:
 
         def lines() -> Iterator[str]:
+            """Read the file's lines, and note each in `raw`."""
             encoding = "utf-8-sig"
             for line in opened:
                 raw.append(line.decode(encoding, "surrogateescape"))
@@ -86,8 +85,8 @@ def rows_of_table(file: Path) -> Iterator[tuple[int, list[str], str | None]]:
             if fields is None:
                 return
             columns = columns or len(fields)
-            look_whole = all(line.count("\t") == columns - 1 for line in raw)
-            if len(raw) > 1 and (problem or look_whole):
+            are_rows = all(line.count("\t") == columns - 1 for line in raw)  # each by itself
+            if len(raw) > 1 and (problem or are_rows):
                 raise UserError(
                     f"{file}:{first}: a quote opens a field that goes on to line {rows.line_num}, "
                     'and seems to swallow rows; put fields with a quote in quotes, with "" for "'

@@ -3,7 +3,6 @@
 Questions (chats.py) and preference pairs (pairs.py) read their turns here.
 """
 
-import json
 import re
 from typing import Any, NamedTuple
 
@@ -11,7 +10,9 @@ from plumbing.errors import UserError
 from plumbing.text import short
 from tasks import image_fields, record_fields
 from tasks.example import Turn
+from tasks.json_records import json_or_none
 from tasks.marks import MARK
+from tasks.record_fields import NUMBER_OR_TEXT
 
 ROLES = {
     "user": "user",
@@ -31,8 +32,7 @@ TOOLS = ("tool", "tool_call", "tool_response", "function", "function_call", "obs
 CALL_KEYS = ("tool_calls", "function_call")
 LEARNED_KEYS = ("loss", "weight", "train", "training")  # of ms-swift, OpenAI, axolotl (two)
 THOUGHT_KEYS = ("reasoning_content", "reasoning", "thinking")  # DeepSeek, OpenRouter, gpt-oss
-REPLIES = ("output", "response")
-NUMBER_OR_TEXT = (str, int, float)
+REPLY_KEYS = ("output", "response")
 PLACE = re.compile(r"<\|?(?:image|img)[^<>\n]*>", re.IGNORECASE)  # of a picture, in any form
 
 
@@ -55,10 +55,7 @@ def opened(value: Any) -> Any:
     """
     if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")):
         return value
-    try:
-        found = json.loads(value)
-    except (ValueError, RecursionError):
-        return value
+    found = json_or_none(value)
     return found if are_turns(image_fields.as_list(found)) else value
 
 
@@ -163,6 +160,27 @@ def must_need_no_tools(record: dict, where: str) -> None:
         )
 
 
+def system_of(record: dict, said: str | None, where: str) -> str | None:
+    """Give the system turn, or the record's key `system`. UserError if they differ."""
+    if not record.get("system"):
+        return said
+    system = record_fields.needed(record, "system", where)
+    if said not in (None, system):
+        raise UserError(f"{where}: `system` is not the system turn; delete one of them")
+    return system
+
+
+def pictures_of(record: dict, embedded: list, where: str) -> list:
+    """List the pictures that a record names, else those of its turns. UserError if they differ."""
+    named = image_fields.pictures_of(record, where)
+    if named and embedded and not image_fields.same_pictures(named, embedded):
+        raise UserError(
+            f"{where}: the turns hold other pictures than the record names; "
+            "delete those that are not meant"
+        )
+    return named or embedded
+
+
 def unfolded(record: dict, key: str, where: str) -> dict:
     """Write ms-swift's `query` and `response`, or alpaca's `instruction`, as turns under `key`.
 
@@ -176,7 +194,7 @@ def unfolded(record: dict, key: str, where: str) -> dict:
     for about in [name for name in keys if name in ("input", "context")]:
         if image_fields.has_content(record.get(about)):
             asked = f"{asked}\n{record_fields.needed(record, about, where)}"
-    replies = [record[name] for name in keys if name in REPLIES and record.get(name) is not None]
+    replies = [record[name] for name in keys if name in REPLY_KEYS and record.get(name) is not None]
     turns = exchange(asked, replies[0] if replies else None)
     return {**record_fields.without(record, *keys), key: turns if replies else turns[:1]}
 

@@ -1132,7 +1132,7 @@ BLIND_TALKS = {  # the same in conversations, and in pairs
             "rejected": "no",
             "prompt": [user([{"type": "image", "image": "b.png"}, {"type": "text", "text": "q"}])],
         },
-        ["the prompt holds other pictures"],
+        ["the turns hold other pictures"],
     ),
 }
 

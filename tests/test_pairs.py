@@ -509,7 +509,7 @@ BAD_PAIRS = {  # name: (record, what the message must say)
     ),
     "two system turns that differ": (
         {**PAIR, "question": None, "system": "Be kind.", "prompt": [SYSTEM, user("q")]},
-        ["`system` is not the prompt's system turn", "delete one of them"],
+        ["`system` is not the system turn", "delete one of them"],
     ),
     "an image in a system turn": (
         {
