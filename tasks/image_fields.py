@@ -144,7 +144,8 @@ def pictures_of(record: dict, where: str) -> list:
     for key in full[1:]:
         first, others = given[full[0]], given[key]
         some_of_them = len(others) < len(first) and all(is_among(one, first) for one in others)
-        if not some_of_them and not same_pictures(others, first):
+        are_known = some_of_them or tell_origin(others, first) or same_pictures(others, first)
+        if not are_known:
             raise UserError(
                 f"{where}: `{full[0]}` and `{key}` name different pictures; "
                 f"put all of them in `images`, or delete `{key}`"
@@ -191,6 +192,15 @@ def is_among(image: Any, others: list, with_suffix: bool = False) -> bool:
         if name and other_name and same_name(name, other_name, with_suffix):
             return True
     return False
+
+
+def tell_origin(names: list, images: list) -> bool:
+    """Tell whether these are the names of as many embedded pictures: where they come from.
+
+    ["data/7.png"], [{"bytes": ..., "path": "image.png"}] -> True
+    """
+    are_names = all(content_of(name) is None for name in names)
+    return are_names and len(names) == len(images) and all(map(content_of, images))
 
 
 def same_pictures(images: list, others: list) -> bool:
@@ -313,7 +323,7 @@ def is_one_more(key: Any, value: Any, read: list) -> bool:
         if is_second or not is_among(item, read, with_suffix=exact):
             others.append((name, item))
     are_names = all(may_name_embedded(name, item) for name, item in others)
-    if are_names and any(name_of(image) is None for image in read):
+    if are_names and any(map(content_of, read)):
         return len(others) > len(read)
     return bool(others)
 

@@ -29,7 +29,7 @@ QUERY_KEYS = ("query", "response")  # ms-swift's
 ALPACA_KEYS = ("instruction", "input", "context", "output", "response")  # `context` is Dolly's
 TOOLS = ("tool", "tool_call", "tool_response", "function", "function_call", "observation")
 CALL_KEYS = ("tool_calls", "function_call")
-LEARNED_KEYS = ("loss", "weight", "train", "training")  # of ms-swift, OpenAI, axolotl (two)
+LEARNED_KEYS = ("loss", "loss_scale", "weight", "train", "training")  # ms-swift, OpenAI, axolotl
 THOUGHT_KEYS = ("reasoning_content", "reasoning", "thinking")  # DeepSeek, OpenRouter, gpt-oss
 REPLIES = ("output", "response")
 NUMBER_OR_TEXT = (str, int, float)
@@ -94,7 +94,15 @@ def listed(value: Any, key: str, where: str) -> list[dict]:
             asked, answered = exchange(turn.get("user", turn.get("human")), turn["assistant"])
             beside = record_fields.without(turn, "user", "human", "assistant")
             turns += [asked, beside | answered]
-    return turns
+    return [turn for turn in turns if not is_blank_system(turn)]
+
+
+def is_blank_system(turn: dict) -> bool:
+    """Tell whether this is a system turn that says nothing: there is then none."""
+    speaker = str(turn.get("role") or turn.get("from")).strip().lower()
+    said = turn.get(content_key(turn))
+    is_blank = not said or (isinstance(said, str) and not said.strip())
+    return ROLES.get(speaker) == "system" and is_blank
 
 
 def exchange(asked: Any, answered: Any) -> list[dict]:
@@ -187,7 +195,7 @@ def unfolded(record: dict, key: str, where: str) -> dict:
 def roles_of(turns: list[dict], key: str, where: str) -> list[str]:
     """Give who speaks in each turn. UserError for turns that are no conversation."""
     roles = [role_of(turn, key, where) for turn in turns]
-    if not are_in_order(roles[1:] if roles[0] == "system" else roles):
+    if not are_in_order(roles[1:] if roles[:1] == ["system"] else roles):
         raise out_of_order(key, where, f", found {short(', '.join(roles), 60)}")
     return roles
 
