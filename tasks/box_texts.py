@@ -27,7 +27,7 @@ LIST_ASKED = re.compile(
 )
 # How a sentence that asks begins, or ends: unlike a name, "man in the second row".
 ASKS = re.compile(
-    r"(?:^|[.:,>\n])\s*"
+    r"(?:^|[.:,>\n])\s{0,9}"
     r"(?:list|sort|order|count|what|which|how|give|write|find|compute|predict|read|name)\b|[?？]",
     re.IGNORECASE,
 )

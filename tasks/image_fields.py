@@ -20,6 +20,7 @@ OTHER_KEYS = (
     *("img_names", "imgname", "file_name", "file_names"),
 )
 NUMBERED_KEY = re.compile(r"(image_?|img_?)(\d{1,2})")  # image_1 (BLINK), img1
+PLACE_NAME = re.compile(r"<image_\d+>")
 READ_FROM = "pictures are read from `image`, `images` or `image_path`"
 
 # --- what looks like a picture ---
@@ -61,7 +62,7 @@ ANOTHER = re.compile(
 TOLD = (
     *("source", "sources", "origin", "original", "orig", "meta", "metadata", "info", "id", "ids"),
     *("mask", "masks", "segmentation", "segmentations", "filename", "file_name"),
-    *("solution", "explanation", "rationale"),
+    *("solution", "explanation", "rationale", "ocr", "thumbnail"),
 )
 # Of a turn's parts, in chats.
 PART_TYPES = ("image", "image_url", "input_image", "video", "video_url")
@@ -79,6 +80,16 @@ def as_list(value: Any) -> list:
     return value if isinstance(value, list) else [value]
 
 
+def listed(value: Any) -> list:
+    """List what a field of pictures holds.
+
+    {"<image_00>": "a.png", "<image_01>": "b.png"} (MiniCPM-V) -> ["a.png", "b.png"]
+    """
+    if isinstance(value, dict) and value and all(PLACE_NAME.fullmatch(str(key)) for key in value):
+        value = [value[key] for key in sorted(value, key=lambda name: int(name[7:-1]))]
+    return [opened(image) for image in as_list(value)]
+
+
 def gathered(record: dict, where: str) -> dict:
     """Write a record with its pictures under `images`, if they are under another known key.
 
@@ -93,7 +104,7 @@ def gathered(record: dict, where: str) -> dict:
         keys = (here or keys)[:1]
     if not keys:
         return record
-    images = [opened(image) for key in keys for image in as_list(record[key])]
+    images = [image for key in keys for image in listed(record[key])]
     return {**record_fields.without(record, *keys), "images": images}
 
 
@@ -118,8 +129,10 @@ def numbered_keys(record: dict, where: str) -> list[str]:
 
 
 def opened(image: Any) -> Any:
-    """Take the address out of OpenAI's {"url": "a.png"}; another value stays."""
-    return image["url"] if isinstance(image, dict) and image.get("url") else image
+    """Take it out of OpenAI's {"url": "a.png"}, or verl's {"image": "a.png"}; else it stays."""
+    if not isinstance(image, dict) or image.get("bytes") or image.get("path"):
+        return image
+    return image.get("url") or image.get("image") or image
 
 
 def pictures_of(record: dict, where: str) -> list:
@@ -128,7 +141,7 @@ def pictures_of(record: dict, where: str) -> list:
     UserError for an empty text, an empty list beside a picture, and keys that name different ones.
     """
     given = {
-        key: as_list(record[key]) for key in record_fields.IMAGE_KEYS if record.get(key) is not None
+        key: listed(record[key]) for key in record_fields.IMAGE_KEYS if record.get(key) is not None
     }
     for key, images in given.items():
         if any(isinstance(image, str) and not image.strip() for image in images):
@@ -204,11 +217,19 @@ def tell_origin(names: list, images: list) -> bool:
 
 
 def same_pictures(images: list, others: list) -> bool:
-    """Tell whether as many pictures are in both lists, none with another name."""
+    """Tell whether as many pictures are in both lists, none with another name or other bytes."""
     if len(images) != len(others):
         return False
-    pairs = [(name_of(a), name_of(b)) for a, b in zip(images, others)]
-    return all(same_name(a, b) for a, b in pairs if a is not None and b is not None)
+    for image, other in zip(images, others):
+        contents = [content_of(image), content_of(other)]
+        if all(isinstance(content, bytes) for content in contents):
+            is_same = contents[0] == contents[1]
+        else:
+            names = [name_of(image), name_of(other)]
+            is_same = None in names or same_name(*names)
+        if not is_same:
+            return False
+    return True
 
 
 # --- what seems to be a picture ---

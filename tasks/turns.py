@@ -300,6 +300,8 @@ def as_part(part: Any) -> Any:
     if kind in ("image", "image_url", "input_image") or (kind is None and picture is not None):
         return {"type": "image", "image": picture}
     is_text = kind in ("text", "input_text", "output_text")
+    if is_text and image_fields.has_content(picture):
+        kind, is_text = "both", False
     return {**part, "type": "text" if is_text else kind}
 
 

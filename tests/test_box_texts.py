@@ -311,6 +311,7 @@ BAD_SWIFT = {  # name: (record, what the message must say)
     "too few": (swift("q", "<bbox><bbox>", bbox=[[1, 2, 3, 4]]), "2 <bbox> in the texts, but 1"),
     "too many": (swift("<ref-object>", "3", ref=["a", "b"]), "1 <ref-object> in the texts, but 2"),
     "a point": (swift("q", "<bbox>", bbox=[[1, 2]]), "`objects` must be"),
+    "words": (swift("q", "<bbox>", bbox=[["a", 2, 3, 4]]), "`objects` must be"),
     "another type": (swift("q", "<bbox>", bbox=[[1, 2, 3, 4]], bbox_type="xywh"), "`objects` must"),
     "another image": (swift("q", "<bbox>", bbox=[[1, 2, 3, 4]], image_id=[1]), "of one image"),
     "ms-swift 2": ({**swift("q", "<bbox>"), "objects": [{"caption": "a"}]}, "`objects` must be"),

@@ -52,6 +52,10 @@ READ = [  # what a record has besides, its pictures
     ({"image_2": "b.png", "image_1": "a.png"}, ["a.png", "b.png"]),
     ({"img1": "a.png", "img2": "b.png"}, ["a.png", "b.png"]),
     ({"image_list": [R, B]}, [RED, BLUE]),
+    ({"image": {"<image_0>": "b.png", "<image_1>": "a.png"}}, ["b.png", "a.png"]),  # MiniCPM-V
+    ({"images": [{"image": "a.png"}]}, ["a.png"]),  # verl
+    ({"image": R, "image_thumbnail": B, "ocr_tokens": ["b.jpg"]}, [RED]),  # TextVQA
+    ({"images": [R], "image": R}, [RED]),
     ({"image": {**R, "path": "image.png"}, "image_path": "data/7.jpg"}, [RED]),  # RLAIF-V
     ({"image": {**R, "path": "image.png"}, "img_path": "data/7.jpg"}, [RED]),
     ({"image_bytes": [R], "image_name": "x/7.png"}, [RED]),
@@ -100,6 +104,7 @@ REFUSED = [  # what a record has besides, what is said
     ({"image": "a.png", "infographic": "b.png"}, "`infographic` seems to hold one more"),
     ({"image": "a.png", "masked_image": "b.png"}, "`masked_image` seems to hold one more"),
     ({"image": "a.png", "image_2": "http://x/b.png"}, "`image_2` seems to hold one more"),
+    ({"images": [R], "image": B}, "name different pictures"),
     ({"image": R, "crops": [B]}, "`crops` seems to hold one more"),
     ({"image": {**R, "path": "a.png"}, "img": "b.png"}, "`img` seems to hold one more"),
     ({"image": R, "support": B}, "`support` seems to hold one more"),

@@ -299,6 +299,10 @@ def chat(*said, **more):
 
 
 REFUSED = {  # name: (a record, what is said)
+    "a text part with a picture": (
+        chat(user([{"type": "text", "text": "q", "image": "a.png"}]), reply("3")),
+        "`messages` holds both in a turn of the user",
+    ),
     "another question": (chat(*GREEN, ASK, reply("3"), question="Why?"), "`question` is not what"),
     "an earlier question beside a gold": (
         chat(*GREEN, user("How many?"), question="Green?", answer="No."),
