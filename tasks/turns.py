@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from plumbing.errors import UserError
 from plumbing.text import short
-from tasks import image_fields, record_fields
+from tasks import choice_forms, image_fields, option_texts, record_fields
 from tasks.example import Turn
 from tasks.marks import MARK
 
@@ -116,7 +116,7 @@ def earlier(record: dict, where: str) -> list[Said]:
     [["How many?", "Two."]] -> Said("user", "How many?", ...), Said("assistant", "Two.", ...)
     [] if it is no list: it may be anything.
     """
-    history = opened(record.get("history"))
+    history = choice_forms.listed(opened(record.get("history")))
     if not isinstance(history, list) or not history:
         return []
     turns = []
@@ -157,8 +157,8 @@ def must_ask(record: dict, asked: list[str], where: str) -> None:
 
 
 def words_of(text: str) -> str:
-    """Give the words of a text without marks: "<image>\\nHow many?" -> "How many?"."""
-    return " ".join(PLACE.sub(" ", text).split())
+    """Give the words of a text, without marks: "<image>\\nHow many? (A) 1" -> "how many a 1"."""
+    return option_texts.plain_words(PLACE.sub(" ", text)).strip()
 
 
 def must_need_no_tools(record: dict, where: str) -> None:
@@ -271,7 +271,7 @@ def text_of(turn: dict, role: str, key: str, where: str) -> tuple[str, list]:
         if kind == "image":
             texts.append(MARK)
             images += [] if part["image"] is None else [part["image"]]
-        else:
+        elif part.get("text") != "":
             texts.append(record_fields.needed({key: part.get("text")}, key, where))
     return record_fields.needed({key: "".join(texts)}, key, where), images
 

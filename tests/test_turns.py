@@ -28,6 +28,28 @@ def like(**more):
 
 
 READ = {  # name: (a record, what it is read as)
+    "a question that is written otherwise": (
+        {
+            "messages": [user("<image>how many?\n(A) 3\n(B) 4"), reply("3")],
+            "question": "How many? A. 3 B. 4",
+            **IMAGE,
+        },
+        like(question="how many?\n(A) 3\n(B) 4"),
+    ),
+    "a part without text": (
+        {
+            "messages": [
+                user([{"type": "text", "text": ""}, {"type": "text", "text": "How many?"}]),
+                reply("3"),
+            ],
+            **IMAGE,
+        },
+        like(),
+    ),
+    "a history as JSON": (
+        {"question": "How many?", "answer": "3", "history": '[["Green?", "No."]]', **IMAGE},
+        like(history=BEFORE),
+    ),
     "a system turn that says nothing": (
         {"messages": [{"role": "system", "content": ""}, ASK, reply("3")], **IMAGE},
         like(),
