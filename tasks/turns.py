@@ -266,6 +266,7 @@ def text_of(turn: dict, role: str, key: str, where: str) -> tuple[str, list]:
             f"{where}: `{key}` holds {found} in a turn of the {role}; a reply is made of text, "
             "a user's turn of text and images; delete the record"
         )
+    must_be_in_order(content, key, where)
     texts, images = [], []
     for kind, part in zip(kinds, parts):
         if kind == "image":
@@ -274,6 +275,17 @@ def text_of(turn: dict, role: str, key: str, where: str) -> tuple[str, list]:
         elif part.get("text") != "":
             texts.append(record_fields.needed({key: part.get("text")}, key, where))
     return record_fields.needed({key: "".join(texts)}, key, where), images
+
+
+def must_be_in_order(parts: list, key: str, where: str) -> None:
+    """Refuse parts whose `index` (llava-instruct-mix) names pictures in another order."""
+    places = [part.get("index") for part in parts if isinstance(part, dict)]
+    places = [place for place in places if isinstance(place, int)]
+    if places != sorted(places):
+        raise UserError(
+            f"{where}: the `index` of the parts of `{key}` names the pictures in the order "
+            f"{short(places, 40)}, and they are read in the order of `images`; sort these"
+        )
 
 
 def content_key(turn: dict) -> str:

@@ -321,6 +321,14 @@ def chat(*said, **more):
 
 
 REFUSED = {  # name: (a record, what is said)
+    "parts in another order": (
+        chat(
+            user([*({"type": "image", "index": n} for n in (1, 0)), {"type": "text", "text": "q"}]),
+            reply("3"),
+            images=["a.png", "a.png"],
+        ),
+        "names the pictures in the order [1, 0]",
+    ),
     "a text part with a picture": (
         chat(user([{"type": "text", "text": "q", "image": "a.png"}]), reply("3")),
         "`messages` holds both in a turn of the user",
