@@ -22,9 +22,16 @@ PLACE_ASKED = re.compile(
 )
 LIST_ASKED = re.compile(
     r"\b(?:list|sort|order|sequence|numbers?|values?|digits?|integers?|rows?|columns?|indices|"
-    r"array|how many|count)\b",
+    r"array|matrix|vector|roots|solutions|series|how many|count)\b",
     re.IGNORECASE,
 )
+# How a sentence that asks begins, or ends: unlike a name, "man in the second row".
+ASKS = re.compile(
+    r"(?:^|[.:,>\n])\s{0,9}"
+    r"(?:list|sort|order|count|what|which|how|give|write|find|compute|predict|read|name)\b|[?？]",
+    re.IGNORECASE,
+)
+TEXT_METHODS = ("mcq", "yes_no", "llm", "math", "all_match")  # VLM-R1's rewards of other answers
 
 
 def asks_for_boxes(question: str, record: dict) -> bool:
@@ -36,10 +43,10 @@ def asks_for_boxes(question: str, record: dict) -> bool:
 
 def four_numbers_are(question: str, record: dict) -> str:
     """Tell whether an answer [1, 2, 3, 4] is a "box" or a "list", or could be "either"."""
-    kinds = (None, "default", *record_fields.DETECTION_METHODS)  # not mcq, math, ...
-    if record.get("accu_reward_method") not in kinds:
+    if record.get("accu_reward_method") in TEXT_METHODS:
         return "list"
-    is_list = bool(LIST_ASKED.search(question)) and "coordinate" not in question.lower()
+    is_list = bool(ASKS.search(question) and LIST_ASKED.search(question))
+    is_list = is_list and "coordinate" not in question.lower()
     is_place = bool(PLACE_ASKED.search(question))
     if asks_for_boxes(question, record) or is_place > is_list:
         return "box"
@@ -89,6 +96,8 @@ def boxes_in(
         ```json\\n[{"bbox_2d": [10, 20, 200, 300], "label": "cat"}]\\n```    VLM-R1's: pixels
         <ref>cat</ref><box>(100,200),(300,400)</box>                Qwen-VL's: 0 to 1000
     """
+    if record_fields.choices_of(record, where):
+        return None  # a box is one of the choices, and scored as such
     text = text.strip()
     asked = asks_for_boxes(question, record)
     if asked and text == "[]":

@@ -20,6 +20,7 @@ OTHER_KEYS = (
     *("img_names", "imgname", "file_name", "file_names"),
 )
 NUMBERED_KEY = re.compile(r"(image_?|img_?)(\d{1,2})")  # image_1 (BLINK), img1
+PLACE_NAME = re.compile(r"<image_\d+>")
 READ_FROM = "pictures are read from `image`, `images` or `image_path`"
 
 # --- what looks like a picture ---
@@ -60,7 +61,7 @@ ENCODED_STARTS = ("data:image/", "data:video/", *BASE64_STARTS)
 TOLD = (
     *("source", "sources", "origin", "original", "orig", "meta", "metadata", "info", "id", "ids"),
     *("mask", "masks", "segmentation", "segmentations", "filename", "file_name"),
-    *("solution", "explanation", "rationale"),
+    *("solution", "explanation", "rationale", "ocr", "thumbnail"),
 )
 # Of a turn's parts, in chats.
 PART_TYPES = ("image", "image_url", "input_image", "video", "video_url")
@@ -78,6 +79,16 @@ def as_list(value: Any) -> list:
     return value if isinstance(value, list) else [value]
 
 
+def listed(value: Any) -> list:
+    """List what a field of pictures holds.
+
+    {"<image_00>": "a.png", "<image_01>": "b.png"} (MiniCPM-V) -> ["a.png", "b.png"]
+    """
+    if isinstance(value, dict) and value and all(PLACE_NAME.fullmatch(str(key)) for key in value):
+        value = [value[key] for key in sorted(value, key=lambda name: int(name[7:-1]))]
+    return [opened(image) for image in as_list(value)]
+
+
 def gathered(record: dict, where: str) -> dict:
     """Write a record with its pictures under `images`, if they are under another known key.
 
@@ -92,7 +103,7 @@ def gathered(record: dict, where: str) -> dict:
         keys = (here or keys)[:1]
     if not keys:
         return record
-    images = [opened(image) for key in keys for image in as_list(record[key])]
+    images = [image for key in keys for image in listed(record[key])]
     return {**record_fields.without(record, *keys), "images": images}
 
 
@@ -117,8 +128,10 @@ def numbered_keys(record: dict, where: str) -> list[str]:
 
 
 def opened(image: Any) -> Any:
-    """Take the address out of OpenAI's {"url": "a.png"}; another value stays."""
-    return image["url"] if isinstance(image, dict) and image.get("url") else image
+    """Take it out of OpenAI's {"url": "a.png"}, or verl's {"image": "a.png"}; else it stays."""
+    if not isinstance(image, dict) or image.get("bytes") or image.get("path"):
+        return image
+    return image.get("url") or image.get("image") or image
 
 
 def pictures_of(record: dict, where: str) -> list:
@@ -127,7 +140,7 @@ def pictures_of(record: dict, where: str) -> list:
     UserError for an empty text, an empty list beside a picture, and keys that name different ones.
     """
     given = {
-        key: as_list(record[key]) for key in record_fields.IMAGE_KEYS if record.get(key) is not None
+        key: listed(record[key]) for key in record_fields.IMAGE_KEYS if record.get(key) is not None
     }
     for key, images in given.items():
         if any(isinstance(image, str) and not image.strip() for image in images):
@@ -143,7 +156,8 @@ def pictures_of(record: dict, where: str) -> list:
     for key in full[1:]:
         first, others = given[full[0]], given[key]
         some_of_them = len(others) < len(first) and all(is_among(one, first) for one in others)
-        if not some_of_them and not same_pictures(others, first):
+        are_known = some_of_them or tell_origin(others, first) or same_pictures(others, first)
+        if not are_known:
             raise UserError(
                 f"{where}: `{full[0]}` and `{key}` name different pictures; "
                 f"put all of them in `images`, or delete `{key}`"
@@ -192,12 +206,29 @@ def is_among(image: Any, others: list, with_suffix: bool = False) -> bool:
     return False
 
 
+def tell_origin(names: list, images: list) -> bool:
+    """Tell whether these are the names of as many embedded pictures: where they come from.
+
+    ["data/7.png"], [{"bytes": ..., "path": "image.png"}] -> True
+    """
+    are_names = all(content_of(name) is None for name in names)
+    return are_names and len(names) == len(images) and all(map(content_of, images))
+
+
 def same_pictures(images: list, others: list) -> bool:
-    """Tell whether as many pictures are in both lists, none with another name."""
+    """Tell whether as many pictures are in both lists, none with another name or other bytes."""
     if len(images) != len(others):
         return False
-    pairs = [(name_of(a), name_of(b)) for a, b in zip(images, others)]
-    return all(same_name(a, b) for a, b in pairs if a is not None and b is not None)
+    for image, other in zip(images, others):
+        contents = [content_of(image), content_of(other)]
+        if all(isinstance(content, bytes) for content in contents):
+            is_same = contents[0] == contents[1]
+        else:
+            names = [name_of(image), name_of(other)]
+            is_same = None in names or same_name(*names)
+        if not is_same:
+            return False
+    return True
 
 
 # --- what seems to be a picture ---
@@ -312,7 +343,7 @@ def is_one_more(key: Any, value: Any, read: list) -> bool:
         if is_second or not is_among(item, read, with_suffix=exact):
             others.append((name, item))
     are_names = all(may_name_embedded(name, item) for name, item in others)
-    if are_names and any(name_of(image) is None for image in read):
+    if are_names and any(map(content_of, read)):
         return len(others) > len(read)
     return bool(others)
 

@@ -17,6 +17,7 @@ MARK = "<image>"  # in a user's turn, the place of a picture
 PLACES = [
     r"<\|vision_start\|>(?:<\|image_pad\|>)+<\|vision_end\|>",  # Qwen2-VL
     r"<img>\s*(?:<image_?here>)?\s*</img>",  # MiniGPT-4; InternVL
+    r"\(<image>\./</image>\)|<image>(?:\./)?</image>",  # MiniCPM-V
     r"<image>",  # LLaVA
     r"<image_?here>",  # InternLM-XComposer
     r"<image_?(?:placeholder|token)>",  # DeepSeek-VL, Janus
@@ -26,7 +27,7 @@ PLACES = [
 ]
 PLACE = re.compile("|".join(PLACES), re.IGNORECASE)
 # The place of the picture with this number: MMMU's <image 1>, Phi's <|image_1|>.
-NUMBERED = re.compile(r"<\|?(?:image|img)[ _-]?(\d{1,2})\|?>", re.IGNORECASE)
+NUMBERED = re.compile(r"<\|?(?:image|img)[ _:#-]{0,2}(\d{1,2})\|?>", re.IGNORECASE)
 # Qwen-VL's: Picture 1: <img>a.png</img>
 NAMED = re.compile(r"<img>([^<>\n]+)</img>")
 # What may be a place, or belongs to a picture that must then be there.
@@ -35,7 +36,7 @@ UNSURE = re.compile(
     r"\s*\|?>",
     re.IGNORECASE,
 )
-BRACED = re.compile(r"(?<![\w\\}])\{(?:image|img)\}")  # not LaTeX's \text{image}
+BRACED = re.compile(r"(?<![\w\\}])\{(?:image|img)[_#]?\d{0,2}\}")  # not LaTeX's \text{image}
 VIDEO = re.compile(r"<\|?\s*video[ _-]?(?:\d{1,3}|token|pad)?\s*\|?>", re.IGNORECASE)
 EMBEDDED = re.compile(r"<img\s[^>]*>|!\[[^\]]*\]\([^)]*\)|\[image\]", re.IGNORECASE)
 
@@ -130,8 +131,11 @@ def must_match(texts: list[str], count: int, where: str) -> None:
 
 def must_be_sure(texts: list[str], count: int, where: str) -> None:
     """Refuse the user's texts if a mark is left in them that is no known place."""
+    are_all_placed = any(MARK in text for text in texts)
     for text in texts:
-        mark = VIDEO.search(text) or UNSURE.search(text) or BRACED.search(text)
+        mark = VIDEO.search(text) or NUMBERED.search(text)
+        if not are_all_placed:  # else these are words, as in "the <img> tag"
+            mark = mark or UNSURE.search(text) or BRACED.search(text)
         if mark and count and not re.search(r"video|\d", mark[0], re.IGNORECASE):
             raise UserError(
                 f"{where}: the text has {mark[0]}, which may be the place of a picture; "

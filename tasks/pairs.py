@@ -22,12 +22,13 @@ from tasks import (
 from tasks.example import Example, Pair, Turn
 from tasks.files import must_end, no_such, rows_of, tell_apart
 from tasks.images import check_images, keep_embedded, locate
+from tasks.option_texts import with_choices
 from tasks.stored import Store
 
 PROMPT_KEYS = ("prompt", "conversations", "messages", *record_fields.QUESTION_KEYS)
 ANSWER_KEYS = (*record_fields.ANSWER_KEYS, "answer_gt")  # the last is MMPR's
 REPLIES = ("chosen", "rejected")
-OTHER_KEYS = ("choices", "id", "idx", "task", "video", "system", "history")
+OTHER_KEYS = ("choices", "id", "idx", "task", "video", "system", "history", "boxes")
 SWIFT_KEYS = ("rejected_response", "rejected_messages")  # ms-swift's
 PAIR_KEYS = "question (or prompt, or conversations), chosen and rejected"
 IS_PAIR = "a preference pair without a gold answer: train_dpo.py --pairs learns from such records"
@@ -193,13 +194,14 @@ def to_pair(
     images = images_of_pair(record, key, embedded, where)
     placeholders.must_be_filled([*(turn.text for turn in asked), chosen, rejected], where)
     *history, last = asked
-    history, question, images = marks.placed(history, last.text, images, where)
+    answer, choices = answer_of(record, where), record_fields.choices_of(record, where)
+    question = with_choices(last.text, choices, answer)
+    history, question, images = marks.placed(history, question, images, where)
     image_fields.must_have_no_number(record, images, where)
     question = record_fields.needed({"question": question}, "question", where)
     given = record_fields.label_of(record, "id", where) or record_fields.label_of(
         record, "idx", where
     )
-    answer = answer_of(record, where)
     meta = record_fields.without(
         record, *record_fields.IMAGE_KEYS, *PROMPT_KEYS, *ANSWER_KEYS, *REPLIES, *OTHER_KEYS
     )
@@ -209,7 +211,7 @@ def to_pair(
         images=[locate(i, file, where, record_fields.USUAL_FOLDERS, root) for i in images],
         question=question,
         answer=answer,
-        choices=record_fields.choices_of(record, where),
+        choices=choices,
         task=record_fields.label_of(record, "task", where),
         meta=record_fields.carried(meta, where),
         source=where,
@@ -285,6 +287,8 @@ def from_swift(record: dict, where: str) -> dict:
         )
     if rejected is not None:
         return {**pair, "chosen": chosen, "rejected": rejected}
+    if chosen is None:
+        raise no_pair(record, where)
     said = turns.listed(chosen, "messages", where)
     if len(said) < 2 or turns.role_of(said[-1], "messages", where) != "assistant":
         raise UserError(

@@ -13,7 +13,7 @@ import re
 from typing import Any
 
 from plumbing.errors import UserError
-from tasks import image_fields
+from tasks import box_fields, image_fields
 
 REF, BBOX = "<ref-object>", "<bbox>"
 BOX_FORMATS = {"real": "pixels", "norm1": "norm1"}  # of ms-swift's `bbox_type`
@@ -79,6 +79,11 @@ def filled_reply(text: str, names: Any, boxes: Any) -> str:
     return re.sub(f"{REF}|{BBOX}", fill, text)
 
 
+def is_box(value: Any) -> bool:
+    """Tell whether this is a list of four numbers."""
+    return isinstance(value, list) and len(value) == 4 and all(map(box_fields.is_coordinate, value))
+
+
 def objects_of(record: dict, where: str) -> tuple[list[str], list, str]:
     """Read `objects`: (names, boxes, their `box_format`). UserError for another form."""
     given = record.get("objects")
@@ -89,7 +94,7 @@ def objects_of(record: dict, where: str) -> tuple[list[str], list, str]:
         and isinstance(refs, list)
         and isinstance(boxes, list)
         and all(isinstance(name, str) and name.strip() for name in refs)
-        and all(isinstance(box, list) and len(box) == 4 for box in boxes)
+        and all(is_box(box) for box in boxes)
         and objects.get("bbox_type") in (None, *BOX_FORMATS)
         and not any(image_fields.as_list(objects.get("image_id")))
     )

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from plumbing.errors import UserError
 from plumbing.text import short
-from tasks import image_fields, record_fields
+from tasks import choice_forms, image_fields, option_texts, record_fields
 from tasks.example import Turn
 from tasks.json_records import json_or_none
 from tasks.marks import MARK
@@ -30,7 +30,7 @@ QUERY_KEYS = ("query", "response")  # ms-swift's
 ALPACA_KEYS = ("instruction", "input", "context", "output", "response")  # `context` is Dolly's
 TOOLS = ("tool", "tool_call", "tool_response", "function", "function_call", "observation")
 CALL_KEYS = ("tool_calls", "function_call")
-LEARNED_KEYS = ("loss", "weight", "train", "training")  # of ms-swift, OpenAI, axolotl (two)
+LEARNED_KEYS = ("loss", "loss_scale", "weight", "train", "training")  # ms-swift, OpenAI, axolotl
 THOUGHT_KEYS = ("reasoning_content", "reasoning", "thinking")  # DeepSeek, OpenRouter, gpt-oss
 REPLY_KEYS = ("output", "response")
 PLACE = re.compile(r"<\|?(?:image|img)[^<>\n]*>", re.IGNORECASE)  # of a picture, in any form
@@ -91,7 +91,15 @@ def listed(value: Any, key: str, where: str) -> list[dict]:
             asked, answered = exchange(turn.get("user", turn.get("human")), turn["assistant"])
             beside = record_fields.without(turn, "user", "human", "assistant")
             turns += [asked, beside | answered]
-    return turns
+    return [turn for turn in turns if not is_blank_system(turn)]
+
+
+def is_blank_system(turn: dict) -> bool:
+    """Tell whether this is a system turn that says nothing: there is then none."""
+    speaker = str(turn.get("role") or turn.get("from")).strip().lower()
+    said = turn.get(content_key(turn))
+    is_blank = not said or (isinstance(said, str) and not said.strip())
+    return ROLES.get(speaker) == "system" and is_blank
 
 
 def exchange(asked: Any, answered: Any) -> list[dict]:
@@ -105,7 +113,7 @@ def earlier(record: dict, where: str) -> list[Said]:
     [["How many?", "Two."]] -> Said("user", "How many?", ...), Said("assistant", "Two.", ...)
     [] if it is no list: it may be anything.
     """
-    history = opened(record.get("history"))
+    history = choice_forms.listed(opened(record.get("history")))
     if not isinstance(history, list) or not history:
         return []
     turns = []
@@ -146,8 +154,8 @@ def must_ask(record: dict, asked: list[str], where: str) -> None:
 
 
 def words_of(text: str) -> str:
-    """Give the words of a text without marks: "<image>\\nHow many?" -> "How many?"."""
-    return " ".join(PLACE.sub(" ", text).split())
+    """Give the words of a text, without marks: "<image>\\nHow many? (A) 1" -> "how many a 1"."""
+    return option_texts.plain_words(PLACE.sub(" ", text)).strip()
 
 
 def must_need_no_tools(record: dict, where: str) -> None:
@@ -205,7 +213,7 @@ def unfolded(record: dict, key: str, where: str) -> dict:
 def roles_of(turns: list[dict], key: str, where: str) -> list[str]:
     """Give who speaks in each turn. UserError for turns that are no conversation."""
     roles = [role_of(turn, key, where) for turn in turns]
-    if not are_in_order(roles[1:] if roles[0] == "system" else roles):
+    if not are_in_order(roles[1:] if roles[:1] == ["system"] else roles):
         raise out_of_order(key, where, f", found {short(', '.join(roles), 60)}")
     return roles
 
@@ -276,14 +284,26 @@ def text_of(turn: dict, role: str, key: str, where: str) -> tuple[str, list]:
             f"{where}: `{key}` holds {found} in a turn of the {role}; a reply is made of text, "
             "a user's turn of text and images; delete the record"
         )
+    must_be_in_order(content, key, where)
     texts, images = [], []
     for kind, part in zip(kinds, parts):
         if kind == "image":
             texts.append(MARK)
             images += [] if part["image"] is None else [part["image"]]
-        else:
+        elif part.get("text") != "":
             texts.append(record_fields.needed({key: part.get("text")}, key, where))
     return record_fields.needed({key: "".join(texts)}, key, where), images
+
+
+def must_be_in_order(parts: list, key: str, where: str) -> None:
+    """Refuse parts whose `index` (llava-instruct-mix) names pictures in another order."""
+    places = [part.get("index") for part in parts if isinstance(part, dict)]
+    places = [place for place in places if isinstance(place, int)]
+    if places != sorted(places):
+        raise UserError(
+            f"{where}: the `index` of the parts of `{key}` names the pictures in the order "
+            f"{short(places, 40)}, and they are read in the order of `images`; sort these"
+        )
 
 
 def content_key(turn: dict) -> str:
@@ -310,6 +330,8 @@ def as_part(part: Any) -> Any:
     if kind in ("image", "image_url", "input_image") or (kind is None and picture is not None):
         return {"type": "image", "image": picture}
     is_text = kind in ("text", "input_text", "output_text")
+    if is_text and image_fields.has_content(picture):
+        kind, is_text = "both", False
     return {**part, "type": "text" if is_text else kind}
 
 

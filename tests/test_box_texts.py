@@ -193,7 +193,31 @@ def test_a_record_may_say_its_unit(wide, box_format, gold, expected):
 
 def test_lists_are_boxes_unless_a_list_is_asked_for(wide):
     for form in ("reply", "solution"):
-        assert "write the list as a text" in refusal(one, wide, FORMS[form](LIST, [1, 2, 3, 4]))
+        for question in (LIST, f"<image>\n{LIST}", f"See below. {LIST}", "Which rows?"):
+            record = FORMS[form](question, [1, 2, 3, 4])
+            assert "write the list as a text" in refusal(one, wide, record)
+
+
+@pytest.mark.parametrize("name", ["number 3", "man in the second row", "last in the row, in order"])
+def test_names_with_words_of_a_list_are_boxes(wide, name):
+    """RefCOCO's. They were refused as if they asked for a list."""
+    assert boxes(one(wide, FORMS["solution"](name, [10, 20, 200, 300]))) == PIXELS
+    text = refusal(one, wide, FORMS["solution"](name, "[10, 20, 200, 300]"))
+    assert "may be a box or a list" in text
+
+
+def test_a_box_among_choices_is_one_of_them(wide):
+    """It was scored by its overlap, as if it had been drawn."""
+    choices = ["[1, 2, 3, 4]", "[5, 6, 70, 80]"]
+    for form in ("reply", "solution", "answer"):
+        record = FORMS[form]("Which bounding box is the cat's?", choices[1])
+        example = one(wide, {**record, "choices": choices})
+        assert example.answer == choices[1] and "boxes" not in example.meta
+
+
+def test_an_unknown_reward_of_vlm_r1_asks_for_boxes(wide):
+    record = {**FORMS["reply"](GROUND, "[10, 20, 200, 300]"), "accu_reward_method": "iou"}
+    assert boxes(one(wide, record)) == PIXELS
 
 
 def test_fractions_under_every_key(wide):
@@ -287,6 +311,7 @@ BAD_SWIFT = {  # name: (record, what the message must say)
     "too few": (swift("q", "<bbox><bbox>", bbox=[[1, 2, 3, 4]]), "2 <bbox> in the texts, but 1"),
     "too many": (swift("<ref-object>", "3", ref=["a", "b"]), "1 <ref-object> in the texts, but 2"),
     "a point": (swift("q", "<bbox>", bbox=[[1, 2]]), "`objects` must be"),
+    "words": (swift("q", "<bbox>", bbox=[["a", 2, 3, 4]]), "`objects` must be"),
     "another type": (swift("q", "<bbox>", bbox=[[1, 2, 3, 4]], bbox_type="xywh"), "`objects` must"),
     "another image": (swift("q", "<bbox>", bbox=[[1, 2, 3, 4]], image_id=[1]), "of one image"),
     "ms-swift 2": ({**swift("q", "<bbox>"), "objects": [{"caption": "a"}]}, "`objects` must be"),

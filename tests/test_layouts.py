@@ -1017,7 +1017,7 @@ BLIND = {  # name: (what a plain question has besides, what the message must say
         {"image": {"bytes": None, "path": None}},
         ["an object with neither bytes nor path"],
     ),
-    "an address": ({"image": {"url": "http://x/a.png"}}, ["an object with neither bytes nor path"]),
+    "an address": ({"image": {"url": "http://x/a.png"}}, ["is a web address", "download it"]),
     "an empty list beside it": (
         {"images": [], "image": "a.png"},
         ["`images` is an empty list", "delete `images`"],

@@ -52,6 +52,12 @@ READ = [  # what a record has besides, its pictures
     ({"image_2": "b.png", "image_1": "a.png"}, ["a.png", "b.png"]),
     ({"img1": "a.png", "img2": "b.png"}, ["a.png", "b.png"]),
     ({"image_list": [R, B]}, [RED, BLUE]),
+    ({"image": {"<image_0>": "b.png", "<image_1>": "a.png"}}, ["b.png", "a.png"]),  # MiniCPM-V
+    ({"images": [{"image": "a.png"}]}, ["a.png"]),  # verl
+    ({"image": R, "image_thumbnail": B, "ocr_tokens": ["b.jpg"]}, [RED]),  # TextVQA
+    ({"images": [R], "image": R}, [RED]),
+    ({"image": {**R, "path": "image.png"}, "image_path": "data/7.jpg"}, [RED]),  # RLAIF-V
+    ({"image": {**R, "path": "image.png"}, "img_path": "data/7.jpg"}, [RED]),
     ({"image_bytes": [R], "image_name": "x/7.png"}, [RED]),
     ({"file_name": "a.png"}, ["a.png"]),
     ({"image_url": "a.png"}, ["a.png"]),
@@ -98,6 +104,7 @@ REFUSED = [  # what a record has besides, what is said
     ({"image": "a.png", "infographic": "b.png"}, "`infographic` seems to hold one more"),
     ({"image": "a.png", "masked_image": "b.png"}, "`masked_image` seems to hold one more"),
     ({"image": "a.png", "image_2": "http://x/b.png"}, "`image_2` seems to hold one more"),
+    ({"images": [R], "image": B}, "name different pictures"),
     ({"image": R, "crops": [B]}, "`crops` seems to hold one more"),
     ({"image": {**R, "path": "a.png"}, "img": "b.png"}, "`img` seems to hold one more"),
     ({"image": R, "support": B}, "`support` seems to hold one more"),
@@ -167,6 +174,9 @@ PLACES = [  # a text, its pictures, what is asked, the order of the pictures
     ("Picture 1: <img>a</img>\nq", "", "Picture 1: <image>\nq", "a"),
     ("Picture 1: <img>a</img>\nPicture 2: <img>b</img>\nq", "ab",
      "Picture 1: <image>\nPicture 2: <image>\nq", "ab"),
+    ("(<image>./</image>)\nq", "a", "q", "a"),
+    ("A <image></image> b", "a", "A <image> b", "a"),
+    ("A <image #1>, <image:2>", "ab", "A <image>, <image>", "ab"),
     ("A <fim_prefix> b", "a", "A <fim_prefix> b", "a"),
     (r"A $\text{image}$ b", "a", r"A $\text{image}$ b", "a"),
     ("A <images> b, <imageless>", "a", "A <images> b, <imageless>", "a"),
@@ -181,9 +191,16 @@ def test_published_spellings_of_a_place(text, pictures, asked, order):
     assert marks.placed([], asked, list(order), "x:1") == got  # once
 
 
+def test_tags_are_words_where_all_pictures_have_a_place():
+    text = "What is an <img> tag, or {image}?"
+    assert marks.placed([], f"<image>\n{text}", ["a"], "x:1") == ([], text, ["a"])
+
+
 NO_PLACES = [  # a text, its pictures, what is said
     ("A <im> b", "a", "the text has <im>, which may be the place of a picture; write <image>"),
     ("A {image} b", "a", "the text has {image}, which may be"),
+    ("A {image_1} b {image#2}", "ab", "the text has {image_1}, but 2 images"),
+    ("<image>\nAn <img> and <image 2>", "a", "the text has <image 2>, but 1 images"),
     ("A <picture> b", "a", "the text has <picture>, which may be"),
     ("A <img> b", "a", "the text has <img>, which may be"),
     ("A <image 3> b", "ab", "the text has <image 3>, but 2 images are read"),

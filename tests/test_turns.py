@@ -16,6 +16,7 @@ from tasks.example import Turn
 
 LONG = "The two lines meet at a right angle, so the sum of squares applies here. " * 3
 IMAGE = {"images": ["a.png"]}
+ASK = user("<image>How many?")
 GREEN = [user("<image>Green?"), reply("No.")]
 BEFORE = [("user", "Green?"), ("assistant", "No.")]  # as it is read, before "How many?"
 THOUGHT = "<think> one, two </think>"
@@ -27,6 +28,36 @@ def like(**more):
 
 
 READ = {  # name: (a record, what it is read as)
+    "a question that is written otherwise": (
+        {
+            "messages": [user("<image>how many?\n(A) 3\n(B) 4"), reply("3")],
+            "question": "How many? A. 3 B. 4",
+            **IMAGE,
+        },
+        like(question="how many?\n(A) 3\n(B) 4"),
+    ),
+    "a part without text": (
+        {
+            "messages": [
+                user([{"type": "text", "text": ""}, {"type": "text", "text": "How many?"}]),
+                reply("3"),
+            ],
+            **IMAGE,
+        },
+        like(),
+    ),
+    "a history as JSON": (
+        {"question": "How many?", "answer": "3", "history": '[["Green?", "No."]]', **IMAGE},
+        like(history=BEFORE),
+    ),
+    "a system turn that says nothing": (
+        {"messages": [{"role": "system", "content": ""}, ASK, reply("3")], **IMAGE},
+        like(),
+    ),
+    "a system turn of null": (
+        {**IMAGE, "conversations": [{"from": "system", "value": None}, *talk("How many?", "3")]},
+        like(),
+    ),
     "a question beside the same conversation": (
         {"messages": [user("<image>How many?"), reply("3")], "problem": "How many?", **IMAGE},
         like(),
@@ -289,8 +320,19 @@ def chat(*said, **more):
     return {"messages": [*said], **IMAGE, **more}
 
 
-ASK = user("<image>How many?")
 REFUSED = {  # name: (a record, what is said)
+    "parts in another order": (
+        chat(
+            user([*({"type": "image", "index": n} for n in (1, 0)), {"type": "text", "text": "q"}]),
+            reply("3"),
+            images=["a.png", "a.png"],
+        ),
+        "names the pictures in the order [1, 0]",
+    ),
+    "a text part with a picture": (
+        chat(user([{"type": "text", "text": "q", "image": "a.png"}]), reply("3")),
+        "`messages` holds both in a turn of the user",
+    ),
     "another question": (chat(*GREEN, ASK, reply("3"), question="Why?"), "`question` is not what"),
     "an earlier question beside a gold": (
         chat(*GREEN, user("How many?"), question="Green?", answer="No."),
@@ -416,7 +458,10 @@ def test_a_question_with_a_gold_may_carry_a_pair(wide):
 # --- answers that are not learned ---
 
 
-@pytest.mark.parametrize("key, no, yes", [("loss", False, True), ("weight", 0, 1), ("train", 0, 1)])
+LEARNED = [("loss", False, True), ("loss_scale", 0.0, 1.0), ("weight", 0, 1), ("train", 0, 1)]
+
+
+@pytest.mark.parametrize("key, no, yes", LEARNED)
 def test_an_answer_that_is_not_learned(key, no, yes, wide, tiny):
     record = chat(
         {"role": "system", "content": "Be brief.", key: no},
@@ -456,6 +501,18 @@ PAIRS = {  # name: (a record, what is read); the answers are "3" and "4"
     "ms-swift": (
         chat(*GREEN, user("How many?"), reply("3"), rejected_response="4"),
         pair_of(history=BEFORE),
+    ),
+    "ms-swift, a system turn that says nothing": (
+        chat({"role": "system", "content": ""}, ASK, reply("3"), rejected_response="4"),
+        pair_of(),
+    ),
+    "choices that the question does not name": (
+        {"question": "Which?", "choices": ["red", "blue"], "chosen": "3", "rejected": "4", **IMAGE},
+        pair_of(question="Which?\nOptions:\nA. red\nB. blue"),
+    ),
+    "boxes, which nothing scores": (
+        {"prompt": "How many?", "boxes": [[1, 2, 3, 4]], "chosen": "3", "rejected": "4", **IMAGE},
+        pair_of(),
     ),
     "ms-swift, two conversations": (
         chat(ASK, reply("3"), rejected_messages=[ASK, reply("4")], rejected_images=["a.png"]),
@@ -542,6 +599,7 @@ def test_pairs_that_are_read(name, wide):
     record, expected = PAIRS[name]
     assert pairs.is_pair(record)
     pair = pairs.to_pair(record, wide / "set.jsonl", 1)
+    assert "boxes" not in pair.example.meta  # they were never checked
     answers = {"chosen": "3", "rejected": "4"} | expected
     assert (pair.chosen, pair.rejected) == (answers.pop("chosen"), answers.pop("rejected"))
     assert {key: getattr(pair.example, key) for key in answers} == answers
@@ -566,7 +624,10 @@ NO_PAIRS = {  # name: (a record, what is said)
         "are the same text",
     ),
     "no better answer": (chat(ASK, rejected_response="4"), "`messages` must end with the better"),
-    "no messages": ({"rejected_response": "4"}, "`messages` must begin with a turn"),
+    "no messages": (
+        {"question": "q", "response": "3", "rejected_response": "4"},
+        "no pair; expected question (or prompt, or conversations), chosen and rejected, found",
+    ),
     "other pictures": (
         chat(ASK, reply("3"), rejected_response="4", rejected_images=["b.png"]),
         "`rejected_images` are other pictures than `images`",
