@@ -35,6 +35,8 @@ def read(record: dict, where: str) -> tuple[dict, dict]:
     in_text = box_texts.boxes_in(part, where, question, record, len(images))
     if written.boxes is None:
         written = in_text or written
+    elif written.boxes == [] and answer is not None:
+        written = in_text or WrittenBoxes()  # a column of a set that asks for both
     elif answer is not None and not in_text:
         raise UserError(f"{where}: both an answer and boxes; delete the one that is not asked for")
     choices = record_fields.choices_of(record, where)

@@ -308,6 +308,7 @@ def test_worked_solutions_say_their_boxes_in_the_models_convention(wide, name, b
             {**turns("Which rows?", "[1, 2, 3, 4]"), "accu_reward_method": "all_match"},
             "[1, 2, 3, 4]",
         ),
+        ({"problem": "How many?", "answer": "3", "boxes": []}, "3"),  # a set that asks for both
     ],
 )
 def test_what_only_looks_like_boxes_is_a_text(wide, record, answer):
