@@ -21,6 +21,7 @@ from transformers import DynamicCache
 
 import batching
 import data
+import families
 import logps
 from fast import kernels
 from plumbing.log import say
@@ -136,6 +137,21 @@ def fused_norm(module: torch.nn.Module) -> Function:
     return norm
 
 
+def fused_qk_norm(attention: torch.nn.Module) -> Function | None:
+    """Return the norm of each head's query and key, (B, H + KV, K); None if there is none."""
+    if not hasattr(attention, "q_norm"):
+        return None
+    q, k = attention.q_norm, attention.k_norm
+    K = attention.head_dim
+    heads = [attention.q_proj.out_features // K, attention.k_proj.out_features // K]
+    weight = torch.cat([norm.weight.expand(n, K) for norm, n in zip((q, k), heads)])
+
+    def norm(x: torch.Tensor) -> torch.Tensor:
+        return F.rms_norm(x, (K,), eps=q.variance_epsilon) * weight.to(x.dtype)
+
+    return norm
+
+
 @functools.cache
 def warn_once(text: str) -> None:
     """Print `text`, the first time only."""
@@ -191,6 +207,7 @@ def decode_weights(core: torch.nn.Module, copy: bool = True) -> SimpleNamespace:
             SimpleNamespace(
                 norm1=fused_norm(layer.input_layernorm),
                 qkv=fused_linear(qkv, core, copy),
+                qk_norm=fused_qk_norm(attention),
                 o=fused_linear([attention.o_proj], core, copy),
                 norm2=fused_norm(layer.post_attention_layernorm),
                 gate_up=fused_linear([mlp.gate_proj, mlp.up_proj], core, copy),
@@ -279,8 +296,8 @@ def plan_memory(
 def bytes_of_a_token(core: torch.nn.Module) -> int:
     """Count the bytes of one token's keys and values in all layers."""
     config = core.config.text_config
-    head_size = config.hidden_size // config.num_attention_heads
-    values = 2 * config.num_hidden_layers * config.num_key_value_heads * head_size
+    K = families.head_size(config)
+    values = 2 * config.num_hidden_layers * config.num_key_value_heads * K
     return values * logps.dtype_of(core).itemsize
 
 
@@ -297,7 +314,8 @@ def prefill_bytes(core: torch.nn.Module, prompts: list[data.Prompt]) -> int:
     if sizes:
         patches = max(max(sizes), min(sum(sizes), 4 * PREFILL_TOKENS))
     a_token = bytes_of_a_token(core) + itemsize * (6 * D + 5 * ff) + 8 * D
-    a_patch = 40 * core.config.vision_config.embed_dim * itemsize
+    tower_width = core.family.tower_width
+    a_patch = 40 * getattr(core.config.vision_config, tower_width) * itemsize
     return max(longest, PREFILL_TOKENS) * a_token + patches * a_patch
 
 
@@ -341,7 +359,7 @@ class Decoder:
         device, T = core.device, sampling.max_tokens
         config = core.config.text_config
         self.H, self.KV = config.num_attention_heads, config.num_key_value_heads
-        self.K = config.hidden_size // self.H
+        self.K = families.head_size(config)
         self.graphed = can_capture(device, weights)
         self.graph = None
         N, B = len(prompts), len(prompts) * G
@@ -434,9 +452,8 @@ class Decoder:
                 )
                 cache = DynamicCache(config=self.core.config.text_config)
                 out = self.core.model.language_model(
-                    inputs_embeds=logps.embed(self.core, batch),
+                    **logps.embed(self.core, batch),
                     position_ids=batch["positions"],
-                    attention_mask={"full_attention": None},
                     past_key_values=cache,
                     use_cache=True,
                 ).last_hidden_state
@@ -475,6 +492,8 @@ class Decoder:
         ):
             y = layer.qkv(layer.norm1(h))  # (b, (H + 2 KV) K)
             qk, v = y[:, : (H + KV) * K].view(b, H + KV, K), y[:, (H + KV) * K :].view(b, KV, 1, K)
+            if layer.qk_norm:
+                qk = layer.qk_norm(qk)
             swapped = qk.view(b, H + KV, 2, K // 2).flip(2).view(b, H + KV, K)
             qk = torch.addcmul(qk * cos, swapped, sin).to(w.dtype)  # rotated
             suffix_k[:b].index_copy_(2, self.length, qk[:, H:, None])

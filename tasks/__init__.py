@@ -56,7 +56,7 @@ def read(
         split = split or "train"
         # Every run is measured on the same questions, whatever its seed.
         seed = seed if split == "train" else 0
-        pixels = (min_pixels, max_pixels)
+        pixels = (min_pixels, max_pixels, images.token_side)  # a spawned worker has its own 28
         return toy.ToyStream(name, split, seed, level, teacher, box_format, pixels)
     examples = read_files(spec, needs_answer, training, bad)
 

@@ -45,21 +45,30 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 SWAPPING = tuple(TURNS[orientation] for orientation in (5, 6, 7, 8))  # width becomes height
+token_side = 28  # pixels across of what one image token shows
+
+
+def show_tokens_of(side: int) -> None:
+    """Measure pictures for a model whose image tokens show `side` x `side` pixels each."""
+    global token_side
+    token_side = side
 
 
 def resized_size(
     size: Sequence[int],
     min_pixels: int = flags.MIN_PIXELS,
     max_pixels: int = flags.MAX_PIXELS,
-    step: int = 28,
+    step: int | None = None,
 ) -> list[int]:
-    """Give [width, height] that Qwen2-VL's image processor makes of a picture.
+    """Give [width, height] that the model's image processor makes of a picture.
 
-    Multiples of 28, the area within the limits, the shape kept as far as that allows:
+    step: by default the side of an image token, see `show_tokens_of`.
+    Multiples of it, the area within the limits, the shape kept as far as that allows: by 28,
     [640, 480] -> [644, 476], rounded to the nearest multiples. If that breaks a limit, the sides
     are scaled to it, and rounded down to the upper or up to the lower one.
     """
     width, height = size
+    step = step or token_side
     rounded = [round(width / step) * step, round(height / step) * step]
     if rounded[0] * rounded[1] > max_pixels:
         scale = math.sqrt(width * height / max_pixels)

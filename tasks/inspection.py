@@ -313,7 +313,7 @@ def say_what_is_there(found: Findings, args: argparse.Namespace) -> None:
     tokens = []
     for size in found.sizes:
         width, height = images.resized_size(size, args.min_pixels, args.max_pixels)
-        tokens.append(width * height // 28**2)
+        tokens.append(width * height // images.token_side**2)
     measured = {
         "width": [width for width, _ in found.sizes],
         "height": [height for _, height in found.sizes],

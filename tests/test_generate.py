@@ -891,6 +891,7 @@ def real_size(size):
         mlp=SimpleNamespace(gate_proj=linear(D, I), up_proj=linear(D, I), down_proj=linear(I, D)),
     )
     return SimpleNamespace(
+        family=families.preset("tiny"),
         compute_dtype=torch.bfloat16,
         dtype=torch.bfloat16,
         device=torch.device("cuda"),
