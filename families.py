@@ -37,7 +37,8 @@ class Family(NamedTuple):
     has_head_dim: bool  # whether config.json may set the size of a head apart from the width
     tower_width: str  # what vision_config calls the width of the tower
     tower_out: str  # and that of the language model behind it
-    tower_shapes: Callable  # (vision_config) -> Shapes, of weights that tell its sizes
+    text_shapes: Callable  # (text_config) -> Shapes, of weights that tell its sizes
+    tower_shapes: Callable  # (vision_config) -> Shapes, likewise
     tiny_text: dict  # text_config of the tiny preset
     tiny_vision: dict  # and its vision_config
 
@@ -202,6 +203,7 @@ QWEN2_VL = Family(
     has_head_dim=False,
     tower_width="embed_dim",
     tower_out="hidden_size",
+    text_shapes=text_shapes,
     tower_shapes=qwen2_vl_tower,
     # At an initializer_range of 0.02 so narrow a model makes no progress for thousands of steps.
     tiny_text=dict(
@@ -319,9 +321,32 @@ QWEN3_VL = QWEN2_5_VL._replace(
     ),
 )
 
+# --- Qwen3-VL with a mixture of experts in each layer ---
+
+
+def moe_shapes(words) -> Shapes:
+    """List shapes of a language model with experts, as they are published."""
+    D, E, I = words.hidden_size, words.num_experts, words.moe_intermediate_size
+    return text_shapes(words) | {
+        "layers.#.mlp.gate.weight": (E, D),
+        "layers.#.mlp.experts.gate_up_proj": (E, D, 2 * I),
+        "layers.#.mlp.experts.down_proj": (E, I, D),
+    }
+
+
+QWEN3_VL_MOE = QWEN3_VL._replace(
+    model_type="qwen3_vl_moe",
+    name="Qwen3-VL with experts",
+    classes="Qwen3VLMoe",
+    text_shapes=moe_shapes,
+    tiny_text=QWEN3_VL.tiny_text
+    | dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=192),
+)
+
 # --- which there are ---
 
-FAMILIES = {family.model_type: family for family in (QWEN2_VL, QWEN2_5_VL, QWEN3_VL)}
+ALL = (QWEN2_VL, QWEN2_5_VL, QWEN3_VL, QWEN3_VL_MOE)
+FAMILIES = {family.model_type: family for family in ALL}
 
 
 def known() -> str:

@@ -152,6 +152,25 @@ def fused_qk_norm(attention: torch.nn.Module) -> Function | None:
     return norm
 
 
+def fused_mlp(mlp: torch.nn.Module, core: torch.nn.Module, copy: bool) -> Function:
+    """Return the MLP with gates, (B, D) -> (B, D); a mixture of experts as it is."""
+    if not hasattr(mlp, "gate_proj"):
+
+        def experts(x: torch.Tensor) -> torch.Tensor:
+            with logps.autocast(core, cache_enabled=False):
+                return mlp(x[None])[0]
+
+        return experts
+    gate_up = fused_linear([mlp.gate_proj, mlp.up_proj], core, copy)
+    down = fused_linear([mlp.down_proj], core, copy)
+
+    def gated(x: torch.Tensor) -> torch.Tensor:
+        gate, up = gate_up(x).chunk(2, -1)
+        return down(mlp.act_fn(gate) * up)
+
+    return gated
+
+
 @functools.cache
 def warn_once(text: str) -> None:
     """Print `text`, the first time only."""
@@ -159,12 +178,16 @@ def warn_once(text: str) -> None:
 
 
 def linear_layers(core: torch.nn.Module) -> dict[str, torch.nn.Module]:
-    """List the language model's linear layers by name, adapters included: seven a layer."""
+    """List the language model's linear layers by name, adapters included: seven a layer.
+
+    Experts have none: their weights are parameters of three dimensions.
+    """
     return {
         f"{i}.{part}.{name}_proj": getattr(getattr(layer, part), f"{name}_proj")
         for i, layer in enumerate(core.model.language_model.layers)
         for part, names in (("self_attn", "qkvo"), ("mlp", ("gate", "up", "down")))
         for name in names
+        if hasattr(getattr(layer, part), f"{name}_proj")
     }
 
 
@@ -199,9 +222,10 @@ def decode_weights(core: torch.nn.Module, copy: bool = True) -> SimpleNamespace:
     dtype = logps.dtype_of(core)
     plain_head = type(core.lm_head) is torch.nn.Linear and core.lm_head.bias is None
     foreign = warn_of_unknown_layers(core, plain_head)
+    foreign |= len(linear_layers(core)) < 7 * len(language_model.layers)  # experts
     layers = []
     for layer in language_model.layers:
-        attention, mlp = layer.self_attn, layer.mlp
+        attention = layer.self_attn
         qkv = [attention.q_proj, attention.k_proj, attention.v_proj]
         layers.append(
             SimpleNamespace(
@@ -210,9 +234,7 @@ def decode_weights(core: torch.nn.Module, copy: bool = True) -> SimpleNamespace:
                 qk_norm=fused_qk_norm(attention),
                 o=fused_linear([attention.o_proj], core, copy),
                 norm2=fused_norm(layer.post_attention_layernorm),
-                gate_up=fused_linear([mlp.gate_proj, mlp.up_proj], core, copy),
-                down=fused_linear([mlp.down_proj], core, copy),
-                act=mlp.act_fn,
+                mlp=fused_mlp(layer.mlp, core, copy),
             )
         )
     head = core.lm_head.weight.to(dtype) if plain_head else None
@@ -509,8 +531,7 @@ class Decoder:
                 lengths,
             )  # (b, H, K)
             h = h + layer.o(attended.reshape(b, H * K))
-            gate, up = layer.gate_up(layer.norm2(h)).chunk(2, -1)
-            h = h + layer.down(layer.act(gate) * up)
+            h = h + layer.mlp(layer.norm2(h))
         self.state[:b] = w.norm(h)
         self.length += 1
 
@@ -636,7 +657,7 @@ def side_stream(device: torch.device) -> "torch.cuda.Stream":
 def can_capture(device: torch.device, weights: SimpleNamespace) -> bool:
     """Say whether a step can be a CUDA graph.
 
-    A layer's own forward may read values on the host, as 8-bit layers do.
+    A layer's own forward may read values on the host, as 8-bit layers and experts do.
     """
     return device.type == "cuda" and not weights.foreign
 

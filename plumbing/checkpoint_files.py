@@ -275,7 +275,7 @@ def must_divide(file: Path, family: families.Family, words, vision) -> None:
 def check_sizes(file: Path, family: families.Family, config, weights: dict) -> None:
     """Compare the sizes that config.json claims with the shapes in the weights' files."""
     words, vision = config.text_config, config.vision_config
-    claimed = families.text_shapes(words) | family.tower_shapes(vision)
+    claimed = family.text_shapes(words) | family.tower_shapes(vision)
     if getattr(config, "quantization_config", None):  # packed: shapes and names are others
         parameters = words.num_hidden_layers * sum(math.prod(s) for s in claimed.values())
         if parameters > 8 * sum(math.prod(stored.shape) for stored in weights.values()):
@@ -300,12 +300,19 @@ def check_sizes(file: Path, family: families.Family, config, weights: dict) -> N
     for weight, stored in weights.items():
         numberless = re.sub(r"\b(layers|blocks)\.\d+\.", r"\1.#.", weight)
         for end, shape in claimed.items():
-            if numberless.endswith(f".{end}") and stored.shape != shape:
+            if numberless.endswith(f".{end}") and not fits(stored.shape, shape):
                 raise UserError(
                     f"{file}: {weight} is of the wrong shape, {list(stored.shape)} where the "
                     f"config says {list(shape)}; correct the config, or {REMEDY}"
                 )
     must_be_floats(file.parent, weights)
+
+
+def fits(stored: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """Compare two shapes; experts, of three dimensions, are stored either way round."""
+    if len(shape) == 3:
+        return sorted(stored) == sorted(shape)
+    return stored == shape
 
 
 def must_be_floats(directory: Path, weights: dict) -> None:

@@ -3,8 +3,9 @@
     write("somewhere", "qwen2_vl")       of 2024, see checkpoints.py
     write("somewhere", "qwen2_5_vl")     of 2025: still a flat config.json; a tower with gates
     write("somewhere", "qwen3_vl")       of 2025: a nested config.json, today's names of weights
+    write("somewhere", "qwen3_vl_moe")   the same with experts, which are stored transposed
 
-As in checkpoints.py, nothing here uses transformers' own classes. weights_in_today_names() says
+As in checkpoints.py, nothing here uses transformers' own classes. today() says
 where transformers 5 puts each weight, spelt out here too.
 """
 
@@ -209,9 +210,101 @@ QWEN3 = Layout(
     shapes=shapes_3,
 )
 
+# --- Qwen3-VL with experts ---
+
+
+def shapes_moe(text: dict, vision: dict) -> Shapes:
+    """List the published names: two weights of three dimensions in place of each layer's MLP."""
+    D, E, I = text["hidden_size"], text["num_experts"], text["moe_intermediate_size"]
+    experts = {"gate.weight": (E, D)}
+    experts |= {"experts.gate_up_proj": (E, D, 2 * I), "experts.down_proj": (E, I, D)}
+    found = {
+        n: s for n, s in shapes_3(text, vision).items() if "_model" not in n or ".mlp." not in n
+    }
+    for i in range(text["num_hidden_layers"]):
+        found |= under(f"model.language_model.layers.{i}.mlp", experts)
+    return found
+
+
+QWEN3_MOE = QWEN3._replace(
+    config={
+        "architectures": ["Qwen3VLMoeForConditionalGeneration"],
+        "model_type": "qwen3_vl_moe",
+    },
+    text=QWEN3.text
+    | {
+        "model_type": "qwen3_vl_moe_text",
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+        "moe_intermediate_size": 96,
+        "norm_topk_prob": True,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+    },
+    vision=QWEN3.vision | {"model_type": "qwen3_vl_moe"},
+    shapes=shapes_moe,
+)
+
 # --- all ---
 
-LAYOUTS = {"qwen2_5_vl": QWEN2_5, "qwen3_vl": QWEN3}
+LAYOUTS = {"qwen2_5_vl": QWEN2_5, "qwen3_vl": QWEN3, "qwen3_vl_moe": QWEN3_MOE}
+
+
+# --- real sizes ---
+
+
+class Size(NamedTuple):
+    """A published model: how its text_config and vision_config differ from the tiny ones."""
+
+    model_type: str
+    tied: bool
+    text: dict
+    vision: dict
+
+
+def words(layers: int, D: int, I: int, heads: tuple[int, int], V: int, **more: int) -> dict:
+    """Make the sizes of a language model. heads: of queries, of keys and values."""
+    sizes = dict(num_hidden_layers=layers, hidden_size=D, intermediate_size=I, vocab_size=V)
+    return sizes | dict(num_attention_heads=heads[0], num_key_value_heads=heads[1]) | more
+
+
+OF_2_5 = dict(depth=32, hidden_size=1280, intermediate_size=3420, num_heads=16, window_size=112)
+OF_2_5["fullatt_block_indexes"] = [7, 15, 23, 31]
+SMALL_3 = dict(depth=24, hidden_size=1024, intermediate_size=4096, num_heads=16)
+SMALL_3 |= dict(num_position_embeddings=2304, deepstack_visual_indexes=[5, 11, 17])
+LARGE_3 = dict(depth=27, hidden_size=1152, intermediate_size=4304, num_heads=16)
+LARGE_3 |= dict(num_position_embeddings=2304, deepstack_visual_indexes=[8, 16, 24])
+HEAD = {"head_dim": 128}
+EXPERTS = HEAD | dict(num_experts=128, num_experts_per_tok=8, moe_intermediate_size=768)
+SIZES = {
+    "2.5-3B": Size("qwen2_5_vl", True, words(36, 2048, 11008, (16, 2), 151936), OF_2_5),
+    "2.5-7B": Size("qwen2_5_vl", False, words(28, 3584, 18944, (28, 4), 152064), OF_2_5),
+    "3-2B": Size("qwen3_vl", True, words(28, 2048, 6144, (16, 8), 151936, **HEAD), SMALL_3),
+    "3-4B": Size("qwen3_vl", True, words(36, 2560, 9728, (32, 8), 151936, **HEAD), SMALL_3),
+    "3-8B": Size("qwen3_vl", False, words(36, 4096, 12288, (32, 8), 151936, **HEAD), LARGE_3),
+    "3-30B-A3B": Size(
+        "qwen3_vl_moe", False, words(48, 2048, 6144, (32, 4), 151936, **EXPERTS), LARGE_3
+    ),
+}
+SECTIONS = {"qwen2_5_vl": [16, 24, 24]}
+
+
+def real(name: str) -> tuple[dict, Shapes]:
+    """Return config.json of a published model, and the shapes of its weights."""
+    model_type, tied, text, vision = SIZES[name]
+    layout = LAYOUTS[model_type]
+    vision = layout.vision | vision | {"out_hidden_size": text["hidden_size"]}
+    sections = {"mrope_section": SECTIONS.get(model_type, [24, 20, 20])}
+    if layout.text:
+        rope = layout.text["rope_scaling"] | sections
+        layout = layout._replace(text=layout.text | text | {"rope_scaling": rope})
+    text = text | {"tie_word_embeddings": tied}
+    first = 151643
+    ids = {token: first + i for i, token in enumerate(checkpoints.SPECIAL)}
+    config = config_of(layout._replace(vision=vision), text, ids, torch.bfloat16)
+    if not layout.text:
+        config["rope_scaling"] |= sections
+    return config, layout.shapes(text, vision)
 
 
 def write(
@@ -266,7 +359,7 @@ def text_of(layout: Layout, tied: bool) -> dict:
     """Return the sizes of the language model; more rows than tokens, like the real ones."""
     first = len(checkpoints.learned_words()["vocab"])
     rows = (first + len(checkpoints.SPECIAL) + 127) // 128 * 128
-    own = {"num_hidden_layers", "head_dim"}
+    own = {"num_hidden_layers", "head_dim", "num_experts", "moe_intermediate_size"}
     own = {name: value for name, value in (layout.text or {}).items() if name in own}
     return TEXT | own | {"vocab_size": rows, "tie_word_embeddings": tied}
 
@@ -286,10 +379,12 @@ def weights(
     return checkpoints.random_weights(shapes_of(model_type, tied), seed, dtype, scale)
 
 
-def today(name: str) -> str:
-    """Return the name in transformers 5 of a published weight."""
+def today(name: str, value: torch.Tensor) -> tuple[str, torch.Tensor]:
+    """Return a published weight as transformers 5 holds it: (name, tensor)."""
+    if ".experts." in name:
+        return name, value.transpose(1, 2)
     if name.startswith(("model.visual.", "model.language_model.", "lm_head.")):
-        return name
+        return name, value
     if name.startswith("visual."):
-        return f"model.{name}"
-    return re.sub(r"^model\.", "model.language_model.", name)
+        return f"model.{name}", value
+    return re.sub(r"^model\.", "model.language_model.", name), value

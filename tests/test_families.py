@@ -41,7 +41,7 @@ import train_dpo
 import train_grpo
 import train_sft
 from logps import core_of, token_logps
-from plumbing import records
+from plumbing import checkpoint_files, records
 from plumbing.errors import UserError
 
 bitsandbytes = pytest.importorskip("bitsandbytes")
@@ -74,9 +74,16 @@ def lively(kind, tmp_path_factory):
 
 
 def projections(policy):
-    """The full names of the language model's linear layers."""
-    layers = range(policy.config.text_config.num_hidden_layers)
-    return {f"model.language_model.layers.{i}.{p}" for i in layers for p in PROJECTIONS}
+    """The full names of the language model's linear layers; experts have none."""
+    words = policy.config.text_config
+    names = PROJECTIONS[: 4 if hasattr(words, "num_experts") else 7]
+    layers = range(words.num_hidden_layers)
+    return {f"model.language_model.layers.{i}.{name}" for i in layers for name in names}
+
+
+def stored(shapes):
+    """As weights.read_header tells of files."""
+    return {name: SimpleNamespace(shape=shape, is_float=True) for name, shape in shapes.items()}
 
 
 def rows_of(out):
@@ -100,7 +107,7 @@ def test_published_layout_gives_exactly_the_weights_written(kind, tied, director
     assert policy.family == processor.family == families.FAMILIES[kind]
     state = policy.state_dict()
     written = published.weights(kind, tied, 0 if tied else 1, torch.float32, 0.06)
-    written = {published.today(name): value for name, value in written}
+    written = dict(published.today(name, value) for name, value in written)
     assert set(state) - {"lm_head.weight"} == set(written) - {"lm_head.weight"}
     for name, value in written.items():
         assert torch.equal(state[name], value), name
@@ -146,7 +153,7 @@ def test_a_question_is_put_as_the_published_template_does(kind, directory):
 def test_preset_is_the_family_in_small(kind):
     policy, processor = modeling.load(f"tiny:{kind}", seed=0)
     size = sum(p.numel() for p in policy.parameters())
-    assert 1.3e6 < size < 2.0e6
+    assert 1.3e6 < size < 2.5e6
     again = modeling.load(f"tiny:{kind}", seed=0)[0].state_dict()
     assert all(torch.equal(value, again[name]) for name, value in policy.state_dict().items())
     assert processor.family.model_type == policy.config.model_type == kind
@@ -160,6 +167,41 @@ def test_tiny_is_a_preset_of_the_first_family():
     assert default is named is families.FAMILIES[KINDS[0]]
     with pytest.raises(UserError, match="no such preset; there are tiny, tiny:qwen2_vl, "):
         modeling.load("tiny:llava")
+
+
+@pytest.mark.parametrize("name", published.SIZES)
+def test_published_sizes_are_known(name, tmp_path):
+    """What config.json claims of each is what its weights and transformers' model have."""
+    found, shapes = published.real(name)
+    (tmp_path / "config.json").write_text(json.dumps(found))
+    family = families.FAMILIES[found["model_type"]]
+    config = family.config_class().from_dict(checkpoint_files.read_config(tmp_path))
+    words, vision = config.text_config, config.vision_config
+    checkpoint_files.must_divide(tmp_path / "config.json", family, words, vision)
+    checkpoint_files.check_sizes(tmp_path / "config.json", family, config, stored(shapes))
+    wrong = {name: (*shape[:-1], shape[-1] + 1) for name, shape in shapes.items()}
+    for claim in family.text_shapes(words) | family.tower_shapes(vision):
+        end = claim.rpartition("#")[2]
+        one = {name: wrong[name] for name in shapes if name.endswith(end)}
+        if ".mlp." in claim and hasattr(words, "num_experts") and not one:
+            continue  # of layers without experts, which this model has none of
+        with pytest.raises(UserError, match="of the wrong shape"):
+            checkpoint_files.check_sizes(tmp_path, family, config, stored(shapes | one))
+    with torch.device("meta"):
+        model = family.model_class()._from_config(config)
+    assert list(model.model.language_model.rotary_emb.mrope_section) in ([16, 24, 24], [24, 20, 20])
+    held = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    published_as = {}
+    for name, shape in shapes.items():
+        name, value = published.today(name, torch.empty(shape, device="meta"))
+        published_as[name] = tuple(value.shape)
+    assert held == published_as
+
+
+def test_published_files_are_as_large_as_their_index_says():
+    """Of Qwen2.5-VL-7B and Qwen3-VL-8B, in bfloat16."""
+    for name, size in (("2.5-7B", 16_584_333_312), ("3-8B", 17_534_247_392)):
+        assert sum(2 * math.prod(shape) for shape in published.real(name)[1].values()) == size
 
 
 # --- as stock transformers ---
@@ -245,8 +287,7 @@ def test_packed_equals_padded(training, checkpointed, directory):
     assert (entropy - packed_entropy).abs().max() < 1e-5
     trained = {n for n, p in policy.named_parameters() if p.requires_grad}
     assert set(packed) == set(padded) == trained
-    layers = policy.config.text_config.num_hidden_layers
-    adapted = 2 * len(PROJECTIONS) * layers
+    adapted = 2 * len(projections(policy))
     assert len(packed) == (adapted if lora_r else len(list(policy.parameters())))
     worst = max((relative(packed[n], padded[n]), n) for n in padded)
     assert worst[0] < 1e-5 and all(g.norm() > 0 for g in packed.values()), worst
@@ -399,7 +440,7 @@ def test_dpo_margin_is_exactly_0_at_the_start(directory, mmpr, no_pictures, tmp_
 @pytest.mark.parametrize(
     "part, key, more, says",
     [
-        ("text", "intermediate_size", 8, "mlp.gate_proj.weight is of the wrong shape"),
+        ("text", "intermediate_size", 8, "is of the wrong shape"),
         ("text", "num_hidden_layers", 1, "num_hidden_layers is"),
         ("text", "num_key_value_heads", 2, "self_attn.k_proj.weight is of the wrong shape"),
         ("vision", "depth", 1, "depth is 3"),
@@ -411,6 +452,7 @@ def test_sizes_that_do_not_fit_the_weights(kind, part, key, more, says, director
     key = getattr(families.FAMILIES[kind], key, key)
     config = json.loads((directory / "config.json").read_text())
     where = config["vision_config"] if part == "vision" else config.get("text_config") or config
+    key = f"moe_{key}" if f"moe_{key}" in where else key
     where[key] += more
     for file in directory.iterdir():
         (tmp_path / file.name).symlink_to(file)
