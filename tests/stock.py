@@ -1,5 +1,6 @@
 """What the tests of the model share: small batches, training steps, and stock transformers."""
 
+import contextlib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ import model as modeling
 import rollout
 import tasks
 import update
+from fast import decode
 from plumbing import checkpoint_files
 
 
@@ -141,6 +143,51 @@ def train_steps(
 
 def changed(policy, before):
     return {n for n, p in policy.named_parameters() if not torch.equal(p.detach(), before[n])}
+
+
+# --- the rollout ---
+
+
+def as_on_a_gpu(monkeypatch):
+    """Buckets, fixed addresses, lengths on the device, and `capture` with its warm-up.
+
+    A graph is a step taken at each replay; nothing happens while it is recorded.
+    Returns the list of the numbers of rows that were captured.
+    """
+    captured, capture = [], decode.Decoder.capture
+
+    def listening(wave):
+        captured.append(wave.rows)
+
+        @contextlib.contextmanager
+        def recording(graph):
+            kept = [
+                (value, value.clone())
+                for value in vars(wave).values()
+                if isinstance(value, torch.Tensor)
+            ]
+            yield
+            for value, before in kept:
+                value.copy_(before)
+
+        with monkeypatch.context() as patch:
+            stream = SimpleNamespace(wait_stream=lambda other: None)
+            patch.setattr(decode, "side_stream", lambda device: stream)
+            patch.setattr(torch.cuda, "current_stream", lambda: stream)
+            patch.setattr(torch.cuda, "stream", lambda other: contextlib.nullcontext())
+            patch.setattr(
+                torch.cuda,
+                "CUDAGraph",
+                lambda: SimpleNamespace(
+                    replay=lambda: (wave.forward_one_token(), wave.sample_one_token())
+                ),
+            )
+            patch.setattr(torch.cuda, "graph", recording)
+            return capture(wave)
+
+    monkeypatch.setattr(decode, "can_capture", lambda device, weights: True)
+    monkeypatch.setattr(decode.Decoder, "capture", listening)
+    return captured
 
 
 # --- stock transformers ---

@@ -4,6 +4,7 @@ Every family through the same paths: one suite. Each has a tiny random checkpoin
 layout (published.py), and is compared with stock transformers, or with numbers that are known.
 """
 
+import dataclasses
 import json
 import math
 import os
@@ -17,12 +18,14 @@ import torch
 from commands import metrics_of, same_weights, train
 from preferences import PAIRS
 from stock import (
+    as_on_a_gpu,
     batch_of,
     both_ways,
     changed,
     export,
     export_gap,
     flags,
+    gradients,
     logits_of,
     randomise_lora,
     relative,
@@ -33,6 +36,7 @@ from stock import (
     train_steps,
 )
 
+import batching
 import families
 import model as modeling
 import processor as processing
@@ -40,7 +44,8 @@ import rollout
 import train_dpo
 import train_grpo
 import train_sft
-from logps import core_of, token_logps
+from fast import decode
+from logps import cache_features, core_of, token_logps
 from plumbing import checkpoint_files, records
 from plumbing.errors import UserError
 
@@ -220,6 +225,8 @@ def test_greedy_tokens_equal_stock_generate(lively):
     assert len({token for row in said for token in row}) >= 20 and len(set(map(tuple, said))) >= 6
     stock = stock_greedy(stock_model(lively), processor, prompts, 40, NEVER)
     assert said == rows_of(plain) == stock
+    cache_features(policy, prompts)  # deepstack maps, too
+    assert rows_of(rollout.rollout(policy, prompts, special, 1, sampling)) == said
     assert (fast.logp - plain.logp).abs().max() < 5e-5
 
 
@@ -259,6 +266,76 @@ def test_token_logps_equal_the_stock_cross_entropy(which, temperature, directory
         for b, row in enumerate(theirs):
             assert (mine[b, : len(row)] - row).abs().max() < 2e-5
     assert found[0].std() > 0.1  # not one number everywhere
+
+
+def test_pictures_within_a_response(directory):
+    """A conversation's later picture is response text: each token as the stock forward's."""
+    policy, processor = modeling.load(str(directory))
+    [whole] = checkpoints.prompts_of(processor, slice(6, 7))  # two pictures
+    first = int(whole.image_slots[(whole.image_slots.diff() > 1).nonzero()[0, 0]]) + 2
+    [more] = responses_of(processor, [9])
+    own = (whole.next_position + torch.arange(len(more))).expand(3, -1)
+    prompt = dataclasses.replace(
+        whole,
+        ids=whole.ids[:first],
+        positions=whole.positions[:, :first],
+        next_position=int(whole.positions[0, first]),
+        response_positions=torch.cat([whole.positions[:, first:], own], 1),
+    )
+    other = checkpoints.prompts_of(processor, slice(0, 1))
+    rows = [torch.cat([whole.ids[first:], more]), *responses_of(processor, [4])]
+    learned = [torch.zeros(len(rows[0])), torch.ones(4)]
+    learned[0][-9:] = 1
+    targets, mask = batching.pad_targets(rows, processor.special.pad_id, learned)
+    batch = batching.collate([prompt, *other], targets, mask)
+    with torch.no_grad():
+        logp = token_logps(policy, batch, suppress=processor.special.vision_ids)
+        stock = stock_logps(
+            stock_model(directory), [whole, *other], [more, rows[1]], processor.special
+        )[0]
+    assert (logp[0, : len(rows[0])][-9:] - stock[0]).abs().max() < 2e-5
+    assert (logp[1, :4] - stock[1]).abs().max() < 2e-5
+
+
+@pytest.mark.parametrize("lora_r", [0, 4], ids=["full", "lora"])
+def test_the_path_of_cuda_graphs_samples_the_same(lora_r, lively, monkeypatch):
+    """As on a GPU but for the replay: see stock.as_on_a_gpu."""
+    policy, processor = modeling.load(str(lively), train=flags(lora_r=lora_r))
+    randomise_lora(policy, 0.3)
+    special = SimpleNamespace(**vars(processor.special) | {"eos_ids": [*range(16)]})
+    given = (policy, checkpoints.prompts_of(processor, slice(2, 9)), special, 3)
+    expected = rollout.rollout(*given, rollout.Sampling(40), seed=3)
+    captured = as_on_a_gpu(monkeypatch)
+    out = rollout.rollout(*given, rollout.Sampling(40), seed=3)
+    assert torch.equal(out.targets, expected.targets) and out.finish == expected.finish
+    assert (out.logp - expected.logp).abs().max() < 1e-5
+    assert captured and set(captured) <= set(decode.BUCKETS)
+
+
+@pytest.mark.parametrize("training", ["inference", "lora", "full", "nf4"])
+def test_bfloat16_rollout_is_the_trainers_policy(training, lively):
+    """Within what bfloat16 rounds, and the gradient is finite with layers recomputed."""
+    lora_r = 4 if training in ("lora", "nf4") else 0
+    more = {"quant": "nf4"} if training == "nf4" else {}
+    if training != "inference":
+        more["train"] = flags(lora_r=lora_r, gradient_checkpointing=True)
+    policy, processor = modeling.load(str(lively), torch.bfloat16, **more)
+    randomise_lora(policy)
+    prompts = checkpoints.prompts_of(processor)
+    sampling = rollout.Sampling(24)
+    out = rollout.rollout(policy, prompts, endless(processor), 2, sampling)
+    policy.train(training != "inference")
+    gaps = []
+    for a, b, first, last, counts in batching.micro_batches(18, 2, [2] * 9):
+        batch = batching.collate(prompts[first:last], out.targets[a:b], out.mask[a:b], counts)
+        logp = token_logps(policy, batch, suppress=processor.special.vision_ids)
+        gaps.append((logp.detach() - out.logp[a:b]).abs())
+        if training != "inference":
+            logp.sum().backward()
+    assert 0 < torch.cat(gaps).mean() < 0.05
+    found = gradients(policy)
+    assert len(found) == sum(p.requires_grad for p in policy.parameters())
+    assert all(torch.isfinite(g).all() and g.norm() > 0 for g in found.values())
 
 
 # --- packed: [prompt | r1 ... rG] ---
