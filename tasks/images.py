@@ -30,7 +30,7 @@ DECODED = 2**29  # pixels that are decoded before a run starts: a few seconds
 FEW = 32  # examples whose pictures are looked at together
 LARGE = 2**24  # pixels of a picture that is not decoded beside another such
 ONE_AT_A_TIME = threading.Lock()
-MOST_ASPECT = 200  # longer over shorter side, for Qwen2-VL
+MOST_ASPECT = 200  # longer over shorter side, for the image processor
 # What Pillow raises for damaged or absurdly large files; RuntimeError: its AVIF, BLP and DDS.
 IMAGE_ERRORS = (OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError)
 # How a picture is turned upright, by its EXIF orientation. Not ImageOps.exif_transpose: it also
@@ -314,7 +314,7 @@ def open_image(image: Picture, where: str) -> Image.Image:
         raise not_opened(error, image, where) from None
     if max(rgb.size) > MOST_ASPECT * min(rgb.size):
         raise UserError(
-            f"{where}: image of {rgb.width} x {rgb.height} pixels is too narrow for Qwen2-VL "
+            f"{where}: image of {rgb.width} x {rgb.height} pixels is too narrow for the model "
             f"(sides at most {MOST_ASPECT} : 1); crop it or delete the record"
         )
     return rgb

@@ -36,6 +36,15 @@ def base(tiny, tmp_path_factory):
     return str(directory)
 
 
+@pytest.fixture(autouse=True)
+def tokens_of_28_pixels():
+    """A test of another family may have set the side of an image token."""
+    yield
+    from tasks import images
+
+    images.show_tokens_of(28)
+
+
 @pytest.fixture
 def no_pictures(monkeypatch):
     """Drawing takes most of a short run's time."""

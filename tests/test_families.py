@@ -37,6 +37,7 @@ from stock import (
 )
 
 import batching
+import data
 import families
 import model as modeling
 import processor as processing
@@ -48,6 +49,8 @@ from fast import decode
 from logps import cache_features, core_of, token_logps
 from plumbing import checkpoint_files, records
 from plumbing.errors import UserError
+from tasks import images
+from tasks.example import Example
 
 bitsandbytes = pytest.importorskip("bitsandbytes")
 KINDS = list(families.FAMILIES)
@@ -141,6 +144,23 @@ def test_published_settings_are_read(directory):
     # Its generation_config asks for top_k 1 and a repetition penalty.
     rules = policy.generation_config
     assert (rules.top_k, rules.repetition_penalty, rules.do_sample) == (50, 1.0, False)
+
+
+def test_boxes_are_as_the_family_writes_them(kind, directory):
+    """In pixels of the resized picture they are those that the tower sees."""
+    asked = dict(prompt_template=None, system_prompt=None, box_format=None, max_pixels=50_000)
+    decided = data.ask_as_trained(SimpleNamespace(model=str(directory), min_pixels=None, **asked))
+    assert decided["box_format"] == ("resized" if kind == "qwen2_5_vl" else "norm1000")
+    processor = processing.load_processor(directory, max_pixels=50_000)
+    for size in ((640, 480), (30, 500), (100, 100), (33, 33)):
+        picture = checkpoints.picture(*size)
+        prompt = data.Asker(processor, "none").prompt(Example("", [picture], "?", ""))
+        _, rows, columns = prompt.grid[0].tolist()
+        side = processor.image_processor.patch_size
+        seen = [columns * side, rows * side]
+        assert images.resized_size(size, decided["min_pixels"], 50_000) == seen
+        step = families.FAMILIES[kind].token_side({})
+        assert len(prompt.image_slots) == seen[0] * seen[1] // step**2
 
 
 def test_a_question_is_put_as_the_published_template_does(kind, directory):
