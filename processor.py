@@ -1,5 +1,6 @@
 """Text and pictures to numbers, and back: one checkpoint's tokenizer and image processor."""
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from types import SimpleNamespace
 import families
 from plumbing import checkpoint_files, templates
 from plumbing.errors import UserError
-from plumbing.find_model import locate
+from plumbing.find_model import locate, looks_local
 from plumbing.flags import MAX_PIXELS, MIN_PIXELS
 
 
@@ -64,8 +65,13 @@ def tiny_processor(
 
 
 def family_of(name: str) -> tuple[families.Family, int]:
-    """Find the family of what --model names, and the pixels across of an image token."""
+    """Find the family of what --model names, and the pixels across of an image token.
+
+    What is no directory counts as `tiny`: it is refused where the model is loaded.
+    """
     family = families.preset(name)
+    if not family and looks_local(name) and not os.path.isdir(name):
+        family = families.preset("tiny")
     if family:
         return family, family.token_side(family.tiny_vision)
     base, _ = locate(name, weights=False)
