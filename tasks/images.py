@@ -58,8 +58,8 @@ def resized_size(
     """Give [width, height] that the model's image processor makes of a picture.
 
     Multiples of the side of an image token, the area within the limits, the shape kept as far as
-    that allows: by 28, [640, 480] -> [644, 476], rounded to the nearest multiples. If that breaks a limit, the sides
-    are scaled to it, and rounded down to the upper or up to the lower one.
+    that allows: by 28, [640, 480] -> [644, 476], rounded to the nearest multiples. If that breaks
+    a limit, the sides are scaled to it, and rounded down to the upper or up to the lower one.
     """
     width, height = size
     step = token_side
