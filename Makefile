@@ -7,6 +7,7 @@
 PYTHON ?= python3
 OUT ?= runs/demo
 SEED ?= 0
+MODEL ?= tiny
 BIN = .venv/bin
 
 install: .venv/installed
@@ -14,7 +15,7 @@ install: .venv/installed
 demo: .venv/installed
 	@echo "== 1 of 2: warm start. A Qwen2-VL of 1.4 M parameters learns to describe drawn scenes and to count, from a"
 	@echo "==         teacher that overlooks two in three of the objects in the right-hand column, mistakes and all."
-	$(BIN)/python train_sft.py --model tiny --data count --learning-rate 2e-3 --max-steps 900 \
+	$(BIN)/python train_sft.py --model $(MODEL) --data count --learning-rate 2e-3 --max-steps 900 \
 		--eval-batch-size 64 --logging-steps 50 --seed $(SEED) --output-dir $(OUT)/sft --resume-from-checkpoint
 	@echo "== 2 of 2: GRPO. Now it sees questions and right answers only, and is rewarded for answering right."
 	$(BIN)/python train_grpo.py --model $(OUT)/sft --data count --eval-data count:test count:ood --eval-steps 40 \

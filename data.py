@@ -29,15 +29,13 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-import families
 import tasks
-from grading import boxes
 from plumbing import checkpoint_files, flags, running, templates
 from plumbing.bad_records import REFUSE, BadRecords
 from plumbing.errors import UserError
 from plumbing.loading import loading
 from plumbing.text import HALF, cut
-from processor import processor_of
+from processor import family_of, processor_of
 from tasks import box_fields, folders, images, inspection, toy
 from tasks.example import Example
 from tasks.prompts import DEFAULT_TEMPLATE, messages_of, question_text, template_of
@@ -138,7 +136,8 @@ def default_eval(spec: str) -> list[str]:
 def reading(args: argparse.Namespace, bad: BadRecords) -> dict[str, object]:
     """Collect what flags tell tasks.read about records and their boxes."""
     names = ("level", "box_format", "min_pixels", "max_pixels")
-    return {name: getattr(args, name) for name in names} | {"bad": bad}
+    _, token_side = family_of(args.model)
+    return {name: getattr(args, name) for name in names} | {"token_side": token_side, "bad": bad}
 
 
 def read_eval(
@@ -223,10 +222,11 @@ def ask_as_trained(
     if args.system_prompt is None:
         decided["system_prompt"] = trained_with.get("system_prompt")
     defaults = {
-        "box_format": boxes.BOX_FORMATS[0],
         "min_pixels": flags.MIN_PIXELS,
         "max_pixels": flags.MAX_PIXELS,
     }
+    if hasattr(args, "box_format"):
+        defaults["box_format"] = family_of(args.model)[0].box_format
     for name, default in defaults.items():
         if hasattr(args, name):  # a script without these flags needs none
             decided[name] = getattr(args, name) or trained_with.get(name) or default
@@ -278,7 +278,7 @@ class Asker:
         ids = torch.tensor(processor.tokenizer(text, add_special_tokens=False)["input_ids"])
         self.must_fit(example, len(ids), sum(pads), room)
         is_image = ids == special.image_id
-        positions, next_position = families.QWEN2_VL.positions(is_image, sizes)
+        positions, next_position = processor.family.positions(is_image, sizes)
         slots = is_image.nonzero()[:, 0]
         return Prompt(ids, positions, next_position, slots, pixel_values, grid, text)
 

@@ -1,4 +1,8 @@
-"""What one model family does differently, as a record; and the tiny preset of Qwen2-VL."""
+"""What one model family does differently, as a record; and a tiny preset of each.
+
+Nothing else in the code names a family: a processor and a model carry their record. A new family
+is a record in FAMILIES, and a line in docs/families.md.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,32 +16,54 @@ from plumbing.errors import UserError
 
 # --- what a family does differently ---
 
+Shapes = dict[str, tuple[int, ...]]  # {end of a weight's name: shape}, # for a layer's number
+
 
 class Family(NamedTuple):
     """One model family; FAMILIES has it under the model_type of its config.json."""
 
+    model_type: str
     name: str  # as messages write it
-    model_class: Callable[[], type]  # imported when a model is loaded: transformers takes seconds
-    image_processor_class: Callable[[], type]
+    classes: str  # how the names of its classes in transformers begin
+    image_processor: dict  # settings that a checkpoint without preprocessor_config.json means
     chat_template: str  # for a checkpoint that brings none
     text_tokens: tuple[str, ...]  # end of text, start of turn, end of turn, ...
     vision_tokens: tuple[str, ...]  # start, end, pad, image, video
     lora_targets: str  # regular expression of the full names of the layers that LoRA adapts
     keep_unquantised: list[str]  # beginnings of the full names of what stays out of 4 bits
-    pixels_per_token: int
+    mergers: tuple[str, ...]  # beginnings of the full names of what leads from tower to words
     box_format: str  # how published checkpoints write boxes
     positions: Callable  # (is_image, grids) -> positions of a prompt, and the next one
+    has_head_dim: bool  # whether config.json may set the size of a head apart from the width
+    tower_width: str  # what vision_config calls the width of the tower
+    tower_out: str  # and that of the language model behind it
+    text_shapes: Callable  # (text_config) -> Shapes, of weights that tell its sizes
+    tower_shapes: Callable  # (vision_config) -> Shapes, likewise
+    tiny_text: dict  # text_config of the tiny preset
+    tiny_vision: dict  # and its vision_config
+
+    def class_of(self, what: str) -> type:
+        """Return a class of transformers, which takes seconds to import."""
+        import transformers
+
+        return getattr(transformers, f"{self.classes}{what}")
+
+    def model_class(self) -> type:
+        """Return the class of its models."""
+        return self.class_of("ForConditionalGeneration")
+
+    def config_class(self) -> type:
+        """Return the class of its config.json."""
+        return self.class_of("Config")
+
+    def token_side(self, vision: dict) -> int:
+        """Compute the pixels across of what one image token shows. vision: vision_config."""
+        patch = vision.get("patch_size") or self.image_processor["patch_size"]
+        return patch * (vision.get("spatial_merge_size") or 2)
 
 
-def qwen2_vl_class() -> type:
-    """Qwen2-VL in transformers."""
-    from transformers import Qwen2VLForConditionalGeneration
-
-    return Qwen2VLForConditionalGeneration
-
-
-def qwen2_vl_image_processor() -> type:
-    """Qwen2-VL's image processor on PIL: the other ones need torchvision."""
+def image_processor_class() -> type:
+    """Return the image processor of all families on PIL: the other ones need torchvision."""
     try:
         from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
             Qwen2VLImageProcessorPil,
@@ -83,16 +109,65 @@ def rope_positions(
     return torch.cat(pieces, 1), position
 
 
+# --- the sizes that weights tell ---
+
+
+def head_size(words) -> int:
+    """Return the size of an attention head of a text_config."""
+    return getattr(words, "head_dim", None) or words.hidden_size // words.num_attention_heads
+
+
+def text_shapes(words) -> Shapes:
+    """List shapes of the language model's weights; they tell all sizes in text_config."""
+    D, I, K = words.hidden_size, words.intermediate_size, head_size(words)
+    q, kv = K * words.num_attention_heads, K * words.num_key_value_heads
+    return {
+        "embed_tokens.weight": (words.vocab_size, D),
+        "layers.#.self_attn.q_proj.weight": (q, D),
+        "layers.#.self_attn.k_proj.weight": (kv, D),
+        "layers.#.self_attn.v_proj.weight": (kv, D),
+        "layers.#.mlp.gate_proj.weight": (I, D),
+        "layers.#.mlp.down_proj.weight": (D, I),
+    }
+
+
+def patch_shape(vision) -> tuple[int, ...]:
+    """Return the shape of one patch: colors, frames, rows, columns."""
+    side = vision.patch_size
+    return vision.in_channels, vision.temporal_patch_size, side, side
+
+
+# --- Qwen2-VL (arXiv:2409.12191) ---
+
+
+# Where a conversation brings none.
+SYSTEM_TURN = (
+    "{% if loop.first and message['role'] != 'system' %}"
+    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
+)
+
+
+def qwen2_vl_tower(vision) -> Shapes:
+    """List shapes of a tower of plain blocks."""
+    W, D = vision.embed_dim, vision.hidden_size
+    merged = W * vision.spatial_merge_size**2
+    return {
+        "patch_embed.proj.weight": (W, *patch_shape(vision)),
+        "blocks.#.attn.qkv.weight": (3 * W, W),
+        "blocks.#.mlp.fc1.weight": (W * vision.mlp_ratio, W),
+        "merger.mlp.0.weight": (merged, merged),
+        "merger.mlp.2.weight": (D, merged),
+    }
+
+
 QWEN2_VL = Family(
+    model_type="qwen2_vl",
     name="Qwen2-VL",
-    model_class=qwen2_vl_class,
-    image_processor_class=qwen2_vl_image_processor,
+    classes="Qwen2VL",
+    image_processor={"patch_size": 14},
     # What its tokenizer's own template renders for text and images.
     chat_template=(
-        "{% for message in messages %}"
-        "{% if loop.first and message['role'] != 'system' %}"
-        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
-        "<|im_start|>{{ message['role'] }}\n"
+        "{% for message in messages %}" + SYSTEM_TURN + "<|im_start|>{{ message['role'] }}\n"
         "{% if message['content'] is string %}{{ message['content'] }}<|im_end|>\n"
         "{% else %}{% for content in message['content'] %}"
         "{% if content['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
@@ -122,11 +197,177 @@ QWEN2_VL = Family(
     lora_targets=r"model\.language_model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj",
     # bitsandbytes matches from the start of the full name: "visual" alone would skip nothing.
     keep_unquantised=["model.visual", "lm_head"],
-    pixels_per_token=28 * 28,
+    mergers=("model.visual.merger",),
     box_format="norm1000",
     positions=rope_positions,
+    has_head_dim=False,
+    tower_width="embed_dim",
+    tower_out="hidden_size",
+    text_shapes=text_shapes,
+    tower_shapes=qwen2_vl_tower,
+    # At an initializer_range of 0.02 so narrow a model makes no progress for thousands of steps.
+    tiny_text=dict(
+        hidden_size=128,
+        intermediate_size=384,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=4096,
+        initializer_range=0.06,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
+    ),
+    tiny_vision=dict(
+        depth=2,
+        embed_dim=96,
+        num_heads=4,
+        hidden_size=128,
+        mlp_ratio=4,
+        patch_size=14,
+        spatial_merge_size=2,
+        temporal_patch_size=2,
+        initializer_range=0.06,
+    ),
 )
-FAMILIES = {"qwen2_vl": QWEN2_VL}
+
+# --- Qwen2.5-VL (arXiv:2502.13923): a tower of windows, and a language model as before ---
+
+
+def qwen2_5_vl_tower(vision) -> Shapes:
+    """List shapes of a tower whose blocks have gates."""
+    W, D, I = vision.hidden_size, vision.out_hidden_size, vision.intermediate_size
+    merged = W * vision.spatial_merge_size**2
+    return {
+        "patch_embed.proj.weight": (W, *patch_shape(vision)),
+        "blocks.#.attn.qkv.weight": (3 * W, W),
+        "blocks.#.mlp.gate_proj.weight": (I, W),
+        "blocks.#.mlp.down_proj.weight": (W, I),
+        "merger.mlp.0.weight": (merged, merged),
+        "merger.mlp.2.weight": (D, merged),
+    }
+
+
+QWEN2_5_VL = QWEN2_VL._replace(
+    model_type="qwen2_5_vl",
+    name="Qwen2.5-VL",
+    classes="Qwen2_5_VL",
+    box_format="resized",
+    tower_width="hidden_size",
+    tower_out="out_hidden_size",
+    tower_shapes=qwen2_5_vl_tower,
+    tiny_vision=dict(
+        depth=2,
+        hidden_size=96,
+        intermediate_size=256,
+        num_heads=4,
+        out_hidden_size=128,
+        patch_size=14,
+        spatial_merge_size=2,
+        temporal_patch_size=2,
+        window_size=56,  # 2 x 2 tokens: a toy picture has several windows
+        fullatt_block_indexes=[1],
+        initializer_range=0.06,
+    ),
+)
+
+# --- Qwen3-VL (arXiv:2511.21631): norms of queries and keys, deepstack maps ---
+
+
+def qwen3_vl_tower(vision) -> Shapes:
+    """List shapes of a tower with learned positions, and a merger for each deepstack map."""
+    W, D, I = vision.hidden_size, vision.out_hidden_size, vision.intermediate_size
+    merged = W * vision.spatial_merge_size**2
+    return {
+        "patch_embed.proj.weight": (W, *patch_shape(vision)),
+        "pos_embed.weight": (vision.num_position_embeddings, W),
+        "blocks.#.attn.qkv.weight": (3 * W, W),
+        "blocks.#.mlp.linear_fc1.weight": (I, W),
+        "merger.linear_fc1.weight": (merged, merged),
+        "merger.linear_fc2.weight": (D, merged),
+    }
+
+
+QWEN3_VL = QWEN2_5_VL._replace(
+    model_type="qwen3_vl",
+    name="Qwen3-VL",
+    classes="Qwen3VL",
+    image_processor={"patch_size": 16, "image_mean": [0.5] * 3, "image_std": [0.5] * 3},
+    chat_template=QWEN2_VL.chat_template.replace(SYSTEM_TURN, ""),
+    mergers=("model.visual.merger", "model.visual.deepstack_merger_list"),
+    box_format="norm1000",
+    has_head_dim=True,
+    tower_shapes=qwen3_vl_tower,
+    tiny_text=QWEN2_VL.tiny_text
+    | dict(
+        head_dim=32,
+        rope_parameters={
+            "rope_type": "default",
+            "rope_theta": 10000.0,
+            "mrope_section": [6, 5, 5],
+            "mrope_interleaved": True,
+        },
+    ),
+    tiny_vision=dict(
+        depth=2,
+        hidden_size=96,
+        intermediate_size=384,
+        num_heads=4,
+        out_hidden_size=128,
+        patch_size=16,
+        spatial_merge_size=2,
+        temporal_patch_size=2,
+        num_position_embeddings=64,
+        deepstack_visual_indexes=[0, 1],
+        initializer_range=0.06,
+    ),
+)
+
+# --- Qwen3-VL with a mixture of experts in each layer ---
+
+
+def moe_shapes(words) -> Shapes:
+    """List shapes of a language model with experts, as they are published."""
+    D, E, I = words.hidden_size, words.num_experts, words.moe_intermediate_size
+    return text_shapes(words) | {
+        "layers.#.mlp.gate.weight": (E, D),
+        "layers.#.mlp.experts.gate_up_proj": (E, D, 2 * I),
+        "layers.#.mlp.experts.down_proj": (E, I, D),
+    }
+
+
+QWEN3_VL_MOE = QWEN3_VL._replace(
+    model_type="qwen3_vl_moe",
+    name="Qwen3-VL with experts",
+    classes="Qwen3VLMoe",
+    text_shapes=moe_shapes,
+    tiny_text=QWEN3_VL.tiny_text
+    | dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=192),
+)
+
+# --- which there are ---
+
+ALL = (QWEN2_VL, QWEN2_5_VL, QWEN3_VL, QWEN3_VL_MOE)
+FAMILIES = {family.model_type: family for family in ALL}
+
+
+def known() -> str:
+    """List the families that there are, by model_type."""
+    return ", ".join(f"{kind} ({family.name})" for kind, family in FAMILIES.items())
+
+
+def preset(name: str) -> Family | None:
+    """Return the family whose untrained preset --model names; None for any other name.
+
+    UserError for a preset of a family that is not known.
+    """
+    if name == "tiny":
+        return QWEN2_VL
+    start, colon, kind = str(name).partition(":")
+    if start != "tiny" or not colon:
+        return None
+    if kind not in FAMILIES:
+        presets = ", ".join(f"tiny:{kind}" for kind in FAMILIES)
+        raise UserError(f"--model {name[:60]}: no such preset; there are tiny, {presets}")
+    return FAMILIES[kind]
 
 
 def special_ids(tokenizer, family: Family = QWEN2_VL) -> SimpleNamespace:
@@ -162,32 +403,9 @@ def special_ids(tokenizer, family: Family = QWEN2_VL) -> SimpleNamespace:
 
 # --- the tiny preset ---
 
-# At an initializer_range of 0.02 so narrow a model makes no progress for thousands of steps.
-TINY_TEXT = dict(
-    hidden_size=128,
-    intermediate_size=384,
-    num_hidden_layers=4,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    max_position_embeddings=4096,
-    initializer_range=0.06,
-    rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
-)
-TINY_VISION = dict(
-    depth=2,
-    embed_dim=96,
-    num_heads=4,
-    hidden_size=128,
-    mlp_ratio=4,
-    patch_size=14,
-    spatial_merge_size=2,
-    temporal_patch_size=2,
-    initializer_range=0.06,
-)
 
-
-def tiny_tokenizer():
-    """Load the tiny preset's tokenizer: byte-level BPE of 584 words, Qwen2-VL's format.
+def tiny_tokenizer(family: Family = QWEN2_VL):
+    """Load the tiny preset's tokenizer: byte-level BPE of 584 words, the family's format.
 
     A digit is a token of its own, and a word carries the space before it. Any text round-trips.
     """
@@ -196,39 +414,37 @@ def tiny_tokenizer():
 
     # Learned from the toy questions at 43ceb03, and fixed: new tokens would change all figures.
     words = Tokenizer.from_file(str(Path(__file__).with_name("tiny_tokenizer.json")))
-    end_of_text, _, end_of_turn = QWEN2_VL.text_tokens[:3]
-    tokens = QWEN2_VL.text_tokens + QWEN2_VL.vision_tokens
+    end_of_text, _, end_of_turn = family.text_tokens[:3]
+    tokens = family.text_tokens + family.vision_tokens
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=words,
         eos_token=end_of_turn,
         pad_token=end_of_text,
         padding_side="left",
-        model_max_length=TINY_TEXT["max_position_embeddings"],
+        model_max_length=family.tiny_text["max_position_embeddings"],
         additional_special_tokens=[t for t in tokens if t not in (end_of_turn, end_of_text)],
     )
-    tokenizer.chat_template = QWEN2_VL.chat_template
+    tokenizer.chat_template = family.chat_template
     return tokenizer
 
 
-def tiny(seed: int = 0) -> tuple:
-    """Make the untrained preset, a Qwen2-VL of 1.4 M parameters in float32.
+def tiny(seed: int = 0, family: Family = QWEN2_VL) -> tuple:
+    """Make the untrained preset of a family, 1.4 M parameters or a few more in float32.
 
     Returns (model with weights from `seed`, tokenizer, image processor).
     """
-    from transformers import Qwen2VLConfig
-
-    tokenizer = tiny_tokenizer()
-    ids = special_ids(tokenizer)
+    tokenizer = tiny_tokenizer(family)
+    ids = special_ids(tokenizer, family)
     text = dict(
-        TINY_TEXT,
+        family.tiny_text,
         vocab_size=len(tokenizer),
         bos_token_id=ids.pad_id,
         eos_token_id=ids.eos_ids[0],
         pad_token_id=ids.pad_id,
     )
-    config = Qwen2VLConfig(
+    config = family.config_class()(
         text_config=text,
-        vision_config=dict(TINY_VISION),
+        vision_config=dict(family.tiny_vision),
         image_token_id=ids.image_id,
         video_token_id=ids.video_id,
         vision_start_token_id=ids.vision_ids[0],
@@ -236,8 +452,9 @@ def tiny(seed: int = 0) -> tuple:
         tie_word_embeddings=True,
     )
     torch.manual_seed(seed)
-    model = QWEN2_VL.model_class()(config)
+    model = family.model_class()(config)
+    model.family = family
     model.generation_config.eos_token_id = ids.eos_ids
     model.generation_config.pad_token_id = ids.pad_id
     limits = {"shortest_edge": flags.MIN_PIXELS, "longest_edge": 12845056}
-    return model, tokenizer, QWEN2_VL.image_processor_class()(size=limits)
+    return model, tokenizer, image_processor_class()(size=limits, **family.image_processor)

@@ -22,6 +22,7 @@ import rollout
 from grading import boxes
 from plumbing import flags, running, stopping
 from plumbing.errors import UserError
+from processor import family_of
 from tasks import images
 from tasks.example import Example, Turn
 from tasks.marks import MARK, must_match, without_first_marks
@@ -84,7 +85,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def make_example(
-    question: str, paths: list[str], box_format: str, min_pixels: int, max_pixels: int
+    question: str,
+    paths: list[str],
+    box_format: str,
+    min_pixels: int,
+    max_pixels: int,
+    token_side: int,
 ) -> Example:
     """Make an Example of a question about image files.
 
@@ -103,7 +109,7 @@ def make_example(
         size = images.open_images(example)[0].size
         example.meta = {
             "size": size,
-            "resized": images.resized_size(size, min_pixels, max_pixels),
+            "resized": images.resized_size(size, min_pixels, max_pixels, token_side),
             "box_format": box_format,
         }
     return example
@@ -131,9 +137,9 @@ def show(
 
 def main(args: argparse.Namespace) -> None:
     vars(args).update(data.ask_as_trained(args, otherwise="none"))
-    example = make_example(
-        args.prompt, args.image, args.box_format, args.min_pixels, args.max_pixels
-    )
+    _, token_side = family_of(args.model)
+    pixels = (args.min_pixels, args.max_pixels, token_side)
+    example = make_example(args.prompt, args.image, args.box_format, *pixels)
     sampling = rollout.Sampling(
         args.max_completion_length, args.temperature, args.top_p, args.top_k
     )

@@ -18,7 +18,7 @@ CHUNK_LOGITS = 2**25  # logits of the head that exist at once: 128 MB in float32
 
 
 def core_of(policy):
-    """Find the Qwen2VLForConditionalGeneration inside a PeftModel; LoRA layers sit in it."""
+    """Find transformers' model inside a PeftModel; LoRA layers sit in it."""
     return policy.get_base_model() if hasattr(policy, "get_base_model") else policy
 
 
@@ -44,7 +44,7 @@ def autocast(core, cache_enabled: bool = True) -> contextlib.AbstractContextMana
 class Packing(NamedTuple):
     """Where the responses lie in [prompt | r1 | ... | rG] (batching.pack).
 
-    It goes down as the attention mask: gradient checkpointing then recomputes with the same one.
+    It goes down as an argument: gradient checkpointing then recomputes with the same one.
     """
 
     to_rows: torch.Tensor  # (G, T): the index in S of each response's tokens
@@ -63,24 +63,24 @@ def packed_attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    attention_mask: Packing | torch.Tensor | None,
+    attention_mask: torch.Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
+    packing: Packing | None = None,
     **more,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Let each response see the prompt and itself, causally (Prefix Grouper, arXiv:2506.05433).
 
     query: (1, H, S, K). key, value: (1, KV, S, K). Returns ((1, S, H, K), None).
-    attention_mask: a Packing; with anything else, transformers' own sdpa runs.
+    Without a packing transformers' own sdpa runs.
     """
-    if not isinstance(attention_mask, Packing):
-        # Imported here: it takes two seconds, and --help needs none of it.
+    if packing is None:  # imported here: it takes two seconds, and --help needs none of it
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **more
         )
-    to_rows, from_rows = attention_mask
+    to_rows, from_rows = packing
     G, T = to_rows.shape
     P = query.shape[2] - len(from_rows)
     ragged = len(from_rows) < G * T
@@ -134,7 +134,8 @@ def image_features(
 ) -> torch.Tensor:
     """Run vision tower and merger on all images of a batch, in order.
 
-    Returns (image tokens, D). pixel_values may lie on any device.
+    Returns (image tokens, D), or (image tokens, (1 + maps) * D) of a tower with deepstack maps,
+    which follow the features. pixel_values may lie on any device.
     most: patches at a time where no gradient is needed; an image is never split.
     """
     patches = grid.prod(-1).tolist()
@@ -153,7 +154,8 @@ def image_features(
         out = core.model.visual(
             pixels.to(core.device, core.model.visual.dtype), grid_thw=grid[run].to(core.device)
         )
-        features.append(out.pooler_output if hasattr(out, "pooler_output") else out)
+        maps = getattr(out, "deepstack_features", ())
+        features.append(torch.cat([out.pooler_output, *maps], -1))
     return torch.cat(features)
 
 
@@ -176,22 +178,31 @@ def cache_features(policy, prompts: list) -> None:
         prompt.features = own
 
 
-def embed(core, batch: dict) -> torch.Tensor:
-    """Look up words by id, and put image features at their positions.
+def embed(core, batch: dict) -> dict:
+    """Look up words by id, put image features at their positions: what the language model reads.
 
-    batch: of batching.collate. Returns (rows, S, D). A prompt's images are computed once,
-    however many responses it has; not at all if the batch holds `features`.
+    batch: of batching.collate. A prompt's images are computed once, however many responses it
+    has; not at all if the batch holds `features`.
+    Returns inputs_embeds (rows, S, D). With deepstack maps also visual_pos_masks (rows, S) and
+    deepstack_visual_embeds, of each map what the hidden states of a layer get at its True places.
     """
     embeds = core.model.language_model.embed_tokens(batch["input_ids"])  # (rows, S, D)
     features = batch.get("features")
     if features is None and batch["pixel_values"] is None:
-        return embeds
+        return {"inputs_embeds": embeds}
     if features is None:
-        features = image_features(core, batch["pixel_values"], batch["grid"])  # (image tokens, D)
-    flat = embeds.flatten(0, 1).index_put(
-        (batch["slot_index"],), features.to(embeds.dtype)[batch["feature_index"]]
-    )
-    return flat.view_as(embeds)
+        features = image_features(core, batch["pixel_values"], batch["grid"])
+    features = features.to(embeds.dtype)[batch["feature_index"]]
+    slots = batch["slot_index"]
+    features, *maps = features.split(embeds.shape[-1], -1)  # (image tokens, D) each
+    flat = embeds.flatten(0, 1).index_put((slots,), features)
+    inputs = {"inputs_embeds": flat.view_as(embeds)}
+    if maps:
+        is_image = torch.zeros(len(flat), dtype=torch.bool, device=flat.device)
+        is_image[slots] = True
+        inputs["visual_pos_masks"] = is_image.view(embeds.shape[:-1])
+        inputs["deepstack_visual_embeds"] = maps
+    return inputs
 
 
 # --- log-probs ---
@@ -250,9 +261,9 @@ def target_states(core, batch: dict, keep: torch.Tensor) -> torch.Tensor:
     # Padded rows need no attention mask: padding is on the right, and attention is causal.
     packing = Packing(batch["to_rows"], batch["from_rows"]) if "to_rows" in batch else None
     states = core.model.language_model(
-        inputs_embeds=embed(core, batch),
+        **embed(core, batch),
         position_ids=batch["positions"],
-        attention_mask={"full_attention": packing},
+        packing=packing,
         use_cache=False,
     ).last_hidden_state  # (rows, S, D)
     rows = torch.arange(len(keep), device=states.device)

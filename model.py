@@ -1,6 +1,6 @@
-"""Qwen2-VL, as every script uses it: load, quantise, adapt, freeze, save, export.
+"""The model, as every script uses it: load, quantise, adapt, freeze, save, export.
 
-One class of model in three sizes: `tiny` (1.4 M parameters, made here), 2B and 7B.
+Every family of families.py in all its sizes: `tiny` (1.4 M parameters, made here), 2B, 7B, ...
 
     python model.py export --model runs/grpo --output-dir exported
 
@@ -30,10 +30,7 @@ from plumbing.device import dtype_name, pick_device, pick_dtype
 from plumbing.errors import UserError
 from plumbing.find_model import locate, must_not_overwrite
 from plumbing.flags import MAX_PIXELS, MIN_PIXELS, Parser
-from processor import Processor, load_processor, pixel_limits
-
-FAMILY = families.QWEN2_VL
-
+from processor import Processor, load_processor, pixel_limits, tiny_processor
 
 # --- as the command line asks ---
 
@@ -44,14 +41,14 @@ def resolve(
     """Decide what flags left open: quant, lora_r, pixel limits, device, dtype.
 
     Returns {flag: value} for main to store. lora_r only for `train`.
-    needs_training: the sentence to stop with if --model is the untrained `tiny`.
+    needs_training: the sentence to stop with if --model is an untrained preset.
     UserError for flags that do not fit the model, or a directory that must not be written.
     """
-    if args.model == "tiny" and needs_training:
+    if families.preset(args.model) and needs_training:
         raise UserError(
-            f"--model tiny is the untrained preset, and {needs_training}. "
+            f"--model {args.model} is the untrained preset, and {needs_training}. "
             "Train one first (about seven minutes on two cores):\n"
-            "  python train_sft.py --model tiny --data count --learning-rate 2e-3 "
+            f"  python train_sft.py --model {args.model} --data count --learning-rate 2e-3 "
             "--max-steps 1000 --output-dir runs/sft\nthen use --model runs/sft"
         )
     output_dir = getattr(args, "output_dir", None)
@@ -88,9 +85,9 @@ def lora_rank(args: argparse.Namespace, base: str, adapter: Path | None, quant: 
         lora_r = 16 if quant == "nf4" else 0
         if adapter:
             lora_r = checkpoint_files.read_adapter(adapter).get("r", 0)
-    if base == "tiny" and lora_r:
+    if families.preset(base) and lora_r:
         raise UserError(
-            "--lora-r adapts a trained model, but --model tiny is untrained, and lies in no "
+            f"--lora-r adapts a trained model, but --model {base} is untrained, and lies in no "
             "directory that an adapter could name; use --lora-r 0 --quant none"
         )
     freezes = args.freeze_vision or args.freeze_merger or args.freeze_llm
@@ -143,10 +140,7 @@ def load(
     Trained weights are float32 whatever `dtype` is, and compute under autocast in `dtype`.
     UserError for whatever does not fit.
     """
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    silence_transformers()
     base, adapter = locate(name)
     lora_r = train.lora_r if train else 0
     full = bool(train) and not lora_r and not adapter
@@ -154,15 +148,17 @@ def load(
         raise UserError(
             "--quant nf4 weights cannot be trained themselves; add --lora-r 16, or omit --quant"
         )
-    if base == "tiny":
-        model, processor = load_tiny(dtype, device, quant, full, seed)
+    preset = families.preset(base)
+    if preset:
+        model, processor = load_tiny(preset, dtype, device, quant, full, seed)
         processor.image_processor.size = pixel_limits(max_pixels, min_pixels)
     else:
         checkpoint_files.check_model(base)  # first: it takes a second, and the weights minutes
         if adapter:
-            checkpoint_files.check_adapter(adapter, base, FAMILY.lora_targets)
+            checkpoint_files.check_adapter(adapter, base)
         processor = load_processor(base, max_pixels, min_pixels)
-        model = from_pretrained(base, torch.float32 if full else dtype, device, quant)
+        stored = torch.float32 if full else dtype
+        model = from_pretrained(base, processor.family, stored, device, quant)
     if quant == "none":
         model.to(device)
     model.requires_grad_(False)
@@ -171,14 +167,15 @@ def load(
         policy = load_adapter(model, adapter, train)
     elif lora_r:
         policy = add_adapter(model, train, seed)
-        if base != "tiny" and not Path(name).is_dir():  # the hub's name, not this machine's cache
+        if not preset and not Path(name).is_dir():  # the hub's name, not this machine's cache
             policy.peft_config["default"].base_model_name_or_path = name
     if full:
         unfreeze(model, train, dtype)
     for parameter in policy.parameters():
         # In bfloat16, at a learning rate of 1e-6, a step is below a weight's last bit, and lost.
         if parameter.requires_grad:
-            parameter.data = parameter.data.float()
+            # A copy: where a file's tensor lies in memory decides last bits of experts' products.
+            parameter.data = parameter.data.to(torch.float32, copy=True)
     if train and train.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     prepare(model, dtype)
@@ -186,20 +183,32 @@ def load(
     return policy, processor
 
 
+def silence_transformers() -> None:
+    """Keep transformers from printing what we say ourselves."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
 def load_tiny(
-    dtype: torch.dtype, device: str | torch.device, quant: str, full: bool, seed: int
+    family: families.Family,
+    dtype: torch.dtype,
+    device: str | torch.device,
+    quant: str,
+    full: bool,
+    seed: int,
 ) -> tuple:
-    """Make the untrained preset: (model, processor).
+    """Make the untrained preset of a family: (model, processor).
 
     full: all weights will be trained, and stay float32.
     """
-    model, tokenizer, image_processor = families.tiny(seed)
-    context = model.config.text_config.max_position_embeddings
-    processor = Processor(tokenizer, image_processor, families.special_ids(tokenizer), context)
+    model, tokenizer, image_processor = families.tiny(seed, family)
+    processor = tiny_processor(family, tokenizer, image_processor)
     if quant == "nf4":  # bitsandbytes quantises while loading: save, and load like any other
         with tempfile.TemporaryDirectory() as directory:
             model.save_pretrained(directory)
-            model = from_pretrained(directory, dtype, device, quant)
+            model = from_pretrained(directory, family, dtype, device, quant)
     elif not full:
         for parameter in model.parameters():  # model.to(dtype) would round rotary frequencies too
             parameter.data = parameter.data.to(dtype)
@@ -228,7 +237,11 @@ def prepare(model, dtype: torch.dtype) -> None:
 
 
 def from_pretrained(
-    directory: str | Path, dtype: torch.dtype, device: str | torch.device, quant: str
+    directory: str | Path,
+    family: families.Family,
+    dtype: torch.dtype,
+    device: str | torch.device,
+    quant: str,
 ):
     """Load the family's model, in 4 bits if asked.
 
@@ -241,11 +254,11 @@ def from_pretrained(
     options = dict(dtype=dtype, attn_implementation="sdpa", ignore_mismatched_sizes=True)
     if quant == "nf4":
         options["device_map"] = {"": device}
-        options["quantization_config"] = four_bit_config(dtype)
+        options["quantization_config"] = four_bit_config(family, dtype)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            model, report = FAMILY.model_class().from_pretrained(
+            model, report = family.model_class().from_pretrained(
                 directory, output_loading_info=True, **options
             )
     except torch.OutOfMemoryError:
@@ -264,9 +277,10 @@ def from_pretrained(
         if disk.is_the_machines(error):
             raise
         raise UserError(
-            f"{directory} cannot be loaded as {FAMILY.name} ({fields.first_line(error)}); "
+            f"{directory} cannot be loaded as {family.name} ({fields.first_line(error)}); "
             "fetch or save the checkpoint again"
         ) from None
+    model.family = family
     loaded.check_report(directory, model, report)
     if quant == "none":
         loaded.check_unquantised(directory, model)
@@ -276,7 +290,7 @@ def from_pretrained(
     return model
 
 
-def four_bit_config(dtype: torch.dtype):
+def four_bit_config(family: families.Family, dtype: torch.dtype):
     """Make the settings of NF4 with double quantisation (QLoRA, arXiv:2305.14314)."""
     try:
         import bitsandbytes  # noqa: F401
@@ -288,7 +302,7 @@ def four_bit_config(dtype: torch.dtype):
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
-        llm_int8_skip_modules=FAMILY.keep_unquantised,
+        llm_int8_skip_modules=family.keep_unquantised,
     )
 
 
@@ -314,7 +328,7 @@ def add_adapter(model, train: argparse.Namespace | SimpleNamespace, seed: int):
         r=train.lora_r,
         lora_alpha=train.lora_alpha or 2 * train.lora_r,
         lora_dropout=train.lora_dropout,
-        target_modules=FAMILY.lora_targets,
+        target_modules=model.family.lora_targets,
         task_type="CAUSAL_LM",
     )
     return get_peft_model(model, config)
@@ -372,11 +386,8 @@ def unfreeze(model, train: argparse.Namespace | SimpleNamespace, dtype: torch.dt
 
     UserError if every part is frozen.
     """
-    frozen = {
-        "model.visual.merger": train.freeze_merger,
-        "model.visual": train.freeze_vision,
-        "": train.freeze_llm,
-    }
+    frozen = dict.fromkeys(model.family.mergers, train.freeze_merger)
+    frozen |= {"model.visual": train.freeze_vision, "": train.freeze_llm}
     for name, parameter in model.named_parameters():
         part = next(start for start in frozen if name.startswith(start))
         parameter.requires_grad_(not frozen[part])

@@ -1,5 +1,6 @@
 """Text and pictures to numbers, and back: one checkpoint's tokenizer and image processor."""
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from types import SimpleNamespace
 import families
 from plumbing import checkpoint_files, templates
 from plumbing.errors import UserError
-from plumbing.find_model import locate
+from plumbing.find_model import locate, looks_local
 from plumbing.flags import MAX_PIXELS, MIN_PIXELS
 
 
@@ -20,6 +21,12 @@ class Processor:
     image_processor: object
     special: SimpleNamespace  # ids by name, see families.special_ids
     context: int  # the most tokens that a prompt and its answer may have
+    family: families.Family
+
+    @property
+    def token_side(self) -> int:
+        """Pixels across of what one image token shows."""
+        return self.image_processor.patch_size * self.image_processor.merge_size
 
     def save(self, directory: str | Path) -> None:
         """Write tokenizer, chat template and image processor, as transformers reads them."""
@@ -44,13 +51,38 @@ def processor_of(
     name: str, max_pixels: int | None = None, min_pixels: int | None = None
 ) -> Processor:
     """Load what --model `name` reads with, but not its weights."""
-    if name != "tiny":
+    family = families.preset(name)
+    if not family:
         base, _ = locate(name, weights=False)
         return load_processor(base, max_pixels, min_pixels)
-    model, tokenizer, image_processor = families.tiny()
+    _, tokenizer, image_processor = families.tiny(family=family)
     image_processor.size = pixel_limits(max_pixels, min_pixels)
-    context = model.config.text_config.max_position_embeddings
-    return Processor(tokenizer, image_processor, families.special_ids(tokenizer), context)
+    return tiny_processor(family, tokenizer, image_processor)
+
+
+def tiny_processor(
+    family: families.Family, tokenizer: object, image_processor: object
+) -> Processor:
+    """Join what families.tiny has made."""
+    context = family.tiny_text["max_position_embeddings"]
+    special = families.special_ids(tokenizer, family)
+    return Processor(tokenizer, image_processor, special, context, family)
+
+
+def family_of(name: str) -> tuple[families.Family, int]:
+    """Find the family of what --model names, and the pixels across of an image token.
+
+    What is no directory counts as `tiny`: it is refused where the model is loaded.
+    """
+    family = families.preset(name)
+    if not family and looks_local(name) and not os.path.isdir(name):
+        family = families.preset("tiny")
+    if family:
+        return family, family.token_side(family.tiny_vision)
+    base, _ = locate(name, weights=False)
+    config = checkpoint_files.read_config(base)
+    family = families.FAMILIES[config["model_type"]]
+    return family, family.token_side(config.get("vision_config") or {})
 
 
 def load_processor(
@@ -66,22 +98,20 @@ def load_processor(
             f"{directory} holds no tokenizer.json; "
             "copy the tokenizer's files of the original checkpoint there"
         )
-    config = {}
-    if (directory / "config.json").is_file():
-        config = checkpoint_files.read_config(directory)
+    config = checkpoint_files.read_config(directory)
+    family = families.FAMILIES[config["model_type"]]
     tokenizer = checkpoint_files.load_tokenizer(directory)
-    special = families.special_ids(tokenizer)
+    special = families.special_ids(tokenizer, family)
     size = pixel_limits(max_pixels, min_pixels)
     if size["shortest_edge"] > size["longest_edge"]:
         raise UserError(
             f"--min-pixels {size['shortest_edge']} is more than "
             f"--max-pixels {size['longest_edge']}; lower it"
         )
-    image_processor = families.QWEN2_VL.image_processor_class()(
-        size=size, **checkpoint_files.read_preprocessor(directory)
-    )
+    settings = family.image_processor | checkpoint_files.read_preprocessor(directory)
+    image_processor = families.image_processor_class()(size=size, **settings)
     checkpoint_files.check_processor(directory, config, image_processor, special, len(tokenizer))
     context = checkpoint_files.text_of(config)[0].get("max_position_embeddings") or 32768
     template = templates.chat_template(tokenizer, directory)
-    tokenizer.chat_template = template or families.QWEN2_VL.chat_template
-    return Processor(tokenizer, image_processor, special, context)
+    tokenizer.chat_template = template or family.chat_template
+    return Processor(tokenizer, image_processor, special, context, family)

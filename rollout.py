@@ -99,11 +99,11 @@ def rollout_plain(
             # prefill: the first thing the model reads is the whole prompt, once for each row
             empty = torch.zeros(G, 0)
             batch = batching.collate([prompt], empty.long(), empty, [G], core.device, packed=False)
-            inputs = logps.embed(core, batch)  # (G, P, D)
+            inputs = logps.embed(core, batch)  # inputs_embeds (G, P, D)
             positions = batch["positions"]  # (3, G, P)
             for t in range(T):
                 states = model(
-                    inputs_embeds=inputs,
+                    **inputs,
                     position_ids=positions,
                     past_key_values=cache,
                     use_cache=True,
@@ -117,7 +117,8 @@ def rollout_plain(
                 # append: a finished row gets padding, which nothing reads
                 targets[rows, t] = torch.where(finished, special.pad_id, tokens)
                 logp[rows, t] = torch.where(finished, 0.0, token_logp)
-                inputs = model.embed_tokens(tokens.to(core.device)[:, None])  # (G, 1, D)
+                embeds = model.embed_tokens(tokens.to(core.device)[:, None])  # (G, 1, D)
+                inputs = {"inputs_embeds": embeds}
                 positions = torch.full_like(positions[..., :1], prompt.next_position + t)
 
                 # stop

@@ -31,9 +31,8 @@ def our_prompt(processor: modeling.Processor, example: Example) -> data.Prompt:
 
 def their_processor(processor: modeling.Processor) -> object:
     """Make transformers' processor without videos: AutoProcessor needs torchvision for them."""
-    from transformers import Qwen2VLProcessor
 
-    class Pictures(Qwen2VLProcessor):
+    class Pictures(processor.family.class_of("Processor")):
         def __init__(self, image_processor=None, tokenizer=None, chat_template=None):
             super().__init__(image_processor, tokenizer, None, chat_template)
 

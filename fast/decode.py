@@ -20,6 +20,7 @@ import torch.nn.functional as F
 
 import batching
 import data
+import families
 import logps
 from fast import kernels
 from plumbing.log import say
@@ -135,6 +136,40 @@ def fused_norm(module: torch.nn.Module) -> Function:
     return norm
 
 
+def fused_qk_norm(attention: torch.nn.Module) -> Function | None:
+    """Return the norm of each head's query and key, (B, H + KV, K); None if there is none."""
+    if not hasattr(attention, "q_norm"):
+        return None
+    q, k = attention.q_norm, attention.k_norm
+    K = attention.head_dim
+    heads = [attention.q_proj.out_features // K, attention.k_proj.out_features // K]
+    weight = torch.cat([norm.weight.expand(n, K) for norm, n in zip((q, k), heads)])
+
+    def norm(x: torch.Tensor) -> torch.Tensor:
+        return F.rms_norm(x, (K,), eps=q.variance_epsilon) * weight.to(x.dtype)
+
+    return norm
+
+
+def fused_mlp(mlp: torch.nn.Module, core: torch.nn.Module, copy: bool) -> Function:
+    """Return the MLP with gates, (B, D) -> (B, D); a mixture of experts as it is."""
+    if not hasattr(mlp, "gate_proj"):
+
+        def experts(x: torch.Tensor) -> torch.Tensor:
+            with logps.autocast(core, cache_enabled=False):
+                return mlp(x[None])[0]
+
+        return experts
+    gate_up = fused_linear([mlp.gate_proj, mlp.up_proj], core, copy)
+    down = fused_linear([mlp.down_proj], core, copy)
+
+    def gated(x: torch.Tensor) -> torch.Tensor:
+        gate, up = gate_up(x).chunk(2, -1)
+        return down(mlp.act_fn(gate) * up)
+
+    return gated
+
+
 @functools.cache
 def warn_once(text: str) -> None:
     """Print `text`, the first time only."""
@@ -142,12 +177,16 @@ def warn_once(text: str) -> None:
 
 
 def linear_layers(core: torch.nn.Module) -> dict[str, torch.nn.Module]:
-    """List the language model's linear layers by name, adapters included: seven a layer."""
+    """List the language model's linear layers by name, adapters included: seven a layer.
+
+    Experts have none: their weights are parameters of three dimensions.
+    """
     return {
         f"{i}.{part}.{name}_proj": getattr(getattr(layer, part), f"{name}_proj")
         for i, layer in enumerate(core.model.language_model.layers)
         for part, names in (("self_attn", "qkvo"), ("mlp", ("gate", "up", "down")))
         for name in names
+        if hasattr(getattr(layer, part), f"{name}_proj")
     }
 
 
@@ -182,19 +221,19 @@ def decode_weights(core: torch.nn.Module, copy: bool = True) -> SimpleNamespace:
     dtype = logps.dtype_of(core)
     plain_head = type(core.lm_head) is torch.nn.Linear and core.lm_head.bias is None
     foreign = warn_of_unknown_layers(core, plain_head)
+    foreign |= len(linear_layers(core)) < 7 * len(language_model.layers)  # experts
     layers = []
     for layer in language_model.layers:
-        attention, mlp = layer.self_attn, layer.mlp
+        attention = layer.self_attn
         qkv = [attention.q_proj, attention.k_proj, attention.v_proj]
         layers.append(
             SimpleNamespace(
                 norm1=fused_norm(layer.input_layernorm),
                 qkv=fused_linear(qkv, core, copy),
+                qk_norm=fused_qk_norm(attention),
                 o=fused_linear([attention.o_proj], core, copy),
                 norm2=fused_norm(layer.post_attention_layernorm),
-                gate_up=fused_linear([mlp.gate_proj, mlp.up_proj], core, copy),
-                down=fused_linear([mlp.down_proj], core, copy),
-                act=mlp.act_fn,
+                mlp=fused_mlp(layer.mlp, core, copy),
             )
         )
     head = core.lm_head.weight.to(dtype) if plain_head else None
@@ -278,8 +317,8 @@ def plan_memory(
 def bytes_of_a_token(core: torch.nn.Module) -> int:
     """Count the bytes of one token's keys and values in all layers."""
     config = core.config.text_config
-    head_size = config.hidden_size // config.num_attention_heads
-    values = 2 * config.num_hidden_layers * config.num_key_value_heads * head_size
+    K = families.head_size(config)
+    values = 2 * config.num_hidden_layers * config.num_key_value_heads * K
     return values * logps.dtype_of(core).itemsize
 
 
@@ -296,7 +335,8 @@ def prefill_bytes(core: torch.nn.Module, prompts: list[data.Prompt]) -> int:
     if sizes:
         patches = max(max(sizes), min(sum(sizes), 4 * PREFILL_TOKENS))
     a_token = bytes_of_a_token(core) + itemsize * (6 * D + 5 * ff) + 8 * D
-    a_patch = 40 * core.config.vision_config.embed_dim * itemsize
+    tower_width = core.family.tower_width
+    a_patch = 40 * getattr(core.config.vision_config, tower_width) * itemsize
     return max(longest, PREFILL_TOKENS) * a_token + patches * a_patch
 
 
@@ -340,7 +380,7 @@ class Decoder:
         device, T = core.device, sampling.max_tokens
         config = core.config.text_config
         self.H, self.KV = config.num_attention_heads, config.num_key_value_heads
-        self.K = config.hidden_size // self.H
+        self.K = families.head_size(config)
         self.graphed = can_capture(device, weights)
         self.graph = None
         N, B = len(prompts), len(prompts) * G
@@ -435,9 +475,8 @@ class Decoder:
                 )
                 cache = DynamicCache(config=self.core.config.text_config)
                 out = self.core.model.language_model(
-                    inputs_embeds=logps.embed(self.core, batch),
+                    **logps.embed(self.core, batch),
                     position_ids=batch["positions"],
-                    attention_mask={"full_attention": None},
                     past_key_values=cache,
                     use_cache=True,
                 ).last_hidden_state
@@ -476,6 +515,8 @@ class Decoder:
         ):
             y = layer.qkv(layer.norm1(h))  # (b, (H + 2 KV) K)
             qk, v = y[:, : (H + KV) * K].view(b, H + KV, K), y[:, (H + KV) * K :].view(b, KV, 1, K)
+            if layer.qk_norm:
+                qk = layer.qk_norm(qk)
             swapped = qk.view(b, H + KV, 2, K // 2).flip(2).view(b, H + KV, K)
             qk = torch.addcmul(qk * cos, swapped, sin).to(w.dtype)  # rotated
             suffix_k[:b].index_copy_(2, self.length, qk[:, H:, None])
@@ -491,8 +532,7 @@ class Decoder:
                 lengths,
             )  # (b, H, K)
             h = h + layer.o(attended.reshape(b, H * K))
-            gate, up = layer.gate_up(layer.norm2(h)).chunk(2, -1)
-            h = h + layer.down(layer.act(gate) * up)
+            h = h + layer.mlp(layer.norm2(h))
         self.state[:b] = w.norm(h)
         self.length += 1
 
@@ -618,7 +658,7 @@ def side_stream(device: torch.device) -> "torch.cuda.Stream":
 def can_capture(device: torch.device, weights: SimpleNamespace) -> bool:
     """Say whether a step can be a CUDA graph.
 
-    A layer's own forward may read values on the host, as 8-bit layers do.
+    A layer's own forward may read values on the host, as 8-bit layers and experts do.
     """
     return device.type == "cuda" and not weights.foreign
 

@@ -61,19 +61,19 @@ MODELS = {
     "7b": Size(3584, 18944, 28, 152064, 28, 4, False, (32, 1280, 16)),
 }
 
+FAMILY = families.preset("tiny")
+
 # --- the model ---
 
 
 def model_config(size: str, special: SimpleNamespace) -> object:
-    """Make the Qwen2VLConfig of MODELS[size] with the special tokens of `special`."""
-    from transformers import Qwen2VLConfig
-
+    """Make the config.json of MODELS[size] with the special tokens of `special`."""
     shape = MODELS[size]
     depth, width, vision_heads = shape.vision
     head_size = shape.hidden // shape.heads
     # Time, height and width: half a head in all, divided as in the real ones.
     section = [head_size // 8, head_size * 3 // 16, head_size * 3 // 16]
-    return Qwen2VLConfig(
+    return FAMILY.config_class()(
         text_config={
             "hidden_size": shape.hidden,
             "intermediate_size": shape.intermediate,
@@ -112,15 +112,13 @@ def write_model(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Write a random Qwen2-VL of MODELS[size] with the tiny preset's words."""
-    from transformers import Qwen2VLForConditionalGeneration
-
+    """Write a random model of MODELS[size] with the tiny preset's words."""
     tokenizer = families.tiny_tokenizer()
     special = families.special_ids(tokenizer)
     config = model_config(size, special)
     torch.manual_seed(seed)
     with torch.device(device):
-        model = Qwen2VLForConditionalGeneration._from_config(config, dtype=dtype)
+        model = FAMILY.model_class()._from_config(config, dtype=dtype)
     # At the usual 0.02 a small model answers the same few tokens to every prompt.
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -128,7 +126,8 @@ def write_model(
                 factor = 8 if "lm_head" in name else 2
                 parameter.mul_(factor * 16 / math.sqrt(MODELS[size].hidden))
     model.save_pretrained(directory)
-    Processor(tokenizer, families.QWEN2_VL.image_processor_class()(), special, 4096).save(directory)
+    image_processor = families.image_processor_class()()
+    Processor(tokenizer, image_processor, special, 4096, FAMILY).save(directory)
 
 
 def training_flags(lora_r: int, gradient_checkpointing: bool = False) -> SimpleNamespace:

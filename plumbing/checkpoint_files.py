@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import families
 from plumbing import disk
 from plumbing.arguments import read_args
 from plumbing.errors import UserError
@@ -29,6 +30,7 @@ from plumbing.fields import (
     check,
     first_line,
     read_object,
+    shown,
 )
 from plumbing.templates import check_patterns
 from plumbing.weights import read_header, read_pickle, read_weights
@@ -42,14 +44,14 @@ def read_run(directory: str | Path) -> dict:
 
 
 def read_config(directory: Path) -> dict:
-    """Read config.json of a Qwen2-VL checkpoint, of 2024 (flat) or of today (nested)."""
+    """Read config.json of a known family, of 2024 (flat) or of today (nested)."""
     file = Path(directory) / "config.json"
     found = read_object(file)
     kind = found.get("model_type")
-    if kind != "qwen2_vl":
+    if kind not in list(families.FAMILIES):  # a list: what the file says may have no hash
         raise UserError(
-            f"{file}: model_type is {kind}, but only qwen2_vl (Qwen2-VL) can be loaded; "
-            "name a Qwen2-VL checkpoint"
+            f"{file}: model_type is {shown(kind)}, which is not known; "
+            f"name a checkpoint of {families.known()}"
         )
     check(file, found, CONFIG)
     words, under = text_of(found)
@@ -127,8 +129,9 @@ def check_processor(directory: Path, config: dict, image_processor, special, wor
     words: of the tokenizer, special tokens included.
     """
     vision = config.get("vision_config") or {}
+    patch = families.FAMILIES[config["model_type"]].image_processor["patch_size"]
     for ours, theirs, usual in (
-        ("patch_size", "patch_size", 14),
+        ("patch_size", "patch_size", patch),
         ("temporal_patch_size", "temporal_patch_size", 2),
         ("merge_size", "spatial_merge_size", 2),
     ):
@@ -153,17 +156,15 @@ def check_processor(directory: Path, config: dict, image_processor, special, wor
         )
 
 
-def check_adapter(directory: Path, base: str, known: str) -> None:
-    """Check an adapter's settings against each other and its weights.
-
-    known: the regular expression of our own adapters, which needs no try.
-    """
+def check_adapter(directory: Path, base: str) -> None:
+    """Check an adapter's settings against each other and its weights."""
     from peft import PeftConfig
 
     file = directory / "adapter_config.json"
     found = read_adapter(directory)
     base_weights = read_weights(Path(base)) if os.path.isdir(base) else {}
-    check_patterns(file, found, [name.removesuffix(".weight") for name in base_weights], known)
+    ours = [family.lora_targets for family in families.FAMILIES.values()]  # need no try
+    check_patterns(file, found, [name.removesuffix(".weight") for name in base_weights], ours)
     with contextlib.redirect_stdout(None):
         config = parsed(file, lambda _: PeftConfig.from_pretrained(directory), found)
     if config.is_prompt_learning:
@@ -222,40 +223,48 @@ def parsed(file: Path, read: Callable, found: dict):
 
 def check_model(directory: Path) -> None:
     """Check that config.json, generation_config.json and weights fit, before memory is taken."""
-    from transformers import GenerationConfig, Qwen2VLConfig
+    from transformers import GenerationConfig
 
     directory = Path(directory)
     file = directory / "config.json"
-    config = parsed(file, Qwen2VLConfig.from_dict, read_config(directory))
-    must_divide(file, config.text_config, config.vision_config)
+    found = read_config(directory)
+    family = families.FAMILIES[found["model_type"]]
+    config = parsed(file, family.config_class().from_dict, found)
+    must_divide(file, family, config.text_config, config.vision_config)
     rope = config.text_config.rope_parameters
     check(file, {**rope, "rope_theta": rope.get("rope_theta") or 0}, ROPE, "rope_parameters.")
     generation = directory / "generation_config.json"
     if generation.is_file():
         parsed(generation, GenerationConfig.from_dict, read_object(generation))
-    check_sizes(file, config, read_weights(directory))
+    check_sizes(file, family, config, read_weights(directory))
 
 
-def must_divide(file: Path, words, vision) -> None:
+def must_divide(file: Path, family: families.Family, words, vision) -> None:
     """Check that heads share the width evenly, and M-RoPE's sections a head."""
-    head, rest = divmod(words.hidden_size, words.num_attention_heads)
-    said = getattr(words, "head_dim", None) or head
+    even, rest = divmod(words.hidden_size, words.num_attention_heads)
+    head = families.head_size(words)
+    rest = rest and not family.has_head_dim
     sections = (words.rope_parameters or {}).get("mrope_section")
+    layer_types = getattr(words, "layer_types", None) or ["full_attention"]
+    side = vision.patch_size * vision.spatial_merge_size
+    width, out = getattr(vision, family.tower_width), getattr(vision, family.tower_out)
     if rest or words.num_attention_heads % words.num_key_value_heads:
         problem = (
             f"hidden_size {words.hidden_size}, num_attention_heads {words.num_attention_heads} "
             f"and num_key_value_heads {words.num_key_value_heads} do not divide"
         )
-    elif said != head:
-        problem = f"head_dim is {said}, but hidden_size / num_attention_heads is {head}"
-    elif set(words.layer_types) != {"full_attention"}:
+    elif head != even and not family.has_head_dim:
+        problem = f"head_dim is {head}, but hidden_size / num_attention_heads is {even}"
+    elif set(layer_types) != {"full_attention"}:
         problem = "sliding-window attention (use_sliding_window, layer_types) is not supported"
     elif sections is None or 2 * sum(sections) != head:
         problem = f"mrope_section is {sections}, but a head of {head} needs a sum of {head // 2}"
-    elif vision.embed_dim % (4 * vision.num_heads):
-        problem = f"vision embed_dim {vision.embed_dim} is no multiple of 4 x num_heads"
-    elif vision.hidden_size != words.hidden_size:
-        problem = f"vision hidden_size {vision.hidden_size} is not hidden_size {words.hidden_size}"
+    elif width % (4 * vision.num_heads):
+        problem = f"vision {family.tower_width} {width} is no multiple of 4 x num_heads"
+    elif getattr(vision, "window_size", side) < side:
+        problem = f"window_size {vision.window_size} is less than an image token's {side} pixels"
+    elif out != words.hidden_size:
+        problem = f"vision {family.tower_out} {out} is not hidden_size {words.hidden_size}"
     elif words.pad_token_id is not None and words.pad_token_id >= words.vocab_size:
         problem = f"pad_token_id {words.pad_token_id} is not below vocab_size {words.vocab_size}"
     else:
@@ -263,10 +272,10 @@ def must_divide(file: Path, words, vision) -> None:
     raise UserError(f"{file}: {problem}; correct it there, or fetch the checkpoint again")
 
 
-def check_sizes(file: Path, config, weights: dict) -> None:
+def check_sizes(file: Path, family: families.Family, config, weights: dict) -> None:
     """Compare the sizes that config.json claims with the shapes in the weights' files."""
     words, vision = config.text_config, config.vision_config
-    claimed = claimed_shapes(words, vision)
+    claimed = family.text_shapes(words) | family.tower_shapes(vision)
     if getattr(config, "quantization_config", None):  # packed: shapes and names are others
         parameters = words.num_hidden_layers * sum(math.prod(s) for s in claimed.values())
         if parameters > 8 * sum(math.prod(stored.shape) for stored in weights.values()):
@@ -288,14 +297,22 @@ def check_sizes(file: Path, config, weights: dict) -> None:
                 f"{file}: {key} is {number}, but the weights have {len(found)} {what}; "
                 f"correct {key}, or fetch the checkpoint again"
             )
-    for end, shape in claimed.items():
-        for weight, stored in weights.items():
-            if weight.endswith(f".{end}") and stored.shape != shape:
+    for weight, stored in weights.items():
+        numberless = re.sub(r"\b(layers|blocks)\.\d+\.", r"\1.#.", weight)
+        for end, shape in claimed.items():
+            if numberless.endswith(f".{end}") and not fits(stored.shape, shape):
                 raise UserError(
                     f"{file}: {weight} is of the wrong shape, {list(stored.shape)} where the "
                     f"config says {list(shape)}; correct the config, or {REMEDY}"
                 )
     must_be_floats(file.parent, weights)
+
+
+def fits(stored: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """Compare two shapes; experts, of three dimensions, are stored either way round."""
+    if len(shape) == 3:
+        return sorted(stored) == sorted(shape)
+    return stored == shape
 
 
 def must_be_floats(directory: Path, weights: dict) -> None:
@@ -306,24 +323,3 @@ def must_be_floats(directory: Path, weights: dict) -> None:
             f"{directory}: {whole_numbers[0]} is stored as whole numbers or in 8 bits; fetch the "
             "checkpoint again, in float32, bfloat16 or float16"
         )
-
-
-def claimed_shapes(words, vision) -> dict:
-    """{end of a weight's name: shape}, of weights that tell all sizes in config.json."""
-    D, I, W = words.hidden_size, words.intermediate_size, vision.embed_dim
-    kv = D // words.num_attention_heads * words.num_key_value_heads
-    merged = W * vision.spatial_merge_size**2
-    patch = (vision.temporal_patch_size, vision.patch_size, vision.patch_size)
-    return {
-        "embed_tokens.weight": (words.vocab_size, D),
-        "self_attn.q_proj.weight": (D, D),
-        "self_attn.k_proj.weight": (kv, D),
-        "self_attn.v_proj.weight": (kv, D),
-        "mlp.gate_proj.weight": (I, D),
-        "mlp.down_proj.weight": (D, I),
-        "patch_embed.proj.weight": (W, vision.in_channels, *patch),
-        "attn.qkv.weight": (3 * W, W),
-        "mlp.fc1.weight": (W * vision.mlp_ratio, W),
-        "merger.mlp.0.weight": (merged, merged),
-        "merger.mlp.2.weight": (D, merged),
-    }

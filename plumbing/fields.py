@@ -130,6 +130,11 @@ def rope_sections(value) -> bool:
     return isinstance(value, list) and len(value) == 3 and all(size(v) for v in value)
 
 
+def indices(value) -> bool:
+    """a list of whole numbers from 0"""
+    return isinstance(value, list) and all(type(v) is int and v >= 0 for v in value)
+
+
 def modules(value) -> bool:
     """a regular expression or a list of names"""
     return text(value) or names(value)
@@ -193,6 +198,11 @@ TEXT_CONFIG = {
     "num_hidden_layers": layers,
     "num_attention_heads": size,
     "num_key_value_heads": size,
+    "head_dim": size,
+    "num_experts": size,
+    "num_experts_per_tok": size,
+    "moe_intermediate_size": size,
+    "attention_bias": switch,
     "max_position_embeddings": whole,
     "rms_norm_eps": small,
     "rope_theta": positive,
@@ -212,6 +222,12 @@ VISION_CONFIG = {
     "num_heads": size,
     "hidden_size": size,
     "mlp_ratio": size,
+    "intermediate_size": size,
+    "out_hidden_size": size,
+    "window_size": size,
+    "fullatt_block_indexes": indices,
+    "num_position_embeddings": size,
+    "deepstack_visual_indexes": indices,
     "patch_size": size,
     "spatial_merge_size": size,
     "temporal_patch_size": size,

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+import families
 from plumbing import checkpoint_files, disk, rundir, sums
 from plumbing.errors import UserError
 
@@ -14,12 +15,12 @@ def locate(
 ) -> tuple[str, Path | None]:
     """Find what --model names: (base, adapter), as paths or hub names.
 
-    base: `tiny`, a full checkpoint, or what an adapter was trained on.
+    base: a tiny preset, a full checkpoint, or what an adapter was trained on.
     named_by: the adapter whose base `name` is. weights=False: fetch and check no weights.
     UserError if there is no such thing.
     """
-    if name == "tiny":
-        return "tiny", None
+    if families.preset(name):
+        return str(name), None
     path = Path(name)
     what = f"--model {name}"
     if named_by:
@@ -70,9 +71,9 @@ def base_of(adapter: Path) -> str:
     UserError if it can be no base, or is an absolute path that is not there.
     """
     base = checkpoint_files.read_adapter(adapter)["base_model_name_or_path"]
-    if base == "tiny":  # names an untrained model, which lies in no directory
+    if families.preset(base):  # names an untrained model, which lies in no directory
         raise UserError(
-            f"{adapter}/adapter_config.json names the base model tiny; "
+            f"{adapter}/adapter_config.json names the base model {base}; "
             "give there the directory of the model that the adapter was trained on"
         )
     if not os.path.isdir(base) and os.path.isdir(adapter / base):

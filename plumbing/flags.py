@@ -280,8 +280,9 @@ def add_model_flags(parser: Parser) -> Group:
         "--model",
         "--model-name-or-path",
         required=True,
-        help="`tiny` (the untrained preset), a directory (a full Qwen2-VL checkpoint, or a PEFT "
-        "adapter that names its base), or a hub name such as Qwen/Qwen2-VL-2B-Instruct",
+        help="`tiny` (the untrained preset; tiny:FAMILY is another family's), a directory (a full "
+        "checkpoint of a family in docs/families.md, or a PEFT adapter that names its base), or a "
+        "hub name such as Qwen/Qwen2-VL-2B-Instruct",
     )
     g.add_argument(
         "--quant",
@@ -309,8 +310,8 @@ def add_seeing_flags(g: Group) -> None:
     g.add_argument(
         "--max-pixels",
         type=int_from_1,
-        help="shrink larger images to this many pixels, 28 x 28 of which are one token; default: "
-        "as the checkpoint was trained here, else 401408 (512 tokens)",
+        help="shrink larger images to this many pixels, 28 x 28 of which are one token (32 x 32 in "
+        "Qwen3-VL); default: as the checkpoint was trained here, else 401408 (512 tokens; 392)",
     )
     g.add_argument(
         "--min-pixels",
@@ -422,7 +423,7 @@ def add_box_format(group: Group) -> None:
         choices=["norm1000", "resized", "pixels"],
         help="how the model writes boxes: norm1000, thousandths of the picture's sides "
         "(Qwen2-VL); resized, pixels of the picture as the model sees it (Qwen2.5-VL); pixels, "
-        "of the original; default: as the checkpoint was trained here, else norm1000",
+        "of the original; default: as the checkpoint was trained here, else as its family does",
     )
 
 

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import torch
+
 from plumbing import checkpoint_files
 from plumbing.errors import UserError
 
@@ -37,15 +39,25 @@ def check_quantised(model) -> None:
     """Raise UserError unless just the language model's linear layers are in 4 bits."""
     from bitsandbytes.nn import Linear4bit
 
-    inside = []
+    inside, expected = [], []
     for name, module in model.named_modules():
         if isinstance(module, Linear4bit):
             inside.append(name)
+        if isinstance(module, torch.nn.Linear) and name.startswith(IN_4_BITS):
+            expected.append(name)
     wrong = [n for n in inside if not n.startswith(IN_4_BITS)]
-    if wrong or len(inside) != 7 * model.config.text_config.num_hidden_layers:
+    if inside != expected or not inside:
         raise UserError(
             f"bitsandbytes put {len(inside)} layers in 4 bits, {len(wrong)} of them outside the "
-            f"language model ({wrong[:2]}); use the versions of requirements.txt"
+            f"language model ({wrong[:2]}), and not its {len(expected)}; "
+            "use the versions of requirements.txt"
+        )
+    experts = [p for n, p in model.named_parameters() if ".experts." in n]
+    if experts:
+        size = sum(p.numel() * p.element_size() for p in experts)
+        print(
+            f"--quant nf4: the experts are no linear layers and stay in {experts[0].dtype}, "
+            f"{size / 2**30:.2f} GiB"
         )
 
 

@@ -90,7 +90,7 @@ def chat_template(tokenizer, directory: Path) -> str | dict | None:
     if verdict not in ("renders", "says nothing"):
         raise UserError(
             f"{file}: its chat template {verdict}; correct it there, or delete it to use "
-            "Qwen2-VL's own"
+            "its family's own"
         )
     return tokenizer.chat_template if verdict == "renders" else None
 
@@ -159,7 +159,7 @@ def render(tokenizer, messages: list[dict], source: str) -> str:
 
     UserError if the template fails, places other pictures, or loses or moves a part of a turn.
     """
-    remedy = f"correct it in {tokenizer.name_or_path}, or delete it to use Qwen2-VL's own"
+    remedy = f"correct it in {tokenizer.name_or_path}, or delete it to use its family's own"
     try:
         rendered = tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=True
@@ -199,8 +199,11 @@ def said(messages: list[dict]) -> list[str]:
     return parts
 
 
-def check_patterns(file: Path, found: dict, modules: list[str], known: str) -> None:
-    """Check that the regular expressions of an adapter compile and are quick."""
+def check_patterns(file: Path, found: dict, modules: list[str], known: list[str]) -> None:
+    """Check that the regular expressions of an adapter compile and are quick.
+
+    known: those of our own adapters, which need no try.
+    """
     patterns = [found[k] for k in ("target_modules", "exclude_modules") if found.get(k)]
     patterns = [p for p in patterns if isinstance(p, str)]
     patterns += [*(found.get("rank_pattern") or {}), *(found.get("alpha_pattern") or {})]
@@ -212,7 +215,7 @@ def check_patterns(file: Path, found: dict, modules: list[str], known: str) -> N
                 f"{file}: {pattern[:60]!r} is no regular expression ({error}); correct it there, "
                 "or fetch the adapter again"
             ) from None
-    patterns = [p for p in patterns if p != known and not re.fullmatch(r"[\w.-]*", p)]
+    patterns = [p for p in patterns if p not in known and not re.fullmatch(r"[\w.-]*", p)]
     if patterns and bounded(match_all, patterns, modules) is None:
         raise UserError(
             f"{file}: {patterns[0][:60]!r} takes more than {CPU_SECONDS:g} s to match; "

@@ -44,6 +44,7 @@ def read(
     box_format: str = "norm1000",
     min_pixels: int = flags.MIN_PIXELS,
     max_pixels: int = flags.MAX_PIXELS,
+    token_side: int = images.TOKEN_SIDE,
     needs_answer: bool = True,
     training: bool = False,
     bad: BadRecords = REFUSE,
@@ -51,8 +52,9 @@ def read(
     """Read --data: a list of Examples, or a stream without end of a toy task.
 
     seed, level, teacher: of toy tasks. box_format: how the model writes boxes; the limits on
-    pixels are for "resized". needs_answer: see `layouts.to_example`. training: see
-    `folders.files_of`. bad: what happens to records that cannot be used.
+    pixels and the side of an image token are for "resized". needs_answer: see
+    `layouts.to_example`. training: see `folders.files_of`. bad: what happens to records that
+    cannot be used.
     UserError, naming file, line and remedy, for anything that would fail later.
     """
     name, split = folders.split_name(spec)
@@ -65,13 +67,13 @@ def read(
         split = split or "train"
         # Every run is measured on the same questions, whatever its seed.
         seed = seed if split == "train" else 0
-        pixels = (min_pixels, max_pixels)
+        pixels = (min_pixels, max_pixels, token_side)
         return toy.ToyStream(name, split, seed, level, teacher, box_format, pixels)
     examples = read_files(spec, needs_answer, training, bad)
 
     def as_model(example: Example) -> None:
         """Write an example's boxes as the model does."""
-        as_asked(example, box_format, min_pixels, max_pixels)
+        as_asked(example, box_format, min_pixels, max_pixels, token_side)
 
     return images.check_images(bad.usable(examples, as_model), bad=bad)
 
@@ -87,9 +89,11 @@ def must_exist(spec: str) -> None:
         )
 
 
-def as_asked(example: Example, box_format: str, min_pixels: int, max_pixels: int) -> None:
+def as_asked(
+    example: Example, box_format: str, min_pixels: int, max_pixels: int, token_side: int
+) -> None:
     """Write an example's boxes as the model does."""
-    box_fields.set_box_format(example, box_format, min_pixels, max_pixels)
+    box_fields.set_box_format(example, box_format, min_pixels, max_pixels, token_side)
     if "boxes" in example.meta and example.solution:
         # Worked out in the file's convention, imitated in the model's.
         answer = box_fields.answer_text(example, example.meta["boxes"])

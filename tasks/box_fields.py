@@ -152,9 +152,12 @@ def answer_text(example: Example, boxes: list[dict]) -> str:
     )
 
 
-def set_box_format(example: Example, box_format: str, min_pixels: int, max_pixels: int) -> None:
+def set_box_format(
+    example: Example, box_format: str, min_pixels: int, max_pixels: int, token_side: int
+) -> None:
     """Note in a box example how the model writes boxes.
 
+    The limits and the side of an image token are for "resized": see `images.resized_size`.
     UserError if its question asks for another convention.
     """
     if "boxes" not in example.meta:
@@ -166,4 +169,5 @@ def set_box_format(example: Example, box_format: str, min_pixels: int, max_pixel
         )
     example.meta["box_format"] = box_format
     if box_format == "resized":
-        example.meta["resized"] = images.resized_size(example.meta["size"], min_pixels, max_pixels)
+        size = example.meta["size"]
+        example.meta["resized"] = images.resized_size(size, min_pixels, max_pixels, token_side)

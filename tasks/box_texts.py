@@ -55,6 +55,8 @@ def four_numbers_are(question: str, record: dict) -> str:
 
 # --- the notations ---
 
+# A quick look: a text without any of these is no boxes.
+MAY_BE_BOXES = re.compile(r"[\[({<［（,，=:]|no objects", re.IGNORECASE)
 FENCE = re.compile(r"```(?:json)?\s*(.*?)\s*```", re.DOTALL)
 CORNERS = re.compile(r"\(\s*(\d+)\s*,\s*(\d+)\s*\)\s*,\s*\(\s*(\d+)\s*,\s*(\d+)\s*\)")
 BRACKETS = re.compile(r"[\[\]()\s,.\deE+-]+")
@@ -132,6 +134,8 @@ def holds_box(text: str) -> bool:
 
 def gold_part(text: str) -> str:
     """Cut out what of a worked text may be boxes, "" if nothing is."""
+    if not MAY_BE_BOXES.search(text):
+        return ""
     rest = text.rpartition("</think>")[2].strip()
     starts = rest.startswith(tuple("[({<`")) and "<think>" not in rest
     return worked_answers.gold_in(text) or (rest if starts else "")

@@ -31,7 +31,7 @@ DECODED = 2**29  # pixels that are decoded before a run starts: a few seconds
 FEW = 32  # examples whose pictures are looked at together
 LARGE = 2**24  # pixels of a picture that is not decoded beside another such
 ONE_AT_A_TIME = threading.Lock()
-MOST_ASPECT = 200  # longer over shorter side, for Qwen2-VL
+MOST_ASPECT = 200  # longer over shorter side, for the image processor
 # What Pillow raises for damaged or absurdly large files; RuntimeError: its AVIF, BLP and DDS.
 IMAGE_ERRORS = (OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError)
 # How a picture is turned upright, by its EXIF orientation. Not ImageOps.exif_transpose: it also
@@ -46,21 +46,23 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 SWAPPING = tuple(TURNS[orientation] for orientation in (5, 6, 7, 8))  # width becomes height
+TOKEN_SIDE = 28  # pixels across of what one image token shows, but in some families
 
 
 def resized_size(
     size: Sequence[int],
     min_pixels: int = flags.MIN_PIXELS,
     max_pixels: int = flags.MAX_PIXELS,
-    step: int = 28,
+    token_side: int = TOKEN_SIDE,
 ) -> list[int]:
-    """Give [width, height] that Qwen2-VL's image processor makes of a picture.
+    """Give [width, height] that the model's image processor makes of a picture.
 
-    Multiples of 28, the area within the limits, the shape kept as far as that allows:
-    [640, 480] -> [644, 476], rounded to the nearest multiples. If that breaks a limit, the sides
-    are scaled to it, and rounded down to the upper or up to the lower one.
+    Multiples of the side of an image token, the area within the limits, the shape kept as far as
+    that allows: by 28, [640, 480] -> [644, 476], rounded to the nearest multiples. If that breaks
+    a limit, the sides are scaled to it, and rounded down to the upper or up to the lower one.
     """
     width, height = size
+    step = token_side
     rounded = [round(width / step) * step, round(height / step) * step]
     if rounded[0] * rounded[1] > max_pixels:
         scale = math.sqrt(width * height / max_pixels)
@@ -310,7 +312,7 @@ def open_image(image: Picture, where: str) -> Image.Image:
         raise not_opened(error, image, where) from None
     if max(rgb.size) > MOST_ASPECT * min(rgb.size):
         raise UserError(
-            f"{where}: image of {rgb.width} x {rgb.height} pixels is too narrow for Qwen2-VL "
+            f"{where}: image of {rgb.width} x {rgb.height} pixels is too narrow for the model "
             f"(sides at most {MOST_ASPECT} : 1); crop it or delete the record"
         )
     return rgb

@@ -379,7 +379,7 @@ def report(args: argparse.Namespace, asker: Any) -> bool:
     args: of `parse_args`, with what data.ask_as_trained decided. asker: a data.Asker.
     """
     sheet = Path(args.output or f"runs/data/{file_name(args.data)}.png")
-    boxes = (args.box_format, args.min_pixels, args.max_pixels)
+    boxes = (args.box_format, args.min_pixels, args.max_pixels, asker.processor.token_side)
     found = Findings()
     records = records_of(args.data, args.level, boxes, found.left_out)
     look_at(found, islice(records, args.max_samples), asker)

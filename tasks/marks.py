@@ -37,6 +37,7 @@ UNSURE = re.compile(
     re.IGNORECASE,
 )
 BRACED = re.compile(r"(?<![\w\\}])\{(?:image|img)[_#]?\d{0,2}\}")  # not LaTeX's \text{image}
+MAY_BE_MARK = re.compile(r"[<\[{]")  # without these signs a text has no mark
 VIDEO = re.compile(r"<\|?\s*video[ _-]?(?:\d{1,3}|token|pad)?\s*\|?>", re.IGNORECASE)
 EMBEDDED = re.compile(r"<img\s[^>]*>|!\[[^\]]*\]\([^)]*\)|\[image\]", re.IGNORECASE)
 
@@ -52,6 +53,9 @@ def placed(
     turns = [*history, Turn("user", question)]
     at = [place for place, turn in enumerate(turns) if turn.role == "user"]
     given = [turns[place].text for place in at]
+    if not any(map(MAY_BE_MARK.search, given)):
+        *history, last = [Turn(role, text.strip()) for role, text in turns]
+        return history, last.text, images
     texts, images = in_order(given, images, where)
     spelled = texts if images else given
     must_match(spelled, len(images), where)

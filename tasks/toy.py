@@ -30,6 +30,7 @@ from tasks import (
     drawing,
     geometry,
     ground,
+    images,
     prompts,
     spatial,
     table,
@@ -197,7 +198,8 @@ def make_example(
 class ToyStream:
     """The Examples of a toy set without end; stream[i] never changes.
 
-    pixels: the fewest and the most of a picture that the model sees, for box_format "resized".
+    pixels: for box_format "resized", the fewest and the most of a picture that the model sees,
+    and the side of an image token.
     """
 
     task: str
@@ -206,7 +208,7 @@ class ToyStream:
     level: int
     teacher: str
     box_format: str = "norm1000"
-    pixels: tuple[int, int] = (flags.MIN_PIXELS, flags.MAX_PIXELS)
+    pixels: tuple[int, int, int] = (flags.MIN_PIXELS, flags.MAX_PIXELS, images.TOKEN_SIDE)
 
     def __getitem__(self, index: int) -> Example:
         """Make the example at this place; no index is too large."""

@@ -251,14 +251,14 @@ def tokenizer_json(vocab: dict[str, int], merges: list[str], added: list[dict], 
     }
 
 
-def tokenizer_config(added: list[dict], first: int) -> dict:
+def tokenizer_config(added: list[dict], first: int, chat_template: str) -> dict:
     """Make tokenizer_config.json."""
     return {
         "add_prefix_space": False,
         "added_tokens_decoder": {str(first + i): token for i, token in enumerate(added)},
         "additional_special_tokens": SPECIAL[1:],
         "bos_token": None,
-        "chat_template": CHAT_TEMPLATE,
+        "chat_template": chat_template,
         "clean_up_tokenization_spaces": False,
         "eos_token": "<|im_end|>",
         "padding_side": "left",
@@ -271,7 +271,9 @@ def tokenizer_config(added: list[dict], first: int) -> dict:
     }
 
 
-def write_tokenizer(directory: Path, words: dict, first: int) -> None:
+def write_tokenizer(
+    directory: Path, words: dict, first: int, chat_template: str = CHAT_TEMPLATE
+) -> None:
     """Write tokenizer.json, tokenizer_config.json, vocab.json and merges.txt.
 
     words: {"vocab": ..., "merges": ...}, filled up so that the special tokens start at id `first`.
@@ -287,7 +289,7 @@ def write_tokenizer(directory: Path, words: dict, first: int) -> None:
     write_json(directory / "vocab.json", vocab)
     lines = "\n".join(["#version: 0.2", *merges])
     (directory / "merges.txt").write_text(lines + "\n", encoding="utf-8")
-    write_json(directory / "tokenizer_config.json", tokenizer_config(added, first))
+    write_json(directory / "tokenizer_config.json", tokenizer_config(added, first, chat_template))
 
 
 def shapes(text: dict, vision: tuple[int, int, int]) -> dict[str, tuple[int, ...]]:
@@ -347,12 +349,19 @@ def shapes(text: dict, vision: tuple[int, int, int]) -> dict[str, tuple[int, ...
 def weights(
     text: dict, vision: tuple[int, int, int], seed: int, dtype: torch.dtype, scale: float
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield (published name, random tensor), one at a time.
+    """Yield (published name, random tensor), one at a time."""
+    return random_weights(shapes(text, vision), seed, dtype, scale)
+
+
+def random_weights(
+    shapes: dict[str, tuple[int, ...]], seed: int, dtype: torch.dtype, scale: float
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield (name, random tensor), one at a time.
 
     Norms are around 1 and biases around 0, but never exactly: a test notices a swapped one.
     """
     generator = torch.Generator().manual_seed(seed)
-    for name, shape in shapes(text, vision).items():
+    for name, shape in shapes.items():
         value = torch.empty(shape, dtype=dtype).normal_(0, scale, generator=generator)
         is_norm = name.endswith(("norm.weight", "norm1.weight", "norm2.weight", "ln_q.weight"))
         yield name, value + 1 if is_norm else value

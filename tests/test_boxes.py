@@ -414,7 +414,7 @@ def test_resized_is_what_the_model_sees(tiny, wide):
 
     processor = dataclasses.replace(
         tiny[1],
-        image_processor=families.QWEN2_VL.image_processor_class()(
+        image_processor=families.image_processor_class()(
             size={"shortest_edge": 3136, "longest_edge": 50176}
         ),
     )

@@ -558,7 +558,7 @@ def test_generate_places_its_pictures(folder, tiny):
     paths = [str(folder / "images" / name) for name in ("a.png", "b.png")]
 
     def made(question, paths):
-        return generate.make_example(question, paths, "norm1000", 3136, 401408).question
+        return generate.make_example(question, paths, "norm1000", 3136, 401408, 28).question
 
     assert made("Is <image> or <image> red?", paths) == "Is <image> or <image> red?"
     assert made("<image>\nWhich?", paths[:1]) == "Which?"

@@ -51,10 +51,11 @@ def test_the_box_format_is_that_of_the_training_run(tmp_path):
         )
 
     (tmp_path / "args.json").write_text(json.dumps({"box_format": "resized", "max_pixels": 50176}))
+    (tmp_path / "config.json").write_text('{"model_type": "qwen2_vl"}')
     for given, model, expected in (
         (None, tmp_path, ("resized", 3136, 50176)),
         ("pixels", tmp_path, ("pixels", 3136, 50176)),
-        (None, "elsewhere", ("norm1000", 3136, 401408)),
+        (None, "tiny", ("norm1000", 3136, 401408)),
     ):
         args = asked(given, model)
         vars(args).update(data.ask_as_trained(args))

@@ -4,7 +4,6 @@ Random models repeat one token, which would hide most mistakes. The ones here do
 fails as degenerate if they do.
 """
 
-import contextlib
 import functools
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from types import SimpleNamespace
 import checkpoints
 import pytest
 import torch
+from stock import as_on_a_gpu
 
 import batching
 import data
@@ -891,6 +891,7 @@ def real_size(size):
         mlp=SimpleNamespace(gate_proj=linear(D, I), up_proj=linear(D, I), down_proj=linear(I, D)),
     )
     return SimpleNamespace(
+        family=families.preset("tiny"),
         compute_dtype=torch.bfloat16,
         dtype=torch.bfloat16,
         device=torch.device("cuda"),
@@ -974,48 +975,6 @@ def wave_of(policy, processor, prompts, G, T, temperature=1.0, special=None):
             rollout.Sampling(T, temperature),
             rollout.sample,
         )
-
-
-def as_on_a_gpu(monkeypatch):
-    """Buckets, fixed addresses, lengths on the device, and `capture` with its warm-up.
-
-    A graph is a step taken at each replay; nothing happens while it is recorded.
-    Returns the list of the numbers of rows that were captured.
-    """
-    captured, capture = [], decode.Decoder.capture
-
-    def listening(wave):
-        captured.append(wave.rows)
-
-        @contextlib.contextmanager
-        def recording(graph):
-            kept = [
-                (value, value.clone())
-                for value in vars(wave).values()
-                if isinstance(value, torch.Tensor)
-            ]
-            yield
-            for value, before in kept:
-                value.copy_(before)
-
-        with monkeypatch.context() as patch:
-            stream = SimpleNamespace(wait_stream=lambda other: None)
-            patch.setattr(decode, "side_stream", lambda device: stream)
-            patch.setattr(torch.cuda, "current_stream", lambda: stream)
-            patch.setattr(torch.cuda, "stream", lambda other: contextlib.nullcontext())
-            patch.setattr(
-                torch.cuda,
-                "CUDAGraph",
-                lambda: SimpleNamespace(
-                    replay=lambda: (wave.forward_one_token(), wave.sample_one_token())
-                ),
-            )
-            patch.setattr(torch.cuda, "graph", recording)
-            return capture(wave)
-
-    monkeypatch.setattr(decode, "can_capture", lambda device, weights: True)
-    monkeypatch.setattr(decode.Decoder, "capture", listening)
-    return captured
 
 
 @pytest.mark.parametrize("kind", ["lively", "lora"])

@@ -316,7 +316,7 @@ def test_pixels_stay_within_their_limits(tiny, width, height, low, high):
 
     processor = dataclasses.replace(
         tiny[1],
-        image_processor=families.QWEN2_VL.image_processor_class()(
+        image_processor=families.image_processor_class()(
             size={"shortest_edge": low, "longest_edge": high}
         ),
     )

@@ -1,7 +1,7 @@
-"""Run: python -m pytest -q tests/test_model.py        (about 45 s on one core, no network)
+"""Run: python -m pytest -q tests/test_model.py        (about 30 s on one core, no network)
 
-Everything is compared with stock transformers and PEFT, or with a checkpoint whose every number is known (tests/layouts.py writes it in the
-layout published in 2024).
+Everything is compared with stock transformers and PEFT, or with a checkpoint whose every number is known (tests/checkpoints.py writes it in the
+layout published in 2024). What holds for every family is in tests/test_families.py.
 """
 
 import json
@@ -14,6 +14,24 @@ from types import SimpleNamespace
 import checkpoints
 import pytest
 import torch
+from stock import (
+    COUNTS,
+    batch_of,
+    both_ways,
+    changed,
+    export,
+    export_gap,
+    flags,
+    gradients,
+    logits_of,
+    packed_case,
+    randomise_lora,
+    relative,
+    responses_of,
+    stock_logps,
+    stock_model,
+    train_steps,
+)
 
 import batching
 import data
@@ -21,8 +39,6 @@ import families
 import logps
 import model as modeling
 import rollout
-import tasks
-import update
 from grading import judges
 from logps import autocast, cache_features, core_of, token_logps
 from plumbing import checkpoint_files, disk
@@ -38,24 +54,6 @@ bitsandbytes = pytest.importorskip("bitsandbytes")
 PROJECTIONS = [f"self_attn.{p}_proj" for p in "qkvo"] + [
     f"mlp.{p}_proj" for p in ("gate", "up", "down")
 ]
-
-
-def flags(**changed):
-    """The flags of a training script that model.load reads."""
-    return SimpleNamespace(
-        **(
-            dict(
-                lora_r=0,
-                lora_alpha=None,
-                lora_dropout=0.0,
-                freeze_vision=False,
-                freeze_merger=False,
-                freeze_llm=False,
-                gradient_checkpointing=False,
-            )
-            | changed
-        )
-    )
 
 
 @pytest.fixture(scope="session")
@@ -82,115 +80,7 @@ def adapter(published, tmp_path_factory):
     return directory
 
 
-def randomise_lora(policy, scale=0.05, seed=0):
-    """A trained adapter's stand-in: B is zero in a fresh one, which hides what goes wrong in A, and everything that forgets the adapter."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in policy.named_parameters():
-            if "lora_B" in name:
-                parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))
-
-
-def responses_of(processor, lengths, seed=0):
-    """Random response ids of these lengths, never a special token."""
-    generator = torch.Generator().manual_seed(seed)
-    return [
-        torch.randint(
-            0,
-            min(processor.special.eos_ids + processor.special.vision_ids),
-            (n,),
-            generator=generator,
-        )
-        for n in lengths
-    ]
-
-
-def batch_of(processor, prompts, responses, G=1, dtype=torch.float32):
-    targets, mask = batching.pad_targets(responses, processor.special.pad_id)
-    batch = batching.collate(prompts, targets, mask, [G] * len(prompts))
-    return {
-        k: v.to(dtype) if k == "pixel_values" and v is not None else v for k, v in batch.items()
-    }
-
-
-def stock_logps(model, prompts, responses, special, temperature=1.0):
-    """(logp, entropy), each a list of (T_b,): cross-entropy of the stock forward's logits, everything in float64 from there on."""
-    inputs = checkpoints.stock_inputs(prompts, special, responses)
-    if "pixel_values" in inputs:
-        inputs["pixel_values"] = inputs["pixel_values"].to(next(model.parameters()).dtype)
-    logits = model(**inputs, use_cache=False).logits.double() / temperature
-    blocked = torch.zeros(logits.shape[-1])
-    blocked[special.vision_ids] = -torch.inf
-    logps, entropies = [], []
-    for b, (prompt, response) in enumerate(zip(prompts, responses)):
-        row = (logits[b] + blocked)[len(prompt.ids) - 1 : len(prompt.ids) - 1 + len(response)]
-        logps.append(-torch.nn.functional.cross_entropy(row, response, reduction="none"))
-        entropies.append(torch.distributions.Categorical(logits=row.detach()).entropy())
-    return logps, entropies
-
-
-def gradients(policy):
-    return {n: p.grad.clone() for n, p in policy.named_parameters() if p.grad is not None}
-
-
-def relative(a, b):
-    return float((a - b).norm() / b.norm().clamp_min(1e-300))
-
-
 # ------------------------------------------------------------------------------------------------------------ the layout of 2024
-
-
-@pytest.mark.parametrize("which", ["published", "untied"])
-def test_published_layout_gives_exactly_the_weights_written(which, request):
-    directory = request.getfixturevalue(which)
-    assert (directory / "model.safetensors.index.json").is_file() == (which == "published")
-    policy, processor = modeling.load(str(directory))
-    config = json.loads((directory / "config.json").read_text())
-    text = {k: config[k] for k in checkpoints.TEXT}
-    vision = (
-        config["vision_config"]["depth"],
-        config["vision_config"]["embed_dim"],
-        config["vision_config"]["num_heads"],
-    )
-    # today's names, spelt out here and not taken from transformers' table
-    renamed = lambda name: (
-        re.sub(r"^visual\.", "model.visual.", name)
-        if name.startswith("visual.")
-        else re.sub(r"^model\.", "model.language_model.", name)
-    )
-    written = {
-        renamed(n): w
-        for n, w in checkpoints.weights(
-            text, vision, 0 if which == "published" else 1, torch.float32, 0.06
-        )
-    }
-    state = policy.state_dict()
-    assert set(state) - {"lm_head.weight"} == set(written) - {"lm_head.weight"}
-    for name, value in written.items():
-        assert torch.equal(state[name], value), name
-    if text["tie_word_embeddings"]:
-        assert policy.lm_head.weight is policy.model.language_model.embed_tokens.weight
-    else:
-        assert not torch.equal(
-            policy.lm_head.weight, policy.model.language_model.embed_tokens.weight
-        )
-    rope = policy.config.text_config.rope_parameters
-    assert rope["rope_theta"] == 1e6 and list(rope["mrope_section"]) == [4, 6, 6]
-    assert policy.config.text_config.vocab_size > len(processor.tokenizer)
-    assert processor.special.image_id == config["image_token_id"] and processor.special.eos_ids == [
-        config["eos_token_id"],
-        config["bos_token_id"],
-    ]
-    assert processor.special.vision_ids == [
-        config[f"vision_{n}token_id"] for n in ("start_", "end_", "")
-    ] + [config["image_token_id"], config["video_token_id"]]
-    assert processor.context == 32768
-    # its generation_config asks for top_k 1 and a repetition penalty
-    assert (
-        policy.generation_config.top_k,
-        policy.generation_config.repetition_penalty,
-        policy.generation_config.do_sample,
-    ) == (50, 1.0, False)
 
 
 def test_writer_has_the_published_size_of_the_2b():
@@ -224,7 +114,7 @@ def test_layout_in_bfloat16_is_not_changed_by_loading(tmp_path):
 @pytest.mark.parametrize("which", ["tiny", "published"])
 def test_rotary_frequencies_stay_float32_in_bfloat16(which, train, published, tiny, monkeypatch):
     """model.to(bfloat16) would round the frequencies too: by 0.2 %, so that at position 1,000 the angles are off by radians."""
-    monkeypatch.setattr(families, "tiny_tokenizer", lambda: tiny[1].tokenizer)  # a second saved
+    monkeypatch.setattr(families, "tiny_tokenizer", lambda _: tiny[1].tokenizer)  # a second saved
     exact = tiny[0] if which == "tiny" else core_of(modeling.load(str(published))[0])
     policy = modeling.load(
         "tiny" if which == "tiny" else str(published), torch.bfloat16, train=train
@@ -336,29 +226,6 @@ def test_decode_ends_at_the_first_end_of_text_and_survives_ids_without_a_token(p
 
 
 # ------------------------------------------------------------------------------------------------------------------ log-probs
-
-
-@pytest.mark.parametrize("temperature", [1.0, 0.7])
-@pytest.mark.parametrize("which", ["published", "untied"])
-def test_token_logps_equal_the_stock_cross_entropy(which, temperature, request):
-    """Six picture sizes, two pictures, and text alone, in one batch with responses of 1 to 12 tokens; then the entropy likewise."""
-    policy, processor = modeling.load(str(request.getfixturevalue(which)))
-    prompts = checkpoints.prompts_of(processor)
-    responses = responses_of(processor, [5, 1, 12, 3, 7, 2, 9, 4, 6])
-    batch = batch_of(processor, prompts, responses)
-    before = {k: v.clone() for k, v in batch.items()}
-    with torch.no_grad():
-        logp, entropy = token_logps(
-            policy, batch, temperature, processor.special.vision_ids, entropy=True
-        )
-        expected = stock_logps(policy, prompts, responses, processor.special, temperature)
-    assert all(torch.equal(batch[k], before[k]) for k in batch), "inputs changed"
-    for mine, theirs in zip((logp, entropy), expected):
-        assert mine.shape == batch["targets"].shape and mine.dtype == torch.float32
-        assert torch.equal(mine[batch["mask"] == 0], torch.zeros(int((batch["mask"] == 0).sum())))
-        for b, row in enumerate(theirs):
-            assert (mine[b, : len(row)] - row).abs().max() < 2e-5
-    assert logp.std() > 0.1  # not one number everywhere
 
 
 def test_rows_of_a_group_share_the_picture_and_not_the_answer(published):
@@ -518,92 +385,6 @@ def test_micro_batches_do_not_change_gradients(dtype, tolerance, published, monk
 
 
 # ------------------------------------------------------------------------------------------------------------------ packed: [prompt | r1 ... rG]
-
-LENGTHS = [
-    6,
-    0,
-    1,
-    9,
-    5,
-    5,
-    3,
-    1,
-    12,
-    4,
-    2,
-]  # of the responses to a picture, two pictures, and text alone; none longest but once
-COUNTS = [4, 2, 5]
-
-
-def packed_case(processor, dtype=torch.float32):
-    """prompts (3), targets (11, 12), mask: two ragged groups and one of equal lengths."""
-    prompts = checkpoints.prompts_of(processor, slice(5, 8))
-    targets, mask = batching.pad_targets(responses_of(processor, LENGTHS), processor.special.pad_id)
-    for prompt in prompts:
-        prompt.pixel_values = None if prompt.pixel_values is None else prompt.pixel_values.to(dtype)
-    return prompts, targets, mask
-
-
-def both_ways(policy, processor, dtype=torch.float32, temperature=0.7):
-    """[(logp, entropy, gradients)] of the padded batch of all prompts at once, and of the packed ones, each prompt's forward before the one backward."""
-    prompts, targets, mask = packed_case(processor, dtype)
-    weights = torch.randn(mask.shape, generator=torch.Generator().manual_seed(0))
-    starts = [sum(COUNTS[:n]) for n in range(4)]
-    padded = [batching.collate(prompts, targets, mask, COUNTS)]
-    packed = [
-        batching.collate([p], targets[a:b], mask[a:b])
-        for p, a, b in zip(prompts, starts, starts[1:])
-    ]
-    assert [len(b["input_ids"]) for b in padded + packed] == [11, 1, 1, 1] and [
-        b["input_ids"].shape[1] for b in packed
-    ] == [len(p.ids) + n for p, n in zip(prompts, (16, 10, 22))]
-    found = []
-    for batches in (padded, packed):
-        policy.zero_grad()
-        logp, entropy = (
-            torch.cat(x)
-            for x in zip(
-                *[
-                    token_logps(
-                        policy, batch, temperature, processor.special.vision_ids, entropy=True
-                    )
-                    for batch in batches
-                ]
-            )
-        )
-        (logp * weights).sum().backward()
-        found.append((logp.detach(), entropy, gradients(policy)))
-    return found
-
-
-@pytest.mark.parametrize("checkpointed", [False, True], ids=["kept", "recomputed"])
-@pytest.mark.parametrize("kind", ["lora", "full", "nf4"])
-def test_packed_equals_padded(kind, checkpointed, published):
-    """Log-probs, entropy and each parameter's gradient, the vision tower's too. Three prompts' forwards come before the one backward, so that a
-    packing that does not travel with its own graph is recomputed with another prompt's."""
-    policy, processor = modeling.load(
-        str(published),
-        quant="nf4" if kind == "nf4" else "none",
-        train=flags(lora_r=0 if kind == "full" else 8, gradient_checkpointing=checkpointed),
-    )
-    randomise_lora(policy)
-    policy.train()
-    calls = []
-    core_of(policy).model.language_model.layers[0].input_layernorm.register_forward_hook(
-        lambda *_: calls.append("layer")
-    )
-    (logp, entropy, padded), (packed_logp, packed_entropy, packed) = both_ways(policy, processor)
-    assert len(calls) == (8 if checkpointed else 4)
-    assert (
-        (logp - packed_logp).abs().max() < 1e-5
-        and (entropy - packed_entropy).abs().max() < 1e-5
-        and logp.std() > 0.1
-    )
-    assert set(packed) == set(padded) == {
-        n for n, p in policy.named_parameters() if p.requires_grad
-    } and len(packed) == (28 if kind != "full" else len(list(policy.parameters())))
-    worst = max((relative(packed[n], padded[n]), n) for n in padded)
-    assert worst[0] < 1e-5 and all(g.norm() > 0 for g in packed.values()), worst
 
 
 @pytest.mark.parametrize(
@@ -846,91 +627,6 @@ def test_features_are_not_kept_where_tower_or_merger_train(train, published):
 # ------------------------------------------------------------------------------------------------------- what trains, and what does not
 
 
-def train_steps(
-    policy,
-    processor,
-    steps=1,
-    dtype=torch.float32,
-    chosen=slice(4, 8),
-    lengths=(3, 6, 2, 5, 1, 4, 7, 7),
-    learning_rate=1e-2,
-):
-    """Real optimizer steps on a fixed batch; returns the losses."""
-    optimizer = update.make_optimizer(
-        "adamw", [p for p in policy.parameters() if p.requires_grad], learning_rate
-    )
-    prompts = checkpoints.prompts_of(processor, chosen)
-    batch = batch_of(processor, prompts, responses_of(processor, lengths), G=2)
-    policy.train()
-    found = []
-    for _ in range(steps):
-        optimizer.zero_grad()
-        loss = (
-            -(
-                token_logps(policy, batch, suppress=processor.special.vision_ids) * batch["mask"]
-            ).sum()
-            / batch["mask"].sum()
-        )
-        loss.backward()
-        optimizer.step()
-        found.append(loss.item())
-    policy.eval()
-    return found
-
-
-def changed(policy, before):
-    return {n for n, p in policy.named_parameters() if not torch.equal(p.detach(), before[n])}
-
-
-@pytest.mark.parametrize(
-    "frozen",
-    [
-        (),
-        ("vision",),
-        ("merger",),
-        ("llm",),
-        ("vision", "merger"),
-        ("vision", "llm"),
-        ("merger", "llm"),
-    ],
-    ids=lambda f: "+".join(f) or "nothing",
-)
-@pytest.mark.parametrize("which", ["published", "untied"])
-def test_freezing_really_freezes_and_everything_else_moves(which, frozen, request):
-    """`module.requires_grad_ = False` freezes nothing and says nothing (R1-V, VLM-R1): so train a step and compare every weight."""
-    policy, processor = modeling.load(
-        str(request.getfixturevalue(which)),
-        train=flags(**{f"freeze_{part}": True for part in frozen}),
-    )
-    before = {n: p.detach().clone() for n, p in policy.named_parameters()}
-    train_steps(policy, processor)
-    part = lambda name: (
-        "merger" if ".merger." in name else "vision" if ".visual." in name else "llm"
-    )
-    expected = {n for n in before if part(n) not in frozen}
-    assert {part(n) for n in before} == {"vision", "merger", "llm"}
-    assert (
-        changed(policy, before)
-        == expected
-        == {n for n, p in policy.named_parameters() if p.requires_grad}
-    )
-
-
-@pytest.mark.parametrize("quant", ["none", "nf4"])
-def test_lora_changes_every_adapter_weight_and_nothing_else(quant, published):
-    """Two steps: B is zero at first, so A's first gradient is zero."""
-    policy, processor = modeling.load(str(published), quant=quant, train=flags(lora_r=4))
-    before = {n: p.detach().clone() for n, p in policy.named_parameters()}
-    losses = train_steps(policy, processor, steps=2)
-    expected = {
-        f"base_model.model.model.language_model.layers.{i}.{p}.lora_{ab}.default.weight"
-        for i in range(2)
-        for p in PROJECTIONS
-        for ab in "AB"
-    }
-    assert changed(policy, before) == expected and losses[1] < losses[0]
-
-
 def test_lora_dropout_and_alpha(published):
     policy, _ = modeling.load(str(published), train=flags(lora_r=4, lora_dropout=0.1, lora_alpha=4))
     config = policy.peft_config["default"]
@@ -942,32 +638,6 @@ def test_lora_dropout_and_alpha(published):
 
 
 # ------------------------------------------------------------------------------------------------------------------ 4 bits, bfloat16
-
-
-def test_four_bit_layers_are_exactly_the_language_models_linears(published, untied):
-    for directory in (published, untied):
-        for policy in (
-            modeling.load(str(directory), quant="nf4")[0],
-            modeling.load(str(directory), torch.bfloat16, quant="nf4", train=flags(lora_r=4))[0],
-        ):
-            core = core_of(policy)
-            inside = {
-                n.removesuffix(".base_layer")
-                for n, m in core.named_modules()
-                if isinstance(m, bitsandbytes.nn.Linear4bit) and not hasattr(m, "base_layer")
-            }
-            assert inside == {
-                f"model.language_model.layers.{i}.{p}" for i in range(2) for p in PROJECTIONS
-            }
-            assert type(core.lm_head) is torch.nn.Linear
-            assert not any(
-                isinstance(m, bitsandbytes.nn.Linear4bit) for m in core.model.visual.modules()
-            )
-    plain = modeling.load(str(published))[0]
-    assert (
-        modeling.describe(plain).split(" M")[0]
-        == modeling.describe(modeling.load(str(published), quant="nf4")[0]).split(" M")[0]
-    )
 
 
 def test_four_bit_needs_lora(published):
@@ -1041,19 +711,6 @@ def test_bfloat16_keeps_trained_weights_in_float32_and_computes_in_bfloat16(trai
 # ------------------------------------------------------------------------------------------------------------------ save, load, export
 
 
-def stock_model(directory, **options):
-    from transformers import Qwen2VLForConditionalGeneration
-
-    return Qwen2VLForConditionalGeneration.from_pretrained(directory, **options).eval()
-
-
-@torch.no_grad()
-def logits_of(model, processor, chosen=slice(4, 8)):
-    return model(
-        **checkpoints.stock_inputs(checkpoints.prompts_of(processor, chosen), processor.special)
-    ).logits
-
-
 def test_adapter_directory_loads_with_stock_peft(adapter, published):
     from peft import PeftModel
 
@@ -1107,71 +764,6 @@ def test_full_save_loads_with_stock_transformers(published, untied, tmp_path):
             for a, b in zip(
                 checkpoints.prompts_of(processor_again), checkpoints.prompts_of(processor)
             )
-        )
-
-
-def stock_greedy(model, processor, prompts, length):
-    """Greedy answers of stock generate, one prompt at a time."""
-    found = []
-    for prompt in prompts:
-        inputs = checkpoints.stock_inputs([prompt], processor.special)
-        out = model.generate(
-            **inputs,
-            max_new_tokens=length,
-            do_sample=False,
-            repetition_penalty=1.0,
-            temperature=1.0,
-            top_k=50,
-            top_p=1.0,
-            suppress_tokens=processor.special.vision_ids,
-            eos_token_id=processor.special.eos_ids,
-            pad_token_id=processor.special.pad_id,
-        )
-        found.append(out[0, len(prompt.ids) :].tolist())
-    return found
-
-
-def export(model, out, *more):
-    line = ["export", "--model", str(model), "--output-dir", str(out), *more]
-    modeling.main(modeling.parse_args(line))
-
-
-def export_gap(source, out, dtype=torch.float32, quant="none"):
-    """Mean |difference in log-prob| between a policy as it was trained and its export.
-
-    Over its greedy answers to 16 questions. dtype: of the export; the policy computes in float32.
-    """
-    trained, processor = modeling.load(str(source), quant=quant)
-    exported, _ = modeling.load(str(out), dtype)
-    asker = data.Asker(processor, "none")
-    prompts = [asker.prompt(e, 64) for e in data.head(tasks.read("count:test"), 16)]
-    greedy = rollout.Sampling(64, temperature=0)
-    sampled = rollout.rollout(trained, prompts, processor.special, 1, greedy)
-    batch = batching.collate(prompts, sampled.targets, sampled.mask)
-    suppress = processor.special.vision_ids
-    with torch.no_grad():
-        before = token_logps(trained, batch, suppress=suppress)
-        after = token_logps(exported, batch, suppress=suppress)
-    return float((before - after).abs().sum() / batch["mask"].sum())
-
-
-@pytest.mark.parametrize("kind", ["adapter", "full"])
-def test_float32_export_answers_as_the_policy_does(kind, adapter, untied, tmp_path, capsys):
-    source = adapter if kind == "adapter" else untied
-    export(source, tmp_path / "out", "--dtype", "float32")
-    assert "wrote" in capsys.readouterr().out
-    assert export_gap(source, tmp_path / "out") < 1e-5
-    policy, processor = modeling.load(str(source))
-    prompts = checkpoints.prompts_of(processor)
-    sampled = rollout.rollout(
-        policy, prompts, processor.special, 1, rollout.Sampling(64, temperature=0)
-    )
-    answers = stock_greedy(stock_model(tmp_path / "out"), processor, prompts, 64)
-    assert answers == [row[:n].tolist() for row, n in zip(sampled.targets, sampled.lengths)]
-    assert len({token for answer in answers for token in answer}) >= 10, "degenerate"
-    if kind == "adapter":  # it is the trained policy, not its base
-        assert answers != stock_greedy(
-            modeling.load(locate(str(adapter))[0])[0], processor, prompts, 64
         )
 
 
@@ -1302,13 +894,12 @@ def refuses(directory, *words, **options):
     assert "\n" not in str(caught.value)
 
 
-def test_not_qwen2_vl(published, tmp_path):
+def test_not_a_known_family(published, tmp_path):
     refuses(
         broken(published, tmp_path, model_type="llava"),
         "config.json",
         "llava",
-        "qwen2_vl",
-        "name a Qwen2-VL checkpoint",
+        "name a checkpoint of qwen2_vl (Qwen2-VL)",
     )
 
 
@@ -1499,7 +1090,7 @@ def refused(directory):
     with pytest.raises(UserError) as caught:
         base, found = locate(str(directory))
         if found:
-            checkpoint_files.check_adapter(found, base, families.QWEN2_VL.lora_targets)
+            checkpoint_files.check_adapter(found, base)
         checkpoint_files.check_model(base)
         load_processor(base)
     assert "\n" not in str(caught.value)

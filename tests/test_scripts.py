@@ -725,9 +725,9 @@ REFUSED = {
         ),
         "endless": ("--data count", ["never ends", "--max-steps"]),
         "no data": ("", ["--data"]),
-        "not Qwen2-VL": (
+        "no known family": (
             "--model {out}/gpt --data count --max-steps 1",
-            ["gpt", "config.json", "model_type is gpt2", "Qwen2-VL"],
+            ["gpt", "config.json", 'model_type is "gpt2"', "Qwen2-VL"],
         ),
         "no checkpoint": (
             "--model {out} --data count --max-steps 1",
