@@ -186,7 +186,7 @@ def test_orientation_in_what_is_counted_drawn_and_asked(tiny, tmp_path):
     assert asker.check([example], 0) == [len(prompt.ids)]
     [picture] = sheets.pictures_of(example)
     assert picture.size == (56, 168)
-    asked = generate.make_example("q", [str(tmp_path / "a.jpg")], "pixels", 3136, 401408)
+    asked = generate.make_example("q", [str(tmp_path / "a.jpg")], "pixels", 3136, 401408, 28)
     assert asked.meta["size"] == (56, 168) and asked.meta["resized"] == [56, 168]
     plots.plot_samples([sheets.sheet_row(example, [], [])], tmp_path / "sheet.png")
     outside = {**record, "boxes": [[40, 0, 168, 56]]}
