@@ -53,7 +53,7 @@ def golds_of(record: dict, keys: tuple, choices: list[str] | None, where: str) -
     """Read the golds under those of these keys that hold one: {key: gold}."""
     golds = {}
     for key in keys:
-        if not choice_forms.is_blank(record.get(key)):
+        if key in record and not choice_forms.is_blank(record[key]):
             gold = gold_under(key, record, choices, where)
             golds |= {} if gold is None else {key: gold}
     return golds

@@ -9,6 +9,7 @@ there are any
 `meta` is what else is worth keeping.
 """
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -102,9 +103,15 @@ def to_example(
     )
 
 
+@lru_cache(1024)
+def layouts_of(keys: tuple[str, ...]) -> list[tuple[set[str], Any]]:
+    """List the layouts that records with these keys may have."""
+    return [(needed, reader) for needed, reader in LAYOUTS if needed <= set(keys)]
+
+
 def reader_of(record: dict) -> Any:
     """Tell by its keys which reader a record needs."""
-    fitting = [(keys, reader) for keys, reader in LAYOUTS if keys <= record.keys()]
+    fitting = layouts_of(tuple(record))
     for keys, reader in fitting:
         if reader not in chats.READERS or chats.says(record, keys):
             return reader
