@@ -175,8 +175,7 @@ def load(
         # In bfloat16, at a learning rate of 1e-6, a step is below a weight's last bit, and lost.
         if parameter.requires_grad:
             # Experts are copied: where a tensor lies in memory decides their products' last bits.
-            are_experts = parameter.dim() == 3
-            parameter.data = parameter.data.to(torch.float32, copy=are_experts)
+            parameter.data = parameter.data.to(torch.float32, copy=parameter.dim() == 3)
     if train and train.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     prepare(model, dtype)
