@@ -7,8 +7,7 @@ import math
 import os
 import sys
 import textwrap
-from collections.abc import Collection, Iterable
-from fnmatch import fnmatch
+from collections.abc import Iterable
 from typing import NoReturn
 
 from plumbing.text import HALF, cut
@@ -162,28 +161,25 @@ class Parser(argparse.ArgumentParser):
                     "in UTF-8"
                 )
 
-    def check_names(self, words: list[str], known: Collection[str]) -> None:
-        """Refuse flags that are not known, before those that are required and missing.
-
-        known: their names; * stands for anything.
-        """
-        names = [word for word in words if word.startswith("--") and " " not in word]
-        flags = [word.partition("=")[0].replace("_", "-") for word in names]
+    def check_names(self, words: list[str]) -> None:
+        """Refuse flags that are not known, before those that are required and missing."""
+        known = self._option_string_actions
         unknown = []
-        for word, flag in zip(names, flags):
-            if flag != "--" and not any(fnmatch(flag, one) for one in known):
+        for word in words:
+            flag = word.partition("=")[0].replace("_", "-")
+            if word.startswith("--") and " " not in word and flag != "--" and flag not in known:
                 unknown.append((word, flag))
         for _, flag in unknown:
             if flag in FLAG_OF_OTHERS:
                 self.error(f"{flag} has no meaning here; use {FLAG_OF_OTHERS[flag]}")
         for word, _ in unknown:
-            self.refuse(word, known)
+            self.refuse(word)
 
-    def refuse(self, word: str, known: Collection[str]) -> NoReturn:
+    def refuse(self, word: str) -> NoReturn:
         """Stop at a word that is no flag, with the flag that is nearest."""
         flag, equals, value = word.partition("=")
         flag = flag.replace("_", "-") if flag.startswith("--") else flag
-        near = difflib.get_close_matches(flag, [one for one in known if "*" not in one], n=1)
+        near = difflib.get_close_matches(flag, self._option_string_actions, n=1)
         hint = f"did you mean {near[0]}?" if near else "--help lists the flags"
         self.error(f"unknown argument {flag}{equals}{value}; {hint}")
 
@@ -193,7 +189,7 @@ class Parser(argparse.ArgumentParser):
         """Parse, or stop with exit code 2 and one sentence that names the flag and its remedy."""
         words = sys.argv[1:] if args is None else args
         self.check_bytes(words)
-        self.check_names(words, self._option_string_actions)
+        self.check_names(words)
         known, unknown = self.parse_known_args(args, namespace)
         for word in unknown:
             if word.lower() in ("true", "false"):
@@ -201,7 +197,7 @@ class Parser(argparse.ArgumentParser):
                     f"unknown argument {word}: flags such as --gradient-checkpointing take no "
                     "value; --no-gradient-checkpointing switches off"
                 )
-            self.refuse(word, self._option_string_actions)
+            self.refuse(word)
         known.script = self.prog
         known.argv = list(words)
         return known

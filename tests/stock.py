@@ -224,7 +224,7 @@ def stock_logps(model, prompts, responses, special, temperature=1.0):
     return logps, entropies
 
 
-def stock_greedy(model, processor, prompts, length, eos_ids=None):
+def stock_greedy(model, processor, prompts, length, eos_ids=None, **more):
     """Greedy answers of stock generate, one prompt at a time: list of (T,) ids."""
     found = []
     for prompt in prompts:
@@ -240,6 +240,7 @@ def stock_greedy(model, processor, prompts, length, eos_ids=None):
             suppress_tokens=processor.special.vision_ids,
             eos_token_id=eos_ids or processor.special.eos_ids,
             pad_token_id=processor.special.pad_id,
+            **more,
         )
         found.append(out[0, len(prompt.ids) :].tolist())
     return found

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import checkpoints
 import pytest
 import torch
-from stock import as_on_a_gpu
+from stock import as_on_a_gpu, stock_greedy
 
 import batching
 import data
@@ -90,28 +90,6 @@ def with_lora(directory, **changed):
             if "lora_B" in name:
                 parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
     return policy, processor
-
-
-def stock_greedy(policy, processor, prompts, length, eos_ids, **more):
-    """Stock generate, one prompt at a time: list of (T,) ids."""
-    found = []
-    for prompt in prompts:
-        inputs = checkpoints.stock_inputs([prompt], processor.special)
-        out = policy.generate(
-            **inputs,
-            max_new_tokens=length,
-            do_sample=False,
-            repetition_penalty=1.0,
-            temperature=1.0,
-            top_k=50,
-            top_p=1.0,
-            suppress_tokens=processor.special.vision_ids,
-            eos_token_id=eos_ids,
-            pad_token_id=processor.special.pad_id,
-            **more,
-        )
-        found.append(out[0, len(prompt.ids) :].tolist())
-    return found
 
 
 def rows_of(out):
