@@ -30,7 +30,7 @@ FLOORS = [
     ["tasks*"],
     ["pools"],
     ["losses", "logps", "fast.kernels"],
-    ["processor"],
+    ["processor", "adapters"],
     ["model"],
     ["data"],
     ["batching"],
