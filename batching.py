@@ -58,7 +58,7 @@ def collate(
     assert sum(counts) == B and len(counts) == len(prompts), (
         f"{counts} rows of {len(prompts)} prompts, but {B} responses"
     )
-    lengths = mask.flip(1).cumsum(1).gt(0).sum(1)  # (B,), of responses with unlearned parts too
+    lengths = response_lengths(mask)
     if packed and len(prompts) == 1 and B > 1:
         batch = pack(prompts[0], targets, lengths)
     else:
@@ -71,6 +71,23 @@ def collate(
         batch["pixel_values"] = torch.cat([p.pixel_values for p in pictured])
         batch["grid"] = torch.cat([p.grid for p in pictured])
     return {name: value if value is None else value.to(device) for name, value in batch.items()}
+
+
+def response_lengths(mask: torch.Tensor) -> torch.Tensor:
+    """Count the tokens up to the mask's last 1, unlearned parts too: (B, T) -> (B,)."""
+    return mask.flip(1).cumsum(1).gt(0).sum(1)
+
+
+def times_in_rows(batch: dict) -> torch.Tensor:
+    """Say how many rows [prompt | response] each token of a batch belongs to: (rows, S) long.
+
+    0: padding. A packed prompt belongs to each of its B responses.
+    """
+    ends = batch["state_index"][:, :1] + 1  # (B, 1), where prompts end
+    place = torch.arange(batch["input_ids"].shape[1], device=ends.device)  # (S,)
+    if "to_rows" in batch:
+        return torch.where(place < ends[:1], len(ends), 1)
+    return (place < ends + response_lengths(batch["mask"])[:, None]).long()
 
 
 def pad(
@@ -166,6 +183,20 @@ def micro_batches(
             own = [b - a] if last == first + 1 else counts[first:last]
             yield start + a, start + b, first, last, own
         first, start = last, start + cuts[-1]
+
+
+def pieces(
+    prompts: Sequence[Prompt],
+    targets: torch.Tensor,
+    mask: torch.Tensor,
+    size: int,
+    where: torch.device | str,
+) -> Iterator[tuple[slice, dict]]:
+    """Cut N prompts and B responses, as many of each, into micro-batches: yield (rows, batch)."""
+    B, N = len(targets), len(prompts)
+    for a, b, first, last, counts in micro_batches(B, size, [B // N] * N):
+        rows = slice(a, b)
+        yield rows, collate(prompts[first:last], targets[rows], mask[rows], counts, where)
 
 
 def even_cuts(total: int, most: int) -> list[int]:

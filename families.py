@@ -30,6 +30,7 @@ class Family(NamedTuple):
     text_tokens: tuple[str, ...]  # end of text, start of turn, end of turn, ...
     vision_tokens: tuple[str, ...]  # start, end, pad, image, video
     lora_targets: str  # regular expression of the full names of the layers that LoRA adapts
+    routers: str | None  # likewise of what sends tokens to experts; None: it has no experts
     keep_unquantised: list[str]  # beginnings of the full names of what stays out of 4 bits
     mergers: tuple[str, ...]  # beginnings of the full names of what leads from tower to words
     box_format: str  # how published checkpoints write boxes
@@ -195,6 +196,7 @@ QWEN2_VL = Family(
     ),
     # Full names: the short ones alone also hit the vision tower of Qwen2.5-VL.
     lora_targets=r"model\.language_model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj",
+    routers=None,
     # bitsandbytes matches from the start of the full name: "visual" alone would skip nothing.
     keep_unquantised=["model.visual", "lm_head"],
     mergers=("model.visual.merger",),
@@ -338,6 +340,7 @@ QWEN3_VL_MOE = QWEN3_VL._replace(
     model_type="qwen3_vl_moe",
     name="Qwen3-VL with experts",
     classes="Qwen3VLMoe",
+    routers=r"model\.language_model\.layers\.\d+\.mlp\.gate",
     text_shapes=moe_shapes,
     tiny_text=QWEN3_VL.tiny_text
     | dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=192),

@@ -5,7 +5,7 @@ P prompt length; V vocabulary; D model width; H query heads, KV key/value heads,
 """
 
 import contextlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 import torch
@@ -25,6 +25,20 @@ def core_of(policy):
 def dtype_of(core) -> torch.dtype:
     """Say what the model computes in, whatever type its weights have."""
     return getattr(core, "compute_dtype", core.dtype)
+
+
+@contextlib.contextmanager
+def in_eval_mode(policy: torch.nn.Module) -> Iterator[None]:
+    """Switch dropout and gradient checkpointing off, and restore the mode afterwards.
+
+    In train mode, checkpointing drops the cache and the tokens come out wrong.
+    """
+    was_training = policy.training
+    policy.eval()
+    try:
+        yield
+    finally:
+        policy.train(was_training)
 
 
 def autocast(core, cache_enabled: bool = True) -> contextlib.AbstractContextManager:
@@ -258,14 +272,23 @@ def target_states(core, batch: dict, keep: torch.Tensor) -> torch.Tensor:
 
     keep: (B, T) bool. Returns (tokens, D).
     """
+    return at_targets(all_states(core, batch), batch, keep)
+
+
+def all_states(core, batch: dict) -> torch.Tensor:
+    """Run the language model: the last state of each token of a batch, (rows, S, D)."""
     # Padded rows need no attention mask: padding is on the right, and attention is causal.
     packing = Packing(batch["to_rows"], batch["from_rows"]) if "to_rows" in batch else None
-    states = core.model.language_model(
+    return core.model.language_model(
         **embed(core, batch),
         position_ids=batch["positions"],
         packing=packing,
         use_cache=False,
-    ).last_hidden_state  # (rows, S, D)
+    ).last_hidden_state
+
+
+def at_targets(states: torch.Tensor, batch: dict, keep: torch.Tensor) -> torch.Tensor:
+    """Take of all tokens, (rows, S, ...), those that predict the kept targets: (tokens, ...)."""
     rows = torch.arange(len(keep), device=states.device)
     rows = rows.clamp_max(len(states) - 1)[:, None].expand_as(keep)  # packed: all in row 0
     return states[rows[keep], batch["state_index"][keep]]

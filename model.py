@@ -41,7 +41,7 @@ def resolve(
 ) -> dict[str, object]:
     """Decide what flags left open: quant, lora_r, pixel limits, device, dtype.
 
-    Returns {flag: value} for main to store. lora_r only for `train`.
+    Returns {flag: value} for main to store. lora_r and router_aux_loss_coef only for `train`.
     needs_training: the sentence to stop with if --model is an untrained preset.
     UserError for flags that do not fit the model, or a directory that must not be written.
     """
@@ -68,12 +68,31 @@ def resolve(
     decided = {"quant": quant}
     if train:
         decided["lora_r"] = adapters.lora_rank(args, base, adapter, quant)
+        decided["router_aux_loss_coef"] = router_coef(args.router_aux_loss_coef, base)
     # The same pictures in evaluation as in training.
     decided["max_pixels"] = args.max_pixels or trained_with.get("max_pixels") or MAX_PIXELS
     decided["min_pixels"] = args.min_pixels or trained_with.get("min_pixels") or MIN_PIXELS
     device = pick_device(args.device)
     dtype = pick_dtype(args.dtype, device)
     return decided | {"device": str(device), "dtype": dtype_name(dtype)}
+
+
+def router_coef(given: float | None, base: str) -> float:
+    """Decide --router-aux-loss-coef: the flag's, else 0.001; 0 for a model without experts.
+
+    UserError if it is given for one.
+    """
+    family = families.preset(base)
+    if not family:
+        family = families.FAMILIES[checkpoint_files.read_config(base)["model_type"]]
+    if given and not family.routers:
+        raise UserError(
+            f"--router-aux-loss-coef is for models with experts, and {base} is {family.name}, "
+            "which has none; omit it"
+        )
+    if given is None and family.routers:
+        return 0.001
+    return given or 0.0
 
 
 def load_from_args(

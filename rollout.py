@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 import batching
 import data
+import experts
 import logps
 from fast import decode, kernels
 from plumbing.loading import loading
@@ -52,6 +53,7 @@ class Rollout:
 
     targets: (B, T) ids. logp, mask: (B, T) float32. lengths: (B,) long.
     finish: list of B, "stop" (an end-of-text token) or "length" (cut).
+    experts: (B, T, layers, k) int16, those that computed the state each target was drawn from.
     """
 
     targets: torch.Tensor
@@ -59,6 +61,7 @@ class Rollout:
     mask: torch.Tensor
     lengths: torch.Tensor
     finish: list[str]
+    experts: torch.Tensor | None = None
 
     def finished(self) -> torch.Tensor:
         """Find the completions that ended by themselves and were not cut: (B,) bool."""
@@ -90,7 +93,12 @@ def rollout_plain(
     uniforms = row_uniforms(seed, range(first_row, first_row + B), T)  # (B, T)
     targets, logp = torch.full((B, T), special.pad_id), torch.zeros(B, T)
     eos_ids = torch.tensor(special.eos_ids)
-    with in_eval_mode(policy), logps.autocast(core, cache_enabled=False):
+    chosen = experts.empty(core, B, T)  # (B, T, layers, k)
+    with (
+        logps.in_eval_mode(policy),
+        logps.autocast(core, cache_enabled=False),
+        experts.watching(core) as said,
+    ):
         for n, prompt in enumerate(prompts):
             rows = slice(n * G, (n + 1) * G)
             finished = torch.zeros(G, dtype=torch.bool)
@@ -114,6 +122,9 @@ def rollout_plain(
                 logits[:, special.vision_ids] = -torch.inf
                 tokens, token_logp = sample(logits.cpu(), uniforms[rows, t], sampling)  # (G,), (G,)
 
+                if chosen is not None:
+                    chosen[rows, t] = experts.take_ids(said).unflatten(0, (G, -1))[:, -1].cpu()
+
                 # append: a finished row gets padding, which nothing reads
                 targets[rows, t] = torch.where(finished, special.pad_id, tokens)
                 logp[rows, t] = torch.where(finished, 0.0, token_logp)
@@ -125,7 +136,7 @@ def rollout_plain(
                 finished |= torch.isin(tokens, eos_ids)
                 if finished.all():
                     break
-    return finish_rollout(targets, logp, special)
+    return finish_rollout(targets, logp, special, chosen)
 
 
 def sample(
@@ -168,21 +179,12 @@ def row_uniforms(seed: int, rows: Sequence[int], length: int) -> torch.Tensor:
     return draws
 
 
-@contextlib.contextmanager
-def in_eval_mode(policy: torch.nn.Module) -> Iterator[None]:
-    """Switch dropout and gradient checkpointing off, and restore the mode afterwards.
-
-    In train mode, checkpointing drops the cache and the tokens come out wrong.
-    """
-    was_training = policy.training
-    policy.eval()
-    try:
-        yield
-    finally:
-        policy.train(was_training)
-
-
-def finish_rollout(targets: torch.Tensor, logp: torch.Tensor, special: SimpleNamespace) -> Rollout:
+def finish_rollout(
+    targets: torch.Tensor,
+    logp: torch.Tensor,
+    special: SimpleNamespace,
+    chosen: torch.Tensor | None = None,
+) -> Rollout:
     """Measure sampled rows (B, T): after its first end token a row holds nothing but padding."""
     T = targets.shape[1]
     ends = torch.isin(targets, torch.tensor(special.eos_ids))  # (B, T)
@@ -191,7 +193,8 @@ def finish_rollout(targets: torch.Tensor, logp: torch.Tensor, special: SimpleNam
     mask = (torch.arange(int(lengths.max())) < lengths[:, None]).float()
     T = mask.shape[1]
     finish = ["stop" if s else "length" for s in stopped.tolist()]
-    return Rollout(targets[:, :T].clone(), logp[:, :T].clone(), mask, lengths, finish)
+    chosen = None if chosen is None else chosen[:, :T].clone()
+    return Rollout(targets[:, :T].clone(), logp[:, :T].clone(), mask, lengths, finish, chosen)
 
 
 # --- the fast rollout ---
@@ -219,7 +222,7 @@ def rollout(
     core = logps.core_of(policy)
     B, T = len(prompts) * G, sampling.max_tokens
     cut = (sampling.top_p, sampling.top_k) != (1.0, 0)
-    with in_eval_mode(policy):
+    with logps.in_eval_mode(policy), experts.watching(core) as said:
         copy, waves = plan or decode.plan_memory(
             core, prompts, G, T, decode.free_memory(core.device), cut=cut
         )
@@ -230,15 +233,29 @@ def rollout(
             )
         weights = decode.decode_weights(core, copy)
         targets, logp = torch.full((B, T), special.pad_id), torch.zeros(B, T)
+        chosen = experts.empty(core, B, T)
         for first, end, g, g_end in waves:
             rows = [n * G + i for n in range(first, end) for i in range(g, g_end)]
             draws = None
             if sampling.temperature:
                 draws = row_uniforms(seed, [first_row + b for b in rows], T)
-            targets[rows], logp[rows] = decode.Decoder(
-                core, weights, prompts[first:end], special, g_end - g, draws, sampling, sample
-            ).run()
-    return finish_rollout(targets, logp, special)
+            wave = decode.Decoder(
+                core, weights, prompts[first:end], special, g_end - g, draws, sampling, sample, said
+            )
+            targets[rows], logp[rows] = wave.run()
+            if chosen is not None:
+                chosen[rows] = wave.experts[:-1].cpu()
+    return finish_rollout(targets, logp, special, chosen)
+
+
+def micro_batches(
+    prompts: list[data.Prompt], roll: Rollout, size: int, where: torch.device
+) -> Iterator[tuple[slice, dict]]:
+    """Cut a rollout into batches of at most `size` rows, to learn from: yield (rows, batch)."""
+    for rows, batch in batching.pieces(prompts, roll.targets, roll.mask, size, where):
+        if roll.experts is not None:
+            batch["experts"] = roll.experts[rows].to(where)
+        yield rows, batch
 
 
 def prompts_ahead(

@@ -469,10 +469,11 @@ def main(args: argparse.Namespace) -> None:
     weights = {task: getattr(args, f"{task}_weight") for task in WEIGHTED}
     learned = method.tasks(weights)
     ratio = args.start_ratio if args.pair_source == "dropout_ntp" else None
+    balance = {"router_aux_loss_coef": args.router_aux_loss_coef}
     if method.prefers:
         cost = update.PairLoss(args.loss_type, args.loss_weights, args.beta, args.label_smoothing)
         build = functools.partial(method.build, most=args.max_pairs)
-        step = functools.partial(method.step, asker=asker, cost=cost)
+        step = functools.partial(method.step, asker=asker, cost=cost, **balance)
         encode = functools.partial(update.encode_row, asker=asker)
     else:
         build = functools.partial(method.build, tasks=learned, sizes=args.select_sizes)
@@ -482,6 +483,7 @@ def main(args: argparse.Namespace) -> None:
             weights=weights,
             per_example=args.per_example,
             micro_batch_size=args.micro_batch_size,
+            **balance,
         )
         encode = functools.partial(update.encode_item, asker=asker, examples=examples | warm)
     settings = update.Settings.of(args)

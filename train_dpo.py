@@ -160,7 +160,8 @@ def main(args: argparse.Namespace) -> None:
     )
     evaluation = Evaluation(args.num_samples, selects=False, seed=args.seed)
     cost = update.PairLoss(args.loss_type, args.loss_weights, args.beta, args.label_smoothing)
-    step = functools.partial(update.prefer, asker=asker, cost=cost)
+    balance = {"router_aux_loss_coef": args.router_aux_loss_coef}
+    step = functools.partial(update.prefer, asker=asker, cost=cost, **balance)
     encode = functools.partial(update.encode_row, asker=asker)
     settings = update.Settings.of(args)
     title = f"train_dpo.py --method {args.method}, {args.model}, {args.pairs}, seed {args.seed}"

@@ -33,7 +33,7 @@ if __name__ == "__main__":
 import argparse
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -42,8 +42,8 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-import batching
 import data
+import experts
 import lengths
 import logps
 import losses
@@ -186,17 +186,6 @@ def score(
     return {name: parts[name] for name in names}, failed  # in the order of --reward-weights
 
 
-def micro_batches(
-    prompts: list[data.Prompt], roll: rollout.Rollout, size: int, where: torch.device
-) -> Iterator[tuple[slice, dict]]:
-    """Cut a rollout into batches of at most `size` rows: yield (rows, batch)."""
-    B, N = len(roll.targets), len(prompts)
-    for a, b, first, last, counts in batching.micro_batches(B, size, [B // N] * N):
-        rows = slice(a, b)
-        targets, mask = roll.targets[rows], roll.mask[rows]
-        yield rows, batching.collate(prompts[first:last], targets, mask, counts, where)
-
-
 @torch.no_grad()
 def frozen_logps(policy: Module, batches: Iterable, logp_of: Callable) -> Tensor:
     """Compute log-probs of all rows without gradient, a micro-batch at a time: (B, T), CPU."""
@@ -204,17 +193,18 @@ def frozen_logps(policy: Module, batches: Iterable, logp_of: Callable) -> Tensor
 
 
 class Objective(NamedTuple):
-    """What a token costs: a row of LOSSES, its clip range, the KL's weight."""
+    """What a token costs: a row of LOSSES, its clip range, the KL's weight; and the routers'."""
 
     loss: losses.Loss
     low: float
     high: float
     beta: float
+    router_aux_loss_coef: float
 
 
 def grpo_gradient(
     policy: Module,
-    batches: Iterable,
+    batches: Callable[[], Iterable],
     logp_of: Callable,
     objective: Objective,
     adv: Tensor,
@@ -222,26 +212,29 @@ def grpo_gradient(
     weights: Tensor,
     old_logp: Tensor | None,
     ref_logp: Tensor | None,
-) -> tuple[float, Tensor, Tensor]:
-    """Add up one update's gradient, a micro-batch at a time: (loss, log-probs, entropy).
+) -> tuple[float, Tensor, Tensor, dict[str, float]]:
+    """Add up one update's gradient: (loss, log-probs, entropy, metrics of experts).
 
     adv: (B,); counted: (B, T), 1 where a token counts; weights: (B, T), of the whole update.
-    old_logp None: on-policy, the ratio is 1 and no second pass is needed. ref_logp None: no KL.
+    batches() yields the micro-batches. ref_logp None: no KL.
+    old_logp None: on-policy, the ratio is 1 and no second pass is needed.
     """
     term, low, high, beta = objective.loss.term, objective.low, objective.high, objective.beta
     loss, new_logp, entropy = 0.0, torch.zeros_like(counted), torch.zeros_like(counted)
-    for rows, batch in batches:
-        logp, spread = logp_of(policy, batch, entropy=True)  # (rows, T)
+    balance = experts.Balance(policy, objective.router_aux_loss_coef, batches)
+    for rows, batch in batches():
+        with balance.watching(batch):
+            logp, spread = logp_of(policy, batch, entropy=True)  # (rows, T)
         old = logp.detach() if old_logp is None else old_logp[rows].to(logp)
         per_token = term(logp, old, adv[rows].to(logp), counted[rows].to(logp), low, high)
         if ref_logp is not None:
             per_token = per_token + beta * losses.kl_k3(logp, ref_logp[rows].to(logp))
         part = losses.aggregate(per_token, weights[rows].to(logp))
-        part.backward()
+        (part + balance.cost()).backward()
         loss += part.item()
         new_logp[rows] = logp.detach().cpu()
         entropy[rows] = spread.cpu()
-    return loss, new_logp, entropy
+    return loss, new_logp, entropy, balance.metrics()
 
 
 def trusted_old_logp(
@@ -455,7 +448,8 @@ def main(args: argparse.Namespace) -> None:
     save_model = partial(model.save, policy, processor)
     model_bytes = model.saved_bytes(policy, processor)
     clip = losses.clip_range(args.epsilon, args.epsilon_high)
-    objective = Objective(losses.LOSSES[args.loss_type], *clip, args.beta)
+    loss_type = losses.LOSSES[args.loss_type]
+    objective = Objective(loss_type, *clip, args.beta, args.router_aux_loss_coef)
     logp_of = partial(
         logps.token_logps, temperature=args.temperature, suppress=processor.special.vision_ids
     )
@@ -520,7 +514,7 @@ def main(args: argparse.Namespace) -> None:
             if args.mask_truncated_completions:
                 counted = losses.truncation_mask(roll.mask, roll.finished())
             weights = losses.token_weights(counted, args.loss_type, limit)  # (B, T)
-            batches = partial(micro_batches, prompts, roll, size, policy.device)
+            batches = partial(rollout.micro_batches, prompts, roll, size, policy.device)
             policy.eval()  # without LoRA dropout, as in the rollout
             # None: the first update's ratio is 1. It is set in that update, for the next ones.
             old_logp = logp_without_dropout = ref_logp = None
@@ -535,15 +529,15 @@ def main(args: argparse.Namespace) -> None:
             clips = []
             for iteration in range(args.num_iterations):
                 optimizer.zero_grad()
-                loss, new_logp, entropy = grpo_gradient(
-                    policy, batches(), logp_of, objective, adv, counted, weights, old_logp, ref_logp
+                loss, new_logp, entropy, balance = grpo_gradient(
+                    policy, batches, logp_of, objective, adv, counted, weights, old_logp, ref_logp
                 )
                 # The first update's ratio is 1: its denominator is this pass itself, with dropout.
                 denominator = new_logp if old_logp is None else old_logp
                 clipped = objective.loss.clipped(new_logp, denominator, adv, counted, *clip)
                 clips.append(losses.clip_ratio(clipped, adv, counted))
                 if iteration == 0:
-                    first_logp, first_entropy = new_logp, entropy
+                    first_logp, first_entropy, first_balance = new_logp, entropy, balance
                     computed = new_logp if logp_without_dropout is None else logp_without_dropout
                     old_logp, gap, agrees = trusted_old_logp(roll.logp, computed, roll.mask, step)
                 grad_norm = update.clip_gradient(trained, args.max_grad_norm, step)
@@ -555,6 +549,7 @@ def main(args: argparse.Namespace) -> None:
                 "loss": loss,
                 **sample_metrics(roll, completions, parts, failed, scores, adv, G),
                 **policy_metrics(first_logp, first_entropy, ref_logp, counted, clips, gap),
+                **first_balance,
                 "rewards/undecided": undecided,
                 "grad_norm": grad_norm,
                 "learning_rate": run.learning_rate,

@@ -31,6 +31,7 @@ import torch
 
 import batching
 import data
+import experts
 import lengths
 import logps
 import losses
@@ -185,22 +186,22 @@ def main(args: argparse.Namespace) -> None:
             waited = time.perf_counter() - started
             # In micro-batches of about one length, prompts have less padding.
             lessons.sort(key=lambda lesson: len(lesson[0].ids) + len(lesson[1]))
-            prompts, rows, learned = zip(*lessons)
-            targets, mask = batching.pad_targets(rows, processor.special.pad_id, learned)  # (B, T)
+            prompts, texts, learned = zip(*lessons)
+            targets, mask = batching.pad_targets(texts, processor.special.pad_id, learned)  # (B, T)
             weights = losses.sft_weights(mask, args.per_example)  # (B, T), of the whole batch
 
             # 2. log-probs and gradient, a few rows at a time
             policy.train()
             optimizer.zero_grad()
             loss = 0.0
-            pieces = batching.micro_batches(N, args.micro_batch_size, [1] * N)
-            for a, b, first, last, counts in pieces:
-                batch = batching.collate(
-                    prompts[first:last], targets[a:b], mask[a:b], counts, policy.device
-                )
-                logp = logps.token_logps(policy, batch, suppress=suppress)  # (b - a, T)
-                part = losses.aggregate(losses.nll(logp), weights[a:b].to(policy.device))
-                part.backward()
+            size = args.micro_batch_size
+            pieces = partial(batching.pieces, prompts, targets, mask, size, policy.device)
+            balance = experts.Balance(policy, args.router_aux_loss_coef, pieces)
+            for rows, batch in pieces():
+                with balance.watching(batch):
+                    logp = logps.token_logps(policy, batch, suppress=suppress)  # (rows, T)
+                part = losses.aggregate(losses.nll(logp), weights[rows].to(policy.device))
+                (part + balance.cost()).backward()
                 loss += part.item()
 
             # 3. update
@@ -212,6 +213,7 @@ def main(args: argparse.Namespace) -> None:
             metrics = {
                 "loss": loss,
                 "perplexity": float(torch.tensor(loss).exp()),
+                **balance.metrics(),
                 "grad_norm": grad_norm,
                 "learning_rate": run.learning_rate,
                 "step_time": seconds,

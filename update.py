@@ -3,6 +3,7 @@
 The gradients here are those of imitation and of preferences; GRPO's is in train_grpo.py.
 """
 
+import contextlib
 import functools
 import math
 import time
@@ -15,6 +16,7 @@ import torch
 
 import batching
 import data
+import experts
 import losses
 from logps import token_logps
 from plumbing import device, disk, records, rundir
@@ -53,6 +55,7 @@ def imitate(
     weights: dict[str, float],
     per_example: bool,
     micro_batch_size: int,
+    router_aux_loss_coef: float = 0.0,
 ) -> dict[str, float]:
     """Add one update's gradient of L_SFT + L_REF + L_SEL: {metric: value}.
 
@@ -63,22 +66,31 @@ def imitate(
     prompts, rows, learned, tasks = zip(*encoded)
     targets, mask = batching.pad_targets(rows, asker.processor.special.pad_id, learned)  # (B, T)
     weighted = losses.r3v_weights(mask, tasks, weights, per_example)  # (B, T)
+
+    def batches() -> Iterator[tuple[tuple[slice, slice], dict]]:
+        for a, b, first, last, counts in batching.micro_batches(
+            len(rows), micro_batch_size, [1] * len(rows)
+        ):
+            longest = max(len(row) for row in rows[a:b])
+            cut = slice(a, b), slice(longest)
+            yield (
+                cut,
+                batching.collate(
+                    prompts[first:last], targets[cut], mask[cut], counts, policy.device
+                ),
+            )
+
     loss, spent = 0.0, torch.zeros_like(mask)
-    for a, b, first, last, counts in batching.micro_batches(
-        len(rows), micro_batch_size, [1] * len(rows)
-    ):
-        longest = max(len(row) for row in rows[a:b])
-        cut = slice(a, b), slice(longest)
-        batch = batching.collate(
-            prompts[first:last], targets[cut], mask[cut], counts, policy.device
-        )
-        logp = token_logps(policy, batch, suppress=asker.processor.special.vision_ids)
+    balance = experts.Balance(policy, router_aux_loss_coef, batches)
+    for cut, batch in batches():
+        with balance.watching(batch):
+            logp = token_logps(policy, batch, suppress=asker.processor.special.vision_ids)
         per_token = losses.nll(logp)
         part = losses.aggregate(per_token, weighted[cut].to(policy.device))
-        part.backward()
+        (part + balance.cost()).backward()
         loss += part.item()
         spent[cut] = per_token.detach().cpu()
-    metrics = {"loss": loss}
+    metrics = {"loss": loss, **balance.metrics()}
     for task in sorted(set(tasks)):
         at = [b for b in range(len(rows)) if tasks[b] == task]
         metrics[f"loss/{task}"] = float(losses.masked_mean(spent[at], mask[at]))
@@ -131,18 +143,26 @@ def encode_row(row: tuple[Pair, tuple[float, float]], asker: data.Asker) -> Enco
     return encode_pair(pair, asker, ref)
 
 
+def pair_batch(pair: EncodedPair, asker: data.Asker, where: torch.device) -> dict:
+    """Lay out [prompt | chosen | rejected]."""
+    targets, mask = batching.pad_targets(pair.rows, asker.processor.special.pad_id)  # (2, T)
+    return batching.collate([pair.prompt], targets, mask, [2], where)
+
+
 def pair_logps(
-    policy: torch.nn.Module, asker: data.Asker, pair: EncodedPair
+    policy: torch.nn.Module,
+    asker: data.Asker,
+    pair: EncodedPair,
+    watching: Callable = contextlib.nullcontext,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Compute log pi(y|x) of both responses in one pass over [prompt | chosen | rejected].
 
+    watching: experts.Balance.watching, where gradient is needed.
     Returns sums over tokens, with gradient, (2,), and lengths in tokens, (2,).
     """
-    prompt, rows, *_ = pair
-    processor = asker.processor
-    targets, mask = batching.pad_targets(rows, processor.special.pad_id)  # (2, T)
-    batch = batching.collate([prompt], targets, mask, [2], policy.device)
-    logp = token_logps(policy, batch, suppress=processor.special.vision_ids)  # (2, T)
+    batch = pair_batch(pair, asker, policy.device)
+    with watching(batch):
+        logp = token_logps(policy, batch, suppress=asker.processor.special.vision_ids)  # (2, T)
     return losses.sequence_logp(logp, batch["mask"]), batch["mask"].sum(1)
 
 
@@ -202,15 +222,21 @@ def prefer(
     state: dict,
     asker: data.Asker,
     cost: PairLoss,
+    router_aux_loss_coef: float = 0.0,
 ) -> dict[str, float]:
     """Add one update's gradient of dpo or mpo: {metric: value}.
 
     rows: of `encode_row`. state: {"total", "count"} of losses.reward_shift; it moves on.
     Raises UserError for a log-prob that is not finite.
     """
+
+    def batches() -> Iterator[tuple[EncodedPair, dict]]:
+        return ((pair, pair_batch(pair, asker, policy.device)) for pair in rows)
+
     loss, seen = 0.0, []
+    balance = experts.Balance(policy, router_aux_loss_coef, batches)
     for pair in rows:
-        logps, tokens = pair_logps(policy, asker, pair)  # (2,), (2,)
+        logps, tokens = pair_logps(policy, asker, pair, balance.watching)  # (2,), (2,)
         ref_chosen, ref_rejected = pair.ref
         ref = logps.new_tensor([ref_chosen, ref_rejected])
         scores = cost.beta * (logps.detach() - ref)
@@ -235,7 +261,7 @@ def prefer(
             delta,
         )
         part = pair_loss.sum() / len(rows)
-        part.backward()
+        (part + balance.cost()).backward()
         loss += part.item()
         seen.append([*logps.tolist(), ref_chosen, ref_rejected, float(tokens.sum())])
     chosen, rejected, ref_chosen, ref_rejected, tokens = torch.tensor(seen).T
@@ -246,6 +272,7 @@ def prefer(
         "logps/chosen_change": float((chosen - ref_chosen).mean()),
         "logps/chosen_start": float(ref_chosen.mean()),
         "delta": state["total"] / max(1, state["count"]),
+        **balance.metrics(),
         "tokens": float(tokens.sum()),
     }
 

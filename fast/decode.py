@@ -20,6 +20,7 @@ import torch.nn.functional as F
 
 import batching
 import data
+import experts
 import families
 import logps
 from fast import kernels
@@ -155,11 +156,11 @@ def fused_mlp(mlp: torch.nn.Module, core: torch.nn.Module, copy: bool) -> Functi
     """Return the MLP with gates, (B, D) -> (B, D); a mixture of experts as it is."""
     if not hasattr(mlp, "gate_proj"):
 
-        def experts(x: torch.Tensor) -> torch.Tensor:
+        def with_experts(x: torch.Tensor) -> torch.Tensor:
             with logps.autocast(core, cache_enabled=False):
                 return mlp(x[None])[0]
 
-        return experts
+        return with_experts
     gate_up = fused_linear([mlp.gate_proj, mlp.up_proj], core, copy)
     down = fused_linear([mlp.down_proj], core, copy)
 
@@ -287,7 +288,9 @@ def plan_memory(
     token = bytes_of_a_token(core)
     prefix = longest * token
     # Logits, log-probs, probabilities and their sums; with a cut, sorted too.
-    row = T * token + (60 if cut else 24) * V
+    chosen = experts.empty(core)
+    chosen_bytes = 0 if chosen is None else chosen.nbytes
+    row = T * (token + chosen_bytes) + (60 if cut else 24) * V
     head_weight = getattr(core.lm_head, "weight", None)
     head = 0
     if head_weight is not None and head_weight.dtype != dtype:
@@ -369,14 +372,16 @@ class Decoder:
         draws: torch.Tensor | None,
         sampling: object,
         sample: Callable,
+        said: list[experts.Routed] | None = None,
     ) -> None:
         """Allocate the buffers and prefill the prompts.
 
         draws: (N * G, T) uniform numbers, or None to be greedy.
         sampling, sample: rollout.Sampling and rollout.sample; rollout imports this module.
+        said: what routers say meanwhile (experts.watching).
         """
         self.core, self.weights = core, weights
-        self.sampling, self.sample = sampling, sample
+        self.sampling, self.sample, self.said = sampling, sample, said
         device, T = core.device, sampling.max_tokens
         config = core.config.text_config
         self.H, self.KV = config.num_attention_heads, config.num_key_value_heads
@@ -385,15 +390,17 @@ class Decoder:
         self.graph = None
         N, B = len(prompts), len(prompts) * G
         self.rows = bucket(B) if self.graphed else B
-        spare = self.rows - B
 
         # what the prompts share
         self.prefix = self.key_value_buffers(N, max(len(p.ids) for p in prompts))
         lengths = torch.tensor([len(p.ids) for p in prompts])
         self.prefix_lengths = lengths.to(device) if lengths.min() < lengths.max() else None
-        states = self.prefill(prompts)  # (N, D)
-        padding = states.new_zeros(spare, states.shape[1])
-        self.state = torch.cat([states.repeat_interleave(G, 0), padding])  # (rows, D)
+        states, chosen = self.prefill(prompts)  # (N, D), (N, layers, k)
+        self.state = with_spares(states.repeat_interleave(G, 0), self.rows)  # (rows, D)
+        self.chosen = self.experts = None  # of each row's state; of each state sampled from
+        if chosen is not None:
+            self.chosen = with_spares(chosen.repeat_interleave(G, 0), self.rows)
+            self.experts = chosen.new_zeros(B + 1, T, *chosen.shape[1:])
         starts = torch.tensor([p.next_position for p in prompts])
         first = int(starts.min())
         self.cos, self.sin = self.rotations(states, first, int(starts.max()) + T)
@@ -402,8 +409,8 @@ class Decoder:
         self.suffix = self.key_value_buffers(self.rows, T, zeros=self.graphed)
         prompt_of_row = torch.arange(N).repeat_interleave(G)
         starts = (starts - first)[prompt_of_row]
-        self.start = torch.cat([starts, starts.new_zeros(spare)]).to(device)  # (rows,) in cos, sin
-        self.prompt_of_row = prompt_of_row.tolist() + [None] * spare
+        self.start = with_spares(starts, self.rows).to(device)  # (rows,) in cos, sin
+        self.prompt_of_row = prompt_of_row.tolist() + [None] * (self.rows - B)
         # None: the rows of a prompt are contiguous, G each.
         self.members = self.rows_of_prompts(N, G).to(device) if self.graphed else None
         self.row_ids = torch.arange(self.rows, device=device).clamp_max(B)
@@ -460,11 +467,15 @@ class Decoder:
         signed = torch.cat([-sin[0, :, :half], sin[0, :, half:]], -1)
         return cos[0, :, None], signed[:, None]
 
-    def prefill(self, prompts: list[data.Prompt]) -> torch.Tensor:
-        """Read each prompt once: keys and values into `prefix`, and the last states (N, D) out."""
+    def prefill(self, prompts: list[data.Prompt]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Read each prompt once: keys and values into `prefix`, and the last states (N, D) out.
+
+        Returns also the experts that computed these, (N, layers, k); None if there are none.
+        """
         from transformers import DynamicCache
 
         states = [None] * len(prompts)
+        chosen = [None] * len(prompts)
         # Without autocast's cache, which would be a second copy of a fully trained model.
         with logps.autocast(self.core, cache_enabled=False):
             for indices in prefill_passes([len(p.ids) for p in prompts]):
@@ -484,9 +495,15 @@ class Decoder:
                     P = layer.keys.shape[2]
                     k[indices, :, :P] = layer.keys.to(k.dtype)
                     v[indices, :, :P] = layer.values.to(v.dtype)
+                ids = None
+                if self.said:
+                    ids = experts.take_ids(self.said).unflatten(0, out.shape[:2])
                 for i, n in enumerate(indices):
-                    states[n] = out[i, len(prompts[n].ids) - 1]
-        return torch.stack(states)
+                    last = len(prompts[n].ids) - 1
+                    states[n] = out[i, last]
+                    if ids is not None:
+                        chosen[n] = ids[i, last]
+        return torch.stack(states), None if ids is None else torch.stack(chosen)
 
     def rows_of_prompts(self, N: int, M: int) -> torch.Tensor:
         """List which rows belong to each prompt: (N, M), -1 for none."""
@@ -534,6 +551,8 @@ class Decoder:
             h = h + layer.o(attended.reshape(b, H * K))
             h = h + layer.mlp(layer.norm2(h))
         self.state[:b] = w.norm(h)
+        if self.chosen is not None:
+            self.chosen[:b] = experts.take_ids(self.said)
         self.length += 1
 
     def sample_one_token(self) -> None:
@@ -556,6 +575,8 @@ class Decoder:
         tokens = torch.where(finished, self.pad_id, tokens)
         self.targets[row_ids, self.length] = tokens
         self.logp[row_ids, self.length] = torch.where(finished, 0.0, logp)
+        if self.experts is not None:
+            self.experts[row_ids, self.length] = self.chosen[:b]
         self.tokens[:b] = tokens
         finished |= torch.isin(tokens, self.eos)
 
@@ -636,6 +657,11 @@ class Decoder:
             self.forward_one_token()
             self.sample_one_token()
         return graph
+
+
+def with_spares(rows: torch.Tensor, total: int) -> torch.Tensor:
+    """Add rows of zeros up to `total`."""
+    return torch.cat([rows, rows.new_zeros(total - len(rows), *rows.shape[1:])])
 
 
 def prefill_passes(lengths: list[int]) -> Iterator[list[int]]:

@@ -76,6 +76,9 @@ FLAG_OF_OTHERS = {
     "--use-liger-kernel": "nothing: the head is always computed in chunks",
     "--precompute-ref-log-probs": "nothing: they are always computed before the first step",
     "--importance-sampling-level": "nothing yet: importance ratios are per token",
+    "--moe-aux-loss-coef": "--router-aux-loss-coef",
+    "--moe-aux-loss-coeff": "--router-aux-loss-coef",
+    "--output-router-logits": "--router-aux-loss-coef",
     "--packing": "nothing: samples are not packed",
     "--adam-beta1": "nothing: it is 0.9",
     "--adam-beta2": "nothing: it is 0.999 (0.95 in train_sft.py)",
@@ -467,6 +470,12 @@ def add_optimization_flags(parser: Parser, learning_rate_help: str) -> Group:
         type=not_negative,
         default=1.0,
         help="clip the gradient to this norm; 0 does not clip",
+    )
+    g.add_argument(
+        "--router-aux-loss-coef",
+        type=not_negative,
+        help="models with experts: weight of the loss that makes routers use all of them alike, "
+        "which is not in the metric `loss`; default: 0.001",
     )
     g.add_argument(
         "--optim",

@@ -34,7 +34,7 @@ FLOORS = [
     ["model"],
     ["data"],
     ["batching"],
-    ["lengths"],
+    ["lengths", "experts"],
     ["fast", "fast.decode", "rollout", "update"],
     ["sampler", "heldout"],
     ["evaluate", "generate", "selftrain", "train_*", "fast.*"],
