@@ -251,6 +251,7 @@ def from_pretrained(
     if quant == "nf4":
         options["device_map"] = {"": device}
         options["quantization_config"] = four_bit_config(family, dtype)
+        loaded.say_what_stays(directory, dtype)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

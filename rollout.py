@@ -193,7 +193,8 @@ def finish_rollout(
     mask = (torch.arange(int(lengths.max())) < lengths[:, None]).float()
     T = mask.shape[1]
     finish = ["stop" if s else "length" for s in stopped.tolist()]
-    chosen = None if chosen is None else chosen[:, :T].clone()
+    if chosen is not None:
+        chosen = chosen[:, :T] * mask[..., None, None].to(chosen.dtype)
     return Rollout(targets[:, :T].clone(), logp[:, :T].clone(), mask, lengths, finish, chosen)
 
 

@@ -1,12 +1,16 @@
 """Whether a model was loaded as its checkpoint and the flags say."""
 
+import math
 from pathlib import Path
 
 import torch
 
 from plumbing import checkpoint_files
+from plumbing.device import dtype_name
 from plumbing.errors import UserError
+from plumbing.weights import read_weights
 
+NF4_BITS = 4.127  # of a weight, with double quantisation (QLoRA, arXiv:2305.14314, section 3)
 IN_4_BITS = "model.language_model.layers."  # where nf4 layers may lie
 
 
@@ -52,12 +56,20 @@ def check_quantised(model) -> None:
             f"language model ({wrong[:2]}), and not its {len(expected)}; "
             "use the versions of requirements.txt"
         )
-    experts = [p for n, p in model.named_parameters() if ".experts." in n]
-    if experts:
-        size = sum(p.numel() * p.element_size() for p in experts)
+
+
+def say_what_stays(directory: str | Path, dtype: torch.dtype) -> None:
+    """Say of a model with experts what --quant nf4 leaves in `dtype`, and what that costs.
+
+    It is said before the weights are loaded, for they may not fit.
+    """
+    weights = read_weights(Path(directory))
+    size = sum(math.prod(stored.shape) for name, stored in weights.items() if ".experts." in name)
+    if size:
         print(
-            f"--quant nf4: the experts are no linear layers and stay in {experts[0].dtype}, "
-            f"{size / 2**30:.2f} GiB"
+            f"--quant nf4: only linear layers go to 4 bits; the experts, {size / 1e9:.3g} billion "
+            f"weights, stay in {dtype_name(dtype)} and take {size * dtype.itemsize / 2**30:.3g} "
+            f"GiB (in 4 bits they would take {size * NF4_BITS / 8 / 2**30:.3g})"
         )
 
 
