@@ -181,7 +181,8 @@ class Balance:
             return
         with watching(self.core) as said:
             yield
-        self.last = load_of(said, batching.times_in_rows(batch))
+        with contextlib.nullcontext() if self.coef else torch.no_grad():
+            self.last = load_of(said, batching.times_in_rows(batch))
         new = self.last.detached()
         self.seen = self.seen.plus(new) if self.seen else new
         if "experts" in batch:

@@ -94,11 +94,8 @@ def rollout_plain(
     targets, logp = torch.full((B, T), special.pad_id), torch.zeros(B, T)
     eos_ids = torch.tensor(special.eos_ids)
     chosen = experts.empty(core, B, T)  # (B, T, layers, k)
-    with (
-        logps.in_eval_mode(policy),
-        logps.autocast(core, cache_enabled=False),
-        experts.watching(core) as said,
-    ):
+    computing = logps.autocast(core, cache_enabled=False)
+    with logps.in_eval_mode(policy), computing, experts.watching(core) as said:
         for n, prompt in enumerate(prompts):
             rows = slice(n * G, (n + 1) * G)
             finished = torch.zeros(G, dtype=torch.bool)
@@ -110,12 +107,8 @@ def rollout_plain(
             inputs = logps.embed(core, batch)  # inputs_embeds (G, P, D)
             positions = batch["positions"]  # (3, G, P)
             for t in range(T):
-                states = model(
-                    **inputs,
-                    position_ids=positions,
-                    past_key_values=cache,
-                    use_cache=True,
-                ).last_hidden_state[:, -1]  # (G, D)
+                given = {"position_ids": positions, "past_key_values": cache}
+                states = model(**inputs, **given, use_cache=True).last_hidden_state[:, -1]  # (G, D)
 
                 # sample: the last state predicts the next token
                 logits = core.lm_head(states).float()  # (G, V)
