@@ -114,9 +114,9 @@ def load_of(said: list[Routed], times: torch.Tensor) -> Load:
 
 
 def load_balancing_loss(whole: Load, part: Load) -> torch.Tensor:
-    """Compute what `part` of the tokens adds to L_aux (module docstring); its value is ().
+    """Compute what `part` of the tokens adds to L_aux of the `whole` (module docstring): ().
 
-    whole: of all tokens, whose f counts. With part = whole it is L_aux itself.
+    f is of the whole. With part = whole it is L_aux itself.
     """
     layers, E = whole.counts.shape
     f = whole.counts.sum(0) / (layers * whole.tokens)  # (E,)
@@ -127,8 +127,8 @@ def load_balancing_loss(whole: Load, part: Load) -> torch.Tensor:
 def max_violation(load: Load) -> torch.Tensor:
     """Compute MaxVio (arXiv:2408.15664): the fullest expert's load over the mean, minus 1.
 
-    It is the mean over layers. L_aux adds them up first, and does not see that in each of them
-    other experts are idle.
+    It is the mean over layers. L_aux adds the layers up first: two that each use one half of their
+    experts look even to it.
     """
     return (load.counts.amax(1) / load.counts.mean(1) - 1).mean()
 
@@ -167,7 +167,7 @@ class Balance:
     def __init__(self, policy: torch.nn.Module, coef: float, batches: Batches) -> None:
         self.core, self.coef = logps.core_of(policy), coef
         self.has_experts = bool(routers_of(self.core))
-        self.whole = self.last = self.seen = None
+        self.whole = self.last = self.seen = None  # Load: of all batches; the last; those so far
         if coef and self.has_experts:
             self.whole = count_batches(policy, batches)
         self.differing = torch.zeros(2, dtype=torch.long)  # (token, layer) pairs; tokens
