@@ -44,7 +44,7 @@ from logps import autocast, cache_features, core_of, token_logps
 from plumbing import checkpoint_files, disk
 from plumbing.errors import UserError
 from plumbing.find_model import locate, must_not_overwrite
-from plumbing.flags import Parser, add_model_flags, add_training_flags
+from plumbing.flags import Parser, add_model_flags, add_optimization_flags, add_training_flags
 from processor import load_processor
 from tasks.example import Example
 
@@ -1396,7 +1396,7 @@ def command_line(*words):
     parser = Parser("")
     add_model_flags(parser)
     add_training_flags(parser)
-    parser.add_argument("--seed", type=int, default=0)
+    add_optimization_flags(parser, "peak learning rate")
     return parser.parse_args([str(w) for w in words])
 
 
