@@ -77,9 +77,9 @@ def token_shares(counts: Sequence[float], answer_tokens: Sequence[float]) -> lis
 
 def mean_answer(asker: data.Asker, examples: Sequence[Example]) -> float:
     """Count the answer tokens of an example, as a mean: of a file all, of a toy task the first."""
-    if not data.is_endless(examples):
-        examples = lengths.shown(examples)
-    counts = [lengths.lesson_tokens(asker, e).answers for e in data.head(examples, MEASURED)]
+    is_toy = data.is_endless(examples)
+    counted = data.head(examples, MEASURED) if is_toy else lengths.shown(examples)
+    counts = [lengths.lesson_tokens(asker, example).answers for example in counted]
     return sum(counts) / len(counts)
 
 
@@ -205,13 +205,13 @@ class Curriculum:
 
     def mixed(self, number: int) -> list[tuple[int, int]]:
         """List what an epoch holds, in its order: each source goes on where it was, shuffled."""
-        spots = []
+        turns, places = [], []
         for source, (examples, count) in enumerate(zip(self.sources, self.counts)):
             own = f"{self.seed} {source}"  # two sources of one size are shuffled differently
-            places = data.places(examples, number * count, count, own)
-            spots += [(source, place) for place in places]
-        random.Random(f"mixture {self.seed} {number}").shuffle(spots)
-        return spots
+            places.append(iter(data.places(examples, number * count, count, own)))
+            turns += [source] * count
+        random.Random(f"mixture {self.seed} {number}").shuffle(turns)
+        return [(source, next(places[source])) for source in turns]
 
     def tokens(self, position: int) -> int:
         """Measure the example at a position, once."""
@@ -272,11 +272,6 @@ def of(
     every = list(sources.values())
     endless = [data.is_endless(examples) for examples in every]
     sizes = [TOY_EPOCH if e else len(examples) for e, examples in zip(endless, every)]
-    if any(endless) and len(every) > 1 and not args.mixture_weights:
-        raise UserError(
-            "--data names a toy task, which never ends, beside other sets; say with "
-            "--mixture-weights how much of each"
-        )
     counts = None if endless == [True] else sizes
     if args.mixture_weights:
         means = [mean_answer(asker, examples) for examples in every]

@@ -90,14 +90,9 @@ def groups_of(asker: Asker, examples: Sequence[Example], most: int) -> list[list
 def merged(asker: Asker, examples: Sequence[Example], most: int) -> Sequence[Example]:
     """Merge the questions on each picture into conversations; print what that saves.
 
-    most: tokens of a conversation after its first question. Raises UserError for a toy task, and
-    for a chat template that does not repeat earlier answers.
+    most: tokens of a conversation after its first question. Raises UserError for a chat template
+    that does not repeat earlier answers.
     """
-    if data.is_endless(examples):
-        raise UserError(
-            "--merge-same-image has nothing to merge in a toy task, where each question has a "
-            "picture of its own; omit it"
-        )
     groups = groups_of(asker, examples, most)
     found, saved, number = [], 0, 0
     for parts in groups:

@@ -113,6 +113,17 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
             f"--mixture-weights needs one weight for each --data: {len(args.data)}, "
             f"got {len(args.mixture_weights)}"
         )
+    is_toy = any(map(data.is_toy, args.data))
+    if is_toy and len(args.data) > 1 and not args.mixture_weights:
+        p.error(
+            "--data names a toy task, which never ends, beside other sets; say with "
+            "--mixture-weights how much of each"
+        )
+    if is_toy and args.merge_same_image:
+        p.error(
+            "--merge-same-image has nothing to merge in a toy task, where each question has a "
+            "picture of its own; omit it"
+        )
     if len(args.data) == 1:
         args.data = args.data[0]
     args.max_pixels_growth = None
