@@ -56,25 +56,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     flags.add_model_flags(p, growing=True)
     flags.add_training_flags(p)
     g = flags.add_data_flags(p, several=True)
-    g.add_argument(
-        "--mixture-weights",
-        nargs="+",
-        type=flags.above_0,
-        metavar="W",
-        help="one weight per --data: the share of the answer tokens that comes from each, of any "
-        "sum; default: every example once an epoch",
-    )
-    g.add_argument(
-        "--merge-same-image",
-        action="store_true",
-        help="make one conversation of the questions on a picture, up to --max-completion-length "
-        "tokens after the first question: the picture is read once",
-    )
-    g.add_argument(
-        "--group-by-length",
-        action="store_true",
-        help="examples of about one length share a step: less padding; an epoch stays what it is",
-    )
+    add_choosing_flags(g)
     g.add_argument(
         "--teacher",
         choices=teacher.TEACHERS,
@@ -106,8 +88,45 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     flags.add_output_flags(p)
     p.set_defaults(micro_batch_size=32)
     args = p.parse_args(argv)
+    check_choosing(p, args)
+    if len(args.data) == 1:
+        args.data = args.data[0]
+    args.max_pixels_growth = None
+    if isinstance(args.max_pixels, str):
+        args.max_pixels_growth = args.max_pixels
+        args.max_pixels = int(args.max_pixels.partition(":")[2])
+    return args
+
+
+def add_choosing_flags(g: flags.Group) -> None:
+    """What is learned when: mixtures, conversations, groups of one length."""
+    g.add_argument(
+        "--mixture-weights",
+        nargs="+",
+        type=flags.above_0,
+        metavar="W",
+        help="one weight per --data: the share of the answer tokens that comes from each, of any "
+        "sum; default: every example once an epoch",
+    )
+    g.add_argument(
+        "--merge-same-image",
+        action="store_true",
+        help="make one conversation of the questions on a picture, up to --max-completion-length "
+        "tokens after the first question: the picture is read once",
+    )
+    g.add_argument(
+        "--group-by-length",
+        action="store_true",
+        help="examples of about one length share a step: less padding; an epoch stays what it is",
+    )
+
+
+def check_choosing(p: flags.Parser, args: argparse.Namespace) -> None:
+    """Refuse mixtures and merges that mean nothing."""
     if len(set(args.data)) < len(args.data):
         p.error("--data names a set twice; raise its weight in --mixture-weights instead")
+    if args.mixture_weights and len(args.data) == 1:
+        p.error("--mixture-weights has no meaning with one --data; name several, or omit it")
     if args.mixture_weights and len(args.mixture_weights) != len(args.data):
         p.error(
             f"--mixture-weights needs one weight for each --data: {len(args.data)}, "
@@ -124,13 +143,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
             "--merge-same-image has nothing to merge in a toy task, where each question has a "
             "picture of its own; omit it"
         )
-    if len(args.data) == 1:
-        args.data = args.data[0]
-    args.max_pixels_growth = None
-    if isinstance(args.max_pixels, str):
-        args.max_pixels_growth = args.max_pixels
-        args.max_pixels = int(args.max_pixels.partition(":")[2])
-    return args
 
 
 def encode(

@@ -303,6 +303,7 @@ def test_an_epoch_of_a_mixture_has_as_many_examples_as_the_files(
 REFUSED = [
     ("--data count spatial --max-steps 1", "say with --mixture-weights how much of each"),
     ("--data {0} {0}", "names a set twice"),
+    ("--data {0} --mixture-weights 1", "no meaning with one --data"),
     ("--data {0} {1} --mixture-weights 1", "one weight for each --data: 2, got 1"),
     ("--data {0} {1} --mixture-weights 1 0", "0 is not a finite number above 0"),
     ("--data {0} {1} --mixture-weights 1 -1", "-1"),
