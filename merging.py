@@ -77,7 +77,8 @@ def groups_of(asker: Asker, examples: Sequence[Example], most: int) -> list[list
         group = growing.get(key)
         # A question's words alone have a system turn too: so this is a little too careful.
         fits = group and group.response + tokens.words <= most
-        if fits and group.whole + tokens.words <= context:
+        # The last question leaves room for an answer of any length, as every prompt does.
+        if fits and group.whole + tokens.words + most <= context:
             group.parts.append(example)
             group.response += tokens.words
             group.whole += tokens.words

@@ -148,10 +148,12 @@ def answer_of(text):
 def test_no_conversation_is_longer_than_the_context(asker, pictures):
     examples = read(pictures, [ask("a", 10**i) for i in range(12)])
     first = lengths.lesson_tokens(asker, examples[0]).whole
-    small = dataclasses.replace(asker.processor, context=first + 130)
-    found = merging.merged(dataclasses.replace(asker, processor=small), examples, 10**6)
+    processor_ = dataclasses.replace(asker.processor, context=first + 130 + 400)
+    small = dataclasses.replace(asker, processor=processor_)
+    found = merging.merged(small, examples, 400)
     assert 1 < len(found) < 12
     for example in found:
+        small.lesson(example, 400, 400)  # as train_sft.py does: it would be refused
         assert lengths.lesson_tokens(asker, example).whole <= first + 130
 
 
