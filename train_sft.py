@@ -5,6 +5,7 @@
 With --per-example it is the mean of each response, then of all. The end-of-turn token counts too.
 Differences from R1-V's SFT script: the prompt is masked out of the loss, no generation prompt
 follows the answer, and samples are not packed. Of a conversation all answers are learned.
+docs/training.md has NEFTune, mixtures, growing pictures and merged questions.
 
 On a laptop (tiny model, about seven minutes on two cores; its teacher errs on purpose, see
 tasks/teacher.py):

@@ -1,6 +1,7 @@
-#!/bin/sh
-# The table of docs/results.md, "Training practice": each flag on and off, three seeds.
-# bash recipes/practice.sh       # 10 minutes of one core; the same command goes on after a stop
+#!/usr/bin/env bash
+# Flags of supervised training on and off, three seeds: the table in docs/results.md.
+#
+#     bash recipes/practice.sh     # a quarter of an hour on one core; goes on after a stop
 set -euo pipefail
 cd "$(dirname "$0")/.."
 make install

@@ -19,7 +19,7 @@ import processor
 import tasks
 import train_sft
 from curriculum import Curriculum, Spot
-from plumbing import arguments
+from plumbing import arguments, checkpoint_files
 from plumbing.errors import UserError
 from tasks.example import Example
 
@@ -282,6 +282,7 @@ def test_all_of_it_at_once_resumes_exactly(run, tmp_path, capsys):
     assert all(sum(line[name] for name in names) == pytest.approx(1) for line in whole)
     saved = read(tmp_path / "whole" / "args.json")
     assert saved["max_pixels"] == 6272 and saved["max_pixels_growth"] == "3136:6272"
+    assert checkpoint_files.read_run(tmp_path / "whole")["data"] == saved["data"]
     size = read(tmp_path / "whole" / "preprocessor_config.json")["size"]
     assert size["longest_edge"] == 6272
     more = f"{ALL} --num-workers 2"
