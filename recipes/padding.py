@@ -2,13 +2,15 @@
 
     python recipes/padding.py --model tiny --data count --batch-size 32
 
-Prints Markdown. Padding: the share of a batch's places that hold no token.
+Prints Markdown. Padding: the share of a batch's places that hold no token. Commonest answer: the
+share of a step's examples with the gold answer that is the commonest in it.
 """
 
 import argparse
 import functools
 import math
 import sys
+from collections import Counter
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -44,10 +46,22 @@ def padding(
     return [1 - tokens / number for number in places]
 
 
+def commonest(plan: curriculum.Curriculum, steps: int) -> float:
+    """Return the share of the commonest gold answer in a step, mean over the first steps."""
+    shares = []
+    for step in range(1, steps + 1):
+        answers = Counter(plan[spot].example.answer for spot in plan.spots(step, steps))
+        shares.append(max(answers.values()) / plan.per_step)
+    return sum(shares) / steps
+
+
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p = flags.Parser(__doc__, "padding.py")
     p.add_argument("--model", default="tiny", help="whose tokens are counted")
     p.add_argument("--data", required=True, help="as for train_sft.py")
+    p.add_argument(
+        "--level", type=int, choices=[1, 2, 3], default=3, help="difficulty of toy tasks"
+    )
     p.add_argument("--batch-size", type=flags.int_from_1, default=32, help="examples per step")
     p.add_argument("--max-steps", type=flags.int_from_1, help="default: an epoch; 50 of a toy task")
     p.add_argument("--seed", type=flags.int_from_0, default=0, help="of the order")
@@ -56,7 +70,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     asker = data.Asker(processor.processor_of(args.model))
-    examples = tasks.read(args.data, args.seed, needs_answer=False, training=True)
+    examples = tasks.read(args.data, args.seed, args.level, needs_answer=False, training=True)
     N = args.batch_size
     counts = None if data.is_endless(examples) else [len(examples)]
     steps = args.max_steps or (50 if counts is None else math.ceil(len(examples) / N))
@@ -67,6 +81,8 @@ def main(args: argparse.Namespace) -> None:
     plans = [curriculum.Curriculum([examples], counts, N, args.seed, m) for m in (None, measure)]
     for size, off, on in zip(sizes, *(padding(plan, asker, steps, sizes) for plan in plans)):
         print(f"| {size} | {off:.3f} | {on:.3f} |")
+    off, on = (commonest(plan, steps) for plan in plans)
+    print(f"commonest answer in a step: {off:.3f}, with --group-by-length {on:.3f}")
 
 
 if __name__ == "__main__":
