@@ -26,7 +26,8 @@ stage $MODEL $OUT/merger $captions --lora-r 0 --freeze-vision --freeze-llm \
 # 2. LoRA on the language model; the merger learns on.
 stage $OUT/merger $OUT/llm $questions --lora-r 16 --lora-targets llm --train-merger \
     --learning-rate 1e-4 --lr-scheduler-type constant --merge-same-image
-[ -d $OUT/llm-merged ] || python model.py export --model $OUT/llm --output-dir $OUT/llm-merged
+(cd $OUT/llm-merged && sha256sum --quiet -c SHA256SUMS) 2>/dev/null \
+    || python model.py export --model $OUT/llm --output-dir $OUT/llm-merged
 
 # 3. LoRA on the tower, too, with NEFTune; linear decay to 0.
 stage $OUT/llm-merged $OUT/tower $questions --lora-r 16 --lora-targets llm vision --train-merger \
