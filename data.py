@@ -66,7 +66,7 @@ def take(examples: Sequence[Example], start: int, number: int, seed: int) -> lis
     return [examples[place] for place in places(examples, start, number, seed)]
 
 
-def places(examples: Sequence[Example], start: int, number: int, seed: int) -> list[int]:
+def places(examples: Sequence[Example], start: int, number: int, seed: int | str) -> list[int]:
     """Say where in the data the examples are that `take` takes.
 
     Every epoch is a new permutation; a stream is random and endless already.
@@ -98,7 +98,7 @@ def batches_ahead(
 
 
 @functools.lru_cache(maxsize=4)  # a step asks, and the loader for two steps later
-def epoch_order(size: int, epoch: int, seed: int) -> list[int]:
+def epoch_order(size: int, epoch: int, seed: int | str) -> list[int]:
     """Permute range(size): a pure function of (epoch, seed)."""
     order = list(range(size))
     random.Random(f"order {seed} {epoch}").shuffle(order)
@@ -125,12 +125,12 @@ def is_toy(spec: str) -> bool:
     return name in toy.TASKS and not os.path.exists(name)
 
 
-def default_eval(spec: str) -> list[str]:
+def default_eval(*specs: str) -> list[str]:
     """Choose what to evaluate on without --eval-data: a toy task's test split, or --data itself."""
-    if is_toy(spec):
-        return [f"{folders.split_name(spec)[0]}:test"]
-    print("no --eval-data: accuracy will be that on the training data, which is not held out")
-    return [spec]
+    chosen = [f"{folders.split_name(s)[0]}:test" if is_toy(s) else s for s in specs]
+    if not all(map(is_toy, specs)):
+        print("no --eval-data: accuracy will be that on the training data, which is not held out")
+    return list(dict.fromkeys(chosen))
 
 
 def reading(args: argparse.Namespace, bad: BadRecords) -> dict[str, object]:

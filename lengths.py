@@ -6,6 +6,7 @@ A token stands for at least one byte, so that a text of 300 bytes has at most 30
 import math
 import unicodedata
 from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 from tqdm import tqdm
 
@@ -73,6 +74,26 @@ def fitting_pairs(asker: Asker, pairs: Collection[Pair], bad: BadRecords = REFUS
     once = list({id(pair): pair for pair in pairs}.values())  # one may be there several times
     good = {id(pair) for pair in bad.usable(shown(once), check)}
     return [pair for pair in pairs if id(pair) in good]
+
+
+class Tokens(NamedTuple):
+    """How long a lesson of the supervised stage is, in tokens."""
+
+    whole: int  # prompt and response, pictures included
+    words: int  # the same without the pictures
+    answers: int  # those that the loss counts
+
+
+def lesson_tokens(asker: Asker, example: Example) -> Tokens:
+    """Count the tokens of what Asker.lesson would encode, by the headers of pictures."""
+    answers = target = len(asker.target(example, math.inf))
+    if example.history:
+        ids, learned = asker.earlier_answers(example, math.inf)
+        answers += int(learned.sum())
+    else:
+        ids = asker.encode(asker.render(example))
+    words = len(ids) - len(example.images) + target
+    return Tokens(words + asker.image_tokens(example), words, answers)
 
 
 def shown(items: Sequence) -> Sequence:

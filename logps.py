@@ -5,7 +5,7 @@ P prompt length; V vocabulary; D model width; H query heads, KV key/value heads,
 """
 
 import contextlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -196,11 +196,13 @@ def embed(core, batch: dict) -> dict:
     """Look up words by id, put image features at their positions: what the language model reads.
 
     batch: of batching.collate. A prompt's images are computed once, however many responses it
-    has; not at all if the batch holds `features`.
+    has; not at all if the batch holds `features`. `noise`: of neftune_noise, for training mode.
     Returns inputs_embeds (rows, S, D). With deepstack maps also visual_pos_masks (rows, S) and
     deepstack_visual_embeds, of each map what the hidden states of a layer get at its True places.
     """
     embeds = core.model.language_model.embed_tokens(batch["input_ids"])  # (rows, S, D)
+    if core.training and batch.get("noise") is not None:
+        embeds = embeds + batch["noise"].to(embeds.dtype)  # features replace it at their places
     features = batch.get("features")
     if features is None and batch["pixel_values"] is None:
         return {"inputs_embeds": embeds}
@@ -217,6 +219,27 @@ def embed(core, batch: dict) -> dict:
         inputs["visual_pos_masks"] = is_image.view(embeds.shape[:-1])
         inputs["deepstack_visual_embeds"] = maps
     return inputs
+
+
+def neftune_noise(
+    lengths: Sequence[int],
+    seeds: Sequence[int],
+    alpha: float,
+    shape: tuple[int, int],
+    device: torch.device | str = "cpu",
+) -> torch.Tensor:
+    """Draw NEFTune's noise for padded rows (arXiv:2310.05914): (rows, S, D) float32.
+
+    Uniform within alpha / sqrt(L D), of variance alpha^2 / (3 L D); 0 on padding.
+    lengths: L of each row, prompt and response, image tokens among them. shape: (S, D).
+    seeds: one a row, so that the rows of a micro-batch do not matter to each other.
+    """
+    noise = torch.zeros(len(lengths), *shape, device=device)
+    for row, length, seed in zip(noise, lengths, seeds):
+        generator = torch.Generator(device).manual_seed(seed)
+        most = alpha / (length * shape[1]) ** 0.5
+        row[:length].uniform_(-most, most, generator=generator)
+    return noise
 
 
 # --- log-probs ---

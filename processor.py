@@ -1,8 +1,9 @@
 """Text and pictures to numbers, and back: one checkpoint's tokenizer and image processor."""
 
+import copy
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,6 +28,13 @@ class Processor:
     def token_side(self) -> int:
         """Pixels across of what one image token shows."""
         return self.image_processor.patch_size * self.image_processor.merge_size
+
+    def limited(self, max_pixels: int) -> "Processor":
+        """Return one that shrinks pictures to this many pixels, and is the same otherwise."""
+        image_processor = copy.copy(self.image_processor)
+        fewest = self.image_processor.size["shortest_edge"]
+        image_processor.size = pixel_limits(max_pixels, fewest)
+        return replace(self, image_processor=image_processor)
 
     def save(self, directory: str | Path) -> None:
         """Write tokenizer, chat template and image processor, as transformers reads them."""

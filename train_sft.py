@@ -5,6 +5,7 @@
 With --per-example it is the mean of each response, then of all. The end-of-turn token counts too.
 Differences from R1-V's SFT script: the prompt is masked out of the loss, no generation prompt
 follows the answer, and samples are not packed. Of a conversation all answers are learned.
+docs/training.md has NEFTune, mixtures, growing pictures and merged questions.
 
 On a laptop (tiny model, about seven minutes on two cores; its teacher errs on purpose, see
 tasks/teacher.py):
@@ -22,19 +23,23 @@ if __name__ == "__main__":
     stopping.watch()  # before all other imports, which take seconds: Ctrl-C may come there too
 
 import argparse
+import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
 
 import batching
+import curriculum
 import data
 import experts
 import lengths
 import logps
 import losses
+import merging
 import model
 import rewards
 import rollout
@@ -46,14 +51,14 @@ from plumbing.bad_records import BadRecords
 from plumbing.errors import UserError
 from plumbing.run import Run
 from tasks import sheets, teacher
-from tasks.example import Example
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p = flags.Parser(__doc__, "train_sft.py")
-    flags.add_model_flags(p)
+    flags.add_model_flags(p, growing=True)
     flags.add_training_flags(p)
-    g = flags.add_data_flags(p)
+    g = flags.add_data_flags(p, several=True)
+    add_choosing_flags(g)
     g.add_argument(
         "--teacher",
         choices=teacher.TEACHERS,
@@ -74,18 +79,108 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         default=False,
         help="every example counts the same; default: every token",
     )
-    flags.add_optimization_flags(p, "peak learning rate; default: 1e-4 with LoRA, 1e-5 without")
+    g = flags.add_optimization_flags(p, "peak learning rate; default: 1e-4 with LoRA, 1e-5 without")
+    g.add_argument(
+        "--neftune-noise-alpha",
+        type=flags.not_negative,
+        help="NEFTune: noise on the input embeddings while training, uniform within "
+        "alpha / sqrt(tokens x width); 5 is usual; default: none",
+    )
     flags.add_evaluation_flags(p)
     flags.add_output_flags(p)
     p.set_defaults(micro_batch_size=32)
-    return p.parse_args(argv)
+    args = p.parse_args(argv)
+    check_choosing(p, args)
+    if len(args.data) == 1:
+        args.data = args.data[0]
+    args.max_pixels_growth = None
+    if isinstance(args.max_pixels, str):
+        args.max_pixels_growth = args.max_pixels
+        args.max_pixels = int(args.max_pixels.partition(":")[2])
+    return args
+
+
+def add_choosing_flags(g: flags.Group) -> None:
+    """What is learned when: mixtures, conversations, groups of one length."""
+    g.add_argument(
+        "--mixture-weights",
+        nargs="+",
+        type=flags.above_0,
+        metavar="W",
+        help="one weight per --data: the share of the answer tokens that comes from each, of any "
+        "sum; default: every example once an epoch",
+    )
+    g.add_argument(
+        "--merge-same-image",
+        action="store_true",
+        help="make one conversation of the questions on a picture, up to --max-completion-length "
+        "tokens after the first question: the picture is read once",
+    )
+    g.add_argument(
+        "--group-by-length",
+        action="store_true",
+        help="examples of about one length share a step: less padding; an epoch stays what it is",
+    )
+
+
+def check_choosing(p: flags.Parser, args: argparse.Namespace) -> None:
+    """Refuse mixtures and merges that mean nothing."""
+    if len(set(args.data)) < len(args.data):
+        p.error("--data names a set twice; raise its weight in --mixture-weights instead")
+    if args.mixture_weights and len(args.data) == 1:
+        p.error("--mixture-weights has no meaning with one --data; name several, or omit it")
+    if args.mixture_weights and len(args.mixture_weights) != len(args.data):
+        p.error(
+            f"--mixture-weights needs one weight for each --data: {len(args.data)}, "
+            f"got {len(args.mixture_weights)}"
+        )
+    is_toy = any(map(data.is_toy, args.data))
+    if is_toy and len(args.data) > 1 and not args.mixture_weights:
+        p.error(
+            "--data names a toy task, which never ends, beside other sets; say with "
+            "--mixture-weights how much of each"
+        )
+    if is_toy and args.merge_same_image:
+        p.error(
+            "--merge-same-image has nothing to merge in a toy task, where each question has a "
+            "picture of its own; omit it"
+        )
 
 
 def encode(
-    asker: data.Asker, limit: int, example: Example
-) -> tuple[data.Prompt, torch.Tensor, torch.Tensor]:
-    """Encode what is learned from an example: prompt, targets (T,), learned (T,)."""
-    return asker.lesson(example, limit, limit)
+    asker: data.Asker, limit: int, lesson: curriculum.Lesson
+) -> tuple[data.Prompt, torch.Tensor, torch.Tensor, int]:
+    """Encode what is learned from an example: prompt, targets (T,), learned (T,), its source."""
+    if lesson.max_pixels:
+        asker = replace(asker, processor=asker.processor.limited(lesson.max_pixels))
+    return *asker.lesson(lesson.example, limit, limit), lesson.source
+
+
+def pieces_of(
+    args: argparse.Namespace,
+    policy: torch.nn.Module,
+    lessons: list[tuple],
+    targets: torch.Tensor,
+    mask: torch.Tensor,
+    step: int,
+) -> Iterator[tuple[slice, dict]]:
+    """Yield (rows, batch) of every micro-batch of a step, with --neftune-noise-alpha's noise.
+
+    The noise is drawn by (seed, step, row) alone: a resumed run, or one of other micro-batches,
+    draws the same.
+    """
+    prompts = [prompt for prompt, *_ in lessons]
+    size = args.micro_batch_size
+    for rows, batch in batching.pieces(prompts, targets, mask, size, policy.device):
+        if args.neftune_noise_alpha:
+            tokens = [len(prompt.ids) + len(target) for prompt, target, *_ in lessons[rows]]
+            names = [f"neftune {args.seed} {step} {row}" for row in range(rows.start, rows.stop)]
+            seeds = [random.Random(name).getrandbits(63) for name in names]
+            width = logps.core_of(policy).config.text_config.hidden_size
+            shape = batch["input_ids"].shape[1], width
+            alpha = args.neftune_noise_alpha
+            batch["noise"] = logps.neftune_noise(tokens, seeds, alpha, shape, policy.device)
+        yield rows, batch
 
 
 def evaluate(
@@ -113,20 +208,22 @@ def draw_answers(name: str, examples: list, texts: list[str], step: int, path: P
 
 def main(args: argparse.Namespace) -> None:
     # --- setup: what can be wrong is found out before the first step ---
+    is_fixed = bool(args.max_pixels) and not args.max_pixels_growth
     resume = rundir.open_output_dir(args)
     N, out = args.batch_size, Path(args.output_dir)
     vars(args).update(data.ask_as_trained(args))
+    curriculum.check_growth(args, is_fixed)
+    specs = [args.data] if isinstance(args.data, str) else args.data
+    shown = " ".join(specs)
     bad = BadRecords(args.skip_bad_records)
     reading = data.reading(args, bad)
-    examples = tasks.read(
-        args.data, args.seed, teacher=args.teacher, needs_answer=False, training=True, **reading
-    )
+    read = partial(tasks.read, teacher=args.teacher, needs_answer=False, training=True, **reading)
+    sources = {spec: read(spec, args.seed) for spec in specs}
     is_named = bool(args.eval_data)
-    if not is_named and data.has_golds(examples):
-        args.eval_data = data.default_eval(args.data)
-    found = data.read_eval(
-        args.eval_data or [], {args.data: examples}, args.max_eval_samples, **reading
-    )
+    with_golds = [spec for spec in specs if data.has_golds(sources[spec])]
+    if not is_named and with_golds:
+        args.eval_data = data.default_eval(*with_golds)
+    found = data.read_eval(args.eval_data or [], sources, args.max_eval_samples, **reading)
     eval_sets = with_answers(found, rewards.check_gold, bad)
     for name, held_out in found.items():
         if is_named and name not in eval_sets:
@@ -136,10 +233,11 @@ def main(args: argparse.Namespace) -> None:
             )
     if not eval_sets:
         print(
-            f"{args.data} has no gold answers: accuracy cannot be measured; "
+            f"{shown} has no gold answers: accuracy cannot be measured; "
             "name questions that have them as --eval-data"
         )
-    data.must_end(args.max_steps, args.data, examples)
+    for spec, examples in sources.items():
+        data.must_end(args.max_steps, spec, examples)
 
     # --- model ---
     vars(args).update(model.resolve(args, train=True))
@@ -148,10 +246,14 @@ def main(args: argparse.Namespace) -> None:
         args.learning_rate = 1e-4 if args.lora_r else 1e-5
     asker = data.Asker(processor, args.prompt_template, args.system_prompt)
     limit = args.max_completion_length
-    examples = lengths.fitting(asker, examples, limit, targets=True, bad=bad)
+    for spec, examples in sources.items():
+        sources[spec] = lengths.fitting(asker, examples, limit, targets=True, bad=bad)
     eval_sets = lengths.fitting_sets(asker, eval_sets, limit, bad)
     bad.report(out)
-    max_steps = data.steps_of(args.max_steps, args.num_train_epochs, examples, N)
+    if args.merge_same_image:
+        sources = {spec: merging.merged(asker, e, limit) for spec, e in sources.items()}
+    plan = curriculum.of(args, asker, sources)
+    max_steps = data.steps_of(args.max_steps, args.num_train_epochs, plan.epoch, N)
     suppress = processor.special.vision_ids
     trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
     # beta2 0.95, as usual for small language models: the second moment follows sudden turns.
@@ -159,7 +261,9 @@ def main(args: argparse.Namespace) -> None:
     save_model = partial(model.save, policy, processor)
     model_bytes = model.saved_bytes(policy, processor)
     greedy = rollout.Sampling(limit, temperature=0)
-    args.num_workers = loading.workers(args.num_workers, data.is_toy(args.data), policy.device)
+    args.num_workers = loading.workers(
+        args.num_workers, all(map(data.is_toy, specs)), policy.device
+    )
     ask = partial(rollout.answer_all, policy, asker, sampling=greedy)
     ask = partial(ask, batch_size=args.eval_batch_size, num_workers=args.num_workers)
     accuracies = [f"eval/{name}/accuracy" for name in eval_sets]
@@ -167,15 +271,15 @@ def main(args: argparse.Namespace) -> None:
     # --- loop ---
     with Run(args, save_model, model_bytes, optimizer, resume, title="sft") as run:
         disk.announce(out, rundir.to_write(args, model_bytes, run.state_bytes, max_steps))
-        count = "endless, drawn here" if data.is_endless(examples) else f"{len(examples)} examples"
+        count = f"{len(plan.epoch)} examples" if plan.epoch else "endless, drawn here"
         print(f"model: {model.describe(policy)}; prompt template {args.prompt_template}")
-        print(f"data: {args.data} ({count}), {N} examples a step, {max_steps} steps")
+        print(f"data: {shown} ({count}), {N} examples a step, {max_steps} steps")
         print(
             "The loss counts response tokens only. It falls fast while the model learns to write, "
             "then slowly, then fast again when it learns to look."
         )
-        both, todo = partial(encode, asker, limit), range(run.step + 1, max_steps + 1)
-        ahead = data.batches_ahead(both, examples, todo, N, args.seed, args.num_workers)
+        both = partial(encode, asker, limit)
+        ahead = plan.batches_ahead(both, run.step, max_steps, args.num_workers)
         batches = run.enter_context(ahead)
         for step in run.steps(max_steps):
             started = time.perf_counter()
@@ -186,7 +290,7 @@ def main(args: argparse.Namespace) -> None:
             waited = time.perf_counter() - started
             # In micro-batches of about one length, prompts have less padding.
             lessons.sort(key=lambda lesson: len(lesson[0].ids) + len(lesson[1]))
-            prompts, texts, learned = zip(*lessons)
+            _, texts, learned, origins = zip(*lessons)
             targets, mask = batching.pad_targets(texts, processor.special.pad_id, learned)  # (B, T)
             weights = losses.sft_weights(mask, args.per_example)  # (B, T), of the whole batch
 
@@ -194,8 +298,7 @@ def main(args: argparse.Namespace) -> None:
             policy.train()
             optimizer.zero_grad()
             loss = 0.0
-            size = args.micro_batch_size
-            pieces = partial(batching.pieces, prompts, targets, mask, size, policy.device)
+            pieces = partial(pieces_of, args, policy, lessons, targets, mask, step)
             balance = experts.Balance(policy, args.router_aux_loss_coef, pieces)
             for rows, batch in pieces():
                 with balance.watching(batch):
@@ -220,6 +323,7 @@ def main(args: argparse.Namespace) -> None:
                 "data_time": waited,
                 "tokens_per_second": float(mask.sum()) / seconds,
             }
+            metrics |= curriculum.logged_shares(specs, origins, mask.sum(1).tolist())
             if run.due(args.eval_steps):
                 metrics |= evaluate(ask, eval_sets, step, out / "samples")
             run.log(metrics, ["loss", "grad_norm", "learning_rate", *accuracies])
@@ -231,7 +335,7 @@ def main(args: argparse.Namespace) -> None:
         # It was resumed to stop at a step that an earlier, longer run did not evaluate.
         final |= evaluate(ask, eval_sets, run.step, out / "samples")
     panels = [("loss", ["loss"]), ("gradient norm", ["grad_norm"]), ("greedy accuracy", accuracies)]
-    title = f"train_sft.py, {args.model}, {args.data}"
+    title = f"train_sft.py, {args.model}, {shown}"
     plots.plot_curve(run.history.lines, out / "curve.png", panels, title)
     results.save_after(final, list(eval_sets), run.step, out)
     print(

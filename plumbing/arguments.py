@@ -31,6 +31,7 @@ FREE_ON_RESUME = {
     "max_image_pixels",
     "num_workers",
 }
+TYPED_AS = {"max_pixels_growth": "max_pixels"}  # what --max-pixels A:B stores beside B
 OF_THIS_START = {"device", "output_dir", "resume_from_checkpoint", "argv", "run"}
 
 
@@ -43,7 +44,7 @@ def flags_given(argv=None) -> list[str]:
 
 def flag(name: str) -> str:
     """The other way round: "--max-steps" of "max_steps"."""
-    return f"--{name.replace('_', '-')}"
+    return f"--{TYPED_AS.get(name, name).replace('_', '-')}"
 
 
 def run_id(args) -> str:
@@ -124,7 +125,12 @@ def read_args(directory, ours: bool = False) -> dict:
 
 
 def same_place(now, was, directory: str | None) -> bool:
-    """Whether two paths lead to the same place: `was` was typed in another directory, perhaps."""
+    """Whether two paths lead to the same place: `was` was typed in another directory, perhaps.
+
+    Of lists, whether each of one does to that of the other.
+    """
+    if isinstance(now, list) and isinstance(was, list) and len(now) == len(was):
+        return all(a == b or same_place(a, b, directory) for a, b in zip(now, was))
     if not (isinstance(now, str) and isinstance(was, str) and directory and os.path.exists(now)):
         return False
     return os.path.realpath(now) == os.path.realpath(os.path.join(directory, was))

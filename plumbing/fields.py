@@ -145,6 +145,11 @@ def names(value) -> bool:
     return isinstance(value, list) and all(name(v) for v in value)
 
 
+def name_or_names(value) -> bool:
+    """a name or a list of names"""
+    return name(value) or names(value)
+
+
 def ranks(value) -> bool:
     """an object of whole numbers above 0"""
     return isinstance(value, dict) and all(size(v) for v in value.values())
@@ -280,7 +285,7 @@ RUN = {
     "prompt_template": name,
     "system_prompt": text,
     "box_format": box_format,
-    "data": name,
+    "data": name_or_names,
 }
 
 

@@ -80,6 +80,12 @@ FLAG_OF_OTHERS = {
     "--moe-aux-loss-coeff": "--router-aux-loss-coef",
     "--output-router-logits": "--router-aux-loss-coef",
     "--packing": "nothing: samples are not packed",
+    "--train-sampling-strategy": "--group-by-length of train_sft.py",
+    "--length-column-name": "nothing: lengths are counted in tokens",
+    "--interleave-probs": "--mixture-weights of train_sft.py, which are shares of answer tokens",
+    "--mix-strategy": "--mixture-weights of train_sft.py, which are shares of answer tokens",
+    "--image-max-pixels": "--max-pixels",
+    "--image-min-pixels": "--min-pixels",
     "--adam-beta1": "nothing: it is 0.9",
     "--adam-beta2": "nothing: it is 0.999 (0.95 in train_sft.py)",
     "--dataloader-num-workers": "--num-workers",
@@ -234,6 +240,23 @@ def int_from_0(text: str) -> int:
     return int(text)
 
 
+def above_0(text: str) -> float:
+    """argparse type: a finite number above 0."""
+    if not 0 < float(text) < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number above 0")
+    return float(text)
+
+
+def pixels_or_growth(text: str) -> int | str:
+    """argparse type: a whole number of at least 1, or two, A:B, of which the second is larger."""
+    first, colon, last = text.partition(":")
+    if not colon:
+        return int_from_1(text)
+    if not int_from_1(first) < int_from_1(last):
+        raise argparse.ArgumentTypeError(f"{text} does not grow: A:B needs A below B")
+    return f"{int(first)}:{int(last)}"
+
+
 def share(text: str) -> float:
     """argparse type: a number in (0, 1]."""
     if not 0 < float(text) <= 1:
@@ -249,10 +272,12 @@ def below_1(text: str) -> float:
 
 
 for _type, _word in (
+    (above_0, "number"),
     (below_1, "number"),
     (int_from_1, "whole number"),
     (int_from_0, "whole number"),
     (not_negative, "number"),
+    (pixels_or_growth, "whole number"),
     (share, "number"),
 ):
     _type.__name__ = _word  # argparse says "invalid whole number value: 'x'"
@@ -272,8 +297,11 @@ SCHEDULES = {  # share of the learning rate after warm-up, from progress in [0, 
 Group = argparse._ArgumentGroup
 
 
-def add_model_flags(parser: Parser) -> Group:
-    """--model and how to load it; the same in every script."""
+def add_model_flags(parser: Parser, growing: bool = False) -> Group:
+    """--model and how to load it; the same in every script.
+
+    growing: --max-pixels may grow in the course of the run.
+    """
     g = parser.add_argument_group("model")
     g.add_argument(
         "--model",
@@ -300,17 +328,19 @@ def add_model_flags(parser: Parser) -> Group:
         default="auto",
         help="auto, cpu, cuda, cuda:1, mps; auto is cuda where there is one, else cpu",
     )
-    add_seeing_flags(g)
+    add_seeing_flags(g, growing)
     return g
 
 
-def add_seeing_flags(g: Group) -> None:
+def add_seeing_flags(g: Group, growing: bool = False) -> None:
     """What of a picture the model sees, and what it is told first."""
     g.add_argument(
         "--max-pixels",
-        type=int_from_1,
+        type=pixels_or_growth if growing else int_from_1,
+        metavar="MAX_PIXELS",
         help="shrink larger images to this many pixels, 28 x 28 of which are one token (32 x 32 in "
-        "Qwen3-VL); default: as the checkpoint was trained here, else 401408 (512 tokens; 392)",
+        "Qwen3-VL); default: as the checkpoint was trained here, else 401408 (512 tokens; 392)"
+        + ("; A:B grows from A to B in five stages of the run" if growing else ""),
     )
     g.add_argument(
         "--min-pixels",
@@ -368,16 +398,20 @@ def add_training_flags(parser: Parser) -> Group:
     return g
 
 
-def add_data_flags(parser: Parser) -> Group:
-    """--data and --eval-data; the same in every script that reads examples."""
+def add_data_flags(parser: Parser, several: bool = False) -> Group:
+    """--data and --eval-data; the same in every script that reads examples.
+
+    several: --data may name more than one set.
+    """
     g = parser.add_argument_group("data")
     g.add_argument(
         "--data",
         required=True,
+        nargs="+" if several else None,
         help="a toy task (count, spatial, ground, table, geometry, table_reading, table_basics), "
         "a JSON, JSONL, parquet or Arrow file or a folder of them, or a set of the Hugging Face "
         "hub: owner/name, owner/name/config; toy tasks, folders and sets take a split: "
-        "count:test, folder:validation, owner/name:test",
+        "count:test, folder:validation, owner/name:test" + ("; one or several" if several else ""),
     )
     add_asking_flags(g)
     return g

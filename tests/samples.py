@@ -44,6 +44,19 @@ def write(folder, records, name="set.jsonl"):
     return path
 
 
+def captions(path, number, words=30):
+    """Write questions on pictures with long answers and no gold, so that nothing is evaluated."""
+    lines = []
+    for i in range(number):
+        name = f"{path.stem}{i}.png"
+        (path.parent / name).write_bytes(
+            png(56 + 28 * (i % 3), 56, ("red", "blue", "green")[i % 3])
+        )
+        solution = " ".join(f"one {i}" for _ in range(words + i))
+        lines.append({"image": name, "question": f"What is {i}?", "solution": solution})
+    return write(path.parent, lines, path.name)
+
+
 def refusal(call, *args, within=1.0, **more):
     """Give the text of the UserError that the call must raise soon: one line, not too long.
 

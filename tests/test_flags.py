@@ -188,6 +188,8 @@ def test_what_is_ours_is_not_listed_as_foreign_and_advice_names_real_flags():
         "--top-p",
         "--pairs",
         "--image-folder",
+        "--group-by-length",
+        "--mixture-weights",
     }
     for flag, advice in flags.FLAG_OF_OTHERS.items():
         assert re.fullmatch(r"--[a-z0-9-]+", flag)

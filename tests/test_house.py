@@ -35,6 +35,7 @@ FLOORS = [
     ["data"],
     ["batching"],
     ["lengths", "experts"],
+    ["curriculum", "merging"],
     ["fast", "fast.decode", "rollout", "update"],
     ["sampler", "heldout"],
     ["evaluate", "generate", "selftrain", "train_*", "fast.*"],

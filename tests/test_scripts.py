@@ -95,6 +95,11 @@ DRIFT = {
     ("--loss-type", "choices"),
     ("--loss-type", "nargs"),
     ("--loss-type", "default"),
+    # SFT: several sets, and pictures that grow
+    ("--data", "help"),
+    ("--data", "nargs"),
+    ("--max-pixels", "help"),
+    ("--max-pixels", "type"),
     ("--batch-size", "help"),  # pairs, too
     ("--max-train-samples", "help"),  # questions, or pairs
     # train_dpo.py: dpo
