@@ -86,7 +86,9 @@ def read_adapter(directory: Path) -> dict:
     if not found.get("base_model_name_or_path"):
         raise UserError(f"{file} does not name its base model; set base_model_name_or_path there")
     check(file, found, ADAPTER, remedy=f"correct it there, or {ADAPTER_REMEDY}")
-    of_lora = ("r", "target_modules") if found.get("peft_type") == "LORA" else ()
+    of_lora = ()
+    if found.get("peft_type") == "LORA":
+        of_lora = ("r",) if found.get("target_parameters") else ("r", "target_modules")
     for key in ("peft_type", *of_lora):
         if not found.get(key):
             raise UserError(f"{file} lacks {key}; {ADAPTER_REMEDY}")
@@ -163,7 +165,8 @@ def check_adapter(directory: Path, base: str) -> None:
     file = directory / "adapter_config.json"
     found = read_adapter(directory)
     base_weights = read_weights(Path(base)) if os.path.isdir(base) else {}
-    ours = [family.lora_targets for family in families.FAMILIES.values()]  # need no try
+    layers = [family.lora_layers.values() for family in families.FAMILIES.values()]
+    ours = [pattern for each in layers for pattern in (*each, "|".join(each))]  # need no try
     check_patterns(file, found, [name.removesuffix(".weight") for name in base_weights], ours)
     with contextlib.redirect_stdout(None):
         config = parsed(file, lambda _: PeftConfig.from_pretrained(directory), found)
@@ -175,13 +178,16 @@ def check_adapter(directory: Path, base: str) -> None:
     shapes = adapter_weights(directory)
     must_be_floats(directory, shapes)
     if found["peft_type"] == "LORA":
-        check_ranks(file, found, shapes)
+        words = text_of(read_config(Path(base)))[0] if os.path.isdir(base) else {}
+        check_ranks(file, found, shapes, words.get("num_experts") or 1)
 
 
-def check_ranks(file: Path, found: dict, shapes: dict) -> None:
-    """Compare the rank of a LoRA with the shapes of its weights."""
+def check_ranks(file: Path, found: dict, shapes: dict, experts: int) -> None:
+    """Compare the rank of a LoRA with the shapes of its weights. experts: of a layer."""
     downward = {key: stored.shape for key, stored in shapes.items() if ".lora_A." in key}
     allowed = {found["r"], *(found.get("rank_pattern") or {}).values()}
+    if found.get("target_parameters"):  # a layer's experts lie one after the other
+        allowed |= {rank * experts for rank in allowed}
     for key, shape in downward.items():
         if shape[0] not in allowed:
             raise UserError(
@@ -221,13 +227,64 @@ def parsed(file: Path, read: Callable, found: dict):
         ) from None
 
 
-def check_model(directory: Path) -> None:
-    """Check that config.json, generation_config.json and weights fit, before memory is taken."""
+# --- checkpoints that somebody else has quantised ---
+
+
+def quantised_by(config: dict) -> str | None:
+    """Name the method that a config.json says its weights were quantised by, None for whole ones.
+
+    "bitsandbytes" alone can be loaded. "quantization" without a method is MLX's.
+    """
+    text = config.get("text_config") or {}
+    for found in (config, text):
+        for key in ("quantization_config", "compression_config", "quantization"):
+            settings = found.get(key)
+            if not settings:
+                continue
+            settings = settings if isinstance(settings, dict) else {}
+            method = settings.get("quant_method")
+            in_bits = [name for name in ("load_in_4bit", "load_in_8bit") if settings.get(name)]
+            return method or ("bitsandbytes" if in_bits else "an unnamed method")
+    return None
+
+
+def must_be_loadable(directory: Path, full: bool) -> None:
+    """Raise UserError for weights that others have quantised, but bitsandbytes' for inference.
+
+    full: all weights will train. With LoRA bitsandbytes' weights are as good as --quant nf4's.
+    """
+    method = quantised_by(read_config(directory))
+    if method and method != "bitsandbytes":
+        must_be_whole(directory, "only weights of bitsandbytes can be read")
+    if method and full:
+        raise UserError(
+            f"{directory}/config.json: these weights were quantised by {method}, and cannot be "
+            "trained themselves; add --lora-r 16, or name the checkpoint that is not quantised"
+        )
+
+
+def must_be_whole(directory: Path, why: str) -> None:
+    """Raise UserError for weights that others have quantised."""
+    method = quantised_by(read_config(directory))
+    if method:
+        raise UserError(
+            f"{directory}/config.json: these weights were quantised by {shown(method)}, and {why}; "
+            "fetch the checkpoint that is not quantised, and name it (an adapter's base: in "
+            "base_model_name_or_path of its adapter_config.json); --quant nf4 makes it as small"
+        )
+
+
+def check_model(directory: Path, full: bool = False) -> None:
+    """Check that config.json, generation_config.json and weights fit, before memory is taken.
+
+    full: all weights will train.
+    """
     from transformers import GenerationConfig
 
     directory = Path(directory)
     file = directory / "config.json"
     found = read_config(directory)
+    must_be_loadable(directory, full)
     family = families.FAMILIES[found["model_type"]]
     config = parsed(file, family.config_class().from_dict, found)
     must_divide(file, family, config.text_config, config.vision_config)

@@ -265,6 +265,7 @@ ADAPTER = {
     "target_modules": modules,
     "exclude_modules": modules,
     "modules_to_save": names,
+    "target_parameters": names,
     "rank_pattern": ranks,
     "alpha_pattern": scales,
     "use_rslora": switch,
