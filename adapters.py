@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import torch
 
+import expert_lora
 import families
 from plumbing import checkpoint_files, disk, fields, loaded
 from plumbing.arguments import flag
@@ -213,6 +214,7 @@ def shown_targets(config: dict, parts: list[str] | None) -> str:
 def add_adapter(model, train: argparse.Namespace | SimpleNamespace, seed: int, dtype: torch.dtype):
     """Put a fresh adapter on a model, drawn from `seed`. dtype: what the model computes in."""
     from peft import LoraConfig, get_peft_model
+    from peft.utils.integrations import dequantize_module_weight
 
     parts = parts_of(train.lora_targets, model.family)
     check_fit(train, parts)
@@ -227,15 +229,21 @@ def add_adapter(model, train: argparse.Namespace | SimpleNamespace, seed: int, d
         **settings_of(parts, train.train_merger, model),
     )
     policy = get_peft_model(model, config)
+    compute_as_base(policy, dtype)
     for layer, name in dora_layers(policy):
         # PEFT measured them in the type of the base: the first step would not be the base's.
-        magnitude = dora_norms(layer, name, layer_weight(layer), dtype).float()
-        layer.lora_magnitude_vector[name].weight.data = magnitude
+        weight = dequantize_module_weight(layer.get_base_layer())
+        layer.lora_magnitude_vector[name].weight.data = dora_norms(layer, name, weight, dtype)
     return policy
 
 
-def load_adapter(model, adapter: Path, train: argparse.Namespace | SimpleNamespace | None):
-    """Load the adapter of a directory around `model`: a PeftModel, trainable if `train`."""
+def load_adapter(
+    model, adapter: Path, train: argparse.Namespace | SimpleNamespace | None, dtype: torch.dtype
+):
+    """Load the adapter of a directory around `model`: a PeftModel, trainable if `train`.
+
+    dtype: what the model computes in.
+    """
     from peft import PeftModel
     from safetensors import SafetensorError
 
@@ -272,7 +280,31 @@ def load_adapter(model, adapter: Path, train: argparse.Namespace | SimpleNamespa
             for dropout in getattr(module, "lora_dropout", {}).values():
                 if isinstance(dropout, torch.nn.Dropout):
                     dropout.p = train.lora_dropout
+    compute_as_base(policy, dtype)
     return policy
+
+
+def add_reference(policy, adapter: Path) -> list[torch.nn.Parameter]:
+    """Load the adapter that training starts from once more, frozen, as "reference"."""
+    with whole_copies(policy, checkpoint_files.read_adapter(adapter)):
+        policy.load_adapter(str(adapter), adapter_name="reference", is_trainable=False)
+    policy.set_adapter("default")  # load_adapter leaves requires_grad off: switch back
+    measure_in_float32(policy)
+    frozen = [p for name, p in policy.named_parameters() if ".reference." in name]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    return frozen
+
+
+def compute_as_base(policy, dtype: torch.dtype) -> None:
+    """Correct what PEFT computes otherwise than the layer beneath would."""
+    expert_lora.compute_beside(policy)
+    measure_in_float32(policy)
+    if dtype == torch.float32:
+        return
+    for layer in {layer for layer, _ in dora_layers(policy)}:
+        # On 4-bit layers DoRA puts out float32, and all that follows would be in float32.
+        layer.register_forward_hook(lambda module, given, out: out.to(dtype))
 
 
 @contextlib.contextmanager
@@ -308,28 +340,31 @@ def dora_layers(policy) -> Iterator[tuple[torch.nn.Module, str]]:
             yield module, name
 
 
-def layer_weight(layer: torch.nn.Module) -> torch.Tensor:
-    """Return the weight under an adapter, (out, in), dequantised."""
-    from peft.utils.integrations import dequantize_module_weight
+def measure_in_float32(policy) -> None:
+    """Let PEFT's DoRA measure weights in float32: in bfloat16 lengths are off by 0.4 %."""
+    for layer, name in dora_layers(policy):
+        layer.lora_magnitude_vector[name].get_weight_norm = weight_norm
 
-    return dequantize_module_weight(layer.get_base_layer())
+
+def weight_norm(
+    weight: torch.Tensor, lora_weight: torch.Tensor, scaling: float, adapter_name: str | None = None
+) -> torch.Tensor:
+    """Compute |W + s B A| of each output, DoRA's eq. 5: (out,) float32.
+
+    weight: W; lora_weight: B A; both (out, in).
+    """
+    return torch.linalg.norm(weight.float() + scaling * lora_weight.float(), dim=1)
 
 
 def dora_norms(
     layer: torch.nn.Module, name: str, weight: torch.Tensor, dtype: torch.dtype
 ) -> torch.Tensor:
-    """Compute |W + s B A| of each output, DoRA's eq. 5, as PEFT's forward pass does.
+    """Compute a layer's `weight_norm` as its forward pass does: (out,) float32.
 
-    weight: W, (out, in). dtype: what the model computes in. Returns (out,).
+    weight: (out, in), dequantised. dtype: what the model computes in.
     """
     A, B = layer.lora_A[name].weight.detach(), layer.lora_B[name].weight.detach()
-    if dtype != torch.float32:  # autocast's products
-        A, B = A.to(dtype), B.to(dtype)
-    # Under autocast 4-bit layers leave their input as it is, others cast it to the adapter's type.
-    in_4_bits = type(layer.get_base_layer()).__name__ == "Linear4bit"
-    of_input = dtype if in_4_bits else layer.lora_A[name].weight.dtype
-    change = layer.scaling[name] * (B @ A).to(of_input)
-    return torch.linalg.norm(weight.to(of_input) + change, dim=1)
+    return weight_norm(weight, B.to(dtype) @ A.to(dtype), layer.scaling[name])
 
 
 # --- full fine-tuning ---

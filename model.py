@@ -141,7 +141,7 @@ def load(
     model.requires_grad_(False)
     policy = model
     if adapter:
-        policy = adapters.load_adapter(model, adapter, train)
+        policy = adapters.load_adapter(model, adapter, train, dtype)
     elif lora_r:
         policy = adapters.add_adapter(model, train, seed, dtype)
         if not preset and not Path(name).is_dir():  # the hub's name, not this machine's cache
@@ -314,12 +314,7 @@ class Reference:
         _, adapter = locate(model)
         if adapter:
             rundir.check_model_files(adapter)
-            with adapters.whole_copies(policy, checkpoint_files.read_adapter(adapter)):
-                policy.load_adapter(str(adapter), adapter_name="reference", is_trainable=False)
-            policy.set_adapter("default")  # load_adapter leaves requires_grad off: switch back
-            self.frozen_adapter = [p for n, p in policy.named_parameters() if ".reference." in n]
-            for parameter in self.frozen_adapter:
-                parameter.requires_grad_(False)
+            self.frozen_adapter = adapters.add_reference(policy, adapter)
         elif not hasattr(policy, "get_base_model"):
             core = logps.core_of(policy)
             # float32 under autocast, as the policy is: else the KL starts at rounding noise, not 0.
