@@ -68,8 +68,8 @@ def decide(
             decided[name] = has[name] if getattr(args, name) is None else getattr(args, name)
         return decided
     if lora_r:
-        decided["lora_targets"] = parts_of(args.lora_targets, family_of(base))
-        check_fit(args, decided["lora_targets"])
+        decided["lora_targets"] = args.lora_targets or ["llm"]
+        check_fit(args, parts_of(args.lora_targets, family_of(base)))
     for name in ("use_dora", "use_rslora", "train_merger"):
         decided[name] = bool(getattr(args, name))
     return decided
@@ -182,16 +182,16 @@ def must_agree(
             asked = parts_of(asked, family)
         if asked is None or asked == value:
             continue
-        if isinstance(value, bool):
+        said = f"{flag(name)} {' '.join(asked) if isinstance(asked, list) else asked}"
+        if name == "lora_r":
+            is_so = f"has rank {value}"
+        elif name == "lora_alpha":
+            is_so = f"has lora_alpha {value}"
+        elif name == "lora_targets":
+            is_so = f"is on {shown_targets(config, value)}"
+        else:
             said = flag(name) if asked else flag(f"no_{name}")
             is_so = f"was made {'with' if value else 'without'} it"
-        else:
-            said = f"{flag(name)} {' '.join(asked) if isinstance(asked, list) else asked}"
-            is_so = {
-                "lora_r": f"has rank {value}",
-                "lora_alpha": f"has lora_alpha {value}",
-                "lora_targets": f"is on {shown_targets(config, value)}",
-            }[name]
         raise UserError(
             f"{said}, but the adapter in {adapter} {is_so}; omit {flag(name)}, or merge it first: "
             f"python model.py export --model {adapter} --output-dir merged"

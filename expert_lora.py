@@ -1,8 +1,8 @@
 """LoRA on a mixture's experts, computed beside their weights.
 
-PEFT (lora.ParamWrapper) adds B A to a copy of all experts of a layer at every forward pass. In
-bfloat16 that rounds away most of a young adapter, and the copy takes as much memory as the experts.
-Here an expert's product and its adapter's are added up, as in any linear layer with LoRA:
+PEFT (lora.ParamWrapper) adds B A to a copy of all experts of a layer at every forward pass, so at
+every token of a rollout, too; training keeps the copies of all layers for the backward pass. Here
+an expert's product and its adapter's are added up, as in any linear layer with LoRA:
 
     y = x W_e' + s (x A_e') B_e'
 

@@ -130,7 +130,8 @@ def load(
         model, processor = load_tiny(preset, dtype, device, quant, full, seed)
         processor.image_processor.size = pixel_limits(max_pixels, min_pixels)
     else:
-        checkpoint_files.check_model(base, full)  # first: a second, and the weights take minutes
+        # First: it takes a second, and the weights minutes.
+        checkpoint_files.check_model(base, full, quant)
         if adapter:
             adapters.check_adapter(adapter, base, train)
         processor = load_processor(base, max_pixels, min_pixels)

@@ -11,6 +11,7 @@ import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import families
 from plumbing import disk
@@ -54,6 +55,9 @@ def read_config(directory: Path) -> dict:
             f"name a checkpoint of {families.known()}"
         )
     check(file, found, CONFIG)
+    method = quantised_by(found)
+    if method not in (None, "bitsandbytes"):
+        refuse_quantised(file, method, "only those of bitsandbytes can be read")
     words, under = text_of(found)
     check(file, words, TEXT_CONFIG, under)
     for key in ("rope_scaling", "rope_parameters"):
@@ -93,6 +97,60 @@ def read_adapter(directory: Path) -> dict:
         if not found.get(key):
             raise UserError(f"{file} lacks {key}; {ADAPTER_REMEDY}")
     return found
+
+
+# --- weights that somebody else has quantised ---
+
+
+def quantised_by(config: dict) -> str | None:
+    """Name the method that a config.json says its weights were quantised by, None for whole ones.
+
+    A method without a name is MLX's.
+    """
+    for found in (config, config.get("text_config") or {}):
+        for key in ("quantization_config", "compression_config", "quantization"):
+            if not found.get(key):
+                continue
+            settings = found[key] if isinstance(found[key], dict) else {}
+            of_bitsandbytes = settings.get("load_in_4bit") or settings.get("load_in_8bit")
+            unnamed = "bitsandbytes" if of_bitsandbytes else "an unnamed method"
+            return settings.get("quant_method") or unnamed
+    return None
+
+
+def refuse_quantised(file: Path, method: object, why: str) -> NoReturn:
+    """Raise UserError for weights that others have quantised."""
+    raise UserError(
+        f"{file}: these weights were quantised by {shown(method)}, and {why}; fetch the checkpoint "
+        "that is not quantised, and name it (an adapter's base: in base_model_name_or_path of its "
+        "adapter_config.json); --quant nf4 makes it as small"
+    )
+
+
+def must_be_whole(directory: Path, why: str) -> None:
+    """Raise UserError for weights that others have quantised, by whatever method."""
+    method = quantised_by(read_config(directory))
+    if method:
+        refuse_quantised(Path(directory) / "config.json", method, why)
+
+
+def check_quantised(file: Path, found: dict, full: bool, quant: str) -> None:
+    """Raise UserError for a use that weights quantised by bitsandbytes do not allow.
+
+    They are for inference, and for LoRA.
+    """
+    said = f"{file}: these weights were quantised by bitsandbytes"
+    in_8_bits = (found.get("quantization_config") or {}).get("load_in_8bit")
+    if quantised_by(found) and full:
+        raise UserError(
+            f"{said}, and cannot be trained themselves; add --lora-r 16, or name the checkpoint "
+            "that is not quantised"
+        )
+    if in_8_bits and quant == "nf4":
+        raise UserError(
+            f"{said} to 8 bits, and --quant nf4 wants whole ones; use --quant none, or name the "
+            "checkpoint that is not quantised"
+        )
 
 
 # --- settings as transformers reads them ---
@@ -227,64 +285,17 @@ def parsed(file: Path, read: Callable, found: dict):
         ) from None
 
 
-# --- checkpoints that somebody else has quantised ---
-
-
-def quantised_by(config: dict) -> str | None:
-    """Name the method that a config.json says its weights were quantised by, None for whole ones.
-
-    "bitsandbytes" alone can be loaded. "quantization" without a method is MLX's.
-    """
-    text = config.get("text_config") or {}
-    for found in (config, text):
-        for key in ("quantization_config", "compression_config", "quantization"):
-            settings = found.get(key)
-            if not settings:
-                continue
-            settings = settings if isinstance(settings, dict) else {}
-            method = settings.get("quant_method")
-            in_bits = [name for name in ("load_in_4bit", "load_in_8bit") if settings.get(name)]
-            return method or ("bitsandbytes" if in_bits else "an unnamed method")
-    return None
-
-
-def must_be_loadable(directory: Path, full: bool) -> None:
-    """Raise UserError for weights that others have quantised, but bitsandbytes' for inference.
-
-    full: all weights will train. With LoRA bitsandbytes' weights are as good as --quant nf4's.
-    """
-    method = quantised_by(read_config(directory))
-    if method and method != "bitsandbytes":
-        must_be_whole(directory, "only weights of bitsandbytes can be read")
-    if method and full:
-        raise UserError(
-            f"{directory}/config.json: these weights were quantised by {method}, and cannot be "
-            "trained themselves; add --lora-r 16, or name the checkpoint that is not quantised"
-        )
-
-
-def must_be_whole(directory: Path, why: str) -> None:
-    """Raise UserError for weights that others have quantised."""
-    method = quantised_by(read_config(directory))
-    if method:
-        raise UserError(
-            f"{directory}/config.json: these weights were quantised by {shown(method)}, and {why}; "
-            "fetch the checkpoint that is not quantised, and name it (an adapter's base: in "
-            "base_model_name_or_path of its adapter_config.json); --quant nf4 makes it as small"
-        )
-
-
-def check_model(directory: Path, full: bool = False) -> None:
+def check_model(directory: Path, full: bool = False, quant: str = "none") -> None:
     """Check that config.json, generation_config.json and weights fit, before memory is taken.
 
-    full: all weights will train.
+    full: all weights will train. quant: how they are asked for.
     """
     from transformers import GenerationConfig
 
     directory = Path(directory)
     file = directory / "config.json"
     found = read_config(directory)
-    must_be_loadable(directory, full)
+    check_quantised(file, found, full, quant)
     family = families.FAMILIES[found["model_type"]]
     config = parsed(file, family.config_class().from_dict, found)
     must_divide(file, family, config.text_config, config.vision_config)
