@@ -130,8 +130,7 @@ def load(
         model, processor = load_tiny(preset, dtype, device, quant, full, seed)
         processor.image_processor.size = pixel_limits(max_pixels, min_pixels)
     else:
-        # First: it takes a second, and the weights minutes.
-        checkpoint_files.check_model(base, full, quant)
+        checkpoint_files.check_model(base, full, quant)  # a second; the weights take minutes
         if adapter:
             adapters.check_adapter(adapter, base, train)
         processor = load_processor(base, max_pixels, min_pixels)

@@ -236,8 +236,10 @@ def check_adapter(directory: Path, base: str) -> None:
     shapes = adapter_weights(directory)
     must_be_floats(directory, shapes)
     if found["peft_type"] == "LORA":
-        words = text_of(read_config(Path(base)))[0] if os.path.isdir(base) else {}
-        check_ranks(file, found, shapes, words.get("num_experts") or 1)
+        words, _ = text_of(read_config(Path(base)) if os.path.isdir(base) else {})
+        # transformers 5 saves num_experts as num_local_experts.
+        experts = words.get("num_experts") or words.get("num_local_experts") or 1
+        check_ranks(file, found, shapes, experts)
 
 
 def check_ranks(file: Path, found: dict, shapes: dict, experts: int) -> None:

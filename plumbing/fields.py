@@ -200,6 +200,7 @@ TEXT_CONFIG = {
     "num_key_value_heads": size,
     "head_dim": size,
     "num_experts": size,
+    "num_local_experts": size,
     "num_experts_per_tok": size,
     "moe_intermediate_size": size,
     "attention_bias": switch,

@@ -364,6 +364,18 @@ def base_output(wrapper, given):
     return wrapper.get_base_layer()(*given)
 
 
+def test_experts_of_a_checkpoint_that_was_saved_here(made, tmp_path):
+    """transformers 5 writes num_experts of config.json as num_local_experts."""
+    modeling.save(*modeling.load(str(made(MOE[0]))), tmp_path / "base")
+    train = flags(lora_r=4, lora_targets=["experts"])
+    policy, processor = modeling.load(str(tmp_path / "base"), train=train)
+    moved(policy)
+    modeling.save(policy, processor, tmp_path / "adapter")
+    again, _ = modeling.load(str(tmp_path / "adapter"))
+    batch = small_batch(processor)
+    assert torch.equal(logps_of(policy, batch), logps_of(again, batch))
+
+
 # --- killed and resumed ---
 
 SMALL = "--data count --max-completion-length 12 --max-eval-samples 1 --save-steps 1"
