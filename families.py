@@ -29,8 +29,9 @@ class Family(NamedTuple):
     chat_template: str  # for a checkpoint that brings none
     text_tokens: tuple[str, ...]  # end of text, start of turn, end of turn, ...
     vision_tokens: tuple[str, ...]  # start, end, pad, image, video
-    lora_targets: str  # regular expression of the full names of the layers that LoRA adapts
-    routers: str | None  # likewise of what sends tokens to experts; None: it has no experts
+    lora_layers: dict[str, str]  # {word of --lora-targets: regular expression of full names}
+    experts: tuple[str, ...]  # ends of the full names of their parameters, of three dimensions
+    routers: str | None  # regular expression of full names; None: it has no experts
     keep_unquantised: list[str]  # beginnings of the full names of what stays out of 4 bits
     mergers: tuple[str, ...]  # beginnings of the full names of what leads from tower to words
     box_format: str  # how published checkpoints write boxes
@@ -161,6 +162,16 @@ def qwen2_vl_tower(vision) -> Shapes:
     }
 
 
+# Full names: the short ones alone also hit the vision tower of Qwen2.5-VL.
+WORDS_LAYERS = r"model\.language_model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj"
+
+
+def layers_with(mlp: str) -> dict[str, str]:
+    """Make the lora_layers of a family. mlp: the linear layers of a tower block's MLP."""
+    tower = rf"model\.visual\.blocks\.\d+\.(attn\.(qkv|proj)|mlp\.{mlp})"
+    return {"llm": WORDS_LAYERS, "vision": tower}
+
+
 QWEN2_VL = Family(
     model_type="qwen2_vl",
     name="Qwen2-VL",
@@ -194,8 +205,8 @@ QWEN2_VL = Family(
         "<|image_pad|>",
         "<|video_pad|>",
     ),
-    # Full names: the short ones alone also hit the vision tower of Qwen2.5-VL.
-    lora_targets=r"model\.language_model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj",
+    lora_layers=layers_with(r"fc[12]"),
+    experts=(),
     routers=None,
     # bitsandbytes matches from the start of the full name: "visual" alone would skip nothing.
     keep_unquantised=["model.visual", "lm_head"],
@@ -252,6 +263,7 @@ QWEN2_5_VL = QWEN2_VL._replace(
     model_type="qwen2_5_vl",
     name="Qwen2.5-VL",
     classes="Qwen2_5_VL",
+    lora_layers=layers_with(r"(gate|up|down)_proj"),
     box_format="resized",
     tower_width="hidden_size",
     tower_out="out_hidden_size",
@@ -294,6 +306,7 @@ QWEN3_VL = QWEN2_5_VL._replace(
     classes="Qwen3VL",
     image_processor={"patch_size": 16, "image_mean": [0.5] * 3, "image_std": [0.5] * 3},
     chat_template=QWEN2_VL.chat_template.replace(SYSTEM_TURN, ""),
+    lora_layers=layers_with(r"linear_fc[12]"),
     mergers=("model.visual.merger", "model.visual.deepstack_merger_list"),
     box_format="norm1000",
     has_head_dim=True,
@@ -340,6 +353,7 @@ QWEN3_VL_MOE = QWEN3_VL._replace(
     model_type="qwen3_vl_moe",
     name="Qwen3-VL with experts",
     classes="Qwen3VLMoe",
+    experts=("mlp.experts.gate_up_proj", "mlp.experts.down_proj"),
     routers=r"model\.language_model\.layers\.\d+\.mlp\.gate",
     text_shapes=moe_shapes,
     tiny_text=QWEN3_VL.tiny_text

@@ -39,9 +39,10 @@ from processor import Processor, load_processor, pixel_limits, tiny_processor
 def resolve(
     args: argparse.Namespace, train: bool = False, needs_training: str | None = None
 ) -> dict[str, object]:
-    """Decide what flags left open: quant, lora_r, pixel limits, device, dtype.
+    """Decide what flags left open: quant, what trains, pixel limits, device, dtype.
 
-    Returns {flag: value} for main to store. lora_r and router_aux_loss_coef only for `train`.
+    Returns {flag: value} for main to store. What trains, and router_aux_loss_coef, only for
+    `train`.
     needs_training: the sentence to stop with if --model is an untrained preset.
     UserError for flags that do not fit the model, or a directory that must not be written.
     """
@@ -67,7 +68,7 @@ def resolve(
             )
     decided = {"quant": quant}
     if train:
-        decided["lora_r"] = adapters.lora_rank(args, base, adapter, quant)
+        decided |= adapters.decide(args, base, adapter, quant)
         decided["router_aux_loss_coef"] = router_coef(args.router_aux_loss_coef, base)
     # The same pictures in evaluation as in training.
     decided["max_pixels"] = args.max_pixels or trained_with.get("max_pixels") or MAX_PIXELS
@@ -130,8 +131,8 @@ def load(
     """Load (policy, processor) from --model.
 
     policy: the family's model class, or a PeftModel around one.
-    train: None for inference; else the flags lora_*, freeze_* and gradient_checkpointing. What
-    trains is the adapter that --model names, a fresh one of --lora-r, or all weights.
+    train: None for inference; else the flags of flags.add_training_flags. What trains is the
+    adapter that --model names, a fresh one of --lora-r, or all weights.
     quant "nf4": the language model's linear layers in 4 bits, but not tower and head.
     Trained weights are float32 whatever `dtype` is, and compute under autocast in `dtype`.
     UserError for whatever does not fit.
@@ -149,9 +150,9 @@ def load(
         model, processor = load_tiny(preset, dtype, device, quant, full, seed)
         processor.image_processor.size = pixel_limits(max_pixels, min_pixels)
     else:
-        checkpoint_files.check_model(base)  # first: it takes a second, and the weights minutes
+        checkpoint_files.check_model(base, full, quant)  # a second; the weights take minutes
         if adapter:
-            checkpoint_files.check_adapter(adapter, base)
+            adapters.check_adapter(adapter, base, train)
         processor = load_processor(base, max_pixels, min_pixels)
         stored = torch.float32 if full else dtype
         model = from_pretrained(base, processor.family, stored, device, quant)
@@ -160,9 +161,9 @@ def load(
     model.requires_grad_(False)
     policy = model
     if adapter:
-        policy = adapters.load_adapter(model, adapter, train)
+        policy = adapters.load_adapter(model, adapter, train, dtype)
     elif lora_r:
-        policy = adapters.add_adapter(model, train, seed)
+        policy = adapters.add_adapter(model, train, seed, dtype)
         if not preset and not Path(name).is_dir():  # the hub's name, not this machine's cache
             policy.peft_config["default"].base_model_name_or_path = name
     if full:
@@ -334,11 +335,7 @@ class Reference:
         _, adapter = locate(model)
         if adapter:
             rundir.check_model_files(adapter)
-            policy.load_adapter(str(adapter), adapter_name="reference", is_trainable=False)
-            policy.set_adapter("default")  # load_adapter leaves requires_grad off: switch back
-            self.frozen_adapter = [p for n, p in policy.named_parameters() if ".reference." in n]
-            for parameter in self.frozen_adapter:
-                parameter.requires_grad_(False)
+            self.frozen_adapter = adapters.add_reference(policy, adapter)
         elif not hasattr(policy, "get_base_model"):
             core = logps.core_of(policy)
             # float32 under autocast, as the policy is: else the KL starts at rounding noise, not 0.
@@ -378,15 +375,16 @@ class Reference:
 
 
 def describe(policy) -> str:
-    """Say in one line how many parameters there are, how many train, and where."""
+    """Say in one line how many parameters there are, how many and which train, and where."""
     total = 0
     for parameter in policy.parameters():
         # Two weights of 4 bits share an element.
         total += parameter.numel() * (2 if type(parameter).__name__ == "Params4bit" else 1)
     trained = sum(p.numel() for p in policy.parameters() if p.requires_grad)
+    which = f" ({adapters.what_trains(policy)})" if trained else ""
     core = logps.core_of(policy)
     return (
-        f"{total / 1e6:.2f} M parameters, {trained / 1e6:.2f} M trained, "
+        f"{total / 1e6:.2f} M parameters, {trained / 1e6:.2f} M trained{which}, "
         f"{dtype_name(core.compute_dtype)} on {core.device}"
     )
 
@@ -420,7 +418,9 @@ def saved_bytes(policy, processor: Processor) -> int:
 def export(args: argparse.Namespace) -> None:
     """Write one merged checkpoint in --dtype."""
     run_args = checkpoint_files.read_run(args.model)
-    _, adapter = locate(args.model)
+    base, adapter = locate(args.model)
+    if not families.preset(base):
+        checkpoint_files.must_be_whole(Path(base), "model.py export writes whole weights")
     out = Path(args.output_dir)
     must_not_overwrite(args.output_dir, args.model)
     visible = [file for file in out.glob("*") if not file.name.startswith(".")]

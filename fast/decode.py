@@ -14,10 +14,12 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 
+import adapters
 import batching
 import data
 import experts
@@ -38,8 +40,8 @@ Plan = tuple[bool, list[tuple[int, int, int, int]]]  # what plan_memory returns
 def as_plain_linear(module: torch.nn.Module) -> tuple[torch.nn.Module, str | None] | None:
     """Return (linear layer, its adapter's name or None), or None for a layer of another kind.
 
-    Known: torch.nn.Linear and bitsandbytes' Linear4bit, alone or under one active, unmerged LoRA.
-    Not known: several adapters, DoRA, AdaLoRA, adapters with biases, merged ones, 8-bit layers.
+    Known: torch.nn.Linear and bitsandbytes' Linear4bit, alone or under one active, unmerged LoRA
+    or DoRA. Not known: several adapters, AdaLoRA, adapters with biases, merged ones, 8-bit layers.
     """
     name = None
     if hasattr(module, "lora_A"):
@@ -48,7 +50,7 @@ def as_plain_linear(module: torch.nn.Module) -> tuple[torch.nn.Module, str | Non
             active = [name for name in module.active_adapters if name in module.lora_A]
         plain = all(
             type(module.lora_A[name]) is torch.nn.Linear
-            and name not in module.lora_variant
+            and (name not in module.lora_variant or name in module.lora_magnitude_vector)
             and not module.lora_bias.get(name)
             for name in active
         )
@@ -61,12 +63,19 @@ def as_plain_linear(module: torch.nn.Module) -> tuple[torch.nn.Module, str | Non
     return None
 
 
-def weights_of(
-    module: torch.nn.Module, dtype: torch.dtype
-) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor, torch.Tensor]:
-    """Return weight, bias, A and B of a known layer: y = x weight' + bias + x A' B'.
+class Weights(NamedTuple):
+    """A known layer's: y = (x weight' + x A' B') scale + bias."""
 
-    weight: (out, in). bias: (out,) or None. A: (r, in), B: (out, r); r is 0 without an adapter.
+    weight: torch.Tensor  # (out, in)
+    bias: torch.Tensor | None  # (out,)
+    A: torch.Tensor  # (r, in); r is 0 without an adapter
+    B: torch.Tensor  # (out, r)
+    scale: torch.Tensor | None  # (out,) float32, of a DoRA
+
+
+def weights_of(module: torch.nn.Module, dtype: torch.dtype) -> Weights:
+    """Return the weights of a known layer.
+
     4-bit weights are dequantised to the very numbers that the trainer multiplies with.
     """
     layer, name = as_plain_linear(module)
@@ -75,14 +84,19 @@ def weights_of(
         from bitsandbytes.functional import dequantize_4bit
 
         weight = dequantize_4bit(weight.data, weight.quant_state)
+    scale = None
+    if name is not None and name in module.lora_magnitude_vector:
+        length = module.lora_magnitude_vector[name].weight
+        scale = length / adapters.dora_norms(module, name, weight, dtype)
     weight = weight.to(dtype)
     bias = None if bias is None else bias.to(dtype)
     if name is None:
-        return weight, bias, weight.new_zeros(0, weight.shape[1]), weight.new_zeros(len(weight), 0)
+        A, B = weight.new_zeros(0, weight.shape[1]), weight.new_zeros(len(weight), 0)
+        return Weights(weight, bias, A, B, None)
     # The adapter stays unmerged: merging into bfloat16 rounds most of a young one away.
     A = module.lora_A[name].weight.to(dtype)
     B = (module.lora_B[name].weight * module.scaling[name]).to(dtype)
-    return weight, bias, A, B
+    return Weights(weight, bias, A, B, scale)
 
 
 def fused_linear(modules: list[torch.nn.Module], core: torch.nn.Module, copy: bool) -> Function:
@@ -91,7 +105,7 @@ def fused_linear(modules: list[torch.nn.Module], core: torch.nn.Module, copy: bo
         y = x @ [W_q W_k W_v A_q A_k A_v]     the weights and the LoRA down-projections
         y_W + y_A @ blockdiag(B_q, B_k, B_v)
 
-    Returns a function (B, in) -> (B, sum of outs).
+    Returns a function (B, in) -> (B, sum of outs). A DoRA's scale comes after both products.
     It calls each layer's own forward without `copy` (no memory) or if a layer is not known.
     """
     dtype = logps.dtype_of(core)
@@ -103,15 +117,19 @@ def fused_linear(modules: list[torch.nn.Module], core: torch.nn.Module, copy: bo
                 return torch.cat([module(x).to(dtype) for module in modules], -1)
 
         return own_forwards
-    weights, biases, As, Bs = zip(*(weights_of(module, dtype) for module in modules))
+    weights, biases, As, Bs, scales = zip(*(weights_of(module, dtype) for module in modules))
     n = sum(map(len, weights))
     B = torch.block_diag(*Bs).T.contiguous()  # (sum of r, n)
     # Transposed, (in, n + sum of r), a CPU reads it faster: for few rows by a tenth.
     weight = torch.cat(weights + As).T.contiguous()
-    bias = None
+    bias = scale = None
     if any(b is not None for b in biases):
         parts = [w.new_zeros(len(w)) if b is None else b for w, b in zip(weights, biases)]
         bias = torch.cat([*parts, weight.new_zeros(len(B))])
+    if any(s is not None for s in scales):
+        parts = [torch.ones_like(w[:, 0]) if s is None else s for w, s in zip(weights, scales)]
+        scale = torch.cat([part.float() for part in parts])  # (n,)
+        last, bias = 0.0 if bias is None else bias[:n], None
 
     def multiply(x: torch.Tensor) -> torch.Tensor:
         if bias is None:
@@ -122,6 +140,11 @@ def fused_linear(modules: list[torch.nn.Module], core: torch.nn.Module, copy: bo
         y = multiply(x)
         return torch.addmm(y[:, :n], y[:, n:], B)
 
+    def with_scale(x: torch.Tensor) -> torch.Tensor:
+        return (with_adapters(x) * scale + last).to(dtype)
+
+    if scale is not None:
+        return with_scale
     return with_adapters if len(B) else multiply
 
 

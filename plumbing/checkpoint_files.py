@@ -11,6 +11,7 @@ import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import families
 from plumbing import disk
@@ -54,6 +55,9 @@ def read_config(directory: Path) -> dict:
             f"name a checkpoint of {families.known()}"
         )
     check(file, found, CONFIG)
+    method = quantised_by(found)
+    if method not in (None, "bitsandbytes"):
+        refuse_quantised(file, method, "only those of bitsandbytes can be read")
     words, under = text_of(found)
     check(file, words, TEXT_CONFIG, under)
     for key in ("rope_scaling", "rope_parameters"):
@@ -86,11 +90,67 @@ def read_adapter(directory: Path) -> dict:
     if not found.get("base_model_name_or_path"):
         raise UserError(f"{file} does not name its base model; set base_model_name_or_path there")
     check(file, found, ADAPTER, remedy=f"correct it there, or {ADAPTER_REMEDY}")
-    of_lora = ("r", "target_modules") if found.get("peft_type") == "LORA" else ()
+    of_lora = ()
+    if found.get("peft_type") == "LORA":
+        of_lora = ("r",) if found.get("target_parameters") else ("r", "target_modules")
     for key in ("peft_type", *of_lora):
         if not found.get(key):
             raise UserError(f"{file} lacks {key}; {ADAPTER_REMEDY}")
     return found
+
+
+# --- weights that somebody else has quantised ---
+
+
+def quantised_by(config: dict) -> str | None:
+    """Name the method that a config.json says its weights were quantised by, None for whole ones.
+
+    A method without a name is MLX's.
+    """
+    for found in (config, config.get("text_config") or {}):
+        for key in ("quantization_config", "compression_config", "quantization"):
+            if not found.get(key):
+                continue
+            settings = found[key] if isinstance(found[key], dict) else {}
+            of_bitsandbytes = settings.get("load_in_4bit") or settings.get("load_in_8bit")
+            unnamed = "bitsandbytes" if of_bitsandbytes else "an unnamed method"
+            return settings.get("quant_method") or unnamed
+    return None
+
+
+def refuse_quantised(file: Path, method: object, why: str) -> NoReturn:
+    """Raise UserError for weights that others have quantised."""
+    raise UserError(
+        f"{file}: these weights were quantised by {shown(method)}, and {why}; fetch the checkpoint "
+        "that is not quantised, and name it (an adapter's base: in base_model_name_or_path of its "
+        "adapter_config.json); --quant nf4 makes it as small"
+    )
+
+
+def must_be_whole(directory: Path, why: str) -> None:
+    """Raise UserError for weights that others have quantised, by whatever method."""
+    method = quantised_by(read_config(directory))
+    if method:
+        refuse_quantised(Path(directory) / "config.json", method, why)
+
+
+def check_quantised(file: Path, found: dict, full: bool, quant: str) -> None:
+    """Raise UserError for a use that weights quantised by bitsandbytes do not allow.
+
+    They are for inference, and for LoRA.
+    """
+    said = f"{file}: these weights were quantised by bitsandbytes"
+    in_8_bits = (found.get("quantization_config") or {}).get("load_in_8bit")
+    if quantised_by(found) and full:
+        raise UserError(
+            f"{said}, and cannot be trained themselves; add --lora-r 16, or name the checkpoint "
+            "that is not quantised"
+        )
+    if in_8_bits and quant == "nf4":
+        raise UserError(
+            f"{said} to 8 bits, and --quant nf4 wants whole ones; use --quant none, or name the "
+            "checkpoint that is not quantised"
+        )
 
 
 # --- settings as transformers reads them ---
@@ -163,7 +223,8 @@ def check_adapter(directory: Path, base: str) -> None:
     file = directory / "adapter_config.json"
     found = read_adapter(directory)
     base_weights = read_weights(Path(base)) if os.path.isdir(base) else {}
-    ours = [family.lora_targets for family in families.FAMILIES.values()]  # need no try
+    layers = [family.lora_layers.values() for family in families.FAMILIES.values()]
+    ours = [pattern for each in layers for pattern in (*each, "|".join(each))]  # need no try
     check_patterns(file, found, [name.removesuffix(".weight") for name in base_weights], ours)
     with contextlib.redirect_stdout(None):
         config = parsed(file, lambda _: PeftConfig.from_pretrained(directory), found)
@@ -175,13 +236,18 @@ def check_adapter(directory: Path, base: str) -> None:
     shapes = adapter_weights(directory)
     must_be_floats(directory, shapes)
     if found["peft_type"] == "LORA":
-        check_ranks(file, found, shapes)
+        words, _ = text_of(read_config(Path(base)) if os.path.isdir(base) else {})
+        # transformers 5 saves num_experts as num_local_experts.
+        experts = words.get("num_experts") or words.get("num_local_experts") or 1
+        check_ranks(file, found, shapes, experts)
 
 
-def check_ranks(file: Path, found: dict, shapes: dict) -> None:
-    """Compare the rank of a LoRA with the shapes of its weights."""
+def check_ranks(file: Path, found: dict, shapes: dict, experts: int) -> None:
+    """Compare the rank of a LoRA with the shapes of its weights. experts: of a layer."""
     downward = {key: stored.shape for key, stored in shapes.items() if ".lora_A." in key}
     allowed = {found["r"], *(found.get("rank_pattern") or {}).values()}
+    if found.get("target_parameters"):  # a layer's experts lie one after the other
+        allowed |= {rank * experts for rank in allowed}
     for key, shape in downward.items():
         if shape[0] not in allowed:
             raise UserError(
@@ -221,13 +287,17 @@ def parsed(file: Path, read: Callable, found: dict):
         ) from None
 
 
-def check_model(directory: Path) -> None:
-    """Check that config.json, generation_config.json and weights fit, before memory is taken."""
+def check_model(directory: Path, full: bool = False, quant: str = "none") -> None:
+    """Check that config.json, generation_config.json and weights fit, before memory is taken.
+
+    full: all weights will train. quant: how they are asked for.
+    """
     from transformers import GenerationConfig
 
     directory = Path(directory)
     file = directory / "config.json"
     found = read_config(directory)
+    check_quantised(file, found, full, quant)
     family = families.FAMILIES[found["model_type"]]
     config = parsed(file, family.config_class().from_dict, found)
     must_divide(file, family, config.text_config, config.vision_config)

@@ -44,11 +44,11 @@ FLAG_OF_OTHERS = {
     "--use-peft": "--lora-r 16",
     "--load-in-4bit": "--quant nf4",
     "--load-in-8bit": "--quant nf4",
-    "--lora-target-modules": "nothing: LoRA goes on every linear layer of the language model",
+    "--lora-target-modules": "--lora-targets llm, vision, all or experts",
+    "--lora-target-parameters": "--lora-targets experts",
+    "--lora-modules-to-save": "--train-merger",
     "--lora-task-type": "nothing: it is always causal language modelling",
     "--freeze-vision-modules": "--freeze-vision --freeze-merger",
-    "--use-dora": "nothing: plain LoRA only",
-    "--use-rslora": "nothing: plain LoRA only; set --lora-alpha",
     "--use-vllm": "nothing: generation is built in",
     "--deepspeed": "nothing: one GPU; --quant nf4 and --gradient-checkpointing save memory",
     "--attn-implementation": "nothing: PyTorch's scaled_dot_product_attention is used",
@@ -357,23 +357,7 @@ def add_seeing_flags(g: Group, growing: bool = False) -> None:
 def add_training_flags(parser: Parser) -> Group:
     """What may change in the model; the same in every training script."""
     g = parser.add_argument_group("adapter and freezing")
-    g.add_argument(
-        "--lora-r",
-        type=int_from_0,
-        help="rank of LoRA on the language model's linear layers; 0 trains the weights themselves; "
-        "default: the adapter's if --model is one, 16 with --quant nf4, else 0",
-    )
-    g.add_argument(
-        "--lora-alpha",
-        type=int_from_1,
-        help="LoRA scale is alpha / r; default: 2 r; an adapter that is trained on keeps its own",
-    )
-    g.add_argument(
-        "--lora-dropout",
-        type=below_1,
-        default=0.0,
-        help="LoRA dropout; keep 0 in RL, where rollout and update must be the same policy",
-    )
+    add_adapter_flags(g)
     g.add_argument(
         "--freeze-vision",
         action="store_true",
@@ -396,6 +380,52 @@ def add_training_flags(parser: Parser) -> Group:
         help="recompute activations in the backward pass: slower, much less memory",
     )
     return g
+
+
+def add_adapter_flags(g: Group) -> None:
+    """What LoRA is made of, and where it goes."""
+    g.add_argument(
+        "--lora-r",
+        type=int_from_0,
+        help="rank of LoRA; 0 trains the weights themselves; default: the adapter's if --model is "
+        "one, 16 with --quant nf4, else 0",
+    )
+    g.add_argument(
+        "--lora-alpha",
+        type=int_from_1,
+        help="LoRA scale is alpha / r; default: 2 r; an adapter that is trained on keeps its own",
+    )
+    g.add_argument(
+        "--lora-targets",
+        nargs="+",
+        choices=["llm", "vision", "experts", "all"],
+        help="where LoRA goes, one or several: llm, the language model's linear layers (of a "
+        "mixture of experts its attention); vision, those of the vision tower's blocks; experts, "
+        "a mixture's expert weights; all, whatever of these the model has; default: the "
+        "adapter's if --model is one, else llm",
+    )
+    g.add_argument(
+        "--train-merger",
+        action=argparse.BooleanOptionalAction,
+        help="beside LoRA: train the merger (vision to language projector) itself, in float32",
+    )
+    g.add_argument(
+        "--use-dora",
+        action=argparse.BooleanOptionalAction,
+        help="DoRA: LoRA for the direction of each output's weights, a trained number for their "
+        "length; slower",
+    )
+    g.add_argument(
+        "--use-rslora",
+        action=argparse.BooleanOptionalAction,
+        help="rank-stabilised LoRA: its scale is alpha / sqrt(r)",
+    )
+    g.add_argument(
+        "--lora-dropout",
+        type=below_1,
+        default=0.0,
+        help="LoRA dropout; keep 0 in RL, where rollout and update must be the same policy",
+    )
 
 
 def add_data_flags(parser: Parser, several: bool = False) -> Group:

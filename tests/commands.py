@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import os
+import signal
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -52,6 +54,27 @@ def grpo(base, out, more="", steps=1):
     line = f"--model {base} {GRPO} --max-eval-samples 1 --max-steps {steps} --save-steps 0"
     train(train_grpo, f"{line} --learning-rate 1e-3 {more} --output-dir {out}")
     return metrics_of(out)[1:]
+
+
+def train_until_killed(line, call):
+    """Train by GRPO in a process that kills itself at this call of rollout.rollout."""
+    child = os.fork()
+    if child == 0:
+        try:
+            sample, calls = rollout.rollout, []
+
+            def dying(*given, **more):
+                calls.append(1)
+                if len(calls) == call:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return sample(*given, **more)
+
+            rollout.rollout = dying
+            train(train_grpo, line)
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
 
 
 def metrics_of(out):

@@ -7,15 +7,13 @@ layout (published.py), and is compared with stock transformers, or with numbers 
 import dataclasses
 import json
 import math
-import os
-import signal
 from types import SimpleNamespace
 
 import checkpoints
 import published
 import pytest
 import torch
-from commands import metrics_of, same_weights, train
+from commands import metrics_of, same_weights, train, train_until_killed
 from preferences import PAIRS
 from stock import (
     as_on_a_gpu,
@@ -486,27 +484,6 @@ def test_supervised_stage_imitates(kind, no_pictures, tmp_path):
     train(train_sft, f"{line} --output-dir {tmp_path / 'sft'}")
     losses = [line["loss"] for line in metrics_of(tmp_path / "sft") if "loss" in line]
     assert losses[-1] < losses[0]
-
-
-def train_until_killed(line, call):
-    """Train by GRPO in a process that kills itself at this call of rollout.rollout."""
-    child = os.fork()
-    if child == 0:
-        try:
-            sample, calls = rollout.rollout, []
-
-            def dying(*given, **more):
-                calls.append(1)
-                if len(calls) == call:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return sample(*given, **more)
-
-            rollout.rollout = dying
-            train(train_grpo, line)
-        finally:
-            os._exit(1)
-    _, status = os.waitpid(child, 0)
-    assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
 
 
 @pytest.mark.parametrize("more", ["", "--lora-r 4", "--quant nf4"], ids=["full", "lora", "nf4"])

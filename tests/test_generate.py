@@ -42,6 +42,10 @@ def flags(**changed):
                 lora_r=0,
                 lora_alpha=None,
                 lora_dropout=0.0,
+                lora_targets=None,
+                train_merger=None,
+                use_dora=None,
+                use_rslora=None,
                 freeze_vision=False,
                 freeze_merger=False,
                 freeze_llm=False,
@@ -681,7 +685,7 @@ def wrapped(kind, lively, processor, directory, **config):
     """The policy with a PEFT adapter of any kind, its weights moved, loaded from a directory."""
     from peft import AdaLoraConfig, LoraConfig, get_peft_model
 
-    config = dict(target_modules=families.QWEN2_VL.lora_targets) | config
+    config = dict(target_modules=families.QWEN2_VL.lora_layers["llm"]) | config
     policy = get_peft_model(
         modeling.load(str(lively))[0],
         AdaLoraConfig(init_r=4, total_step=10, **config)
@@ -696,13 +700,13 @@ def wrapped(kind, lively, processor, directory, **config):
     logps.core_of(policy).config._name_or_path = str(lively)
     policy.peft_config["default"].base_model_name_or_path = str(lively)
     modeling.save(policy, processor, directory)
-    return modeling.load(str(directory), train=flags())[0]
+    return modeling.load(str(directory), train=flags(lora_r=None))[0]
 
 
 @pytest.mark.parametrize(
     "kind, config, says",
     [
-        ("dora", dict(use_dora=True), "14 linear layers"),
+        ("dora", dict(use_dora=True, lora_alpha=8), ""),
         (
             "adalora",
             dict(target_modules=r".*language_model.*(down_proj|q_proj)"),
@@ -777,7 +781,9 @@ def test_adapter_off_and_second_adapter(lively):
         assert off == stock_greedy(policy, processor, prompts, 16, [NEVER])
     from peft import LoraConfig
 
-    policy.add_adapter("second", LoraConfig(r=2, target_modules=families.QWEN2_VL.lora_targets))
+    policy.add_adapter(
+        "second", LoraConfig(r=2, target_modules=families.QWEN2_VL.lora_layers["llm"])
+    )
     policy.set_adapter("second")  # B is zero: the bare model
     assert run() == off != on
     policy.set_adapter("default")

@@ -29,7 +29,7 @@ FLOORS = [
     ["rewards"],
     ["tasks*"],
     ["pools"],
-    ["losses", "logps", "fast.kernels"],
+    ["losses", "logps", "expert_lora", "fast.kernels"],
     ["processor", "adapters"],
     ["model"],
     ["data"],
