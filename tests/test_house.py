@@ -28,7 +28,7 @@ FLOORS = [
     ["tasks.example"],
     ["rewards"],
     ["tasks*"],
-    ["pools"],
+    ["pools", "served"],
     ["losses", "logps", "expert_lora", "fast.kernels"],
     ["processor", "adapters"],
     ["model"],
@@ -37,7 +37,7 @@ FLOORS = [
     ["lengths", "experts"],
     ["curriculum", "merging"],
     ["fast", "fast.decode", "rollout", "update"],
-    ["sampler", "heldout"],
+    ["sampler", "heldout", "teachers"],
     ["evaluate", "generate", "selftrain", "train_*", "fast.*"],
 ]
 
