@@ -231,7 +231,7 @@ def from_pretrained(
     options = dict(dtype=dtype, attn_implementation="sdpa", ignore_mismatched_sizes=True)
     if quant == "nf4":
         options["device_map"] = {"": device}
-        options["quantization_config"] = four_bit_config(family, dtype)
+        options["quantization_config"] = four_bit_config(family.keep_unquantised, dtype)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -267,8 +267,11 @@ def from_pretrained(
     return model
 
 
-def four_bit_config(family: families.Family, dtype: torch.dtype):
-    """Make the settings of NF4 with double quantisation (QLoRA, arXiv:2305.14314)."""
+def four_bit_config(skip: list[str], dtype: torch.dtype):
+    """Make the settings of NF4 with double quantisation (QLoRA, arXiv:2305.14314).
+
+    skip: beginnings of the full names of what stays out of 4 bits.
+    """
     try:
         import bitsandbytes  # noqa: F401
         from transformers import BitsAndBytesConfig
@@ -279,7 +282,7 @@ def four_bit_config(family: families.Family, dtype: torch.dtype):
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
-        llm_int8_skip_modules=family.keep_unquantised,
+        llm_int8_skip_modules=skip,
     )
 
 

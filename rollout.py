@@ -207,17 +207,19 @@ def rollout(
     seed: int = 0,
     first_row: int = 0,
     plan: decode.Plan | None = None,
+    numbers: Sequence[int] | None = None,
 ) -> Rollout:
     """Sample G completions for each of N prompts: B = N * G rows, those of a prompt contiguous.
 
     prompts: of any lengths and image sizes.
     special: processor.special; vision_ids are never sampled, eos_ids end a row.
-    Row b draws from (seed, first_row + b), whatever else is in the batch.
+    Row b draws from (seed, first_row + b), or (seed, numbers[b]), whatever else is in the batch.
     logp is of the tempered distribution, before top-p and top-k cut it.
     What does not fit into memory is done in waves. plan: as decode.plan_memory returns it.
     """
     core = logps.core_of(policy)
     B, T = len(prompts) * G, sampling.max_tokens
+    numbers = numbers or range(first_row, first_row + B)
     cut = (sampling.top_p, sampling.top_k) != (1.0, 0)
     with in_eval_mode(policy):
         copy, waves = plan or decode.plan_memory(
@@ -234,7 +236,7 @@ def rollout(
             rows = [n * G + i for n in range(first, end) for i in range(g, g_end)]
             draws = None
             if sampling.temperature:
-                draws = row_uniforms(seed, [first_row + b for b in rows], T)
+                draws = row_uniforms(seed, [numbers[b] for b in rows], T)
             targets[rows], logp[rows] = decode.Decoder(
                 core, weights, prompts[first:end], special, g_end - g, draws, sampling, sample
             ).run()

@@ -94,6 +94,7 @@ FLAG_OF_OTHERS = {
     "--do-eval": "--eval-data",
     "--ddp-timeout": "nothing: one GPU",
     "--dataset-num-proc": "nothing",
+    "--api-key": "the environment: export OPENAI_API_KEY=...",
     "--use-liger": "nothing: the head is always computed in chunks",
 }
 
@@ -179,6 +180,8 @@ class Parser(argparse.ArgumentParser):
         """Stop at a word that is no flag, with the flag that is nearest."""
         flag, equals, value = word.partition("=")
         flag = flag.replace("_", "-") if flag.startswith("--") else flag
+        if "key" in flag and value:
+            value = "..."  # a secret must be on no screen and in no log
         near = difflib.get_close_matches(flag, self._option_string_actions, n=1)
         hint = f"did you mean {near[0]}?" if near else "--help lists the flags"
         self.error(f"unknown argument {flag}{equals}{value}; {hint}")
@@ -280,6 +283,13 @@ def add_model_flags(parser: Parser) -> Group:
         "checkpoint of a family in docs/families.md, or a PEFT adapter that names its base), or a "
         "hub name such as Qwen/Qwen2-VL-2B-Instruct",
     )
+    add_loading_flags(g)
+    add_seeing_flags(g)
+    return g
+
+
+def add_loading_flags(g: Group) -> None:
+    """How a checkpoint is loaded."""
     g.add_argument(
         "--quant",
         choices=["none", "nf4"],
@@ -297,12 +307,19 @@ def add_model_flags(parser: Parser) -> Group:
         default="auto",
         help="auto, cpu, cuda, cuda:1, mps; auto is cuda where there is one, else cpu",
     )
-    add_seeing_flags(g)
-    return g
 
 
 def add_seeing_flags(g: Group) -> None:
     """What of a picture the model sees, and what it is told first."""
+    add_pixel_flags(g)
+    g.add_argument(
+        "--system-prompt",
+        help="the system turn; default: the chat template's own (You are a helpful assistant.)",
+    )
+
+
+def add_pixel_flags(g: Group) -> None:
+    """What of a picture the model sees."""
     g.add_argument(
         "--max-pixels",
         type=int_from_1,
@@ -314,10 +331,6 @@ def add_seeing_flags(g: Group) -> None:
         type=int_from_1,
         help="enlarge smaller images to this many pixels; default: as the checkpoint was trained "
         "here, else 3136",
-    )
-    g.add_argument(
-        "--system-prompt",
-        help="the system turn; default: the chat template's own (You are a helpful assistant.)",
     )
 
 

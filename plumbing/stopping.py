@@ -100,6 +100,11 @@ class Undivided:
             _handle(number, None)
 
 
+def requested():
+    """Whether a training loop, or another that watches, has been told to stop after its step."""
+    return _asking is not None and _asking.requested
+
+
 def _handle(number, _frame):
     if os.getpid() != _process:
         os._exit(128 + number)

@@ -28,7 +28,7 @@ FLOORS = [
     ["tasks.example"],
     ["rewards"],
     ["tasks*"],
-    ["pools"],
+    ["pools", "served"],
     ["losses", "logps", "fast.kernels"],
     ["processor", "adapters"],
     ["model"],
@@ -36,7 +36,7 @@ FLOORS = [
     ["batching"],
     ["lengths"],
     ["fast", "fast.decode", "rollout", "update"],
-    ["sampler", "heldout"],
+    ["sampler", "heldout", "teachers"],
     ["evaluate", "generate", "selftrain", "train_*", "fast.*"],
 ]
 
