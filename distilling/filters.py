@@ -84,7 +84,7 @@ def reserved(trace: Trace, example: Example | None = None) -> Verdict:
 # --- leaks: talk of what the teacher was given in words ---
 
 # A chart has a caption, a triangle a reference angle, and a text may ask for a description.
-PLACED = r"(?! (?:of|below|under|above|on|in|beside|at|for|column|field|line) (?:the|this|that|each|its)?)"
+PLACED = r"(?! (?:of|below|under|above|on|in|beside|at|for|column|field|line) )"
 NO_CRIB = (
     r"(?! (?:angle|point|line|frame|triangle|level|circle|square|axis|number|value|mark|object|"
     r"height|length|side|scale|to\b))"
@@ -149,9 +149,8 @@ def leak(trace: Trace, example: Example | None = None) -> Verdict:
 # --- hallucinations: exact, where the scene is known ---
 
 OBJECT = re.compile(
-    rf"\b(?P<none>no|not an?|without an?|neither an?|nor an?) (?P<unseen>{'|'.join(drawing.COLORS)}) "
-    rf"(?:{'|'.join(drawing.SHAPES)})s?\b"
-    rf"|\b(?P<color>{'|'.join(drawing.COLORS)}) (?P<shape>{'|'.join(drawing.SHAPES)})s?\b",
+    r"(?:\b(?P<none>no|not an?|without an?|neither an?|nor an?) )?"
+    rf"\b(?P<color>{'|'.join(drawing.COLORS)}) (?P<shape>{'|'.join(drawing.SHAPES)})s?\b",
     re.IGNORECASE,
 )  # fmt: skip
 ROW = re.compile(r"\bRow (\d): ?([^.]*)\.", re.IGNORECASE)

@@ -8,12 +8,13 @@ recipes/planted_distill.py can count what each filter finds.
 
 import random
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from distilling import filters
 from distilling.filters import Trace
 from distilling.stages import to_trace
+from plumbing.errors import UserError
 from tasks import drawing
 from tasks.asks import Ask, Reply, text_of
 from tasks.example import Example
@@ -217,12 +218,15 @@ INNOCENT = {
 }
 
 
+SENTENCES = "unseen"  # which of them are planted
+
+
 def with_sentence(solution: str, sentence: str, rng: random.Random) -> str:
     """Put a sentence before, between or after those of a worked answer's thinking."""
     trace = to_trace(solution)
-    said = re.findall(r"[^.]*\.", trace.thinking) or [trace.thinking]
-    said.insert(rng.randint(0, len(said)), f" {sentence}")
-    return f"<think> {''.join(said).strip()} </think><answer> {trace.answer} </answer>"
+    said = [part.strip() for part in re.findall(r"[^.]*\.", trace.thinking)] or [trace.thinking]
+    said.insert(rng.randint(0, len(said)), sentence)
+    return f"<think> {' '.join(said)} </think><answer> {trace.answer} </answer>"
 
 
 def with_answer(solution: str, answer: str) -> str:
@@ -330,6 +334,15 @@ class Faults:
     hallucination: float = 0.0
 
 
+def must_be_toy(examples: Iterable[Example], spec: str) -> None:
+    """Refuse data whose scenes are not known, or are of no shapes. UserError."""
+    if not all(filters.scene_of(example) for example in examples):
+        raise UserError(
+            f"--teacher toy and --judge toy know the scenes of count and spatial, and --data is "
+            f"{spec}; name a teacher, or one of these"
+        )
+
+
 class ToyTeacher:
     """Answer every stage about toy examples of shapes, from their scenes; seeded by ask.
 
@@ -384,7 +397,9 @@ class ToyTeacher:
 
     def verdict(self, example: Example, said: str) -> str:
         """Judge exactly what the student says about the scene."""
-        told = re.search(r"Student's reasoning:\n(.*)\n\nStudent's answer: (.*?)\n", said, re.DOTALL)
+        told = re.search(
+            r"Student's reasoning:\n(.*)\n\nStudent's answer: (.*?)\n", said, re.DOTALL
+        )
         trace = Trace(f"<think> {told[1]} </think><answer> {told[2]} </answer>")
         found = [filters.hallucination(trace, example), filters.overlooked(trace, example)]
         why = "; ".join(verdict.why for verdict in found if not verdict.passes)

@@ -1,13 +1,14 @@
 """What distill.py asks of teachers. The words are ours: no published pipeline shows its prompts.
 
 Messages are those of an OpenAI-compatible server. {"type": "image"} is a picture's place, which
-`with_pictures` fills when the request is sent.
+`with_pictures` fills.
 """
 
 import re
+from collections.abc import Iterator
 
 import pools
-from tasks import images, prompts
+from tasks import prompts
 from tasks.example import Example
 
 # --- the kind of a picture ---
@@ -65,7 +66,10 @@ def read_kind(text: str) -> str:
 
 # --- what is asked ---
 
-ANSWER = "Write your reasoning in <think> </think> and then the final answer in <answer> </answer>."
+ANSWER = (
+    "Write your reasoning in <think> </think> and then the final answer in <answer> </answer>: a "
+    "number in digits, the letter of an option, or a few words, and nothing else."
+)
 KIND = (
     "What kind of picture is this? Answer with one word: natural (a photograph or a scene), chart, "
     "table, text (a document or signs to read), math (geometry, formulas), or diagram (circuits, "
@@ -162,17 +166,25 @@ def fill(template: str, **values: str) -> str:
 
 
 def with_pictures(messages: list[dict], example: Example) -> list[dict]:
-    """Open an example's pictures, upright, and put them in their places."""
-    left = list(example.images)
+    """Put an example's pictures in their places."""
+    left = iter(example.images)
     filled = []
     for message in messages:
         content = message["content"]
-        if isinstance(content, list):
-            content = [
-                {**part, "image": images.open_image(left.pop(0), example.source)}
-                if part["type"] == "image"
-                else part
-                for part in content
-            ]
+        if not isinstance(content, str):
+            content = [with_picture(part, left) for part in content]
         filled.append({**message, "content": content})
     return filled
+
+
+def with_picture(part: dict, left: Iterator) -> dict:
+    """Put the next picture into a part that is one's place."""
+    return {**part, "image": next(left)} if part["type"] == "image" else part
+
+
+def shows_pictures(messages: list[dict]) -> bool:
+    """Tell whether messages have a picture's place."""
+    contents = [
+        message["content"] for message in messages if not isinstance(message["content"], str)
+    ]
+    return any(part["type"] == "image" for content in contents for part in content)

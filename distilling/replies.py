@@ -5,6 +5,7 @@ stopped a run, no reply is asked for again, lost or doubled. Each line has its o
 (plumbing/records.py). A damaged line costs its own reply; the others stay.
 """
 
+import itertools
 import json
 from pathlib import Path
 
@@ -15,29 +16,46 @@ from plumbing.errors import UserError
 class Replies:
     """The lines of one stage by id, in a file that is taken up where it ended.
 
-    wanted: {id: checksum of the request}, in the data's order. by: who answers.
-    Lines of other requests are dropped, and so are failures, which are asked again.
+    wanted: {id: checksum of the request}, in the data's order. by: who answers, and how it is
+    sampled: {"model": name, "sampling": {...}}, as lines have it.
+    batch: answers that are computed together. Above 1 they come in order, and only whole batches
+    are kept, so that the rest is computed as it was; failures are answers there. Of a server's
+    replies each is kept that came, and what failed is asked again.
     Raises UserError if the file is another teacher's.
     """
 
-    def __init__(self, path: Path, wanted: dict[str, str], by: str) -> None:
-        self.path, self.label = path, path.stem
-        self.wanted = wanted
+    def __init__(self, path: Path, wanted: dict[str, str], by: dict, batch: int = 1) -> None:
+        self.path, self.label, self.wanted = path, path.stem, wanted
         found, damaged = read(path, self.label)
-        other = next((line["model"] for line in found if line["model"] != by), None)
-        if other is not None:
-            raise UserError(
-                f"{path} was written by {other}, and {by} would go on with it; name {other} again, "
-                "leave the stage out of --stages, or name another --output-dir"
-            )
-        if damaged:
-            aside = records.keep_aside(path)
-            print(f"{path}: {damaged} damaged line(s) are asked again (as it was: {aside.name})")
+        self.must_be_by(found, by)
         kept = {line["id"]: line for line in found if line["ask"] == wanted.get(line["id"])}
-        if len(kept) < len(found):
-            print(f"{path}: {len(found) - len(kept)} replies to other requests are dropped")
-        self.lines = {id: line for id, line in kept.items() if line["failed"] is None}
+        # Of questions that are not asked this time: paid for, and kept behind the others.
+        self.spare = {line["id"]: line for line in found if line["id"] not in wanted}
+        others = len(found) - len(kept) - len(self.spare)
+        if damaged or others:
+            aside = records.keep_aside(path)
+            print(
+                f"{path}: {damaged} damaged lines and {others} replies to other requests are "
+                f"dropped, and asked again where they are wanted (as it was: {aside.name})"
+            )
+        if batch > 1:
+            there = list(itertools.takewhile(kept.__contains__, wanted))
+            whole = len(there) if len(there) == len(wanted) else len(there) // batch * batch
+            self.lines = {id: kept[id] for id in there[:whole]}
+        else:
+            self.lines = {id: line for id, line in kept.items() if line["failed"] is None}
         self.write_all()
+
+    def must_be_by(self, lines: list[dict], by: dict) -> None:
+        """Refuse to go on with the replies of another model, or that were sampled otherwise."""
+        for key, now in by.items():
+            was = next((line[key] for line in lines if line[key] != now), None)
+            if was is not None:
+                raise UserError(
+                    f"{self.path} has replies of {key} {was}, and {now} would go on with it; name "
+                    "the teacher and its flags as before, leave the stage out of --stages, or name "
+                    "another --output-dir"
+                )
 
     @property
     def left(self) -> list[str]:
@@ -63,7 +81,8 @@ class Replies:
 
     def write_all(self) -> None:
         """Write the file whole, unless it is so already."""
-        whole = "".join(map(self.dumped, self.lines.values()))
+        lines = [*self.lines.values(), *self.spare.values()]
+        whole = "".join(map(self.dumped, lines))
         if not self.path.is_file() or disk.read_text(self.path, errors="replace") != whole:
             disk.write_whole(self.path, whole)
 

@@ -37,15 +37,16 @@ class Settings(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """by: who answers, "teacher" or "judge". size: characters of the texts that it quotes, about.
+    """What is asked, and of whom: "teacher" or "judge". shows: whether it shows the picture.
 
-    replies: completion tokens of a reply, about; both are for the estimate alone.
+    quotes: characters of its own words and of what it quotes, beside the question; replies:
+    completion tokens of a reply. Both are about so many, for the estimate alone.
     """
 
     request: Callable[[Example, dict, Settings], Request | None]
-    needs: tuple[str, ...] = ()
     by: str = "teacher"
-    size: int = 0
+    shows: bool = False
+    quotes: int = 0
     replies: int = 300
 
 
@@ -284,16 +285,16 @@ def pair_verdict(question: str, answer: str, seen: set[str]) -> str | None:
 
 
 STAGES = {
-    "blind": Stage(blind),
-    "kind": Stage(ask_kind, replies=5),
-    "describe": Stage(describe, size=600),
-    "reason": Stage(reason, ("describe",), size=1600, replies=500),
-    "look": Stage(look, ("reason",), size=3000, replies=500),
-    "hindsight": Stage(hindsight, size=400, replies=500),
-    "clean": Stage(clean, ("hindsight",), size=3000, replies=500),
-    "direct": Stage(direct, replies=500),
-    "caption": Stage(caption, size=400),
-    "continue": Stage(go_on, ("caption",), size=1200, replies=500),
-    "judge": Stage(judge, by="judge", size=2600, replies=60),
-    "qa": Stage(qa, size=600, replies=250),
+    "blind": Stage(blind, quotes=100),
+    "kind": Stage(ask_kind, shows=True, quotes=200, replies=5),
+    "describe": Stage(describe, shows=True, quotes=600),
+    "reason": Stage(reason, quotes=1600, replies=500),
+    "look": Stage(look, quotes=3000, replies=500),
+    "hindsight": Stage(hindsight, quotes=400, replies=500),
+    "clean": Stage(clean, quotes=3000, replies=500),
+    "direct": Stage(direct, shows=True, quotes=100, replies=500),
+    "caption": Stage(caption, shows=True, quotes=300),
+    "continue": Stage(go_on, quotes=1200, replies=500),
+    "judge": Stage(judge, by="judge", shows=True, quotes=2600, replies=60),
+    "qa": Stage(qa, quotes=600, replies=250),
 }
