@@ -1,12 +1,12 @@
 """Make reasoning data: question-answer pairs in, worked answers out, each of them checked.
 
-    --mode describe   the picture in formal language; a text teacher reasons over it; that is written
-                      again as though looking; what is wrong is left out (R1-Onevision, 2503.10615)
+    --mode describe   the picture in formal language; a text teacher reasons over it; that is
+                      written again as though looking (R1-Onevision, arXiv:2503.10615)
            hindsight  a text teacher sees question and answer; every word of that is then removed
                       (deepseek-r1-vision)
            direct     a teacher that sees the picture answers
            prefix     a caption begins a text reasoner's own thinking (R1-Vision)
-           qa         questions and answers from the text of pages (Docmatix, 2408.12637)
+           qa         questions and answers from the text of pages (Docmatix, arXiv:2408.12637)
 Stages, --stages: describe reason look judge; hindsight clean judge; direct judge; caption continue
 judge; qa. Each can be run by itself, with its own --teacher, in the same --output-dir. `blind` asks
 the question without the picture, and marks what is answered right.

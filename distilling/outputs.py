@@ -181,7 +181,9 @@ def pair_records(
     said: Said,
     pictures: Callable[[Example], list[str]],
 ) -> Found:
-    """Write the pairs of each document that pass; counts are of pairs, `failed` of documents."""
+    """Write the pairs of each document that pass; counts are of pairs.
+
+    But for `failed` and `no_pairs`, which are of documents."""
     found = Found()
     for id, document in documents.items():
         if "qa" not in said[id]:
@@ -189,6 +191,7 @@ def pair_records(
             continue
         pairs, counts = stages.checked_pairs(said[id]["qa"])
         found.counts += counts
+        found.counts["no_pairs"] += not (pairs or counts)
         shared = about(document, "qa", said[id], {})
         written = pictures(document) if pairs else []
         for record in formats.conversation(name, document, written, pairs) if pairs else ():
@@ -220,7 +223,7 @@ def publish(out: Path, found: Found, questions: int, said: Said) -> None:
 def shown(found: Found) -> str:
     """Show the first record that is kept, as it is learned: watching text is half of the work."""
     if not found.kept:
-        return ""
+        return "no record is kept: rejected.jsonl and stages/ show what the teacher wrote"
     record = found.kept[0]
     turns = record.get("conversations") or record.get("messages") or []
     texts = [turn.get("value") or turn.get("content") for turn in turns]

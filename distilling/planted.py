@@ -322,6 +322,52 @@ PLANTS: dict[str, Callable[[str, Example, random.Random], str]] = {
 LOOK_ALIKES = {"leak": innocent, "wrong_answer": respelt, "hallucination": looking_again}
 
 
+# Answers to a page's question that a filter for pairs should refuse, and that it should not.
+BAD_ANSWERS = {
+    "unanswerable": (
+        "Unanswerable",
+        "This cannot be determined from the text.",
+        "The text does not say.",
+        "Not mentioned.",
+        "N/A",
+        "There is no information about this on the page.",
+        "It is not specified.",
+        "The document doesn't give the date.",
+        "The name isn't stated.",
+        "Unknown",
+        "Nobody can tell from this page.",
+        "The page leaves this open.",
+    ),
+    "code": (
+        "def total(rows):\n    return sum(rows)",
+        "```python\nprint(7)\n```",
+        "<td>7</td>",
+        "import pandas as pd",
+        "SELECT name FROM pages WHERE id = 7",
+        "for (int i = 0; i < n; i++) {",
+        "const total = 7;",
+        "#include <stdio.h>",
+        "print('7');",
+        "x = df['total'].sum()",
+    ),
+}
+GOOD_ANSWERS = (
+    "7",
+    "On 3 May 2019",
+    "The committee (five members)",
+    "$1,200.50",
+    "The class of 1998",
+    "It returns on Monday",
+    "From London to Paris",
+    "Unknown Pleasures",
+    "No",
+    "None of the members voted against it",
+    "a = b + c",
+    "Room B; second floor",
+    "john@example.com",
+    "He was not available on Tuesday",
+)
+
 # --- the teacher ---
 
 
@@ -378,8 +424,8 @@ class ToyTeacher:
         if stage == "hindsight":
             return with_sentence(self.planted(solution, example, rng), LEAKS["seen"][6], rng)
         if stage in ("look", "clean"):
-            again = "Let me look again, row by row. I see the same."
-            return self.planted(with_sentence(solution, again, rng), example, rng)
+            again = solution.replace(" </think>", " Looking again, I see the same. </think>")
+            return self.planted(again, example, rng)
         if stage == "continue":
             return self.planted(solution, example, rng).removeprefix("<think>")
         if stage == "judge":

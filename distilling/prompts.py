@@ -110,7 +110,7 @@ CAPTION = (
     "striking. Do not speak of an image or a description."
 )
 # R1-Vision's trick: a text reasoner goes on with thinking that it believes to be its own.
-LEAD_IN = "<think>\nLet me look at the picture first. I see this: {caption}\nNow, "
+LEAD_IN = "<think>\nLet me look at the picture first. I see this: {caption}\nNow,"
 JUDGE = (
     "A student was shown this picture and asked the question below. Judge the student's answer."
     "\n\nQuestion:\n{question}\n\nStudent's reasoning:\n{thinking}\n\nStudent's answer: {answer}"
