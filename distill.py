@@ -40,7 +40,7 @@ import tasks
 import teachers
 from distilling import asking, documents, estimates, formats, outputs, planted, prompts, stages
 from distilling.stages import MODES, STAGES
-from plumbing import arguments, flags, rundir, running
+from plumbing import arguments, disk, flags, rundir, running
 from plumbing.arguments import flag, read_args, write_args
 from plumbing.bad_records import BadRecords
 from plumbing.errors import UserError
@@ -235,6 +235,7 @@ def must_see(teacher: object, names: Iterable[str], flag: str) -> None:
 def main(args: argparse.Namespace) -> None:
     # --- setup: everything that can be wrong is found out before the first request ---
     out = Path(args.output_dir)
+    disk.make_writable(out)
     rundir.refuse_anothers(out, args)
     same_run(args, out)
     template_of(args.prompt_template)
