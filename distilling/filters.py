@@ -92,6 +92,7 @@ NO_CRIB = (
 THE = r"\b(?:the|this|that|your|my|our|an?|any|only)(?: [\w-]+){0,2} "  # with up to two adjectives
 PICTURE = r"(?:image|picture|photo|photograph|figure|chart|table|diagram|scene)"
 TOLD = r"(?:told|given|handed|supplied with|provided with|shown only)"
+PROVIDED = r"(?:provided|supplied|attached)"
 GIVEN = r"(?:given|provided|supplied|stated|attached|accompanying)"
 MATTER = r"(?:text|information|data|facts|details?|representation|context|material|list|words)"
 RESULT = r"(?:final |correct |right )?(?:answer|solution|result|label|output)s?"
@@ -103,9 +104,11 @@ LEAKS = [
     rf"{THE}(?:annotations?|transcripts?|transcriptions?|metadata|scene graph|alt text)\b",
     r"\b(?:the|this) (?:JSON|CSV|HTML|PlantUML|Mermaid|OCR)\b",
     r"\b(?:is|are|was|were|been|as|it) described\b(?! (?:in|by) the (?:question|problem))",
-    r"\b(?:as|it (?:was|is)) (?:stated|mentioned|given|provided|specified|annotated|noted)\b"
-    rf"{BY_THE_PICTURE}",
-    rf"\b{GIVEN} {MATTER}\b|\b{MATTER} (?:that (?:was|were|is|are) )?{GIVEN}\b{BY_THE_PICTURE}",
+    # "It is given that AB = 5" and "as mentioned above" are how mathematics is written.
+    rf"\bas (?:given|provided|annotated)\b{BY_THE_PICTURE}"
+    rf"|\bit (?:was|is) (?:stated|mentioned|specified|provided)\b{BY_THE_PICTURE}",
+    rf"\b{PROVIDED} {MATTER}\b|\b{MATTER} (?:that (?:was|were|is|are) )?{PROVIDED}\b"
+    rf"{BY_THE_PICTURE}|\bgiven (?:text|context|representation)\b",
     # a reference, a hint, the answer itself
     rf"{THE}reference\b{NO_CRIB}|\breference (?:answer|solution|text)s?\b",
     r"\b(?:the|this|my|your) hints?\b|\bhint (?:says|tells|suggests)\b",

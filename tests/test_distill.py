@@ -366,7 +366,8 @@ def test_a_teacher_of_text_is_not_shown_pictures(tmp_path, capsys, monkeypatch):
     teacher.name = "reads"
     use(monkeypatch, teacher)
     for line in ("", "--mode hindsight", "--mode prefix --judge none"):
-        words = f"--data count --max-train-samples 2 --teacher x {line} --output-dir {tmp_path / 'out'}".split()
+        words = f"--data count --max-train-samples 2 --teacher x {line}".split()
+        words += ["--output-dir", tmp_path / "out"]
         assert "reads text only, and stage" in refusal(distill, words, capsys)
     distill.must_see(teacher, ["reason", "look"], "--teacher")  # as these show none
 
