@@ -51,6 +51,10 @@ class Clock:
         """Return seconds since some moment."""
         return time.monotonic()
 
+    def sleep(self, seconds: float) -> None:
+        """Let time pass: nothing is on its way."""
+        time.sleep(seconds)
+
     def wait(self, results: queue.SimpleQueue, seconds: float) -> tuple | None:
         """Wait for the next result, so long at most; None if there was none."""
         try:
@@ -146,6 +150,14 @@ class ServedTeacher:
         result = type(outcome.result)(without_key(first, self.key), *others)
         return outcome._replace(result=result)
 
+    def is_alive(self) -> bool:
+        """Ask something easy, to tell a bad ask from a bad server."""
+        easy = Ask("is it alive", [{"role": "user", "content": "Hello"}])
+        outcome = self.request(easy, 0)
+        if isinstance(outcome, Arrived):
+            self.spending.spent += self.price.of(*outcome.usage or (0, 0))
+        return isinstance(outcome, Arrived)
+
     def too_late(self) -> Again:
         """Say that an answer has not come in time."""
         reason = f"no answer within --request-timeout {self.limits.timeout:g} s"
@@ -188,8 +200,7 @@ class ServedTeacher:
 
     def said(self, error: object) -> str:
         """Say an error in one line, without the key: some servers repeat it."""
-        text = str(getattr(error, "message", None) or error)
-        return short(without_key(text, self.key))
+        return short(without_key(message_of(error), self.key))
 
     # --- what the server has ---
 
@@ -232,6 +243,15 @@ class ServedTeacher:
             )
 
 
+def message_of(error: object) -> str:
+    """Find what an error says: servers put it under several keys."""
+    body = getattr(error, "body", None)
+    if isinstance(body, dict):
+        found = [body.get(key) for key in ("message", "detail", "error") if body.get(key)]
+        body = found[0] if found else None
+    return str(body or getattr(error, "message", None) or error)
+
+
 # --- the loop ---
 
 
@@ -246,7 +266,6 @@ class Job:
     tokens: int = 0
     cost: float = 0.0
     deadline: float = 0.0
-    succeeded: int | None = None  # Replies when it was first sent
     entry: list = field(default_factory=list)
 
 
@@ -269,7 +288,8 @@ class Round:
 
     def run(self) -> Iterator[tuple[Ask, Reply | Failure]]:
         """Yield the answers; see ServedTeacher.ask."""
-        with tqdm(total=self.total, desc=f"ask {short(self.teacher.name, 30)}", leave=False) as bar:
+        title, few = f"ask {short(self.teacher.name, 30)}", self.total < 2
+        with tqdm(total=self.total, desc=title, leave=False, disable=few) as bar:
             while True:
                 going_on = self.end is None and not stopping.requested()
                 if going_on:
@@ -369,8 +389,6 @@ class Round:
         teacher.spending.reserved += job.cost
         job.entry = teacher.window.add(now, job.tokens * teacher.ratio + self.most)
         job.deadline = now + teacher.limits.timeout
-        if job.succeeded is None:
-            job.succeeded = teacher.succeeded
         self.numbers += 1
         self.running[self.numbers] = job
 
@@ -389,14 +407,18 @@ class Round:
         """Wait a moment; returns the answer that arrived, if one did."""
         now = self.clock.now()
         wake = min([self.wake, now + TICK, *(job.deadline for job in self.running.values())])
-        arrived = self.clock.wait(self.results, max(0.001, wake - now))
-        found = []
+        seconds, arrived = max(0.001, wake - now), None
+        if self.running:
+            arrived = self.clock.wait(self.results, seconds)
+        else:
+            self.clock.sleep(seconds)
         if arrived:
             number, outcome = arrived
             job = self.running.pop(number, None)  # None: its time was over, it is asked again
-            if job:
-                found += self.settled(job, outcome)
+            return self.settled(job, outcome) if job else []
+        # Only now: the caller may have been away for long, and answers been here in time.
         now = self.clock.now()
+        found = []
         for number in [n for n, job in self.running.items() if job.deadline <= now]:
             found += self.settled(self.running.pop(number), self.teacher.too_late())
         return found
@@ -459,7 +481,7 @@ class Round:
             tries = job.tries
         if outcome.after is not None and outcome.after > PATIENCE:
             tries = most + 1
-        if tries > most and not outcome.for_all and teacher.succeeded > job.succeeded:
+        if tries > most and not outcome.for_all and teacher.is_alive():
             return [(job.ask, Failure(f"given up after {tries} tries: {outcome.reason}"))]
         if tries > most:
             self.end = self.end or UserError(

@@ -288,7 +288,8 @@ def batches_of(asks: Sequence, size: int) -> list[range]:
 
 def progress(teacher: Teacher, asks: Sequence, steps: list[range]) -> Iterator[range]:
     """Go through the batches with a progress bar of asks."""
-    with tqdm(total=len(asks), desc=f"ask {short(teacher.name, 30)}", leave=False) as bar:
+    title, few = f"ask {short(teacher.name, 30)}", len(asks) < 2
+    with tqdm(total=len(asks), desc=title, leave=False, disable=few) as bar:
         for step in steps:
             yield step
             bar.update(len(step))
@@ -454,7 +455,7 @@ def make_teacher(
     try:
         return make_local(args, name, sampling, like)
     except UserError as error:
-        raise UserError(re.sub(r"--model\b", f"--{who}", str(error))) from None
+        raise UserError(re.sub(r"^--model\b", f"--{who}", str(error))) from None
 
 
 def make_served(
@@ -499,8 +500,13 @@ def make_local(
         return LocalTeacher(name, like.policy, like.processor, sampling, size, like.num_workers)
     if isinstance(like, TextTeacher) and like.name == name:
         return TextTeacher(name, like.policy, like.tokenizer, sampling, size)
+    if families.preset(name):
+        raise UserError(
+            f"--model {name} is the untrained preset, which has nothing to teach; name a trained "
+            "checkpoint"
+        )
     directory = Path(name)
-    if not directory.is_dir() and not looks_local(name) and not families.preset(name):
+    if not directory.is_dir() and not looks_local(name):
         directory = fetch(name, weights=False)
     device = pick_device(args.device)
     if is_text_model(directory):
@@ -514,7 +520,7 @@ def make_local(
         seed=0,
         **{flag: getattr(args, flag) for flag in LOADING},
     )
-    decided = model.resolve(wanted, needs_training="it has nothing to teach yet")
+    decided = model.resolve(wanted)
     wanted = argparse.Namespace(**vars(wanted) | decided)
     policy, processor = model.load_from_args(wanted)
     workers = loading.workers(getattr(args, "num_workers", None), False, device)

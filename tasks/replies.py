@@ -49,7 +49,8 @@ def read_completion(completion: object, prefix: str, size: int) -> Arrived | Aga
         text, thought = [HALF.sub("\ufffd", text) for text in texts]
         refusal, finish = getattr(said, "refusal", None), choice.finish_reason
     except (AttributeError, TypeError, IndexError, KeyError):
-        return Again(f"no chat completion: {short(completion, 100)}")
+        error = getattr(completion, "error", None)  # OpenRouter's, with status 200
+        return Again(f"no chat completion: {short(error or completion, 100)}")
     usage = usage_of(completion)
     if finish == "content_filter" or refusal:
         return Arrived(Failure(short(f"refused ({refusal or 'content filter'})")), usage)
