@@ -15,7 +15,6 @@ PATH=$PWD/.venv/bin:$PATH
 SAMPLES=${SAMPLES:-20000}
 SFT_STEPS=${SFT_STEPS:-900}
 GRPO_STEPS=${GRPO_STEPS:-160}
-SEEDS=${SEEDS:-0 1 2}
 OUT=${OUT:-runs/circle}
 SFT="--model tiny --learning-rate 2e-3 --max-steps $SFT_STEPS --eval-batch-size 64 \
     --logging-steps 50 --eval-data count:test --resume-from-checkpoint"
@@ -23,7 +22,7 @@ GRPO="--data count --eval-data count:test count:ood --eval-steps 40 --learning-r
     --max-grad-norm 0.2 --prompts-per-step 16 --num-generations 8 --max-steps $GRPO_STEPS \
     --logging-steps 10 --micro-batch-size 64 --eval-batch-size 64 --resume-from-checkpoint"
 
-for seed in $SEEDS; do
+for seed in 0 1 2; do
     python distill.py --mode direct --data count --teacher toy --judge toy --seed $seed \
         --max-train-samples $SAMPLES --output-dir $OUT$seed/data
     python train_sft.py $SFT --data $OUT$seed/data/distilled.jsonl --seed $seed \
@@ -36,5 +35,5 @@ for seed in $SEEDS; do
 done
 for data in distilled fallible; do
     echo "== $data"
-    python recipes/seed_table.py $(for seed in $SEEDS; do echo $OUT$seed/$data; done) || true
+    python recipes/seed_table.py ${OUT}0/$data ${OUT}1/$data ${OUT}2/$data || true
 done

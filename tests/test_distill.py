@@ -23,6 +23,7 @@ import teachers
 from distilling import asking, estimates, formats, planted, prompts, stages
 from distilling.planted import Faults, ToyTeacher
 from plumbing import running, stopping
+from plumbing.errors import UserError
 from tasks.asks import Failure
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -252,6 +253,51 @@ def test_a_checkpoint_as_teacher_goes_on_exactly(tmp_path, base):
     stage = tmp_path / "cut" / "stages" / "direct.jsonl"
     stage.write_bytes(b"".join(stage.read_bytes().splitlines(keepends=True)[:5]))
     assert run(tmp_path / "cut", line) == whole
+
+
+def test_a_server_with_faults_loses_and_doubles_nothing(tmp_path, monkeypatch):
+    """What 429, 500, half a body, a broken body and a reset leave is what a good server leaves."""
+    pytest.importorskip("openai")
+    from chat_server import ChatServer, completion
+    from test_served import MadeUpClock
+
+    import served
+
+    monkeypatch.setattr(served, "Clock", MadeUpClock)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-a-key-of-the-test")
+    faults = ["500", None, "half", "429 after 7", "malformed", None, "reset", "503", "html"] * 2
+
+    def answer(body):
+        return 200, completion(f"I looked at it {body['seed']} times. <answer> 1 </answer>")
+
+    left = []
+    for name, given in (("good", []), ("bad", faults)):
+        with ChatServer(answer=answer, faults=given) as server:
+            line = f"--data count --max-train-samples 12 --teacher {server.address}"
+            line += " --teacher-model m --mode direct --judge none --drop-blind-solved"
+            left.append(run(tmp_path / name, line))
+            assert (len(server.bodies) > 24) == bool(given)
+    assert left[0] == left[1]
+    assert b"sk-a-key" not in b"".join(left[1].values())
+    assert "sk-a-key" not in (tmp_path / "bad" / "args.json").read_text()
+
+
+def test_a_budget_stops_in_time_and_the_same_command_goes_on(tmp_path):
+    pytest.importorskip("openai")
+    from chat_server import ChatServer, completion
+
+    def answer(body):
+        return 200, completion("I looked at it twice. <answer> 1 </answer>", tokens=50)
+
+    with ChatServer(answer=answer) as server:
+        line = f"--data count --max-train-samples 12 --teacher {server.address} --teacher-model m"
+        line += " --mode direct --judge none --max-completion-length 50 --teacher-price 0 1000000"
+        with pytest.raises(UserError, match="stopped before --budget 260 is exceeded"):
+            run(tmp_path / "out", f"{line} --budget 260")
+        assert len(server.bodies) == 5
+        run(tmp_path / "out", f"{line} --budget 700")
+        assert len(server.bodies) == 12
+        assert len(lines_of(tmp_path / "out" / "stages" / "direct.jsonl")) == 12
 
 
 # --- stopped, and typed again ---
