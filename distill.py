@@ -44,6 +44,7 @@ from plumbing import arguments, disk, flags, rundir, running
 from plumbing.arguments import flag, read_args, write_args
 from plumbing.bad_records import BadRecords
 from plumbing.errors import UserError
+from tasks import images
 from tasks.example import Example
 from tasks.prompts import template_of
 
@@ -239,6 +240,7 @@ def main(args: argparse.Namespace) -> None:
     rundir.refuse_anothers(out, args)
     same_run(args, out)
     template_of(args.prompt_template)
+    images.limit_image_pixels(args.max_image_pixels)
     bad = BadRecords(args.skip_bad_records)
     examples = read_examples(args, bad)
     bad.report(out)

@@ -24,6 +24,7 @@ from distilling import asking, estimates, formats, planted, prompts, stages
 from distilling.planted import Faults, ToyTeacher
 from plumbing import running, stopping
 from plumbing.errors import UserError
+from tasks import images
 from tasks.asks import Failure
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -441,3 +442,12 @@ def test_prompts_have_no_place_left(tmp_path):
             text = json.dumps(line["messages"])
             assert not any(f"{{{name}}}" in text for name in ("question", "thinking", "answer"))
     assert prompts.KINDS == tuple(prompts.DESCRIBE)
+
+
+def test_a_picture_of_too_many_pixels_is_refused(tmp_path, capsys):
+    (tmp_path / "a.png").write_bytes(png(640, 480))
+    data = tmp_path / "set.jsonl"
+    data.write_text(json.dumps({"image": "a.png", "question": "How many?", "answer": "1"}))
+    words = f"--data {data} --teacher toy --max-image-pixels 1000 --output-dir {tmp_path / 'o'}"
+    assert "set.jsonl:1" in refusal(distill, words.split(), capsys)
+    images.limit_image_pixels()
