@@ -128,7 +128,10 @@ def _what_is_kept(args) -> str:
 
 
 # What runs write into their directory, and what a user could give to the next as data.
-WRITTEN = ("args.json", "metrics.jsonl", "result.json", "scaling.jsonl", "disagreements.jsonl")
+WRITTEN = (
+    *("args.json", "metrics.jsonl", "result.json", "scaling.jsonl", "disagreements.jsonl"),
+    *("distilled.jsonl", "rejected.jsonl"),
+)
 
 
 def refuse_own_files(out: Path, args):

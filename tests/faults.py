@@ -74,6 +74,9 @@ RUNS = {
         "--model {base} --data count:test --level 1 --num-samples 2 --max-eval-samples 6"
         " --eval-batch-size 4 --max-completion-length 12",
     ),
+    "distill": Run(
+        "distill", "--data count --level 1 --teacher toy --judge toy --max-train-samples 3"
+    ),
     "export": Run("model", "export --model {adapter}", resume=""),
 }
 

@@ -25,7 +25,7 @@ import rewards
 import rollout
 from plumbing import running
 
-SCRIPTS = ("train_sft", "train_grpo", "train_dpo", "selftrain", "evaluate", "model")
+SCRIPTS = ("train_sft", "train_grpo", "train_dpo", "selftrain", "evaluate", "distill", "model")
 
 
 def spoken(noise: Callable) -> Callable:

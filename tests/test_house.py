@@ -19,7 +19,7 @@ import pytest
 from recipes import measure
 
 ROOT = Path(__file__).resolve().parents[1]
-WINGS = ("tasks", "grading", "plumbing", "fast")
+WINGS = ("tasks", "grading", "distilling", "plumbing", "fast")
 
 # The floors, lowest first. A file imports files of its own floor and of lower ones.
 FLOORS = [
@@ -29,16 +29,17 @@ FLOORS = [
     ["rewards"],
     ["tasks*"],
     ["pools", "served"],
+    ["distilling*"],
     ["losses", "logps", "expert_lora", "fast.kernels"],
     ["processor", "adapters"],
     ["model"],
     ["data"],
-    ["batching"],
+    ["batching", "distilling.documents"],
     ["lengths", "experts"],
     ["curriculum", "merging"],
     ["fast", "fast.decode", "rollout", "update"],
     ["sampler", "heldout", "teachers"],
-    ["evaluate", "generate", "selftrain", "train_*", "fast.*"],
+    ["distill", "evaluate", "generate", "selftrain", "train_*", "fast.*"],
 ]
 
 # Heavy packages: imported where used, so that runs without them, and a typo's message, come fast.
