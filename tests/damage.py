@@ -6,6 +6,9 @@ The state is what a kill leaves at some of a run's writes, and what is there at 
 are read back is traced, not listed (`watch_reads` in faults_server.py). A case is one file with one
 damage and the same command again. It may end well with the undamaged run's results, bit for bit, or
 with one sentence that names the file and a remedy; then the remedy is followed, and must work.
+
+Most remedies lead to the same state: after the same command in the same files, the same happens.
+So each such run is made once and remembered (remembered.py).
 """
 
 import argparse
@@ -24,6 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import faults
+import remembered
 from faults import NO_FAULT, Run
 
 # --- what is run ---
@@ -301,7 +305,7 @@ class State:
     run: Run
     folder: Path  # a copy, to be copied to `at`
     at: Path  # where the commands run
-    wanted: dict[str, object]
+    wanted: dict[str, str]
     reads: list[str]
     others: dict[str, Path]  # what a tree is -> a tree that could be in this one's place
 
@@ -314,6 +318,12 @@ def of_other_data(line: str) -> str:
 
 class Bench(faults.Bench):
     """The states, and the cases that begin with them."""
+
+    def __init__(self, folder: Path, runner: faults.Server):
+        super().__init__(folder, runner)
+        self.prints = remembered.Prints()
+        self.memory = remembered.Memory(self.folder / "memory", self.prints)
+        self.place = remembered.Place()
 
     def prepare(self) -> None:
         for name, run in MODELS.items():
@@ -332,6 +342,13 @@ class Bench(faults.Bench):
         argv = f"{attempt.run.line.format(**models)} --output-dir {out} {attempt.more}".split()
         end = self.runner.run(attempt.run.script, argv, log, armed, 60)
         return end, log.read_text(errors="replace")
+
+    def go_or_remember(self, attempt: Try) -> tuple[dict, str]:
+        """The same, but for a run of which is known what it does."""
+        reads = self.folder / "reads"
+        command = f"{attempt.run.script} {attempt.run.line} {attempt.out} {attempt.more}"
+        go = lambda: self.go(attempt, str(reads))  # noqa: E731
+        return self.memory.run(command, attempt.folder, reads, go, self.place)
 
     def states(self, name: str, count: int = STATES) -> Iterator[State]:
         """The states of a run, or the one of a reader."""
@@ -352,7 +369,7 @@ class Bench(faults.Bench):
             self.start(twin, at, NO_FAULT)
             move(at, kept / what)
         self.start(run, at, NO_FAULT)
-        wanted = faults.left_by(at)
+        wanted = self.prints.left_by(at)
         move(at, kept / "end")
         chosen = faults.spread(faults.ends_of_bursts(points), count + 2)[1:-1] if count else []
         before = {}
@@ -380,7 +397,7 @@ class Bench(faults.Bench):
         end, text = self.go(Try(at, run, ""))
         if end["code"] != 0:
             raise RuntimeError(text[-2000:])
-        wanted = faults.left_by(at / "run")
+        wanted = self.prints.left_by(at / "run")
         others = {"another seed's": kept / "another seed's"}
         return self.with_reads(State("model", run, kept / "tree", at, wanted, [], others))
 
@@ -402,18 +419,16 @@ class Bench(faults.Bench):
         return state
 
     def copy(self, state: State) -> None:
-        if state.at.exists():
-            shutil.rmtree(state.at)
-        shutil.copytree(state.folder, state.at)
+        self.place.lay_out(state.folder, state.at)
 
-    def left(self, state: State, out: str = "run") -> dict[str, object]:
-        """What the command leaves, under the names it has in `wanted`."""
+    def left(self, state: State, out: str = "run") -> dict[str, str]:
+        """What the command leaves, under the names it has in `wanted`, as digests."""
         where = state.at / out if state.name == "model" else (state.at / out).parent
         for path in where.rglob("*"):
             if not path.is_dir() and not is_file(path):  # reading a FIFO would never end
                 path.unlink()
                 path.write_text("neither a file nor a folder")
-        found = faults.left_by(where)
+        found = self.prints.left_by(where)
         return {name: some for name, some in found.items() if not name.endswith(".damaged")}
 
     def damages_of(self, state: State, name: str) -> list[Damage]:
@@ -447,7 +462,7 @@ class Bench(faults.Bench):
             if not outcome:
                 failures.append("the sentence names no remedy that can be followed")
             else:
-                end, again = self.go(attempt)
+                end, again = self.go_or_remember(attempt)
                 failures += [f"remedied: {what}" for what in failures_of_the_end(end, again)]
                 failures += ["remedied: exit code 2"] if end["code"] == 2 else []
         attempt.untouched = untouched(path, damage)
