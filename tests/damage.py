@@ -324,6 +324,7 @@ class Bench(faults.Bench):
         self.prints = remembered.Prints()
         self.memory = remembered.Memory(self.folder / "memory", self.prints)
         self.place = remembered.Place()
+        self.reads = self.folder / "reads"
 
     def prepare(self) -> None:
         for name, run in MODELS.items():
@@ -332,23 +333,29 @@ class Bench(faults.Bench):
                 raise RuntimeError(self.log(folder).read_text()[-2000:])
             self.models[name] = str(folder / "run")
 
-    def go(self, attempt: Try, reads: str = "") -> tuple[dict, str]:
-        """Run a command: (how it ended, what it said)."""
+    def go(self, attempt: Try, unique: str = "") -> tuple[dict, str]:
+        """Run a command, or repeat what it is known to do: (how it ended, what it said).
+
+        unique: a file that will not be there again as it is.
+        """
+        command = " ".join([attempt.run.script, *self.argv(attempt)])
+        go = lambda: self.really_go(attempt)  # noqa: E731
+        return self.memory.run(command, attempt.folder, self.reads, go, self.place, unique)
+
+    def argv(self, attempt: Try) -> list[str]:
+        models = self.models | {"model": str(attempt.folder / "model")}
+        line = attempt.run.line.format(**models)
+        return f"{line} --output-dir {attempt.folder / attempt.out} {attempt.more}".split()
+
+    def really_go(self, attempt: Try) -> tuple[dict, str]:
+        """Run a command, which leaves in `self.reads` what it has looked at."""
         log = self.log(attempt.folder)
         log.write_text("")
-        armed = dict(folder=str(attempt.folder), mode=0, at=0, value=0, half=0, log="", reads=reads)
-        models = self.models | {"model": str(attempt.folder / "model")}
-        out = attempt.folder / attempt.out
-        argv = f"{attempt.run.line.format(**models)} --output-dir {out} {attempt.more}".split()
-        end = self.runner.run(attempt.run.script, argv, log, armed, 60)
+        self.reads.write_text("")
+        armed = dict(folder=str(attempt.folder), mode=0, at=0, value=0, half=0, log="")
+        armed["reads"] = str(self.reads)
+        end = self.runner.run(attempt.run.script, self.argv(attempt), log, armed, 120)
         return end, log.read_text(errors="replace")
-
-    def go_or_remember(self, attempt: Try) -> tuple[dict, str]:
-        """The same, but for a run of which is known what it does."""
-        reads = self.folder / "reads"
-        command = f"{attempt.run.script} {attempt.run.line} {attempt.out} {attempt.more}"
-        go = lambda: self.go(attempt, str(reads))  # noqa: E731
-        return self.memory.run(command, attempt.folder, reads, go, self.place)
 
     def states(self, name: str, count: int = STATES) -> Iterator[State]:
         """The states of a run, or the one of a reader."""
@@ -394,7 +401,7 @@ class Bench(faults.Bench):
             shutil.copytree(self.models[what], kept / model / "model")
         shutil.copytree(kept / "tree", at)
         run = READERS[name]
-        end, text = self.go(Try(at, run, ""))
+        end, text = self.really_go(Try(at, run, ""))
         if end["code"] != 0:
             raise RuntimeError(text[-2000:])
         wanted = self.prints.left_by(at / "run")
@@ -407,13 +414,12 @@ class Bench(faults.Bench):
     def with_reads(self, state: State) -> State:
         """Trace what the command reads of this state, undamaged."""
         self.copy(state)
-        reads = self.folder / "reads"
-        reads.write_text("")
-        end, text = self.go(Try(state.at, state.run, self.more(state)), str(reads))
+        end, text = self.really_go(Try(state.at, state.run, self.more(state)))
         wrong = faults.differences(self.left(state), state.wanted)
         if end["code"] != 0 or wrong:
             raise RuntimeError(f"undamaged {state.folder}: {wrong} {text[-1500:]}")
-        seen = [Path(line) for line in dict.fromkeys(reads.read_text().splitlines())]
+        lines = [line.removeprefix("open\t") for line in self.reads.read_text().splitlines()]
+        seen = [Path(line) for line in dict.fromkeys(lines)]
         names = [str(path.relative_to(state.at)) for path in seen if path.is_relative_to(state.at)]
         state.reads = [name for name in names if is_file(state.folder / name) and not half(name)]
         return state
@@ -448,7 +454,7 @@ class Bench(faults.Bench):
         path, old = state.at / name, (state.folder / name).read_bytes()
         damage.apply(path)
         attempt = Try(state.at, state.run, self.more(state))
-        end, text = self.go(attempt)
+        end, text = self.go(attempt, name)
         failures, outcome = failures_of_the_end(end, text), "as before"
         said = faults.error_sentences(text)
         again = ""
@@ -462,7 +468,7 @@ class Bench(faults.Bench):
             if not outcome:
                 failures.append("the sentence names no remedy that can be followed")
             else:
-                end, again = self.go_or_remember(attempt)
+                end, again = self.go(attempt)
                 failures += [f"remedied: {what}" for what in failures_of_the_end(end, again)]
                 failures += ["remedied: exit code 2"] if end["code"] == 2 else []
         attempt.untouched = untouched(path, damage)
@@ -571,6 +577,22 @@ def cases(bench: Bench, name: str, count: int, most: int) -> Iterator[tuple[Stat
             yield from ((state, file, damage) for damage in bench.damages_of(state, file))
 
 
+def sweep(bench: Bench, args: argparse.Namespace) -> Iterator[dict]:
+    """Try the chosen cases, all runs in turn. Yields their records."""
+    chosen: dict[str, list[tuple[State, str, Damage]]] = {}
+    for turn in range(args.turns):
+        for name in args.run:
+            if name not in chosen:
+                every = cases(bench, name, args.states, args.states_of_a_file)
+                found = [c for c in every if re.search(args.only, c[1])]
+                found = [c for c in found if re.search(args.damage, c[2].name)]
+                print(f"{name}: {len({c[1] for c in found})} files, {len(found)} cases", flush=True)
+                chosen[name] = found[args.first :: args.every]
+            for case in chosen[name][turn :: args.turns]:
+                yield {"run": name, **bench.damaged(*case)}
+        print(f"turn {turn + 1} of {args.turns} is done", flush=True)
+
+
 def table(records: list[dict]) -> str:
     heads = f"{'as before':>11}{'not needed':>12}{'remedied':>10}{'failed':>8}"
     lines = [f"{'run':<18}{'files':>6}{'cases':>7}{heads}"]
@@ -596,6 +618,7 @@ def main() -> int:
     parser.add_argument("--from", dest="first", type=int, default=0, help="first case to take")
     parser.add_argument("--states", type=int, default=STATES, help="kills of each run")
     parser.add_argument("--states-of-a-file", type=int, default=2, help="states to damage it in")
+    parser.add_argument("--turns", type=int, default=1, help="go through all runs so many times")
     parser.add_argument("--only", default="", help="regular expression of the files")
     parser.add_argument("--damage", default="", help="regular expression of the damages")
     parser.add_argument("--output", type=Path, help="JSON Lines, a record for every case")
@@ -604,21 +627,14 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="damage") as temporary:
         bench = Bench(Path(temporary), faults.Server(faults.build_shim(Path(temporary))))
         bench.prepare()
-        for name in args.run:
-            found: list[tuple[State, str, Damage]] = []
-            for state, file, damage in cases(bench, name, args.states, args.states_of_a_file):
-                if re.search(args.only, file) and re.search(args.damage, damage.name):
-                    found.append((state, file, damage))
-            print(f"{name}: {len({c[1] for c in found})} files, {len(found)} cases", flush=True)
-            for case in found[args.first :: args.every]:
-                record = {"run": name, **bench.damaged(*case)}
-                records.append(record)
-                if args.output:
-                    with open(args.output, "a") as file:
-                        file.write(json.dumps(record) + "\n")
-                if record["failures"]:
-                    what = "; ".join(record["failures"])[:300]
-                    print(f"{name} {case[0].name} {case[1]} {case[2].name}: {what}", flush=True)
+        for record in sweep(bench, args):
+            records.append(record)
+            if args.output:
+                with open(args.output, "a") as file:
+                    file.write(json.dumps(record) + "\n")
+            if record["failures"]:
+                place = " ".join(record[key] for key in ("run", "state", "file", "damage"))
+                print(f"{place}: {'; '.join(record['failures'])[:300]}", flush=True)
         bench.runner.close()
     print(table(records))
     return int(any(record["failures"] for record in records))

@@ -3,8 +3,8 @@
 Files are known by their inode, size and time: one that was written or replaced has another of
 these. After the same command in the same files the same happens: that is what docs/reliability.md
 promises, and every run that is made is compared bit for bit. So a run with the same remedy in the
-same state is made once. It stands for another whose state differs only in files that it never
-looked at.
+same state is made once. It stands for another whose state has the same names and kinds of files, and
+differs only inside of files that it never opened.
 """
 
 import hashlib
@@ -90,7 +90,7 @@ class Place:
         """Make the folder `at` a copy of `state`; of the same state as before, what has changed."""
         if self.source != (state, at) or not at.is_dir():
             shutil.rmtree(at, ignore_errors=True)
-            shutil.copytree(state, at)
+            shutil.copytree(state, at, symlinks=True)
             self.source, self.copied = (state, at), below(at)
             self.aside = at.with_name(f"{at.name}-aside")
             shutil.rmtree(self.aside, ignore_errors=True)
@@ -160,17 +160,19 @@ class Memory:
         self.runs: dict[tuple, list[Run]] = {}
         self.made = self.repeated = 0
 
-    def clear(self) -> None:
-        """Forget all runs."""
-        self.runs.clear()
-        shutil.rmtree(self.folder, ignore_errors=True)
-
     def run(
-        self, command: str, folder: Path, reads: Path, go: Callable, place: Place
+        self,
+        command: str,
+        folder: Path,
+        reads: Path,
+        go: Callable,
+        place: Place,
+        unique: str = "",
     ) -> tuple[dict, str]:
-        """Repeat what go() did in a state in which all that it looked at was the same, or go().
+        """Repeat what go() did in a state in which all that it opened was the same, or go().
 
-        go: runs `command` in `folder`, and writes to the file `reads` what it looks at.
+        go: runs `command` in `folder`, and writes to the file `reads` what it opens.
+        unique: a file whose content will not come again; a run that opens it is not kept.
         """
         before = below(folder)
         shape = [(name, who[0], link_of(folder / name, who)) for name, who in before.items()]
@@ -182,14 +184,11 @@ class Memory:
                 self.repeated += 1
                 return run.repeat(folder, place)
         self.made += 1
-        reads.write_text("")
         end, text = go()
-        # A library may read what lies beside a file that Python was seen to look at.
-        looked = {os.path.dirname(line) for line in reads.read_text().splitlines()}
-        near = {name for name in files if str((folder / name).parent) in looked}
-        mattered = {name: digests[name] for name in near}
+        opened = set(reads.read_text().splitlines())
+        mattered = {name: digests[name] for name in files if f"open\t{folder / name}" in opened}
         run = Run(mattered, end, text, [], [], self.folder / str(self.made))
-        if self.note_changes(run, folder, before):
+        if unique not in mattered and self.note_changes(run, folder, before):
             known.append(run)
         return end, text
 
@@ -203,7 +202,7 @@ class Memory:
             if after[name][0] not in (FILE, FOLDER):
                 return False  # it has made a link or a pipe
             if origin.get(after[name], name) not in (name, *run.mattered):
-                return False  # it has renamed a file that it has not looked at
+                return False  # it has renamed a file that it has not opened
         run.files.mkdir(parents=True)
         for name in run.made:
             (run.files / name).parent.mkdir(parents=True, exist_ok=True)
