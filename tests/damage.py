@@ -419,7 +419,7 @@ class Bench(faults.Bench):
         if end["code"] != 0 or wrong:
             raise RuntimeError(f"undamaged {state.folder}: {wrong} {text[-1500:]}")
         lines = [line.removeprefix("open\t") for line in self.reads.read_text().splitlines()]
-        seen = [Path(line) for line in dict.fromkeys(lines)]
+        seen = [Path(line) for line in dict.fromkeys(lines)]  # "write\t..." is no such path
         names = [str(path.relative_to(state.at)) for path in seen if path.is_relative_to(state.at)]
         state.reads = [name for name in names if is_file(state.folder / name) and not half(name)]
         return state
@@ -541,7 +541,9 @@ def untouched(path: Path, damage: Damage) -> bool:
     """Whether the file is as it was damaged: the run did not need what stands in it."""
     if damage.content is not None:
         return is_file(path) and path.read_bytes() == damage.content
-    return damage.place != "a FIFO" and not path.exists()
+    if damage.place in ("a folder", "a FIFO"):
+        return path.is_dir() or path.is_fifo()
+    return not path.exists()
 
 
 def half(name: str) -> bool:

@@ -87,7 +87,8 @@ def watch_reads(log: str, folder: str) -> None:
     """Note the files below `folder` that are opened to be read, or looked at, a line each in `log`.
 
     Looked at counts, too: some files are only asked whether they are there. Not for their size.
-    The shim adds a line "open<TAB>path" for each that is opened by whatever library.
+    The shim adds a line for each that is opened by whatever library, "open<TAB>path" or
+    "write<TAB>path".
     """
     out = os.open(log, os.O_WRONLY | os.O_APPEND)
     ctypes.CDLL(None).fault_note(out)

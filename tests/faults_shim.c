@@ -6,7 +6,7 @@
    KILL: the process is killed. SIGNAL: it gets the signal `value`, and goes on.
    half: a write at `at` first writes half of its bytes, as a disk does when it fills up.
 
-   fault_note() lets every opening below the folder be written to a file, as "open<TAB>path".
+   fault_note() lets every opening below the folder be written to a file: "open<TAB>path", "write<TAB>path" to write only.
    fault_arm() begins; a process of its own is armed by FAULT_* in its environment, which its children do not inherit.
    Neither what C's stdio writes nor system calls without libc are seen (test_faults.py compares with strace). */
 #define _GNU_SOURCE
@@ -126,10 +126,11 @@ static int changes(const char *full, int flags)
     return flags & O_TRUNC ? 1 : 0;
 }
 
-static void note(const char *full)
+static void note(const char *full, int flags)
 {
     char line[LONGEST + 10];
-    int length = snprintf(line, sizeof line, "open\t%s\n", full);
+    const char *what = (flags & O_ACCMODE) == O_WRONLY ? "write" : "open";
+    int length = snprintf(line, sizeof line, "%s\t%s\n", what, full);
     if (below(full))
         syscall(SYS_write, note_fd, line, length);
 }
@@ -140,7 +141,7 @@ static int may_open(const char *call, int dir, const char *path, int flags)
     int before = errno;
     int what = mode == OFF ? 0 : changes(absolute(dir, path, full), flags);
     if (note_fd >= 0)
-        note(absolute(dir, path, full));
+        note(absolute(dir, path, full), flags);
     errno = before;
     return !what || meet(call, full, 0, what == 2) != REFUSE;
 }
@@ -166,12 +167,12 @@ static int may_open(const char *call, int dir, const char *path, int flags)
 #define CREAT(name) \
     int name(const char *path, mode_t bits) \
     { \
-        return may_open("open", AT_FDCWD, path, O_CREAT | O_TRUNC) ? REAL(name)(path, bits) : -1; \
+        return may_open("open", AT_FDCWD, path, O_WRONLY | O_CREAT | O_TRUNC) ? REAL(name)(path, bits) : -1; \
     }
 #define FOPEN(name) \
     FILE *name(const char *path, const char *how) \
     { \
-        int flags = how[0] == 'w' ? O_CREAT | O_TRUNC : how[0] == 'a' ? O_CREAT : 0; \
+        int flags = how[0] == 'w' ? O_WRONLY | O_CREAT | O_TRUNC : how[0] == 'a' ? O_WRONLY | O_CREAT : 0; \
         return may_open("open", AT_FDCWD, path, flags) ? REAL(name)(path, how) : NULL; \
     }
 OPEN(open) OPEN(open64) OPENAT(openat) OPENAT(openat64) CREAT(creat) CREAT(creat64) FOPEN(fopen) FOPEN(fopen64)

@@ -186,7 +186,12 @@ class Memory:
         self.made += 1
         end, text = go()
         opened = set(reads.read_text().splitlines())
-        mattered = {name: digests[name] for name in files if f"open\t{folder / name}" in opened}
+        mattered = {
+            name: digests[name]
+            for name in files
+            for how in ("open", "write")
+            if f"{how}\t{folder / name}" in opened
+        }
         run = Run(mattered, end, text, [], [], self.folder / str(self.made))
         if unique not in mattered and self.note_changes(run, folder, before):
             known.append(run)

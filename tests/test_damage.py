@@ -180,7 +180,9 @@ def test_a_state_is_laid_out_again_whatever_was_done_to_it(state):
     whole = remembered.Prints().left_by(source)
     for name in ("checkpoint-2/weights", "pool.jsonl", "link", "checkpoint-1/weights"):
         path, old = at / "run" / name, (source / "run" / name)
-        for one in damage.damages(old.read_bytes() if old.is_file() else b"x", {}, random.Random(0)):
+        for one in damage.damages(
+            old.read_bytes() if old.is_file() else b"x", {}, random.Random(0)
+        ):
             one.apply(path)
             (at / "run/checkpoint-1/more").write_text("more")
             place.lay_out(source, at)
