@@ -132,9 +132,10 @@ def warm() -> None:
     import tempfile
     import weakref
 
-    import families
     from transformers import AutoTokenizer
     from transformers.utils import logging
+
+    import families
 
     before = logging.get_verbosity()
     logging.set_verbosity_error()

@@ -3,8 +3,8 @@
 Files are known by their inode, size and time: one that was written or replaced has another of
 these. After the same command in the same files the same happens: that is what docs/reliability.md
 promises, and every run that is made is compared bit for bit. So a run with the same remedy in the
-same state is made once. It stands for another whose state has the same names and kinds of files, and
-differs only inside of files that it never opened.
+same state is made once. It stands for another whose state has the same names and kinds of files,
+and differs only inside of files that it never opened.
 """
 
 import hashlib

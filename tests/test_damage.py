@@ -97,7 +97,7 @@ def test_what_is_written_over_is_noticed(tmp_path):
 
 @pytest.fixture
 def state(tmp_path):
-    """A run's folder with an old checkpoint and a new one, and the place where commands change it."""
+    """A run's folder with two checkpoints, and the place where commands change it."""
     for name in ("checkpoint-1", "checkpoint-2"):
         (tmp_path / "state/run" / name).mkdir(parents=True)
         (tmp_path / "state/run" / name / "weights").write_text(f"weights of {name}")
