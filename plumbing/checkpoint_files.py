@@ -52,7 +52,7 @@ def read_config(directory: Path) -> dict:
     if kind not in list(families.FAMILIES):  # a list: what the file says may have no hash
         raise UserError(
             f"{file}: model_type is {shown(kind)}, which is not known; "
-            f"name a checkpoint of {families.known()}"
+            f"name a checkpoint of {families.known()}; if it is one, {REMEDY}"
         )
     check(file, found, CONFIG)
     method = quantised_by(found)

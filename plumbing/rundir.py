@@ -156,6 +156,10 @@ def check_checkpoint(path: Path, by_name: bool = True) -> None:
         remedy = f"{good.name} is whole: --resume-from-checkpoint {good}"
     elif good:
         remedy = f"delete it, and --resume-from-checkpoint goes on from {good.name}, which is whole"
+    elif by_name and (path.parent / SUMS).is_file():  # nothing starts over beside a saved model
+        remedy = "no other checkpoint is whole: train again in another --output-dir"
+        if not fault_of(path.parent):
+            remedy += f" (the model in {path.parent} is whole)"
     else:
         remedy = f"no other checkpoint is whole: delete {path}, and training starts over"
     raise UserError(f"{fault}; {remedy}")

@@ -6,6 +6,9 @@ The state is what a kill leaves at some of a run's writes, and what is there at 
 are read back is traced, not listed (`watch_reads` in faults_server.py). A case is one file with one
 damage and the same command again. It may end well with the undamaged run's results, bit for bit, or
 with one sentence that names the file and a remedy; then the remedy is followed, and must work.
+
+Most remedies lead to the same state: after the same command in the same files, the same happens.
+So each such run is made once and remembered (remembered.py).
 """
 
 import argparse
@@ -24,6 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import faults
+import remembered
 from faults import NO_FAULT, Run
 
 # --- what is run ---
@@ -301,7 +305,7 @@ class State:
     run: Run
     folder: Path  # a copy, to be copied to `at`
     at: Path  # where the commands run
-    wanted: dict[str, object]
+    wanted: dict[str, str]
     reads: list[str]
     others: dict[str, Path]  # what a tree is -> a tree that could be in this one's place
 
@@ -315,6 +319,13 @@ def of_other_data(line: str) -> str:
 class Bench(faults.Bench):
     """The states, and the cases that begin with them."""
 
+    def __init__(self, folder: Path, runner: faults.Server):
+        super().__init__(folder, runner)
+        self.prints = remembered.Prints()
+        self.memory = remembered.Memory(self.folder / "memory", self.prints)
+        self.place = remembered.Place()
+        self.reads = self.folder / "reads"
+
     def prepare(self) -> None:
         for name, run in MODELS.items():
             folder = self.folder / f"model-{name}"
@@ -322,15 +333,28 @@ class Bench(faults.Bench):
                 raise RuntimeError(self.log(folder).read_text()[-2000:])
             self.models[name] = str(folder / "run")
 
-    def go(self, attempt: Try, reads: str = "") -> tuple[dict, str]:
-        """Run a command: (how it ended, what it said)."""
+    def go(self, attempt: Try, unique: str = "") -> tuple[dict, str]:
+        """Run a command, or repeat what it is known to do: (how it ended, what it said).
+
+        unique: a file that will not be there again as it is.
+        """
+        command = " ".join([attempt.run.script, *self.argv(attempt)])
+        go = lambda: self.really_go(attempt)  # noqa: E731
+        return self.memory.run(command, attempt.folder, self.reads, go, self.place, unique)
+
+    def argv(self, attempt: Try) -> list[str]:
+        models = self.models | {"model": str(attempt.folder / "model")}
+        line = attempt.run.line.format(**models)
+        return f"{line} --output-dir {attempt.folder / attempt.out} {attempt.more}".split()
+
+    def really_go(self, attempt: Try) -> tuple[dict, str]:
+        """Run a command, which leaves in `self.reads` what it has looked at."""
         log = self.log(attempt.folder)
         log.write_text("")
-        armed = dict(folder=str(attempt.folder), mode=0, at=0, value=0, half=0, log="", reads=reads)
-        models = self.models | {"model": str(attempt.folder / "model")}
-        out = attempt.folder / attempt.out
-        argv = f"{attempt.run.line.format(**models)} --output-dir {out} {attempt.more}".split()
-        end = self.runner.run(attempt.run.script, argv, log, armed, 60)
+        self.reads.write_text("")
+        armed = dict(folder=str(attempt.folder), mode=0, at=0, value=0, half=0, log="")
+        armed["reads"] = str(self.reads)
+        end = self.runner.run(attempt.run.script, self.argv(attempt), log, armed, 120)
         return end, log.read_text(errors="replace")
 
     def states(self, name: str, count: int = STATES) -> Iterator[State]:
@@ -352,7 +376,7 @@ class Bench(faults.Bench):
             self.start(twin, at, NO_FAULT)
             move(at, kept / what)
         self.start(run, at, NO_FAULT)
-        wanted = faults.left_by(at)
+        wanted = self.prints.left_by(at)
         move(at, kept / "end")
         chosen = faults.spread(faults.ends_of_bursts(points), count + 2)[1:-1] if count else []
         before = {}
@@ -377,10 +401,10 @@ class Bench(faults.Bench):
             shutil.copytree(self.models[what], kept / model / "model")
         shutil.copytree(kept / "tree", at)
         run = READERS[name]
-        end, text = self.go(Try(at, run, ""))
+        end, text = self.really_go(Try(at, run, ""))
         if end["code"] != 0:
             raise RuntimeError(text[-2000:])
-        wanted = faults.left_by(at / "run")
+        wanted = self.prints.left_by(at / "run")
         others = {"another seed's": kept / "another seed's"}
         return self.with_reads(State("model", run, kept / "tree", at, wanted, [], others))
 
@@ -390,30 +414,27 @@ class Bench(faults.Bench):
     def with_reads(self, state: State) -> State:
         """Trace what the command reads of this state, undamaged."""
         self.copy(state)
-        reads = self.folder / "reads"
-        reads.write_text("")
-        end, text = self.go(Try(state.at, state.run, self.more(state)), str(reads))
+        end, text = self.really_go(Try(state.at, state.run, self.more(state)))
         wrong = faults.differences(self.left(state), state.wanted)
         if end["code"] != 0 or wrong:
             raise RuntimeError(f"undamaged {state.folder}: {wrong} {text[-1500:]}")
-        seen = [Path(line) for line in dict.fromkeys(reads.read_text().splitlines())]
+        lines = [line.removeprefix("open\t") for line in self.reads.read_text().splitlines()]
+        seen = [Path(line) for line in dict.fromkeys(lines)]  # "write\t..." is no such path
         names = [str(path.relative_to(state.at)) for path in seen if path.is_relative_to(state.at)]
         state.reads = [name for name in names if is_file(state.folder / name) and not half(name)]
         return state
 
     def copy(self, state: State) -> None:
-        if state.at.exists():
-            shutil.rmtree(state.at)
-        shutil.copytree(state.folder, state.at)
+        self.place.lay_out(state.folder, state.at)
 
-    def left(self, state: State, out: str = "run") -> dict[str, object]:
-        """What the command leaves, under the names it has in `wanted`."""
+    def left(self, state: State, out: str = "run") -> dict[str, str]:
+        """What the command leaves, under the names it has in `wanted`, as digests."""
         where = state.at / out if state.name == "model" else (state.at / out).parent
         for path in where.rglob("*"):
             if not path.is_dir() and not is_file(path):  # reading a FIFO would never end
                 path.unlink()
                 path.write_text("neither a file nor a folder")
-        found = faults.left_by(where)
+        found = self.prints.left_by(where)
         return {name: some for name, some in found.items() if not name.endswith(".damaged")}
 
     def damages_of(self, state: State, name: str) -> list[Damage]:
@@ -433,7 +454,7 @@ class Bench(faults.Bench):
         path, old = state.at / name, (state.folder / name).read_bytes()
         damage.apply(path)
         attempt = Try(state.at, state.run, self.more(state))
-        end, text = self.go(attempt)
+        end, text = self.go(attempt, name)
         failures, outcome = failures_of_the_end(end, text), "as before"
         said = faults.error_sentences(text)
         again = ""
@@ -520,7 +541,9 @@ def untouched(path: Path, damage: Damage) -> bool:
     """Whether the file is as it was damaged: the run did not need what stands in it."""
     if damage.content is not None:
         return is_file(path) and path.read_bytes() == damage.content
-    return damage.place != "a FIFO" and not path.exists()
+    if damage.place in ("a folder", "a FIFO"):
+        return path.is_dir() or path.is_fifo()
+    return not path.exists()
 
 
 def half(name: str) -> bool:
@@ -556,6 +579,22 @@ def cases(bench: Bench, name: str, count: int, most: int) -> Iterator[tuple[Stat
             yield from ((state, file, damage) for damage in bench.damages_of(state, file))
 
 
+def sweep(bench: Bench, args: argparse.Namespace) -> Iterator[dict]:
+    """Try the chosen cases, all runs in turn. Yields their records."""
+    chosen: dict[str, list[tuple[State, str, Damage]]] = {}
+    for turn in range(args.turns):
+        for name in args.run:
+            if name not in chosen:
+                every = cases(bench, name, args.states, args.states_of_a_file)
+                found = [c for c in every if re.search(args.only, c[1])]
+                found = [c for c in found if re.search(args.damage, c[2].name)]
+                print(f"{name}: {len({c[1] for c in found})} files, {len(found)} cases", flush=True)
+                chosen[name] = found[args.first :: args.every]
+            for case in chosen[name][turn :: args.turns]:
+                yield {"run": name, **bench.damaged(*case)}
+        print(f"turn {turn + 1} of {args.turns} is done", flush=True)
+
+
 def table(records: list[dict]) -> str:
     heads = f"{'as before':>11}{'not needed':>12}{'remedied':>10}{'failed':>8}"
     lines = [f"{'run':<18}{'files':>6}{'cases':>7}{heads}"]
@@ -581,6 +620,7 @@ def main() -> int:
     parser.add_argument("--from", dest="first", type=int, default=0, help="first case to take")
     parser.add_argument("--states", type=int, default=STATES, help="kills of each run")
     parser.add_argument("--states-of-a-file", type=int, default=2, help="states to damage it in")
+    parser.add_argument("--turns", type=int, default=1, help="go through all runs so many times")
     parser.add_argument("--only", default="", help="regular expression of the files")
     parser.add_argument("--damage", default="", help="regular expression of the damages")
     parser.add_argument("--output", type=Path, help="JSON Lines, a record for every case")
@@ -589,21 +629,14 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="damage") as temporary:
         bench = Bench(Path(temporary), faults.Server(faults.build_shim(Path(temporary))))
         bench.prepare()
-        for name in args.run:
-            found: list[tuple[State, str, Damage]] = []
-            for state, file, damage in cases(bench, name, args.states, args.states_of_a_file):
-                if re.search(args.only, file) and re.search(args.damage, damage.name):
-                    found.append((state, file, damage))
-            print(f"{name}: {len({c[1] for c in found})} files, {len(found)} cases", flush=True)
-            for case in found[args.first :: args.every]:
-                record = {"run": name, **bench.damaged(*case)}
-                records.append(record)
-                if args.output:
-                    with open(args.output, "a") as file:
-                        file.write(json.dumps(record) + "\n")
-                if record["failures"]:
-                    what = "; ".join(record["failures"])[:300]
-                    print(f"{name} {case[0].name} {case[1]} {case[2].name}: {what}", flush=True)
+        for record in sweep(bench, args):
+            records.append(record)
+            if args.output:
+                with open(args.output, "a") as file:
+                    file.write(json.dumps(record) + "\n")
+            if record["failures"]:
+                place = " ".join(record[key] for key in ("run", "state", "file", "damage"))
+                print(f"{place}: {'; '.join(record['failures'])[:300]}", flush=True)
         bench.runner.close()
     print(table(records))
     return int(any(record["failures"] for record in records))

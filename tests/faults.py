@@ -294,31 +294,35 @@ def left_by(folder: Path) -> dict[str, object]:
     """
     found: dict[str, object] = {}
     for path in sorted(folder.rglob("*")):
-        name = str(path.relative_to(folder))
-        if path.is_dir():
-            found[name] = "a folder"
-            continue
-        found[name] = content = path.read_bytes().replace(str(folder).encode(), b"FOLDER")
-        if path.name == "metrics.jsonl":
-            found[name] = [without(TIMES, line) for line in content.splitlines()]
-        if path.name == "args.json":
-            found[name] = without(OF_THIS_START, content)
-        if path.name == "SHA256SUMS":  # of args.json, too, which knows its command
-            found[name] = [line.split()[-1] for line in content.splitlines()]
-        if path.name == "state.pt":
-            found[name] = plain_state(path)
+        found[str(path.relative_to(folder))] = plain(path, folder)
     return found
+
+
+def plain(path: Path, folder: Path) -> object:
+    """One of these files or folders."""
+    if path.is_dir():
+        return "a folder"
+    if path.name == "state.pt":
+        return plain_state(path)
+    content = path.read_bytes().replace(str(folder).encode(), b"FOLDER")
+    if path.name == "metrics.jsonl":
+        return [without(TIMES, line) for line in content.splitlines()]
+    if path.name == "args.json":
+        return without(OF_THIS_START, content)
+    if path.name == "SHA256SUMS":  # of args.json, too, which knows its command
+        return [line.split()[-1] for line in content.splitlines()]
+    return content
 
 
 def plain_state(path: Path) -> object:
     """Read state.pt as plain values: torch writes equal tensors in more than one way."""
     import torch  # takes 2 s
 
-    def plain(value: object) -> object:
+    def values(value: object) -> object:
         if isinstance(value, dict):
-            return {key: plain(some) for key, some in value.items()}
+            return {key: values(some) for key, some in value.items()}
         if isinstance(value, (list, tuple)):
-            return [plain(some) for some in value]
+            return [values(some) for some in value]
         if isinstance(value, torch.Tensor):
             return (
                 value.dtype,
@@ -328,7 +332,7 @@ def plain_state(path: Path) -> object:
         return value
 
     try:
-        return plain(torch.load(path, map_location="cpu", weights_only=True))
+        return values(torch.load(path, map_location="cpu", weights_only=True))
     except Exception:  # torch raises a handful of unrelated types for a damaged file
         return path.read_bytes()
 

@@ -1,5 +1,7 @@
 """A process that has imported the scripts and forks for every run: 0.1 s to start one, not 5.
 
+It has loaded a model of transformers once, too: what that imports and compiles, a fork need not.
+
 Started by faults.py with the shim loaded. A request is one line of JSON on stdin, the answer one
 line on stdout. The fork leaves the loop and does what `python SCRIPT ARGV` does: `running.run`.
 """
@@ -85,8 +87,11 @@ def watch_reads(log: str, folder: str) -> None:
     """Note the files below `folder` that are opened to be read, or looked at, a line each in `log`.
 
     Looked at counts, too: some files are only asked whether they are there. Not for their size.
+    The shim adds a line for each that is opened by whatever library, "open<TAB>path" or
+    "write<TAB>path".
     """
     out = os.open(log, os.O_WRONLY | os.O_APPEND)
+    ctypes.CDLL(None).fault_note(out)
     seen = set()
 
     def note(path: object) -> None:
@@ -115,6 +120,39 @@ def watch_reads(log: str, folder: str) -> None:
 
     os.stat, os.lstat = noted(os.stat), noted(os.lstat)
     sys.addaudithook(hook)
+
+
+def warm() -> None:
+    """Load a tiny model and its tokenizer as transformers does, so that a fork finds it imported.
+
+    Nothing of ours is called that remembers anything between two runs. No gradient is taken:
+    autograd does not outlive a fork.
+    """
+    import gc
+    import tempfile
+    import weakref
+
+    from transformers import AutoTokenizer
+    from transformers.utils import logging
+
+    import families
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    model, tokenizer, images = families.tiny()
+    with tempfile.TemporaryDirectory(prefix="warm") as folder:
+        for part in (model, tokenizer, images):
+            part.save_pretrained(folder)
+        type(model).from_pretrained(folder, attn_implementation="sdpa", output_loading_info=True)
+        AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    logging.set_verbosity(before)
+    logging.enable_progress_bar()
+    del model, tokenizer, images
+    gc.collect()
+    gc.freeze()  # else the first collection in a fork copies every page of the parent
+    for finalizer in weakref.finalize._registry:
+        finalizer.atexit = False  # torch's 250 libraries: a fork leaves them to the parent
 
 
 def alive(group: int) -> bool:
@@ -225,6 +263,7 @@ if __name__ == "__main__":
     import rewards
 
     rewards.REWARDS["vowels"] = rewards.Reward(vowels)
+    warm()
     module, argv = serve()
     try:
         running.run(module.main, module.parse_args, argv)

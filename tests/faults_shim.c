@@ -6,6 +6,7 @@
    KILL: the process is killed. SIGNAL: it gets the signal `value`, and goes on.
    half: a write at `at` first writes half of its bytes, as a disk does when it fills up.
 
+   fault_note() lets every opening below the folder be written to a file: "open<TAB>path", "write<TAB>path" to write only.
    fault_arm() begins; a process of its own is armed by FAULT_* in its environment, which its children do not inherit.
    Neither what C's stdio writes nor system calls without libc are seen (test_faults.py compares with strace). */
 #define _GNU_SOURCE
@@ -28,7 +29,7 @@ enum verdict { GO_ON, WRITE_HALF, REFUSE };
 
 #define LONGEST 8192
 static char folder[LONGEST];
-static int mode = OFF, value, half, log_fd = -1;
+static int mode = OFF, value, half, log_fd = -1, note_fd = -1;
 static long at, calls;
 
 void fault_arm(const char *where, int what, long number, int with, int halves, const char *log)
@@ -37,6 +38,11 @@ void fault_arm(const char *where, int what, long number, int with, int halves, c
     at = number, value = with, half = halves, calls = 0;
     log_fd = *log ? syscall(SYS_openat, AT_FDCWD, log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644) : -1;
     mode = what;
+}
+
+void fault_note(int fd)
+{
+    note_fd = fd;
 }
 
 __attribute__((constructor)) static void arm_from_environment(void)
@@ -120,11 +126,22 @@ static int changes(const char *full, int flags)
     return flags & O_TRUNC ? 1 : 0;
 }
 
+static void note(const char *full, int flags)
+{
+    char line[LONGEST + 10];
+    const char *what = (flags & O_ACCMODE) == O_WRONLY ? "write" : "open";
+    int length = snprintf(line, sizeof line, "%s\t%s\n", what, full);
+    if (below(full))
+        syscall(SYS_write, note_fd, line, length);
+}
+
 static int may_open(const char *call, int dir, const char *path, int flags)
 {
     char full[LONGEST];
     int before = errno;
     int what = mode == OFF ? 0 : changes(absolute(dir, path, full), flags);
+    if (note_fd >= 0)
+        note(absolute(dir, path, full), flags);
     errno = before;
     return !what || meet(call, full, 0, what == 2) != REFUSE;
 }
@@ -150,12 +167,12 @@ static int may_open(const char *call, int dir, const char *path, int flags)
 #define CREAT(name) \
     int name(const char *path, mode_t bits) \
     { \
-        return may_open("open", AT_FDCWD, path, O_CREAT | O_TRUNC) ? REAL(name)(path, bits) : -1; \
+        return may_open("open", AT_FDCWD, path, O_WRONLY | O_CREAT | O_TRUNC) ? REAL(name)(path, bits) : -1; \
     }
 #define FOPEN(name) \
     FILE *name(const char *path, const char *how) \
     { \
-        int flags = how[0] == 'w' ? O_CREAT | O_TRUNC : how[0] == 'a' ? O_CREAT : 0; \
+        int flags = how[0] == 'w' ? O_WRONLY | O_CREAT | O_TRUNC : how[0] == 'a' ? O_WRONLY | O_CREAT : 0; \
         return may_open("open", AT_FDCWD, path, flags) ? REAL(name)(path, how) : NULL; \
     }
 OPEN(open) OPEN(open64) OPENAT(openat) OPENAT(openat64) CREAT(creat) CREAT(creat64) FOPEN(fopen) FOPEN(fopen64)

@@ -7,11 +7,13 @@ hours on one core; `python tests/damage.py` does the same with a table of what w
 
 import json
 import random
+import shutil
 from pathlib import Path
 
 import damage
 import faults
 import pytest
+import remembered
 
 pytestmark = pytest.mark.skipif(bool(faults.why_not()), reason=faults.why_not() or "")
 
@@ -88,6 +90,110 @@ def test_what_is_written_over_is_noticed(tmp_path):
     assert damage.is_kept(path, LINES + b"cut") and not damage.is_kept(path, other)
     Path(f"{path}.damaged").write_bytes(other)
     assert damage.is_kept(path, other)
+
+
+# --- runs that are remembered ---
+
+
+@pytest.fixture
+def state(tmp_path):
+    """A run's folder with two checkpoints, and the place where commands change it."""
+    for name in ("checkpoint-1", "checkpoint-2"):
+        (tmp_path / "state/run" / name).mkdir(parents=True)
+        (tmp_path / "state/run" / name / "weights").write_text(f"weights of {name}")
+    (tmp_path / "state/run/pool.jsonl").write_text("a pool")
+    (tmp_path / "state/run/link").symlink_to("checkpoint-1/weights")
+    place = remembered.Place()
+    place.lay_out(tmp_path / "state", tmp_path / "at")
+    return tmp_path / "state", tmp_path / "at", place
+
+
+def resume(at, reads, opens=("checkpoint-1/weights",)):
+    """A stand-in for a command: goes on from checkpoint-1, and makes checkpoint-2 again."""
+    for name in opens:
+        assert (at / "run" / name).read_text() is not None
+    shutil.rmtree(at / "run/checkpoint-2")
+    (at / "run/checkpoint-2").mkdir()
+    (at / "run/checkpoint-2/weights").write_text("weights of checkpoint-2, made again")
+    (at / "run/pool.jsonl").unlink()
+    reads.write_text("".join(f"open\t{at / 'run' / name}\n" for name in opens))
+    return {"code": 0, "left": False}, "it is done"
+
+
+def damaged_and_resumed(state, memory, damage_of, **options):
+    """Lay the state out, damage a file by {name: text}, and resume: what is there then."""
+    source, at, place = state
+    place.lay_out(source, at)
+    for name, text in damage_of.items():
+        (at / "run" / name).write_text(text)
+    reads = at.with_name("reads")
+    go = lambda: resume(at, reads, **options)  # noqa: E731
+    memory.run("command", at, reads, go, place)
+    files = [path for path in at.rglob("*") if damage.is_file(path)]
+    return {str(path.relative_to(at)): path.read_text() for path in files}
+
+
+def test_a_run_is_repeated_where_nothing_differs_that_it_opened(state, tmp_path):
+    memory = remembered.Memory(tmp_path / "memory", remembered.Prints())
+    whole = {
+        "run/checkpoint-1/weights": "weights of checkpoint-1",
+        "run/checkpoint-2/weights": "weights of checkpoint-2, made again",
+    }
+    assert damaged_and_resumed(state, memory, {"checkpoint-2/weights": "x"}) == whole
+    for text in ("y", "weights of checkpoint-X"):
+        assert damaged_and_resumed(state, memory, {"checkpoint-2/weights": text}) == whole
+        assert damaged_and_resumed(state, memory, {"pool.jsonl": text}) == whole
+    assert (memory.made, memory.repeated) == (1, 4)
+    other = damaged_and_resumed(state, memory, {"checkpoint-1/weights": "weights of checkpoint-X"})
+    assert other == whole | {"run/checkpoint-1/weights": "weights of checkpoint-X"}
+    damaged_and_resumed(state, memory, {"more": "a file that was not there"})
+    assert memory.made == 3
+
+
+def test_what_it_did_not_open_is_left_as_it_is(state, tmp_path):
+    memory = remembered.Memory(tmp_path / "memory", remembered.Prints())
+    for text in ("x", "y"):
+        left = damaged_and_resumed(state, memory, {"checkpoint-1/weights": text}, opens=())
+        assert left["run/checkpoint-1/weights"] == text
+    assert (memory.made, memory.repeated) == (1, 1)
+
+
+def test_a_run_that_renames_what_it_has_not_opened_is_made_again(state, tmp_path):
+    source, at, place = state
+    memory, reads = remembered.Memory(tmp_path / "memory", remembered.Prints()), tmp_path / "reads"
+
+    def go():
+        reads.write_text("")
+        (at / "run/checkpoint-2").rename(at / "run/later")
+        return {}, ""
+
+    for text in ("x", "y"):
+        place.lay_out(source, at)
+        (at / "run/checkpoint-2/weights").write_text(text)
+        memory.run("command", at, reads, go, place)
+        assert (at / "run/later/weights").read_text() == text
+    assert (memory.made, memory.repeated) == (2, 0)
+
+
+def test_a_state_is_laid_out_again_whatever_was_done_to_it(state):
+    source, at, place = state
+    whole = remembered.Prints().left_by(source)
+    for name in ("checkpoint-2/weights", "pool.jsonl", "link", "checkpoint-1/weights"):
+        path, old = at / "run" / name, (source / "run" / name)
+        for one in damage.damages(
+            old.read_bytes() if old.is_file() else b"x", {}, random.Random(0)
+        ):
+            one.apply(path)
+            (at / "run/checkpoint-1/more").write_text("more")
+            place.lay_out(source, at)
+            assert remembered.Prints().left_by(at) == whole, one.name
+            assert (at / "run/link").readlink() == Path("checkpoint-1/weights")
+
+
+def test_digests_tell_plain_values_apart():
+    values = [b"1", "1", 1, 1.0, True, None, [1], [[1]], {"a": 1}, {"a": b"1"}, {"b": 1}, {}, []]
+    assert len({remembered.digest_of(value) for value in values}) == len(values)
+    assert remembered.digest_of({"a": 1, "b": 2}) == remembered.digest_of({"b": 2, "a": 1})
 
 
 # --- the scripts ---

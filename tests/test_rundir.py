@@ -477,6 +477,21 @@ def test_a_damaged_checkpoint_alone_is_deleted_and_the_run_starts_over(tmp_path)
     assert rundir.open_output_dir(output(tmp_path, "newest")) is None
 
 
+@pytest.mark.parametrize("model_is_whole", [True, False])
+def test_a_damaged_checkpoint_of_a_finished_run_is_not_to_be_deleted(tmp_path, model_is_whole):
+    """Nothing starts over beside a saved model: that remedy was refused."""
+    save(tmp_path, 3)
+    rundir.publish(tmp_path, model_writer())
+    (tmp_path / "checkpoint-3" / "model.txt").unlink()
+    if not model_is_whole:
+        (tmp_path / "model.txt").write_text("changed")
+    with pytest.raises(UserError, match="no other .* train again in another --output-dir") as said:
+        rundir.open_output_dir(output(tmp_path, "newest"))
+    assert f"(the model in {tmp_path} is whole)" in str(said.value) or not model_is_whole
+    assert "delete" not in str(said.value) and ("whole)" in str(said.value)) == model_is_whole
+    assert rundir.open_output_dir(output(tmp_path / "again")) is None
+
+
 def test_a_file_in_place_of_a_checkpoint_is_said(tmp_path):
     save(tmp_path, 3)
     (tmp_path / "checkpoint-6").write_text("")
