@@ -98,10 +98,11 @@ function about(run) {
 
 // --- curves ---
 
-const WIDTH = 360, HEIGHT = 190, LEFT = 46, BOTTOM = 20, TOP = 8, RIGHT = 8;
+const WIDTH = 360, HEIGHT = 190, LEFT = 46, BOTTOM = 20, TOP = 8, RIGHT = 18;
 const marks = []; // functions that move the line of the shown step
 
-function ticks(low, high, count) {
+function ticks(low, high, count, values) {
+  if (unique(values).length === 1) return [values[0]];
   const rough = (high - low) / count || 1;
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = power * ([1, 2, 5].find((n) => n * power >= rough) || 10);
@@ -135,11 +136,11 @@ function chart(heading, x, curves) {
   const down = (v) => TOP + ((y1 - v) / (y1 - y0)) * (HEIGHT - TOP - BOTTOM);
   const picture = drawn("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img" });
   picture.append(drawn("title", {}, heading));
-  for (const v of ticks(y0, y1, 4)) {
+  for (const v of ticks(y0, y1, 5, ys)) {
     picture.append(drawn("line", { class: "grid", x1: LEFT, x2: WIDTH - RIGHT, y1: down(v), y2: down(v) }));
     picture.append(drawn("text", { x: LEFT - 6, y: down(v) + 4, "text-anchor": "end" }, short(v)));
   }
-  for (const v of ticks(x0, x1, 5)) {
+  for (const v of ticks(x0, x1, 5, xs)) {
     picture.append(drawn("text", { x: across(v), y: HEIGHT - 5, "text-anchor": "middle" }, short(v)));
   }
   for (const curve of curves) {
@@ -306,7 +307,7 @@ function boxesOn(picture, boxes, color, gold) {
     const corners = { x: x1, y: y1, width: x2 - x1, height: y2 - y1 };
     const line = drawn("rect", { ...corners, class: gold ? "box gold" : "box" });
     if (!gold) line.style.stroke = color;
-    const both = [drawn("rect", { ...corners, class: "box shadow" }), line];
+    const both = gold ? [line] : [drawn("rect", { ...corners, class: "box shadow" }), line];
     picture.append(...both);
     return both;
   });
@@ -318,9 +319,10 @@ function pictureOf(question, answers) {
   const image = element("img", { src: source, alt: "the picture of this question", loading: "lazy" });
   const figure = element("figure", { class: "picture" }, image);
   const over = drawn("svg", { viewBox: "0 0 1 1", preserveAspectRatio: "none" });
-  boxesOn(over, question.boxes || [], "", true);
   const drawnBoxes = answers.map((answer, n) => boxesOn(over, answer.boxes || [], `var(--c${n % COLORS})`, false));
+  boxesOn(over, question.boxes || [], "", true);
   figure.append(over);
+  if ((question.boxes || []).length) figure.append(element("figcaption", { class: "quiet" }, "dashed: the right boxes"));
   const only = (chosen) => drawnBoxes.forEach((boxes, n) => boxes.forEach((box) => {
     box.setAttribute("visibility", chosen === null || chosen === n ? "visible" : "hidden");
   }));
@@ -344,7 +346,7 @@ function answerBox(answer, number, picture) {
   if (answer.boxes) {
     const swatch = element("span", { class: "swatch" });
     swatch.style.background = `var(--c${number % COLORS})`;
-    line.append(element("span", {}, swatch, `${answer.boxes.length} boxes`));
+    line.append(element("span", {}, swatch, answer.boxes.length === 1 ? "1 box" : `${answer.boxes.length} boxes`));
   }
   const text = element("pre", { class: "text" }, visible(answer.text));
   const box = element("div", { class: `answer ${answer.state}` }, line, text);
@@ -438,29 +440,32 @@ function followBox() {
   return box;
 }
 
-// Questions down, steps across: a square says what became of a question at a step.
+// Steps down, questions across: a square says what became of a question at a step.
 function mapOf(run, counts) {
   const view = viewOf(run);
   if (!view || view.frames.length < 2) return "";
   const keys = unique(view.frames.flatMap((frame) => frame.groups.map((g) => run.questions[g.question].key)))
     .filter((key) => counts.get(key) > 1);
   if (keys.length < 2) return "";
-  const size = 14, left = 4, top = 16, now = steps()[state.at];
-  const picture = drawn("svg", { width: left + view.frames.length * size + 60, height: top + keys.length * size + 4 });
-  view.frames.forEach((frame, column) => {
-    const x = left + column * size;
-    if (column % Math.ceil(view.frames.length / 6) === 0) picture.append(drawn("text", { x, y: 11 }, String(frame.at)));
+  const size = 14, left = 44, shown = frameOf(run, steps()[state.at]);
+  const picture = drawn("svg", { width: left + keys.length * size + 4, height: view.frames.length * size + 4 });
+  const kinds = { "all right": "right", mixed: "mixed", "not scored": "scored" };
+  view.frames.forEach((frame, line) => {
+    const y = 2 + line * size;
+    const label = drawn("text", { x: left - 6, y: y + 11, "text-anchor": "end" }, String(frame.at));
+    if (frame === shown) label.setAttribute("class", "shown");
+    picture.append(label);
     for (const group of frame.groups) {
       const question = run.questions[group.question];
-      const y = top + keys.indexOf(question.key) * size;
-      if (y < top) continue;
-      const kinds = { "all right": "right", mixed: "mixed", "not scored": "scored" };
+      const column = keys.indexOf(question.key);
+      if (column < 0) continue;
       const unreadable = group.answers.every((answer) => answer.state === "unreadable");
       const kind = kinds[verdict(group)] || (unreadable ? "unreadable" : "wrong");
-      const chosen = frame === frameOf(run, now) && question.key === state.follow ? " chosen" : "";
+      const chosen = question.key === state.follow ? " chosen" : "";
       const go = () => { state.follow = question.key; state.at = steps().indexOf(frame.at); render(); };
       const title = drawn("title", {}, `${view.x} ${frame.at}, ${verdict(group)}: ${visible(question.question)}`);
-      picture.append(drawn("rect", { x, y, width: size, height: size, class: `cell ${kind}${chosen}`, onclick: go }, title));
+      const place = { x: left + column * size, y, width: size, height: size };
+      picture.append(drawn("rect", { ...place, class: `cell ${kind}${chosen}`, onclick: go }, title));
     }
   });
   return element("div", {}, runs.length > 1 ? element("h3", {}, run.label) : "", element("div", { class: "map" }, picture));
@@ -546,7 +551,7 @@ function bodyOf(rows, step) {
   }
   const maps = runs.map((run) => mapOf(run, counts)).filter(Boolean);
   if (maps.length) {
-    parts.push(quiet(`Each question at every ${unit()}: green right, red wrong, brown unreadable, pale mixed. Click one to follow it.`));
+    parts.push(quiet(`A line a ${unit()}, a column a question: green right, red wrong, brown unreadable, pale mixed. Click one to follow it.`));
     parts.push(element("div", { class: `columns${maps.length > 1 ? " two" : ""}` }, ...maps));
   }
   if (state.follow) parts.push(followBox());
@@ -576,5 +581,5 @@ if (names.length) {
   page.append(element("section", {}, element("h2", {}, "Answers"), bar, body));
   show(names[0]);
 } else {
-  page.append(element("p", { class: "empty" }, "No answers were kept."));
+  page.append(element("p", { class: "empty" }, "No answers were kept in this directory."));
 }

@@ -108,7 +108,8 @@ def scaling_curves(lines: list[dict]) -> list[dict]:
 def figures_of(lines: list[dict], result: dict) -> list[dict]:
     """List the first and the last value of what is measured on held-out questions.
 
-    Without a metrics.jsonl, the figures of result.json: [{"name", "first" or None, "last"}, ...].
+    Without a metrics.jsonl, the figures of result.json.
+    Returns [{"name", "first", "last"}, ...]; first is None where there is only one.
     """
     if not lines:
         values = {name: number_of(value) for name, value in result.items()}
@@ -116,7 +117,11 @@ def figures_of(lines: list[dict], result: dict) -> list[dict]:
     else:
         points = points_of(lines)
         names = [name for name in points if name.startswith("eval/")]
-        found = {name: [points[name][0][1], points[name][-1][1]] for name in names}
+        ends = {name: [points[name][0], points[name][-1]] for name in names}
+        found = {
+            name: [None if first == last else first[1], last[1]]
+            for name, (first, last) in ends.items()
+        }
     return [{"name": name, "first": v[0], "last": v[1]} for name, v in found.items()]
 
 

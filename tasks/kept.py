@@ -110,7 +110,7 @@ def data_url(example: Example) -> str | None:
     [picture] = sheets.in_one(small)
     side = SIDE if len(small) == 1 else 2 * SIDE
     picture.thumbnail((side, side))
-    encoded = [encode(picture, "PNG", optimize=True), encode(picture, "JPEG", quality=80)]
+    encoded = [encode(picture, "PNG"), encode(picture, "JPEG", quality=85)]
     return min(encoded, key=len)
 
 
