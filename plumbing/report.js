@@ -105,7 +105,8 @@ function ticks(low, high, count, values) {
   if (unique(values).length === 1) return [values[0]];
   const rough = (high - low) / count || 1;
   const power = 10 ** Math.floor(Math.log10(rough));
-  const step = power * ([1, 2, 5].find((n) => n * power >= rough) || 10);
+  const nice = power * ([1, 2, 5].find((n) => n * power >= rough) || 10);
+  const step = values.every(Number.isInteger) ? Math.max(1, nice) : nice;
   const found = [];
   for (let n = Math.ceil(low / step - 1e-9); n * step <= high + step * 1e-9; n++) found.push(n * step);
   return found;
@@ -403,18 +404,19 @@ function unit() {
   return runs.map(viewOf).find(Boolean).x || "step";
 }
 
-// How many frames a question is in: {key: count}.
+// How many frames of a run a question is in, at the most: {key: count}.
 function appearances() {
-  const counts = new Map();
+  const most = new Map();
   for (const run of runs) {
-    const view = viewOf(run);
+    const view = viewOf(run), counts = new Map();
     for (const frame of view ? view.frames : []) {
       for (const key of unique(frame.groups.map((group) => run.questions[group.question].key))) {
         counts.set(key, (counts.get(key) || 0) + 1);
       }
     }
+    counts.forEach((count, key) => most.set(key, Math.max(count, most.get(key) || 0)));
   }
-  return counts;
+  return most;
 }
 
 function followBox() {
@@ -446,7 +448,8 @@ function mapOf(run, counts) {
   if (!view || view.frames.length < 2) return "";
   const keys = unique(view.frames.flatMap((frame) => frame.groups.map((g) => run.questions[g.question].key)))
     .filter((key) => counts.get(key) > 1);
-  if (keys.length < 2) return "";
+  const isScored = view.frames.some((frame) => frame.groups.some((group) => verdict(group) !== "not scored"));
+  if (keys.length < 2 || !isScored) return "";
   const size = 14, left = 44, shown = frameOf(run, steps()[state.at]);
   const picture = drawn("svg", { width: left + keys.length * size + 4, height: view.frames.length * size + 4 });
   const kinds = { "all right": "right", mixed: "mixed", "not scored": "scored" };
@@ -558,8 +561,9 @@ function bodyOf(rows, step) {
   if (runs.length > 1) {
     const heads = runs.map((run) => {
       const frame = frameOf(run, step);
+      if (!viewOf(run)) return element("h3", {}, `${run.label} has no such answers`);
       const where = frame ? `${viewOf(run).x} ${frame.at}` : "none yet";
-      return element("h3", {}, `${run.label}: ${viewOf(run) ? where : "has no such answers"}`);
+      return element("h3", {}, viewOf(run).x ? `${run.label}: ${where}` : run.label);
     });
     parts.push(element("div", { class: "row" }, element("div", {}), element("div", { class: "columns two" }, ...heads)));
   }

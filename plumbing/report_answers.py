@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 from grading.answers import parse_failure
 from grading.boxes import BOX_FORMATS, predicted_boxes
-from plumbing import records
+from plumbing import disk, records
 
 MOST_LETTERS = 4000  # of a text
 PICTURE_BYTES = 4_000_000  # of all pictures of a run
@@ -32,7 +32,7 @@ def lines_of(path: Path) -> list[dict]:
 def record_of(path: Path) -> dict:
     """Read a JSON file; {} if there is none, or it is damaged."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8", errors="replace"))
+        value = json.loads(disk.read_text(path, errors="replace"))
     except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}

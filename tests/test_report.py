@@ -8,6 +8,7 @@ import base64
 import hashlib
 import io
 import json
+import os
 import re
 import shutil
 from html.parser import HTMLParser
@@ -148,9 +149,10 @@ def test_boxes_are_shares_of_the_picture(tmp_path):
         [answer] = group["answers"]
         if answer["state"] == "right":  # it repeats the gold boxes, in thousandths
             seen += 1
-            assert answer["boxes"] == [pytest.approx(box, abs=5e-3) for box in shares]
+            said = answer.get("boxes", [])  # there may be nothing to find
+            assert said == [pytest.approx(box, abs=5e-3) for box in shares]
         else:
-            assert answer["state"] == "wrong" and "boxes" not in answer
+            assert "boxes" not in answer  # "999" is none
     assert seen
 
 
@@ -317,6 +319,11 @@ def test_a_damaged_file_costs_what_was_in_it(file, run):
         [shown] = data_of(run)["runs"]
         assert view(shown, wanted.get(file, "samples of training"))["frames"]
     (run / file).unlink()
+    os.mkfifo(run / file)  # reading it would never end
+    assert data_of(run)["runs"]
+    (run / file).unlink()
+    assert data_of(run)["runs"]
+    (run / file).mkdir()
     assert data_of(run)["runs"]
 
 
