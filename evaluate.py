@@ -505,7 +505,8 @@ def main(args: argparse.Namespace) -> None:
 
     # 4. ask, a batch at a time; every finished batch is on disk
     questions = out / "samples" / "questions_answers.jsonl"
-    kept.keep_questions(questions, examples[: kept.MOST_EVALUATED])
+    pictured = tqdm(examples[: kept.MOST_EVALUATED], desc="keep small pictures", leave=False)
+    kept.keep_questions(questions, pictured)
     done = len(saved.lines)
     ahead = rollout.prompts_ahead(asker, examples, sampling, step, args.num_workers, done)
 

@@ -574,6 +574,7 @@ def main(args: argparse.Namespace) -> None:
     title = f"{names[0]}: answers that changed, and three others"
     plots.plot_samples(rows, out / "samples" / "before_after.png", title)
     results.save_comparison(before, after, names, run.step, out)
+    report.write(out)
     print(
         f"the model is in {out}, the curve in {out}/curve.png, "
         f"answers before and after in {out}/samples/before_after.png, all of it in "

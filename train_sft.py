@@ -236,6 +236,7 @@ def main(args: argparse.Namespace) -> None:
     title = f"train_sft.py, {args.model}, {args.data}"
     plots.plot_curve(run.history.lines, out / "curve.png", panels, title)
     results.save_after(final, list(eval_sets), run.step, out)
+    report.write(out)
     print(
         f"the model is in {out}; what it said is in {out}/samples, the curve in {out}/curve.png, "
         f"all of it in {out}/report.html"

@@ -282,8 +282,7 @@ function passes(row, filter) {
 }
 
 function value(answer) {
-  const found = answer.scores[state.sort];
-  return found === undefined ? null : found;
+  return Object.hasOwn(answer.scores, state.sort) ? answer.scores[state.sort] : null;
 }
 
 function byValue(one, other) {

@@ -9,6 +9,7 @@ An example with boxes also has them there, with all that it takes to draw an ans
 
 import base64
 import io
+from collections.abc import Iterable
 from pathlib import Path
 
 from PIL import Image
@@ -76,7 +77,7 @@ def answers_file(folder: Path, names: list[str], name: str, step: int) -> Path:
 # --- questions ---
 
 
-def keep_questions(path: Path, examples: list[Example]) -> None:
+def keep_questions(path: Path, examples: Iterable[Example]) -> None:
     """Write the questions of a file of answers with their pictures, whole or not at all."""
     path.parent.mkdir(exist_ok=True)
     disk.write_lines(path, [question_of(example) for example in examples])
