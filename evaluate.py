@@ -41,12 +41,12 @@ from tqdm import tqdm
 import rewards
 import tasks
 from grading import metrics
-from plumbing import disk, flags, plots, rundir, running, stopping, sums
+from plumbing import disk, flags, plots, report, rundir, running, stopping, sums
 from plumbing.arguments import flag, flags_given, label_of, read_args, write_args
 from plumbing.bad_records import BadRecords
 from plumbing.errors import UserError
 from plumbing.records import Lines, checksum, good_lines
-from tasks import folders, protocols, sheets
+from tasks import folders, kept, protocols, sheets
 from tasks.example import Example
 from tasks.predictions import read_predictions
 
@@ -304,7 +304,7 @@ def row_of(example: Example, as_judged: Example, answer: dict, protocol: str | N
 # --- reporting ---
 
 
-def report(out: Path, result: dict, rows: list[dict]) -> None:
+def print_report(out: Path, result: dict, rows: list[dict]) -> None:
     """Write result.json and disagreements.jsonl of a protocol, and print what they say."""
     disk.write_json(out / "result.json", result)
     remarks = ""
@@ -405,7 +405,8 @@ def rescore(pairs: list, protocol: str, path: str, out: Path) -> None:
     progress = partial(tqdm, desc="score", unit="record")
     result, rows = protocols.score(pairs, protocol, progress)
     disk.write_lines(out / "predictions.jsonl", rows)
-    report(out, result | {"predictions": path}, rows)
+    print_report(out, result | {"predictions": path}, rows)
+    report.write(out)
 
 
 def main(args: argparse.Namespace) -> None:
@@ -471,24 +472,24 @@ def main(args: argparse.Namespace) -> None:
         lengths.check_selections_fit(examples, asker, args.max_completion_length, N)
 
     # 3. what is answered already
-    kept, resume = written.exists(), args.resume_from_checkpoint is not None
-    if kept and not resume:
+    is_kept, resume = written.exists(), args.resume_from_checkpoint is not None
+    if is_kept and not resume:
         raise UserError(
             f"{written} holds the answers of an evaluation; add --resume-from-checkpoint to go on "
             "with it, name another --output-dir, or delete the file to start over"
         )
-    if resume and not kept:
+    if resume and not is_kept:
         print(f"no answers in {out} yet: starting from the beginning")
-    before = read_args(out, ours=True) if kept else {}
+    before = read_args(out, ours=True) if is_kept else {}
     args.run, args.model_files = before.get("run"), model_files(args.model)
     label = label_of(args, written)
-    if kept:
+    if is_kept:
         deciding = {name: getattr(args, name) for name in DECIDING}
         check_kept(written, label, before, deciding, [e.id for e in examples])
     write_args(out, args)
     batch_size = args.eval_batch_size
     step = max(1, batch_size // max(1, N))
-    saved = Lines(written, label, step, len(examples), fresh=not kept)
+    saved = Lines(written, label, step, len(examples), fresh=not is_kept)
     answers = len(examples) * (1 + N) * (4 * args.max_completion_length + 500)
     disk.announce(out, {"answers": answers, "pictures": 500_000})
     print(
@@ -503,6 +504,9 @@ def main(args: argparse.Namespace) -> None:
     )
 
     # 4. ask, a batch at a time; every finished batch is on disk
+    questions = out / "samples" / "questions_answers.jsonl"
+    pictured = tqdm(examples[: kept.MOST_EVALUATED], desc="keep small pictures", leave=False)
+    kept.keep_questions(questions, pictured)
     done = len(saved.lines)
     ahead = rollout.prompts_ahead(asker, examples, sampling, step, args.num_workers, done)
 
@@ -532,7 +536,7 @@ def main(args: argparse.Namespace) -> None:
         + (f"; mean IoU {result['iou']:.3f}" if "iou" in result else "")
     )
     if args.protocol:
-        report(out, result, answered)
+        print_report(out, result, answered)
     curve = [
         sampled_scores(answered, as_judged, n, args.protocol) | {"greedy": result["accuracy"]}
         for n in sizes
@@ -547,7 +551,6 @@ def main(args: argparse.Namespace) -> None:
     disk.write_json(out / "result.json", result)
 
     # 6. draw: four wrong answers if there are any, then the first four
-    (out / "samples").mkdir(exist_ok=True)
     wrong_first = sorted(range(len(answered)), key=lambda i: (answered[i]["accuracy"], i))
     shown = min(select_sizes, key=lambda n: abs(n - 3)) if args.self_select else 2
     rows = [
@@ -556,9 +559,10 @@ def main(args: argparse.Namespace) -> None:
     ]
     title = f"{args.model} on {name}: four wrong answers if there are any, then the first four"
     plots.plot_samples(rows, out / "samples" / "answers.png", title)
+    report.write(out)
     print(
         f"{out}/result.json has the figures, {written} every answer, "
-        f"{out}/samples/answers.png some of them beside their pictures"
+        f"{out}/samples/answers.png some of them beside their pictures, {out}/report.html all"
     )
 
 

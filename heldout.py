@@ -13,10 +13,10 @@ import data
 import pools
 import rollout
 from grading.metrics import sample_scores, select, wilson
-from plumbing import plots, records
+from plumbing import plots, records, report
 from plumbing.bad_records import REFUSE, BadRecords
 from sampler import Sampler
-from tasks import protocols, sheets
+from tasks import kept, protocols, sheets
 from tasks.example import Example
 from tasks.prompts import SELECT, select_prompt, with_question
 
@@ -206,6 +206,7 @@ def evaluate_all(
 ) -> dict[str, float]:
     """Evaluate on every set, print the figures, and draw the answers to the first."""
     policy.eval()
+    kept.keep_sets(folder.parent / "samples", sets)
     metrics = {}
     for number, (name, examples) in enumerate(sets.items()):
         result, shown = evaluate(folder, number, policy, sampler, name, examples, evaluation)
@@ -230,7 +231,7 @@ def draw_answers(path: Path, title: str, examples: list[Example], shown: list[li
 
 
 def draw(out: Path, lines: list[dict], names: list[str], num_samples: int, title: str) -> None:
-    """Draw curve.png: accuracy and the make-up of the pool, by iteration."""
+    """Draw curve.png, accuracy and the make-up of the pool by iteration, and the page."""
     N = num_samples
     keys = "accuracy", "sample_accuracy", f"majority@{N}", f"self_select@{N}", f"pass@{N}"
     panels = [(name, [f"eval/{name}/{key}" for key in keys]) for name in names]
@@ -242,3 +243,4 @@ def draw(out: Path, lines: list[dict], names: list[str], num_samples: int, title
         ("built", [f"built/{task}" for task in pools.BUILT]),
     ]
     plots.plot_curve(lines, out / "curve.png", panels, title, x="iteration")
+    report.write(out)

@@ -16,7 +16,7 @@ import rollout
 from plumbing import iterations, records
 from plumbing.errors import UserError
 from plumbing.text import short
-from tasks import protocols
+from tasks import kept, protocols
 from tasks.example import Example, Pair
 from tasks.prompts import SELECT, question_text, with_question
 
@@ -178,6 +178,7 @@ def sample_pool(
     shares: samples of a question that are asked for plainly, and with an instruction.
     """
     questions, pool = list(examples.values()), []
+    kept.keep_questions(folder / "questions_pool.jsonl", questions[: kept.MOST])
     plain = [sampler.question(example) for example in questions]
     instructed = [pools.instructed(text, e.task) for text, e in zip(plain, questions)]
     for n, (name, K, texts) in enumerate(zip(POOLS, shares, (plain, instructed))):

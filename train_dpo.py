@@ -44,7 +44,7 @@ from plumbing.arguments import flags_given, label_of, write_args
 from plumbing.bad_records import BadRecords
 from plumbing.log import MetricsLog
 from sampler import Sampler
-from tasks import protocols
+from tasks import kept, protocols
 from tasks.pairs import read_pairs
 
 METHODS = {"dpo": losses.DPO, "mpo": losses.MPO}  # what a pair costs
@@ -178,6 +178,8 @@ def main(args: argparse.Namespace) -> None:
         if t == LAST and not iterations.is_trained(folder):
             # 1. log-probs of the reference, which is the given model         -> reference.jsonl
             iterations.write_pairs(folder, pairs)
+            asked = [pair.example for pair in pairs[: kept.MOST]]
+            kept.keep_questions(folder / "questions_pool.jsonl", asked)
             rows = update.with_references(
                 folder, label, models, None, asker, pairs, args.num_workers
             )

@@ -54,13 +54,13 @@ import tasks
 import update
 from grading import answers, judges
 from grading.metrics import reflections
-from plumbing import device, disk, flags, loading, plots, records, results, rundir, running
+from plumbing import device, disk, flags, loading, plots, records, report, results, rundir, running
 from plumbing.bad_records import BadRecords
 from plumbing.errors import UserError
 from plumbing.flags import int_from_0, int_from_1, not_negative, share
 from plumbing.log import say
 from plumbing.run import Run
-from tasks import sheets
+from tasks import kept, sheets
 from tasks.example import Example
 
 WHAT_TO_WATCH = (
@@ -328,21 +328,11 @@ def evaluate(
     metrics = {}
     for name, examples in eval_sets.items():
         texts, lengths, _ = ask(examples, describe=f"asking {name}")
-        lines = [
-            example.about() | {"prediction": text} | rewards.marks(text, example)
-            for example, text in zip(examples, texts)
-        ]
-        disk.write_lines(answers_file(folder, list(eval_sets), name, step), lines)
+        kept.keep_answers(folder, list(eval_sets), name, step, examples, texts)
         scores = rewards.summary(texts, examples)
         scores["mean_length"] = sum(lengths) / max(1, len(lengths))
         metrics |= {f"eval/{name}/{key}": value for key, value in scores.items()}
     return metrics
-
-
-def answers_file(folder: Path, names: list[str], name: str, step: int) -> Path:
-    """Name the file of the greedy answers to a held-out set at a step."""
-    short = Path(name).name.replace(":", "-")
-    return folder / f"eval_{names.index(name)}_{short}_{step:06d}.jsonl"
 
 
 def show_samples(
@@ -354,19 +344,11 @@ def show_samples(
     totals: Tensor,
     adv: Tensor,
 ) -> None:
-    """Write every completion of a step with its scores, draw some, and print one."""
-    G = len(completions) // len(examples)
-    scores = [{name: values[b] for name, values in parts.items()} for b in range(len(completions))]
-    lines = [
-        examples[b // G].about()
-        | {"completion": completions[b], **scores[b], "advantage": float(adv[b])}
-        for b in range(len(completions))
-    ]
-    disk.write_lines(folder / f"step_{step:06d}.jsonl", lines)
-    rows = []
+    """Draw some completions of a step with their scores, and print one."""
+    G, rows = len(completions) // len(examples), []
     for n, example in enumerate(examples[:6]):
         drawn = range(n * G, n * G + min(3, G))
-        shown = [(completions[b], scores[b]) for b in drawn]
+        shown = [(completions[b], {name: v[b] for name, v in parts.items()}) for b in drawn]
         rows.append(sheets.sheet_row(example, shown, [completions[b] for b in drawn]))
     title = f"step {step}: sampled completions and their rewards"
     plots.plot_samples(rows, folder / f"step_{step:06d}.png", title)
@@ -463,9 +445,11 @@ def main(args: argparse.Namespace) -> None:
     show += [f"eval/{name}/{key}" for name in names for key in ("accuracy", "iou")]
 
     # --- loop ---
-    with Run(args, save_model, model_bytes, optimizer, resume, title="grpo") as run:
+    with Run(
+        args, save_model, model_bytes, optimizer, resume, title="grpo", page=report.write
+    ) as run:
         disk.announce(out, rundir.to_write(args, model_bytes, run.state_bytes, max_steps))
-        (out / "samples").mkdir(exist_ok=True)
+        kept.keep_sets(out / "samples", eval_sets)
         print(f"model: {model.describe(policy)}; prompt template {args.prompt_template}")
         pieces = N * -(-G // size)
         print(
@@ -477,6 +461,7 @@ def main(args: argparse.Namespace) -> None:
             before = evaluate(ask, eval_sets, 0, out / "samples")
             results.print_before(before, names)
             run.log(before)
+            report.write(out)
         encode = partial(asker.prompt, room=limit)
         todo = range(run.step + 1, max_steps + 1)
         ahead = data.batches_ahead(encode, examples, todo, N, args.seed, args.num_workers)
@@ -564,7 +549,10 @@ def main(args: argparse.Namespace) -> None:
             if run.due(args.eval_steps):
                 metrics |= evaluate(ask, eval_sets, step, out / "samples")
             run.log({name: float(value) for name, value in metrics.items()}, show)
-            if step == 1 or run.due(args.eval_steps or 50):
+            is_shown = step == 1 or run.due(args.eval_steps or 50)
+            if is_shown or run.due(kept.every(max_steps)):
+                kept.keep_samples(out / "samples", step, chosen, completions, parts, adv.tolist())
+            if is_shown:
                 show_samples(out / "samples", step, chosen, completions, parts, scores, adv)
 
     # --- the end: publish, compare, draw ---
@@ -576,14 +564,16 @@ def main(args: argparse.Namespace) -> None:
     title = f"train_grpo.py, {args.model}, {args.data}, {N} x {G}, seed {args.seed}"
     draw_curves(run.history.lines, out / "curve.png", names, args.reward_funcs, args.beta, title)
     first = eval_sets[names[0]]
-    files = [answers_file(out / "samples", names, names[0], n) for n in (0, run.step)]
+    files = [kept.answers_file(out / "samples", names, names[0], n) for n in (0, run.step)]
     rows = sheets.before_after(first, *map(records.read_lines, files))
     title = f"{names[0]}: answers that changed, and three others"
     plots.plot_samples(rows, out / "samples" / "before_after.png", title)
     results.save_comparison(before, after, names, run.step, out)
+    report.write(out)
     print(
         f"the model is in {out}, the curve in {out}/curve.png, "
-        f"answers before and after in {out}/samples/before_after.png"
+        f"answers before and after in {out}/samples/before_after.png, all of it in "
+        f"{out}/report.html"
     )
 
 

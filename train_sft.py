@@ -46,11 +46,11 @@ import rollout
 import tasks
 import update
 from heldout import with_answers
-from plumbing import device, disk, flags, loading, plots, results, rundir, running, stopping
+from plumbing import device, disk, flags, loading, plots, report, results, rundir, running, stopping
 from plumbing.bad_records import BadRecords
 from plumbing.errors import UserError
 from plumbing.run import Run
-from tasks import sheets, teacher
+from tasks import kept, sheets, teacher
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -186,12 +186,13 @@ def pieces_of(
 def evaluate(
     ask: Callable, eval_sets: dict[str, list], step: int, folder: Path
 ) -> dict[str, float]:
-    """Score greedy answers to the held-out sets, and draw those to the first: {metric: value}."""
+    """Score and keep greedy answers to the held-out sets, and draw some: {metric: value}."""
     metrics = {}
     for name, examples in eval_sets.items():
         texts, _, _ = ask(examples, describe=f"asking {name}")
         if not metrics:
             draw_answers(name, examples, texts, step, folder / f"step_{step:06d}.png")
+        kept.keep_answers(folder, list(eval_sets), name, step, examples, texts)
         scores = rewards.summary(texts, examples)
         metrics |= {f"eval/{name}/{key}": value for key, value in scores.items()}
     return metrics
@@ -269,8 +270,11 @@ def main(args: argparse.Namespace) -> None:
     accuracies = [f"eval/{name}/accuracy" for name in eval_sets]
 
     # --- loop ---
-    with Run(args, save_model, model_bytes, optimizer, resume, title="sft") as run:
+    with Run(
+        args, save_model, model_bytes, optimizer, resume, title="sft", page=report.write
+    ) as run:
         disk.announce(out, rundir.to_write(args, model_bytes, run.state_bytes, max_steps))
+        kept.keep_sets(out / "samples", eval_sets)
         count = f"{len(plan.epoch)} examples" if plan.epoch else "endless, drawn here"
         print(f"model: {model.describe(policy)}; prompt template {args.prompt_template}")
         print(f"data: {shown} ({count}), {N} examples a step, {max_steps} steps")
@@ -338,8 +342,10 @@ def main(args: argparse.Namespace) -> None:
     title = f"train_sft.py, {args.model}, {shown}"
     plots.plot_curve(run.history.lines, out / "curve.png", panels, title)
     results.save_after(final, list(eval_sets), run.step, out)
+    report.write(out)
     print(
-        f"the model is in {out}; what it said is in {out}/samples, the curve in {out / 'curve.png'}"
+        f"the model is in {out}; what it said is in {out}/samples, the curve in {out}/curve.png, "
+        f"all of it in {out}/report.html"
     )
 
 

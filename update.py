@@ -19,7 +19,7 @@ import data
 import experts
 import losses
 from logps import token_logps
-from plumbing import device, disk, records, rundir
+from plumbing import device, disk, records, report, rundir
 from plumbing.errors import UserError
 from plumbing.iterations import Models
 from plumbing.loading import loading
@@ -409,6 +409,7 @@ def train(
     encode(row): what a row is for `update`, by workers (plumbing/loading.py).
     update(policy, encoded rows of a step, state) -> metrics adds the gradient.
     """
+    report.write(folder.parent)  # what was sampled and built can be looked at while it trains
     state = {"total": 0.0, "count": 0}  # of losses.reward_shift
     found = rundir.checkpoints(folder)
     N = settings.batch_size

@@ -25,6 +25,7 @@ LEFT = (
     ".*.json.part",
     ".*.jsonl.part",
     ".*.part.png",
+    ".report.html.part",
     ".nanovlr-*.part",
 )
 

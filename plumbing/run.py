@@ -46,6 +46,7 @@ class Run(contextlib.ExitStack):
     folder: where to write, if it is not --output-dir. Then args may be a record of the flags that
     are read here, and args.json is save_model's. more: JSON values to keep in checkpoints.
     title and where: what the progress bar and the sentence after Ctrl-C call the training.
+    page: writes what people look at into a directory, after each evaluation and before each save.
     """
 
     def __init__(
@@ -59,13 +60,14 @@ class Run(contextlib.ExitStack):
         more: dict | None = None,
         title: str = "train",
         where: str = "",
+        page: Callable[[Path], None] | None = None,
     ):
         super().__init__()
         self.args, self.optimizer, self.folder = args, optimizer, folder
         self.out = Path(folder or args.output_dir)
         self.write_weights, self.model_bytes = save_model, model_bytes
         self.state_bytes = optimizer_bytes(optimizer)
-        self.more, self.title, self.where = more, title, where
+        self.more, self.title, self.where, self.page = more, title, where, page
         self.step, self.max_steps, self.shown = 0, None, {}
         if resume:
             state = rundir.load_state(resume)
@@ -98,7 +100,10 @@ class Run(contextlib.ExitStack):
             bar.update()
             bar.set_postfix(self.shown)
             leaving = stop.requested  # asked once: the step named below is the one saved here
-            if leaving or self.due(self.args.save_steps):
+            is_saved = leaving or self.due(self.args.save_steps)
+            if self.page and (is_saved or self.due(self.args.eval_steps)):
+                self.page(self.out)  # first: a run killed in between does this step again
+            if is_saved:
                 self.save(leaving)
             if leaving:
                 bar.close()

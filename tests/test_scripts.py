@@ -37,6 +37,7 @@ from commands import (
     train,
     use_toy_reward,
 )
+from page_runs import page_data
 from PIL import Image
 
 import data
@@ -47,7 +48,7 @@ import rollout as rollout_
 import train_grpo
 import train_sft
 import update
-from plumbing import rundir, running
+from plumbing import report, rundir, running
 from plumbing.flags import Parser
 from plumbing.records import read_lines
 from tasks import folders
@@ -281,6 +282,17 @@ def test_what_a_run_leaves(chain, name):
     assert 0 <= result["accuracy"] <= 1 and result["n"] == 4 and result["data"] == "count:test"
     assert same_weights(out, out / "checkpoint-2")
     assert read(out / "checkpoint-2" / "args.json") == args
+
+
+def test_what_a_run_has_answered_is_on_its_page(chain):
+    for out, name in ((chain.sft, "held-out"), (chain.grpo, "samples"), (chain.eval, "answers")):
+        data = page_data((out / "report.html").read_text())
+        [shown] = data["runs"]
+        [frames] = [v["frames"] for v in shown["views"] if v["name"].startswith(name)][:1]
+        assert frames[-1]["at"] in (0, 2) and len(frames[-1]["groups"]) in (2, 4)
+        pictures = {shown["questions"][g["question"]]["picture"] for g in frames[-1]["groups"]}
+        assert pictures <= data["pictures"].keys()
+        assert page_data(report.page([out])) == data  # by hand it is the same
 
 
 NAMES = [  # data sets, and what metrics and files call them

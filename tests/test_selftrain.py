@@ -82,10 +82,10 @@ def whole(base, tmp_path_factory):
 def left_by(out):
     """{path: what is in it} of a run's files, hidden ones included, without timings.
 
-    args.json is left out: it knows its own directory.
+    args.json and the page are left out: they know their own directory, and how long it took.
     """
-    found = {}
-    for path in sorted(p for p in Path(out).rglob("*") if p.is_file() and p.name != "args.json"):
+    found, own = {}, {"args.json", "report.html"}
+    for path in sorted(p for p in Path(out).rglob("*") if p.is_file() and p.name not in own):
         timed = path.name == "metrics.jsonl"
         found[str(path.relative_to(out))] = metrics_of(path.parent) if timed else path.read_bytes()
     return found
