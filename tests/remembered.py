@@ -55,7 +55,10 @@ class Prints:
     def of(self, path: Path, folder: Path, who: tuple) -> str:
         key = str(path), str(folder), *who
         if key not in self.known:
-            self.known[key] = digest_of(faults.plain(path, folder))
+            try:
+                self.known[key] = digest_of(faults.plain(path, folder))
+            except RecursionError:  # a damage: nested endlessly
+                self.known[key] = self.of_bytes(path, who)
         return self.known[key]
 
     def of_bytes(self, path: Path, who: tuple) -> str:

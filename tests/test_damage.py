@@ -190,6 +190,11 @@ def test_a_state_is_laid_out_again_whatever_was_done_to_it(state):
             assert (at / "run/link").readlink() == Path("checkpoint-1/weights")
 
 
+def test_a_file_that_is_nested_deeply_has_a_digest(tmp_path):
+    (tmp_path / "args.json").write_text('{"a": ' + "[" * 700 + "]" * 700 + "}")
+    assert len(remembered.Prints().left_by(tmp_path)["args.json"]) == 40
+
+
 def test_digests_tell_plain_values_apart():
     values = [b"1", "1", 1, 1.0, True, None, [1], [[1]], {"a": 1}, {"a": b"1"}, {"b": 1}, {}, []]
     assert len({remembered.digest_of(value) for value in values}) == len(values)

@@ -900,6 +900,7 @@ def test_not_a_known_family(published, tmp_path):
         "config.json",
         "llava",
         "name a checkpoint of qwen2_vl (Qwen2-VL)",
+        "fetch the checkpoint again",  # where the word is damaged
     )
 
 
