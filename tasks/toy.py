@@ -187,7 +187,7 @@ def make_example(
     level: int = 3,
     teacher: str = "fallible",
 ) -> dict:
-    """Make example `index` of an endless stream: the same on every machine, with its picture, if any.
+    """Make example `index` of an endless stream: the same on every machine, with its picture.
 
     split: train, test or ood. level: 1 to 3 (at most 2, 4 or 6 objects; ignored by ood).
     teacher: who wrote the solution, fallible or gold; the answer is right either way.

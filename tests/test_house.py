@@ -30,7 +30,7 @@ FLOORS = [
     ["tasks*"],
     ["pools"],
     ["losses", "logps", "fast.kernels"],
-    ["processor", "adapters"],
+    ["processor", "adapters", "graft"],
     ["model"],
     ["data"],
     ["batching"],
