@@ -12,9 +12,10 @@ Weights are read and written one at a time: no model has to fit the memory.
 
 import argparse
 import copy
+import math
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,6 +31,12 @@ from plumbing.vocabulary import Vocabulary
 from processor import Processor, load_processor
 
 MERGERS = ("keep", "fresh")
+
+# Weights by the names of transformers 5.
+TOWER = "model.visual."
+EMBEDDINGS = "model.language_model.embed_tokens.weight"
+LAST_NORM = "model.language_model.norm.weight"
+HEAD = "lm_head.weight"
 
 # Settings of the language model, as text_config calls them, that are the LLM's.
 OF_THE_LLM = (
@@ -170,12 +177,12 @@ def read_vision(at: Path, family: families.Family) -> Source:
     checkpoint_files.check_model(at)
     config = family.config_class().from_dict(read_object(at / "config.json"))
     found = weights.read_weights(at)
-    names = {today(name): name for name in found if today(name).startswith("model.visual.")}
+    names = {today(name): name for name in found if today(name).startswith(TOWER)}
     for name in found:
         if name.endswith("embed_tokens.weight"):
-            names["model.language_model.embed_tokens.weight"] = name
-        if name == "lm_head.weight":
-            names[name] = name
+            names[EMBEDDINGS] = name
+        if name == HEAD and not config.tie_word_embeddings:
+            names[HEAD] = name
     return Source("--vision", at, config, names, {new: found[old] for new, old in names.items()})
 
 
@@ -193,10 +200,10 @@ def read_llm(at: Path, kind: str) -> Source:
     checkpoint_files.must_be_floats(at, stored)
     names = {}
     for name in stored:
-        is_head = name == "lm_head.weight"
+        is_head = name == HEAD
         if name.endswith("rotary_emb.inv_freq") or is_head and config.tie_word_embeddings:
             continue  # computed, or a copy of the embeddings
-        new = name if is_head else f"model.language_model.{name.removeprefix('model.')}"
+        new = HEAD if is_head else f"model.language_model.{name.removeprefix('model.')}"
         names[new] = name
     return Source("--llm", at, config, names, {new: stored[old] for new, old in names.items()})
 
@@ -230,7 +237,7 @@ def check_fit(family: families.Family, llm: Source, vision: Source, merger: str)
         )
 
 
-def grafted_config(family: families.Family, llm: Source, vision: Source, dtype: str) -> dict:
+def grafted_config(family: families.Family, llm: Source, vision: Source) -> dict:
     """Write config.json: the vision checkpoint's, in its own layout, with the LLM's settings."""
     config = copy.deepcopy(read_object(vision.at / "config.json"))
     words, _ = checkpoint_files.text_of(config)
@@ -241,12 +248,19 @@ def grafted_config(family: families.Family, llm: Source, vision: Source, dtype: 
             words[key] = value
     words.pop("layer_types", None)  # follows from use_sliding_window, which is off
     config["vision_config"][family.tower_out] = llm.config.hidden_size
+    config["tie_word_embeddings"] = llm.config.tie_word_embeddings
+    if "tie_word_embeddings" in words:
+        words["tie_word_embeddings"] = llm.config.tie_word_embeddings
+    set_rope(words, llm.config.rope_parameters, known.rope_parameters)
+    return config
+
+
+def with_dtype(config: dict, dtype: torch.dtype) -> dict:
+    """Name the type of the weights wherever config.json does."""
+    words, _ = checkpoint_files.text_of(config)
     for part in (config, words):
         for key in {"dtype", "torch_dtype"} & part.keys():
-            part[key] = dtype
-        if part is config or "tie_word_embeddings" in part:
-            part["tie_word_embeddings"] = llm.config.tie_word_embeddings
-    set_rope(words, llm.config.rope_parameters, known.rope_parameters)
+            part[key] = dtype_name(dtype)
     return config
 
 
@@ -299,62 +313,70 @@ class Rows(NamedTuple):
     source: torch.Tensor  # (V,) long: the LLM's row; -1: none, it starts from the mean of all
     blends: dict[int, list[int]]  # id -> the LLM's rows whose mean it starts from
     of_vision: list[int]  # ids whose rows are the vision checkpoint's
-    notes: list[str]  # what a reader should know
 
 
-def ids_of(config: object) -> list[int]:
-    """Return the ids with which an LLM ends its text."""
-    ends = config.eos_token_id
-    return [i for i in (ends if isinstance(ends, list) else [ends]) if i is not None]
+def known_ids(llm: Source, own: Vocabulary, theirs: Vocabulary) -> dict[bytes, int]:
+    """Return the LLM's rows by what they spell. UserError if it lacks a word of the new tokenizer.
+
+    own: the vision checkpoint's words; theirs: the LLM's.
+    """
+    ids = {spelt: i for spelt, i in theirs.ids.items() if i < llm.config.vocab_size}
+    lacking = [word for word in own.words if word not in ids]
+    if lacking:
+        raise UserError(
+            f"{len(lacking)} of the {len(own.words)} words of --vision's tokenizer have no row in "
+            f"--llm {llm.at} ({lacking[0].decode(errors='replace')!r}, ...): the two split text "
+            "differently; name an LLM with the tokenizer of its family"
+        )
+    return ids
+
+
+def turns_of(family: families.Family, llm: Source, ids: dict[bytes, int]) -> dict[str, list[int]]:
+    """Return what begins and ends a turn of the LLM: {the family's token: the LLM's rows}."""
+    ends = llm.config.eos_token_id
+    ends = [i for i in (ends if isinstance(ends, list) else [ends]) if i in ids.values()]
+    ends += [ids[token.encode()] for token in ENDS if token.encode() in ids]
+    begins = [ids[token.encode()] for token in TURNS if token.encode() in ids]
+    end_of_text, start_of_turn, end_of_turn = family.text_tokens[:3]
+    return {start_of_turn: begins, end_of_turn: ends[:1], end_of_text: ends[:1]}
 
 
 def match_rows(
     family: families.Family, llm: Source, own: Vocabulary, theirs: Vocabulary, rows: int, keep: bool
 ) -> Rows:
-    """Map rows by what their tokens spell. own: the vision checkpoint's; theirs: the LLM's.
+    """Map rows by what their tokens spell.
 
     rows: of the new model. keep: whether the vision checkpoint's rows have the LLM's width.
-    UserError if the LLM lacks a word, or has ids beyond its rows.
     """
-    ids = {word: i for word, i in theirs.ids.items() if i < llm.config.vocab_size}
-    lacking = [word for word in own.words if word not in ids]
-    if lacking:
-        example = lacking[0].decode(errors="replace")
-        raise UserError(
-            f"{len(lacking)} of the {len(own.words)} words of --vision's tokenizer have no row in "
-            f"--llm {llm.at} ({example!r}, ...): the two split text differently; name an LLM with "
-            f"the tokenizer of the {family.llm} family"
-        )
+    ids = known_ids(llm, own, theirs)
     found = [-1] * rows
-    for word, i in own.ids.items():
-        found[i] = ids.get(word, -1)
-    names = {i: word.decode() for word, i in theirs.added.items()}
-    marks = {i: word for word, i in theirs.added.items()}
-    turns = [ids[t.encode()] for t in TURNS if t.encode() in ids]
-    ends = [i for i in ids_of(llm.config) if i in marks]
-    ends = ends or [ids[t.encode()] for t in ENDS if t.encode() in ids]
-    end_of_text, start_of_turn, end_of_turn = family.text_tokens[:3]
-    blends, notes = {}, []
-    for token, rows_of in (
-        (start_of_turn, turns),
-        (end_of_turn, ends[:1]),
-        (end_of_text, ends[:1]),
-    ):
-        place = own.added[token.encode()]
-        if found[place] < 0 and rows_of:
-            blends[place] = rows_of
-            notes.append(f"{token} starts as {' and '.join(names[i] for i in rows_of)}")
+    for spelt, place in own.ids.items():
+        found[place] = ids.get(spelt, -1)
     of_vision = [own.added[token.encode()] for token in family.vision_tokens] if keep else []
-    for place in (*blends, *of_vision):
+    blends = {}
+    for token, sources in turns_of(family, llm, ids).items():
+        place = own.added[token.encode()]
+        if found[place] < 0 and sources:
+            blends[place] = sources
+    for place in of_vision:
         found[place] = -1
-    mean = [word for word, i in own.added.items() if found[i] < 0]
-    mean = [word.decode() for word in mean if own.added[word] not in (*blends, *of_vision)]
-    if mean:
-        notes.append(f"{', '.join(mean)} start as the mean of all rows")
-    out = [word.decode() for word in theirs.added if word not in own.ids]
-    if out:
-        notes.append(f"the LLM's own {', '.join(out)} are spelt in ordinary words from now on")
-    return Rows(torch.tensor(found), blends, of_vision, notes)
+    return Rows(torch.tensor(found), blends, of_vision)
+
+
+def describe_rows(rows: Rows, own: Vocabulary, theirs: Vocabulary) -> str:
+    """Say where the rows of other tokens than ordinary words come from."""
+    names = {place: spelt.decode() for spelt, place in own.added.items()}
+    its = {i: spelt.decode(errors="replace") for spelt, i in theirs.ids.items()}
+    notes = [f"{len(own.words)} rows of words by string"]
+    for place, sources in rows.blends.items():
+        notes.append(f"{names[place]} starts as {' and '.join(its[i] for i in sources)}")
+    others = [i for i in names if rows.source[i] < 0 and i not in (*rows.blends, *rows.of_vision)]
+    if others:
+        notes.append(f"{', '.join(names[i] for i in others)} start as the mean of all rows")
+    left = [spelt.decode() for spelt in theirs.added if spelt not in own.ids]
+    if left:
+        notes.append(f"the LLM's own {', '.join(left)} are spelt in ordinary words from now on")
+    return "; ".join(notes)
 
 
 def warn_of_differences(own: Vocabulary, theirs: Vocabulary) -> None:
@@ -395,35 +417,27 @@ def fresh_mergers(model, family: families.Family, seed: int, dtype: torch.dtype)
     return found
 
 
-def sources_of(
-    names: list[str], llm: Source, vision: Source, rows: Rows, fresh: dict[str, torch.Tensor]
-) -> Iterator[tuple[str, Callable[[], torch.Tensor]]]:
-    """Yield each new weight's name, and a function that makes it."""
-    embeddings = "model.language_model.embed_tokens.weight"
-
-    def words(name: str) -> torch.Tensor:
-        """Embeddings, or the head; a tied head is the embeddings."""
-        own = None
-        if rows.of_vision:
-            own = vision.read(name if name in vision.names else embeddings)
-        return new_rows(llm.read(name), own, rows)
-
-    for name in names:
-        if name in fresh:
-            yield name, lambda name=name: fresh[name].detach()
-        elif name in (embeddings, "lm_head.weight"):
-            yield name, lambda name=name: words(name)
-        elif name.startswith("model.visual."):
-            yield name, lambda name=name: vision.read(name)
-        else:
-            yield name, lambda name=name: llm.read(name)
+def make(
+    name: str, llm: Source, vision: Source, rows: Rows, fresh: dict[str, torch.Tensor]
+) -> torch.Tensor:
+    """Make one weight of the new model, by today's name."""
+    if name in fresh:
+        return fresh[name]
+    if name.startswith(TOWER):
+        return vision.read(name)
+    if name not in (EMBEDDINGS, HEAD):
+        return llm.read(name)
+    own = None
+    if rows.of_vision:
+        own = vision.read(name if name in vision.names else EMBEDDINGS)  # a tied head
+    return new_rows(llm.read(name), own, rows)
 
 
 def as_published(vision: Source) -> Callable[[str], str]:
     """Return what turns today's name of a weight into one of the vision checkpoint's layout."""
-    if any(name.startswith("model.visual.") for name in vision.names.values()):
+    if any(name.startswith(TOWER) for name in vision.names.values()):
         return str
-    return lambda name: name.replace("model.visual.", "visual.").replace(".language_model.", ".")
+    return lambda name: name.replace(TOWER, "visual.").replace(".language_model.", ".")
 
 
 # --- the files ---
@@ -456,64 +470,88 @@ def generation_config(llm: Source, processor: Processor) -> dict:
 # --- the command ---
 
 
-def graft(args: argparse.Namespace) -> None:
-    """Write one checkpoint of --llm behind the tower of --vision."""
-    out = Path(args.output_dir)
-    places = {"--llm": directory_of("--llm", args.llm)}
-    places["--vision"] = directory_of("--vision", args.vision)
-    for flag, place in places.items():
-        if os.path.realpath(place) == os.path.realpath(out):
-            raise UserError(f"--output-dir {out} is {flag} itself; name another directory")
-    rundir.must_be_new(out)
-    found = {flag: read_object(place / "config.json") for flag, place in places.items()}
-    family = check_kinds((args.llm, found["--llm"]), (args.vision, found["--vision"]))
+class Plan(NamedTuple):
+    """What is to be written, all of it checked."""
 
-    # --- what fits, before anything is written ---
-    llm = read_llm(places["--llm"], family.llm)
-    vision = read_vision(places["--vision"], family)
+    family: families.Family
+    llm: Source
+    vision: Source
+    processor: Processor
+    config: dict  # config.json
+    shapes: dict[str, tuple[int, ...]]  # of the new weights, by today's name
+    fresh: dict[str, torch.Tensor]  # those that are drawn anew
+    dtype: torch.dtype  # of the LLM
+
+
+def must_be_apart(args: argparse.Namespace) -> None:
+    """Raise UserError if the new checkpoint would be written over one of the two."""
+    for flag, name in (("--llm", args.llm), ("--vision", args.vision)):
+        if os.path.realpath(name) == os.path.realpath(args.output_dir):
+            raise UserError(
+                f"--output-dir {args.output_dir} is {flag} itself; name another directory"
+            )
+
+
+def plan(args: argparse.Namespace) -> Plan:
+    """Decide what will be written. UserError if the two do not fit."""
+    llm_at, vision_at = directory_of("--llm", args.llm), directory_of("--vision", args.vision)
+    said = [read_object(place / "config.json") for place in (llm_at, vision_at)]
+    family = check_kinds((args.llm, said[0]), (args.vision, said[1]))
+    llm, vision = read_llm(llm_at, family.llm), read_vision(vision_at, family)
     check_fit(family, llm, vision, args.merger)
-    processor = load_processor(vision.at)
-    dtype = llm.read("model.language_model.norm.weight").dtype
-    config = grafted_config(family, llm, vision, dtype_name(dtype))
+    processor = load_processor(vision_at)
+    config = grafted_config(family, llm, vision)
     model = empty_model(family, config)
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     if llm.config.tie_word_embeddings:
-        shapes.pop("lm_head.weight")
-    of_llm = {name: shape for name, shape in shapes.items() if "model.visual." not in name}
-    width = (llm.config.vocab_size, llm.config.hidden_size)
-    table = {
-        name: width for name in of_llm if name.endswith(("embed_tokens.weight", "lm_head.weight"))
-    }
-    check_weights(llm, of_llm | table, family.name)
+        shapes.pop(HEAD)
+    its = {name: shape for name, shape in shapes.items() if not name.startswith(TOWER)}
+    size = (llm.config.vocab_size, llm.config.hidden_size)
+    its |= {name: size for name in (EMBEDDINGS, HEAD) if name in its}  # its own number of rows
+    check_weights(llm, its, family.name)
+    dtype = llm.read(LAST_NORM).dtype
     fresh = fresh_mergers(model, family, args.seed, dtype) if args.merger == "fresh" else {}
-    kept = {name: shape for name, shape in shapes.items() if "model.visual." in name}
-    check_weights(vision, {n: shape for n, shape in kept.items() if n not in fresh}, family.name)
+    tower = {name: shape for name, shape in shapes.items() if name.startswith(TOWER)}
+    check_weights(vision, {n: shape for n, shape in tower.items() if n not in fresh}, family.name)
+    config = with_dtype(config, dtype)
+    return Plan(family, llm, vision, processor, config, shapes, fresh, dtype)
 
-    # --- words ---
-    own = vocabulary.vocabulary_of(processor.tokenizer.backend_tokenizer, vision.at)
-    theirs = vocabulary.vocabulary_of(vocabulary.load_backend(llm.at), llm.at)
-    embeddings = "model.language_model.embed_tokens.weight"
-    keep = vision.stored[embeddings].shape[1] == llm.config.hidden_size
-    rows = match_rows(family, llm, own, theirs, shapes[embeddings][0], keep)
+
+def match(p: Plan) -> Rows:
+    """Match the words of the two tokenizers, and say what came of it."""
+    own = vocabulary.vocabulary_of(p.processor.tokenizer.backend_tokenizer, p.vision.at)
+    theirs = vocabulary.vocabulary_of(vocabulary.load_backend(p.llm.at), p.llm.at)
+    keep = p.vision.stored[EMBEDDINGS].shape[1] == p.llm.config.hidden_size
+    rows = match_rows(p.family, p.llm, own, theirs, p.shapes[EMBEDDINGS][0], keep)
     warn_of_differences(own, theirs)
-    print(f"words: {len(own.words)} rows by string; " + "; ".join(rows.notes))
+    print(f"words: {describe_rows(rows, own, theirs)}")
+    return rows
 
-    # --- write ---
-    named = as_published(vision)
-    size = sum(torch.Size(shape).numel() for shape in shapes.values()) * dtype.itemsize
+
+def graft(args: argparse.Namespace) -> None:
+    """Write one checkpoint of --llm behind the tower of --vision."""
+    out = Path(args.output_dir)
+    must_be_apart(args)
+    rundir.must_be_new(out)
+    p = plan(args)
+    rows = match(p)
+    published = as_published(p.vision)
+    size = sum(math.prod(shape) for shape in p.shapes.values()) * p.dtype.itemsize
 
     def save_model(directory: Path) -> None:
-        makers = list(sources_of(list(shapes), llm, vision, rows, fresh))
-        bar = tqdm(makers, desc="grafting", unit=" weights", leave=False)
-        weights.write_weights(directory, ((named(name), make()) for name, make in bar))
-        disk.write_json(directory / "config.json", config)
-        disk.write_json(directory / "generation_config.json", generation_config(llm, processor))
-        write_processor(processor, vision.at, directory)
+        names = tqdm(p.shapes, desc="grafting", unit=" weights", leave=False)
+        made = ((published(name), make(name, p.llm, p.vision, rows, p.fresh)) for name in names)
+        weights.write_weights(directory, made)
+        disk.write_json(directory / "config.json", p.config)
+        settings = generation_config(p.llm, p.processor)
+        disk.write_json(directory / "generation_config.json", settings)
+        write_processor(p.processor, p.vision.at, directory)
 
     disk.announce(out, {"the model": size})
     rundir.publish(out, save_model, size)
+    how = "drawn anew" if p.fresh else "kept"
+    print(f"wrote {out} ({p.family.name}, {dtype_name(p.dtype)}, merger {how})")
     print(
-        f"wrote {out} ({family.name}, {dtype_name(dtype)}, merger "
-        f"{'drawn anew' if fresh else 'kept'}); train the merger next: python train_sft.py "
-        f"--model {out} --lora-r 0 --freeze-vision --freeze-llm --data CAPTIONS"
+        f"train the merger next: python train_sft.py --model {out} --lora-r 0 --freeze-vision "
+        "--freeze-llm --data CAPTIONS"
     )

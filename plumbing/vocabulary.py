@@ -59,6 +59,11 @@ def load_backend(directory: Path) -> object:
     from tokenizers import Tokenizer
 
     file = directory / "tokenizer.json"
+    if not file.is_file() and not (directory / "vocab.json").is_file():
+        raise UserError(
+            f"{directory} holds no tokenizer.json; "
+            "copy the tokenizer's files of the original checkpoint there"
+        )
     if not file.is_file():
         return checkpoint_files.load_tokenizer(directory).backend_tokenizer
     try:

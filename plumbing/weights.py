@@ -102,12 +102,19 @@ SHARD_BYTES = 2_000_000_000  # of a file, and the most that is held in memory
 
 
 def read_weight(directory: Path, name: str) -> torch.Tensor:
-    """Read one of the weights that read_weights has listed."""
+    """Read one of the weights that read_weights has listed. UserError for pickles of long ago."""
     from safetensors import safe_open
 
     file = file_of(directory, name)
     if file.suffix == ".bin":
-        return torch.load(file, map_location="cpu", weights_only=True, mmap=True)[name]
+        try:
+            return torch.load(file, map_location="cpu", weights_only=True, mmap=True)[name]
+        except RuntimeError as error:
+            if disk.is_the_machines(error):
+                raise
+            raise UserError(
+                f"{file} cannot be read a weight at a time; convert it to safetensors"
+            ) from None
     with safe_open(file, "pt") as opened:
         return opened.get_tensor(name)
 
