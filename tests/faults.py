@@ -75,6 +75,7 @@ RUNS = {
         " --eval-batch-size 4 --max-completion-length 12",
     ),
     "export": Run("model", "export --model {adapter}", resume=""),
+    "graft": Run("model", "graft --llm {llm} --vision {base}", resume=""),
 }
 
 # The models that the runs start from. One step each: what they say is noise.
@@ -85,6 +86,7 @@ ONE_STEP = (
 MODELS = {
     "base": Run("train_sft", f"--model tiny {ONE_STEP}"),
     "adapter": Run("train_sft", f"--model {{base}} {ONE_STEP} --lora-r 4 --learning-rate 1e-2"),
+    "llm": Run("recipes.text_llm", "--model {base}"),
 }
 
 # --- faults ---
