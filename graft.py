@@ -553,5 +553,5 @@ def graft(args: argparse.Namespace) -> None:
     print(f"wrote {out} ({p.family.name}, {dtype_name(p.dtype)}, merger {how})")
     print(
         f"train the merger next: python train_sft.py --model {out} --lora-r 0 --freeze-vision "
-        "--freeze-llm --data CAPTIONS"
+        "--freeze-llm --data CAPTIONS --output-dir stage1"
     )

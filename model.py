@@ -478,9 +478,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def main(args: argparse.Namespace) -> None:
+def command(args: argparse.Namespace) -> None:
+    """Do what the command line asks."""
     {"export": export, "graft": graft.graft}[args.command](args)
 
+
+main = command
 
 if __name__ == "__main__":
     running.run(main, parse_args)
