@@ -141,7 +141,7 @@ def check_kinds(llm: tuple[str, dict], vision: tuple[str, dict]) -> families.Fam
             f"name a checkpoint of {families.known()}"
         )
     for flag, name, config in (("--llm", llm_name, words), ("--vision", vision_name, eyes)):
-        if str(config["model_type"]).endswith("_moe"):
+        if str(config.get("model_type")).endswith("_moe"):
             raise UserError(
                 f"{flag} {name} is a mixture of experts ({config['model_type']}), which is not "
                 "grafted; name a dense model"

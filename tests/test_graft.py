@@ -359,6 +359,59 @@ def test_an_llm_in_pickles(llm, vision, both, tmp_path):
         grafted(old, vision, tmp_path / "no")
 
 
+def test_types_of_weights_are_kept(pair, tmp_path):
+    _, vision = pair
+    llm = donors.write(tmp_path / "llm", dtype=torch.bfloat16, tied=True)
+    out = grafted(llm, vision, tmp_path / "out")
+    for name, value in all_weights(out).items():
+        is_tower = name.startswith("visual.")
+        assert value.dtype == (torch.float32 if is_tower else torch.bfloat16), name
+    assert json.loads((out / "config.json").read_text())["torch_dtype"] == "bfloat16"
+    assert largest_gap(llm, out) <= 1e-5
+
+
+# --- towers and LLMs of this repository ---
+
+
+def test_the_words_of_a_tiny_model_as_an_llm_and_behind_its_own_tower(tiny, base, tmp_path):
+    """recipes/text_llm.py gives all words other ids; the graft puts each back in its place."""
+    from recipes import text_llm
+
+    line = ["--model", base, "--output-dir", tmp_path / "llm", "--seed", 3]
+    text_llm.main(text_llm.parse_args([str(word) for word in line]))
+    out = grafted(tmp_path / "llm", base, tmp_path / "out")
+    assert largest_gap(tmp_path / "llm", out) <= 1e-5
+    policy, processor = tiny
+    before, after = policy.state_dict(), model.load(str(out))[0].state_dict()
+    rows = ("model.language_model.embed_tokens.weight", "lm_head.weight")
+    assert all(torch.equal(after[n], before[n]) for n in before if n not in rows)
+    special = processor.special
+    words = processor.tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False)
+    for name in rows:
+        for place in (*words.values(), special.eos_ids[0], *special.vision_ids):
+            assert torch.equal(after[name][place], before[name][place])
+    stock, its = stock_words(tmp_path / "llm")
+    ids = [its.get_vocab()[word] for word in words]
+    assert ids != list(words.values()) and sorted(ids) == sorted(words.values())
+
+
+def test_table(tmp_path, capsys):
+    from recipes import graft_table
+
+    for seed, last in (("0", 0.5), ("1", 0.75)):
+        for name in graft_table.SETS:
+            folder = tmp_path / f"before{seed}" / name.partition(":")[0]
+            folder.mkdir(parents=True)
+            (folder / "result.json").write_text('{"accuracy": 0.125}')
+        for stage, value in (("stage1", 0.25), ("stage2", last)):
+            found = {f"eval/{name}/accuracy": value for name in graft_table.SETS}
+            (tmp_path / f"{stage}_{seed}").mkdir()
+            (tmp_path / f"{stage}_{seed}" / "result.json").write_text(json.dumps(found))
+    graft_table.main(graft_table.parse_args([str(tmp_path), "0", "1"]))
+    cells = "0.125 → 0.250 → 0.500 | 0.125 → 0.250 → 0.750 | 0.125 → 0.250 → 0.625 | 0.500 – 0.750"
+    assert f"| the same about pictures | {cells} |" in capsys.readouterr().out
+
+
 # --- what is refused ---
 
 
@@ -393,6 +446,11 @@ REFUSED = {  # what is wrong: (make the LLM, make the tower; None: the one that 
     "swapped": (lambda l, v, t: v, lambda l, v, t: l, "the other way round"),
     "two towers": (lambda l, v, t: v, None, "has eyes already: it is Qwen2-VL"),
     "two LLMs": (None, lambda l, v, t: l, '--vision .* model_type is "qwen2", whose tower'),
+    "no model_type": (
+        lambda l, v, t: edited(l, t / "x", model_type=None),
+        None,
+        "is of model_type null, but .* layers of qwen2",
+    ),
     "another LLM": (
         lambda l, v, t: edited(l, t / "x", model_type="llama"),
         None,
