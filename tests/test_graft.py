@@ -498,6 +498,11 @@ REFUSED = {  # what is wrong: (make the LLM, make the tower; None: the one that 
         "tokenizer.json cannot be read .*fetch",
     ),
     "no weights": (lambda l, v, t: without(l, t / "x", "*.safetensors"), None, "holds no weights"),
+    "a hub name without a network": (
+        lambda l, v, t: "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B",
+        None,
+        "--llm deepseek-ai/.* could not be fetched",
+    ),
     "no such directory": (lambda l, v, t: t / "none", None, "--llm .*no such directory"),
     "an empty directory": (None, lambda l, v, t: t, "--vision .* holds no config.json"),
     "the preset": (lambda l, v, t: "tiny", None, "--llm tiny is the untrained preset"),
