@@ -287,11 +287,17 @@ SIZES = {
     ),
 }
 SECTIONS = {"qwen2_5_vl": [16, 24, 24]}
+FIRST = 151643  # the id of the first special token in every published size
 
 
-def real(name: str) -> tuple[dict, Shapes]:
-    """Return config.json of a published model, and the shapes of its weights."""
+def real(name: str, layers: int | None = None) -> tuple[dict, Shapes]:
+    """Return config.json of a published model, and the shapes of its weights.
+
+    layers: how many its language model has instead.
+    """
     model_type, tied, text, vision = SIZES[name]
+    if layers:
+        text = text | {"num_hidden_layers": layers}
     layout = LAYOUTS[model_type]
     vision = layout.vision | vision | {"out_hidden_size": text["hidden_size"]}
     sections = {"mrope_section": SECTIONS.get(model_type, [24, 20, 20])}
@@ -299,8 +305,7 @@ def real(name: str) -> tuple[dict, Shapes]:
         rope = layout.text["rope_scaling"] | sections
         layout = layout._replace(text=layout.text | text | {"rope_scaling": rope})
     text = text | {"tie_word_embeddings": tied}
-    first = 151643
-    ids = {token: first + i for i, token in enumerate(checkpoints.SPECIAL)}
+    ids = special_from(FIRST)
     config = config_of(layout._replace(vision=vision), text, ids, torch.bfloat16)
     if not layout.text:
         config["rope_scaling"] |= sections
@@ -324,7 +329,7 @@ def write(
     directory.mkdir(parents=True, exist_ok=True)
     words = checkpoints.learned_words()
     first = len(words["vocab"])
-    ids = {token: first + i for i, token in enumerate(checkpoints.SPECIAL)}
+    ids = special_from(first)
     text = text_of(layout, tied)
     checkpoints.write_tokenizer(directory, words, first, layout.chat_template)
     config = config_of(layout, text, ids, dtype)
@@ -336,6 +341,29 @@ def write(
     named = weights(model_type, tied, seed, dtype, scale)
     checkpoints.write_weights(directory, named, 200_000 * dtype.itemsize)
     return directory
+
+
+def write_real(directory: str | Path, name: str, layers: int, seed: int = 0) -> Path:
+    """Write a published size in bfloat16, but for its number of layers; return its directory."""
+    directory = Path(directory)
+    directory.mkdir(parents=True)
+    config, shapes = real(name, layers)
+    layout = LAYOUTS[SIZES[name].model_type]
+    words = checkpoints.learned_words()
+    checkpoints.write_tokenizer(directory, words, FIRST, layout.chat_template)
+    checkpoints.write_json(directory / "config.json", config, 2)
+    preprocessor = checkpoints.PREPROCESSOR | layout.preprocessor
+    checkpoints.write_json(directory / "preprocessor_config.json", preprocessor, 2)
+    generation = checkpoints.generation_config(special_from(FIRST), 0.1)
+    checkpoints.write_json(directory / "generation_config.json", generation, 2)
+    named = checkpoints.random_weights(shapes, seed, torch.bfloat16, 0.02)
+    checkpoints.write_weights(directory, named, 2_000_000_000)
+    return directory
+
+
+def special_from(first: int) -> dict[str, int]:
+    """Number the special tokens."""
+    return {token: first + i for i, token in enumerate(checkpoints.SPECIAL)}
 
 
 def config_of(layout: Layout, text: dict, ids: dict[str, int], dtype: torch.dtype) -> dict:

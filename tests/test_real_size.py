@@ -1,7 +1,7 @@
 """Run: python -m pytest -q -s -m slow tests/test_real_size.py
 
-Minutes on two cores, 7 GB of disk, no network. Random weights in the layout and the exact shapes
-published in 2024: what fits, and how much memory it takes. Each training runs in a process of its
+Minutes on two cores, 7 GB of disk, no network. Random weights in the published layouts and exact
+shapes: what fits, and how much memory it takes. Each training runs in a process of its
 own, whose peak memory is printed. With a tiny checkpoint the same test is not slow (15 s).
 """
 
@@ -11,9 +11,13 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import checkpoints
+import published
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,8 +36,9 @@ def different(completion, example):
     return zlib.crc32(completion.encode("utf-8", "replace")) / 2**32
 
 
-def watched_rollout(*arguments, **options):
-    out = sample(*arguments, **options)
+def watched_rollout(policy, prompts, *arguments, **options):
+    out = sample(policy, prompts, *arguments, **options)
+    seen["image_tokens"] = len(prompts[0].image_slots)
     sampled.append(out.targets.tolist())
     return out
 
@@ -70,33 +75,60 @@ found = {
     "vocabulary": core.lm_head.weight.shape[0],
     "special": seen["special"],
     "sampled": sampled,
+    "image_tokens": seen["image_tokens"],
     "checkpointing": language_model.gradient_checkpointing,
 }
 json.dump(found, open(sys.argv[2], "w"))
 """
 
 
-@pytest.mark.parametrize(
-    "size, layers, vocabulary, tied",
-    [
-        ("tiny", 2, 640, True),
-        pytest.param("7b-2layers", 2, 152064, False, marks=pytest.mark.slow),
-        pytest.param("2b", 28, 151936, True, marks=pytest.mark.slow),
-    ],
-)
-def test_two_grpo_steps(size, layers, vocabulary, tied, tmp_path):
+class Size(NamedTuple):
+    """One checkpoint, and what the run must find in it."""
+
+    name: str
+    write: Callable  # directory -> directory
+    layers: int
+    vocabulary: int
+    tied: bool
+    picture: tuple[int, int] = (224, 168)
+    image_tokens: int = 48
+    end_of_text: int = 151643  # its id; the other special tokens follow
+
+
+def of_2024(name: str, *expected, **more) -> Size:
+    """A Qwen2-VL."""
+    return Size(name, partial(checkpoints.write_2024, size=name), *expected, **more)
+
+
+def two_layers(name: str, *expected, **more) -> Size:
+    """A later family, whole but for the depth of its language model."""
+    return Size(name, partial(published.write_real, name=name, layers=2), 2, *expected, **more)
+
+
+TINY = of_2024("tiny", 2, 640, True, end_of_text=584)
+REAL = [
+    of_2024("7b-2layers", 2, 152064, False),
+    of_2024("2b", 28, 151936, True),
+    two_layers("2.5-7B", 152064, False, picture=(840, 840), image_tokens=900),
+    two_layers("3-8B", 151936, False, picture=(960, 960), image_tokens=900),
+]
+SIZES = [TINY, *(pytest.param(size, marks=pytest.mark.slow) for size in REAL)]
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: size.name)
+def test_two_grpo_steps(size, tmp_path):
     """With NF4, LoRA and gradient checkpointing, exactly the adapter trains, and all of it."""
     started = time.time()
-    directory = checkpoints.write_2024(tmp_path / "checkpoint", size)
-    checkpoints.picture(224, 168).save(tmp_path / "picture.png")
-    (tmp_path / "one.jsonl").write_text(
-        json.dumps(
-            {"image": "picture.png", "question": "How many red objects are there?", "answer": "3"}
-        )
-        + "\n"
-    )
+    directory = size.write(tmp_path / "checkpoint")
+    checkpoints.picture(*size.picture).save(tmp_path / "picture.png")
+    record = {
+        "image": "picture.png",
+        "question": "How many red objects are there?",
+        "answer": "3",
+    }
+    (tmp_path / "one.jsonl").write_text(json.dumps(record) + "\n")
     gib = sum(f.stat().st_size for f in directory.iterdir()) / 2**30
-    print(f"\n{size}: written in {time.time() - started:.0f} s, {gib:.2f} GiB")
+    print(f"\n{size.name}: written in {time.time() - started:.0f} s, {gib:.2f} GiB")
     arguments = [
         "--model",
         directory,
@@ -119,6 +151,8 @@ def test_two_grpo_steps(size, layers, vocabulary, tied, tmp_path):
         "8",
         "--learning-rate",
         "1e-4",
+        "--max-pixels",
+        "1003520",
         "--reward-funcs",
         "length",
         "--save-steps",
@@ -139,7 +173,7 @@ def test_two_grpo_steps(size, layers, vocabulary, tied, tmp_path):
     shutil.rmtree(directory)
     times = [f"step {m['step']}: {m['step_time']:.0f} s" for m in metrics if m.get("step_time")]
     print(
-        f"{size}: two GRPO steps, {seen['seconds']:.0f} s with loading; "
+        f"{size.name}: two GRPO steps, {seen['seconds']:.0f} s with loading; "
         f"peak memory {seen['peak_gib']:.2f} GiB; " + ", ".join(times)
     )
     steps = [m for m in metrics if m["step"] > 0]
@@ -148,20 +182,19 @@ def test_two_grpo_steps(size, layers, vocabulary, tied, tmp_path):
         math.isfinite(m["loss"]) and math.isfinite(m["grad_norm"]) and m["entropy"] > 1
         for m in steps
     )
-    assert (seen["vocabulary"], seen["tied"], seen["checkpointing"]) == (vocabulary, tied, True)
-    assert len(seen["four_bit"]) == 7 * layers and all(
-        n.startswith("model.language_model.layers.") for n in seen["four_bit"]
-    )
-    assert seen["trained"] == seen["lora"] == 14 * layers and not seen["frozen_moved"]
+    expected = (size.vocabulary, size.tied, True)
+    assert (seen["vocabulary"], seen["tied"], seen["checkpointing"]) == expected
+    assert len(seen["four_bit"]) == 7 * size.layers
+    assert all(n.startswith("model.language_model.layers.") for n in seen["four_bit"])
+    assert seen["trained"] == seen["lora"] == 14 * size.layers and not seen["frozen_moved"]
     assert seen["moved"] == seen["trained"]  # B at the first step, A from the second on
     # generation_config.json has top_k 1, which must not be used.
     sampled = [rows for rows in seen["sampled"] if len(rows) == 2]
     assert len(sampled) == 2 and all(rows[0] != rows[1] for rows in sampled)
-    if size != "tiny":
-        special = seen["special"]
-        assert (
-            special["eos_ids"] == [151645, 151643]
-            and special["vision_ids"] == list(range(151652, 151657))
-            and special["image_id"] == 151655
-        )
+    special = seen["special"]
+    first = size.end_of_text
+    assert special["eos_ids"] == [first + 2, first]
+    assert special["vision_ids"] == list(range(first + 9, first + 14))
+    assert special["image_id"] == first + 12
+    assert seen["image_tokens"] == size.image_tokens
     assert (tmp_path / "run" / "adapter_model.safetensors").is_file()
