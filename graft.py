@@ -56,6 +56,7 @@ OF_THE_LLM = (
     "sliding_window",
     "max_window_layers",
 )
+ROPE_KEYS = ("rope_theta", "rope_scaling", "rope_parameters")
 SAMPLING = ("do_sample", "temperature", "top_p", "top_k", "repetition_penalty")  # likewise
 # Where the LLM has no <|im_start|> and <|im_end|>: what begins and ends its turns (DeepSeek-R1).
 TURNS = ("<｜User｜>", "<｜Assistant｜>")
@@ -247,6 +248,9 @@ def grafted_config(family: families.Family, llm: Source, vision: Source) -> dict
         if hasattr(known, key) and (value is not None or key in words):
             words[key] = value
     words.pop("layer_types", None)  # follows from use_sliding_window, which is off
+    if words is not config:  # of transformers 4.5, which repeated them outside
+        for key in (*OF_THE_LLM, *ROPE_KEYS, "layer_types"):
+            config.pop(key, None)
     config["vision_config"][family.tower_out] = llm.config.hidden_size
     config["tie_word_embeddings"] = llm.config.tie_word_embeddings
     if "tie_word_embeddings" in words:

@@ -217,6 +217,21 @@ def test_settings_and_files(kind, llm, vision, both):
     assert processor.context == its["max_position_embeddings"]
 
 
+def test_a_config_that_says_everything_twice(pair, tmp_path):
+    """transformers 4.5 wrote the settings into text_config, and left them outside as well."""
+    llm, vision = pair
+    flat = json.loads((vision / "config.json").read_text())
+    outside = ("vision_config", "image_token_id", "video_token_id", "architectures", "model_type")
+    words = {key: value for key, value in flat.items() if key not in outside}
+    twice = edited(vision, tmp_path / "twice", text_config=words)
+    out = grafted(llm, twice, tmp_path / "out")
+    assert largest_gap(llm, out) <= 1e-5
+    config = json.loads((out / "config.json").read_text())
+    its = json.loads((llm / "config.json").read_text())
+    for key in ("num_hidden_layers", "rope_theta", "rms_norm_eps"):
+        assert config["text_config"][key] == its[key] and key not in config
+
+
 def test_rows_of_special_tokens(llm, vision, both):
     """Turns start as R1's User, Assistant and end; pictures' as they were; the rest as the mean."""
     own = Tokenizer.from_file(str(both / "tokenizer.json"))
