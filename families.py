@@ -23,6 +23,7 @@ class Family(NamedTuple):
     """One model family; FAMILIES has it under the model_type of its config.json."""
 
     model_type: str
+    llm: str  # model_type of the text-only models whose layers its language model has
     name: str  # as messages write it
     classes: str  # how the names of its classes in transformers begin
     image_processor: dict  # settings that a checkpoint without preprocessor_config.json means
@@ -174,6 +175,7 @@ def layers_with(mlp: str) -> dict[str, str]:
 
 QWEN2_VL = Family(
     model_type="qwen2_vl",
+    llm="qwen2",
     name="Qwen2-VL",
     classes="Qwen2VL",
     image_processor={"patch_size": 14},
@@ -302,6 +304,7 @@ def qwen3_vl_tower(vision) -> Shapes:
 
 QWEN3_VL = QWEN2_5_VL._replace(
     model_type="qwen3_vl",
+    llm="qwen3",
     name="Qwen3-VL",
     classes="Qwen3VL",
     image_processor={"patch_size": 16, "image_mean": [0.5] * 3, "image_std": [0.5] * 3},
@@ -351,6 +354,7 @@ def moe_shapes(words) -> Shapes:
 
 QWEN3_VL_MOE = QWEN3_VL._replace(
     model_type="qwen3_vl_moe",
+    llm="qwen3_moe",
     name="Qwen3-VL with experts",
     classes="Qwen3VLMoe",
     experts=("mlp.experts.gate_up_proj", "mlp.experts.down_proj"),

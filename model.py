@@ -4,7 +4,11 @@ Every family of families.py in all its sizes: `tiny` (1.4 M parameters, made her
 
     python model.py export --model runs/grpo --output-dir exported
 
-writes one merged checkpoint that stock transformers loads.
+writes one merged checkpoint that stock transformers loads;
+
+    python model.py graft --llm DIR --vision DIR --output-dir grafted
+
+puts a text-only LLM behind the tower of a vision checkpoint (graft.py).
 """
 
 from plumbing import stopping
@@ -25,12 +29,13 @@ import torch
 
 import adapters
 import families
+import graft
 import logps
 from plumbing import checkpoint_files, disk, fields, loaded, rundir, running
 from plumbing.device import dtype_name, pick_device, pick_dtype
 from plumbing.errors import UserError
 from plumbing.find_model import locate, must_not_overwrite
-from plumbing.flags import MAX_PIXELS, MIN_PIXELS, Parser
+from plumbing.flags import MAX_PIXELS, MIN_PIXELS, Parser, int_from_0
 from processor import Processor, load_processor, pixel_limits, tiny_processor
 
 # --- as the command line asks ---
@@ -426,10 +431,7 @@ def export(args: argparse.Namespace) -> None:
         checkpoint_files.must_be_whole(Path(base), "model.py export writes whole weights")
     out = Path(args.output_dir)
     must_not_overwrite(args.output_dir, args.model)
-    visible = [file for file in out.glob("*") if not file.name.startswith(".")]
-    if visible and not rundir.is_half_published(out):
-        raise UserError(f"--output-dir {out} is not empty; name a new directory")
-    disk.make_writable(out)
+    rundir.must_be_new(out)
     # Merged in float32 from the unquantised base, and cast last: merging into 4-bit weights
     # destroys the adapter, and into bfloat16 loses most of a young one.
     limits = {name: run_args.get(name) for name in ("max_pixels", "min_pixels")}
@@ -454,23 +456,57 @@ def export(args: argparse.Namespace) -> None:
     print(f"wrote {out} ({args.dtype}{', adapter merged' if adapter else ''})")
 
 
+# --- commands ---
+
+OF_COMMAND = {"export": ("model", "dtype"), "graft": ("llm", "vision", "merger", "seed")}
+REQUIRED = {"export": ("model",), "graft": ("llm", "vision")}
+
+
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     p = Parser(__doc__, "model.py")
-    p.add_argument("command", choices=["export"], help="write one merged checkpoint")
     p.add_argument(
-        "--model", "--model-name-or-path", required=True, help="as in the training scripts"
+        "command",
+        choices=list(OF_COMMAND),
+        help="export: write one merged checkpoint; graft: give a text-only LLM eyes",
     )
-    p.add_argument("--output-dir", required=True, help="where the exported checkpoint goes")
-    p.add_argument(
+    p.add_argument("--output-dir", required=True, help="where the new checkpoint goes")
+    g = p.add_argument_group("export")
+    g.add_argument("--model", "--model-name-or-path", help="as in the training scripts")
+    g.add_argument(
         "--dtype",
         choices=["float32", "bfloat16"],
-        default="bfloat16",
-        help="weights of the exported checkpoint",
+        help="weights of the exported checkpoint; default: bfloat16",
     )
-    return p.parse_args(argv)
+    g = p.add_argument_group("graft")
+    g.add_argument("--llm", help="text-only LLM: a directory or a hub name")
+    g.add_argument("--vision", help="checkpoint with the tower, the tokenizer and the merger")
+    g.add_argument(
+        "--merger",
+        choices=graft.MERGERS,
+        help="what leads from tower to words: the vision checkpoint's, or drawn anew, of any "
+        "width; default: keep",
+    )
+    g.add_argument("--seed", type=int_from_0, help="of a fresh merger; default: 0")
+    args = p.parse_args(argv)
+    for command, names in OF_COMMAND.items():
+        given = [name for name in names if getattr(args, name) is not None]
+        if command != args.command and given:
+            p.error(f"--{given[0]} has no meaning for {args.command}; it is a flag of {command}")
+    for name in REQUIRED[args.command]:
+        if getattr(args, name) is None:
+            p.error(f"{args.command} needs --{name}")
+    args.dtype = args.dtype or "bfloat16"
+    args.merger = args.merger or "keep"
+    args.seed = args.seed or 0
+    return args
 
 
-main = export
+def command(args: argparse.Namespace) -> None:
+    """Do what the command line asks."""
+    {"export": export, "graft": graft.graft}[args.command](args)
+
+
+main = command
 
 if __name__ == "__main__":
     running.run(main, parse_args)

@@ -87,9 +87,10 @@ def base_of(adapter: Path) -> str:
 
 
 @functools.cache
-def fetch(name: str, weights: bool = True) -> Path:
+def fetch(name: str, weights: bool = True, flag: str = "--model") -> Path:
     """Download the hub's newest snapshot of `name`, or all but its weights, once a run.
 
+    flag: which named it, for the message.
     Returns its local directory. UserError if it cannot be had.
     """
     from huggingface_hub import snapshot_download
@@ -103,7 +104,7 @@ def fetch(name: str, weights: bool = True) -> Path:
         if disk.is_the_machines(error):
             raise
         raise UserError(
-            f"--model {name} is no local directory and could not be fetched from the hub "
+            f"{flag} {name} is no local directory and could not be fetched from the hub "
             f"({type(error).__name__}); check the name, or download it and give its directory"
         ) from None
 

@@ -115,7 +115,7 @@ def _in_use(out: Path, owner: Path) -> str:
 
 def again(args) -> str:
     """How a command that was stopped is taken up."""
-    if getattr(args, "command", None) == "export":  # which may just have been written
+    if getattr(args, "command", None) in ("export", "graft"):  # which may just have been written
         return "type the command again, with a new --output-dir"
     resumable = hasattr(args, "resume_from_checkpoint") and not getattr(args, "predictions", None)
     return "go on with --resume-from-checkpoint" if resumable else "type the command again"

@@ -339,3 +339,11 @@ def to_write(
 def is_half_published(out: str | Path) -> bool:
     """Whether `publish` was stopped here: SHA256SUMS names files that have not come."""
     return any(not (Path(out) / name).is_file() for name in sums_of(out) or ())
+
+
+def must_be_new(out: str | Path) -> None:
+    """Make a directory for a model that is written once. UserError if something is in it."""
+    visible = [file for file in Path(out).glob("*") if not file.name.startswith(".")]
+    if visible and not is_half_published(out):
+        raise UserError(f"--output-dir {out} is not empty; name a new directory")
+    disk.make_writable(out)

@@ -1,7 +1,11 @@
-"""Read what weights a checkpoint has, from the headers of its files: names, shapes, kinds."""
+"""Read what weights a checkpoint has, from the headers of its files: names, shapes, kinds.
+
+And, for models that are larger than the memory: read one weight, write many in files of some size.
+"""
 
 import os
 import pickle
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -90,3 +94,74 @@ def read_pickle(file: Path) -> dict:
             "run: fetch the checkpoint as safetensors, or convert it"
         )
     return {key: Stored(tuple(v.shape), v.is_floating_point()) for key, v in found.items()}
+
+
+# --- one weight at a time ---
+
+SHARD_BYTES = 2_000_000_000  # of a file, and the most that is held in memory
+
+
+def read_weight(directory: Path, name: str) -> torch.Tensor:
+    """Read one of the weights that read_weights has listed. UserError for pickles of long ago."""
+    from safetensors import safe_open
+
+    file = file_of(directory, name)
+    if file.suffix == ".bin":
+        try:
+            return torch.load(file, map_location="cpu", weights_only=True, mmap=True)[name]
+        except RuntimeError as error:
+            if disk.is_the_machines(error):
+                raise
+            raise UserError(
+                f"{file} cannot be read a weight at a time; convert it to safetensors"
+            ) from None
+    with safe_open(file, "pt") as opened:
+        return opened.get_tensor(name)
+
+
+def file_of(directory: Path, name: str) -> Path:
+    """Find the file that a weight is in, in the order in which read_weights looks."""
+    for kind in ("model.safetensors", "pytorch_model.bin"):
+        index = directory / f"{kind}.index.json"
+        if (directory / kind).is_file():
+            return directory / kind
+        if index.is_file():
+            return directory / read_object(index)["weight_map"][name]
+    raise FileNotFoundError(directory / "model.safetensors")
+
+
+def write_weights(
+    directory: Path, named: Iterable[tuple[str, torch.Tensor]], most: int = SHARD_BYTES
+) -> None:
+    """Write safetensors files of about `most` bytes, and their index; one file where that is all.
+
+    named: (name, tensor) of each weight; it is asked for the next one when there is room.
+    """
+    from safetensors.torch import save_file
+
+    parts, place, total, held = [], {}, 0, {}
+
+    def close() -> None:
+        part = directory / f"part{len(parts)}.safetensors"
+        save_file(held, part, metadata={"format": "pt"})
+        place.update(dict.fromkeys(held, len(parts)))
+        parts.append(part)
+        held.clear()
+
+    for name, value in named:
+        if held and sum(v.nbytes for v in held.values()) + value.nbytes > most:
+            close()
+        held[name] = value.contiguous()
+        total += value.nbytes
+    close()
+    if len(parts) == 1:
+        parts[0].rename(directory / "model.safetensors")
+        return
+    names = [f"model-{n:05d}-of-{len(parts):05d}.safetensors" for n in range(1, len(parts) + 1)]
+    for part, name in zip(parts, names):
+        part.rename(directory / name)
+    index = {
+        "metadata": {"total_size": total},
+        "weight_map": {name: names[number] for name, number in sorted(place.items())},
+    }
+    disk.write_json(directory / "model.safetensors.index.json", index)

@@ -4,6 +4,16 @@ question  "How many red objects are there?"
 answer    "2"
 solution  "<think> Looking for red objects. Row 1: red circle (1), blue square. Row 2: none.
           Row 3: red square (2). Row 4: none. </think><answer> 2 </answer>"
+
+count_words asks the same about a scene that is told in words, without a picture:
+
+question  "Row 1: red circle, blue square. Row 2: none. Row 3: red square. Row 4: none. How many
+          red objects are there?"
+
+count_captions asks for these words, with the picture:
+
+question  "What is in the picture?"
+answer    "Row 1: red circle, blue square. Row 2: none. Row 3: red square. Row 4: none."
 """
 
 import random
@@ -34,4 +44,28 @@ def count(rng: random.Random, fewest: int, most: int, teacher: str) -> dict:
             "wanted": wanted,
             "taught": str(len(counted)),
         },
+    }
+
+
+def told(record: dict) -> str:
+    """Put a record's scene into words."""
+    return " ".join(drawing.rows_in_words(list(map(tuple, record["meta"]["objects"])), {}))
+
+
+def count_words(rng: random.Random, fewest: int, most: int, teacher: str) -> dict:
+    """Invent a question about a scene in words. Nothing in them can be overlooked."""
+    record = count(rng, fewest, most, "gold")
+    return record | {"question": f"{told(record)} {record['question']}"}
+
+
+def count_captions(rng: random.Random, fewest: int, most: int, teacher: str) -> dict:
+    """Ask for the words of a scene, which are the answer, without thinking."""
+    record = count(rng, fewest, most, "gold")
+    words = told(record)
+    return {
+        "ask": "direct",
+        "question": "What is in the picture?",
+        "answer": words,
+        "solution": f"<answer> {words} </answer>",
+        "meta": {"objects": record["meta"]["objects"]},
     }

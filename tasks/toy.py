@@ -42,12 +42,13 @@ from tasks.example import Example
 class ToySet(NamedTuple):
     """What a toy set does; lessons need the last two.
 
+    draw: None for questions without a picture.
     candidates: (rng, fewest, most) -> a record and three worked solutions, the right one first.
     read: (record, rng) -> a question about what there is to read in its picture, and the answer.
     """
 
     make: Callable[[random.Random, int, int, str], dict]  # (rng, fewest, most, teacher) -> record
-    draw: Callable[[dict, random.Random], Image.Image] = drawing.draw_scene
+    draw: Callable[[dict, random.Random], Image.Image] | None = drawing.draw_scene
     candidates: Callable[[random.Random, int, int], tuple[dict, list[str]]] | None = None
     read: Callable[[dict, random.Random], tuple[str, str]] | None = None
 
@@ -131,6 +132,8 @@ def lesson(task: str, rng: random.Random, fewest: int, most: int, teacher: str) 
 LESSONS = {"reading": reading_lesson, "select": select_lesson, "basics": lesson}
 TASKS = {
     "count": ToySet(count.count),
+    "count_captions": ToySet(count.count_captions),
+    "count_words": ToySet(count.count_words, draw=None),
     "spatial": ToySet(spatial.spatial),
     "ground": ToySet(ground.ground),
     "table": ToySet(table.table, candidates=table.table_candidates, read=table.read_table),
@@ -190,6 +193,8 @@ def make_example(
     teacher: who wrote the solution, fallible or gold; the answer is right either way.
     """
     record = make_record(task, split, index, seed, level, teacher)
+    if not TASKS[task].draw:
+        return record
     rng = random.Random(f"draw {task} {split} {seed} {index}")
     return {"image": TASKS[task].draw(record["meta"], rng), **record}
 
@@ -215,7 +220,7 @@ class ToyStream:
         record = make_example(self.task, self.split, index, self.seed, self.level, self.teacher)
         example = Example(
             id=f"{self.task}:{self.split}:{self.seed}:{index}",
-            images=[record["image"]],
+            images=[record["image"]] if "image" in record else [],
             question=record["question"],
             answer=record["answer"],
             choices=record.get("choices"),

@@ -78,6 +78,7 @@ RUNS = {
         "distill", "--data count --level 1 --teacher toy --judge toy --max-train-samples 3"
     ),
     "export": Run("model", "export --model {adapter}", resume=""),
+    "graft": Run("model", "graft --llm {llm} --vision {base}", resume=""),
 }
 
 # The models that the runs start from. One step each: what they say is noise.
@@ -88,6 +89,7 @@ ONE_STEP = (
 MODELS = {
     "base": Run("train_sft", f"--model tiny {ONE_STEP}"),
     "adapter": Run("train_sft", f"--model {{base}} {ONE_STEP} --lora-r 4 --learning-rate 1e-2"),
+    "llm": Run("recipes.text_llm", "--model {base}"),
 }
 
 # --- faults ---

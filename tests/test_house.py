@@ -31,7 +31,7 @@ FLOORS = [
     ["pools", "served"],
     ["distilling*"],
     ["losses", "logps", "expert_lora", "fast.kernels"],
-    ["processor", "adapters"],
+    ["processor", "adapters", "graft"],
     ["model"],
     ["data"],
     ["batching", "distilling.documents"],

@@ -1388,3 +1388,47 @@ def test_asked_again_a_toy_question_no_longer_has_a_template_of_its_own():
     again = with_question(example, "Which?")
     assert "prompt_template" not in again.meta and question_text(again, "none") == "Which?"
     assert {**again.meta, "prompt_template": "answer"} == before == example.meta
+
+
+# --- the same scenes in words ---
+
+
+def test_a_scene_in_words_says_what_the_picture_of_count_would_show():
+    """And asks the same; what is told cannot be overlooked, whoever teaches."""
+    for index in range(300):
+        for teacher in TEACHERS:
+            record = toy.make_record("count_words", index=index, teacher=teacher)
+            words, _, question = record["question"].rpartition(". ")
+            rows = re.findall(r"Row (\d): ([^.]*)", words)
+            said = [
+                (int(row) - 1, name)
+                for row, names in rows
+                for name in names.split(", ")
+                if name != "none"
+            ]
+            drawn = [
+                (row, f"{color} {shape}") for row, _, color, shape in record["meta"]["objects"]
+            ]
+            assert said == drawn and [row for row, _ in rows] == list("1234")
+            assert int(record["answer"]) == gold(record | {"question": question})
+            found, answer = told(record)
+            assert [(row, name) for row, name, _ in found] == drawn and str(answer) == record[
+                "answer"
+            ]
+    stream = tasks.read("count_words")
+    assert stream[0].images == [] and "image" not in toy.make_example("count_words")
+
+
+def test_a_caption_is_the_words_of_its_picture():
+    for index in range(20):
+        record = toy.make_example("count_captions", index=index)
+        objects = record["meta"]["objects"]
+        rows = [[f"{c} {s}" for r, _, c, s in objects if r == row] for row in range(4)]
+        rows = [f"Row {n}: {', '.join(row) or 'none'}." for n, row in enumerate(rows, 1)]
+        assert record["answer"] == " ".join(rows) and record["image"].size == (112, 112)
+    examples = data.head(tasks.read("count_captions:test"), 12)
+    texts = [example.solution for example in examples]
+    assert rewards.summary(texts, examples)["accuracy"] == 1
+    others = [text.replace("circle", "square") for text in texts]
+    right = [text == other for text, other in zip(texts, others)]
+    assert rewards.summary(others, examples)["accuracy"] == sum(right) / len(right) < 1
