@@ -57,12 +57,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p = flags.Parser(__doc__, "distill.py")
     add_data_flags(flags.add_data_flags(p))
     add_stage_flags(p.add_argument_group("stages"))
-    teachers.add_teacher_flags(p)
-    teachers.add_teacher_flags(p, "judge")
+    knows = "or toy, which knows the scenes of count and spatial"
+    teachers.add_teacher_flags(p, others=f"{knows}, and errs as their teacher does")
+    teachers.add_teacher_flags(p, "judge", others=f"{knows}; none: the rules alone decide")
     add_output_flags(p.add_argument_group("output"))
+    p.set_own_default("--prompt-template", "think")
+    p.set_own_default("--box-format", "norm1000")
     args = p.parse_args(argv)
-    args.prompt_template = args.prompt_template or "think"
-    args.box_format = args.box_format or "norm1000"
     known = [name for name in MODES[args.mode].stages if name != "kind"]
     if args.mode != "qa":
         known = ["blind", *known]
@@ -90,7 +91,7 @@ def add_data_flags(g: argparse._ArgumentGroup) -> None:
         help="describe: how all pictures are put into words; default: as the record's task or "
         "source says, else the teacher is asked",
     )
-    g.add_argument("--seed", type=flags.int_from_0, default=0, help="of the sampling")
+    g.add_argument("--seed", type=flags.int_from_0, default=0, help="of toy tasks and the sampling")
 
 
 def add_stage_flags(g: argparse._ArgumentGroup) -> None:
@@ -220,12 +221,12 @@ def make_judge(args: argparse.Namespace, examples: dict[str, Example], teacher: 
     return teachers.make_teacher(args, "judge", like)
 
 
-def must_see(teacher: object, names: Iterable[str], flag: str) -> None:
+def must_see(teacher: object, names: Iterable[str], who: str) -> None:
     """Refuse a teacher of text where a stage shows pictures, before any is asked. UserError."""
     shown = [name for name in names if STAGES[name].shows]
     if shown and isinstance(teacher, teachers.TextTeacher):
         raise UserError(
-            f"{flag} {teacher.name} reads text only, and stage {shown[0]} shows the picture; name "
+            f"{who} {teacher.name} reads text only, and stage {shown[0]} shows the picture; name "
             "a vision-language model, or run the stages one by one: --stages"
         )
 

@@ -329,10 +329,10 @@ def is_address(name: str | None) -> bool:
     return "://" in (name or "")
 
 
-def add_teacher_flags(parser: flags.Parser, prefix: str = "") -> flags.Group:
+def add_teacher_flags(parser: flags.Parser, prefix: str = "", others: str = "") -> flags.Group:
     """--teacher and how it is asked; with the prefix "judge", a second one: --judge.
 
-    How both are asked comes with the first.
+    How both are asked comes with the first. others: what else the script takes, for the help.
     """
     who = prefix or "teacher"
     g = parser.add_argument_group(who)
@@ -344,6 +344,7 @@ def add_teacher_flags(parser: flags.Parser, prefix: str = "") -> flags.Group:
         help="who answers: a checkpoint's directory or hub name (one of docs/families.md, or a "
         "language model that reads text), or the address of a server of the OpenAI protocol, such "
         f"as http://localhost:8000/v1; its key is in {address.KEY}"
+        + (f"; {others}" if others else "")
         + (f"; default: the teacher, greedily; {who}s are always greedy" if prefix else ""),
     )
     g.add_argument(

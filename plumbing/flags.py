@@ -136,6 +136,12 @@ class Parser(argparse.ArgumentParser):
             prog=script, description=description, allow_abbrev=False, formatter_class=HelpFormatter
         )
 
+    def set_own_default(self, flag: str, value: object) -> None:
+        """Give a shared flag a default of this script's own, in its help too."""
+        action = self._option_string_actions[flag]
+        action.default = value
+        action.help = action.help.partition("; default:")[0]
+
     def parse_known_args(
         self, args: list[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
@@ -451,10 +457,11 @@ def add_data_flags(parser: Parser, several: bool = False) -> Group:
         "--data",
         required=True,
         nargs="+" if several else None,
-        help="a toy task (count, spatial, ground, table, geometry, table_reading, table_basics), "
-        "a JSON, JSONL, parquet or Arrow file or a folder of them, or a set of the Hugging Face "
-        "hub: owner/name, owner/name/config; toy tasks, folders and sets take a split: "
-        "count:test, folder:validation, owner/name:test" + ("; one or several" if several else ""),
+        help="a toy task (count, count_words, count_captions, spatial, ground, table, geometry, or "
+        "a lesson such as table_reading or table_basics), a JSON, JSONL, parquet or Arrow file or "
+        "a folder of them, or a set of the Hugging Face hub: owner/name, owner/name/config; toy "
+        "tasks, folders and sets take a split: count:test, folder:validation, owner/name:test"
+        + ("; one or several" if several else ""),
     )
     add_asking_flags(g)
     return g

@@ -18,6 +18,7 @@ import update
 from plumbing import device, flags, run, running
 from plumbing.errors import UserError
 from plumbing.text import cut
+from tasks import toy
 
 
 def training_parser():
@@ -262,6 +263,13 @@ def test_help_shows_defaults_and_keeps_the_docstring_as_written(capsys):
 def test_every_flag_has_a_help_text():
     for action in training_parser()._actions:
         assert action.help and len(action.help) > 10, action.option_strings
+
+
+def test_data_names_every_toy_task_that_is_no_lesson():
+    [action] = [action for action in training_parser()._actions if action.dest == "data"]
+    listed = action.help.partition("(")[2].partition(", or a lesson")[0].split(", ")
+    lessons = {f"{task}_{lesson}" for task in toy.TASKS for lesson in toy.LESSONS}
+    assert sorted(listed) == sorted(toy.TASKS.keys() - lessons)
 
 
 def test_run_turns_a_user_error_into_one_sentence_and_exit_code_2(capsys):
