@@ -147,10 +147,10 @@ def check_kinds(llm: tuple[str, dict], vision: tuple[str, dict]) -> families.Fam
                 f"{flag} {name} is a mixture of experts ({config['model_type']}), which is not "
                 "grafted; name a dense model"
             )
-        if config.get("quantization_config"):
+        method = checkpoint_files.quantised_by(config)
+        if method:
             raise UserError(
-                f"{flag} {name} is quantised (quantization_config in its config.json); fetch the "
-                "checkpoint in 16 bits"
+                f"{flag} {name} is quantised by {shown(method)}; fetch the checkpoint in 16 bits"
             )
     family = known[eyes_kind]
     if kind != family.llm:

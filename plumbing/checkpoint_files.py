@@ -107,7 +107,8 @@ def quantised_by(config: dict) -> str | None:
 
     A method without a name is MLX's.
     """
-    for found in (config, config.get("text_config") or {}):
+    parts = [part for part in (config, config.get("text_config")) if isinstance(part, dict)]
+    for found in parts:
         for key in ("quantization_config", "compression_config", "quantization"):
             if not found.get(key):
                 continue

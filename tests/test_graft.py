@@ -489,7 +489,17 @@ REFUSED = {  # what is wrong: (make the LLM, make the tower; None: the one that 
     "quantised": (
         lambda l, v, t: edited(l, t / "x", quantization_config={"quant_method": "awq"}),
         None,
-        "is quantised .*in 16 bits",
+        'is quantised by "awq"; .*in 16 bits',
+    ),
+    "quantised as MLX says it": (
+        lambda l, v, t: edited(l, t / "x", quantization={"group_size": 64, "bits": 4}),
+        None,
+        "--llm .* is quantised by .*in 16 bits",
+    ),
+    "quantised in an odd place": (
+        lambda l, v, t: edited(l, t / "x", text_config=["?"], quantization_config={"bits": 4}),
+        None,
+        "--llm .* is quantised by .*in 16 bits",
     ),
     "a quantised tower": (
         None,
