@@ -4,6 +4,7 @@ import argparse
 
 from distilling.stages import STAGES, Settings
 from plumbing import flags
+from plumbing.spending import Price
 from tasks import images
 from tasks.example import Example
 
@@ -30,30 +31,26 @@ def announce(
 ) -> None:
     """Print how many requests a run makes at most, of how many tokens, and their cost."""
     asked = [name for name in names if name != "judge" or args.judge != "none"]
-    cost, totals, most = 0.0, [0.0, 0.0], args.max_completion_length
+    requests, cost, totals, most = 0, 0.0, [0.0, 0.0], args.max_completion_length
     for name in asked:
-        is_sure = name != "kind" or settings.kind is None
-        about = examples.values() if is_sure else ()
+        about = list(examples.values())
+        if name == "kind":  # most records say it themselves
+            about = [example for example in about if STAGES[name].request(example, {}, settings)]
         sent = sum(prompt_tokens(name, example, args.max_pixels) for example in about)
         got = len(about) * min(STAGES[name].replies, most)
+        requests += len(about)
         totals = [totals[0] + sent, totals[1] + got]
-        cost += cost_of(price_of(args, STAGES[name].by), sent, got)
+        cost += price_of(args, STAGES[name].by).of(sent, got)
     price = f", {cost:.2f} by the prices given" if cost else ""
     print(
         f"estimate: {len(examples)} records, stages {' '.join(asked)}: at most "
-        f"{len(asked) * len(examples)} requests, about {totals[0] / 1e3:.0f} thousand prompt and "
+        f"{requests} requests, about {totals[0] / 1e3:.0f} thousand prompt and "
         f"{totals[1] / 1e3:.0f} thousand completion tokens{price} (a reasoner writes several times "
         f"as much; a reply has at most {most} tokens)"
     )
 
 
-def price_of(args: argparse.Namespace, by: str) -> list[float] | None:
-    """Return the price of a million tokens of who answers a stage; None if none is given."""
-    if by == "judge" and args.judge:
-        return args.judge_price
-    return args.teacher_price
-
-
-def cost_of(price: list[float] | None, sent: float, got: float) -> float:
-    """Compute what so many tokens cost."""
-    return (sent * price[0] + got * price[1]) / 1e6 if price else 0.0
+def price_of(args: argparse.Namespace, by: str) -> Price:
+    """Return the price of a million tokens of who answers a stage; 0 if none is given."""
+    price = args.judge_price if by == "judge" and args.judge else args.teacher_price
+    return Price(*price or ())

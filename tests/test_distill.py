@@ -435,6 +435,29 @@ def test_the_estimate_counts_requests_tokens_and_cost(tmp_path, capsys, monkeypa
     assert ", 2." in said.split("completion tokens")[1]  # 10 x 100 of 2000 a million, and prompts
 
 
+def test_the_estimate_counts_kinds_only_where_they_are_asked(tmp_path, capsys):
+    """`count` says what its pictures are, so nobody is asked."""
+    run(tmp_path, f"{TOY} --stages describe")
+    said = capsys.readouterr().out
+    assert "12 records, stages kind describe: at most 12 requests, about " in said
+
+
+def test_help_says_what_is_so(capsys):
+    with pytest.raises(SystemExit):
+        distill.parse_args(["--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    for flag, is_so, was_so in (
+        ("--prompt-template PROMPT_TEMPLATE how", "(default: think)", "else r1v"),
+        ("--box-format {norm1000,resized,pixels} how", "(default: norm1000)", "its family"),
+        ("--teacher MODEL who", "or toy, which", "none:"),
+        ("--judge MODEL who", "none: the rules alone decide", "errs"),
+    ):
+        text = said.partition(flag)[2].partition(" --")[0]
+        assert is_so in text and was_so not in text, flag
+    args = distill.parse_args("--data count --teacher toy --output-dir x".split())
+    assert (args.prompt_template, args.box_format) == ("think", "norm1000")
+
+
 def test_prompts_have_no_place_left(tmp_path):
     run(tmp_path, f"{TOY} --stages describe reason look judge blind")
     for path in (tmp_path / "stages").glob("*.jsonl"):
