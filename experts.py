@@ -107,8 +107,8 @@ def load_of(said: list[Routed], times: torch.Tensor) -> Load:
     for logits, ids in said:
         shares = logits.float().softmax(-1)  # (tokens, E)
         choices = times[:, None].expand_as(ids).flatten()
-        empty = times.new_zeros(shares.shape[1])
-        counts.append(empty.scatter_add(0, ids.flatten(), choices))
+        none = times.new_zeros(shares.shape[1])
+        counts.append(none.scatter_add(0, ids.flatten(), choices))
         probs.append((shares * times[:, None]).sum(0))
     return Load(torch.stack(counts), torch.stack(probs), times.sum())
 

@@ -88,9 +88,7 @@ def router_coef(given: float | None, base: str) -> float:
 
     UserError if it is given for one.
     """
-    family = families.preset(base)
-    if not family:
-        family = families.FAMILIES[checkpoint_files.read_config(base)["model_type"]]
+    family = adapters.family_of(base)
     if given and not family.routers:
         raise UserError(
             f"--router-aux-loss-coef is for models with experts, and {base} is {family.name}, "

@@ -16,7 +16,7 @@ from distilling.stages import MODES
 from plumbing import disk
 from tasks import images
 from tasks.example import Example
-from tasks.prompts import MARK
+from tasks.marks import MARK
 from tasks.stored import Stored
 
 Said = dict[str, dict[str, dict]]  # {id: {stage: its line}}; failures are not in it
@@ -181,9 +181,10 @@ def pair_records(
     said: Said,
     pictures: Callable[[Example], list[str]],
 ) -> Found:
-    """Write the pairs of each document that pass; counts are of pairs.
+    """Write the pairs of each document that pass.
 
-    But for `failed` and `no_pairs`, which are of documents."""
+    counts: of pairs; `failed` and `no_pairs` of documents.
+    """
     found = Found()
     for id, document in documents.items():
         if "qa" not in said[id]:

@@ -180,11 +180,3 @@ def with_pictures(messages: list[dict], example: Example) -> list[dict]:
 def with_picture(part: dict, left: Iterator) -> dict:
     """Put the next picture into a part that is one's place."""
     return {**part, "image": next(left)} if part["type"] == "image" else part
-
-
-def shows_pictures(messages: list[dict]) -> bool:
-    """Tell whether messages have a picture's place."""
-    contents = [
-        message["content"] for message in messages if not isinstance(message["content"], str)
-    ]
-    return any(part["type"] == "image" for content in contents for part in content)

@@ -50,6 +50,8 @@ PANELS = (
     ("tokens per completion", r"completions/(mean|max)_length"),
     ("share in the exact format", r"eval/.+/format_rate"),
     ("gradient norm", r"grad_norm"),
+    ("share of answer tokens by source", r"mixture/.+"),
+    ("experts that differ between rollout and update, share", r"router_disagreement/.+"),
     ("share of completions cut off", r"completions/clipped_ratio"),
     ("share of tokens clipped", r"clip_ratio/.+"),
     ("seconds", r".*_time"),

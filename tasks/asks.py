@@ -4,7 +4,6 @@ Ask("toy:7", [{"role": "user", "content": [{"type": "image", "image": "a.png"},
                                            {"type": "text", "text": "How many?"}]}])
 """
 
-import base64
 import io
 from pathlib import Path
 from typing import NamedTuple
@@ -142,10 +141,13 @@ def wire_part(part: dict, max_pixels: int | None, where: str) -> dict:
     """Write one part of a message as the OpenAI protocol has it."""
     if part["type"] == "text":
         return {"type": "text", "text": part["text"]}
-    return {"type": "image_url", "image_url": {"url": data_url(part["image"], max_pixels, where)}}
+    return {
+        "type": "image_url",
+        "image_url": {"url": picture_url(part["image"], max_pixels, where)},
+    }
 
 
-def data_url(image: images.Picture, max_pixels: int | None, where: str) -> str:
+def picture_url(image: images.Picture, max_pixels: int | None, where: str) -> str:
     """Write a picture as a data URL: the file itself if it is an upright PNG or JPEG in RGB.
 
     Servers do not all turn pictures by their EXIF data, nor lay transparency on white.
@@ -157,14 +159,14 @@ def data_url(image: images.Picture, max_pixels: int | None, where: str) -> str:
     plain = plain and "transparency" not in header.info and images.turn_of(header) is None
     picture = images.open_image(image, where)  # decoded: half a file is found here
     if plain and not isinstance(image, Image.Image):
-        return written(encoded_of(image), kind)
+        return images.data_url(encoded_of(image), kind)
     if not fits:
         scale = (max_pixels / (picture.width * picture.height)) ** 0.5
         size = [max(1, int(side * scale)) for side in picture.size]
         picture = picture.resize(size, Image.Resampling.BICUBIC)
     file = io.BytesIO()
     picture.save(file, kind, quality=JPEG_QUALITY)
-    return written(file.getvalue(), kind)
+    return images.data_url(file.getvalue(), kind)
 
 
 def encoded_of(image: str | Path | bytes | images.Stored) -> bytes:
@@ -172,8 +174,3 @@ def encoded_of(image: str | Path | bytes | images.Stored) -> bytes:
     if isinstance(image, bytes):
         return image
     return image.read() if isinstance(image, images.Stored) else Path(image).read_bytes()
-
-
-def written(encoded: bytes, kind: str) -> str:
-    """Write an encoded picture as a data URL."""
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(encoded).decode()}"

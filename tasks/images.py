@@ -110,6 +110,11 @@ def decoded_picture(text: str) -> bytes | None:
     return from_base64(text[url.end() :])
 
 
+def data_url(encoded: bytes, kind: str) -> str:
+    """Write an encoded picture, a "PNG" or "JPEG", as a data URL."""
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(encoded).decode()}"
+
+
 def from_base64(encoded: str) -> bytes:
     """Decode base64, with line ends and without padding too. ValueError if it is broken."""
     encoded = "".join(encoded.split()).rstrip("=")

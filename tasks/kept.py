@@ -7,7 +7,6 @@ A file of answers has a file of its questions beside it, which plumbing/report.p
 An example with boxes also has them there, with all that it takes to draw an answer's boxes.
 """
 
-import base64
 import io
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,12 +21,9 @@ from tasks.example import Example
 
 SIDE = 224  # pixels of the longer side; two of that where several pictures are laid into one
 MOST = 64  # questions kept of a set that is asked again and again
-
-FOR_BOXES = ("size", "boxes", "box_format", "resized")
-
-
-MOST_EVALUATED = 512  # and of one that evaluate.py asks
+MOST_EVALUATED = 512  # questions kept of a set that evaluate.py asks
 STEPS = 20  # of training, whose samples are kept
+FOR_BOXES = ("size", "boxes", "box_format", "resized")  # of meta, to draw an answer's boxes
 
 
 # --- answers ---
@@ -91,7 +87,7 @@ def keep_sets(folder: Path, sets: dict[str, list[Example]]) -> None:
 
 def question_of(example: Example) -> dict:
     """Make the record of one question. Its picture is None where there is none to open."""
-    line = example.about() | {"picture": data_url(example)}
+    line = example.about() | {"picture": picture_url(example)}
     if example.choices:
         line["choices"] = example.choices
     if example.meta.get("boxes") is not None:
@@ -99,7 +95,7 @@ def question_of(example: Example) -> dict:
     return line
 
 
-def data_url(example: Example) -> str | None:
+def picture_url(example: Example) -> str | None:
     """Encode an example's pictures as one small one, as PNG or JPEG, which is shorter."""
     try:
         small = [small_picture(image, example.source) for image in example.images]
@@ -133,5 +129,4 @@ def encode(picture: Image.Image, kind: str, **options: object) -> str:
     """Write a picture as a data URL."""
     file = io.BytesIO()
     picture.save(file, kind, **options)
-    content = base64.b64encode(file.getvalue()).decode("ascii")
-    return f"data:image/{kind.lower()};base64,{content}"
+    return images.data_url(file.getvalue(), kind)

@@ -57,6 +57,15 @@ def data_of(*runs):
 # --- the data are those of the files ---
 
 
+def test_metrics_that_are_compared_share_a_chart():
+    line = {"step": 1, "mixture/a": 0.25, "mixture/b": 0.75, "router_disagreement/mean": 0.0}
+    panels = report_data.curves_of([line | {"router_disagreement/tokens": 0.0}], "step")
+    names = [[curve["name"] for curve in panel["curves"]] for panel in panels]
+    shares = ["router_disagreement/mean", "router_disagreement/tokens"]
+    assert names == [["mixture/a", "mixture/b"], shares]
+    assert all(panel["main"] for panel in panels)
+
+
 def test_every_metric_of_every_step_is_a_point(run):
     [shown] = data_of(run)["runs"]
     curves = {c["name"]: c["points"] for panel in shown["curves"] for c in panel["curves"]}
@@ -108,7 +117,7 @@ def test_each_picture_is_there_once_and_is_the_questions(tmp_path, run):
     [shown, _] = data["runs"]
     for example in examples_of("count:test", 6):
         question = next(q for q in shown["questions"] if q["id"] == example.id)
-        assert data["pictures"][question["picture"]] == kept.data_url(example)
+        assert data["pictures"][question["picture"]] == kept.picture_url(example)
 
 
 def test_the_command_and_the_versions(run):
@@ -418,7 +427,7 @@ def test_the_size_of_small_pictures(sizes, wanted, tmp_path):
     for n, size in enumerate(sizes):
         paths.append(tmp_path / f"{n}.jpg")
         Image.new("RGB", size, "red").save(paths[-1])
-    shown = picture_in(kept.data_url(Example("a", paths, "How?", "3")))
+    shown = picture_in(kept.picture_url(Example("a", paths, "How?", "3")))
     assert shown.size == pytest.approx(wanted, abs=1)
     assert shown.getpixel((1, 1)) == pytest.approx((255, 0, 0), abs=4)
 
@@ -427,14 +436,14 @@ def test_a_picture_that_the_model_sees_is_left_as_it_is(tmp_path):
     path = tmp_path / "a.jpg"
     Image.new("RGB", (1000, 500), "red").save(path)
     with Image.open(path) as image:  # as `datasets` gives it: open, not decoded
-        kept.data_url(Example("a", [image], "How?", "3"))
+        kept.picture_url(Example("a", [image], "How?", "3"))
         assert image.size == (1000, 500)
 
 
 def test_a_picture_that_has_gone_is_a_warning(tmp_path, capsys):
-    assert kept.data_url(Example("a", [tmp_path / "gone.png"], "How?", "3")) is None
+    assert kept.picture_url(Example("a", [tmp_path / "gone.png"], "How?", "3")) is None
     assert "a question is kept without its picture" in capsys.readouterr().err
-    assert kept.data_url(Example("a", [], "How?", "3")) is None
+    assert kept.picture_url(Example("a", [], "How?", "3")) is None
     assert capsys.readouterr().err == ""
 
 

@@ -99,7 +99,7 @@ def test_the_slider_shows_the_samples_of_its_step(opened, run):
             assert said[0] == {1: "✓ right", 0: "✗ wrong"}[line["accuracy"]] or "?" in said[0]
         pictures = tab.locator(".row img").evaluate_all("all => all.map(image => image.src)")
         asked = examples_of("count", 40)[step * 4 : step * 4 + 4]
-        assert pictures == [kept.data_url(example) for example in asked]
+        assert pictures == [kept.picture_url(example) for example in asked]
 
 
 def test_sorted_by_a_reward_part_or_the_advantage(opened, run):

@@ -21,7 +21,7 @@ from plumbing.errors import UserError
 from plumbing.spending import Limits, Price, Spending, Window
 from rollout import Sampling
 from served import ServedTeacher
-from tasks.asks import Ask, Failure, Reply, data_url, prompt_bound
+from tasks.asks import Ask, Failure, Reply, picture_url, prompt_bound
 from tasks.replies import retry_after
 
 pytest.importorskip("openai")
@@ -154,7 +154,7 @@ def turned_jpeg():
     ],
 )
 def test_a_picture_goes_out_as_every_server_reads_it(image, most, kind, size, is_same):
-    url = data_url(image, most, "here")
+    url = picture_url(image, most, "here")
     picture = decoded(url)
     assert url.startswith(f"data:image/{kind.lower()};base64,")
     assert (picture.format, picture.size, picture.mode) == (kind, size, "RGB")
@@ -164,7 +164,7 @@ def test_a_picture_goes_out_as_every_server_reads_it(image, most, kind, size, is
 
 
 def test_transparency_is_white():
-    picture = decoded(data_url(Image.new("RGBA", (8, 8), (0, 0, 0, 0)), None, "here"))
+    picture = decoded(picture_url(Image.new("RGBA", (8, 8), (0, 0, 0, 0)), None, "here"))
     assert picture.getpixel((3, 3)) == (255, 255, 255)
 
 
