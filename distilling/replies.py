@@ -2,7 +2,7 @@
 
 A line is known by the id of its request and by a checksum of what was asked, so that whatever
 stopped a run, no reply is asked for again, lost or doubled. Each line has its own checksum
-(plumbing/records.py). A damaged line costs its own reply; the others stay.
+(plumbing/records.py). A damaged line costs its own reply, and of batches those behind it.
 """
 
 import itertools
