@@ -375,13 +375,16 @@ def add_sampling_flags(g: flags.Group) -> None:
         help="tokens of a completion at most",
     )
     g.add_argument(
-        "--temperature", type=flags.not_negative, default=0.6, help="sampling temperature"
+        "--temperature",
+        type=flags.not_negative,
+        default=0.6,
+        help="sampling temperature; 0: greedy",
     )
     g.add_argument(
         "--top-p",
         type=flags.share,
         default=0.95,
-        help="sample among the likeliest tokens that make up this mass",
+        help="sample among the likeliest tokens that make up this mass; 1: all",
     )
 
 

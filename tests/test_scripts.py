@@ -41,10 +41,12 @@ from page_runs import page_data
 from PIL import Image
 
 import data
+import distill
 import evaluate
 import generate
 import model as modeling
 import rollout as rollout_
+import teachers
 import train_grpo
 import train_sft
 import update
@@ -120,13 +122,27 @@ DRIFT = {
     ("--prompt-template", "help"),  # generate.py: verbatim where no template is known
     ("--output-dir", "help"),
     ("--resume-from-checkpoint", "help"),  # evaluate.py leaves answers, not checkpoints
+    # distill.py: goes on without it, too, and has one place to go on from
+    ("--resume-from-checkpoint", "nargs"),
+    ("--resume-from-checkpoint", "const"),
+    ("--resume-from-checkpoint", "default"),
+    # distill.py: it trains nothing that another checkpoint must be asked like
+    ("--prompt-template", "default"),
+    ("--box-format", "default"),
+    ("--box-format", "help"),
+    # distill.py, teachers.py: a model; train_sft.py: who solves toy tasks
+    ("--teacher", "type"),
+    ("--teacher", "choices"),
+    ("--teacher", "required"),
+    ("--teacher", "default"),
+    ("--teacher", "help"),
 }
 FIELDS = "option_strings dest type choices nargs const required default help".split()
 
 
 def test_the_same_flag_means_the_same_everywhere(monkeypatch):
     seen, drift = {}, set()
-    for script in SCRIPTS.values():
+    for script in [*SCRIPTS.values(), distill, teachers]:
         for action in parser_of(script, monkeypatch)._actions:
             for name in action.option_strings:
                 first = seen.setdefault(name, action)
