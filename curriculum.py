@@ -121,7 +121,7 @@ def check_growth(args: argparse.Namespace, is_fixed: bool) -> None:
 # --- examples of about one length ---
 
 
-def blocks(position: int, epoch: int | None, per_step: int) -> tuple[int, int]:
+def block_of(position: int, epoch: int | None, per_step: int) -> tuple[int, int]:
     """Find the positions [start, end) that are sorted together with this one.
 
     A block lies in one epoch (None: a stream has none). It ends where a step ends, or an epoch.
@@ -223,7 +223,7 @@ class Curriculum:
 
     def grouped_at(self, position: int) -> int:
         """Say which position's example comes at this one when lengths are grouped."""
-        start, end = blocks(position, self.epoch and len(self.epoch), self.per_step)
+        start, end = block_of(position, self.epoch and len(self.epoch), self.per_step)
         if start not in self.groups:
             tokens = [self.tokens(p) for p in range(start, end)]
             order = grouped(start, end, tokens, self.per_step, self.seed)

@@ -73,12 +73,8 @@ def imitate(
         ):
             longest = max(len(row) for row in rows[a:b])
             cut = slice(a, b), slice(longest)
-            yield (
-                cut,
-                batching.collate(
-                    prompts[first:last], targets[cut], mask[cut], counts, policy.device
-                ),
-            )
+            asked, where = prompts[first:last], policy.device
+            yield cut, batching.collate(asked, targets[cut], mask[cut], counts, where)
 
     loss, spent = 0.0, torch.zeros_like(mask)
     balance = experts.Balance(policy, router_aux_loss_coef, batches)
