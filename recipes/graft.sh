@@ -2,7 +2,7 @@
 # A text-only LLM that reasons about scenes in words is given eyes; at the end a table.
 # The tower comes from one tiny model that was trained on pictures; the seeds change all the rest.
 #
-#     bash recipes/graft.sh        # half an hour on two cores; the same command goes on after a stop
+#     bash recipes/graft.sh        # 20 minutes of CPU time; the same command goes on after a stop
 set -euo pipefail
 cd "$(dirname "$0")/.."
 make install

@@ -314,7 +314,7 @@ def plain(path: Path, folder: Path) -> object:
     if path.name == "args.json":
         return without(OF_THIS_START, content)
     if path.name == "SHA256SUMS":  # of args.json, too, which knows its command
-        return [line.split()[-1] for line in content.splitlines()]
+        return [line.split()[-1:] for line in content.splitlines()]
     return content
 
 
@@ -342,10 +342,12 @@ def plain_state(path: Path) -> object:
 
 
 def without(names: re.Pattern, text: bytes) -> dict | bytes:
-    """Read an object in JSON, less the keys with these names; what is no JSON stays as it is."""
+    """Read an object in JSON, less the keys with these names; what is none stays as it is."""
     try:
         record = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
+        return text
+    if not isinstance(record, dict):
         return text
     return {key: value for key, value in record.items() if not names.fullmatch(key)}
 

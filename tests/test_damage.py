@@ -190,9 +190,16 @@ def test_a_state_is_laid_out_again_whatever_was_done_to_it(state):
             assert (at / "run/link").readlink() == Path("checkpoint-1/weights")
 
 
-def test_a_file_that_is_nested_deeply_has_a_digest(tmp_path):
-    (tmp_path / "args.json").write_text('{"a": ' + "[" * 700 + "]" * 700 + "}")
-    assert len(remembered.Prints().left_by(tmp_path)["args.json"]) == 40
+@pytest.mark.parametrize("name", ["args.json", "metrics.jsonl", "SHA256SUMS", "state.pt", "x"])
+def test_every_damage_of_a_file_that_is_left_has_a_digest(name, tmp_path):
+    old = OBJECT if name == "args.json" else LINES
+    deep = b'{"a": ' + b"[" * 700 + b"]" * 700 + b"}"
+    found = set()
+    made = [one.content for one in damage.damages(old, {}, random.Random(0))]
+    for content in [old, deep, *[some for some in made if some is not None]]:
+        (tmp_path / name).write_bytes(content)
+        found.add(remembered.Prints().left_by(tmp_path)[name])
+    assert len(found) > 20
 
 
 def test_digests_tell_plain_values_apart():
