@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A text-only LLM that reasons about scenes in words is given eyes; at the end a table.
+# A text-only LLM that reasons about scenes in words is given eyes: the table of docs/results.md.
 # The tower comes from one tiny model that was trained on pictures; the seeds change all the rest.
 #
 #     bash recipes/graft.sh        # 20 minutes of CPU time; the same command goes on after a stop
