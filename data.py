@@ -128,8 +128,12 @@ def is_toy(spec: str) -> bool:
 def default_eval(*specs: str) -> list[str]:
     """Choose what to evaluate on without --eval-data: a toy task's test split, or --data itself."""
     chosen = [f"{folders.split_name(s)[0]}:test" if is_toy(s) else s for s in specs]
-    if not all(map(is_toy, specs)):
-        print("no --eval-data: accuracy will be that on the training data, which is not held out")
+    own = [spec for spec in specs if not is_toy(spec)]
+    if own:
+        print(
+            f"no --eval-data: accuracy on {', '.join(own)} will be that on the training data, "
+            "which is not held out"
+        )
     return list(dict.fromkeys(chosen))
 
 

@@ -81,6 +81,8 @@ def test_heads_steps_and_what_to_evaluate_on(tmp_path, monkeypatch, capsys):
     assert [data.steps_of(None, e, few, 4) for e in (0.01, 1.0, 3.0)] == [1, 2, 8]
     assert data.default_eval("count:train") == ["count:test"] and not capsys.readouterr().out
     assert data.default_eval("x.json") == ["x.json"] and "not held out" in capsys.readouterr().out
+    assert data.default_eval("x.json", "count") == ["x.json", "count:test"]
+    assert "accuracy on x.json will be that on the training data" in capsys.readouterr().out
 
 
 # --- pairs and the model ---
