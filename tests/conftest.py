@@ -14,8 +14,13 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # Before triton is imported: its kernels run on the CPU, as written.
 os.environ.setdefault("TRITON_INTERPRET", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+# Under `nohup` or `&` a process ignores these, and the runs that a test starts would, too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+for name in ("SIGHUP", "SIGTERM"):
+    if hasattr(signal, name):  # Windows has no SIGHUP
+        signal.signal(getattr(signal, name), signal.SIG_DFL)
 
-import plumbing  # noqa: F401  before torch: it says how OpenMP's threads wait
+import plumbing  # noqa: E402, F401  before torch: it says how OpenMP's threads wait
 
 
 @pytest.fixture(scope="session")
