@@ -154,8 +154,14 @@ def made_of(config: dict, family: families.Family) -> dict[str, object]:
         "lora_targets": parts if known and parts else None,
         "use_dora": bool(config.get("use_dora")),
         "use_rslora": bool(config.get("use_rslora")),
-        "train_merger": any(name.startswith(family.mergers) for name in saved),
+        "train_merger": any(is_merger(name, family) for name in saved),
     }
+
+
+def is_merger(name: str, family: families.Family) -> bool:
+    """Say whether a name of modules_to_save, a full one or its end, is a merger's."""
+    ends = (f".{full}" for full in family.mergers)
+    return name.startswith(family.mergers) or any(end.endswith(f".{name}") for end in ends)
 
 
 def check_adapter(
@@ -285,8 +291,18 @@ def load_adapter(
 
 
 def add_reference(policy, adapter: Path) -> list[torch.nn.Parameter]:
-    """Load the adapter that training starts from once more, frozen, as "reference"."""
-    with whole_copies(policy, checkpoint_files.read_adapter(adapter)):
+    """Load the adapter that training starts from once more, frozen, as "reference".
+
+    UserError for an adapter with biases: they lie in the base, where there is room for one only.
+    """
+    config = checkpoint_files.read_adapter(adapter)
+    if config.get("bias") not in (None, "none"):
+        raise UserError(
+            f"the adapter in {adapter} trains biases (bias: {config['bias']}), of which PEFT keeps "
+            "no second copy, so it has no reference; merge it first: python model.py export "
+            f"--model {adapter} --output-dir merged"
+        )
+    with whole_copies(policy, config):
         policy.load_adapter(str(adapter), adapter_name="reference", is_trainable=False)
     policy.set_adapter("default")  # load_adapter leaves requires_grad off: switch back
     measure_in_float32(policy)
@@ -294,6 +310,21 @@ def add_reference(policy, adapter: Path) -> list[torch.nn.Parameter]:
     for parameter in frozen:
         parameter.requires_grad_(False)
     return frozen
+
+
+def merged(policy) -> torch.nn.Module:
+    """Merge an adapter into its base, and return that.
+
+    A head that is tied to the embeddings is untied where one of the two is adapted: PEFT would
+    merge into the one weight that both read.
+    """
+    core = policy.get_base_model()
+    words, head = core.get_input_embeddings(), core.get_output_embeddings()
+    if words.weight is head.weight and any(hasattr(layer, "lora_A") for layer in (words, head)):
+        layer = head.get_base_layer() if hasattr(head, "get_base_layer") else head
+        layer.weight = torch.nn.Parameter(layer.weight.detach().clone())
+        core.config.tie_word_embeddings = core.config.text_config.tie_word_embeddings = False
+    return policy.merge_and_unload()
 
 
 def compute_as_base(policy, dtype: torch.dtype) -> None:
@@ -420,6 +451,7 @@ def what_trains(policy) -> str:
     )
     mergers = [name for name in beside if "merger" in name]
     others = [name.rpartition(".")[2] for name in beside if "merger" not in name]
+    others = list(dict.fromkeys(others))  # once, however many layers have it
     others = [*others, *(["the merger"] if mergers else [])]
     return "; ".join([said, *others])
 

@@ -22,7 +22,9 @@ def compute_beside(policy) -> None:
     for module in policy.modules():
         inner = [m for m in module.children() if type(m).__name__ == "ParamWrapper"]
         for wrapper in inner:
-            if type(module).__name__ != "ParamWrapper":
+            # Others' adapters also wrap routers, which PEFT's own forward serves.
+            is_experts = hasattr(wrapper.get_base_layer(), "gate_up_proj")
+            if type(module).__name__ != "ParamWrapper" and is_experts:
                 wrapper.forward = functools.partial(forward, wrapper)
 
 

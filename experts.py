@@ -134,13 +134,18 @@ def max_violation(load: Load) -> torch.Tensor:
 
 
 def count_batches(policy: torch.nn.Module, batches: Batches) -> Load | None:
-    """Find the load of several batches in a pass without gradient and dropout; None for one."""
+    """Find the load of several batches in a pass without gradient and dropout; None for one.
+
+    NEFTune's noise is a row's own, so that it is counted as it is trained.
+    """
     rest = iter(batches())
     first = list(itertools.islice(rest, 2))
     if len(first) < 2:
         return None
     core, load = logps.core_of(policy), None
+    has_noise = core.training
     with torch.no_grad(), logps.in_eval_mode(policy):
+        core.training = has_noise  # of the module itself alone, which adds NEFTune's noise
         for _, batch in itertools.chain(first, rest):
             with watching(core) as said, logps.autocast(core):
                 logps.all_states(core, batch)

@@ -173,6 +173,17 @@ def today(name: str) -> str:
     return name
 
 
+def is_tied(at: Path, stored: dict[str, weights.Stored], config: object) -> bool:
+    """Say whether the head is the embeddings.
+
+    Two that are stored and differ are not, whatever config.json says: so transformers loads them.
+    """
+    words = [name for name in stored if name.endswith("embed_tokens.weight")]
+    if config.tie_word_embeddings and HEAD in stored and words:
+        return torch.equal(weights.read_weight(at, HEAD), weights.read_weight(at, words[0]))
+    return config.tie_word_embeddings
+
+
 def read_vision(at: Path, family: families.Family) -> Source:
     """Read what the vision checkpoint says; of its weights, the tower's, embeddings and head."""
     checkpoint_files.check_model(at)
@@ -182,7 +193,7 @@ def read_vision(at: Path, family: families.Family) -> Source:
     for name in found:
         if name.endswith("embed_tokens.weight"):
             names[EMBEDDINGS] = name
-        if name == HEAD and not config.tie_word_embeddings:
+        if name == HEAD and not is_tied(at, found, config):
             names[HEAD] = name
     return Source("--vision", at, config, names, {new: found[old] for new, old in names.items()})
 
@@ -199,6 +210,7 @@ def read_llm(at: Path, kind: str) -> Source:
     config = checkpoint_files.parsed(file, CONFIG_MAPPING[kind].from_dict, found)
     stored = weights.read_weights(at)
     checkpoint_files.must_be_floats(at, stored)
+    config.tie_word_embeddings = is_tied(at, stored, config)
     names = {}
     for name in stored:
         is_head = name == HEAD

@@ -434,7 +434,7 @@ def export(args: argparse.Namespace) -> None:
     # destroys the adapter, and into bfloat16 loses most of a young one.
     limits = {name: run_args.get(name) for name in ("max_pixels", "min_pixels")}
     policy, processor = load(args.model, **limits)
-    merged = policy.merge_and_unload() if adapter else policy
+    merged = adapters.merged(policy) if adapter else policy
     dtype = getattr(torch, args.dtype)
     merged.to(dtype)
     merged.config.dtype = dtype

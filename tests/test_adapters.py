@@ -286,6 +286,63 @@ def test_stock_peft_answers_alike_and_so_does_the_export(kind, way, made, tmp_pa
     )
 
 
+OTHERS = {  # of somebody else's LoRA: PEFT's settings
+    "qwen2_vl": [
+        dict(target_modules=["q_proj", "lm_head"]),
+        dict(target_modules=["embed_tokens"]),
+        dict(target_modules=["q_proj"], modules_to_save=["merger", "norm"]),
+        dict(target_modules=["q_proj"], bias="lora_only"),
+    ],
+    "qwen3_vl_moe": [dict(target_modules=["lm_head"], target_parameters=["mlp.gate.weight"])],
+}
+
+
+def elsewhere(directory, out, **settings):
+    """Write an adapter that stock PEFT has made on a checkpoint, moved as by training."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=4, lora_alpha=8, task_type="CAUSAL_LM", **settings)
+    policy = get_peft_model(stock_model(directory, dtype=torch.float32), config)
+    moved(policy).save_pretrained(out)
+    return out
+
+
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings")
+@pytest.mark.parametrize("kind, settings", [(k, s) for k, of in OTHERS.items() for s in of])
+def test_an_adapter_of_somebody_else(kind, settings, tmp_path):
+    """On a tied checkpoint a LoRA of head or embeddings was merged into both, and nobody told."""
+    from peft import PeftModel
+
+    base = published.write(tmp_path / "base", kind, tied=True, scale=0.12)
+    at = elsewhere(base, tmp_path / "adapter", **settings)
+    policy, processor = modeling.load(str(at))
+    prompts = checkpoints.prompts_of(processor, slice(4, 7))
+    said = greedy(policy, processor, prompts, 12)
+    bare = stock_model(base, dtype=torch.float32)
+    assert stock_greedy(bare, processor, prompts, 12, NEVER) != said
+    stock = PeftModel.from_pretrained(bare, str(at))
+    assert stock_greedy(stock, processor, prompts, 12, NEVER) == said
+    export(at, tmp_path / "out", "--dtype", "float32")
+    assert stock_greedy(stock_model(tmp_path / "out"), processor, prompts, 12, NEVER) == said
+
+
+def test_biases_have_no_reference(made, tmp_path):
+    settings = dict(target_modules=["q_proj"], bias="lora_only")
+    at = elsewhere(made("qwen2_vl"), tmp_path / "adapter", **settings)
+    policy, _ = modeling.load(str(at), train=flags(lora_r=None))
+    with pytest.raises(UserError, match="trains biases .* model.py export"):
+        modeling.Reference(policy, str(at), 0)
+
+
+@pytest.mark.parametrize("names", [["merger"], ["visual.merger"], ["model.visual.merger"]])
+def test_a_merger_is_known_by_any_name(names):
+    config = dict(r=4, target_modules=["q_proj"], modules_to_save=names)
+    family = families.FAMILIES["qwen2_vl"]
+    assert adapters.made_of(config, family)["train_merger"]
+    config["modules_to_save"] = ["norm", "lm_head", "embed_tokens"]
+    assert not adapters.made_of(config, family)["train_merger"]
+
+
 @pytest.mark.parametrize("kind, way", every_family(lambda *p: False))
 def test_4_bit_answers_and_export_in_every_family(kind, way, made, tmp_path):
     asked = asked_of(kind, way)

@@ -425,6 +425,16 @@ def test_micro_batches_do_not_change_the_gradient_in_sft(speaking, tmp_path):
     assert not torch.allclose(found[6, 0], found[6, 1], rtol=1e-2)
 
 
+def test_nor_do_they_with_noise_on_the_embeddings(speaking, tmp_path):
+    """The pass that only counts had no noise: the norm of the gradient was another by 10 %."""
+    found = []
+    for size in (6, 4):
+        line = f"{SFT} --micro-batch-size {size} --router-aux-loss-coef 10"
+        lines = lines_of(train_sft, f"{line} --neftune-noise-alpha 50", tmp_path / str(size))
+        found.append(torch.tensor([[line["grad_norm"], line["aux_loss"]] for line in lines]))
+    assert torch.allclose(*found, rtol=1e-4)
+
+
 @pytest.mark.parametrize("more", ["", "--lora-r 4", "--lora-r 4 --lora-dropout 0.1"])
 def test_grpo_reports_load_and_agreement(more, directory, toy_reward, no_pictures, tmp_path):
     """Two updates a step: what is reported is of the first."""

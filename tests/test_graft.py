@@ -155,6 +155,17 @@ def test_tied_heads_and_scaled_positions_too(tied, rope, kind, vision, tmp_path)
     assert policy.config.text_config.rope_parameters["rope_theta"] == 70000
 
 
+def test_a_head_that_differs_is_kept_though_config_json_ties_it(llm, vision, tmp_path):
+    """As transformers loads it: the head was left behind, and all logits were others."""
+    said = shutil.copytree(llm, tmp_path / "llm")
+    config = json.loads((said / "config.json").read_text())
+    config["tie_word_embeddings"] = True
+    checkpoints.write_json(said / "config.json", config, 2)
+    out = grafted(said, vision, tmp_path / "out")
+    assert largest_gap(said, out) <= 1e-5
+    assert not json.loads((out / "config.json").read_text())["tie_word_embeddings"]
+
+
 def test_a_gap_would_be_seen(llm, both, tmp_path):
     """Two words change places: the test above must notice."""
     broken = shutil.copytree(both, tmp_path / "broken")
