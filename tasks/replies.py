@@ -9,6 +9,9 @@ from plumbing.text import HALF, short
 from tasks.asks import Failure, Reply
 
 
+MOST = 10**8  # tokens; the longest contexts have some 10 million
+
+
 class Arrived(NamedTuple):
     """An answer, or that there will be none; and its tokens, as the server counts them.
 
@@ -75,10 +78,13 @@ def reasoning_of(message: object) -> str:
 
 
 def usage_of(completion: object) -> tuple[int, int] | None:
-    """Read (prompt tokens, completion tokens); None if the server does not count them."""
+    """Read (prompt tokens, completion tokens); None if the server does not count them.
+
+    No answer has MOST tokens: such a count would stand in the stage's file, and use up any budget.
+    """
     usage = getattr(completion, "usage", None)
     counts = getattr(usage, "prompt_tokens", None), getattr(usage, "completion_tokens", None)
-    return counts if all(type(count) is int and count >= 0 for count in counts) else None
+    return counts if all(type(n) is int and 0 <= n < MOST for n in counts) else None
 
 
 def retry_after(headers: object) -> float | None:

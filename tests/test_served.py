@@ -449,7 +449,12 @@ def test_what_is_no_completion_is_asked_for_again(body):
     assert len(server.bodies) == 4
 
 
-@pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": "x"}, {"prompt_tokens": -1}])
+HUGE = {"prompt_tokens": 10**30, "completion_tokens": 10**30}  # would use up any budget for good
+
+
+@pytest.mark.parametrize(
+    "usage", [None, {}, {"prompt_tokens": "x"}, {"prompt_tokens": -1}, [1, 2], HUGE]
+)
 def test_without_a_count_tokens_are_guessed_from_above(usage):
     answer = completion("Three.") | {"usage": usage}
     with ChatServer(lambda body: (200, answer)) as server:
