@@ -8,7 +8,6 @@ from typing import NamedTuple
 from plumbing.text import HALF, short
 from tasks.asks import Failure, Reply
 
-
 MOST = 10**8  # tokens; the longest contexts have some 10 million
 
 
@@ -59,7 +58,9 @@ def read_completion(completion: object, prefix: str, size: int) -> Arrived | Aga
         return Arrived(Failure(short(f"refused ({refusal or 'content filter'})")), usage)
     text = text.removeprefix(prefix) if prefix else text
     if not text.strip():
-        why = "it was cut while thinking" if thought else "it said nothing"
+        why = "it thought, and said nothing" if thought else "it said nothing"
+        if thought and finish == "length":
+            why = "it was cut while thinking"
         return Arrived(Failure(f"empty answer: {why}, finish_reason {finish}"), usage)
     if thought:
         text = f"<think>\n{thought.strip()}\n</think>\n\n{text.strip()}"

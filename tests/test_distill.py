@@ -189,7 +189,10 @@ def test_documents_need_a_text_and_have_as_many_pages_as_there_are(tmp_path, cap
 
 
 class Scripted:
-    """A teacher that says one text to all, or text(ask), in an order of its own; it fails at some ids."""
+    """A teacher that says one text to all, or text(ask); it fails at some ids.
+
+    It answers in an order of its own.
+    """
 
     name = "scripted"
 
