@@ -403,6 +403,11 @@ def test_what_no_request_survives_stops_with_one_sentence(status, error, says):
             completion("", reasoning_content="So", finish_reason="length"),
             "empty answer: it was cut while thinking, finish_reason length",
         ),
+        (
+            200,
+            completion("", reasoning_content="So"),
+            "empty answer: it thought, and said nothing, finish_reason stop",
+        ),
     ],
 )
 def test_what_one_request_does_not_survive_is_its_failure(status, body, reason):
