@@ -60,6 +60,8 @@ def epoch_counts(
     answer_tokens, rounded by largest remainders, and at least one.
     """
     total = sum(sizes)
+    _, power = math.frexp(max(weights))  # a power of two changes no digit, and 1e308 has a sum
+    weights = [math.ldexp(weight, -power) for weight in weights]
     parts = [weight / tokens for weight, tokens in zip(weights, answer_tokens)]
     exact = [total * part / sum(parts) for part in parts]
     counts = [math.floor(number) for number in exact]

@@ -74,7 +74,20 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         p.error("--drop-blind-solved has no meaning with --mode qa: its teacher sees no picture")
     if args.picture_kind and args.mode != "describe":
         p.error("--picture-kind is for --mode describe; leave it out")
+    check_who(p, args)
     return args
+
+
+def check_who(p: flags.Parser, args: argparse.Namespace) -> None:
+    """Refuse flags of a server where none is named."""
+    for end in ("model", "price"):
+        if getattr(args, f"judge_{end}") and not teachers.is_address(args.judge):
+            p.error(f"--judge-{end} is for a server as judge: name it by --judge, or leave it out")
+        if getattr(args, f"teacher_{end}") and args.teacher == "toy":
+            p.error(f"--teacher-{end} is for a server, and --teacher toy is none; leave it out")
+    is_paid = teachers.is_address(args.teacher) or teachers.is_address(args.judge)
+    if args.budget is not None and not is_paid:
+        p.error("--budget is for a server, and there is none to pay; leave it out")
 
 
 def add_data_flags(g: argparse._ArgumentGroup) -> None:

@@ -127,6 +127,8 @@ def check_choosing(p: flags.Parser, args: argparse.Namespace) -> None:
     """Refuse mixtures and merges that mean nothing."""
     if len(set(args.data)) < len(args.data):
         p.error("--data names a set twice; raise its weight in --mixture-weights instead")
+    if (args.neftune_noise_alpha or 0) > 1e6:
+        p.error("--neftune-noise-alpha is far above what can be learned through; 5 is usual")
     if args.mixture_weights and len(args.data) == 1:
         p.error("--mixture-weights has no meaning with one --data; name several, or omit it")
     if args.mixture_weights and len(args.mixture_weights) != len(args.data):

@@ -235,7 +235,8 @@ UNANSWERABLE = re.compile(
 )
 CODE = re.compile(
     r"```|</?[a-z][\w-]*(?: [\w-]+=\"[^\"]*\")*/?>|\b(?:def|function|class) \w+ ?\(|\breturn \w+;"
-    r"|^\s*(?:import|from) [\w.]+(?: import\b|$)|#include\b|\w+\([\w\"', =]*\)[;{]|[{};]\s*$"
+    r"|^\s*from [\w.]+ import\b|^\s*import [\w.]+(?: as \w+)?\s*$|#include\b"
+    r"|\w+\([\w\"', =]*\)[;{]|[{};]\s*$"
     r"|\b(?:SELECT|INSERT|UPDATE) .+\b(?:FROM|INTO|SET)\b|\b(?:var|let|const) \w+ =|[!=]==",
     re.MULTILINE,
 )

@@ -15,6 +15,7 @@ import pools
 from distilling import filters, prompts
 from distilling.filters import Trace, Verdict
 from grading.answers import extract_answer
+from tasks.box_fields import answer_text
 from tasks.example import Example
 from tasks.thinking import THINK_TAG, in_our_tags
 from tasks.worked_answers import gold_in, imitated
@@ -152,7 +153,10 @@ def rewritten(name: str, prompt: str, before: str, example: Example, said: dict)
 def hindsight(example: Example, said: dict, settings: Settings) -> Request:
     """Ask with the gold answer as a reference; no picture is shown, as in deepseek-r1-vision."""
     question = prompts.question_of(example)
-    text = prompts.fill(prompts.HINDSIGHT, question=question, answer=example.answer)
+    gold = example.answer
+    if "boxes" in example.meta:  # as the answer is read: the gold ones are in pixels
+        gold = answer_text(example, example.meta["boxes"])
+    text = prompts.fill(prompts.HINDSIGHT, question=question, answer=gold)
     return Request("hindsight", prompts.words(text))
 
 
@@ -240,9 +244,14 @@ def qa(example: Example, said: dict, settings: Settings) -> Request:
     return Request(f"qa/{way}", prompts.words(text))
 
 
+LISTED = r"^\W*(?:\d+[.)]\W*)?"  # "1. Q: ..." of a numbered list
+ASKED, ANSWERED = (
+    rf"{LISTED}{word}(?:\W*\d*\W*[:：]|\W*\d+\.)" for word in ("Q(?:uestion)?", "A(?:nswer)?")
+)
 PAIR = re.compile(
-    r"^\W*Q(?:uestion)?\W*\d*\W*[:：]\s*(?P<question>.+?)\s*\n\W*A(?:nswer)?\W*\d*\W*[:：]"
-    r"\s*(?P<answer>.*?)\s*(?=^\W*Q(?:uestion)?\W*\d*\W*[:：]|\Z)",
+    rf"{ASKED}\s*(?P<question>.+?)\s*{ANSWERED}"
+    # An answer ends before the next question, and at an empty line: "I hope this helps!"
+    rf"\s*(?P<answer>.*?)\s*(?=\n[ \t]*\n|{ASKED}|\Z)",
     re.MULTILINE | re.DOTALL | re.IGNORECASE,
 )
 

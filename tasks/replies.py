@@ -8,6 +8,8 @@ from typing import NamedTuple
 from plumbing.text import HALF, short
 from tasks.asks import Failure, Reply
 
+MOST = 10**8  # tokens; the longest contexts have some 10 million
+
 
 class Arrived(NamedTuple):
     """An answer, or that there will be none; and its tokens, as the server counts them.
@@ -56,7 +58,9 @@ def read_completion(completion: object, prefix: str, size: int) -> Arrived | Aga
         return Arrived(Failure(short(f"refused ({refusal or 'content filter'})")), usage)
     text = text.removeprefix(prefix) if prefix else text
     if not text.strip():
-        why = "it was cut while thinking" if thought else "it said nothing"
+        why = "it thought, and said nothing" if thought else "it said nothing"
+        if thought and finish == "length":
+            why = "it was cut while thinking"
         return Arrived(Failure(f"empty answer: {why}, finish_reason {finish}"), usage)
     if thought:
         text = f"<think>\n{thought.strip()}\n</think>\n\n{text.strip()}"
@@ -75,10 +79,13 @@ def reasoning_of(message: object) -> str:
 
 
 def usage_of(completion: object) -> tuple[int, int] | None:
-    """Read (prompt tokens, completion tokens); None if the server does not count them."""
+    """Read (prompt tokens, completion tokens); None if the server does not count them.
+
+    No answer has MOST tokens: such a count would stand in the stage's file, and use up any budget.
+    """
     usage = getattr(completion, "usage", None)
     counts = getattr(usage, "prompt_tokens", None), getattr(usage, "completion_tokens", None)
-    return counts if all(type(count) is int and count >= 0 for count in counts) else None
+    return counts if all(type(n) is int and 0 <= n < MOST for n in counts) else None
 
 
 def retry_after(headers: object) -> float | None:

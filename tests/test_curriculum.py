@@ -76,6 +76,9 @@ COUNTS = [
     ([1, 1, 1], [1, 1, 1], [1, 1, 1], [1, 1, 1]),
     ([3, 4], [1, 1], [0.5, 0.5], [4, 3]),  # 3.5 each: of equal rests the first
     ([50, 50], [1, 1], [1e-9, 1], [1, 100]),  # at least one
+    ([50, 50], [1, 1], [1e308, 1e308], [50, 50]),  # whose sum is no number
+    ([50, 50], [1, 1], [1e-320, 3e-320], [25, 75]),
+    ([50, 50], [1, 1], [1e-300, 1e300], [1, 100]),
 ]
 
 
@@ -315,6 +318,7 @@ REFUSED = [
     ("--data {0} --max-pixels 1000:6272", "begins below --min-pixels 3136"),
     ("--data {0} --neftune-noise-alpha -1", "not a finite number of at least 0"),
     ("--data {0} --neftune-noise-alpha nan", "not a finite number of at least 0"),
+    ("--data {0} --neftune-noise-alpha 1e308", "far above what can be learned"),
     ("--data count spatial --mixture-weights 1 1", "--max-steps"),
     ("--data count --max-steps 1 --merge-same-image", "nothing to merge in a toy task"),
     ("--data {0} --train-sampling-strategy group_by_length", "use --group-by-length"),

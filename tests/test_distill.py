@@ -6,6 +6,7 @@ The script: what a command makes, how it goes on, and what it refuses.
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from distilling.planted import Faults, ToyTeacher
 from plumbing import running, stopping
 from plumbing.errors import UserError
 from tasks import images
-from tasks.asks import Failure
+from tasks.asks import Failure, text_of
 
 ROOT = Path(__file__).resolve().parents[1]
 TOY = "--data count --teacher toy --judge toy --max-train-samples 12"
@@ -134,6 +135,22 @@ def test_boxes_are_kept_in_our_format_alone(tmp_path, capsys, monkeypatch):
     assert read.meta["boxes"] == example.meta["boxes"]
 
 
+def test_the_reference_of_a_box_question_is_as_its_answer_is_read(tmp_path, monkeypatch):
+    """A teacher that repeats it is right: boxes of the model are in thousandths, not in pixels."""
+
+    def repeat(ask):
+        [reference] = re.findall(
+            "Reference answer: (.*)|Final answer: (.*)", text_of(ask.messages[0])
+        )
+        thinking = "It is to the left of the centre, and a little below it."
+        return f"<think> {thinking} </think><answer> {''.join(reference)} </answer>"
+
+    use(monkeypatch, Scripted(repeat))
+    line = "--data ground --max-train-samples 4 --teacher x --judge none --mode hindsight"
+    run(tmp_path, f"{line} --output-format nanovlr")
+    assert result_of(tmp_path)["kept"] == 4
+
+
 def test_blind_solved_questions_are_marked_and_can_be_left_out(tmp_path):
     marked = run(tmp_path, f"{TOY} --stages blind describe reason look judge")
     records = lines_of(tmp_path / "distilled.jsonl") + lines_of(tmp_path / "rejected.jsonl")
@@ -172,7 +189,10 @@ def test_documents_need_a_text_and_have_as_many_pages_as_there_are(tmp_path, cap
 
 
 class Scripted:
-    """A teacher that says one text to all, in an order of its own; it fails at some ids."""
+    """A teacher that says one text to all, or text(ask); it fails at some ids.
+
+    It answers in an order of its own.
+    """
 
     name = "scripted"
 
@@ -188,7 +208,8 @@ class Scripted:
             if self.before:
                 self.before(number)
             self.asked.append(asks[at])
-            reply = planted.Reply(f"{self.text}", 10, 5, "stop")
+            text = self.text(asks[at]) if callable(self.text) else self.text
+            reply = planted.Reply(text, 10, 5, "stop")
             failed = asks[at].id.partition(":")[2] in self.failing
             yield asks[at], Failure("429: too busy") if failed else reply
             if stopping.requested():
@@ -381,6 +402,12 @@ def test_killed_at_twenty_random_points(tmp_path, base):
         ("--data table", "know the scenes of count and spatial, and --data is table"),
         ("--data nowhere.jsonl", "no such file or folder"),
         ("--prompt-template odd", "--prompt-template odd is unknown"),
+        ("--budget 5", "--budget is for a server, and there is none to pay"),
+        ("--teacher-model NAME", "--teacher-model is for a server, and --teacher toy is none"),
+        ("--teacher-price 1 1", "--teacher-price is for a server, and --teacher toy is none"),
+        ("--judge-model NAME", "--judge-model is for a server as judge"),
+        ("--judge-price 1 1", "--judge-price is for a server as judge"),
+        ("--judge none --judge-model NAME", "--judge-model is for a server as judge"),
     ],
 )
 def test_refusals(line, says, tmp_path, capsys):

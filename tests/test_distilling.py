@@ -272,6 +272,25 @@ def test_pairs_are_read_and_filtered():
     assert counts == {"repeated": 1, "unanswerable": 1, "code": 1, "empty": 1}
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1. Q: Who?\n   A: Ann\n2. Q: When?\n   A: In 1998",
+        "1) **Question:** Who?\n**Answer:** Ann\n\n2) **Question:** When?\n**Answer:** In 1998",
+        "Q1. Who?\nA1. Ann\nQ2. When?\nA2. In 1998",
+        "Sure!\n\nQ: Who?\nA: Ann\n\nQ: When?\nA: In 1998\n\nI hope this helps!",
+    ],
+)
+def test_pairs_of_a_numbered_list_and_among_other_words(text):
+    assert stages.pairs_of(line(text)) == [("Who?", "Ann"), ("When?", "In 1998")]
+
+
+@pytest.mark.parametrize("answer", ["from 2010", "from Paris", "From 9 to 5"])
+def test_an_answer_that_begins_with_from_is_no_code(answer):
+    assert filters.code("When?", answer).passes
+    assert not filters.code("How?", f"{answer}\nfrom os import path").passes
+
+
 def test_the_last_pair_of_a_cut_reply_is_left_out():
     text = "Q: Who?\nA: Ann\nQ: When?\nA: In nineteen hund"
     assert stages.pairs_of(line(text, "length")) == [("Who?", "Ann")]

@@ -403,6 +403,11 @@ def test_what_no_request_survives_stops_with_one_sentence(status, error, says):
             completion("", reasoning_content="So", finish_reason="length"),
             "empty answer: it was cut while thinking, finish_reason length",
         ),
+        (
+            200,
+            completion("", reasoning_content="So"),
+            "empty answer: it thought, and said nothing, finish_reason stop",
+        ),
     ],
 )
 def test_what_one_request_does_not_survive_is_its_failure(status, body, reason):
@@ -449,7 +454,12 @@ def test_what_is_no_completion_is_asked_for_again(body):
     assert len(server.bodies) == 4
 
 
-@pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": "x"}, {"prompt_tokens": -1}])
+HUGE = {"prompt_tokens": 10**30, "completion_tokens": 10**30}  # would use up any budget for good
+
+
+@pytest.mark.parametrize(
+    "usage", [None, {}, {"prompt_tokens": "x"}, {"prompt_tokens": -1}, [1, 2], HUGE]
+)
 def test_without_a_count_tokens_are_guessed_from_above(usage):
     answer = completion("Three.") | {"usage": usage}
     with ChatServer(lambda body: (200, answer)) as server:
