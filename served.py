@@ -82,6 +82,7 @@ class ServedTeacher:
         clock: Clock | None = None,
     ) -> None:
         self.address, self.sampling, self.max_pixels = address, sampling, max_pixels
+        self.loaded = {"max_pixels": max_pixels} if max_pixels else {}
         self.price, self.limits = price or Price(), limits or Limits()
         self.spending = spending or Spending()
         self.clock = clock or Clock()

@@ -33,7 +33,7 @@ import model
 import rollout
 import served
 from plumbing import address, disk, fields, flags, loading, running, templates
-from plumbing.device import pick_device, pick_dtype
+from plumbing.device import dtype_name, pick_device, pick_dtype
 from plumbing.errors import UserError
 from plumbing.find_model import fetch, looks_local
 from plumbing.spending import Limits, Price, Spending
@@ -64,6 +64,7 @@ class Teacher(Protocol):
 class LocalTeacher:
     """A vision-language checkpoint, through our rollout.
 
+    loaded: the flags that it was loaded by, for provenance.
     What an ask is answered depends on its seed, not on the other asks. Batches begin at the first
     ask: what goes on at a multiple of batch_size computes the same to the last bit.
     """
@@ -76,8 +77,10 @@ class LocalTeacher:
         sampling: rollout.Sampling,
         batch_size: int = 16,
         num_workers: int = 0,
+        loaded: dict | None = None,
     ) -> None:
         self.name, self.policy, self.processor = name, policy, processor
+        self.loaded = loaded or {}
         self.sampling, self.batch_size, self.num_workers = sampling, batch_size, num_workers
 
     def ask(
@@ -152,9 +155,11 @@ class TextTeacher:
         tokenizer: object,
         sampling: rollout.Sampling,
         batch_size: int = 16,
+        loaded: dict | None = None,
     ) -> None:
         from transformers import GenerationConfig
 
+        self.loaded = loaded or {}
         self.name, self.policy, self.tokenizer = name, policy, tokenizer
         self.sampling, self.batch_size = sampling, batch_size
         ends = policy.generation_config.eos_token_id or tokenizer.eos_token_id
@@ -501,9 +506,10 @@ def make_local(
     """Load a checkpoint, or take the weights that `like` has loaded of it."""
     size = args.eval_batch_size
     if isinstance(like, LocalTeacher) and like.name == name:
-        return LocalTeacher(name, like.policy, like.processor, sampling, size, like.num_workers)
+        workers, loaded = like.num_workers, like.loaded
+        return LocalTeacher(name, like.policy, like.processor, sampling, size, workers, loaded)
     if isinstance(like, TextTeacher) and like.name == name:
-        return TextTeacher(name, like.policy, like.tokenizer, sampling, size)
+        return TextTeacher(name, like.policy, like.tokenizer, sampling, size, like.loaded)
     if families.preset(name):
         raise UserError(
             f"--model {name} is the untrained preset, which has nothing to teach; name a trained "
@@ -517,7 +523,8 @@ def make_local(
         directory = directory if Path(name).is_dir() else fetch(name)
         dtype = pick_dtype(args.dtype, device)
         policy, tokenizer = load_text_model(directory, dtype, device, args.quant)
-        return TextTeacher(name, policy, tokenizer, sampling, size)
+        loaded = {"quant": args.quant or "none", "dtype": dtype_name(dtype)}
+        return TextTeacher(name, policy, tokenizer, sampling, size, loaded)
     wanted = argparse.Namespace(
         model=name,
         output_dir=getattr(args, "output_dir", None),
@@ -528,7 +535,8 @@ def make_local(
     wanted = argparse.Namespace(**vars(wanted) | decided)
     policy, processor = model.load_from_args(wanted)
     workers = loading.workers(getattr(args, "num_workers", None), False, device)
-    return LocalTeacher(name, policy, processor, sampling, size, workers)
+    loaded = {name: decided[name] for name in LOADING if name != "device"}
+    return LocalTeacher(name, policy, processor, sampling, size, workers, loaded)
 
 
 LOADING = ("quant", "dtype", "device", "max_pixels", "min_pixels")  # flags that model.py reads

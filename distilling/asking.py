@@ -32,10 +32,11 @@ def checksum_of(request: Request, seed: int) -> str:
 
 
 def sampling_of(teacher: object) -> dict:
-    """Write how a teacher samples, for provenance; {} if it does not."""
+    """Write how a teacher samples, and how it was loaded; {} if it is no model."""
     sampling = getattr(teacher, "sampling", None)
     names = ("max_tokens", "temperature", "top_p")
-    return {name: getattr(sampling, name) for name in names} if sampling else {}
+    found = {name: getattr(sampling, name) for name in names} if sampling else {}
+    return found | getattr(teacher, "loaded", {})
 
 
 def run_stage(

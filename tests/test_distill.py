@@ -277,6 +277,15 @@ def test_a_checkpoint_as_teacher_goes_on_exactly(tmp_path, base):
     assert run(tmp_path / "cut", line) == whole
 
 
+@pytest.mark.parametrize("flag", ["--dtype bfloat16", "--max-pixels 3136", "--min-pixels 50176"])
+def test_a_checkpoint_loaded_otherwise_is_another_teacher(tmp_path, base, capsys, flag):
+    line = f"--data count --max-train-samples 2 --teacher {base} --judge none --mode direct"
+    line += " --max-completion-length 8"
+    run(tmp_path, line)
+    said = refusal(distill, [*line.split(), *flag.split(), "--output-dir", tmp_path], capsys)
+    assert "direct.jsonl has replies of sampling" in said
+
+
 def test_a_server_with_faults_loses_and_doubles_nothing(tmp_path, monkeypatch):
     """What 429, 500, half a body, a broken body and a reset leave is what a good server leaves."""
     pytest.importorskip("openai")
