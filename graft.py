@@ -123,6 +123,17 @@ def check_kinds(llm: tuple[str, dict], vision: tuple[str, dict]) -> families.Fam
     llm, vision: (name, config.json).
     """
     (llm_name, words), (vision_name, eyes) = llm, vision
+    for flag, name, config in (("--llm", llm_name, words), ("--vision", vision_name, eyes)):
+        if str(config.get("model_type")).endswith("_moe"):
+            raise UserError(
+                f"{flag} {name} is a mixture of experts ({config['model_type']}), which is not "
+                "grafted; name a dense model"
+            )
+        method = checkpoint_files.quantised_by(config)
+        if method:
+            raise UserError(
+                f"{flag} {name} is quantised by {shown(method)}; fetch the checkpoint in 16 bits"
+            )
     kind, eyes_kind = words.get("model_type"), eyes.get("model_type")
     known = families.FAMILIES
     sees, lacks_eyes = kind in list(known), eyes_kind not in list(known)
@@ -141,17 +152,6 @@ def check_kinds(llm: tuple[str, dict], vision: tuple[str, dict]) -> families.Fam
             f"--vision {vision_name}: model_type is {shown(eyes_kind)}, whose tower is not known; "
             f"name a checkpoint of {families.known()}"
         )
-    for flag, name, config in (("--llm", llm_name, words), ("--vision", vision_name, eyes)):
-        if str(config.get("model_type")).endswith("_moe"):
-            raise UserError(
-                f"{flag} {name} is a mixture of experts ({config['model_type']}), which is not "
-                "grafted; name a dense model"
-            )
-        method = checkpoint_files.quantised_by(config)
-        if method:
-            raise UserError(
-                f"{flag} {name} is quantised by {shown(method)}; fetch the checkpoint in 16 bits"
-            )
     family = known[eyes_kind]
     if kind != family.llm:
         fitting = [other.name for other in families.ALL if other.llm == kind]
