@@ -25,6 +25,7 @@ OBSTACLES = {
     errno.EACCES: ("permission is denied", "give yourself permission"),
     errno.EPERM: ("permission is denied", "give yourself permission"),
     errno.EISDIR: ("a folder is where a file is expected", "move it away"),
+    errno.ENXIO: ("a pipe is where a file is expected", "move it away"),
     errno.ENOTDIR: ("a file is where a folder is expected", "move it away"),
     errno.EEXIST: ("a file is where a folder is expected", "move it away"),
     errno.ENOTEMPTY: ("a folder is where a file is expected", "move it away"),

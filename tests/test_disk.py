@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from plumbing import disk
+from plumbing import disk, records
 from plumbing.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,7 +45,7 @@ def test_a_limit_on_file_sizes_is_said_in_one_sentence(tmp_path, name):
 import resource, sys
 sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
 import test_disk
-from plumbing import disk
+from plumbing import disk, records
 resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
 try:
     with disk.writing("the thing", 40000):
@@ -89,6 +89,15 @@ def test_obstacles_are_ours_unless_they_lie_in_the_output_directory(tmp_path):
         assert (words is not None) == mine
     assert disk.in_words(ValueError("a bug"), tmp_path, "go on") is None
     assert disk.in_words(FileNotFoundError(errno.ENOENT, "no", "/elsewhere"), tmp_path, "x") is None
+
+
+def test_a_pipe_in_place_of_a_file_is_named(tmp_path):
+    os.mkfifo(tmp_path / "pool.jsonl")
+    with pytest.raises(OSError) as error:
+        records.good_lines(tmp_path / "pool.jsonl")  # reading it would never end
+    words = disk.in_words(error.value, tmp_path, "go on")
+    reason = "a pipe is where a file is expected; move it away, then go on"
+    assert words == f"{tmp_path}/pool.jsonl cannot be used: {reason}"
 
 
 @pytest.mark.parametrize("number", [errno.ESTALE, errno.EBUSY, errno.ETIMEDOUT, errno.EXDEV])
