@@ -92,12 +92,7 @@ def check_who(p: flags.Parser, args: argparse.Namespace) -> None:
 
 def add_data_flags(g: argparse._ArgumentGroup) -> None:
     """What to distil, besides --data."""
-    g.add_argument(
-        "--max-train-samples",
-        type=flags.int_from_1,
-        help="questions to learn from: the first so many; default: all of a file, 1024 of a toy "
-        "task",
-    )
+    flags.add_max_train_samples(g)
     g.add_argument(
         "--picture-kind",
         choices=prompts.KINDS,

@@ -161,12 +161,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def add_data_flags(g: argparse._ArgumentGroup) -> None:
     """What to learn from, besides --data."""
-    g.add_argument(
-        "--max-train-samples",
-        type=flags.int_from_1,
-        help="questions to learn from: the first so many; default: all of a file, 1024 of a toy "
-        "task",
-    )
+    flags.add_max_train_samples(g)
     g.add_argument(
         "--warmup-data",
         metavar="DATA",

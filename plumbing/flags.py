@@ -447,6 +447,16 @@ def add_adapter_flags(g: Group) -> None:
     )
 
 
+def add_max_train_samples(g: Group) -> None:
+    """The limit on questions, in the scripts that make answers to them."""
+    g.add_argument(
+        "--max-train-samples",
+        type=int_from_1,
+        help="questions to learn from: the first so many; default: all of a file, 1024 of a toy "
+        "task",
+    )
+
+
 def add_data_flags(parser: Parser, several: bool = False) -> Group:
     """--data and --eval-data; the same in every script that reads examples.
 
