@@ -28,56 +28,12 @@ Preferences compare whole responses: a log-prob is the *sum* over the response, 
 The loss is the mean over the P pairs of the update; micro-batches of pairs add up as rows do.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
-# --- rewards -> advantages ---
-
-
-def _groups(rewards: Tensor, G: int) -> tuple[Tensor, Tensor]:
-    """Arrange rewards by prompt, and find the flat groups.
-
-    Flat: all the same up to float noise.
-    rewards: (B,), any real dtype. Returns groups (N, G) in floating point and flat (N, 1) bool.
-    """
-    assert rewards.ndim == 1, f"rewards must be (B,), got {tuple(rewards.shape)}"
-    if G < 2:
-        raise ValueError(f"a group needs at least 2 completions to be compared, got G = {G}")
-    if len(rewards) % G:
-        raise ValueError(f"{len(rewards)} rewards do not divide into groups of {G}")
-    groups = _at_least_float32(rewards).reshape(-1, G)  # (N, G)
-    spread = groups.amax(1, keepdim=True) - groups.amin(1, keepdim=True)  # (N, 1)
-    # Relative where rewards exceed 1: 0.1 + 0.2 and 0.3 are the same reward (NeMo-RL#4158).
-    return groups, spread <= 1e-6 * groups.abs().amax(1, keepdim=True).clamp(min=1)
-
-
-def group_advantage(
-    rewards: Tensor, G: int, scale_by_std: bool = True, eps: float = 1e-4
-) -> Tensor:
-    """Compare each reward with its group, DeepSeekMath eq. 3 (arXiv:2402.03300).
-
-    (r - mean) / (std + eps).
-
-    scale_by_std=False is Dr. GRPO (2503.20783): nearly solved prompts are not magnified.
-    A group with equal rewards gets exactly 0: it has no signal.
-    rewards: (B,), the G completions of a prompt contiguous. Returns (B,), zero-mean in each group.
-    Raises ValueError if G < 2, if B is not a multiple of G, or if a reward is NaN or infinite.
-    """
-    if not torch.isfinite(rewards).all():
-        bad = (~torch.isfinite(rewards)).nonzero().flatten().tolist()
-        raise ValueError(
-            f"rewards of rows {bad} are not finite: one NaN would spread to its whole group"
-        )
-    groups, flat = _groups(rewards, G)  # (N, G), (N, 1)
-    adv = groups - groups.mean(1, keepdim=True)
-    if scale_by_std:
-        # torch's std is unbiased, as in R1-V and TRL. numpy's would give 1.15 times more at G = 4.
-        adv = adv / (groups.std(1, keepdim=True) + eps)
-    return adv.masked_fill(flat, 0.0).flatten()  # (B,)
-
 
 # --- terms: what a token costs, (B, T) ---
 
@@ -121,6 +77,117 @@ def clipped_tokens(
     ratio, adv = (logp - old_logp).exp(), adv[:, None]  # (B, T), (B, 1)
     # Outside the range with the *other* sign the gradient stays.
     return ((ratio < low) & (adv < 0)) | ((ratio > high) & (adv > 0))
+
+
+def two_sided_surrogate(
+    logp: Tensor,
+    old_logp: Tensor,
+    adv: Tensor,
+    mask: Tensor,
+    low: float,
+    high: float,
+    delta: float,
+) -> Tensor:
+    """Bound the cost of clipped_surrogate below zero advantage too (INTELLECT-2, 2505.07291).
+
+    Where A < 0 a ratio above delta counts as delta, so that one token cannot cost without limit.
+    delta: above high. Otherwise as clipped_surrogate. Returns (B, T).
+    """
+    _check(logp, old_logp, adv)
+    log_ratio = (logp - old_logp.detach()).clamp(max=math.log(delta))
+    return clipped_surrogate(old_logp.detach() + log_ratio, old_logp, adv, mask, low, high)
+
+
+def two_sided_tokens(
+    logp: Tensor,
+    old_logp: Tensor,
+    adv: Tensor,
+    mask: Tensor,
+    low: float,
+    high: float,
+    delta: float,
+) -> Tensor:
+    """Find the tokens whose gradient two_sided_surrogate sets to zero: (B, T) bool."""
+    beyond = ((logp - old_logp).exp() > delta) & (adv < 0)[:, None]
+    return clipped_tokens(logp, old_logp, adv, mask, low, high) | beyond
+
+
+def capped_likelihood(
+    logp: Tensor, old_logp: Tensor, adv: Tensor, mask: Tensor, low: float, high: float
+) -> Tensor:
+    """Cost -sg(min(ratio, high)) A logp: CISPO, arXiv:2506.13585, section 3.1.
+
+    The capped ratio is a constant weight of REINFORCE, so no token loses its gradient. There is no
+    lower bound: low is not read. TRL's epsilon_high is `high` itself, 5.0 there and here.
+    logp, old_logp: (B, T) nats. adv: (B,). Returns (B, T); its value, a log-prob, says nothing.
+    """
+    _check(logp, old_logp, adv)
+    weight = (logp - old_logp).exp().clamp(max=high).detach()  # (B, T)
+    return -weight * adv[:, None] * logp
+
+
+def capped_tokens(
+    logp: Tensor, old_logp: Tensor, adv: Tensor, mask: Tensor, low: float, high: float
+) -> Tensor:
+    """Find the tokens whose weight capped_likelihood cuts. They still learn. (B, T) bool."""
+    _check(logp, old_logp, adv)
+    return (logp - old_logp).exp() > high
+
+
+SAPO_TEMPERATURES = 1.0, 1.05  # for A > 0, and otherwise: negative updates fade sooner
+
+
+def soft_gate(
+    logp: Tensor, old_logp: Tensor, adv: Tensor, mask: Tensor, low: float, high: float
+) -> Tensor:
+    """Cost -f(ratio) A, f(r) = sigmoid(tau (r - 1)) 4 / tau: SAPO, arXiv:2511.20347.
+
+    A soft gate in place of the clip: its slope is 1 at r = 1 and fades on both sides. low and high
+    are not read. logp, old_logp: (B, T) nats; old_logp counts as a constant. adv: (B,).
+    Returns (B, T).
+    """
+    _check(logp, old_logp, adv)
+    ratio, tau = (logp - old_logp.detach()).exp(), _sapo_temperature(adv)
+    return -torch.sigmoid(tau * (ratio - 1)) * 4 / tau * adv[:, None]
+
+
+def faded_tokens(
+    logp: Tensor, old_logp: Tensor, adv: Tensor, mask: Tensor, low: float, high: float
+) -> Tensor:
+    """Find the tokens where soft_gate's slope is below a half: (B, T) bool.
+
+    The slope is 4 sigma (1 - sigma), sigma = sigmoid(tau (ratio - 1)).
+    """
+    _check(logp, old_logp, adv)
+    gate = torch.sigmoid(_sapo_temperature(adv) * ((logp - old_logp).exp() - 1))
+    return 4 * gate * (1 - gate) < 0.5
+
+
+def _sapo_temperature(adv: Tensor) -> Tensor:
+    """Choose tau by the sign of the advantage. (B,) -> (B, 1)."""
+    positive, other = adv.new_tensor(SAPO_TEMPERATURES)
+    return torch.where(adv > 0, positive, other)[:, None]
+
+
+def at_level(logp: Tensor, old_logp: Tensor, mask: Tensor, level: str) -> Tensor:
+    """Return the log-probs whose ratio a term should see.
+
+        token       logp itself: every token has its own ratio
+        sequence    old_logp plus the row's mean of logp - old_logp: all tokens of a completion
+                    share s = (pi(y|x) / pi_old(y|x)) ^ (1 / length): GSPO, eq. 7 of 2507.18071
+
+    logp, old_logp, mask: (B, T); old_logp counts as a constant. Returns (B, T) nats.
+    Raises ValueError for an unknown level.
+    """
+    _check(logp, old_logp)
+    _check(logp, mask)
+    if level == "token":
+        return logp
+    if level != "sequence":
+        raise ValueError(f"unknown level {level!r}; there are {', '.join(LEVELS)}")
+    old_logp = old_logp.detach()
+    gap = (logp - old_logp) * mask  # (B, T)
+    return old_logp + gap.sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)
 
 
 def kl_k3(logp: Tensor, ref_logp: Tensor) -> Tensor:
@@ -180,13 +247,13 @@ def token_weights(mask: Tensor, loss_type: str, max_completion_length: int | Non
     assert mask.ndim == 2, f"mask must be (B, T), got {tuple(mask.shape)}"
     if loss_type not in LOSSES:
         raise ValueError(f"unknown loss type {loss_type!r}; there are {', '.join(LOSSES)}")
-    return LOSSES[loss_type].reduction(_at_least_float32(mask), max_completion_length)
+    return LOSSES[loss_type].reduction(at_least_float32(mask), max_completion_length)
 
 
 def sft_weights(mask: Tensor, per_example: bool = False) -> Tensor:
     """Weigh tokens of the supervised loss: all alike, or per_example: all rows alike. (B, T)."""
     assert mask.ndim == 2, f"mask must be (B, T), got {tuple(mask.shape)}"
-    mask = _at_least_float32(mask)
+    mask = at_least_float32(mask)
     return seq_mean(mask) if per_example else token_mean(mask)
 
 
@@ -209,6 +276,25 @@ def truncation_mask(mask: Tensor, finished: Tensor) -> Tensor:
         f"mask {tuple(mask.shape)}, finished {tuple(finished.shape)}"
     )
     return mask * finished.to(mask.dtype)[:, None]
+
+
+@torch.no_grad()
+def top_entropy_mask(entropy: Tensor, mask: Tensor, share: float) -> Tensor:
+    """Keep the tokens of the highest entropy: the 80/20 rule (arXiv:2506.01939, eq. 5).
+
+    Only there does a policy choose; the rest follows. Ties at the threshold are kept, as in TRL.
+    entropy: (B, T) nats; mask: (B, T), 1 where a token counts; share: of those, in (0, 1].
+    Returns (B, T) of 0 and 1, in the dtype of mask.
+    """
+    _check(entropy, mask)
+    counted = at_least_float32(entropy)[mask != 0]
+    if share == 1 or not len(counted):
+        return mask.clone()
+    # Not torch.quantile, which refuses more than 16 million numbers.
+    rank = (len(counted) - 1) * (1 - share)
+    low, high = counted.sort().values[[math.floor(rank), math.ceil(rank)]]
+    threshold = low + (high - low) * (rank - math.floor(rank))
+    return mask * (entropy >= threshold).to(mask.dtype)
 
 
 def r3v_weights(
@@ -243,7 +329,7 @@ def sequence_logp(logp: Tensor, mask: Tensor) -> Tensor:
     logp, mask: (B, T). Returns (B,) nats, at least float32. A NaN in the padding stays visible.
     """
     _check(logp, mask)
-    return (_at_least_float32(logp) * mask).sum(1)
+    return (at_least_float32(logp) * mask).sum(1)
 
 
 def dpo(
@@ -257,7 +343,7 @@ def dpo(
     Raises ValueError unless beta > 0 and 0 <= label_smoothing < 0.5.
     """
     _check_pair(chosen, rejected, beta, label_smoothing)
-    margin = beta * (_at_least_float32(chosen) - _at_least_float32(rejected))  # (P,)
+    margin = beta * (at_least_float32(chosen) - at_least_float32(rejected))  # (P,)
     return -(1 - label_smoothing) * _log_sigmoid(margin) - label_smoothing * _log_sigmoid(-margin)
 
 
@@ -269,7 +355,7 @@ def ipo(chosen: Tensor, rejected: Tensor, beta: float = 0.1) -> Tensor:
     Returns (P,). Raises ValueError unless beta > 0.
     """
     _check_pair(chosen, rejected, beta)
-    return (_at_least_float32(chosen) - _at_least_float32(rejected) - 1 / (2 * beta)) ** 2
+    return (at_least_float32(chosen) - at_least_float32(rejected) - 1 / (2 * beta)) ** 2
 
 
 def bco_pair(
@@ -285,8 +371,8 @@ def bco_pair(
     if torch.is_tensor(delta):
         assert delta.shape in ((), chosen.shape), f"delta must be (P,), got {tuple(delta.shape)}"
         delta = delta.detach()
-    good = beta * _at_least_float32(chosen) - delta
-    bad = delta - beta * _at_least_float32(rejected)
+    good = beta * at_least_float32(chosen) - delta
+    bad = delta - beta * at_least_float32(rejected)
     return -_log_sigmoid(good) - _log_sigmoid(bad)
 
 
@@ -297,7 +383,7 @@ def sft_pair(chosen_logp: Tensor, chosen_tokens: Tensor) -> Tensor:
     chosen_logp: (P,) sums, nats. chosen_tokens: (P,) lengths, >= 1. Returns (P,) nats per token.
     """
     _check_pair(chosen_logp, chosen_tokens)
-    return -_at_least_float32(chosen_logp) / chosen_tokens
+    return -at_least_float32(chosen_logp) / chosen_tokens
 
 
 class Pairs(NamedTuple):
@@ -343,8 +429,8 @@ def preference_loss(
         raise ValueError(f"{len(names)} losses {names} need as many weights, got {len(weights)}")
     if (chosen_tokens < 1).any() or (rejected_tokens < 1).any():
         raise ValueError("a pair has an empty response: it must hold at least its eos")
-    chosen = _at_least_float32(chosen_logp) - ref_chosen_logp.detach()
-    rejected = _at_least_float32(rejected_logp) - ref_rejected_logp.detach()
+    chosen = at_least_float32(chosen_logp) - ref_chosen_logp.detach()
+    rejected = at_least_float32(rejected_logp) - ref_rejected_logp.detach()
     lengths, settings = (chosen_tokens, rejected_tokens), (beta, label_smoothing, delta)
     pairs = Pairs(chosen, rejected, chosen_logp, *lengths, *settings)
     return sum(weight * PAIR_LOSSES[name](pairs) for name, weight in zip(names, weights))
@@ -364,7 +450,7 @@ def reward_shift(
     belong in the checkpoint. Raises ValueError for NaN or infinity.
     """
     _check_pair(chosen_rewards, rejected_rewards)
-    means = (_at_least_float32(chosen_rewards) + _at_least_float32(rejected_rewards)) / 2
+    means = (at_least_float32(chosen_rewards) + at_least_float32(rejected_rewards)) / 2
     deltas = []
     for mean in means.tolist():
         if not abs(mean) < float("inf"):
@@ -387,7 +473,7 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     x, mask: (B, T); x may be anything outside the mask, NaN too. Returns ().
     """
     _check(x, mask)
-    return _at_least_float32(x).masked_fill(mask == 0, 0).sum() / (mask != 0).sum().clamp(min=1)
+    return at_least_float32(x).masked_fill(mask == 0, 0).sum() / (mask != 0).sum().clamp(min=1)
 
 
 @torch.no_grad()
@@ -405,43 +491,6 @@ def clip_ratio(clipped: Tensor, adv: Tensor, mask: Tensor) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def frac_reward_zero_std(rewards: Tensor, G: int) -> Tensor:
-    """Measure the share of groups with equal rewards: those teach nothing. (B,) -> ().
-
-    Equal is as in group_advantage, by the group's range; the name is TRL's.
-    """
-    return _groups(rewards, G)[1].float().mean()
-
-
-@torch.no_grad()
-def logp_difference(sampling_logp: Tensor, logp: Tensor, mask: Tensor) -> dict[str, Tensor]:
-    """Measure how far rollout and trainer disagree about the same tokens and weights.
-
-    sampling_logp: (B, T) as sampled; logp: (B, T), the trainer's before any update; nats.
-    Returns mean and max of |difference| in nats, and k3: KL(rollout || trainer), nats per token.
-    """
-    _check(sampling_logp, logp)
-    _check(logp, mask)
-    gap = (sampling_logp - logp).abs().masked_fill(mask == 0, 0)  # (B, T)
-    return {
-        "mean": masked_mean(gap, mask),
-        "max": gap.max(),
-        "k3": masked_mean(kl_k3(sampling_logp, logp), mask),
-    }
-
-
-@torch.no_grad()
-def rollout_agrees(sampling_logp: Tensor, logp: Tensor, mask: Tensor) -> bool:
-    """Decide whether log-probs recorded while sampling may serve as old_logp.  (B, T) nats, all.
-
-    99 % of the first ratios must lie in [0.9, 1.1], and k3 be at most 1e-3 nats per token.
-    """
-    gap = logp_difference(sampling_logp, logp, mask)
-    near = ((logp - sampling_logp).exp() - 1).abs() <= 0.1  # (B, T)
-    return bool(masked_mean(near.float(), mask) >= 0.99 and gap["k3"] <= 1e-3)
-
-
-@torch.no_grad()
 def preference_metrics(
     chosen_logp: Tensor,
     rejected_logp: Tensor,
@@ -456,7 +505,7 @@ def preference_metrics(
     """
     for x in (rejected_logp, ref_chosen_logp, ref_rejected_logp):
         _check_pair(chosen_logp, x, beta)
-    chosen_logp, rejected_logp = _at_least_float32(chosen_logp), _at_least_float32(rejected_logp)
+    chosen_logp, rejected_logp = at_least_float32(chosen_logp), at_least_float32(rejected_logp)
     chosen = beta * (chosen_logp - ref_chosen_logp)  # (P,)
     rejected = beta * (rejected_logp - ref_rejected_logp)  # (P,)
     return {
@@ -472,7 +521,7 @@ def preference_metrics(
 # --- small helpers ---
 
 
-def _at_least_float32(x: Tensor) -> Tensor:
+def at_least_float32(x: Tensor) -> Tensor:
     """Keep float64 and turn all else into float32: bf16 cannot count beyond 256."""
     return x if x.dtype == torch.float64 else x.float()
 
@@ -513,6 +562,10 @@ class Loss(NamedTuple):
     reduction: Callable[..., Tensor]  # (mask, max_completion_length) -> (B, T)
     clipped: Callable[..., Tensor] = clipped_tokens  # arguments of term -> (B, T) bool
     epsilon: tuple[float, float | None] = (0.2, None)  # defaults of --epsilon and --epsilon-high
+    level: str = "token"  # default of --importance-sampling-level
+
+
+LEVELS = ("token", "sequence")
 
 
 # bnpo and dapo are the same here. TRL's divide by the tokens of the micro-batch and of several
@@ -523,6 +576,9 @@ LOSSES = {
     "bnpo": Loss(clipped_surrogate, token_mean),
     "dapo": Loss(clipped_surrogate, token_mean),
     "dr_grpo": Loss(clipped_surrogate, constant),
+    "gspo": Loss(clipped_surrogate, seq_mean, epsilon=(3e-4, 4e-4), level="sequence"),
+    "cispo": Loss(capped_likelihood, token_mean, capped_tokens, (0.0, 4.0)),
+    "sapo": Loss(soft_gate, seq_mean, faded_tokens),
 }
 
 # name: what the Pairs p cost, (P,). The names are TRL's.

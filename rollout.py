@@ -67,6 +67,36 @@ class Rollout:
         """Find the completions that ended by themselves and were not cut: (B,) bool."""
         return torch.tensor([reason == "stop" for reason in self.finish])
 
+    def at(self, rows: Sequence[int]) -> "Rollout":
+        """Return some of the completions, in this order."""
+        places = torch.tensor(list(rows), dtype=torch.long)
+        columns = self.targets, self.logp, self.mask, self.lengths
+        experts = None if self.experts is None else self.experts[places]
+        finish = [self.finish[row] for row in rows]
+        return Rollout(*(column[places] for column in columns), finish, experts)
+
+
+def joined(first: Rollout, second: Rollout) -> Rollout:
+    """Put the completions of two rollouts one after the other, both as wide as the wider."""
+
+    def both(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        width = max(one.shape[1], other.shape[1])
+        return torch.cat([wide(one, width), wide(other, width)])
+
+    def wide(x: torch.Tensor, width: int) -> torch.Tensor:
+        more = x.new_zeros(len(x), width - x.shape[1], *x.shape[2:])
+        return torch.cat([x, more], 1)
+
+    experts = None if first.experts is None else both(first.experts, second.experts)
+    return Rollout(
+        both(first.targets, second.targets),
+        both(first.logp, second.logp),
+        both(first.mask, second.mask),
+        torch.cat([first.lengths, second.lengths]),
+        first.finish + second.finish,
+        experts,
+    )
+
 
 # --- the plain loop ---
 

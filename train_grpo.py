@@ -31,10 +31,10 @@ if __name__ == "__main__":
     stopping.watch()  # before all other imports, which take seconds: Ctrl-C may come there too
 
 import argparse
-import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,27 +42,35 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
+import agreement
 import data
 import experts
+import grpo_log
 import lengths
 import logps
+import looking
 import losses
 import model
+import objective
+import pass_rates
+import preflight
 import rewards
 import rollout
 import tasks
 import update
+from advantages import Advantage
 from grading import answers, judges
-from grading.metrics import reflections
-from plumbing import device, disk, flags, loading, plots, records, report, results, rundir, running
+from groups import Groups, further, refilled
+from plumbing import device, disk, flags, loading, report, results, rundir, running
 from plumbing.bad_records import BadRecords
 from plumbing.errors import UserError
 from plumbing.flags import int_from_0, int_from_1, not_negative, share
-from plumbing.log import say
 from plumbing.run import Run
-from tasks import kept, sheets
+from processor import Processor
+from tasks import kept
 from tasks.example import Example
 
+RETRY = 10**15  # between the seeds of a step's rollouts
 WHAT_TO_WATCH = (
     "What to watch: the loss VALUE says nothing here. On-policy the ratio is 1 and advantages\n"
     "average to zero, so it is near 0 (or beta x KL) from the first step to the last, while its\n"
@@ -76,47 +84,38 @@ def add_rollout_flags(p: flags.Parser) -> None:
     add("--prompts-per-step", type=int_from_1, default=8, help="N, questions asked per step")
     add("--num-generations", type=int_from_1, default=8, help="G, completions per question (>= 2)")
     add("--max-completion-length", type=int_from_1, default=512, help="tokens of a completion")
+    add(
+        "--updates-per-rollout",
+        type=int_from_1,
+        default=1,
+        help="K, cut the N questions of a step into K optimizer steps. With 1 the policy has not "
+        "moved when it learns: the ratio is 1, and all --loss-type have the gradient of grpo, up "
+        "to their mean over tokens",
+    )
+    add(
+        "--max-resample-times",
+        type=int_from_0,
+        default=0,
+        help="replace groups whose rewards are all equal by further questions, so many times "
+        "(DAPO's dynamic sampling)",
+    )
+    add(
+        "--pass-rates",
+        metavar="FILE",
+        help="how often each question is answered right: predictions.jsonl of an evaluate.py "
+        "--num-samples run, or the name of a column of the data",
+    )
+    add(
+        "--keep-pass-rate",
+        nargs=2,
+        type=not_negative,
+        metavar=("LOW", "HIGH"),
+        help="with --pass-rates: train on the questions within, both ends included",
+    )
     add("--temperature", type=not_negative, default=1.0, help="of sampling, and of log-probs")
     inexact = "log-probs stay those of the uncut distribution: ratios are no longer exact"
     add("--top-p", type=share, default=1.0, help=f"mass of the likeliest; below 1 {inexact}")
     add("--top-k", type=int_from_0, default=0, help=f"the k likeliest, 0: all; above 0 {inexact}")
-
-
-def add_objective_flags(p: flags.Parser) -> None:
-    add = p.add_argument_group("objective").add_argument
-    add(
-        "--reward-funcs",
-        nargs="+",
-        default=["accuracy", "format"],
-        metavar="NAME",
-        help=f"rewards to add up: {', '.join(sorted(rewards.REWARDS))}; or a "
-        "sequence-classification checkpoint with one output, as a directory or hub name, "
-        "which scores question and completion",
-    )
-    add("--reward-weights", nargs="+", type=float, metavar="W", help="one per reward; default: 1")
-    add(
-        "--loss-type",
-        choices=sorted(losses.LOSSES),
-        default="grpo",
-        help="which mean over tokens: grpo of each completion, then of all; "
-        "dapo and bnpo over all tokens; dr_grpo by a constant",
-    )
-    add(
-        "--scale-rewards",
-        choices=["group", "none"],
-        default="group",
-        help="divide advantages by the group's standard deviation, or not (Dr. GRPO)",
-    )
-    add("--beta", type=not_negative, default=0.0, help="weight of KL(policy || reference)")
-    add("--epsilon", type=not_negative, help="clip the ratio below 1 - this; default: loss's, 0.2")
-    add("--epsilon-high", type=not_negative, help="clip it above 1 + this; default: epsilon")
-    add("--num-iterations", type=int_from_1, default=1, help="mu, updates on each rollout")
-    add(
-        "--mask-truncated-completions",
-        action="store_true",
-        default=False,
-        help="completions cut at --max-completion-length teach nothing (DAPO's overlong filtering)",
-    )
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -125,10 +124,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     flags.add_training_flags(p)
     flags.add_data_flags(p)
     add_rollout_flags(p)
-    add_objective_flags(p)
+    objective.add_flags(p)
     flags.add_optimization_flags(p, "peak learning rate; default: 1e-5 with LoRA, 1e-6 without")
     flags.add_evaluation_flags(p)
-    flags.add_output_flags(p)
+    flags.add_output_flags(p).add_argument(
+        "--dry-run",
+        action="store_true",
+        default=False,
+        help="stop after the preflight: one update of the longest question, which changes nothing",
+    )
     args = p.parse_args(argv)
     if args.num_generations < 2:
         p.error(
@@ -137,53 +141,69 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         )
     if args.temperature == 0:
         p.error("--temperature must be above 0: greedy completions of one prompt are all the same")
-    known = rewards.REWARDS
-    unknown = [n for n in args.reward_funcs if n not in known and not judges.names_checkpoint(n)]
-    if unknown:
+    if args.prompts_per_step % args.updates_per_rollout:
         p.error(
-            f"--reward-funcs {unknown[0]} is neither a reward ({', '.join(sorted(known))}) "
-            "nor a checkpoint's directory or hub name"
+            f"--updates-per-rollout {args.updates_per_rollout} must divide --prompts-per-step "
+            f"{args.prompts_per_step}"
         )
-    if len(set(args.reward_funcs)) < len(args.reward_funcs):
-        p.error("--reward-funcs names a reward twice; use --reward-weights to count it more")
-    if args.reward_weights and not all(math.isfinite(w) for w in args.reward_weights):
-        p.error("--reward-weights must be finite numbers")
-    if args.reward_weights and len(args.reward_weights) != len(args.reward_funcs):
-        p.error(
-            f"--reward-weights needs one weight for each of {' '.join(args.reward_funcs)}, "
-            f"got {len(args.reward_weights)}"
-        )
-    if args.epsilon is None:
-        args.epsilon, epsilon_high = losses.LOSSES[args.loss_type].epsilon
-        if args.epsilon_high is None:
-            args.epsilon_high = epsilon_high
+    if (args.pass_rates is None) != (args.keep_pass_rate is None):
+        p.error("--pass-rates and --keep-pass-rate need each other")
+    if args.max_resample_times and args.advantage == "reinforce_pp":
+        p.error("--advantage reinforce_pp has no groups; leave out --max-resample-times")
+    objective.check_flags(p, args)
+    vars(args).update(objective.defaults(args))
     return args
 
 
 # --- the steps of the loop ---
 
 
-def score(
-    completions: list[str],
+def sample(
+    policy: Module,
+    processor: Processor,
+    G: int,
+    settings: rollout.Sampling,
     examples: list[Example],
-    lengths: list[int],
+    prompts: list[data.Prompt],
+    seed: int,
+) -> Groups:
+    """Sample G completions for each of N prompts -> B = N * G rows, not scored yet."""
+    logps.cache_features(policy, prompts)  # a frozen tower sees a picture once a step
+    roll = rollout.rollout(policy, prompts, processor.special, G, settings, seed)
+    texts = [processor.decode(ids[:n]) for ids, n in zip(roll.targets, roll.lengths)]
+    return Groups(examples, prompts, roll, texts, {}, {})
+
+
+def score(
+    groups: Groups,
     limit: int,
     names: list[str],
     reward_models: dict[str, judges.RewardModel],
     size: int,
-) -> tuple[dict[str, list[float]], dict[str, int]]:
-    """Score each completion by each reward: ({name: B scores}, {name: failures}).
+) -> Groups:
+    """Score each completion by each reward.
 
-    lengths: tokens of each completion, `limit` at most. size: rows that a model reads at a time.
+    limit: tokens of a completion at most. size: rows that a model reads at a time.
     """
+    completions, tokens = groups.completions, groups.roll.lengths.tolist()
+    G = len(completions) // len(groups.examples)
+    asked = [example for example in groups.examples for _ in range(G)]
     formulas = [name for name in names if name not in reward_models]
-    parts, failed = rewards.reward_parts(completions, examples, formulas, lengths, limit)
-    questions = [example.question for example in examples]
+    parts, failed = rewards.reward_parts(completions, asked, formulas, tokens, limit)
+    questions = [example.question for example in asked]
     for name, judge in reward_models.items():
         values = torch.tensor(judge.score(questions, completions, size), dtype=torch.float64)
         broken = ~values.isfinite()
         failed[name], parts[name] = int(broken.sum()), values.masked_fill(broken, 0.0).tolist()
-    return {name: parts[name] for name in names}, failed  # in the order of --reward-weights
+    parts = {name: parts[name] for name in names}  # in the order of --reward-weights
+    return groups._replace(parts=parts, failed=failed)
+
+
+def compare(groups: Groups, advantage: Advantage, weights: list[float] | None) -> Tensor:
+    """Compute the advantages of a step's completions: (B,)."""
+    parts, G = groups.parts, len(groups.completions) // len(groups.examples)
+    scores = torch.tensor(rewards.total(parts, weights))
+    return advantage.of(scores, list(parts.values()), groups.roll.lengths, G)
 
 
 @torch.no_grad()
@@ -192,44 +212,74 @@ def frozen_logps(policy: Module, batches: Iterable, logp_of: Callable) -> Tensor
     return torch.cat([logp_of(policy, batch).cpu() for _, batch in batches])
 
 
-class Objective(NamedTuple):
-    """What a token costs: a row of LOSSES, its clip range, the KL's weight; and the routers'."""
+@torch.no_grad()
+def learned_tokens(
+    policy: Module, batches: Callable, logp_of: Callable, counted: Tensor, share: float
+) -> Tensor:
+    """Choose the tokens that the objective counts, by their entropy: (B, T) of 0 and 1.
 
-    loss: losses.Loss
-    low: float
-    high: float
-    beta: float
-    router_aux_loss_coef: float
+    share 1: all that are counted, (B, T), without a pass.
+    """
+    if share == 1:
+        return counted
+    entropy = [logp_of(policy, batch, entropy=True)[1].cpu() for _, batch in batches()]
+    return losses.top_entropy_mask(torch.cat(entropy), counted, share)
+
+
+class Batch(NamedTuple):
+    """What one update learns from: some questions of a rollout, with their B rows."""
+
+    micro_batches: Callable[[], Iterable]  # yields (rows, batch)
+    adv: Tensor  # (B,)
+    counted: Tensor  # (B, T), 1 where a token counts
+    learned: Tensor  # (B, T), 1 where the objective, not only the KL, counts
+    weights: Tensor  # (B, T), of this update
+    ref_logp: Tensor | None  # (B, T); None: no KL
+
+
+def cut(
+    roll: rollout.Rollout, prompts: list, K: int, batches: Callable, weigh: Callable, *columns
+) -> list[tuple[slice, Batch]]:
+    """Cut a rollout into the batches of K updates, each with the rows it has: (rows, batch).
+
+    batches(prompts, roll): micro-batches of those. weigh(counted): its weights.
+    columns: adv, counted, learned and ref_logp of all rows.
+    """
+    N, G = len(prompts), len(roll.targets) // len(prompts)
+    found = []
+    for first in range(0, N, N // K):
+        end = first + N // K
+        rows = slice(first * G, end * G)
+        adv, counted, learned, ref_logp = (x if x is None else x[rows] for x in columns)
+        part = partial(batches, prompts[first:end], roll.part(rows))
+        found.append((rows, Batch(part, adv, counted, learned, weigh(counted), ref_logp)))
+    return found
 
 
 def grpo_gradient(
     policy: Module,
-    batches: Callable[[], Iterable],
+    batch: Batch,
     logp_of: Callable,
-    objective: Objective,
-    adv: Tensor,
-    counted: Tensor,
-    weights: Tensor,
+    goal: objective.Objective,
     old_logp: Tensor | None,
-    ref_logp: Tensor | None,
 ) -> tuple[float, Tensor, Tensor, dict[str, float]]:
     """Add up one update's gradient: (loss, log-probs, entropy, metrics of experts).
 
-    adv: (B,); counted: (B, T), 1 where a token counts; weights: (B, T), of the whole update.
-    batches() yields the micro-batches. ref_logp None: no KL.
-    old_logp None: on-policy, the ratio is 1 and no second pass is needed.
+    old_logp: (B, T); None: on-policy, the ratio is 1 and no second pass is needed.
     """
-    term, low, high, beta = objective.loss.term, objective.low, objective.high, objective.beta
-    loss, new_logp, entropy = 0.0, torch.zeros_like(counted), torch.zeros_like(counted)
-    balance = experts.Balance(policy, objective.router_aux_loss_coef, batches)
-    for rows, batch in batches():
-        with balance.watching(batch):
-            logp, spread = logp_of(policy, batch, entropy=True)  # (rows, T)
+    loss = 0.0
+    new_logp, entropy = torch.zeros_like(batch.counted), torch.zeros_like(batch.counted)
+    balance = experts.Balance(policy, goal.router_aux_loss_coef, batch.micro_batches)
+    for rows, micro in batch.micro_batches():
+        with balance.watching(micro):
+            logp, spread = logp_of(policy, micro, entropy=True)  # (rows, T)
         old = logp.detach() if old_logp is None else old_logp[rows].to(logp)
-        per_token = term(logp, old, adv[rows].to(logp), counted[rows].to(logp), low, high)
-        if ref_logp is not None:
-            per_token = per_token + beta * losses.kl_k3(logp, ref_logp[rows].to(logp))
-        part = losses.aggregate(per_token, weights[rows].to(logp))
+        counted = batch.counted[rows].to(logp)
+        per_token = goal.cost(logp, old, batch.adv[rows].to(logp), counted)
+        per_token = per_token * batch.learned[rows].to(logp)
+        if batch.ref_logp is not None:
+            per_token = per_token + goal.beta * losses.kl_k3(logp, batch.ref_logp[rows].to(logp))
+        part = losses.aggregate(per_token, batch.weights[rows].to(logp))
         (part + balance.cost()).backward()
         loss += part.item()
         new_logp[rows] = logp.detach().cpu()
@@ -237,95 +287,44 @@ def grpo_gradient(
     return loss, new_logp, entropy, balance.metrics()
 
 
-def trusted_old_logp(
-    sampled: Tensor, computed: Tensor, mask: Tensor, step: int
-) -> tuple[Tensor, dict[str, Tensor], bool]:
-    """Take the rollout's own log-probs as pi_old, or the computed ones where they disagree.
-
-    sampled, computed: of the same tokens and weights. All (B, T), nats.
-    Returns also losses.logp_difference, and whether they agree (losses.rollout_agrees).
-    UserError as `must_agree`.
-    """
-    gap = losses.logp_difference(sampled, computed, mask)
-    must_agree(gap, step)
-    agrees = losses.rollout_agrees(sampled, computed, mask)
-    return (sampled if agrees else computed), gap, agrees
-
-
-def must_agree(gap: dict[str, Tensor], step: int) -> None:
-    """Warn if rollout and update differ by more than 1e-3 nats per token.
-
-    UserError above 1e-2, where the completions are as good as another policy's.
-    """
-    if not gap["k3"] <= 1e-3:  # so that nan does not pass
-        text = (
-            f"step {step}: rollout and update disagree about the same tokens: KL "
-            f"{gap['k3']:.1e} nats a token, largest difference of log-probs {gap['max']:.2f}"
-        )
-        if not gap["k3"] <= 1e-2:
-            raise UserError(
-                f"{text}. What would be learned from is another policy's; "
-                "use --dtype float32 or a higher --temperature, and report this"
-            )
-        say(f"  warning: {text} (in bfloat16 a low --temperature is enough for that)")
-
-
-def sample_metrics(
-    roll: rollout.Rollout,
-    completions: list[str],
-    parts: dict[str, list[float]],
-    failed: dict[str, int],
-    scores: Tensor,
-    adv: Tensor,
+def worst_update(
+    policy: Module,
+    asker: data.Asker,
+    examples: Sequence[Example],
     G: int,
-) -> dict[str, float | Tensor]:
-    """Describe what was sampled, what it scored, and how much signal is in that."""
-    words = sum(map(reflections, completions))
-    return {
-        "reward": scores.mean(),
-        "reward_std": scores.view(-1, G).std(1).mean(),
-        **{f"rewards/{name}": sum(values) / len(values) for name, values in parts.items()},
-        **{f"rewards/{name}/failed": count for name, count in failed.items()},
-        "adv_abs": adv.abs().mean(),
-        "frac_reward_zero_std": losses.frac_reward_zero_std(scores, G),
-        "completions/mean_length": roll.lengths.float().mean(),
-        "completions/max_length": roll.lengths.max(),
-        "completions/clipped_ratio": 1 - roll.finished().float().mean(),
-        "completions/reflection_words": words / len(completions),
-    }
+    limit: int,
+    weigh: Callable,
+    logp_of: Callable,
+    goal: objective.Objective,
+) -> Callable[[int], None]:
+    """Return what makes the gradient of the longest question's G completions, all of length limit.
 
-
-def policy_metrics(
-    logp: Tensor,
-    entropy: Tensor,
-    ref_logp: Tensor | None,
-    counted: Tensor,
-    clips: list[dict[str, Tensor]],
-    gap: dict[str, Tensor],
-) -> dict[str, float | Tensor]:
-    """Describe the policy in a step's first update, and what all its updates have clipped.
-
-    logp, entropy, ref_logp, counted: (B, T). clips: losses.clip_ratio of each update.
+    Their advantages are 0. It is called with the rows of a micro-batch.
     """
-    kl = 0.0
-    if ref_logp is not None:
-        kl = losses.masked_mean(losses.kl_k3(logp, ref_logp), counted)
-    return {
-        "entropy": losses.masked_mean(entropy, counted),
-        "kl": kl,
-        **{f"clip_ratio/{k}": sum(clip[k] for clip in clips) / len(clips) for k in clips[0]},
-        **{f"sampling_logp_difference/{name}": value for name, value in gap.items()},
-    }
+    prompt = asker.prompt(preflight.longest(asker, examples), room=limit)
+    roll = preflight.worst_rollout(asker.processor, G, limit)
+
+    def gradient(size: int) -> None:
+        policy.train()
+        cut_up = partial(rollout.micro_batches, size=size, where=policy.device)
+        columns = torch.zeros(G), roll.mask, roll.mask, None
+        [(_, batch)] = cut(roll, [prompt], 1, cut_up, weigh, *columns)
+        grpo_gradient(policy, batch, logp_of, goal, None)
+
+    return gradient
 
 
 # --- evaluation, samples, results ---
 
 
 def evaluate(
-    ask: Callable, eval_sets: dict[str, list], step: int, folder: Path
+    ask: Callable, looks: Callable, eval_sets: dict[str, list], step: int, folder: Path
 ) -> dict[str, float]:
-    """Score greedy answers to the held-out sets, and keep them in `folder`: {metric: value}."""
-    metrics = {}
+    """Score greedy answers to the held-out sets, and keep them in `folder`: {metric: value}.
+
+    looks(examples): what looking.measure says, of the first set.
+    """
+    metrics = looks(next(iter(eval_sets.values())))
     for name, examples in eval_sets.items():
         texts, lengths, _ = ask(examples, describe=f"asking {name}")
         kept.keep_answers(folder, list(eval_sets), name, step, examples, texts)
@@ -333,46 +332,6 @@ def evaluate(
         scores["mean_length"] = sum(lengths) / max(1, len(lengths))
         metrics |= {f"eval/{name}/{key}": value for key, value in scores.items()}
     return metrics
-
-
-def show_samples(
-    folder: Path,
-    step: int,
-    examples: list[Example],
-    completions: list[str],
-    parts: dict[str, list[float]],
-    totals: Tensor,
-    adv: Tensor,
-) -> None:
-    """Draw some completions of a step with their scores, and print one."""
-    G, rows = len(completions) // len(examples), []
-    for n, example in enumerate(examples[:6]):
-        drawn = range(n * G, n * G + min(3, G))
-        shown = [(completions[b], {name: v[b] for name, v in parts.items()}) for b in drawn]
-        rows.append(sheets.sheet_row(example, shown, [completions[b] for b in drawn]))
-    title = f"step {step}: sampled completions and their rewards"
-    plots.plot_samples(rows, folder / f"step_{step:06d}.png", title)
-    say(
-        f"  one of them: {examples[0].question}  ->  {completions[0][:300]!r}  "
-        f"(answer {examples[0].answer}, reward {float(totals[0]):g}, "
-        f"advantage {float(adv[0]):+.2f})"
-    )
-
-
-def draw_curves(
-    lines: list[dict], png: Path, names: list[str], reward_funcs: list[str], beta: float, title: str
-) -> None:
-    """Draw what moved, against steps. names: of the held-out sets."""
-    accuracies = [f"eval/{name}/{key}" for name in names for key in ("accuracy", "iou")]
-    panels = [
-        ("greedy accuracy", accuracies),
-        ("reward of the samples", [f"rewards/{name}" for name in reward_funcs]),
-        ("signal", ["adv_abs", "frac_reward_zero_std", "grad_norm"]),
-        ("nats per token", ["entropy", "kl"] if beta else ["entropy"]),
-        ("tokens per completion", ["completions/mean_length"]),
-        ("reflection words per completion (wait, re-check, ...)", ["completions/reflection_words"]),
-    ]
-    plots.plot_curve(lines, png, panels, title)
 
 
 # --- the whole run ---
@@ -404,6 +363,7 @@ def main(args: argparse.Namespace) -> None:
     examples = data.check_golds(examples, rewards.check_gold, bad)
     eval_sets = {k: data.check_golds(e, rewards.check_gold, bad) for k, e in eval_sets.items()}
     check_needs(examples, [n for n in args.reward_funcs if n in rewards.REWARDS])
+    examples = pass_rates.chosen(examples, args.pass_rates, args.keep_pass_rate)
     data.must_end(args.max_steps, args.data, examples)
 
     # --- model ---
@@ -429,20 +389,33 @@ def main(args: argparse.Namespace) -> None:
     optimizer = update.make_optimizer(args.optim, trained, args.learning_rate)
     save_model = partial(model.save, policy, processor)
     model_bytes = model.saved_bytes(policy, processor)
-    clip = losses.clip_range(args.epsilon, args.epsilon_high)
-    loss_type = losses.LOSSES[args.loss_type]
-    objective = Objective(loss_type, *clip, args.beta, args.router_aux_loss_coef)
+    goal = objective.objective_of(args)
+    draw = partial(sample, policy, processor, G, sampling)
+    judge = partial(score, limit=limit, names=args.reward_funcs, reward_models=graders, size=size)
+    compared = partial(compare, advantage=objective.advantage_of(args), weights=args.reward_weights)
     logp_of = partial(
         logps.token_logps, temperature=args.temperature, suppress=processor.special.vision_ids
     )
+    weigh = partial(losses.token_weights, loss_type=args.loss_type, max_completion_length=limit)
+
+    # --- preflight ---
+    worst = worst_update(policy, asker, examples, G, limit, weigh, logp_of, goal)
+    size = preflight.size_that_fits(worst, optimizer, policy.device, size)
+    args.micro_batch_size = size
+    if args.dry_run:
+        return
+    batches = partial(rollout.micro_batches, size=size, where=policy.device)
     greedy = rollout.Sampling(limit, temperature=0)
     args.num_workers = loading.workers(args.num_workers, data.is_toy(args.data), policy.device)
     ask = partial(rollout.answer_all, policy, asker, sampling=greedy)
     ask = partial(ask, batch_size=args.eval_batch_size, num_workers=args.num_workers)
+    looks = partial(looking.measure, policy, asker, limit=limit, logp_of=logp_of, size=size)
+    looks = partial(looks, batch_size=args.eval_batch_size)
     names = list(eval_sets)
     show = ["reward", *(f"rewards/{name}" for name in args.reward_funcs)]
     show += ["adv_abs", "frac_reward_zero_std", "grad_norm", "loss"]
     show += [f"eval/{name}/{key}" for name in names for key in ("accuracy", "iou")]
+    show += ["vision/kl", "vision/blind_accuracy"]
 
     # --- loop ---
     with Run(
@@ -451,14 +424,15 @@ def main(args: argparse.Namespace) -> None:
         disk.announce(out, rundir.to_write(args, model_bytes, run.state_bytes, max_steps))
         kept.keep_sets(out / "samples", eval_sets)
         print(f"model: {model.describe(policy)}; prompt template {args.prompt_template}")
-        pieces = N * -(-G // size)
+        updates = args.num_iterations * args.updates_per_rollout
+        pieces = N // args.updates_per_rollout * -(-G // size)
         print(
             f"each step: {N} questions x {G} completions = {N * G} rows, "
-            f"{args.num_iterations} update(s) of {pieces} micro-batches; {max_steps} steps"
+            f"{updates} update(s) of {pieces} micro-batches; {max_steps} steps"
         )
         print(WHAT_TO_WATCH)
         if run.step == 0:
-            before = evaluate(ask, eval_sets, 0, out / "samples")
+            before = evaluate(ask, looks, eval_sets, 0, out / "samples")
             results.print_before(before, names)
             run.log(before)
             report.write(out)
@@ -472,59 +446,66 @@ def main(args: argparse.Namespace) -> None:
             chosen = data.take(examples, (step - 1) * N, N, args.seed)
             prompts = next(encoded)
             waited = time.perf_counter() - started
-            logps.cache_features(policy, prompts)  # a frozen tower sees a picture once a step
 
             # 1. sample G completions for each of N prompts -> B = N * G rows
-            roll = rollout.rollout(
-                policy, prompts, processor.special, G, sampling, args.seed * 1_000_000 + step - 1
-            )
-            completions = [processor.decode(ids[:n]) for ids, n in zip(roll.targets, roll.lengths)]
+            roll_seed = args.seed * 1_000_000 + step - 1
+            groups = draw(chosen, prompts, roll_seed)
             rolled = time.perf_counter()
 
             # 2. score them
             undecided = answers.undecided()
-            asked = [example for example in chosen for _ in range(G)]
-            parts, failed = score(
-                completions, asked, roll.lengths.tolist(), limit, args.reward_funcs, graders, size
-            )
-            scores = torch.tensor(rewards.total(parts, args.reward_weights))  # (B,)
-            undecided = answers.undecided() - undecided
+            groups = judge(groups)
             scored = time.perf_counter()
 
-            # 3. compare within the group
-            adv = losses.group_advantage(scores, G, args.scale_rewards == "group")  # (B,)
+            # 3. compare within the group; where there is nothing to compare, ask another question
+            def again(number: int, attempt: int, step: int = step, seed: int = roll_seed) -> Groups:
+                place = args.seed, step, attempt, args.max_resample_times
+                more = further(examples, number, N, *place)
+                return judge(draw(more, list(map(encode, more)), seed + attempt * RETRY))
+
+            groups, sampled = refilled(groups, args.max_resample_times, again, compared)
+            undecided = answers.undecided() - undecided
+            prompts, roll, adv = groups.prompts, groups.roll, compared(groups)  # adv: (B,)
+            refilled_at = time.perf_counter()
 
             # 4. fixed during the updates: what each token counts, and log-probs without gradient
             counted = roll.mask  # (B, T)
             if args.mask_truncated_completions:
                 counted = losses.truncation_mask(roll.mask, roll.finished())
-            weights = losses.token_weights(counted, args.loss_type, limit)  # (B, T)
-            batches = partial(rollout.micro_batches, prompts, roll, size, policy.device)
             policy.eval()  # without LoRA dropout, as in the rollout
-            # None: the first update's ratio is 1. It is set in that update, for the next ones.
-            old_logp = logp_without_dropout = ref_logp = None
+            every = partial(batches, prompts, roll)
+            logp_without_dropout = ref_logp = None
             if args.lora_r and args.lora_dropout:
-                logp_without_dropout = frozen_logps(policy, batches(), logp_of)  # (B, T)
+                logp_without_dropout = frozen_logps(policy, every(), logp_of)  # (B, T)
             if reference:
                 with reference as frozen:
-                    ref_logp = frozen_logps(frozen, batches(), logp_of)  # (B, T)
+                    ref_logp = frozen_logps(frozen, every(), logp_of)  # (B, T)
+            learned = learned_tokens(policy, every, logp_of, counted, args.top_entropy_quantile)
+            columns = adv, counted, learned, ref_logp
+            minibatches = cut(roll, prompts, args.updates_per_rollout, batches, weigh, *columns)
 
-            # 5. a few clipped gradient steps, in micro-batches
+            # 5. clipped gradient steps, in micro-batches
             policy.train()
-            clips = []
-            for iteration in range(args.num_iterations):
+            # None: the policy is that of the rollout, and the first update's ratio is 1.
+            old_logp, clips = None, []
+            first_logp, first_entropy = torch.zeros_like(counted), torch.zeros_like(counted)
+            for iteration, (rows, batch) in product(range(args.num_iterations), minibatches):
                 optimizer.zero_grad()
-                loss, new_logp, entropy, balance = grpo_gradient(
-                    policy, batches, logp_of, objective, adv, counted, weights, old_logp, ref_logp
-                )
+                old = old_logp if old_logp is None else old_logp[rows]
+                loss, new_logp, entropy, balance = grpo_gradient(policy, batch, logp_of, goal, old)
                 # The first update's ratio is 1: its denominator is this pass itself, with dropout.
-                denominator = new_logp if old_logp is None else old_logp
-                clipped = objective.loss.clipped(new_logp, denominator, adv, counted, *clip)
-                clips.append(losses.clip_ratio(clipped, adv, counted))
+                denominator = new_logp if old is None else old
+                clips.append(goal.clip_ratio(new_logp, denominator, batch.adv, batch.counted))
                 if iteration == 0:
-                    first_logp, first_entropy, first_balance = new_logp, entropy, balance
-                    computed = new_logp if logp_without_dropout is None else logp_without_dropout
-                    old_logp, gap, agrees = trusted_old_logp(roll.logp, computed, roll.mask, step)
+                    first_logp[rows], first_entropy[rows] = new_logp, entropy
+                if old_logp is None:
+                    first_balance, computed = balance, new_logp
+                    if logp_without_dropout is not None:
+                        computed = logp_without_dropout[rows]
+                    gap, agrees = agreement.check(roll.logp[rows], computed, roll.mask[rows], step)
+                    old_logp = roll.logp if agrees else logp_without_dropout
+                    if old_logp is None and updates > 1:
+                        old_logp = frozen_logps(policy, every(), logp_of)
                 grad_norm = update.clip_gradient(trained, args.max_grad_norm, step)
                 optimizer.step()
 
@@ -532,8 +513,8 @@ def main(args: argparse.Namespace) -> None:
             seconds = time.perf_counter() - started
             metrics = {
                 "loss": loss,
-                **sample_metrics(roll, completions, parts, failed, scores, adv, G),
-                **policy_metrics(first_logp, first_entropy, ref_logp, counted, clips, gap),
+                **grpo_log.sample_metrics(groups, sampled, args.reward_weights, adv),
+                **grpo_log.policy_metrics(first_logp, first_entropy, ref_logp, counted, clips, gap),
                 **first_balance,
                 "rewards/undecided": undecided,
                 "grad_norm": grad_norm,
@@ -542,32 +523,28 @@ def main(args: argparse.Namespace) -> None:
                 "data_time": waited,
                 "rollout_time": rolled - started,
                 "reward_time": scored - rolled,
+                "resample_time": refilled_at - scored,
                 "tokens_per_second": int(roll.mask.sum()) / seconds,
             }
-            if args.num_iterations > 1:
+            if updates > 1:
                 metrics["old_logp_from_rollout"] = agrees
             if run.due(args.eval_steps):
-                metrics |= evaluate(ask, eval_sets, step, out / "samples")
+                metrics |= evaluate(ask, looks, eval_sets, step, out / "samples")
             run.log({name: float(value) for name, value in metrics.items()}, show)
             is_shown = step == 1 or run.due(args.eval_steps or 50)
             if is_shown or run.due(kept.every(max_steps)):
-                kept.keep_samples(out / "samples", step, chosen, completions, parts, adv.tolist())
+                about = groups.examples, groups.completions, groups.parts
+                kept.keep_samples(out / "samples", step, *about, adv.tolist())
             if is_shown:
-                show_samples(out / "samples", step, chosen, completions, parts, scores, adv)
+                grpo_log.show_samples(out / "samples", step, groups, args.reward_weights, adv)
 
     # --- the end: publish, compare, draw ---
     run.publish()
     before, after = run.history.at(0), run.history.at(run.step)
     if f"eval/{names[0]}/accuracy" not in after:
         # It was resumed to stop at a step that an earlier, longer run did not evaluate.
-        after |= evaluate(ask, eval_sets, run.step, out / "samples")
-    title = f"train_grpo.py, {args.model}, {args.data}, {N} x {G}, seed {args.seed}"
-    draw_curves(run.history.lines, out / "curve.png", names, args.reward_funcs, args.beta, title)
-    first = eval_sets[names[0]]
-    files = [kept.answers_file(out / "samples", names, names[0], n) for n in (0, run.step)]
-    rows = sheets.before_after(first, *map(records.read_lines, files))
-    title = f"{names[0]}: answers that changed, and three others"
-    plots.plot_samples(rows, out / "samples" / "before_after.png", title)
+        after |= evaluate(ask, looks, eval_sets, run.step, out / "samples")
+    grpo_log.draw_run(run.history.lines, args, eval_sets, run.step, out)
     results.save_comparison(before, after, names, run.step, out)
     report.write(out)
     print(

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import torch
 
+import advantages
 import batching
 import data
 import logps
@@ -118,7 +119,7 @@ def time_step(
     roll = rollout.rollout(policy, prompts, endless, G, rollout.Sampling(T))
     rolled = time.perf_counter()
     weights = losses.token_weights(roll.mask, "grpo", T)
-    adv = losses.group_advantage(torch.rand(N * G), G)
+    adv = advantages.group_advantage(torch.rand(N * G), G)
     policy.train()
     optimizer.zero_grad()
     for a, b, first, last, counts in batching.micro_batches(N * G, micro_batch_size, [G] * N):

@@ -17,6 +17,8 @@ from typing import NamedTuple
 
 import torch
 
+import advantages
+import agreement
 import batching
 import data
 import families
@@ -340,7 +342,7 @@ def our_logps(
 def random_advantage(B: int, G: int, seed: int) -> torch.Tensor:
     """Return (B,) group advantages of rewards drawn by `seed`."""
     rewards = torch.rand(B, generator=torch.Generator().manual_seed(seed))
-    return losses.group_advantage(rewards, G)
+    return advantages.group_advantage(rewards, G)
 
 
 def surrogate(
@@ -393,7 +395,7 @@ def our_step(
         )
         logp, _ = logps.token_logps(policy, batch, 1.0, special.vision_ids, entropy=True)
         # Its result is not used: the training script logs it, so it belongs to the time.
-        losses.logp_difference(roll.logp[a:b].to(logp), logp.detach(), batch["mask"])
+        agreement.logp_difference(roll.logp[a:b].to(logp), logp.detach(), batch["mask"])
         surrogate(logp, adv[a:b], batch["mask"], weights[a:b]).backward()
     reached("update")
     optimizer.step()

@@ -33,12 +33,14 @@ from pathlib import Path
 
 import torch
 
+import advantages
 import batching
 import data
 import families
 import logps
 import losses
 import model as modeling
+import objective
 import rollout
 from plumbing import log, running
 from plumbing.errors import UserError
@@ -52,7 +54,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 TRL = "1.16.0"
 MAX_LENGTH = 12  # --max-completion-length: what dr_grpo divides by
-LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo")
+LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo", "gspo", "cispo", "sapo")
+CLIPPED = LOSS_TYPES[:5]  # those with PPO's clip
+WEIGHTS = [1.0, 0.5]  # of the two rewards
 BETAS = (0.0, 0.04, 0.5)
 PAIR_LISTS = {
     "sigmoid": (("sigmoid",), None),
@@ -72,6 +76,8 @@ KNOWN = {
     "D7": "TRL averages the means of micro-batches, ours is one mean over the tokens",
     "D8": "bco_pair: ours has the running delta, TRL from 0.29 on has none",
     "D9": "where all completions have one token, TRL's metrics take in masked ones too",
+    "D10": "one ratio a completion: ours counts clipped tokens, TRL clipped completions",
+    "D11": "two-sided clip: ours counts the tokens beyond delta as clipped, TRL does not",
 }
 
 
@@ -187,6 +193,10 @@ class Setting:
     epsilon_high: float | None = None
     num_iterations: int = 1
     scale_rewards: str = "group"
+    multi_objective_aggregation: str = "sum_then_normalize"
+    importance_sampling_level: str = "token"
+    delta: float | None = None
+    top_entropy_quantile: float = 1.0
     mask_truncated_completions: bool = False
     micro_batches: int = 1
 
@@ -198,11 +208,15 @@ class Batch:
     G: int
     ids: list  # B lists of token ids, the eos included
     finished: torch.Tensor  # (B,) bool
-    rewards: torch.Tensor  # (B,)
+    parts: torch.Tensor  # (2, B), two rewards
     mask: torch.Tensor
     now: list  # log-probs before each update; the first are also those that were sampled from
     ref: torch.Tensor
     entropy: torch.Tensor
+
+    def rewards(self) -> torch.Tensor:
+        """Add up the two rewards: (B,)."""
+        return self.parts[0] + WEIGHTS[1] * self.parts[1]
 
 
 def ordinary_ids(tokenizer: object) -> list[int]:
@@ -212,15 +226,25 @@ def ordinary_ids(tokenizer: object) -> list[int]:
 
 def draw_setting(index: int, rng: random.Random) -> Setting:
     """Draw the flags of batch `index`: loss types and betas in turn, the others at random."""
+    loss_type = LOSS_TYPES[index % len(LOSS_TYPES)]
+    level = losses.LOSSES[loss_type].level
+    if loss_type in ("grpo", "sapo"):
+        level = rng.choice(losses.LEVELS)
+    micro_batches = rng.choice([1, 2])
     return Setting(
-        loss_type=LOSS_TYPES[index % len(LOSS_TYPES)],
+        loss_type=loss_type,
         beta=BETAS[index // len(LOSS_TYPES) % len(BETAS)],
         epsilon=rng.choice([0.1, 0.2]),
         epsilon_high=rng.choice([None, 0.28]),
         num_iterations=rng.choice([1, 2, 3]),
-        scale_rewards=rng.choice(["group", "none"]),
+        scale_rewards=rng.choice(advantages.SCALES),
+        multi_objective_aggregation=rng.choice(["sum_then_normalize", "normalize_then_sum"]),
+        importance_sampling_level=level,
+        delta=rng.choice([None, 1.5]) if loss_type in CLIPPED else None,
+        # TRL's quantile is of a micro-batch.
+        top_entropy_quantile=rng.choice([1.0, 0.2]) if micro_batches == 1 else 1.0,
         mask_truncated_completions=rng.random() < 0.5,
-        micro_batches=rng.choice([1, 2]),
+        micro_batches=micro_batches,
     )
 
 
@@ -236,11 +260,11 @@ def draw_batch(setting: Setting, rng: random.Random, ordinary: list[int], eos: i
     for row in range(B):
         if finished[row]:
             ids[row][-1] = eos
-    rewards = torch.rand(B, generator=generator)
+    parts = torch.rand(2, B, generator=generator)
     for group in range(N):
         if rng.random() < 0.2:
             # Exact in float32; D3 has the others.
-            rewards[group * G : (group + 1) * G] = rng.choice([0.0, 0.5, 1.0])
+            parts[:, group * G : (group + 1) * G] = rng.choice([0.0, 0.5, 1.0])
 
     def noise(size: float) -> torch.Tensor:
         return size * (2 * torch.rand(B, T, generator=generator) - 1)
@@ -248,7 +272,7 @@ def draw_batch(setting: Setting, rng: random.Random, ordinary: list[int], eos: i
     sampled = -3 * torch.rand(B, T, generator=generator)
     now = [sampled + noise(0.6 * (update > 0)) for update in range(setting.num_iterations)]
     mask = (torch.arange(T) < lengths[:, None]).float()
-    return Batch(G, ids, finished, rewards, mask, now, sampled + noise(0.6), 3 + noise(3))
+    return Batch(G, ids, finished, parts, mask, now, sampled + noise(0.6), 3 + noise(3))
 
 
 # --- GRPO: our side, the lines of train_grpo.py ---
@@ -256,17 +280,23 @@ def draw_batch(setting: Setting, rng: random.Random, ordinary: list[int], eos: i
 
 def our_grpo(setting: Setting, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, list[Update]]:
     """Return advantages, the mask that counts, and of each update (loss, gradient, metrics)."""
-    adv = losses.group_advantage(batch.rewards, batch.G, setting.scale_rewards == "group")  # (B,)
+    flags = argparse.Namespace(
+        **dataclasses.asdict(setting), advantage="group", reward_weights=WEIGHTS
+    )
+    flags.reward_funcs, flags.router_aux_loss_coef = ["one", "two"], 0.0
+    advantage, goal = objective.advantage_of(flags), objective.objective_of(flags)
+    rewards = batch.rewards()
+    adv = advantage.of(rewards, batch.parts.tolist(), batch.mask.sum(1), batch.G)  # (B,)
     counted = batch.mask
     if setting.mask_truncated_completions:
         counted = losses.truncation_mask(batch.mask, batch.finished)
     weights = losses.token_weights(counted, setting.loss_type, MAX_LENGTH)  # (B, T)
-    loss_fn = losses.LOSSES[setting.loss_type]
-    updates, clip = [], losses.clip_range(setting.epsilon, setting.epsilon_high)
+    learned = losses.top_entropy_mask(batch.entropy, counted, setting.top_entropy_quantile)
+    updates = []
     for table in batch.now:
         logp = table.clone().requires_grad_()
         old = logp.detach() if setting.num_iterations == 1 else batch.now[0]
-        per_token = loss_fn.term(logp, old, adv, counted, *clip)
+        per_token = goal.cost(logp, old, adv, counted) * learned
         metrics = {"entropy": losses.masked_mean(batch.entropy, counted)}
         if setting.beta:
             kl = losses.kl_k3(logp, batch.ref)
@@ -274,8 +304,7 @@ def our_grpo(setting: Setting, batch: Batch) -> tuple[torch.Tensor, torch.Tensor
             metrics["kl"] = losses.masked_mean(kl, counted)
         loss = losses.aggregate(per_token, weights)
         loss.backward()
-        clipped = loss_fn.clipped(logp.detach(), old, adv, counted, *clip)
-        ratios = losses.clip_ratio(clipped, adv, counted)
+        ratios = goal.clip_ratio(logp.detach(), old, adv, counted)
         metrics |= {f"clip_ratio/{name}": value for name, value in ratios.items()}
         updates.append((loss.item(), logp.grad, metrics))
     return adv, counted, updates
@@ -359,24 +388,32 @@ def their_trainer(
     from datasets import Dataset
     from trl import GRPOConfig
 
-    B = len(batch.rewards)
+    B = batch.parts.shape[1]
     flags = dataclasses.asdict(setting)
     pieces = flags.pop("micro_batches")
+    if setting.loss_type == "gspo":
+        flags["loss_type"] = "grpo"
+    if setting.loss_type == "cispo":  # there epsilon_high is the bound itself
+        flags["epsilon_high"] = losses.clip_range(setting.epsilon, setting.epsilon_high)[1]
     config = GRPOConfig(
         **common(directory),
         **flags,
         num_generations=batch.G,
         max_completion_length=MAX_LENGTH,
+        reward_weights=WEIGHTS,
         per_device_train_batch_size=B // pieces,
         gradient_accumulation_steps=pieces,
         use_bias_correction_kl=bias_correction,
     )
     rows = Dataset.from_list([{"prompt": "a"}] * B)
 
-    def reward(**_) -> list[float]:
-        return batch.rewards.tolist()
+    def one(**_) -> list[float]:
+        return batch.parts[0].tolist()
 
-    trainer = scripted_trainer()(directory, reward, config, rows, processing_class=tokenizer)
+    def two(**_) -> list[float]:
+        return batch.parts[1].tolist()
+
+    trainer = scripted_trainer()(directory, [one, two], config, rows, processing_class=tokenizer)
     trainer.batch = batch
     trainer.tables = [table.clone().requires_grad_() for table in batch.now]
     trainer.current_gradient_accumulation_steps = pieces
@@ -423,13 +460,17 @@ def compare_grpo(table: Table, batches: int, seed: int, directory: str, tokenize
         adv, counted, ours = our_grpo(setting, batch)
         their_adv, their_mask, theirs = their_grpo(trainer, setting)
         logged = trainer._metrics["train"]
-        table.compare(f"GRPO advantages, scale {setting.scale_rewards}", adv, their_adv, 2e-6)
+        is_gdpo = setting.multi_objective_aggregation == "normalize_then_sum"
+        scale = "GDPO" if is_gdpo else f"scale {setting.scale_rewards}"
+        table.compare(f"GRPO advantages, {scale}", adv, their_adv, 2e-6)
         table.compare("GRPO mask, truncation counted", counted, their_mask, 0)
-        table.compare("GRPO reward", batch.rewards.mean(), logged["reward"][-1])
-        zero = losses.frac_reward_zero_std(batch.rewards, batch.G)
-        table.compare("GRPO frac_reward_zero_std", zero, logged["frac_reward_zero_std"][-1])
-        inner = batch.rewards.view(-1, batch.G).std(1).mean()
-        table.compare("GRPO reward_std", inner, logged["reward_std"][-1], known="D4")
+        if setting.scale_rewards != "batch" and not is_gdpo:  # there TRL logs other things
+            rewards = batch.rewards()
+            table.compare("GRPO reward", rewards.mean(), logged["reward"][-1])
+            zero = advantages.frac_reward_zero_std(rewards, batch.G)
+            table.compare("GRPO frac_reward_zero_std", zero, logged["frac_reward_zero_std"][-1])
+            inner = rewards.view(-1, batch.G).std(1).mean()
+            table.compare("GRPO reward_std", inner, logged["reward_std"][-1], known="D4")
         for mine, other in zip(ours, theirs):
             compare_update(table, setting, mine, other)
         if setting.beta and comparable(setting):
@@ -451,6 +492,10 @@ def compare_update(table: Table, setting: Setting, ours: Update, theirs: Update)
     loss, gradient, metrics = ours
     their_loss, their_gradient, their_metrics = theirs
     name = f"{setting.loss_type}, beta {setting.beta}"
+    if setting.importance_sampling_level == "sequence" and setting.loss_type != "gspo":
+        name += ", sequence"
+    name += ", delta" * (setting.delta is not None)
+    name += ", top entropy" * (setting.top_entropy_quantile < 1)
     if comparable(setting):
         table.compare(f"GRPO loss, {name}", loss, their_loss)
         table.gradient(f"GRPO gradient, {name}", gradient, their_gradient)
@@ -464,7 +509,16 @@ def compare_update(table: Table, setting: Setting, ours: Update, theirs: Update)
     elif gradient.shape[1] == 1 and setting.mask_truncated_completions:
         kind, known = " of single tokens", "D9"
     for key, value in metrics.items():
-        table.compare(f"GRPO {key}{kind}", value, their_metrics[key], known=known)
+        theirs, why = their_metrics.get(key), known
+        if key.startswith("clip_ratio"):
+            if setting.loss_type == "cispo" and key == "clip_ratio/high_mean":
+                theirs = their_metrics["cispo_clip_ratio"]
+            if setting.importance_sampling_level == "sequence":
+                why = known or "D10"
+            elif setting.delta is not None and key != "clip_ratio/high_mean":
+                why = known or "D11"
+        if theirs is not None:
+            table.compare(f"GRPO {key}{kind}", value, theirs, known=why)
 
 
 def compare_equal_rewards(table: Table, directory: str, tokenizer: object) -> None:
@@ -474,12 +528,12 @@ def compare_equal_rewards(table: Table, directory: str, tokenizer: object) -> No
     while batch.G != 8:
         batch = draw_batch(setting, rng, [20], tokenizer.eos_token_id)
     for reward in (0.1, 0.3, 0.7, 1.1, 1.9):
-        batch.rewards[:] = reward
+        batch.parts[:] = torch.tensor([reward, 0.0])[:, None]
         trainer = their_trainer(setting, batch, directory, tokenizer)
         theirs, _, _ = their_grpo(trainer, setting)
         adv, _, _ = our_grpo(setting, batch)
         table.compare("GRPO advantages of equal rewards", adv, theirs, known="D3")
-        zero = losses.frac_reward_zero_std(batch.rewards, batch.G)
+        zero = advantages.frac_reward_zero_std(batch.rewards(), batch.G)
         logged = trainer._metrics["train"]["frac_reward_zero_std"][-1]
         table.compare("GRPO frac_reward_zero_std of equal rewards", zero, logged, known="D3")
 

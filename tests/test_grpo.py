@@ -22,8 +22,8 @@ from commands import (
     weights_of,
 )
 
+import agreement
 import evaluate
-import losses
 import rollout as rollout_
 import train_grpo
 from grading import judges
@@ -139,7 +139,7 @@ def test_log_probs_of_the_rollout_serve_as_old_ones(base, tmp_path, no_pictures,
     """Three updates with them, or with those that the update computes: equal but for rounding."""
     line = "--num-iterations 3 --learning-rate 1e-2"
     recorded = grpo(base, tmp_path / "a", line)[0]
-    monkeypatch.setattr(losses, "rollout_agrees", lambda *_: False)
+    monkeypatch.setattr(agreement, "rollout_agrees", lambda *_: False)
     computed = grpo(base, tmp_path / "b", line)[0]
     assert (recorded.pop("old_logp_from_rollout"), computed.pop("old_logp_from_rollout")) == (1, 0)
     assert recorded == pytest.approx(computed, rel=1e-3, abs=1e-5)

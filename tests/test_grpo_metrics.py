@@ -10,8 +10,8 @@ import math
 import pytest
 import torch
 
+import advantages
 import logps
-import losses
 import model as modeling
 import rewards
 import rollout as rollout_
@@ -56,7 +56,7 @@ def run(tiny, tmp_path, monkeypatch):
 
     monkeypatch.setattr(rollout_, "rollout", scripted_rollout)
     monkeypatch.setattr(logps, "token_logps", scripted_logps)
-    monkeypatch.setattr(losses, "group_advantage", lambda *_: torch.tensor(ADVANTAGES))
+    monkeypatch.setattr(advantages, "group_advantage", lambda *_: torch.tensor(ADVANTAGES))
     monkeypatch.setitem(
         rewards.REWARDS, "vowels", rewards.Reward(lambda text, example: text.count("e"))
     )

@@ -31,6 +31,7 @@ FLOORS = [
     ["pools", "served"],
     ["distilling*"],
     ["losses", "logps", "expert_lora", "fast.kernels"],
+    ["advantages", "agreement", "objective"],
     ["processor", "adapters", "graft"],
     ["model"],
     ["data"],
@@ -38,7 +39,7 @@ FLOORS = [
     ["lengths", "experts"],
     ["curriculum", "merging"],
     ["fast", "fast.decode", "rollout", "update"],
-    ["sampler", "heldout", "teachers"],
+    ["sampler", "heldout", "teachers", "groups", "grpo_log", "looking", "pass_rates", "preflight"],
     ["distill", "evaluate", "generate", "selftrain", "train_*", "fast.*"],
 ]
 

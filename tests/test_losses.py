@@ -14,29 +14,28 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import losses
+from advantages import frac_reward_zero_std, group_advantage
+from agreement import logp_difference, rollout_agrees
 from losses import (
     LOSSES,
     MPO,
     PAIR_LOSSES,
     aggregate,
+    at_level,
     bco_pair,
     clip_range,
     clip_ratio,
     clipped_surrogate,
     clipped_tokens,
     dpo,
-    frac_reward_zero_std,
-    group_advantage,
     ipo,
     kl_k3,
-    logp_difference,
     masked_mean,
     nll,
     preference_loss,
     preference_metrics,
     r3v_weights,
     reward_shift,
-    rollout_agrees,
     sequence_logp,
     sft_pair,
     sft_weights,
@@ -71,7 +70,8 @@ def full_loss(loss_type, logp, old_logp, ref_logp, adv, mask, beta=0.1, weights=
         per_token = nll(logp)
     else:
         loss = LOSSES[loss_type]
-        per_token = loss.term(logp, old_logp, adv, mask, *clip_range(*loss.epsilon))
+        seen = at_level(logp, old_logp, mask, loss.level)
+        per_token = loss.term(seen, old_logp, adv, mask, *clip_range(*loss.epsilon))
         per_token = per_token + beta * kl_k3(logp, ref_logp)
     return aggregate(per_token, weights_of(mask, loss_type) if weights is None else weights)
 
@@ -107,15 +107,15 @@ def test_advantage_by_hand():
     )
     assert group_advantage(rewards, G=4)[0].item() == pytest.approx(0.75 / (0.5 + 1e-4))
     torch.testing.assert_close(
-        group_advantage(rewards, 4, scale_by_std=False)[:4],
+        group_advantage(rewards, 4, scale="none")[:4],
         torch.tensor([0.75, -0.25, -0.25, -0.25]),
     )
 
 
-@pytest.mark.parametrize("scale_by_std", [True, False])
-def test_advantage_is_zero_mean_within_each_group_not_only_overall(scale_by_std):
+@pytest.mark.parametrize("scale", ["group", "none"])
+def test_advantage_is_zero_mean_within_each_group_not_only_overall(scale):
     rewards = torch.arange(12, dtype=torch.float64) ** 2
-    adv = group_advantage(rewards, 4, scale_by_std)
+    adv = group_advantage(rewards, 4, scale)
     torch.testing.assert_close(
         adv.view(3, 4).sum(1), torch.zeros(3, dtype=torch.float64), atol=1e-12, rtol=0
     )
@@ -128,12 +128,8 @@ def test_advantage_ignores_shift_and_positive_scale():
     torch.testing.assert_close(group_advantage(rewards + 7, 4, eps=0.0), adv)
     torch.testing.assert_close(group_advantage(rewards * 50, 4, eps=0.0), adv)
     torch.testing.assert_close(group_advantage(-rewards, 4, eps=0.0), -adv)
-    centred = group_advantage(
-        rewards, 4, scale_by_std=False
-    )  # Dr. GRPO keeps the scale, on purpose
-    torch.testing.assert_close(
-        group_advantage(rewards * 50 + 7, 4, scale_by_std=False), 50 * centred
-    )
+    centred = group_advantage(rewards, 4, scale="none")  # Dr. GRPO keeps the scale, on purpose
+    torch.testing.assert_close(group_advantage(rewards * 50 + 7, 4, scale="none"), 50 * centred)
 
 
 def test_permuting_groups_and_members_permutes_advantages():
@@ -158,8 +154,8 @@ def test_equal_rewards_give_exactly_zero_even_with_float_noise():
         torch.tensor([100.0, 100.00001, 100.0, 100.0]),
     )
     for rewards in (noisy, torch.full((4,), 0.1), torch.zeros(4), cancelled, large):
-        for scale_by_std in (True, False):
-            assert group_advantage(rewards, 4, scale_by_std, eps=0.0).tolist() == [0, 0, 0, 0]
+        for scale in ("group", "batch", "none"):
+            assert group_advantage(rewards, 4, scale, eps=0.0).tolist() == [0, 0, 0, 0]
         assert frac_reward_zero_std(rewards, 4) == 1
     assert (
         group_advantage(torch.tensor([0.3, 0.3001, 0.3, 0.3]), 4).abs().min() > 0.1
@@ -345,10 +341,12 @@ def test_reference_gets_no_gradient():
 
 
 def loop_loss(loss_type, logp, old_logp, ref_logp, adv, mask, beta=0.1, epsilon=0.2):
-    """Compute the papers' formulas in plain python floats (DeepSeekMath, DAPO, Dr. GRPO)."""
+    """Compute the papers' formulas in plain python floats."""
     rows = []  # one list of token losses per completion
     for b in range(len(logp)):
         rows.append([])
+        counted = [t for t in range(logp.shape[1]) if mask[b, t]]
+        gaps = [(logp[b, t] - old_logp[b, t]).item() for t in counted]
         for t in range(logp.shape[1]):
             if not mask[b, t]:
                 continue
@@ -357,16 +355,23 @@ def loop_loss(loss_type, logp, old_logp, ref_logp, adv, mask, beta=0.1, epsilon=
             )
             ratio = math.exp(lp - old)
             clipped = min(max(ratio, 1 - epsilon), 1 + epsilon)
+            gain = min(ratio * A, clipped * A)
+            if loss_type == "gspo":
+                whole = math.exp(sum(gaps) / len(gaps))
+                gain = min(whole * A, min(max(whole, 1 - 3e-4), 1 + 4e-4) * A)
+            if loss_type == "cispo":
+                gain = min(ratio, 5.0) * A * lp
+            if loss_type == "sapo":
+                tau = 1.0 if A > 0 else 1.05
+                gain = 4 / tau / (1 + math.exp(-tau * (ratio - 1))) * A
             kl = math.exp(ref - lp) - (ref - lp) - 1
-            rows[b].append(
-                -lp if loss_type == "sft" else -(min(ratio * A, clipped * A) - beta * kl)
-            )
+            rows[b].append(-lp if loss_type == "sft" else -(gain - beta * kl))
     total, tokens = sum(map(sum, rows)), sum(map(len, rows))
-    if loss_type == "grpo":
+    if loss_type in ("grpo", "gspo", "sapo"):
         return sum(sum(row) / len(row) for row in rows if row) / len(rows)
     if loss_type == "dr_grpo":
         return total / (len(rows) * MAX_LEN)
-    assert loss_type in ("dapo", "bnpo", "sft")
+    assert loss_type in ("dapo", "bnpo", "cispo", "sft")
     return total / tokens
 
 
@@ -515,7 +520,9 @@ def test_who_counts_a_masked_row():
     kept = truncation_mask(mask, torch.tensor([True, True, True, False]))
     totals = {name: token_weights(kept, name, 5).sum().item() for name in LOSSES}
     totals["sft"] = sft_weights(kept).sum().item()
-    assert totals == pytest.approx({"grpo": 0.75, "bnpo": 1, "dapo": 1, "dr_grpo": 0.75, "sft": 1})
+    by_row = dict.fromkeys(("grpo", "dr_grpo", "gspo", "sapo"), 0.75)
+    by_token = dict.fromkeys(("bnpo", "dapo", "cispo", "sft"), 1)
+    assert totals == pytest.approx(by_row | by_token)
 
 
 @pytest.mark.parametrize(
@@ -1219,7 +1226,7 @@ def test_slide_size_and_imports():
         for n in ast.walk(tree)
         if isinstance(n, (ast.Import, ast.ImportFrom))
     }
-    assert imported == {"torch", "typing", "collections.abc"}
+    assert imported == {"torch", "typing", "collections.abc", "math"}
     functions = [n for n in tree.body if isinstance(n, ast.FunctionDef)]
     assert len(functions) > 10
     for f in functions:
@@ -1252,24 +1259,7 @@ def test_rollout_agrees_by_ratios_and_by_kl():
     assert not agrees(torch.full_like(logp, math.nan))
 
 
-# --- a loss whose ratio is the sequence's: a term and a row, nothing else ---
-
-
-def sequence_ratio(logp, old_logp, mask):
-    """GSPO, eq. 7 of arXiv:2507.18071: the geometric mean of the tokens' ratios, (B, 1)."""
-    log_ratio = (logp - old_logp.detach()) * mask
-    return (log_ratio.sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)).exp()
-
-
-def gspo(logp, old_logp, adv, mask, low, high):
-    ratio = sequence_ratio(logp, old_logp, mask).expand_as(logp)
-    adv = adv[:, None]
-    return -torch.minimum(ratio * adv, ratio.clamp(low, high) * adv)
-
-
-def gspo_clipped(logp, old_logp, adv, mask, low, high):
-    ratio, adv = sequence_ratio(logp, old_logp, mask), adv[:, None]
-    return (((ratio < low) & (adv < 0)) | ((ratio > high) & (adv > 0))).expand_as(logp)
+# --- a loss of whole completions: a term and a row, nothing else ---
 
 
 def gmpo(logp, old_logp, adv, mask, low, high):
@@ -1282,7 +1272,6 @@ def gmpo(logp, old_logp, adv, mask, low, high):
 
 
 SEQUENCE_LOSSES = {
-    "gspo": losses.Loss(gspo, losses.seq_mean, gspo_clipped, (0.1, 0.15)),
     "gmpo": losses.Loss(gmpo, losses.seq_mean, epsilon=(0.3, 0.5)),
 }
 

@@ -1,0 +1,111 @@
+"""What a step of train_grpo.py logs, prints and draws."""
+
+import argparse
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import advantages
+import losses
+import rewards
+from grading.metrics import reflections
+from groups import Groups, signal_metrics
+from plumbing import plots, records
+from plumbing.log import say
+from tasks import kept, sheets
+
+LOOKING = ("vision/blind_accuracy", "vision/kl")
+
+
+def sample_metrics(
+    groups: Groups, sampled: list[Groups], weights: list[float] | None, adv: Tensor
+) -> dict[str, float | Tensor]:
+    """Describe what was sampled, what it scored, and how much signal is in that.
+
+    groups: what is learned from. sampled: all samplings of the step. weights: of the rewards.
+    """
+    G, completions = len(groups.completions) // len(groups.examples), groups.completions
+    scores = torch.tensor(rewards.total(groups.parts, weights))  # (B,)
+    words = sum(map(reflections, completions))
+    kept = (adv.view(-1, G) != 0).any(1).sum()
+    return {
+        "reward": scores.mean(),
+        "reward_std": scores.view(-1, G).std(1).mean(),
+        **{f"rewards/{name}": sum(values) / len(values) for name, values in groups.parts.items()},
+        **{f"rewards/{name}/failed": count for name, count in groups.failed.items()},
+        "adv_abs": adv.abs().mean(),
+        "frac_reward_zero_std": advantages.frac_reward_zero_std(scores, G),
+        **signal_metrics(sampled, int(kept)),
+        "completions/mean_length": groups.roll.lengths.float().mean(),
+        "completions/max_length": groups.roll.lengths.max(),
+        "completions/clipped_ratio": 1 - groups.roll.finished().float().mean(),
+        "completions/reflection_words": words / len(completions),
+    }
+
+
+def policy_metrics(
+    logp: Tensor,
+    entropy: Tensor,
+    ref_logp: Tensor | None,
+    counted: Tensor,
+    clips: list[dict[str, Tensor]],
+    gap: dict[str, Tensor],
+) -> dict[str, float | Tensor]:
+    """Describe the policy in a step's first update, and what all its updates have clipped.
+
+    logp, entropy, ref_logp, counted: (B, T). clips: losses.clip_ratio of each update.
+    """
+    kl = 0.0
+    if ref_logp is not None:
+        kl = losses.masked_mean(losses.kl_k3(logp, ref_logp), counted)
+    return {
+        "entropy": losses.masked_mean(entropy, counted),
+        "kl": kl,
+        **{f"clip_ratio/{k}": sum(clip[k] for clip in clips) / len(clips) for k in clips[0]},
+        **{f"sampling_logp_difference/{name}": value for name, value in gap.items()},
+    }
+
+
+def show_samples(
+    folder: Path, step: int, groups: Groups, weights: list[float] | None, adv: Tensor
+) -> None:
+    """Draw some completions of a step with their scores, and print one."""
+    examples, completions, parts = groups.examples, groups.completions, groups.parts
+    G, rows = len(completions) // len(examples), []
+    for n, example in enumerate(examples[:6]):
+        drawn = range(n * G, n * G + min(3, G))
+        shown = [(completions[b], {name: v[b] for name, v in parts.items()}) for b in drawn]
+        rows.append(sheets.sheet_row(example, shown, [completions[b] for b in drawn]))
+    title = f"step {step}: sampled completions and their rewards"
+    plots.plot_samples(rows, folder / f"step_{step:06d}.png", title)
+    say(
+        f"  one of them: {examples[0].question}  ->  {completions[0][:300]!r}  "
+        f"(answer {examples[0].answer}, reward {rewards.total(parts, weights)[0]:g}, "
+        f"advantage {float(adv[0]):+.2f})"
+    )
+
+
+def draw_run(
+    lines: list[dict], args: argparse.Namespace, eval_sets: dict[str, list], step: int, out: Path
+) -> None:
+    """Draw what moved, against steps, and answers before the first step and after this one."""
+    names = list(eval_sets)
+    accuracies = [f"eval/{name}/{key}" for name in names for key in ("accuracy", "iou")]
+    panels = [
+        ("greedy accuracy", accuracies),
+        ("is it looking? blind accuracy; KL to grey, nats per token", list(LOOKING)),
+        ("reward of the samples", [f"rewards/{name}" for name in args.reward_funcs]),
+        ("signal", ["adv_abs", "frac_reward_zero_std", "grad_norm"]),
+        ("nats per token", ["entropy", "kl"] if args.beta else ["entropy"]),
+        ("tokens per completion", ["completions/mean_length"]),
+        ("reflection words per completion (wait, re-check, ...)", ["completions/reflection_words"]),
+    ]
+    size = f"{args.prompts_per_step} x {args.num_generations}"
+    title = f"train_grpo.py, {args.model}, {args.data}, {size}, seed {args.seed}"
+    plots.plot_curve(lines, out / "curve.png", panels, title)
+    name, folder = names[0], out / "samples"
+    files = [kept.answers_file(folder, names, name, n) for n in (0, step)]
+    rows = sheets.before_after(eval_sets[name], *map(records.read_lines, files))
+    title = f"{name}: answers that changed, and three others"
+    plots.plot_samples(rows, folder / "before_after.png", title)

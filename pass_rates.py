@@ -1,0 +1,72 @@
+"""Choose questions by how often they are answered right (`--pass-rates`, `--keep-pass-rate`).
+
+A question that is always or never right gives groups without signal. The rates come from an
+evaluate.py run with --num-samples, or from a column of the data, such as ViRL39K's.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import data
+from plumbing.errors import UserError
+from plumbing.log import say
+from plumbing.records import read_lines
+from tasks.example import Example
+
+
+def chosen(examples: Sequence[Example], source: str, low: float, high: float) -> Sequence[Example]:
+    """Keep the examples whose pass rate lies in [low, high]; those without one are left out.
+
+    source: a file of records, or the name of a column. UserError if nothing is left.
+    """
+    if data.is_endless(examples):
+        raise UserError(
+            "--pass-rates chooses among the questions of a file, and a toy task has no end; "
+            "leave it out, or write questions to a file first"
+        )
+    is_file = Path(source).is_file()
+    rates = rates_in(read_lines(Path(source)), source) if is_file else column(examples, source)
+    known = [example for example in examples if example.id in rates]
+    if not known:
+        where = "no question of --data has an id in it" if is_file else "no such file or column"
+        raise UserError(f"--pass-rates {source}: {where}")
+    kept = [example for example in known if low <= rates[example.id] <= high]
+    if not kept:
+        raise UserError(
+            f"--keep-pass-rate {low:g} {high:g} leaves none of the {len(known)} questions with a "
+            "pass rate; widen it"
+        )
+    say(
+        f"kept {len(kept)} of {len(examples)} questions: those with a pass rate from {low:g} to "
+        f"{high:g}; {len(examples) - len(known)} have none"
+    )
+    return kept
+
+
+def rates_in(lines: Iterable[dict], name: str) -> dict[str, float]:
+    """Read how often each question was answered right: {id: share}.
+
+    lines: predictions.jsonl of evaluate.py, with `right` for each sample; or with `pass_rate`.
+    UserError if they have neither.
+    """
+    rates = {}
+    for line in lines:
+        if "pass_rate" in line:
+            rates[str(line["id"])] = float(line["pass_rate"])
+        elif line.get("right"):
+            rates[str(line["id"])] = sum(line["right"]) / len(line["right"])
+    if not rates:
+        raise UserError(
+            f"--pass-rates {name} has no samples; make it by evaluate.py --num-samples 8"
+        )
+    return rates
+
+
+def column(examples: Sequence[Example], name: str) -> dict[str, float]:
+    """Read the rates from a column of the data: {id: share}."""
+    values = {example.id: example.meta.get(name) for example in examples}
+    try:
+        return {key: float(value) for key, value in values.items() if value is not None}
+    except (TypeError, ValueError):
+        bad = next(v for v in values.values() if not isinstance(v, int | float | None))
+        raise UserError(f"--pass-rates {name}: {bad!r} in that column is no number") from None
