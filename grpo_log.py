@@ -18,6 +18,14 @@ from tasks import kept, sheets
 LOOKING = ("vision/blind_accuracy", "vision/kl")
 
 
+def shown(reward_funcs: list[str], names: list[str]) -> list[str]:
+    """List the metrics that are printed. names: of the held-out sets."""
+    show = ["reward", *(f"rewards/{name}" for name in reward_funcs)]
+    show += ["adv_abs", "frac_reward_zero_std", "grad_norm", "loss"]
+    show += [f"eval/{name}/{key}" for name in names for key in ("accuracy", "iou")]
+    return show + list(LOOKING)
+
+
 def sample_metrics(
     groups: Groups, sampled: list[Groups], weights: list[float] | None, adv: Tensor
 ) -> dict[str, float | Tensor]:

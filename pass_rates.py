@@ -14,11 +14,16 @@ from plumbing.records import read_lines
 from tasks.example import Example
 
 
-def chosen(examples: Sequence[Example], source: str, low: float, high: float) -> Sequence[Example]:
-    """Keep the examples whose pass rate lies in [low, high]; those without one are left out.
+def chosen(
+    examples: Sequence[Example], source: str | None, bounds: Sequence[float] | None
+) -> Sequence[Example]:
+    """Keep the examples whose pass rate lies within the bounds; leave out those without one.
 
-    source: a file of records, or the name of a column. UserError if nothing is left.
+    source: a file of records, or the name of a column; None keeps all. UserError if none is left.
     """
+    if source is None:
+        return examples
+    low, high = bounds
     if data.is_endless(examples):
         raise UserError(
             "--pass-rates chooses among the questions of a file, and a toy task has no end; "

@@ -250,8 +250,9 @@ def cut(
     for first in range(0, N, N // K):
         end = first + N // K
         rows = slice(first * G, end * G)
+        own = roll.at(range(first * G, end * G))
         adv, counted, learned, ref_logp = (x if x is None else x[rows] for x in columns)
-        part = partial(batches, prompts[first:end], roll.part(rows))
+        part = partial(batches, prompts[first:end], own)
         found.append((rows, Batch(part, adv, counted, learned, weigh(counted), ref_logp)))
     return found
 
@@ -337,6 +338,12 @@ def evaluate(
 # --- the whole run ---
 
 
+def reward_models(names: list[str], policy: Module) -> dict[str, judges.RewardModel]:
+    """Load the rewards that are checkpoints: {name: model}."""
+    where, dtype = policy.device, logps.core_of(policy).compute_dtype
+    return {n: judges.RewardModel(n, where, dtype) for n in names if n not in rewards.REWARDS}
+
+
 def check_needs(examples: Sequence[Example], formulas: list[str]) -> None:
     """Check that rewards have what they need. UserError."""
     some = data.head(examples, 16) if data.is_endless(examples) else examples
@@ -380,11 +387,7 @@ def main(args: argparse.Namespace) -> None:
     bad.report(out)
     max_steps = data.steps_of(args.max_steps, args.num_train_epochs, examples, N)
     reference = model.Reference(policy, args.model, args.seed) if args.beta else None
-    graders = {
-        name: judges.RewardModel(name, policy.device, logps.core_of(policy).compute_dtype)
-        for name in args.reward_funcs
-        if name not in rewards.REWARDS
-    }
+    graders = reward_models(args.reward_funcs, policy)
     trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
     optimizer = update.make_optimizer(args.optim, trained, args.learning_rate)
     save_model = partial(model.save, policy, processor)
@@ -412,10 +415,7 @@ def main(args: argparse.Namespace) -> None:
     looks = partial(looking.measure, policy, asker, limit=limit, logp_of=logp_of, size=size)
     looks = partial(looks, batch_size=args.eval_batch_size)
     names = list(eval_sets)
-    show = ["reward", *(f"rewards/{name}" for name in args.reward_funcs)]
-    show += ["adv_abs", "frac_reward_zero_std", "grad_norm", "loss"]
-    show += [f"eval/{name}/{key}" for name in names for key in ("accuracy", "iou")]
-    show += ["vision/kl", "vision/blind_accuracy"]
+    show = grpo_log.shown(args.reward_funcs, names)
 
     # --- loop ---
     with Run(
