@@ -7,7 +7,7 @@ TRL is no requirement of this project. Install it beside our environment, not in
     mv ours.pth /tmp/trl/lib/python3*/site-packages/
     /tmp/trl/bin/pip install --no-deps trl==1.16.0 datasets==5.2.0 pandas==3.1.1 \\
         multiprocess==0.70.19 dill==0.4.1 xxhash==4.1.0
-    /tmp/trl/bin/python recipes/against_trl.py
+    /tmp/trl/bin/python -m recipes.against_trl
 
 Time: half a minute on one core of a CPU; no network, no GPU.
 
@@ -24,12 +24,10 @@ import dataclasses
 import importlib.util
 import os
 import random
-import sys
 import tempfile
 import types
 import warnings
 from logging import getLogger
-from pathlib import Path
 
 import torch
 
@@ -49,8 +47,6 @@ from tasks.example import Example
 
 # Before transformers is imported: nothing here needs the network.
 os.environ["HF_HUB_OFFLINE"] = "1"
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 TRL = "1.16.0"
 MAX_LENGTH = 12  # --max-completion-length: what dr_grpo divides by

@@ -19,7 +19,14 @@ from pathlib import Path
 # --- what may differ ---
 
 # Keys of any JSON record: times, and checksums that cover times or the run's own flags.
-TIMES = {"step_time", "data_time", "rollout_time", "reward_time", "tokens_per_second"}
+TIMES = {
+    "step_time",
+    "data_time",
+    "rollout_time",
+    "reward_time",
+    "resample_time",
+    "tokens_per_second",
+}
 CHECKSUMS = {"crc32", "model_files"}
 # Keys of args.json: which code ran, where, and as what.
 OF_A_START = {"argv", "cwd", "commit", "versions", "run"}

@@ -36,7 +36,14 @@ SCRIPTS = {
     "evaluate": evaluate,
     "generate": generate,
 }
-TIMING = {"step_time", "data_time", "rollout_time", "reward_time", "tokens_per_second"}
+TIMING = {
+    "step_time",
+    "data_time",
+    "rollout_time",
+    "reward_time",
+    "resample_time",
+    "tokens_per_second",
+}
 SHORT = "--data count --max-completion-length 12 --max-eval-samples 4"
 SMALL = f"{SHORT} --prompts-per-step 2 --num-generations 2"
 GRPO = f"{SMALL} --reward-funcs vowels"

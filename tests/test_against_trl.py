@@ -7,11 +7,14 @@ Where TRL is installed, the recipe runs on a few batches, and finds a fault put 
 import importlib.util
 import random
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+import advantages
 import losses
 from plumbing import running
 from recipes import against_trl
@@ -27,6 +30,13 @@ NAN = float("nan")
 
 
 # --- flags ---
+
+
+def test_it_starts_as_the_page_says():
+    words = [sys.executable, "-m", "recipes.against_trl", "--help"]
+    assert "python -m recipes.against_trl" in PAGE
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
 
 
 def test_flags_have_defaults_and_can_be_given():
@@ -151,16 +161,20 @@ def test_the_table_lists_known_differences_last():
 # --- what is drawn, and our side of it ---
 
 
-def test_twelve_batches_cover_every_loss_type_with_every_beta():
+def test_21_batches_cover_every_loss_type_with_every_beta():
     rng = random.Random(0)
-    drawn = [against_trl.draw_setting(index, rng) for index in range(48)]
-    pairs = {(setting.loss_type, setting.beta) for setting in drawn[:12]}
-    assert len(pairs) == 12 == len(against_trl.LOSS_TYPES) * len(against_trl.BETAS)
+    drawn = [against_trl.draw_setting(index, rng) for index in range(84)]
+    pairs = {(setting.loss_type, setting.beta) for setting in drawn[:21]}
+    assert len(pairs) == 21 == len(against_trl.LOSS_TYPES) * len(against_trl.BETAS)
     for name, values in {
         "num_iterations": {1, 2, 3},
         "micro_batches": {1, 2},
         "epsilon_high": {None, 0.28},
-        "scale_rewards": {"group", "none"},
+        "scale_rewards": {"group", "batch", "none"},
+        "importance_sampling_level": {"token", "sequence"},
+        "multi_objective_aggregation": {"sum_then_normalize", "normalize_then_sum"},
+        "delta": {None, 1.5},
+        "top_entropy_quantile": {1.0, 0.2},
         "mask_truncated_completions": {True, False},
     }.items():
         assert {getattr(setting, name) for setting in drawn} == values, name
@@ -193,7 +207,7 @@ def hand_batch(now):
         2,
         [[5, 2], [6]],
         torch.tensor([True, False]),
-        torch.tensor([1.0, 0.0]),
+        torch.tensor([[1.0, 0.0], [0.0, 0.0]]),
         mask,
         [torch.tensor(table) for table in now],
         torch.zeros(2, 2),
@@ -271,17 +285,17 @@ def test_a_few_batches_agree(capsys):
 
 @NEEDS_TRL
 @pytest.mark.parametrize(
-    "name, row",
+    "room, name, row",
     [
-        ("kl_k3", "GRPO gradient, grpo, beta 0.5"),
-        ("masked_mean", "GRPO entropy"),
-        ("sequence_logp", "DPO logps/chosen"),
-        ("group_advantage", "GRPO advantages"),
+        (losses, "kl_k3", "GRPO gradient, grpo, beta 0.5"),
+        (losses, "masked_mean", "GRPO entropy"),
+        (losses, "sequence_logp", "DPO logps/chosen"),
+        (advantages, "group_advantage", "GRPO advantages"),
     ],
 )
-def test_a_fault_of_one_in_a_thousand_is_found(name, row, monkeypatch, capsys):
-    right = getattr(losses, name)
-    monkeypatch.setattr(losses, name, lambda *args, **kwargs: right(*args, **kwargs) * 1.001)
+def test_a_fault_of_one_in_a_thousand_is_found(room, name, row, monkeypatch, capsys):
+    right = getattr(room, name)
+    monkeypatch.setattr(room, name, lambda *args, **kwargs: right(*args, **kwargs) * 1.001)
     with pytest.raises(SystemExit) as stopped:
         against_trl.main(against_trl.parse_args(["--batches", "12"]))
     assert stopped.value.code == 1 and f"DIFFERS: {row}" in capsys.readouterr().out

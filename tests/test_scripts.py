@@ -289,7 +289,7 @@ def test_what_a_run_leaves(chain, name):
     for line in lines:  # None: something was not finite
         assert all(isinstance(value, (int, float)) for value in line.values())
     assert set(FIGURES[name].split()) <= lines[-1].keys()
-    timed = TIMING - {"rollout_time", "reward_time"}
+    timed = TIMING - {"rollout_time", "reward_time", "resample_time"}
     assert timed <= read_lines(out / "metrics.jsonl")[-1].keys()
     if name == "grpo":
         assert lines[0]["eval/count:test/n"] == lines[2]["eval/count:test/n"] == 4
