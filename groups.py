@@ -112,7 +112,10 @@ def signal_metrics(sampled: list[Groups], kept: int) -> dict[str, float]:
     kept: groups with signal that are learned from. Right and wrong are the accuracy reward's.
     """
     number = sum(len(groups.examples) for groups in sampled)
-    found = {"groups/sampled_per_kept": number / max(1, kept)}
+    found = {
+        "groups/sampled_per_kept": number / max(1, kept),
+        "groups/sampled_tokens": sum(int(groups.roll.mask.sum()) for groups in sampled),
+    }
     if "accuracy" in sampled[0].parts:
         shares = []
         for groups in sampled:

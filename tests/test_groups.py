@@ -108,11 +108,13 @@ def test_signal_is_counted_over_all_that_was_sampled():
     sampled = [make([RIGHT, WRONG, MIXED, MIXED]), make([WRONG, MIXED])]
     assert signal_metrics(sampled, 3) == {
         "groups/sampled_per_kept": 2.0,
+        "groups/sampled_tokens": 12 * 3,
         "groups/all_right": 1 / 6,
         "groups/all_wrong": 2 / 6,
     }
     sampled[0].parts["length"] = sampled[0].parts.pop("accuracy")
-    assert signal_metrics(sampled[:1], 0) == {"groups/sampled_per_kept": 4.0}
+    assert "groups/all_right" not in signal_metrics(sampled[:1], 0)
+    assert signal_metrics(sampled[:1], 0)["groups/sampled_per_kept"] == 4
 
 
 # --- which questions come next ---

@@ -119,7 +119,8 @@ def test_the_longest_question_is_found():
 
 
 def test_dry_run_stops_before_the_first_question(base, tmp_path, quick, capsys):
-    line = f"--model {base} {GRPO} {SMALL} {FLAGS} --max-steps 1 --dry-run --output-dir {tmp_path / 'out'}"
+    line = f"--model {base} {GRPO} {SMALL} {FLAGS} --max-steps 1 --dry-run"
+    line += f" --output-dir {tmp_path / 'out'}"
     train(train_grpo, line)
     assert "preflight, the longest question" in capsys.readouterr().out
     assert not (tmp_path / "out" / "metrics.jsonl").exists()

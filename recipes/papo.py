@@ -1,0 +1,579 @@
+"""PAPO: train_grpo.py, and the policy must care for what it sees (arXiv:2507.06448).
+
+    loss = GRPO's - gamma k3(pi || pi_mask) - eta (log pi + log pi_mask)
+
+pi_mask is the same policy on the same completion with patches of the picture blacked out. The
+gradient goes through both passes. The last term holds both entropies down: without it the policy
+learns to be unsure of masked pictures, and then of all.
+
+On a laptop (after the train_sft.py command; five minutes on two cores):
+    python -m recipes.papo --model runs/sft --data count --eval-data count:test \\
+        --learning-rate 1e-4 --max-grad-norm 0.2 --prompts-per-step 16 --num-generations 8 \\
+        --max-steps 160 --output-dir runs/grpo
+On one GPU (QLoRA):
+    python -m recipes.papo --model Qwen/Qwen2-VL-2B-Instruct --quant nf4 \\
+        --data clevr_cogen_a_train/ --gradient-checkpointing --prompts-per-step 8 \\
+        --num-generations 8 --max-steps 500 --output-dir runs/clevr
+"""
+
+from plumbing import stopping
+
+if __name__ == "__main__":
+    stopping.watch()  # before all other imports, which take seconds: Ctrl-C may come there too
+
+import argparse
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+import agreement
+import data
+import experts
+import grpo_log
+import lengths
+import logps
+import looking
+import losses
+import model
+import objective
+import pass_rates
+import preflight
+import rewards
+import rollout
+import tasks
+import update
+from advantages import Advantage
+from grading import answers, judges
+from groups import Groups, further, refilled
+from plumbing import device, disk, flags, loading, report, results, rundir, running
+from plumbing.bad_records import BadRecords
+from plumbing.errors import UserError
+from plumbing.flags import int_from_0, int_from_1, not_negative, share
+from plumbing.run import Run
+from processor import Processor
+from tasks import kept
+from tasks.example import Example
+
+GAMMA, ETA, MASKED = 0.01, 0.03, 0.6  # the paper's for the 3B; share of patches in black
+RETRY = 10**15  # between the seeds of a step's rollouts
+WHAT_TO_WATCH = (
+    "What to watch: the loss VALUE says nothing here. On-policy the ratio is 1 and advantages\n"
+    "average to zero, so it is near 0 (or beta x KL) from the first step to the last, while its\n"
+    "gradient is not. What moves: reward, up; adv_abs, the mean |advantage|; and\n"
+    "frac_reward_zero_std, the share of groups whose completions all score the same: no lesson."
+)
+
+
+def add_rollout_flags(p: flags.Parser) -> None:
+    add = p.add_argument_group("rollout").add_argument
+    add("--prompts-per-step", type=int_from_1, default=8, help="N, questions asked per step")
+    add("--num-generations", type=int_from_1, default=8, help="G, completions per question (>= 2)")
+    add("--max-completion-length", type=int_from_1, default=512, help="tokens of a completion")
+    add(
+        "--updates-per-rollout",
+        type=int_from_1,
+        default=1,
+        help="K, cut the N questions of a step into K optimizer steps. With 1 the policy has not "
+        "moved when it learns: the ratio is 1, and all --loss-type have the gradient of grpo, up "
+        "to their mean over tokens",
+    )
+    add(
+        "--max-resample-times",
+        type=int_from_0,
+        default=0,
+        help="replace groups whose rewards are all equal by further questions, so many times "
+        "(DAPO's dynamic sampling)",
+    )
+    add(
+        "--pass-rates",
+        metavar="FILE",
+        help="how often each question is answered right: predictions.jsonl of an evaluate.py "
+        "--num-samples run, or the name of a column of the data",
+    )
+    add(
+        "--keep-pass-rate",
+        nargs=2,
+        type=not_negative,
+        metavar=("LOW", "HIGH"),
+        help="with --pass-rates: train on the questions within, both ends included",
+    )
+    add("--temperature", type=not_negative, default=1.0, help="of sampling, and of log-probs")
+    inexact = "log-probs stay those of the uncut distribution: ratios are no longer exact"
+    add("--top-p", type=share, default=1.0, help=f"mass of the likeliest; below 1 {inexact}")
+    add("--top-k", type=int_from_0, default=0, help=f"the k likeliest, 0: all; above 0 {inexact}")
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    p = flags.Parser(__doc__, "recipes.papo")
+    flags.add_model_flags(p)
+    flags.add_training_flags(p)
+    flags.add_data_flags(p)
+    add_rollout_flags(p)
+    objective.add_flags(p)
+    flags.add_optimization_flags(p, "peak learning rate; default: 1e-5 with LoRA, 1e-6 without")
+    flags.add_evaluation_flags(p)
+    flags.add_output_flags(p).add_argument(
+        "--dry-run",
+        action="store_true",
+        default=False,
+        help="stop after the preflight: one update of the longest question, which changes nothing",
+    )
+    args = p.parse_args(argv)
+    if args.num_generations < 2:
+        p.error(
+            "--num-generations must be at least 2 for a group-relative advantage, "
+            f"got {args.num_generations}"
+        )
+    if args.temperature == 0:
+        p.error("--temperature must be above 0: greedy completions of one prompt are all the same")
+    if args.prompts_per_step % args.updates_per_rollout:
+        p.error(
+            f"--updates-per-rollout {args.updates_per_rollout} must divide --prompts-per-step "
+            f"{args.prompts_per_step}"
+        )
+    if (args.pass_rates is None) != (args.keep_pass_rate is None):
+        p.error("--pass-rates and --keep-pass-rate need each other")
+    if args.max_resample_times and args.advantage == "reinforce_pp":
+        p.error("--advantage reinforce_pp has no groups; leave out --max-resample-times")
+    objective.check_flags(p, args)
+    vars(args).update(objective.defaults(args))
+    return args
+
+
+# --- the steps of the loop ---
+
+
+def sample(
+    policy: Module,
+    processor: Processor,
+    G: int,
+    settings: rollout.Sampling,
+    examples: list[Example],
+    prompts: list[data.Prompt],
+    seed: int,
+) -> Groups:
+    """Sample G completions for each of N prompts -> B = N * G rows, not scored yet."""
+    logps.cache_features(policy, prompts)  # a frozen tower sees a picture once a step
+    roll = rollout.rollout(policy, prompts, processor.special, G, settings, seed)
+    texts = [processor.decode(ids[:n]) for ids, n in zip(roll.targets, roll.lengths)]
+    return Groups(examples, prompts, roll, texts, {}, {})
+
+
+def score(
+    groups: Groups,
+    limit: int,
+    names: list[str],
+    reward_models: dict[str, judges.RewardModel],
+    size: int,
+) -> Groups:
+    """Score each completion by each reward.
+
+    limit: tokens of a completion at most. size: rows that a model reads at a time.
+    """
+    completions, tokens = groups.completions, groups.roll.lengths.tolist()
+    G = len(completions) // len(groups.examples)
+    asked = [example for example in groups.examples for _ in range(G)]
+    formulas = [name for name in names if name not in reward_models]
+    parts, failed = rewards.reward_parts(completions, asked, formulas, tokens, limit)
+    questions = [example.question for example in asked]
+    for name, judge in reward_models.items():
+        values = torch.tensor(judge.score(questions, completions, size), dtype=torch.float64)
+        broken = ~values.isfinite()
+        failed[name], parts[name] = int(broken.sum()), values.masked_fill(broken, 0.0).tolist()
+    parts = {name: parts[name] for name in names}  # in the order of --reward-weights
+    return groups._replace(parts=parts, failed=failed)
+
+
+def compare(groups: Groups, advantage: Advantage, weights: list[float] | None) -> Tensor:
+    """Compute the advantages of a step's completions: (B,)."""
+    parts, G = groups.parts, len(groups.completions) // len(groups.examples)
+    scores = torch.tensor(rewards.total(parts, weights))
+    return advantage.of(scores, list(parts.values()), groups.roll.lengths, G)
+
+
+@torch.no_grad()
+def frozen_logps(policy: Module, batches: Iterable, logp_of: Callable) -> Tensor:
+    """Compute log-probs of all rows without gradient, a micro-batch at a time: (B, T), CPU."""
+    return torch.cat([logp_of(policy, batch).cpu() for _, batch in batches])
+
+
+@torch.no_grad()
+def learned_tokens(
+    policy: Module, batches: Callable, logp_of: Callable, counted: Tensor, share: float
+) -> Tensor:
+    """Choose the tokens that the objective counts, by their entropy: (B, T) of 0 and 1.
+
+    share 1: all that are counted, (B, T), without a pass.
+    """
+    if share == 1:
+        return counted
+    entropy = [logp_of(policy, batch, entropy=True)[1].cpu() for _, batch in batches()]
+    return losses.top_entropy_mask(torch.cat(entropy), counted, share)
+
+
+def blacked_out(prompt: data.Prompt, processor: Processor, seed: int) -> data.Prompt:
+    """Paint patches of a prompt's pictures black, each with probability MASKED."""
+    if prompt.pixel_values is None:
+        return prompt
+    draw = torch.rand(len(prompt.pixel_values), generator=torch.Generator().manual_seed(seed))
+    mean = torch.tensor(processor.image_processor.image_mean)
+    std = torch.tensor(processor.image_processor.image_std)
+    each = prompt.pixel_values.shape[1] // len(mean)  # a patch has its channels one by one
+    black = (-mean / std).repeat_interleave(each)
+    pixels = torch.where(draw[:, None] < MASKED, black, prompt.pixel_values)
+    return replace(prompt, pixel_values=pixels, features=None)
+
+
+class Batch(NamedTuple):
+    """What one update learns from: some questions of a rollout, with their B rows."""
+
+    micro_batches: Callable[[], Iterable]  # yields (rows, batch)
+    adv: Tensor  # (B,)
+    counted: Tensor  # (B, T), 1 where a token counts
+    learned: Tensor  # (B, T), 1 where the objective, not only the KL, counts
+    weights: Tensor  # (B, T), of this update
+    ref_logp: Tensor | None  # (B, T); None: no KL
+    masked: Callable[[], Iterable]  # micro_batches, with patches in black
+
+
+def cut(
+    roll: rollout.Rollout,
+    prompts: list,
+    masked: list,
+    K: int,
+    batches: Callable,
+    weigh: Callable,
+    *columns,
+) -> list[tuple[slice, Batch]]:
+    """Cut a rollout into the batches of K updates, each with the rows it has: (rows, batch).
+
+    batches(prompts, roll): micro-batches of those. weigh(counted): its weights.
+    columns: adv, counted, learned and ref_logp of all rows.
+    """
+    N, G = len(prompts), len(roll.targets) // len(prompts)
+    found = []
+    for first in range(0, N, N // K):
+        end = first + N // K
+        rows = slice(first * G, end * G)
+        own = roll.at(range(first * G, end * G))
+        adv, counted, learned, ref_logp = (x if x is None else x[rows] for x in columns)
+        part = partial(batches, prompts[first:end], own)
+        blind = partial(batches, masked[first:end], own)
+        found.append((rows, Batch(part, adv, counted, learned, weigh(counted), ref_logp, blind)))
+    return found
+
+
+def grpo_gradient(
+    policy: Module,
+    batch: Batch,
+    logp_of: Callable,
+    goal: objective.Objective,
+    old_logp: Tensor | None,
+) -> tuple[float, Tensor, Tensor, dict[str, float]]:
+    """Add up one update's gradient: (loss, log-probs, entropy, metrics of experts).
+
+    old_logp: (B, T); None: on-policy, the ratio is 1 and no second pass is needed.
+    """
+    loss = 0.0
+    new_logp, entropy = torch.zeros_like(batch.counted), torch.zeros_like(batch.counted)
+    balance = experts.Balance(policy, goal.router_aux_loss_coef, batch.micro_batches)
+    for (rows, micro), (_, blind) in zip(batch.micro_batches(), batch.masked()):
+        with balance.watching(micro):
+            logp, spread = logp_of(policy, micro, entropy=True)  # (rows, T)
+        old = logp.detach() if old_logp is None else old_logp[rows].to(logp)
+        counted = batch.counted[rows].to(logp)
+        per_token = goal.cost(logp, old, batch.adv[rows].to(logp), counted)
+        per_token = per_token * batch.learned[rows].to(logp)
+        masked = logp_of(policy, blind)
+        gap = (masked - logp).clamp(-20, 20)
+        per_token = per_token - GAMMA * (gap.expm1() - gap).clamp(max=10)
+        per_token = per_token - ETA * (logp + masked)
+        if batch.ref_logp is not None:
+            per_token = per_token + goal.beta * losses.kl_k3(logp, batch.ref_logp[rows].to(logp))
+        part = losses.aggregate(per_token, batch.weights[rows].to(logp))
+        (part + balance.cost()).backward()
+        loss += part.item()
+        new_logp[rows] = logp.detach().cpu()
+        entropy[rows] = spread.cpu()
+    return loss, new_logp, entropy, balance.metrics()
+
+
+def worst_update(
+    policy: Module,
+    asker: data.Asker,
+    examples: Sequence[Example],
+    G: int,
+    limit: int,
+    weigh: Callable,
+    logp_of: Callable,
+    goal: objective.Objective,
+) -> Callable[[int], None]:
+    """Return what makes the gradient of the longest question's G completions, all of length limit.
+
+    Their advantages are 0. It is called with the rows of a micro-batch.
+    """
+    prompt = asker.prompt(preflight.longest(asker, examples), room=limit)
+    roll = preflight.worst_rollout(asker.processor, G, limit)
+
+    def gradient(size: int) -> None:
+        policy.train()
+        cut_up = partial(rollout.micro_batches, size=size, where=policy.device)
+        columns = torch.zeros(G), roll.mask, roll.mask, None
+        [(_, batch)] = cut(roll, [prompt], [prompt], 1, cut_up, weigh, *columns)
+        grpo_gradient(policy, batch, logp_of, goal, None)
+
+    return gradient
+
+
+# --- evaluation, samples, results ---
+
+
+def evaluate(
+    ask: Callable, looks: Callable, eval_sets: dict[str, list], step: int, folder: Path
+) -> dict[str, float]:
+    """Score greedy answers to the held-out sets, and keep them in `folder`: {metric: value}.
+
+    looks(examples): what looking.measure says, of the first set.
+    """
+    metrics = looks(next(iter(eval_sets.values())))
+    for name, examples in eval_sets.items():
+        texts, lengths, _ = ask(examples, describe=f"asking {name}")
+        kept.keep_answers(folder, list(eval_sets), name, step, examples, texts)
+        scores = rewards.summary(texts, examples)
+        scores["mean_length"] = sum(lengths) / max(1, len(lengths))
+        metrics |= {f"eval/{name}/{key}": value for key, value in scores.items()}
+    return metrics
+
+
+# --- the whole run ---
+
+
+def reward_models(names: list[str], policy: Module) -> dict[str, judges.RewardModel]:
+    """Load the rewards that are checkpoints: {name: model}."""
+    where, dtype = policy.device, logps.core_of(policy).compute_dtype
+    return {n: judges.RewardModel(n, where, dtype) for n in names if n not in rewards.REWARDS}
+
+
+def check_needs(examples: Sequence[Example], formulas: list[str]) -> None:
+    """Check that rewards have what they need. UserError."""
+    some = data.head(examples, 16) if data.is_endless(examples) else examples
+    try:
+        rewards.check_rewards(formulas, some)
+    except ValueError as error:
+        raise UserError(
+            f"--reward-funcs: {error}; choose other rewards, or data that have what they need"
+        ) from None
+
+
+def main(args: argparse.Namespace) -> None:
+    # --- setup: what can be wrong is found out before the first step ---
+    resume = rundir.open_output_dir(args)
+    N, G, out = args.prompts_per_step, args.num_generations, Path(args.output_dir)
+    vars(args).update(data.ask_as_trained(args))
+    bad = BadRecords(args.skip_bad_records)
+    reading = data.reading(args, bad)
+    examples = tasks.read(args.data, args.seed, teacher="gold", training=True, **reading)
+    args.eval_data = args.eval_data or data.default_eval(args.data)
+    eval_sets = data.read_eval(
+        args.eval_data, {args.data: examples}, args.max_eval_samples, **reading
+    )
+    examples = data.check_golds(examples, rewards.check_gold, bad)
+    eval_sets = {k: data.check_golds(e, rewards.check_gold, bad) for k, e in eval_sets.items()}
+    check_needs(examples, [n for n in args.reward_funcs if n in rewards.REWARDS])
+    examples = pass_rates.chosen(examples, args.pass_rates, args.keep_pass_rate)
+    data.must_end(args.max_steps, args.data, examples)
+
+    # --- model ---
+    needs = "reinforcement learning needs one that already answers now and then"
+    vars(args).update(model.resolve(args, train=True, needs_training=needs))
+    policy, processor = model.load_from_args(args, train=True, resume=resume)
+    if args.learning_rate is None:
+        args.learning_rate = 1e-5 if args.lora_r else 1e-6
+    asker = data.Asker(processor, args.prompt_template, args.system_prompt)
+    limit, size = args.max_completion_length, args.micro_batch_size
+    sampling = rollout.Sampling(limit, args.temperature, args.top_p, args.top_k)
+    examples = lengths.fitting(asker, examples, limit, bad=bad)
+    eval_sets = lengths.fitting_sets(asker, eval_sets, limit, bad)
+    bad.report(out)
+    max_steps = data.steps_of(args.max_steps, args.num_train_epochs, examples, N)
+    reference = model.Reference(policy, args.model, args.seed) if args.beta else None
+    graders = reward_models(args.reward_funcs, policy)
+    trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
+    optimizer = update.make_optimizer(args.optim, trained, args.learning_rate)
+    save_model = partial(model.save, policy, processor)
+    model_bytes = model.saved_bytes(policy, processor)
+    goal = objective.objective_of(args)
+    draw = partial(sample, policy, processor, G, sampling)
+    judge = partial(score, limit=limit, names=args.reward_funcs, reward_models=graders, size=size)
+    compared = partial(compare, advantage=objective.advantage_of(args), weights=args.reward_weights)
+    logp_of = partial(
+        logps.token_logps, temperature=args.temperature, suppress=processor.special.vision_ids
+    )
+    weigh = partial(losses.token_weights, loss_type=args.loss_type, max_completion_length=limit)
+
+    # --- preflight ---
+    worst = worst_update(policy, asker, examples, G, limit, weigh, logp_of, goal)
+    size = preflight.size_that_fits(worst, optimizer, policy.device, size)
+    args.micro_batch_size = size
+    if args.dry_run:
+        return
+    batches = partial(rollout.micro_batches, size=size, where=policy.device)
+    greedy = rollout.Sampling(limit, temperature=0)
+    args.num_workers = loading.workers(args.num_workers, data.is_toy(args.data), policy.device)
+    ask = partial(rollout.answer_all, policy, asker, sampling=greedy)
+    ask = partial(ask, batch_size=args.eval_batch_size, num_workers=args.num_workers)
+    looks = partial(looking.measure, policy, asker, limit=limit, logp_of=logp_of, size=size)
+    looks = partial(looks, batch_size=args.eval_batch_size)
+    names = list(eval_sets)
+    show = grpo_log.shown(args.reward_funcs, names)
+
+    # --- loop ---
+    with Run(
+        args, save_model, model_bytes, optimizer, resume, title="grpo", page=report.write
+    ) as run:
+        disk.announce(out, rundir.to_write(args, model_bytes, run.state_bytes, max_steps))
+        kept.keep_sets(out / "samples", eval_sets)
+        print(f"model: {model.describe(policy)}; prompt template {args.prompt_template}")
+        updates = args.num_iterations * args.updates_per_rollout
+        pieces = N // args.updates_per_rollout * -(-G // size)
+        print(
+            f"each step: {N} questions x {G} completions = {N * G} rows, "
+            f"{updates} update(s) of {pieces} micro-batches; {max_steps} steps"
+        )
+        print(WHAT_TO_WATCH)
+        if run.step == 0:
+            before = evaluate(ask, looks, eval_sets, 0, out / "samples")
+            results.print_before(before, names)
+            run.log(before)
+            report.write(out)
+        encode = partial(asker.prompt, room=limit)
+        todo = range(run.step + 1, max_steps + 1)
+        ahead = data.batches_ahead(encode, examples, todo, N, args.seed, args.num_workers)
+        encoded = run.enter_context(ahead)
+        for step in run.steps(max_steps):
+            started = time.perf_counter()
+            device.seed_everything(args.seed, step - 1)
+            chosen = data.take(examples, (step - 1) * N, N, args.seed)
+            prompts = next(encoded)
+            waited = time.perf_counter() - started
+
+            # 1. sample G completions for each of N prompts -> B = N * G rows
+            roll_seed = args.seed * 1_000_000 + step - 1
+            groups = draw(chosen, prompts, roll_seed)
+            rolled = time.perf_counter()
+
+            # 2. score them
+            undecided = answers.undecided()
+            groups = judge(groups)
+            scored = time.perf_counter()
+
+            # 3. compare within the group; where there is nothing to compare, ask another question
+            def again(number: int, attempt: int, step: int = step, seed: int = roll_seed) -> Groups:
+                place = args.seed, step, attempt, args.max_resample_times
+                more = further(examples, number, N, *place)
+                return judge(draw(more, list(map(encode, more)), seed + attempt * RETRY))
+
+            groups, sampled = refilled(groups, args.max_resample_times, again, compared)
+            undecided = answers.undecided() - undecided
+            prompts, roll, adv = groups.prompts, groups.roll, compared(groups)  # adv: (B,)
+            refilled_at = time.perf_counter()
+
+            # 4. fixed during the updates: what each token counts, and log-probs without gradient
+            counted = roll.mask  # (B, T)
+            if args.mask_truncated_completions:
+                counted = losses.truncation_mask(roll.mask, roll.finished())
+            policy.eval()  # without LoRA dropout, as in the rollout
+            every = partial(batches, prompts, roll)
+            logp_without_dropout = ref_logp = None
+            if args.lora_r and args.lora_dropout:
+                logp_without_dropout = frozen_logps(policy, every(), logp_of)  # (B, T)
+            if reference:
+                with reference as frozen:
+                    ref_logp = frozen_logps(frozen, every(), logp_of)  # (B, T)
+            learned = learned_tokens(policy, every, logp_of, counted, args.top_entropy_quantile)
+            columns = adv, counted, learned, ref_logp
+            masked = [blacked_out(p, processor, roll_seed * N + n) for n, p in enumerate(prompts)]
+            minibatches = cut(
+                roll, prompts, masked, args.updates_per_rollout, batches, weigh, *columns
+            )
+
+            # 5. clipped gradient steps, in micro-batches
+            policy.train()
+            # None: the policy is that of the rollout, and the first update's ratio is 1.
+            old_logp, clips = None, []
+            first_logp, first_entropy = torch.zeros_like(counted), torch.zeros_like(counted)
+            for iteration, (rows, batch) in product(range(args.num_iterations), minibatches):
+                optimizer.zero_grad()
+                old = old_logp if old_logp is None else old_logp[rows]
+                loss, new_logp, entropy, balance = grpo_gradient(policy, batch, logp_of, goal, old)
+                # The first update's ratio is 1: its denominator is this pass itself, with dropout.
+                denominator = new_logp if old is None else old
+                clips.append(goal.clip_ratio(new_logp, denominator, batch.adv, batch.counted))
+                if iteration == 0:
+                    first_logp[rows], first_entropy[rows] = new_logp, entropy
+                if old_logp is None:
+                    first_balance, computed = balance, new_logp
+                    if logp_without_dropout is not None:
+                        computed = logp_without_dropout[rows]
+                    gap, agrees = agreement.check(roll.logp[rows], computed, roll.mask[rows], step)
+                    old_logp = roll.logp if agrees else logp_without_dropout
+                    if old_logp is None and updates > 1:
+                        old_logp = frozen_logps(policy, every(), logp_of)
+                grad_norm = update.clip_gradient(trained, args.max_grad_norm, step)
+                optimizer.step()
+
+            # 6. log and evaluate
+            seconds = time.perf_counter() - started
+            metrics = {
+                "loss": loss,
+                **grpo_log.sample_metrics(groups, sampled, args.reward_weights, adv),
+                **grpo_log.policy_metrics(first_logp, first_entropy, ref_logp, counted, clips, gap),
+                **first_balance,
+                "rewards/undecided": undecided,
+                "grad_norm": grad_norm,
+                "learning_rate": run.learning_rate,
+                "step_time": seconds,
+                "data_time": waited,
+                "rollout_time": rolled - started,
+                "reward_time": scored - rolled,
+                "resample_time": refilled_at - scored,
+                "tokens_per_second": int(roll.mask.sum()) / seconds,
+            }
+            if updates > 1:
+                metrics["old_logp_from_rollout"] = agrees
+            if run.due(args.eval_steps):
+                metrics |= evaluate(ask, looks, eval_sets, step, out / "samples")
+            run.log({name: float(value) for name, value in metrics.items()}, show)
+            is_shown = step == 1 or run.due(args.eval_steps or 50)
+            if is_shown or run.due(kept.every(max_steps)):
+                about = groups.examples, groups.completions, groups.parts
+                kept.keep_samples(out / "samples", step, *about, adv.tolist())
+            if is_shown:
+                grpo_log.show_samples(out / "samples", step, groups, args.reward_weights, adv)
+
+    # --- the end: publish, compare, draw ---
+    run.publish()
+    before, after = run.history.at(0), run.history.at(run.step)
+    if f"eval/{names[0]}/accuracy" not in after:
+        # It was resumed to stop at a step that an earlier, longer run did not evaluate.
+        after |= evaluate(ask, looks, eval_sets, run.step, out / "samples")
+    grpo_log.draw_run(run.history.lines, args, eval_sets, run.step, out)
+    results.save_comparison(before, after, names, run.step, out)
+    report.write(out)
+    print(
+        f"the model is in {out}, the curve in {out}/curve.png, "
+        f"answers before and after in {out}/samples/before_after.png, all of it in "
+        f"{out}/report.html"
+    )
+
+
+if __name__ == "__main__":
+    running.run(main, parse_args)
