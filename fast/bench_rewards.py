@@ -8,7 +8,6 @@ from types import SimpleNamespace
 
 import torch
 
-import advantages
 import batching
 import data
 import logps
@@ -17,6 +16,7 @@ import model as modeling
 import rewards
 import rollout
 from fast.sides import surrogate, training_flags
+from reinforcing import advantages
 from tasks import toy
 from tasks.example import Example
 from update import make_optimizer

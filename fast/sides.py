@@ -17,8 +17,6 @@ from typing import NamedTuple
 
 import torch
 
-import advantages
-import agreement
 import batching
 import data
 import families
@@ -27,6 +25,7 @@ import losses
 import model as modeling
 import rollout
 from processor import Processor
+from reinforcing import advantages, agreement
 from update import make_optimizer
 
 Call = Callable[[int], object]  # takes the number of the turn

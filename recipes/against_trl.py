@@ -31,18 +31,17 @@ from logging import getLogger
 
 import torch
 
-import advantages
 import batching
 import data
 import families
 import logps
 import losses
 import model as modeling
-import objective
 import rollout
 from plumbing import log, running
 from plumbing.errors import UserError
 from plumbing.flags import Parser, int_from_0, int_from_1
+from reinforcing import advantages, objective
 from tasks.example import Example
 
 # Before transformers is imported: nothing here needs the network.

@@ -33,31 +33,26 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-import agreement
 import data
 import experts
-import grpo_log
 import lengths
 import logps
-import looking
 import losses
 import model
-import objective
-import pass_rates
-import preflight
 import rewards
 import rollout
 import tasks
 import update
-from advantages import Advantage
 from grading import answers, judges
-from groups import Groups, further, refilled
 from plumbing import device, disk, flags, loading, report, results, rundir, running
 from plumbing.bad_records import BadRecords
 from plumbing.errors import UserError
 from plumbing.flags import int_from_0, int_from_1, not_negative, share
 from plumbing.run import Run
 from processor import Processor
+from reinforcing import agreement, logged, looking, objective, pass_rates, preflight
+from reinforcing.advantages import Advantage
+from reinforcing.groups import Groups, further, refilled
 from tasks import kept
 from tasks.example import Example
 
@@ -407,7 +402,7 @@ def main(args: argparse.Namespace) -> None:
     looks = partial(looking.measure, policy, asker, limit=limit, logp_of=logp_of, size=size)
     looks = partial(looks, batch_size=args.eval_batch_size)
     names = list(eval_sets)
-    show = grpo_log.shown(args.reward_funcs, names)
+    show = logged.shown(args.reward_funcs, names)
 
     # --- loop ---
     with Run(
@@ -508,9 +503,9 @@ def main(args: argparse.Namespace) -> None:
             seconds = time.perf_counter() - started
             metrics = {
                 "loss": loss,
-                **grpo_log.sample_metrics(groups, sampled, args.reward_weights, compared(groups)),
+                **logged.sample_metrics(groups, sampled, args.reward_weights, compared(groups)),
                 "teacher_kl": losses.masked_mean(-adv, counted),
-                **grpo_log.policy_metrics(first_logp, first_entropy, ref_logp, counted, clips, gap),
+                **logged.policy_metrics(first_logp, first_entropy, ref_logp, counted, clips, gap),
                 **first_balance,
                 "rewards/undecided": undecided,
                 "grad_norm": grad_norm,
@@ -532,7 +527,7 @@ def main(args: argparse.Namespace) -> None:
                 about = groups.examples, groups.completions, groups.parts
                 kept.keep_samples(out / "samples", step, *about, compared(groups).tolist())
             if is_shown:
-                grpo_log.show_samples(
+                logged.show_samples(
                     out / "samples", step, groups, args.reward_weights, compared(groups)
                 )
 
@@ -542,7 +537,7 @@ def main(args: argparse.Namespace) -> None:
     if f"eval/{names[0]}/accuracy" not in after:
         # It was resumed to stop at a step that an earlier, longer run did not evaluate.
         after |= evaluate(ask, looks, eval_sets, run.step, out / "samples")
-    grpo_log.draw_run(run.history.lines, args, eval_sets, run.step, out)
+    logged.draw_run(run.history.lines, args, eval_sets, run.step, out)
     results.save_comparison(before, after, names, run.step, out)
     report.write(out)
     print(

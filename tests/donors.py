@@ -11,8 +11,9 @@ ids where the tokenizer of a Qwen-VL has others.
 import random
 from pathlib import Path
 
-import checkpoints
 import torch
+
+import checkpoints
 
 R1_TOKENS = (
     "<｜end▁of▁sentence｜>",

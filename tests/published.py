@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import checkpoints
 import torch
+
+import checkpoints
 
 Shapes = dict[str, tuple[int, ...]]
 

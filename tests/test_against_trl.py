@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 
-import advantages
 import losses
 from plumbing import running
 from recipes import against_trl
+from reinforcing import advantages
 
 ROOT = Path(__file__).resolve().parents[1]
 

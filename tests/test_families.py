@@ -9,7 +9,6 @@ import json
 import math
 from types import SimpleNamespace
 
-import checkpoints
 import published
 import pytest
 import torch
@@ -35,6 +34,7 @@ from stock import (
 )
 
 import batching
+import checkpoints
 import data
 import families
 import model as modeling

@@ -10,14 +10,13 @@ import pytest
 import torch
 from commands import grpo, metrics_of, refusal, same_weights, skip_pictures
 
-import groups
-import pass_rates
 import rewards
 import rollout
 import tasks
 import train_grpo
-from groups import Groups, further, refilled, replaced, signal_metrics
 from plumbing.errors import UserError
+from reinforcing import groups, pass_rates
+from reinforcing.groups import Groups, further, refilled, replaced, signal_metrics
 from tasks.example import Example
 
 G = 2

@@ -22,13 +22,13 @@ from commands import (
     weights_of,
 )
 
-import agreement
 import evaluate
 import rollout as rollout_
 import train_grpo
 from grading import judges
 from plumbing.errors import UserError
 from plumbing.records import read_lines
+from reinforcing import agreement
 
 pytestmark = pytest.mark.usefixtures("toy_reward")
 

@@ -10,13 +10,13 @@ import math
 import pytest
 import torch
 
-import advantages
 import logps
 import model as modeling
 import rewards
 import rollout as rollout_
 import train_grpo
 from plumbing import plots
+from reinforcing import advantages
 
 FINISHED = [True, False, True, False]
 ADVANTAGES = [1.0, 1.0, -1.0, -1.0]

@@ -19,7 +19,7 @@ import pytest
 from recipes import measure
 
 ROOT = Path(__file__).resolve().parents[1]
-WINGS = ("tasks", "grading", "distilling", "plumbing", "fast")
+WINGS = ("tasks", "grading", "distilling", "reinforcing", "plumbing", "fast")
 
 # The floors, lowest first. A file imports files of its own floor and of lower ones.
 FLOORS = [
@@ -31,7 +31,7 @@ FLOORS = [
     ["pools", "served"],
     ["distilling*"],
     ["losses", "logps", "expert_lora", "fast.kernels"],
-    ["advantages", "agreement", "objective"],
+    ["reinforcing", "reinforcing.advantages", "reinforcing.agreement", "reinforcing.objective"],
     ["processor", "adapters", "graft"],
     ["model"],
     ["data"],
@@ -39,7 +39,7 @@ FLOORS = [
     ["lengths", "experts"],
     ["curriculum", "merging"],
     ["fast", "fast.decode", "rollout", "update"],
-    ["sampler", "heldout", "teachers", "groups", "grpo_log", "looking", "pass_rates", "preflight"],
+    ["sampler", "heldout", "teachers", "reinforcing*"],
     ["distill", "evaluate", "generate", "selftrain", "train_*", "fast.*"],
 ]
 

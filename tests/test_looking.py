@@ -11,9 +11,9 @@ import torch
 
 import data
 import logps
-import looking
 import model
 import tasks
+from reinforcing import looking
 
 SHIPPED = Path(__file__).resolve().parents[1] / "checkpoints" / "count"
 QUESTIONS = 24

@@ -14,8 +14,6 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import losses
-from advantages import frac_reward_zero_std, group_advantage
-from agreement import logp_difference, rollout_agrees
 from losses import (
     LOSSES,
     MPO,
@@ -42,6 +40,8 @@ from losses import (
     token_weights,
     truncation_mask,
 )
+from reinforcing.advantages import frac_reward_zero_std, group_advantage
+from reinforcing.agreement import logp_difference, rollout_agrees
 
 ALL_LOSSES = [*LOSSES, "sft"]
 MAX_LEN = 12

@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import checkpoints
 import pytest
 import torch
 from stock import (
@@ -34,6 +33,7 @@ from stock import (
 )
 
 import batching
+import checkpoints
 import data
 import families
 import logps

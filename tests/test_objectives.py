@@ -10,11 +10,8 @@ import pytest
 import torch
 from commands import grpo, refusal, skip_pictures, use_toy_reward
 
-import advantages
 import losses
-import objective
 import train_grpo
-from advantages import Advantage, decoupled, group_advantage, leave_one_out, whitened
 from losses import (
     LOSSES,
     at_level,
@@ -28,6 +25,8 @@ from losses import (
     two_sided_surrogate,
     two_sided_tokens,
 )
+from reinforcing import advantages, objective
+from reinforcing.advantages import Advantage, decoupled, group_advantage, leave_one_out, whitened
 
 BOUNDS = clip_range(0.2, 0.28)
 NEW = ("gspo", "cispo", "sapo")

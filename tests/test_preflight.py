@@ -7,11 +7,11 @@ import pytest
 import torch
 from commands import GRPO, SMALL, grpo, metrics_of, skip_pictures, train, use_toy_reward
 
-import preflight
 import tasks
 import train_grpo
 from plumbing import memory
 from plumbing.errors import UserError
+from reinforcing import preflight
 from tasks.example import Example
 
 CPU = torch.device("cpu")

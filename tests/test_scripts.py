@@ -616,7 +616,9 @@ def test_ctrl_c_saves_and_leaves_with_130(start, base, tmp_path):
     log, other_log = tmp_path / "out.log", tmp_path / "whole.log"
     other = start("train_grpo", f"{line} --output-dir {whole}", other_log)
     line = f"{line} --output-dir {out}"
-    stopped = start("train_grpo", line, log, ("advantages.group_advantage", 3, signal.SIGINT))
+    stopped = start(
+        "train_grpo", line, log, ("reinforcing.advantages.group_advantage", 3, signal.SIGINT)
+    )
     assert finish(stopped, log) == 130, log.read_text()
     assert metrics_of(out)[-1]["step"] == 3
     assert [p.name for p in rundir.checkpoints(out)] == ["checkpoint-3"]

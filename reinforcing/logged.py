@@ -6,13 +6,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-import advantages
 import losses
 import rewards
 from grading.metrics import reflections
-from groups import Groups, signal_metrics
 from plumbing import plots, records
 from plumbing.log import say
+from reinforcing import advantages
+from reinforcing.groups import Groups, signal_metrics
 from tasks import kept, sheets
 
 LOOKING = ("vision/blind_accuracy", "vision/kl")

@@ -13,10 +13,10 @@ from torch import Tensor
 
 import losses
 import rewards
-from advantages import KINDS, SCALES, Advantage
 from grading import judges
 from plumbing import flags
 from plumbing.flags import int_from_1, not_negative, share
+from reinforcing.advantages import KINDS, SCALES, Advantage
 
 
 def add_flags(p: flags.Parser) -> None:
