@@ -95,11 +95,9 @@ def test_half_of_a_group_sees_noise_and_all_learn_on_the_clean_picture(
         return real(policy, prompts, special, G, *rest)
 
     monkeypatch.setattr(rollout, "rollout", recording)
-    [step] = steps(noisy_rollout, base, tmp_path, "--updates-per-rollout 2")
-    (clean_G, clean), (noisy_G, noisy) = asked[-4:][:2] if len(asked) > 4 else asked[:2]
-    pairs = [pair for pair in zip(asked, asked[1:]) if pair[0][0] == pair[1][0] == 2]
-    (clean_G, clean), (noisy_G, noisy) = pairs[0]
-    assert clean_G == noisy_G == 2 and len(clean) == 2
+    step, *_ = steps(noisy_rollout, base, tmp_path, "--updates-per-rollout 2", number=3)
+    clean, noisy, *_ = (pixels for G, pixels in asked if G == 2)  # evaluation asks once each
+    assert len(clean) == len(noisy) == 2
     assert all((a - b).abs().max() > 0.1 for a, b in zip(clean, noisy))
     assert step["old_logp_from_rollout"] == 1, "the clean half agrees"
     assert step["sampling_logp_difference/max"] < 1e-3
