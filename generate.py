@@ -29,34 +29,32 @@ from tasks.marks import MARK, must_match, without_first_marks
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    p = flags.Parser(__doc__, "generate.py")
+    p = flags.Parser(__doc__, "generate.py", "evaluation.md")
     flags.add_model_flags(p)
     g = p.add_argument_group("question")
-    g.add_argument("--image", nargs="*", default=[], help="one or several image files")
+    g.add_common("--image", nargs="*", default=[], help="one or several image files")
     g.add_argument(
         "--prompt",
         required=True,
         help="the question; goes verbatim into the chat template, unless the checkpoint's "
         "args.json names the template it was trained with; <image> is the place of a picture",
     )
-    g.add_argument(
+    g.add_common(
         "--prompt-template",
         help="put the question by this template of tasks/prompts.py instead (none: verbatim)",
     )
     flags.add_box_format(g)
     flags.add_max_image_pixels(g)
-    g.add_argument("--raw", action="store_true", help="print the completion and nothing else")
+    g.add_common("--raw", action="store_true", help="print the completion and nothing else")
     g = p.add_argument_group("rollout")
-    g.add_argument(
-        "--num-generations", type=flags.int_from_1, default=1, help="G, answers to sample"
-    )
-    g.add_argument(
+    g.add_common("--num-generations", type=flags.int_from_1, default=1, help="G, answers to sample")
+    g.add_common(
         "--max-completion-length",
         type=flags.int_from_1,
         default=512,
         help="tokens of a completion at most",
     )
-    g.add_argument(
+    g.add_common(
         "--temperature",
         type=flags.not_negative,
         default=0.0,

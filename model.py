@@ -461,7 +461,7 @@ REQUIRED = {"export": ("model",), "graft": ("llm", "vision")}
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    p = Parser(__doc__, "model.py")
+    p = Parser(__doc__, "model.py", "families.md")
     p.add_argument(
         "command",
         choices=list(OF_COMMAND),

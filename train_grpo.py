@@ -72,19 +72,23 @@ WHAT_TO_WATCH = (
 
 
 def add_rollout_flags(p: flags.Parser) -> None:
-    add = p.add_argument_group("rollout").add_argument
-    add("--prompts-per-step", type=int_from_1, default=8, help="N, questions asked per step")
-    add("--num-generations", type=int_from_1, default=8, help="G, completions per question (>= 2)")
-    add("--max-completion-length", type=int_from_1, default=512, help="tokens of a completion")
-    add("--temperature", type=not_negative, default=1.0, help="of sampling, and of log-probs")
+    g = p.add_argument_group("rollout")
+    add, common = g.add_argument, g.add_common
+    common("--prompts-per-step", type=int_from_1, default=8, help="N, questions asked per step")
+    common(
+        "--num-generations", type=int_from_1, default=8, help="G, completions per question (>= 2)"
+    )
+    common("--max-completion-length", type=int_from_1, default=512, help="tokens of a completion")
+    common("--temperature", type=not_negative, default=1.0, help="of sampling, and of log-probs")
     inexact = "log-probs stay those of the uncut distribution: ratios are no longer exact"
     add("--top-p", type=share, default=1.0, help=f"mass of the likeliest; below 1 {inexact}")
     add("--top-k", type=int_from_0, default=0, help=f"the k likeliest, 0: all; above 0 {inexact}")
 
 
 def add_objective_flags(p: flags.Parser) -> None:
-    add = p.add_argument_group("objective").add_argument
-    add(
+    g = p.add_argument_group("objective")
+    add, common = g.add_argument, g.add_common
+    common(
         "--reward-funcs",
         nargs="+",
         default=["accuracy", "format"],
@@ -93,8 +97,10 @@ def add_objective_flags(p: flags.Parser) -> None:
         "sequence-classification checkpoint with one output, as a directory or hub name, "
         "which scores question and completion",
     )
-    add("--reward-weights", nargs="+", type=float, metavar="W", help="one per reward; default: 1")
-    add(
+    common(
+        "--reward-weights", nargs="+", type=float, metavar="W", help="one per reward; default: 1"
+    )
+    common(
         "--loss-type",
         choices=sorted(losses.LOSSES),
         default="grpo",
@@ -107,8 +113,10 @@ def add_objective_flags(p: flags.Parser) -> None:
         default="group",
         help="divide advantages by the group's standard deviation, or not (Dr. GRPO)",
     )
-    add("--beta", type=not_negative, default=0.0, help="weight of KL(policy || reference)")
-    add("--epsilon", type=not_negative, help="clip the ratio below 1 - this; default: loss's, 0.2")
+    common("--beta", type=not_negative, default=0.0, help="weight of KL(policy || reference)")
+    common(
+        "--epsilon", type=not_negative, help="clip the ratio below 1 - this; default: loss's, 0.2"
+    )
     add("--epsilon-high", type=not_negative, help="clip it above 1 + this; default: epsilon")
     add("--num-iterations", type=int_from_1, default=1, help="mu, updates on each rollout")
     add(
@@ -120,7 +128,7 @@ def add_objective_flags(p: flags.Parser) -> None:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    p = flags.Parser(__doc__, "train_grpo.py")
+    p = flags.Parser(__doc__, "train_grpo.py", "metrics.md")
     flags.add_model_flags(p)
     flags.add_training_flags(p)
     flags.add_data_flags(p)
