@@ -394,7 +394,7 @@ def check_no_training_run(out: Path) -> None:
     if (out / "metrics.jsonl").is_file():
         raise UserError(
             f"--output-dir {out} holds a training run, whose result.json would be overwritten; "
-            "name another"
+            f"{disk.another(out)}"
         )
 
 

@@ -60,6 +60,7 @@ from plumbing.errors import UserError
 from plumbing.flags import int_from_0, int_from_1, not_negative, share
 from plumbing.log import say
 from plumbing.run import Run
+from plumbing.text import meant
 from tasks import kept, sheets
 from tasks.example import Example
 
@@ -141,7 +142,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     if args.num_generations < 2:
         p.error(
             "--num-generations must be at least 2 for a group-relative advantage, "
-            f"got {args.num_generations}"
+            f"got {args.num_generations}; 8 are usual"
         )
     if args.temperature == 0:
         p.error("--temperature must be above 0: greedy completions of one prompt are all the same")
@@ -150,7 +151,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     if unknown:
         p.error(
             f"--reward-funcs {unknown[0]} is neither a reward ({', '.join(sorted(known))}) "
-            "nor a checkpoint's directory or hub name"
+            f"nor a checkpoint's directory or hub name{meant(unknown[0], known)}"
         )
     if len(set(args.reward_funcs)) < len(args.reward_funcs):
         p.error("--reward-funcs names a reward twice; use --reward-weights to count it more")

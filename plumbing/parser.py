@@ -2,14 +2,13 @@
 
 import argparse
 import contextlib
-import difflib
 import os
 import sys
 import textwrap
 from typing import NoReturn
 
 from plumbing.flags_of_others import FLAG_OF_OTHERS
-from plumbing.text import HALF, cut
+from plumbing.text import HALF, cut, meant
 
 # --- help ---
 
@@ -195,9 +194,8 @@ class Parser(Marking, argparse.ArgumentParser):
         flag = flag.replace("_", "-") if flag.startswith("--") else flag
         if "key" in flag and value:
             value = "..."  # a secret must be on no screen and in no log
-        near = difflib.get_close_matches(flag, self._option_string_actions, n=1)
-        hint = f"did you mean {near[0]}?" if near else "--help lists the flags"
-        self.error(f"unknown argument {flag}{equals}{value}; {hint}")
+        hint = meant(flag, self._option_string_actions) or "; --help-all lists the flags"
+        self.error(f"unknown argument {flag}{equals}{value}{hint}")
 
     def parse_args(
         self, args: list[str] | None = None, namespace: argparse.Namespace | None = None
@@ -218,6 +216,16 @@ class Parser(Marking, argparse.ArgumentParser):
         known.argv = list(words)
         return known
 
+    def example(self) -> str:
+        """Return the first command that the description shows, in one line; "" if it has none."""
+        lines = (self.description or "").replace("\\\n", " ").splitlines()
+        commands = [line.partition(" #")[0] for line in lines if line.startswith("    python ")]
+        return " ".join(commands[0].split()) if commands else ""
+
     def error(self, message: str) -> NoReturn:
         """Stop with one sentence on stderr and exit code 2, as for a UserError."""
+        if message.startswith("the following arguments are required") and self.example():
+            message += f"; for example: {self.example()}"
+        elif message.startswith("argument ") and "choose from" not in message:
+            message += f"; {self.prog} --help-all says what it takes"
         self.exit(2, f"error: {message}\n")
