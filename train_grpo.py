@@ -15,8 +15,8 @@ Differences from the trainer of R1-V, which brought this to pictures:
  5. One step is one rollout and --num-iterations updates on it. --micro-batch-size changes memory,
     never the gradient.
 
-On a laptop (after the train_sft.py command; five minutes on two cores):
-    python train_grpo.py --model runs/sft --data count --eval-data count:test \\
+On a laptop (five minutes on two cores):
+    python train_grpo.py --model checkpoints/count --data count --eval-data count:test \\
         --learning-rate 1e-4 --max-grad-norm 0.2 --prompts-per-step 16 --num-generations 8 \\
         --max-steps 160 --output-dir runs/grpo
 On one GPU (QLoRA):
