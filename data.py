@@ -153,6 +153,8 @@ def read_eval(
     """
     sets = {}
     for spec, name in folders.short_names(specs).items():
+        if spec not in known:
+            tasks.must_exist(spec, "--eval-data")
         examples = known[spec] if spec in known else tasks.read(spec, **reading)
         sets[name] = head(examples, number)
     return sets

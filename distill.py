@@ -54,7 +54,7 @@ DECIDING = "mode data level seed prompt_template picture_kind box_format".split(
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line. Exit code 2 for what contradicts itself."""
-    p = flags.Parser(__doc__, "distill.py")
+    p = flags.Parser(__doc__, "distill.py", "distill.md")
     add_data_flags(flags.add_data_flags(p))
     add_stage_flags(p.add_argument_group("stages"))
     knows = "or toy, which knows the scenes of count and spatial"
@@ -90,7 +90,7 @@ def check_who(p: flags.Parser, args: argparse.Namespace) -> None:
         p.error("--budget is for a server, and there is none to pay; leave it out")
 
 
-def add_data_flags(g: argparse._ArgumentGroup) -> None:
+def add_data_flags(g: flags.Group) -> None:
     """What to distil, besides --data."""
     flags.add_max_train_samples(g)
     g.add_argument(
@@ -102,26 +102,26 @@ def add_data_flags(g: argparse._ArgumentGroup) -> None:
     g.add_argument("--seed", type=flags.int_from_0, default=0, help="of toy tasks and the sampling")
 
 
-def add_stage_flags(g: argparse._ArgumentGroup) -> None:
+def add_stage_flags(g: flags.Group) -> None:
     """Which route, and which part of it."""
-    g.add_argument("--mode", choices=MODES, default="describe", help="how worked answers are made")
-    g.add_argument(
+    g.add_common("--mode", choices=MODES, default="describe", help="how worked answers are made")
+    g.add_common(
         "--stages",
         nargs="+",
         metavar="STAGE",
         help="the stages to run now, the others being finished or later; blind is one more; "
         "default: all of the mode but blind",
     )
-    g.add_argument(
+    g.add_common(
         "--drop-blind-solved",
         action="store_true",
         help="ask each question without its picture first, and leave out what is answered right",
     )
 
 
-def add_output_flags(g: argparse._ArgumentGroup) -> None:
+def add_output_flags(g: flags.Group) -> None:
     """What is written, and where."""
-    g.add_argument(
+    g.add_common(
         "--output-format",
         choices=formats.FORMATS,
         default="r1_onevision",

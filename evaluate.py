@@ -70,7 +70,7 @@ WITH_PREDICTIONS = {"predictions", "protocol", "output_dir", "box_format"}
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line; exit with code 2 for flags that do not fit together."""
-    p = flags.Parser(__doc__, "evaluate.py")
+    p = flags.Parser(__doc__, "evaluate.py", "evaluation.md")
     flags.add_model_flags(p)
     flags.add_data_flags(p)
     add_rollout_flags(p.add_argument_group("rollout"))
@@ -79,7 +79,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     g.add_argument(
         "--output-dir", required=True, help="where result.json, predictions.jsonl and pictures go"
     )
-    g.add_argument(
+    g.add_common(
         "--resume-from-checkpoint",
         nargs="?",
         const="newest",
@@ -95,8 +95,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def add_rollout_flags(g: argparse._ArgumentGroup) -> None:
-    g.add_argument(
+def add_rollout_flags(g: flags.Group) -> None:
+    g.add_common(
         "--num-samples",
         type=flags.int_from_0,
         nargs="+",
@@ -105,18 +105,18 @@ def add_rollout_flags(g: argparse._ArgumentGroup) -> None:
         help="sampled answers per question besides the greedy one, 0: none; several numbers: the "
         "points of the scaling curves, of which the largest is sampled (one number N: 1 to N)",
     )
-    g.add_argument(
+    g.add_common(
         "--self-select",
         action="store_true",
         help="show the model the first samples and ask which is right, at each point of the curves",
     )
-    g.add_argument(
+    g.add_common(
         "--max-completion-length",
         type=flags.int_from_1,
         default=512,
         help="tokens of a completion at most",
     )
-    g.add_argument(
+    g.add_common(
         "--temperature",
         type=flags.not_negative,
         default=1.0,
@@ -134,23 +134,21 @@ def add_rollout_flags(g: argparse._ArgumentGroup) -> None:
         default=0,
         help="sample among this many likeliest tokens; 0: all",
     )
-    g.add_argument("--seed", type=flags.int_from_0, default=0, help="of the sampling")
+    g.add_common("--seed", type=flags.int_from_0, default=0, help="of the sampling")
 
 
-def add_evaluation_flags(g: argparse._ArgumentGroup) -> None:
-    g.add_argument(
-        "--max-eval-samples", type=flags.int_from_1, default=512, help="questions to ask"
-    )
-    g.add_argument(
+def add_evaluation_flags(g: flags.Group) -> None:
+    g.add_common("--max-eval-samples", type=flags.int_from_1, default=512, help="questions to ask")
+    g.add_common(
         "--eval-batch-size", type=flags.int_from_1, default=16, help="answers generated at a time"
     )
-    g.add_argument(
+    g.add_common(
         "--protocol",
         choices=sorted(protocols.PROTOCOLS),
         help="ask (unless --prompt-template says otherwise) and score as this benchmark's "
         "published evaluation does, by our rule and by the original one",
     )
-    g.add_argument(
+    g.add_common(
         "--predictions",
         metavar="FILE",
         help="score these saved outputs under --protocol instead of asking a model: JSONL, "
@@ -396,7 +394,7 @@ def check_no_training_run(out: Path) -> None:
     if (out / "metrics.jsonl").is_file():
         raise UserError(
             f"--output-dir {out} holds a training run, whose result.json would be overwritten; "
-            "name another"
+            f"{disk.another(out)}"
         )
 
 

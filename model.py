@@ -54,7 +54,8 @@ def resolve(
     if families.preset(args.model) and needs_training:
         raise UserError(
             f"--model {args.model} is the untrained preset, and {needs_training}. "
-            "Train one first (about seven minutes on two cores):\n"
+            "Name one that has learned, --model checkpoints/count (for --data table "
+            "checkpoints/table), or train one first (about seven minutes on two cores):\n"
             f"  python train_sft.py --model {args.model} --data count --learning-rate 2e-3 "
             "--max-steps 1000 --output-dir runs/sft\nthen use --model runs/sft"
         )
@@ -461,7 +462,7 @@ REQUIRED = {"export": ("model",), "graft": ("llm", "vision")}
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    p = Parser(__doc__, "model.py")
+    p = Parser(__doc__, "model.py", "families.md")
     p.add_argument(
         "command",
         choices=list(OF_COMMAND),

@@ -21,8 +21,8 @@ Differences from the releases:
  5. Rates and batches are this repository's: docs/differences.md has the table, and the flags.
 
 On a laptop (runs/basics: the tiny model after the two lessons in docs/selftraining.md):
-    python selftrain.py --method r3v --model runs/basics --data table --max-train-samples 512 \
-        --warmup-data table --num-train-epochs 2 --learning-rate 5e-4 --per-example \
+    python selftrain.py --method r3v --model runs/basics --data table --max-train-samples 512 \\
+        --warmup-data table --num-train-epochs 2 --learning-rate 5e-4 --per-example \\
         --max-completion-length 100 --output-dir runs/r3v
 Given pairs are for train_dpo.py. The builders of training rows are in pools.py.
 """
@@ -118,7 +118,7 @@ WEIGHTED = ("refine", "select", "direct", "warmup")  # what is learned beside se
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line. Exit code 2 for what contradicts itself."""
-    p = flags.Parser(__doc__, "selftrain.py")
+    p = flags.Parser(__doc__, "selftrain.py", "selftraining.md")
     p.add_argument(
         "--method",
         choices=METHODS,
@@ -134,7 +134,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         p, "peak learning rate; default: 1e-4 with LoRA, 1e-5 without; dpo and mpo: 1e-5 and 5e-6"
     )
     flags.add_evaluation_flags(p)
-    p.add_argument(
+    p.add_common(
         "--num-samples",
         type=flags.int_from_0,
         default=3,
@@ -143,6 +143,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     flags.add_output_flags(p)
     p.set_defaults(micro_batch_size=32, num_train_epochs=None)
+    p.set_uncommon("--eval-steps")
     given = set(flags_given(argv))
     args = p.parse_args(argv)
     method = METHODS[args.method]
@@ -159,10 +160,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def add_data_flags(g: argparse._ArgumentGroup) -> None:
+def add_data_flags(g: flags.Group) -> None:
     """What to learn from, besides --data."""
     flags.add_max_train_samples(g)
-    g.add_argument(
+    g.add_common(
         "--warmup-data",
         metavar="DATA",
         help="worked solutions that stay in every iteration's mix (a toy task: its fallible "
@@ -181,15 +182,15 @@ def add_data_flags(g: argparse._ArgumentGroup) -> None:
     flags.add_protocol(g, protocols.PROTOCOLS)
 
 
-def add_rollout_flags(g: argparse._ArgumentGroup) -> None:
+def add_rollout_flags(g: flags.Group) -> None:
     """How the model samples."""
-    g.add_argument(
+    g.add_common(
         "--iterations",
         type=flags.int_from_1,
         help="rounds of sampling, building and training; default: 3 for star and r3v, 1 for dpo "
         "and mpo",
     )
-    g.add_argument(
+    g.add_common(
         "--num-generations",
         type=flags.int_from_1,
         default=3,
@@ -211,7 +212,7 @@ def add_rollout_flags(g: argparse._ArgumentGroup) -> None:
     )
 
 
-def add_objective_flags(g: argparse._ArgumentGroup) -> None:
+def add_objective_flags(g: flags.Group) -> None:
     """What is built from the samples, and how it counts."""
     g.add_argument(
         "--continue-training",
@@ -238,7 +239,7 @@ def add_objective_flags(g: argparse._ArgumentGroup) -> None:
     g.add_argument(
         "--warmup-weight", **weight, help=f"star and r3v: weight of the warm-up solutions {beside}"
     )
-    g.add_argument(
+    g.add_common(
         "--per-example",
         action="store_true",
         default=False,
@@ -264,7 +265,7 @@ def add_objective_flags(g: argparse._ArgumentGroup) -> None:
         help="pairs of a question at most, and as many with an unreadable answer",
     )
     flags.add_preference_flags(g, losses.PAIR_LOSSES)
-    g.add_argument(
+    g.add_common(
         "--batch-size", type=flags.int_from_1, default=32, help="examples, or pairs, per step"
     )
 

@@ -341,7 +341,8 @@ def add_teacher_flags(parser: flags.Parser, prefix: str = "", others: str = "") 
     """
     who = prefix or "teacher"
     g = parser.add_argument_group(who)
-    g.add_argument(
+    add = g.add_argument if prefix else g.add_common
+    g.add_common(
         f"--{who}",
         required=not prefix,
         type=model_or_address,
@@ -352,12 +353,12 @@ def add_teacher_flags(parser: flags.Parser, prefix: str = "", others: str = "") 
         + (f"; {others}" if others else "")
         + (f"; default: the teacher, greedily; {who}s are always greedy" if prefix else ""),
     )
-    g.add_argument(
+    add(
         f"--{who}-model",
         metavar="NAME",
         help="which model of the server; default: the only one that it has",
     )
-    g.add_argument(
+    add(
         f"--{who}-price",
         nargs=2,
         type=flags.not_negative,
@@ -373,13 +374,13 @@ def add_teacher_flags(parser: flags.Parser, prefix: str = "", others: str = "") 
 
 def add_sampling_flags(g: flags.Group) -> None:
     """How a teacher samples."""
-    g.add_argument(
+    g.add_common(
         "--max-completion-length",
         type=flags.int_from_1,
         default=2048,
         help="tokens of a completion at most",
     )
-    g.add_argument(
+    g.add_common(
         "--temperature",
         type=flags.not_negative,
         default=0.6,
@@ -395,7 +396,7 @@ def add_sampling_flags(g: flags.Group) -> None:
 
 def add_server_flags(g: flags.Group) -> None:
     """How a server is asked."""
-    g.add_argument(
+    g.add_common(
         "--budget",
         type=flags.not_negative,
         metavar="COST",
@@ -546,7 +547,7 @@ LOADING = ("quant", "dtype", "device", "max_pixels", "min_pixels")  # flags that
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    p = flags.Parser(__doc__, "teachers.py")
+    p = flags.Parser(__doc__, "teachers.py", "teachers.md")
     add_teacher_flags(p)
     g = p.add_argument_group("question")
     g.add_argument("--ask", required=True, help="the question")

@@ -18,7 +18,7 @@ Differences from MPO's release and TRL:
 On a laptop, from any checkpoint and file of pairs:
     python train_dpo.py --method dpo --model runs/sft --pairs pairs.jsonl --output-dir runs/dpo
 On one GPU (QLoRA; time and memory not measured):
-    python train_dpo.py --method mpo --pairs mmpr.jsonl --image-folder images/ \
+    python train_dpo.py --method mpo --pairs mmpr.jsonl --image-folder images/ \\
         --model Qwen/Qwen2-VL-7B-Instruct --quant nf4 --gradient-checkpointing --output-dir runs/mpo
 """
 
@@ -53,8 +53,8 @@ LAST = 1  # iteration 0 is the given model, measured; iteration 1 is trained
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line. Exit code 2 for what contradicts itself."""
-    p = flags.Parser(__doc__, "train_dpo.py")
-    p.add_argument(
+    p = flags.Parser(__doc__, "train_dpo.py", "training.md")
+    p.add_common(
         "--method",
         choices=METHODS,
         default="dpo",
@@ -71,12 +71,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "(rejected), in a layout of docs/data.md; they are asked as they stand, and "
         "--prompt-template is for --eval-data",
     )
-    g.add_argument(
+    g.add_common(
         "--image-folder",
         metavar="DIR",
         help="where relative image paths of --pairs resolve; default: beside its file",
     )
-    g.add_argument(
+    g.add_common(
         "--max-train-samples",
         type=flags.int_from_1,
         help="pairs to learn from: the first so many; default: all",
@@ -85,17 +85,18 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     flags.add_protocol(g, protocols.PROTOCOLS)
     g = p.add_argument_group("objective")
     flags.add_preference_flags(g, losses.PAIR_LOSSES)
-    g.add_argument("--batch-size", type=flags.int_from_1, default=32, help="pairs per step")
+    g.add_common("--batch-size", type=flags.int_from_1, default=32, help="pairs per step")
     flags.add_optimization_flags(p, "peak learning rate; default: 1e-5 with LoRA, 5e-6 without")
     g = flags.add_evaluation_flags(p)
     flags.add_sampling_flags(g)
-    g.add_argument(
+    g.add_common(
         "--num-samples",
         type=flags.int_from_0,
         default=3,
         help="samples of each held-out question for majority and pass@N; 0: only greedy answers",
     )
     flags.add_output_flags(p)
+    p.set_uncommon("--eval-steps", "--micro-batch-size")
     args = p.parse_args(argv)
     flags.decide_pair_losses(p, args, METHODS[args.method])
     flags.refuse_steps_of_iterations(p, args)

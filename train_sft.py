@@ -54,26 +54,26 @@ from tasks import kept, sheets, teacher
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    p = flags.Parser(__doc__, "train_sft.py")
+    p = flags.Parser(__doc__, "train_sft.py", "training.md")
     flags.add_model_flags(p, growing=True)
     flags.add_training_flags(p)
     g = flags.add_data_flags(p, several=True)
     add_choosing_flags(g)
-    g.add_argument(
+    g.add_common(
         "--teacher",
         choices=teacher.TEACHERS,
         default="fallible",
         help="toy tasks: whose solutions to imitate; fallible overlooks things "
         "and leaves RL something to fix",
     )
-    g.add_argument("--batch-size", type=flags.int_from_1, default=32, help="examples per step")
-    g.add_argument(
+    g.add_common("--batch-size", type=flags.int_from_1, default=32, help="examples per step")
+    g.add_common(
         "--max-completion-length",
         type=flags.int_from_1,
         default=512,
         help="longest response to train on or generate, in tokens",
     )
-    g.add_argument(
+    g.add_common(
         "--per-example",
         action="store_true",
         default=False,
@@ -102,7 +102,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def add_choosing_flags(g: flags.Group) -> None:
     """What is learned when: mixtures, conversations, groups of one length."""
-    g.add_argument(
+    g.add_common(
         "--mixture-weights",
         nargs="+",
         type=flags.above_0,

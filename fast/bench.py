@@ -106,7 +106,7 @@ def add_reward_flags(p: Parser) -> None:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    p = Parser(__doc__, "bench.py")
+    p = Parser(__doc__, "bench.py", "speed.md")
     p.add_argument(
         "what",
         nargs="?",

@@ -176,10 +176,18 @@ def write_lines(path: str | Path, records: list):
     write_whole(path, "".join(json.dumps(record) + "\n" for record in records))
 
 
-def make_writable(out: str | Path) -> list[Path]:
+def another(out: str | Path) -> str:
+    """Say what to name instead of a directory that is taken: NAME-2, NAME-3, ... that is free."""
+    out, n = Path(out), 2
+    while out.with_name(f"{out.name}-{n}").exists():
+        n += 1
+    return f"name another: --output-dir {out.with_name(f'{out.name}-{n}')}"
+
+
+def make_writable(out: str | Path, flag: str = "--output-dir") -> list[Path]:
     """Make the directory `out`, and return the folders that this took, inner ones first.
 
-    UserError if it cannot be written to.
+    flag: which named it, for the message. UserError if it cannot be written to.
     """
     out = Path(out)
     probe = out / f".nanovlr-{os.getpid()}.part"
@@ -193,6 +201,6 @@ def make_writable(out: str | Path) -> list[Path]:
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
             reason += f"; a run needs 1 MB at the least, and {size(free(out))} are free"
         raise UserError(
-            f"--output-dir {out} cannot be written to ({reason}); name another directory"
+            f"{flag} {out} cannot be written to ({reason}); name another directory"
         ) from None
     return made

@@ -8,6 +8,7 @@ from pathlib import Path
 import families
 from plumbing import checkpoint_files, disk, rundir, sums
 from plumbing.errors import UserError
+from plumbing.text import meant
 
 
 def locate(
@@ -27,10 +28,7 @@ def locate(
         what = f"{named_by}/adapter_config.json: the base model {name}"
     if not os.path.isdir(path):
         if looks_local(name):
-            raise UserError(
-                f"{what}: no such directory; name a checkpoint's directory, "
-                "a hub name (owner/model) or tiny"
-            )
+            raise UserError(f"{what}: no such directory{instead_of(path)}")
         path = fetch(name, weights)
     if weights:
         rundir.check_model_files(path)  # first: it knows a better remedy than to fetch it again
@@ -44,13 +42,37 @@ def locate(
         base, _ = locate(base_of(path), named_by=path, weights=weights)
         return base, path
     if not (path / "config.json").is_file():
-        newest = rundir.checkpoints(path)
+        within = rundir.checkpoints(path) or checkpoints_in(path)
         raise UserError(
             f"{what} holds no config.json and no adapter_config.json: not a Hugging Face checkpoint"
-            + (f"; did you mean {newest[-1]}?" if newest else "")
+            + (f"; did you mean {within[-1]}?" if within else f"; {WHAT_TO_NAME}")
         )
     checkpoint_files.read_config(path)
     return str(path), None
+
+
+SHIPPED = "checkpoints"  # the folder of the trained tiny models in this repository
+WHAT_TO_NAME = (
+    f"name a checkpoint's directory, such as {SHIPPED}/count, a hub name (owner/model), or tiny"
+)
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """List the checkpoints right below a folder, by name."""
+    files = ("config.json", "adapter_config.json")
+    below = sorted(folder.iterdir()) if folder.is_dir() and os.access(folder, os.R_OK) else []
+    return [path for path in below if any((path / file).is_file() for file in files)]
+
+
+def instead_of(path: Path) -> str:
+    """Say what to name instead of a directory that is not there: the nearest checkpoint."""
+    names = {
+        str(each) for folder in (path.parent, SHIPPED) for each in checkpoints_in(Path(folder))
+    }
+    same = [name for name in sorted(names) if Path(name).name == path.name]
+    if same:
+        return f"; did you mean {same[0]}?"
+    return meant(str(path), [*names, "tiny"]) or f"; {WHAT_TO_NAME}"
 
 
 def looks_local(name: str | Path) -> bool:

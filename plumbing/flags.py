@@ -1,229 +1,10 @@
-"""The command line: one parser, its types, and the flags that scripts share."""
+"""The flags that scripts share, and the types of their values."""
 
 import argparse
-import contextlib
-import difflib
 import math
-import os
-import sys
-import textwrap
 from collections.abc import Iterable
-from typing import NoReturn
 
-from plumbing.text import HALF, cut
-
-# --- flags of other projects ---
-
-# Flags of TRL, R1-V and VLM-R1 without a meaning here, and what to type instead.
-# docs/exactness.md says where TRL computes something else from a flag that we share.
-FLAG_OF_OTHERS = {
-    "--per-device-train-batch-size": "--prompts-per-step (in train_sft.py --batch-size: what a "
-    "step learns from) and --micro-batch-size (what fits in memory)",
-    "--gradient-accumulation-steps": "--micro-batch-size; accumulation follows from it and never "
-    "changes the gradient",
-    "--per-device-eval-batch-size": "--eval-batch-size",
-    "--generation-batch-size": "--prompts-per-step and --num-generations",
-    "--steps-per-generation": "--num-iterations",
-    "--dataset-name": "--data",
-    "--data-file-paths": "--data",
-    "--dataset-train-split": "--data NAME:train",
-    "--dataset-test-split": "--eval-data NAME:test",
-    "--val-split-ratio": "--eval-data",
-    "--image-folders": "paths beside the data file: relative image paths resolve there "
-    "(train_dpo.py has --image-folder)",
-    "--pairs": "train_dpo.py, which learns from given pairs",
-    "--image-folder": "paths beside the data file (train_dpo.py has --image-folder)",
-    "--max-prompt-length": "--max-pixels; prompts are never truncated here, because that cuts "
-    "image tokens",
-    "--max-length": "--max-completion-length, and --max-pixels for the prompt",
-    "--max-seq-length": "--max-completion-length",
-    "--max-new-tokens": "--max-completion-length",
-    "--bf16": "--dtype bfloat16",
-    "--fp16": "--dtype bfloat16 or float32 (Qwen2-VL overflows in float16)",
-    "--torch-dtype": "--dtype",
-    "--use-peft": "--lora-r 16",
-    "--load-in-4bit": "--quant nf4",
-    "--load-in-8bit": "--quant nf4",
-    "--lora-target-modules": "--lora-targets llm, vision, all or experts",
-    "--lora-target-parameters": "--lora-targets experts",
-    "--lora-modules-to-save": "--train-merger",
-    "--lora-task-type": "nothing: it is always causal language modelling",
-    "--freeze-vision-modules": "--freeze-vision --freeze-merger",
-    "--use-vllm": "nothing: generation is built in",
-    "--deepspeed": "nothing: one GPU; --quant nf4 and --gradient-checkpointing save memory",
-    "--attn-implementation": "nothing: PyTorch's scaled_dot_product_attention is used",
-    "--warmup-ratio": "--warmup-steps 0.1 (a value below 1 is a share of all steps)",
-    "--min-p": "--top-p",
-    "--repetition-penalty": "nothing: it breaks importance ratios",
-    "--log-completions": "nothing: completions are always saved in samples/",
-    "--run-name": "--output-dir",
-    "--logging-dir": "--output-dir",
-    "--eval-strategy": "--eval-steps",
-    "--save-strategy": "--save-steps",
-    "--logging-strategy": "--logging-steps",
-    "--save-only-model": "nothing: checkpoints can always be resumed; --save-total-limit bounds "
-    "them",
-    "--overwrite-output-dir": "another --output-dir",
-    "--push-to-hub": "`hf upload` on the output directory",
-    "--config": "flags on the command line (args.json in --output-dir keeps them)",
-    "--sync-ref-model": "nothing: the reference stays where training started",
-    "--delta": "--epsilon-high",
-    "--task-type": "--reward-funcs",
-    "--is-reward-customized-from-vlm-module": "--reward-funcs",
-    "--reward-method": "--reward-funcs",
-    "--weight-decay": "nothing: it is 0",
-    "--data-seed": "--seed",
-    "--use-liger-kernel": "nothing: the head is always computed in chunks",
-    "--precompute-ref-log-probs": "nothing: they are always computed before the first step",
-    "--importance-sampling-level": "nothing yet: importance ratios are per token",
-    "--moe-aux-loss-coef": "--router-aux-loss-coef",
-    "--moe-aux-loss-coeff": "--router-aux-loss-coef",
-    "--output-router-logits": "--router-aux-loss-coef",
-    "--packing": "nothing: samples are not packed",
-    "--train-sampling-strategy": "--group-by-length of train_sft.py",
-    "--length-column-name": "nothing: lengths are counted in tokens",
-    "--interleave-probs": "--mixture-weights of train_sft.py, which are shares of answer tokens",
-    "--mix-strategy": "--mixture-weights of train_sft.py, which are shares of answer tokens",
-    "--image-max-pixels": "--max-pixels",
-    "--image-min-pixels": "--min-pixels",
-    "--adam-beta1": "nothing: it is 0.9",
-    "--adam-beta2": "nothing: it is 0.999 (0.95 in train_sft.py)",
-    "--dataloader-num-workers": "--num-workers",
-    "--dataloader-prefetch-factor": "nothing: --num-workers prepare two steps ahead",
-    "--dataset-config": "--data with the path of the files",
-    "--use-bnb-nested-quant": "--quant nf4",
-    "--bnb-4bit-quant-type": "--quant nf4",
-    "--vllm-mode": "nothing: generation is built in",
-    "--vllm-device": "nothing: generation is built in",
-    "--vllm-gpu-memory-utilization": "nothing: generation is built in",
-    "--evaluation-strategy": "--eval-steps",
-    "--remove-unused-columns": "nothing: unused columns are kept in the example's meta",
-    "--load-best-model-at-end": "--eval-steps and --save-steps",
-    "--do-train": "nothing",
-    "--do-eval": "--eval-data",
-    "--ddp-timeout": "nothing: one GPU",
-    "--dataset-num-proc": "nothing",
-    "--api-key": "the environment: export OPENAI_API_KEY=...",
-    "--use-liger": "nothing: the head is always computed in chunks",
-}
-
-
-# --- the parser ---
-
-
-class HelpFormatter(argparse.HelpFormatter):
-    """Show defaults that say something, and keep the paragraphs of the script's docstring."""
-
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=34, width=130)
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        silent = action.default is None or action.default is False
-        silent = silent or action.default in (argparse.SUPPRESS, "", [])
-        if silent or not action.option_strings or "%(default)" in (action.help or ""):
-            return action.help
-        return f"{action.help} (default: %(default)s)"
-
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        return textwrap.dedent(text)
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse that takes underscores, guesses at typos and knows other projects' flags."""
-
-    def __init__(self, description: str | None, script: str | None = None) -> None:
-        super().__init__(
-            prog=script, description=description, allow_abbrev=False, formatter_class=HelpFormatter
-        )
-
-    def set_own_default(self, flag: str, value: object) -> None:
-        """Give a shared flag a default of this script's own, in its help too."""
-        action = self._option_string_actions[flag]
-        action.default = value
-        action.help = action.help.partition("; default:")[0]
-
-    def parse_known_args(
-        self, args: list[str] | None = None, namespace: argparse.Namespace | None = None
-    ) -> tuple[argparse.Namespace, list[str]]:
-        """Parse with underscores in flags turned into dashes; values stay as they are."""
-        dashed = []
-        for word in sys.argv[1:] if args is None else args:
-            name, equals, value = word.partition("=")
-            if name.startswith("--"):
-                word = name.replace("_", "-") + equals + value
-            dashed.append(word)
-        return super().parse_known_args(dashed, namespace)
-
-    def do_without(self, *names: str) -> None:
-        """Require these flags no longer."""
-        for action in self._actions:
-            action.required = action.required and action.dest not in names
-
-    def check_bytes(self, words: list[str]) -> None:
-        """Refuse what no file name and no tokenizer takes: NUL, and what is not UTF-8."""
-        with contextlib.suppress(OSError):  # a directory that is gone
-            if HALF.search(os.getcwd()):  # an adapter's file names its base by its whole path
-                self.error("the name of the current directory is not UTF-8; rename it")
-        flag = ""
-        for word in words:
-            if word.startswith("--"):
-                flag, _, word = word.partition("=")
-            shown = f"{flag} {word}".strip().encode("utf-8", "backslashreplace").decode()
-            if "\0" in flag + word:
-                self.error(f"{cut(shown)!r} has a NUL byte in it; leave it out")
-            if HALF.search(flag + word):
-                self.error(
-                    f"{cut(shown)} is not UTF-8; rename the file or directory, or write the text "
-                    "in UTF-8"
-                )
-
-    def check_names(self, words: list[str]) -> None:
-        """Refuse flags that are not known, before those that are required and missing."""
-        known = self._option_string_actions
-        unknown = []
-        for word in words:
-            flag = word.partition("=")[0].replace("_", "-")
-            if word.startswith("--") and " " not in word and flag != "--" and flag not in known:
-                unknown.append((word, flag))
-        for _, flag in unknown:
-            if flag in FLAG_OF_OTHERS:
-                self.error(f"{flag} has no meaning here; use {FLAG_OF_OTHERS[flag]}")
-        for word, _ in unknown:
-            self.refuse(word)
-
-    def refuse(self, word: str) -> NoReturn:
-        """Stop at a word that is no flag, with the flag that is nearest."""
-        flag, equals, value = word.partition("=")
-        flag = flag.replace("_", "-") if flag.startswith("--") else flag
-        if "key" in flag and value:
-            value = "..."  # a secret must be on no screen and in no log
-        near = difflib.get_close_matches(flag, self._option_string_actions, n=1)
-        hint = f"did you mean {near[0]}?" if near else "--help lists the flags"
-        self.error(f"unknown argument {flag}{equals}{value}; {hint}")
-
-    def parse_args(
-        self, args: list[str] | None = None, namespace: argparse.Namespace | None = None
-    ) -> argparse.Namespace:
-        """Parse, or stop with exit code 2 and one sentence that names the flag and its remedy."""
-        words = sys.argv[1:] if args is None else args
-        self.check_bytes(words)
-        self.check_names(words)
-        known, unknown = self.parse_known_args(args, namespace)
-        for word in unknown:
-            if word.lower() in ("true", "false"):
-                self.error(
-                    f"unknown argument {word}: flags such as --gradient-checkpointing take no "
-                    "value; --no-gradient-checkpointing switches off"
-                )
-            self.refuse(word)
-        known.script = self.prog
-        known.argv = list(words)
-        return known
-
-    def error(self, message: str) -> NoReturn:
-        """Stop with one sentence on stderr and exit code 2, as for a UserError."""
-        self.exit(2, f"error: {message}\n")
-
+from plumbing.parser import Group, Parser
 
 # --- types of values ---
 
@@ -303,8 +84,6 @@ SCHEDULES = {  # share of the learning rate after warm-up, from progress in [0, 
     "cosine": lambda progress: 0.5 * (1.0 + math.cos(math.pi * progress)),
 }
 
-Group = argparse._ArgumentGroup
-
 
 def add_model_flags(parser: Parser, growing: bool = False) -> Group:
     """--model and how to load it; the same in every script.
@@ -327,7 +106,7 @@ def add_model_flags(parser: Parser, growing: bool = False) -> Group:
 
 def add_loading_flags(g: Group) -> None:
     """How a checkpoint is loaded."""
-    g.add_argument(
+    g.add_common(
         "--quant",
         choices=["none", "nf4"],
         help="nf4: the language model's linear layers in 4 bits (QLoRA); default: what the "
@@ -357,10 +136,9 @@ def add_seeing_flags(g: Group, growing: bool = False) -> None:
 
 def add_pixel_flags(g: Group, growing: bool = False) -> None:
     """What of a picture the model sees. growing: --max-pixels may name a range."""
-    g.add_argument(
+    g.add_common(
         "--max-pixels",
         type=pixels_or_growth if growing else int_from_1,
-        metavar="MAX_PIXELS",
         help="shrink larger images to this many pixels, 28 x 28 of which are one token (32 x 32 in "
         "Qwen3-VL); default: as the checkpoint was trained here, else 401408 (512 tokens; 392)"
         + ("; A:B grows from A to B in five stages of the run" if growing else ""),
@@ -392,7 +170,7 @@ def add_training_flags(parser: Parser) -> Group:
         action="store_true",
         help="full fine-tuning: leave the language model as it is, embeddings and head included",
     )
-    g.add_argument(
+    g.add_common(
         "--gradient-checkpointing",
         action=argparse.BooleanOptionalAction,
         default=False,
@@ -403,7 +181,7 @@ def add_training_flags(parser: Parser) -> Group:
 
 def add_adapter_flags(g: Group) -> None:
     """What LoRA is made of, and where it goes."""
-    g.add_argument(
+    g.add_common(
         "--lora-r",
         type=int_from_0,
         help="rank of LoRA; 0 trains the weights themselves; default: the adapter's if --model is "
@@ -449,7 +227,7 @@ def add_adapter_flags(g: Group) -> None:
 
 def add_max_train_samples(g: Group) -> None:
     """The limit on questions, in the scripts that make answers to them."""
-    g.add_argument(
+    g.add_common(
         "--max-train-samples",
         type=int_from_1,
         help="questions to learn from: the first so many; default: all of a file, 1024 of a toy "
@@ -479,7 +257,7 @@ def add_data_flags(parser: Parser, several: bool = False) -> Group:
 
 def add_asking_flags(g: Group) -> None:
     """How questions are read and put; in every script that asks some."""
-    g.add_argument(
+    g.add_common(
         "--prompt-template",
         default=None,
         help="how a question is put, by name (TEMPLATES in tasks/prompts.py); default: the one the "
@@ -533,7 +311,7 @@ def add_max_image_pixels(group: Group) -> None:
 def add_optimization_flags(parser: Parser, learning_rate_help: str) -> Group:
     """Learning rate, steps, batches, seed; the same in every training script."""
     g = parser.add_argument_group("optimization")
-    g.add_argument("--learning-rate", type=not_negative, help=learning_rate_help)
+    g.add_common("--learning-rate", type=not_negative, help=learning_rate_help)
     g.add_argument(
         "--lr-scheduler-type",
         choices=sorted(SCHEDULES),
@@ -546,20 +324,20 @@ def add_optimization_flags(parser: Parser, learning_rate_help: str) -> Group:
         default=0,
         help="steps of linear warm-up; below 1: a share of all steps",
     )
-    g.add_argument(
+    g.add_common(
         "--max-steps",
         type=int_from_1,
         help="steps of training; default: from --num-train-epochs (toy tasks never end and need "
         "--max-steps)",
     )
-    g.add_argument(
+    g.add_common(
         "--num-train-epochs",
         type=not_negative,
         default=1.0,
         help="passes over a data file, when --max-steps is not given (selftrain.py: over what an "
         "iteration builds, 3 for star and r3v)",
     )
-    g.add_argument(
+    g.add_common(
         "--max-grad-norm",
         type=not_negative,
         default=1.0,
@@ -577,14 +355,14 @@ def add_optimization_flags(parser: Parser, learning_rate_help: str) -> Group:
         default="adamw",
         help="adamw_8bit keeps the moments in 8 bits (bitsandbytes)",
     )
-    g.add_argument(
+    g.add_common(
         "--micro-batch-size",
         type=int_from_1,
         default=8,
         help="responses per forward pass (of one question, where it has several): memory only, "
         "never the gradient",
     )
-    g.add_argument(
+    g.add_common(
         "--seed", type=int_from_0, default=0, help="of the data order, the sampling and new weights"
     )
     return g
@@ -593,7 +371,7 @@ def add_optimization_flags(parser: Parser, learning_rate_help: str) -> Group:
 def add_evaluation_flags(parser: Parser) -> Group:
     """--eval-data and how it is asked; the same in every training script."""
     g = parser.add_argument_group("evaluation")
-    g.add_argument(
+    g.add_common(
         "--eval-data",
         nargs="+",
         default=[],
@@ -601,13 +379,13 @@ def add_evaluation_flags(parser: Parser) -> Group:
         help="like --data, one or several; accuracy of greedy answers before, during and after "
         "training",
     )
-    g.add_argument(
+    g.add_common(
         "--eval-steps",
         type=int_from_0,
         default=0,
         help="steps between evaluations; 0: only before and after",
     )
-    g.add_argument(
+    g.add_common(
         "--max-eval-samples",
         type=int_from_1,
         default=512,
@@ -625,7 +403,7 @@ def add_output_flags(parser: Parser) -> Group:
     g.add_argument(
         "--output-dir", required=True, help="where checkpoints, metrics, pictures and the result go"
     )
-    g.add_argument(
+    g.add_common(
         "--save-steps",
         type=int_from_0,
         default=100,
@@ -640,7 +418,7 @@ def add_output_flags(parser: Parser) -> Group:
         default=1,
         help="steps between lines on the screen (metrics.jsonl gets every step)",
     )
-    g.add_argument(
+    g.add_common(
         "--resume-from-checkpoint",
         nargs="?",
         const="newest",
@@ -648,7 +426,7 @@ def add_output_flags(parser: Parser) -> Group:
         help="go on from DIR, or without a value from the newest checkpoint in --output-dir; "
         "none there yet: start over",
     )
-    g.add_argument(
+    g.add_common(
         "--report-to",
         choices=["none", "wandb", "tensorboard"],
         default="none",
@@ -659,13 +437,13 @@ def add_output_flags(parser: Parser) -> Group:
 
 def add_sampling_flags(g: Group) -> None:
     """How self-training samples; R3V's values."""
-    g.add_argument(
+    g.add_common(
         "--max-completion-length",
         type=int_from_1,
         default=384,
         help="tokens of a sampled completion at most",
     )
-    g.add_argument("--temperature", type=not_negative, default=0.9, help="sampling temperature")
+    g.add_common("--temperature", type=not_negative, default=0.9, help="sampling temperature")
     g.add_argument(
         "--top-p",
         type=share,
@@ -682,7 +460,7 @@ def add_sampling_flags(g: Group) -> None:
 
 def add_preference_flags(g: Group, loss_types: Iterable[str]) -> None:
     """What a pair costs, for dpo and mpo. loss_types: names that can be added up."""
-    g.add_argument(
+    g.add_common(
         "--loss-type",
         nargs="+",
         choices=sorted(loss_types),
@@ -696,7 +474,7 @@ def add_preference_flags(g: Group, loss_types: Iterable[str]) -> None:
         metavar="W",
         help="one weight per --loss-type; default: all 1, and for mpo 0.8 0.2 1.0",
     )
-    g.add_argument(
+    g.add_common(
         "--beta", type=not_negative, default=0.1, help="how far log-ratios count as rewards"
     )
     g.add_argument(
@@ -736,7 +514,7 @@ def decide_pair_losses(parser: Parser, args: argparse.Namespace, defaults: dict)
 
 def add_protocol(g: Group, names: Iterable[str]) -> None:
     """--protocol of a script that samples."""
-    g.add_argument(
+    g.add_common(
         "--protocol",
         choices=sorted(names),
         help="read and score answers as this benchmark does; default: the accuracy reward",

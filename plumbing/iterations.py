@@ -37,7 +37,7 @@ def open_output_dir(args) -> Path:
         if args.resume_from_checkpoint is None:
             raise UserError(
                 f"{out} already holds an earlier run; add --resume-from-checkpoint to go on with "
-                "it, or name another --output-dir"
+                f"it, or {disk.another(out)}"
             )
         same_flags(args, out)
     else:

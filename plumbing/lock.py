@@ -108,9 +108,7 @@ def _in_use(out: Path, owner: Path) -> str:
             break
         except (OSError, ValueError, KeyError, TypeError):
             time.sleep(0.05)
-    return (
-        f"--output-dir {out} is in use by {who}; wait for it, stop it, or name another --output-dir"
-    )
+    return f"--output-dir {out} is in use by {who}; wait for it, stop it, or {disk.another(out)}"
 
 
 def again(args) -> str:

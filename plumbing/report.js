@@ -16,7 +16,7 @@ function element(name, attributes = {}, ...children) {
     else if (key.startsWith("on")) made.addEventListener(key.slice(2), value);
     else made.setAttribute(key, value);
   }
-  made.append(...children); // a string becomes a text node
+  made.append(...children.map(safe)); // a string becomes a text node
   return made;
 }
 
@@ -26,7 +26,7 @@ function drawn(name, attributes = {}, ...children) {
     if (key.startsWith("on")) made.addEventListener(key.slice(2), value);
     else made.setAttribute(key, value);
   }
-  made.append(...children);
+  made.append(...children.map(safe));
   return made;
 }
 
@@ -35,12 +35,19 @@ function unique(values) {
 }
 
 function short(number) {
-  return number === null || number === undefined ? "" : String(Number(number.toPrecision(4)));
+  if (number === null || number === undefined) return "";
+  return String(Number(number.toPrecision(4))).replace("e+", "e");
 }
 
-// Control characters are shown, not obeyed.
+// Control characters are shown, not obeyed; those that turn the direction of a text, too.
 function visible(text) {
-  return text.replace(/[\0-\x08\x0b-\x1f]/g, (c) => String.fromCharCode(0x2400 + c.charCodeAt(0)));
+  const named = (c) => `\u27e8${c.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0")}\u27e9`;
+  return text.replace(/[\0-\x08\x0b-\x1f]/g, (c) => String.fromCharCode(0x2400 + c.charCodeAt(0)))
+    .replace(/[\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, named);
+}
+
+function safe(child) {
+  return typeof child === "string" ? visible(child) : child;
 }
 
 function quoted(word) {
@@ -90,6 +97,7 @@ function about(run) {
     box.append(element("details", open, element("summary", {}, "figures"), figures(run)));
   }
   box.append(element("details", {}, element("summary", {}, "all flags"), table(["flag", "value"], flags)));
+  for (const note of run.notes) box.append(element("p", { class: "note" }, note));
   if (run.pictures_omitted) {
     box.append(element("p", { class: "quiet" }, `${run.pictures_omitted} pictures are omitted, for lack of room.`));
   }
@@ -120,15 +128,22 @@ function trend(points) {
   });
 }
 
+// A difference of the largest numbers is infinite, and nothing could be drawn.
+function inRange([x, y]) {
+  return [x, Math.max(-1e300, Math.min(1e300, y))];
+}
+
 // curves: [{name, run, points}], of one heading in all runs.
-function chart(heading, x, curves) {
+function chart(heading, x, whole) {
+  const curves = whole.map((curve) => ({ ...curve, points: curve.points.map(inRange) }));
   const names = unique(curves.map((curve) => curve.name));
   const color = (curve) => `var(--c${names.indexOf(curve.name) % COLORS})`;
   const all = curves.flatMap((curve) => curve.points);
   const xs = all.map((point) => point[0]), ys = all.map((point) => point[1]);
   const span = (values) => {
     const low = values.reduce((a, b) => Math.min(a, b)), high = values.reduce((a, b) => Math.max(a, b));
-    return low === high ? [low - 0.5, high + 0.5] : [low, high];
+    const around = Math.max(0.5, Math.abs(low) / 2); // 0.5 is nothing beside a large number
+    return low === high ? [low - around, high + around] : [low, high];
   };
   const [x0, x1] = span(xs);
   let [y0, y1] = span(ys);
@@ -183,6 +198,17 @@ function chart(heading, x, curves) {
     tell(x0 + ((at - LEFT) / (WIDTH - LEFT - RIGHT)) * (x1 - x0));
   });
   picture.addEventListener("mouseleave", () => tell(null));
+  const places = unique(xs).sort((a, b) => a - b);
+  let place = places.length;
+  picture.setAttribute("tabindex", "0");
+  picture.addEventListener("keydown", (event) => {
+    const by = { ArrowLeft: -1, ArrowRight: 1, Home: -Infinity, End: Infinity }[event.key];
+    if (!by) return;
+    event.preventDefault();
+    place = Math.min(places.length - 1, Math.max(0, place + by));
+    tell(places[place]);
+  });
+  picture.addEventListener("blur", () => tell(null));
   marks.push((unit, step) => {
     const shown = unit === x && step >= x0 && step <= x1;
     now.setAttribute("visibility", shown ? "visible" : "hidden");
@@ -348,7 +374,7 @@ function answerBox(answer, number, picture) {
     swatch.style.background = `var(--c${number % COLORS})`;
     line.append(element("span", {}, swatch, answer.boxes.length === 1 ? "1 box" : `${answer.boxes.length} boxes`));
   }
-  const text = element("pre", { class: "text" }, visible(answer.text));
+  const text = element("pre", { class: "text" }, answer.text);
   const box = element("div", { class: `answer ${answer.state}` }, line, text);
   box.dataset.state = answer.state;
   if (picture && answer.boxes) {
@@ -360,10 +386,10 @@ function answerBox(answer, number, picture) {
 
 function asked(question) {
   const box = element("div", {});
-  if (question.history) box.append(element("pre", { class: "quiet" }, visible(question.history.join("\n"))));
-  box.append(element("div", { class: "question" }, visible(question.question || `question ${question.id}`)));
-  if (question.choices) box.append(element("div", { class: "quiet" }, "choices: " + visible(question.choices.join(" | "))));
-  box.append(element("div", { class: "quiet" }, question.answer ? "right answer: " + visible(question.answer) : ""));
+  if (question.history) box.append(element("pre", { class: "quiet" }, question.history.join("\n")));
+  box.append(element("div", { class: "question" }, question.question || `question ${question.id}`));
+  if (question.choices) box.append(element("div", { class: "quiet" }, "choices: " + question.choices.join(" | ")));
+  box.append(element("div", { class: "quiet" }, question.answer ? "right answer: " + question.answer : ""));
   return box;
 }
 
@@ -371,7 +397,7 @@ function cellOf(group, picture, first) {
   const box = element("div", { class: "answers" });
   if (!group) box.append(element("p", { class: "quiet" }, "not asked here"));
   if (group && group.prompt) {
-    const whole = element("pre", { class: "text" }, visible(group.prompt));
+    const whole = element("pre", { class: "text" }, group.prompt);
     box.append(element("details", {}, element("summary", {}, "the whole prompt"), whole));
   }
   const answers = group ? sortedAnswers(group) : [];
@@ -384,7 +410,12 @@ function rowBox(row, followed) {
   const picture = pictureOf(row.question, lists.flat());
   const head = element("div", { class: "asked" }, asked(row.question));
   if (followed > 1) {
-    const follow = () => { state.follow = row.key; render(); document.getElementById("follow").scrollIntoView(); };
+    const follow = () => {
+      state.follow = row.key;
+      render();
+      document.getElementById("follow").scrollIntoView();
+      document.getElementById("close").focus({ preventScroll: true });
+    };
     head.append(element("button", { type: "button", class: "to-follow", onclick: follow }, `follow through ${followed} ${unit()}s`));
   }
   const cells = element("div", { class: `columns${runs.length > 1 ? " two" : ""}` });
@@ -423,7 +454,13 @@ function followBox() {
   const find = (run, frame) => frame.groups.find((group) => run.questions[group.question].key === state.follow);
   const question = runs.flatMap((run) => run.questions).find((q) => q.key === state.follow);
   if (!question) return box;
-  const close = () => { state.follow = ""; render(); };
+  const close = () => {
+    const key = state.follow;
+    state.follow = "";
+    render();
+    const row = [...document.querySelectorAll("article.row")].find((each) => each.dataset.key === key);
+    row?.querySelector(".to-follow")?.focus();
+  };
   const picture = pictureOf(question, []);
   const columns = element("div", { class: `columns${runs.length > 1 ? " two" : ""}` });
   for (const run of runs) {
@@ -435,7 +472,7 @@ function followBox() {
     }
     columns.append(column);
   }
-  const head = element("div", { class: "asked" }, asked(question), element("button", { type: "button", onclick: close }, "close"));
+  const head = element("div", { class: "asked" }, asked(question), element("button", { type: "button", id: "close", onclick: close }, "close"));
   const row = element("div", { class: `row${picture ? "" : " bare"}` }, ...(picture ? [picture.figure] : []), element("div", {}, head, columns));
   box.append(row);
   return box;
@@ -465,7 +502,7 @@ function mapOf(run, counts) {
       const kind = kinds[verdict(group)] || (unreadable ? "unreadable" : "wrong");
       const chosen = question.key === state.follow ? " chosen" : "";
       const go = () => { state.follow = question.key; state.at = steps().indexOf(frame.at); render(); };
-      const title = drawn("title", {}, `${view.x} ${frame.at}, ${verdict(group)}: ${visible(question.question)}`);
+      const title = drawn("title", {}, `${view.x} ${frame.at}, ${verdict(group)}: ${question.question}`);
       const place = { x: left + column * size, y, width: size, height: size };
       picture.append(drawn("rect", { ...place, class: `cell ${kind}${chosen}`, onclick: go }, title));
     }
@@ -584,5 +621,5 @@ if (names.length) {
   page.append(element("section", {}, element("h2", {}, "Answers"), bar, body));
   show(names[0]);
 } else {
-  page.append(element("p", { class: "empty" }, "No answers were kept in this directory."));
+  page.append(element("p", { class: "empty" }, "There are no answers on this page."));
 }

@@ -90,7 +90,7 @@ def escaped(text: str) -> str:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    p = flags.Parser(__doc__, "python -m plumbing.report")
+    p = flags.Parser(__doc__, "python -m plumbing.report", "report.md")
     p.add_argument("runs", nargs="+", metavar="RUN", help="the output directory of a run; one, two")
     args = p.parse_args(argv)
     if len(args.runs) > 2:

@@ -3,7 +3,9 @@
 They are made of files that a killed run has left, or a person has changed: an odd value is omitted.
 """
 
+import base64
 import hashlib
+import io
 import json
 import math
 import re
@@ -17,6 +19,7 @@ from plumbing import disk, records
 
 MOST_LETTERS = 4000  # of a text
 PICTURE_BYTES = 4_000_000  # of all pictures of a run
+PICTURE_SIDE = 224  # pixels of the longer side, where a page makes a picture small itself
 PICTURE = re.compile(r"data:image/(png|jpeg);base64,[A-Za-z0-9+/]+=*")
 # What else stands in a line of samples/. All other numbers in it are scores.
 NOT_SCORES = {"id", "question", "history", "system", "answer", "completion", "prediction"}
@@ -156,6 +159,22 @@ def in_shares(boxes: Iterable, size: list[float]) -> list[list[float]]:
     return shares
 
 
+def small_picture(path: Path, folder: Path) -> str | None:
+    """Read a picture below a folder as a small data URL; None for anything else."""
+    from PIL import Image
+
+    if not path.resolve().is_relative_to(folder.resolve()):
+        return None
+    try:
+        with Image.open(path) as image:
+            image.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
+            written = io.BytesIO()
+            image.convert("RGB").save(written, "JPEG", quality=85)
+    except Exception:  # PIL raises many types for a damaged file
+        return None
+    return f"data:image/jpeg;base64,{base64.b64encode(written.getvalue()).decode()}"
+
+
 # --- answers ---
 
 
@@ -240,6 +259,28 @@ def of_item(line: dict, kept: dict) -> list[dict]:
         answer_of(line.get("chosen"), kept, {}, None, kind=f"{kind}: chosen"),
         answer_of(line.get("rejected"), kept, {}, None, kind=f"{kind}: rejected"),
     ]
+
+
+def of_made(line: dict) -> tuple[dict, list[dict]]:
+    """Read a record of distill.py, in any of its formats: (what is asked, answers).
+
+    The answers are what was made and what the judge said of it.
+    """
+    turns = line.get("messages") or line.get("conversations")
+    turns = [turn for turn in turns if isinstance(turn, dict)] if isinstance(turns, list) else []
+    said = [turn.get("content", turn.get("value")) for turn in turns]
+    asked, made = said[-2:] if len(said) > 1 else (line.get("question"), line.get("solution"))
+    about = {
+        "id": line.get("id"),
+        "question": text_of(asked).replace("<image>", "").strip(),
+        "answer": line.get("answer", line.get("gt")),
+    }
+    refused = text_of(line.get("filter"))
+    kind = "kept" if refused == "pass" else f"left out: {refused}"
+    answers = [answer_of(made, {}, {}, "wrong_answer" not in refused, True, kind)]
+    if line.get("judge_response"):
+        answers.append(answer_of(line["judge_response"], {}, {}, None, kind="the judge"))
+    return about, answers
 
 
 def kind_of(line: dict) -> str:

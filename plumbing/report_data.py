@@ -281,6 +281,24 @@ def evaluation_view(out: Path, questions: Questions, result: dict) -> Iterator[d
         yield view(name, "", [{"at": 0, "groups": groups}], note)
 
 
+def made_view(out: Path, questions: Questions) -> Iterator[dict]:
+    """Show what distill.py leaves: the first records that it kept, and those that it left out."""
+    groups, total = [], 0
+    for name in ("distilled.jsonl", "rejected.jsonl"):
+        lines = lines_of(out / name)
+        total += len(lines)
+        for line in lines[:MOST_QUESTIONS]:
+            about, made = answers.of_made(line)
+            pictures = line.get("images") or line.get("image")
+            first = pictures[0] if isinstance(pictures, list) else pictures
+            if isinstance(first, str):
+                about["picture"] = answers.small_picture(out / first, out)
+            groups.append({"question": questions.place(about, "made"), "answers": made})
+    if groups:
+        note = f"{len(groups)} of {total} records" if len(groups) < total else ""
+        yield view("made: kept, then left out", "", [{"at": 0, "groups": groups}], note)
+
+
 def is_disputed(line: dict) -> bool:
     """Tell whether our rule and the published one differ about a prediction."""
     ours, theirs = number_of(line.get("accuracy")), number_of(line.get("accuracy_original"))
@@ -309,6 +327,25 @@ def fit(views: list[dict]) -> None:
 # --- the whole run ---
 
 
+def notes_of(out: Path, script: str, views: list[dict], questions: Questions) -> list[str]:
+    """Say what a page lacks, and what to type."""
+    shown = any(question["picture"] for question in questions.lines)
+    if not views and script == "distill.py":
+        return ["Nothing has been made yet. When distill.py has ended, make this page again."]
+    if not views:
+        return [
+            "No answers are here yet: a run keeps some at each evaluation and each save, and then "
+            f"writes this page anew. To make it now, type: python -m plumbing.report {out}"
+        ]
+    if not shown and not questions.kept and script != "distill.py":
+        again = f"python evaluate.py --model {out} --data NAME --output-dir {out}-eval"
+        if script == "evaluate.py":
+            again = f"the command above, with --output-dir {out}-2"
+        kept = "This run kept no pictures, as those of earlier versions."
+        return [f"{kept} To see a model's answers beside their pictures, type: {again}"]
+    return []
+
+
 def run_data(out: Path, label: str) -> tuple[dict, dict[str, str]]:
     """Read a run's directory: (what the page shows, {hash: picture as a data URL}).
 
@@ -324,6 +361,7 @@ def run_data(out: Path, label: str) -> tuple[dict, dict[str, str]]:
     views = list(training_views(out, questions, args, names, last))
     views += iteration_views(out, questions, names)
     views += evaluation_view(out, questions, result)
+    views += made_view(out, questions)
     fit(views)
     curves = curves_of(lines, x) + scaling_curves(lines_of(out / "scaling.jsonl"))
     for t, folder in spread(iterations_of(out), 4):
@@ -344,6 +382,7 @@ def run_data(out: Path, label: str) -> tuple[dict, dict[str, str]]:
         "views": views,
         "questions": questions.lines,
         "pictures_omitted": questions.omitted,
+        "notes": notes_of(out, text_of(args.get("script")), views, questions),
     }
     return shown, questions.pictures
 

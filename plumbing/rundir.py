@@ -54,7 +54,7 @@ def open_output_dir(args: argparse.Namespace) -> Path | None:
             refuse_another_script(out, args)
             raise UserError(
                 f"{out} already holds {found[-1].name} of an earlier run; add "
-                "--resume-from-checkpoint to go on from it, or name another --output-dir"
+                f"--resume-from-checkpoint to go on from it, or {disk.another(out)}"
             )
         return None
     if wanted == "newest":
@@ -109,7 +109,7 @@ def refuse_anothers(out: str | Path, args: argparse.Namespace) -> None:
     """Refuse a directory with a saved model or another script's run. UserError."""
     out = Path(out)
     if (out / SUMS).is_file():
-        raise UserError(f"--output-dir {out} holds a saved model; name another --output-dir")
+        raise UserError(f"--output-dir {out} holds a saved model; {disk.another(out)}")
     refuse_another_script(out, args)
 
 
@@ -119,7 +119,7 @@ def refuse_another_script(out: Path, args: argparse.Namespace) -> None:
     script, saved = getattr(args, "script", None), bool(getattr(args, "predictions", None))
     if was and was != (script or was[0], saved):
         what = f"{was[0]} --predictions" if was[1] else was[0]
-        raise UserError(f"--output-dir {out} holds a run of {what}; name another --output-dir")
+        raise UserError(f"--output-dir {out} holds a run of {what}; {disk.another(out)}")
 
 
 def what_ran(out: Path) -> tuple[str, bool] | None:

@@ -13,6 +13,8 @@ import atexit
 import os
 import sys
 
+from plumbing.not_installed import explain_imports
+
 SIGINT, SIGTERM, SIGHUP = (getattr(_signal, f"SIG{name}", None) for name in ("INT", "TERM", "HUP"))
 SIGNALS = tuple(number for number in (SIGINT, SIGTERM, SIGHUP) if number)
 NAMES = {SIGINT: "Ctrl-C", SIGTERM: "SIGTERM", SIGHUP: "SIGHUP"}
@@ -25,7 +27,11 @@ _waiting = None  # in `Undivided`: the signals that wait for its end
 
 
 def watch():
-    """Take over the signals, but for ignored ones (nohup). Returns the handlers before."""
+    """Take over the signals, but for ignored ones (nohup). Returns the handlers before.
+
+    A script imports next: a package that it lacks is told in one sentence.
+    """
+    explain_imports()
     global _process
     before, _process = {}, os.getpid()
     for number in SIGNALS:

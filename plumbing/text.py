@@ -1,6 +1,8 @@
 """Short forms of text for messages."""
 
+import difflib
 import re
+from collections.abc import Iterable
 
 HALF = re.compile(
     "[\ud800-\udfff]"
@@ -10,6 +12,12 @@ HALF = re.compile(
 def cut(text, most=580):
     """Shorten a message in its middle: its remedy stands last."""
     return text if len(text) <= most else f"{text[: most - 200]} ... {text[-195:]}"
+
+
+def meant(word: str, names: Iterable[str]) -> str:
+    """Ask whether the nearest of some names is meant: "; did you mean ...?", or "" if none is."""
+    near = difflib.get_close_matches(word, list(names), 1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def short(text, most=200):

@@ -7,8 +7,13 @@ The distortion is the forward step of a diffusion at t = 500 decay, and decay fa
     decay(step) = 1 - sigmoid(30 (step - 2/3 steps) / steps)
     noisy       = sqrt(abar_t) pixels + sqrt(1 - abar_t) noise
 
+<<<<<<< recipes/noisy_rollout.py
 On a laptop (after the train_sft.py command; five minutes on two cores):
     python -m recipes.noisy_rollout --model runs/sft --data count --eval-data count:test \\
+=======
+On a laptop (five minutes on two cores):
+    python train_grpo.py --model checkpoints/count --data count --eval-data count:test \\
+>>>>>>> train_grpo.py
         --learning-rate 1e-4 --max-grad-norm 0.2 --prompts-per-step 16 --num-generations 8 \\
         --max-steps 160 --output-dir runs/grpo
 On one GPU (QLoRA):
@@ -69,10 +74,13 @@ WHAT_TO_WATCH = (
 
 
 def add_rollout_flags(p: flags.Parser) -> None:
-    add = p.add_argument_group("rollout").add_argument
-    add("--prompts-per-step", type=int_from_1, default=8, help="N, questions asked per step")
-    add("--num-generations", type=int_from_1, default=8, help="G, completions per question (>= 2)")
-    add("--max-completion-length", type=int_from_1, default=512, help="tokens of a completion")
+    g = p.add_argument_group("rollout")
+    add, common = g.add_argument, g.add_common
+    common("--prompts-per-step", type=int_from_1, default=8, help="N, questions asked per step")
+    common(
+        "--num-generations", type=int_from_1, default=8, help="G, completions per question (>= 2)"
+    )
+    common("--max-completion-length", type=int_from_1, default=512, help="tokens of a completion")
     add(
         "--updates-per-rollout",
         type=int_from_1,
@@ -101,14 +109,18 @@ def add_rollout_flags(p: flags.Parser) -> None:
         metavar=("LOW", "HIGH"),
         help="with --pass-rates: train on the questions within, both ends included",
     )
-    add("--temperature", type=not_negative, default=1.0, help="of sampling, and of log-probs")
+    common("--temperature", type=not_negative, default=1.0, help="of sampling, and of log-probs")
     inexact = "log-probs stay those of the uncut distribution: ratios are no longer exact"
     add("--top-p", type=share, default=1.0, help=f"mass of the likeliest; below 1 {inexact}")
     add("--top-k", type=int_from_0, default=0, help=f"the k likeliest, 0: all; above 0 {inexact}")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+<<<<<<< recipes/noisy_rollout.py
     p = flags.Parser(__doc__, "recipes.noisy_rollout")
+=======
+    p = flags.Parser(__doc__, "train_grpo.py", "metrics.md")
+>>>>>>> train_grpo.py
     flags.add_model_flags(p)
     flags.add_training_flags(p)
     flags.add_data_flags(p)
@@ -126,7 +138,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     if args.num_generations < 2:
         p.error(
             "--num-generations must be at least 2 for a group-relative advantage, "
-            f"got {args.num_generations}"
+            f"got {args.num_generations}; 8 are usual"
         )
     if args.temperature == 0:
         p.error("--temperature must be above 0: greedy completions of one prompt are all the same")

@@ -16,6 +16,7 @@ import rewards
 from grading import judges
 from plumbing import flags
 from plumbing.flags import int_from_1, not_negative, share
+from plumbing.text import meant
 from reinforcing.advantages import KINDS, SCALES, Advantage
 
 
@@ -26,10 +27,10 @@ def add_flags(p: flags.Parser) -> None:
     add_loss_flags(group)
 
 
-def add_advantage_flags(g: argparse._ArgumentGroup) -> None:
+def add_advantage_flags(g: flags.Group) -> None:
     """Add what makes rewards, and advantages of them."""
-    add = g.add_argument
-    add(
+    add, common = g.add_argument, g.add_common
+    common(
         "--reward-funcs",
         nargs="+",
         default=["accuracy", "format"],
@@ -38,8 +39,10 @@ def add_advantage_flags(g: argparse._ArgumentGroup) -> None:
         "sequence-classification checkpoint with one output, as a directory or hub name, "
         "which scores question and completion",
     )
-    add("--reward-weights", nargs="+", type=float, metavar="W", help="one per reward; default: 1")
-    add(
+    common(
+        "--reward-weights", nargs="+", type=float, metavar="W", help="one per reward; default: 1"
+    )
+    common(
         "--advantage",
         choices=KINDS,
         default="group",
@@ -60,10 +63,10 @@ def add_advantage_flags(g: argparse._ArgumentGroup) -> None:
     )
 
 
-def add_loss_flags(g: argparse._ArgumentGroup) -> None:
+def add_loss_flags(g: flags.Group) -> None:
     """Add what makes a loss of advantages and log-probs."""
-    add = g.add_argument
-    add(
+    add, common = g.add_argument, g.add_common
+    common(
         "--loss-type",
         choices=sorted(losses.LOSSES),
         default="grpo",
@@ -76,8 +79,10 @@ def add_loss_flags(g: argparse._ArgumentGroup) -> None:
         choices=losses.LEVELS,
         help="a ratio for each token, or one for each completion (GSPO); default: loss's",
     )
-    add("--beta", type=not_negative, default=0.0, help="weight of KL(policy || reference)")
-    add("--epsilon", type=not_negative, help="clip the ratio below 1 - this; default: loss's, 0.2")
+    common("--beta", type=not_negative, default=0.0, help="weight of KL(policy || reference)")
+    common(
+        "--epsilon", type=not_negative, help="clip the ratio below 1 - this; default: loss's, 0.2"
+    )
     add("--epsilon-high", type=not_negative, help="clip it above 1 + this; default: epsilon")
     add(
         "--delta",
@@ -143,7 +148,7 @@ def check_rewards(p: flags.Parser, args: argparse.Namespace) -> None:
     if unknown:
         p.error(
             f"--reward-funcs {unknown[0]} is neither a reward ({', '.join(sorted(known))}) "
-            "nor a checkpoint's directory or hub name"
+            f"nor a checkpoint's directory or hub name{meant(unknown[0], known)}"
         )
     if len(set(args.reward_funcs)) < len(args.reward_funcs):
         p.error("--reward-funcs names a reward twice; use --reward-weights to count it more")

@@ -14,6 +14,7 @@ pairs                                    preference pairs, which layouts refuses
 inspection                               `python data.py FILE`
 """
 
+import difflib
 import os
 
 from grading import boxes
@@ -23,6 +24,7 @@ from plumbing.errors import UserError
 from plumbing.text import short
 from tasks import (
     box_fields,
+    drawing,
     files,
     folders,
     hub,
@@ -78,14 +80,22 @@ def read(
     return images.check_images(bad.usable(examples, as_model), bad=bad)
 
 
-def must_exist(spec: str) -> None:
-    """Raise UserError unless --data names a file, a folder, a toy task, or perhaps a hub's set."""
+def must_exist(spec: str, flag: str = "--data") -> None:
+    """Raise UserError unless a flag names a file, a folder, a toy task, or perhaps a hub's set."""
     name, _ = folders.split_name(spec)
+    task, _, split = name.rpartition(":")
+    if task in toy.TASKS and not os.path.exists(name):
+        near = difflib.get_close_matches(split, drawing.SPLITS, 1) or ["test"]
+        raise UserError(
+            f"{flag} {short(spec)}: the splits of a toy task are {', '.join(drawing.SPLITS)}; "
+            f"type {flag} {task}:{near[0]}"
+        )
     # Unlike path.exists(), this is also False for a name too long.
     if not os.path.exists(name) and not hub.is_name(name) and name not in toy.TASKS:
         raise UserError(
-            f"--data {short(spec)}: {files.no_such(spec, toy.TASKS)}, "
-            f"and not a toy task ({', '.join(sorted(toy.TASKS))})"
+            f"{flag} {short(spec)}: no such file or folder, and not a toy task "
+            f"({', '.join(sorted(toy.TASKS))}); check the path"
+            f"{files.nearest(spec, toy.TASKS)}"
         )
 
 

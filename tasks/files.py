@@ -78,6 +78,11 @@ def rows_of(file: Path, expected: str, name: str | None = None, bad: BadRecords 
 
 def no_such(spec: str | Path, others: Iterable[str] = ()) -> str:
     """Say that there is no such path, and which path or other name may be meant."""
+    return "no such file or folder" + nearest(spec, others)
+
+
+def nearest(spec: str | Path, others: Iterable[str] = ()) -> str:
+    """Ask whether the nearest path or other name is meant: " (is ... meant?)", or ""."""
     there, missing = "", str(spec)
     while "/" in missing and os.path.isdir(there + missing.partition("/")[0] + "/"):
         part, _, missing = missing.partition("/")
@@ -86,7 +91,7 @@ def no_such(spec: str | Path, others: Iterable[str] = ()) -> str:
     if os.access(there or ".", os.R_OK):
         names += os.listdir(there or ".")
     near = difflib.get_close_matches(re.split("[/:]", missing)[0], names, 1)
-    return "no such file or folder" + (f" (is {there}{near[0]} meant?)" if near else "")
+    return f" (is {there}{near[0]} meant?)" if near else ""
 
 
 def must_end(path: str | Path) -> None:

@@ -52,7 +52,7 @@ KINDS = {
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line of `python data.py`."""
-    p = flags.Parser(__doc__, "data.py")
+    p = flags.Parser(__doc__, "data.py", "data.md")
     g = p.add_argument_group("data")
     g.add_argument(
         "data",
@@ -60,14 +60,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="what --data of the scripts takes, or --pairs of train_dpo.py (docs/data.md)",
     )
     flags.add_asking_flags(g)
-    g.add_argument(
+    g.add_common(
         "--max-samples",
         type=flags.int_from_1,
         metavar="N",
         help=f"look at the first N records; default: all, {OF_A_STREAM} of a toy task",
     )
     g = p.add_argument_group("model")
-    g.add_argument(
+    g.add_common(
         "--model",
         "--model-name-or-path",
         default="tiny",
@@ -76,7 +76,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     flags.add_seeing_flags(g)
     g = p.add_argument_group("output")
-    g.add_argument(
+    g.add_common(
         "--output",
         metavar="PNG",
         help="where the sheet of pictures goes; default: runs/data/NAME.png",

@@ -76,7 +76,10 @@ def must_exist(spec: str) -> None:
     """Raise UserError unless --pairs names a file, a folder, or perhaps a set of the hub."""
     name, _ = folders.split_name(spec)
     if not os.path.exists(name) and not hub.is_name(name):
-        raise UserError(f"{short(spec)}: {no_such(spec)}; name a file of preference pairs")
+        raise UserError(
+            f"--pairs {short(spec)}: {no_such(spec)}; name a file of preference pairs "
+            "(docs/data.md)"
+        )
 
 
 def rows_of_pairs(spec: str, image_folder: str | None, bad: BadRecords) -> Iterator[tuple]:

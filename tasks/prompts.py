@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from plumbing.errors import UserError
+from plumbing.text import meant
 from tasks import marks, published, record_fields
 from tasks.example import Example, Turn
 from tasks.marks import MARK
@@ -29,7 +30,10 @@ SELECT = published.SELECT
 def template_of(name: str) -> str:
     """Give a template by its name. UserError for an unknown one."""
     if name not in TEMPLATES:
-        raise UserError(f"--prompt-template {name} is unknown; there are {', '.join(TEMPLATES)}")
+        raise UserError(
+            f"--prompt-template {name} is unknown; there are {', '.join(TEMPLATES)}"
+            f"{meant(name, TEMPLATES)}"
+        )
     return TEMPLATES[name]
 
 

@@ -11,9 +11,8 @@ ids where the tokenizer of a Qwen-VL has others.
 import random
 from pathlib import Path
 
-import torch
-
 import checkpoints
+import torch
 
 R1_TOKENS = (
     "<｜end▁of▁sentence｜>",

@@ -6,6 +6,8 @@ import re
 from functools import cache
 from pathlib import Path
 
+from PIL import Image
+
 import data
 import tasks
 from plumbing import disk, records
@@ -82,6 +84,28 @@ def evaluation(out: Path, seed: int = 0) -> Path:
         lines.append(line | {"tokens": 9, "samples": texts, "right": [1.0, 0.0]})
     disk.write_lines(out / "predictions.jsonl", lines)
     disk.write_json(out / "result.json", {"accuracy": 0.6, "n": 5, "data": "count:test"})
+    return out
+
+
+def distilled(out: Path) -> Path:
+    """A directory of distill.py: a record in each format, the last of a picture elsewhere."""
+    write_args(out, "distill.py")
+    (out / "images").mkdir()
+    for name, color in (("a", "red"), ("b", "blue")):
+        Image.new("RGB", (600, 300), color).save(out / "images" / f"{name}.png")
+    Image.new("RGB", (20, 20)).save(out.parent / f"{out.name}.png")
+    texts = [f"<think> {name} </think><answer> 3 </answer>" for name in "abc"]
+    chat = [{"role": "user", "content": "<image>\nHow many?"}]
+    chat.append({"role": "assistant", "content": texts[0]})
+    turns = [{"from": "human", "value": "<image>\nHow many?"}, {"from": "gpt", "value": texts[1]}]
+    kept = [
+        {"id": "a", "messages": chat, "images": ["images/a.png"], "filter": "pass"},
+        {"id": "b", "conversations": turns, "image": "images/b.png", "gt": "3", "filter": "pass"},
+    ]
+    bad = {"id": "c", "question": "How many?", "answer": "3", "solution": texts[2]}
+    bad |= {"images": [f"../{out.name}.png"], "filter": "judge", "judge_response": "no"}
+    disk.write_lines(out / "distilled.jsonl", kept)
+    disk.write_lines(out / "rejected.jsonl", [bad])
     return out
 
 

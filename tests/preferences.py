@@ -3,9 +3,9 @@
 import json
 from types import SimpleNamespace
 
+import checkpoints
 import torch
 
-import checkpoints
 import data
 import model as modeling
 

@@ -14,9 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
 import checkpoints
+import torch
 
 Shapes = dict[str, tuple[int, ...]]
 

@@ -4,10 +4,10 @@ import contextlib
 from pathlib import Path
 from types import SimpleNamespace
 
+import checkpoints
 import torch
 
 import batching
-import checkpoints
 import data
 import families
 import logps

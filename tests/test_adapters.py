@@ -7,6 +7,7 @@ and rsLoRA. Each against stock PEFT on stock transformers, and against the base 
 import json
 from types import SimpleNamespace
 
+import checkpoints
 import published
 import pytest
 import torch
@@ -36,7 +37,6 @@ from stock import (
 )
 
 import adapters
-import checkpoints
 import families
 import model as modeling
 import rollout

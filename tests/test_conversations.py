@@ -10,6 +10,7 @@ import json
 import re
 from pathlib import Path
 
+import checkpoints
 import pytest
 import torch
 from commands import metrics_of, train
@@ -17,7 +18,6 @@ from PIL import Image
 from samples import HELPFUL, refusal, write
 
 import batching
-import checkpoints
 import data
 import evaluate
 import families

@@ -7,13 +7,13 @@ import json
 import math
 import shutil
 
+import checkpoints
 import pytest
 import torch
 from commands import read, refusal, train
 from PIL import Image
 from preferences import PAIRS, stock_logps, trainable
 
-import checkpoints
 import data
 import model as modeling
 import rollout

@@ -7,6 +7,7 @@ rows are laid out and cut; the rollout records the experts that the update uses 
 import contextlib
 import math
 
+import checkpoints
 import published
 import pytest
 import torch
@@ -24,7 +25,6 @@ from stock import (
 )
 
 import batching
-import checkpoints
 import experts
 import families
 import logps

@@ -9,6 +9,7 @@ import json
 import math
 from types import SimpleNamespace
 
+import checkpoints
 import published
 import pytest
 import torch
@@ -34,7 +35,6 @@ from stock import (
 )
 
 import batching
-import checkpoints
 import data
 import families
 import model as modeling

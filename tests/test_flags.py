@@ -17,6 +17,7 @@ import data
 import update
 from plumbing import device, flags, run, running
 from plumbing.errors import UserError
+from plumbing.flags_of_others import FLAG_OF_OTHERS
 from plumbing.text import cut
 from tasks import toy
 
@@ -161,11 +162,11 @@ def test_something_far_from_every_flag_is_pointed_to_help(capsys):
     assert "--help" in refusal([*REQUIRED, "--qqqqqqqqqqqq"], capsys)
 
 
-@pytest.mark.parametrize("flag", sorted(flags.FLAG_OF_OTHERS))
+@pytest.mark.parametrize("flag", sorted(FLAG_OF_OTHERS))
 def test_flags_of_other_projects_name_ours(capsys, flag):
     for word in (flag, flag.replace("-", "_").replace("__", "--", 1) + "=5"):
         line = refusal([*REQUIRED, word, "5"], capsys)
-        assert f"{flag} has no meaning here; use {flags.FLAG_OF_OTHERS[flag]}" in line
+        assert f"{flag} has no meaning here; use {FLAG_OF_OTHERS[flag]}" in line
 
 
 def test_a_whole_command_of_trl_is_answered_with_our_flag_and_not_with_what_it_lacks(capsys):
@@ -177,7 +178,7 @@ def test_a_whole_command_of_trl_is_answered_with_our_flag_and_not_with_what_it_l
 
 def test_what_is_ours_is_not_listed_as_foreign_and_advice_names_real_flags():
     ours = set(training_parser()._option_string_actions)
-    assert not ours & set(flags.FLAG_OF_OTHERS)
+    assert not ours & set(FLAG_OF_OTHERS)
     other_scripts = {
         "--prompts-per-step",
         "--batch-size",
@@ -192,7 +193,7 @@ def test_what_is_ours_is_not_listed_as_foreign_and_advice_names_real_flags():
         "--group-by-length",
         "--mixture-weights",
     }
-    for flag, advice in flags.FLAG_OF_OTHERS.items():
+    for flag, advice in FLAG_OF_OTHERS.items():
         assert re.fullmatch(r"--[a-z0-9-]+", flag)
         assert set(re.findall(r"--[a-z][a-z-]+", advice)) <= ours | other_scripts, (flag, advice)
 
@@ -246,7 +247,7 @@ def test_types(kind, good, bad):
 
 def test_help_shows_defaults_and_keeps_the_docstring_as_written(capsys):
     with pytest.raises(SystemExit) as stop:
-        training_parser().parse_args(["--help"])
+        training_parser().parse_args(["--help-all"])
     shown = capsys.readouterr().out
     assert stop.value.code == 0
     assert "A script.\n\n    python script.py --model tiny" in shown

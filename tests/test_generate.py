@@ -10,12 +10,12 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import checkpoints
 import pytest
 import torch
 from stock import as_on_a_gpu, stock_greedy
 
 import batching
-import checkpoints
 import data
 import families
 import generate

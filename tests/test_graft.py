@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 
+import checkpoints
 import donors
 import published
 import pytest
@@ -22,7 +23,6 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
-import checkpoints
 import families
 import graft
 import model

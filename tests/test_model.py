@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import checkpoints
 import pytest
 import torch
 from stock import (
@@ -33,7 +34,6 @@ from stock import (
 )
 
 import batching
-import checkpoints
 import data
 import families
 import logps

@@ -16,10 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import checkpoints
 import published
 import pytest
-
-import checkpoints
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -16,6 +16,7 @@ from html.parser import HTMLParser
 import pytest
 from commands import refusal
 from page_runs import (
+    distilled,
     evaluation,
     examples_of,
     grpo_run,
@@ -309,6 +310,8 @@ ODD = [
     {"id": "a", "boxes": [{}, 3], "size": [0, 1], "box_format": [], "picture": "javascript:1"},
     {"id": "a", "boxes": [{"bbox_2d": [1, 2]}], "size": [9, 9], "picture": "data:text/html,x"},
     {"id": "a", "size": [9, 9], "boxes": [], "box_format": "resized", "history": [3, {}]},
+    {"messages": [3, {}], "images": [[]], "filter": 3}, {"conversations": 3, "image": "../../x"},
+    {"messages": [{"content": {}}, {"value": []}], "image": "samples", "judge_response": [1]},
     {"step": "x", "eval//accuracy": 1}, {"step": None}, {"step": 1e999, "loss": 1},
 ]  # fmt: skip
 FILES = [
@@ -316,6 +319,7 @@ FILES = [
     "samples/step_000001.jsonl", "samples/questions_step_000001.jsonl",
     "samples/eval_0_x_000004.jsonl", "samples/questions_eval_0.jsonl", "iteration-1/train.jsonl",
     "iteration-1/pool.jsonl", "iteration-1/eval_0_greedy.jsonl", "iteration-1/metrics.jsonl",
+    "distilled.jsonl", "rejected.jsonl",
 ]  # fmt: skip
 
 
@@ -349,7 +353,38 @@ def test_a_run_of_an_earlier_version_is_shown_without_its_pictures(run):
         path.unlink()
     data = data_of(run)
     assert data["pictures"] == {} and len(data["runs"][0]["views"]) == 2
+    [note] = data["runs"][0]["notes"]
+    assert "kept no pictures" in note and note.endswith(f"--output-dir {run}-eval")
     assert all(question["picture"] is None for question in data["runs"][0]["questions"])
+
+
+def test_a_page_says_what_it_lacks(run, tmp_path):
+    assert data_of(run)["runs"][0]["notes"] == []
+    words = grpo_run(tmp_path / "words", "count_words")  # which has no pictures to keep
+    assert data_of(words)["runs"][0]["notes"] == []
+    (tmp_path / "new").mkdir()
+    [note] = data_of(tmp_path / "new")["runs"][0]["notes"]
+    assert note.endswith(f"type: python -m plumbing.report {tmp_path}/new")
+    write_args(tmp_path / "new", "distill.py")
+    [note] = data_of(tmp_path / "new")["runs"][0]["notes"]
+    assert note.startswith("Nothing has been made yet")
+    (evaluation(tmp_path / "eval") / "samples" / "questions_answers.jsonl").unlink()
+    [note] = data_of(tmp_path / "eval")["runs"][0]["notes"]
+    assert note.endswith(f"type: the command above, with --output-dir {tmp_path}/eval-2")
+
+
+def test_what_was_made_is_shown_and_what_was_left_out(tmp_path):
+    data = data_of(distilled(tmp_path))
+    [shown] = data["runs"]
+    [frame] = view(shown, "made")["frames"]
+    said = [[(a["kind"], a["state"]) for a in group["answers"]] for group in frame["groups"]]
+    judged = [("left out: judge", "right"), ("the judge", "not scored")]
+    assert said == [[("kept", "right")], [("kept", "right")], judged]
+    assert {question["question"] for question in shown["questions"]} == {"How many?"}
+    assert len(data["pictures"]) == 2 and shown["notes"] == []
+    assert [q["picture"] is None for q in shown["questions"]] == [False, False, True]
+    small = picture_in(next(iter(data["pictures"].values())))
+    assert small.size == (224, 112)
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ import itertools
 import shutil
 
 import pytest
-from page_runs import evaluation, examples_of, grpo_run, text_for
+from page_runs import distilled, evaluation, examples_of, grpo_run, text_for
 
-from plumbing import records, report
+from plumbing import disk, records, report
 from tasks import kept
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -219,6 +219,7 @@ PAYLOADS = [
     "<img src=https://example.invalid/pixel.png>", "${window.hacked=1}", "';window.hacked=1;'",
     '";window.hacked=1;//', "\\u003cscript\\u003ewindow.hacked=1\\u003c/script\\u003e", "__proto__",
 ]  # fmt: skip
+OBEYED = "\0\x1b\u202e\u2066"  # what a browser would obey; the page shows it
 AROUND = [
     "%s", "<answer> %s </answer>", "<think>%s", "\u202e%s", "\x00%s", "%s" * 3, "<!--%s", "`%s`",
     "\\%s", "a\n%s\nb", "%s\u2028", "<textarea>%s", "<title>%s", "<noscript>%s", "&lt;%s",
@@ -228,6 +229,13 @@ AROUND = [
     "<b id=data>%s", "<b id=page>%s", "<form id=slider>%s", "<math><mtext>%s", "<listing>%s",
     "<body onload='%s'>", "<html onclick='%s'>", "<marquee onstart='%s'>",
 ]  # fmt: skip
+
+
+def sign_of(letter):
+    """What the page shows in the place of a letter."""
+    if letter not in OBEYED:
+        return letter
+    return chr(0x2400 + ord(letter)) if letter < " " else f"\u27e8{ord(letter):04X}\u27e9"
 
 
 def test_a_thousand_hostile_completions_run_nothing(opened, tmp_path):
@@ -243,7 +251,7 @@ def test_a_thousand_hostile_completions_run_nothing(opened, tmp_path):
     shown = texts(tab)
     assert len(shown) == 1000
     for wanted, text in zip(hostile, shown, strict=True):
-        assert text == "".join(chr(0x2400 + ord(c)) if c in "\0\x1b" else c for c in wanted)
+        assert text == "".join(map(sign_of, wanted))
     for order in (f"{PAYLOADS[0]} down", "advantage up"):
         tab.select_option("#sort", order)
         assert len(texts(tab)) == 1000
@@ -294,5 +302,73 @@ def test_a_run_without_answers_or_without_anything(files, opened, run, tmp_path)
         shutil.copy(run / name, out)
     report.write(out)
     tab = opened(out / "report.html")
-    assert "No answers were kept" in tab.locator("main").text_content()
+    assert "No answers are here yet" in tab.locator("main").text_content()
     assert (tab.locator(".chart").count() > 0) == bool(files)
+
+
+EXTREMES = [
+    [(-1) ** step * 1.5e308 for step in range(60)],  # whose difference is infinite
+    [1e308] * 60,
+    [5e-324, 1e-323, 0.0],
+    [10.0 ** (step * 5) for step in range(60)],
+    [0.0],
+    [2.0**53, 2.0**53 + 2],
+]
+
+
+@pytest.mark.parametrize("values", EXTREMES, ids=range(len(EXTREMES)))
+def test_curves_of_extreme_values_are_drawn(values, opened, tmp_path):
+    """Chromium complains of a coordinate that is no number, which fails the test."""
+    lines = [{"step": step, "loss": value} for step, value in enumerate(values)]
+    disk.write_lines(tmp_path / "metrics.jsonl", lines)
+    report.write(tmp_path)
+    tab = opened(tmp_path / "report.html")
+    assert tab.locator(".chart path.curve").count() >= 1
+    wrong = (
+        "all => all.filter(e => [...e.attributes].some(a => /NaN|Infinity/.test(a.value))).length"
+    )
+    assert tab.locator(".chart svg *").evaluate_all(wrong) == 0
+
+
+@pytest.mark.parametrize("width", [320, 360, 760])
+def test_nothing_is_wider_than_a_phone(width, opened, run):
+    """A commit of 40 letters and charts of 340 pixels once were."""
+    args = (run / "args.json").read_text()
+    (run / "args.json").write_text(args.replace("c" * 40, "0123456789abcdef" * 2 + "01234567"))
+    report.write(run)
+    tab = opened(run / "report.html")
+    tab.set_viewport_size({"width": width, "height": 700})
+    for name in ("samples of training", "held-out: count:test"):
+        tab.select_option("#view", name)
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_the_keyboard_alone_does_it(opened, run):
+    tab = opened(run / "report.html")
+    tab.locator("#slider").focus()
+    tab.keyboard.press("ArrowLeft")
+    assert tab.locator("#at").text_content() == "4 (2 of 3)"
+    tab.select_option("#view", "held-out: count:test")
+    tab.locator(".to-follow").nth(1).focus()
+    tab.keyboard.press("Enter")
+    assert tab.evaluate("document.activeElement.id") == "close"
+    tab.keyboard.press("Enter")
+    assert tab.locator("#follow").count() == 0
+    assert tab.evaluate("document.activeElement.className") == "to-follow"
+    chart = tab.locator(".chart", has=tab.locator("h3", has_text="reward by step"))
+    chart.locator("svg").focus()
+    said = []
+    for key in ("Home", "ArrowRight", "End", "ArrowLeft"):
+        tab.keyboard.press(key)
+        said.append(chart.locator(".legend").text_content())
+    assert [text.rpartition(" at ")[2] for text in said] == ["1", "2", "8", "7"]
+
+
+def test_what_was_made_is_shown_beside_its_pictures(opened, tmp_path):
+    distilled(tmp_path)
+    report.write(tmp_path)
+    tab = opened(tmp_path / "report.html")
+    assert tab.locator("article.row").count() == 3
+    assert tab.locator(".row img").count() == 2  # the third picture is outside the directory
+    tab.select_option("#kind", "left out: judge")
+    assert texts(tab) == ["<think> c </think><answer> 3 </answer>"]

@@ -200,7 +200,7 @@ def test_the_common_flags_exist(monkeypatch):
 def test_help(script, monkeypatch, capsys):
     parser = parser_of(script, monkeypatch)
     with pytest.raises(SystemExit) as stop:
-        script.parse_args(["--help"])
+        script.parse_args(["--help-all"])
     printed = capsys.readouterr().out
     assert stop.value.code == 0
     assert script.__doc__.strip().splitlines()[0] in printed

@@ -5,11 +5,11 @@ One update of update.py: gradients against closed forms, and what its training r
 
 import itertools
 
+import checkpoints
 import pytest
 import torch
 from preferences import stock_logps, trainable
 
-import checkpoints
 import data
 import losses
 import train_dpo
