@@ -7,13 +7,7 @@ The distortion is the forward step of a diffusion at t = 500 decay, and decay fa
     decay(step) = 1 - sigmoid(30 (step - 2/3 steps) / steps)
     noisy       = sqrt(abar_t) pixels + sqrt(1 - abar_t) noise
 
-<<<<<<< recipes/noisy_rollout.py
-On a laptop (after the train_sft.py command; five minutes on two cores):
-    python -m recipes.noisy_rollout --model runs/sft --data count --eval-data count:test \\
-=======
-On a laptop (five minutes on two cores):
-    python train_grpo.py --model checkpoints/count --data count --eval-data count:test \\
->>>>>>> train_grpo.py
+    p = flags.Parser(__doc__, "recipes.noisy_rollout", "loops.md")
         --learning-rate 1e-4 --max-grad-norm 0.2 --prompts-per-step 16 --num-generations 8 \\
         --max-steps 160 --output-dir runs/grpo
 On one GPU (QLoRA):
@@ -116,11 +110,7 @@ def add_rollout_flags(p: flags.Parser) -> None:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-<<<<<<< recipes/noisy_rollout.py
-    p = flags.Parser(__doc__, "recipes.noisy_rollout")
-=======
-    p = flags.Parser(__doc__, "train_grpo.py", "metrics.md")
->>>>>>> train_grpo.py
+    p = flags.Parser(__doc__, "recipes.noisy_rollout", "loops.md")
     flags.add_model_flags(p)
     flags.add_training_flags(p)
     flags.add_data_flags(p)

@@ -6,13 +6,7 @@
 No answer is scored and no gold is read, but for what is printed. Where teacher and student are the
 same, the gradient is 0. It is GKD (arXiv:2306.13649) with lambda 1 and beta 1.
 
-<<<<<<< recipes/on_policy_distillation.py
-On a laptop (after the train_sft.py command; five minutes on two cores):
-    python -m recipes.on_policy_distillation --model runs/sft --data count --eval-data count:test \\
-=======
-On a laptop (five minutes on two cores):
-    python train_grpo.py --model checkpoints/count --data count --eval-data count:test \\
->>>>>>> train_grpo.py
+    p = flags.Parser(__doc__, "recipes.on_policy_distillation", "loops.md")
         --learning-rate 1e-4 --max-grad-norm 0.2 --prompts-per-step 16 --num-generations 8 \\
         --max-steps 160 --output-dir runs/grpo
 On one GPU (QLoRA):
@@ -113,11 +107,7 @@ def add_rollout_flags(p: flags.Parser) -> None:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-<<<<<<< recipes/on_policy_distillation.py
-    p = flags.Parser(__doc__, "recipes.on_policy_distillation")
-=======
-    p = flags.Parser(__doc__, "train_grpo.py", "metrics.md")
->>>>>>> train_grpo.py
+    p = flags.Parser(__doc__, "recipes.on_policy_distillation", "loops.md")
     flags.add_model_flags(p)
     flags.add_training_flags(p)
     p.add_argument("--teacher", required=True, metavar="DIR", help="a checkpoint of this family")

@@ -6,13 +6,7 @@ pi_mask is the same policy on the same completion with patches of the picture bl
 gradient goes through both passes. The last term holds both entropies down: without it the policy
 learns to be unsure of masked pictures, and then of all.
 
-<<<<<<< recipes/papo.py
-On a laptop (after the train_sft.py command; five minutes on two cores):
-    python -m recipes.papo --model runs/sft --data count --eval-data count:test \\
-=======
-On a laptop (five minutes on two cores):
-    python train_grpo.py --model checkpoints/count --data count --eval-data count:test \\
->>>>>>> train_grpo.py
+    p = flags.Parser(__doc__, "recipes.papo", "loops.md")
         --learning-rate 1e-4 --max-grad-norm 0.2 --prompts-per-step 16 --num-generations 8 \\
         --max-steps 160 --output-dir runs/grpo
 On one GPU (QLoRA):
@@ -115,11 +109,7 @@ def add_rollout_flags(p: flags.Parser) -> None:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-<<<<<<< recipes/papo.py
-    p = flags.Parser(__doc__, "recipes.papo")
-=======
-    p = flags.Parser(__doc__, "train_grpo.py", "metrics.md")
->>>>>>> train_grpo.py
+    p = flags.Parser(__doc__, "recipes.papo", "loops.md")
     flags.add_model_flags(p)
     flags.add_training_flags(p)
     flags.add_data_flags(p)
