@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import rewards
 from grading import metrics
-from tasks import protocols
+from tasks import picture_keys, protocols
 from tasks.example import Example
 
 
@@ -35,11 +35,15 @@ def sampled_scores(
 
 
 def row_of(example: Example, as_judged: Example, answer: dict, protocol: str | None) -> dict:
-    """Make a question's line of predictions.jsonl: what was answered, and what that scores."""
+    """Make a question's line of predictions.jsonl: what was answered, and what that scores.
+
+    picture: by which lines about the same picture are recognised (tasks/picture_keys.py).
+    """
     _, right = judge_of(protocol)
     text = answer["prediction"]
     row = {"id": example.id} | example.asked()
     row |= {
+        "picture": " ".join(picture_keys.keys_of(example)) or None,
         "answer": example.answer,
         "choices": example.choices,
         "prediction": text,
