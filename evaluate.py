@@ -38,15 +38,16 @@ from tqdm import tqdm
 
 import rewards
 import tasks
-from evaluating import asking, keeping, options, reporting, scoring
+from evaluating import figures, keeping, options, reporting, scoring
 from grading import metrics
 from plumbing import disk, flags, plots, report, rundir, running, stopping
 from plumbing.arguments import flags_given, label_of, read_args, write_args
 from plumbing.bad_records import BadRecords
 from plumbing.errors import UserError
 from plumbing.records import Lines
-from tasks import folders, kept, protocols
+from tasks import folders, kept, picture_keys, protocols
 from tasks.predictions import read_predictions
+from tasks.prompts import template_of
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -56,6 +57,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     flags.add_data_flags(p)
     options.add_rollout_flags(p.add_argument_group("rollout"))
     options.add_evaluation_flags(p.add_argument_group("evaluation"))
+    options.add_trust_flags(p.add_argument_group("the same questions in other ways"))
     g = p.add_argument_group("output")
     g.add_argument(
         "--output-dir", required=True, help="where result.json, predictions.jsonl and pictures go"
@@ -73,39 +75,42 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = p.parse_args(argv)
     args.num_samples = sorted(set(args.num_samples or [0]))
     options.check_flags(p, args, given)
+    if args.templates:
+        args.prompt_template = args.templates[0]
     return args
 
 
-def rescore(pairs: list, protocol: str, path: str, out: Path) -> None:
-    """Score saved outputs, (completion, example) pairs of the file `path`, without a model."""
+def rescore(args: argparse.Namespace) -> None:
+    """Score saved outputs without a model. What can be refused is, before anything is written."""
+    out, path = Path(args.output_dir), Path(args.predictions)
+    pairs = protocols.to_examples(read_predictions(path), args.protocol, args.box_format)
+    keeping.check_no_training_run(out)
+    rundir.refuse_anothers(out, args)
+    written = out / "predictions.jsonl"
+    if written.exists() and path.resolve() == written.resolve():
+        raise UserError(
+            f"--predictions {path} would be overwritten with the scores; name another --output-dir"
+        )
+    disk.make_writable(out)
+    write_args(out, args)
     progress = partial(tqdm, desc="score", unit="record")
-    result, rows = protocols.score(pairs, protocol, progress)
-    disk.write_lines(out / "predictions.jsonl", rows)
-    reporting.print_report(out, result | {"predictions": path}, rows)
+    result, rows = protocols.score(pairs, args.protocol, progress)
+    disk.write_lines(written, rows)
+    reporting.print_report(out, result | {"predictions": args.predictions}, rows)
     report.write(out)
 
 
 def main(args: argparse.Namespace) -> None:
-    out, written = Path(args.output_dir), Path(args.output_dir) / "predictions.jsonl"
-    if args.predictions is not None:  # what can be refused is, before anything is written
-        path = Path(args.predictions)
-        pairs = protocols.to_examples(read_predictions(path), args.protocol, args.box_format)
-        keeping.check_no_training_run(out)
-        rundir.refuse_anothers(out, args)
-        if written.exists() and path.resolve() == written.resolve():
-            raise UserError(
-                f"--predictions {path} would be overwritten with the scores; "
-                "name another --output-dir"
-            )
-        disk.make_writable(out)
-        write_args(out, args)
-        rescore(pairs, args.protocol, args.predictions, out)
+    if args.predictions is not None:
+        rescore(args)
         return
+    out, written = Path(args.output_dir), Path(args.output_dir) / "predictions.jsonl"
 
     import data
     import lengths
     import model as modeling
     import rollout
+    from evaluating import asking, ways
     from plumbing import loading
 
     # 1. what is asked; everything that can be wrong is found out before the first question
@@ -115,6 +120,8 @@ def main(args: argparse.Namespace) -> None:
     if args.protocol and not args.prompt_template:
         args.prompt_template = protocols.PROTOCOLS[args.protocol].template
     vars(args).update(data.ask_as_trained(args))
+    for template in args.templates or ():
+        template_of(template)
     bad = BadRecords(args.skip_bad_records)
     found = tasks.read(args.data, **data.reading(args, bad))
     examples = data.head(found, args.max_eval_samples)
@@ -144,8 +151,18 @@ def main(args: argparse.Namespace) -> None:
     examples = lengths.fitting(asker, examples, args.max_completion_length, bad=bad)
     bad.report(out)
     as_judged = protocols.judged(examples, args.protocol) if args.protocol else examples
+    compared = examples if args.swap or args.shots else []
+    keys = [picture_keys.keys_of(example) for example in compared]
+    shots = ways.shots_of(examples, keys, args.shots, args.seed)
+    questions = ways.Questions(examples, args.prompt_template, bool(args.templates), shots)
+    asked, bare = questions.put(examples), questions.bare()
+    other_ways = ways.all_ways(
+        questions, keys, (args.templates or [])[1:], args.blind, args.swap, args.shuffle_choices,
+        args.consistency, args.protocol, args.seed,
+    )  # fmt: skip
+    ways.must_fit(asker, questions, asked, other_ways, args.max_completion_length)
     if args.self_select:
-        lengths.check_selections_fit(examples, asker, args.max_completion_length, N)
+        lengths.check_selections_fit(asked, asker, args.max_completion_length, N)
 
     # 3. what is answered already
     is_kept, resume = written.exists(), args.resume_from_checkpoint is not None
@@ -166,53 +183,45 @@ def main(args: argparse.Namespace) -> None:
     batch_size = args.eval_batch_size
     step = max(1, batch_size // max(1, N))
     saved = Lines(written, label, step, len(examples), fresh=not is_kept)
-    answers = len(examples) * (1 + N) * (4 * args.max_completion_length + 500)
+    answers = len(examples) * (1 + N + len(other_ways)) * (4 * args.max_completion_length + 500)
     disk.announce(out, {"answers": answers, "pictures": 500_000})
-    print(
-        f"model: {modeling.describe(policy)}; prompt template {args.prompt_template}"
-        + (f"; protocol {args.protocol}" if args.protocol else "")
-    )
-    print(
-        f"asking {len(examples)} questions of {args.data}: greedily"
-        + (f", and {N} samples each at temperature {args.temperature}" if N else "")
-        + ("; which is right, it is asked again" if args.self_select else "")
-        + (f"; {len(saved.lines)} are answered already" if saved.lines else "")
-    )
+    reporting.announce(
+        modeling.describe(policy), args.data, args.prompt_template, args.protocol, len(examples), N,
+        args.temperature, args.self_select, [way.name for way in other_ways], len(saved.lines),
+    )  # fmt: skip
 
     # 4. ask, a batch at a time; every finished batch is on disk
-    questions = out / "samples" / "questions_answers.jsonl"
     pictured = tqdm(examples[: kept.MOST_EVALUATED], desc="keep small pictures", leave=False)
-    kept.keep_questions(questions, pictured)
+    kept.keep_questions(out / "samples" / "questions_answers.jsonl", pictured)
     done = len(saved.lines)
-    ahead = rollout.prompts_ahead(asker, examples, sampling, step, args.num_workers, done)
+    interview = asking.Interview(
+        policy, asker, asked, other_ways, sampling, N, select_sizes,
+        args.choices_by == "likelihood", batch_size, args.seed, args.num_workers,
+    )  # fmt: skip
 
     def answer(first: int, end: int) -> list[dict]:
-        batch = slice(first, end)
-        answers = asking.ask_batch(
-            policy, asker, examples[batch], sampling, N, select_sizes, batch_size, args.seed, first,
-            next(batches), args.num_workers,
-        )  # fmt: skip
-        columns = zip(examples[batch], as_judged[batch], answers)
-        return [scoring.row_of(*column, args.protocol) for column in columns]
+        rows = []
+        for i, said in enumerate(interview.answers(first, end, batches), first):
+            row = scoring.row_of(examples[i], as_judged[i], said, args.protocol, bare[i])
+            scoring.add_ways(row, other_ways, i, as_judged[i], said, args.protocol)
+            rows.append(row | questions.shown_before(i))
+        return rows
 
-    with ahead as batches:
+    with interview.prompts_ahead(step, done) as batches:
         answered = saved.fill(answer, "evaluate")
 
     # 5. count
-    result = rewards.summary([r["prediction"] for r in answered], as_judged)
+    read = [scoring.as_read(row, args.protocol)["prediction"] for row in answered]
+    result = rewards.summary(read, as_judged)
     if args.protocol:
         result |= protocols.totals(answered, args.protocol)
     mean_length = metrics.mean([r["tokens"] for r in answered])
     result |= {"data": name, "model": args.model, "mean_length": mean_length}
-    print(
-        f"Test@1 (greedy): accuracy {result['accuracy']:.3f}, 95 % interval "
-        f"{result['accuracy_low']:.3f} to {result['accuracy_high']:.3f}, n {result['n']}; "
-        f"of readable answers {result['accuracy_parsed']:.3f}; "
-        f"format {result['format_rate']:.3f}; {result['parse_failures']} could not be read"
-        + (f"; mean IoU {result['iou']:.3f}" if "iou" in result else "")
-    )
+    reporting.print_greedy(result)
     if args.protocol:
         reporting.print_report(out, result, answered)
+    result |= figures.of_ways(answered, args.protocol)
+    reporting.print_ways(result)
     curve = [
         scoring.sampled_scores(answered, as_judged, n, args.protocol)
         | {"greedy": result["accuracy"]}

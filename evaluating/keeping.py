@@ -10,7 +10,7 @@ from plumbing.records import checksum, good_lines
 DECIDING = (
     "model model_files data level num_samples self_select temperature top_p top_k seed "
     "prompt_template system_prompt max_completion_length protocol box_format max_pixels "
-    "min_pixels quant dtype"
+    "min_pixels quant dtype templates blind swap shuffle_choices choices_by shots consistency"
 ).split()
 
 

@@ -74,6 +74,55 @@ def add_evaluation_flags(g: argparse._ArgumentGroup) -> None:
     )
 
 
+def add_trust_flags(g: argparse._ArgumentGroup) -> None:
+    """Add the flags that ask the same questions in other ways, each greedily once more."""
+    g.add_argument(
+        "--templates",
+        nargs="+",
+        metavar="NAME",
+        help="ask by several templates (direct r1v): the first leads, the others stand beside it "
+        "with their paired difference; these go before a record's own",
+    )
+    g.add_argument(
+        "--blind",
+        action="store_true",
+        help="ask without any picture, too: what words alone can answer",
+    )
+    g.add_argument(
+        "--swap",
+        action="store_true",
+        help="ask with another question's picture, too",
+    )
+    g.add_argument(
+        "--shuffle-choices",
+        type=flags.int_from_0,
+        default=0,
+        metavar="K",
+        help="ask with the options in K other orders, too (K = options - 1: each stands once at "
+        "every letter); accuracy by letter",
+    )
+    g.add_argument(
+        "--choices-by",
+        choices=("letter", "likelihood"),
+        default="letter",
+        help="likelihood: rank the options by their log-probs, too, by letter and by text",
+    )
+    g.add_argument(
+        "--shots",
+        type=flags.int_from_0,
+        default=0,
+        metavar="N",
+        help="show N other questions with their pictures and answers first, drawn from --data; "
+        "none about the same picture",
+    )
+    g.add_argument(
+        "--consistency",
+        action="store_true",
+        help="ask in other words and with the picture resized, shifted by a pixel, and as JPEG, "
+        "too: how often the answer stays",
+    )
+
+
 def check_flags(p: flags.Parser, args: argparse.Namespace, given: list[str]) -> None:
     """Refuse flags that do not go together; given: the names of those on the command line."""
     rescored = "predictions" in given
@@ -87,6 +136,10 @@ def check_flags(p: flags.Parser, args: argparse.Namespace, given: list[str]) -> 
     has_boxes = args.protocol and protocols.PROTOCOLS[args.protocol].boxes
     if "box_format" in given and args.protocol and not has_boxes:
         p.error(f"--protocol {args.protocol} has no boxes: omit --box-format")
+    if args.templates and "prompt_template" in given:
+        p.error("--templates and --prompt-template both say how to ask: omit --prompt-template")
+    if args.templates and len(set(args.templates)) < len(args.templates):
+        p.error(f"--templates names one twice: {' '.join(args.templates)}")
     for name in given:
         if rescored and name not in WITH_PREDICTIONS:
             p.error(

@@ -65,6 +65,104 @@ def print_point(point: dict) -> None:
     )
 
 
+def announce(
+    model: str,
+    data: str,
+    template: str,
+    protocol: str | None,
+    n: int,
+    N: int,
+    temperature: float,
+    self_select: bool,
+    ways: list[str],
+    done: int,
+) -> None:
+    """Print what is about to be asked. done: questions that are answered already."""
+    print(
+        f"model: {model}; prompt template {template}"
+        + (f"; protocol {protocol}" if protocol else "")
+    )
+    print(
+        f"asking {n} questions of {data}: greedily"
+        + (f", and {N} samples each at temperature {temperature}" if N else "")
+        + ("; which is right, it is asked again" if self_select else "")
+        + (f"; in other ways too: {', '.join(ways)}" if ways else "")
+        + (f"; {done} are answered already" if done else "")
+    )
+
+
+def print_greedy(result: dict) -> None:
+    """Print the figures of the greedy answers."""
+    print(
+        f"Test@1 (greedy): accuracy {result['accuracy']:.3f}, 95 % interval "
+        f"{result['accuracy_low']:.3f} to {result['accuracy_high']:.3f}, n {result['n']}; "
+        f"of readable answers {result['accuracy_parsed']:.3f}; "
+        f"format {result['format_rate']:.3f}; {result['parse_failures']} could not be read"
+        + (f"; mean IoU {result['iou']:.3f}" if "iou" in result else "")
+    )
+
+
+# How a way is called in a printed line.
+IN_WORDS = {
+    "blind": "without any picture",
+    "swap": "with another's picture",
+    "wording": "in other words",
+    "resize": "picture a twentieth smaller",
+    "shift": "picture moved by one pixel",
+    "jpeg": "picture as JPEG, quality 75",
+    "shuffled": "options in other orders",
+    "likelihood by letter": "the likeliest letter",
+    "likelihood by text": "the likeliest option text",
+}
+
+
+def print_ways(figures: dict[str, float]) -> None:
+    """Print what the same questions in other ways gave: figures of evaluating/figures.py."""
+    if not any(key.endswith("/difference") for key in figures):
+        return
+    print(
+        "the same questions in other ways: accuracy; difference, the accuracy above minus this "
+        "one (paired); how often the answer stays"
+    )
+    for key in figures:
+        name, _, figure = key.partition("/")
+        if figure == "accuracy" and not name.startswith("letter "):
+            print(f"  {IN_WORDS.get(name, name):<28}{way_in_words(figures, name)}")
+    if "commonest_gold" in figures:
+        print(f"  always the commonest gold answer: {figures['commonest_gold']:.3f}")
+    letters = [key.split()[1][0] for key in figures if key.startswith("letter ")]
+    letters = list(dict.fromkeys(letters))
+    if letters:
+        for figure, what in (
+            ("accuracy", "accuracy where it is right"),
+            ("chosen", "chosen"),
+            ("right", "right"),
+        ):
+            parts = [f"{letter} {figures[f'letter {letter}/{figure}']:.3f}" for letter in letters]
+            print(f"  by letter, {what}: {'  '.join(parts)}")
+
+
+def way_in_words(figures: dict[str, float], name: str) -> str:
+    """Write the figures of one way on a line."""
+
+    def of(figure: str) -> float:
+        return figures[f"{name}/{figure}"]
+
+    line = (
+        f"{of('accuracy'):.3f} ({of('accuracy_low'):.3f} to {of('accuracy_high'):.3f}), "
+        f"difference {of('difference'):+.3f} ({of('difference_low'):+.3f} to "
+        f"{of('difference_high'):+.3f}), n {of('n')}"
+    )
+    if f"{name}/same_answer" in figures:
+        line += (
+            f"; same answer {of('same_answer'):.3f}, unreadable {of('unreadable'):.3f}, "
+            f"{of('mean_length'):.0f} tokens"
+        )
+    if f"{name}/flips" in figures:
+        line += f"; right in every order {of('every_order'):.3f}, flips {of('flips'):.3f}"
+    return line
+
+
 def curve_figures(curve: list[dict], N: int) -> dict:
     """Return what result.json says of the curves: their last point by name, and all points."""
     last, figures = curve[-1], {}

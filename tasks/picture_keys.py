@@ -9,7 +9,7 @@ from PIL import Image
 from tasks.example import Example
 from tasks.images import Picture
 
-LETTERS = 16  # of a hash: two of a billion pictures agree by chance once in 40 sets
+LETTERS = 16  # of a hash, 64 bits: two of a billion pictures agree in one set of 40
 
 
 def key_of(image: Picture) -> str:
