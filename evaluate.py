@@ -160,6 +160,8 @@ def main(args: argparse.Namespace) -> None:
         questions, keys, (args.templates or [])[1:], args.blind, args.swap, args.shuffle_choices,
         args.consistency, args.protocol, args.seed,
     )  # fmt: skip
+    if args.choices_by == "likelihood":
+        ways.must_have_choices(examples)
     ways.must_fit(asker, questions, asked, other_ways, args.max_completion_length)
     if args.self_select:
         lengths.check_selections_fit(asked, asker, args.max_completion_length, N)

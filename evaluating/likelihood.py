@@ -19,7 +19,9 @@ from tasks.prompts import question_text
 
 def options_of(example: Example) -> dict[str, list[str]]:
     """List what may be answered to a question: by its `letter`, if it shows letters, and `text`."""
-    choices = example.choices or []
+    choices = example.choices
+    if not choices:
+        return {}
     texts = list(without_letters(tuple(choices)))
     letters = [chr(ord("A") + place) for place in range(len(choices))]
     if option_texts.are_letters(choices):

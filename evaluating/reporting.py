@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from evaluating.scoring import judge_of, selection
+from evaluating.scoring import as_read, judge_of, selection
 from grading import metrics
 from plumbing import disk
 from tasks import protocols, sheets
@@ -63,6 +63,9 @@ def print_point(point: dict) -> None:
         f"  k = {point['step']}: one alone is right {point['mean_sample_accuracy']:.3f}, "
         f"majority {point['majority@k']:.3f}, {selected}pass {point['pass@k']:.3f}{gain}"
     )
+
+
+SHOWN_WAYS = ("blind", "swap", "wording")  # on the sheet; report.html has all
 
 
 def announce(
@@ -181,9 +184,13 @@ def sheet_row(
     samples = record["samples"][:shown]
     completions = [(f"greedy: {record['prediction']}", {"accuracy": record["accuracy"]})]
     completions += [(s, {"accuracy": mark}) for s, mark in zip(samples, record["right"])]
+    for name, part in record.get("ways", {}).items():
+        if name in SHOWN_WAYS or name.startswith("template "):
+            completions.append((f"{name}: {part['prediction']}", {"accuracy": part["accuracy"]}))
     if "selections" in record:
-        text = selection(record, shown, protocol)
-        answer, how = metrics.select(text, samples, record["choices"], read)
+        as_asked = as_read(record, protocol)
+        text, candidates = selection(as_asked, shown, protocol), as_asked["samples"][:shown]
+        answer, how = metrics.select(text, candidates, record["choices"], read)
         [mark] = metrics.answer_scores([answer], [as_judged], right)
         instead = ", the majority in its place" if how == "majority" else ""
         whole = f"self-select among these {shown}{instead}: {record['selections'][str(shown)]}"

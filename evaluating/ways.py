@@ -200,6 +200,12 @@ def shots_of(
     return [partners.shots_of(examples, keys, place, count, seed) for place in range(len(examples))]
 
 
+def must_have_choices(examples: Sequence[Example]) -> None:
+    """Refuse to rank the options of questions that have none. UserError."""
+    if not any(example.choices for example in examples):
+        raise UserError("--choices-by likelihood: no question has choices; omit it")
+
+
 def must_be_asked(ways: Sequence[Way]) -> None:
     """Refuse a way in which no question can be put. UserError."""
     for way in ways:
