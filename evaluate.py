@@ -23,6 +23,10 @@ outputs, one {"prediction": text, "answer": gold, ...} a line, without a model:
     python evaluate.py --model Qwen/Qwen2-VL-2B-Instruct --data geoqa.jsonl --protocol geoqa \\
         --output-dir runs/geoqa
     python evaluate.py --predictions outputs.jsonl --protocol geoqa --output-dir runs/rescored
+
+Two evaluations of the same questions are compared question by question (evaluating/comparing.py):
+
+    python evaluate.py --compare runs/eval_before runs/eval_after
 """
 
 from plumbing import stopping
@@ -38,7 +42,7 @@ from tqdm import tqdm
 
 import rewards
 import tasks
-from evaluating import figures, keeping, options, reporting, scoring
+from evaluating import comparing, figures, keeping, options, reporting, scoring
 from grading import metrics
 from plumbing import disk, flags, plots, report, rundir, running, stopping
 from plumbing.arguments import flags_given, label_of, read_args, write_args
@@ -72,11 +76,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     given = flags_given(argv)
     if "predictions" in given:
         p.do_without("model", "data")
+    if "compare" in given:
+        p.do_without("model", "data", "output_dir")
     args = p.parse_args(argv)
     args.num_samples = sorted(set(args.num_samples or [0]))
     options.check_flags(p, args, given)
     if args.templates:
         args.prompt_template = args.templates[0]
+    if args.compare:
+        args.output_dir = args.output_dir or comparing.place_of(*args.compare)
     return args
 
 
@@ -95,12 +103,16 @@ def rescore(args: argparse.Namespace) -> None:
     write_args(out, args)
     progress = partial(tqdm, desc="score", unit="record")
     result, rows = protocols.score(pairs, args.protocol, progress)
+    rows = [row | scoring.picture_named(example.meta) for row, (_, example) in zip(rows, pairs)]
     disk.write_lines(written, rows)
     reporting.print_report(out, result | {"predictions": args.predictions}, rows)
     report.write(out)
 
 
 def main(args: argparse.Namespace) -> None:
+    if args.compare:
+        comparing.compare(args.compare, Path(args.output_dir))
+        return
     if args.predictions is not None:
         rescore(args)
         return

@@ -7,6 +7,7 @@ from plumbing.arguments import flag
 from tasks import protocols
 
 WITH_PREDICTIONS = {"predictions", "protocol", "output_dir", "box_format"}
+WITH_COMPARE = {"compare", "output_dir"}
 
 
 def add_rollout_flags(g: argparse._ArgumentGroup) -> None:
@@ -71,6 +72,14 @@ def add_evaluation_flags(g: argparse._ArgumentGroup) -> None:
         "parquet (or R1-V's log) with prediction and answer, and where there are any id, "
         "question, choices, task, source, unit, size, resized, box_format; --model and --data "
         "are not needed",
+    )
+    g.add_argument(
+        "--compare",
+        nargs=2,
+        metavar=("RUN_A", "RUN_B"),
+        help="compare two evaluations of the same questions, by their --output-dir: B less A, with "
+        "an interval, McNemar's test, and the questions on which they differ; --output-dir is then "
+        "RUN_B/compared_with_RUN_A unless it is given",
     )
 
 
@@ -146,3 +155,5 @@ def check_flags(p: flags.Parser, args: argparse.Namespace, given: list[str]) -> 
                 f"--predictions scores saved outputs and asks no model: omit {flag(name)}, "
                 "or --predictions"
             )
+        if args.compare and name not in WITH_COMPARE:
+            p.error(f"--compare reads answers and asks no model: omit {flag(name)}, or --compare")

@@ -12,6 +12,8 @@ from tasks.example import Example
 if TYPE_CHECKING:
     from evaluating.ways import Way
 
+LONGEST_NAME = 200  # characters of a picture's name in a saved output
+
 
 def judge_of(protocol: str | None) -> tuple[metrics.Read, Callable]:
     """Return how answers are read and scored: read(text), right(text, example)."""
@@ -99,6 +101,15 @@ def row_of(
         if name in answer:
             row[name] = answer[name]
     return row
+
+
+def picture_named(record: dict) -> dict:
+    """Say which picture a saved output is about: what evaluate.py wrote, or else its name."""
+    names = ("picture", "image_path", "image")
+    found = next((record[name] for name in names if isinstance(record.get(name), str)), "")
+    if len(found) > LONGEST_NAME:  # the picture itself, in base64
+        found = picture_keys.key_of(found.encode("utf-8", "replace"))
+    return {"picture": found} if found else {}
 
 
 # --- the same question in other ways ---

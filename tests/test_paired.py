@@ -4,12 +4,16 @@ Two runs on the same questions: paired differences, errors by picture, McNemar's
 evaluate.py --compare.
 """
 
+import json
 import math
 import random
 
 import pytest
+from commands import opened, read
 
+import evaluate
 from grading import paired
+from plumbing.errors import UserError
 
 # --- the statistics ---
 
@@ -163,3 +167,104 @@ def test_of_one_picture_no_error_can_be_told():
 def test_other_lengths_are_refused(a, b, clusters):
     with pytest.raises(ValueError, match="two scores and a picture of each question"):
         paired.compare(a, b, clusters)
+
+
+# --- evaluate.py --compare ---
+
+
+def a_run(folder, right, pictures=None, **more):
+    """Write what evaluate.py leaves: one line a question, some right."""
+    folder.mkdir(parents=True)
+    rows = []
+    for n, score in enumerate(right):
+        row = {"id": str(n), "question": f"How many in {n}?", "answer": "3", "choices": None}
+        row |= {"prediction": f"<answer>{3 if score else 4}</answer>", "accuracy": float(score)}
+        row["picture"] = pictures[n] if pictures else None
+        rows.append(row | {name: values[n] for name, values in more.items()})
+    (folder / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(folder)
+
+
+def compared(*words):
+    evaluate.main(evaluate.parse_args(["--compare", *words]))
+
+
+def refused(*words):
+    with pytest.raises(UserError) as error:
+        compared(*words)
+    return str(error.value)
+
+
+def test_a_run_with_itself(tmp_path, capsys):
+    one = a_run(tmp_path / "one", [1, 0, 1, 1])
+    two = a_run(tmp_path / "two", [1, 0, 1, 1])
+    compared(one, two)
+    result = read(tmp_path / "two" / "compared_with_one" / "result.json")
+    found = result["accuracy"]
+    assert (found["p"], found["low"], found["difference"], found["high"]) == (1, 0, 0, 0)
+    assert (found["better"], found["worse"]) == (0, 0)
+    assert "exact McNemar p = 1" in capsys.readouterr().out
+    assert not (tmp_path / "two" / "compared_with_one" / "samples").exists()
+
+
+def test_where_two_runs_differ(tmp_path, capsys):
+    """Six questions about three pictures; every score that both runs have is compared."""
+    pictures = ["p", "p", "q", "q", "r", "r"]
+    one = a_run(tmp_path / "one", [0, 0, 1, 0, 1, 1], pictures, lave=[0, 0, 1, 0.5, 1, 1])
+    two = a_run(tmp_path / "two", [1, 1, 0, 0, 1, 1], pictures, lave=[1, 1, 0, 1, 1, 1])
+    compared(one, two, "--output-dir", str(tmp_path / "out"))
+    result = read(tmp_path / "out" / "result.json")
+    found = result["accuracy"]
+    assert (found["n"], found["clusters"], found["better"], found["worse"]) == (6, 3, 2, 1)
+    assert found["difference"] == pytest.approx(1 / 6)
+    assert (result["lave"]["better"], result["lave"]["worse"]) == (3, 1)
+    assert "iou" not in result
+    lines = [json.loads(line) for line in (tmp_path / "out" / "differ.jsonl").open()]
+    assert [line["id"] for line in lines] == ["0", "1", "2"]
+    assert lines[0]["a"] == {"prediction": "<answer>4</answer>", "accuracy": 0.0}
+    assert opened(tmp_path / "out" / "samples" / "differ.png") > 100
+    assert "6 questions about 3 pictures" in capsys.readouterr().out
+
+
+def test_the_order_of_the_questions_does_not_matter(tmp_path):
+    one = a_run(tmp_path / "one", [1, 0, 0])
+    two = a_run(tmp_path / "two", [1, 0, 0])
+    file = tmp_path / "two" / "predictions.jsonl"
+    file.write_text("".join(reversed(file.read_text().splitlines(keepends=True))))
+    compared(one, two)
+    assert read(tmp_path / "two" / "compared_with_one" / "result.json")["accuracy"]["p"] == 1
+
+
+def test_runs_of_other_questions_are_refused(tmp_path):
+    one = a_run(tmp_path / "one", [1, 0, 0])
+    two = a_run(tmp_path / "two", [1, 0])
+    sentence = refused(one, two)
+    assert "to 3 questions" in sentence and "to 2, of which they share 2" in sentence
+    assert f"only {one} has 2" in sentence
+    assert not (tmp_path / "two" / "compared_with_one").exists()
+    other = a_run(tmp_path / "other", [1, 0, 0], ["p", "q", "r"])
+    third = a_run(tmp_path / "third", [1, 0, 0], ["p", "q", "s"])
+    assert "question 2 has another picture" in refused(other, third)
+    assert "holds no predictions.jsonl" in refused(one, str(tmp_path))
+
+
+def test_rescored_outputs_can_be_compared(tmp_path):
+    """What --predictions leaves, with the pictures that the outputs name."""
+    for name, said in (("one", "3"), ("two", "4")):
+        records = [
+            {"prediction": f"<answer>{said}</answer>", "answer": "3", "image": f"{n // 2}.png"}
+            for n in range(4)
+        ]
+        file = tmp_path / f"{name}.jsonl"
+        file.write_text("".join(json.dumps(record) + "\n" for record in records))
+        words = f"--predictions {file} --protocol geoqa --output-dir {tmp_path / name}"
+        evaluate.main(evaluate.parse_args(words.split()))
+    compared(str(tmp_path / "one"), str(tmp_path / "two"))
+    found = read(tmp_path / "two" / "compared_with_one" / "result.json")["accuracy"]
+    assert (found["n"], found["clusters"], found["difference"]) == (4, 2, -1)
+
+
+def test_compare_asks_no_model(capsys):
+    with pytest.raises(SystemExit):
+        evaluate.parse_args(["--compare", "a", "b", "--model", "tiny"])
+    assert "--compare reads answers and asks no model: omit --model" in capsys.readouterr().err
