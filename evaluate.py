@@ -24,6 +24,7 @@ outputs, one {"prediction": text, "answer": gold, ...} a line, without a model:
         --output-dir runs/geoqa
     python evaluate.py --predictions outputs.jsonl --protocol geoqa --output-dir runs/rescored
 
+--judge has a language model rate open answers by LAVE (arXiv:2310.02567), beside these scores.
 Two evaluations of the same questions are compared question by question (evaluating/comparing.py):
 
     python evaluate.py --compare runs/eval_before runs/eval_after
@@ -42,13 +43,13 @@ from tqdm import tqdm
 
 import rewards
 import tasks
-from evaluating import comparing, figures, keeping, options, reporting, scoring
+from evaluating import comparing, figures, judging, keeping, options, reporting, scoring
 from grading import metrics
 from plumbing import disk, flags, plots, report, rundir, running, stopping
 from plumbing.arguments import flags_given, label_of, read_args, write_args
 from plumbing.bad_records import BadRecords
 from plumbing.errors import UserError
-from plumbing.records import Lines
+from plumbing.records import Lines, write_lines
 from tasks import folders, kept, picture_keys, protocols
 from tasks.predictions import read_predictions
 from tasks.prompts import template_of
@@ -62,6 +63,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     options.add_rollout_flags(p.add_argument_group("rollout"))
     options.add_evaluation_flags(p.add_argument_group("evaluation"))
     options.add_trust_flags(p.add_argument_group("the same questions in other ways"))
+    options.add_judge_flags(p)
     g = p.add_argument_group("output")
     g.add_argument(
         "--output-dir", required=True, help="where result.json, predictions.jsonl and pictures go"
@@ -100,12 +102,17 @@ def rescore(args: argparse.Namespace) -> None:
             f"--predictions {path} would be overwritten with the scores; name another --output-dir"
         )
     disk.make_writable(out)
+    examples = [example for _, example in pairs]
+    judge = judging.make_judge(args, examples)
     write_args(out, args)
     progress = partial(tqdm, desc="score", unit="record")
     result, rows = protocols.score(pairs, args.protocol, progress)
     rows = [row | scoring.picture_named(example.meta) for row, (_, example) in zip(rows, pairs)]
     disk.write_lines(written, rows)
-    reporting.print_report(out, result | {"predictions": args.predictions}, rows)
+    result["predictions"] = args.predictions
+    reporting.print_report(out, result, rows)
+    write = partial(disk.write_lines, written)
+    judging.judge_all(judge, out, rows, examples, args.protocol, result, write)
     report.write(out)
 
 
@@ -174,6 +181,7 @@ def main(args: argparse.Namespace) -> None:
     )  # fmt: skip
     if args.choices_by == "likelihood":
         ways.must_have_choices(examples)
+    judge = judging.make_judge(args, as_judged)
     ways.must_fit(asker, questions, asked, other_ways, args.max_completion_length)
     if args.self_select:
         lengths.check_selections_fit(asked, asker, args.max_completion_length, N)
@@ -249,6 +257,8 @@ def main(args: argparse.Namespace) -> None:
         disk.write_lines(out / "scaling.jsonl", curve)
         plots.plot_scaling(curve, result, out / "curve.png", f"{args.model}, {name}")
     disk.write_json(out / "result.json", result)
+    write = partial(write_lines, written, label=label)
+    judging.judge_all(judge, out, answered, as_judged, args.protocol, result, write)
 
     # 6. draw: four wrong answers if there are any, then the first four
     wrong_first = sorted(range(len(answered)), key=lambda i: (answered[i]["accuracy"], i))

@@ -22,9 +22,8 @@ from plumbing.text import short
 from tasks import images
 
 ANSWERS = "predictions.jsonl"
-SCORES = ("accuracy", "accuracy_original", "lave", "iou")  # those that both runs have are compared
+SCORES = ("accuracy", "accuracy_original", "lave", "iou")  # compared where both runs have them
 SHOWN = 4  # questions on the sheet that B answers better, and as many that it answers worse
-OPENED = 200  # differing questions of each kind whose pictures are looked for
 
 
 # --- the two runs ---
@@ -110,9 +109,10 @@ def compare(runs: Sequence[str], out: Path) -> None:
     clusters = pictures_of(pairs)
     compared = {}
     for name in SCORES:
-        scores = [(before.get(name), after.get(name)) for before, after in pairs]
-        if all(isinstance(value, (int, float)) for pair in scores for value in pair):
-            compared[name] = paired.compare(*zip(*scores), clusters)
+        both = [n for n, pair in enumerate(pairs) if all(row.get(name) is not None for row in pair)]
+        if both:
+            a, b = ([pairs[n][side][name] for n in both] for side in (0, 1))
+            compared[name] = paired.compare(a, b, [clusters[n] for n in both])
     result = {"a": str(runs[0]), "b": str(runs[1]), "flags": differing_flags(runs)}
     result |= {name: found._asdict() for name, found in compared.items()}
     differ = [pair for pair in pairs if pair[0]["accuracy"] != pair[1]["accuracy"]]
@@ -136,11 +136,13 @@ def record_of(before: dict, after: dict) -> dict:
 
 def show(result: dict, compared: dict[str, paired.Comparison], out: Path) -> None:
     """Print what two runs say."""
-    first = compared["accuracy"]
-    flags = f"; other flags: {', '.join(result['flags'])}" if result["flags"] else ""
-    print(f"{first.n} questions about {first.clusters} pictures{flags}")
+    if result["flags"]:
+        print(f"the runs differ in {', '.join(result['flags'])}")
     for name, found in compared.items():
-        print(f"{name}, with standard errors by picture")
+        print(
+            f"{name}: {found.n} questions about {found.clusters} pictures, by which errors and "
+            "interval are clustered"
+        )
         print(f"  A  {found.a:.4f}  (± {found.se_a:.4f})  {result['a']}")
         print(f"  B  {found.b:.4f}  (± {found.se_b:.4f})  {result['b']}")
         print(

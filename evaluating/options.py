@@ -2,11 +2,23 @@
 
 import argparse
 
-from plumbing import flags
+from plumbing import flags, teacher_flags
 from plumbing.arguments import flag
 from tasks import protocols
 
-WITH_PREDICTIONS = {"predictions", "protocol", "output_dir", "box_format"}
+JUDGE_FLAGS = {
+    "judge",
+    "judge_model",
+    "judge_price",
+    "budget",
+    "teacher_concurrency",
+    "max_retries",
+    "request_timeout",
+    "max_requests_per_minute",
+    "max_tokens_per_minute",
+}
+LOADING_FLAGS = {"quant", "dtype", "device", "eval_batch_size"}  # of a judge that is a checkpoint
+WITH_PREDICTIONS = {"predictions", "protocol", "output_dir", "box_format"} | JUDGE_FLAGS
 WITH_COMPARE = {"compare", "output_dir"}
 
 
@@ -132,6 +144,13 @@ def add_trust_flags(g: argparse._ArgumentGroup) -> None:
     )
 
 
+def add_judge_flags(parser: flags.Parser) -> None:
+    """Add the flags that name a judge, and say how a server is asked."""
+    default = "no judge is asked"
+    teacher_flags.add_teacher_flags(parser, "judge", default=default)
+    teacher_flags.add_server_flags(parser.add_argument_group("server of the judge"))
+
+
 def check_flags(p: flags.Parser, args: argparse.Namespace, given: list[str]) -> None:
     """Refuse flags that do not go together; given: the names of those on the command line."""
     rescored = "predictions" in given
@@ -150,6 +169,10 @@ def check_flags(p: flags.Parser, args: argparse.Namespace, given: list[str]) -> 
     if args.templates and len(set(args.templates)) < len(args.templates):
         p.error(f"--templates names one twice: {' '.join(args.templates)}")
     for name in given:
+        if name in JUDGE_FLAGS and not args.judge:
+            p.error(f"{flag(name)} is for a judge, and none is named: add --judge, or omit it")
+        if rescored and args.judge and name in LOADING_FLAGS:
+            continue
         if rescored and name not in WITH_PREDICTIONS:
             p.error(
                 f"--predictions scores saved outputs and asks no model: omit {flag(name)}, "

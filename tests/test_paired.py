@@ -210,14 +210,15 @@ def test_a_run_with_itself(tmp_path, capsys):
 def test_where_two_runs_differ(tmp_path, capsys):
     """Six questions about three pictures; every score that both runs have is compared."""
     pictures = ["p", "p", "q", "q", "r", "r"]
-    one = a_run(tmp_path / "one", [0, 0, 1, 0, 1, 1], pictures, lave=[0, 0, 1, 0.5, 1, 1])
+    one = a_run(tmp_path / "one", [0, 0, 1, 0, 1, 1], pictures, lave=[0, 0, 1, 0.5, None, 1])
     two = a_run(tmp_path / "two", [1, 1, 0, 0, 1, 1], pictures, lave=[1, 1, 0, 1, 1, 1])
     compared(one, two, "--output-dir", str(tmp_path / "out"))
     result = read(tmp_path / "out" / "result.json")
     found = result["accuracy"]
     assert (found["n"], found["clusters"], found["better"], found["worse"]) == (6, 3, 2, 1)
     assert found["difference"] == pytest.approx(1 / 6)
-    assert (result["lave"]["better"], result["lave"]["worse"]) == (3, 1)
+    rated = result["lave"]  # by the judge, who gave no rating once
+    assert (rated["n"], rated["better"], rated["worse"]) == (5, 3, 1)
     assert "iou" not in result
     lines = [json.loads(line) for line in (tmp_path / "out" / "differ.jsonl").open()]
     assert [line["id"] for line in lines] == ["0", "1", "2"]
