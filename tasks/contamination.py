@@ -211,10 +211,7 @@ class Match(NamedTuple):
 
 def matches(train: Contents, evaluated: Contents) -> list[Match]:
     """Find the pictures that two sets share. Those of equal files need no look."""
-    found = []
-    candidates = []
-    for place, other in likeness.candidates(evaluated.prints, train.prints):
-        candidates.append((place, other))
+    candidates = list(likeness.candidates(evaluated.prints, train.prints))
     equal = {(place, train.keys.get(key)) for key, place in evaluated.keys.items()}
 
     @functools.lru_cache(OPENED)
@@ -229,10 +226,8 @@ def matches(train: Contents, evaluated: Contents) -> list[Match]:
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         looked = pool.map(compared, candidates)
-        for match in tqdm(looked, total=len(candidates), desc="compare pictures", leave=False):
-            if match.difference <= 1:
-                found.append(match)
-    return found
+        looked = tqdm(looked, total=len(candidates), desc="compare pictures", leave=False)
+        return [match for match in looked if match.difference <= 1]
 
 
 class Shared(NamedTuple):
@@ -293,8 +288,9 @@ def write_clean(spec: str, path: Path, without: set[str], bad: BadRecords) -> in
     A record stays as it is; embedded pictures become data URLs. UserError if FILE would stand where
     a record's pictures are not found, or replace a file of TRAIN.
     """
+    left_out = without | {source for source, _ in bad.found}
     lines = []
-    for record, file, place, root, name in rows_of(spec, bad):
+    for record, file, place, root, _ in rows_of(spec, bad):
         if root is not None:
             raise UserError(
                 f"--exclude: {spec} is a meta file of several sets; name one annotation file of "
@@ -303,7 +299,7 @@ def write_clean(spec: str, path: Path, without: set[str], bad: BadRecords) -> in
         if file.resolve() == path.resolve():
             raise UserError(f"--exclude {path} is TRAIN itself; name another file")
         source = f"{file}:{place}"
-        if source in without or (source, name) in bad.found:
+        if source in left_out:
             continue
         written = files.every_part(record, in_json)
         if file.parent.resolve() != path.parent.resolve():
