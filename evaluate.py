@@ -16,6 +16,14 @@ Intervals are Wilson's, of n questions (for means over samples that is on the sa
 self-select's gain over the majority is a paired bootstrap's. Questions are put as in the
 checkpoint's training run (its args.json).
 
+The same questions are asked once more, greedily, in each of the other ways that flags name, and
+compared question by question with the accuracy above (docs/evaluation.md says what each tells):
+
+    python evaluate.py --model runs/grpo --data count:test --templates r1v direct --blind --swap \\
+        --consistency --output-dir runs/trust
+    python evaluate.py --model runs/sft --data choices.jsonl --shuffle-choices 3 \\
+        --choices-by likelihood --output-dir runs/options
+
 A published protocol (tasks/protocols.py) asks and scores as that benchmark does: by our rule and,
 where it is known, by the original's, bugs included (accuracy_original). It also scores saved
 outputs, one {"prediction": text, "answer": gold, ...} a line, without a model:

@@ -147,7 +147,8 @@ def way_record(
     judged = as_judged if way.judged is None else way.judged[place]
     text = answer["prediction"]
     scored = completed(text, protocol) if way.bare[place] else text
-    record = answer | {"accuracy": float(right(scored, judged)), "read": read(scored)}
+    record = answer | {"accuracy": float(right(scored, judged))}
+    record["read"] = read_text(scored, judged, protocol)
     if way.notes:
         record |= way.notes[place]
     leading = as_read(row, protocol)["prediction"]
@@ -159,6 +160,16 @@ def way_record(
     else:
         record["same"] = is_same(leading, scored, as_judged, read)
     return record
+
+
+def read_text(completion: str, example: Example, protocol: str | None) -> str | None:
+    """Read an answer's text; None if it cannot be scored: no boxes, or none of the choices."""
+    if protocol:
+        readable = protocols.PROTOCOLS[protocol].read(completion, example) is not None
+    else:
+        has_boxes = rewards.has_boxes(example)
+        readable = not has_boxes or boxes.predicted_boxes(completion, example) is not None
+    return judge_of(protocol)[0](completion) if readable else None
 
 
 def chosen_place(answer: str | None, choices: list[str] | None) -> int | None:

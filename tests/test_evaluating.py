@@ -406,6 +406,11 @@ def test_the_same_answer():
     far, near = "[[0,0,50,50]]", "[[0,0,50,48]]"
     assert same(far, near, boxed) and not same(far, "[[50,50,99,99]]", boxed)
     assert not same(far, "nothing", boxed) and not same("", far, boxed)
+    for text, known in ((tagged(far), far), (tagged("a lot"), None), ("no tags", None)):
+        assert scoring.read_text(text, boxed, None) == known
+    assert scoring.read_text(tagged("a lot"), example, None) == "a lot"
+    options = Example("1", [], "?", "A", choices=["cat", "dog"])
+    assert scoring.read_text(tagged("a lot"), options, "cvbench") is None
 
 
 def test_bare_answers_are_completed():
