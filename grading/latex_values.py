@@ -37,15 +37,24 @@ def mathvision_equal(said: str, gold: str) -> bool:
 
 
 def evaluated_tuple(text: str) -> str:
-    """Write the values of "(1/2, 3)" or "[1/2, 3]" as "(0.5,3)"; other text stays."""
+    """Write the values of "(1/2,3)" or "[1/2,3]" as "(0.5,3)"; other text stays."""
     parts = text[1:-1].split(",")
     if text[0] + text[-1] not in ("()", "[]") or len(parts) < 2:
         return text
     try:
-        values = [part if is_left(part) else str(rounded_value(part)) for part in parts]
+        values = [part if is_left(part) else written_value(part) for part in parts]
     except Exception:  # as above
         return text
     return f"{text[0]}{','.join(values)}{text[-1]}"
+
+
+def written_value(part: str) -> str:
+    """Write a value as Python writes theirs: of "4/2" it is 2.0, of "2.0" the integer 2."""
+    value = rounded_value(part)
+    is_decimal = re.fullmatch(r"\s*-?\d*\.\d+\s*", part) is not None
+    if is_decimal and value == int(value):
+        return str(int(value))
+    return str(float(value) if "/" in part or "frac" in part else value)
 
 
 def is_left(part: str) -> bool:
