@@ -1,0 +1,93 @@
+"""What evaluate.py prints, writes and draws of its figures."""
+
+from pathlib import Path
+
+from evaluating.scoring import judge_of, selection
+from grading import metrics
+from plumbing import disk
+from tasks import protocols, sheets
+from tasks.example import Example
+
+
+def print_report(out: Path, result: dict, rows: list[dict]) -> None:
+    """Write result.json and disagreements.jsonl of a protocol, and print what they say."""
+    disk.write_json(out / "result.json", result)
+    remarks = ""
+    if result["undecided"]:
+        remarks += f"; {result['undecided']} with numbers too large to compare"
+    if "box_format" in result:
+        remarks += f"; predicted boxes in {result['box_format']}"
+    print(f"{result['protocol']}: n {result['n']}")
+    print(
+        f"  {'accuracy, ours':<24}{result['accuracy']:.4f}   95 % interval "
+        f"{result['accuracy_low']:.4f} to {result['accuracy_high']:.4f}; "
+        f"{result['parse_failures']} could not be read, of the others "
+        f"{result['accuracy_parsed']:.4f}{remarks}"
+    )
+    for name in ("mean_iou", "mAP", "AP50", "cvbench", "cvbench_2d", "cvbench_3d"):
+        if name in result:
+            print(f"  {name:<24}{result[name]:.4f}")
+    for name, parts in result.get("by", {}).items():
+        if len(parts) <= 12:
+            figures = [f"{key} {part['accuracy']:.4f} ({part['n']})" for key, part in parts.items()]
+            print(f"  by {name + ':':<21}" + "  ".join(figures))
+    differ = protocols.disagreements(rows)
+    disk.write_lines(out / "disagreements.jsonl", differ)
+    if "accuracy_original" in result:
+        late = result["original_timeouts"]
+        print(
+            f"  {'accuracy, original':<24}{result['accuracy_original']:.4f}   {result['original']}"
+            + (f"; {late} ran out of time" if late else "")
+        )
+        print(f"  {'they differ on':<24}{len(differ)} records: {out}/disagreements.jsonl")
+    for row in differ[:3]:
+        end = " ".join(row["prediction"].split())[-120:]
+        print(
+            f"    gold {row['answer']!r}, read {row['extracted']!r}: ours {row['accuracy']:g}, "
+            f"original {row['accuracy_original']:g}; text ends {end!r}"
+        )
+
+
+def print_point(point: dict) -> None:
+    """Print the line of one point of the curves."""
+    selected = gain = ""
+    if "self_select@k" in point:
+        selected = f"self-select {point['self_select@k']:.3f}, "
+    if "self_select_gain" in point:
+        gain = (
+            f"; self-select over majority {point['self_select_gain']:+.3f}, 95 % interval "
+            f"{point['self_select_gain_low']:+.3f} to {point['self_select_gain_high']:+.3f}; "
+            f"{point['self_select_fell_back']:.1%} of the selections fell back on the majority"
+        )
+    print(
+        f"  k = {point['step']}: one alone is right {point['mean_sample_accuracy']:.3f}, "
+        f"majority {point['majority@k']:.3f}, {selected}pass {point['pass@k']:.3f}{gain}"
+    )
+
+
+def curve_figures(curve: list[dict], N: int) -> dict:
+    """Return what result.json says of the curves: their last point by name, and all points."""
+    last, figures = curve[-1], {}
+    for name in ("majority", "pass", "self_select"):
+        if f"{name}@k" in last:
+            for end in ("", "_low", "_high"):
+                figures[f"{name}@{N}{end}"] = last[f"{name}@k{end}"]
+    return figures | {"mean_sample_accuracy": last["mean_sample_accuracy"], "scaling": curve}
+
+
+def sheet_row(
+    example: Example, as_judged: Example, record: dict, shown: int, protocol: str | None
+) -> dict:
+    """Make one question's row of samples/answers.png, with the first `shown` samples."""
+    read, right = judge_of(protocol)
+    samples = record["samples"][:shown]
+    completions = [(f"greedy: {record['prediction']}", {"accuracy": record["accuracy"]})]
+    completions += [(s, {"accuracy": mark}) for s, mark in zip(samples, record["right"])]
+    if "selections" in record:
+        text = selection(record, shown, protocol)
+        answer, how = metrics.select(text, samples, record["choices"], read)
+        [mark] = metrics.answer_scores([answer], [as_judged], right)
+        instead = ", the majority in its place" if how == "majority" else ""
+        whole = f"self-select among these {shown}{instead}: {record['selections'][str(shown)]}"
+        completions.append((whole, {"accuracy": mark}))
+    return sheets.sheet_row(example, completions, [record["prediction"], *samples])
