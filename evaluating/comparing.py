@@ -22,7 +22,8 @@ from plumbing.text import short
 from tasks import images
 
 ANSWERS = "predictions.jsonl"
-SCORES = ("accuracy", "accuracy_original", "lave", "iou")  # compared where both runs have them
+# Compared where both runs have them.
+SCORES = ("accuracy", "accuracy_original", "accuracy_judged", "lave", "iou")
 SHOWN = 4  # questions on the sheet that B answers better, and as many that it answers worse
 
 

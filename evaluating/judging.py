@@ -1,7 +1,8 @@
-"""`evaluate.py --judge`: a language model rates open answers by LAVE, beside the rule's verdict.
+"""`evaluate.py --judge`: a language model's verdict on answers, beside the rule's.
 
-A judge is a teacher (teachers.py): a checkpoint, or a server that is asked again when it fails.
-Its replies are kept as they come, in judge.jsonl, so that none is paid for twice.
+It rates open answers by LAVE. Where a protocol's authors ask a model to extract or compare answers,
+it is asked what they ask instead. A judge is a teacher (teachers.py): a checkpoint, or a server,
+which is asked again when it fails. Its replies are kept as they come: none is paid for twice.
 """
 
 import argparse
@@ -11,15 +12,21 @@ from pathlib import Path
 from distilling import asking
 from distilling.stages import Request
 from evaluating.scoring import as_read, judge_of
-from grading import lave, paired
+from grading import lave, metrics, paired
 from grading.metrics import mean
 from plumbing import disk
 from plumbing.errors import UserError
 from tasks.example import Example
 from tasks.marks import MARK
+from tasks.protocols import PROTOCOLS
 
-REPLIES = "judge.jsonl"
+REPLIES = "judge{}.jsonl"  # of a protocol's steps each has its own
 MOST_TOKENS = 512  # of a rating with its rationale; the paper's judges had 100
+
+
+def has_steps(protocol: str | None) -> bool:
+    """Tell whether a protocol's authors ask a model about answers."""
+    return bool(protocol and PROTOCOLS[protocol].judge_steps)
 
 
 def make_judge(args: argparse.Namespace, examples: Sequence[Example]) -> object | None:
@@ -29,7 +36,8 @@ def make_judge(args: argparse.Namespace, examples: Sequence[Example]) -> object 
     """
     if not args.judge:
         return None
-    must_be_open(examples)
+    if not has_steps(args.protocol):
+        must_be_open(examples)
     import teachers  # and torch, which saved outputs are scored without
 
     own = {"max_completion_length": MOST_TOKENS}
@@ -90,15 +98,16 @@ def judge_all(
     result: dict,
     write: Callable[[list[dict]], None],
 ) -> None:
-    """Have open answers rated, if there is a judge; write and print what it said.
+    """Ask the judge about all answers, if there is one; write and print what it said.
 
     result: what result.json says already, and says still if the judge is gone for good.
     write(rows): writes predictions.jsonl.
     """
     if judge is None:
         return
-    rated, found = rate(out, judge, rows, examples, protocol)
-    write(rated)
+    says = by_protocol if has_steps(protocol) else rate
+    judged, found = says(out, judge, rows, examples, protocol)
+    write(judged)
     disk.write_json(out / "result.json", result | found)
     show(found)
 
@@ -121,7 +130,7 @@ def rate(
             question = example.question.replace(MARK, "").strip()
             text = lave.prompt(question, references_of(example), candidate_of(row, protocol))
             texts[f"{number} {example.id}"] = text
-    lines = ask(out / REPLIES, "lave", judge, texts)
+    lines = ask(out / REPLIES.format(""), "lave", judge, texts)
     rated = list(rows)
     for key, line in lines.items():
         number = int(key.partition(" ")[0])
@@ -164,8 +173,72 @@ def figures(rows: Sequence[dict], name: str) -> dict:
     return found
 
 
+# --- what a protocol's authors ask ---
+
+
+def by_protocol(
+    out: Path,
+    judge: object,
+    rows: Sequence[dict],
+    examples: Sequence[Example],
+    protocol: str,
+) -> tuple[list[dict], dict]:
+    """Score answers as a protocol's authors do, with a model: (the rows with that, the figures).
+
+    `accuracy_judged` is added to each row: what the last reply says, or the authors' rules where
+    these decide; None where a reply is missing or says nothing. A row is scored by itself: of sets
+    that count several rows together, accuracy_judged does not.
+    """
+    recipe = PROTOCOLS[protocol]
+    said = [as_read(row, protocol)["prediction"] for row in rows]
+    scores: list[float | None] = [None] * len(rows)
+    waiting, failed = list(range(len(rows))), 0
+    for number, step in enumerate(recipe.judge_steps, 1):
+        asked = {place: step(said[place], examples[place]) for place in waiting}
+        for place, text in asked.items():
+            if text is None:  # their rules decide
+                scores[place] = recipe.published_score(rows[place]["prediction"], examples[place])
+        keys = {place: f"{place} {examples[place].id}" for place, text in asked.items() if text}
+        texts = {key: asked[place] for place, key in keys.items()}
+        lines = ask(out / REPLIES.format(f"_{number}"), f"step {number}", judge, texts)
+        waiting = [place for place, key in keys.items() if not lines[key]["failed"]]
+        failed += len(keys) - len(waiting)
+        for place in waiting:
+            said[place] = lines[keys[place]]["text"]
+    unparsable = 0
+    for place in waiting:
+        try:
+            scores[place] = recipe.judge_score(said[place], examples[place])
+        except ValueError:
+            unparsable += 1
+    decided = [score for score in scores if score is not None]
+    found = {
+        "judge": judge.name,
+        "judge_unparsable": unparsable,
+        "judge_failed": failed,
+        "accuracy_judged_n": len(decided),
+    }
+    if decided:
+        found |= metrics.share("accuracy_judged", sum(decided), len(decided))
+        del found["n"]
+    judged = [row | {"accuracy_judged": score} for row, score in zip(rows, scores)]
+    return judged, found
+
+
 def show(result: dict) -> None:
     """Print what a judge said."""
+    if "accuracy_judged_n" in result:
+        if "accuracy_judged" in result:
+            print(
+                f"as the authors score, with {result['judge']}: {result['accuracy_judged']:.4f} of "
+                f"{result['accuracy_judged_n']}, 95 % interval {result['accuracy_judged_low']:.4f} "
+                f"to {result['accuracy_judged_high']:.4f}"
+            )
+        print(
+            f"  {result['judge_unparsable']} replies could not be read and "
+            f"{result['judge_failed']} were not given"
+        )
+        return
     if result["lave_n"]:
         print(
             f"LAVE by {result['judge']}: {result['lave']:.3f}, 95 % interval "

@@ -225,3 +225,41 @@ def test_flags_that_do_not_fit(words, sentence, capsys):
     with pytest.raises(SystemExit):
         evaluate.parse_args(line.split())
     assert sentence in capsys.readouterr().err
+
+
+# --- what a protocol's authors ask ---
+
+
+def extract_then_compare(body):
+    """MathVerse's two steps: the answer is taken out, then compared; of a 7 nothing is said."""
+    asked = question_of(body)
+    if "Judgement" not in asked.splitlines()[-1]:
+        said = asked.rpartition("Model response: ")[2]
+        return 200, completion("Extracted Answer: " + said[:9].strip("'"))
+    answer = asked.rpartition("[Model_answer] :")[2]
+    return 200, completion("hm" if "7" in answer else str(int("B" in answer)))
+
+
+def test_answers_are_extracted_and_compared_as_mathverses_authors_do(tmp_path):
+    records = [
+        {"id": n, "question": "Which?", "prediction": said, "answer": "B"}
+        for n, said in enumerate(["It is B", "It is C", "It is 7", "lost"])
+    ]
+    file = tmp_path / "saved.jsonl"
+    file.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+    def answer(body):
+        if "lost" in str(body):
+            return 400, {"error": {"message": "no"}}
+        return extract_then_compare(body)
+
+    with ChatServer(answer, ["500"]) as server:
+        line = f"--predictions {file} --protocol mathverse --output-dir {tmp_path / 'out'}"
+        judged(line, "--judge", server.address)
+        assert len(server.bodies) == 1 + 4 + 3
+    result = read(tmp_path / "out" / "result.json")
+    assert (result["accuracy_judged"], result["accuracy_judged_n"]) == (0.5, 2)
+    assert (result["judge_unparsable"], result["judge_failed"]) == (1, 1)
+    rows = read_lines(tmp_path / "out" / "predictions.jsonl")
+    assert [row["accuracy_judged"] for row in rows] == [1, 0, None, None]
+    assert len(read_lines(tmp_path / "out" / "judge_2.jsonl")) == 3
