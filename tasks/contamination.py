@@ -41,7 +41,6 @@ from tasks import (
     likeness,
     pairs,
     picture_keys,
-    sheets,
     toy,
     wording,
 )
@@ -51,6 +50,7 @@ from tasks.stored import Store
 OF_A_STREAM = 1024  # records of a toy task: it has no end
 BATCH = 64  # records whose pictures are decoded side by side
 SHEET = 12  # pairs that are shown
+SIDE, GAP = 224, 8  # pixels of the height of a picture there, and between two
 OPENED = 512  # pictures kept open while pairs are compared
 
 
@@ -105,6 +105,7 @@ class Entry(NamedTuple):
     id: str
     source: str
     question: str
+    answer: str
     words: tuple[str, ...]
     pictures: list[int]
 
@@ -131,7 +132,8 @@ class Contents:
         for place in places:
             self.asked_about.setdefault(place, []).append(len(self.entries))
         words = wording.words_of(example.question)
-        self.entries.append(Entry(example.id, example.source, example.question, words, places))
+        about = example.id, example.source, example.question, example.answer
+        self.entries.append(Entry(*about, words, places))
 
 
 def rows_of(spec: str, bad: BadRecords) -> Iterator[tuple]:
@@ -217,7 +219,8 @@ def matches(train: Contents, evaluated: Contents) -> list[Match]:
     @functools.lru_cache(OPENED)
     def opened(is_train: bool, place: int) -> Image.Image:
         image = (train if is_train else evaluated).pictures[place]
-        return kept.small_picture(image, "a picture of TRAIN" if is_train else "a picture of EVAL")
+        where = "a picture of TRAIN" if is_train else "a picture of EVAL"
+        return kept.small_picture(image, where, exact=True)
 
     def compared(pair: tuple[int, int]) -> Match:
         if pair in equal:
@@ -335,11 +338,25 @@ def must_be_found(record: dict, path: Path, source: str) -> None:
 def record_of(train: Contents, evaluated: Contents, pair: Shared) -> dict:
     """Write a pair for pairs.jsonl."""
     sides = {"eval": evaluated.entries[pair.eval], "train": train.entries[pair.train]}
-    told = {
-        name: {"id": entry.id, "source": entry.source, "question": entry.question}
-        for name, entry in sides.items()
-    }
+    names = ("id", "source", "question", "answer")
+    told = {side: {name: getattr(entry, name) for name in names} for side, entry in sides.items()}
     return {"difference": pair.match.difference, "overlap": pair.overlap} | told
+
+
+def pictures_of(train: Contents, evaluated: Contents, match: Match) -> list[Image.Image]:
+    """Open both pictures of a match, that of EVAL first."""
+    both = evaluated.pictures[match.eval], train.pictures[match.train]
+    return [kept.small_picture(image, "a picture that was opened before") for image in both]
+
+
+def side_by_side(one: Image.Image, other: Image.Image) -> Image.Image:
+    """Lay two pictures side by side, at one height."""
+    widths = [min(4 * SIDE, max(1, p.width * SIDE // p.height)) for p in (one, other)]
+    sized = [p.resize((width, SIDE)) for p, width in zip((one, other), widths)]
+    whole = Image.new("RGB", (widths[0] + GAP + widths[1], SIDE), "white")
+    whole.paste(sized[0], (0, 0))
+    whole.paste(sized[1], (widths[0] + GAP, 0))
+    return whole
 
 
 def draw(train: Contents, evaluated: Contents, shared: Sequence[Shared], png: Path) -> None:
@@ -351,18 +368,14 @@ def draw(train: Contents, evaluated: Contents, shared: Sequence[Shared], png: Pa
     rows = []
     for pair in doubtful[:SHEET]:
         one, other = evaluated.entries[pair.eval], train.entries[pair.train]
-        both = [
-            kept.small_picture(evaluated.pictures[pair.match.eval], one.source),
-            kept.small_picture(train.pictures[pair.match.train], other.source),
-        ]
+        scores = {"difference": pair.match.difference, "overlap": pair.overlap}
+        rounded = {name: round(value, 2) for name, value in scores.items()}
         rows.append(
             {
-                "images": sheets.in_one(both),
+                "images": [side_by_side(*pictures_of(train, evaluated, pair.match))],
                 "question": f"EVAL {one.source}: {one.question}",
-                "answer": f"difference {pair.match.difference:.2f}",
-                "completions": [
-                    (f"TRAIN {other.source}: {other.question}", {"overlap": round(pair.overlap, 2)})
-                ],
+                "answer": one.answer,
+                "completions": [(f"TRAIN {other.source}: {other.question}", rounded)],
             }
         )
     png.unlink(missing_ok=True)  # one of another day would look like today's

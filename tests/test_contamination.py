@@ -258,6 +258,19 @@ def test_preference_pairs_can_be_trained_on_too(tmp_path, two_sets):
     assert compared(tmp_path, train, two_sets[1])["picture"] == 0.25
 
 
+def test_fine_lines_saved_in_another_format(tmp_path):
+    """A JPEG that is decoded at a quarter of its size is sharper than the same picture in a PNG."""
+    rng = np.random.default_rng(0)
+    letters = rng.integers(0, 2, (140, 100), dtype=np.uint8) * 255  # of 12 x 12 pixels
+    page = Image.fromarray(letters).resize((1200, 1680), Image.Resampling.NEAREST).convert("RGB")
+    pictures_in(tmp_path, a_jpg=page, a_png=page)
+    sets = [
+        lines_in(tmp_path / f"{kind}.jsonl", question(f"a.{kind}", "What does it say?"))
+        for kind in ("jpg", "png")
+    ]
+    assert compared(tmp_path, *sets)["picture"] == 1
+
+
 def test_toy_tasks_are_drawn(tmp_path):
     result = compared(tmp_path, "count", "count:test", "--max-samples", "12")
     assert (result["picture"], result["n"], result["train_n"]) == (0, 12, 12)
