@@ -10,7 +10,7 @@ import random
 import numpy as np
 import pytest
 from commands import opened, read
-from PIL import Image
+from PIL import Image, ImageDraw
 
 import tasks
 from plumbing.errors import UserError
@@ -260,9 +260,12 @@ def test_preference_pairs_can_be_trained_on_too(tmp_path, two_sets):
 
 def test_fine_lines_saved_in_another_format(tmp_path):
     """A JPEG that is decoded at a quarter of its size is sharper than the same picture in a PNG."""
-    rng = np.random.default_rng(0)
-    letters = rng.integers(0, 2, (140, 100), dtype=np.uint8) * 255  # of 12 x 12 pixels
-    page = Image.fromarray(letters).resize((1200, 1680), Image.Resampling.NEAREST).convert("RGB")
+    page = Image.new("RGB", (1830, 2241), "white")
+    draw = ImageDraw.Draw(page)
+    for x in range(100, 1730, 200):
+        draw.line((x, 100, x, 2141), fill="black", width=8)
+    for y in range(100, 2141, 600):
+        draw.line((100, y, 1730, y), fill="black", width=8)
     pictures_in(tmp_path, a_jpg=page, a_png=page)
     sets = [
         lines_in(tmp_path / f"{kind}.jsonl", question(f"a.{kind}", "What does it say?"))
