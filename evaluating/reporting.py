@@ -24,7 +24,7 @@ def print_report(out: Path, result: dict, rows: list[dict]) -> None:
         f"{result['parse_failures']} could not be read, of the others "
         f"{result['accuracy_parsed']:.4f}{remarks}"
     )
-    for name in ("mean_iou", "mAP", "AP50", "cvbench", "cvbench_2d", "cvbench_3d"):
+    for name in protocols.FIGURES:
         if name in result:
             print(f"  {name:<24}{result[name]:.4f}")
     for name, parts in result.get("by", {}).items():
@@ -35,11 +35,17 @@ def print_report(out: Path, result: dict, rows: list[dict]) -> None:
     disk.write_lines(out / "disagreements.jsonl", differ)
     if "accuracy_original" in result:
         late = result["original_timeouts"]
+        remarks = f"; {late} ran out of time" if late else ""
+        if result.get("original_guesses"):
+            remarks += f"; it guessed {result['original_guesses']}"
         print(
             f"  {'accuracy, original':<24}{result['accuracy_original']:.4f}   {result['original']}"
-            + (f"; {late} ran out of time" if late else "")
+            f"{remarks}"
         )
         print(f"  {'they differ on':<24}{len(differ)} records: {out}/disagreements.jsonl")
+    if result.get("needs_judge"):
+        counted = ", and wrong in its figure" if "accuracy_original" in result else ""
+        print(f"  {'left to an LLM':<24}{result['needs_judge']} answers by the original{counted}")
     for row in differ[:3]:
         end = " ".join(row["prediction"].split())[-120:]
         print(

@@ -405,11 +405,14 @@ JUDGES = {
 }
 
 
-def main() -> None:
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     p.add_argument("--checkouts", type=Path, required=True, metavar="DIR", help="see above")
     p.add_argument("--output", type=Path, required=True, metavar="FILE", help="JSON lines")
-    args = p.parse_args()
+    return p.parse_args(argv)
+
+
+def main(args: argparse.Namespace) -> None:
     lines = []
     for protocol, (make, judge) in JUDGES.items():
         records = list(make())
@@ -427,4 +430,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(parse_args())

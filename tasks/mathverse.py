@@ -42,7 +42,7 @@ def read(record: dict, where: str) -> tuple[dict, dict]:
 
 def problem_of(example: Example) -> str:
     """Give the whole problem in words."""
-    return str(example.meta.get("question_for_eval") or example.question)
+    return str(example.meta.get("question_for_eval") or example.question or "")
 
 
 def groups_of(meta: dict) -> dict:

@@ -220,7 +220,7 @@ def ask_option(completion: str, example: Example) -> str | None:
     """Write what a judge is asked about a row; None where the rules decide."""
     if option_by_rules(completion, example.choices or []) is not None:
         return None
-    asked = example.question.rpartition("Question: ")[2].partition("\nOptions:")[0]
+    asked = (example.question or "").rpartition("Question: ")[2].partition("\nOptions:")[0]
     letters = zip(choice_forms.LETTERS, example.choices or [])
     options = "".join(f"{letter}. {choice}\n" for letter, choice in letters)
     filled = {"{question}": asked, "{options}": options, "{answer}": completion}

@@ -21,6 +21,11 @@ from tasks.protocol import Protocol, mean
 from tasks.published import PROTOCOLS
 
 Pair = tuple[str, Example]  # (completion, example)
+# Figures of `totals` that are printed.
+FIGURES = (
+    *("mean_iou", "mAP", "AP50", "cvbench", "cvbench_2d", "cvbench_3d"),
+    *("circular", "circular_original"),
+)
 
 
 # --- examples that a protocol can score ---
@@ -251,6 +256,7 @@ def accuracy_by(rows: list[dict], name: str) -> dict:
 
 
 def disagreements(rows: list[dict]) -> list[dict]:
-    """Find the rows on which our rule and the authors' differ."""
-    scored_twice = [row for row in rows if "accuracy_original" in row]
+    """Find the rows on which our rule and the authors' differ, but those left to an LLM."""
+    decided = [row for row in rows if not row.get("needs_judge")]
+    scored_twice = [row for row in decided if "accuracy_original" in row]
     return [row for row in scored_twice if row["accuracy"] != row["accuracy_original"]]
