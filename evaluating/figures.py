@@ -6,11 +6,12 @@ other; its 95 % interval is a paired bootstrap's.
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from evaluating.scoring import as_read, chosen_place, judge_of
 from grading import metrics
 
-ORDER = "order "
+ORDER = "order "  # begins the name of a way with the options in another order
 
 
 def of_ways(rows: Sequence[dict], protocol: str | None = None) -> dict[str, float]:
@@ -61,39 +62,61 @@ def of_orders(rows: Sequence[dict], protocol: str | None) -> dict[str, float]:
     letter A/accuracy: of all orders in which A is right. letter A/right: how often it is.
     letter A/chosen: how often it is chosen, of the answers that name an option.
     """
-    read, _ = judge_of(protocol)
-    leading, marks, every, flips = [], [], [], []
-    chosen: Counter = Counter()
-    by_letter: dict[int, list[float]] = {}
-    for row in rows:
-        parts = [part for name, part in row.get("ways", {}).items() if name.startswith(ORDER)]
-        if not parts:
-            continue
-        accuracies = [part["accuracy"] for part in parts]
-        leading.append(row["accuracy"])
-        marks.append(metrics.mean(accuracies))
-        every.append(min(row["accuracy"], *accuracies) == 1)
-        gold = chosen_place(row["answer"], row["choices"])
-        as_written = chosen_place(read(as_read(row, protocol)["prediction"]), row["choices"])
-        identity = list(range(len(row["choices"])))
-        asked = [(identity, as_written, row["accuracy"])]
-        asked += [(part["order"], part["chosen"], part["accuracy"]) for part in parts]
-        options = [option for _, option, _ in asked[1:] if option is not None]
-        if as_written is not None:
-            flips += [option != as_written for option in options]
-        for order, option, accuracy in asked:
-            by_letter.setdefault(order.index(gold), []).append(accuracy)
-            if option is not None:
-                chosen[order.index(option)] += 1
-    figures = paired("shuffled", leading, marks)
+    shuffled = [row for row in rows if orders_in(row)]
+    leading = [row["accuracy"] for row in shuffled]
+    means, every, flips, answers = [], [], [], []
+    for row in shuffled:
+        as_written, *others = own = answers_of(row, protocol)
+        means.append(metrics.mean([answer.accuracy for answer in others]))
+        every.append(all(answer.accuracy == 1 for answer in own))
+        named = [answer.chosen for answer in others if answer.chosen is not None]
+        if as_written.chosen is not None:
+            flips += [chosen != as_written.chosen for chosen in named]
+        answers += own
+    figures = paired("shuffled", leading, means)
     figures["shuffled/every_order"] = metrics.mean(every)
     figures["shuffled/flips"] = sum(flips) / max(1, len(flips))
-    answers, total = sum(map(len, by_letter.values())), max(1, chosen.total())
-    for place in sorted(by_letter):
-        name, scores = f"letter {chr(ord('A') + place)}", by_letter[place]
-        figures[f"{name}/accuracy"] = metrics.mean(scores)
-        figures[f"{name}/chosen"] = chosen[place] / total
-        figures[f"{name}/right"] = len(scores) / answers
+    return figures | by_letter(answers)
+
+
+class Answer(NamedTuple):
+    """An answer to a question with its options in some order. Options by their place as written."""
+
+    order: list[int]  # order[place] is the option that stands there
+    gold: int
+    chosen: int | None
+    accuracy: float
+
+
+def orders_in(row: dict) -> list[dict]:
+    """List what a line says of its options in other orders."""
+    return [part for name, part in row.get("ways", {}).items() if name.startswith(ORDER)]
+
+
+def answers_of(row: dict, protocol: str | None) -> list[Answer]:
+    """List the answers to a question in all orders, first as written."""
+    read, _ = judge_of(protocol)
+    gold = chosen_place(row["answer"], row["choices"])
+    chosen = chosen_place(read(as_read(row, protocol)["prediction"]), row["choices"])
+    as_written = Answer(list(range(len(row["choices"]))), gold, chosen, row["accuracy"])
+    return [as_written] + [
+        Answer(part["order"], gold, part["chosen"], part["accuracy"]) for part in orders_in(row)
+    ]
+
+
+def by_letter(answers: Sequence[Answer]) -> dict[str, float]:
+    """Count by the letter at which the right option stands, and the chosen one."""
+    scores: dict[int, list[float]] = {}
+    for answer in answers:
+        scores.setdefault(answer.order.index(answer.gold), []).append(answer.accuracy)
+    named = [answer for answer in answers if answer.chosen is not None]
+    chosen = Counter(answer.order.index(answer.chosen) for answer in named)
+    figures = {}
+    for place in sorted(scores):
+        name = f"letter {chr(ord('A') + place)}"
+        figures[f"{name}/accuracy"] = metrics.mean(scores[place])
+        figures[f"{name}/chosen"] = chosen[place] / max(1, len(named))
+        figures[f"{name}/right"] = len(scores[place]) / len(answers)
     return figures
 
 

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 import lengths
 from data import Asker
 from evaluating import partners
+from evaluating.figures import ORDER
 from plumbing.errors import UserError
 from tasks import changed, option_orders, prompts, protocols
 from tasks.example import Example
-
-ORDER = "order "  # begins the name of a way with the options in another order
 
 
 @dataclass(frozen=True)
@@ -138,9 +137,9 @@ def in_templates(questions: Questions, templates: Sequence[str]) -> Iterator[Way
 
 
 def blind(questions: Questions) -> Way:
-    """Ask in words only, shots too: no picture and no place of one, as the tests of MMStar do.
+    """Ask in words only, shots too, as the blind test of MMStar (arXiv:2403.20330).
 
-    (arXiv:2403.20330.) A grey picture would say that there is something to be seen.
+    A grey picture would say that there is something to be seen.
     """
     asked = [
         partners.without_pictures(example) if example.images else None

@@ -68,14 +68,14 @@ def reworded(example: Example, template: str) -> Example:
     Published instructions keep their words, and only come first.
     """
     asked = question_text(example, template)
-    name = example.meta.get("prompt_template", template)
     if "<think>" in asked:
         instruction = SECOND_WORDING["think"]
     elif "<answer>" in asked:
         instruction = SECOND_WORDING["answer"]
     else:
-        own = "" if asked == example.question else template_of(name).replace("{question}", "")
-        instruction = SECOND_WORDING.get(name, own.strip())
+        name = example.meta.get("prompt_template", template)
+        own = asked.replace(example.question, "", 1).strip()
+        instruction = SECOND_WORDING.get(name, own)
     text = f"{instruction}\nQuestion: {example.question}".lstrip()
     return with_template(replace(example, question=text), "none")
 
