@@ -40,7 +40,7 @@ import tasks
 import teachers
 from distilling import asking, documents, estimates, formats, outputs, planted, prompts, stages
 from distilling.stages import MODES, STAGES
-from plumbing import arguments, disk, flags, rundir, running
+from plumbing import arguments, disk, flags, rundir, running, teacher_flags
 from plumbing.arguments import flag, read_args, write_args
 from plumbing.bad_records import BadRecords
 from plumbing.errors import UserError
@@ -58,8 +58,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add_data_flags(flags.add_data_flags(p))
     add_stage_flags(p.add_argument_group("stages"))
     knows = "or toy, which knows the scenes of count and spatial"
-    teachers.add_teacher_flags(p, others=f"{knows}, and errs as their teacher does")
-    teachers.add_teacher_flags(p, "judge", others=f"{knows}; none: the rules alone decide")
+    teacher_flags.add_teacher_flags(p, others=f"{knows}, and errs as their teacher does")
+    teacher_flags.add_teacher_flags(p, "judge", others=f"{knows}; none: the rules alone decide")
     add_output_flags(p.add_argument_group("output"))
     p.set_own_default("--prompt-template", "think")
     p.set_own_default("--box-format", "norm1000")
@@ -81,11 +81,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def check_who(p: flags.Parser, args: argparse.Namespace) -> None:
     """Refuse flags of a server where none is named."""
     for end in ("model", "price"):
-        if getattr(args, f"judge_{end}") and not teachers.is_address(args.judge):
+        if getattr(args, f"judge_{end}") and not teacher_flags.is_address(args.judge):
             p.error(f"--judge-{end} is for a server as judge: name it by --judge, or leave it out")
         if getattr(args, f"teacher_{end}") and args.teacher == "toy":
             p.error(f"--teacher-{end} is for a server, and --teacher toy is none; leave it out")
-    is_paid = teachers.is_address(args.teacher) or teachers.is_address(args.judge)
+    is_paid = teacher_flags.is_address(args.teacher) or teacher_flags.is_address(args.judge)
     if args.budget is not None and not is_paid:
         p.error("--budget is for a server, and there is none to pay; leave it out")
 

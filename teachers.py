@@ -32,11 +32,12 @@ import families
 import model
 import rollout
 import served
-from plumbing import address, disk, fields, flags, loading, running, templates
+from plumbing import disk, fields, flags, loading, running, templates
 from plumbing.device import dtype_name, pick_device, pick_dtype
 from plumbing.errors import UserError
 from plumbing.find_model import fetch, looks_local
 from plumbing.spending import Limits, Price, Spending
+from plumbing.teacher_flags import add_teacher_flags, is_address
 from plumbing.text import short
 from tasks.asks import Ask, Failure, Reply, pictures_of, text_of, to_example
 
@@ -313,132 +314,6 @@ def replies(
 
 
 # --- the command line ---
-
-
-def model_or_address(text: str) -> str:
-    """argparse type: a checkpoint, or an address without a key in it."""
-    if re.match(r"[\w.-]+:\d+(/|$)", text):
-        raise argparse.ArgumentTypeError("an address begins with http:// or https://")
-    if "://" not in text:
-        return text
-    if not re.match("https?://", text, re.IGNORECASE):
-        raise argparse.ArgumentTypeError("an address begins with http:// or https://")
-    try:
-        return address.check_address(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def is_address(name: str | None) -> bool:
-    """Tell whether --teacher names a server."""
-    return "://" in (name or "")
-
-
-def add_teacher_flags(parser: flags.Parser, prefix: str = "", others: str = "") -> flags.Group:
-    """--teacher and how it is asked; with the prefix "judge", a second one: --judge.
-
-    How both are asked comes with the first. others: what else the script takes, for the help.
-    """
-    who = prefix or "teacher"
-    g = parser.add_argument_group(who)
-    add = g.add_argument if prefix else g.add_common
-    g.add_common(
-        f"--{who}",
-        required=not prefix,
-        type=model_or_address,
-        metavar="MODEL",
-        help="who answers: a checkpoint's directory or hub name (one of docs/families.md, or a "
-        "language model that reads text), or the address of a server of the OpenAI protocol, such "
-        f"as http://localhost:8000/v1; its key is in {address.KEY}"
-        + (f"; {others}" if others else "")
-        + (f"; default: the teacher, greedily; {who}s are always greedy" if prefix else ""),
-    )
-    add(
-        f"--{who}-model",
-        metavar="NAME",
-        help="which model of the server; default: the only one that it has",
-    )
-    add(
-        f"--{who}-price",
-        nargs=2,
-        type=flags.not_negative,
-        metavar=("IN", "OUT"),
-        help="price of a million prompt tokens, and of a million completion tokens",
-    )
-    if not prefix:
-        add_sampling_flags(g)
-        add_server_flags(parser.add_argument_group("server"))
-        add_checkpoint_flags(parser.add_argument_group("checkpoint"))
-    return g
-
-
-def add_sampling_flags(g: flags.Group) -> None:
-    """How a teacher samples."""
-    g.add_common(
-        "--max-completion-length",
-        type=flags.int_from_1,
-        default=2048,
-        help="tokens of a completion at most",
-    )
-    g.add_common(
-        "--temperature",
-        type=flags.not_negative,
-        default=0.6,
-        help="sampling temperature; 0: greedy",
-    )
-    g.add_argument(
-        "--top-p",
-        type=flags.share,
-        default=0.95,
-        help="sample among the likeliest tokens that make up this mass; 1: all",
-    )
-
-
-def add_server_flags(g: flags.Group) -> None:
-    """How a server is asked."""
-    g.add_common(
-        "--budget",
-        type=flags.not_negative,
-        metavar="COST",
-        help="stop before the requests of teacher and judge cost more than this, in the currency "
-        "of --teacher-price; default: no limit",
-    )
-    g.add_argument(
-        "--teacher-concurrency",
-        type=flags.int_from_1,
-        default=8,
-        help="requests that are on their way at a time",
-    )
-    g.add_argument(
-        "--max-retries",
-        type=flags.int_from_0,
-        default=10,
-        help="times that a request is sent again when it fails for now; waits of 1, 2, 4, ... 60 s",
-    )
-    g.add_argument(
-        "--request-timeout",
-        type=flags.int_from_1,
-        default=600,
-        metavar="SECONDS",
-        help="send a request again if its answer is not there after so long",
-    )
-    g.add_argument(
-        "--max-requests-per-minute", type=flags.int_from_1, help="rate limit; default: none"
-    )
-    g.add_argument(
-        "--max-tokens-per-minute",
-        type=flags.int_from_1,
-        help="rate limit, of prompts and completions together; default: none",
-    )
-
-
-def add_checkpoint_flags(g: flags.Group) -> None:
-    """How a teacher's checkpoint is loaded, and sees."""
-    flags.add_loading_flags(g)
-    flags.add_pixel_flags(g)
-    g.add_argument(
-        "--eval-batch-size", type=flags.int_from_1, default=16, help="answers generated at a time"
-    )
 
 
 def make_teacher(

@@ -94,7 +94,15 @@ def compare_latex(said: str, gold: str) -> bool:
     return math_verify.verify(said_values, gold_values, timeout_seconds=None)
 
 
+def compare_mathvision(said: str, gold: str) -> bool:
+    """Compare as MATH-Vision's evaluation does: by the values that Python finds for their LaTeX."""
+    from grading.latex_values import mathvision_equal
+
+    return mathvision_equal(said, gold)
+
+
 COMPARISONS = {
+    "mathvision": compare_mathvision,
     "default": compare_default,
     "strings": compare_strings,
     "latex": compare_latex,

@@ -361,6 +361,7 @@ function answerBox(answer, number, picture) {
   const line = element("div", { class: "marks" });
   if (SIGNS[answer.state]) line.append(element("span", { class: "state" }, SIGNS[answer.state]));
   if (answer.kind) line.append(element("span", {}, answer.kind));
+  if (answer.note) line.append(element("span", {}, answer.note));
   for (const [name, score] of Object.entries(answer.scores)) {
     if (name !== "advantage") line.append(element("span", {}, `${name} ${short(score)}`));
   }

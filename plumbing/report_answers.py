@@ -247,7 +247,34 @@ def of_prediction(line: dict, kept: dict) -> list[dict]:
         for k, text in selections.items():
             kind = f"selection among {text_of(k)}"
             answers.append(answer_of(text, kept, {}, None, kind=kind))
+    return answers + of_ways(line, kept)
+
+
+def of_ways(line: dict, kept: dict) -> list[dict]:
+    """Make the answers to the same question in other ways, of a line of predictions.jsonl."""
+    ways, answers = line.get("ways"), []
+    for name, part in ways.items() if isinstance(ways, dict) else ():
+        if not isinstance(part, dict):
+            continue
+        scores = {key: part.get(key) for key in ("accuracy", "tokens")}
+        note = ""
+        if "pictures_of" in part:
+            note = f"with the picture of {text_of(part['pictures_of'])}"
+        if isinstance(part.get("order"), list):
+            note = f"the options in the order {letters_of(part['order'])}"
+        own = {} if "pictures_of" in part else kept  # its boxes belong to another picture
+        readable = part.get("read") is not None
+        answer = answer_of(
+            part.get("prediction"), own, scores, is_right(part), readable, text_of(name)
+        )
+        answers.append(answer | ({"note": note} if note else {}))
     return answers
+
+
+def letters_of(places: list) -> str:
+    """Write places of options as letters: [1, 0] -> "B A"."""
+    known = [place for place in places if isinstance(place, int) and 0 <= place < 26]
+    return " ".join(chr(ord("A") + place) for place in known)
 
 
 def of_item(line: dict, kept: dict) -> list[dict]:

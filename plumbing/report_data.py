@@ -56,6 +56,11 @@ PANELS = (
     ("share of tokens clipped", r"clip_ratio/.+"),
     ("seconds", r".*_time"),
 )
+COST = {
+    "greedy": "greedy_tokens",
+    "majority@k": "majority_tokens",
+    "self_select@k": "self_select_tokens",
+}
 SCALING = ("mean_sample_accuracy", "majority@k", "self_select@k", "pass@k", "greedy")
 
 
@@ -100,11 +105,24 @@ def curves_of(lines: list[dict], x: str, where: str = "") -> list[dict]:
 
 
 def scaling_curves(lines: list[dict]) -> list[dict]:
-    """Take evaluate.py's accuracies against the number of samples."""
+    """Take evaluate.py's accuracies against the number of samples, and against their cost."""
     picked = [{name: line.get(name) for name in ("step", *SCALING)} for line in lines]
     curves = [{"name": name, "points": points} for name, points in points_of(picked).items()]
-    heading = {"heading": "accuracy against samples", "x": "samples, k", "main": True}
-    return [heading | {"curves": curves}] if curves else []
+    by_tokens = []
+    for name, tokens in COST.items():
+        points = [numbers_of([line.get(tokens), line.get(name)], 2) for line in lines]
+        points = sorted({tuple(point) for point in points if point})
+        if points:
+            by_tokens.append({"name": name, "points": points})
+    panels = {
+        "accuracy against samples": ("samples, k", curves),
+        "accuracy against tokens": ("tokens a question, prompts and answers", by_tokens),
+    }
+    return [
+        {"heading": heading, "x": x, "main": True, "curves": found}
+        for heading, (x, found) in panels.items()
+        if found
+    ]
 
 
 def figures_of(lines: list[dict], result: dict) -> list[dict]:

@@ -12,6 +12,7 @@ option_texts, prompts                    how a question is asked
 images, stored                           pictures, found and decoded
 pairs                                    preference pairs, which layouts refuses
 inspection                               `python data.py FILE`
+contamination; likeness, wording         what training and evaluation have in common
 """
 
 import difflib

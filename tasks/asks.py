@@ -169,8 +169,8 @@ def picture_url(image: images.Picture, max_pixels: int | None, where: str) -> st
     return images.data_url(file.getvalue(), kind)
 
 
-def encoded_of(image: str | Path | bytes | images.Stored) -> bytes:
+def encoded_of(image: str | Path | bytes | images.Encoded) -> bytes:
     """Read the encoded picture."""
     if isinstance(image, bytes):
         return image
-    return image.read() if isinstance(image, images.Stored) else Path(image).read_bytes()
+    return image.read() if isinstance(image, images.Encoded) else Path(image).read_bytes()

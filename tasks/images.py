@@ -24,9 +24,9 @@ from plumbing.errors import UserError
 from plumbing.text import short
 from tasks import files
 from tasks.example import Example
-from tasks.stored import Store, Stored
+from tasks.stored import Encoded, Store
 
-Picture = Image.Image | str | Path | bytes | Stored  # bytes: an encoded picture
+Picture = Image.Image | str | Path | bytes | Encoded  # bytes: an encoded picture
 DECODED = 2**29  # pixels that are decoded before a run starts: a few seconds
 FEW = 32  # examples whose pictures are looked at together
 LARGE = 2**24  # pixels of a picture that is not decoded beside another such
@@ -206,7 +206,7 @@ def open_header(image: Picture, where: str) -> Image.Image:
     if isinstance(image, Image.Image):
         return image
     try:
-        source = image.read() if isinstance(image, Stored) else image
+        source = image.read() if isinstance(image, Encoded) else image
         image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
     except IMAGE_ERRORS as error:
         raise not_opened(error, image, where) from None

@@ -41,7 +41,8 @@ def read_whole(file: Path, text: str) -> Iterator[tuple[Any, str, Any]]:
     """Read (place, mark, record) of each record; instead of one that cannot be read, the UserError.
 
     [{...}, {...}]; CLEVR's {"info": ..., "questions": [...]}; {"train": [...], "test": [...]};
-    one record. TabMWP's {"33": {...}} is read as [{"id": "33", ...}].
+    one record. TabMWP's {"33": {...}} is read as [{"id": "33", ...}]. Of SeeClick's episodes,
+    {"click-button": [[{...}, {...}]]}, each step is one: {"task": "click-button", "earlier": ...}.
     """
     if not text.strip():
         return
@@ -105,6 +106,10 @@ def records_in(file: Path, text: str, whole: Any) -> Iterator[tuple[int, Any]]:
                 record = {"id": member.key, **record}
             yield member.start, record
         return
+    if whole and all(map(is_list_of_episodes, whole.values())):
+        for member in members:
+            yield from steps_of(text, member)
+        return
     lists = {member.key: member.at for member in members if is_list_of_objects(whole[member.key])}
     filled = [key for key, value in whole.items() if value != []]  # a split may be empty
     are_splits = list(lists) == filled and all(map(splits.splits_in, whole))
@@ -160,6 +165,19 @@ def values_of(text: str, opening: int, split: str | None = None) -> Iterator[tup
         yield member.start, record
 
 
+def steps_of(text: str, task: Member) -> Iterator[tuple[int, Any]]:
+    """Read (place, record) of each step of a task's episodes, with the steps before it."""
+    for number, episode in enumerate(members_of(text, task.at)):
+        earlier = []
+        for place, step in enumerate(members_of(text, episode.at)):
+            record = step.value
+            if not isinstance(record, Twice):
+                told = {"task": task.key, "episode": number, "step": place}
+                record = told | record | {"earlier": list(earlier)}
+                earlier.append(step.value)
+            yield step.start, record
+
+
 def must_differ(file: Path, text: str, members: list[Member]) -> None:
     """Refuse an object that has a key twice: all its records would be those of the last."""
     keys = set()
@@ -175,3 +193,8 @@ def must_differ(file: Path, text: str, members: list[Member]) -> None:
 def is_list_of_objects(value: Any) -> bool:
     """Tell whether a value is a list of objects, and not empty."""
     return isinstance(value, list) and bool(value) and all(isinstance(item, dict) for item in value)
+
+
+def is_list_of_episodes(value: Any) -> bool:
+    """Tell whether a value is a list of lists of objects, and not empty."""
+    return isinstance(value, list) and bool(value) and all(map(is_list_of_objects, value))

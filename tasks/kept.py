@@ -111,10 +111,15 @@ def picture_url(example: Example) -> str | None:
     return min(encoded, key=len)
 
 
-def small_picture(image: images.Picture, where: str) -> Image.Image:
-    """Decode a picture, not much larger than SIDE if its format allows that. UserError."""
+def small_picture(image: images.Picture, where: str, exact: bool = False) -> Image.Image:
+    """Decode a picture, not much larger than SIDE if its format allows that. UserError.
+
+    exact: decode all of it first, so that a JPEG comes out as the same picture in a PNG does.
+    """
     header = images.open_header(image, where)
-    if header is not image:  # one that is open already is the model's, too: not at this size
+    if (
+        header is not image and not exact
+    ):  # one that is open already is the model's, too: not at this size
         header.draft("RGB", (2 * SIDE, 2 * SIDE))  # a JPEG decodes to a fraction of its size
     try:
         small = images.upright_rgb(header)

@@ -45,6 +45,7 @@ def to_example(
         raise ValueError(
             f"expected an object with `prediction` and `answer`, found {type(record).__name__}"
         )
+    record = protocol.saved(record)
     prediction = prediction_of(record)
     gold = field(record, "answer")
     if gold is None and not (protocol.boxes and record.get("boxes") is not None):

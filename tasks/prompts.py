@@ -22,6 +22,13 @@ TEMPLATES = {
     "none": "{question}",
 } | published.TEMPLATES
 DEFAULT_TEMPLATE = "r1v"
+ASKS_BARE = ("direct",)  # templates that ask for the answer alone, without tags around it
+SECOND_WORDING = {
+    "think": "Think the question through inside <think> </think>. "
+    "Then write the final answer, and nothing else, inside <answer> </answer>.",
+    "answer": "Write the final answer, and nothing else, inside <answer> </answer>.",
+    "direct": "Reply with one word or a short phrase.",
+}
 
 # What R3V asks after the candidates, by template; other templates ask plainly (select_prompt).
 SELECT = published.SELECT
@@ -52,6 +59,29 @@ def question_text(example: Example, template: str = DEFAULT_TEMPLATE) -> str:
     if example.choices and twin in TEMPLATES:
         template = twin
     return template_of(template).replace("{question}", example.question)
+
+
+def with_template(example: Example, template: str) -> Example:
+    """Ask by this template, whatever the record names."""
+    return replace(example, meta={**example.meta, "prompt_template": template})
+
+
+def reworded(example: Example, template: str) -> Example:
+    """Ask the same in other words: the instruction first and in a second wording.
+
+    Published instructions keep their words, and only come first.
+    """
+    asked = question_text(example, template)
+    if "<think>" in asked:
+        instruction = SECOND_WORDING["think"]
+    elif "<answer>" in asked:
+        instruction = SECOND_WORDING["answer"]
+    else:
+        name = example.meta.get("prompt_template", template)
+        own = asked.replace(example.question, "", 1).strip()
+        instruction = SECOND_WORDING.get(name, own)
+    text = f"{instruction}\nQuestion: {example.question}".lstrip()
+    return with_template(replace(example, question=text), "none")
 
 
 # --- conversations, and the places of pictures ---

@@ -10,9 +10,12 @@ from grading.answers import choice_index, extract_answer
 from grading.boxes import predicted_boxes
 from grading.tags import answer_line
 from tasks.example import Example
+from tasks.marked_answers import marked_answer
 
 Scorer = Callable[[str, Example], float]  # (completion, example) -> 0.0 or 1.0
 Reader = Callable[[dict, str], tuple[dict, dict]]  # (record, where) -> (fields, meta)
+# (completion or the reply before, example) -> what a judge is asked; None: it need not be
+JudgeStep = Callable[[str, Example], str | None]
 
 
 def no_fields(meta: dict) -> dict:
@@ -23,6 +26,11 @@ def no_fields(meta: dict) -> dict:
 def no_totals(rows: list[dict]) -> dict:
     """Add nothing to a set's figures."""
     return {}
+
+
+def as_it_is(record: dict) -> dict:
+    """Take a saved record as it is."""
+    return record
 
 
 def any_gold(answer: str) -> None:
@@ -38,6 +46,7 @@ class Protocol:
 
     # how it is read: (the keys by which a record is recognised, its reader), see layouts.to_example
     layouts: tuple[tuple[set[str], Reader], ...] = ()
+    saved: Callable[[dict], dict] = as_it_is  # a saved output in the set's form -> in ours
     check_gold: Callable[[str], None] = any_gold  # ValueError for a gold that cannot be scored
 
     # how it is asked: `none` where the questions hold their instructions
@@ -50,20 +59,29 @@ class Protocol:
     published_score: Scorer | None = None  # TimeoutError where math-verify is late
     also_published: Scorer | None = None
 
+    # where its authors ask an LLM: what it is asked, step by step, and the score of its last reply
+    judge_steps: tuple[JudgeStep, ...] = ()
+    judge_score: Scorer | None = None  # (reply, example); ValueError for one that says nothing
+
     # what an answer is: its body in tags, unless one of these says otherwise
     boxes: bool = False  # boxes
     unsized_boxes: str = "norm1000"  # how they are written where no picture size is known
     unlabelled: bool = True  # the question names what to find, so that labels say nothing more
     on_a_line: bool = False  # may follow "Answer:", see tags.answer_line
+    marked: bool = False  # may be marked in words, see marked_answers
+    phrases: bool = False  # and may then be words without a mark
     choose: bool = False  # one of the choices
 
     # figures of the set: accuracy apart by these fields of a record, and what `totals` adds
     by: tuple[str, ...] = ()
     more_fields: Callable[[dict], dict] = no_fields  # a record's meta -> more fields of its row
+    # It may first set in the rows what the authors' rule decides over all of them.
     totals: Callable[[list[dict]], dict] = no_totals
 
     def body(self, completion: str) -> str | None:
         """Read the answer as text; None if there is none."""
+        if self.marked:
+            return marked_answer(completion, self.phrases)
         return answer_line(completion) if self.on_a_line else extract_answer(completion)
 
     def read(self, completion: str, example: Example) -> str | list[dict] | None:

@@ -21,6 +21,11 @@ from tasks.protocol import Protocol, mean
 from tasks.published import PROTOCOLS
 
 Pair = tuple[str, Example]  # (completion, example)
+# Figures of `totals` that are printed.
+FIGURES = (
+    *("mean_iou", "mAP", "AP50", "cvbench", "cvbench_2d", "cvbench_3d"),
+    *("circular", "circular_original"),
+)
 
 
 # --- examples that a protocol can score ---
@@ -134,10 +139,29 @@ def score(
     return totals(rows, protocol), rows
 
 
+def score_by_judge(
+    completion: str, example: Example, protocol: str, judge: Callable[[str], str]
+) -> float | None:
+    """Score an answer as its authors do, with an LLM where they have one: judge(text) -> reply.
+
+    None where the protocol has no such judge. ValueError for a reply that says nothing.
+    """
+    recipe, said = PROTOCOLS[protocol], completion
+    if not recipe.judge_steps:
+        return None
+    for step in recipe.judge_steps:
+        asked = step(said, example)
+        if asked is None:  # their rules decide
+            return recipe.published_score(completion, example)
+        said = judge(asked)
+    return recipe.judge_score(said, example)
+
+
 def score_one(completion: str, example: Example, protocol: str) -> dict:
     """Score one answer: `accuracy` by our rule, `accuracy_original` by the authors'.
 
     extracted: what was read, None for a parse failure. undecided: ours could not decide.
+    needs_judge: the authors would ask an LLM; their rules alone count it as wrong.
     """
     recipe = PROTOCOLS[protocol]
     row = {"line": example.meta["line"]} if "line" in example.meta else {}
@@ -167,6 +191,8 @@ def score_one(completion: str, example: Example, protocol: str) -> dict:
         except TimeoutError:
             row["accuracy_original"] = 0.0
             row["original_timeout"] = True
+    if recipe.judge_steps:
+        row["needs_judge"] = recipe.judge_steps[0](completion, example) is not None
     if recipe.also_published:
         row[also_name(recipe)] = recipe.also_published(completion, example)
     return row
@@ -183,7 +209,9 @@ def totals(rows: list[dict], protocol: str) -> dict:
     accuracy is by our rule, with a 95 % interval; accuracy_parsed is of what could be read.
     accuracy_original is by the authors' rule, a late comparison counted as 0.
     by: accuracy and n of the rows with each value of a field.
+    needs_judge: how many answers its authors would give to an LLM.
     """
+    more = PROTOCOLS[protocol].totals(rows)  # first: it may set accuracy_original in the rows
     recipe, n, right = PROTOCOLS[protocol], len(rows), sum(row["accuracy"] for row in rows)
     failures = sum(row["extracted"] is None for row in rows)
     result = {
@@ -204,22 +232,31 @@ def totals(rows: list[dict], protocol: str) -> dict:
         }
     if recipe.also_published:
         result[also_name(recipe)] = mean(rows, also_name(recipe))
-    result |= recipe.totals(rows)
+    if recipe.judge_steps:
+        result["needs_judge"] = sum(row["needs_judge"] for row in rows)
+    result |= more
     by = {name: accuracy_by(rows, name) for name in recipe.by}
     by = {name: parts for name, parts in by.items() if parts}
     return result | ({"by": by} if by else {})
 
 
 def accuracy_by(rows: list[dict], name: str) -> dict:
-    """Compute accuracy and n for each value of a field that the rows have."""
+    """Compute accuracy, the original one if there is one, and n for each value of a field."""
     parts = {value: [] for value in sorted({str(row[name]) for row in rows if name in row})}
     for row in rows:
         if str(row.get(name)) in parts:
             parts[str(row.get(name))].append(row)
-    return {value: {"accuracy": mean(part), "n": len(part)} for value, part in parts.items()}
+    figures = {}
+    for value, part in parts.items():
+        figures[value] = {"accuracy": mean(part)}
+        if "accuracy_original" in part[0]:
+            figures[value]["accuracy_original"] = mean(part, "accuracy_original")
+        figures[value]["n"] = len(part)
+    return figures
 
 
 def disagreements(rows: list[dict]) -> list[dict]:
-    """Find the rows on which our rule and the authors' differ."""
-    scored_twice = [row for row in rows if "accuracy_original" in row]
+    """Find the rows on which our rule and the authors' differ, but those left to an LLM."""
+    decided = [row for row in rows if not row.get("needs_judge")]
+    scored_twice = [row for row in decided if "accuracy_original" in row]
     return [row for row in scored_twice if row["accuracy"] != row["accuracy_original"]]

@@ -3,12 +3,20 @@
 import os
 import tempfile
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from plumbing.errors import UserError
 
 IN_MEMORY = 2**26  # bytes of a set's pictures that are kept as they are
 SPILLED = []  # open files; each goes when the process ends
+
+
+@runtime_checkable
+class Encoded(Protocol):
+    """A picture that is read when it is needed."""
+
+    def read(self) -> bytes:
+        """Return the encoded picture."""
 
 
 @dataclass(frozen=True, slots=True)

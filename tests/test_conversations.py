@@ -19,7 +19,6 @@ from samples import HELPFUL, refusal, write
 
 import batching
 import data
-import evaluate
 import families
 import generate
 import logps
@@ -32,6 +31,7 @@ import tasks
 import train_sft
 import update
 from data import Asker
+from evaluating import scoring
 from lengths import fitting, fitting_pairs
 from plumbing.bad_records import REFUSE
 from plumbing.errors import UserError
@@ -531,7 +531,7 @@ def test_records_hold_what_was_asked():
     assert asked("Why?").asked() == {"question": "Why?"}
     example = asked("Why?", [], "One?", "Yes.", system="Be kind.")
     answer = {"prediction": "3", "tokens": 1, "samples": [], "sample_tokens": []}
-    row = evaluate.row_of(example, example, answer | {"prompt_tokens": 20}, None)
+    row = scoring.row_of(example, example, answer | {"prompt_tokens": 20}, None)
     assert example.asked().items() <= row.items() and list(row)[:2] == ["id", "question"]
     assert example.asked() == {
         "question": "Why?",

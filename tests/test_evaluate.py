@@ -16,6 +16,7 @@ import model as modeling
 import rollout as rollout_
 import tasks
 import train_dpo
+from evaluating import scoring
 from grading.metrics import wilson
 from plumbing import plots
 from plumbing.records import read_lines
@@ -72,7 +73,7 @@ SELECTED = [  # protocol, gold, samples, what was chosen, whether that is right
 @pytest.mark.parametrize("protocol, gold, samples, chosen, right", SELECTED)
 def test_self_select_reads_and_scores_as_the_protocol_does(protocol, gold, samples, chosen, right):
     row, example = row_of(gold, [None] * 3, {"3": chosen})
-    point = evaluate.sampled_scores([row | {"samples": samples}], [example], 3, protocol)
+    point = scoring.sampled_scores([row | {"samples": samples}], [example], 3, protocol)
     assert (point["self_select@k"], point["self_select_fell_back"]) == (right, 1 - right)
     assert point["majority@k"] == 0
 
@@ -214,7 +215,7 @@ def test_the_picture_of_a_perfect_score(tmp_path):
     text = completions_of("3")[0]
     records, examples = zip(*[row_of("3", ["3"] * 4, {"2": text, "4": text})] * 300)
     assert wilson(300, 300)[1] < 1
-    curve = [evaluate.sampled_scores(records, examples, n) for n in (1, 2, 4)]
+    curve = [scoring.sampled_scores(records, examples, n) for n in (1, 2, 4)]
     for point in curve:
         assert point["self_select@k"] == point["majority@k"] == point["pass@k"] == 1
     result = {"accuracy": 1.0, "accuracy_low": 0.9, "accuracy_high": 1.0}

@@ -19,7 +19,7 @@ import pytest
 from recipes import measure
 
 ROOT = Path(__file__).resolve().parents[1]
-WINGS = ("tasks", "grading", "distilling", "reinforcing", "plumbing", "fast")
+WINGS = ("tasks", "grading", "distilling", "evaluating", "reinforcing", "plumbing", "fast")
 
 # The floors, lowest first. A file imports files of its own floor and of lower ones.
 FLOORS = [
@@ -39,7 +39,7 @@ FLOORS = [
     ["lengths", "experts"],
     ["curriculum", "merging"],
     ["fast", "fast.decode", "rollout", "update"],
-    ["sampler", "heldout", "teachers", "reinforcing*"],
+    ["sampler", "heldout", "teachers", "evaluating*", "reinforcing*"],
     ["distill", "evaluate", "generate", "selftrain", "train_*", "fast.*"],
 ]
 

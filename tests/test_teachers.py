@@ -25,7 +25,7 @@ import data
 import families
 import rollout
 import teachers
-from plumbing import address, flags, stopping
+from plumbing import address, flags, stopping, teacher_flags
 from plumbing.errors import UserError
 from plumbing.spending import Limits
 from served import ServedTeacher
@@ -307,8 +307,8 @@ def test_lost_weights_are_not_made_up(tmp_path):
 
 def parsed(line):
     parser = flags.Parser("A script.")
-    teachers.add_teacher_flags(parser)
-    teachers.add_teacher_flags(parser, "judge")
+    teacher_flags.add_teacher_flags(parser)
+    teacher_flags.add_teacher_flags(parser, "judge")
     return parser.parse_args(line.split())
 
 

@@ -1,0 +1,45 @@
+"""Whether a directory's answers are this evaluation's, so that it can go on with them."""
+
+from pathlib import Path
+
+from plumbing import sums
+from plumbing.errors import UserError
+from plumbing.records import checksum, good_lines
+
+# Flags that answers depend on: kept answers are gone on with only where these are the same.
+DECIDING = (
+    "model model_files data level num_samples self_select temperature top_p top_k seed "
+    "prompt_template system_prompt max_completion_length protocol box_format max_pixels "
+    "min_pixels quant dtype templates blind swap shuffle_choices choices_by shots consistency"
+).split()
+
+
+def check_no_training_run(out: Path) -> None:
+    """UserError if a directory holds a training run: its result and curve would be overwritten."""
+    if (out / "metrics.jsonl").is_file():
+        raise UserError(
+            f"--output-dir {out} holds a training run, whose result.json would be overwritten; "
+            "name another"
+        )
+
+
+def model_files(name: str) -> str | None:
+    """Tell the model in a directory from a later one there, by a checksum."""
+    saved = Path(name) / sums.SUMS
+    return checksum({"sums": saved.read_text(encoding="utf-8")}) if saved.is_file() else None
+
+
+def check_kept(path: Path, label: str, before: dict, deciding: dict, ids: list[str]) -> None:
+    """Check that the answers in a file are this evaluation's. UserError if they are not.
+
+    before: args.json of the evaluation that made them. deciding: this one's flags.
+    """
+    answered, lines = good_lines(path, label)
+    other = before and any(before.get(name) != value for name, value in deciding.items())
+    unknown = not before and not answered
+    same_ids = [row["id"] for row in answered] == ids[: len(answered)]
+    if lines and (other or unknown or not same_ids):
+        raise UserError(
+            f"{path} holds answers of another evaluation, or to questions with other ids; "
+            "name another --output-dir, or delete the file to start over"
+        )
