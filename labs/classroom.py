@@ -1,0 +1,151 @@
+"""What the labs share: the shipped checkpoint, questions, and pictures to look at."""
+
+import copy
+import functools
+import os
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+
+import batching
+import data
+import model
+import rewards
+import rollout
+import tasks
+from plumbing import plots
+from plumbing.errors import UserError
+from tasks import sheets
+from tasks.example import Example
+
+ROOT = Path(__file__).resolve().parents[1]
+CHECKPOINT = (
+    ROOT / "checkpoints" / "count"
+)  # the labs start here, with a model that can count a bit
+LIMIT = 96  # tokens of an answer at most
+TRAINS_ALL = SimpleNamespace(
+    lora_r=0,
+    freeze_vision=False,
+    freeze_merger=False,
+    freeze_llm=False,
+    gradient_checkpointing=False,
+)
+
+
+def is_quick() -> bool:
+    """Tell whether LABS_QUICK shortens the training runs, as in tests and grading."""
+    return bool(os.environ.get("LABS_QUICK"))
+
+
+def steps(number: int) -> int:
+    """Shorten a training run to two steps where only the checks matter."""
+    return min(number, 2) if is_quick() else number
+
+
+def questions(number: int) -> int:
+    """Shorten an evaluation to eight questions where only the checks matter."""
+    return min(number, 8) if is_quick() else number
+
+
+# --- the model ---
+
+
+def load(checkpoint: Path = CHECKPOINT, train: bool = True) -> tuple[torch.nn.Module, data.Asker]:
+    """Load (policy, asker) of a checkpoint, fresh each time: its weights train.
+
+    Raises UserError if the checkpoint is not there.
+    """
+    if not (checkpoint / "model.safetensors").is_file():
+        raise UserError(
+            f"{checkpoint} has no model: `make checkpoints` makes it, and a clone has it already"
+        )
+    policy, processor = copy.deepcopy(loaded(checkpoint, train))
+    asked = data.ask_as_trained(
+        SimpleNamespace(model=str(checkpoint), prompt_template=None, system_prompt=None)
+    )
+    return policy, data.Asker(processor, asked["prompt_template"], asked["system_prompt"])
+
+
+@functools.cache
+def loaded(checkpoint: Path, train: bool) -> tuple:
+    """Read a checkpoint once in a process; `load` copies it."""
+    return model.load(str(checkpoint), train=TRAINS_ALL if train else None)
+
+
+# --- questions and answers ---
+
+
+def examples(task: str = "count", split: str = "train", number: int = 8, start: int = 0) -> list:
+    """Draw examples `start` to `start + number` of a toy task."""
+    stream = tasks.read(f"{task}:{split}")
+    return [stream[i] for i in range(start, start + number)]
+
+
+def sample(
+    policy: torch.nn.Module,
+    asker: data.Asker,
+    asked: list[Example],
+    G: int,
+    seed: int = 0,
+    sampling: rollout.Sampling | None = None,
+) -> tuple[list[data.Prompt], rollout.Rollout, list[str]]:
+    """Sample G answers to each question: (prompts, rollout, texts)."""
+    processor, sampling = asker.processor, sampling or rollout.Sampling(LIMIT)
+    prompts = [asker.prompt(example) for example in asked]
+    roll = rollout.rollout(policy, prompts, processor.special, G, sampling, seed)
+    texts = [processor.decode(ids[:n]) for ids, n in zip(roll.targets, roll.lengths)]
+    return prompts, roll, texts
+
+
+def one_batch(prompts: list[data.Prompt], roll: rollout.Rollout) -> dict:
+    """Put a whole rollout into one batch for logps.token_logps."""
+    return batching.collate(prompts, roll.targets, roll.mask, device="cpu")
+
+
+def accuracy(
+    policy: torch.nn.Module, asker: data.Asker, asked: list[Example]
+) -> tuple[float, list[str]]:
+    """Ask questions greedily: (share of right answers, the answers)."""
+    texts, _, _ = rollout.answer_all(policy, asker, asked, rollout.Sampling(LIMIT, temperature=0))
+    right = [rewards.accuracy(text, example) for text, example in zip(texts, asked)]
+    return sum(right) / len(right), texts
+
+
+# --- pictures ---
+
+
+def look(png: Path) -> None:
+    """Show a picture in the notebook; outside of one, say where it is."""
+    try:
+        from IPython import get_ipython
+        from IPython.display import Image, display
+    except ImportError:
+        get_ipython = None
+    if get_ipython and get_ipython():
+        display(Image(filename=str(png)))
+    else:
+        print(f"see {png}")
+
+
+def draw(name: str, plot, *args: object) -> None:
+    """Draw with a function of plumbing/plots.py and show the picture."""
+    png = Path(tempfile.mkdtemp(prefix="lab-")) / f"{name}.png"
+    plot(*args[:1], png, *args[1:])
+    if png.is_file():
+        look(png)
+
+
+def show(asked: list[Example], answers: list[list[tuple[str, dict]]], title: str = "") -> None:
+    """Show pictures with their questions and answers.
+
+    answers: for each example [(text, {what: number}), ...], such as its reward.
+    """
+    rows = [sheets.sheet_row(example, texts) for example, texts in zip(asked, answers)]
+    draw("answers", plots.plot_samples, rows, title)
+
+
+def curves(lines: list[dict], panels: list[tuple[str, list[str]]], title: str = "") -> None:
+    """Draw curves. lines: [{"step": 1, "reward": 0.5, ...}, ...]. panels: (heading, [names])."""
+    draw("curves", plots.plot_curve, lines, panels, title)
