@@ -276,7 +276,7 @@ def train(policy, asker, number, questions=8, learning_rate=2e-4):
         torch.nn.utils.clip_grad_norm_(policy.parameters(), 0.2)
         optimizer.step()
         signal = losses.group_advantage(scores, G).abs().mean()
-        line = {"step": step, "reward": float(scores.mean()), "loss": float(loss)}
+        line = {"step": step, "reward": float(scores.mean()), "loss": loss.item()}
         lines.append(line | {"mean |advantage|": float(signal)})
         if step % 10 == 0 or step == number:
             print(f"step {step}: reward {line['reward']:.2f}, loss {line['loss']:+.6f}")

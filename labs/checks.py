@@ -7,11 +7,14 @@ A check is a notebook cell that begins with `# CHECK (name)`. It passes if nothi
     checks.passed("advantages")
 """
 
+from __future__ import annotations
+
 import traceback
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:  # imported where it is used: a grader starts a process for each student
+    from torch import Tensor
 
 
 class Wrong(AssertionError):
@@ -68,7 +71,9 @@ def place(error: Exception) -> str:
 
 def shape(mine: object, shape: tuple[int, ...], name: str, hint: str = "") -> None:
     """Raise Wrong unless `mine` is a tensor of this shape."""
-    if not isinstance(mine, Tensor):
+    import torch
+
+    if not torch.is_tensor(mine):
         raise Wrong(f"{name} should be a tensor, but is a {type(mine).__name__}. {hint}")
     if tuple(mine.shape) != tuple(shape):
         raise Wrong(
@@ -78,6 +83,8 @@ def shape(mine: object, shape: tuple[int, ...], name: str, hint: str = "") -> No
 
 def close(mine: object, right: Tensor, name: str, hint: str = "", tolerance: float = 1e-4) -> None:
     """Raise Wrong unless two tensors agree; it names the first place where they do not."""
+    import torch
+
     shape(mine, tuple(right.shape), name, hint)
     mine, right = mine.detach().double(), right.detach().double()
     if not torch.isfinite(mine).all():
@@ -94,5 +101,7 @@ def close(mine: object, right: Tensor, name: str, hint: str = "", tolerance: flo
 
 def same(mine: object, other: Tensor) -> bool:
     """Tell whether `mine` is a tensor equal to a known wrong answer, to name the mistake."""
-    is_alike = isinstance(mine, Tensor) and mine.shape == other.shape
+    import torch
+
+    is_alike = torch.is_tensor(mine) and mine.shape == other.shape
     return is_alike and torch.allclose(mine.detach().double(), other.double(), atol=1e-4)

@@ -8,8 +8,6 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import jupytext
-
 from plumbing.errors import UserError
 
 FOLDER = Path(__file__).resolve().parent
@@ -33,6 +31,12 @@ def labs() -> dict[str, Path]:
 
 def read(path: Path) -> list[Cell]:
     """Read the cells of a lab, as text (py:percent) or .ipynb. UserError if it is neither."""
+    try:
+        import jupytext  # here: run_cells.py does without
+    except ImportError:
+        raise UserError(
+            "labs are read with jupytext, which is missing; `make labs` installs it"
+        ) from None
     try:
         if path.suffix == ".ipynb":
             notebook = jupytext.read(path, fmt="ipynb")

@@ -7,7 +7,9 @@ CELLS.json: [[kind, name, source], ...]. A line of RESULTS.jsonl says how a chec
 process that is killed leaves what it had checked.
 """
 
+import contextlib
 import json
+import linecache
 import sys
 import traceback
 from collections.abc import Iterator
@@ -16,10 +18,11 @@ from pathlib import Path
 from labs.checks import Wrong
 from labs.notebooks import Cell
 
+MEMORY, FILE = 8 * 2**30, 2**30  # bytes that a lab may hold, and write into one file
 
-def run(cells: list[Cell]) -> Iterator[dict]:
+
+def run(cells: list[Cell], namespace: dict) -> Iterator[dict]:
     """Run cells in one namespace, as a notebook does; yield how each check ended."""
-    namespace = {"__name__": "__main__"}
     failed = ""  # what stopped the last cell that was no check
     for cell in cells:
         if cell.kind == "text":
@@ -36,8 +39,11 @@ def run(cells: list[Cell]) -> Iterator[dict]:
 
 def run_cell(cell: Cell, namespace: dict) -> str:
     """Run one cell; return what went wrong, in a line, or ""."""
+    place = f"<{cell.name or cell.kind}>"
+    # So that an error can show its line, as in Jupyter.
+    linecache.cache[place] = (len(cell.source), None, cell.source.splitlines(True), place)
     try:
-        exec(compile(cell.source, cell.name or "cell", "exec"), namespace)
+        exec(compile(cell.source, place, "exec"), namespace)
     except Wrong as error:
         return str(error)
     except BaseException as error:  # sys.exit and KeyboardInterrupt of a student too
@@ -49,10 +55,22 @@ def run_cell(cell: Cell, namespace: dict) -> str:
     return ""
 
 
+def limit_resources() -> None:
+    """Keep a lab from filling the memory or the disk, where the system can do that."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    for what, most in ((resource.RLIMIT_DATA, MEMORY), (resource.RLIMIT_FSIZE, FILE)):
+        with contextlib.suppress(ValueError, OSError):  # macOS refuses some
+            resource.setrlimit(what, (most, most))
+
+
 def main(cells_file: str, results_file: str) -> None:
+    limit_resources()
     cells = [Cell(*cell) for cell in json.loads(Path(cells_file).read_text(encoding="utf-8"))]
     with open(results_file, "a", encoding="utf-8") as out:
-        for result in run(cells):
+        for result in run(cells, {"__name__": "__main__"}):
             out.write(json.dumps(result) + "\n")
             out.flush()
 
