@@ -4,6 +4,7 @@ import copy
 import functools
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +12,8 @@ import torch
 
 import batching
 import data
+import logps
+import losses
 import model
 import rewards
 import rollout
@@ -113,6 +116,48 @@ def accuracy(
     return sum(right) / len(right), texts
 
 
+# --- a short training ---
+
+
+def learn(
+    policy: torch.nn.Module,
+    asker: data.Asker,
+    score: Callable[[str, Example], float],
+    number: int,
+    mask_of: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    questions: int = 8,
+    G: int = 8,
+    learning_rate: float = 2e-4,
+) -> list[dict]:
+    """Take GRPO steps as lab 1 does, with any reward; returns a line to draw for each.
+
+    score(text, example): the reward. mask_of(targets): what counts, (B, T); else the rollout's.
+    """
+    trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=0)
+    suppress, lines = asker.processor.special.vision_ids, []
+    for step in range(1, number + 1):
+        asked = examples(number=questions, start=step * questions)
+        prompts, roll, texts = sample(policy, asker, asked, G, seed=step)
+        repeated = [example for example in asked for _ in range(G)]
+        pairs = list(zip(texts, repeated))
+        scores = torch.tensor([float(score(text, example)) for text, example in pairs])
+        adv = losses.group_advantage(scores, G)
+        mask = mask_of(roll.targets) if mask_of else roll.mask
+        logp = logps.token_logps(policy, one_batch(prompts, roll), suppress=suppress)
+        cost = losses.clipped_surrogate(logp, logp.detach(), adv, mask, 0.8, 1.2)
+        optimizer.zero_grad()
+        losses.aggregate(cost, losses.token_weights(mask, "grpo")).backward()
+        torch.nn.utils.clip_grad_norm_(trained, 0.2)
+        optimizer.step()
+        right = [rewards.accuracy(text, example) for text, example in pairs]
+        line = {"step": step, "reward": float(scores.mean()), "right": sum(right) / len(right)}
+        lines.append(line | {"tokens": float(roll.lengths.float().mean())})
+        if step % 10 == 0 or step == number:
+            print(f"step {step}: reward {line['reward']:.2f}, right {line['right']:.0%}")
+    return lines
+
+
 # --- pictures ---
 
 
@@ -146,6 +191,11 @@ def show(asked: list[Example], answers: list[list[tuple[str, dict]]], title: str
     draw("answers", plots.plot_samples, rows, title)
 
 
-def curves(lines: list[dict], panels: list[tuple[str, list[str]]], title: str = "") -> None:
-    """Draw curves. lines: [{"step": 1, "reward": 0.5, ...}, ...]. panels: (heading, [names])."""
-    draw("curves", plots.plot_curve, lines, panels, title)
+def curves(
+    lines: list[dict], panels: list[tuple[str, list[str]]], title: str = "", x: str = "step"
+) -> None:
+    """Draw curves. lines: [{"step": 1, "reward": 0.5, ...}, ...]. panels: (heading, [names]).
+
+    x: what the number under "step" is.
+    """
+    draw("curves", plots.plot_curve, lines, panels, title, x)
