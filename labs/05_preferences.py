@@ -92,7 +92,7 @@ checks.true(
 )
 checks.true(
     not checks.same(mine, -F.logsigmoid(0.5 * (c - r))),
-    "You forget the reference. It is where both answers started, and only the way from there counts.",
+    "You forget the reference. It is where both answers started; only the way from there counts.",
 )
 checks.true(not checks.same(mine, -F.logsigmoid(margin / 0.5)), "You do not multiply by beta.")
 checks.close(mine, losses.dpo(c - rc, r - rr, 0.5), "the cost")
@@ -238,9 +238,8 @@ def change_of(policy):
     at = sum(float(x[k : k + 1].sum()) for x, k in zip(changes, places)) / len(places)
     behind = sum(float(x[k + 1 :].sum()) for x, k in zip(changes, places)) / len(places)
     fell = sum(float(x.sum()) < 0 for x in changes) / len(places)
-    print(
-        f"chosen answers, nats: before they part {before:+.2f}, there {at:+.2f}, after {behind:+.2f}"
-    )
+    print("change of the chosen answers in nats, by where the token stands:")
+    print(f"before the two part {before:+.2f}, there {at:+.2f}, after {behind:+.2f}")
     print(f"{fell:.0%} of the chosen answers are less likely than at the start")
     return changes
 
@@ -251,11 +250,11 @@ words = training.words_of(encoded[shown].rows[0], asker)
 training.draw_tokens(words, places[shown], {"DPO": dpo_changes[shown]})
 
 # %% [markdown]
-# The tokens before they part are in both answers: pushing one answer down pushes them down, too.
-# The tokens after are in the chosen answer alone, but they are the same *words* as in the rejected
-# one, a place or two further on. A model with one set of weights for both cannot make a word
-# unlikely in one answer and leave it alone in the other. So the more alike a pair is, the more the
-# chosen answer falls (Pal and others call it a failure mode of DPO).
+# *Before* they part, the two answers cancel in the square brackets, so DPO pays nothing to keep
+# these tokens likely. *After* that place, the same words stand in both answers, a place or two
+# apart. One set of weights writes both: it can hardly make a word unlikely in the rejected answer
+# and leave it alone in the chosen one. So the more alike the answers of a pair are, the less holds
+# the chosen one up. Pal and others call it a failure mode of DPO.
 #
 # ## 5. What MPO adds
 #

@@ -23,7 +23,7 @@ from dataclasses import replace
 
 import numpy
 import torch
-from PIL import Image, ImageEnhance
+from PIL import Image, ImageDraw, ImageEnhance
 
 import pools
 import rewards
@@ -261,9 +261,9 @@ for title, train, test in (
     print()
 
 # %% [markdown]
-# The table scores as well as B on the careless questions, and about as badly as B on fair ones.
-# It is also the reason why "40 %" is no achievement on fair questions: that is what one gets
-# without opening the eyes.
+# The table scores as well as B on the careless questions. On fair ones it has nearly half of the
+# points: that much one gets without opening the eyes, and only what is above it is seen. (B has
+# less, because the answers that it learned by heart are not even the frequent ones there.)
 #
 # ## 4. Was the test in the training data?
 #
@@ -377,7 +377,7 @@ show_pairs([(n, m) for n, m in candidates if m < len(own_pictures)])  # none of 
 # Nearly every test picture is under suspicion. Look at the pairs: what does the fingerprint not
 # see? Alarms are cheap, so use them as a first sieve only, and look closer at what it catches.
 #
-# Divide both pictures into 14 x 14 fields and take each field's mean colour. In a copy, *no* field
+# Divide both pictures into 28 x 28 fields and take each field's mean colour. In a copy, *no* field
 # differs by much. In two scenes, some field shows an object in one picture alone, or in another
 # colour.
 
@@ -390,12 +390,12 @@ LIMIT = 0  # how much the colour of a field may differ, from 0 to 255: try what 
 def same_colours(one, other):
     """Tell whether no field of two PIL pictures differs by more than LIMIT in red, green or blue.
 
-    fields(picture) is (14, 14, 3): red, green and blue of each field, from 0 to 255.
+    fields(picture) is (28, 28, 3): red, green and blue of each field, from 0 to 255.
     """
 
     def fields(picture):
-        small = picture.convert("RGB").resize((14, 14), Image.BOX)
-        return torch.tensor(numpy.array(small)).float()  # (14, 14, 3)
+        small = picture.convert("RGB").resize((28, 28), Image.BOX)
+        return torch.tensor(numpy.array(small)).float()  # (28, 28, 3)
 
     raise NotImplementedError("The largest absolute difference of both, compared with LIMIT.")
 
@@ -415,6 +415,13 @@ checks.true(
     "the corner: take the largest difference, without its sign (.abs().max()). Or LIMIT is too "
     "large.",
 )
+square, circle = Image.new("RGB", (112, 112), "grey"), Image.new("RGB", (112, 112), "grey")
+ImageDraw.Draw(square).rectangle((46, 46, 66, 66), fill=(40, 90, 200))
+ImageDraw.Draw(circle).ellipse((46, 46, 66, 66), fill=(40, 90, 200))
+checks.true(
+    not checks.run(same_colours, square, circle),
+    "A square and a circle of the same colour pass for the same: LIMIT is too large.",
+)
 caught, missed, false_alarms = 0, 0, 0
 sample = classroom.examples("count", "test", 60, start=300)
 for number, e in enumerate(sample):
@@ -428,8 +435,8 @@ for number, e in enumerate(sample):
             false_alarms += bool(same_colours(e.images[0], other.images[0]))
 checks.true(
     missed <= 3,
-    f"Of 60 copies you miss {missed}: LIMIT is too small. JPEG moves a field's colour by up to "
-    "about 16 and 10 % more brightness by up to about 23.",
+    f"Of 60 copies you miss {missed}: LIMIT is too small. 10 % more brightness moves a field's "
+    "colour by up to about 25, and JPEG at the edge of an object by up to about 40.",
 )
 checks.true(
     false_alarms <= 3,
@@ -449,6 +456,9 @@ show_pairs(found)
 show_pairs([(n, m) for n, m in found if n not in LEAKED])  # the false ones
 
 # %% [markdown]
+# If some are left that we did not plant: are they false? A few scenes are in the test twice, with
+# different questions. Their picture is in the training data, too.
+#
 # ## 5. What the leak was worth
 #
 # Model C has been trained on the copies. Its score on the whole test is one number. Split it.
