@@ -152,6 +152,7 @@ policy.eval()
 checks.passed("dropout is off while the model speaks, and comes back for the training step")
 
 # %%
+in_eval = ...  # until in_eval_mode is written
 prompts, roll, texts = classroom.sample(policy, asker, asked, G)  # always in eval mode, here
 batch = classroom.one_batch(prompts, roll)
 for layer in policy.modules():

@@ -156,6 +156,8 @@ def grade_file(
     ended = {result["check"]: result for result in reversed(results)}
     passed = [name for name in checks if name in ended and ended[name]["passed"]]
     failed = [name for name in checks if name in ended and name not in passed]
+    if len(ended) < len(checks) and not why:
+        why = "the process ended early"
     notes = [why] if why else []
     notes += [f"{name}: {ended[name]['said']}" for name in failed[:1]]
     note = " | ".join(notes)

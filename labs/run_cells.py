@@ -39,7 +39,7 @@ def run(cells: list[Cell], namespace: dict) -> Iterator[dict]:
 
 def run_cell(cell: Cell, namespace: dict) -> str:
     """Run one cell; return what went wrong, in a line, or ""."""
-    place = f"<{cell.name or cell.kind}>"
+    place = f"<{cell.kind} {cell.name}>"
     # So that an error can show its line, as in Jupyter.
     linecache.cache[place] = (len(cell.source), None, cell.source.splitlines(True), place)
     try:

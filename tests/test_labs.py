@@ -4,12 +4,18 @@ The labs: solutions pass their checks, blanks and known mistakes fail them in wo
 survives what students hand in. Whole training runs, in Jupyter's own kernel: pytest -m slow.
 """
 
+import functools
+import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from lab_mistakes import MISTAKES
 
-from labs import classroom, notebooks, run_cells
+from labs import checks, classroom, grade, notebooks, run_cells
+from plumbing.errors import UserError
 
 LABS = notebooks.labs()
 SOLUTIONS = notebooks.FOLDER / "solutions"
@@ -74,12 +80,37 @@ def test_a_lab_is_a_notebook_and_comes_back(lab: str, tmp_path: Path) -> None:
 # --- run it ---
 
 
+@pytest.fixture(scope="module")
+def after_solution() -> Callable[[str], dict]:
+    """Run a lab's solution once: the names it leaves behind, and "said" by its checks."""
+
+    @functools.cache
+    def run(lab: str) -> dict:
+        namespace = {"__name__": "__main__"}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("LABS_QUICK", "1")
+            patch.setattr(classroom, "look", lambda png: None)
+            return {"said": ends(solved(lab), namespace), "namespace": namespace}
+
+    return run
+
+
 @needs_checkpoint
 @pytest.mark.parametrize("lab", LABS)
-def test_a_solution_passes_every_check(lab: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(classroom, "look", lambda png: None)
-    said = ends(solved(lab))
-    assert said == dict.fromkeys(notebooks.names(solved(lab), "check"), "")
+def test_a_solution_passes_every_check(lab: str, after_solution: Callable) -> None:
+    checks_of_lab = notebooks.names(notebooks.read(LABS[lab]), "check")
+    assert after_solution(lab)["said"] == dict.fromkeys(checks_of_lab, "")
+
+
+@needs_checkpoint
+@pytest.mark.parametrize("lab, blank, source, check, says", MISTAKES)
+def test_a_mistake_is_called_by_its_name(
+    lab: str, blank: str, source: str, check: str, says: str, after_solution: Callable
+) -> None:
+    namespace = dict(after_solution(lab)["namespace"])
+    cells = {cell.name: cell for cell in notebooks.read(LABS[lab]) if cell.kind == "check"}
+    said = ends([notebooks.Cell("blank", blank, source), cells[check]], namespace)
+    assert says in said[check]
 
 
 @needs_checkpoint
@@ -127,3 +158,170 @@ def test_the_first_solution_runs_in_jupyter() -> None:
 def test_whole_solutions_run_in_jupyter(lab: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LABS_QUICK")
     in_kernel(lab, notebooks.FOLDER)
+
+
+# --- how a check speaks ---
+
+
+def test_close_names_the_first_place_that_differs() -> None:
+    right = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    checks.close(right + 1e-6, right, "x")
+    for mine, says in [
+        (
+            right + torch.tensor([[0.0, 0], [0.5, 0]]),
+            r"x at \[1, 0\] is 3.5, but should be 3\. Why",
+        ),
+        (right[0], r"x should have the shape \(2, 2\), but has \(2,\)"),
+        ([1.0, 2.0], "x should be a tensor, but is a list"),
+        (right * float("nan"), "not a number"),
+    ]:
+        with pytest.raises(checks.Wrong, match=says):
+            checks.close(mine, right, "x", "Why")
+
+
+def test_run_says_what_a_function_does_wrong() -> None:
+    def blank() -> None:
+        raise NotImplementedError("Add them.")
+
+    def broken() -> int:
+        return {}["answer"]
+
+    for function, says in [
+        (blank, "`blank` is not written yet. Add them."),
+        (broken, "`broken` stops with KeyError: 'answer'. That is in its line `return {}"),
+        (lambda: None, "returns nothing"),
+        (3, "should be a function, but is 3"),
+    ]:
+        with pytest.raises(checks.Wrong, match=re.escape(says)):
+            checks.run(function)
+    assert checks.run(lambda x: x + 1, 2) == 3
+
+
+def test_jupyter_shows_the_sentence_without_a_traceback() -> None:
+    assert checks.Wrong("Look again.")._render_traceback_() == ["Not yet: Look again."]
+
+
+# --- the grader ---
+
+TOY_LAB = """# %% [markdown]
+# # Lab 1
+
+# %%
+from labs import checks
+
+# %%
+# YOUR CODE (double)
+def double(x):
+    raise NotImplementedError("Twice x.")
+
+# %%
+# CHECK (two)
+checks.true(checks.run(double, 1) == 2, "Twice 1 is 2.")
+
+# %%
+# YOUR CODE (triple)
+def triple(x):
+    raise NotImplementedError("Three times x.")
+
+# %%
+# CHECK (six)
+checks.true(checks.run(triple, 2) == 6, "Three times 2 is 6.")
+"""
+DOUBLE = "# %%\n# YOUR CODE (double)\ndef double(x):\n    return 2 * x\n"
+TRIPLE = "# %%\n# YOUR CODE (triple)\ndef triple(x):\n    return 3 * x\n"
+
+
+@pytest.fixture
+def toy_lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A class with one small lab, `01_toy`: the folder for what is handed in."""
+    folder = tmp_path / "labs"
+    folder.mkdir()
+    (folder / "01_toy.py").write_text(TOY_LAB)
+    monkeypatch.setattr(notebooks, "FOLDER", folder)
+    handed_in = tmp_path / "handed_in"
+    handed_in.mkdir()
+    return handed_in
+
+
+def grade_text(handed_in: Path, text: str, limit: float = 120) -> grade.Grade:
+    path = handed_in / "01_toy.py"
+    path.write_text(text)
+    cells = notebooks.read(notebooks.labs()["01_toy"])
+    return grade.grade_file("ada", "01_toy", path, cells, limit, full=False)
+
+
+def write_ipynb(path: Path, text: str) -> None:
+    import jupytext
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    jupytext.write(jupytext.reads(text, fmt="py:percent"), path)
+
+
+def test_a_class_is_graded(toy_lab: Path, capsys: pytest.CaptureFixture) -> None:
+    write_ipynb(toy_lab / "ada" / "01_toy.ipynb", DOUBLE + TRIPLE)
+    (toy_lab / "ada" / "01_toy.py").write_text(TOY_LAB)  # as `make labs` leaves it beside
+    write_ipynb(toy_lab / "ada" / ".ipynb_checkpoints" / "01_toy-checkpoint.ipynb", DOUBLE)
+    write_ipynb(toy_lab / "bob_01_toy.ipynb", DOUBLE)
+    write_ipynb(toy_lab / "eve" / "work" / "01_toy (1).ipynb", TOY_LAB)
+    (toy_lab / "no notebook" / "x").mkdir(parents=True)
+    (toy_lab / "no notebook" / "01_toy.ipynb").write_text("{")
+    grade.main(grade.parse_args([str(toy_lab)]))
+    table = capsys.readouterr().out.partition("\n\n")[2].split("\n\n")[0].splitlines()
+    assert [row.split() for row in table[1:4]] == [["ada", "2/2"], ["bob", "1/2"], ["eve", "0/2"]]
+    lines = (toy_lab / "grades.csv").read_text().splitlines()
+    assert lines[0] == "student,lab,passed,checks,seconds,note,file" and len(lines) == 5
+    notes = {line.split(",")[0]: line for line in lines[1:]}
+    assert "six: `triple` is not written yet. Three times x." in notes["bob"]
+    assert "nothing is filled in" in notes["eve"] and "no notebook" in notes["no notebook"]
+
+
+@pytest.mark.parametrize(
+    "source, passed, says",
+    [
+        ("raise SystemExit(0)", 1, "two: SystemExit: 0"),
+        ("import os; os._exit(0)", 0, "ended early"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", 0, "ended early"),
+        ("x = 'a' * 10**14", 1, "two: MemoryError"),
+        ("def double(x): return double(x)", 1, "RecursionError"),
+        ("def double(x) return 2", 1, "SyntaxError"),
+        ("class E(Exception):\n    def __str__(self): return 1 / 0\nraise E", 1, "two: "),
+        ("def double(x): raise KeyboardInterrupt", 1, "two: KeyboardInterrupt"),
+        ("import subprocess; subprocess.Popen(['sleep', '600'])", 1, "two: "),
+    ],
+)
+def test_what_a_student_breaks_is_the_students(
+    source: str, passed: int, says: str, toy_lab: Path
+) -> None:
+    text = f"# %%\n# YOUR CODE (double)\n{source}\n\n{TRIPLE}"
+    done = grade_text(toy_lab, text)
+    assert (done.passed, done.checks) == (passed, 2)
+    assert says in done.note
+
+
+def test_an_endless_loop_ends_at_the_limit(toy_lab: Path) -> None:
+    loop = "# %%\n# YOUR CODE (triple)\nimport signal\n"
+    loop += "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nwhile True:\n    print('x')\n"
+    done = grade_text(toy_lab, DOUBLE + loop, limit=5)
+    assert done.passed < 2 and "more than 5 s" in done.note
+
+
+def test_only_the_blanks_are_taken(toy_lab: Path) -> None:
+    cheat = TOY_LAB.replace("== 2", "> -9").replace("== 6", "> -9")
+    cheat = cheat.replace('raise NotImplementedError("Twice x.")', "return 5")
+    done = grade_text(toy_lab, cheat)
+    assert done.passed == 0 and "Twice 1 is 2." in done.note
+
+
+def test_what_cannot_be_graded_is_said(toy_lab: Path) -> None:
+    with pytest.raises(UserError, match="is no directory"):
+        grade.main(grade.parse_args([str(toy_lab / "nowhere")]))
+    with pytest.raises(UserError, match="has no file named after a lab; 01_toy.ipynb"):
+        grade.main(grade.parse_args([str(toy_lab)]))
+    assert "no cell begins with # YOUR CODE" in grade_text(toy_lab, "# %%\nx = 1\n").note
+
+
+def test_results_that_a_student_spoils_are_skipped(tmp_path: Path) -> None:
+    good = {"check": "two", "passed": True, "said": ""}
+    lines = ["{", "[]", "null", json.dumps({**good, "passed": "yes"}), json.dumps(good), "\x00"]
+    (tmp_path / "r").write_text("\n".join(lines))
+    assert [line["passed"] for line in grade.read_results(tmp_path / "r")] == [False, True]
