@@ -211,7 +211,8 @@ items = build(asked, pool)
 for task in ("cot", "refine", "select"):
     print(f"{sum(item['task'] == task for item in items)} {task}")
 print("\nA select lesson, as the model reads it:\n")
-print(next((item["prompt"] + "\n->  " + item["target"] for item in items[::-1]), "none"))
+for item in [item for item in items if item["task"] == "select"][:1]:
+    print(item["prompt"] + "\n->  " + item["target"])
 
 # %% [markdown]
 # ## 4. A vote, and a choice
@@ -326,7 +327,7 @@ classroom.show(
 
 # %%
 log = training.imitate(policy, asker, asked, items, classroom.steps(45), learning_rate=5e-4)
-names = [name for name in log[-1] if name.startswith("loss/")]
+names = sorted({name for line in log for name in line if name.startswith("loss/")})
 classroom.curves(log, [("loss", names)], "Learning from the pool")
 after, texts, chosen, voted, picked = measure(policy, 1)
 

@@ -36,7 +36,7 @@ policy, asker = classroom.load()
 # question make a pair: the right one is *chosen*, the wrong one *rejected*. Nobody writes anything.
 
 # %%
-asked = classroom.examples("count", number=classroom.questions(96))
+asked = classroom.examples("count", number=classroom.questions(160))
 pool = training.sample_pool(policy, asker, asked, G=6)
 by_id = {example.id: example for example in asked}
 pairs = [pair for pair in pools.build_pairs(by_id, pool, most=2) if pair.kind == "answer"]
@@ -151,7 +151,7 @@ def learn(policy, cost, steps=48):
             ref = logp.new_tensor(pair.ref)
             part = cost(logp[:1], logp[1:], ref[:1], ref[1:], tokens[:1]).sum() / len(rows)
             part.backward()
-            seen.append([float(part), *(logp.detach() - ref).tolist(), float(tokens.sum())])
+            seen.append([part.item(), *(logp.detach() - ref).tolist(), float(tokens.sum())])
         total, chosen, rejected, tokens = torch.tensor(seen).T
         return {
             "loss": float(total.sum()),

@@ -189,7 +189,8 @@ def show(asked: list[Example], answers: list[list[tuple[str, dict]]], title: str
     answers: for each example [(text, {what: number}), ...], such as its reward.
     """
     rows = [sheets.sheet_row(example, texts) for example, texts in zip(asked, answers)]
-    draw("answers", plots.plot_samples, rows, title)
+    if rows:
+        draw("answers", plots.plot_samples, rows, title)
 
 
 def curves(

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from lab_mistakes import MISTAKES
+from lab_mistakes_more import MISTAKES as MORE_MISTAKES
 
 from labs import checks, classroom, grade, notebooks, run_cells
 from plumbing.errors import UserError
@@ -103,7 +104,7 @@ def test_a_solution_passes_every_check(lab: str, after_solution: Callable) -> No
 
 
 @needs_checkpoint
-@pytest.mark.parametrize("lab, blank, source, check, says", MISTAKES)
+@pytest.mark.parametrize("lab, blank, source, check, says", MISTAKES + MORE_MISTAKES)
 def test_a_mistake_is_called_by_its_name(
     lab: str, blank: str, source: str, check: str, says: str, after_solution: Callable
 ) -> None:
