@@ -17,6 +17,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path.cwd()), str(Path.cwd().parent)]  # the repository, from labs/ or above
 
+from collections import Counter
 
 import torch
 import torch.nn.functional as F
@@ -241,6 +242,12 @@ def change_of(policy):
     print("change of the chosen answers in nats, by where the token stands:")
     print(f"before the two part {before:+.2f}, there {at:+.2f}, after {behind:+.2f}")
     print(f"{fell:.0%} of the chosen answers are less likely than at the start")
+    by_word = Counter()
+    for one, change in zip(encoded, changes):
+        for word, x in zip(training.words_of(one.rows[0], asker), change.tolist()):
+            by_word[word] += x / len(places)
+    most = [f"{word} {x:+.1f}" for word, x in by_word.most_common()[:-4:-1]]
+    print("the words that lost most, in nats for each pair:", ", ".join(most))
     return changes
 
 
@@ -250,11 +257,16 @@ words = training.words_of(encoded[shown].rows[0], asker)
 training.draw_tokens(words, places[shown], {"DPO": dpo_changes[shown]})
 
 # %% [markdown]
-# *Before* they part, the two answers cancel in the square brackets, so DPO pays nothing to keep
-# these tokens likely. *After* that place, the same words stand in both answers, a place or two
-# apart. One set of weights writes both: it can hardly make a word unlikely in the rejected answer
-# and leave it alone in the chosen one. So the more alike the answers of a pair are, the less holds
-# the chosen one up. Pal and others call it a failure mode of DPO.
+# Which word has lost most, and what do the rejected answers of part 1 write where they overlook
+# something? DPO makes that word unlikely in the rejected answers. But the chosen ones need it, too,
+# in the rows that really are empty.
+#
+# - *Before* the two part, they cancel in the square brackets: DPO pays nothing to keep a word.
+# - *After*, the same words stand in both answers, a place or two apart. One set of weights writes
+#   both, and can hardly make a word unlikely in one and leave it alone in the other.
+#
+# So the more alike the answers of a pair are, the less holds the chosen one up. Pal and others call
+# it a failure mode of DPO.
 #
 # ## 5. What MPO adds
 #
