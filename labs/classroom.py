@@ -188,6 +188,9 @@ def show(asked: list[Example], answers: list[list[tuple[str, dict]]], title: str
 
     answers: for each example [(text, {what: number}), ...], such as its reward.
     """
+    if not asked:
+        print(f"{title}: there is none to show")
+        return
     rows = [sheets.sheet_row(example, texts) for example, texts in zip(asked, answers)]
     draw("answers", plots.plot_samples, rows, title)
 
