@@ -172,7 +172,7 @@ cheats = [
 ][:4]
 classroom.show(
     [held_out[i] for i in cheats],
-    [[(answers_before[i], {"before": 0}), (answers_after[i], {"after": 1})] for i in cheats],
+    [[("before: " + answers_before[i], {}), ("after: " + answers_after[i], {})] for i in cheats],
     "paid, and wrong",
 )
 
