@@ -295,7 +295,7 @@ classroom.curves(lines, panels)
 changed = [i for i in range(len(held_out)) if answers_before[i] != answers_after[i]][:4]
 classroom.show(
     [held_out[i] for i in changed],
-    [[(answers_before[i], {"before": 0}), (answers_after[i], {"after": 1})] for i in changed],
+    [[("before: " + answers_before[i], {}), ("after: " + answers_after[i], {})] for i in changed],
 )
 
 # %% [markdown]

@@ -138,8 +138,13 @@ checks.passed("after its trough, the reward for brevity pays for length")
 # ## 2. The model finds out
 #
 # Nobody tells a model about such a hole. But answers that fall into it by chance are paid, and
-# become likelier. Here a small model counts objects in pictures, and is paid by `anywhere`.
-# While it counts, it numbers what it finds: (1), (2), ... Guess first: which habit will be paid?
+# become likelier. A small model counts objects in pictures. While it thinks, it goes through the
+# picture row by row and numbers what it finds, `Row 1: red circle (1). Row 2: ...`
+#
+# `anywhere` would pay nearly all of its answers, for the numbers of the rows; and where all are
+# paid alike, there is nothing to learn. So we leave out the row numbers, and pay an answer if the
+# right number is *among those that it counted*. That sounds almost reasonable. Guess, before you
+# run the next cell: which habit will be paid?
 
 # %%
 policy, asker = classroom.load()
@@ -148,10 +153,10 @@ before, answers_before = classroom.accuracy(policy, asker, held_out)
 
 
 def paid_anywhere(text, example):
-    return anywhere(text, example.answer)
+    return anywhere(re.sub(r"Row \d", "Row", text), example.answer)
 
 
-broken = classroom.learn(policy, asker, paid_anywhere, classroom.steps(60), learning_rate=3e-4)
+broken = classroom.learn(policy, asker, paid_anywhere, classroom.steps(30), learning_rate=3e-4)
 after, answers_after = classroom.accuracy(policy, asker, held_out)
 paid_before = sum(map(paid_anywhere, answers_before, held_out)) / len(held_out)
 paid_after = sum(map(paid_anywhere, answers_after, held_out)) / len(held_out)
@@ -167,7 +172,7 @@ cheats = [
 ][:4]
 classroom.show(
     [held_out[i] for i in cheats],
-    [[(answers_before[i], {"before": 0}), (answers_after[i], {"after": 1})] for i in cheats],
+    [[("before: " + answers_before[i], {}), ("after: " + answers_after[i], {})] for i in cheats],
     "paid, and wrong",
 )
 
@@ -238,7 +243,7 @@ def paid_repaired(text, example):
     return repaired(text, example.answer)
 
 
-honest = classroom.learn(policy, asker, paid_repaired, classroom.steps(60), learning_rate=3e-4)
+honest = classroom.learn(policy, asker, paid_repaired, classroom.steps(30), learning_rate=3e-4)
 after_repair, _ = classroom.accuracy(policy, asker, held_out)
 print(f"right: {before:.0%} before, {after:.0%} paid by `anywhere`, {after_repair:.0%} by yours")
 lines = [

@@ -312,7 +312,7 @@ overruled = [i for i in range(len(held_out)) if voted[i] != picked[i]][:4]
 classroom.show(
     [held_out[i] for i in overruled],
     [
-        [(text, {"answer": 0}) for text in texts[i]]
+        [(text, {}) for text in texts[i]]
         + [(chosen[i], {"selected": float(picked[i]), "vote": float(voted[i])})]
         for i in overruled
     ],

@@ -46,7 +46,7 @@ print(f"{len(pool)} answers, {sum(line['right'] for line in pool)} right; {len(p
 
 classroom.show(
     [pair.example for pair in pairs[:4]],
-    [[(pair.chosen, {"chosen": 1}), (pair.rejected, {"rejected": 0})] for pair in pairs[:4]],
+    [[(f"chosen: {p.chosen}", {}), (f"rejected: {p.rejected}", {})] for p in pairs[:4]],
     "Right and wrong answers to the same question",
 )
 

@@ -184,7 +184,7 @@ for name, policy in (("A", model_a), ("B", model_b)):
 differ = [n for n in range(len(moved)) if old[n] != seen[n]][:4]
 classroom.show(
     [replace(moved[n], answer=f"was {old[n]}; this picture: {seen[n]}") for n in differ],
-    [[(said[name][n], {name: 0}) for name in ("A", "B")] for n in differ],
+    [[(f"{name}: {said[name][n]}", {}) for name in ("A", "B")] for n in differ],
     "Each question with another one's picture",
 )
 

@@ -2,13 +2,17 @@
 
 import copy
 import functools
+import io
 import os
 import tempfile
+from base64 import b64encode
 from collections.abc import Callable
+from html import escape
 from pathlib import Path
 from types import SimpleNamespace
 
 import torch
+from PIL import Image
 
 import batching
 import data
@@ -162,25 +166,26 @@ def learn(
 # --- pictures ---
 
 
-def look(png: Path) -> None:
-    """Show a picture in the notebook; outside of one, say where it is."""
+def in_notebook() -> bool:
+    """Tell whether a notebook shows what is displayed."""
     try:
         from IPython import get_ipython
-        from IPython.display import Image, display
     except ImportError:
-        get_ipython = None
-    if get_ipython and get_ipython():
-        display(Image(filename=str(png)))
-    else:
-        print(f"see {png}")
+        return False
+    return hasattr(get_ipython(), "kernel")
 
 
-def draw(name: str, plot, *args: object) -> None:
-    """Draw with a function of plumbing/plots.py and show the picture."""
+def draw(name: str, plot: Callable, *args: object) -> None:
+    """Draw with a function of plumbing/plots.py, and show the picture or say where it is."""
     png = Path(tempfile.mkdtemp(prefix="lab-")) / f"{name}.png"
-    plot(*args[:1], png, *args[1:])
-    if png.is_file():
-        look(png)
+    first, *others = args
+    plot(first, png, *others)
+    if not in_notebook():
+        print(f"see {png}")
+    elif png.is_file():
+        from IPython import display
+
+        display.display(display.Image(filename=str(png)))
 
 
 def show(asked: list[Example], answers: list[list[tuple[str, dict]]], title: str = "") -> None:
@@ -188,9 +193,36 @@ def show(asked: list[Example], answers: list[list[tuple[str, dict]]], title: str
 
     answers: for each example [(text, {what: number}), ...], such as its reward.
     """
-    rows = [sheets.sheet_row(example, texts) for example, texts in zip(asked, answers)]
-    if rows:
+    if not asked:
+        print(f"{title}: there is none to show")
+    elif in_notebook():
+        from IPython.display import HTML, display
+
+        display(HTML(table_of(asked, answers, title)))
+    else:
+        rows = [sheets.sheet_row(example, texts) for example, texts in zip(asked, answers)]
         draw("answers", plots.plot_samples, rows, title)
+
+
+def table_of(asked: list[Example], answers: list[list[tuple[str, dict]]], title: str) -> str:
+    """Write pictures and answers as HTML. What a model wrote is escaped."""
+    rows = []
+    for example, texts in zip(asked, answers):
+        pictures = "".join(map(img_of, sheets.pictures_of(example)))
+        lines = [f"<b>{escape(example.question)}</b> (right: {escape(example.answer)})"]
+        for text, scores in texts:
+            marks = " ".join(f"{escape(name)} {value:g}" for name, value in scores.items())
+            lines.append(f"<i>{marks}</i> <code>{escape(text)}</code>")
+        words = "<br>".join(lines)
+        rows.append(f"<tr><td>{pictures}</td><td style='text-align: left'>{words}</td></tr>")
+    return f"<table><caption>{escape(title)}</caption>{''.join(rows)}</table>"
+
+
+def img_of(picture: Image.Image) -> str:
+    """Write a picture as an HTML image."""
+    png = io.BytesIO()
+    picture.save(png, "PNG")
+    return f"<img width=168 src='data:image/png;base64,{b64encode(png.getvalue()).decode()}'>"
 
 
 def curves(

@@ -91,14 +91,16 @@ def read_blanks(path: Path, lab: list[notebooks.Cell]) -> dict[str, str]:
 def run_apart(cells: list[notebooks.Cell], limit: float, full: bool) -> tuple[list[dict], str]:
     """Run cells in a process of its own: (how the checks ended, why it ended early or "")."""
     with tempfile.TemporaryDirectory(prefix="lab-", ignore_cleanup_errors=True) as folder:
-        given, results = Path(folder, "cells.json"), Path(folder, "results.jsonl")
+        # The student's folder lies in one of ours: a notebook puts what is above it on sys.path.
+        given, results, home = (Path(folder, n) for n in ("cells.json", "results.jsonl", "labs"))
+        home.mkdir()
         given.write_text(json.dumps([[c.kind, c.name, c.source] for c in cells]))
         results.touch()
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "MPLBACKEND": "Agg"}
         environment["LABS_QUICK"] = "" if full else "1"
         process = subprocess.Popen(
             [sys.executable, "-m", "labs.run_cells", str(given), str(results)],
-            cwd=folder,
+            cwd=home,
             env=environment,
             # Files would fill the disk, and a pipe stays open as long as any child of a child.
             stdin=subprocess.DEVNULL,

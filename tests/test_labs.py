@@ -16,12 +16,14 @@ from lab_mistakes import MISTAKES
 from lab_mistakes_more import MISTAKES as MORE_MISTAKES
 
 from labs import checks, classroom, grade, notebooks, run_cells
+from labs.training import TABLE
 from plumbing.errors import UserError
 
 LABS = notebooks.labs()
 SOLUTIONS = notebooks.FOLDER / "solutions"
 needs_checkpoint = pytest.mark.skipif(
-    not (classroom.CHECKPOINT / "model.safetensors").is_file(), reason="no checkpoints/count"
+    not all((path / "model.safetensors").is_file() for path in (classroom.CHECKPOINT, TABLE)),
+    reason="no checkpoints/count, or no checkpoints/table",
 )
 
 
@@ -90,7 +92,6 @@ def after_solution() -> Callable[[str], dict]:
         namespace = {"__name__": "__main__"}
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("LABS_QUICK", "1")
-            patch.setattr(classroom, "look", lambda png: None)
             return {"said": ends(solved(lab), namespace), "namespace": namespace}
 
     return run
@@ -117,7 +118,6 @@ def test_a_mistake_is_called_by_its_name(
 @needs_checkpoint
 @pytest.mark.parametrize("lab", LABS)
 def test_blanks_fail_every_check_in_words(lab: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(classroom, "look", lambda png: None)
     monkeypatch.setattr(classroom, "draw", lambda *args: None)
     said = ends(notebooks.read(LABS[lab]))
     assert [*said] == notebooks.names(notebooks.read(LABS[lab]), "check")
@@ -200,6 +200,14 @@ def test_run_says_what_a_function_does_wrong() -> None:
 
 def test_jupyter_shows_the_sentence_without_a_traceback() -> None:
     assert checks.Wrong("Look again.")._render_traceback_() == ["Not yet: Look again."]
+
+
+def test_answers_are_shown_escaped() -> None:
+    [example] = classroom.examples(number=1)
+    text = "<script>alert(1)</script>"
+    table = classroom.table_of([example], [[(text, {"reward": 0.5})]], "<b>")
+    assert "<script" not in table and "&lt;script&gt;alert(1)" in table
+    assert "reward 0.5" in table and "data:image/png;base64," in table and "&lt;b&gt;" in table
 
 
 # --- the grader ---
