@@ -186,7 +186,8 @@ def build(asked, pool):
     rng, items, sets = random.Random(0), [], []
     for example in asked:
         lines = [line for line in pool if line["id"] == example.id]
-        right, wrong, _ = pools.sort_pool(lines).get(example.id)
+        right, wrong, _ = pools.sort_pool(lines)[example.id]
+        right, wrong = pools.usable(right), pools.usable(wrong)  # whole answers, with reasoning
         question = prompts.question_text(example, asker.template)
         if right and wrong:
             texts = right[-1]["completion"].strip(), wrong[-1]["completion"].strip()
@@ -250,10 +251,18 @@ for given, right, why in (
     (["1", "2", "2", "1"], "1", "Both have two votes, and 1 came first."),
     ([None, None, "4"], "4", "None has no vote, even if it is the commonest."),
 ):
-    # `run` treats None as a blank that is not filled.
     mine = checks.run(vote, list(given))
     checks.true(mine == right, f"vote({given}) should be {right!r}, but is {mine!r:.40}. {why}")
-checks.true(vote([None, None]) is None, "If nothing can be read, vote should return None.")
+
+
+def vote_or_nothing(answers):  # `run` takes None for a blank that is not filled
+    return vote(answers) or "nothing"
+
+
+checks.true(
+    checks.run(vote_or_nothing, [None, None]) == "nothing",
+    "If nothing can be read, vote should return None.",
+)
 for selection, given, right, why in (
     ("3", ["2", "3", "2"], "3", "The model chose 3, against the majority. That is the point."),
     ("7", ["2", "3", "2"], "2", "7 is none of the answers: the vote decides."),
@@ -300,8 +309,11 @@ def measure(policy, step):
     }
     print("  ".join(f"{name} {share:.0%}" for name, share in result.items() if name != "step"))
     minority = [i for i in range(n) if good[i] == 1]
-    found = sum(picked[i] for i in minority)
-    print(f"one right among three: {len(minority)} questions; self-select finds {found} of them")
+    found = [sum(way[i] for i in minority) for way in (voted, picked)]
+    print(
+        f"one right among three: {len(minority)} questions, of which "
+        f"the vote finds {found[0]} and self-select {found[1]}"
+    )
     return result, texts, chosen, voted, picked
 
 
