@@ -132,7 +132,8 @@ checks.passed("DPO sees the difference alone: both may fall, and it does not min
 # ## 3. A run
 #
 # The loop takes 16 pairs a step. Watch three numbers: the margin, and how far the log-probability
-# of chosen and of rejected answers has moved since the start.
+# of chosen and of rejected answers has moved since the start. The learning rate is high, and each
+# pair comes round several times, so that a minute shows what a long run does slowly.
 
 # %%
 encoded = [update.encode_pair(pair, asker) for pair in pairs]
@@ -276,6 +277,9 @@ training.draw_tokens(words, places[shown], {"DPO": dpo_changes[shown]})
 #   $-\log\sigma(\beta\,[\log\pi(y_c) - \log\pi_\mathrm{ref}(y_c)])
 #    -\log\sigma(-\beta\,[\log\pi(y_r) - \log\pi_\mathrm{ref}(y_r)])$
 # - *generation*: imitate the chosen answer, per token: $-\log\pi(y_c) / |y_c|$
+#
+# (The paper also shifts the zero of *quality* by a running mean, `losses.reward_shift`. Leave that
+# out here.)
 #
 # $$\mathrm{MPO} = 0.8 \cdot \mathrm{DPO} + 0.2 \cdot \mathrm{quality} + \mathrm{generation}$$
 

@@ -49,7 +49,12 @@ def sample_pool(
 
 
 def rows_in_turn(rows: Sequence, number: int, seed: int) -> Iterator[list]:
-    """Yield `number` rows at a time without end, in a new order each time round."""
+    """Yield `number` rows at a time without end, in a new order each time round.
+
+    Raises ValueError if there are none.
+    """
+    if not rows:
+        raise ValueError("there is nothing to learn from: the list of rows is empty")
     rng = random.Random(seed)
     orders = iter(lambda: rng.sample(rows, len(rows)), None)
     endless = itertools.chain.from_iterable(orders)
