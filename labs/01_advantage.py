@@ -258,7 +258,8 @@ checks.passed("padding counts nothing, and each answer counts the same")
 def train(policy, asker, number, learning_rate=2e-4):
     """Take GRPO steps with your loss; returns what to draw."""
     optimizer = torch.optim.AdamW(policy.parameters(), lr=learning_rate, weight_decay=0)
-    size, lines = classroom.questions(8), []
+    size = classroom.questions(8)
+    lines = []
     for step in range(1, number + 1):
         asked = classroom.examples(number=size, start=step * size)
         # 1. sample G answers to each question

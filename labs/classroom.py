@@ -99,7 +99,8 @@ def sample(
     sampling: rollout.Sampling | None = None,
 ) -> tuple[list[data.Prompt], rollout.Rollout, list[str]]:
     """Sample G answers to each question: (prompts, rollout, texts)."""
-    processor, sampling = asker.processor, sampling or rollout.Sampling(LIMIT)
+    processor = asker.processor
+    sampling = sampling or rollout.Sampling(LIMIT)
     prompts = [asker.prompt(example) for example in asked]
     roll = rollout.rollout(policy, prompts, processor.special, G, sampling, seed)
     texts = [processor.decode(ids[:n]) for ids, n in zip(roll.targets, roll.lengths)]
@@ -139,8 +140,9 @@ def learn(
     """
     trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=0)
-    suppress, lines = asker.processor.special.vision_ids, []
+    suppress = asker.processor.special.vision_ids
     size = questions(questions_per_step)
+    lines = []
     for step in range(1, number + 1):
         asked = examples(number=size, start=step * size)
         prompts, roll, texts = sample(policy, asker, asked, G, seed=step)
