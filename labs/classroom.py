@@ -3,6 +3,7 @@
 import copy
 import functools
 import io
+import itertools
 import os
 import tempfile
 from base64 import b64encode
@@ -84,10 +85,24 @@ def loaded(checkpoint: Path, train: bool) -> tuple:
 # --- questions and answers ---
 
 
-def examples(task: str = "count", split: str = "train", number: int = 8, start: int = 0) -> list:
-    """Draw examples `start` to `start + number` of a toy task."""
+def examples(
+    task: str = "count",
+    split: str = "train",
+    number: int = 8,
+    start: int = 0,
+    keep: Callable[[Example], bool] | None = None,
+) -> list[Example]:
+    """Draw `number` examples of a toy task, from its example `start` on.
+
+    keep(example): take only those for which it is true.
+    """
     stream = tasks.read(f"{task}:{split}")
-    return [stream[i] for i in range(start, start + number)]
+    chosen = []
+    for i in itertools.count(start):
+        if len(chosen) == number:
+            return chosen
+        if keep is None or keep(stream[i]):
+            chosen.append(stream[i])
 
 
 def sample(
