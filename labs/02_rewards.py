@@ -156,7 +156,7 @@ def paid_anywhere(text, example):
     return anywhere(re.sub(r"Row \d", "Row", text), example.answer)
 
 
-broken = classroom.learn(policy, asker, paid_anywhere, classroom.steps(30), learning_rate=3e-4)
+broken = classroom.learn(policy, asker, paid_anywhere, classroom.steps(25))
 after, answers_after = classroom.accuracy(policy, asker, held_out)
 paid_before = sum(map(paid_anywhere, answers_before, held_out)) / len(held_out)
 paid_after = sum(map(paid_anywhere, answers_after, held_out)) / len(held_out)
@@ -243,7 +243,7 @@ def paid_repaired(text, example):
     return repaired(text, example.answer)
 
 
-honest = classroom.learn(policy, asker, paid_repaired, classroom.steps(30), learning_rate=3e-4)
+honest = classroom.learn(policy, asker, paid_repaired, classroom.steps(25))
 after_repair, _ = classroom.accuracy(policy, asker, held_out)
 print(f"right: {before:.0%} before, {after:.0%} paid by `anywhere`, {after_repair:.0%} by yours")
 lines = [

@@ -3,6 +3,7 @@
 import copy
 import functools
 import io
+import itertools
 import os
 import tempfile
 from base64 import b64encode
@@ -84,10 +85,24 @@ def loaded(checkpoint: Path, train: bool) -> tuple:
 # --- questions and answers ---
 
 
-def examples(task: str = "count", split: str = "train", number: int = 8, start: int = 0) -> list:
-    """Draw examples `start` to `start + number` of a toy task."""
+def examples(
+    task: str = "count",
+    split: str = "train",
+    number: int = 8,
+    start: int = 0,
+    keep: Callable[[Example], bool] | None = None,
+) -> list[Example]:
+    """Draw `number` examples of a toy task, from its example `start` on.
+
+    keep(example): take only those for which it is true.
+    """
     stream = tasks.read(f"{task}:{split}")
-    return [stream[i] for i in range(start, start + number)]
+    chosen = []
+    for i in itertools.count(start):
+        if len(chosen) == number:
+            return chosen
+        if keep is None or keep(stream[i]):
+            chosen.append(stream[i])
 
 
 def sample(
@@ -99,7 +114,8 @@ def sample(
     sampling: rollout.Sampling | None = None,
 ) -> tuple[list[data.Prompt], rollout.Rollout, list[str]]:
     """Sample G answers to each question: (prompts, rollout, texts)."""
-    processor, sampling = asker.processor, sampling or rollout.Sampling(LIMIT)
+    processor = asker.processor
+    sampling = sampling or rollout.Sampling(LIMIT)
     prompts = [asker.prompt(example) for example in asked]
     roll = rollout.rollout(policy, prompts, processor.special, G, sampling, seed)
     texts = [processor.decode(ids[:n]) for ids, n in zip(roll.targets, roll.lengths)]
@@ -139,8 +155,9 @@ def learn(
     """
     trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=0)
-    suppress, lines = asker.processor.special.vision_ids, []
+    suppress = asker.processor.special.vision_ids
     size = questions(questions_per_step)
+    lines = []
     for step in range(1, number + 1):
         asked = examples(number=size, start=step * size)
         prompts, roll, texts = sample(policy, asker, asked, G, seed=step)

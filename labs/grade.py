@@ -68,7 +68,12 @@ def handed_in(folder: Path, labs: list[str]) -> Iterator[tuple[str, str, Path]]:
             if found:
                 in_name = before.strip("_- ") or "(no name)"
                 student = inside.parts[0] if len(inside.parts) > 1 else in_name
-                yield student, lab, path
+                yield plain(student), lab, path
+
+
+def plain(text: str) -> str:
+    """Put a text on one line, with ? for what no terminal and no UTF-8 file takes."""
+    return "".join(c if c.isprintable() else "?" for c in short(text, 300))
 
 
 def read_blanks(path: Path, lab: list[notebooks.Cell]) -> dict[str, str]:
@@ -108,6 +113,11 @@ def run_apart(cells: list[notebooks.Cell], limit: float, full: bool) -> tuple[li
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
+
+        def stop() -> None:
+            end_group(process)  # at Ctrl-C: it has a session of its own, and would go on
+
+        stopping.last_words.append(stop)
         why = ""
         try:
             code = process.wait(limit)
@@ -117,6 +127,7 @@ def run_apart(cells: list[notebooks.Cell], limit: float, full: bool) -> tuple[li
             why = f"it took more than {limit:g} s"
         finally:
             end_group(process)
+            stopping.last_words.remove(stop)
         return read_results(results), why
 
 
@@ -148,11 +159,12 @@ def grade_file(
     student: str, lab: str, path: Path, cells: list[notebooks.Cell], limit: float, full: bool
 ) -> Grade:
     """Grade one file: whatever it holds, a Grade comes back."""
-    checks, started = notebooks.names(cells, "check"), time.monotonic()
+    checks = notebooks.names(cells, "check")
+    started = time.monotonic()
     try:
         merged = notebooks.filled_in(cells, read_blanks(path, cells))
     except (UserError, OSError) as error:
-        return Grade(student, lab, 0, len(checks), 0.0, str(error), str(path))
+        return Grade(student, lab, 0, len(checks), 0.0, plain(str(error)), plain(str(path)))
     results, why = run_apart(merged, limit, full)
     # The first line of a check counts: a student cannot add a second one behind it.
     ended = {result["check"]: result for result in reversed(results)}
@@ -162,9 +174,9 @@ def grade_file(
         why = "the process ended early"
     notes = [why] if why else []
     notes += [f"{name}: {ended[name]['said']}" for name in failed[:1]]
-    note = " | ".join(notes)
+    note = plain(" | ".join(notes))
     seconds = time.monotonic() - started
-    return Grade(student, lab, len(passed), len(checks), seconds, short(note, 300), str(path))
+    return Grade(student, lab, len(passed), len(checks), seconds, note, plain(str(path)))
 
 
 # --- say it ---
@@ -176,10 +188,10 @@ def better(new: Grade, old: Grade | None) -> Grade:
 
 
 def table(grades: dict[tuple[str, str], Grade], labs: list[str]) -> list[str]:
-    """Write a row for each student and a column for each lab: passed/checks, ! if cut short."""
+    """Write a row for each student and a column for each lab: passed/checks."""
     rows = [["student", *labs]]
     for student in sorted({student for student, _ in grades}):
-        row = [short(student, 40)]
+        row = [student[:40]]
         for lab in labs:
             grade = grades.get((student, lab))
             row.append(f"{grade.passed}/{grade.checks}" if grade else "-")
@@ -207,7 +219,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
-    folder, texts = Path(args.folder), notebooks.labs()
+    folder = Path(args.folder)
+    texts = notebooks.labs()
     if not folder.is_dir():
         raise UserError(f"{folder} is no directory; name the one with what was handed in")
     found = list(handed_in(folder, list(texts)))
@@ -217,16 +230,16 @@ def main(args: argparse.Namespace) -> None:
             "each student is what is looked for"
         )
     cells = {lab: notebooks.read(path) for lab, path in texts.items()}
+    out = Path(args.csv) if args.csv else folder / "grades.csv"
     grades = {}
     for student, lab, path in found:
         grade = grade_file(student, lab, path, cells[lab], args.limit, args.full)
         grades[student, lab] = better(grade, grades.get((student, lab)))
         score = f"{grade.passed} of {grade.checks} checks in {grade.seconds:.0f} s"
-        print(f"{short(student, 40)}  {lab}: {score}", flush=True)
+        write_csv(out, list(grades.values()))  # each time: it may be stopped
+        print(f"{student[:40]}  {lab}: {score}", flush=True)
     graded = [lab for lab in texts if any(lab == other for _, other in grades)]
     print("", *table(grades, graded), sep="\n")
-    out = Path(args.csv) if args.csv else folder / "grades.csv"
-    write_csv(out, list(grades.values()))
     print(f"\n{out} says what the first failed check of each file said")
 
 

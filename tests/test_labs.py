@@ -272,7 +272,7 @@ def test_a_class_is_graded(toy_lab: Path, capsys: pytest.CaptureFixture) -> None
     write_ipynb(toy_lab / "ada" / ".ipynb_checkpoints" / "01_toy-checkpoint.ipynb", DOUBLE)
     write_ipynb(toy_lab / "bob_01_toy.ipynb", DOUBLE)
     write_ipynb(toy_lab / "eve" / "work" / "01_toy (1).ipynb", TOY_LAB)
-    (toy_lab / "no notebook" / "x").mkdir(parents=True)
+    (toy_lab / "no notebook").mkdir()
     (toy_lab / "no notebook" / "01_toy.ipynb").write_text("{")
     grade.main(grade.parse_args([str(toy_lab)]))
     table = capsys.readouterr().out.partition("\n\n")[2].split("\n\n")[0].splitlines()
@@ -295,6 +295,11 @@ def test_a_class_is_graded(toy_lab: Path, capsys: pytest.CaptureFixture) -> None
         ("def double(x) return 2", 1, "SyntaxError"),
         ("class E(Exception):\n    def __str__(self): return 1 / 0\nraise E", 1, "two: "),
         ("def double(x): raise KeyboardInterrupt", 1, "two: KeyboardInterrupt"),
+        (
+            r"def double(x): raise KeyError('\udc80 \x1b[2J')",
+            1,
+            "two: `double` stops with KeyError",
+        ),
         ("import subprocess; subprocess.Popen(['sleep', '600'])", 1, "two: "),
     ],
 )
