@@ -38,7 +38,7 @@ N = 3  # answers to choose from
 # scored. That is the *pool*. Nobody writes a solution: only the right number is known.
 
 # %%
-asked = classroom.examples("table", number=classroom.questions(160))
+asked = classroom.examples("table", number=classroom.questions(256))
 pool = training.sample_pool(policy, asker, asked, G=4)
 print(f"{len(pool)} answers, {sum(line['right'] for line in pool) / len(pool):.0%} right")
 mixed = [n for n in range(len(asked)) if len({x["right"] for x in pool[4 * n : 4 * n + 4]}) == 2]
@@ -338,7 +338,7 @@ classroom.show(
 # ## 5. One round of learning
 
 # %%
-log = training.imitate(policy, asker, asked, items, classroom.steps(45), learning_rate=5e-4)
+log = training.imitate(policy, asker, asked, items, classroom.steps(80), learning_rate=5e-4)
 names = sorted({name for line in log for name in line if name.startswith("loss/")})
 classroom.curves(log, [("loss", names)], "Learning from the pool")
 after, texts, chosen, voted, picked = measure(policy, 1)

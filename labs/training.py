@@ -30,10 +30,9 @@ def sample_pool(
     examples: Sequence[Example],
     G: int,
     seed: int = 0,
-    temperature: float = 1.0,
 ) -> list[dict]:
     """Sample G answers to each question, and score them: pool lines, as pools.py describes them."""
-    sampling = rollout.Sampling(classroom.LIMIT, temperature)
+    sampling = rollout.Sampling(classroom.LIMIT, temperature=0.9, top_p=0.95, top_k=50)  # R3V's
     texts, lengths, finish = rollout.answer_all(policy, asker, examples, sampling, G, 128, seed)
     score, lines = protocols.scorer(None), []
     for row, (text, tokens, ending) in enumerate(zip(texts, lengths, finish)):
