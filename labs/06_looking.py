@@ -204,10 +204,12 @@ for name, policy in (("A", model_a), ("B", model_b)):
     print(f"model {name}, without a picture: {score:.0%}   for example: {texts[0][:60]!r}")
 
 # %% [markdown]
-# Careful: this number is easy to misread. These small models have never seen a prompt without a
-# picture. A low score means that they are lost, not that the questions need the picture. To know
-# what the *questions* give away, ask somebody who has learned from the questions alone. The
-# simplest such somebody is a table: for each question, the answer that was right most often.
+# Careful: this number is easy to misread. These models have never seen a prompt without a picture.
+# Look at what they write: that is no answer, but a model that is lost. The number can be low though
+# the questions give everything away, or high because the lost model always says "1". It can even
+# point at the wrong one of the two. To know what the *questions* give away, ask somebody who has
+# learned from the questions alone. The simplest such somebody is a table: for each question, the
+# answer that was right most often.
 
 
 # %%
@@ -521,4 +523,5 @@ for name, policy in (("A", model_a), ("C", model_c)):
 #   and how much of them leaked into training.
 # - Idefics3, [arXiv:2408.12637](https://arxiv.org/abs/2408.12637): the authors look for the
 #   benchmarks in their own training data.
-# - In this repository: [docs/evaluation.md](../docs/evaluation.md).
+# - In this repository: `evaluate.py --blind` and `--swap`, `python -m tasks.contamination`, and
+#   [docs/evaluation.md](../docs/evaluation.md).
