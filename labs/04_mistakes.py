@@ -355,8 +355,9 @@ classroom.curves([before, after], [("right answers, by round", shares)], "Before
 #
 # ## Two things to try
 #
-# 1. Does self-select look at the picture? Give each question another one's picture when you ask
-#    it to choose, and compare how often it finds the right one among three.
+# 1. Does self-select look at the picture? In `measure`, give `rollout.self_select` each question
+#    with another one's picture, `dataclasses.replace(e, images=held_out[n - 1].images)`, and leave
+#    the rest as it is. How often does it find the one right answer among three now?
 # 2. Leave one lesson out of `build` (load the model afresh first:
 #    `policy, asker = classroom.load(training.TABLE)`): refine, or select. Which numbers change?
 #    What happens to self-select if you do not balance the sets?

@@ -357,7 +357,8 @@ for name, (score, ended) in results.items():
 # ## Two things to try
 #
 # 1. Which of MPO's terms holds the chosen answers up? Train with DPO + generation, and with
-#    0.8 DPO + 0.2 quality, as `learn(policy, lambda c, r, rc, rr, tokens: ...)`.
+#    0.8 DPO + 0.2 quality: `fresh, _ = classroom.load()`, and then
+#    `learn(fresh, lambda c, r, rc, rr, tokens: ...)`.
 # 2. Pal and others repair DPO otherwise (DPOP): inside the square brackets they subtract
 #    $\lambda \cdot \max(0, \log\pi_\mathrm{ref}(y_c) - \log\pi(y_c))$, with $\lambda$ between 5 and
 #    50. Write it, with `torch.clamp(ref_chosen - chosen, min=0)`. Does the margin still grow?

@@ -15,14 +15,18 @@ import torch
 from lab_mistakes import MISTAKES
 from lab_mistakes_more import MISTAKES as MORE_MISTAKES
 
-from labs import checks, classroom, grade, notebooks, run_cells
-from labs.training import TABLE
+import data
+import update
+from labs import checks, classroom, grade, notebooks, run_cells, training
 from plumbing.errors import UserError
+from tasks.example import Example, Pair
 
 LABS = notebooks.labs()
 SOLUTIONS = notebooks.FOLDER / "solutions"
 needs_checkpoint = pytest.mark.skipif(
-    not all((path / "model.safetensors").is_file() for path in (classroom.CHECKPOINT, TABLE)),
+    not all(
+        (path / "model.safetensors").is_file() for path in (classroom.CHECKPOINT, training.TABLE)
+    ),
     reason="no checkpoints/count, or no checkpoints/table",
 )
 
@@ -159,6 +163,30 @@ def test_the_first_solution_runs_in_jupyter() -> None:
 def test_whole_solutions_run_in_jupyter(lab: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LABS_QUICK")
     in_kernel(lab, notebooks.FOLDER)
+
+
+# --- what labs 4 to 6 train with ---
+
+
+def test_rows_come_in_turn_each_as_often_and_in_new_orders() -> None:
+    batches = training.rows_in_turn("abcdef", 4, seed=0)
+    rows = [row for _ in range(6) for row in next(batches)]
+    rounds = ["".join(rows[i : i + 6]) for i in range(0, 24, 6)]
+    assert all(sorted(each) == list("abcdef") for each in rounds) and len({*rounds}) > 1
+    with pytest.raises(ValueError, match="nothing to learn from"):
+        next(training.rows_in_turn([], 4, seed=0))
+
+
+def test_the_log_probs_of_a_pair_are_cut_where_its_answers_end(tiny: tuple) -> None:
+    policy, processor = tiny
+    asker = data.Asker(processor, "none")
+    example = Example("x", [], "How many?", "2")
+    pair = update.encode_pair(Pair(example, "<answer> 2 </answer>", "3"), asker)
+    [logps] = training.logps_of_pairs(policy, asker, [pair])
+    assert [len(row) for row in logps] == [len(ids) for ids in pair.rows]
+    sums = update.pair_logps(policy, asker, pair)[0]
+    torch.testing.assert_close(torch.stack([row.sum() for row in logps]), sums.detach())
+    assert len(training.words_of(pair.rows[0], asker)) == len(pair.rows[0])
 
 
 # --- how a check speaks ---
