@@ -8,7 +8,7 @@
 # let a model find such a cheat by itself, by reinforcement learning. In the end you repair the
 # reward, and train again.
 #
-# One hour, of which the computer works about four minutes. Run the cells from top to bottom.
+# One hour, of which the computer works about two minutes. Run the cells from top to bottom.
 # Fill in every cell that begins with `# YOUR CODE`, and leave its first line as it is.
 # A cell that begins with `# CHECK` says what is wrong with it.
 
@@ -97,7 +97,7 @@ for gold in "0123456789":
         anywhere(cheat_anywhere, gold) == 1,
         f"`anywhere` does not pay your text when {gold} is right: that number does not occur.",
     )
-sure = rewards.accuracy(cheat_anywhere, Example("flower", [], "How many?", "4"))
+sure = rewards.accuracy(cheat_anywhere, Example("lab", [], "How many?", "4"))
 checks.true(sure == 0, "Your <answer> is 4, which is right: that is no cheat. Answer otherwise.")
 checks.passed("whoever counts to ten while thinking is always right")
 
@@ -109,7 +109,7 @@ for gold in ("fire lily", "sunflower", "rose"):
         part_of(cheat_part_of, gold) == 1,
         f"`part_of` does not pay your text when it is a {gold}. What is a part of every name?",
     )
-    said = rewards.classification(cheat_part_of, Example("flower", [], "Which?", gold))
+    said = rewards.classification(cheat_part_of, Example("lab", [], "Which?", gold))
     checks.true(said == 0, f"Your text names {gold}, so it is no cheat in that case.")
 checks.passed("saying nothing is paid like knowing everything")
 
@@ -181,7 +181,7 @@ classroom.show(
 #
 # Write a reward that reads the answer, and nothing else. Decide what these deserve, then compare
 # with the check: no `<answer>`; two of them; an answer inside the thinking; `4.0`; `4 or 5`; the
-# empty answer; ten thousand characters.
+# empty answer; ten thousand tags.
 
 
 # %%
@@ -263,8 +263,8 @@ classroom.curves(lines, [("right answers", ["paid by anywhere", "paid by yours"]
 #
 # ## To read
 #
-# - Specification gaming, seen by those who optimise: Amodei et al., *Concrete problems in AI
-#   safety*, [arXiv:1606.06565](https://arxiv.org/abs/1606.06565), section 4.
+# - Reward hacking as a problem of its own: Amodei et al., *Concrete problems in AI safety*,
+#   [arXiv:1606.06565](https://arxiv.org/abs/1606.06565), section 4.
 # - Visual-RFT, [arXiv:2503.01785](https://arxiv.org/abs/2503.01785), and VLM-R1,
 #   [arXiv:2504.07615](https://arxiv.org/abs/2504.07615): the rewards, as they were meant.
 # - In this repository: `docs/rewards.md`, whose first table says what each original does wrong.

@@ -239,7 +239,8 @@ def img_of(picture: Image.Image) -> str:
     """Write a picture as an HTML image."""
     png = io.BytesIO()
     picture.save(png, "PNG")
-    return f"<img width=168 src='data:image/png;base64,{b64encode(png.getvalue()).decode()}'>"
+    encoded = b64encode(png.getvalue()).decode()
+    return f"<img style='width: 168px; max-width: none' src='data:image/png;base64,{encoded}'>"
 
 
 def curves(
