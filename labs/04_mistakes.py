@@ -345,7 +345,7 @@ after, texts, chosen, voted, picked = measure(policy, 1)
 
 # %%
 shares = [name for name in before if name != "step"]
-classroom.curves([before, after], [("right answers, by round", shares)], "Before and after")
+classroom.curves([before, after], [("right answers", shares)], "Before and after", x="round")
 
 # %% [markdown]
 # The model has been taught by nobody but itself, and by a list of right numbers. With 120
