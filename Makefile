@@ -1,5 +1,6 @@
 # make install    this Python environment, .venv; the other targets make it too
 # make demo       the whole loop on a laptop: warm start, reinforcement learning, measured before and after
+# make labs       the exercises of labs/ as notebooks, with Jupyter to open them
 # make test       the tests; `make test-slow` adds the real sizes (2B in 4 bits: 15 GB of memory, minutes)
 # make lint       ruff: the format, and the rules in pyproject.toml
 # make clean      removes .venv and runs
@@ -22,6 +23,19 @@ demo: .venv/installed
 		--learning-rate 1e-4 --max-grad-norm 0.2 --prompts-per-step 16 --num-generations 8 --max-steps 160 \
 		--logging-steps 10 --micro-batch-size 64 --eval-batch-size 64 --seed $(SEED) --output-dir $(OUT)/grpo \
 		--resume-from-checkpoint
+
+# What a student has filled in is never overwritten: a notebook is made only where there is none.
+NOTEBOOKS = $(patsubst %.py,%.ipynb,$(wildcard labs/[0-9]*.py))
+
+labs: .venv/labs $(NOTEBOOKS)
+	@echo "Open them with:  $(BIN)/jupyter lab labs"
+
+labs/%.ipynb: | labs/%.py .venv/labs
+	$(BIN)/jupytext --quiet --to ipynb --set-kernel python3 labs/$*.py
+
+.venv/labs: .venv/installed requirements-labs.txt
+	$(BIN)/python -m pip install --quiet -r requirements-labs.txt
+	touch $@
 
 # A process for each core: a file's tests stay together, since they share what took long to make.
 PYTEST = $(BIN)/python -m pytest -n auto --dist loadfile
@@ -46,4 +60,4 @@ lint: .venv/installed
 clean:
 	rm -rf .venv runs
 
-.PHONY: install demo test test-slow lint clean
+.PHONY: install demo labs test test-slow lint clean

@@ -19,7 +19,7 @@ import pytest
 from recipes import measure
 
 ROOT = Path(__file__).resolve().parents[1]
-WINGS = ("tasks", "grading", "distilling", "evaluating", "reinforcing", "plumbing", "fast")
+WINGS = ("tasks", "grading", "distilling", "evaluating", "reinforcing", "plumbing", "fast", "labs")
 
 # The floors, lowest first. A file imports files of its own floor and of lower ones.
 FLOORS = [
@@ -40,7 +40,7 @@ FLOORS = [
     ["curriculum", "merging"],
     ["fast", "fast.decode", "rollout", "update"],
     ["sampler", "heldout", "teachers", "evaluating*", "reinforcing*"],
-    ["distill", "evaluate", "generate", "selftrain", "train_*", "fast.*"],
+    ["distill", "evaluate", "generate", "selftrain", "train_*", "fast.*", "labs*"],
 ]
 
 # Heavy packages: imported where used, so that runs without them, and a typo's message, come fast.

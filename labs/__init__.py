@@ -1,0 +1,1 @@
+"""Exercises for a class: notebooks kept as text, their checks, and a grader."""
