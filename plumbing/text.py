@@ -1,6 +1,7 @@
 """Short forms of text for messages."""
 
 import re
+import zlib
 
 HALF = re.compile(
     "[\ud800-\udfff]"
@@ -19,3 +20,15 @@ def short(text, most=200):
     except RecursionError:
         text = f"a {type(text).__name__} nested too deeply to be shown"
     return text if len(text) <= most else text[:most] + "..."
+
+
+def counted(number: int, thing: str) -> str:
+    """Count things in words: "1 line", "2 lines"; "1 reply", "2 replies"."""
+    if number == 1:
+        return f"1 {thing}"
+    return f"{number} {thing[:-1]}ies" if thing.endswith("y") else f"{number} {thing}s"
+
+
+def checksum(text: str) -> int:
+    """Compute the CRC-32 of any text, half characters too: the same on every machine."""
+    return zlib.crc32(text.encode("utf-8", "backslashreplace"))
