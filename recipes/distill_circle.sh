@@ -6,7 +6,7 @@
 #     bash recipes/distill_circle.sh       # 2.5 hours on two cores, estimated; goes on after a stop
 #
 # 20,000 questions leave about 12,800 records, which the warm start sees 2.3 times. SAMPLES,
-# SFT_STEPS, BATCH and GRPO_STEPS make a trial shorter. START is a checkpoint that can look already:
+# SFT_STEPS, BATCH, GRPO_STEPS and ASKED make a trial shorter. START is a checkpoint that can look already:
 # then both warm starts go on from it, and RATE should be lower.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -19,12 +19,15 @@ RATE=${RATE:-2e-3}
 SFT_STEPS=${SFT_STEPS:-900}
 BATCH=${BATCH:-32}
 GRPO_STEPS=${GRPO_STEPS:-160}
+ASKED=${ASKED:-512}
 OUT=${OUT:-runs/circle}
 SFT="--model $START --learning-rate $RATE --max-steps $SFT_STEPS --batch-size $BATCH \
-    --eval-batch-size 64 --logging-steps 50 --eval-data count:test --resume-from-checkpoint"
+    --eval-batch-size 64 --logging-steps 50 --eval-data count:test \
+    --max-eval-samples $ASKED --resume-from-checkpoint"
 GRPO="--data count --eval-data count:test count:ood --eval-steps 40 --learning-rate 1e-4 \
     --max-grad-norm 0.2 --prompts-per-step 16 --num-generations 8 --max-steps $GRPO_STEPS \
-    --logging-steps 10 --micro-batch-size 64 --eval-batch-size 64 --resume-from-checkpoint"
+    --logging-steps 10 --micro-batch-size 64 --eval-batch-size 64 \
+    --max-eval-samples $ASKED --resume-from-checkpoint"
 
 for seed in 0 1 2; do
     made=$OUT$seed/data
