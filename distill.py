@@ -58,7 +58,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add_data_flags(flags.add_data_flags(p))
     add_stage_flags(p.add_argument_group("stages"))
     knows = "or toy, which knows the scenes of count and spatial"
-    teachers.add_teacher_flags(p, others=f"{knows}, and errs as their teacher does")
+    errs = "and errs as their teacher does (--teacher fallible of train_sft.py)"
+    teachers.add_teacher_flags(p, others=f"{knows}, {errs}")
     teachers.add_teacher_flags(p, "judge", others=f"{knows}; none: the rules alone decide")
     add_output_flags(p.add_argument_group("output"))
     p.set_own_default("--prompt-template", "think")

@@ -19,11 +19,10 @@ MIX="$SFT --data $out/data/count/distilled.jsonl $out/data/spatial/distilled.jso
 SHARED="$SFT --data $out/data/shared.jsonl --level 1 --eval-data count:test"
 
 # Right worked answers: a few about counts, many about places; and three questions on each picture.
-for set in "count 200" "spatial 1200"; do
-    name=${set% *}
-    python distill.py --mode direct --data $name --level 1 --teacher toy --judge toy \
-        --max-train-samples ${set#* } --output-dir $out/data/$name
-done
+python distill.py --mode direct --data count --level 1 --teacher toy --judge toy \
+    --max-train-samples 200 --output-dir $out/data/count
+python distill.py --mode direct --data spatial --level 1 --teacher toy --judge toy \
+    --max-train-samples 1200 --output-dir $out/data/spatial
 python recipes/practice_data.py --output-dir $out/data
 
 for seed in 0 1 2; do
