@@ -58,7 +58,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add_data_flags(flags.add_data_flags(p))
     add_stage_flags(p.add_argument_group("stages"))
     knows = "or toy, which knows the scenes of count and spatial"
-    teacher_flags.add_teacher_flags(p, others=f"{knows}, and errs as their teacher does")
+    errs = "and errs as their teacher does (--teacher fallible of train_sft.py)"
+    teacher_flags.add_teacher_flags(p, others=f"{knows}, {errs}")
     teacher_flags.add_teacher_flags(p, "judge", others=f"{knows}; none: the rules alone decide")
     add_output_flags(p.add_argument_group("output"))
     p.set_own_default("--prompt-template", "think")
@@ -79,7 +80,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def check_who(p: flags.Parser, args: argparse.Namespace) -> None:
-    """Refuse flags of a server where none is named."""
+    """Refuse flags of a server, a checkpoint or a model where none is named."""
     for end in ("model", "price"):
         if getattr(args, f"judge_{end}") and not teacher_flags.is_address(args.judge):
             p.error(f"--judge-{end} is for a server as judge: name it by --judge, or leave it out")
@@ -88,6 +89,12 @@ def check_who(p: flags.Parser, args: argparse.Namespace) -> None:
     is_paid = teacher_flags.is_address(args.teacher) or teacher_flags.is_address(args.judge)
     if args.budget is not None and not is_paid:
         p.error("--budget is for a server, and there is none to pay; leave it out")
+    models = [who for who in (args.teacher, args.judge) if who not in (None, "toy", "none")]
+    teacher_flags.check_flags(p, args, models)
+    if args.teacher == "toy":
+        for name in ("temperature", "top_p"):
+            if name in arguments.flags_given(args.argv):
+                p.error(f"{flag(name)} is for a model as teacher, and toy is none; leave it out")
 
 
 def add_data_flags(g: flags.Group) -> None:
@@ -210,8 +217,12 @@ def stages_of(args: argparse.Namespace) -> list[str]:
 # --- who answers ---
 
 
-def make_teacher(args: argparse.Namespace, examples: dict[str, Example]) -> object:
-    """Make the teacher; `toy` knows the scenes of toy sets."""
+def make_teacher(
+    args: argparse.Namespace, names: list[str], examples: dict[str, Example]
+) -> object:
+    """Make the teacher; `toy` knows the scenes of toy sets. None if no stage of `names` asks it."""
+    if all(STAGES[name].by == "judge" for name in names):
+        return None
     if args.teacher != "toy":
         return teachers.make_teacher(args)
     planted.must_be_toy(examples.values(), args.data)
@@ -257,7 +268,7 @@ def main(args: argparse.Namespace) -> None:
     folder = out / "stages"
     settings = stages.Settings(args.picture_kind, args.prompt_template, args.mode)
     estimates.announce(args, names, examples, settings)
-    teacher = make_teacher(args, examples)
+    teacher = make_teacher(args, names, examples)
     judge = make_judge(args, examples, teacher) if "judge" in names else None
     must_see(teacher, [name for name in names if STAGES[name].by == "teacher"], "--teacher")
     must_see(judge, ["judge"], "--judge")
@@ -269,7 +280,7 @@ def main(args: argparse.Namespace) -> None:
     wanted = dict(examples)
     for name in names:
         answering = judge if STAGES[name].by == "judge" else teacher
-        if answering is None:  # --judge none
+        if answering is None:  # with --judge none
             continue
         requests = asking.requests_of(name, wanted, said, settings)
         path = folder / f"{name}.jsonl"

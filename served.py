@@ -23,7 +23,7 @@ from tqdm import tqdm
 from plumbing import stopping
 from plumbing.address import KEY, api_key, make_client, without_key
 from plumbing.errors import UserError
-from plumbing.spending import Limits, Price, Spending, Window
+from plumbing.spending import Limits, Measured, Price, Spending, Window
 from plumbing.text import short
 from tasks.asks import Ask, Failure, Reply, prompt_bound, to_wire
 from tasks.replies import Again, Arrived, Without, read_completion, retry_after
@@ -265,7 +265,7 @@ class Job:
     tries: int = 0
     due: float = 0.0
     tokens: int = 0
-    cost: float = 0.0
+    cost: float = 0.0  # that is reserved for it
     deadline: float = 0.0
     entry: list = field(default_factory=list)
 
@@ -286,6 +286,7 @@ class Round:
         self.exhausted, self.trouble = False, ""  # all have been asked; why the last failed for now
         self.wake = 0.0  # when something may be sent again
         self.most = teacher.sampling.max_tokens
+        self.measured = Measured()
 
     def run(self) -> Iterator[tuple[Ask, Reply | Failure]]:
         """Yield the answers; see ServedTeacher.ask."""
@@ -372,7 +373,7 @@ class Round:
         if free_at > now:
             self.wake = min(self.wake, free_at)
             return False
-        job.cost = teacher.price.of(prompt, completion)
+        job.cost = teacher.price.of(*self.measured.expects(job.tokens, prompt, completion))
         if spending.allows(job.cost):
             return True
         if not self.running:
@@ -448,6 +449,8 @@ class Round:
         prompt, completion = arrived.usage or (job.tokens * teacher.ratio, self.most)
         if arrived.usage:
             teacher.ratio = max(teacher.ratio, prompt / max(1, job.tokens))
+            if isinstance(result, Reply):
+                self.measured.add(job.tokens, prompt, completion)
         teacher.spending.spent += teacher.price.of(prompt, completion)
         job.entry[1] = prompt + completion
         teacher.tokens[0] += round(prompt)
@@ -471,7 +474,7 @@ class Round:
         most = teacher.limits.max_retries
         self.trouble = outcome.reason
         if outcome.billed:
-            teacher.spending.unsure += job.cost
+            teacher.spending.unsure += teacher.price.of(job.tokens * teacher.ratio, self.most)
         teacher.answered += outcome.answered
         if outcome.for_all:
             if teacher.hold_until <= now:  # else another request has met the same trouble

@@ -64,7 +64,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         choices=teacher.TEACHERS,
         default="fallible",
         help="toy tasks: whose solutions to imitate; fallible overlooks things "
-        "and leaves RL something to fix",
+        "and leaves RL something to fix (a model as teacher is distill.py's)",
     )
     g.add_common("--batch-size", type=flags.int_from_1, default=32, help="examples per step")
     g.add_common(

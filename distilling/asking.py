@@ -1,20 +1,20 @@
 """Ask a stage's requests, and keep the replies as they come."""
 
 import functools
-import zlib
 from pathlib import Path
 
 from distilling import prompts
 from distilling.replies import Replies
 from distilling.stages import STAGES, Request, Settings
 from plumbing import records, stopping
+from plumbing.text import checksum
 from tasks.asks import Ask, Failure
 from tasks.example import Example
 
 
 def seed_of(seed: int, id: str) -> int:
     """Seed one request by its id: no other request changes it."""
-    return zlib.crc32(f"{seed} {id}".encode("utf-8", "backslashreplace"))
+    return checksum(f"{seed} {id}")
 
 
 def requests_of(
@@ -50,17 +50,20 @@ def run_stage(
     """Ask what has no reply yet, and return all lines by id, in order.
 
     A line is {"id", "stage", "model", "sampling", "prompt", "messages", "prefix", "seed", "ask",
-    "text", "finish", "prompt_tokens", "completion_tokens", "failed"}, failed: why, or None.
+    "text", "finish", "prompt_tokens", "completion_tokens", "failed"}, failed: why, or None. A
+    server's has its address, "server".
     Ends the process at Ctrl-C, when what is on its way is written.
     """
     seeds = {id: seed_of(seed, f"{stage}:{id}") for id in requests}
     wanted = {id: checksum_of(request, seeds[id]) for id, request in requests.items()}
     by = {"model": teacher.name, "sampling": sampling_of(teacher)}
-    replies = Replies(path, wanted, by, getattr(teacher, "batch_size", 1))
+    server = getattr(teacher, "address", None)
+    replies = Replies(path, wanted, by, getattr(teacher, "batch_size", 1), server)
     count_earlier(teacher, replies.lines.values())
     left = replies.left
     if not left:
         return replies.finish()
+    by = by | ({"server": server} if server else {})
     make = functools.partial(line_of, stage, by, requests, seeds, wanted)
     asks = [ask_of(stage, id, examples[id], requests[id]) for id in left]
     with stopping.Stop() as stop:

@@ -6,7 +6,8 @@ r"""Verdicts on what a teacher wrote. Text in, a `Verdict` out.
     leak            it speaks of a description, a caption, a reference or a given answer
     reserved        it spells a token that no training text may hold
     hallucination   it names an object that the scene does not have: toy sets, whose scene is known
-    judge           the judge model says that it is inconsistent, off the question, or not seen
+    judge           the judge model says that it is inconsistent, off the question, not seen, or
+                    told by one who was given words
 Pairs of --mode qa have two of their own, `unanswerable` and `code`.
 docs/distill.md has precision and recall of each on planted records.
 """
@@ -18,6 +19,7 @@ from typing import NamedTuple
 
 import pools
 import rewards
+from distilling import leaks
 from grading.answers import extract_answer
 from tasks import drawing
 from tasks.example import Example
@@ -81,60 +83,7 @@ def reserved(trace: Trace, example: Example | None = None) -> Verdict:
     return Verdict(False, found[0]) if found else PASSES
 
 
-# --- leaks: talk of what the teacher was given in words ---
-
-# A chart has a caption, a triangle a reference angle, and a text may ask for a description.
-PLACED = r"(?! (?:of|below|under|above|on|in|beside|at|for|column|field|line) )"
-NO_CRIB = (
-    r"(?! (?:angle|point|line|frame|triangle|level|circle|square|axis|number|value|mark|object|"
-    r"height|length|side|scale|to\b))"
-)
-THE = r"\b(?:the|this|that|your|my|our|an?|any|only)(?: [\w-]+){0,2} "  # with up to two adjectives
-PICTURE = r"(?:image|picture|photo|photograph|figure|chart|table|diagram|scene)"
-TOLD = r"(?:told|given|handed|supplied with|provided with|shown only)"
-PROVIDED = r"(?:provided|supplied|attached)"
-GIVEN = r"(?:given|provided|supplied|stated|attached|accompanying)"
-MATTER = r"(?:text|information|data|facts|details?|representation|context|material|list|words)"
-RESULT = r"(?:final |correct |right )?(?:answer|solution|result|label|output)s?"
-BY_THE_PICTURE = rf"(?! (?:in|by|on|at) (?:the|this) (?:question|problem|legend|axis|{PICTURE}))"
-LEAKS = [
-    # a description, a caption and the like, unless it is a part of the picture
-    rf"{THE}descriptions?\b(?! (?:of|column|field|in) )",
-    rf"{THE}captions?\b{PLACED}|\bas the caption\b|\bcaption (?:says|states|notes)\b",
-    rf"{THE}(?:annotations?|transcripts?|transcriptions?|metadata|scene graph|alt text)\b",
-    r"\b(?:the|this) (?:JSON|CSV|HTML|PlantUML|Mermaid|OCR)\b",
-    r"\b(?:is|are|was|were|been|as|it) described\b(?! (?:in|by) the (?:question|problem))",
-    # "It is given that AB = 5" and "as mentioned above" are how mathematics is written.
-    rf"\bas (?:given|provided|annotated)\b{BY_THE_PICTURE}"
-    rf"|\bit (?:was|is) (?:stated|mentioned|specified|provided)\b{BY_THE_PICTURE}",
-    rf"\b{PROVIDED} {MATTER}\b|\b{MATTER} (?:that (?:was|were|is|are) )?{PROVIDED}\b"
-    rf"{BY_THE_PICTURE}|\bgiven (?:text|context|representation)\b",
-    # a reference, a hint, the answer itself
-    rf"{THE}reference\b{NO_CRIB}|\breference (?:answer|solution|text)s?\b",
-    r"\b(?:the|this|my|your) hints?\b|\bhint (?:says|tells|suggests)\b",
-    rf"\b(?:{GIVEN}|reference|gold(?:en)?|expected|known|model|target|official) {RESULT}\b"
-    r"(?! (?:choice|option))",
-    r"\bground[ -]truth\b|\banswer key\b",
-    rf"\b{RESULT} (?:(?:(?:that|which|I|we) )?(?:is|was|were|am) )?(?:already )?"
-    rf"(?:{GIVEN}|told|handed|known)\b",
-    r"\b(?:I|we) (?:already )?(?:know|knew) (?:that )?the (?:correct |right |final )?answer\b",
-    r"\b(?:match(?:es|ing)?|agree(?:s|ing)? with|consistent with|in line with|equals) the "
-    r"(?:correct|right) (?:answer|solution|result)\b",
-    # who was told, and cannot see
-    r"\bI(?: am| was|['’]m| have been|['’]ve been) "
-    rf"{TOLD}\b(?! to\b)|\bwe(?: were| have been|['’]ve been) {TOLD}\b"
-    r"|\bwe are told\b|\b(?:given|told|described) to (?:me|us)\b",
-    r"\b(?:can(?:not|['’]t| not)|unable to|not able to|without|do(?: not|n['’]t)) "
-    r"(?:directly |actually )?(?:see(?:ing)?|view(?:ing)?|look(?:ing)? at|(?:have |having )?access "
-    rf"to) (?:the|this|any|an) (?:actual )?{PICTURE}\b",
-    r"\bthe user (?:has )?(?:said|says|provided|provides|described|describes|gave|gives|told)\b",
-    # Chinese
-    "参考(?![线点系角价值图书])|描述[中里]|标准答案",
-    "(?:根据|按照|依据|结合).{0,4}(?:描述|提供|给出|给定|说明|提示|标注)",
-    "用户(?:提供|给出|提到|描述|已经|告诉)|(?:提供|给出|给定)的(?:信息|内容|资料|描述|答案|文本)",
-    "(?:无法|不能|没有)(?:直接)?(?:看到|查看)(?:这张)?(?:图|照)",
-]  # fmt: skip
-LEAK = re.compile("|".join(f"(?:{leak})" for leak in LEAKS), re.IGNORECASE)
+# --- leaks ---
 
 
 def leak(trace: Trace, example: Example | None = None) -> Verdict:
@@ -143,9 +92,9 @@ def leak(trace: Trace, example: Example | None = None) -> Verdict:
     A phrase that the question itself has is none: it may ask about a caption.
     """
     question = example.question.lower() if example else ""
-    for found in LEAK.finditer(trace.thinking):
-        if found[0].lower() not in question:
-            return Verdict(False, found[0])
+    for words in leaks.find(trace.thinking):
+        if words.lower() not in question:
+            return Verdict(False, words)
     return PASSES
 
 
@@ -209,11 +158,11 @@ def overlooked(trace: Trace, example: Example) -> Verdict:
 
 # --- the judge model ---
 
-ASPECTS = ("consistent", "relevant", "grounded")
+ASPECTS = ("consistent", "relevant", "grounded", "firsthand")
 
 
 def judged(response: str) -> Verdict:
-    """Read a judge's three lines; what cannot be read is a refusal, never a guess."""
+    """Read a judge's four lines; what cannot be read is a refusal, never a guess."""
     said = after_thinking(in_our_tags(response)) or ""
     for aspect in ASPECTS:
         found = re.findall(rf"(?i)\b{aspect}\b\W*\b(yes|no)\b", said)

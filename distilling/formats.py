@@ -127,11 +127,13 @@ STEP = an_object(
     {
         "stage": text(),
         "model": text(),
+        "server": text(),
         "prompt": text(),
         "seed": COUNT,
         "prompt_tokens": COUNT,
         "completion_tokens": COUNT,
-    }
+    },
+    ("server",),
 )
 SHARED = {
     "id": text(),

@@ -2,7 +2,6 @@
 
 import os
 import re
-import zlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from distilling import formats, replies, stages
 from distilling.filters import Trace
 from distilling.stages import MODES
 from plumbing import disk
+from plumbing.text import checksum
 from tasks import images
 from tasks.example import Example
 from tasks.marks import MARK
@@ -80,8 +80,7 @@ def write_pictures(folder: Path, example: Example) -> list[str]:
 def file_name(id: str, number: int) -> str:
     """Name a picture's file by its example's id, of which any text may be one."""
     plain = re.sub(r"[^A-Za-z0-9_-]+", "-", id)[:60]
-    mark = zlib.crc32(id.encode("utf-8", "backslashreplace"))
-    return f"{plain}-{mark:08x}-{number}.png"
+    return f"{plain}-{checksum(id):08x}-{number}.png"
 
 
 def save(path: Path, image: Image.Image | bytes | Stored, where: str) -> None:
@@ -157,13 +156,13 @@ def answer_of(example: Example, trace: Trace, refused: dict) -> str:
 def about(example: Example, mode: str, said: dict, refused: dict) -> dict:
     """Write what all formats say of a record: its source, the verdicts, who wrote it."""
     steps = [said[name] for name in ("blind", *MODES[mode].stages) if name in said]
-    keys = ("stage", "model", "prompt", "seed", "prompt_tokens", "completion_tokens")
+    keys = ("stage", "model", "server", "prompt", "seed", "prompt_tokens", "completion_tokens")
     shared = {"data_source": source_of(example)}
     shared |= {"task": example.task} if example.task else {}
     return shared | {
         "filter": ", ".join(refused) or "pass",
         "judge_response": said["judge"]["text"] if "judge" in said else "",
-        "provenance": [{key: line[key] for key in keys} for line in steps],
+        "provenance": [{key: line[key] for key in keys if key in line} for line in steps],
     }
 
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from distilling import filters
+from distilling import filters, sentences
 from distilling.filters import Trace
 from distilling.stages import to_trace
 from plumbing.errors import UserError
@@ -21,204 +21,8 @@ from tasks.example import Example
 
 # --- faults ---
 
-# How teachers speak of what they were given. "seen": filters.LEAKS was written with a look at what
-# it missed of these. "unseen": without.
-LEAKS = {
-    "seen": (
-        "According to the description, this is so.",
-        "The description says where each object is.",
-        "Based on the given description, I can go row by row.",
-        "As described, the rows are listed from the top.",
-        "As the caption notes, there is not much else.",
-        "From the caption I know what is there.",
-        "The provided reference answer agrees with this.",
-        "The reference says so, and my count confirms it.",
-        "This matches the reference answer.",
-        "Looking at the reference, I should end up with this number.",
-        "The reference solution counts the same.",
-        "Since the correct answer is given, I only have to explain it.",
-        "I was given the answer, so let me see how one comes to it.",
-        "We are told that the answer is this.",
-        "The given answer fits what I found.",
-        "The hint tells me where to look.",
-        "Following the hint, I check each row.",
-        "The ground truth is the same.",
-        "The expected answer is what I have.",
-        "I already know the answer, but let me work it out.",
-        "The textual description lists four rows.",
-        "In the provided text, the rows are numbered.",
-        "The user provided a list of the objects.",
-        "The user describes a picture with four rows.",
-        "I cannot see the image, but its objects are listed.",
-        "Without seeing the picture, I rely on the list.",
-        "The annotation mentions every object.",
-        "Going by the scene description, I can answer this.",
-        "The metadata lists the objects by row.",
-        "Per the description, nothing is left out.",
-        "The formal description does not mention any other object.",
-        "The transcript gives the rows in order.",
-        "The information provided is enough to answer.",
-        "That is consistent with the provided solution.",
-        "My result equals the answer I was handed.",
-        "So the answer I was supplied with is right.",
-        "What I was told about the picture is enough.",
-        "The written account of the picture has four rows.",
-        "My notes on the image list all rows.",
-        "The answer key has the same number.",
-        "If I go by the text I got, there are four rows.",
-        "The image description is quite clear here.",
-        "I only have a verbal description, so I trust it.",
-        "The description given to me starts at the top.",
-        "The problem statement gives the picture in words.",
-        "From the details given, each row has few objects.",
-        "So the reference is right.",
-        "The reference answer also has this, so I am confident.",
-        "Let me double-check with the reference.",
-        "I need to explain how to get the reference answer.",
-        "The solution that was given uses the same steps.",
-        "The answer provided is the same.",
-        "Because the answer was provided, I can verify it.",
-        "The hint was right.",
-        "As the hint suggests, I look at each row.",
-        "The CSV lists each object once.",
-        "According to the JSON, each object has a box.",
-        "The caption describes four rows.",
-        "According to the caption, the rows are numbered.",
-        "The text says that there are four rows.",
-        "The picture is described as having four rows.",
-        "The scene is described row by row.",
-        "In the description, row 1 comes first.",
-        "Reading the description again, I see four rows.",
-        "The description doesn't say anything about size.",
-        "It was mentioned that there are four rows.",
-        "I was told that the picture has four rows.",
-        "We have been given the objects row by row.",
-        "The gold answer is what I get.",
-        "My answer agrees with the ground-truth label.",
-        "The model answer says the same.",
-        "The user told me what is in the picture.",
-        "I don't have access to the picture itself.",
-        "Since I can't view the image, I go by the words.",
-        "The OCR text has no other entries.",
-        "The annotations show where the objects are.",
-        "Given the description above, this is simple.",
-        "The supplied description is complete.",
-        "The answer I was given is consistent with this.",
-        "The target answer is reached.",
-    ),
-    "unseen": (
-        "Okay, so the image description mentions four rows.",
-        "Wait, the description said the first row was empty.",
-        "Hmm, it isn't mentioned whether there are more.",
-        "The description provided doesn't include sizes.",
-        "But in the given scenario, the rows are listed.",
-        "The user hasn't provided the actual picture, only words.",
-        "Since there's no image to look at, I have to trust the words.",
-        "The list that I got names each object.",
-        "From what's been described, there are four rows.",
-        "Assuming that the description is accurate, I can count.",
-        "The formal representation uses one line per row.",
-        "In the structured data, each row is one entry.",
-        "Let me parse the description again.",
-        "Let me reread the caption.",
-        "Judging by the caption, nothing else is there.",
-        "The bounding boxes in the list tell me the places.",
-        "According to the provided details, this is right.",
-        "As per the description, the count is right.",
-        "As noted in the description, the rows are even.",
-        "The dataset's label is the same.",
-        "The expected output is this value.",
-        "The right answer, as given, is what I have.",
-        "I need to arrive at the given result.",
-        "To justify the reference, I count again.",
-        "The reference text supports this.",
-        "That's what the reference indicates.",
-        "They told me the answer already.",
-        "The teacher's answer is the same.",
-        "The solution says so as well.",
-        "Since the solution is known, I just check it.",
-        "My reasoning must lead to the provided answer.",
-        "The prompt lists all objects.",
-        "The prompt says that the picture has four rows.",
-        "The input describes four rows.",
-        "The question comes with a description.",
-        "The alt text names all objects.",
-        "The picture, as it was described to me, has four rows.",
-        "Only the description is available to me.",
-        "The image isn't shown here, so I use the words.",
-        "Without access to the picture, I use what is written.",
-    ),
-}
-# What a filter for leaks should leave alone.
-INNOCENT = {
-    "seen": (
-        "The caption of the chart is at the top.",
-        "I describe each row before I count.",
-        "Let me give a description of each row first.",
-        "The reference angle would be of no use here.",
-        "I note where each object is.",
-        "As stated in the question, only some objects count.",
-        "I take the top row as the reference line.",
-        "The question mentions a colour and not a shape.",
-        "The given options are four corners.",
-        "The given figure has four rows.",
-        "That gives me the answer.",
-        "So the correct answer is what I counted.",
-        "The expected number of rows is four.",
-        "I should provide the answer as a number.",
-        "I can see the image clearly.",
-        "The picture shows what the question asks about.",
-        "Given that the row is empty, I go on.",
-        "The text in the picture, if any, does not matter.",
-        "Let me look at the picture again.",
-        "Nothing else is known about the empty cells, which is fine.",
-        "The description column of the table is not needed.",
-        "I will describe the picture row by row.",
-        "The label on the axis gives the unit.",
-        "This line at the bottom is a caption of the picture.",
-        "Compared with the reference circle, it is smaller.",
-        "The known side has length four.",
-        "As shown in the picture, the rows are even.",
-        "As the picture shows, nothing else is there.",
-        "The text in the picture says stop.",
-        "The legend says which colour is which.",
-        "I was wrong at first, so I count again.",
-        "We are given a triangle with two equal sides.",
-        "I told myself to be careful.",
-        "Let me provide the steps.",
-        "The answer is what I counted.",
-        "The correct choice is the second one.",
-        "There is a hint of blue at the edge.",
-        "Without seeing a fifth row, I stop.",
-        "The user asks for a count.",
-        "The question provides four options.",
-    ),
-    "unseen": (
-        "The picture gives all that is needed.",
-        "The chart is labelled in units of ten.",
-        "I look at the upper part first and describe it in short.",
-        "The title of the figure mentions sales.",
-        "The legend lists three colours.",
-        "As I said, the row is empty.",
-        "The given triangle is isosceles.",
-        "Since angle A is given, angle B follows.",
-        "The sides are known to be equal.",
-        "It is noted on the axis that values are in dollars.",
-        "The instructions ask for a number.",
-        "The expected sum would be higher.",
-        "The table provides the price of each item.",
-        "The sign in the picture says no parking.",
-        "The speech bubble says hello.",
-        "I am not given to guessing, so I count.",
-        "This follows from the definition.",
-        "The scale of the map is provided in the corner.",
-        "The information in the chart is enough.",
-        "The label below the picture reads B.",
-    ),
-}
-
-
-SENTENCES = "unseen"  # which of them are planted
+SENTENCES = "unseen"  # which of sentences.py are planted
+EVERY_LEAK = [text for group in sentences.LEAKS.values() for text in group]
 
 
 def with_sentence(solution: str, sentence: str, rng: random.Random) -> str:
@@ -236,12 +40,12 @@ def with_answer(solution: str, answer: str) -> str:
 
 def leaking(solution: str, example: Example, rng: random.Random) -> str:
     """Plant a leak."""
-    return with_sentence(solution, rng.choice(LEAKS[SENTENCES]), rng)
+    return with_sentence(solution, rng.choice(sentences.LEAKS[SENTENCES]), rng)
 
 
 def innocent(solution: str, example: Example, rng: random.Random) -> str:
     """Plant a sentence that only looks like a leak."""
-    return with_sentence(solution, rng.choice(INNOCENT[SENTENCES]), rng)
+    return with_sentence(solution, rng.choice(sentences.INNOCENT[SENTENCES]), rng)
 
 
 def wrong(solution: str, example: Example, rng: random.Random) -> str:
@@ -420,9 +224,13 @@ class ToyTeacher:
         if stage in ("describe", "caption"):
             return f"Four rows of objects on grey. {rows}"
         if stage == "reason":
-            return with_sentence(self.planted(solution, example, rng), LEAKS["seen"][0], rng)
+            return with_sentence(
+                self.planted(solution, example, rng), sentences.LEAKS["seen"][0], rng
+            )
         if stage == "hindsight":
-            return with_sentence(self.planted(solution, example, rng), LEAKS["seen"][6], rng)
+            return with_sentence(
+                self.planted(solution, example, rng), sentences.LEAKS["seen"][6], rng
+            )
         if stage in ("look", "clean"):
             again = solution.replace(" </think>", " Looking again, I see the same. </think>")
             return self.planted(again, example, rng)
@@ -449,4 +257,7 @@ class ToyTeacher:
         trace = Trace(f"<think> {told[1]} </think><answer> {told[2]} </answer>")
         found = [filters.hallucination(trace, example), filters.overlooked(trace, example)]
         why = "; ".join(verdict.why for verdict in found if not verdict.passes)
-        return f"CONSISTENT: yes\nRELEVANT: yes\nGROUNDED: {f'no, {why}' if why else 'yes'}"
+        told_of = next((text for text in EVERY_LEAK if text in trace.thinking), "")
+        grounded = f"no, {why}" if why else "yes"
+        firsthand = f"no, {told_of}" if told_of else "yes"
+        return f"CONSISTENT: yes\nRELEVANT: yes\nGROUNDED: {grounded}\nFIRSTHAND: {firsthand}"

@@ -114,10 +114,12 @@ LEAD_IN = "<think>\nLet me look at the picture first. I see this: {caption}\nNow
 JUDGE = (
     "A student was shown this picture and asked the question below. Judge the student's answer."
     "\n\nQuestion:\n{question}\n\nStudent's reasoning:\n{thinking}\n\nStudent's answer: {answer}"
-    "\n\nAnswer with three lines, each with yes or no, and after it a reason of a few words:\n"
+    "\n\nAnswer with four lines, each with yes or no, and after it a reason of a few words:\n"
     "CONSISTENT: do the steps follow from each other, and does the answer follow from them?\n"
     "RELEVANT: is every step about this question?\n"
-    "GROUNDED: is everything that the reasoning says about the picture there in the picture?"
+    "GROUNDED: is everything that the reasoning says about the picture there in the picture?\n"
+    "FIRSTHAND: does the student speak only as one who looks at the picture, and never of a "
+    "description, a caption, a list, a reference, or an answer that was known beforehand?"
 )
 # Five ways to ask, so that questions differ, as Docmatix has (arXiv:2408.12637, section 4.2).
 QA = (

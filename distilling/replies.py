@@ -11,6 +11,7 @@ from pathlib import Path
 
 from plumbing import disk, records
 from plumbing.errors import UserError
+from plumbing.text import counted
 
 
 class Replies:
@@ -21,10 +22,18 @@ class Replies:
     batch: answers that are computed together. Above 1 they come in order, and only whole batches
     are kept, so that the rest is computed as it was; failures are answers there. Of a server's
     replies each is kept that came, and what failed is asked again.
+    server: its address. Another one goes on, if its model has the same name: servers move.
     Raises UserError if the file is another teacher's.
     """
 
-    def __init__(self, path: Path, wanted: dict[str, str], by: dict, batch: int = 1) -> None:
+    def __init__(
+        self,
+        path: Path,
+        wanted: dict[str, str],
+        by: dict,
+        batch: int = 1,
+        server: str | None = None,
+    ) -> None:
         self.path, self.label, self.wanted = path, path.stem, wanted
         found, damaged = read(path, self.label)
         self.must_be_by(found, by)
@@ -35,8 +44,9 @@ class Replies:
         if damaged or others:
             aside = records.keep_aside(path)
             print(
-                f"{path}: {damaged} damaged lines and {others} replies to other requests are "
-                f"dropped, and asked again where they are wanted (as it was: {aside.name})"
+                f"{path}: dropped {counted(damaged, 'damaged line')} and "
+                f"{counted(others, 'reply')} to other requests, asked again where they are wanted "
+                f"(as it was: {aside.name})"
             )
         if batch > 1:
             there = list(itertools.takewhile(kept.__contains__, wanted))
@@ -44,7 +54,18 @@ class Replies:
             self.lines = {id: kept[id] for id in there[:whole]}
         else:
             self.lines = {id: line for id, line in kept.items() if line["failed"] is None}
+        if self.left:
+            self.tell_of_others(server)
         self.write_all()
+
+    def tell_of_others(self, server: str | None) -> None:
+        """Say that a server goes on with what another one has begun."""
+        others = {line.get("server") for line in self.lines.values()} - {server, None}
+        if server and others:
+            print(
+                f"{self.path}: {server} goes on with replies of {', '.join(sorted(others))}, whose "
+                "model has the same name; each record's provenance says who wrote it"
+            )
 
     def must_be_by(self, lines: list[dict], by: dict) -> None:
         """Refuse to go on with the replies of another model, or that were sampled otherwise."""

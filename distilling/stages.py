@@ -6,7 +6,6 @@ said: {stage: line} of the replies so far; a line is as docs/distill.md shows it
 """
 
 import re
-import zlib
 from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
@@ -15,6 +14,7 @@ import pools
 from distilling import filters, prompts
 from distilling.filters import Trace, Verdict
 from grading.answers import extract_answer
+from plumbing.text import checksum
 from tasks.box_fields import answer_text
 from tasks.example import Example
 from tasks.thinking import THINK_TAG, in_our_tags
@@ -238,7 +238,7 @@ def verdicts(example: Example, said: dict, mode: str, by_model: bool) -> dict[st
 
 def qa(example: Example, said: dict, settings: Settings) -> Request:
     """Ask for pairs about a page, from its text alone, in one of five ways."""
-    way = zlib.crc32(example.id.encode("utf-8", "replace")) % len(prompts.QA)
+    way = checksum(example.id) % len(prompts.QA)
     form = prompts.QA[way] + prompts.QA_FORM
     text = prompts.fill(form, number=str(prompts.PAIRS), text=example.meta["text"])
     return Request(f"qa/{way}", prompts.words(text))
@@ -304,6 +304,6 @@ STAGES = {
     "direct": Stage(direct, shows=True, quotes=100, replies=500),
     "caption": Stage(caption, shows=True, quotes=300),
     "continue": Stage(go_on, quotes=1200, replies=500),
-    "judge": Stage(judge, by="judge", shows=True, quotes=2600, replies=60),
+    "judge": Stage(judge, by="judge", shows=True, quotes=2800, replies=80),
     "qa": Stage(qa, quotes=600, replies=250),
 }

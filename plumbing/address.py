@@ -3,8 +3,10 @@
 The key is in the environment alone: flags are written to files, and shown by the system.
 """
 
+import argparse
 import ipaddress
 import os
+import re
 import urllib.parse
 
 from tqdm import tqdm
@@ -71,3 +73,17 @@ def make_client(address: str, key: str, timeout: float) -> object:
         raise UserError(f"{address} needs the openai client: pip install openai") from None
     patience = openai.Timeout(timeout, connect=min(10.0, timeout))
     return openai.OpenAI(base_url=address, api_key=key, max_retries=0, timeout=patience)
+
+
+def model_or_address(text: str) -> str:
+    """argparse type: a checkpoint, or an address without a key in it."""
+    if re.match(r"[\w.-]+:\d+(/|$)", text):
+        raise argparse.ArgumentTypeError("an address begins with http:// or https://")
+    if "://" not in text:
+        return text
+    if not re.match("https?://", text, re.IGNORECASE):
+        raise argparse.ArgumentTypeError("an address begins with http:// or https://")
+    try:
+        return check_address(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None

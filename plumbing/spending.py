@@ -1,8 +1,11 @@
 """What requests cost, what they may cost at most, and how many may go in a minute."""
 
+import math
 from collections import deque
 from dataclasses import dataclass
 from typing import NamedTuple
+
+ENOUGH = 20  # answers, to tell what the next may take
 
 
 class Price(NamedTuple):
@@ -21,7 +24,7 @@ class Spending:
     """What all requests of a command cost, the teacher's and the judge's.
 
     spent: as the servers count. unsure: at most, of requests that broke off and may be billed.
-    reserved: at most, of those on their way.
+    reserved: of those on their way, at most or by what was measured (`Measured`).
     """
 
     budget: float | None = None
@@ -34,6 +37,38 @@ class Spending:
         if self.budget is None:
             return True
         return self.spent + self.unsure + self.reserved + cost <= self.budget
+
+
+@dataclass
+class Measured:
+    """How many tokens the answers of one stage have taken, and what that says of the next.
+
+    A longest answer is many times a usual one. Were it reserved for each request, a small budget
+    would let few go at a time, and end with much of it unspent.
+    """
+
+    answers: int = 0
+    total: float = 0.0  # completion tokens of all answers
+    squares: float = 0.0  # the sum of their squares
+    ratio: float = 0.0  # the highest of a prompt's tokens to those that were guessed
+
+    def add(self, guessed: float, prompt: float, completion: float) -> None:
+        """Note what an answer took. guessed: tokens of its prompt."""
+        self.answers += 1
+        self.total += completion
+        self.squares += completion**2
+        self.ratio = max(self.ratio, prompt / max(1, guessed))
+
+    def expects(self, guessed: float, prompt: float, completion: float) -> tuple[float, float]:
+        """Give the tokens to reserve for (prompt, completion), of which so many are possible.
+
+        From ENOUGH answers on: the highest ratio so far; mean and three standard deviations.
+        """
+        if self.answers < ENOUGH:
+            return prompt, completion
+        mean = self.total / self.answers
+        deviation = math.sqrt(max(0.0, self.squares / self.answers - mean**2))
+        return min(prompt, guessed * self.ratio), min(completion, mean + 3 * deviation)
 
 
 @dataclass(frozen=True)

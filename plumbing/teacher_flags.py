@@ -4,23 +4,8 @@ They need no torch: a command with a typo is refused at once.
 """
 
 import argparse
-import re
 
-from plumbing import address, flags
-
-
-def model_or_address(text: str) -> str:
-    """argparse type: a checkpoint, or an address without a key in it."""
-    if re.match(r"[\w.-]+:\d+(/|$)", text):
-        raise argparse.ArgumentTypeError("an address begins with http:// or https://")
-    if "://" not in text:
-        return text
-    if not re.match("https?://", text, re.IGNORECASE):
-        raise argparse.ArgumentTypeError("an address begins with http:// or https://")
-    try:
-        return address.check_address(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+from plumbing import address, arguments, flags
 
 
 def is_address(name: str | None) -> bool:
@@ -45,7 +30,7 @@ def add_teacher_flags(
     g.add_common(
         f"--{who}",
         required=not prefix,
-        type=model_or_address,
+        type=address.model_or_address,
         metavar="MODEL",
         help="who answers: a checkpoint's directory or hub name (one of docs/families.md, or a "
         "language model that reads text), or the address of a server of the OpenAI protocol, such "
@@ -139,3 +124,23 @@ def add_checkpoint_flags(g: flags.Group) -> None:
     g.add_argument(
         "--eval-batch-size", type=flags.int_from_1, default=16, help="answers generated at a time"
     )
+
+
+# What only some models have a use for.
+FLAGS_OF = {
+    "a checkpoint": "quant dtype device min_pixels eval_batch_size".split(),
+    "a server": "teacher_concurrency max_retries request_timeout max_requests_per_minute "
+    "max_tokens_per_minute".split(),
+    "a model": ["max_pixels", "max_completion_length"],
+}
+
+
+def check_flags(parser: flags.Parser, args: argparse.Namespace, models: list[str]) -> None:
+    """Refuse flags that none of the models, checkpoints and addresses, has a use for."""
+    kinds = {"a server" if is_address(name) else "a checkpoint" for name in models}
+    for kind, names in FLAGS_OF.items():
+        is_there = kind in kinds or kind == "a model" and bool(models)
+        for name in arguments.flags_given(args.argv):
+            if name in names and not is_there:
+                shown = arguments.flag(name)
+                parser.error(f"{shown} is for {kind}, and none is asked here; leave it out")

@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import zlib
 from collections.abc import Iterable
 
 HALF = re.compile(
@@ -27,3 +28,15 @@ def short(text, most=200):
     except RecursionError:
         text = f"a {type(text).__name__} nested too deeply to be shown"
     return text if len(text) <= most else text[:most] + "..."
+
+
+def counted(number: int, thing: str) -> str:
+    """Count things in words: "1 line", "2 lines"; "1 reply", "2 replies"."""
+    if number == 1:
+        return f"1 {thing}"
+    return f"{number} {thing[:-1]}ies" if thing.endswith("y") else f"{number} {thing}s"
+
+
+def checksum(text: str) -> int:
+    """Compute the CRC-32 of any text, half characters too: the same on every machine."""
+    return zlib.crc32(text.encode("utf-8", "backslashreplace"))

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import data
 import tasks
-from distilling import filters, planted, stages
+from distilling import filters, leaks, planted, sentences, stages
 from grading import metrics
 from plumbing import disk, flags, running
 from tasks.example import Example
@@ -78,13 +78,11 @@ def measure_traces(number: int, seed: int) -> tuple[dict, list[dict]]:
 def measure_sentences() -> dict:
     """Ask the filter for leaks about each sentence by itself, seen and unseen."""
     rows = {}
-    for group in planted.LEAKS:
-        sentences = [(text, True) for text in planted.LEAKS[group]]
-        sentences += [(text, False) for text in planted.INNOCENT[group]]
-        found = [
-            not filters.leak(filters.Trace(f"{text} </think>")).passes for text, _ in sentences
-        ]
-        rows[f"leak, sentences {group}"] = counted([truth for _, truth in sentences], found)
+    for group in sentences.LEAKS:
+        told = [(text, True) for text in sentences.LEAKS[group]]
+        told += [(text, False) for text in sentences.INNOCENT[group]]
+        found = [bool(leaks.find(text)) for text, _ in told]
+        rows[f"leak, sentences {group}"] = counted([truth for _, truth in told], found)
     return rows
 
 

@@ -8,9 +8,11 @@ steps, of training, with the noise of NEFTune in it.
 
 import argparse
 import json
+import re
 from pathlib import Path
 
 LAST = 20  # steps
+SECONDS = "seconds of training"
 
 
 def runs_of(name: str) -> list[Path]:
@@ -20,21 +22,25 @@ def runs_of(name: str) -> list[Path]:
     return sorted(path for path in found if (path / "result.json").exists())
 
 
-def figures(run: Path) -> tuple[float, float, float]:
-    """Read a run's accuracy, its loss at the end, and the seconds of its steps."""
+def figures(run: Path) -> dict[str, float]:
+    """Read a run's accuracies by set, its loss at the end, and the seconds of its steps."""
     result = json.loads((run / "result.json").read_text(encoding="utf-8"))
     lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     metrics = [json.loads(line) for line in lines]
     losses = [line["loss"] for line in metrics[-LAST:]]
-    seconds = sum(line["step_time"] for line in metrics)
-    return result["accuracy"], sum(losses) / len(losses), seconds
+    name = re.compile("eval/(.*/accuracy)")
+    found = {match[1]: result[key] for key in result if (match := name.fullmatch(key))}
+    found[f"loss, last {LAST} steps"] = sum(losses) / len(losses)
+    return found | {SECONDS: sum(line["step_time"] for line in metrics)}
 
 
 def row_of(name: str) -> str:
     """Write the line of one flag."""
-    columns = list(zip(*map(figures, runs_of(name))))
+    runs = list(map(figures, runs_of(name)))
     cells = []
-    for values, digits in zip(columns, (3, 3, 0)):
+    for column in runs[0]:
+        values = [run[column] for run in runs]
+        digits = 0 if column == SECONDS else 3
         each = " / ".join(f"{value:.{digits}f}" for value in values)
         cells.append(f"{each} (mean {sum(values) / len(values):.{digits}f})")
     return f"| {Path(name).name} | {' | '.join(cells)} |"
@@ -49,9 +55,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
-    print("| run | accuracy | loss, last 20 steps | seconds of training |")
-    print("|---|---|---|---|")
-    for name in args.runs:
+    names = [name for name in args.runs if runs_of(name)]
+    for name in set(args.runs) - set(names):
+        print(f"{name}0, {name}1, ...: no run is finished")
+    if not names:
+        return
+    columns = list(figures(runs_of(names[0])[0]))
+    print(f"| run | {' | '.join(columns)} |\n|{'---|' * (len(columns) + 1)}")
+    for name in names:
         print(row_of(name))
 
 

@@ -32,6 +32,11 @@ def count(rng: random.Random, fewest: int, most: int, teacher: str) -> dict:
     wanted = rng.choice((color, shape))
 
     seen = [o for o in objects if not overlooks(teacher, rng, o)]
+    return about(objects, seen, wanted)
+
+
+def about(objects: list[tuple], seen: list[tuple], wanted: str) -> dict:
+    """Ask how many objects of a scene are `wanted`, and answer as who has seen some of them."""
     counted = [o for o in seen if wanted in o]
     notes = {o: f" ({n})" for n, o in enumerate(counted, 1)}
     words = " ".join([f"Looking for {wanted} objects.", *drawing.rows_in_words(seen, notes)])

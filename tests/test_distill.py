@@ -266,6 +266,45 @@ def test_stages_one_by_one_by_different_teachers(tmp_path, monkeypatch, capsys):
     assert "has replies of model who does reason, and who does look would go on" in said
 
 
+def test_a_teacher_that_is_asked_nothing_is_not_loaded(tmp_path, monkeypatch):
+    """--stages judge with another judge: the teacher's weights have nothing to do."""
+    made, line = [], "--data count --max-train-samples 4 --mode direct"
+
+    def make(args, prefix="", like=None):
+        made.append((prefix, like))
+        return Scripted(RIGHT)
+
+    monkeypatch.setattr(teachers, "make_teacher", make)
+    run(tmp_path, f"{line} --teacher x --judge y --stages direct")
+    assert made == [("", None)]
+    made.clear()
+    run(tmp_path, f"{line} --teacher x --judge y --stages judge")
+    assert made == [("judge", None)]
+
+
+def test_another_server_goes_on_with_a_model_of_the_same_name(tmp_path, capsys):
+    """Servers move. The command says so once, and each record says who wrote it."""
+    pytest.importorskip("openai")
+    from chat_server import ChatServer, completion
+
+    def answer(body):
+        return 200, completion(RIGHT)
+
+    line = "--data count --mode direct --judge none --teacher-model m --max-train-samples"
+    addresses = []
+    for number in (2, 5):
+        with ChatServer(answer=answer) as server:
+            addresses.append(server.address)
+            run(tmp_path, f"{line} {number} --teacher {server.address}")
+            said = capsys.readouterr().out
+            assert said.count("goes on with replies of") == (number == 5)
+            run(tmp_path, f"{line} {number} --teacher {server.address}")
+            assert "goes on with" not in capsys.readouterr().out
+    written = lines_of(tmp_path / "distilled.jsonl") + lines_of(tmp_path / "rejected.jsonl")
+    found = [record["provenance"][0]["server"] for record in written]
+    assert [found.count(address) for address in addresses] == [2, 3]
+
+
 def test_a_checkpoint_as_teacher_goes_on_exactly(tmp_path, base):
     """Its batches are cut as before, wherever a run was stopped."""
     line = f"--data count --max-train-samples 7 --teacher {base} --judge none --mode direct"
@@ -308,6 +347,9 @@ def test_a_server_with_faults_loses_and_doubles_nothing(tmp_path, monkeypatch):
             line += " --teacher-model m --mode direct --judge none --drop-blind-solved"
             left.append(run(tmp_path / name, line))
             assert (len(server.bodies) > 24) == bool(given)
+            # A test's server has another port each time, and each line a checksum.
+            told = re.compile(re.escape(server.address).encode() + rb'|"crc32": "\w+"')
+            left[-1] = {key: told.sub(b"", text) for key, text in left[-1].items()}
     assert left[0] == left[1]
     assert b"sk-a-key" not in b"".join(left[1].values())
     assert "sk-a-key" not in (tmp_path / "bad" / "args.json").read_text()
@@ -417,6 +459,14 @@ def test_killed_at_twenty_random_points(tmp_path, base):
         ("--judge-model NAME", "--judge-model is for a server as judge"),
         ("--judge-price 1 1", "--judge-price is for a server as judge"),
         ("--judge none --judge-model NAME", "--judge-model is for a server as judge"),
+        ("--quant nf4", "--quant is for a checkpoint, and none is asked here"),
+        ("--judge http://h/v1 --device cpu", "--device is for a checkpoint, and none is asked"),
+        ("--max_retries 3", "--max-retries is for a server, and none is asked here"),
+        ("--judge some/model --request-timeout 9", "--request-timeout is for a server, and none"),
+        ("--max-pixels 3136", "--max-pixels is for a model, and none is asked here"),
+        ("--judge none --max-completion-length 9", "--max-completion-length is for a model, and"),
+        ("--temperature 1", "--temperature is for a model as teacher, and toy is none"),
+        ("--judge some/model --top-p=1", "--top-p is for a model as teacher, and toy is none"),
     ],
 )
 def test_refusals(line, says, tmp_path, capsys):

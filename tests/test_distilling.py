@@ -6,10 +6,11 @@ The parts of distill.py, text in and text out: filters, prompts, traces, pairs, 
 import json
 import random
 import re
+from pathlib import Path
 
 import pytest
 
-from distilling import filters, formats, planted, prompts, replies, stages
+from distilling import filters, formats, leaks, planted, prompts, replies, sentences, stages
 from distilling.filters import Trace
 from plumbing.errors import UserError
 from tasks import toy
@@ -132,16 +133,21 @@ def test_an_overlooked_object_is_the_judges_matter():
     assert filters.overlooked(half, example()).why == "row 1: blue square"
 
 
+WELL = "CONSISTENT: yes\nRELEVANT: yes\nGROUNDED: yes\nFIRSTHAND: yes"
+
+
 @pytest.mark.parametrize(
     "response, passes, why",
     [
-        ("CONSISTENT: yes\nRELEVANT: yes\nGROUNDED: yes", True, ""),
-        ("**Consistent**: Yes, it is.\n**Relevant:** yes\n**Grounded:** yes.", True, ""),
-        ("<think> CONSISTENT: no? </think>CONSISTENT: yes\nRELEVANT: yes\nGROUNDED: yes", True, ""),
-        ("CONSISTENT: yes\nRELEVANT: no, it rambles\nGROUNDED: yes", False, "relevant"),
-        ("CONSISTENT: yes\nRELEVANT: yes\nGROUNDED: no", False, "grounded"),
+        (WELL, True, ""),
+        (WELL.replace("yes", "**Yes**, it is.").title(), True, ""),
+        (f"<think> CONSISTENT: no? </think>{WELL}", True, ""),
+        (WELL.replace("RELEVANT: yes", "RELEVANT: no, it rambles"), False, "relevant"),
+        (WELL.replace("GROUNDED: yes", "GROUNDED: no"), False, "grounded"),
+        (WELL.replace("FIRSTHAND: yes", "FIRSTHAND: no, a caption"), False, "firsthand"),
         ("All is well.", False, "consistent: unreadable"),
         ("CONSISTENT: yes\nRELEVANT: yes", False, "grounded: unreadable"),
+        (WELL.partition("FIRSTHAND")[0], False, "firsthand: unreadable"),
         ("<think> CONSISTENT: yes RELEVANT: yes GROUNDED: yes", False, "consistent: unreadable"),
     ],
 )
@@ -164,7 +170,9 @@ def test_a_plant_is_one_fault_and_its_look_alike_is_none(fault, task):
         if fault == "wrong_answer":
             assert fault in found
         like = stages.to_trace(planted.LOOK_ALIKES[fault](one.solution, one, rng))
-        assert set(filters.refused(like, one)) <= {"wrong_answer"}  # "two": our scorer is strict
+        # "two": our scorer is strict. The filter for leaks is no exact one (docs/distill.md).
+        may = {"wrong_answer"} | ({"leak"} if fault == "leak" else set())
+        assert set(filters.refused(like, one)) <= may
 
 
 def test_the_toy_judge_sees_what_the_teacher_wrote():
@@ -176,6 +184,31 @@ def test_the_toy_judge_sees_what_the_teacher_wrote():
     ):
         said = prompts.fill(prompts.JUDGE, question="?", thinking=text, answer="2")
         assert re.search(r"GROUNDED: (\w+)", teacher.verdict(example(), said))[1] == verdict
+        assert "FIRSTHAND: yes" in teacher.verdict(example(), said)
+
+
+def test_the_toy_judge_knows_every_leak():
+    teacher = planted.ToyTeacher({"a": example()})
+    for sentence in sentences.LEAKS["unseen"]:  # some others name objects, too
+        said = prompts.fill(prompts.JUDGE, question="?", thinking=f"{ROWS} {sentence}", answer="2")
+        verdict = filters.judged(teacher.verdict(example(), said))
+        assert verdict == (False, "firsthand"), sentence
+
+
+def test_leaks_that_were_seen_are_found_and_what_only_looks_like_one_is_not():
+    found = [bool(leaks.find(text)) for text in sentences.LEAKS["seen"]]
+    alarms = [text for text in sentences.INNOCENT["seen"] if leaks.find(text)]
+    assert sum(found) / len(found) > 0.95 and len(alarms) <= 2
+
+
+@pytest.mark.parametrize("name", ["tabmwp/warmup_cot64.json", "records/r3v_chartqa_sft_qa.json"])
+def test_real_worked_answers_have_no_leak(name):
+    """Written by people and models that saw the picture."""
+    path = Path(__file__).resolve().parents[2] / "shared" / "data" / name
+    if not path.is_file():
+        pytest.skip(f"{path} is not here")
+    told = re.findall(r'"((?:[^"\\]|\\.){60,})"', path.read_text(encoding="utf-8"))
+    assert told and not [text for text in told if leaks.find(text)]
 
 
 # --- prompts ---
@@ -346,7 +379,9 @@ def test_a_damaged_line_costs_its_own_reply(tmp_path, capsys):
     filled(path, WANTED, "abcdef")
     path.write_text(path.read_text().replace("of c", "of C"))
     assert replies.Replies(path, WANTED, BY).left == ["c"]
-    assert "1 damaged lines" in capsys.readouterr().out and (tmp_path / "s.jsonl.damaged").exists()
+    assert (
+        "1 damaged line and" in capsys.readouterr().out and (tmp_path / "s.jsonl.damaged").exists()
+    )
 
 
 def test_of_a_checkpoint_whole_batches_are_kept(tmp_path):
@@ -372,7 +407,7 @@ def test_replies_to_other_requests_are_dropped_and_kept_aside(tmp_path, capsys):
     path = tmp_path / "s.jsonl"
     filled(path, WANTED, "abcdef")
     assert replies.Replies(path, WANTED | {"b": "other"}, BY).left == ["b"]
-    assert "1 replies to other requests" in capsys.readouterr().out
+    assert "0 damaged lines and 1 reply to other requests" in capsys.readouterr().out
     assert (tmp_path / "s.jsonl.damaged").exists()
 
 

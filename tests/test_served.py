@@ -18,7 +18,7 @@ from samples import png
 
 from plumbing import address, stopping
 from plumbing.errors import UserError
-from plumbing.spending import Limits, Price, Spending, Window
+from plumbing.spending import ENOUGH, Limits, Measured, Price, Spending, Window
 from rollout import Sampling
 from served import ServedTeacher
 from tasks.asks import Ask, Failure, Reply, picture_url, prompt_bound
@@ -567,6 +567,32 @@ def test_a_budget_is_not_exceeded(concurrency, prompt):
     assert budget - 2 * price.of(max(prompt, 100), 20) < sum(spent) <= budget
     assert spending.spent == pytest.approx(sum(spent)) and len(found) == len(spent)
     assert "\n" not in str(stop.value)
+
+
+def test_a_small_budget_is_used_up_though_a_longest_answer_would_cost_far_more():
+    """A longest answer costs 2,000 here, a usual one 15: eight at a time, and little is left."""
+    price, at_once = Price(0, 1), []
+    with ChatServer(lambda body: (200, completion("x", 10, 15))) as server:
+        spending = Spending(4000e-6)
+        teacher = teacher_of(
+            server, 8, price=price, spending=spending, sampling=Sampling(max_tokens=2000)
+        )
+        found = []
+        with pytest.raises(UserError, match="stopped before --budget"):
+            for given in teacher.ask(asks(1000), range(1000)):
+                found.append(given)
+                at_once.append(spending.reserved)
+    assert spending.spent <= 4000e-6 and len(found) == 4000 // 15
+    assert max(at_once[30:]) == pytest.approx(7 * 15e-6)  # seven others are on their way
+
+
+def test_what_an_answer_may_take_is_reckoned_from_enough_of_them():
+    measured = Measured()
+    for completion_tokens in [10, 30] * (ENOUGH // 2):
+        assert measured.expects(100, 150, 2000) == (150, 2000)  # at most, until there are enough
+        measured.add(100, 40, completion_tokens)
+    assert measured.expects(200, 300, 2000) == pytest.approx((80, 20 + 3 * 10))
+    assert measured.expects(200, 60, 35) == (60, 35)  # never above what is possible
 
 
 def test_a_budget_for_no_request_sends_none():
