@@ -429,7 +429,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     g.add_argument("--image", nargs="*", default=[], help="one or several image files")
     g.add_argument("--seed", type=flags.int_from_0, default=0, help="of the sampling")
     args = p.parse_args(argv)
-    check_flags(p, args, [args.teacher])
+    teacher_flags.check_flags(p, args, [args.teacher])
     return args
 
 

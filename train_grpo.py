@@ -434,6 +434,9 @@ def main(args: argparse.Namespace) -> None:
             results.print_before(before, names)
             run.log(before)
             report.write(out)
+            print(
+                f"what the model saw and answered is in {out}/report.html, which grows with the run"
+            )
         encode = partial(asker.prompt, room=limit)
         todo = range(run.step + 1, max_steps + 1)
         ahead = data.batches_ahead(encode, examples, todo, N, args.seed, args.num_workers)

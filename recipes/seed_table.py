@@ -2,7 +2,7 @@
 
     python recipes/seed_table.py runs/seed0 runs/seed1 runs/seed2
 
-Reads RUN/sft and RUN/grpo (result.json, args.json, metrics.jsonl); prints Markdown.
+Reads result.json, args.json and metrics.jsonl of RUN, or of RUN/sft and RUN/grpo; prints Markdown.
 Exit status 1 if some seed ends below where another began, on the first evaluation set.
 """
 
@@ -24,11 +24,17 @@ def read_json(path: Path) -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def stages_of(run: str) -> list[Path]:
+    """List the directories of a run's stages, reinforcement learning last."""
+    stages = [Path(run) / "sft", Path(run) / "grpo"]
+    return stages if stages[-1].is_dir() else [Path(run)]
+
+
 def minutes_of(run: str) -> float:
-    """Sum the step times of both stages, in minutes."""
+    """Sum the step times of all stages, in minutes."""
     seconds = 0.0
-    for stage in ("sft", "grpo"):
-        lines = (Path(run) / stage / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    for stage in stages_of(run):
+        lines = (stage / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         seconds += sum(json.loads(line).get("step_time", 0) for line in lines)
     return seconds / 60
 
@@ -47,13 +53,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    p.add_argument("runs", nargs="+", help="directories with sft and grpo in them, one a seed")
+    p.add_argument("runs", nargs="+", help="directories of runs, one a seed")
     return p.parse_args(argv)
 
 
 def main(args: argparse.Namespace) -> int:
-    results = [read_json(Path(run) / "grpo" / "result.json") for run in args.runs]
-    seeds = [read_json(Path(run) / "grpo" / "args.json")["seed"] for run in args.runs]
+    last = [stages_of(run)[-1] for run in args.runs]
+    results = [read_json(stage / "result.json") for stage in last]
+    seeds = [read_json(stage / "args.json")["seed"] for stage in last]
     minutes = [minutes_of(run) for run in args.runs]
     first = None  # (before, after) of every seed for the first row
     print("| greedy | " + " | ".join(f"seed {s}" for s in seeds) + " | mean | range after |")

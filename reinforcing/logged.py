@@ -85,12 +85,12 @@ def show_samples(
         drawn = range(n * G, n * G + min(3, G))
         shown = [(completions[b], {name: v[b] for name, v in parts.items()}) for b in drawn]
         rows.append(sheets.sheet_row(example, shown, [completions[b] for b in drawn]))
-    title = f"step {step}: sampled completions and their rewards"
-    plots.plot_samples(rows, folder / f"step_{step:06d}.png", title)
+    title, png = f"step {step}: sampled completions and their rewards", f"step_{step:06d}.png"
+    plots.plot_samples(rows, folder / png, title)
     say(
         f"  one of them: {examples[0].question}  ->  {completions[0][:300]!r}  "
         f"(answer {examples[0].answer}, reward {rewards.total(parts, weights)[0]:g}, "
-        f"advantage {float(adv[0]):+.2f})"
+        f"advantage {float(adv[0]):+.2f}); drawn with others in {folder / png}"
     )
 
 
