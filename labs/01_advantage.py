@@ -24,6 +24,7 @@ import logps
 import losses
 import rewards
 from labs import checks, classroom
+from reinforcing import advantages
 
 policy, asker = classroom.load()
 G = 8  # completions of each question
@@ -103,7 +104,7 @@ checks.true(
     not checks.same(mine, biased.flatten()),
     "Your standard deviation divides by G. torch's std divides by G - 1 unless it is told not to.",
 )
-checks.close(mine, losses.group_advantage(r, 4), "the advantage", tolerance=1e-3)
+checks.close(mine, advantages.group_advantage(r, 4), "the advantage", tolerance=1e-3)
 flat = checks.run(advantage, torch.tensor([2.0, 2.0, 2.0, 2.0]), 4)
 checks.close(flat, torch.zeros(4), "the advantage of four equal rewards", "Add 1e-4 to the std.")
 checks.passed("each answer is compared with the others to its own question")
@@ -113,10 +114,10 @@ checks.passed("each answer is compared with the others to its own question")
 # nothing, whether all its answers are right or all are wrong.
 
 # %%
-adv = losses.group_advantage(scores, G)
+adv = advantages.group_advantage(scores, G)
 print("advantages, a row for each question:")
 print(adv.view(-1, G))
-print("share of questions without a lesson:", float(losses.frac_reward_zero_std(scores, G)))
+print("share of questions without a lesson:", float(advantages.frac_reward_zero_std(scores, G)))
 
 # %% [markdown]
 # ## 3. The clipped objective
@@ -251,11 +252,11 @@ r = torch.tensor([1.0, 0.0, 0.0, 2.0])
 mine = checks.run(loss_of, some, some.detach(), r, mask, 4)
 checks.shape(mine, (), "the loss", "One number: did you aggregate?")
 weights = losses.token_weights(mask, "grpo")
-right = (-losses.group_advantage(r, 4)[:, None] * weights).detach()  # its gradient, see part 4
+right = (-advantages.group_advantage(r, 4)[:, None] * weights).detach()  # its gradient, see part 4
 checks.true(mine.requires_grad, "The loss has no gradient. Do not detach logp.")
 mine.backward()
 checks.true(
-    not checks.same(some.grad, -losses.group_advantage(r, 4)[:, None] * mask / mask.sum()),
+    not checks.same(some.grad, -advantages.group_advantage(r, 4)[:, None] * mask / mask.sum()),
     "You weigh all tokens alike, so long answers count more. Use token_weights(mask, 'grpo').",
 )
 checks.close(some.grad, right, "the gradient of the loss", "Are padded tokens weighted with 0?")
@@ -284,7 +285,7 @@ def train(policy, asker, number, size=8, learning_rate=2e-4):
         loss.backward()
         torch.nn.utils.clip_grad_norm_(policy.parameters(), 0.2)
         optimizer.step()
-        signal = losses.group_advantage(scores, G).abs().mean()
+        signal = advantages.group_advantage(scores, G).abs().mean()
         line = {"step": step, "reward": float(scores.mean()), "loss": loss.item()}
         lines.append(line | {"mean |advantage|": float(signal)})
         if step % 5 == 0 or step == number:
@@ -324,5 +325,5 @@ classroom.show(
 # - DeepSeekMath, [arXiv:2402.03300](https://arxiv.org/abs/2402.03300), equations 3 and 4: GRPO.
 # - PPO, [arXiv:1707.06347](https://arxiv.org/abs/1707.06347), equation 7: the clipped objective.
 # - Dr. GRPO, [arXiv:2503.20783](https://arxiv.org/abs/2503.20783): what the two divisions do.
-# - In this repository: `group_advantage` and `clipped_surrogate` in `losses.py`, and the numbered
-#   steps in `train_grpo.py`.
+# - In this repository: `group_advantage` in `reinforcing/advantages.py`, `clipped_surrogate` in
+#   `losses.py`, and the numbered steps in `train_grpo.py`.

@@ -21,10 +21,10 @@ sys.path[:0] = [str(Path.cwd()), str(Path.cwd().parent)]  # the repository, from
 import torch
 
 import logps
-import losses
 import rewards
 import rollout
 from labs import checks, classroom
+from reinforcing import advantages, agreement
 
 policy, asker = classroom.load()
 special = asker.processor.special
@@ -88,8 +88,8 @@ for top_k in (1, 0):
     _, roll, texts = classroom.sample(policy, asker, asked, G, sampling=sampling)
     scores = torch.tensor([rewards.accuracy(t, e) for t, e in zip(texts, repeated)])
     different = sum(len({*texts[i : i + G]}) for i in range(0, len(texts), G)) / len(asked)
-    measured = float(losses.frac_reward_zero_std(scores, G))
-    adv = losses.group_advantage(scores, G).abs().mean()
+    measured = float(advantages.frac_reward_zero_std(scores, G))
+    adv = advantages.group_advantage(scores, G).abs().mean()
     print(
         f"top-k {top_k}: {different:.1f} different answers of {G}, right {scores.mean():.0%}, "
         f"questions without a lesson {measured:.0%}, mean |advantage| {adv:.2f}"
@@ -170,7 +170,7 @@ in_train, in_eval = log_probs(), in_eval_mode(policy, log_probs)
 for name, logp in (("train", in_train), ("eval", in_eval)):
     ratio = (logp - roll.logp).exp()[roll.mask == 1]
     outside = ((ratio < 0.8) | (ratio > 1.2)).float().mean()
-    gap = losses.logp_difference(roll.logp, logp, roll.mask)
+    gap = agreement.logp_difference(roll.logp, logp, roll.mask)
     print(
         f"{name} mode: ratios from {ratio.min():.3g} to {ratio.max():.3g}, {outside:.1%} of the "
         f"tokens outside 0.8 to 1.2, KL {gap['k3']:.1e} nats a token"
@@ -180,10 +180,10 @@ for name, logp in (("train", in_train), ("eval", in_eval)):
 # CHECK (ratio)
 checks.filled(in_eval, "in_eval", "Fill in in_eval_mode first, then run the cell above again.")
 checks.true(
-    losses.rollout_agrees(roll.logp, in_eval, roll.mask),
+    agreement.rollout_agrees(roll.logp, in_eval, roll.mask),
     "Rollout and training disagree. Run the cells of part 2 again, from its beginning.",
 )
-checks.true(not losses.rollout_agrees(roll.logp, in_train, roll.mask), "Was dropout on at all?")
+checks.true(not agreement.rollout_agrees(roll.logp, in_train, roll.mask), "Was dropout on at all?")
 checks.passed("nothing has been trained yet, so every ratio has to be 1; in train mode it is not")
 
 # %% [markdown]

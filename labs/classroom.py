@@ -25,6 +25,7 @@ import rollout
 import tasks
 from plumbing import plots
 from plumbing.errors import UserError
+from reinforcing import advantages
 from tasks import sheets
 from tasks.example import Example
 
@@ -164,7 +165,7 @@ def learn(
         repeated = [example for example in asked for _ in range(G)]
         pairs = list(zip(texts, repeated))
         scores = torch.tensor([float(score(text, example)) for text, example in pairs])
-        adv = losses.group_advantage(scores, G)
+        adv = advantages.group_advantage(scores, G)
         mask = mask_of(roll.targets) if mask_of else roll.mask
         logp = logps.token_logps(policy, one_batch(prompts, roll), suppress=suppress)
         cost = losses.clipped_surrogate(logp, logp.detach(), adv, mask, 0.8, 1.2)

@@ -7,7 +7,8 @@ The distortion is the forward step of a diffusion at t = 500 decay, and decay fa
     decay(step) = 1 - sigmoid(30 (step - 2/3 steps) / steps)
     noisy       = sqrt(abar_t) pixels + sqrt(1 - abar_t) noise
 
-    p = flags.Parser(__doc__, "recipes.noisy_rollout", "loops.md")
+On a laptop (five minutes on two cores):
+    python -m recipes.noisy_rollout --model checkpoints/count --data count --eval-data count:test \\
         --learning-rate 1e-4 --max-grad-norm 0.2 --prompts-per-step 16 --num-generations 8 \\
         --max-steps 160 --output-dir runs/grpo
 On one GPU (QLoRA):
@@ -448,6 +449,9 @@ def main(args: argparse.Namespace) -> None:
             results.print_before(before, names)
             run.log(before)
             report.write(out)
+            print(
+                f"what the model saw and answered is in {out}/report.html, which grows with the run"
+            )
         encode = partial(asker.prompt, room=limit)
         todo = range(run.step + 1, max_steps + 1)
         ahead = data.batches_ahead(encode, examples, todo, N, args.seed, args.num_workers)

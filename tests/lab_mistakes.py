@@ -77,7 +77,7 @@ MISTAKES = [
         "01_advantage",
         "loss",
         LOSS + "    cost = losses.clipped_surrogate(\n"
-        "        logp, old_logp, losses.group_advantage(rewards, G), mask, 0.8, 1.2)\n"
+        "        logp, old_logp, advantages.group_advantage(rewards, G), mask, 0.8, 1.2)\n"
         "    return (cost * mask).sum() / mask.sum()",
         "loss",
         "weigh all tokens alike",
