@@ -32,7 +32,7 @@ import families
 import model
 import rollout
 import served
-from plumbing import disk, fields, flags, loading, running, templates
+from plumbing import disk, fields, flags, loading, running, teacher_flags, templates
 from plumbing.device import dtype_name, pick_device, pick_dtype
 from plumbing.errors import UserError
 from plumbing.find_model import fetch, looks_local
