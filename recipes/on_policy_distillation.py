@@ -8,11 +8,11 @@ same, the gradient is 0. It is GKD (arXiv:2306.13649) with lambda 1 and beta 1.
 
 On a laptop (five minutes on two cores):
     python -m recipes.on_policy_distillation --model checkpoints/count --teacher runs/demo/grpo \\
-        --data count --eval-data count:test --learning-rate 1e-4 --max-grad-norm 0.2 --prompts-per-step 16 --num-generations 8 \\
-        --max-steps 160 --output-dir runs/grpo
+        --data count --eval-data count:test --learning-rate 1e-4 --max-grad-norm 0.2 \\
+        --prompts-per-step 16 --num-generations 8 --max-steps 160 --output-dir runs/grpo
 On one GPU (QLoRA):
     python -m recipes.on_policy_distillation --model Qwen/Qwen2-VL-2B-Instruct --quant nf4 \\
-        --data clevr_cogen_a_train/ --gradient-checkpointing --prompts-per-step 8 \\
+        --teacher Qwen/Qwen2-VL-7B-Instruct --data clevr_cogen_a_train/ --gradient-checkpointing --prompts-per-step 8 \\
         --num-generations 8 --max-steps 500 --output-dir runs/clevr
 """
 
