@@ -12,7 +12,8 @@ On a laptop (five minutes on two cores):
         --prompts-per-step 16 --num-generations 8 --max-steps 160 --output-dir runs/grpo
 On one GPU (QLoRA):
     python -m recipes.on_policy_distillation --model Qwen/Qwen2-VL-2B-Instruct --quant nf4 \\
-        --teacher Qwen/Qwen2-VL-7B-Instruct --data clevr_cogen_a_train/ --gradient-checkpointing --prompts-per-step 8 \\
+        --teacher Qwen/Qwen2-VL-7B-Instruct --data clevr_cogen_a_train/ \\
+        --gradient-checkpointing --prompts-per-step 8 \\
         --num-generations 8 --max-steps 500 --output-dir runs/clevr
 """
 
@@ -377,7 +378,8 @@ def main(args: argparse.Namespace) -> None:
     max_steps = data.steps_of(args.max_steps, args.num_train_epochs, examples, N)
     reference = model.Reference(policy, args.model, args.seed) if args.beta else None
     graders = reward_models(args.reward_funcs, policy)
-    teacher, _ = model.load(args.teacher, device=str(policy.device))
+    dtype = logps.core_of(policy).compute_dtype
+    teacher, _ = model.load(args.teacher, dtype, policy.device, args.quant)
     trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
     optimizer = update.make_optimizer(args.optim, trained, args.learning_rate)
     save_model = partial(model.save, policy, processor)
