@@ -72,8 +72,10 @@ def add_evaluation_flags(g: flags.Group) -> None:
     g.add_common(
         "--protocol",
         choices=sorted(protocols.PROTOCOLS),
+        metavar="NAME",
         help="ask (unless --prompt-template says otherwise) and score as this benchmark's "
-        "published evaluation does, by our rule and by the original one",
+        "published evaluation does, by our rule and by the original one: "
+        f"{', '.join(sorted(protocols.PROTOCOLS))}",
     )
     g.add_common(
         "--predictions",

@@ -181,7 +181,7 @@ def another(out: str | Path) -> str:
     out, n = Path(out), 2
     while out.with_name(f"{out.name}-{n}").exists():
         n += 1
-    return f"name another: --output-dir {out.with_name(f'{out.name}-{n}')}"
+    return f"name another --output-dir, such as {out.with_name(f'{out.name}-{n}')}"
 
 
 def make_writable(out: str | Path, flag: str = "--output-dir") -> list[Path]:

@@ -517,7 +517,9 @@ def add_protocol(g: Group, names: Iterable[str]) -> None:
     g.add_common(
         "--protocol",
         choices=sorted(names),
-        help="read and score answers as this benchmark does; default: the accuracy reward",
+        metavar="NAME",
+        help="read and score answers as this benchmark does; default: the accuracy reward; "
+        f"{', '.join(sorted(names))}",
     )
 
 

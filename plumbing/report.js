@@ -57,8 +57,8 @@ function quoted(word) {
 // --- the head: what ran ---
 
 function command(run) {
-  const script = run.script || "a run";
-  return [script.startsWith("python") ? script : "python " + script, ...run.argv.map(quoted)].join(" ");
+  const script = run.script.startsWith("python") ? run.script : "python " + run.script;
+  return [script, ...run.argv.map(quoted)].join(" ");
 }
 
 function table(head, rows) {
@@ -89,9 +89,11 @@ function about(run) {
   const versions = Object.entries(run.versions).map(([name, version]) => `${name} ${version}`);
   const flags = Object.entries(run.flags).map(([name, value]) => [name, value]);
   const box = element("section", {}, element("h1", {}, run.label));
-  box.append(element("p", { class: "quiet" }, `${reached}${run.script} · commit ${run.commit || "unknown"}`));
-  box.append(element("p", { class: "quiet" }, versions.join(" · ")));
-  box.append(element("pre", { class: "command" }, command(run)));
+  if (run.script) { // else there is no args.json
+    box.append(element("p", { class: "quiet" }, `${reached}${run.script} · commit ${run.commit || "unknown"}`));
+    box.append(element("p", { class: "quiet" }, versions.join(" · ")));
+    box.append(element("pre", { class: "command", tabindex: "0" }, command(run)));
+  }
   if (run.figures.length) {
     const open = run.figures.length < 40 ? { open: "" } : {};
     box.append(element("details", open, element("summary", {}, "figures"), figures(run)));

@@ -3,12 +3,11 @@
 #
 #     bash recipes/objectives.sh        # two hours on two cores, estimated; goes on after a stop
 #
-# All start from the shipped warm start. SEEDS="0" and STEPS=20 make a trial shorter.
+# All start from the shipped warm start. STEPS=20 makes a trial shorter.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 make install
 PATH=$PWD/.venv/bin:$PATH
-SEEDS=${SEEDS:-0 1 2}
 STEPS=${STEPS:-60}
 OUT=${OUT:-runs/objectives}
 GRPO="--model checkpoints/count --data count --eval-data count:test --eval-steps 10 \
@@ -16,7 +15,7 @@ GRPO="--model checkpoints/count --data count --eval-data count:test --eval-steps
     --prompts-per-step 16 --num-generations 8 --max-steps $STEPS --max-completion-length 100 \
     --logging-steps 10 --micro-batch-size 64 --eval-batch-size 64 --resume-from-checkpoint"
 
-for seed in $SEEDS; do
+for seed in 0 1 2; do
     for loss in grpo gspo cispo sapo; do
         for K in 1 4; do
             python train_grpo.py $GRPO --seed $seed --loss-type $loss --updates-per-rollout $K \

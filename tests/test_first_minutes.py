@@ -119,10 +119,10 @@ MISTAKES = {  # script and words, and how the sentence ends
     f"train_grpo --model {{base}} --data count {RUN} --prompt-template r1": "mean r1v\\?",
     f"train_grpo --model {{base}} --data count {RUN} --num-generations 1": "8 are usual",
     "train_grpo --model {base} --data count --max-steps 1 --output-dir {out}/count": (
-        "name another: --output-dir {out}/count-2"
+        "name another --output-dir, such as {out}/count-2"
     ),
     "evaluate --model {base} --data count --output-dir {out}/trained": (
-        "name another: --output-dir {out}/trained-2"
+        "name another --output-dir, such as {out}/trained-2"
     ),
     "train_dpo --model {base} --pairs pairs.jsonl --output-dir {out}/new": ".*\\(docs/data.md\\)",
     "selftrain --model {base} --data table --output-dir {out}/new": "--method r3v .*",
@@ -171,7 +171,7 @@ def test_the_untrained_preset_names_the_checkpoints_that_have_learned(script, tm
 def test_a_free_directory_is_named(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run-2").mkdir()
-    assert disk.another(tmp_path / "run") == f"name another: --output-dir {tmp_path}/run-3"
+    assert disk.another(tmp_path / "run") == f"name another --output-dir, such as {tmp_path}/run-3"
 
 
 def test_a_known_set_may_be_held_out():
