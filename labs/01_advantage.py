@@ -8,7 +8,7 @@
 # likely, and the tokens of the others less likely, but only a little at a time. You will write
 # the two formulas that say so, and then watch them teach a small vision-language model.
 #
-# One hour, of which the computer works about four minutes. Run the cells from top to bottom.
+# One hour, of which the computer works about one minute. Run the cells from top to bottom.
 # Fill in every cell that begins with `# YOUR CODE`, and leave its first line as it is.
 # A cell that begins with `# CHECK` says what is wrong with it.
 
