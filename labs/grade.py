@@ -115,7 +115,7 @@ def run_apart(cells: list[notebooks.Cell], limit: float, full: bool) -> tuple[li
         )
 
         def stop() -> None:
-            end_group(process)  # at Ctrl-C: it has a session of its own, and would go on
+            end_group(process)  # at Ctrl-C, which does not reach it
 
         stopping.last_words.append(stop)
         why = ""
