@@ -8,7 +8,7 @@
 # likely, and the tokens of the others less likely, but only a little at a time. You will write
 # the two formulas that say so, and then watch them teach a small vision-language model.
 #
-# One hour, of which the computer works about four minutes. Run the cells from top to bottom.
+# One hour, of which the computer works about one minute. Run the cells from top to bottom.
 # Fill in every cell that begins with `# YOUR CODE`, and leave its first line as it is.
 # A cell that begins with `# CHECK` says what is wrong with it.
 
@@ -58,7 +58,9 @@ print("rewards, a row for each question:")
 print(scores.view(-1, G))
 
 marked = [(text, {"reward": float(score)}) for text, score in zip(texts, scores)]
-classroom.show(asked[:3], [marked[:3], marked[G : G + 3], marked[2 * G : 2 * G + 3]])
+groups = [marked[i : i + G] for i in range(0, 3 * G, G)]
+different = [[*dict(group).items()][:3] for group in groups]  # the same text is shown once
+classroom.show(asked[:3], different)
 
 # %% [markdown]
 # ## 2. The advantage
@@ -233,7 +235,7 @@ checks.passed("the value of the loss is 0, and its gradient is not")
 #
 # `losses.token_weights(mask, "grpo")` says how much a token counts: each answer as a whole counts
 # the same, whatever its length, and padding counts nothing. The loss is the sum of cost times
-# weight: `losses.aggregate(cost, weights)`.
+# weight: `losses.aggregate(cost, weights)`. Use your own two functions before them.
 
 
 # %%
@@ -308,8 +310,10 @@ classroom.show(
 )
 
 # %% [markdown]
-# The reward rises while the loss stays at 0. Look at the answers that changed: what does the model
-# do now in the right-hand column, and who taught it that?
+# The reward rises, and not smoothly: each step asks eight other questions. The loss stays at 0
+# (look at the power of ten above its axis). The signal falls: more and more groups agree.
+# Look at the answers that changed: what does the model do now in the right-hand column, and who
+# taught it that?
 #
 # ## Two things to try
 #

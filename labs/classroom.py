@@ -29,9 +29,8 @@ from tasks import sheets
 from tasks.example import Example
 
 ROOT = Path(__file__).resolve().parents[1]
-CHECKPOINT = (
-    ROOT / "checkpoints" / "count"
-)  # the labs start here, with a model that can count a bit
+# The labs start here, with a model that can count a bit.
+CHECKPOINT = ROOT / "checkpoints" / "count"
 LIMIT = 96  # tokens of an answer at most
 TRAINS_ALL = SimpleNamespace(
     lora_r=0,
