@@ -115,7 +115,7 @@ def run_apart(cells: list[notebooks.Cell], limit: float, full: bool) -> tuple[li
         )
 
         def stop() -> None:
-            end_group(process)  # at Ctrl-C: it has a session of its own, and would go on
+            end_group(process)  # at Ctrl-C, which does not reach it
 
         stopping.last_words.append(stop)
         why = ""
@@ -232,12 +232,18 @@ def main(args: argparse.Namespace) -> None:
     cells = {lab: notebooks.read(path) for lab, path in texts.items()}
     out = Path(args.csv) if args.csv else folder / "grades.csv"
     grades = {}
+
+    def kept() -> str:
+        return f"{out} has the grades so far" if grades else ""
+
+    stopping.last_words.append(kept)
     for student, lab, path in found:
         grade = grade_file(student, lab, path, cells[lab], args.limit, args.full)
         grades[student, lab] = better(grade, grades.get((student, lab)))
         score = f"{grade.passed} of {grade.checks} checks in {grade.seconds:.0f} s"
         write_csv(out, list(grades.values()))  # each time: it may be stopped
         print(f"{student[:40]}  {lab}: {score}", flush=True)
+    stopping.last_words.remove(kept)
     graded = [lab for lab in texts if any(lab == other for _, other in grades)]
     print("", *table(grades, graded), sep="\n")
     print(f"\n{out} says what the first failed check of each file said")
