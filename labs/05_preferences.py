@@ -258,9 +258,9 @@ words = training.words_of(encoded[shown].rows[0], asker)
 training.draw_tokens(words, places[shown], {"DPO": dpo_changes[shown]})
 
 # %% [markdown]
-# Which word has lost most, and what do the rejected answers of part 1 write where they overlook
-# something? DPO makes that word unlikely in the rejected answers. But the chosen ones need it, too,
-# in the rows that really are empty.
+# Which words have lost most, and what do the rejected answers of part 1 write where they overlook
+# something? A "none", or a full stop that ends a row too early. DPO makes these unlikely in the
+# rejected answers. But the chosen ones need them, too, where a row really is empty or at its end.
 #
 # - *Before* the two part, they cancel in the square brackets: DPO pays nothing to keep a word.
 # - *After*, the same words stand in both answers, a place or two apart. One set of weights writes

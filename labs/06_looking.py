@@ -463,7 +463,8 @@ show_pairs([(n, m) for n, m in found if n not in LEAKED])  # the false ones
 #
 # ## 5. What the leak was worth
 #
-# Model C has been trained on the copies. Its score on the whole test is one number. Split it.
+# Train model C, to save time on the copies alone. Its score on the whole test is one number. Split
+# it.
 
 
 # %%
