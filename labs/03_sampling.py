@@ -272,7 +272,7 @@ classroom.curves(lines, [("tokens of an answer", [*runs])], "paid for being shor
 # %%
 is_end = torch.isin(roll.targets, torch.tensor(special.eos_ids)) & (roll.mask == 1)
 lengths = roll.mask.sum(1)
-adv = losses.group_advantage(-lengths, G)  # the shorter, the better
+adv = advantages.group_advantage(-lengths, G)  # the shorter, the better
 for name, mask in (("end token in the mask", with_end), ("without it", without_end)):
     logp = roll.logp.clone().requires_grad_()
     counted = mask(roll.targets)
