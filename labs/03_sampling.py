@@ -21,6 +21,7 @@ sys.path[:0] = [str(Path.cwd()), str(Path.cwd().parent)]  # the repository, from
 import torch
 
 import logps
+import losses
 import rewards
 import rollout
 from labs import checks, classroom
