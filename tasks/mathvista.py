@@ -85,7 +85,7 @@ def query_of(question: str, choices: list[str] | None, record: dict) -> str:
 def decimals_of(record: dict) -> int:
     """Give the decimals that a question asks for: 0 unless its answer is a float."""
     precision = record.get("precision")
-    is_number = isinstance(precision, int | float) and precision == precision
+    is_number = isinstance(precision, int | float) and 0 <= precision < 20
     return int(precision) if record.get("answer_type") == "float" and is_number else 0
 
 

@@ -8,6 +8,7 @@ is the share of recorded steps that are met, which is a different figure.
 import re
 
 from grading.answers import extract_answer
+from plumbing.errors import UserError
 from tasks import record_fields
 from tasks.example import Example
 from tasks.protocol import Protocol
@@ -22,6 +23,7 @@ SAMPLE = {
 }
 
 WIDTH, HEIGHT = 160, 210  # of a screenshot, in pixels
+MOST = 100_000  # a larger side of a box is none
 TYPE, CLICK = 3, 4  # as actions are numbered
 PROMPT = (
     "Please generate the next move according to the ui screenshot, instruction and previous "
@@ -36,6 +38,8 @@ TEXT = re.compile(r'"typed_text"\s*:\s*"((?:[^"\\]|\\.)*)"')
 
 def read(record: dict, where: str) -> tuple[dict, dict]:
     """Read a step; `earlier` holds the steps before it in its episode."""
+    for step in [*(record.get("earlier") or []), record]:
+        must_be_step(step, where)
     before = [action_of(step) for step in record.get("earlier") or []][-SHOWN:]
     previous = "".join(f"Step{place}: {action}. " for place, action in enumerate(before))
     goal = record_fields.needed(record, "goal", where)
@@ -50,6 +54,24 @@ def read(record: dict, where: str) -> tuple[dict, dict]:
         "task": record.get("task"),
     }
     return fields, record_fields.without(record, "goal", "img_filename", "earlier", "id")
+
+
+def must_be_step(step: dict, where: str) -> None:
+    """Refuse a step without the box of its click or the text that it types."""
+    if step.get("action_type") == "type" and isinstance(step.get("typed_text"), str):
+        return
+    if step.get("action_type") == "click" and is_box(step.get("bbox")):
+        return
+    raise UserError(
+        f"{where}: the step, or one before it, is no action; expected `action_type` click with "
+        "`bbox`, [left, top, right, bottom], or type with `typed_text`; delete the episode"
+    )
+
+
+def is_box(box: object) -> bool:
+    """Tell whether this is a box of four numbers."""
+    is_list = isinstance(box, list) and len(box) == 4
+    return is_list and all(isinstance(side, int | float) and abs(side) < MOST for side in box)
 
 
 def action_of(step: dict) -> str:
@@ -67,16 +89,13 @@ def action_of(step: dict) -> str:
 
 def saved(record: dict) -> dict:
     """Check that a saved click has the box of its target. ValueError without one."""
-    box = record.get("bbox")
-    is_box = isinstance(box, list) and len(box) == 4
-    is_box = is_box and all(isinstance(side, int | float) for side in box)
     action = read_action(str(record.get("answer") or ""))
     if action is None:
         raise ValueError(
             'the gold is no action; write {"action_type": 4, "click_point": (0.25,0.53)}, or '
             '{"action_type": 3, "typed_text": "ok"}'
         )
-    if action[0] == CLICK and not is_box:
+    if action[0] == CLICK and not is_box(record.get("bbox")):
         raise ValueError(
             "a click is scored by the box of its target; add `bbox`, [left, top, right, bottom] "
             f"in pixels of {WIDTH} x {HEIGHT}"
