@@ -232,7 +232,7 @@ def ask_extraction(completion: str, example: Example) -> str | None:
     """Write what a judge is asked about a response; None where MathVista's rules decide."""
     if extracted_by_rules(completion, example) is not None:
         return None
-    filled = {"{hint}": HINT, "{query}": example.question or "", "{response}": completion}
+    filled = {"{hint}": HINT, "{query}": str(example.question or ""), "{response}": completion}
     return re.sub("|".join(filled), lambda found: filled[found[0]], EXTRACTION)
 
 

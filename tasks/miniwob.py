@@ -89,7 +89,8 @@ def action_of(step: dict) -> str:
 
 def saved(record: dict) -> dict:
     """Check that a saved click has the box of its target. ValueError without one."""
-    action = read_action(str(record.get("answer") or ""))
+    answer = record.get("answer")
+    action = read_action(answer) if isinstance(answer, str) else None
     if action is None:
         raise ValueError(
             'the gold is no action; write {"action_type": 4, "click_point": (0.25,0.53)}, or '

@@ -96,6 +96,8 @@ def place_of(meta: dict) -> dict:
 
 def number_of(index: object) -> int | str:
     """Read an index as a number, or else as text."""
+    if isinstance(index, int):
+        return index if abs(index) < 10**18 else "too large"
     text = str(index).strip()
     return int(text) if text.isdecimal() and len(text) < 19 else text
 
@@ -223,7 +225,7 @@ def ask_option(completion: str, example: Example) -> str | None:
     """Write what a judge is asked about a row; None where the rules decide."""
     if option_by_rules(completion, example.choices or []) is not None:
         return None
-    asked = (example.question or "").rpartition("Question: ")[2].partition("\nOptions:")[0]
+    asked = str(example.question or "").rpartition("Question: ")[2].partition("\nOptions:")[0]
     letters = zip(choice_forms.LETTERS, example.choices or [])
     options = "".join(f"{letter}. {choice}\n" for letter, choice in letters)
     filled = {"{question}": asked, "{options}": options, "{answer}": completion}
