@@ -33,14 +33,15 @@ SHOWN = 4  # previous actions
 NUMBER = r"\s*(-?[0-9]{1,9}(?:\.[0-9]{1,20})?)\s*"
 POINT = re.compile(rf'"click_point"\s*:\s*[(\[]{NUMBER},{NUMBER}[)\]]')
 ACTION = re.compile(r'"action_type"\s*:\s*"?([0-9]+)')
-TEXT = re.compile(r'"typed_text"\s*:\s*"((?:[^"\\]|\\.)*)"')
+TEXT = re.compile(r'"typed_text"\s*:\s*"')
 
 
 def read(record: dict, where: str) -> tuple[dict, dict]:
     """Read a step; `earlier` holds the steps before it in its episode."""
-    for step in [*(record.get("earlier") or []), record]:
-        must_be_step(step, where)
-    before = [action_of(step) for step in record.get("earlier") or []][-SHOWN:]
+    earlier = record.get("earlier") if isinstance(record.get("earlier"), list) else []
+    for step in [*earlier, record]:
+        must_be_step(step if isinstance(step, dict) else {}, where)
+    before = [action_of(step) for step in earlier][-SHOWN:]
     previous = "".join(f"Step{place}: {action}. " for place, action in enumerate(before))
     goal = record_fields.needed(record, "goal", where)
     episode = [record.get(name) for name in ("task", "episode", "step")]
@@ -106,13 +107,14 @@ def saved(record: dict) -> dict:
 
 def read_action(text: str) -> tuple[int, tuple[float, float] | str] | None:
     """Read the action in an answer: (4, (x, y)) or (3, text); None if there is none, or two."""
-    kinds, points, texts = (found.findall(text) for found in (ACTION, POINT, TEXT))
-    if kinds == [str(CLICK)] and len(points) == 1 and not texts:
+    kinds, points, typed = ACTION.findall(text), POINT.findall(text), TEXT.search(text)
+    if kinds == [str(CLICK)] and len(points) == 1 and not typed:
         x, y = points[0]
         return CLICK, (float(x), float(y))
-    if kinds == [str(TYPE)] and len(texts) == 1 and not points:
-        return TYPE, texts[0]
-    return None
+    if kinds != [str(TYPE)] or not typed:
+        return None
+    words = text[typed.end() : text.rfind("}")].rstrip()  # quotes in it are not escaped
+    return (TYPE, words[:-1]) if words.endswith('"') else None
 
 
 def body_of(completion: str) -> str | None:
@@ -144,5 +146,6 @@ PROTOCOL = Protocol(
     layouts=(({"img_filename", "goal", "action_type"}, read),),
     saved=saved,
     score=score_step,
+    reads=body_of,
     by=("task", "action_type"),
 )
