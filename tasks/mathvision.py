@@ -65,9 +65,9 @@ def read(record: dict, where: str) -> tuple[dict, dict]:
 def saved(record: dict) -> dict:
     """Read a saved output with its options."""
     options = choice_forms.listed(record.get("options"))
-    options = without_false_letters(options or None)
-    added = {"choices": options} if options and record.get("choices") is None else {}
-    return {**record, **added}
+    if not isinstance(options, list) or not options or record.get("choices") is not None:
+        return record
+    return {**record, "choices": without_false_letters(options)}
 
 
 def score_mathvision(completion: str, example: Example) -> float:

@@ -85,7 +85,7 @@ def query_of(question: str, choices: list[str] | None, record: dict) -> str:
 def decimals_of(record: dict) -> int:
     """Give the decimals that a question asks for: 0 unless its answer is a float."""
     precision = record.get("precision")
-    is_number = isinstance(precision, int | float) and precision == precision
+    is_number = isinstance(precision, int | float) and 0 <= precision < 20
     return int(precision) if record.get("answer_type") == "float" and is_number else 0
 
 
@@ -232,7 +232,7 @@ def ask_extraction(completion: str, example: Example) -> str | None:
     """Write what a judge is asked about a response; None where MathVista's rules decide."""
     if extracted_by_rules(completion, example) is not None:
         return None
-    filled = {"{hint}": HINT, "{query}": example.question or "", "{response}": completion}
+    filled = {"{hint}": HINT, "{query}": str(example.question or ""), "{response}": completion}
     return re.sub("|".join(filled), lambda found: filled[found[0]], EXTRACTION)
 
 

@@ -8,6 +8,7 @@ is the share of recorded steps that are met, which is a different figure.
 import re
 
 from grading.answers import extract_answer
+from plumbing.errors import UserError
 from tasks import record_fields
 from tasks.example import Example
 from tasks.protocol import Protocol
@@ -22,6 +23,7 @@ SAMPLE = {
 }
 
 WIDTH, HEIGHT = 160, 210  # of a screenshot, in pixels
+MOST = 100_000  # a larger side of a box is none
 TYPE, CLICK = 3, 4  # as actions are numbered
 PROMPT = (
     "Please generate the next move according to the ui screenshot, instruction and previous "
@@ -31,12 +33,15 @@ SHOWN = 4  # previous actions
 NUMBER = r"\s*(-?[0-9]{1,9}(?:\.[0-9]{1,20})?)\s*"
 POINT = re.compile(rf'"click_point"\s*:\s*[(\[]{NUMBER},{NUMBER}[)\]]')
 ACTION = re.compile(r'"action_type"\s*:\s*"?([0-9]+)')
-TEXT = re.compile(r'"typed_text"\s*:\s*"((?:[^"\\]|\\.)*)"')
+TEXT = re.compile(r'"typed_text"\s*:\s*"')
 
 
 def read(record: dict, where: str) -> tuple[dict, dict]:
     """Read a step; `earlier` holds the steps before it in its episode."""
-    before = [action_of(step) for step in record.get("earlier") or []][-SHOWN:]
+    earlier = record.get("earlier") if isinstance(record.get("earlier"), list) else []
+    for step in [*earlier, record]:
+        must_be_step(step if isinstance(step, dict) else {}, where)
+    before = [action_of(step) for step in earlier][-SHOWN:]
     previous = "".join(f"Step{place}: {action}. " for place, action in enumerate(before))
     goal = record_fields.needed(record, "goal", where)
     episode = [record.get(name) for name in ("task", "episode", "step")]
@@ -50,6 +55,24 @@ def read(record: dict, where: str) -> tuple[dict, dict]:
         "task": record.get("task"),
     }
     return fields, record_fields.without(record, "goal", "img_filename", "earlier", "id")
+
+
+def must_be_step(step: dict, where: str) -> None:
+    """Refuse a step without the box of its click or the text that it types."""
+    if step.get("action_type") == "type" and isinstance(step.get("typed_text"), str):
+        return
+    if step.get("action_type") == "click" and is_box(step.get("bbox")):
+        return
+    raise UserError(
+        f"{where}: the step, or one before it, is no action; expected `action_type` click with "
+        "`bbox`, [left, top, right, bottom], or type with `typed_text`; delete the episode"
+    )
+
+
+def is_box(box: object) -> bool:
+    """Tell whether this is a box of four numbers."""
+    is_list = isinstance(box, list) and len(box) == 4
+    return is_list and all(isinstance(side, int | float) and abs(side) < MOST for side in box)
 
 
 def action_of(step: dict) -> str:
@@ -67,16 +90,14 @@ def action_of(step: dict) -> str:
 
 def saved(record: dict) -> dict:
     """Check that a saved click has the box of its target. ValueError without one."""
-    box = record.get("bbox")
-    is_box = isinstance(box, list) and len(box) == 4
-    is_box = is_box and all(isinstance(side, int | float) for side in box)
-    action = read_action(str(record.get("answer") or ""))
+    answer = record.get("answer")
+    action = read_action(answer) if isinstance(answer, str) else None
     if action is None:
         raise ValueError(
             'the gold is no action; write {"action_type": 4, "click_point": (0.25,0.53)}, or '
             '{"action_type": 3, "typed_text": "ok"}'
         )
-    if action[0] == CLICK and not is_box:
+    if action[0] == CLICK and not is_box(record.get("bbox")):
         raise ValueError(
             "a click is scored by the box of its target; add `bbox`, [left, top, right, bottom] "
             f"in pixels of {WIDTH} x {HEIGHT}"
@@ -86,13 +107,14 @@ def saved(record: dict) -> dict:
 
 def read_action(text: str) -> tuple[int, tuple[float, float] | str] | None:
     """Read the action in an answer: (4, (x, y)) or (3, text); None if there is none, or two."""
-    kinds, points, texts = (found.findall(text) for found in (ACTION, POINT, TEXT))
-    if kinds == [str(CLICK)] and len(points) == 1 and not texts:
+    kinds, points, typed = ACTION.findall(text), POINT.findall(text), TEXT.search(text)
+    if kinds == [str(CLICK)] and len(points) == 1 and not typed:
         x, y = points[0]
         return CLICK, (float(x), float(y))
-    if kinds == [str(TYPE)] and len(texts) == 1 and not points:
-        return TYPE, texts[0]
-    return None
+    if kinds != [str(TYPE)] or not typed:
+        return None
+    words = text[typed.end() : text.rfind("}")].rstrip()  # quotes in it are not escaped
+    return (TYPE, words[:-1]) if words.endswith('"') else None
 
 
 def body_of(completion: str) -> str | None:
@@ -124,5 +146,6 @@ PROTOCOL = Protocol(
     layouts=(({"img_filename", "goal", "action_type"}, read),),
     saved=saved,
     score=score_step,
+    reads=body_of,
     by=("task", "action_type"),
 )

@@ -87,14 +87,19 @@ def saved(record: dict) -> dict:
 
 def place_of(meta: dict) -> dict:
     """Tell which question a row asks, by its index: rolled copies have a million more."""
-    index = meta.get("index", meta.get("id"))
-    index = int(index) if str(index).strip().isdecimal() else index
+    index = number_of(meta.get("index", meta.get("id")))
     question = meta.get("g_index")
     if question is None and isinstance(index, int):
         question = index % 1_000_000
-    elif str(question).strip().isdecimal():
-        question = int(question)
-    return {"index": index, "g_index": question}
+    return {"index": index, "g_index": number_of(question)}
+
+
+def number_of(index: object) -> int | str:
+    """Read an index as a number, or else as text."""
+    if isinstance(index, int):
+        return index if abs(index) < 10**18 else "too large"
+    text = str(index).strip()
+    return int(text) if text.isdecimal() and len(text) < 19 else text
 
 
 def circular(rows: list[dict]) -> dict:
@@ -220,7 +225,7 @@ def ask_option(completion: str, example: Example) -> str | None:
     """Write what a judge is asked about a row; None where the rules decide."""
     if option_by_rules(completion, example.choices or []) is not None:
         return None
-    asked = (example.question or "").rpartition("Question: ")[2].partition("\nOptions:")[0]
+    asked = str(example.question or "").rpartition("Question: ")[2].partition("\nOptions:")[0]
     letters = zip(choice_forms.LETTERS, example.choices or [])
     options = "".join(f"{letter}. {choice}\n" for letter, choice in letters)
     filled = {"{question}": asked, "{options}": options, "{answer}": completion}

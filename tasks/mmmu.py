@@ -87,8 +87,9 @@ def saved(record: dict) -> dict:
     """Read a line of MMMU's own output files: `index2ans` holds the options, `answer` a list."""
     record = dict(record)
     options = choice_forms.listed(record.get("options"))
-    options = options or list((record.get("index2ans") or {}).values())
-    if options and record.get("choices") is None:
+    if isinstance(record.get("index2ans"), dict) and not options:
+        options = list(record["index2ans"].values())
+    if isinstance(options, list) and options and record.get("choices") is None:
         record["choices"] = without_false_letters(options)
     answers = choice_forms.listed(record.get("answer"))
     if isinstance(answers, list) and answers:

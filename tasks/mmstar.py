@@ -47,9 +47,10 @@ def choices_in(question: str) -> list[str] | None:
 
 def saved(record: dict) -> dict:
     """Add the options that a saved question holds."""
-    if record.get("choices") is not None:
+    question = record.get("question")
+    if record.get("choices") is not None or not isinstance(question, str):
         return record
-    return {**record, "choices": choices_in(str(record.get("question") or ""))}
+    return {**record, "choices": choices_in(question)}
 
 
 def score_mmstar(completion: str, example: Example) -> float:

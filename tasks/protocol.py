@@ -68,6 +68,7 @@ class Protocol:
     unsized_boxes: str = "norm1000"  # how they are written where no picture size is known
     unlabelled: bool = True  # the question names what to find, so that labels say nothing more
     on_a_line: bool = False  # may follow "Answer:", see tags.answer_line
+    reads: Callable[[str], str | None] | None = None  # read by this function
     marked: bool = False  # may be marked in words, see marked_answers
     phrases: bool = False  # and may then be words without a mark
     choose: bool = False  # one of the choices
@@ -80,6 +81,8 @@ class Protocol:
 
     def body(self, completion: str) -> str | None:
         """Read the answer as text; None if there is none."""
+        if self.reads:
+            return self.reads(completion)
         if self.marked:
             return marked_answer(completion, self.phrases)
         return answer_line(completion) if self.on_a_line else extract_answer(completion)

@@ -175,7 +175,8 @@ def score_one(completion: str, example: Example, protocol: str) -> dict:
     for name in recipe.by:
         if example.meta.get(name) is not None:
             row[name] = json_value(example.meta[name])
-    row |= recipe.more_fields(example.meta)
+    more = recipe.more_fields(example.meta)
+    row |= {name: json_value(value) for name, value in more.items()}
     undecided_before = undecided()
     row["extracted"] = recipe.read(completion, example)
     row["accuracy"] = recipe.score(completion, example)

@@ -56,8 +56,8 @@ def choices_in(value: Any) -> list[str] | None:
 
 def saved(record: dict) -> dict:
     """Read a saved output with its options in any form; none where they do not hold the gold."""
-    choices = choices_in(record.get("choices"))
-    fits = choices and choice_index(str(record.get("answer")), choices) is not None
+    choices, answer = choices_in(record.get("choices")), record.get("answer")
+    fits = choices and isinstance(answer, str) and choice_index(answer, choices) is not None
     return {**record, "choices": choices if fits else None}
 
 

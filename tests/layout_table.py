@@ -32,6 +32,7 @@ class Case:
     keys: tuple = ("image",)  # that name its pictures
     meta: dict = field(default_factory=dict)  # some of what is carried along
     open: bool = False  # whether it has no gold
+    plain: str | None = None  # the question where a renamed key makes it a plain record
 
 
 MCQ = "Which one?\nOptions:\nA. red\nB. blue"
@@ -565,6 +566,7 @@ CASES = {
         "the text has <image 2>, but 1 images are read",
         images=[PICTURE, png(60, 40)],
         choices=["the one of <image 1>", "Monet"],
+        plain="Who painted this? <image>\nOptions:\nA. the one of <image>\nB. Monet",
         task="Art History",
         keys=("image_1", "image_2"),
     ),
@@ -586,6 +588,42 @@ CASES = {
         choices=["red", "blue"],
         task="coarse perception",
         meta={"category": "coarse perception"},
+    ),
+    "R1-Onevision-Bench, choices": Case(
+        {
+            "index": 7,
+            "question": "Question: Which one?",
+            "image": BASE64,
+            "answer": "B",
+            "choices": "A. red\nB. blue",
+            "level": "High School",
+            "category": "Physics",
+        },
+        "Question: Which one?\nChoices:\nA. red\nB. blue",
+        "B",
+        {"answer": None},
+        "`answer` is null",
+        images=[PICTURE],
+        choices=["red", "blue"],
+        task="Physics",
+        meta={"level": "High School"},
+    ),
+    "MiniWob": Case(
+        {
+            "task": "click-button",
+            "img_filename": "a.png",
+            "goal": "Click ok.",
+            "action_type": "click",
+            "bbox": [20, 100, 60, 121],
+        },
+        "Please generate the next move according to the ui screenshot, instruction and previous "
+        "actions. Instruction: Click ok.. Previous actions:",
+        '{"action_type": 4, "click_point": (0.25,0.53)}',
+        {"bbox": None},
+        "is no action; expected `action_type`",
+        task="click-button",
+        keys=("img_filename",),
+        meta={"bbox": [20, 100, 60, 121]},
     ),
     "MMBench": Case(
         {

@@ -14,7 +14,7 @@ def tagged(body):
 
 
 def example(answer="x", choices=None, **meta):
-    return SimpleNamespace(answer=answer, choices=choices, meta=meta, id="7")
+    return SimpleNamespace(answer=answer, choices=choices, meta=meta, id="7", question="Which?")
 
 
 def score(records, protocol, box_format=None):

@@ -397,13 +397,17 @@ def test_miniwob_steps_are_read_and_asked_as_seeclick_does(tmp_path):
     before = 'Step0: {"action_type": 4, "click_point": (0.05,0.05)}.'
     assert third.question.endswith(f"Instruction: Log in. Previous actions: {before}")
     judged = protocols.judged([first, second, third], "miniwob")
-    assert [PROTOCOLS["miniwob"].score(one.answer, one) for one in judged][:2] == [1, 1]
+    assert [PROTOCOLS["miniwob"].score(one.answer, one) for one in judged] == [1, 1, 1]
+    other = third.answer.replace("x", "y")
+    assert PROTOCOLS["miniwob"].score(other, judged[2]) == 0
 
 
 @pytest.mark.parametrize("said, gold, right", STEPS)
 def test_miniwob_scores_a_step(said, gold, right):
     record = {"prediction": said, "answer": gold, "bbox": [20, 100, 60, 121], "task": "click"}
-    assert score([record], "miniwob")[0]["accuracy"] == right
+    result = score([record], "miniwob")[0]
+    assert result["accuracy"] == right
+    assert result["parse_failures"] == (said.count("action_type") != 1)
 
 
 def test_miniwob_refuses_a_click_without_its_target():

@@ -134,7 +134,7 @@ def test_half_a_character_in_saved_outputs(tmp_path):
         "id": "\udfff",
     }
     assert rescore(tmp_path, [half], "cvbench")["by"]["task"] == {
-        "t\ufffd": {"accuracy": 1.0, "n": 1}
+        "t\ufffd": {"accuracy": 1.0, "accuracy_original": 1.0, "n": 1}
     }
     [row] = read_lines(tmp_path / "out" / "predictions.jsonl")
     assert (row["prediction"], row["id"]) == ("\ufffd <answer>(A)</answer>", "\ufffd")

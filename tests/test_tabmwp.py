@@ -257,7 +257,8 @@ def test_tabmwp_splits():
         for said, kind, grade in ((1, integer, 3), (2, integer, 7), (1, decimal, 8))
     ]
     by = score([{**record, "ques_type": "free_text"} for record in records], "tabmwp")[0]["by"]
-    one, half = {"accuracy": 1.0, "n": 1}, {"accuracy": 0.5, "n": 2}
+    one = {"accuracy": 1.0, "accuracy_original": 1.0, "n": 1}
+    half = {"accuracy": 0.5, "accuracy_original": 0.5, "n": 2}
     assert by["ans_type"] == {decimal: one, integer: half}
     assert by["grades"] == {"1-6": one, "7-8": half}
     assert set(by["grade"]) == {"3", "7", "8"}
