@@ -361,6 +361,12 @@ def test_shots_are_earlier_turns_with_their_pictures(tiny):
     assert direct.history[1].text == found[1].answer
     assert partners.shown_answer(found[1], "answer") == f"<answer> {found[1].answer} </answer>"
     assert not asker.prompt(partners.without_pictures(asked)).image_slots.numel()
+    talk = Example("t", [*found[0].images, *found[1].images], "And now?", "1")
+    talk.history = [Turn("user", "Which two?"), Turn("assistant", "These.")]
+    asked = partners.with_shots(talk, [found[2]], "r1v")
+    texts = [turn.text for turn in asked.history[2:]] + [asked.question]
+    assert texts == ["<image><image>Which two?", "These.", "And now?"]
+    assert len(asker.prompt(asked).image_slots) == 3 * 16
 
 
 # --- other words, other pictures ---
