@@ -1,8 +1,12 @@
 """Parts of evaluate.py:
 
 options      its flags, and which do not go together
+ways         how the questions are put: as they lead, and changed in one respect
+partners     which other questions lend their picture, or are shown first
+asking       what is asked about each question, a batch at a time
+likelihood   the option with the highest log-prob
 scoring      what an answer scores: a line of predictions.jsonl
-asking       put a batch of questions to a checkpoint
+figures      what the other ways say about the accuracy
 keeping      whether the answers in a directory are this evaluation's, to go on with
 reporting    what is printed and drawn of the figures
 judging      --judge: a language model's verdict, beside the rule's

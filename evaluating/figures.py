@@ -10,8 +10,7 @@ from typing import NamedTuple
 
 from evaluating.scoring import as_read, chosen_place, judge_of
 from grading import metrics
-
-ORDER = "order "  # begins the name of a way with the options in another order
+from tasks.option_orders import ORDER
 
 
 def of_ways(rows: Sequence[dict], protocol: str | None = None) -> dict[str, float]:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import lengths
 from data import Asker
 from evaluating import partners
-from evaluating.figures import ORDER
 from plumbing.errors import UserError
 from tasks import changed, option_orders, prompts, protocols
 from tasks.example import Example
@@ -187,7 +186,7 @@ def orders(questions: Questions, count: int, protocol: str | None, seed: int) ->
         notes = [{"order": order} for order in taken]
         judged = [protocols.judged([e], protocol)[0] if e and protocol else e for e in turned]
         asked = questions.put(turned)
-        yield Way(f"{ORDER}{number + 1}", asked, questions.bare(), judged, notes)
+        yield Way(f"{option_orders.ORDER}{number + 1}", asked, questions.bare(), judged, notes)
 
 
 def shots_of(
@@ -210,7 +209,7 @@ def must_be_asked(ways: Sequence[Way]) -> None:
     for way in ways:
         if way.places_in(range(len(way.asked))):
             continue
-        if way.name.startswith(ORDER):
+        if way.name.startswith(option_orders.ORDER):
             raise UserError(
                 "--shuffle-choices: no question has so many orders of choices that stand one after "
                 "another in its text; lower it, or omit it"

@@ -18,6 +18,7 @@ from tasks import marks
 from tasks.example import Example
 from tasks.option_texts import are_letters, is_letter
 
+ORDER = "order "  # begins the name of a way to ask with the options in another order
 # What may stand between two options: signs, "or", and the letter or number of the next one.
 BETWEEN = r"(?:[^\w]+(?:(?:or|and)\b[^\w]+)?|[^\w]*)(?:[A-Z0-9]\b[^\w]+)?"
 LONE_LETTER = re.compile(r"[A-Za-z]")
