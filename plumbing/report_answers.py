@@ -91,7 +91,10 @@ class Questions:
 
     def place(self, line: dict, name: str) -> int:
         """Number the question that a line of the set `name` is about."""
-        about = self.kept_of(line, name) | line
+        kept = self.kept_of(line, name)
+        about = kept | line
+        if "picture" in kept:  # in a line of predictions.jsonl it is a hash
+            about["picture"] = kept["picture"]
         id, question = text_of(about.get("id")), text_of(about.get("question"))
         gold = text_of(about.get("answer"))
         words = f"{id}\n{question}\n{gold}".encode(errors="replace")

@@ -64,6 +64,13 @@ def test_a_scene_that_looks_alike_is_another(name):
     assert not found(scene(), scene(OTHERS[name]))
 
 
+@pytest.mark.parametrize("color", drawing.COLORS)
+def test_of_a_single_object_the_corners_tell_a_square_from_a_circle(color):
+    """The least that may differ: limits a quarter looser would take them for one picture."""
+    one, other = ([(3, 3, color, shape)] for shape in ("circle", "square"))
+    assert not found(scene(one), scene(other))
+
+
 @pytest.mark.parametrize("name", OTHER_NUMBERS)
 def test_one_stroke_of_a_digit_is_enough(name):
     assert not found(scene(NUMBERS), scene(OTHER_NUMBERS[name]))

@@ -25,6 +25,7 @@ CODE = [
     *SCRIPTS,
     *(path for room in ("fast", "recipes") for path in sorted(ROOT.glob(f"{room}/*.py"))),
     ROOT / "labs" / "grade.py",
+    ROOT / "tasks" / "contamination.py",
 ]
 
 COMMAND = re.compile(r"python3?\s+(-m\s+[\w.]+|[\w/]+\.py)\b([^\n]*)")

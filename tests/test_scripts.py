@@ -115,6 +115,7 @@ DRIFT = {
     ("--num-samples", "help"),
     ("--num-samples", "nargs"),
     ("--num-samples", "default"),
+    ("--judge", "help"),  # distill.py: the teacher judges without it
     ("--protocol", "help"),  # evaluate.py: it also asks by it
     ("--learning-rate", "help"),  # its defaults
     ("--seed", "help"),  # training also seeds data order and weights
