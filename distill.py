@@ -280,7 +280,7 @@ def main(args: argparse.Namespace) -> None:
     wanted = dict(examples)
     for name in names:
         answering = judge if STAGES[name].by == "judge" else teacher
-        if answering is None:  # with --judge none
+        if answering is None:  # --judge none
             continue
         requests = asking.requests_of(name, wanted, said, settings)
         path = folder / f"{name}.jsonl"

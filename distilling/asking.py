@@ -7,14 +7,14 @@ from distilling import prompts
 from distilling.replies import Replies
 from distilling.stages import STAGES, Request, Settings
 from plumbing import records, stopping
-from plumbing.text import checksum
+from plumbing.text import crc32
 from tasks.asks import Ask, Failure
 from tasks.example import Example
 
 
 def seed_of(seed: int, id: str) -> int:
     """Seed one request by its id: no other request changes it."""
-    return checksum(f"{seed} {id}")
+    return crc32(f"{seed} {id}")
 
 
 def requests_of(

@@ -7,7 +7,7 @@ r"""Verdicts on what a teacher wrote. Text in, a `Verdict` out.
     reserved        it spells a token that no training text may hold
     hallucination   it names an object that the scene does not have: toy sets, whose scene is known
     judge           the judge model says that it is inconsistent, off the question, not seen, or
-                    told by one who was given words
+                    not told first-hand
 Pairs of --mode qa have two of their own, `unanswerable` and `code`.
 docs/distill.md has precision and recall of each on planted records.
 """

@@ -13,7 +13,7 @@ from distilling import formats, replies, stages
 from distilling.filters import Trace
 from distilling.stages import MODES
 from plumbing import disk
-from plumbing.text import checksum
+from plumbing.text import crc32
 from tasks import images
 from tasks.example import Example
 from tasks.marks import MARK
@@ -80,7 +80,7 @@ def write_pictures(folder: Path, example: Example) -> list[str]:
 def file_name(id: str, number: int) -> str:
     """Name a picture's file by its example's id, of which any text may be one."""
     plain = re.sub(r"[^A-Za-z0-9_-]+", "-", id)[:60]
-    return f"{plain}-{checksum(id):08x}-{number}.png"
+    return f"{plain}-{crc32(id):08x}-{number}.png"
 
 
 def save(path: Path, image: Image.Image | bytes | Stored, where: str) -> None:

@@ -14,7 +14,7 @@ import pools
 from distilling import filters, prompts
 from distilling.filters import Trace, Verdict
 from grading.answers import extract_answer
-from plumbing.text import checksum
+from plumbing.text import crc32
 from tasks.box_fields import answer_text
 from tasks.example import Example
 from tasks.thinking import THINK_TAG, in_our_tags
@@ -238,7 +238,7 @@ def verdicts(example: Example, said: dict, mode: str, by_model: bool) -> dict[st
 
 def qa(example: Example, said: dict, settings: Settings) -> Request:
     """Ask for pairs about a page, from its text alone, in one of five ways."""
-    way = checksum(example.id) % len(prompts.QA)
+    way = crc32(example.id) % len(prompts.QA)
     form = prompts.QA[way] + prompts.QA_FORM
     text = prompts.fill(form, number=str(prompts.PAIRS), text=example.meta["text"])
     return Request(f"qa/{way}", prompts.words(text))

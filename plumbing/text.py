@@ -37,6 +37,6 @@ def counted(number: int, thing: str) -> str:
     return f"{number} {thing[:-1]}ies" if thing.endswith("y") else f"{number} {thing}s"
 
 
-def checksum(text: str) -> int:
+def crc32(text: str) -> int:
     """Compute the CRC-32 of any text, half characters too: the same on every machine."""
     return zlib.crc32(text.encode("utf-8", "backslashreplace"))

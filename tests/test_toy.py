@@ -1432,3 +1432,23 @@ def test_a_caption_is_the_words_of_its_picture():
     others = [text.replace("circle", "square") for text in texts]
     right = [text == other for text, other in zip(texts, others)]
     assert rewards.summary(others, examples)["accuracy"] == sum(right) / len(right) < 1
+
+
+# --- recipes/practice_data.py ---
+
+
+def test_three_questions_on_a_picture_have_right_answers(tmp_path):
+    from recipes import practice_data
+
+    words = f"--num-pictures 12 --level 3 --output-dir {tmp_path}".split()
+    practice_data.main(practice_data.parse_args(words))
+    rows = [json.loads(line) for line in (tmp_path / "shared.jsonl").read_text().splitlines()]
+    asked = Counter(row["images"][0] for row in rows)
+    assert len(asked) == 12 and set(asked.values()) == {3}
+    assert len({(row["images"][0], row["question"]) for row in rows}) == 36
+    for row in rows:
+        index = int(re.search(r"\d+", row["images"][0])[0])
+        record = toy.make_record("count", "train", index, 0, 3, "gold")
+        wanted = re.search(r"How many (\w+) objects", row["question"])[1]
+        number = sum(wanted in o for o in record["meta"]["objects"])
+        assert row["answer"] == str(number) and ROWS.search(row["solution"])[5] == str(number)
