@@ -2,7 +2,7 @@
 # How long a command takes alone, and beside a process that keeps one core busy: both, and the ratio.
 #
 #     bash recipes/busy.sh                 # a short demo: 3 minutes twice on two quiet cores
-#     bash recipes/busy.sh make demo OUT=runs/busy    # the whole of it: half an hour and more
+#     bash recipes/busy.sh make demo-full OUT=runs/busy    # the whole of it: half an hour and more
 #
 # A command that goes on where it stopped would have nothing to do the second time: what it writes
 # into runs/busy is removed before each turn.

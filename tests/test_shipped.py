@@ -23,7 +23,7 @@ from plumbing import records, sums
 from plumbing.errors import UserError
 from recipes import ship
 
-SHIPPED = {"count": "count"}  # folder: the task that it answers
+SHIPPED = {"count": "count", "table": "table"}  # folder: the task that it answers
 FOLDERS = [ROOT / "checkpoints" / name for name in SHIPPED]
 QUESTIONS = 64
 
