@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from plumbing import flags
+from plumbing.flags_of_others import FLAG_OF_OTHERS
 
 ROOT = Path(__file__).resolve().parents[1]
 SCREEN = (50, 100)  # lines, columns
@@ -88,6 +89,13 @@ def test_the_short_help_ends_with_where_there_is_more(script, capsys):
     rows = [len(re.findall(r"^  -", text, re.MULTILINE)) for text in (short, whole)]
     hidden = rows[1] - rows[0]
     assert hidden == 0 or last.startswith(f"--help-all shows all flags, {hidden} more than these;")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_flag_of_one_script_is_known_to_the_others(script):
+    """train_sft.py once said of --importance-sampling-level that there was no such thing yet."""
+    own = set(parser_of(script)._option_string_actions) & set(FLAG_OF_OTHERS)
+    assert all(f"{script}.py" in FLAG_OF_OTHERS[flag] for flag in own)
 
 
 def test_the_flags_of_readme_are_common(capsys):
