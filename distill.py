@@ -86,9 +86,6 @@ def check_who(p: flags.Parser, args: argparse.Namespace) -> None:
             p.error(f"--judge-{end} is for a server as judge: name it by --judge, or leave it out")
         if getattr(args, f"teacher_{end}") and args.teacher == "toy":
             p.error(f"--teacher-{end} is for a server, and --teacher toy is none; leave it out")
-    is_paid = teacher_flags.is_address(args.teacher) or teacher_flags.is_address(args.judge)
-    if args.budget is not None and not is_paid:
-        p.error("--budget is for a server, and there is none to pay; leave it out")
     models = [who for who in (args.teacher, args.judge) if who not in (None, "toy", "none")]
     teacher_flags.check_flags(p, args, models)
     if args.teacher == "toy":

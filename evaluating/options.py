@@ -180,3 +180,5 @@ def check_flags(p: flags.Parser, args: argparse.Namespace, given: list[str]) -> 
             )
         if args.compare and name not in WITH_COMPARE:
             p.error(f"--compare reads answers and asks no model: omit {flag(name)}, or --compare")
+    if args.judge:
+        teacher_flags.check_flags(p, args, [args.judge, *([] if rescored else [args.model])])

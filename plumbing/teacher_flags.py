@@ -137,10 +137,14 @@ FLAGS_OF = {
 
 def check_flags(parser: flags.Parser, args: argparse.Namespace, models: list[str]) -> None:
     """Refuse flags that none of the models, checkpoints and addresses, has a use for."""
-    kinds = {"a server" if is_address(name) else "a checkpoint" for name in models}
+    servers = [name for name in models if is_address(name)]
+    kinds = ["a server"] if servers else []
+    kinds += ["a checkpoint"] if len(servers) < len(models) else []
     for kind, names in FLAGS_OF.items():
         is_there = kind in kinds or kind == "a model" and bool(models)
         for name in arguments.flags_given(args.argv):
             if name in names and not is_there:
                 shown = arguments.flag(name)
                 parser.error(f"{shown} is for {kind}, and none is asked here; leave it out")
+    if args.budget is not None and not servers:
+        parser.error("--budget is for a server, and there is none to pay; leave it out")

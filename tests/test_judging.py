@@ -218,10 +218,26 @@ def test_a_checkpoint_can_be_the_judge(tmp_path, base):
         ("--max-retries 3", "--max-retries is for a judge, and none is named"),
         ("--judge localhost:8000", "an address begins with http:// or https://"),
         ("--judge http://x/v1 --temperature 1", "asks no model: omit --temperature"),
+        ("--judge http://x/v1 --quant nf4", "--quant is for a checkpoint, and none is asked here"),
+        ("--judge some/model --max-retries 3", "--max-retries is for a server, and none is asked"),
+        ("--judge some/model --budget 3", "--budget is for a server, and there is none to pay"),
     ],
 )
 def test_flags_that_do_not_fit(words, sentence, capsys):
     line = f"--predictions x.jsonl --protocol geoqa --output-dir out {words}"
+    refused(line, sentence, capsys)
+
+
+def test_flags_of_a_server_do_not_fit_two_checkpoints(capsys):
+    line = "--model some/model --data count:test --output-dir out --judge some/model"
+    refused(f"{line} --budget 3", "--budget is for a server, and there is none to pay", capsys)
+    args = evaluate.parse_args(
+        f"{line.replace('judge some', 'judge http://h')} --quant nf4".split()
+    )
+    assert args.quant == "nf4"  # of --model
+
+
+def refused(line, sentence, capsys):
     with pytest.raises(SystemExit):
         evaluate.parse_args(line.split())
     assert sentence in capsys.readouterr().err
