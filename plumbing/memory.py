@@ -1,12 +1,12 @@
 """How much memory was taken, and how much is left: the card's, or the process's on a CPU."""
 
-import os
-import resource
 from pathlib import Path
 
+import psutil
 import torch
 
-STATUS, CLEAR, MEMINFO = (Path("/proc") / p for p in ("self/status", "self/clear_refs", "meminfo"))
+STATUS = Path("/proc/self/status")
+CLEAR = Path("/proc/self/clear_refs")
 
 
 def reset_peak(where: torch.device) -> None:
@@ -21,13 +21,17 @@ def reset_peak(where: torch.device) -> None:
 
 
 def peak(where: torch.device) -> int:
-    """Return the most bytes taken since `reset_peak`."""
+    """Return the most bytes taken since `reset_peak`.
+
+    Without Linux's files: since the process began (Windows), or those taken now (macOS).
+    """
     if where.type == "cuda":
         return torch.cuda.max_memory_allocated(where)
     try:
         return _in_kilobytes(STATUS, "VmHWM")
     except (OSError, KeyError):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        taken = psutil.Process().memory_info()
+        return getattr(taken, "peak_wset", taken.rss)
 
 
 def free(where: torch.device) -> int:
@@ -35,10 +39,7 @@ def free(where: torch.device) -> int:
     if where.type == "cuda":
         kept = torch.cuda.memory_reserved(where) - torch.cuda.memory_allocated(where)
         return torch.cuda.mem_get_info(where)[0] + kept
-    try:
-        return _in_kilobytes(MEMINFO, "MemAvailable")
-    except (OSError, KeyError):
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return psutil.virtual_memory().available
 
 
 def _in_kilobytes(file: Path, name: str) -> int:

@@ -135,3 +135,12 @@ def test_memory_counts_what_was_taken():
     block[::4096] = b"x" * len(block[::4096])
     assert memory.peak(CPU) - before > 150_000_000
     assert memory.free(CPU) > 0
+
+
+def test_memory_is_counted_without_linuxs_files(monkeypatch, tmp_path):
+    """macOS and Windows have neither these files nor what os.sysconf was asked for."""
+    monkeypatch.setattr(memory, "STATUS", tmp_path / "status")
+    monkeypatch.setattr(memory, "CLEAR", tmp_path / "nowhere" / "clear_refs")
+    memory.reset_peak(CPU)
+    assert 10**7 < memory.peak(CPU) < 10**11
+    assert 10**7 < memory.free(CPU) < 10**14
