@@ -210,7 +210,7 @@ def write_csv(path: Path, grades: list[Grade]) -> None:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    p = flags.Parser(__doc__, "python -m labs.grade")
+    p = flags.Parser(__doc__, "python -m labs.grade", "labs.md")
     p.add_argument("folder", metavar="DIR", help="what the students handed in")
     p.add_argument("--limit", type=flags.above_0, default=300.0, help="seconds for one lab")
     p.add_argument("--full", action="store_true", help="do not shorten the training runs")

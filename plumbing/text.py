@@ -5,9 +5,8 @@ import re
 import zlib
 from collections.abc import Iterable
 
-HALF = re.compile(
-    "[\ud800-\udfff]"
-)  # of a surrogate pair; in an argument or a path: a byte that is not UTF-8
+# Half of a surrogate pair; in an argument or a path: a byte that is not UTF-8.
+HALF = re.compile("[\ud800-\udfff]")
 
 
 def cut(text, most=580):

@@ -117,9 +117,8 @@ def small_picture(image: images.Picture, where: str, exact: bool = False) -> Ima
     exact: decode all of it first, so that a JPEG comes out as the same picture in a PNG does.
     """
     header = images.open_header(image, where)
-    if (
-        header is not image and not exact
-    ):  # one that is open already is the model's, too: not at this size
+    # One that is open already is the model's, too: not at this size.
+    if header is not image and not exact:
         header.draft("RGB", (2 * SIDE, 2 * SIDE))  # a JPEG decodes to a fraction of its size
     try:
         small = images.upright_rgb(header)
