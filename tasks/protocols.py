@@ -139,24 +139,6 @@ def score(
     return totals(rows, protocol), rows
 
 
-def score_by_judge(
-    completion: str, example: Example, protocol: str, judge: Callable[[str], str]
-) -> float | None:
-    """Score an answer as its authors do, with an LLM where they have one: judge(text) -> reply.
-
-    None where the protocol has no such judge. ValueError for a reply that says nothing.
-    """
-    recipe, said = PROTOCOLS[protocol], completion
-    if not recipe.judge_steps:
-        return None
-    for step in recipe.judge_steps:
-        asked = step(said, example)
-        if asked is None:  # their rules decide
-            return recipe.published_score(completion, example)
-        said = judge(asked)
-    return recipe.judge_score(said, example)
-
-
 def score_one(completion: str, example: Example, protocol: str) -> dict:
     """Score one answer: `accuracy` by our rule, `accuracy_original` by the authors'.
 

@@ -294,14 +294,13 @@ JUDGED = {  # protocol: record, replies to its questions, what the last question
 def test_a_judge_is_asked_as_published(name):
     record, replies, holds, right = JUDGED[name]
     [(text, example)] = protocols.to_examples([("x", record)], name)
-    asked = []
-
-    def judge(question):
-        asked.append(question)
-        return replies[len(asked) - 1]
-
-    assert protocols.score_by_judge(text, example, name, judge) == right
-    assert len(asked) == len(replies) and holds in asked[-1]
+    recipe, said = PROTOCOLS[name], text
+    assert len(recipe.judge_steps) == len(replies)
+    for step, reply in zip(recipe.judge_steps, replies):
+        asked = step(said, example)
+        said = reply
+    assert recipe.judge_score(said, example) == right
+    assert holds in asked
     result, [row] = score([record], name)
     assert row["needs_judge"] and result["needs_judge"] == 1 and not result.get("disagreements")
 
@@ -309,17 +308,20 @@ def test_a_judge_is_asked_as_published(name):
 @pytest.mark.parametrize("name", ["mmbench", "mathverse"])
 def test_a_reply_that_says_nothing_is_no_verdict(name):
     record = JUDGED[name][0]
-    [(text, example)] = protocols.to_examples([("x", record)], name)
+    [(_, example)] = protocols.to_examples([("x", record)], name)
     with pytest.raises(ValueError, match="the judge"):
-        protocols.score_by_judge(text, example, name, lambda _: "I would rather not.")
+        PROTOCOLS[name].judge_score("I would rather not.", example)
 
 
 def test_no_judge_is_asked_where_rules_decide():
     [(text, example)] = protocols.to_examples(
         [("x", {**JUDGED["mmbench"][0], "prediction": "B"})], "mmbench"
     )
-    assert protocols.score_by_judge(text, example, "mmbench", pytest.fail) == 1
-    assert protocols.score_by_judge(text, example, "mmstar", pytest.fail) is None
+    recipe = PROTOCOLS["mmbench"]
+    assert (
+        recipe.judge_steps[0](text, example) is None and recipe.published_score(text, example) == 1
+    )
+    assert not PROTOCOLS["mmstar"].judge_steps
 
 
 # --- MathVerse, R1-Onevision-Bench ---
