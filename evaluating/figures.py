@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from evaluating.scoring import as_read, chosen_place, judge_of
+from evaluating.scoring import as_read, chosen_place, rule_of
 from grading import metrics
 from tasks.option_orders import ORDER
 
@@ -94,7 +94,7 @@ def orders_in(row: dict) -> list[dict]:
 
 def answers_of(row: dict, protocol: str | None) -> list[Answer]:
     """List the answers to a question in all orders, first as written."""
-    read, _ = judge_of(protocol)
+    read, _ = rule_of(protocol)
     gold = chosen_place(row["answer"], row["choices"])
     chosen = chosen_place(read(as_read(row, protocol)["prediction"]), row["choices"])
     as_written = Answer(list(range(len(row["choices"]))), gold, chosen, row["accuracy"])

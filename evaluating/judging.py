@@ -11,7 +11,7 @@ from pathlib import Path
 
 from distilling import asking
 from distilling.stages import Request
-from evaluating.scoring import as_read, judge_of
+from evaluating.scoring import as_read, rule_of
 from grading import lave, metrics, paired
 from grading.metrics import mean
 from plumbing import disk
@@ -85,7 +85,7 @@ def references_of(example: Example) -> list[str]:
 def candidate_of(row: dict, protocol: str | None) -> str:
     """Return what is rated: the answer that the rule reads, or the whole text if it reads none."""
     text = as_read(row, protocol)["prediction"]
-    read, _ = judge_of(protocol)
+    read, _ = rule_of(protocol)
     return read(text) or text
 
 

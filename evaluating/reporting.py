@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from evaluating.scoring import as_read, judge_of, selection
+from evaluating.scoring import as_read, rule_of, selection
 from grading import metrics
 from plumbing import disk
 from tasks import protocols, sheets
@@ -186,7 +186,7 @@ def sheet_row(
     example: Example, as_judged: Example, record: dict, shown: int, protocol: str | None
 ) -> dict:
     """Make one question's row of samples/answers.png, with the first `shown` samples."""
-    read, right = judge_of(protocol)
+    read, right = rule_of(protocol)
     samples = record["samples"][:shown]
     completions = [(f"greedy: {record['prediction']}", {"accuracy": record["accuracy"]})]
     completions += [(s, {"accuracy": mark}) for s, mark in zip(samples, record["right"])]

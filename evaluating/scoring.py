@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 LONGEST_NAME = 200  # characters of a picture's name in a saved output
 
 
-def judge_of(protocol: str | None) -> tuple[metrics.Read, Callable]:
-    """Return how answers are read and scored: read(text), right(text, example)."""
+def rule_of(protocol: str | None) -> tuple[metrics.Read, Callable]:
+    """Return the rule by which answers are read and scored: read(text), right(text, example)."""
     right = protocols.PROTOCOLS[protocol].score if protocol else rewards.accuracy
     return protocols.reader(protocol), right
 
@@ -56,7 +56,7 @@ def sampled_scores(
 ) -> dict:
     """Count one point of the curves: metrics.sampled_scores, read and scored by the protocol."""
     records = [as_read(record, protocol) for record in records]
-    read, right = judge_of(protocol)
+    read, right = rule_of(protocol)
     selections = None
     if "selections" in records[0]:
         selections = [selection(record, n, protocol) for record in records]
@@ -71,7 +71,7 @@ def row_of(
     picture: by which lines about the same picture are recognised (tasks/picture_keys.py).
     bare: the answer was asked for without tags, which the line says, too.
     """
-    _, right = judge_of(protocol)
+    _, right = rule_of(protocol)
     text = answer["prediction"]
     samples = answer["samples"]
     scored = completed(text, protocol) if bare else text
@@ -87,7 +87,7 @@ def row_of(
     else:
         row |= rewards.marks(scored, example)
     if bare:
-        row |= {"bare": True, "extracted": judge_of(protocol)[0](scored)}
+        row |= {"bare": True, "extracted": rule_of(protocol)[0](scored)}
         row["accuracy"] = float(right(scored, as_judged))
         samples = [completed(sample, protocol) for sample in samples]
     row |= {
@@ -143,7 +143,7 @@ def way_record(
     that is the same answer as in the leading way; of options in another order which of them was
     chosen, by its place as written; and the way's notes.
     """
-    read, right = judge_of(protocol)
+    read, right = rule_of(protocol)
     judged = as_judged if way.judged is None else way.judged[place]
     text = answer["prediction"]
     scored = completed(text, protocol) if way.bare[place] else text
@@ -169,7 +169,7 @@ def read_text(completion: str, example: Example, protocol: str | None) -> str | 
     else:
         has_boxes = rewards.has_boxes(example)
         readable = not has_boxes or boxes.predicted_boxes(completion, example) is not None
-    return judge_of(protocol)[0](completion) if readable else None
+    return rule_of(protocol)[0](completion) if readable else None
 
 
 def chosen_place(answer: str | None, choices: list[str] | None) -> int | None:
