@@ -204,7 +204,8 @@ def main(args: argparse.Namespace) -> None:
     if resume and not is_kept:
         print(f"no answers in {out} yet: starting from the beginning")
     before = read_args(out, ours=True) if is_kept else {}
-    args.run, args.model_files = before.get("run"), keeping.model_files(args.model)
+    args.run = before.get("run")
+    args.model_files = keeping.model_files(args.model)
     label = label_of(args, written)
     if is_kept:
         deciding = {name: getattr(args, name) for name in keeping.DECIDING}

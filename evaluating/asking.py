@@ -66,7 +66,8 @@ class Interview:
         likelihood, as likelihood.choose has it; and ways: {name: prediction, prompt_tokens,
         tokens}.
         """
-        examples, prompts = self.asked[first:end], next(batches)
+        examples = self.asked[first:end]
+        prompts = next(batches)
         answers = self.greedily(examples, prompts)
         if self.N:
             self.sample(examples, prompts, first, answers)
@@ -128,7 +129,7 @@ class Interview:
             answer["sample_tokens"] = lengths[i * N : (i + 1) * N]
 
     def select(self, examples: list[Example], answers: list[dict]) -> None:
-        """Ask at each size which of the first samples is right, and add what is said."""
+        """Ask which of the first samples is right, for each number of them; add what is said."""
         pairs = [(i, n) for i in range(len(examples)) for n in self.sizes]
         texts, lengths, prompt_lengths = rollout.self_select(
             self.policy,

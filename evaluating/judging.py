@@ -74,16 +74,19 @@ def must_be_open(examples: Sequence[Example]) -> None:
 
 
 def references_of(example: Example) -> list[str]:
-    """List the gold answers of a question: those of all annotators, where the record has them."""
+    """List the gold answers of a question: all annotators', where the record has them."""
     given = example.meta.get("answers")
     listed = given if isinstance(given, list) else []
-    texts = [item.get("answer") if isinstance(item, dict) else item for item in listed]
-    known = [text for text in texts if isinstance(text, str) and text.strip()]
+    known = []
+    for item in listed:
+        text = item.get("answer") if isinstance(item, dict) else item
+        if isinstance(text, str) and text.strip():
+            known.append(text)
     return known or [example.answer]
 
 
 def candidate_of(row: dict, protocol: str | None) -> str:
-    """Return what is rated: the answer that the rule reads, or the whole text if it reads none."""
+    """Return what is rated: the answer that the rule reads, else the whole text."""
     text = as_read(row, protocol)["prediction"]
     read, _ = rule_of(protocol)
     return read(text) or text
@@ -183,7 +186,7 @@ def by_protocol(
     examples: Sequence[Example],
     protocol: str,
 ) -> tuple[list[dict], dict]:
-    """Score answers as a protocol's authors do, with a model: (the rows with that, the figures).
+    """Score answers as a protocol's authors do, with a model: (the rows, the figures).
 
     `accuracy_judged` is added to each row: what the last reply says, or the authors' rules where
     these decide; None where a reply is missing or says nothing. A row is scored by itself: of sets
@@ -192,7 +195,8 @@ def by_protocol(
     recipe = PROTOCOLS[protocol]
     said = [as_read(row, protocol)["prediction"] for row in rows]
     scores: list[float | None] = [None] * len(rows)
-    waiting, failed = list(range(len(rows))), 0
+    waiting = list(range(len(rows)))
+    failed = 0
     for number, step in enumerate(recipe.judge_steps, 1):
         asked = {place: step(said[place], examples[place]) for place in waiting}
         for place, text in asked.items():

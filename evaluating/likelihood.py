@@ -42,10 +42,10 @@ def option_logps(
 
     tags: the answer stands in <answer> tags, of which the opening one belongs to the prompt.
     """
-    processor, space = asker.processor, ""
+    processor = asker.processor
+    space = " " if tags else ""
     if tags:
         prompt = data.append_response(prompt, "<answer>", processor)
-        space = " "
     encode = processor.tokenizer
     rows = [
         torch.tensor(encode(f"{space}{text}", add_special_tokens=False)["input_ids"])

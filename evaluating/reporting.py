@@ -71,9 +71,6 @@ def print_point(point: dict) -> None:
     )
 
 
-SHOWN_WAYS = ("blind", "swap", "wording")  # on the sheet; report.html has all
-
-
 def announce(
     model: str,
     data: str,
@@ -110,6 +107,8 @@ def print_greedy(result: dict) -> None:
         + (f"; mean IoU {result['iou']:.3f}" if "iou" in result else "")
     )
 
+
+# --- the other ways ---
 
 # How a way is called in a printed line.
 IN_WORDS = {
@@ -172,9 +171,15 @@ def way_in_words(figures: dict[str, float], name: str) -> str:
     return line
 
 
+# --- curves, and the sheet ---
+
+SHOWN_WAYS = ("blind", "swap", "wording")  # on the sheet; report.html has all
+
+
 def curve_figures(curve: list[dict], N: int) -> dict:
     """Return what result.json says of the curves: their last point by name, and all points."""
-    last, figures = curve[-1], {}
+    last = curve[-1]
+    figures = {}
     for name in ("majority", "pass", "self_select"):
         if f"{name}@k" in last:
             for end in ("", "_low", "_high"):
@@ -195,7 +200,8 @@ def sheet_row(
             completions.append((f"{name}: {part['prediction']}", {"accuracy": part["accuracy"]}))
     if "selections" in record:
         as_asked = as_read(record, protocol)
-        text, candidates = selection(as_asked, shown, protocol), as_asked["samples"][:shown]
+        text = selection(as_asked, shown, protocol)
+        candidates = as_asked["samples"][:shown]
         answer, how = metrics.select(text, candidates, record["choices"], read)
         [mark] = metrics.answer_scores([answer], [as_judged], right)
         instead = ", the majority in its place" if how == "majority" else ""

@@ -184,9 +184,17 @@ def orders(questions: Questions, count: int, protocol: str | None, seed: int) ->
         turned = [column[number][1] for column in columns]
         taken = [column[number][0] for column in columns]
         notes = [{"order": order} for order in taken]
-        judged = [protocols.judged([e], protocol)[0] if e and protocol else e for e in turned]
+        judged = [scored_by(protocol, example) for example in turned]
         asked = questions.put(turned)
         yield Way(f"{option_orders.ORDER}{number + 1}", asked, questions.bare(), judged, notes)
+
+
+def scored_by(protocol: str | None, example: Example | None) -> Example | None:
+    """Make a question one that the protocol scores, if there is a protocol and a question."""
+    if not protocol or example is None:
+        return example
+    [judged] = protocols.judged([example], protocol)
+    return judged
 
 
 def shots_of(

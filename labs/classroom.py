@@ -6,7 +6,6 @@ import io
 import itertools
 import os
 import tempfile
-from base64 import b64encode
 from collections.abc import Callable
 from html import escape
 from pathlib import Path
@@ -26,7 +25,7 @@ import tasks
 from plumbing import plots
 from plumbing.errors import UserError
 from reinforcing import advantages
-from tasks import sheets
+from tasks import images, sheets
 from tasks.example import Example
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -239,8 +238,8 @@ def img_of(picture: Image.Image) -> str:
     """Write a picture as an HTML image."""
     png = io.BytesIO()
     picture.save(png, "PNG")
-    encoded = b64encode(png.getvalue()).decode()
-    return f"<img style='width: 168px; max-width: none' src='data:image/png;base64,{encoded}'>"
+    url = images.data_url(png.getvalue(), "png")
+    return f"<img style='width: 168px; max-width: none' src='{url}'>"
 
 
 def curves(

@@ -34,7 +34,8 @@ def sample_pool(
     """Sample G answers to each question, and score them: pool lines, as pools.py describes them."""
     sampling = rollout.Sampling(classroom.LIMIT, temperature=0.9, top_p=0.95, top_k=50)  # R3V's
     texts, lengths, finish = rollout.answer_all(policy, asker, examples, sampling, G, 128, seed)
-    score, lines = protocols.scorer(None), []
+    score = protocols.scorer(None)
+    lines = []
     for row, (text, tokens, ending) in enumerate(zip(texts, lengths, finish)):
         example = examples[row // G]
         answer, right = score(text, example)
@@ -75,7 +76,8 @@ def train(
     add_gradient(rows of a step) -> {metric: value}. The rate falls linearly to a tenth.
     """
     optimizer = update.make_optimizer("adamw", list(policy.parameters()), learning_rate)
-    batches, lines = rows_in_turn(rows, batch_size, seed), []
+    batches = rows_in_turn(rows, batch_size, seed)
+    lines = []
     for step in range(1, steps + 1):
         rate = learning_rate * (1 - 0.9 * (step - 1) / steps)
         metrics = update.take_step(policy, optimizer, batches, add_gradient, rate, 1.0, step)

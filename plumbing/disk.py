@@ -177,8 +177,9 @@ def write_lines(path: str | Path, records: list):
 
 
 def another(out: str | Path) -> str:
-    """Say what to name instead of a directory that is taken: NAME-2, NAME-3, ... that is free."""
-    out, n = Path(out), 2
+    """Say what to name instead of a directory that is taken: the first free NAME-2, NAME-3, ..."""
+    out = Path(out)
+    n = 2
     while out.with_name(f"{out.name}-{n}").exists():
         n += 1
     return f"name another --output-dir, such as {out.with_name(f'{out.name}-{n}')}"

@@ -255,7 +255,8 @@ def of_prediction(line: dict, kept: dict) -> list[dict]:
 
 def of_ways(line: dict, kept: dict) -> list[dict]:
     """Make the answers to the same question in other ways, of a line of predictions.jsonl."""
-    ways, answers = line.get("ways"), []
+    ways = line.get("ways")
+    answers = []
     for name, part in ways.items() if isinstance(ways, dict) else ():
         if not isinstance(part, dict):
             continue

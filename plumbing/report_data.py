@@ -301,7 +301,8 @@ def evaluation_view(out: Path, questions: Questions, result: dict) -> Iterator[d
 
 def made_view(out: Path, questions: Questions) -> Iterator[dict]:
     """Show what distill.py leaves: the first records that it kept, and those that it left out."""
-    groups, total = [], 0
+    groups = []
+    total = 0
     for name in ("distilled.jsonl", "rejected.jsonl"):
         lines = lines_of(out / name)
         total += len(lines)

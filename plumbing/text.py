@@ -15,7 +15,7 @@ def cut(text, most=580):
 
 
 def meant(word: str, names: Iterable[str]) -> str:
-    """Ask whether the nearest of some names is meant: "; did you mean ...?", or "" if none is."""
+    """Ask whether the nearest name is meant: "; did you mean ...?", or "" if none is near."""
     near = difflib.get_close_matches(word, list(names), 1)
     return f"; did you mean {near[0]}?" if near else ""
 

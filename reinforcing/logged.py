@@ -33,7 +33,8 @@ def sample_metrics(
 
     groups: what is learned from. sampled: all samplings of the step. weights: of the rewards.
     """
-    G, completions = len(groups.completions) // len(groups.examples), groups.completions
+    completions = groups.completions
+    G = len(completions) // len(groups.examples)
     scores = torch.tensor(rewards.total(groups.parts, weights))  # (B,)
     words = sum(map(reflections, completions))
     kept = (adv.view(-1, G) != 0).any(1).sum()
@@ -80,17 +81,18 @@ def show_samples(
 ) -> None:
     """Draw some completions of a step with their scores, and print one."""
     examples, completions, parts = groups.examples, groups.completions, groups.parts
-    G, rows = len(completions) // len(examples), []
+    G = len(completions) // len(examples)
+    rows = []
     for n, example in enumerate(examples[:6]):
         drawn = range(n * G, n * G + min(3, G))
         shown = [(completions[b], {name: v[b] for name, v in parts.items()}) for b in drawn]
         rows.append(sheets.sheet_row(example, shown, [completions[b] for b in drawn]))
-    title, png = f"step {step}: sampled completions and their rewards", f"step_{step:06d}.png"
-    plots.plot_samples(rows, folder / png, title)
+    png = folder / f"step_{step:06d}.png"
+    plots.plot_samples(rows, png, f"step {step}: sampled completions and their rewards")
     say(
         f"  one of them: {examples[0].question}  ->  {completions[0][:300]!r}  "
         f"(answer {examples[0].answer}, reward {rewards.total(parts, weights)[0]:g}, "
-        f"advantage {float(adv[0]):+.2f}); drawn with others in {folder / png}"
+        f"advantage {float(adv[0]):+.2f}); drawn with others in {png}"
     )
 
 
@@ -112,7 +114,8 @@ def draw_run(
     size = f"{args.prompts_per_step} x {args.num_generations}"
     title = f"train_grpo.py, {args.model}, {args.data}, {size}, seed {args.seed}"
     plots.plot_curve(lines, out / "curve.png", panels, title)
-    name, folder = names[0], out / "samples"
+    name = names[0]
+    folder = out / "samples"
     files = [kept.answers_file(folder, names, name, n) for n in (0, step)]
     rows = sheets.before_after(eval_sets[name], *map(records.read_lines, files))
     title = f"{name}: answers that changed, and three others"

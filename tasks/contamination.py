@@ -204,7 +204,7 @@ def contents_of(spec: str, level: int, most: int | None, bad: BadRecords) -> Con
 
 
 class Match(NamedTuple):
-    """A picture of both: its places, and how much the two differ, up to 1 (tasks/likeness.py)."""
+    """A picture of both: its places, and how much the two differ, at most 1 (tasks/likeness.py)."""
 
     eval: int
     train: int

@@ -2,7 +2,7 @@
 
     of(picture) -> Print               a perceptual hash and a thumbnail, a kilobyte together
     candidates(some, others)           which pairs may be the same, by these
-    difference(one, other)             how much two pictures differ, up to 1 being the same
+    difference(one, other)             how much two pictures differ; at most 1: the same picture
 
 Saved anew is: encoded again, resized, a little recoloured, cropped by some 2 % at a side. Hashes
 alone are deceived by drawings, charts and documents, most of whose pixels agree.
@@ -111,7 +111,7 @@ Crop = tuple[float, float, float, float]  # shares cut off at left, top, right a
 
 
 def difference(one: Image.Image, other: Image.Image) -> float:
-    """Measure how much two RGB pictures differ where they differ most; up to 1: the same picture.
+    """Measure how much two RGB pictures differ, where most; 1 or less: the same picture.
 
     One may be cropped out of the other, which is looked for, and recoloured, which is undone.
     Then every place must agree with one not a pixel away: in brightness, as a share of the

@@ -209,7 +209,8 @@ def with_guesses(rows: list[dict]) -> dict:
     """
     if all(subject_of(row["id"]) in SUBJECTS for row in rows):
         rows = sorted(rows, key=lambda row: SUBJECTS.index(subject_of(row["id"])))
-    draw, guesses = random.Random(SEED), []
+    draw = random.Random(SEED)
+    guesses = []
     for row in rows:
         choices = row["choices"]
         if not choices or option_in(row["prediction"], choices) is not None:

@@ -76,7 +76,8 @@ def moved(question: str, texts: list[str], order: list[int]) -> str | None:
     if not places:
         return None
     found = places[-1]  # a story before the options may list the same words
-    pieces, end = [], 0
+    pieces = []
+    end = 0
     for place, option in enumerate(order, 1):
         pieces += [question[end : found.start(place)], found[option + 1]]
         end = found.end(place)

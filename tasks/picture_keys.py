@@ -13,9 +13,9 @@ LETTERS = 16  # of a hash, 64 bits: two of a billion pictures agree in one set o
 
 
 def key_of(image: Picture) -> str:
-    """Hash a picture: its encoded bytes, or the pixels of one that is open. OSError if it is gone.
+    """Hash a picture: its encoded bytes, or the pixels of one that is open.
 
-    Equal files have equal keys; the same picture encoded twice has two.
+    Equal files have equal keys; the same picture encoded twice has two. OSError if it is gone.
     """
     if isinstance(image, Image.Image):
         about = f"{image.mode} {image.size}".encode()
