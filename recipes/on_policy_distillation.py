@@ -7,9 +7,9 @@ No answer is scored and no gold is read, but for what is printed. Where teacher 
 same, the gradient is 0. It is GKD (arXiv:2306.13649) with lambda 1 and beta 1.
 
 On a laptop (five minutes on two cores):
-    python -m recipes.on_policy_distillation --model checkpoints/count --teacher runs/demo/grpo \\
+    python -m recipes.on_policy_distillation --model checkpoints/count --teacher runs/demo \\
         --data count --eval-data count:test --learning-rate 1e-4 --max-grad-norm 0.2 \\
-        --prompts-per-step 16 --num-generations 8 --max-steps 160 --output-dir runs/grpo
+        --prompts-per-step 16 --num-generations 8 --max-steps 160 --output-dir runs/distilled
 On one GPU (QLoRA):
     python -m recipes.on_policy_distillation --model Qwen/Qwen2-VL-2B-Instruct --quant nf4 \\
         --teacher Qwen/Qwen2-VL-7B-Instruct --data clevr_cogen_a_train/ \\

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The traps of docs/evaluation.md, measured on checkpoints that answer `count`.
 #
-#     bash recipes/traps.sh runs/traps runs/demo/sft runs/demo/grpo    # goes on after a stop
+#     bash recipes/traps.sh runs/traps checkpoints/count runs/demo    # goes on after a stop
 set -euo pipefail
 OUT=$(realpath -m "$1")
 shift
