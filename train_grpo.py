@@ -12,8 +12,8 @@ Differences from the trainer of R1-V, which brought this to pictures:
  3. The rollout is in eval mode and samples the whole distribution: no top-k 50, no repetition
     penalty from the checkpoint.
  4. beta is 0 by default, and then there is no reference policy at all. R1-V's was 0.04.
- 5. One step is one rollout and --num-iterations updates on it. --micro-batch-size changes memory,
-    never the gradient.
+ 5. One step is one rollout, and --num-iterations x --updates-per-rollout updates on it.
+    --micro-batch-size changes memory, never the gradient.
 
 On a laptop (five minutes on two cores):
     python train_grpo.py --model checkpoints/count --data count --eval-data count:test \\
