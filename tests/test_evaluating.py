@@ -254,6 +254,12 @@ def test_options_are_reordered_where_they_stand(question, choices, gold, turned,
 NOT_REORDERED = [  # question, choices, gold
     ("Is it red? Or would you say blue?", ["red", "blue"], "red"),  # words between
     ("Which? A. red B. Both A and C C. blue", ["red", "Both A and C", "blue"], "A"),
+    ("Which? A. red B. Neither A nor C C. blue", ["red", "Neither A nor C", "blue"], "A"),
+    ("Which? A. red B. blue C. All of the above", ["red", "blue", "All of the above"], "A"),
+    ("Which? A. red B. Only A C. blue", ["red", "Only A", "blue"], "A"),
+    ("Which? A. red B. (a) or (c) C. blue", ["red", "(a) or (c)", "blue"], "A"),
+    ("Which? A. red B. A/C C. blue", ["red", "A/C", "blue"], "A"),
+    ("Which? A. c B. a C. b", ["c", "a", "b"], "Option A"),  # "B" would then be the third
     ("Which?", ["A", "B"], "A"),  # they stand in the picture
     ("Which? A. <image> B. <image>", ["<image>", "<image>"], "A"),
     ("Which? A. red B. blue", ["red", "blue"], "green"),

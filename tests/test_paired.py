@@ -161,6 +161,7 @@ def test_the_bootstrap_against_scipys():
 
 def test_of_one_picture_no_error_can_be_told():
     assert math.isnan(paired.clustered_error([1.0, 0.0], ["a", "a"]))
+    assert all(map(math.isnan, paired.bootstrap([1.0, 0.0], ["a", "a"])))  # not 0.5 to 0.5
 
 
 @pytest.mark.parametrize("a, b, clusters", [([1], [1, 0], "ab"), ([1], [1], "ab"), ([], [], "")])
@@ -233,6 +234,39 @@ def test_the_order_of_the_questions_does_not_matter(tmp_path):
     file = tmp_path / "two" / "predictions.jsonl"
     file.write_text("".join(reversed(file.read_text().splitlines(keepends=True))))
     compared(one, two)
+    assert read(tmp_path / "two" / "compared_with_one" / "result.json")["accuracy"]["p"] == 1
+
+
+def test_a_single_picture_has_no_interval(tmp_path, capsys):
+    one = a_run(tmp_path / "one", [0, 0, 1], "ppp")
+    compared(one, a_run(tmp_path / "two", [1, 1, 1], "ppp"))
+    text = (tmp_path / "two" / "compared_with_one" / "result.json").read_text()
+    assert "NaN" not in text and json.loads(text)["accuracy"]["low"] is None
+    assert "of one picture no interval can be told" in capsys.readouterr().out
+
+
+def test_questions_with_one_id_are_paired_by_their_pictures(tmp_path):
+    """The same words about three pictures, in another order."""
+    for name, pictures, right in (("one", "pqr", [1, 0, 0]), ("two", "rqp", [0, 0, 1])):
+        records = [
+            {"id": "x", "question": "How many?", "prediction": f"<answer>{score}</answer>"}
+            | {"answer": "1", "image": f"{picture}.png"}
+            for picture, score in zip(pictures, right)
+        ]
+        file = tmp_path / f"{name}.jsonl"
+        file.write_text("".join(json.dumps(record) + "\n" for record in records))
+        words = f"--predictions {file} --protocol geoqa --output-dir {tmp_path / name}"
+        evaluate.main(evaluate.parse_args(words.split()))
+    compared(str(tmp_path / "one"), str(tmp_path / "two"))
+    found = read(tmp_path / "two" / "compared_with_one" / "result.json")["accuracy"]
+    assert (found["better"], found["worse"], found["clusters"]) == (0, 0, 3)
+
+
+@pytest.mark.parametrize("ours, theirs", [("0123456789abcdef", "p.png"), ("a/p.png", "/b/p.png")])
+def test_a_picture_known_by_another_name_is_no_other_picture(tmp_path, ours, theirs):
+    """One run was of --model, and has a hash; the other of saved outputs, and has a path."""
+    one = a_run(tmp_path / "one", [1, 0], [ours, None])
+    compared(one, a_run(tmp_path / "two", [1, 0], [theirs, None]))
     assert read(tmp_path / "two" / "compared_with_one" / "result.json")["accuracy"]["p"] == 1
 
 
