@@ -27,7 +27,10 @@ NAMES_OTHERS = (  # what an option says of others by their letter or place
     re.compile(rf"{LETTERS}\)?\s*(?:[,&/+]|and\b|or\b|nor\b|but\b)\s*(?:not\b\s*)?\(?{LETTERS}"),
     re.compile(rf"\b(?:[Oo]nly|[Oo]ptions?|[Cc]hoices?|[Ss]ame as) \(?{LETTERS}"),
     re.compile(rf"{LETTERS}\)? only\b"),
-    re.compile(r"\b(?:the|all|any|none) above\b|\bof the (?:below|previous|preceding)\b|以上", re.I),
+    re.compile(
+        r"\b(?:the|all|any|none) above\b|\bof the (?:below|previous|preceding)\b|以上",
+        re.IGNORECASE,
+    ),
 )
 
 
