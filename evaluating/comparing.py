@@ -112,11 +112,12 @@ def pictures_of(pairs: list[tuple[dict, dict]]) -> list:
 
 
 def differing_flags(runs: Sequence[str]) -> list[str]:
-    """Name the flags that answers depend on, and that two runs do not have in common."""
+    """Name the flags that answers and verdicts depend on, and that two runs do not share."""
     before, after = map(read_args, runs)
     if not before or not after:
         return []
-    return [name for name in DECIDING if before.get(name) != after.get(name)]
+    names = (*DECIDING, "judge", "judge_model")
+    return [name for name in names if before.get(name) != after.get(name)]
 
 
 # --- what they say ---
@@ -168,6 +169,8 @@ def show(result: dict, compared: dict[str, paired.Comparison], out: Path) -> Non
         if found.clusters == 1:
             interval = "and of one picture no interval can be told"
         print(f"  B less A {found.difference:+.4f} (± {found.se:.4f}), {interval}")
+        if 1 < found.clusters < paired.FEW:
+            print(f"  of fewer than {paired.FEW} pictures the interval is too narrow")
         print(
             f"  B is better on {found.better} questions and worse on {found.worse}: "
             f"{TESTS.get(name, 'exact McNemar')} p = {found.p:.4g}"

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from grading.metrics import mean
 
 RESAMPLES = 10_000
+FEW = 50  # clusters: of fewer the bootstrap's interval is too narrow (docs/evaluation.md)
 
 
 class Comparison(NamedTuple):

@@ -225,7 +225,10 @@ def test_where_two_runs_differ(tmp_path, capsys):
     assert [line["id"] for line in lines] == ["0", "1", "2"]
     assert lines[0]["a"] == {"prediction": "<answer>4</answer>", "accuracy": 0.0}
     assert opened(tmp_path / "out" / "samples" / "differ.png") > 100
-    assert "6 questions about 3 pictures" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "6 questions about 3 pictures" in printed
+    assert "of fewer than 50 pictures the interval is too narrow" in printed
+    assert "exact McNemar p" in printed and "sign test p" in printed  # of accuracy, and of lave
 
 
 def test_the_order_of_the_questions_does_not_matter(tmp_path):
@@ -268,6 +271,15 @@ def test_a_picture_known_by_another_name_is_no_other_picture(tmp_path, ours, the
     one = a_run(tmp_path / "one", [1, 0], [ours, None])
     compared(one, a_run(tmp_path / "two", [1, 0], [theirs, None]))
     assert read(tmp_path / "two" / "compared_with_one" / "result.json")["accuracy"]["p"] == 1
+
+
+def test_two_judges_are_told_apart(tmp_path, capsys):
+    """Figures of two judges cannot be compared, which is said."""
+    runs = [a_run(tmp_path / name, [1, 0], lave=[1, 0.5]) for name in ("one", "two")]
+    for run, judge in zip(runs, ("a/judge", "another/judge")):
+        (tmp_path / run / "args.json").write_text(json.dumps({"judge": judge, "seed": 0}))
+    compared(*runs)
+    assert "the runs differ in judge\n" in capsys.readouterr().out
 
 
 def test_runs_of_other_questions_are_refused(tmp_path):
