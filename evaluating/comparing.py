@@ -19,11 +19,12 @@ from plumbing.arguments import read_args
 from plumbing.errors import UserError
 from plumbing.records import read_lines
 from plumbing.text import short
-from tasks import images
+from tasks import images, picture_keys
 
 ANSWERS = "predictions.jsonl"
 # Compared where both runs have them.
 SCORES = ("accuracy", "accuracy_original", "accuracy_judged", "lave", "iou")
+TESTS = {"lave": "sign test", "iou": "sign test"}  # McNemar's is of right and wrong
 SHOWN = 4  # questions on the sheet that B answers better, and as many that it answers worse
 
 
@@ -68,17 +69,34 @@ def matched(a: list[dict], b: list[dict], names: Sequence[str]) -> list[tuple[di
             f"({first_alone(a, asked_b, names[0]) or first_alone(b, asked_a, names[1])})"
         )
     waiting: dict[str, list[dict]] = {}
-    for row in reversed(b):
+    for row in b:
         waiting.setdefault(question_of(row), []).append(row)
-    pairs = [(row, waiting[question_of(row)].pop()) for row in a]
+    pairs = [(row, partner_of(row, waiting[question_of(row)])) for row in a]
     for before, after in pairs:
-        pictures = before.get("picture"), after.get("picture")
-        if all(pictures) and pictures[0] != pictures[1]:
+        if has_another_picture(before, after):
             raise UserError(
                 f"--compare: question {short(before['id'], 60)} has another picture in "
                 f"{short(names[0])} than in {short(names[1])}; evaluate both on the same data"
             )
     return pairs
+
+
+def partner_of(row: dict, others: list[dict]) -> dict:
+    """Take the first of the others that is about the same picture; without one, the first."""
+    places = range(len(others))
+    place = next((n for n in places if others[n].get("picture") == row.get("picture")), 0)
+    return others.pop(place)
+
+
+def has_another_picture(before: dict, after: dict) -> bool:
+    """Tell whether two rows are about other pictures: by their hashes, or the ends of their paths.
+
+    A hash and a name say nothing of each other.
+    """
+    one, other = before.get("picture"), after.get("picture")
+    if not one or not other or picture_keys.are_keys(one) != picture_keys.are_keys(other):
+        return False
+    return Path(one).name != Path(other).name
 
 
 def first_alone(rows: list[dict], others: Counter, name: str) -> str:
@@ -94,11 +112,12 @@ def pictures_of(pairs: list[tuple[dict, dict]]) -> list:
 
 
 def differing_flags(runs: Sequence[str]) -> list[str]:
-    """Name the flags that answers depend on, and that two runs do not have in common."""
+    """Name the flags that answers and verdicts depend on, and that two runs do not share."""
     before, after = map(read_args, runs)
     if not before or not after:
         return []
-    return [name for name in DECIDING if before.get(name) != after.get(name)]
+    names = (*DECIDING, "judge", "judge_model")
+    return [name for name in names if before.get(name) != after.get(name)]
 
 
 # --- what they say ---
@@ -115,7 +134,7 @@ def compare(runs: Sequence[str], out: Path) -> None:
             a, b = ([pairs[n][side][name] for n in both] for side in (0, 1))
             compared[name] = paired.compare(a, b, [clusters[n] for n in both])
     result = {"a": str(runs[0]), "b": str(runs[1]), "flags": differing_flags(runs)}
-    result |= {name: found._asdict() for name, found in compared.items()}
+    result |= {name: paired.known(found._asdict()) for name, found in compared.items()}
     differ = [pair for pair in pairs if pair[0]["accuracy"] != pair[1]["accuracy"]]
     disk.make_writable(out)
     disk.write_json(out / "result.json", result)
@@ -146,13 +165,15 @@ def show(result: dict, compared: dict[str, paired.Comparison], out: Path) -> Non
         )
         print(f"  A  {found.a:.4f}  (± {found.se_a:.4f})  {result['a']}")
         print(f"  B  {found.b:.4f}  (± {found.se_b:.4f})  {result['b']}")
-        print(
-            f"  B less A {found.difference:+.4f} (± {found.se:.4f}), 95 % interval "
-            f"{found.low:+.4f} to {found.high:+.4f}"
-        )
+        interval = f"95 % interval {found.low:+.4f} to {found.high:+.4f}"
+        if found.clusters == 1:
+            interval = "and of one picture no interval can be told"
+        print(f"  B less A {found.difference:+.4f} (± {found.se:.4f}), {interval}")
+        if 1 < found.clusters < paired.FEW:
+            print(f"  of fewer than {paired.FEW} pictures the interval is too narrow")
         print(
             f"  B is better on {found.better} questions and worse on {found.worse}: "
-            f"exact McNemar p = {found.p:.4g}"
+            f"{TESTS.get(name, 'exact McNemar')} p = {found.p:.4g}"
         )
     print(
         f"{out}/differ.jsonl has the questions on which they differ, {out}/samples/differ.png some"

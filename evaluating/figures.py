@@ -58,7 +58,7 @@ def of_orders(rows: Sequence[dict], protocol: str | None) -> dict[str, float]:
     shuffled/every_order: the share of questions right in all of them and as written.
     shuffled/flips: of the answers that name an option, as the one as written does, the share that
     name another.
-    letter A/accuracy: of all orders in which A is right. letter A/right: how often it is.
+    letter A/accuracy: of all orders in which A is right, if any. letter A/right: how often it is.
     letter A/chosen: how often it is chosen, of the answers that name an option.
     """
     shuffled = [row for row in rows if orders_in(row)]
@@ -111,11 +111,13 @@ def by_letter(answers: Sequence[Answer]) -> dict[str, float]:
     named = [answer for answer in answers if answer.chosen is not None]
     chosen = Counter(answer.order.index(answer.chosen) for answer in named)
     figures = {}
-    for place in sorted(scores):
+    for place in sorted({*scores, *chosen}):
         name = f"letter {chr(ord('A') + place)}"
-        figures[f"{name}/accuracy"] = metrics.mean(scores[place])
+        own = scores.get(place, [])
+        if own:
+            figures[f"{name}/accuracy"] = metrics.mean(own)
         figures[f"{name}/chosen"] = chosen[place] / max(1, len(named))
-        figures[f"{name}/right"] = len(scores[place]) / len(answers)
+        figures[f"{name}/right"] = len(own) / len(answers)
     return figures
 
 

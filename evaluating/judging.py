@@ -173,7 +173,7 @@ def figures(rows: Sequence[dict], name: str) -> dict:
         found["lave"] = mean(scores)
         found["lave_low"], found["lave_high"] = paired.bootstrap(scores, pictures)
         found["lave_rule"] = mean([row["accuracy"] for row in rated])
-    return found
+    return paired.known(found)
 
 
 # --- what a protocol's authors ask ---
@@ -244,10 +244,12 @@ def show(result: dict) -> None:
         )
         return
     if result["lave_n"]:
+        interval = "of one picture, so without an interval"
+        if result["lave_low"] is not None:
+            interval = f"95 % interval {result['lave_low']:.3f} to {result['lave_high']:.3f}"
         print(
-            f"LAVE by {result['judge']}: {result['lave']:.3f}, 95 % interval "
-            f"{result['lave_low']:.3f} to {result['lave_high']:.3f}, of {result['lave_n']} rated "
-            f"answers; the rule gives these {result['lave_rule']:.3f}"
+            f"LAVE by {result['judge']}: {result['lave']:.3f}, {interval}, of {result['lave_n']} "
+            f"rated answers; the rule gives these {result['lave_rule']:.3f}"
         )
         print(
             f"  correct by the judge and wrong by the rule: {result['lave_lenient']}; wrong by the "

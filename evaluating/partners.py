@@ -105,7 +105,8 @@ def shots_of(
     """Draw the places of the questions that are shown, answered, before this one.
 
     None is about a picture of this question, nor are two of them about the same picture. Those of
-    a worked solution that is wrong are not drawn. UserError if there are not so many.
+    a worked solution that is wrong are not drawn. keys: of each question's pictures; of one
+    without, its words, which may be asked twice. UserError if there are not so many.
     """
     rng = random.Random(f"shots {seed} {examples[place].id}")
     taken: list[int] = []
@@ -115,7 +116,8 @@ def shots_of(
         if len(taken) == count:
             break
         is_new = other != place and other not in taken and seen.isdisjoint(keys[other])
-        suits = bool(keys[other]) == bool(keys[place]) and can_be_shown(examples[other])
+        is_like = bool(examples[other].images) == bool(examples[place].images)
+        suits = is_like and can_be_shown(examples[other])
         if is_new and suits:
             taken.append(other)
             seen |= {*keys[other]}

@@ -138,15 +138,14 @@ def print_ways(figures: dict[str, float]) -> None:
             print(f"  {IN_WORDS.get(name, name):<28}{way_in_words(figures, name)}")
     if "commonest_gold" in figures:
         print(f"  always the commonest gold answer: {figures['commonest_gold']:.3f}")
-    letters = [key.split()[1][0] for key in figures if key.startswith("letter ")]
-    letters = list(dict.fromkeys(letters))
-    if letters:
-        for figure, what in (
-            ("accuracy", "accuracy where it is right"),
-            ("chosen", "chosen"),
-            ("right", "right"),
-        ):
-            parts = [f"{letter} {figures[f'letter {letter}/{figure}']:.3f}" for letter in letters]
+    for figure, what in (
+        ("accuracy", "accuracy where it is right"),
+        ("chosen", "chosen"),
+        ("right", "right"),
+    ):
+        own = [k for k in figures if k.startswith("letter ") and k.endswith(f"/{figure}")]
+        if own:
+            parts = [f"{key.split()[1][0]} {figures[key]:.3f}" for key in own]
             print(f"  by letter, {what}: {'  '.join(parts)}")
 
 

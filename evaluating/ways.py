@@ -166,9 +166,11 @@ def small_changes(questions: Questions) -> Iterator[Way]:
     asked, bare = questions.put(questions.examples), questions.bare()
     reworded = [prompts.reworded(example, questions.template) for example in asked]
     yield Way("wording", reworded, bare)
-    if any(example.images for example in asked):
-        for change in changed.CHANGES:
-            with_it = [changed.with_change(e, change) if e.images else None for e in asked]
+    for change in changed.CHANGES:
+        suits = [bool(e.images) and changed.keeps_gold(e, change) for e in asked]
+        if any(suits):
+            pairs = zip(asked, suits)
+            with_it = [changed.with_change(e, change) if fits else None for e, fits in pairs]
             yield Way(change, with_it, bare)
 
 
@@ -203,6 +205,7 @@ def shots_of(
     """Draw the places of each question's shots. UserError if there are not so many."""
     if not count:
         return [[] for _ in examples]
+    keys = [own or [example.question.strip()] for own, example in zip(keys, examples)]
     return [partners.shots_of(examples, keys, place, count, seed) for place in range(len(examples))]
 
 

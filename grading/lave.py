@@ -188,16 +188,25 @@ def without_rare(references: Sequence[str]) -> list[str]:
 
 # --- what it says ---
 
-RATED = re.compile(r"\brating\W{0,9}(?:is|of)?\W{0,5}([1-3])(?![\d/]|[.,]\d)", re.IGNORECASE)
-LAST = re.compile(r"(?<![\d.,/-])([1-3])[\s.*'\"`)\]]*\Z")
+ANOTHER = r"\s?(?:[-–—]|(?:to|or)\b)\s?"  # between the numbers of "1-3", "1 or 2"
+RATED = re.compile(
+    rf"\brating\W{{0,9}}(?:is|of)?\W{{0,5}}(?<![-−])([1-3])(?![\d/]|[.,]\d|{ANOTHER}\d)",
+    re.IGNORECASE,
+)
+LAST = re.compile(
+    r"(?<![\d.,/-])(?<!\d[-–—] )(?<!\d (?:to|or|of) )([1-3])[\s.*'\"`)\]]*\Z", re.IGNORECASE
+)
 
 
 def rating(reply: str) -> int | None:
     """Read a judge's rating: the last "rating=N", or else a digit alone at the end.
 
-    None for anything else: nothing is guessed.
+    None for anything else, and for thoughts without an end: nothing is guessed.
     """
-    found = RATED.findall(reply) or LAST.findall(reply)
+    said = reply.rpartition("</think>")[2]
+    if "<think>" in said:
+        return None
+    found = RATED.findall(said) or LAST.findall(said)
     return int(found[-1]) if found else None
 
 

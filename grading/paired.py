@@ -11,6 +11,7 @@ from typing import NamedTuple
 from grading.metrics import mean
 
 RESAMPLES = 10_000
+FEW = 50  # clusters: of fewer the bootstrap's interval is too narrow (docs/evaluation.md)
 
 
 class Comparison(NamedTuple):
@@ -100,11 +101,17 @@ def clustered_error(values: Sequence[float], clusters: Sequence[Hashable]) -> fl
 def bootstrap(
     values: Sequence[float], clusters: Sequence[Hashable], seed: int = 0
 ) -> tuple[float, float]:
-    """Return the 95 % interval of a mean, whole clusters drawn anew (percentile bootstrap)."""
+    """Return the 95 % interval of a mean, whole clusters drawn anew (percentile bootstrap).
+
+    NaN of a single cluster, as in clustered_error.
+    """
     import numpy
 
     # Only how often each (sum, size) is drawn matters, and these numbers are multinomial.
-    kinds, times = numpy.unique(by_cluster(values, clusters), axis=0, return_counts=True)
+    sums = by_cluster(values, clusters)
+    if len(sums) < 2:
+        return math.nan, math.nan
+    kinds, times = numpy.unique(sums, axis=0, return_counts=True)
     rng = numpy.random.default_rng(seed)
     share = times / times.sum()
     means = []
@@ -113,6 +120,11 @@ def bootstrap(
         means.append(drawn @ kinds[:, 0] / (drawn @ kinds[:, 1]))
     low, high = numpy.quantile(numpy.concatenate(means), [0.025, 0.975])
     return float(low), float(high)
+
+
+def known(figures: dict) -> dict:
+    """Write NaN as None: JSON has none."""
+    return {name: None if value != value else value for name, value in figures.items()}
 
 
 def by_cluster(values: Sequence[float], clusters: Sequence[Hashable]) -> list[tuple[float, int]]:

@@ -9,11 +9,12 @@ as Idefics3 reports them (arXiv:2408.12637, section 4.4):
                       cropped by 2 %, but not one that only looks alike (tasks/likeness.py)
     picture_question  that, and a near-identical question about it (tasks/wording.py)
     question          its question is in TRAIN, whatever the picture
-result.json has them; pairs.jsonl has every pair, pairs.png the most doubtful ones.
+result.json has them; pairs.jsonl has the pairs, pairs.png the most doubtful ones.
 """
 
 import argparse
 import functools
+import heapq
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -51,6 +52,7 @@ OF_A_STREAM = 1024  # records of a toy task: it has no end
 BATCH = 64  # records whose pictures are decoded side by side
 SHEET = 12  # pairs that are shown
 SIDE, GAP = 224, 8  # pixels of the height of a picture there, and between two
+ALIKE = 20  # records about one picture that are told of a question: those most alike
 OPENED = 512  # pictures kept open while pairs are compared
 
 
@@ -248,15 +250,27 @@ class Shared(NamedTuple):
 def shared_records(
     train: Contents, evaluated: Contents, found: Sequence[Match]
 ) -> Iterator[Shared]:
-    """Pair the records about each picture that two sets share."""
+    """Pair the records about each picture that two sets share.
+
+    Of a question those of TRAIN that are most alike: one picture may be in all records of both.
+    """
     for match in found:
+        others = train.asked_about[match.train]
         for place in evaluated.asked_about[match.eval]:
-            for other in train.asked_about[match.train]:
-                words = evaluated.entries[place].words, train.entries[other].words
-                yield Shared(place, other, match, wording.overlap(*words))
+            words = evaluated.entries[place].words
+            overlaps = [(wording.overlap(words, train.entries[n].words), n) for n in others]
+            for overlap, other in heapq.nlargest(ALIKE, overlaps, key=lambda pair: pair[0]):
+                yield Shared(place, other, match, overlap)
 
 
-def rates(train: Contents, evaluated: Contents, shared: Sequence[Shared]) -> dict:
+def with_pictures(train: Contents, found: Sequence[Match]) -> set[int]:
+    """List the records of TRAIN that hold a picture of EVAL."""
+    return {place for match in found for place in train.asked_about[match.train]}
+
+
+def rates(
+    train: Contents, evaluated: Contents, found: Sequence[Match], shared: Sequence[Shared]
+) -> dict:
     """Compute the three rates of EVAL's questions, with 95 % intervals (Wilson)."""
     asked = wording.Asked(entry.words for entry in train.entries)
     n = len(evaluated.entries)
@@ -268,21 +282,21 @@ def rates(train: Contents, evaluated: Contents, shared: Sequence[Shared]) -> dic
         "train_n": len(train.entries),
         "train_pictures": len(train.pictures),
         "eval_pictures": len(evaluated.pictures),
-        "train_with_picture": len({pair.train for pair in shared}),
+        "train_with_picture": len(with_pictures(train, found)),
     }
 
 
 # --- a training set without them ---
 
 
-def excluded(train: Contents, evaluated: Contents, shared: Sequence[Shared]) -> set[str]:
+def excluded(train: Contents, evaluated: Contents, found: Sequence[Match]) -> set[str]:
     """Name the records of TRAIN, by their source, that hold a picture of EVAL.
 
     And those that are text only and ask a question of EVAL that is text only, too.
     """
     asked = wording.Asked(e.words for e in evaluated.entries if not e.pictures)
     of_text = {e.source for e in train.entries if not e.pictures and e.words in asked}
-    return of_text | {train.entries[pair.train].source for pair in shared}
+    return of_text | {train.entries[place].source for place in with_pictures(train, found)}
 
 
 def write_clean(spec: str, path: Path, without: set[str], bad: BadRecords) -> int:
@@ -398,7 +412,7 @@ def show(result: dict, args: argparse.Namespace, out: Path) -> None:
         print(f"  {result[name]:7.2%}  ({low:.2%} to {high:.2%})  {what}")
     print(f"  {result['train_with_picture']} records of TRAIN hold a picture of EVAL")
     if result["train_with_picture"]:
-        print(f"{out}/pairs.jsonl has every pair, {out}/pairs.png the most doubtful ones")
+        print(f"{out}/pairs.jsonl has the pairs, {out}/pairs.png the most doubtful ones")
 
 
 def main(args: argparse.Namespace) -> None:
@@ -406,12 +420,13 @@ def main(args: argparse.Namespace) -> None:
     images.limit_image_pixels(args.max_image_pixels)
     bad = BadRecords(args.skip_bad_records)
     sets = [contents_of(s, args.level, args.max_samples, bad) for s in (args.train, args.eval)]
-    shared = list(shared_records(*sets, matches(*sets)))
-    result = {"train": args.train, "eval": args.eval} | rates(*sets, shared)
+    found = matches(*sets)
+    shared = list(shared_records(*sets, found))
+    result = {"train": args.train, "eval": args.eval} | rates(*sets, found, shared)
     disk.make_writable(out)
     bad.report(out)
     if args.exclude:
-        without = excluded(*sets, shared)
+        without = excluded(*sets, found)
         result["kept"] = write_clean(args.train, Path(args.exclude), without, bad)
     disk.write_json(out / "result.json", result)
     disk.write_lines(out / "pairs.jsonl", [record_of(*sets, pair) for pair in shared])

@@ -106,6 +106,7 @@ NOISE = 15  # levels of 255 that are no contrast
 LUMA_LIMIT = 0.23  # of the contrast around it
 CHROMA_LIMIT = 14  # levels of 255
 GAINS = (0.5, 2.0)  # of contrast
+BRIGHTER = 64  # levels of 255 by which the mean may differ: a white picture is not a black one
 
 Crop = tuple[float, float, float, float]  # shares cut off at left, top, right and bottom
 
@@ -121,6 +122,7 @@ def difference(one: Image.Image, other: Image.Image) -> float:
     area = min(one.width * one.height, other.width * other.height)
     side = int(min(MOST_SIDE, max(WINDOW * 4, area**0.5)))
     a, b = part(whole, side, SOFTENED), part(cropped, side, SOFTENED, crop)
+    brighter = abs((a @ GREY).mean() - (b @ GREY).mean())
     b, gain = recolored(b, a)
     if not GAINS[0] <= gain <= GAINS[1] and a.std() > 1:
         return np.inf
@@ -131,7 +133,7 @@ def difference(one: Image.Image, other: Image.Image) -> float:
     b, _ = recolored(b, a)
     chroma_a, chroma_b = (pixels - (pixels @ GREY)[..., None] for pixels in (a, b))
     chroma = max(local_difference(chroma_a[..., c], chroma_b[..., c]).max() for c in range(3))
-    return float(max(luma / LUMA_LIMIT, chroma / CHROMA_LIMIT))
+    return float(max(luma / LUMA_LIMIT, chroma / CHROMA_LIMIT, brighter / BRIGHTER))
 
 
 def part(picture: Image.Image, side: int, blur: float = 0, crop: Crop = (0, 0, 0, 0)) -> np.ndarray:

@@ -15,7 +15,7 @@ def marked_answer(completion: str, phrases: bool = False) -> str | None:
 
     "... so \boxed{B}", "Answer: B", "The answer is B.", or a line that is all there is: "B. red",
     "5 cm". phrases: such a line may be any words, "the red cube", as the question asks for them.
-    None for other text, and where two marks surely differ: nothing is guessed.
+    None for other text: nothing is guessed. Which of several marks counts: answer_marks.find.
     """
     if "<answer>" in completion or "</answer>" in completion:
         return extract_answer(completion)

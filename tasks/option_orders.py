@@ -22,7 +22,16 @@ ORDER = "order "  # begins the name of a way to ask with the options in another 
 # What may stand between two options: signs, "or", and the letter or number of the next one.
 BETWEEN = r"(?:[^\w]+(?:(?:or|and)\b[^\w]+)?|[^\w]*)(?:[A-Z0-9]\b[^\w]+)?"
 LONE_LETTER = re.compile(r"[A-Za-z]")
-NAMES_OTHERS = re.compile(r"\b[A-J]\b\)?\s*(?:,|&|and\b|or\b)\s*\(?[A-J]\b")  # "Both A and B"
+LETTERS = r"(?:\b[A-J]\b|\([A-Ja-j]\))"
+NAMES_OTHERS = (  # what an option says of others by their letter or place
+    re.compile(rf"{LETTERS}\)?\s*(?:[,&/+]|and\b|or\b|nor\b|but\b)\s*(?:not\b\s*)?\(?{LETTERS}"),
+    re.compile(rf"\b(?:[Oo]nly|[Oo]ptions?|[Cc]hoices?|[Ss]ame as) \(?{LETTERS}"),
+    re.compile(rf"{LETTERS}\)? only\b"),
+    re.compile(
+        r"\b(?:the|all|any|none) above\b|\bof the (?:below|previous|preceding)\b|以上",
+        re.IGNORECASE,
+    ),
+)
 
 
 def orders_of(options: int, count: int, seed: str) -> Iterator[list[int]]:
@@ -46,14 +55,15 @@ def reordered(example: Example, order: list[int]) -> Example | None:
     """Write a question with its options in another order, and its gold accordingly.
 
     None where that cannot be: options that are not written one after another in the question,
-    stand in the picture, hold pictures, or speak of each other's letters.
+    stand in the picture, hold pictures, or speak of each other ("Both A and B", "All of the
+    above"). Nor where the gold would name another one: of options that are letters themselves.
     """
     choices = example.choices or []
     gold = choice_index(example.answer, choices) if choices else None
     texts = list(without_letters(tuple(choices)))
     if gold is None or len(choices) < 2 or are_letters(choices):
         return None
-    if any(marks.PLACE.search(text) or NAMES_OTHERS.search(text) for text in texts):
+    if any(marks.PLACE.search(text) or names_others(text) for text in texts):
         return None
     question = moved(example.question, texts, order)
     if question is None:
@@ -65,7 +75,15 @@ def reordered(example: Example, order: list[int]) -> Example | None:
         alone = len(LONE_LETTER.findall(answer)) == 1
         answer = LONE_LETTER.sub(letter, answer) if alone else letter  # "(A)" -> "(B)"
     new_choices = [letter + texts[place] for letter, place in zip(letters, order)]
+    stands_at = choice_index(answer, new_choices)
+    if stands_at is None or order[stands_at] != gold:
+        return None
     return replace(example, question=question, choices=new_choices, answer=answer, solution=None)
+
+
+def names_others(option: str) -> bool:
+    """Tell whether an option speaks of others, whose letters and places change."""
+    return any(form.search(option) for form in NAMES_OTHERS)
 
 
 def moved(question: str, texts: list[str], order: list[int]) -> str | None:

@@ -1,6 +1,7 @@
 """Tell pictures apart by what is in them, wherever they are kept."""
 
 import hashlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,6 +32,11 @@ def key_of(image: Picture) -> str:
 def keys_of(example: Example) -> list[str]:
     """Hash each of an example's pictures, in order."""
     return [key_of(image) for image in example.images]
+
+
+def are_keys(text: str) -> bool:
+    """Tell whether a text is keys of pictures, with a blank between two."""
+    return re.fullmatch(rf"[0-9a-f]{{{LETTERS}}}( [0-9a-f]{{{LETTERS}}})*", text) is not None
 
 
 def share_one(some: Sequence[str], others: Sequence[str]) -> bool:

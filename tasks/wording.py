@@ -11,10 +11,15 @@ SHORT_ROW = 3  # words, of questions about one picture
 NEAR = 0.8  # of the short rows in common: near-identical
 
 
+# Signs of Chinese and Japanese, whose words have no blanks between them, are words of their own.
+SIGN = r"[\u3040-\u30ff\u3400-\u9fff]"
+WORD = re.compile(rf"{SIGN}|(?:(?!{SIGN})\w)+")
+
+
 def words_of(question: str) -> tuple[str, ...]:
     """List the words of a question, without case, punctuation and places of pictures."""
     text = unicodedata.normalize("NFKC", question.replace(MARK, " ")).casefold()
-    return tuple(re.findall(r"\w+", text))
+    return tuple(WORD.findall(text))
 
 
 def rows_of(words: tuple[str, ...], length: int) -> set[tuple[str, ...]]:

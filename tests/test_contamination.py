@@ -16,6 +16,7 @@ import tasks
 from plumbing.errors import UserError
 from recipes.planted_duplicates import CHANGES
 from tasks import contamination, drawing, kept, likeness, wording
+from tasks.example import Example
 
 # --- pictures ---
 
@@ -86,7 +87,7 @@ def test_flat_pictures():
     """Nothing to align, and nothing to divide by: white is white, and grey is no black."""
     white, dark = (Image.new("RGB", (60, 40), color) for color in ("white", (20, 20, 20)))
     assert likeness.difference(white, white) < 0.001
-    assert np.isfinite(likeness.difference(white, dark))
+    assert 1 < likeness.difference(white, dark) < np.inf
     assert not found(white, scene())
 
 
@@ -117,6 +118,8 @@ def test_the_search_goes_through_all_of_a_large_set():
         ("How many red balls are there?", "How many blue cubes are there?", 0),
         ("What is the height of the tower?", "What is the height of the tree?", 0.8),
         ("Why?", "Who?", 0),
+        ("图中有多少个红球？", "图中有多少个红球，请回答。", 1),  # no blanks between words
+        ("图中有多少个红球？", "图中哪个球最大？", 0),
         ("", "", 1),
         ("", "Why?", 0),
     ],
@@ -133,6 +136,24 @@ def test_a_question_is_known_whole_or_by_thirteen_words():
     assert wording.words_of("how many balls") not in asked
     assert wording.words_of("so: " + long.removesuffix(" fourteen")) in asked
     assert wording.words_of(long.removeprefix("one two ")) not in asked  # twelve of its words
+
+
+def test_one_picture_in_all_records_of_both_sets():
+    """Not a pair for each record of the one with each of the other."""
+    sets = contamination.Contents(), contamination.Contents()
+    shown = likeness.of(scene())
+    for number in range(60):
+        for contents in sets:
+            example = Example(str(number), [b"p"], f"Question {number}?", "1", source=str(number))
+            contents.add(example, [("key", shown)])
+    match = contamination.Match(0, 0, 0.0)
+    pairs = list(contamination.shared_records(*sets, [match]))
+    assert len(pairs) == 60 * contamination.ALIKE
+    best = [pair for pair in pairs if pair.eval == pair.train]
+    assert len(best) == 60 and all(pair.overlap == 1 for pair in best)
+    figures = contamination.rates(*sets, [match], pairs)
+    assert figures["picture"] == figures["picture_question"] == 1
+    assert figures["train_with_picture"] == 60 == len(contamination.excluded(*sets, [match]))
 
 
 # --- the script ---

@@ -18,7 +18,7 @@ import evaluate
 import logps
 import rollout
 import tasks
-from evaluating import figures, likelihood, partners, scoring
+from evaluating import figures, likelihood, partners, scoring, ways
 from grading.answers import extract_answer
 from plumbing import report_answers
 from plumbing.errors import UserError
@@ -131,6 +131,9 @@ def test_a_bias_for_a_letter_is_caught_by_other_orders(
     assert result["shuffled/every_order"] == 0 and result["shuffled/flips"] == 1
     assert result["letter A/accuracy"] == 1 and result["letter B/accuracy"] == 0
     assert [result[f"letter {x}/right"] for x in "ABCD"] == [1 / 4] * 4
+    # A letter that is never right is named, too, if it is chosen.
+    never_right = figures.by_letter([figures.Answer([0, 1], 0, 1, 0.0)])
+    assert never_right["letter B/chosen"] == 1 and "letter B/accuracy" not in never_right
 
     answered_by(monkeypatch, looks)
     result = evaluated(base, colors, tmp_path / "looks", "--shuffle-choices 3")
@@ -254,6 +257,12 @@ def test_options_are_reordered_where_they_stand(question, choices, gold, turned,
 NOT_REORDERED = [  # question, choices, gold
     ("Is it red? Or would you say blue?", ["red", "blue"], "red"),  # words between
     ("Which? A. red B. Both A and C C. blue", ["red", "Both A and C", "blue"], "A"),
+    ("Which? A. red B. Neither A nor C C. blue", ["red", "Neither A nor C", "blue"], "A"),
+    ("Which? A. red B. blue C. All of the above", ["red", "blue", "All of the above"], "A"),
+    ("Which? A. red B. Only A C. blue", ["red", "Only A", "blue"], "A"),
+    ("Which? A. red B. (a) or (c) C. blue", ["red", "(a) or (c)", "blue"], "A"),
+    ("Which? A. red B. A/C C. blue", ["red", "A/C", "blue"], "A"),
+    ("Which? A. c B. a C. b", ["c", "a", "b"], "Option A"),  # "B" would then be the third
     ("Which?", ["A", "B"], "A"),  # they stand in the picture
     ("Which? A. <image> B. <image>", ["<image>", "<image>"], "A"),
     ("Which? A. red B. blue", ["red", "blue"], "green"),
@@ -338,6 +347,15 @@ def test_no_shot_is_about_the_questions_picture():
     assert all(5 not in partners.shots_of(found, keys, p, 9, 0) for p in range(32))
 
 
+def test_no_shot_is_the_question_itself():
+    """A set of texts that holds a question twice would show its answer."""
+    found, keys = numbered("1212", ["", "", "", ""])
+    found[2].question = found[0].question
+    assert sorted(ways.shots_of(found, keys, 2, 0)[0]) == [1, 3]
+    with pytest.raises(UserError, match="there are 2"):
+        ways.shots_of(found, keys, 3, 0)
+
+
 def test_shots_are_earlier_turns_with_their_pictures(tiny):
     _, processor = tiny
     found = data.head(tasks.read("count:test", teacher="gold"), 3)
@@ -398,6 +416,16 @@ def test_small_changes_of_a_picture(tmp_path):
         for name, asked in got.items():
             assert images.sizes_of(asked) == [opened[name].size]
         assert example.images == [image] and images.open_images(example)[0].size == (60, 40)
+
+
+def test_boxes_in_pixels_are_not_asked_about_in_a_smaller_picture():
+    """There the gold box is elsewhere: a policy that always finds it would look inconsistent."""
+    picture = Image.new("RGB", (60, 40))
+    for box_format, kept in (("norm1000", True), ("resized", False), ("pixels", False)):
+        meta = {"boxes": [], "box_format": box_format}
+        questions = ways.Questions([Example("1", [picture], "?", "", meta=meta)], "none", 0, [[]])
+        named = [way.name for way in ways.small_changes(questions)]
+        assert named == ["wording", *["resize"] * kept, "shift", "jpeg"]
 
 
 def test_the_same_answer():

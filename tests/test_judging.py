@@ -36,6 +36,14 @@ REPLIES = [  # what a judge says, its rating, and what the authors' program make
     ("", None, 0.5),
     ("I cannot rate this answer.", None, 0.5),
     ("The bus came at 10:13", None, 1.0),
+    ("Rating (1-3): 3", 3, 1.0),  # the scale is no rating
+    ("On a rating of 1 to 3, it is correct.", None, 0.5),
+    ("rating=1 or 2", None, 0.5),
+    ("rating=2 out of 3", 2, 1.0),
+    ("rating=-1", None, 0.0),
+    ("He named 1 of 3", None, 1.0),
+    ("<think>At first rating=1, but </think>So rating=3", 3, 1.0),
+    ("<think>It could be rating=2", None, 0.5),  # cut off
 ]
 
 

@@ -161,6 +161,7 @@ def test_the_bootstrap_against_scipys():
 
 def test_of_one_picture_no_error_can_be_told():
     assert math.isnan(paired.clustered_error([1.0, 0.0], ["a", "a"]))
+    assert all(map(math.isnan, paired.bootstrap([1.0, 0.0], ["a", "a"])))  # not 0.5 to 0.5
 
 
 @pytest.mark.parametrize("a, b, clusters", [([1], [1, 0], "ab"), ([1], [1], "ab"), ([], [], "")])
@@ -224,7 +225,10 @@ def test_where_two_runs_differ(tmp_path, capsys):
     assert [line["id"] for line in lines] == ["0", "1", "2"]
     assert lines[0]["a"] == {"prediction": "<answer>4</answer>", "accuracy": 0.0}
     assert opened(tmp_path / "out" / "samples" / "differ.png") > 100
-    assert "6 questions about 3 pictures" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "6 questions about 3 pictures" in printed
+    assert "of fewer than 50 pictures the interval is too narrow" in printed
+    assert "exact McNemar p" in printed and "sign test p" in printed  # of accuracy, and of lave
 
 
 def test_the_order_of_the_questions_does_not_matter(tmp_path):
@@ -234,6 +238,48 @@ def test_the_order_of_the_questions_does_not_matter(tmp_path):
     file.write_text("".join(reversed(file.read_text().splitlines(keepends=True))))
     compared(one, two)
     assert read(tmp_path / "two" / "compared_with_one" / "result.json")["accuracy"]["p"] == 1
+
+
+def test_a_single_picture_has_no_interval(tmp_path, capsys):
+    one = a_run(tmp_path / "one", [0, 0, 1], "ppp")
+    compared(one, a_run(tmp_path / "two", [1, 1, 1], "ppp"))
+    text = (tmp_path / "two" / "compared_with_one" / "result.json").read_text()
+    assert "NaN" not in text and json.loads(text)["accuracy"]["low"] is None
+    assert "of one picture no interval can be told" in capsys.readouterr().out
+
+
+def test_questions_with_one_id_are_paired_by_their_pictures(tmp_path):
+    """The same words about three pictures, in another order."""
+    for name, pictures, right in (("one", "pqr", [1, 0, 0]), ("two", "rqp", [0, 0, 1])):
+        records = [
+            {"id": "x", "question": "How many?", "prediction": f"<answer>{score}</answer>"}
+            | {"answer": "1", "image": f"{picture}.png"}
+            for picture, score in zip(pictures, right)
+        ]
+        file = tmp_path / f"{name}.jsonl"
+        file.write_text("".join(json.dumps(record) + "\n" for record in records))
+        words = f"--predictions {file} --protocol geoqa --output-dir {tmp_path / name}"
+        evaluate.main(evaluate.parse_args(words.split()))
+    compared(str(tmp_path / "one"), str(tmp_path / "two"))
+    found = read(tmp_path / "two" / "compared_with_one" / "result.json")["accuracy"]
+    assert (found["better"], found["worse"], found["clusters"]) == (0, 0, 3)
+
+
+@pytest.mark.parametrize("ours, theirs", [("0123456789abcdef", "p.png"), ("a/p.png", "/b/p.png")])
+def test_a_picture_known_by_another_name_is_no_other_picture(tmp_path, ours, theirs):
+    """One run was of --model, and has a hash; the other of saved outputs, and has a path."""
+    one = a_run(tmp_path / "one", [1, 0], [ours, None])
+    compared(one, a_run(tmp_path / "two", [1, 0], [theirs, None]))
+    assert read(tmp_path / "two" / "compared_with_one" / "result.json")["accuracy"]["p"] == 1
+
+
+def test_two_judges_are_told_apart(tmp_path, capsys):
+    """Figures of two judges cannot be compared, which is said."""
+    runs = [a_run(tmp_path / name, [1, 0], lave=[1, 0.5]) for name in ("one", "two")]
+    for run, judge in zip(runs, ("a/judge", "another/judge")):
+        (tmp_path / run / "args.json").write_text(json.dumps({"judge": judge, "seed": 0}))
+    compared(*runs)
+    assert "the runs differ in judge\n" in capsys.readouterr().out
 
 
 def test_runs_of_other_questions_are_refused(tmp_path):
