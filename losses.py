@@ -176,6 +176,8 @@ def at_level(logp: Tensor, old_logp: Tensor, mask: Tensor, level: str) -> Tensor
         sequence    old_logp plus the row's mean of logp - old_logp: all tokens of a completion
                     share s = (pi(y|x) / pi_old(y|x)) ^ (1 / length): GSPO, eq. 7 of 2507.18071
 
+    The gradient of s reaches each token through itself (GSPO-token, eq. 14 there): summed over a
+    row it is the same, and tokens that --top-entropy-quantile leaves out have none.
     logp, old_logp, mask: (B, T); old_logp counts as a constant. Returns (B, T) nats.
     Raises ValueError for an unknown level.
     """
@@ -185,9 +187,9 @@ def at_level(logp: Tensor, old_logp: Tensor, mask: Tensor, level: str) -> Tensor
         return logp
     if level != "sequence":
         raise ValueError(f"unknown level {level!r}; there are {', '.join(LEVELS)}")
-    old_logp = old_logp.detach()
-    gap = (logp - old_logp) * mask  # (B, T)
-    return old_logp + gap.sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)
+    now, old_logp = logp.detach(), old_logp.detach()
+    gap = ((now - old_logp) * mask).sum(1, keepdim=True)  # (B, 1)
+    return old_logp + gap / mask.sum(1, keepdim=True).clamp(min=1) + (logp - now)
 
 
 def kl_k3(logp: Tensor, ref_logp: Tensor) -> Tensor:

@@ -524,7 +524,9 @@ def main(args: argparse.Namespace) -> None:
                     first_balance, computed = balance, new_logp
                     if logp_without_dropout is not None:
                         computed = logp_without_dropout[rows]
-                    gap, agrees = agreement.check(roll.logp[rows], computed, roll.mask[rows], step)
+                    both = roll.logp[rows], computed, roll.mask[rows]
+                    gap, agrees = agreement.check(*both, step)
+                    agrees = agrees and goal.takes(*both)
                     old_logp = roll.logp if agrees else logp_without_dropout
                     if old_logp is None and updates > 1:
                         old_logp = frozen_logps(policy, every(), logp_of)

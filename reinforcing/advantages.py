@@ -99,12 +99,15 @@ def whitened(rewards: Tensor, lengths: Tensor, eps: float = EPS) -> Tensor:
 def decoupled(parts: Tensor, weights: Sequence[float], G: int, eps: float = EPS) -> Tensor:
     """Normalise each reward in its groups, add them up, normalise the sum: GDPO (2601.05242).
 
-    With a plain sum, a reward of large spread drowns the others.
+    With a plain sum, a reward of large spread drowns the others. A group in which every reward is
+    flat gets exactly 0: it has no signal.
     parts: (R, B); weights: R numbers. Returns (B,). Raises ValueError as `group_advantage`.
     """
     normalized = torch.stack([group_advantage(part, G, "group", eps) for part in parts])
     total = (normalized * normalized.new_tensor(weights)[:, None]).sum(0)  # (B,)
-    return (total - total.mean()) / (total.std() + eps)
+    _, flat = in_groups(total, G)  # (N, 1)
+    adv = (total - total.mean()) / (total.std() + eps)  # the mean is 0, up to float noise
+    return adv.view(-1, G).masked_fill(flat, 0.0).flatten()
 
 
 # --- what a step's rewards say ---

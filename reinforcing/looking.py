@@ -35,25 +35,25 @@ def measure(
     batch_size: int,
     size: int,
 ) -> dict[str, float]:
-    """Compare the greedy answers to MOST questions with and without their pictures.
+    """Compare the greedy answers to MOST questions with pictures, with and without these.
 
         vision/kl               KL(with the picture || greyed out) on the answer's tokens, by k3,
                                 nats per token: 0 for a policy that does not look
         vision/blind_accuracy   share of right answers where the picture is greyed out
 
     limit: tokens of an answer; batch_size: answers at a time; size: rows of a micro-batch.
-    Without any picture there is nothing to measure: {}.
+    Questions without a picture are left out. Where all are, there is nothing to measure: {}.
     """
     was_training = policy.training
     policy.eval()
     greedy = rollout.Sampling(limit, temperature=0)
-    seen = examples[:MOST]
+    seen = [example for example in examples if example.images][:MOST]
+    if not seen:
+        return {}
     blind, kl, tokens = [], 0.0, 0.0
     for first in range(0, len(seen), batch_size):
         some = seen[first : first + batch_size]
         prompts = [asker.prompt(example, room=limit) for example in some]
-        if all(prompt.pixel_values is None for prompt in prompts):
-            continue
         grey = [greyed(prompt) for prompt in prompts]
         special = asker.processor.special
         answers = rollout.rollout(policy, prompts, special, 1, greedy)
@@ -70,6 +70,4 @@ def measure(
         texts = [asker.processor.decode(ids[:n]) for ids, n in zip(roll.targets, roll.lengths)]
         blind += [rewards.accuracy(text, example) for text, example in zip(texts, some)]
     policy.train(was_training)
-    if not blind:
-        return {}
     return {"vision/kl": kl / tokens, "vision/blind_accuracy": sum(blind) / len(blind)}

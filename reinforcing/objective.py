@@ -191,6 +191,17 @@ class Objective(NamedTuple):
         clipped = self.loss.clipped(seen, old_logp, adv, counted, self.low, self.high)
         return losses.clip_ratio(clipped, adv, counted)
 
+    def takes(self, sampled: Tensor, computed: Tensor, mask: Tensor) -> bool:
+        """Decide whether log-probs recorded while sampling are exact enough for this clip range.
+
+        A ratio of a whole completion is clipped so near 1 (GSPO: 3e-4) that what bfloat16 rounds
+        off is beyond it. It may be a tenth of the range. sampled, computed, mask: (B, T), nats.
+        """
+        if self.level == "token":
+            return True
+        seen = losses.at_level(computed, sampled, mask, self.level)
+        return bool(((seen - sampled) * mask).abs().max() <= 0.1 * (self.high - 1))
+
 
 def objective_of(args: argparse.Namespace) -> Objective:
     """Return what a token costs, as the flags say."""

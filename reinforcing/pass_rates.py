@@ -54,12 +54,8 @@ def rates_in(lines: Iterable[dict], name: str) -> dict[str, float]:
     lines: predictions.jsonl of evaluate.py, with `right` for each sample; or with `pass_rate`.
     UserError if they have neither.
     """
-    rates = {}
-    for line in lines:
-        if "pass_rate" in line:
-            rates[str(line["id"])] = float(line["pass_rate"])
-        elif line.get("right"):
-            rates[str(line["id"])] = sum(line["right"]) / len(line["right"])
+    lines = [line for line in lines if isinstance(line, dict) and "id" in line]
+    rates = numbers({str(line["id"]): rate_of(line) for line in lines}, name)
     if not rates:
         raise UserError(
             f"--pass-rates {name} has no samples; make it by evaluate.py --num-samples 8"
@@ -67,11 +63,33 @@ def rates_in(lines: Iterable[dict], name: str) -> dict[str, float]:
     return rates
 
 
+def rate_of(line: dict) -> object:
+    """Return a line's `pass_rate`, or the mean of its marks; None if it has neither."""
+    if line.get("pass_rate") is not None:
+        return line["pass_rate"]
+    right = line.get("right")
+    if not isinstance(right, list) or not right:
+        return None
+    if not all(isinstance(mark, int | float) for mark in right):
+        return None
+    return sum(right) / len(right)
+
+
 def column(examples: Sequence[Example], name: str) -> dict[str, float]:
     """Read the rates from a column of the data: {id: share}."""
-    values = {example.id: example.meta.get(name) for example in examples}
-    try:
-        return {key: float(value) for key, value in values.items() if value is not None}
-    except (TypeError, ValueError):
-        bad = next(v for v in values.values() if not isinstance(v, int | float | None))
-        raise UserError(f"--pass-rates {name}: {bad!r} in that column is no number") from None
+    return numbers({example.id: example.meta.get(name) for example in examples}, name)
+
+
+def numbers(values: dict[str, object], name: str) -> dict[str, float]:
+    """Turn rates into numbers, those that are not None. UserError for what is none."""
+    found = {}
+    for key, value in values.items():
+        try:
+            if value is not None:
+                found[key] = float(value)
+        except (TypeError, ValueError):
+            raise UserError(
+                f"--pass-rates {name}: {value!r}, the rate of {key}, is no number; correct it, or "
+                "leave it out"
+            ) from None
+    return found

@@ -23,13 +23,19 @@ FIRST = 256  # examples of a toy stream among which the longest is looked for
 
 
 def longest(asker: data.Asker, examples: Sequence[Example]) -> Example:
-    """Find the example with the longest prompt: its text by its bytes, its pictures by tokens."""
+    """Find the example with the longest prompt, of two: most bytes and image tokens, most pictures.
+
+    A token of text has several bytes, so a long text is not yet longer than a picture.
+    """
     some = data.head(examples, FIRST) if data.is_endless(examples) else examples
 
-    def tokens(example: Example) -> int:
+    def most(example: Example) -> int:
         return lengths.most_tokens(asker.render(example)) + asker.image_tokens(example)
 
-    return max(some, key=tokens)
+    def tokens(example: Example) -> int:
+        return asker.check([example], room=0)[0]
+
+    return max(max(some, key=most), max(some, key=asker.image_tokens), key=tokens)
 
 
 def worst_rollout(processor: Processor, G: int, limit: int) -> rollout.Rollout:

@@ -203,6 +203,9 @@ def test_questions_are_chosen_by_a_column():
         ([{"id": "other", "right": [1.0]}], (0, 1), "no question of --data has an id in it"),
         ([{"id": "q1", "right": [1.0]}], (0, 0.5), "leaves none of the 1 questions"),
         (None, (0, 1), "no such file or column"),
+        ([{"id": "q1", "pass_rate": "hard"}], (0, 1), "'hard', the rate of q1, is no number"),
+        ([{"right": [1.0]}, [1], {"id": "q1", "right": 3}], (0, 1), "has no samples"),
+        ([{"id": "q1", "right": [None, 1]}], (0, 1), "has no samples"),
     ],
 )
 def test_rates_that_choose_nothing_are_refused(tmp_path, lines, bounds, words):
@@ -214,9 +217,11 @@ def test_rates_that_choose_nothing_are_refused(tmp_path, lines, bounds, words):
 
 
 def test_a_column_of_words_and_a_stream_are_refused():
-    words = [Example("q", [], "q", "1", meta={"rate": "hard"})]
-    with pytest.raises(UserError, match="'hard' in that column is no number"):
+    rates = ("0.5", None, "hard")
+    words = [Example(f"q{i}", [], "q", "1", meta={"rate": rate}) for i, rate in enumerate(rates)]
+    with pytest.raises(UserError, match="'hard', the rate of q2, is no number"):
         pass_rates.chosen(words, "rate", (0, 1))
+    assert pass_rates.chosen(words[:2], "rate", (0, 1)) == words[:1]
     with pytest.raises(UserError, match="a toy task has no end"):
         pass_rates.chosen(SimpleNamespace(), "rate", (0, 1))
 

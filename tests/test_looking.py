@@ -63,6 +63,15 @@ def test_words_alone_are_not_measured(shipped):
     assert measure(policy, processor, [example]) == {}
 
 
+def test_words_among_pictures_are_not_measured(shipped):
+    """Nor does it matter which of them share a batch."""
+    policy, processor = shipped
+    first, words, second = questions(3)
+    words.images = []
+    alone = measure(policy, processor, [first, second])
+    assert measure(policy, processor, [words, first, second]) == alone
+
+
 def test_a_greyed_prompt_differs_in_its_pixels_only(shipped):
     _, processor = shipped
     prompt = data.Asker(processor, "r1v", None).prompt(questions(1)[0], room=10)

@@ -109,6 +109,36 @@ def test_gspo_is_one_ratio_a_completion():
         at_level(logp, old, mask, "word")
 
 
+def test_a_token_that_is_left_out_has_no_gradient_at_either_level():
+    """On-policy, GSPO on some of the tokens is GRPO on these: no other token moves."""
+    logp, _, adv, mask = make_batch()
+    learned = mask * (torch.arange(mask.shape[1]) % 2 == 0)
+    weights, slopes = losses.seq_mean(mask), []
+    for level in losses.LEVELS:
+        seen = at_level(logp, logp.detach(), mask, level)
+        cost = clipped_surrogate(seen, logp.detach(), adv, mask, *BOUNDS) * learned
+        slopes += torch.autograd.grad((cost * weights).sum(), logp)
+    torch.testing.assert_close(*slopes)
+    assert not slopes[1][learned == 0].any()
+
+
+def test_what_rounding_would_clip_is_not_taken_from_the_rollout():
+    """A tenth of the clip range may be lost to rounding: of GSPO's 4e-4, and of GRPO's 0.2."""
+    computed, mask = -torch.rand(2, 4).double(), torch.ones(2, 4)
+    mask[1, 2:] = 0
+
+    def taken(flags, gap):
+        line = f"--model m --data count --output-dir o {flags}".split()
+        goal = objective.objective_of(train_grpo.parse_args(line))
+        sampled = computed.clone()
+        sampled[1, :2] += gap
+        return goal.takes(sampled, computed, mask)
+
+    assert taken("", 1e-3)
+    assert taken("--loss-type gspo", 1e-5) and not taken("--loss-type gspo", -1e-4)
+    assert taken("--importance-sampling-level sequence", 1e-3)
+
+
 def test_gspo_clips_all_tokens_of_a_row_or_none():
     logp, old, adv, mask = make_batch(noise=0.01)
     row = LOSSES["gspo"]
@@ -228,6 +258,17 @@ def test_gdpo_gives_each_reward_its_say():
     assert summed[1] < -0.8, "in the sum, the second is nearly as bad as the first"
     weighted = decoupled(torch.stack([small, large]), [1.0, 0.0], 4, eps=0.0)
     assert weighted[1] == weighted[3] > 0
+
+
+def test_gdpo_gives_a_flat_group_exactly_nothing():
+    """Or dynamic sampling would keep it, for what is left of the mean of all."""
+    g = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        parts = torch.randint(0, 2, (2, 16), generator=g).float()
+        parts[:, :4] = 1
+        assert decoupled(parts, [1.0, 0.5], 4)[:4].tolist() == [0] * 4
+    opposite = torch.stack([parts[0], 1 - parts[0]])
+    assert not decoupled(opposite, [1.0, 1.0], 4).any()
 
 
 def test_which_advantage_is_taken():

@@ -108,8 +108,11 @@ def test_the_longest_question_is_found():
         def image_tokens(self, example):
             return 10 * len(example.images)
 
+        def check(self, examples, room):
+            return [len(e.question) // 4 + self.image_tokens(e) for e in examples]
+
     examples = [
-        Example("a", [], "x" * 15, "1"),
+        Example("a", [], "x" * 30, "1"),  # more bytes than the next has bytes and image tokens
         Example("b", [None], "x" * 10, "1"),
         Example("c", [], "x" * 3, "1"),
     ]
