@@ -460,7 +460,7 @@ def test_killed_and_resumed_is_exact(kind, way, made, toy_reward, no_pictures, t
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     line = f"--model {made(kind)} {GRPO} {LINES[way]} --learning-rate 1e-3 --max-steps 3"
     train(train_grpo, f"{line} --output-dir {whole}")
-    train_until_killed(f"{line} --output-dir {parts}", call=3)
+    train_until_killed(f"{line} --output-dir {parts}", call=5)
     train(train_grpo, f"{line} --output-dir {parts} --resume-from-checkpoint")
     assert metrics_of(parts) == metrics_of(whole) and same_weights(parts, whole)
     steps = metrics_of(whole)[1:]

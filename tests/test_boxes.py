@@ -3,7 +3,6 @@
 Boxes of records, in every layout and convention, read and written.
 """
 
-import argparse
 import copy
 import dataclasses
 import json
@@ -27,6 +26,7 @@ from grading.boxes import (
     to_pixels,
     units_across,
 )
+from plumbing import flags
 from plumbing.flags import add_data_flags
 from tasks import layouts, record_fields
 from tasks.box_texts import json_quotes
@@ -529,7 +529,7 @@ def test_two_points_are_boxes_in_lisa_only(wide):
 
 
 def test_box_format_flag():
-    parser = argparse.ArgumentParser()
+    parser = flags.Parser("", "x.py")
     add_data_flags(parser)
     [flag] = [a for a in parser._actions if a.dest == "box_format"]
     assert tuple(flag.choices) == BOX_FORMATS

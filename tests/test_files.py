@@ -383,7 +383,10 @@ def test_bad_names(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for spec in ("cuont", "count:tset", "none.json", "none.json:test"):
         text = refusal(tasks.read, spec)
-        assert f"--data {spec}" in text and f"toy task ({', '.join(sorted(toy.TASKS))})" in text
+        assert f"--data {spec}" in text
+        is_split = spec == "count:tset"
+        known = "train, test, ood" if is_split else f"({', '.join(sorted(toy.TASKS))})"
+        assert f"toy task {'are ' * is_split}{known}" in text
     (tmp_path / "x.csv").write_text("a,b")
     assert "only .json, .jsonl, .parquet" in refusal(tasks.read, "x.csv")
     (tmp_path / "folder").mkdir()

@@ -232,7 +232,8 @@ def test_a_server_that_never_answers_stops_the_command(fault):
         with pytest.raises(UserError, match="gives no answer, asked 11 times") as stop:
             for answer in teacher.ask(asks(), range(12)):
                 found.append(answer)
-    assert {ask.id: answer for ask, answer in found} == right(5)
+    assert len(found) == 5  # which five depends on who is quicker
+    assert all(answer == right()[ask.id] for ask, answer in found)
     assert "run the same command again" in str(stop.value) and "\n" not in str(stop.value)
     assert 60 < teacher.clock.time < 700  # minutes of patience, and no more
 
