@@ -416,8 +416,7 @@ def main(args: argparse.Namespace) -> None:
 
     # --- preflight ---
     worst = worst_update(policy, asker, examples, G, limit, weigh, logp_of, goal)
-    size = preflight.size_that_fits(worst, optimizer, policy.device, size)
-    args.micro_batch_size = size
+    args.micro_batch_size = size = preflight.size_that_fits(worst, optimizer, policy.device, size)
     if args.dry_run:
         return
     batches = partial(rollout.micro_batches, size=size, where=policy.device)
@@ -522,7 +521,7 @@ def main(args: argparse.Namespace) -> None:
                         computed = logp_without_dropout[rows]
                     is_clean = [row % G < G - G // 2 for row in range(rows.start, rows.stop)]
                     of_clean = [x[is_clean] for x in (roll.logp[rows], computed, roll.mask[rows])]
-                    gap, agrees = agreement.check(*of_clean, step)
+                    gap, agrees = agreement.check(*of_clean, goal.takes, step)
                     old_logp = logp_without_dropout  # the noisy ones were sampled by another
                     if old_logp is None and updates > 1:
                         old_logp = frozen_logps(policy, every(), logp_of)

@@ -419,8 +419,7 @@ def main(args: argparse.Namespace) -> None:
 
     # --- preflight ---
     worst = worst_update(policy, asker, examples, G, limit, weigh, logp_of, goal)
-    size = preflight.size_that_fits(worst, optimizer, policy.device, size)
-    args.micro_batch_size = size
+    args.micro_batch_size = size = preflight.size_that_fits(worst, optimizer, policy.device, size)
     if args.dry_run:
         return
     batches = partial(rollout.micro_batches, size=size, where=policy.device)
@@ -525,8 +524,7 @@ def main(args: argparse.Namespace) -> None:
                     if logp_without_dropout is not None:
                         computed = logp_without_dropout[rows]
                     both = roll.logp[rows], computed, roll.mask[rows]
-                    gap, agrees = agreement.check(*both, step)
-                    agrees = agrees and goal.takes(*both)
+                    gap, agrees = agreement.check(*both, goal.takes, step)
                     old_logp = roll.logp if agrees else logp_without_dropout
                     if old_logp is None and updates > 1:
                         old_logp = frozen_logps(policy, every(), logp_of)

@@ -1,5 +1,7 @@
 """Do rollout and update agree about the same tokens? They are one policy, computed twice."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -9,17 +11,19 @@ from plumbing.log import say
 
 
 def check(
-    sampled: Tensor, computed: Tensor, mask: Tensor, step: int
+    sampled: Tensor, computed: Tensor, mask: Tensor, takes: Callable[..., bool], step: int
 ) -> tuple[dict[str, Tensor], bool]:
     """Compare log-probs recorded while sampling with those of the update: (difference, agrees).
 
     sampled, computed: of the same tokens and weights. All (B, T), nats.
-    difference: logp_difference. Where they agree (rollout_agrees), the sampled ones
+    takes(sampled, computed, mask): whether the objective's clip range takes what differs.
+    difference: logp_difference. Where they agree (rollout_agrees, takes), the sampled ones
     may serve as pi_old. UserError as `must_agree`.
     """
     gap = logp_difference(sampled, computed, mask)
     must_agree(gap, step)
-    return gap, rollout_agrees(sampled, computed, mask)
+    columns = sampled, computed, mask
+    return gap, rollout_agrees(*columns) and takes(*columns)
 
 
 def must_agree(gap: dict[str, Tensor], step: int) -> None:
