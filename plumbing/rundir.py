@@ -20,7 +20,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from plumbing import disk, records
+from plumbing import disk, ranks, records
 from plumbing.arguments import same_flags
 from plumbing.errors import UserError
 from plumbing.log import MetricsLog
@@ -40,6 +40,16 @@ def step_of(checkpoint: str | Path) -> int:
 
 def open_output_dir(args: argparse.Namespace) -> Path | None:
     """Find the checkpoint in --output-dir to go on from; None to start at step 0.
+
+    Of several processes the first decides, and completes the flags of all. UserError as `opened`.
+    """
+    resume, decided = ranks.from_first(lambda: (opened(args), vars(args)))
+    vars(args).update({k: v for k, v in decided.items() if k not in ranks.OWN})
+    return resume
+
+
+def opened(args: argparse.Namespace) -> Path | None:
+    """Find the checkpoint to go on from, and give open flags the values that it was made with.
 
     UserError if there are checkpoints of an earlier run and --resume-from-checkpoint was not given,
     if the named one is not there, is damaged, or is another run's.
