@@ -47,19 +47,7 @@ import rollout
 import tasks
 import update
 from heldout import with_answers
-from plumbing import (
-    device,
-    disk,
-    flags,
-    loading,
-    plots,
-    ranks,
-    report,
-    results,
-    rundir,
-    running,
-    stopping,
-)
+from plumbing import device, disk, flags, loading, plots, ranks, report, results, rundir, running
 from plumbing.bad_records import BadRecords
 from plumbing.errors import UserError
 from plumbing.run import Run

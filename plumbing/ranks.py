@@ -30,6 +30,7 @@ BUCKET = 2**26  # elements that are added up at a time
 OWN = ("output_dir", "report_to", "device")  # flags that each process has for itself
 
 _rank, _world = 0, 1
+_store = None  # what the processes know of each other
 _errors = None  # where errors are printed, in a process that prints nothing else
 
 
@@ -174,11 +175,9 @@ def speaks() -> bool:
         return True
     if _world == 1:  # not started yet: all see the same error
         return os.environ["RANK"] == "0"
-    import torch.distributed as dist
-
     try:
-        is_first = dist.distributed_c10d._get_default_store().add("nanovlr/errors", 1) == 1
-    except (RuntimeError, ValueError):  # torchrun itself is gone
+        is_first = _store.add("nanovlr/errors", 1) == 1
+    except RuntimeError:  # whoever kept it is gone
         is_first = _rank == 0
     if is_first and _errors is not None:
         os.dup2(_errors, 2)
@@ -191,7 +190,7 @@ def together(args: argparse.Namespace, allowed: bool) -> Iterator[None]:
 
     UserError for a script that works in one process, and for a card that cannot be had.
     """
-    global _rank, _world
+    global _rank, _world, _store
     if not several():
         yield
         return
@@ -210,10 +209,11 @@ def together(args: argparse.Namespace, allowed: bool) -> Iterator[None]:
         args.device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
         backend = "cpu:gloo,cuda:nccl"
     try:
-        dist.init_process_group(backend, timeout=LONGEST)
+        _store, rank, world = next(dist.rendezvous("env://"))
+        dist.init_process_group(backend, store=_store, rank=rank, world_size=world, timeout=LONGEST)
     except (RuntimeError, ValueError) as error:
         raise UserError(f"the processes of this run cannot be joined ({error})") from None
-    _rank, _world = dist.get_rank(), dist.get_world_size()
+    _rank, _world = rank, world
     yield
     dist.destroy_process_group()  # not after an error: the others would see that first
     _rank, _world = 0, 1
