@@ -53,7 +53,7 @@ def become(rank, world, port, folder):
 
 
 def in_processes(world, work, folder):
-    """Call work(rank) in so many processes: their exit codes, and all that they printed as errors."""
+    """Call work(rank) in so many processes: their exit codes, and what they printed as errors."""
     folder.mkdir(parents=True, exist_ok=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
