@@ -236,7 +236,8 @@ def draw_answers(name: str, examples: list, texts: list[str], step: int, path: P
 def main(args: argparse.Namespace) -> None:
     # --- setup: what can be wrong is found out before the first step ---
     is_fixed = bool(args.max_pixels) and not args.max_pixels_growth
-    resume = rundir.open_output_dir(args)
+    resume, decided = rundir.open_together(args)
+    vars(args).update(decided)
     N, out = args.batch_size, Path(args.output_dir)
     vars(args).update(data.ask_as_trained(args))
     curriculum.check_growth(args, is_fixed)

@@ -13,6 +13,7 @@ calls in the same order. Those after the first print nothing, and write into a s
 import argparse
 import contextlib
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -27,9 +28,9 @@ if TYPE_CHECKING:
 
 LONGEST = timedelta(hours=2)  # that one process waits for another, which saves or evaluates
 BUCKET = 2**26  # elements that are added up at a time
-OWN = ("output_dir", "report_to", "device")  # flags that each process has for itself
 
 _rank, _world = 0, 1
+_flags = {}  # those that this process has for itself
 _store = None  # what the processes know of each other
 _errors = None  # where errors are printed, in a process that prints nothing else
 
@@ -42,6 +43,14 @@ def rank() -> int:
 def world() -> int:
     """Count the processes of the run."""
     return _world
+
+
+def own_flags() -> dict[str, str]:
+    """Return the flags that this process has for itself: {name: value}; {} if it is alone.
+
+    They are its card and, after the first, a scratch directory.
+    """
+    return dict(_flags)
 
 
 def share(number: int) -> range:
@@ -186,11 +195,11 @@ def speaks() -> bool:
 
 @contextlib.contextmanager
 def together(args: argparse.Namespace, allowed: bool) -> Iterator[None]:
-    """Start the processes' group, and leave it at the end.
+    """Start the processes' group, and leave it at the end. Those after the first get a directory.
 
     UserError for a script that works in one process, and for a card that cannot be had.
     """
-    global _rank, _world, _store
+    global _rank, _world, _store, _flags
     if not several():
         yield
         return
@@ -199,38 +208,32 @@ def together(args: argparse.Namespace, allowed: bool) -> Iterator[None]:
     import torch
     import torch.distributed as dist
 
-    backend = "gloo"
+    backend, flags = "gloo", {}
     if torch.cuda.is_available() and args.device != "cpu":
         if args.device not in ("auto", "cuda"):
             raise UserError(
                 f"--device {args.device} is one card, and torchrun gives each process its own; "
                 "omit it"
             )
-        args.device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+        flags["device"] = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
         backend = "cpu:gloo,cuda:nccl"
     try:
         _store, rank, world = next(dist.rendezvous("env://"))
         dist.init_process_group(backend, store=_store, rank=rank, world_size=world, timeout=LONGEST)
     except (RuntimeError, ValueError) as error:
         raise UserError(f"the processes of this run cannot be joined ({error})") from None
-    _rank, _world = rank, world
-    yield
+    with scratch() if rank else contextlib.nullcontext() as folder:
+        if folder:
+            flags |= {"output_dir": folder, "report_to": "none"}
+        _rank, _world, _flags = rank, world, flags
+        yield
     dist.destroy_process_group()  # not after an error: the others would see that first
-    _rank, _world = 0, 1
+    _rank, _world, _flags = 0, 1, {}
 
 
 @contextlib.contextmanager
-def scratch(args: argparse.Namespace) -> Iterator[None]:
-    """Give a process after the first a directory of its own to write into, and remove it."""
+def scratch() -> Iterator[str]:
+    """Make a directory, and remove it at the end, also of a process that ends at once."""
     with tempfile.TemporaryDirectory(prefix="nanovlr-", ignore_cleanup_errors=True) as folder:
-        args.output_dir, args.report_to = folder, "none"
-        stopping.last_words[:] = [lambda: remove(folder)]
-        yield
-
-
-def remove(folder: str) -> str:
-    """Remove a scratch directory when the process ends at once."""
-    import shutil
-
-    shutil.rmtree(folder, ignore_errors=True)
-    return ""
+        stopping.last_words[:] = [lambda: shutil.rmtree(folder, ignore_errors=True)]
+        yield folder

@@ -41,16 +41,6 @@ def step_of(checkpoint: str | Path) -> int:
 def open_output_dir(args: argparse.Namespace) -> Path | None:
     """Find the checkpoint in --output-dir to go on from; None to start at step 0.
 
-    Of several processes the first decides, and completes the flags of all. UserError as `opened`.
-    """
-    resume, decided = ranks.from_first(lambda: (opened(args), vars(args)))
-    vars(args).update({k: v for k, v in decided.items() if k not in ranks.OWN})
-    return resume
-
-
-def opened(args: argparse.Namespace) -> Path | None:
-    """Find the checkpoint to go on from, and give open flags the values that it was made with.
-
     UserError if there are checkpoints of an earlier run and --resume-from-checkpoint was not given,
     if the named one is not there, is damaged, or is another run's.
     """
@@ -93,6 +83,15 @@ def opened(args: argparse.Namespace) -> Path | None:
     if args.max_steps and step_of(path) > args.max_steps:
         raise UserError(f"{path} is already past --max-steps {args.max_steps}; raise it")
     return path
+
+
+def open_together(args: argparse.Namespace) -> tuple[Path | None, dict]:
+    """Find the checkpoint to go on from, and the flags of this process: (checkpoint, flags).
+
+    Of several processes the first decides both. UserError as `open_output_dir`.
+    """
+    resume, decided = ranks.from_first(lambda: (open_output_dir(args), vars(args)))
+    return resume, decided | ranks.own_flags()
 
 
 def _real(path: str | Path) -> str:

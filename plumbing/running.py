@@ -1,5 +1,6 @@
 """Run a script: errors in one sentence, exit codes."""
 
+import contextlib
 import sys
 
 from tqdm import tqdm
@@ -27,7 +28,7 @@ def _run(main, parse_args, argv, several):
     try:
         args = parse_args(argv)
         with ranks.together(args, several):
-            with ranks.scratch(args) if ranks.rank() else lock.claim(args):
+            with contextlib.nullcontext() if ranks.rank() else lock.claim(args):
                 main(args)
     except UserError as error:
         _stop(str(error))

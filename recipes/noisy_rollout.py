@@ -387,7 +387,8 @@ def check_needs(examples: Sequence[Example], names: list[str]) -> None:
 
 def main(args: argparse.Namespace) -> None:
     # --- setup: what can be wrong is found out before the first step ---
-    resume = rundir.open_output_dir(args)
+    resume, decided = rundir.open_together(args)
+    vars(args).update(decided)
     N, G, K = args.prompts_per_step, args.num_generations, args.updates_per_rollout
     out = Path(args.output_dir)
     vars(args).update(data.ask_as_trained(args))
