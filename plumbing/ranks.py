@@ -169,12 +169,11 @@ def quiet() -> Iterator[None]:
         return
     sys.stdout.flush()
     sys.stderr.flush()
-    kept = os.dup(1), os.dup(2)
+    _errors = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
         os.dup2(nowhere, stream)
     os.close(nowhere)
-    _errors = kept[1]
     yield  # the process ends with it: nothing is put back
 
 

@@ -208,12 +208,12 @@ def compare(groups: Groups, advantage: Advantage, weights: list[float] | None) -
 def frozen_logps(policy: Module, batches: Iterable, logp_of: Callable, like: Tensor) -> Tensor:
     """Compute log-probs of all rows without gradient, a micro-batch at a time: (B, T), CPU.
 
-    like: (B, T).
+    like: (B, T), of the shape that is wanted. Of several processes each computes its rows.
     """
     found = torch.zeros_like(like)
     for rows, batch in batches:
         found[rows] = logp_of(policy, batch).cpu()
-    ranks.summed([found])  # a row is of one process, and 0 in the others
+    ranks.summed([found])  # a row is 0 in all processes but one
     return found
 
 
