@@ -194,7 +194,8 @@ def pieces(
 ) -> Iterator[tuple[slice, dict]]:
     """Cut N prompts and B responses, as many of each, into micro-batches: yield (rows, batch)."""
     B, N = len(targets), len(prompts)
-    for a, b, first, last, counts in micro_batches(B, size, [B // N] * N):
+    each = [B // N] * N if N else []  # one of several processes may have nothing to do
+    for a, b, first, last, counts in micro_batches(B, size, each):
         rows = slice(a, b)
         yield rows, collate(prompts[first:last], targets[rows], mask[rows], counts, where)
 

@@ -20,6 +20,7 @@ from typing import NamedTuple
 import data
 import lengths
 import tasks
+from plumbing import ranks
 from plumbing.errors import UserError
 from plumbing.loading import loading
 from tasks import folders
@@ -259,8 +260,13 @@ class Curriculum:
     def batches_ahead(
         self, encode: Callable, begun: int, max_steps: int, num_workers: int
     ) -> contextlib.AbstractContextManager[Iterator[list]]:
-        """Encode the lessons of each step after `begun` ahead of it: see plumbing/loading.py."""
-        wanted = (self.spots(step, max_steps) for step in range(begun + 1, max_steps + 1))
+        """Encode the lessons of each step after `begun` ahead of it: see plumbing/loading.py.
+
+        Of several processes each encodes its share of a step.
+        """
+        own = ranks.share(self.per_step)
+        steps = range(begun + 1, max_steps + 1)
+        wanted = (self.spots(step, max_steps)[own.start : own.stop] for step in steps)
         return loading(encode, self, wanted, num_workers)
 
 

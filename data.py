@@ -88,13 +88,21 @@ def batches_ahead(
     number: int,
     seed: int,
     num_workers: int,
+    own: Sequence[int] | None = None,
 ) -> contextlib.AbstractContextManager[Iterator[list]]:
     """Encode the `number` examples of each training step ahead of it: see plumbing/loading.py.
 
     steps: their numbers, from 1. encode(example): what a step gets of it.
+    own: which of a step's are wanted; None: all.
     """
-    wanted = (places(examples, (step - 1) * number, number, seed) for step in steps)
-    return loading(encode, examples, wanted, num_workers)
+    own = range(number) if own is None else own
+
+    def wanted() -> Iterator[list[int]]:
+        for step in steps:
+            found = places(examples, (step - 1) * number, number, seed)
+            yield [found[n] for n in own]
+
+    return loading(encode, examples, wanted(), num_workers)
 
 
 @functools.lru_cache(maxsize=4)  # a step asks, and the loader for two steps later

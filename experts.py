@@ -17,6 +17,7 @@ For a model without experts nothing here does anything.
 """
 
 import contextlib
+import functools
 import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -26,6 +27,8 @@ import torch
 
 import batching
 import logps
+from plumbing import ranks
+from plumbing.errors import UserError
 
 Batches = Callable[[], Iterable[tuple[object, dict]]]  # yields (its rows, batch)
 
@@ -98,6 +101,10 @@ class Load(NamedTuple):
     def detached(self) -> "Load":
         """Leave the gradient behind."""
         return self._replace(probs=self.probs.detach())
+
+    def on_cpu(self) -> "Load":
+        """Copy it to the CPU."""
+        return Load(*(x.cpu() for x in self))
 
 
 def load_of(said: list[Routed], times: torch.Tensor) -> Load:
@@ -174,6 +181,7 @@ class Balance:
         self.has_experts = bool(routers_of(self.core))
         self.whole = self.last = self.seen = None  # Load: of all batches; the last; those so far
         if coef and self.has_experts:
+            must_be_alone()
             self.whole = count_batches(policy, batches)
         self.differing = torch.zeros(2, dtype=torch.long)  # (token, layer) pairs; tokens
         self.compared = torch.zeros(2, dtype=torch.long)
@@ -210,14 +218,32 @@ class Balance:
         return self.coef * load_balancing_loss(self.whole or self.last, self.last)
 
     def metrics(self) -> dict[str, float]:
-        """Describe the batches watched: {metric: value}; {} without experts (docs/metrics.md)."""
-        if self.seen is None:
+        """Describe the batches watched: {metric: value}; {} without experts (docs/metrics.md).
+
+        Of several processes they are the batches of all.
+        """
+        if not self.has_experts:
             return {}
+        loads = [load for load in ranks.gathered(self.seen and self.seen.on_cpu()) if load]
+        if not loads:
+            return {}
+        seen = functools.reduce(Load.plus, loads)
+        differing, compared = self.differing.clone(), self.compared.clone()
+        ranks.summed([differing, compared])
         found = {
-            "aux_loss": float(load_balancing_loss(self.seen, self.seen)),
-            "load_balance/max_violation": float(max_violation(self.seen)),
+            "aux_loss": float(load_balancing_loss(seen, seen)),
+            "load_balance/max_violation": float(max_violation(seen)),
         }
-        if self.compared.all():
-            layers, tokens = (self.differing / self.compared).tolist()
+        if compared.all():
+            layers, tokens = (differing / compared).tolist()
             found |= {"router_disagreement/mean": layers, "router_disagreement/tokens": tokens}
         return found
+
+
+def must_be_alone() -> None:
+    """Raise UserError where several processes would each balance their own experts' load."""
+    if ranks.world() > 1:
+        raise UserError(
+            "--router-aux-loss-coef above 0 counts the experts of a whole batch, of which several "
+            "processes see parts; use --router-aux-loss-coef 0, or start one process"
+        )

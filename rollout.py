@@ -26,6 +26,7 @@ import data
 import experts
 import logps
 from fast import decode, kernels
+from plumbing import ranks
 from plumbing.loading import loading
 from tasks.example import Example
 from tasks.prompts import SELECT, question_text, select_prompt, with_question
@@ -342,6 +343,25 @@ def answer_all(
             texts += [processor.decode(ids[:n]) for ids, n in zip(out.targets, out.lengths)]
             lengths += out.lengths.tolist()
             finish += out.finish
+    return texts, lengths, finish
+
+
+def answer_together(
+    policy: torch.nn.Module, asker: data.Asker, examples: list[Example], **settings
+) -> tuple[list[str], list[int], list[str]]:
+    """Answer each example once; of several processes each its share (plumbing/ranks.py).
+
+    settings: of `answer_all`, which says what is returned: here it is of all examples.
+    """
+    own = ranks.share(len(examples))
+    found = answer_all(
+        policy, asker, examples[own.start : own.stop], first_row=own.start, **settings
+    )
+    texts, lengths, finish = [], [], []
+    for their_texts, their_lengths, their_finish in ranks.gathered(found):
+        texts += their_texts
+        lengths += their_lengths
+        finish += their_finish
     return texts, lengths, finish
 
 

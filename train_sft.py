@@ -23,6 +23,7 @@ if __name__ == "__main__":
     stopping.watch()  # before all other imports, which take seconds: Ctrl-C may come there too
 
 import argparse
+import itertools
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -46,7 +47,7 @@ import rollout
 import tasks
 import update
 from heldout import with_answers
-from plumbing import device, disk, flags, loading, plots, report, results, rundir, running, stopping
+from plumbing import device, disk, flags, loading, plots, ranks, report, results, rundir, running
 from plumbing.bad_records import BadRecords
 from plumbing.errors import UserError
 from plumbing.run import Run
@@ -158,25 +159,48 @@ def encode(
     return *asker.lesson(lesson.example, limit, limit), lesson.source
 
 
+def in_order(lessons: list[tuple]) -> tuple[list[tuple], list[tuple], torch.Tensor]:
+    """Sort a step's lessons by length: in micro-batches of one length, prompts have less padding.
+
+    lessons: of `encode`, this process's share of the step.
+    Returns them sorted; of the lessons of all processes all but the prompt, sorted; and where in
+    these its own are.
+    """
+    lengths = [len(prompt.ids) + len(target) for prompt, target, *_ in lessons]
+    found = ranks.gathered([(n, *rest) for n, (_, *rest) in zip(lengths, lessons)])
+    every = list(itertools.chain.from_iterable(found))
+    order = sorted(range(len(every)), key=lambda place: every[place][0])
+    first = sum(map(len, found[: ranks.rank()]))
+    rows, own = [], []
+    for row, place in enumerate(order):
+        if first <= place < first + len(lessons):
+            rows.append(row)
+            own.append(lessons[place - first])
+    return own, [every[place][1:] for place in order], torch.tensor(rows, dtype=torch.long)
+
+
 def pieces_of(
     args: argparse.Namespace,
     policy: torch.nn.Module,
     lessons: list[tuple],
     targets: torch.Tensor,
     mask: torch.Tensor,
+    places: torch.Tensor,
     step: int,
-) -> Iterator[tuple[slice, dict]]:
+) -> Iterator[tuple[torch.Tensor, dict]]:
     """Yield (rows, batch) of every micro-batch of a step, with --neftune-noise-alpha's noise.
 
+    lessons: of this process. places: of each, its row in targets and mask, which are of all.
     The noise is drawn by (seed, step, row) alone: a resumed run, or one of other micro-batches,
     draws the same.
     """
     prompts = [prompt for prompt, *_ in lessons]
-    size = args.micro_batch_size
-    for rows, batch in batching.pieces(prompts, targets, mask, size, policy.device):
+    size, own = args.micro_batch_size, (targets[places], mask[places])
+    for cut, batch in batching.pieces(prompts, *own, size, policy.device):
+        rows = places[cut]
         if args.neftune_noise_alpha:
-            tokens = [len(prompt.ids) + len(target) for prompt, target, *_ in lessons[rows]]
-            names = [f"neftune {args.seed} {step} {row}" for row in range(rows.start, rows.stop)]
+            tokens = [len(prompt.ids) + len(target) for prompt, target, *_ in lessons[cut]]
+            names = [f"neftune {args.seed} {step} {row}" for row in rows.tolist()]
             seeds = [random.Random(name).getrandbits(63) for name in names]
             width = logps.core_of(policy).config.text_config.hidden_size
             shape = batch["input_ids"].shape[1], width
@@ -212,7 +236,8 @@ def draw_answers(name: str, examples: list, texts: list[str], step: int, path: P
 def main(args: argparse.Namespace) -> None:
     # --- setup: what can be wrong is found out before the first step ---
     is_fixed = bool(args.max_pixels) and not args.max_pixels_growth
-    resume = rundir.open_output_dir(args)
+    resume, decided = rundir.open_together(args)
+    vars(args).update(decided)
     N, out = args.batch_size, Path(args.output_dir)
     vars(args).update(data.ask_as_trained(args))
     curriculum.check_growth(args, is_fixed)
@@ -267,7 +292,7 @@ def main(args: argparse.Namespace) -> None:
     args.num_workers = loading.workers(
         args.num_workers, all(map(data.is_toy, specs)), policy.device
     )
-    ask = partial(rollout.answer_all, policy, asker, sampling=greedy)
+    ask = partial(rollout.answer_together, policy, asker, sampling=greedy)
     ask = partial(ask, batch_size=args.eval_batch_size, num_workers=args.num_workers)
     accuracies = [f"eval/{name}/accuracy" for name in eval_sets]
 
@@ -294,9 +319,8 @@ def main(args: argparse.Namespace) -> None:
             # 1. a batch: prompts, and what to answer
             lessons = next(batches)
             waited = time.perf_counter() - started
-            # In micro-batches of about one length, prompts have less padding.
-            lessons.sort(key=lambda lesson: len(lesson[0].ids) + len(lesson[1]))
-            _, texts, learned, origins = zip(*lessons)
+            lessons, rest, places = in_order(lessons)
+            texts, learned, origins = zip(*rest)
             targets, mask = batching.pad_targets(texts, processor.special.pad_id, learned)  # (B, T)
             weights = losses.sft_weights(mask, args.per_example)  # (B, T), of the whole batch
 
@@ -304,7 +328,7 @@ def main(args: argparse.Namespace) -> None:
             policy.train()
             optimizer.zero_grad()
             loss = 0.0
-            pieces = partial(pieces_of, args, policy, lessons, targets, mask, step)
+            pieces = partial(pieces_of, args, policy, lessons, targets, mask, places, step)
             balance = experts.Balance(policy, args.router_aux_loss_coef, pieces)
             for rows, batch in pieces():
                 with balance.watching(batch):
@@ -312,6 +336,8 @@ def main(args: argparse.Namespace) -> None:
                 part = losses.aggregate(losses.nll(logp), weights[rows].to(policy.device))
                 (part + balance.cost()).backward()
                 loss += part.item()
+            loss = sum(ranks.gathered(loss))
+            ranks.sum_gradients(trained)
 
             # 3. update
             grad_norm = update.clip_gradient(trained, args.max_grad_norm, step)
@@ -340,6 +366,8 @@ def main(args: argparse.Namespace) -> None:
     if accuracies and accuracies[0] not in final:
         # It was resumed to stop at a step that an earlier, longer run did not evaluate.
         final |= evaluate(ask, eval_sets, run.step, out / "samples")
+    if ranks.rank():
+        return
     panels = [("loss", ["loss"]), ("gradient norm", ["grad_norm"]), ("greedy accuracy", accuracies)]
     title = f"train_sft.py, {args.model}, {shown}"
     plots.plot_curve(run.history.lines, out / "curve.png", panels, title)
@@ -352,4 +380,4 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    running.run(main, parse_args)
+    running.run(main, parse_args, several=True)

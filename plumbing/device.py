@@ -4,6 +4,7 @@ import random
 
 import torch
 
+from plumbing import ranks
 from plumbing.errors import UserError
 
 
@@ -45,7 +46,11 @@ def seed_everything(seed: int, step: int = 0) -> None:
     """Seed Python and torch from (seed, step), at the start of every step.
 
     No random state needs saving: a resumed run draws at a step what the first run drew there.
+    Of several processes each has its own, or their rows would share one dropout.
     """
-    mixed = random.Random(f"{seed} {step}").getrandbits(63)
+    name = f"{seed} {step}"
+    if ranks.rank():
+        name += f" {ranks.rank()}"
+    mixed = random.Random(name).getrandbits(63)
     random.seed(mixed)
     torch.manual_seed(mixed)

@@ -7,6 +7,7 @@
     run.publish()
 
 When the body has ended, the step is saved if that is due. Ctrl-C lets a step end, and saves it.
+Of several processes (plumbing/ranks.py) the first saves, and a signal to one stops all.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from pathlib import Path
 from torch.optim import Optimizer
 from tqdm import tqdm
 
-from plumbing import flags, rundir, stopping
+from plumbing import flags, ranks, rundir, stopping
 from plumbing.arguments import write_args
 from plumbing.log import MetricsLog, metrics_of
 
@@ -67,7 +68,8 @@ class Run(contextlib.ExitStack):
         self.out = Path(folder or args.output_dir)
         self.write_weights, self.model_bytes = save_model, model_bytes
         self.state_bytes = optimizer_bytes(optimizer)
-        self.more, self.title, self.where, self.page = more, title, where, page
+        self.more, self.title, self.where = more, title, where
+        self.page = None if ranks.rank() else page
         self.step, self.max_steps, self.shown = 0, None, {}
         if resume:
             state = rundir.load_state(resume)
@@ -99,7 +101,8 @@ class Run(contextlib.ExitStack):
             yield self.step
             bar.update()
             bar.set_postfix(self.shown)
-            leaving = stop.requested  # asked once: the step named below is the one saved here
+            # Asked once: the step named below is the one saved here.
+            leaving = ranks.any_of(stop.requested)
             is_saved = leaving or self.due(self.args.save_steps)
             if self.page and (is_saved or self.due(self.args.eval_steps)):
                 self.page(self.out)  # first: a run killed in between does this step again
@@ -131,8 +134,9 @@ class Run(contextlib.ExitStack):
         if self.more is not None:
             state["more"] = self.more
         needed, keep = self.model_bytes + self.state_bytes, self.args.save_total_limit
-        rundir.save_checkpoint(
-            self.out, self.step, self.save_model, state, self.history, keep, needed, leaving
+        place = self.out, self.step, self.save_model
+        ranks.from_first(
+            lambda: rundir.save_checkpoint(*place, state, self.history, keep, needed, leaving)
         )
 
     def save_model(self, directory: Path):
@@ -143,4 +147,4 @@ class Run(contextlib.ExitStack):
 
     def publish(self):
         """Write the finished model into the run's directory."""
-        rundir.publish(self.out, self.save_model, self.model_bytes)
+        ranks.from_first(lambda: rundir.publish(self.out, self.save_model, self.model_bytes))

@@ -20,7 +20,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from plumbing import disk, records
+from plumbing import disk, ranks, records
 from plumbing.arguments import same_flags
 from plumbing.errors import UserError
 from plumbing.log import MetricsLog
@@ -83,6 +83,15 @@ def open_output_dir(args: argparse.Namespace) -> Path | None:
     if args.max_steps and step_of(path) > args.max_steps:
         raise UserError(f"{path} is already past --max-steps {args.max_steps}; raise it")
     return path
+
+
+def open_together(args: argparse.Namespace) -> tuple[Path | None, dict]:
+    """Find the checkpoint to go on from, and the flags of this process: (checkpoint, flags).
+
+    Of several processes the first decides both. UserError as `open_output_dir`.
+    """
+    resume, decided = ranks.from_first(lambda: (open_output_dir(args), vars(args)))
+    return resume, decided | ranks.own_flags()
 
 
 def _real(path: str | Path) -> str:

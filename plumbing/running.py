@@ -1,32 +1,35 @@
 """Run a script: errors in one sentence, exit codes."""
 
+import contextlib
 import sys
 
 from tqdm import tqdm
 
-from plumbing import disk, lock, stopping
+from plumbing import disk, lock, ranks, stopping
 from plumbing.errors import UserError, gpu_out_of_memory, out_of_memory
 
 
-def run(main, parse_args, argv=None):
+def run(main, parse_args, argv=None, several=False):
     """The last line of every script: parse, run, and say in one sentence what the user can fix.
 
     Exit code 2 for that, 130, 143 or 129 for a signal; the output directory is this run's alone.
+    several: whether torchrun may start the script in several processes.
     """
     before = stopping.watch()
     try:
-        with stopping.SteadyStreams():
-            _run(main, parse_args, argv)
+        with ranks.quiet(), stopping.SteadyStreams():
+            _run(main, parse_args, argv, several)
     finally:
         stopping.restore(before)
 
 
-def _run(main, parse_args, argv):
+def _run(main, parse_args, argv, several):
     args = None
     try:
         args = parse_args(argv)
-        with lock.claim(args):
-            main(args)
+        with ranks.together(args, several):
+            with contextlib.nullcontext() if ranks.rank() else lock.claim(args):
+                main(args)
     except UserError as error:
         _stop(str(error))
     except Exception as error:
@@ -37,12 +40,15 @@ def _run(main, parse_args, argv):
         if words is None and out_of_memory(error):
             words = f"the memory is full ({first_line(error)}); {less_memory(args)}"
         if words is None:  # a mistake of this code
+            ranks.speaks()
             raise
         _stop(words)
 
 
 def _stop(sentence):
-    tqdm.write(f"error: {sentence}", file=sys.stderr)  # on a line of its own, a progress bar or not
+    if ranks.speaks():
+        # On a line of its own, a progress bar or not.
+        tqdm.write(f"error: {sentence}", file=sys.stderr)
     sys.exit(2)
 
 

@@ -45,13 +45,13 @@ import rollout
 import tasks
 import update
 from grading import answers, judges
-from plumbing import device, disk, flags, loading, report, results, rundir, running
+from plumbing import device, disk, flags, loading, ranks, report, results, rundir, running
 from plumbing.bad_records import BadRecords
 from plumbing.errors import UserError
 from plumbing.flags import int_from_0, int_from_1, not_negative, share
 from plumbing.run import Run
 from processor import Processor
-from reinforcing import agreement, logged, looking, objective, pass_rates, preflight
+from reinforcing import agreement, logged, looking, objective, pass_rates, preflight, shares
 from reinforcing.advantages import Advantage
 from reinforcing.groups import Groups, further, refilled
 from tasks import kept
@@ -155,12 +155,17 @@ def sample(
     G: int,
     settings: rollout.Sampling,
     examples: list[Example],
-    prompts: list[data.Prompt],
+    prompts: shares.Prompts,
     seed: int,
 ) -> Groups:
     """Sample G completions for each of N prompts -> B = N * G rows, not scored yet."""
-    logps.cache_features(policy, prompts)  # a frozen tower sees a picture once a step
-    roll = rollout.rollout(policy, prompts, processor.special, G, settings, seed)
+    places, own = shares.held(prompts)
+    logps.cache_features(policy, own)  # a frozen tower sees a picture once a step
+    rows, roll = shares.rows_of(places, G), None
+    if rows:
+        special = processor.special
+        roll = rollout.rollout(policy, own, special, G, settings, seed, numbers=rows)
+    roll = shares.all_rows(roll, rows)
     texts = [processor.decode(ids[:n]) for ids, n in zip(roll.targets, roll.lengths)]
     return Groups(examples, prompts, roll, texts, {}, {})
 
@@ -176,9 +181,10 @@ def score(
 
     limit: tokens of a completion at most. size: rows that a model reads at a time.
     """
-    completions, tokens = groups.completions, groups.roll.lengths.tolist()
-    G = len(completions) // len(groups.examples)
-    asked = [example for example in groups.examples for _ in range(G)]
+    G = len(groups.completions) // len(groups.examples)
+    own = groups.at(ranks.share(len(groups.examples)))  # another process scores the others
+    completions, tokens = own.completions, own.roll.lengths.tolist()
+    asked = [example for example in own.examples for _ in range(G)]
     formulas = [name for name in names if name not in reward_models]
     parts, failed = rewards.reward_parts(completions, asked, formulas, tokens, limit)
     questions = [example.question for example in asked]
@@ -187,6 +193,7 @@ def score(
         broken = ~values.isfinite()
         failed[name], parts[name] = int(broken.sum()), values.masked_fill(broken, 0.0).tolist()
     parts = {name: parts[name] for name in names}  # in the order of --reward-weights
+    parts, failed = shares.all_scores(parts, failed)
     return groups._replace(parts=parts, failed=failed)
 
 
@@ -198,9 +205,16 @@ def compare(groups: Groups, advantage: Advantage, weights: list[float] | None) -
 
 
 @torch.no_grad()
-def frozen_logps(policy: Module, batches: Iterable, logp_of: Callable) -> Tensor:
-    """Compute log-probs of all rows without gradient, a micro-batch at a time: (B, T), CPU."""
-    return torch.cat([logp_of(policy, batch).cpu() for _, batch in batches])
+def frozen_logps(policy: Module, batches: Iterable, logp_of: Callable, like: Tensor) -> Tensor:
+    """Compute log-probs of all rows without gradient, a micro-batch at a time: (B, T), CPU.
+
+    like: (B, T), of the shape that is wanted. Of several processes each computes its rows.
+    """
+    found = torch.zeros_like(like)
+    for rows, batch in batches:
+        found[rows] = logp_of(policy, batch).cpu()
+    ranks.summed([found])  # a row is 0 in all processes but one
+    return found
 
 
 @torch.no_grad()
@@ -213,14 +227,14 @@ def learned_tokens(
     """
     if share == 1:
         return counted
-    entropy = [logp_of(policy, batch, entropy=True)[1].cpu() for _, batch in batches()]
-    return losses.top_entropy_mask(torch.cat(entropy), counted, share)
+    entropy = frozen_logps(policy, batches(), lambda *of: logp_of(*of, entropy=True)[1], counted)
+    return losses.top_entropy_mask(entropy, counted, share)
 
 
 class Batch(NamedTuple):
     """What one update learns from: some questions of a rollout, with their B rows."""
 
-    micro_batches: Callable[[], Iterable]  # yields (rows, batch)
+    micro_batches: Callable[[], Iterable]  # yields (rows, batch), of this process's share
     adv: Tensor  # (B, T)
     counted: Tensor  # (B, T), 1 where a token counts
     learned: Tensor  # (B, T), 1 where the objective, not only the KL, counts
@@ -254,8 +268,8 @@ def grpo_gradient(
     logp_of: Callable,
     goal: objective.Objective,
     old_logp: Tensor | None,
-) -> tuple[float, Tensor, Tensor, dict[str, float]]:
-    """Add up one update's gradient: (loss, log-probs, entropy, metrics of experts).
+) -> tuple[float, Tensor, Tensor, experts.Balance]:
+    """Add up one update's gradient, of this process's rows: (loss, log-probs, entropy, balance).
 
     old_logp: (B, T); None: on-policy, the ratio is 1 and no second pass is needed.
     """
@@ -275,7 +289,7 @@ def grpo_gradient(
         loss += part.item()
         new_logp[rows] = logp.detach().cpu()
         entropy[rows] = spread.cpu()
-    return loss, new_logp, entropy, balance.metrics()
+    return loss, new_logp, entropy, balance
 
 
 def worst_update(
@@ -334,8 +348,9 @@ def reward_models(names: list[str], policy: Module) -> dict[str, judges.RewardMo
     return {n: judges.RewardModel(n, where, dtype) for n in names if n not in rewards.REWARDS}
 
 
-def check_needs(examples: Sequence[Example], formulas: list[str]) -> None:
+def check_needs(examples: Sequence[Example], names: list[str]) -> None:
     """Check that rewards have what they need. UserError."""
+    formulas = [name for name in names if name in rewards.REWARDS]
     some = data.head(examples, 16) if data.is_endless(examples) else examples
     try:
         rewards.check_rewards(formulas, some)
@@ -347,8 +362,10 @@ def check_needs(examples: Sequence[Example], formulas: list[str]) -> None:
 
 def main(args: argparse.Namespace) -> None:
     # --- setup: what can be wrong is found out before the first step ---
-    resume = rundir.open_output_dir(args)
-    N, G, out = args.prompts_per_step, args.num_generations, Path(args.output_dir)
+    resume, decided = rundir.open_together(args)
+    vars(args).update(decided)
+    N, G, K = args.prompts_per_step, args.num_generations, args.updates_per_rollout
+    out = Path(args.output_dir)
     vars(args).update(data.ask_as_trained(args))
     bad = BadRecords(args.skip_bad_records)
     reading = data.reading(args, bad)
@@ -359,7 +376,7 @@ def main(args: argparse.Namespace) -> None:
     )
     examples = data.check_golds(examples, rewards.check_gold, bad)
     eval_sets = {k: data.check_golds(e, rewards.check_gold, bad) for k, e in eval_sets.items()}
-    check_needs(examples, [n for n in args.reward_funcs if n in rewards.REWARDS])
+    check_needs(examples, args.reward_funcs)
     examples = pass_rates.chosen(examples, args.pass_rates, args.keep_pass_rate)
     data.must_end(args.max_steps, args.data, examples)
 
@@ -398,10 +415,10 @@ def main(args: argparse.Namespace) -> None:
     args.micro_batch_size = size = preflight.size_that_fits(worst, optimizer, policy.device, size)
     if args.dry_run:
         return
-    batches = partial(rollout.micro_batches, size=size, where=policy.device)
+    batches = partial(shares.micro_batches, size=size, where=policy.device)
     greedy = rollout.Sampling(limit, temperature=0)
     args.num_workers = loading.workers(args.num_workers, data.is_toy(args.data), policy.device)
-    ask = partial(rollout.answer_all, policy, asker, sampling=greedy)
+    ask = partial(rollout.answer_together, policy, asker, sampling=greedy)
     ask = partial(ask, batch_size=args.eval_batch_size, num_workers=args.num_workers)
     looks = partial(looking.measure, policy, asker, limit=limit, logp_of=logp_of, size=size)
     looks = partial(looks, batch_size=args.eval_batch_size)
@@ -415,12 +432,7 @@ def main(args: argparse.Namespace) -> None:
         disk.announce(out, rundir.to_write(args, model_bytes, run.state_bytes, max_steps))
         kept.keep_sets(out / "samples", eval_sets)
         print(f"model: {model.describe(policy)}; prompt template {args.prompt_template}")
-        updates = args.num_iterations * args.updates_per_rollout
-        pieces = N // args.updates_per_rollout * -(-G // size)
-        print(
-            f"each step: {N} questions x {G} completions = {N * G} rows, "
-            f"{updates} update(s) of {pieces} micro-batches; {max_steps} steps"
-        )
+        logged.print_plan(args, size, max_steps)
         print(WHAT_TO_WATCH)
         if run.step == 0:
             before = evaluate(ask, looks, eval_sets, 0, out / "samples")
@@ -432,7 +444,7 @@ def main(args: argparse.Namespace) -> None:
             )
         encode = partial(asker.prompt, room=limit)
         todo = range(run.step + 1, max_steps + 1)
-        ahead = data.batches_ahead(encode, examples, todo, N, args.seed, args.num_workers)
+        ahead = shares.prompts_ahead(encode, examples, todo, N, K, args.seed, args.num_workers)
         encoded = run.enter_context(ahead)
         for step in run.steps(max_steps):
             started = time.perf_counter()
@@ -455,10 +467,11 @@ def main(args: argparse.Namespace) -> None:
             def again(number: int, attempt: int, step: int = step, seed: int = roll_seed) -> Groups:
                 place = args.seed, step, attempt, args.max_resample_times
                 more = further(examples, number, N, *place)
-                return judge(draw(more, list(map(encode, more)), seed + attempt * RETRY))
+                return judge(draw(more, shares.encoded(encode, more), seed + attempt * RETRY))
 
             groups, sampled = refilled(groups, args.max_resample_times, again, compared)
-            undecided = answers.undecided() - undecided
+            undecided = sum(ranks.gathered(answers.undecided() - undecided))
+            groups = shares.completed(groups, K, encode)
             prompts, roll, adv = groups.prompts, groups.roll, compared(groups)  # adv: (B,)
             refilled_at = time.perf_counter()
 
@@ -467,18 +480,19 @@ def main(args: argparse.Namespace) -> None:
             if args.mask_truncated_completions:
                 counted = losses.truncation_mask(roll.mask, roll.finished())
             policy.eval()  # without LoRA dropout, as in the rollout
-            every = partial(batches, prompts, roll)
+            every = partial(batches, prompts, roll, K)
             logp_without_dropout = ref_logp = None
             if args.lora_r and args.lora_dropout:
-                logp_without_dropout = frozen_logps(policy, every(), logp_of)  # (B, T)
+                logp_without_dropout = frozen_logps(policy, every(), logp_of, counted)  # (B, T)
             if reference:
                 with reference as frozen:
-                    ref_logp = frozen_logps(frozen, every(), logp_of)  # (B, T)
+                    ref_logp = frozen_logps(frozen, every(), logp_of, counted)  # (B, T)
             learned = learned_tokens(policy, every, logp_of, counted, args.top_entropy_quantile)
-            student = frozen_logps(policy, every(), logp_of)
-            adv = (frozen_logps(teacher, every(), logp_of) - student) * counted  # (B, T)
+            student = frozen_logps(policy, every(), logp_of, counted)
+            target = frozen_logps(teacher, every(), logp_of, counted)
+            adv = (target - student) * counted  # (B, T)
             columns = adv, counted, learned, ref_logp
-            minibatches = cut(roll, prompts, args.updates_per_rollout, batches, weigh, *columns)
+            minibatches = cut(roll, prompts, K, batches, weigh, *columns)
 
             # 5. clipped gradient steps, in micro-batches
             policy.train()
@@ -488,7 +502,8 @@ def main(args: argparse.Namespace) -> None:
             for iteration, (rows, batch) in product(range(args.num_iterations), minibatches):
                 optimizer.zero_grad()
                 old = old_logp if old_logp is None else old_logp[rows]
-                loss, new_logp, entropy, balance = grpo_gradient(policy, batch, logp_of, goal, old)
+                part = grpo_gradient(policy, batch, logp_of, goal, old)
+                loss, new_logp, entropy, balance = shares.added(*part, trained)
                 # The first update's ratio is 1: its denominator is this pass itself, with dropout.
                 denominator = new_logp if old is None else old
                 flat = torch.zeros(len(new_logp))  # nothing is clipped here
@@ -502,8 +517,8 @@ def main(args: argparse.Namespace) -> None:
                     both = roll.logp[rows], computed, roll.mask[rows]
                     gap, agrees = agreement.check(*both, goal.takes, step)
                     old_logp = roll.logp if agrees else logp_without_dropout
-                    if old_logp is None and updates > 1:
-                        old_logp = frozen_logps(policy, every(), logp_of)
+                    if old_logp is None and args.num_iterations * K > 1:
+                        old_logp = frozen_logps(policy, every(), logp_of, counted)
                 grad_norm = update.clip_gradient(trained, args.max_grad_norm, step)
                 optimizer.step()
 
@@ -525,7 +540,7 @@ def main(args: argparse.Namespace) -> None:
                 "resample_time": refilled_at - scored,
                 "tokens_per_second": int(roll.mask.sum()) / seconds,
             }
-            if updates > 1:
+            if args.num_iterations * K > 1:
                 metrics["old_logp_from_rollout"] = agrees
             if run.due(args.eval_steps):
                 metrics |= evaluate(ask, looks, eval_sets, step, out / "samples")
@@ -545,15 +560,8 @@ def main(args: argparse.Namespace) -> None:
     if f"eval/{names[0]}/accuracy" not in after:
         # It was resumed to stop at a step that an earlier, longer run did not evaluate.
         after |= evaluate(ask, looks, eval_sets, run.step, out / "samples")
-    logged.draw_run(run.history.lines, args, eval_sets, run.step, out)
-    results.save_comparison(before, after, names, run.step, out)
-    report.write(out)
-    print(
-        f"the model is in {out}, the curve in {out}/curve.png, "
-        f"answers before and after in {out}/samples/before_after.png, all of it in "
-        f"{out}/report.html"
-    )
+    logged.finish(run.history.lines, args, before, after, eval_sets, run.step, out)
 
 
 if __name__ == "__main__":
-    running.run(main, parse_args)
+    running.run(main, parse_args, several=True)

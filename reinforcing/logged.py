@@ -9,7 +9,7 @@ from torch import Tensor
 import losses
 import rewards
 from grading.metrics import reflections
-from plumbing import plots, records
+from plumbing import plots, ranks, records, report, results
 from plumbing.log import say
 from reinforcing import advantages
 from reinforcing.groups import Groups, signal_metrics
@@ -76,6 +76,18 @@ def policy_metrics(
     }
 
 
+def print_plan(args: argparse.Namespace, size: int, max_steps: int) -> None:
+    """Print what a step is made of. size: rows of a micro-batch."""
+    N, G, K = args.prompts_per_step, args.num_generations, args.updates_per_rollout
+    print(
+        f"each step: {N} questions x {G} completions = {N * G} rows, "
+        f"{args.num_iterations * K} update(s) of {N // K * -(-G // size)} micro-batches; "
+        f"{max_steps} steps"
+    )
+    if ranks.world() > 1:
+        print(f"{ranks.world()} processes share the questions of a step")
+
+
 def show_samples(
     folder: Path, step: int, groups: Groups, weights: list[float] | None, adv: Tensor
 ) -> None:
@@ -120,3 +132,28 @@ def draw_run(
     rows = sheets.before_after(eval_sets[name], *map(records.read_lines, files))
     title = f"{name}: answers that changed, and three others"
     plots.plot_samples(rows, folder / "before_after.png", title)
+
+
+def finish(
+    lines: list[dict],
+    args: argparse.Namespace,
+    before: dict,
+    after: dict,
+    eval_sets: dict[str, list],
+    step: int,
+    out: Path,
+) -> None:
+    """Draw and compare what the first process has kept, and say where everything is.
+
+    lines: of metrics.jsonl; before, after: those of the first evaluation and the last.
+    """
+    if ranks.rank():
+        return
+    draw_run(lines, args, eval_sets, step, out)
+    results.save_comparison(before, after, list(eval_sets), step, out)
+    report.write(out)
+    print(
+        f"the model is in {out}, the curve in {out}/curve.png, "
+        f"answers before and after in {out}/samples/before_after.png, all of it in "
+        f"{out}/report.html"
+    )

@@ -90,9 +90,9 @@ def test_half_of_a_group_sees_noise_and_all_learn_on_the_clean_picture(
 ):
     asked, real = [], rollout.rollout
 
-    def recording(policy, prompts, special, G, *rest):
+    def recording(policy, prompts, special, G, *rest, **more):
         asked.append((G, [prompt.pixel_values.clone() for prompt in prompts]))
-        return real(policy, prompts, special, G, *rest)
+        return real(policy, prompts, special, G, *rest, **more)
 
     monkeypatch.setattr(rollout, "rollout", recording)
     step, *_ = steps(noisy_rollout, base, tmp_path, "--updates-per-rollout 2", number=3)
