@@ -72,6 +72,7 @@ KNOWN = {
     "D8": "bco_pair: ours has the running delta, TRL from 0.29 on has none",
     "D9": "where all completions have one token, TRL's metrics take in masked ones too",
     "D10": "one ratio a completion: ours counts clipped tokens, TRL clipped completions",
+    "D12": "top entropy with one ratio a completion: in TRL tokens that are left out still learn",
     "D11": "two-sided clip: ours counts the tokens beyond delta as clipped, TRL does not",
 }
 
@@ -457,6 +458,9 @@ def compare_grpo(table: Table, batches: int, seed: int, directory: str, tokenize
         logged = trainer._metrics["train"]
         is_gdpo = setting.multi_objective_aggregation == "normalize_then_sum"
         scale = "GDPO" if is_gdpo else f"scale {setting.scale_rewards}"
+        if is_gdpo and not adv.any() and difference(adv, their_adv) > 2e-6:
+            table.compare("GRPO advantages, GDPO, no lesson", adv, their_adv, known="D3")
+            continue  # the sign of TRL's rounding error decides what is clipped
         table.compare(f"GRPO advantages, {scale}", adv, their_adv, 2e-6)
         table.compare("GRPO mask, truncation counted", counted, their_mask, 0)
         if setting.scale_rewards != "batch" and not is_gdpo:  # there TRL logs other things
@@ -487,13 +491,16 @@ def compare_update(table: Table, setting: Setting, ours: Update, theirs: Update)
     loss, gradient, metrics = ours
     their_loss, their_gradient, their_metrics = theirs
     name = f"{setting.loss_type}, beta {setting.beta}"
-    if setting.importance_sampling_level == "sequence" and setting.loss_type != "gspo":
+    is_sequence = setting.importance_sampling_level == "sequence"
+    if is_sequence and setting.loss_type != "gspo":
         name += ", sequence"
     name += ", delta" * (setting.delta is not None)
     name += ", top entropy" * (setting.top_entropy_quantile < 1)
     if comparable(setting):
         table.compare(f"GRPO loss, {name}", loss, their_loss)
-        table.gradient(f"GRPO gradient, {name}", gradient, their_gradient)
+        is_spread = is_sequence and setting.top_entropy_quantile < 1
+        known = "D12" if is_spread else ""
+        table.gradient(f"GRPO gradient, {name}", gradient, their_gradient, known=known)
     else:
         table.gradient(
             "GRPO gradient, bnpo in two micro-batches", gradient, their_gradient, known="D5"
@@ -508,7 +515,7 @@ def compare_update(table: Table, setting: Setting, ours: Update, theirs: Update)
         if key.startswith("clip_ratio"):
             if setting.loss_type == "cispo" and key == "clip_ratio/high_mean":
                 theirs = their_metrics["cispo_clip_ratio"]
-            if setting.importance_sampling_level == "sequence":
+            if is_sequence:
                 why = known or "D10"
             elif setting.delta is not None and key != "clip_ratio/high_mean":
                 why = known or "D11"
