@@ -241,7 +241,7 @@ for text, deserved, why in CASES:
 asked = [Example("lab", [], "How many?", answer) for answer in ("4", "2", "0")]
 for example in asked:
     for text in answers_before:
-        if re.search(r"<answer>[\s\d]*</answer>", text):  # a number alone, without "objects"
+        if len(re.findall(r"<answer>[\s\d]*</answer>", text)) == 1:  # a number alone, and once
             checks.true(
                 checks.run(repaired, text, example.answer) == rewards.accuracy(text, example),
                 f"For the gold {example.answer}, your reward and rewards.accuracy differ: {text!r}",

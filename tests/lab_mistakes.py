@@ -356,6 +356,10 @@ MISTAKES = [
             "900 + 100 tokens fit",
         ),
         (
+            FIT + "    assert prompt_tokens + room < context, 'x'\n    return prompt_tokens",
+            "900 + 100 tokens fit",
+        ),
+        (
             FIT + "    assert prompt_tokens + room <= context, 'x'\n    return prompt_tokens",
             "should raise ValueError here, but raises AssertionError",
         ),

@@ -18,7 +18,6 @@ from lab_mistakes import MISTAKES
 from lab_mistakes_more import MISTAKES as MORE_MISTAKES
 
 import data
-import rewards
 import update
 from labs import checks, classroom, grade, notebooks, run_cells, training
 from plumbing.errors import UserError
@@ -266,12 +265,6 @@ def test_a_missing_gradient_is_said() -> None:
     for mine in (x.detach() ** 2, x.detach().requires_grad_() ** 2):
         with pytest.raises(checks.Wrong, match="without detach"):
             checks.gradient(mine, x, "without detach")
-
-
-@needs_checkpoint
-def test_lab_2_and_the_reward_pay_the_same_cases(after_solution: Callable) -> None:
-    for text, deserved, why in after_solution("02_rewards")["namespace"]["CASES"]:
-        assert rewards.accuracy(text, Example("x", [], "How many?", "4")) == deserved, why
 
 
 def test_jupyter_shows_the_sentence_without_a_traceback() -> None:
