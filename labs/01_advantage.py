@@ -93,7 +93,7 @@ groups = r.view(-1, 4)
 centred = groups - groups.mean(1, keepdim=True)
 biased = centred / (groups.std(1, keepdim=True, unbiased=False) + 1e-4)
 checks.true(
-    not checks.same(mine, (r - r.mean()) / (r.std() + 1e-4)),
+    not any(checks.same(mine, (r - r.mean()) / d) for d in (1, r.std() + 1e-4)),
     "You compare each reward with all eight. An easy question would then always look good, "
     "whatever the model answers. Compare within the rows of view(-1, G): dimension 1.",
 )
@@ -106,14 +106,21 @@ checks.true(
     not checks.same(mine, biased.flatten()),
     "Your standard deviation divides by G. torch's std divides by G - 1 unless it is told not to.",
 )
-checks.close(mine, advantages.group_advantage(r, 4), "the advantage", tolerance=1e-3)
+checks.close(
+    mine,
+    advantages.group_advantage(r, 4),
+    "the advantage",
+    "Rows are questions: view(-1, G), dimension 1. Divide by std (not var) + 1e-4.",
+    tolerance=1e-3,
+)
 flat = checks.run(advantage, torch.tensor([2.0, 2.0, 2.0, 2.0]), 4)
 checks.close(flat, torch.zeros(4), "the advantage of four equal rewards", "Add 1e-4 to the std.")
 checks.passed("each answer is compared with the others to its own question")
 
 # %% [markdown]
 # Look at a group in which all rewards are equal: its advantages are all 0. Such a question teaches
-# nothing, whether all its answers are right or all are wrong.
+# nothing, whether all its answers are right or all are wrong. Then look at the fifth: seven of its
+# answers have a positive advantage. Are they right?
 
 # %%
 adv = advantages.group_advantage(scores, G)
@@ -166,14 +173,21 @@ checks.true(
     "You use the clipped ratio alone. Look at the second answer (A = -1) at the ratio 1.5: a bad "
     "token became likelier, and its cost should say so. Take the minimum of both products.",
 )
+checks.true(
+    not checks.same(mine, -torch.minimum(ratio, ratio.clamp(0.8, 1.2)) * A[:, None]),
+    "You take the minimum of the ratios. Multiply both by A first: a negative A turns their order "
+    "round.",
+)
 checks.true(not checks.same(mine, -one), "You do not clip yet: use ratio.clamp(low, high).")
 checks.true(
     not checks.same(mine, -torch.maximum(one, two)),
     "You take the maximum. The objective is a pessimist: the minimum, and then the minus.",
 )
 checks.close(mine, right, "the cost", "Is the ratio exp(logp - old_logp)?")
-mine.sum().backward()
-stopped = (new.grad == 0).tolist()
+slope = checks.gradient(
+    mine, new, "The cost has no gradient. Compute it from logp, without detach."
+)
+stopped = (slope == 0).tolist()
 checks.true(
     stopped == losses.clipped_tokens(new.detach(), old, A, torch.ones(2, 5), 0.8, 1.2).tolist(),
     "The values are right, but the gradient is not. Compute everything with torch, from logp.",
@@ -216,17 +230,17 @@ for A in (1.5, -0.5):
     cost = losses.clipped_surrogate(x, x.detach(), torch.tensor([A]), torch.ones(1, 1), 0.8, 1.2)
     cost.sum().backward()
     checks.true(
-        abs(checks.run(cost_at_one, A) - cost.item()) < 1e-6,
+        abs(checks.number(checks.run(cost_at_one, A), "cost_at_one") - cost.item()) < 1e-6,
         f"The cost at the ratio 1 and A = {A} was measured: it is {cost.item():g}.",
     )
     checks.true(
-        abs(checks.run(slope_at_one, A) - x.grad.item()) < 1e-6,
+        abs(checks.number(checks.run(slope_at_one, A), "slope_at_one") - x.grad.item()) < 1e-6,
         f"The slope at the ratio 1 and A = {A} was measured: it is {x.grad.item():g}. "
         "A negative slope means: making logp larger makes the loss smaller.",
     )
-checks.filled(mean_cost_of_a_group, "mean_cost_of_a_group", "What do advantages add up to?")
+mine = checks.number(mean_cost_of_a_group, "mean_cost_of_a_group", "What do advantages add up to?")
 checks.true(
-    abs(mean_cost_of_a_group) < 1e-6,
+    abs(mine) < 1e-6,
     "The advantages of a group add up to 0, by the way they are made. So what is their mean cost?",
 )
 checks.passed("the value of the loss is 0, and its gradient is not")
@@ -254,14 +268,21 @@ r = torch.tensor([1.0, 0.0, 0.0, 2.0])
 mine = checks.run(loss_of, some, some.detach(), r, mask, 4)
 checks.shape(mine, (), "the loss", "One number: did you aggregate?")
 weights = losses.token_weights(mask, "grpo")
-right = (-advantages.group_advantage(r, 4)[:, None] * weights).detach()  # its gradient, see part 4
-checks.true(mine.requires_grad, "The loss has no gradient. Do not detach logp.")
-mine.backward()
-checks.true(
-    not checks.same(some.grad, -advantages.group_advantage(r, 4)[:, None] * mask / mask.sum()),
-    "You weigh all tokens alike, so long answers count more. Use token_weights(mask, 'grpo').",
-)
-checks.close(some.grad, right, "the gradient of the loss", "Are padded tokens weighted with 0?")
+A = advantages.group_advantage(r, 4)[:, None]
+mine = checks.gradient(mine, some, "The loss has no gradient. Do not detach logp.")
+ALIKE = "You weigh all tokens alike, so long answers count more. Use token_weights(mask, 'grpo')."
+for wrong, why in (  # gradients: each is -A times the weight, see part 4
+    (A * weights, "The sign is wrong: did you swap logp and old_logp, or add a minus?"),
+    (-A * mask / mask.sum(), ALIKE),
+    (-A * mask / mask.numel(), ALIKE),
+    (-A * mask, "aggregate needs token_weights(mask, 'grpo'), not the mask itself."),
+    (-A * torch.ones(4, 3) / 12, "Padding counts in your mean. Use token_weights and aggregate."),
+    (-r[:, None] * weights, "These are the rewards themselves: compute the advantage first."),
+):
+    checks.true(not checks.same(mine, wrong), why)
+padded = (mine * (1 - mask)).any()
+hint = "Padding counts in it." if padded else "Are all four steps there, in their order?"
+checks.close(mine, -A * weights, "the gradient of the loss", hint)
 checks.passed("padding counts nothing, and each answer counts the same")
 
 
@@ -319,10 +340,13 @@ classroom.show(
 # ## Two things to try
 #
 # 1. Dr. GRPO: do not divide by the standard deviation (load the model afresh first:
-#    `policy, asker = classroom.load()`). Which questions lose weight: nearly solved ones, or hard
-#    ones? Then do not subtract the mean either. What does the loss show now, and what the reward?
-# 2. Take four updates on each rollout: keep `old_logp` from before the first, and repeat from
-#    step 3 on. Print `losses.clipped_tokens(...)` in each. When does the clip begin to matter?
+#    `policy, asker = classroom.load()`). Which questions lose weight: those half solved, or those
+#    nearly all right or nearly all wrong? Then do not subtract the mean either. What does the loss
+#    show now, and what the reward?
+# 2. Take four updates on each rollout: repeat from step 3 on, with `old_logp = logp.detach()` from
+#    the first. In each, print
+#    `losses.clipped_tokens(logp.detach(), old_logp, adv, roll.mask, 0.8, 1.2).sum()`, where
+#    `adv = advantages.group_advantage(scores, G)`. When does the clip begin to matter?
 #
 # ## To read
 #

@@ -76,11 +76,12 @@ def wave(tokens):
 # %%
 # YOUR CODE (cheats)
 # The question has the answer "4", but you cannot see the picture. Write a text for `anywhere`
-# that is paid for 4 and just as well for every other number from 0 to 9. Its <answer> is wrong.
+# that is paid for 4 and just as well for every other number from 0 to 9. It has an <answer>, and
+# no number stands in that.
 cheat_anywhere = ...
 
-# The flower is a "fire lily", or perhaps a "sunflower": you have no idea. Write a text for
-# `part_of` that is paid in both cases.
+# Which flower is it? You have no idea. Write a text for `part_of` that names none and is paid
+# whichever it is: a "fire lily", a "sunflower", or one that you have never heard of.
 cheat_part_of = ...
 
 # You have found nothing. Name boxes for `confident`, [(False, confidence), ...], that earn 1.
@@ -91,20 +92,26 @@ cheat_wave = ...
 
 # %%
 # CHECK (anywhere)
-checks.filled(cheat_anywhere, "cheat_anywhere", "A text in which many numbers occur.")
+checks.text(cheat_anywhere, "cheat_anywhere", "A text in which many numbers occur.")
 for gold in "0123456789":
     checks.true(
         anywhere(cheat_anywhere, gold) == 1,
-        f"`anywhere` does not pay your text when {gold} is right: that number does not occur.",
+        f"`anywhere` does not pay your text when {gold} is right: it does not occur as a number of "
+        r"its own. (\d+ takes neighbouring digits as one number.)",
     )
-sure = rewards.accuracy(cheat_anywhere, Example("lab", [], "How many?", "4"))
-checks.true(sure == 0, "Your <answer> is 4, which is right: that is no cheat. Answer otherwise.")
+answered = re.search("<answer>(.*?)</answer>", cheat_anywhere, re.DOTALL)
+checks.true(answered, "Your text has no <answer>...</answer>. Give one that is no number.")
+checks.true(
+    not re.search(r"\d", answered[1]),
+    "There is a number in your <answer>. It could be the right one, and that is no cheat. Write "
+    "the numbers elsewhere.",
+)
 checks.passed("whoever counts to ten while thinking is always right")
 
 # %%
 # CHECK (part_of)
-checks.filled(cheat_part_of, "cheat_part_of", 'Which text is a part of every text? "" in "lily".')
-for gold in ("fire lily", "sunflower", "rose"):
+checks.text(cheat_part_of, "cheat_part_of", 'Which text is a part of every text? "" in "lily".')
+for gold in ("fire lily", "sunflower", "rose", "lupin"):
     checks.true(
         part_of(cheat_part_of, gold) == 1,
         f"`part_of` does not pay your text when it is a {gold}. What is a part of every name?",
@@ -116,8 +123,17 @@ checks.passed("saying nothing is paid like knowing everything")
 # %%
 # CHECK (confident)
 checks.filled(cheat_confident, "cheat_confident", "One wrong box is enough. How sure are you?")
-checks.true(len(cheat_confident) > 0, "Without any box, `confident` pays 0.")
+checks.true(
+    isinstance(cheat_confident, (list, tuple))
+    and all(isinstance(box, (list, tuple)) and len(box) == 2 for box in cheat_confident),
+    "`cheat_confident` should be a list of pairs, such as [(False, 0.5)].",
+)
+checks.true(cheat_confident, "Without any box, `confident` pays 0.")
 checks.true(not any(right for right, _ in cheat_confident), "All your boxes have to be wrong.")
+checks.true(
+    all(0 <= checks.number(c, "a confidence") <= 1 for _, c in cheat_confident),
+    "A confidence lies between 0 and 1.",
+)
 checks.true(
     confident(cheat_confident) == 1,
     f"Your boxes earn {confident(cheat_confident):g}. A wrong box earns 1 - confidence.",
@@ -126,7 +142,7 @@ checks.passed("a box that nobody believes in is paid like one that is right")
 
 # %%
 # CHECK (wave)
-checks.filled(cheat_wave, "cheat_wave", "A cosine comes back: after which angle?")
+checks.number(cheat_wave, "cheat_wave", "A cosine comes back: after which angle?")
 checks.true(cheat_wave > 1000, "More than 1000 tokens, please: the reward is for short answers.")
 checks.true(
     abs(wave(cheat_wave) - wave(0)) < 1e-6,
@@ -181,7 +197,7 @@ classroom.show(
 #
 # Write a reward that reads the answer, and nothing else. Decide what these deserve, then compare
 # with the check: no `<answer>`; two of them; an answer inside the thinking; `4.0`; `4 or 5`; the
-# empty answer; ten thousand tags.
+# empty answer; ten thousand tags. (The check leaves `4 objects` to you.)
 
 
 # %%
@@ -205,6 +221,7 @@ CASES = [  # the text, what it deserves for the gold 4, why
     ("<think> 4 </think><answer> 5 </answer>", 0, "the 4 stands in the thinking only"),
     ("<think> 0 1 2 3 4 5 6 7 8 9 </think><answer> 0 </answer>", 0, "it counts to ten"),
     ("<think> <answer> 4 </answer> </think><answer> 5 </answer>", 0, "the answer is 5"),
+    ("<think> So <answer> 4 </answer> hm </think>", 0, "the only answer is inside the thinking"),
     ("<think> So </think><answer> 5 </answer><answer> 4 </answer>", 0, "two answers are none"),
     ("<think> So </think><answer> 4 or 5 </answer>", 0, "two numbers are no answer"),
     ("<think> So </think><answer> 14 </answer>", 0, "14 contains a 4, and is not 4"),
@@ -215,19 +232,20 @@ CASES = [  # the text, what it deserves for the gold 4, why
     ("<answer>" * 10_000, 0, "ten thousand tags, and it must not take minutes"),
 ]
 for text, deserved, why in CASES:
-    mine = checks.run(repaired, text, "4")
+    mine = checks.number(checks.run(repaired, text, "4"), "repaired")
     verb = "pays" if mine else "does not pay"
     checks.true(
-        float(mine) == deserved,
+        mine == deserved,
         f"Your reward {verb} this text ({why}), for the gold 4: {text[:70]!r}",
     )
 asked = [Example("lab", [], "How many?", answer) for answer in ("4", "2", "0")]
 for example in asked:
     for text in answers_before:
-        checks.true(
-            float(checks.run(repaired, text, example.answer)) == rewards.accuracy(text, example),
-            f"For the gold {example.answer}, your reward and rewards.accuracy differ: {text!r}",
-        )
+        if len(re.findall(r"<answer>[\s\d]*</answer>", text)) == 1:  # a number alone, and once
+            checks.true(
+                checks.run(repaired, text, example.answer) == rewards.accuracy(text, example),
+                f"For the gold {example.answer}, your reward and rewards.accuracy differ: {text!r}",
+            )
 checks.passed("only the answer is paid, whatever else the text says")
 
 # %% [markdown]

@@ -35,7 +35,8 @@ N = 3  # answers to choose from
 #
 # This model reads small tables: how many numbers are greater than 3? Its teacher often dropped
 # the last row, or invented one. The model answers each question four times, and every answer is
-# scored. That is the *pool*. Nobody writes a solution: only the right number is known.
+# scored. That is the *pool*. Nobody writes a solution: only the right number is known. (The model
+# has practised choosing, on made-up answers, and can do it before your round. Correcting is new.)
 
 # %%
 asked = classroom.examples("table", number=classroom.questions(256))
@@ -61,7 +62,8 @@ classroom.show(
 #
 # - *imitate*: the question; the right answer.
 # - *refine*: the question with the wrong answer, and a request to correct it; the right answer.
-#   `prompts.refine_prompt(question, text)` writes the question, the text and the request.
+#   `prompts.refine_prompt(question, text)` writes the question, the text and the request. Nothing
+#   below asks for a correction; try 2 shows whether this lesson helps all the same.
 
 
 # %%
@@ -141,9 +143,17 @@ two = [{"right": [f"r{n}", f"R{n}"], "wrong": [f"w{n}"]} for n in range(8)]
 one = [{"right": [f"r{n}"], "wrong": [f"w{n}", f"W{n}"]} for n in range(8, 11)]
 for given in (two + one, one[:1] + two[:3], one + two[:1]):
     mine = checks.run(balance, list(given), rng)
+    checks.true(
+        isinstance(mine, list) and all(isinstance(each, dict) for each in mine),
+        "Return one list of sets: two + one.",
+    )
     kinds, had = ([len(each["right"]) for each in sets] for sets in (mine, given))
     fewer = min(had.count(1), had.count(2))
     checks.true(all(each in given for each in mine), "Return sets as they are: choose, no more.")
+    checks.true(
+        len({id(each) for each in mine}) == len(mine),
+        "You draw a set twice. rng.sample draws different ones.",
+    )
     checks.true(
         kinds.count(1) == kinds.count(2),
         f"{kinds.count(2)} sets have two right answers and {kinds.count(1)} have one. A model that "
@@ -162,13 +172,14 @@ good, bad, first = ["r"], ["w1", "w2"], [0, 0, 0]
 for _ in range(300):
     mine = checks.run(in_random_order, good, bad, rng)
     checks.true(
+        good == ["r"] and bad == ["w1", "w2"],
+        "You change the lists that you are given. Join them into a new one: [*right, *wrong].",
+    )
+    checks.true(
         isinstance(mine, list) and sorted(mine) == ["r", "w1", "w2"],
         f"There should be a list of all three answers, but it is {mine!r:.60}.",
     )
     first[mine.index("r")] += 1
-checks.true(
-    good == ["r"] and bad == ["w1", "w2"], "You change the lists that you are given: join into new."
-)
 checks.true(
     max(first) < 141 and min(first) > 59,  # 100 each; five standard deviations are 41
     f"In 300 sets the right answer stands first, second and third {first} times. It should be "
@@ -249,33 +260,27 @@ for given, right, why in (
     (["2", "3", "2"], "2", "2 has two votes."),
     (["3", "2", "1"], "3", "All have one vote, and 3 came first."),
     (["1", "2", "2", "1"], "1", "Both have two votes, and 1 came first."),
-    ([None, None, "4"], "4", "None has no vote, even if it is the commonest."),
+    ([None, None, "4"], "4", "None has no vote: leave it out before you count."),
+    ([None, None], None, "Nothing can be read, so return None."),
 ):
-    mine = checks.run(vote, list(given))
+    mine = checks.call(vote, list(given))
     checks.true(mine == right, f"vote({given}) should be {right!r}, but is {mine!r:.40}. {why}")
-
-
-def vote_or_nothing(answers):  # `run` takes None for a blank that is not filled
-    return vote(answers) or "nothing"
-
-
-checks.true(
-    checks.run(vote_or_nothing, [None, None]) == "nothing",
-    "If nothing can be read, vote should return None.",
-)
 for selection, given, right, why in (
     ("3", ["2", "3", "2"], "3", "The model chose 3, against the majority. That is the point."),
     ("7", ["2", "3", "2"], "2", "7 is none of the answers: the vote decides."),
     (None, ["2", "3", "2"], "2", "Nothing was chosen: the vote decides."),
+    (
+        None,
+        [None, "5", None],
+        "5",
+        "None is in this list, but it is no answer: ask for that first.",
+    ),
 ):
-    mine = checks.run(choose, selection, list(given))
+    mine = checks.call(choose, selection, list(given))
     checks.true(
         mine == right,
         f"choose({selection!r}, {given}) should be {right!r}, not {mine!r:.40}. {why}",
     )
-checks.true(
-    choose(None, [None, "5", None]) == "5", "If nothing was chosen, the vote decides: 5 here."
-)
 checks.passed("the model may overrule the vote, but not invent an answer")
 
 # %%
@@ -348,19 +353,21 @@ shares = [name for name in before if name != "step"]
 classroom.curves([before, after], [("right answers", shares)], "Before and after", x="round")
 
 # %% [markdown]
-# The model has been taught by nobody but itself, and by a list of right numbers. With 120
+# This round had no teacher: only the model's own answers, and a list of right numbers. With 120
 # questions, differences below about 8 points can be chance. In the repository's own experiment
 # (three rounds, 256 questions, three seeds) self-select beat the vote by 1 to 3 points on average,
 # and one greedy answer was as good as either.
 #
 # ## Two things to try
 #
-# 1. Does self-select look at the picture? In `measure`, give `rollout.self_select` each question
-#    with another one's picture, `dataclasses.replace(e, images=held_out[n - 1].images)`, and leave
-#    the rest as it is. How often does it find the one right answer among three now?
+# 1. Does self-select look at the picture? Copy `measure` under a new name, and give
+#    `rollout.self_select` each question with another one's picture,
+#    `dataclasses.replace(e, images=held_out[n - 1].images)` (`import dataclasses` first). How often
+#    does it find the one right answer among three now? By chance it would be one time in three.
 # 2. Leave one lesson out of `build` (load the model afresh first:
 #    `policy, asker = classroom.load(training.TABLE)`): refine, or select. Which numbers change?
-#    What happens to self-select if you do not balance the sets?
+#    What happens to self-select if you do not balance the sets? (`return sets`; its check then
+#    fails, and has to.)
 #
 # ## To read
 #

@@ -5,9 +5,10 @@
 #
 # Two models stand side by side here. One looks. The other has learned what its questions give
 # away. Their scores do not tell you which is which; you will write the tests that do. Then you
-# will find out why a third model is so good: it was trained on the test.
+# will find out why a third model is much better on some questions than on others.
 #
-# One hour, of which the computer works about two minutes. Run the cells from top to bottom.
+# One and a half hours, of which the computer works about two minutes. Run the cells from top to
+# bottom.
 # Fill in every cell that begins with `# YOUR CODE`, and leave its first line as it is.
 # A cell that begins with `# CHECK` says what is wrong with it.
 
@@ -18,19 +19,21 @@ from pathlib import Path
 sys.path[:0] = [str(Path.cwd()), str(Path.cwd().parent)]  # the repository, from labs/ or above
 
 import io
+import random
 from collections import Counter
 from dataclasses import replace
 
 import numpy
 import torch
-from PIL import Image, ImageDraw, ImageEnhance
+from PIL import Image, ImageEnhance
 
 import pools
 import rewards
 from labs import checks, classroom, training
+from tasks import drawing
 
 # %% [markdown]
-# ## 1. Two models, one score
+# ## 1. Two models, two scores
 #
 # Each question asks how many objects of a colour or of a shape there are. In this question set,
 # somebody was careless: whoever knows the word in the question knows the answer.
@@ -91,7 +94,7 @@ some = classroom.examples("count", "test", 5)
 own = [e.images for e in some]
 mine = checks.run(swapped, list(some))
 checks.true(
-    isinstance(mine, list) and len(mine) == 5,
+    isinstance(mine, list) and len(mine) == 5 and all(isinstance(e, type(some[0])) for e in mine),
     "swapped should return a list of as many examples as it was given.",
 )
 checks.true(
@@ -104,15 +107,20 @@ checks.true(
     all((new.question, new.answer) == (old.question, old.answer) for new, old in zip(mine, some)),
     "Questions and answers should stay in their places. Only the images move.",
 )
+for e in mine:
+    checks.true(
+        isinstance(e.images, list) and all(isinstance(one, Image.Image) for one in e.images),
+        f"`.images` should be a list of pictures, as examples[-1].images is, not {e.images!r:.50}.",
+    )
+checks.true(
+    all(sum(new.images == images for new in mine) == 1 for images in own),
+    "Each picture should be used once. If all get the same one, you test that picture.",
+)
 kept = [n for n, (new, images) in enumerate(zip(mine, own)) if new.images == images]
 checks.true(
     not kept,
     f"Example {kept[0] if kept else 0} has kept its own picture. A shuffle does that now and then "
     "(with five, it keeps at least one in 63 % of all cases). Move them round in a circle.",
-)
-checks.true(
-    all(sum(new.images == images for new in mine) == 1 for images in own),
-    "Each picture should be used once. If all get the same one, you test that picture.",
 )
 checks.passed("each question has another one's picture")
 
@@ -226,7 +234,7 @@ def table_of(examples):
 
 # %%
 # CHECK (table_of)
-made_up = [("How many?", a) for a in "1223"] + [("How few?", a) for a in "55"] + [("Why?", "7")]
+made_up = [("How many?", a) for a in "41223"] + [("How few?", a) for a in "55"] + [("Why?", "7")]
 made_up = [replace(some[0], question=q, answer=a) for q, a in made_up]
 mine = checks.run(table_of, made_up)
 checks.true(isinstance(mine, dict), "table_of should return a dictionary {question: answer}.")
@@ -235,7 +243,7 @@ checks.true(
     "The keys should be the questions: each text once.",
 )
 checks.true(
-    mine["How many?"] != "3" or mine["How few?"] != "5",
+    mine["How many?"] != "3",
     "For `How many?` you keep the last answer that came. Count the answers of each question.",
 )
 checks.true(
@@ -243,10 +251,13 @@ checks.true(
     f"The values should be answers such as '2'; yours are like {mine['How many?']!r:.60}. "
     "most_common(1) gives a list with one (answer, times): take [0][0] of it.",
 )
-checks.true(
-    mine == {"How many?": "2", "How few?": "5", "Why?": "7"},
-    f"Of 1, 2, 2, 3 the most frequent is 2, but the table says {mine['How many?']}.",
-)
+for question, right in {"How many?": "2", "How few?": "5", "Why?": "7"}.items():
+    given = " ".join(e.answer for e in made_up if e.question == question)
+    checks.true(
+        mine[question] == right,
+        f"For `{question}` the answers are {given}: the table should say {right}, but says "
+        f"{mine[question]}. Count the answers to each question by themselves.",
+    )
 checks.passed("this is what language alone can do")
 
 # %%
@@ -320,7 +331,9 @@ def fingerprint(picture):
 shown = [e.images[0] for e in classroom.examples("count", "test", 8, start=40)]
 mine = [checks.run(fingerprint, picture) for picture in shown]
 for one in mine:
-    checks.shape(one, (64,), "the fingerprint", "Flatten the 8 x 8 comparisons: .flatten().")
+    checks.shape(
+        one, (64,), "the fingerprint", "Compare columns, in 8 rows of 9, and then .flatten() them."
+    )
     checks.true(
         one.dtype == torch.bool, "The fingerprint should be booleans: compare with > instead of -."
     )
@@ -340,7 +353,8 @@ checks.true(
 checks.true(
     apart(lambda picture: picture.transpose(Image.FLIP_LEFT_RIGHT)) > 16,
     "A mirrored picture has nearly the same fingerprint, and so has any other. Compare each pixel "
-    "with its left neighbour.",
+    "with its left neighbour. (These are 8-bit numbers, which have no minus: use >, not a "
+    "difference.)",
 )
 checks.true(
     apart(smaller) < 8 and apart(as_jpeg) < 10,
@@ -386,7 +400,7 @@ show_pairs([(n, m) for n, m in candidates if m < len(own_pictures)])  # none of 
 
 # %%
 # YOUR CODE (same_colours)
-LIMIT = 0  # how much the colour of a field may differ, from 0 to 255: try what separates them
+LIMIT = 0  # how much the colour of a field may differ: try some between 20 and 80
 
 
 def same_colours(one, other):
@@ -405,7 +419,7 @@ def same_colours(one, other):
 # %%
 # CHECK (same_colours)
 red_corner = Image.new("RGB", (112, 112), (120, 120, 120))
-red_corner.paste((200, 40, 40), (80, 0, 112, 32))
+red_corner.paste((200, 120, 120), (80, 0, 112, 32))
 plain = Image.new("RGB", (112, 112), (120, 120, 120))
 checks.true(
     bool(checks.run(same_colours, plain, plain.copy())), "A picture should be the same as itself."
@@ -417,13 +431,16 @@ checks.true(
     "the corner: take the largest difference, without its sign (.abs().max()). Or LIMIT is too "
     "large.",
 )
-square, circle = Image.new("RGB", (112, 112), "grey"), Image.new("RGB", (112, 112), "grey")
-ImageDraw.Draw(square).rectangle((44, 44, 67, 67), fill=(40, 90, 200))
-ImageDraw.Draw(circle).ellipse((44, 44, 67, 67), fill=(40, 90, 200))
-checks.true(
-    not checks.run(same_colours, square, circle),
-    "A square and a circle of the same colour pass for the same: LIMIT is too large.",
-)
+for place in ((1, 1, "blue"), (3, 2, "green")):  # row, column, colour
+    square, circle = (
+        drawing.draw_scene({"objects": [(*place, shape)]}, random.Random(0))
+        for shape in ("square", "circle")
+    )
+    checks.true(
+        not checks.run(same_colours, square, circle),
+        f"A {place[2]} square and a {place[2]} circle pass for the same: LIMIT is too large. (If "
+        "a smaller one misses copies, you take a mean: .abs().max() instead.)",
+    )
 caught, missed, false_alarms = 0, 0, 0
 sample = classroom.examples("count", "test", 60, start=300)
 for number, e in enumerate(sample):
@@ -438,7 +455,8 @@ for number, e in enumerate(sample):
 checks.true(
     missed <= 3,
     f"Of 60 copies you miss {missed}: LIMIT is too small. 10 % more brightness moves a field's "
-    "colour by up to about 25, and JPEG at the edge of an object by up to about 40.",
+    "colour by up to about 25, and JPEG at the edge of an object by up to about 40. If no LIMIT "
+    "fits, you take a mean: .abs().max() instead.",
 )
 checks.true(
     false_alarms <= 3,
@@ -453,13 +471,14 @@ found = [
     (n, m) for n, m in candidates if same_colours(test[n].images[0], training_set[m].images[0])
 ]
 caught = {n for n, _ in found}
-print(f"leaked and found {len(caught & LEAKED)} of {len(LEAKED)}; false: {len(caught - LEAKED)}")
+others = len(caught - LEAKED)
+print(f"leaked and found {len(caught & LEAKED)} of {len(LEAKED)}; found, not planted: {others}")
 show_pairs(found)
-show_pairs([(n, m) for n, m in found if n not in LEAKED])  # the false ones
+show_pairs([(n, m) for n, m in found if n not in LEAKED])  # those not planted
 
 # %% [markdown]
 # If some are left that we did not plant: are they false? A few scenes are in the test twice, with
-# different questions. Their picture is in the training data, too.
+# different questions. The picture of such a twin is in the training data, too.
 #
 # ## 5. What the leak was worth
 #
@@ -499,14 +518,14 @@ training.learn_answers(model_c, asker, copies, classroom.steps(90))
 for name, policy in (("A", model_a), ("C", model_c)):
     score, texts = classroom.accuracy(policy, asker, test)
     marks = [rewards.accuracy(text, e) for text, e in zip(texts, test)]
-    leaked, others = split_score(marks, caught or LEAKED)
+    leaked, others = split_score(marks, LEAKED)
     print(
         f"model {name}: whole test {score:.0%}; leaked questions {leaked:.0%}, others {others:.0%}"
     )
 
 # %% [markdown]
-# C's score on the whole test is not far from A's. On the questions that were not in its training
-# data it is far worse, and only these say what it will be worth tomorrow.
+# C's score on the whole test hides two: on what it has seen it is better than A, on the rest far
+# worse. Only the rest says what it will be worth tomorrow.
 #
 # ## Two things to try
 #
@@ -515,7 +534,8 @@ for name, policy in (("A", model_a), ("C", model_c)):
 #    too. Is it as telling as the swapped pictures, for A and for B? What would you ask the authors
 #    of a paper that reports blind accuracy?
 # 2. Add a disguise: cut 2 pixels off each side, `picture.crop((2, 2, 110, 110))`. Which of your two
-#    tests misses the copies, and can you repair it without raising the false alarms?
+#    tests misses the copies, and can you repair it without raising the false alarms? (Shift one
+#    picture by a few pixels, and take the best match.)
 #
 # ## To read
 #

@@ -163,11 +163,11 @@ def draw_curve(ax: Axes, name: str, points: list[tuple[float, float]]) -> None:
     if len(points) < 40:
         ax.plot(steps, values, marker="o", label=label_of(name), lw=2)
         return
-    line = ax.plot(steps, values, label=label_of(name), alpha=0.35, lw=1)[0]
+    line = ax.plot(steps, values, alpha=0.35, lw=1)[0]
     width = max(1, len(values) // 20)
     windows = [values[max(0, i - width) : i + 1] for i in range(len(values))]
     smooth = [sum(window) / len(window) for window in windows]
-    ax.plot(steps, smooth, color=line.get_color(), lw=2)
+    ax.plot(steps, smooth, color=line.get_color(), label=label_of(name), lw=2)
 
 
 # --- sheets of answers ---

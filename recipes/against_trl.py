@@ -459,9 +459,9 @@ def compare_grpo(table: Table, batches: int, seed: int, directory: str, tokenize
         logged = trainer._metrics["train"]
         is_gdpo = setting.multi_objective_aggregation == "normalize_then_sum"
         scale = "GDPO" if is_gdpo else f"scale {setting.scale_rewards}"
-        if is_gdpo and difference(adv, their_adv) > 2e-6:
-            flat, other = adv == 0, adv != 0
-            table.compare("GDPO, flat groups", adv[flat], their_adv[flat], known="D13")
+        flat, other = adv == 0, adv != 0
+        if is_gdpo and their_adv[flat].any():
+            table.compare("GDPO, flat groups", adv[flat], their_adv[flat], 0, known="D13")
             table.compare(f"GRPO advantages, {scale}", adv[other], their_adv[other], 2e-6)
             continue  # the sign of what rounding leaves decides what is clipped
         table.compare(f"GRPO advantages, {scale}", adv, their_adv, 2e-6)

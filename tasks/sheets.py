@@ -58,9 +58,11 @@ def before_after(examples: list[Example], before: list[dict], after: list[dict])
     before, after: the lines of samples/eval_*.jsonl, in the order of `examples`.
     """
     triples = list(zip(examples, before, after))
-    changed_first = sorted(triples[:200], key=lambda t: t[1]["accuracy"] == t[2]["accuracy"])
+    same = [old["accuracy"] == new["accuracy"] for _, old, new in triples[:200]]
+    shown = sorted(range(len(same)), key=same.__getitem__)[:5]  # the changed ones first
+    shown += [i for i in range(len(triples)) if i not in shown][:3]
     rows = []
-    for example, old, new in changed_first[:5] + triples[:3]:
+    for example, old, new in [triples[i] for i in shown]:
         answers = [(f"before: {old['prediction']}", marks_of(old))]
         answers.append((f"after: {new['prediction']}", marks_of(new)))
         rows.append(sheet_row(example, answers, [old["prediction"], new["prediction"]]))

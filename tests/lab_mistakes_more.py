@@ -1,5 +1,7 @@
 """Mistakes in labs 4 to 6, as lab_mistakes.py has them."""
 
+from lab_mistakes import of
+
 ORDER = "def in_random_order(right, wrong, rng):\n    answers = [*right, *wrong]\n"
 SHUFFLED = ORDER + "    rng.shuffle(answers)\n    return answers\n"
 BALANCED = (
@@ -38,11 +40,6 @@ SAME = (
 SPLIT = "def split_score(marks, leaked):\n    others = {*range(len(marks))} - leaked\n"
 
 
-def of(lab: str, blank: str, *rows: tuple[str, str]) -> list[tuple[str, str, str, str, str]]:
-    """Write rows (source, what is said) for a blank whose check has the same name."""
-    return [(lab, blank, source, blank, says) for source, says in rows]
-
-
 MISTAKES = [
     *of(
         "04_mistakes",
@@ -72,10 +69,17 @@ MISTAKES = [
         (BALANCED + "    return kinds[0][:1] + kinds[1][:1]\n" + SHUFFLED, "can be kept"),
         (DRAWN + ORDER + "    return answers", "about 100 each"),
         (DRAWN + ORDER + "    return rng.shuffle(answers)", "returns nothing"),
+        (BALANCED + "    return kinds[0][:fewer], kinds[1][:fewer]\n" + SHUFFLED, "two + one"),
+        (
+            BALANCED
+            + "    return rng.choices(kinds[0], k=fewer) + kinds[0][:1] + kinds[1][:fewer]\n"
+            + SHUFFLED,
+            "You draw a set twice",
+        ),
         (
             DRAWN + "def in_random_order(right, wrong, rng):\n"
             "    right += wrong\n    rng.shuffle(right)\n    return right\n",
-            "list of all three",
+            "You change the lists",
         ),
     ),
     *of(
@@ -85,7 +89,7 @@ MISTAKES = [
             "def vote(answers):\n    return max(answers, key=answers.count)\n"
             + CHOOSE
             + "    return vote(answers)",
-            "returns nothing",
+            "leave it out before you count",
         ),
         (
             "def vote(answers):\n"
@@ -98,8 +102,20 @@ MISTAKES = [
         (VOTE + CHOOSE + "    return selection or vote(answers)", "7 is none of the answers"),
         (VOTE + CHOOSE + "    return vote(answers)", "against the majority"),
         (
+            VOTE.replace(", default=None", "") + CHOOSE + "    return vote(answers)",
+            "`vote` stops with ValueError",
+        ),
+        (
+            VOTE.replace("default=None", "default='?'") + CHOOSE + "    return vote(answers)",
+            "Nothing can be read",
+        ),
+        (
+            VOTE + CHOOSE + "    if selection in answers:\n        return selection",
+            "should be '2', not None",
+        ),
+        (
             VOTE + CHOOSE + "    return selection if selection in answers else vote(answers)",
-            "If nothing was chosen",
+            "None is in this list",
         ),
     ),
     *of(
@@ -114,12 +130,16 @@ MISTAKES = [
             DPO + "    return -F.logsigmoid(beta * (chosen - rejected))",
             "You forget the reference",
         ),
+        (MARGIN + "    return -beta * F.logsigmoid(x / beta)", "Is beta inside sigma?"),
+        (MARGIN + "    return -F.logsigmoid(x.detach())", "without detach"),
     ),
     *of(
         "05_preferences",
         "prediction",
         ("lower, at_start = 'a', 0.6931", "You say 'a'"),
         ("lower, at_start = 'same', 0", "That is not 0"),
+        ("lower, at_start = 'same', torch.zeros(3)", "should be a number"),
+        ("lower, at_start = 'b', 0.69", "of both models"),
     ),
     *of(
         "05_preferences",
@@ -129,12 +149,18 @@ MISTAKES = [
             "    return next(n for n, (a, b) in enumerate(zip(one, other)) if a != b)",
             "stops with StopIteration",
         ),
+        (
+            "def first_difference(one, other):\n    for n, (a, b) in enumerate(zip(one, other)):\n"
+            "        if a != b:\n            return n",
+            "returns nothing for [1, 2, 3], [1, 2]",
+        ),
         ("def first_difference(one, other):\n    return 0", "should be 2"),
     ),
     *of(
         "05_preferences",
         "mpo",
         (QUALITY.replace("(-bad)", "(bad)") + GENERATION, "You reward the rejected answer"),
+        (QUALITY.replace("    return -F", "    return F") + GENERATION, "Both signs?"),
         (QUALITY + GENERATION.replace("-chosen", "chosen"), "The sign of `generation`"),
         (QUALITY + GENERATION.replace(" / tokens", ""), "Divide `generation`"),
         (
@@ -148,6 +174,19 @@ MISTAKES = [
         "swapped",
         (SWAPPED + "    return examples", "You change the examples"),
         (SWAPPED + "    return [replace(e) for e in examples]", "has kept its own picture"),
+        (SWAPPED + "    return [e.images for e in examples]", "a list of as many examples"),
+        *(
+            (
+                SWAPPED
+                + f"    return [replace(e, images={images}) for n, e in enumerate(examples)]",
+                says,
+            )
+            for images, says in (
+                ("examples[n - 1]", "should be a list of pictures"),
+                ("[examples[n - 1].images]", "should be a list of pictures"),
+                ("examples[0].images", "Each picture should be used once"),
+            )
+        ),
         (
             SWAPPED + "    return [replace(e, images=examples[-1].images) for e in examples[:-1]]",
             "as many examples",
@@ -175,6 +214,16 @@ MISTAKES = [
         (TABLE + "    return {e.question: e.answer for e in examples}", "keep the last answer"),
         (TABLE + "    return {e.answer: e.question for e in examples}", "The keys should be"),
         (
+            TABLE + "    most = Counter(e.answer for e in examples).most_common(1)[0][0]\n"
+            "    return {e.question: most for e in examples}",
+            "For `How few?` the answers are 5 5: the table should say 5, but says 2",
+        ),
+        (
+            TABLE + "    return {e.question: max(o.answer for o in examples\n"
+            "        if o.question == e.question) for e in examples}",
+            "the answers are 4 1 2 2 3: the table should say 2, but says 4",
+        ),
+        (
             TABLE + "    return {e.question: Counter(o.answer for o in examples\n"
             "        if o.question == e.question).most_common(1) for e in examples}",
             "take [0][0] of it",
@@ -183,9 +232,16 @@ MISTAKES = [
     *of(
         "06_looking",
         "fingerprint",
-        (PRINT + TINY + "    return tiny[:, 1:] > tiny[:, :-1]", "Flatten"),
+        (PRINT + TINY + "    return tiny[:, 1:] > tiny[:, :-1]", ".flatten()"),
         (PRINT + TINY + "    return (tiny[:, 1:] - tiny[:, :-1]).flatten()", "be booleans"),
         (PRINT + TINY + "    return (tiny[:, 1:] > 118).flatten()", "another fingerprint"),
+        (
+            PRINT
+            + TINY.replace(".float()", "")
+            + "    return (tiny[:, 1:] - tiny[:, :-1] > 0).flatten()",
+            "have no minus",
+        ),
+        (PRINT + TINY + "    return (tiny[1:] > tiny[:-1]).flatten()", "8 rows of 9"),
         (PRINT + "    return torch.ones(64).bool()", "A mirrored picture"),
     ),
     *of(
@@ -193,6 +249,9 @@ MISTAKES = [
         "same_colours",
         (SAME + "    return difference.abs().mean() <= 10", "take the largest"),
         (SAME + "    return difference.abs().max() <= 5", "LIMIT is too small"),
+        (SAME + "    return difference.max() <= 50", "without its sign"),
+        (SAME + "    return difference.abs().max() <= 60", "A green square and a green circle"),
+        (SAME + "    return difference.abs().mean() <= 1", "you take a mean"),
         (SAME + "    return difference.abs().max() <= 90", "LIMIT is too large"),
     ),
     *of(

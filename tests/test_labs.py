@@ -228,6 +228,45 @@ def test_run_says_what_a_function_does_wrong() -> None:
     assert checks.run(lambda x: x + 1, 2) == 3
 
 
+def test_run_says_what_to_do_about_shapes_and_shows_short_arguments() -> None:
+    for function, args, says in [
+        (torch.add, (torch.ones(2, 3), torch.ones(2)), "needs the shape (N, 1)"),
+        (torch.add, (torch.ones(2, 3), torch.ones(2, 0)), "The second one is empty"),
+        ({1: 2}.get, ("a",), "`get` returns nothing for 'a'. Does every way"),
+        ({1: 2}.get, ("a" * 100,), "`get` returns nothing. Does every way"),
+    ]:
+        with pytest.raises(checks.Wrong, match=re.escape(says)):
+            checks.run(function, *args)
+    assert checks.call({}.get, "a") is None
+
+
+def test_raises_tells_the_asked_error_from_another_and_from_none() -> None:
+    assert checks.raises(ValueError, int, "x", silent="?").startswith("invalid literal")
+    for function, says in [
+        (lambda: 1, "It says nothing."),
+        (lambda: {}["x"], "should raise ValueError here, but raises KeyError: 'x'"),
+    ]:
+        with pytest.raises(checks.Wrong, match=says):
+            checks.raises(ValueError, function, silent="It says nothing.")
+
+
+@pytest.mark.parametrize("value", ["4", None, ..., [4], torch.ones(2)])
+def test_what_is_no_number_is_named(value: object) -> None:
+    with pytest.raises(checks.Wrong, match="`x` (is still empty. Why|should be a number, but is)"):
+        checks.number(value, "x", "Why")
+    assert checks.number(torch.tensor(4.0), "x") == checks.number(4, "x") == 4
+    with pytest.raises(checks.Wrong, match="`x` should be a text in quotes, but is 4"):
+        checks.text(4, "x", "Why")
+
+
+def test_a_missing_gradient_is_said() -> None:
+    x = torch.ones(3, requires_grad=True)
+    assert checks.gradient(x**2, x, "?").tolist() == [2, 2, 2]
+    for mine in (x.detach() ** 2, x.detach().requires_grad_() ** 2):
+        with pytest.raises(checks.Wrong, match="without detach"):
+            checks.gradient(mine, x, "without detach")
+
+
 def test_jupyter_shows_the_sentence_without_a_traceback() -> None:
     assert checks.Wrong("Look again.")._render_traceback_() == ["Not yet: Look again."]
 
