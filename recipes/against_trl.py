@@ -810,7 +810,7 @@ def main(args: argparse.Namespace) -> None:
     if importlib.util.find_spec("trl") is None:
         raise UserError(
             "TRL is not installed in this environment; "
-            "recipes/against_trl.py --help says how to install it beside ours"
+            "recipes/against_trl.py --help-all says how to install it beside ours"
         )
     version = importlib.metadata.version("trl")
     if version != TRL:

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 NEEDS_TRL = pytest.mark.skipif(
     importlib.util.find_spec("trl") is None,
-    reason="TRL is no requirement; the recipe's --help installs it",
+    reason="TRL is no requirement; the recipe's --help-all installs it",
 )
 PAGE = (ROOT / "docs" / "exactness.md").read_text(encoding="utf-8")
 NAN = float("nan")
@@ -73,7 +73,7 @@ def test_without_trl_one_sentence_says_how_to_get_it(monkeypatch, capsys):
         running.run(against_trl.main, against_trl.parse_args, [])
     assert stopped.value.code == 2 and "recipes/against_trl.py --help" in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        against_trl.parse_args(["--help"])
+        against_trl.parse_args(["--help-all"])
     assert "pip install --no-deps trl==1.16.0" in capsys.readouterr().out
 
 
