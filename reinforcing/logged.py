@@ -116,13 +116,15 @@ def draw_run(
     accuracies = [f"eval/{name}/{key}" for name in names for key in ("accuracy", "iou")]
     panels = [
         ("greedy accuracy", accuracies),
-        ("is it looking? blind accuracy; KL to grey, nats per token", list(LOOKING)),
+        ("blind accuracy, KL to a grey picture", list(LOOKING)),
         ("reward of the samples", [f"rewards/{name}" for name in args.reward_funcs]),
         ("signal", ["adv_abs", "frac_reward_zero_std", "grad_norm"]),
         ("nats per token", ["entropy", "kl"] if args.beta else ["entropy"]),
         ("tokens per completion", ["completions/mean_length"]),
-        ("reflection words per completion (wait, re-check, ...)", ["completions/reflection_words"]),
     ]
+    words = "completions/reflection_words"
+    if any(line.get(words) for line in lines):
+        panels.append(("reflection words per completion (wait, re-check, ...)", [words]))
     size = f"{args.prompts_per_step} x {args.num_generations}"
     title = f"train_grpo.py, {args.model}, {args.data}, {size}, seed {args.seed}"
     plots.plot_curve(lines, out / "curve.png", panels, title)
