@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from plumbing import sums
+from plumbing import disk, sums
 from plumbing.errors import UserError
 from plumbing.records import checksum, good_lines
 
@@ -19,7 +19,7 @@ def check_no_training_run(out: Path) -> None:
     if (out / "metrics.jsonl").is_file():
         raise UserError(
             f"--output-dir {out} holds a training run, whose result.json would be overwritten; "
-            "name another"
+            f"{disk.another(out)}"
         )
 
 

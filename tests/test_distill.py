@@ -533,7 +533,7 @@ def test_help_says_what_is_so(capsys):
         distill.parse_args(["--help"])
     said = " ".join(capsys.readouterr().out.split())
     for flag, is_so, was_so in (
-        ("--prompt-template PROMPT_TEMPLATE how", "(default: think)", "else r1v"),
+        ("--prompt-template TEMPLATE how", "(default: think)", "else r1v"),
         ("--box-format {norm1000,resized,pixels} how", "(default: norm1000)", "its family"),
         ("--teacher MODEL who", "or toy, which", "none:"),
         ("--judge MODEL who", "none: the rules alone decide", "errs"),

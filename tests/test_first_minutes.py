@@ -105,7 +105,7 @@ MISTAKES = {  # script and words, and how the sentence ends
     "train_grpo --model {base} --data count": "output-dir; for example: python train_grpo.py .*",
     f"train_grpo --model {{base}} --data count {RUN} --max-steps x": "train_grpo.py --help-all .*",
     f"train_grpo --model {{out}}/cuont --data count {RUN}": "did you mean {out}/count\\?",
-    f"train_grpo --model {{out}}/else/count --data count {RUN}": "such as checkpoints/count, .*",
+    f"train_grpo --model {{out}}/else/count --data count {RUN}": "mean checkpoints/count\\?",
     f"train_grpo --model {{out}} --data count {RUN}": "did you mean {out}/count\\?",
     f"train_grpo --model {{out}}/empty --data count {RUN}": "such as checkpoints/count, .*",
     f"train_grpo --model tinny --data count {RUN}": "did you mean tiny\\?",

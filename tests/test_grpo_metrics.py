@@ -36,7 +36,7 @@ def run(tiny, tmp_path, monkeypatch):
     """Return a function that makes one step with these figures and returns (metrics, lengths)."""
     policy, processor = tiny
     modeling.save(policy, processor, tmp_path / "base")
-    seen = {}
+    seen = {"updates": 0}  # the preflight makes one before the rollout
     rollout, token_logps = rollout_.rollout, logps.token_logps
 
     def scripted_rollout(*args, **kwargs):

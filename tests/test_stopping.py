@@ -88,7 +88,7 @@ def test_nothing_is_imported_before_signals_are_watched_for():
         before = set(sys.modules)
         from plumbing import stopping
         new = set(sys.modules) - before - set(sys.builtin_module_names)
-        assert new == {"plumbing", "plumbing.stopping"}
+        assert new == {"plumbing", "plumbing.not_installed", "plumbing.stopping"}
         """
     assert ended(python(body))[0] == 0
     scripts = "train_sft train_grpo train_dpo selftrain evaluate model fast/bench"
