@@ -530,7 +530,7 @@ def test_the_estimate_counts_kinds_only_where_they_are_asked(tmp_path, capsys):
 
 def test_help_says_what_is_so(capsys):
     with pytest.raises(SystemExit):
-        distill.parse_args(["--help"])
+        distill.parse_args(["--help-all"])
     said = " ".join(capsys.readouterr().out.split())
     for flag, is_so, was_so in (
         ("--prompt-template TEMPLATE how", "(default: think)", "else r1v"),

@@ -16,7 +16,7 @@ import rewards
 import rollout as rollout_
 import train_grpo
 from plumbing import plots
-from reinforcing import advantages
+from reinforcing import advantages, looking, preflight
 
 FINISHED = [True, False, True, False]
 ADVANTAGES = [1.0, 1.0, -1.0, -1.0]
@@ -36,7 +36,7 @@ def run(tiny, tmp_path, monkeypatch):
     """Return a function that makes one step with these figures and returns (metrics, lengths)."""
     policy, processor = tiny
     modeling.save(policy, processor, tmp_path / "base")
-    seen = {"updates": 0}  # the preflight makes one before the rollout
+    seen = {}
     rollout, token_logps = rollout_.rollout, logps.token_logps
 
     def scripted_rollout(*args, **kwargs):
@@ -54,6 +54,9 @@ def run(tiny, tmp_path, monkeypatch):
             logp = logp + spread(LOG_RATIO, batch["mask"])
         return logp, spread(ENTROPY, batch["mask"])
 
+    # What is measured before and beside the step is not scripted.
+    monkeypatch.setattr(preflight, "size_that_fits", lambda gradient, optimizer, where, size: size)
+    monkeypatch.setattr(looking, "measure", lambda *_, **__: {})
     monkeypatch.setattr(rollout_, "rollout", scripted_rollout)
     monkeypatch.setattr(logps, "token_logps", scripted_logps)
     monkeypatch.setattr(advantages, "group_advantage", lambda *_: torch.tensor(ADVANTAGES))
@@ -61,7 +64,7 @@ def run(tiny, tmp_path, monkeypatch):
         rewards.REWARDS, "vowels", rewards.Reward(lambda text, example: text.count("e"))
     )
     answers = ["<answer>1</answer>"] * 2
-    monkeypatch.setattr(rollout_, "answer_all", lambda *_, **__: (answers, [1, 1], None))
+    monkeypatch.setattr(rollout_, "answer_all", lambda *_, **__: (answers, [1, 1], ["stop"] * 2))
     for drawing in ("plot_samples", "plot_curve"):
         monkeypatch.setattr(plots, drawing, lambda *_, **__: None)
 
