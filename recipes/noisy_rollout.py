@@ -205,7 +205,7 @@ def score(
 
     limit: tokens of a completion at most. size: rows that a model reads at a time.
     """
-    G = len(groups.completions) // len(groups.examples)
+    G = groups.G
     own = groups.at(ranks.share(len(groups.examples)))  # another process scores the others
     completions, tokens = own.completions, own.roll.lengths.tolist()
     asked = [example for example in own.examples for _ in range(G)]
@@ -223,7 +223,7 @@ def score(
 
 def compare(groups: Groups, advantage: Advantage, weights: list[float] | None) -> Tensor:
     """Compute the advantages of a step's completions: (B,)."""
-    parts, G = groups.parts, len(groups.completions) // len(groups.examples)
+    parts, G = groups.parts, groups.G
     scores = torch.tensor(rewards.total(parts, weights))
     return advantage.of(scores, list(parts.values()), groups.roll.lengths, G)
 

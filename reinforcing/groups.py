@@ -29,9 +29,14 @@ class Groups(NamedTuple):
     parts: dict[str, list[float]]  # B scores of each reward
     failed: dict[str, int]  # completions that a reward could not score
 
+    @property
+    def G(self) -> int:
+        """How many completions each question has."""
+        return len(self.completions) // len(self.examples)
+
     def at(self, places: Sequence[int]) -> "Groups":
         """Return the groups at some places, in that order."""
-        G = len(self.completions) // len(self.examples)
+        G = self.G
         rows = [place * G + row for place in places for row in range(G)]
         return Groups(
             [self.examples[i] for i in places],
@@ -103,7 +108,7 @@ def refilled(
 
 def informative(groups: Groups, advantage: Callable[[Groups], Tensor]) -> Tensor:
     """Find the groups that teach something, where an advantage is not 0: (N,) bool."""
-    return (advantage(groups).view(len(groups.examples), -1) != 0).any(1)
+    return (advantage(groups).view(-1, groups.G) != 0).any(1)
 
 
 def signal_metrics(sampled: list[Groups], kept: int) -> dict[str, float]:
@@ -119,7 +124,7 @@ def signal_metrics(sampled: list[Groups], kept: int) -> dict[str, float]:
     if "accuracy" in sampled[0].parts:
         shares = []
         for groups in sampled:
-            marks = torch.tensor(groups.parts["accuracy"]).view(len(groups.examples), -1)
+            marks = torch.tensor(groups.parts["accuracy"]).view(-1, groups.G)
             shares += (marks == 1).float().mean(1).tolist()
         found["groups/all_right"] = sum(share == 1 for share in shares) / number
         found["groups/all_wrong"] = sum(share == 0 for share in shares) / number

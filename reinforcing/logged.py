@@ -34,7 +34,7 @@ def sample_metrics(
     groups: what is learned from. sampled: all samplings of the step. weights: of the rewards.
     """
     completions = groups.completions
-    G = len(completions) // len(groups.examples)
+    G = groups.G
     scores = torch.tensor(rewards.total(groups.parts, weights))  # (B,)
     words = sum(map(reflections, completions))
     kept = (adv.view(-1, G) != 0).any(1).sum()
@@ -93,8 +93,7 @@ def show_samples(
 ) -> None:
     """Draw some completions of a step with their scores, and print one."""
     examples, completions, parts = groups.examples, groups.completions, groups.parts
-    G = len(completions) // len(examples)
-    rows = []
+    G, rows = groups.G, []
     for n, example in enumerate(examples[:6]):
         drawn = range(n * G, n * G + min(3, G))
         shown = [(completions[b], {name: v[b] for name, v in parts.items()}) for b in drawn]
