@@ -1,31 +1,41 @@
 #!/usr/bin/env bash
 # Accuracy against sampled tokens for the objectives of docs/objectives.md, three seeds.
 #
-#     bash recipes/objectives.sh        # two hours on two cores, estimated; goes on after a stop
+#     bash recipes/objectives.sh        # two runs at a time on two cores; goes on after a stop
 #
-# All start from the shipped warm start. STEPS=20 makes a trial shorter.
+# All start from the shipped warm start. STEPS=2 makes a trial shorter.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 make install
-PATH=$PWD/.venv/bin:$PATH
-STEPS=${STEPS:-60}
+export PATH=$PWD/.venv/bin:$PATH OMP_NUM_THREADS=1
+STEPS=${STEPS:-40}
 OUT=${OUT:-runs/objectives}
-GRPO="--model checkpoints/count --data count --eval-data count:test --eval-steps 10 \
+GRPO="--model checkpoints/count --data count --eval-data count:test --eval-steps 2 \
     --max-eval-samples 256 --learning-rate 1e-4 --max-grad-norm 0.2 --lr-scheduler-type constant \
     --prompts-per-step 16 --num-generations 8 --max-steps $STEPS --max-completion-length 100 \
     --logging-steps 10 --micro-batch-size 64 --eval-batch-size 64 --resume-from-checkpoint"
 
-for seed in 0 1 2; do
-    for loss in grpo gspo cispo sapo; do
-        for K in 1 4; do
-            python train_grpo.py $GRPO --seed $seed --loss-type $loss --updates-per-rollout $K \
-                --output-dir $OUT/$loss-$K-seed$seed
+arms() { # a line each: the run's name, then its flags
+    for K in 1 4; do
+        for loss in grpo gspo cispo sapo; do
+            echo "$loss-$K --loss-type $loss --updates-per-rollout $K"
         done
     done
-    for loss in dr_grpo dapo; do
-        python train_grpo.py $GRPO --seed $seed --loss-type $loss --output-dir $OUT/$loss-1-seed$seed
-    done
-    python train_grpo.py $GRPO --seed $seed --max-resample-times 3 \
-        --output-dir $OUT/resampled-1-seed$seed
+    echo "resampled-1 --max-resample-times 3"
+    echo "dr_grpo-1 --loss-type dr_grpo"
+    echo "dapo-1 --loss-type dapo"
+}
+
+run() { # SEED NAME FLAGS...
+    python train_grpo.py $GRPO --seed "$1" "${@:3}" --output-dir "$OUT/$2-seed$1" \
+        > "$OUT/$2-seed$1.log" 2>&1 || { echo "$2, seed $1, failed: see $OUT/$2-seed$1.log"; exit 255; }
+    echo "$2, seed $1: done"
+}
+export GRPO OUT
+export -f run
+
+mkdir -p "$OUT"
+for seed in 0 1 2; do
+    arms | xargs -P 2 -I ARM bash -c "run $seed ARM"
 done
-python -m recipes.objectives_table $OUT --plot $OUT/objectives.png
+python -m recipes.objectives_table "$OUT" --plot "$OUT/objectives.png"
