@@ -2,29 +2,58 @@
 
     python -m recipes.objectives_table runs/objectives --plot docs/objectives.png
 
-Tokens are all that were sampled, those of replaced groups too, up to the first evaluation at which
-the accuracy was reached.
+Tokens are all that were sampled, those of replaced groups too. Where an accuracy was reached lies
+on the line between the last evaluation below it and the first that is not.
+KL is of the final policy to the warm start, nats per token, on answers that it samples.
 """
 
+import argparse
+import json
 import re
 import statistics
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
-from plumbing import running
+import torch
+
+import data
+import logps
+import losses
+import model
+import rollout
+import tasks
+from plumbing import plots, running
 from plumbing.errors import UserError
 from plumbing.flags import Parser
 from plumbing.records import read_lines
 
+WARM_START = "checkpoints/count"
 EVALUATED = "eval/count:test/accuracy"
-REACHED = 0.90
+LEVELS = 0.90, 0.95  # accuracies to reach
+ANSWERS = 128  # that the KL is measured on
+HEADER = """\
+| objective | accuracy | kilotokens to 0.90 | to 0.95 | in all | clipped | no signal | KL |
+|---|---|---|---|---|---|---|---|"""
 
 
-def parse_args(argv: list[str] | None = None):
+class Arm(NamedTuple):
+    """One objective: for each seed the lines of metrics.jsonl, and the KL to the warm start."""
+
+    name: str
+    runs: list[list[dict]]
+    drifts: list[float]
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p = Parser(__doc__, "objectives_table.py")
     p.add_argument("runs", help="the folder of the runs, NAME-UPDATES-seedSEED each")
     p.add_argument("--plot", help="where to draw accuracy against sampled tokens")
     return p.parse_args(argv)
+
+
+# --- what a run did ---
 
 
 def curve_of(lines: list[dict]) -> list[tuple[int, float]]:
@@ -37,9 +66,65 @@ def curve_of(lines: list[dict]) -> list[tuple[int, float]]:
     return curve
 
 
-def tokens_to(curve: list[tuple[int, float]], accuracy: float) -> int | None:
+def tokens_to(curve: list[tuple[int, float]], accuracy: float) -> float | None:
     """Return the tokens sampled when the accuracy was first reached; None: it was not."""
-    return next((tokens for tokens, reached in curve if reached >= accuracy), None)
+    before, below = curve[0]
+    for tokens, reached in curve:
+        if reached >= accuracy:
+            part = (accuracy - below) / (reached - below) if reached > below else 0.0
+            return before + part * (tokens - before)
+        before, below = tokens, reached
+    return None
+
+
+@torch.no_grad()
+def drift(directory: Path, start: str) -> float:
+    """Estimate KL(the policy in `directory` || the one in `start`) by k3, nats per token."""
+    policy, processor = model.load(str(directory))
+    other, _ = model.load(start)
+    trained_with = json.loads((directory / "args.json").read_text())
+    asker = data.Asker(processor, trained_with["prompt_template"], trained_with["system_prompt"])
+    examples = data.head(tasks.read("count:test"), ANSWERS)
+    prompts = [asker.prompt(example) for example in examples]
+    sampling = rollout.Sampling(trained_with["max_completion_length"], temperature=1.0)
+    roll = rollout.rollout(policy, prompts, processor.special, 1, sampling)
+    kl = 0.0
+    for rows, batch in rollout.micro_batches(prompts, roll, 64, policy.device):
+        both = [
+            logps.token_logps(one, batch, suppress=processor.special.vision_ids)
+            for one in (policy, other)
+        ]
+        kl += float((losses.kl_k3(*both) * roll.mask[rows]).sum())
+    return kl / float(roll.mask.sum())
+
+
+def read_arms(folder: Path) -> list[Arm]:
+    """Read the runs of each objective. UserError if there are none."""
+    found = defaultdict(lambda: ([], []))
+    for path in sorted(folder.glob("*-seed*/metrics.jsonl")):
+        match = re.fullmatch(r"(\w+)-(\d+)-seed\d+", path.parent.name)
+        if match:
+            updates = "1 update" if match[2] == "1" else f"{match[2]} updates"
+            runs, drifts = found[f"{match[1]}, {updates}"]
+            runs.append(read_lines(path))
+            drifts.append(drift(path.parent, WARM_START))
+    if not found:
+        raise UserError(f"no runs in {folder}; bash recipes/objectives.sh makes them")
+    return [Arm(name, *both) for name, both in found.items()]
+
+
+# --- the table and the plot ---
+
+
+def spread(values: Iterable[float | None], form: str = "{:.3f}") -> str:
+    """Write a mean and its range over seeds; how many seeds there are where some have none."""
+    values = list(values)
+    known = [value for value in values if value is not None]
+    if not known:
+        return "-"
+    mean, low, high = (form.format(f(known)) for f in (statistics.mean, min, max))
+    missing = f"; {len(known)} of {len(values)} seeds" if len(known) < len(values) else ""
+    return f"{mean} ({low} - {high}{missing})"
 
 
 def mean_of(lines: list[dict], name: str) -> float:
@@ -47,62 +132,46 @@ def mean_of(lines: list[dict], name: str) -> float:
     return statistics.mean(values) if values else 0.0
 
 
-def row_of(name: str, runs: list[list[dict]]) -> str:
-    """Write a line of the table: means over seeds, and the range of the last accuracy."""
-    curves = [curve_of(lines) for lines in runs]
-    last = [curve[-1][1] for curve in curves]
-    needed = [tokens_to(curve, REACHED) for curve in curves]
-    reached = [tokens for tokens in needed if tokens is not None]
-    tokens = f"{statistics.mean(reached) / 1000:,.0f}" if len(reached) == len(runs) else "-"
-    clipped = statistics.mean(mean_of(lines, "clip_ratio/region_mean") for lines in runs)
-    flat = statistics.mean(mean_of(lines, "frac_reward_zero_std") for lines in runs)
-    sampled = statistics.mean(curve[-1][0] for curve in curves)
-    return (
-        f"| {name} | {len(runs)} | {statistics.mean(last):.3f} ({min(last):.3f} - {max(last):.3f}) "
-        f"| {tokens} | {sampled / 1000:,.0f} | {clipped:.4f} | {flat:.2f} |"
-    )
+def row_of(arm: Arm) -> str:
+    """Write a line of the table: means over seeds and steps, with ranges over seeds."""
+    curves = [curve_of(lines) for lines in arm.runs]
+    cells = [arm.name, spread(curve[-1][1] for curve in curves)]
+    for level in LEVELS:
+        needed = [tokens_to(curve, level) for curve in curves]
+        cells.append(spread((n if n is None else n / 1000 for n in needed), "{:.0f}"))
+    cells.append(f"{statistics.mean(curve[-1][0] for curve in curves) / 1000:.0f}")
+    for name, form in ("clip_ratio/region_mean", "{:.4f}"), ("frac_reward_zero_std", "{:.2f}"):
+        cells.append(form.format(statistics.mean(mean_of(lines, name) for lines in arm.runs)))
+    cells.append(spread(arm.drifts, "{:.4f}"))
+    return "| " + " | ".join(cells) + " |"
 
 
-def read_runs(folder: Path) -> dict[str, list[list[dict]]]:
-    """Read the metrics of each run: {name: a list for each seed}. UserError if there are none."""
-    found = defaultdict(list)
-    for path in sorted(folder.glob("*-seed*/metrics.jsonl")):
-        match = re.fullmatch(r"(\w+)-(\d+)-seed\d+", path.parent.name)
-        if match:
-            updates = {"1": "1 update"}.get(match[2], f"{match[2]} updates")
-            found[f"{match[1]}, {updates}"].append(read_lines(path))
-    if not found:
-        raise UserError(f"no runs in {folder}; bash recipes/objectives.sh makes them")
-    return found
-
-
-def main(args) -> None:
-    runs = read_runs(Path(args.runs))
-    print(
-        "| objective | seeds | accuracy after | kilotokens to 0.90 | kilotokens | clipped | flat |"
-    )
-    print("|---|---|---|---|---|---|---|")
-    for name, seeds in runs.items():
-        print(row_of(name, seeds))
-    if args.plot:
-        draw(
-            {name: [curve_of(lines) for lines in seeds] for name, seeds in runs.items()}, args.plot
-        )
-
-
-def draw(curves: dict[str, list[list[tuple[int, float]]]], path: str) -> None:
+@plots.picture
+def draw(arms: list[Arm], png: str) -> None:
     """Draw the mean accuracy of each objective against the mean of sampled tokens."""
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(9, 5))
-    for name, seeds in curves.items():
-        points = list(zip(*seeds))
+    figure, [axes] = plots.canvas(1, 2, 11, 4.5, sharey=True)
+    for arm in arms:
+        points = list(zip(*map(curve_of, arm.runs)))
         tokens = [statistics.mean(t for t, _ in point) / 1000 for point in points]
-        axes.plot(tokens, [statistics.mean(a for _, a in point) for point in points], label=name)
-    axes.set_xlabel("thousand tokens sampled")
-    axes.set_ylabel("greedy accuracy, count:test")
-    axes.legend(fontsize=7)
-    figure.savefig(path, dpi=120, bbox_inches="tight")
+        means = [statistics.mean(accuracy for _, accuracy in point) for point in points]
+        panel = axes[0] if arm.name.endswith("1 update") else axes[1]
+        panel.plot(tokens, means, label=arm.name)
+    for panel in axes:
+        panel.axhline(LEVELS[0], color="grey", linewidth=0.8, linestyle=":")
+        panel.set_xlabel("thousand tokens sampled")
+        panel.grid(alpha=0.3)
+        panel.legend(fontsize=7)
+    axes[0].set_ylabel("greedy accuracy, count:test")
+    plots.save(figure, png)
+
+
+def main(args: argparse.Namespace) -> None:
+    arms = read_arms(Path(args.runs))
+    print(HEADER)
+    for arm in arms:
+        print(row_of(arm))
+    if args.plot:
+        draw(arms, args.plot)
 
 
 if __name__ == "__main__":
