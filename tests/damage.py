@@ -582,7 +582,7 @@ def cases(bench: Bench, name: str, count: int, most: int) -> Iterator[tuple[Stat
 def sweep(bench: Bench, args: argparse.Namespace) -> Iterator[dict]:
     """Try the chosen cases, all runs in turn. Yields their records."""
     chosen: dict[str, list[tuple[State, str, Damage]]] = {}
-    for turn in range(args.turns):
+    for turn in range(args.from_turn - 1, args.turns):
         for name in args.run:
             if name not in chosen:
                 every = cases(bench, name, args.states, args.states_of_a_file)
@@ -621,6 +621,7 @@ def main() -> int:
     parser.add_argument("--states", type=int, default=STATES, help="kills of each run")
     parser.add_argument("--states-of-a-file", type=int, default=2, help="states to damage it in")
     parser.add_argument("--turns", type=int, default=1, help="go through all runs so many times")
+    parser.add_argument("--from-turn", type=int, default=1, help="go on after earlier turns")
     parser.add_argument("--only", default="", help="regular expression of the files")
     parser.add_argument("--damage", default="", help="regular expression of the damages")
     parser.add_argument("--output", type=Path, help="JSON Lines, a record for every case")
