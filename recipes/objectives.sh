@@ -8,9 +8,9 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 make install
 export PATH=$PWD/.venv/bin:$PATH OMP_NUM_THREADS=1
-STEPS=${STEPS:-40}
+STEPS=${STEPS:-30}
 OUT=${OUT:-runs/objectives}
-GRPO="--model checkpoints/count --data count --eval-data count:test --eval-steps 2 \
+GRPO="--model checkpoints/count --data count --eval-data count:test --eval-steps 3 \
     --max-eval-samples 256 --learning-rate 1e-4 --max-grad-norm 0.2 --lr-scheduler-type constant \
     --prompts-per-step 16 --num-generations 8 --max-steps $STEPS --max-completion-length 100 \
     --logging-steps 10 --micro-batch-size 64 --eval-batch-size 64 --resume-from-checkpoint"
