@@ -32,6 +32,7 @@ import functools
 from pathlib import Path
 
 import data
+import experts
 import lengths
 import losses
 import model
@@ -132,7 +133,9 @@ def main(args: argparse.Namespace) -> None:
     eval_sets = lengths.fitting_sets(asker, eval_sets, args.max_completion_length, bad)
     pairs = lengths.fitting_pairs(asker, pairs, bad)
     bad.report(out)
-    update.make_optimizer(args.optim, models.trained, 0.0)  # found out now: it may not be installed
+    # Found out now: the first may not be installed, the second not work in several processes.
+    update.make_optimizer(args.optim, models.trained, 0.0)
+    experts.Balance(models.policy, args.router_aux_loss_coef, list)
     args.num_workers = loading.workers(args.num_workers, False, models.policy.device)
     write_args(out, args)
     if args.learning_rate is None:
@@ -209,7 +212,7 @@ def main(args: argparse.Namespace) -> None:
     # --- the end: draw, publish ---
     weights = iterations.weights_of(out, LAST)
     if ranks.rank():
-        return
+        return  # several processes have one output directory
     draw(out, log.lines, list(eval_sets), args.num_samples, title)
     iterations.publish(out, weights, log.lines)
 

@@ -188,7 +188,7 @@ def reference_logps(
                 lines.append({"ref_chosen_logps": chosen, "ref_rejected_logps": rejected})
             return ranks.collected(lines)
 
-        lines = file.fill(logps_of, "reference log-probs", "pair")
+        lines = file.fill(logps_of, "reference log-probs")
     return [(line["ref_chosen_logps"], line["ref_rejected_logps"]) for line in lines]
 
 

@@ -61,10 +61,11 @@ def open_folder(out: Path, t: int) -> tuple[Path, bool]:
     folder = out / f"iteration-{t}"
     folder.mkdir(exist_ok=True)
     lock.clean(folder)
-    if is_trained(folder):
+    has_ended = ranks.from_first(lambda: is_trained(folder))
+    if has_ended:
         for checkpoint in rundir.checkpoints(folder):  # killed before they were removed
             rundir.remove(checkpoint)
-    return folder, ranks.from_first(lambda: is_trained(folder))
+    return folder, has_ended
 
 
 def is_trained(folder: Path) -> bool:

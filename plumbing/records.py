@@ -148,16 +148,14 @@ class Lines:
             file.write(text)
         self.lines += records
 
-    def fill(
-        self, make: Callable[[int, int], list[dict]], describe: str = "", unit: str = "batch"
-    ) -> list[dict]:
+    def fill(self, make: Callable[[int, int], list[dict]], describe: str = "") -> list[dict]:
         """Append make(first, end), the records of lines first to end, until the file is finished.
 
-        Returns all its records. describe, unit: for the progress bar.
+        Returns all its records. describe: for the progress bar.
         """
         from tqdm import tqdm
 
-        for lines in tqdm(self.left(), desc=describe, unit=unit, leave=False):
+        for lines in tqdm(self.left(), desc=describe, unit="batch", leave=False):
             self.append(make(lines.start, lines.stop))
         return self.lines
 
