@@ -289,17 +289,14 @@ def prompts_ahead(
     asker: data.Asker,
     examples: Sequence[Example],
     sampling: Sampling,
-    size: int,
+    batches: Sequence[Sequence[int]],
     num_workers: int,
-    first: int = 0,
 ) -> contextlib.AbstractContextManager[Iterator[list[data.Prompt]]]:
-    """Encode examples from `first` on, `size` at a time, in worker processes: plumbing/loading.py.
+    """Encode batches of examples ahead, in worker processes: plumbing/loading.py.
 
-    Each prompt leaves room for sampling.max_tokens.
+    batches: the places of their examples. Each prompt leaves room for sampling.max_tokens.
     """
     encode = functools.partial(asker.prompt, room=sampling.max_tokens)
-    total = len(examples)
-    batches = [range(start, min(start + size, total)) for start in range(first, total, size)]
     return loading(encode, examples, batches, num_workers)
 
 
@@ -328,7 +325,8 @@ def answer_all(
     starts = range(0, len(examples), step)
     with contextlib.ExitStack() as stack:
         if batches is None:
-            ahead = prompts_ahead(asker, examples, sampling, step, num_workers)
+            cuts = [range(start, min(start + step, len(examples))) for start in starts]
+            ahead = prompts_ahead(asker, examples, sampling, cuts, num_workers)
             batches = stack.enter_context(ahead)
         for start in tqdm(starts, desc=describe, leave=False, disable=len(starts) < 2):
             out = rollout(

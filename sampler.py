@@ -1,6 +1,7 @@
 """Sample answers into files, score them, and build an iteration's training rows from them.
 
-A killed run takes its files up where they end.
+A killed run takes its files up where they end. Of several processes each answers a share of the
+questions (plumbing/ranks.py).
 """
 
 from collections import Counter
@@ -13,7 +14,7 @@ import torch
 import data
 import pools
 import rollout
-from plumbing import iterations, records
+from plumbing import iterations, ranks, records
 from plumbing.errors import UserError
 from plumbing.text import short
 from tasks import kept, protocols
@@ -44,7 +45,8 @@ class Sampler:
     """Draw answers, score them, and append them to a file.
 
     score(text, example) -> (answer or None, right). label(path): see arguments.label_of.
-    batch_size: answers at a time; it changes no answer. num_workers: see plumbing/loading.py.
+    batch_size: answers at a time, of each process; it changes no answer.
+    num_workers: see plumbing/loading.py.
     """
 
     asker: data.Asker
@@ -92,26 +94,32 @@ class Sampler:
         asks: examples whose question is the whole user turn. examples: what they are scored as.
         more: keys for every line.
         """
-        step = max(1, self.batch_size // G)
-        file = records.Lines(path, self.label(path), step * G, len(asks) * G)
-        check_order(file, [example.id for example in examples for _ in range(G)])
-        asker, done = self.asker.verbatim(), len(file.lines) // G
-        ahead = rollout.prompts_ahead(asker, asks, sampling, step, self.num_workers, done)
+        step = max(1, self.batch_size // G)  # questions of a process at a time
+        file = records.Lines(path, self.label(path), step * G * ranks.world(), len(asks) * G)
+        ids = [example.id for example in examples for _ in range(G)]
+        ranks.from_first(lambda: check_order(file, ids))
+        asker = self.asker.verbatim()
+
+        def own(first: int, end: int) -> range:
+            part = ranks.share((end - first) // G)
+            return range(first // G + part.start, first // G + part.stop)
 
         def answers(first: int, end: int) -> list[dict]:
+            questions = own(first, end)
             texts, lengths, finish = rollout.answer_all(
                 policy,
                 asker,
-                asks[first // G : end // G],
+                [asks[n] for n in questions],
                 sampling,
                 G,
                 batch_size=step * G,
                 seed=seed,
-                first_row=first,
+                first_row=questions.start * G,
                 batches=batches,
             )
             lines = []
-            for row, (text, tokens, ending) in enumerate(zip(texts, lengths, finish), first):
+            rows = zip(texts, lengths, finish)
+            for row, (text, tokens, ending) in enumerate(rows, questions.start * G):
                 example = examples[row // G]
                 answer, right = None, False
                 if not self.spells_reserved(text):  # which no training text may
@@ -119,8 +127,10 @@ class Sampler:
                 line = {"id": example.id, **more, "sample": row % G, "completion": text}
                 line |= {"answer": answer, "right": right, "readable": answer is not None}
                 lines.append(line | {"tokens": tokens, "finish": ending})
-            return lines
+            return sum(ranks.gathered(lines), [])
 
+        questions = [own(batch.start, batch.stop) for batch in file.left()]
+        ahead = rollout.prompts_ahead(asker, asks, sampling, questions, self.num_workers)
         with ahead as batches:
             return file.fill(answers, describe)
 

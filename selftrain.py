@@ -382,7 +382,8 @@ def main(args: argparse.Namespace) -> None:
     """Run all iterations, or those that are left."""
     # --- setup: everything that can be wrong is found out before the first sample ---
     method = METHODS[args.method]
-    out = iterations.open_output_dir(args)
+    vars(args).update(iterations.open_output_dir(args))
+    out = Path(args.output_dir)
     label = functools.partial(label_of, args)
     if args.protocol and not args.prompt_template:
         args.prompt_template = protocols.PROTOCOLS[args.protocol].template
@@ -414,7 +415,7 @@ def main(args: argparse.Namespace) -> None:
     needs = None if args.warmup_data else needs
     vars(args).update(model.resolve(args, train=True, needs_training=needs))
     load = functools.partial(model.load_from_args, args, train=True)
-    models = iterations.Models(load, out)
+    models = iterations.Models(load)
     models.use(iterations.weights_of(out, args.iterations))
     asker = data.Asker(models.processor, args.prompt_template, args.system_prompt)
     limit = args.max_completion_length
@@ -492,10 +493,10 @@ def main(args: argparse.Namespace) -> None:
 
     # --- loop ---
     for t in range(len(finished), args.iterations + 1):
-        folder = iterations.open_folder(out, t)
+        folder, is_trained = iterations.open_folder(out, t)
         metrics = {}
         rows = []
-        if not iterations.is_trained(folder):
+        if not is_trained:
             # 1. sample K answers to each question with the model before        -> pool.jsonl
             model_before = iterations.weights_of(out, t - 1)
             if t:

@@ -32,6 +32,7 @@ import functools
 from pathlib import Path
 
 import data
+import experts
 import lengths
 import losses
 import model
@@ -39,7 +40,7 @@ import rewards
 import rollout
 import update
 from heldout import Evaluation, check_protocol, draw, evaluate_all, with_answers
-from plumbing import disk, flags, iterations, loading, running
+from plumbing import disk, flags, iterations, loading, ranks, running
 from plumbing.arguments import flags_given, label_of, write_args
 from plumbing.bad_records import BadRecords
 from plumbing.log import MetricsLog
@@ -110,7 +111,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(args: argparse.Namespace) -> None:
     """Measure the given model, train it on the pairs, and measure the result."""
     # --- setup: everything that can be wrong is found out before the first step ---
-    out = iterations.open_output_dir(args)
+    vars(args).update(iterations.open_output_dir(args))
+    out = Path(args.output_dir)
     label = functools.partial(label_of, args)
     if args.protocol and not args.prompt_template:
         args.prompt_template = protocols.PROTOCOLS[args.protocol].template
@@ -125,13 +127,15 @@ def main(args: argparse.Namespace) -> None:
     # --- model ---
     vars(args).update(model.resolve(args, train=True))
     load = functools.partial(model.load_from_args, args, train=True)
-    models = iterations.Models(load, out)
+    models = iterations.Models(load)
     models.use(iterations.weights_of(out, LAST))
     asker = data.Asker(models.processor, args.prompt_template, args.system_prompt)
     eval_sets = lengths.fitting_sets(asker, eval_sets, args.max_completion_length, bad)
     pairs = lengths.fitting_pairs(asker, pairs, bad)
     bad.report(out)
-    update.make_optimizer(args.optim, models.trained, 0.0)  # found out now: it may not be installed
+    # Found out now: the first may not be installed, the second not work in several processes.
+    update.make_optimizer(args.optim, models.trained, 0.0)
+    experts.Balance(models.policy, args.router_aux_loss_coef, list)
     args.num_workers = loading.workers(args.num_workers, False, models.policy.device)
     write_args(out, args)
     if args.learning_rate is None:
@@ -173,10 +177,10 @@ def main(args: argparse.Namespace) -> None:
 
     # --- the given model, then the trained one ---
     for t in range(len(finished), LAST + 1):
-        folder = iterations.open_folder(out, t)
-        if not iterations.is_trained(folder):
+        folder, is_trained = iterations.open_folder(out, t)
+        if not is_trained:
             iterations.write_built(folder, {}, label)
-        if t == LAST and not iterations.is_trained(folder):
+        if t == LAST and not is_trained:
             # 1. log-probs of the reference, which is the given model         -> reference.jsonl
             iterations.write_pairs(folder, pairs)
             asked = [pair.example for pair in pairs[: kept.MOST]]
@@ -192,7 +196,7 @@ def main(args: argparse.Namespace) -> None:
                 folder, t, models.policy, rows, encode, step, settings, seed, save_model,
                 model_bytes,
             )  # fmt: skip
-            models.directory = folder
+            models.directory = iterations.weights_of(out, t)
         models.use(iterations.weights_of(out, t))
         metrics = iterations.read_built(folder, label)
 
@@ -206,9 +210,12 @@ def main(args: argparse.Namespace) -> None:
             draw(out, log.lines, list(eval_sets), args.num_samples, title)
 
     # --- the end: draw, publish ---
+    weights = iterations.weights_of(out, LAST)
+    if ranks.rank():
+        return  # several processes have one output directory
     draw(out, log.lines, list(eval_sets), args.num_samples, title)
-    iterations.publish(out, iterations.weights_of(out, LAST), log.lines)
+    iterations.publish(out, weights, log.lines)
 
 
 if __name__ == "__main__":
-    running.run(main, parse_args)
+    running.run(main, parse_args, several=True)

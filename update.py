@@ -19,7 +19,7 @@ import data
 import experts
 import losses
 from logps import token_logps
-from plumbing import device, disk, records, report, rundir
+from plumbing import device, disk, ranks, records, report, rundir
 from plumbing.errors import UserError
 from plumbing.iterations import Models
 from plumbing.loading import loading
@@ -163,8 +163,7 @@ def pair_logps(
 
 
 def reference_logps(
-    path: Path,
-    label: Callable[..., str],
+    file: records.Lines,
     policy: torch.nn.Module,
     asker: data.Asker,
     pairs: list[Pair],
@@ -172,22 +171,24 @@ def reference_logps(
 ) -> list[tuple[float, float]]:
     """Compute log pi_ref of both responses of each pair: no second model is kept.
 
-    policy: as it is before the first step. Appended to `path` as they come, and taken up there.
+    policy: as it is before the first step. Appended to `file` as they come, and taken up there:
+    a batch of its lines is dealt to the processes.
     Returns [(chosen, rejected), ...], sums over tokens.
     """
     policy.eval()
-    file = records.Lines(path, label(path, texts_of(pairs)), 1, len(pairs))
-    left = [[i] for i in range(len(file.lines), len(pairs))]
+    left = [ranks.dealt(places) for places in file.left()]
     encode = functools.partial(encode_pair, asker=asker)
     with loading(encode, pairs, left, num_workers) as batches:
 
         def logps_of(_first: int, _end: int) -> list[dict]:
-            [pair] = next(batches)
-            with torch.no_grad():
-                chosen, rejected = pair_logps(policy, asker, pair)[0].tolist()
-            return [{"ref_chosen_logps": chosen, "ref_rejected_logps": rejected}]
+            lines = []
+            for pair in next(batches):
+                with torch.no_grad():
+                    chosen, rejected = pair_logps(policy, asker, pair)[0].tolist()
+                lines.append({"ref_chosen_logps": chosen, "ref_rejected_logps": rejected})
+            return ranks.collected(lines)
 
-        lines = file.fill(logps_of, "reference log-probs", "pair")
+        lines = file.fill(logps_of, "reference log-probs")
     return [(line["ref_chosen_logps"], line["ref_rejected_logps"]) for line in lines]
 
 
@@ -205,11 +206,24 @@ def with_references(
     They are kept in folder/reference.jsonl, and the model is loaded only if some are missing.
     """
     path = folder / "reference.jsonl"
-    known, _ = records.good_lines(path, label(path, texts_of(pairs)))
-    if len(known) < len(pairs):
+    file = records.Lines(path, label(path, texts_of(pairs)), ranks.world(), len(pairs))
+    if len(file.lines) < len(pairs):
         models.use(start)
-    references = reference_logps(path, label, models.policy, asker, pairs, num_workers)
+    references = reference_logps(file, models.policy, asker, pairs, num_workers)
     return list(zip(pairs, references))
+
+
+def shifted(own: list[torch.Tensor], state: dict) -> torch.Tensor:
+    """Move delta of bco_pair on by the next pair of each process, in the order of the step.
+
+    own: the rewards of this one's pair, [(2,)] on the CPU; [] if only others have one left.
+    state: as for `prefer`. Returns delta for that pair, (1,).
+    """
+    rewards = torch.stack(ranks.collected(own))  # (P, 2)
+    deltas, state["total"], state["count"] = losses.reward_shift(
+        rewards[:, 0], rewards[:, 1], state["total"], state["count"]
+    )
+    return deltas[ranks.rank() :][:1]
 
 
 def prefer(
@@ -222,7 +236,8 @@ def prefer(
 ) -> dict[str, float]:
     """Add one update's gradient of dpo or mpo: {metric: value}.
 
-    rows: of `encode_row`. state: {"total", "count"} of losses.reward_shift; it moves on.
+    rows: of `encode_row`, dealt to the processes. state: {"total", "count"} of
+    losses.reward_shift; it moves on. The metrics are of all rows, the gradient of this process's.
     Raises UserError for a log-prob that is not finite.
     """
 
@@ -230,19 +245,17 @@ def prefer(
         return ((pair, pair_batch(pair, asker, policy.device)) for pair in rows)
 
     loss, seen = 0.0, []
+    number = sum(ranks.gathered(len(rows)))
     balance = experts.Balance(policy, router_aux_loss_coef, batches)
     for pair in rows:
         logps, tokens = pair_logps(policy, asker, pair, balance.watching)  # (2,), (2,)
-        ref_chosen, ref_rejected = pair.ref
-        ref = logps.new_tensor([ref_chosen, ref_rejected])
+        ref = logps.new_tensor(pair.ref)
         scores = cost.beta * (logps.detach() - ref)
         if not torch.isfinite(scores).all():
             raise UserError(
                 f"{pair.source}: the log-probability of a response is not finite; {NOT_FINITE}"
             )
-        delta, state["total"], state["count"] = losses.reward_shift(
-            scores[:1], scores[1:], state["total"], state["count"]
-        )
+        delta = shifted([scores.cpu()], state).to(scores)
         pair_loss = losses.preference_loss(
             logps[:1],
             logps[1:],
@@ -256,14 +269,16 @@ def prefer(
             cost.label_smoothing,
             delta,
         )
-        part = pair_loss.sum() / len(rows)
+        part = pair_loss.sum() / number
         (part + balance.cost()).backward()
         loss += part.item()
-        seen.append([*logps.tolist(), ref_chosen, ref_rejected, float(tokens.sum())])
-    chosen, rejected, ref_chosen, ref_rejected, tokens = torch.tensor(seen).T
+        seen.append([*logps.tolist(), *pair.ref, float(tokens.sum())])
+    if len(rows) * ranks.world() < number:
+        shifted([], state)  # the first processes have one pair more
+    chosen, rejected, ref_chosen, ref_rejected, tokens = torch.tensor(ranks.collected(seen)).T
     metrics = losses.preference_metrics(chosen, rejected, ref_chosen, ref_rejected, cost.beta)
     return {
-        "loss": loss,
+        "loss": sum(ranks.gathered(loss)),
         **{name: float(value) for name, value in metrics.items()},
         "logps/chosen_change": float((chosen - ref_chosen).mean()),
         "logps/chosen_start": float(ref_chosen.mean()),
@@ -403,22 +418,23 @@ def train(
 
     Goes on from the newest checkpoint there, whose weights `policy` has already.
     encode(row): what a row is for `update`, by workers (plumbing/loading.py).
-    update(policy, encoded rows of a step, state) -> metrics adds the gradient.
+    update(policy, encoded rows of a step, state) -> metrics adds the gradient. The rows of a step
+    are dealt to the processes.
     """
     report.write(folder.parent)  # what was sampled and built can be looked at while it trains
     state = {"total": 0.0, "count": 0}  # of losses.reward_shift
-    found = rundir.checkpoints(folder)
     N = settings.batch_size
     max_steps = data.steps_of(settings.max_steps, settings.num_train_epochs, rows, N)
     trained = [q for q in policy.parameters() if q.requires_grad]
     optimizer = make_optimizer(settings.optim, trained, settings.learning_rate)
-    resume = found[-1] if found else None
+    resume = rundir.newest(folder)
     fall = ChosenFall()
     add_gradient = functools.partial(update, policy, state=state)
     names = {"title": f"iteration {t}: train", "where": f" in the training of iteration {t},"}
     with Run(settings, save_model, model_bytes, optimizer, resume, folder, state, **names) as run:
         todo = range(run.step + 1, max_steps + 1)
-        ahead = data.batches_ahead(encode, rows, todo, N, seed, settings.num_workers)
+        own = ranks.dealt(range(N))
+        ahead = data.batches_ahead(encode, rows, todo, N, seed, settings.num_workers, own)
         batches = run.enter_context(ahead)
         for step in run.steps(max_steps):
             device.seed_everything(seed, step - 1)
@@ -461,6 +477,7 @@ def take_step(
     rows = next(batches)
     waited = time.perf_counter() - started
     metrics = add_gradient(rows)
+    ranks.sum_gradients(trained)
     metrics["grad_norm"] = clip_gradient(trained, max_grad_norm, step)
     optimizer.step()
     seconds = time.perf_counter() - started

@@ -12,7 +12,8 @@
                 result.json         all metrics: the iteration is finished
 
 A killed run goes on in the first iteration without result.json. Samples, log-probs, checkpoints
-and answers are taken up where they end; built rows are made again.
+and answers are taken up where they end; built rows are made again. Of several processes the first
+says what is there (plumbing/ranks.py).
 """
 
 import gc
@@ -20,17 +21,23 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from plumbing import disk, lock, records, rundir, sums
+from plumbing import disk, lock, ranks, records, rundir, sums
 from plumbing.arguments import run_id, same_flags
 from plumbing.errors import UserError
 from plumbing.log import line_of
 
 
-def open_output_dir(args) -> Path:
-    """Make or reopen --output-dir; complete `args` by those of the run there.
+def open_output_dir(args) -> dict:
+    """Make or reopen --output-dir: the flags of the run there, and of this process.
 
     Raises UserError for an earlier run without --resume-from-checkpoint, and for another script's.
     """
+    return flags_there(args) | ranks.own_flags()
+
+
+@ranks.first
+def flags_there(args) -> dict:
+    """Make or reopen --output-dir: the flags, completed by those of the run there. UserError."""
     out = Path(args.output_dir)
     disk.make_writable(out)
     if (out / "args.json").exists() or any(out.glob("iteration-*")):
@@ -43,18 +50,22 @@ def open_output_dir(args) -> Path:
     else:
         rundir.refuse_anothers(out, args)
     run_id(args)  # now: flags that are decided later would change it
-    return out
+    return vars(args)
 
 
-def open_folder(out: Path, t: int) -> Path:
-    """Make the folder of iteration t, without what a killed run has left half-written."""
+def open_folder(out: Path, t: int) -> tuple[Path, bool]:
+    """Make the folder of iteration t, without what a killed run has left half-written.
+
+    Returns it, and whether its training has ended.
+    """
     folder = out / f"iteration-{t}"
     folder.mkdir(exist_ok=True)
     lock.clean(folder)
-    if is_trained(folder):
+    has_ended = ranks.from_first(lambda: is_trained(folder))
+    if has_ended:
         for checkpoint in rundir.checkpoints(folder):  # killed before they were removed
             rundir.remove(checkpoint)
-    return folder
+    return folder, has_ended
 
 
 def is_trained(folder: Path) -> bool:
@@ -62,6 +73,7 @@ def is_trained(folder: Path) -> bool:
     return (folder / "trained.json").is_file()
 
 
+@ranks.first
 def weights_of(out: Path, t: int) -> Path | None:
     """Find the newest model up to iteration t; None is the given model."""
     folders = [out / f"iteration-{i}" for i in range(t, -1, -1)]
@@ -76,16 +88,17 @@ def remade(out: Path, t: int) -> str:
     )
 
 
-def check_weights(directory: Path, out: Path) -> None:
+def check_weights(directory: Path) -> None:
     """Raise UserError if a model of this run is not as it was saved."""
     if directory.name.startswith("checkpoint-"):
         rundir.check_checkpoint(directory, by_name=False)
         return
     fault = sums.fault_of(directory)
     if fault:
-        raise UserError(f"{fault}; {remade(out, directory.name.split('-')[1])}")
+        raise UserError(f"{fault}; {remade(directory.parent, directory.name.split('-')[1])}")
 
 
+@ranks.first
 def finished_lines(out: Path, last: int, label: Callable[..., str]) -> list[dict]:
     """Return the log's lines of the finished iterations, up to the first that is not."""
     lines = []
@@ -105,6 +118,7 @@ def finished_lines(out: Path, last: int, label: Callable[..., str]) -> list[dict
     return lines
 
 
+@ranks.first
 def read_built(folder: Path, label: Callable[..., str]) -> dict:
     """Read the metrics of sampling and building. UserError if they are damaged."""
     path = folder / "built.json"
@@ -181,8 +195,8 @@ class Models:
     load(resume=directory) -> (policy, processor); None is the given model.
     """
 
-    def __init__(self, load: Callable, out: Path) -> None:
-        self.load, self.out = load, out
+    def __init__(self, load: Callable) -> None:
+        self.load = load
         self.policy = self.processor = self.directory = None
 
     def use(self, directory: Path | None) -> None:
@@ -192,14 +206,13 @@ class Models:
         self.policy = None  # first: two at a time would take twice the memory
         gc.collect()
         if directory:
-            check_weights(directory, self.out)
+            check_weights(directory)
         self.policy, self.processor = self.load(resume=directory)
         self.directory = directory
 
     def use_newest(self, folder: Path, start: Path | None) -> None:
         """Use the newest checkpoint of a training in `folder`; there is none yet: `start`."""
-        found = rundir.checkpoints(folder)
-        self.use(found[-1] if found else start)
+        self.use(rundir.newest(folder) or start)
 
     @property
     def trained(self) -> list:

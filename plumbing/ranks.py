@@ -2,9 +2,12 @@
 
     running.run(main, parse_args, several=True)   # starts them, and ends them
     ranks.share(N)             # which of N things are this process's
+    ranks.dealt(things)        # those that are this process's, if they are dealt in turn
     ranks.gathered(value)      # what each process has, in their order
+    ranks.collected(own)       # what all have made of what was dealt
     ranks.summed(tensors)      # add up over the processes, in place
     ranks.from_first(function) # the first decides, or writes
+    @ranks.first               # so it is at each call of this function
 
 Without torchrun there is one process, and all of it does nothing. Every process must make the same
 calls in the same order. Those after the first print nothing, and write into a scratch directory.
@@ -12,6 +15,7 @@ calls in the same order. Those after the first print nothing, and write into a s
 
 import argparse
 import contextlib
+import functools
 import os
 import shutil
 import sys
@@ -58,6 +62,20 @@ def share(number: int) -> range:
     return range(number * _rank // _world, number * (_rank + 1) // _world)
 
 
+def dealt(things: Sequence) -> Sequence:
+    """Return this process's part of things that are dealt out, one at a time, in turn."""
+    return things[_rank::_world]
+
+
+def collected(own: list) -> list:
+    """Put together what the processes have made of what was `dealt`, in its order."""
+    found = gathered(own)
+    every = [None] * sum(map(len, found))
+    for number, part in enumerate(found):
+        every[number::_world] = part
+    return every
+
+
 def gathered(value: Any) -> list:
     """Return what each process has, in their order. It must pickle, with tensors on the CPU."""
     if _world == 1:
@@ -80,6 +98,16 @@ def from_first(function: Callable[[], Any]) -> Any:
     with talking():
         dist.broadcast_object_list(found, src=0)
     return found[0]
+
+
+def first(function: Callable) -> Callable:
+    """Let the first process call a function, wherever all call it, and all have its value."""
+
+    @functools.wraps(function)
+    def asked(*given: Any, **more: Any) -> Any:
+        return from_first(lambda: function(*given, **more))
+
+    return asked
 
 
 def any_of(flag: bool) -> bool:

@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-from plumbing import disk
+from plumbing import disk, ranks
 from plumbing.errors import UserError
 
 CHECK = "crc32"
@@ -108,6 +108,7 @@ class Lines:
     path: the file. label: what its lines belong to. batch: lines that are written together.
     total: lines when it is finished; the last batch may be smaller. fresh: begin with none.
     `lines` are its records: whole batches only, so that the rest is made as it was made before.
+    Of several processes the first takes up its file; each of the others writes a copy.
     """
 
     def __init__(
@@ -115,18 +116,29 @@ class Lines:
     ) -> None:
         self.path, self.label = Path(path), label
         self.batch, self.total = batch, total
-        good, count = ([], 0) if fresh else good_lines(path, label)
+        self.lines = [] if fresh else self.taken_up()
+        whole = "".join(json.dumps(line) + "\n" for line in numbered(self.lines, label))
+        if not self.path.is_file() or disk.read_text(path, errors="replace") != whole:
+            disk.write_whole(self.path, whole)
+
+    @ranks.first
+    def taken_up(self) -> list[dict]:
+        """Read whole batches, and keep a damaged file aside."""
+        path, batch, total = self.path, self.batch, self.total
+        good, count = good_lines(path, self.label)
         kept = total if len(good) >= total else len(good) // batch * batch
-        self.lines = good[:kept]
         if len(good) < count and not was_being_written(path, len(good), count):
             aside = keep_aside(path)
             print(
                 f"{path}:{len(good) + 1} is damaged or another run's: made anew from there "
                 f"(as it was: {aside.name})"
             )
-        whole = "".join(json.dumps(line) + "\n" for line in numbered(self.lines, label))
-        if not self.path.is_file() or disk.read_text(path, errors="replace") != whole:
-            disk.write_whole(self.path, whole)
+        return good[:kept]
+
+    def left(self) -> list[range]:
+        """List the batches that are still to be made, as the places of their lines."""
+        starts = range(len(self.lines), self.total, self.batch)
+        return [range(first, min(first + self.batch, self.total)) for first in starts]
 
     def append(self, records: list[dict]) -> None:
         """Add a batch, in one write."""
@@ -136,18 +148,15 @@ class Lines:
             file.write(text)
         self.lines += records
 
-    def fill(
-        self, make: Callable[[int, int], list[dict]], describe: str = "", unit: str = "batch"
-    ) -> list[dict]:
+    def fill(self, make: Callable[[int, int], list[dict]], describe: str = "") -> list[dict]:
         """Append make(first, end), the records of lines first to end, until the file is finished.
 
-        Returns all its records. describe, unit: for the progress bar.
+        Returns all its records. describe: for the progress bar.
         """
         from tqdm import tqdm
 
-        starts = range(len(self.lines), self.total, self.batch)
-        for first in tqdm(starts, desc=describe, unit=unit, leave=False):
-            self.append(make(first, min(first + self.batch, self.total)))
+        for lines in tqdm(self.left(), desc=describe, unit="batch", leave=False):
+            self.append(make(lines.start, lines.stop))
         return self.lines
 
 

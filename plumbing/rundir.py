@@ -33,6 +33,12 @@ def checkpoints(out: str | Path) -> list[Path]:
     return sorted(found, key=step_of)
 
 
+@ranks.first
+def newest(out: str | Path) -> Path | None:
+    """Find the newest checkpoint in a run's directory."""
+    return next(reversed(checkpoints(out)), None)
+
+
 def step_of(checkpoint: str | Path) -> int:
     """Read the step in a checkpoint's name."""
     return int(Path(checkpoint).name.split("-")[1])

@@ -46,6 +46,7 @@ def _run(main, parse_args, argv, several):
 
 
 def _stop(sentence):
+    stopping.let_it_end()  # torchrun tells all processes to stop: one sentence is enough
     if ranks.speaks():
         # On a line of its own, a progress bar or not.
         tqdm.write(f"error: {sentence}", file=sys.stderr)

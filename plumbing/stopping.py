@@ -127,14 +127,17 @@ def _handle(number, _frame):
         end_now(number)
 
 
-def _let_it_end():
-    """The interpreter gives up all handlers at its end: a signal would change the exit code."""
+def let_it_end():
+    """Ignore signals: the process ends. The interpreter gives up all handlers when it does.
+
+    A signal would change the exit code, or say a second sentence after an error's.
+    """
     for number in SIGNALS:
         if _signal.getsignal(number) is _handle:
             _signal.signal(number, _signal.SIG_IGN)
 
 
-atexit.register(_let_it_end)  # the first to register is the last to be called
+atexit.register(let_it_end)  # the first to register is the last to be called
 
 
 def end_now(number):

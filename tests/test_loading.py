@@ -110,9 +110,9 @@ def test_prompts_of_two_workers_are_those_of_none(tiny, forks, monkeypatch):
     monkeypatch.setattr(loading, "FORKS", forks)
     asker = data.Asker(tiny[1])
     examples = data.head(tasks.read("count"), 6)
-    sampling, counted = rollout.Sampling(8), []
+    sampling, places, counted = rollout.Sampling(8), [range(1, 5), [5]], []
     for num_workers in (0, 2):
-        with rollout.prompts_ahead(asker, examples, sampling, 4, num_workers, 1) as batches:
+        with rollout.prompts_ahead(asker, examples, sampling, places, num_workers) as batches:
             counted.append(list(batches))
     assert [len(batch) for batch in counted[1]] == [4, 1] and same(*counted)
     assert counted[1][0][0].pixel_values.is_shared()

@@ -22,11 +22,14 @@ import losses
 import model
 import rollout
 import tasks
+import train_dpo
 import train_grpo
 import train_sft
-from plumbing import ranks, running
+import update
+from plumbing import ranks, records, running
 from plumbing.errors import UserError
 from reinforcing import objective, shares
+from tasks.pairs import read_pairs
 
 LINE = f"{GRPO} --max-eval-samples 3 --learning-rate 1e-3 --save-steps 0"
 
@@ -115,6 +118,19 @@ def test_shares_follow_each_other_and_are_all(world, number, monkeypatch):
     assert found == list(range(number))
 
 
+@pytest.mark.parametrize("world", [1, 2, 3, 8])
+@pytest.mark.parametrize("number", [0, 1, 7, 8])
+def test_what_is_dealt_is_collected_in_its_order(world, number, monkeypatch):
+    monkeypatch.setattr(ranks, "_world", world)
+    hands = []
+    for rank in range(world):
+        monkeypatch.setattr(ranks, "_rank", rank)
+        hands.append(list(ranks.dealt(range(number))))
+    assert len(hands[0]) - len(hands[-1]) in (0, 1)
+    monkeypatch.setattr(ranks, "gathered", lambda own: hands)
+    assert ranks.collected(hands[0]) == list(range(number))
+
+
 def test_a_process_samples_what_it_learns_from(monkeypatch):
     """Its share of each mini-batch: no picture is prepared twice."""
     monkeypatch.setattr(ranks, "_world", 2)
@@ -167,6 +183,52 @@ def test_gradients_are_those_of_one_process(tmp_path):
             assert a is b is None or (a - b).abs().max() <= 1e-10
 
 
+def preference_gradients(policy, processor, pairs, path):
+    """Save metrics, running mean and gradient of two steps of three pairs, by all losses of pairs.
+
+    The references are off zero, so that delta of bco_pair matters.
+    """
+    asker, names = data.Asker(processor, "none"), tuple(losses.PAIR_LOSSES)
+    cost = update.PairLoss(names, (0.8, 0.3, 0.2, 1.0), 0.1, 0.0)
+    trained = [q for q in policy.parameters() if q.requires_grad]
+    state, found = {"total": 0.0, "count": 0}, []
+    for first in (0, 3):
+        references = [(-40.0 - 3 * n, -70.0 + 5 * n) for n in range(first, first + 3)]
+        rows = [update.encode_row(row, asker) for row in zip(pairs[first:], references)]
+        policy.zero_grad()
+        metrics = update.prefer(policy, ranks.dealt(rows), state, asker, cost)
+        ranks.sum_gradients(trained)
+        found.append((metrics, dict(state), [q.grad for q in trained]))
+    torch.save(found, path)
+
+
+def test_gradients_of_pairs_are_those_of_one_process(mmpr, tmp_path):
+    """In float64: of three pairs on two and three processes, and on four, where one is idle."""
+    policy, processor = model.load("tiny", seed=0)
+    policy.double().requires_grad_(True)
+    pairs = read_pairs(str(mmpr))
+
+    def work(rank):
+        with ranks.together(Namespace(device="cpu"), True):
+            path = tmp_path / f"{ranks.world()}-{rank}"
+            preference_gradients(policy, processor, pairs, path)
+
+    for world in (2, 3, 4):
+        codes, errors = in_processes(world, work, tmp_path / "printed")
+        assert codes == [0] * world, errors
+    preference_gradients(policy, processor, pairs, tmp_path / "one")
+    one = torch.load(tmp_path / "one")
+    assert one[0][1]["total"] != 0 and one[1][1]["count"] == 6
+    for name in ("2-0", "2-1", "3-0", "3-2", "4-0", "4-3"):
+        several = torch.load(tmp_path / name)
+        for (metrics, state, gradient), (theirs, their_state, their_gradient) in zip(one, several):
+            assert theirs == pytest.approx(metrics, rel=1e-10)
+            assert their_state == pytest.approx(state, rel=1e-12)
+            assert max(g.abs().max() for g in gradient if g is not None) > 1e-2
+            for a, b in zip(gradient, their_gradient):
+                assert a is b is None or (a - b).abs().max() <= 1e-10
+
+
 # --- whole runs ---
 
 GRPO_FLAGS = {
@@ -177,6 +239,13 @@ SFT_FLAGS = {
     "lora": "--lora-r 4 --batch-size 5 --per-example --group-by-length",
     # Answers of different lengths, so that the order of rows is not that of the data.
     "full": "--batch-size 5 --micro-batch-size 2 --neftune-noise-alpha 5 --level 3",
+}
+
+
+DPO_FLAGS = {
+    "dpo": "--method dpo --batch-size 3",
+    "lora": "--method mpo --lora-r 4 --batch-size 5 --num-workers 1",
+    "list": "--loss-type bco_pair ipo sigmoid sft --loss-weights 0.2 0.3 0.8 1 --batch-size 4",
 }
 
 
@@ -195,6 +264,51 @@ def sft_is_the_same(world, flags, base, out, steps):
     found = run_in_processes(world, train_sft, line, out / "several")
     same(metrics_of(out / "one"), found)
     return found
+
+
+def dpo_line(base, mmpr, flags, steps, save_steps=0):
+    line = f"--model {base} --pairs {mmpr} --learning-rate 1e-3 --max-completion-length 8 {flags}"
+    line += " --eval-data count:test --max-eval-samples 3 --num-samples 2 --eval-batch-size 2"
+    return f"{line} --max-steps {steps} --save-steps {save_steps}"
+
+
+def same_steps(some, others):
+    """Compare steps of pairs: what is a difference of log-probs is as exact as these, of 100 nats.
+
+    Their last digit in float32 is 8e-6.
+    """
+    names = "rewards/chosen", "rewards/rejected", "rewards/margins", "logps/chosen_change", "delta"
+    for one, other in zip(some, others):
+        differences = [line.pop(name) for line in (one, other) for name in names]
+        nats = abs(one["logps/rejected"])
+        theirs = differences[len(names) :]
+        assert theirs == pytest.approx(differences[: len(names)], rel=1e-6, abs=1e-6 * nats)
+    same(some, others)
+
+
+def same_pair_runs(one, several):
+    """Compare what is measured, the training's steps, the reference's log-probs, and answers."""
+    same(metrics_of(one), metrics_of(several))
+    same_steps(metrics_of(one / "iteration-1"), metrics_of(several / "iteration-1"))
+    names = {path.relative_to(one) for path in one.rglob("iteration-*/*.jsonl")}
+    assert names == {path.relative_to(several) for path in several.rglob("iteration-*/*.jsonl")}
+    kept = [name for name in names if name.name != "metrics.jsonl"]
+    assert len(kept) == 7  # two evaluations of two files, the reference, pairs, their pictures
+    for name in kept:
+        assert records.read_lines(one / name) == records.read_lines(several / name)
+
+
+def dpo_is_the_same(world, flags, base, mmpr, out, steps):
+    line = dpo_line(base, mmpr, flags, steps)
+    train(train_dpo, f"{line} --output-dir {out / 'one'}")
+    run_in_processes(world, train_dpo, line, out / "several")
+    same_pair_runs(out / "one", out / "several")
+    last = metrics_of(out / "several" / "iteration-1")[-1]
+    assert last["rewards/margins"] > 0 and last["delta"] != 0
+
+
+def test_dpo_on_two_processes(base, mmpr, tmp_path, quick):
+    dpo_is_the_same(2, DPO_FLAGS["dpo"], base, mmpr, tmp_path, steps=2)
 
 
 def test_grpo_on_two_processes(base, tmp_path, quick):
@@ -231,20 +345,27 @@ def test_sft_is_the_same(kind, world, base, tmp_path, quick, short_answers):
     sft_is_the_same(world, SFT_FLAGS[kind], base, tmp_path, steps=3)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", DPO_FLAGS)
+@pytest.mark.parametrize("world", [2, 3])
+def test_dpo_is_the_same(kind, world, base, mmpr, tmp_path, quick):
+    dpo_is_the_same(world, DPO_FLAGS[kind], base, mmpr, tmp_path, steps=3)
+
+
 # --- ends ---
 
 
-def dying(call, how, monkeypatch):
-    """Let the second process end at this call of rollout.rollout."""
-    real, calls = rollout.rollout, []
+def dying(call, how, monkeypatch, module=rollout, name="rollout"):
+    """Let the second process end at this call of a function."""
+    real, calls = getattr(module, name), []
 
-    def sample(*given, **more):
+    def called(*given, **more):
         calls.append(1)
         if ranks.rank() == 1 and len(calls) == call:
             how()
         return real(*given, **more)
 
-    monkeypatch.setattr(rollout, "rollout", sample)
+    monkeypatch.setattr(module, name, called)
 
 
 def kill():
@@ -282,6 +403,39 @@ def test_killed_on_two_processes_and_resumed_on_one(base, tmp_path, quick, monke
     assert 2 < before < 5, "it was killed in the middle"
     train(train_grpo, f"{line} --resume-from-checkpoint --output-dir {out}")
     same(metrics_of(tmp_path / "one"), metrics_of(out))
+
+
+DEATHS = {
+    "in an evaluation": (rollout, "rollout", 2),
+    "in the reference": (update, "pair_logps", 2),
+    "in a step": (update, "pair_logps", 8),  # 3 calls of the reference, then 2 a step
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("then", [1, 3])
+@pytest.mark.parametrize("where", DEATHS)
+def test_dpo_killed_on_two_processes_and_resumed(
+    where, then, base, mmpr, tmp_path, quick, monkeypatch
+):
+    line = dpo_line(base, mmpr, "--method mpo --batch-size 4", 4, save_steps=1)
+    train(train_dpo, f"{line} --output-dir {tmp_path / 'one'}")
+    module, name, call = DEATHS[where]
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        dying(call, kill, patch, module, name)
+        work = partial(run_script, train_dpo, f"{line} --output-dir {out}")
+        codes, errors = in_processes(2, work, tmp_path / "printed")
+    assert codes == [2, -signal.SIGKILL]
+    said = [line for line in errors.splitlines() if "error" in line]
+    assert len(said) == 1 and "another process of this run ended" in said[0], errors
+    kept = out / "iteration-1" / "reference.jsonl"
+    lines = len(records.read_lines(kept))
+    assert lines == {"in an evaluation": 0, "in the reference": 2, "in a step": 6}[where]
+    steps = [path.name for path in out.glob("iteration-1/checkpoint-*")]
+    assert bool(steps) == (where == "in a step")
+    run_in_processes(then, train_dpo, f"{line} --resume-from-checkpoint", out)
+    same_pair_runs(tmp_path / "one", out)
 
 
 def test_a_script_of_one_process_refuses_several(tmp_path):
