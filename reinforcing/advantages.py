@@ -103,9 +103,14 @@ def decoupled(parts: Tensor, weights: Sequence[float], G: int, eps: float = EPS)
     flat gets exactly 0: it has no signal.
     parts: (R, B); weights: R numbers. Returns (B,). Raises ValueError as `group_advantage`.
     """
-    normalized = torch.stack([group_advantage(part, G, "group", eps) for part in parts])
-    total = (normalized * normalized.new_tensor(weights)[:, None]).sum(0)  # (B,)
-    _, flat = in_groups(total, G)  # (N, 1)
+
+    def added(eps: float) -> Tensor:
+        normalized = torch.stack([group_advantage(part, G, "group", eps) for part in parts])
+        return (normalized * normalized.new_tensor(weights)[:, None]).sum(0)  # (B,)
+
+    total = added(eps)
+    # What eps leaves of rewards that cancel out is no signal, and the division would magnify it.
+    _, flat = in_groups(added(0.0), G)  # (N, 1)
     adv = (total - total.mean()) / (total.std() + eps)  # the mean is 0, up to float noise
     return adv.view(-1, G).masked_fill(flat, 0.0).flatten()
 

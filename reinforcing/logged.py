@@ -44,7 +44,7 @@ def sample_metrics(
         **{f"rewards/{name}": sum(values) / len(values) for name, values in groups.parts.items()},
         **{f"rewards/{name}/failed": count for name, count in groups.failed.items()},
         "adv_abs": adv.abs().mean(),
-        "frac_reward_zero_std": advantages.frac_reward_zero_std(scores, G),
+        "frac_reward_zero_std": advantages.frac_reward_zero_std(adv, G),
         **signal_metrics(sampled, int(kept)),
         "completions/mean_length": groups.roll.lengths.float().mean(),
         "completions/max_length": groups.roll.lengths.max(),

@@ -116,6 +116,12 @@ def check_flags(p: flags.Parser, args: argparse.Namespace) -> None:
             "--multi-objective-aggregation normalize_then_sum (GDPO) has its own scale; "
             "leave out --advantage and --scale-rewards"
         )
+    if args.loss_type in ("cispo", "sapo") and args.epsilon is not None:
+        p.error(
+            f"--epsilon is the lower bound of a clip, and {args.loss_type} has none; leave it out"
+        )
+    if args.loss_type == "sapo" and args.epsilon_high is not None:
+        p.error("--epsilon-high is the upper bound of a clip, and sapo has none; leave it out")
     filled = argparse.Namespace(**vars(args) | defaults(args))
     if args.delta is not None:
         _, high = losses.clip_range(filled.epsilon, filled.epsilon_high)

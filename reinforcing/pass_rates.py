@@ -4,6 +4,7 @@ A question that is always or never right gives groups without signal. The rates 
 evaluate.py run with --num-samples, or from a column of the data, such as ViRL39K's.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -24,22 +25,28 @@ def chosen(
     if source is None:
         return examples
     low, high = bounds
+    if low > high:
+        raise UserError(f"--keep-pass-rate {low:g} {high:g}: LOW is above HIGH; exchange them")
     if data.is_endless(examples):
         raise UserError(
             "--pass-rates chooses among the questions of a file, and a toy task has no end; "
             "leave it out, or write questions to a file first"
         )
     is_file = Path(source).is_file()
-    rates = rates_in(read_lines(Path(source)), source) if is_file else column(examples, source)
+    if is_file:
+        rates = rates_in(about(read_lines(Path(source)), examples, source), source)
+    else:
+        rates = column(examples, source)
     known = [example for example in examples if example.id in rates]
     if not known:
         where = "no question of --data has an id in it" if is_file else "no such file or column"
         raise UserError(f"--pass-rates {source}: {where}")
     kept = [example for example in known if low <= rates[example.id] <= high]
     if not kept:
+        found = [rates[example.id] for example in known]
         raise UserError(
             f"--keep-pass-rate {low:g} {high:g} leaves none of the {len(known)} questions with a "
-            "pass rate; widen it"
+            f"pass rate, which is from {min(found):g} to {max(found):g}; widen it"
         )
     say(
         f"kept {len(kept)} of {len(examples)} questions: those with a pass rate from {low:g} to "
@@ -48,13 +55,37 @@ def chosen(
     return kept
 
 
-def rates_in(lines: Iterable[dict], name: str) -> dict[str, float]:
+def about(lines: Iterable[object], examples: Sequence[Example], name: str) -> list[dict]:
+    """Keep the lines with an id, but those that ask another question than the example of that id.
+
+    An id may be a file's name and a line's number, which another file, or a changed one, has, too.
+    UserError if there are others only.
+    """
+    lines = [line for line in lines if isinstance(line, dict) and "id" in line]
+    asked = {example.id: example.question for example in examples}
+
+    def is_another(line: dict) -> bool:
+        question = asked.get(str(line["id"]))
+        return question is not None and line.get("question", question) != question
+
+    others = [line for line in lines if is_another(line)]
+    same = [line for line in lines if not is_another(line)]
+    if others and not any(str(line["id"]) in asked for line in same):
+        raise UserError(
+            f"--pass-rates {name}: it asks other questions than --data under the same ids, such as "
+            f"{others[0]['id']}; run evaluate.py on this --data"
+        )
+    if others:
+        say(f"--pass-rates {name}: {len(others)} lines ask another question than --data; left out")
+    return same
+
+
+def rates_in(lines: Sequence[dict], name: str) -> dict[str, float]:
     """Read how often each question was answered right: {id: share}.
 
     lines: predictions.jsonl of evaluate.py, with `right` for each sample; or with `pass_rate`.
     UserError if they have neither.
     """
-    lines = [line for line in lines if isinstance(line, dict) and "id" in line]
     rates = numbers({str(line["id"]): rate_of(line) for line in lines}, name)
     if not rates:
         raise UserError(
@@ -81,11 +112,11 @@ def column(examples: Sequence[Example], name: str) -> dict[str, float]:
 
 
 def numbers(values: dict[str, object], name: str) -> dict[str, float]:
-    """Turn rates into numbers, those that are not None. UserError for what is none."""
+    """Turn rates into numbers, but None and NaN, which stand for none. UserError for words."""
     found = {}
     for key, value in values.items():
         try:
-            if value is not None:
+            if value is not None and not math.isnan(float(value)):
                 found[key] = float(value)
         except (TypeError, ValueError):
             raise UserError(

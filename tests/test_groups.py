@@ -4,6 +4,7 @@ Dynamic sampling: which groups are replaced and by what; choosing questions by t
 """
 
 import json
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -15,7 +16,8 @@ import rollout
 import tasks
 import train_grpo
 from plumbing.errors import UserError
-from reinforcing import groups, pass_rates
+from reinforcing import groups, logged, pass_rates
+from reinforcing.advantages import Advantage
 from reinforcing.groups import Groups, further, refilled, replaced, signal_metrics
 from tasks.example import Example
 
@@ -171,6 +173,34 @@ def test_a_resampled_run_resumes_bit_for_bit(base, tmp_path, rare):
     assert not same_weights(tmp_path / "whole", base)
 
 
+def test_groups_whose_signal_is_masked_are_replaced():
+    """Where no token of a completion counts, its advantage is no signal either."""
+    some = make([MIXED, MIXED, RIGHT])
+    some.roll.finish[:3] = ["length", "length", "stop"]
+    settings = {"advantage": Advantage(scale="none"), "weights": None}
+    adv = train_grpo.compare(some, mask_truncated=True, **settings)
+    assert adv.tolist() == [0, 0, 0.5, -0.5, 0, 0]
+    masked = partial(train_grpo.compare, mask_truncated=True, **settings)
+    assert groups.informative(some, masked).tolist() == [False, True, False]
+    all_of_them = partial(train_grpo.compare, mask_truncated=False, **settings)
+    assert groups.informative(some, all_of_them).tolist() == [True, True, False]
+
+
+def test_a_group_without_signal_is_counted_by_its_advantages():
+    """Under GDPO rewards of equal sum may differ, and rewards of different sum cancel out."""
+    some = make([MIXED, MIXED])
+    for parts, flat in (
+        ({"one": [1.0, 0.0, 1.0, 0.0], "other": [0.0, 2.0, 0.0, 0.0]}, 0.5),
+        ({"one": [1.0, 0.0, 1.0, 0.0], "other": [0.0, 1.0, 0.0, 1.0]}, 1),
+    ):
+        gdpo = Advantage(normalize_first=True, weights=(1.0, 1.0))
+        these = some._replace(parts=parts)
+        adv = train_grpo.compare(these, gdpo, None, mask_truncated=False)
+        found = logged.sample_metrics(these, [these], None, adv)
+        assert found["frac_reward_zero_std"] == flat
+        assert found["groups/sampled_per_kept"] == 2 / max(1, 2 * (1 - flat))
+
+
 # --- pass rates ---
 
 
@@ -201,7 +231,9 @@ def test_questions_are_chosen_by_a_column():
     [
         ([{"id": "q1", "right": []}], (0, 1), "evaluate.py --num-samples 8"),
         ([{"id": "other", "right": [1.0]}], (0, 1), "no question of --data has an id in it"),
-        ([{"id": "q1", "right": [1.0]}], (0, 0.5), "leaves none of the 1 questions"),
+        ([{"id": "q1", "right": [1.0]}], (0, 0.5), "rate, which is from 1 to 1; widen it"),
+        ([{"id": "q1", "right": [1.0]}], (0.8, 0.2), "LOW is above HIGH"),
+        ([{"id": "q1", "question": "Why?", "right": [1.0]}], (0, 1), "asks other questions"),
         (None, (0, 1), "no such file or column"),
         ([{"id": "q1", "pass_rate": "hard"}], (0, 1), "'hard', the rate of q1, is no number"),
         ([{"right": [1.0]}, [1], {"id": "q1", "right": 3}], (0, 1), "has no samples"),
@@ -214,6 +246,24 @@ def test_rates_that_choose_nothing_are_refused(tmp_path, lines, bounds, words):
         write(path, lines)
     with pytest.raises(UserError, match=words):
         pass_rates.chosen(EXAMPLES, str(path), bounds)
+
+
+def test_another_question_of_the_same_id_has_no_say(tmp_path, capsys):
+    """train.jsonl:7 is another question in another train.jsonl, or when a line was removed."""
+    asked = [("q1", "q"), ("q2", "another"), ("elsewhere", "q")]
+    lines = [{"id": name, "question": text, "right": [1.0, 0.0]} for name, text in asked]
+    kept = pass_rates.chosen(EXAMPLES, write(tmp_path / "rates.jsonl", lines), (0, 1))
+    assert [example.id for example in kept] == ["q1"]
+    printed = capsys.readouterr().out
+    assert "1 lines ask another question" in printed and "4 have none" in printed
+
+
+def test_a_rate_that_is_no_number_is_none(capsys):
+    """A half-empty column, as ViRL39K's PassRate_7BBase, holds NaN when it comes through pandas."""
+    rates = (0.5, None, float("nan"))
+    some = [Example(f"q{i}", [], "q", "1", meta={"rate": rate}) for i, rate in enumerate(rates)]
+    assert pass_rates.chosen(some, "rate", (0, 1)) == some[:1]
+    assert "2 have none" in capsys.readouterr().out
 
 
 def test_a_column_of_words_and_a_stream_are_refused():

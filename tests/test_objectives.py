@@ -271,6 +271,15 @@ def test_gdpo_gives_a_flat_group_exactly_nothing():
     assert not decoupled(opposite, [1.0, 1.0], 4).any()
 
 
+def test_gdpo_takes_no_signal_from_rewards_that_cancel_out():
+    """Their spreads differ a thousandfold, and eps counts more in the smaller."""
+    parts = [[1.0, 0.0], [0.0, 1e3]]
+    assert advantages.decoupled(torch.tensor(parts), [1.0, 1.0], G=2).tolist() == [0, 0]
+    parts = [[1.0, 0.0, 1.0, 0.0], [0.0, 1e-3, 0.0, 0.0]]
+    adv = advantages.decoupled(torch.tensor(parts), [1.0, 1.0], G=2)
+    assert adv[:2].tolist() == [0, 0] and adv[2] == -adv[3] > 1
+
+
 def test_which_advantage_is_taken():
     rewards = torch.tensor([1.0, 0, 0.5, 0.5])
     lengths, parts = torch.tensor([1, 2, 3, 4]), [[1.0, 0, 0, 0], [0, 0, 0.5, 0.5]]
@@ -297,6 +306,8 @@ def test_which_advantage_is_taken():
         ("--multi-objective-aggregation normalize_then_sum --advantage rloo", "its own scale"),
         ("--multi-objective-aggregation normalize_then_sum --scale-rewards none", "its own scale"),
         ("--loss-type sapo --delta 4", "PPO's clip, not sapo"),
+        ("--loss-type sapo --epsilon-high 0.3", "--epsilon-high is the upper bound of a clip"),
+        ("--loss-type cispo --epsilon 0.2", "--epsilon is the lower bound of a clip, and cispo"),
         ("--delta 1.1", "--delta 1.1 must be above the clip of the ratio, 1.2"),
         ("--prompts-per-step 6 --updates-per-rollout 4", "must divide --prompts-per-step 6"),
         ("--top-entropy-quantile 0", "--top-entropy-quantile"),

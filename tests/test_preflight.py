@@ -121,6 +121,18 @@ def test_the_longest_question_is_found():
     assert preflight.longest(Stub(), stream).question
 
 
+def test_a_run_that_goes_on_can_be_tried_first(base, tmp_path, quick, capsys):
+    """--dry-run is of this start: it need not be as it was, and it leaves the run alone."""
+    line = f"--model {base} {GRPO} {SMALL} {FLAGS} --save-steps 1 --output-dir {tmp_path / 'run'}"
+    train(train_grpo, f"{line} --max-steps 1")
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    train(train_grpo, f"{line} --max-steps 2 --resume-from-checkpoint --dry-run")
+    after = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    assert before == after
+    assert capsys.readouterr().out.count("preflight, ") == 2
+    train(train_grpo, f"{line} --max-steps 2 --resume-from-checkpoint")
+
+
 def test_dry_run_stops_before_the_first_question(base, tmp_path, quick, capsys):
     line = f"--model {base} {GRPO} {SMALL} {FLAGS} --max-steps 1 --dry-run"
     line += f" --output-dir {tmp_path / 'out'}"
