@@ -11,7 +11,7 @@ from typing import NamedTuple
 from grading.clusters import bootstrap, by_cluster
 from grading.metrics import mean
 
-FEW = 50  # clusters: of fewer the bootstrap's interval is too narrow (docs/evaluation.md)
+FEW = 50  # clusters: of fewer the bootstrap's interval is too narrow (docs/traps.md)
 
 
 class Comparison(NamedTuple):

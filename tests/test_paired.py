@@ -162,7 +162,7 @@ def coverage(pictures, questions, draws):
 
 
 def test_of_few_pictures_the_interval_is_too_narrow(monkeypatch):
-    """What docs/evaluation.md says: 72 % of the draws for 5 pictures, 92 % for 50.
+    """What docs/traps.md says: 72 % of the draws for 5 pictures, 92 % for 50.
 
     100 draws: standard errors of 0.045 and 0.027.
     """
