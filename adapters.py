@@ -15,7 +15,7 @@ import torch
 
 import expert_lora
 import families
-from plumbing import checkpoint_files, disk, fields, loaded
+from plumbing import checkpoint_files, loaded
 from plumbing.arguments import flag
 from plumbing.errors import UserError
 
@@ -254,32 +254,21 @@ def load_adapter(
     from safetensors import SafetensorError
 
     config = checkpoint_files.read_adapter(adapter)
-    try:
-        with warnings.catch_warnings(record=True) as caught, whole_copies(model, config):
-            warnings.simplefilter("always")
+    what = f"the adapter in {adapter} does not fit its base"
+    remedy = "correct base_model_name_or_path in its adapter_config.json"
+    with (
+        loaded.refusing(what, remedy),
+        warnings.catch_warnings(record=True) as caught,
+        whole_copies(model, config),
+    ):
+        warnings.simplefilter("always")
+        try:
             policy = PeftModel.from_pretrained(model, adapter, is_trainable=bool(train))
-    except torch.OutOfMemoryError:
-        raise
-    except SafetensorError as error:
-        raise UserError(
-            f"the adapter in {adapter} cannot be read ({str(error)[:120]}); fetch or save it again"
-        ) from None
-    except (
-        OSError,
-        ValueError,
-        RuntimeError,
-        KeyError,
-        IndexError,
-        ImportError,
-        AttributeError,
-        TypeError,
-    ) as error:  # only PEFT raises here
-        if disk.is_the_machines(error):
-            raise
-        raise UserError(
-            f"the adapter in {adapter} does not fit its base ({fields.first_line(error)}); "
-            "correct base_model_name_or_path in its adapter_config.json"
-        ) from None
+        except SafetensorError as error:
+            raise UserError(
+                f"the adapter in {adapter} cannot be read ({str(error)[:120]}); "
+                "fetch or save it again"
+            ) from None
     loaded.check_placed(policy, adapter, config, [str(warning.message) for warning in caught])
     if train:
         for module in policy.modules():

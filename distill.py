@@ -38,7 +38,7 @@ import data
 import rewards
 import tasks
 import teachers
-from distilling import asking, documents, estimates, formats, outputs, planted, prompts, stages
+from distilling import asking, documents, estimates, formats, outputs, prompts, stages, toy_teacher
 from distilling.stages import MODES, STAGES
 from plumbing import arguments, disk, flags, rundir, running, teacher_flags
 from plumbing.arguments import flag, read_args, write_args
@@ -222,8 +222,8 @@ def make_teacher(
         return None
     if args.teacher != "toy":
         return teachers.make_teacher(args)
-    planted.must_be_toy(examples.values(), args.data)
-    return planted.ToyTeacher(examples)
+    toy_teacher.must_be_toy(examples.values(), args.data)
+    return toy_teacher.ToyTeacher(examples)
 
 
 def make_judge(args: argparse.Namespace, examples: dict[str, Example], teacher: object) -> object:
@@ -231,8 +231,8 @@ def make_judge(args: argparse.Namespace, examples: dict[str, Example], teacher: 
     if args.judge == "none":
         return None
     if args.judge == "toy" or args.judge is None and args.teacher == "toy":
-        planted.must_be_toy(examples.values(), args.data)
-        return planted.ToyTeacher(examples)
+        toy_teacher.must_be_toy(examples.values(), args.data)
+        return toy_teacher.ToyTeacher(examples)
     like = None if args.teacher == "toy" else teacher
     return teachers.make_teacher(args, "judge", like)
 

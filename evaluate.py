@@ -44,6 +44,7 @@ if __name__ == "__main__":
     stopping.watch()  # before all other imports, which take seconds: Ctrl-C may come there too
 
 import argparse
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -54,11 +55,12 @@ import tasks
 from evaluating import comparing, figures, judging, keeping, options, reporting, scoring
 from grading import metrics
 from plumbing import disk, flags, plots, report, rundir, running, stopping
-from plumbing.arguments import flags_given, label_of, read_args, write_args
+from plumbing.arguments import flags_given, label_of, write_args
 from plumbing.bad_records import BadRecords
 from plumbing.errors import UserError
 from plumbing.records import Lines, write_lines
-from tasks import folders, kept, picture_keys, protocols
+from tasks import folders, kept, protocols
+from tasks.example import Example
 from tasks.predictions import read_predictions
 from tasks.prompts import template_of
 
@@ -124,14 +126,118 @@ def rescore(args: argparse.Namespace) -> None:
     report.write(out)
 
 
+def read_questions(args: argparse.Namespace, bad: BadRecords) -> list[Example]:
+    """Read the questions to ask. UserError for what cannot be asked or scored, now."""
+    import data
+
+    found = tasks.read(args.data, **data.reading(args, bad))
+    examples = data.head(found, args.max_eval_samples)
+    if isinstance(found, list) and len(found) > len(examples):
+        print(
+            f"asking the first {len(examples)} of {len(found)} questions; "
+            f"--max-eval-samples {len(found)} asks them all"
+        )
+    examples = data.check_golds(examples, rewards.check_gold, bad)
+    protocols.judged(examples, args.protocol)
+    return examples
+
+
+def points_of(num_samples: list[int]) -> Sequence[int]:
+    """List the points of the curves, in numbers of samples: those named, or 1 to the only one."""
+    named = [n for n in num_samples if n]
+    return named if len(named) > 1 else range(1, num_samples[-1] + 1)
+
+
+def count(
+    args: argparse.Namespace,
+    rows: list[dict],
+    as_judged: list[Example],
+    points: Sequence[int],
+    name: str,
+) -> dict:
+    """Count, print and write all figures.
+
+    rows: of predictions.jsonl. as_judged: what they are scored by. name: of the set.
+    Returns what result.json says.
+    """
+    out = Path(args.output_dir)
+    read = [scoring.as_read(row, args.protocol)["prediction"] for row in rows]
+    result = rewards.summary(read, as_judged)
+    if args.protocol:
+        result |= protocols.totals(rows, args.protocol)
+    mean_length = metrics.mean([row["tokens"] for row in rows])
+    result |= {"data": name, "model": args.model, "mean_length": mean_length}
+    reporting.print_greedy(result)
+    if args.protocol:
+        reporting.print_report(out, result, rows)
+    result |= figures.of_ways(rows, args.protocol)
+    reporting.print_ways(result)
+    if points:
+        result |= count_samples(args, rows, as_judged, points, result)
+    disk.write_json(out / "result.json", result)
+    return result
+
+
+def count_samples(
+    args: argparse.Namespace,
+    rows: list[dict],
+    as_judged: list[Example],
+    points: Sequence[int],
+    greedy: dict,
+) -> dict:
+    """Count, print, write and draw the curves over the number of samples.
+
+    greedy: the figures so far. Returns those to add.
+    """
+    out, N = Path(args.output_dir), args.num_samples[-1]
+    curve = []
+    for n in points:
+        point = scoring.sampled_scores(rows, as_judged, n, args.protocol)
+        curve.append(point | {"greedy": greedy["accuracy"]})
+    print(f"with k of the {N} samples: the first k; for pass any k, estimated from all {N}")
+    for point in curve:
+        reporting.print_point(point)
+    more = reporting.curve_figures(curve, N)
+    disk.write_lines(out / "scaling.jsonl", curve)
+    title = f"{args.model}, {greedy['data']}"
+    plots.plot_scaling(curve, greedy | more, out / "curve.png", title)
+    return more
+
+
+def draw(
+    args: argparse.Namespace,
+    examples: list[Example],
+    as_judged: list[Example],
+    rows: list[dict],
+    select_sizes: list[int],
+    name: str,
+) -> None:
+    """Draw some answers beside their pictures, and write the page."""
+    out = Path(args.output_dir)
+    wrong_first = sorted(range(len(rows)), key=lambda i: (rows[i]["accuracy"], i))
+    places = [*wrong_first[:4], *range(min(4, len(rows)))]
+    shown = min(select_sizes, key=lambda n: abs(n - 3), default=2)
+    sheet = [
+        reporting.sheet_row(examples[i], as_judged[i], rows[i], shown, args.protocol)
+        for i in places
+    ]
+    title = f"{args.model} on {name}: four wrong answers if there are any, then the first four"
+    plots.plot_samples(sheet, out / "samples" / "answers.png", title)
+    report.write(out)
+    print(
+        f"{out}/result.json has the figures, {out}/predictions.jsonl every answer, "
+        f"{out}/samples/answers.png some of them beside their pictures, {out}/report.html all"
+    )
+
+
 def main(args: argparse.Namespace) -> None:
+    out = Path(args.output_dir)
     if args.compare:
-        comparing.compare(args.compare, Path(args.output_dir))
+        comparing.compare(args.compare, out)
         return
     if args.predictions is not None:
         rescore(args)
         return
-    out, written = Path(args.output_dir), Path(args.output_dir) / "predictions.jsonl"
 
     import data
     import lengths
@@ -150,84 +256,55 @@ def main(args: argparse.Namespace) -> None:
     for template in args.templates or ():
         template_of(template)
     bad = BadRecords(args.skip_bad_records)
-    found = tasks.read(args.data, **data.reading(args, bad))
-    examples = data.head(found, args.max_eval_samples)
-    if isinstance(found, list) and len(found) > len(examples):
-        print(
-            f"asking the first {len(examples)} of {len(found)} questions; "
-            f"--max-eval-samples {len(found)} asks them all"
-        )
-    examples = data.check_golds(examples, rewards.check_gold, bad)
-    if args.protocol:  # refused now, not after the model is loaded
-        protocols.judged(examples, args.protocol)
-    N = args.num_samples[-1]
-    sizes = [n for n in args.num_samples if n]
-    if len(sizes) < 2:
-        sizes = range(1, N + 1)
-    select_sizes = [n for n in sizes if n > 1] if args.self_select else []
+    examples = read_questions(args, bad)
     [name] = folders.short_names([args.data]).values()
+    points = points_of(args.num_samples)
+    N = args.num_samples[-1]
+    select_sizes = [n for n in points if n > 1 and args.self_select]
 
-    # 2. the model
+    # 2. the model, and whether all that it is asked fits
     vars(args).update(modeling.resolve(args, needs_training="its answers would be noise"))
     policy, processor = modeling.load_from_args(args)
     args.num_workers = loading.workers(args.num_workers, data.is_toy(args.data), policy.device)
     asker = data.Asker(processor, args.prompt_template, args.system_prompt)
-    sampling = rollout.Sampling(
-        args.max_completion_length, args.temperature, args.top_p, args.top_k
-    )
-    examples = lengths.fitting(asker, examples, args.max_completion_length, bad=bad)
+    room = args.max_completion_length
+    sampling = rollout.Sampling(room, args.temperature, args.top_p, args.top_k)
+    examples = lengths.fitting(asker, examples, room, bad=bad)
     bad.report(out)
-    as_judged = protocols.judged(examples, args.protocol) if args.protocol else examples
-    compared = examples if args.swap or args.shots else []
-    keys = [picture_keys.keys_of(example) for example in compared]
-    shots = ways.shots_of(examples, keys, args.shots, args.seed)
-    questions = ways.Questions(examples, args.prompt_template, bool(args.templates), shots)
+    as_judged = protocols.judged(examples, args.protocol)
+    questions, other_ways = ways.as_flags_say(examples, args)
     asked, bare = questions.put(examples), questions.bare()
-    other_ways = ways.all_ways(
-        questions, keys, (args.templates or [])[1:], args.blind, args.swap, args.shuffle_choices,
-        args.consistency, args.protocol, args.seed,
-    )  # fmt: skip
-    if args.choices_by == "likelihood":
-        ways.must_have_choices(examples)
     judge = judging.make_judge(args, as_judged)
-    ways.must_fit(asker, questions, asked, other_ways, args.max_completion_length)
-    if args.self_select:
-        lengths.check_selections_fit(asked, asker, args.max_completion_length, N)
+    ways.must_fit(asker, questions, asked, other_ways, room)
+    if select_sizes:
+        lengths.check_selections_fit(asked, asker, room, N)
 
     # 3. what is answered already
-    is_kept, resume = written.exists(), args.resume_from_checkpoint is not None
-    if is_kept and not resume:
-        raise UserError(
-            f"{written} holds the answers of an evaluation; add --resume-from-checkpoint to go on "
-            "with it, name another --output-dir, or delete the file to start over"
-        )
-    if resume and not is_kept:
-        print(f"no answers in {out} yet: starting from the beginning")
-    before = read_args(out, ours=True) if is_kept else {}
+    written = out / "predictions.jsonl"
+    before = keeping.flags_of_kept(written, args.resume_from_checkpoint is not None)
     args.run = before.get("run")
     args.model_files = keeping.model_files(args.model)
     label = label_of(args, written)
+    is_kept = written.exists()
     if is_kept:
-        deciding = {name: getattr(args, name) for name in keeping.DECIDING}
-        keeping.check_kept(written, label, before, deciding, [e.id for e in examples])
+        keeping.check_kept(written, label, before, args, [e.id for e in examples])
     write_args(out, args)
-    batch_size = args.eval_batch_size
-    step = max(1, batch_size // max(1, N))
+    step = max(1, args.eval_batch_size // max(1, N))
     saved = Lines(written, label, step, len(examples), fresh=not is_kept)
-    answers = len(examples) * (1 + N + len(other_ways)) * (4 * args.max_completion_length + 500)
-    disk.announce(out, {"answers": answers, "pictures": 500_000})
+    done = len(saved.lines)
+    answers = len(examples) * (1 + N + len(other_ways))
+    disk.announce(out, {"answers": answers * (4 * room + 500), "pictures": 500_000})
     reporting.announce(
         modeling.describe(policy), args.data, args.prompt_template, args.protocol, len(examples), N,
-        args.temperature, args.self_select, [way.name for way in other_ways], len(saved.lines),
+        args.temperature, args.self_select, [way.name for way in other_ways], done,
     )  # fmt: skip
 
     # 4. ask, a batch at a time; every finished batch is on disk
     pictured = tqdm(examples[: kept.MOST_EVALUATED], desc="keep small pictures", leave=False)
     kept.keep_questions(out / "samples" / "questions_answers.jsonl", pictured)
-    done = len(saved.lines)
     interview = asking.Interview(
         policy, asker, asked, other_ways, sampling, N, select_sizes,
-        args.choices_by == "likelihood", batch_size, args.seed, args.num_workers,
+        args.choices_by == "likelihood", args.eval_batch_size, args.seed, args.num_workers,
     )  # fmt: skip
 
     def answer(first: int, end: int) -> list[dict]:
@@ -239,50 +316,15 @@ def main(args: argparse.Namespace) -> None:
         return rows
 
     with interview.prompts_ahead(step, done) as batches:
-        answered = saved.fill(answer, "evaluate")
+        rows = saved.fill(answer, "evaluate")
 
-    # 5. count
-    read = [scoring.as_read(row, args.protocol)["prediction"] for row in answered]
-    result = rewards.summary(read, as_judged)
-    if args.protocol:
-        result |= protocols.totals(answered, args.protocol)
-    mean_length = metrics.mean([r["tokens"] for r in answered])
-    result |= {"data": name, "model": args.model, "mean_length": mean_length}
-    reporting.print_greedy(result)
-    if args.protocol:
-        reporting.print_report(out, result, answered)
-    result |= figures.of_ways(answered, args.protocol)
-    reporting.print_ways(result)
-    curve = [
-        scoring.sampled_scores(answered, as_judged, n, args.protocol)
-        | {"greedy": result["accuracy"]}
-        for n in sizes
-    ]
-    if curve:
-        result |= reporting.curve_figures(curve, N)
-        print(f"with k of the {N} samples: the first k; for pass any k, estimated from all {N}")
-        for point in curve:
-            reporting.print_point(point)
-        disk.write_lines(out / "scaling.jsonl", curve)
-        plots.plot_scaling(curve, result, out / "curve.png", f"{args.model}, {name}")
-    disk.write_json(out / "result.json", result)
+    # 5. count, and let the judge rate
+    result = count(args, rows, as_judged, points, name)
     write = partial(write_lines, written, label=label)
-    judging.judge_all(judge, out, answered, as_judged, args.protocol, result, write)
+    judging.judge_all(judge, out, rows, as_judged, args.protocol, result, write)
 
-    # 6. draw: four wrong answers if there are any, then the first four
-    wrong_first = sorted(range(len(answered)), key=lambda i: (answered[i]["accuracy"], i))
-    shown = min(select_sizes, key=lambda n: abs(n - 3)) if args.self_select else 2
-    rows = [
-        reporting.sheet_row(examples[i], as_judged[i], answered[i], shown, args.protocol)
-        for i in [*wrong_first[:4], *range(min(4, len(answered)))]
-    ]
-    title = f"{args.model} on {name}: four wrong answers if there are any, then the first four"
-    plots.plot_samples(rows, out / "samples" / "answers.png", title)
-    report.write(out)
-    print(
-        f"{out}/result.json has the figures, {written} every answer, "
-        f"{out}/samples/answers.png some of them beside their pictures, {out}/report.html all"
-    )
+    # 6. draw four wrong answers if there are any, then the first four
+    draw(args, examples, as_judged, rows, select_sizes, name)
 
 
 if __name__ == "__main__":

@@ -86,30 +86,8 @@ def add_question_flags(g: flags.Group) -> None:
 def add_rollout_flags(g: flags.Group) -> None:
     """How the answers are drawn."""
     g.add_common("--num-generations", type=flags.int_from_1, default=1, help="G, answers to sample")
-    g.add_common(
-        "--max-completion-length",
-        type=flags.int_from_1,
-        default=512,
-        help="tokens of a completion at most",
-    )
-    g.add_common(
-        "--temperature",
-        type=flags.not_negative,
-        default=0.0,
-        help="sampling temperature; 0: greedy",
-    )
-    g.add_argument(
-        "--top-p",
-        type=flags.share,
-        default=1.0,
-        help="sample among the likeliest tokens that make up this mass; 1: all",
-    )
-    g.add_argument(
-        "--top-k",
-        type=flags.int_from_0,
-        default=0,
-        help="sample among this many likeliest tokens; 0: all",
-    )
+    how = "sampling temperature; 0: greedy"
+    flags.add_sampling_flags(g, 512, 0.0, top_p=1.0, top_k=0, temperature_help=how)
     g.add_argument(
         "--seed",
         type=flags.int_from_0,

@@ -20,7 +20,6 @@ import argparse
 import os
 import shutil
 import tempfile
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,7 +30,7 @@ import adapters
 import families
 import graft
 import logps
-from plumbing import checkpoint_files, disk, fields, loaded, rundir, running
+from plumbing import checkpoint_files, disk, loaded, rundir, running
 from plumbing.device import dtype_name, pick_device, pick_dtype
 from plumbing.errors import UserError
 from plumbing.find_model import locate, must_not_overwrite
@@ -248,40 +247,17 @@ def from_pretrained(
 
     UserError if it cannot be loaded, and if weights are missing: no random ones stand in.
     """
-    from huggingface_hub.errors import StrictDataclassError
-    from safetensors import SafetensorError
-
     # Mismatches are reported below, by name.
     options = dict(dtype=dtype, attn_implementation="sdpa", ignore_mismatched_sizes=True)
     if quant == "nf4":
         options["device_map"] = {"": device}
         options["quantization_config"] = four_bit_config(family.keep_unquantised, dtype)
         loaded.say_what_stays(directory, dtype)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            model, report = family.model_class().from_pretrained(
-                directory, output_loading_info=True, **options
-            )
-    except torch.OutOfMemoryError:
-        raise
-    except (
-        OSError,
-        ValueError,
-        RuntimeError,
-        KeyError,
-        ImportError,
-        TypeError,
-        AttributeError,
-        SafetensorError,
-        StrictDataclassError,
-    ) as error:  # only transformers raises here
-        if disk.is_the_machines(error):
-            raise
-        raise UserError(
-            f"{directory} cannot be loaded as {family.name} ({fields.first_line(error)}); "
-            "fetch or save the checkpoint again"
-        ) from None
+    what = f"{directory} cannot be loaded as {family.name}"
+    with loaded.refusing(what, "fetch or save the checkpoint again"):
+        model, report = family.model_class().from_pretrained(
+            directory, output_loading_info=True, **options
+        )
     model.family = family
     loaded.check_report(directory, model, report)
     if quant == "none":

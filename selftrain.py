@@ -48,7 +48,8 @@ import rewards
 import rollout
 import tasks
 import update
-from heldout import Evaluation, check_protocol, draw, evaluate_all, with_answers
+from evaluating.golds import check_protocol, with_answers
+from evaluating.heldout import Evaluation, draw, evaluate_all
 from plumbing import disk, flags, iterations, loading, records, running
 from plumbing.arguments import flag, flags_given, label_of, write_args
 from plumbing.bad_records import BadRecords

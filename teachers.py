@@ -18,7 +18,6 @@ if __name__ == "__main__":
 import argparse
 import re
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,7 +31,7 @@ import families
 import model
 import rollout
 import served
-from plumbing import disk, fields, flags, loading, running, teacher_flags, templates
+from plumbing import fields, flags, loaded, loading, running, teacher_flags, templates
 from plumbing.device import dtype_name, pick_device, pick_dtype
 from plumbing.errors import UserError
 from plumbing.find_model import fetch, looks_local
@@ -259,20 +258,10 @@ def load_text_model(
     if quant == "nf4":
         options["device_map"] = {"": device}
         options["quantization_config"] = model.four_bit_config(["lm_head"], dtype)
-    try:
+    what = f"{directory} cannot be loaded as a language model"
+    with loaded.refusing(what, "fetch or save the checkpoint again"):
         tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            policy, report = AutoModelForCausalLM.from_pretrained(directory, **options)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:  # the two loaders and their file formats raise some twenty types
-        if disk.is_the_machines(error):
-            raise
-        raise UserError(
-            f"{directory} cannot be loaded as a language model ({fields.first_line(error)}); "
-            "fetch or save the checkpoint again"
-        ) from None
+        policy, report = AutoModelForCausalLM.from_pretrained(directory, **options)
     if report["missing_keys"]:
         some = ", ".join(sorted(report["missing_keys"])[:2])
         raise UserError(f"{directory} lacks the weights {some}; fetch the checkpoint again")

@@ -46,7 +46,7 @@ import rewards
 import rollout
 import tasks
 import update
-from heldout import with_answers
+from evaluating.golds import with_answers
 from plumbing import device, disk, flags, loading, plots, ranks, report, results, rundir, running
 from plumbing.bad_records import BadRecords
 from plumbing.errors import UserError

@@ -6,5 +6,5 @@ filters      text -> verdict: is the answer right, is there a leak, what did the
 replies      the file of a stage, which is taken up where it ended
 formats      the records that are written, and their schemas
 documents    records of a text and its pages, for --mode qa
-planted      a teacher for the toy sets that knows the scene, and errs as it is told to
+toy_teacher  a teacher for the toy sets that knows the scene
 """

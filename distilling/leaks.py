@@ -5,7 +5,7 @@ r"""Find talk of what a teacher was given in words: a description, or the answer
 It is a list of phrases, one a line: regular expressions in which a word of SLOTS stands for many.
 What stands in a picture is no leak: a caption at its bottom, a sign that says something.
 A list finds what its writer has thought of: docs/distill.md says how much that is. The judge, who
-is asked the same, is there for the rest. sentences.py has examples of both kinds.
+is asked the same, is there for the rest. recipes/leak_sentences.py has examples of both kinds.
 """
 
 import re

@@ -1,4 +1,9 @@
-"""Parts of evaluate.py:
+"""How a policy is measured. While it trains (selftrain.py, train_dpo.py, train_sft.py):
+
+golds        which held-out questions can be measured
+heldout      a policy's answers to them: Test@1, majority, pass@N, self-select
+
+By evaluate.py:
 
 options      its flags, and which do not go together
 ways         how the questions are put: as they lead, and changed in one respect

@@ -13,7 +13,7 @@ from pathlib import Path
 from PIL import Image
 
 from evaluating.keeping import DECIDING
-from grading import paired
+from grading import clusters, paired
 from plumbing import disk, plots
 from plumbing.arguments import read_args
 from plumbing.errors import UserError
@@ -108,7 +108,7 @@ def first_alone(rows: list[dict], others: Counter, name: str) -> str:
 def pictures_of(pairs: list[tuple[dict, dict]]) -> list:
     """Say which picture each question is about; one without a picture is by itself."""
     found = [before.get("picture") or after.get("picture") for before, after in pairs]
-    return [picture or number for number, picture in enumerate(found)]
+    return clusters.pictures_of([{"picture": picture} for picture in found])
 
 
 def differing_flags(runs: Sequence[str]) -> list[str]:
@@ -126,15 +126,15 @@ def differing_flags(runs: Sequence[str]) -> list[str]:
 def compare(runs: Sequence[str], out: Path) -> None:
     """Compare two runs: write, draw and print it. Refused is before anything is written."""
     pairs = matched(*map(answers_of, runs), runs)
-    clusters = pictures_of(pairs)
+    pictures = pictures_of(pairs)
     compared = {}
     for name in SCORES:
         both = [n for n, pair in enumerate(pairs) if all(row.get(name) is not None for row in pair)]
         if both:
             a, b = ([pairs[n][side][name] for n in both] for side in (0, 1))
-            compared[name] = paired.compare(a, b, [clusters[n] for n in both])
+            compared[name] = paired.compare(a, b, [pictures[n] for n in both])
     result = {"a": str(runs[0]), "b": str(runs[1]), "flags": differing_flags(runs)}
-    result |= {name: paired.known(found._asdict()) for name, found in compared.items()}
+    result |= {name: clusters.known(found._asdict()) for name, found in compared.items()}
     differ = [pair for pair in pairs if pair[0]["accuracy"] != pair[1]["accuracy"]]
     disk.make_writable(out)
     disk.write_json(out / "result.json", result)

@@ -1,7 +1,7 @@
 """Count what the other ways to ask say about an evaluation's accuracy, from predictions.jsonl.
 
 Each difference is paired, the same questions in both ways, and is the leading accuracy minus the
-other; its 95 % interval is a paired bootstrap's.
+other; its 95 % interval is a paired bootstrap's, which draws whole pictures.
 """
 
 from collections import Counter
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from evaluating.scoring import as_read, chosen_place, rule_of
-from grading import metrics
+from grading import clusters, metrics
 from tasks.option_orders import ORDER
 
 
@@ -32,20 +32,28 @@ def of_ways(rows: Sequence[dict], protocol: str | None = None) -> dict[str, floa
 def of_way(name: str, both: Sequence[tuple[dict, dict]]) -> dict[str, float]:
     """Compare one way with the leading one. both: (a line, its part about this way)."""
     marks = [part["accuracy"] for _, part in both]
-    figures = paired(name, [row["accuracy"] for row, _ in both], marks)
+    figures = paired(name, [row for row, _ in both], marks)
     figures[f"{name}/same_answer"] = metrics.mean([part["same"] for _, part in both])
     figures[f"{name}/unreadable"] = metrics.mean([part["read"] is None for _, part in both])
     figures[f"{name}/mean_length"] = metrics.mean([part["tokens"] for _, part in both])
     return figures
 
 
-def paired(name: str, leading: list[float], marks: list[float]) -> dict[str, float]:
-    """Return accuracy, n and difference of some marks, each with its interval."""
+def paired(name: str, rows: list[dict], marks: list[float]) -> dict[str, float | None]:
+    """Return accuracy, n and difference of the rows' marks in one way, each with its interval.
+
+    None for the interval of a difference whose questions are all about one picture.
+    """
     share = metrics.share("accuracy", sum(marks), len(marks))
-    low, high = metrics.bootstrap_difference(leading, marks)
-    ends = {"difference_low": low, "difference_high": high}
-    difference = {"difference": metrics.mean(leading) - metrics.mean(marks)} | ends
-    return {f"{name}/{key}": value for key, value in (share | difference).items()}
+    differences = [row["accuracy"] - mark for row, mark in zip(rows, marks)]
+    low, high = clusters.bootstrap(differences, clusters.pictures_of(rows))
+    difference = {
+        "difference": metrics.mean(differences),
+        "difference_low": low,
+        "difference_high": high,
+    }
+    figures = share | clusters.known(difference)
+    return {f"{name}/{key}": value for key, value in figures.items()}
 
 
 # --- options ---
@@ -62,7 +70,6 @@ def of_orders(rows: Sequence[dict], protocol: str | None) -> dict[str, float]:
     letter A/chosen: how often it is chosen, of the answers that name an option.
     """
     shuffled = [row for row in rows if orders_in(row)]
-    leading = [row["accuracy"] for row in shuffled]
     means, every, flips, answers = [], [], [], []
     for row in shuffled:
         as_written, *others = own = answers_of(row, protocol)
@@ -72,7 +79,7 @@ def of_orders(rows: Sequence[dict], protocol: str | None) -> dict[str, float]:
         if as_written.chosen is not None:
             flips += [chosen != as_written.chosen for chosen in named]
         answers += own
-    figures = paired("shuffled", leading, means)
+    figures = paired("shuffled", shuffled, means)
     figures["shuffled/every_order"] = metrics.mean(every)
     figures["shuffled/flips"] = sum(flips) / max(1, len(flips))
     return figures | by_letter(answers)
@@ -130,5 +137,5 @@ def of_likelihoods(rows: Sequence[dict]) -> dict[str, float]:
             golds = [chosen_place(row["answer"], row["choices"]) for row in both]
             chosen = [row["likelihood"][kind]["chosen"] for row in both]
             marks = [float(option == gold) for option, gold in zip(chosen, golds)]
-            figures |= paired(f"likelihood by {kind}", [r["accuracy"] for r in both], marks)
+            figures |= paired(f"likelihood by {kind}", both, marks)
     return figures

@@ -12,7 +12,7 @@ from pathlib import Path
 from distilling import asking
 from distilling.stages import Request
 from evaluating.scoring import as_read, rule_of
-from grading import lave, metrics, paired
+from grading import clusters, lave, metrics
 from grading.metrics import mean
 from plumbing import disk
 from plumbing.errors import UserError
@@ -169,11 +169,11 @@ def figures(rows: Sequence[dict], name: str) -> dict:
         found["lave_original"] = mean([lave.score_original(reply) for reply in replies])
     if rated:
         scores = [row["lave"] for row in rated]
-        pictures = [row.get("picture") or number for number, row in enumerate(rated)]
+        pictures = clusters.pictures_of(rated)
         found["lave"] = mean(scores)
-        found["lave_low"], found["lave_high"] = paired.bootstrap(scores, pictures)
+        found["lave_low"], found["lave_high"] = clusters.bootstrap(scores, pictures)
         found["lave_rule"] = mean([row["accuracy"] for row in rated])
-    return paired.known(found)
+    return clusters.known(found)
 
 
 # --- what a protocol's authors ask ---

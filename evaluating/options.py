@@ -37,30 +37,8 @@ def add_rollout_flags(g: flags.Group) -> None:
         action="store_true",
         help="show the model the first samples and ask which is right, at each point of the curves",
     )
-    g.add_common(
-        "--max-completion-length",
-        type=flags.int_from_1,
-        default=512,
-        help="tokens of a completion at most",
-    )
-    g.add_common(
-        "--temperature",
-        type=flags.not_negative,
-        default=1.0,
-        help="of the N samples; the greedy answer has none",
-    )
-    g.add_argument(
-        "--top-p",
-        type=flags.share,
-        default=1.0,
-        help="sample among the likeliest tokens that make up this mass; 1: all",
-    )
-    g.add_argument(
-        "--top-k",
-        type=flags.int_from_0,
-        default=0,
-        help="sample among this many likeliest tokens; 0: all",
-    )
+    how = "of the N samples; the greedy answer has none"
+    flags.add_sampling_flags(g, 512, 1.0, top_p=1.0, top_k=0, temperature_help=how)
     g.add_common("--seed", type=flags.int_from_0, default=0, help="of the sampling")
 
 

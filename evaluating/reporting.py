@@ -54,6 +54,12 @@ def print_report(out: Path, result: dict, rows: list[dict]) -> None:
         )
 
 
+def interval(figures: dict, name: str) -> str:
+    """Write the interval of a difference."""
+    low, high = figures[f"{name}_low"], figures[f"{name}_high"]
+    return "unknown: all about one picture" if low is None else f"{low:+.3f} to {high:+.3f}"
+
+
 def print_point(point: dict) -> None:
     """Print the line of one point of the curves."""
     selected = gain = ""
@@ -62,7 +68,7 @@ def print_point(point: dict) -> None:
     if "self_select_gain" in point:
         gain = (
             f"; self-select over majority {point['self_select_gain']:+.3f}, 95 % interval "
-            f"{point['self_select_gain_low']:+.3f} to {point['self_select_gain_high']:+.3f}; "
+            f"{interval(point, 'self_select_gain')}; "
             f"{point['self_select_fell_back']:.1%} of the selections fell back on the majority"
         )
     print(
@@ -157,8 +163,8 @@ def way_in_words(figures: dict[str, float], name: str) -> str:
 
     line = (
         f"{of('accuracy'):.3f} ({of('accuracy_low'):.3f} to {of('accuracy_high'):.3f}), "
-        f"difference {of('difference'):+.3f} ({of('difference_low'):+.3f} to "
-        f"{of('difference_high'):+.3f}), n {of('n')}"
+        f"difference {of('difference'):+.3f} ({interval(figures, f'{name}/difference')}), "
+        f"n {of('n')}"
     )
     if f"{name}/same_answer" in figures:
         line += (

@@ -4,6 +4,7 @@ Each is the same questions, changed in one respect. A question that cannot be ch
 one without choices, is not asked in that way.
 """
 
+from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ import lengths
 from data import Asker
 from evaluating import partners
 from plumbing.errors import UserError
-from tasks import changed, option_orders, prompts, protocols
+from tasks import changed, option_orders, picture_keys, prompts, protocols
 from tasks.example import Example
 
 
@@ -78,31 +79,27 @@ class Questions:
         return [name in prompts.ASKS_BARE for name in named]
 
 
-def all_ways(
-    questions: Questions,
-    keys: list[list[str]],
-    templates: Sequence[str],
-    is_blind: bool,
-    is_swapped: bool,
-    orders_of_choices: int,
-    consistency: bool,
-    protocol: str | None,
-    seed: int,
-) -> list[Way]:
-    """List the ways that the flags ask for. UserError for one that fits no question.
+def as_flags_say(examples: list[Example], args: Namespace) -> tuple[Questions, list[Way]]:
+    """Return how the questions lead, and all other ways that the flags ask for.
 
-    keys: of each question's pictures. templates: those besides the leading one.
+    UserError for a way that fits no question.
     """
-    ways = list(in_templates(questions, templates))
-    if is_blind:
+    compared = examples if args.swap or args.shots else []
+    keys = [picture_keys.keys_of(example) for example in compared]
+    shots = shots_of(examples, keys, args.shots, args.seed)
+    questions = Questions(examples, args.prompt_template, bool(args.templates), shots)
+    ways = list(in_templates(questions, (args.templates or [])[1:]))
+    if args.blind:
         ways.append(blind(questions))
-    if is_swapped:
-        ways.append(swap(questions, keys, seed))
-    if consistency:
+    if args.swap:
+        ways.append(swap(questions, keys, args.seed))
+    if args.consistency:
         ways += small_changes(questions)
-    ways += orders(questions, orders_of_choices, protocol, seed)
+    ways += orders(questions, args.shuffle_choices, args.protocol, args.seed)
     must_be_asked(ways)
-    return ways
+    if args.choices_by == "likelihood":
+        must_have_choices(examples)
+    return questions, ways
 
 
 def must_fit(
@@ -192,9 +189,9 @@ def orders(questions: Questions, count: int, protocol: str | None, seed: int) ->
 
 
 def scored_by(protocol: str | None, example: Example | None) -> Example | None:
-    """Make a question one that the protocol scores, if there is a protocol and a question."""
-    if not protocol or example is None:
-        return example
+    """Make a question, if there is one, one that the protocol scores."""
+    if example is None:
+        return None
     [judged] = protocols.judged([example], protocol)
     return judged
 

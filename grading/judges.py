@@ -1,12 +1,11 @@
 """Judges that are models: a reward checkpoint."""
 
 import os
-import warnings
 from collections.abc import Iterable
 
 import torch
 
-from plumbing import disk, fields, templates
+from plumbing import loaded, templates
 from plumbing.errors import UserError
 
 
@@ -84,21 +83,12 @@ def load_classifier(name: str, where: str, dtype: torch.dtype) -> tuple:
     """Load (tokenizer, model, names of weights that it lacks). UserError if that fails."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    try:
+    what = f"{where} cannot be loaded as a sequence classifier"
+    with loaded.refusing(what, "name a reward, or a checkpoint with its tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            model, report = AutoModelForSequenceClassification.from_pretrained(
-                name, dtype=dtype, output_loading_info=True, trust_remote_code=False
-            )
-    # The hub client, the two loaders and their file formats raise some twenty types.
-    except Exception as error:
-        if disk.is_the_machines(error):
-            raise
-        raise UserError(
-            f"{where} cannot be loaded as a sequence classifier ({fields.first_line(error)}); "
-            "name a reward, or a checkpoint with its tokenizer"
-        ) from None
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            name, dtype=dtype, output_loading_info=True, trust_remote_code=False
+        )
     return tokenizer, model, report["missing_keys"]
 
 

@@ -3,9 +3,10 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 from grading.answers import extract_answer, match_answer, normalize_answer
+from grading.clusters import bootstrap, known, pictures_of
 
 Read = Callable[[str], str | None]  # completion -> its answer, or None
 
@@ -36,31 +37,6 @@ def share(name: str, right: float, n: int) -> dict[str, float]:
     """Return {name: right / n, "n": n, name_low, name_high}, the last two Wilson's."""
     low, high = wilson(right, n)
     return {name: right / max(1, n), "n": n, f"{name}_low": low, f"{name}_high": high}
-
-
-def bootstrap_difference(
-    a: Sequence[float], b: Sequence[float], seed: int = 0, resamples: int = 10_000
-) -> tuple[float, float]:
-    """Return the 95 % interval of mean(a) - mean(b), paired (percentile bootstrap, Efron 1979).
-
-    a, b: two scores of each of n questions, which are drawn anew with replacement.
-    (0, 0) for n = 0. ValueError for lists of different lengths.
-    """
-    import numpy
-
-    if len(a) != len(b):
-        raise ValueError(
-            f"a paired difference needs two scores of each question, got {len(a)} and {len(b)}"
-        )
-    if not a:
-        return 0.0, 0.0
-    # Only how often each difference is drawn matters, and these numbers are multinomial.
-    differences = numpy.asarray(a, dtype=float) - numpy.asarray(b, dtype=float)
-    values, times = numpy.unique(differences, return_counts=True)
-    rng = numpy.random.default_rng(seed)
-    drawn = rng.multinomial(len(a), times / len(a), size=resamples)  # (resamples, values)
-    low, high = numpy.quantile(drawn @ values / len(a), [0.025, 0.975])
-    return float(low), float(high)
 
 
 # --- many answers to one question ---
@@ -194,7 +170,8 @@ def sampled_scores(
             how = [way for _, way in picks]
             pair = shares["self_select@k"], shares["majority@k"]
             good = [sum(row[:n]) for row in marks]
-            more |= selection_figures(*pair, how, readable, good, n, seed)
+            pictures = pictures_of(records)
+            more |= selection_figures(*pair, how, readable, good, pictures, n, seed)
     point = {"step": n}
     for name, values in shares.items():
         low, high = wilson(sum(values), len(values))
@@ -208,17 +185,20 @@ def selection_figures(
     how: list[str],
     readable: list[bool],
     good: list[float],
+    pictures: list[Hashable],
     n: int,
     seed: int = 0,
 ) -> dict:
     """Compare self-select with the majority, and say where it failed.
 
     selected, voted: their scores. how: as `select` says. good: right ones of the n candidates.
-    self_select_gain, _low, _high: the difference, and its 95 % interval (paired bootstrap).
+    self_select_gain, _low, _high: the difference, and its 95 % interval (paired bootstrap, by
+    picture; None of a single one).
     self_select_unreadable, _not_a_candidate, _fell_back: shares of the selections.
     self_select_by: {what stood in the prompt: {accuracy, n}}.
     """
-    low, high = bootstrap_difference(selected, voted, seed)
+    gains = [chosen - common for chosen, common in zip(selected, voted)]
+    low, high = bootstrap(gains, pictures, seed)
     missed = [way != "selected" and could for way, could in zip(how, readable)]
     groups = {
         "some right": [count > 0 for count in good],
@@ -230,10 +210,8 @@ def selection_figures(
         scores = [score for score, member in zip(selected, members) if member]
         if scores:
             by[name] = {"accuracy": mean(scores), "n": len(scores)}
-    return {
-        "self_select_gain": mean(selected) - mean(voted),
-        "self_select_gain_low": low,
-        "self_select_gain_high": high,
+    gain = {"gain": mean(gains), "gain_low": low, "gain_high": high}
+    return known({f"self_select_{name}": value for name, value in gain.items()}) | {
         "self_select_unreadable": mean([not could for could in readable]),
         "self_select_not_a_candidate": mean(missed),
         "self_select_fell_back": mean([way == "majority" for way in how]),

@@ -8,10 +8,10 @@ import math
 from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
+from grading.clusters import bootstrap, by_cluster
 from grading.metrics import mean
 
-RESAMPLES = 10_000
-FEW = 50  # clusters: of fewer the bootstrap's interval is too narrow (docs/evaluation.md)
+FEW = 50  # clusters: of fewer the bootstrap's interval is too narrow (docs/traps.md)
 
 
 class Comparison(NamedTuple):
@@ -96,41 +96,3 @@ def clustered_error(values: Sequence[float], clusters: Sequence[Hashable]) -> fl
         return math.nan
     squares = sum(total * total for total, _ in sums)
     return math.sqrt(squares * G / (G - 1)) / len(values)
-
-
-def bootstrap(
-    values: Sequence[float], clusters: Sequence[Hashable], seed: int = 0
-) -> tuple[float, float]:
-    """Return the 95 % interval of a mean, whole clusters drawn anew (percentile bootstrap).
-
-    NaN of a single cluster, as in clustered_error.
-    """
-    import numpy
-
-    # Only how often each (sum, size) is drawn matters, and these numbers are multinomial.
-    sums = by_cluster(values, clusters)
-    if len(sums) < 2:
-        return math.nan, math.nan
-    kinds, times = numpy.unique(sums, axis=0, return_counts=True)
-    rng = numpy.random.default_rng(seed)
-    share = times / times.sum()
-    means = []
-    for _ in range(RESAMPLES // 100):  # in parts: a row has as many numbers as there are kinds
-        drawn = rng.multinomial(times.sum(), share, size=100)  # (100, kinds)
-        means.append(drawn @ kinds[:, 0] / (drawn @ kinds[:, 1]))
-    low, high = numpy.quantile(numpy.concatenate(means), [0.025, 0.975])
-    return float(low), float(high)
-
-
-def known(figures: dict) -> dict:
-    """Write NaN as None: JSON has none."""
-    return {name: None if value != value else value for name, value in figures.items()}
-
-
-def by_cluster(values: Sequence[float], clusters: Sequence[Hashable]) -> list[tuple[float, int]]:
-    """Add up the values of each cluster: [(their sum, how many)]."""
-    sums = {}
-    for value, cluster in zip(values, clusters):
-        total, size = sums.get(cluster, (0.0, 0))
-        sums[cluster] = (total + value, size + 1)
-    return list(sums.values())

@@ -546,4 +546,4 @@ for name, policy in (("A", model_a), ("C", model_c)):
 # - Idefics3, [arXiv:2408.12637](https://arxiv.org/abs/2408.12637): the authors look for the
 #   benchmarks in their own training data.
 # - In this repository: `evaluate.py --blind` and `--swap`, `python -m tasks.contamination`, and
-#   [docs/evaluation.md](../docs/evaluation.md).
+#   [docs/traps.md](../docs/traps.md).

@@ -435,26 +435,33 @@ def add_output_flags(parser: Parser) -> Group:
     return g
 
 
-def add_sampling_flags(g: Group) -> None:
-    """How self-training samples; R3V's values."""
+def add_sampling_flags(
+    g: Group,
+    max_completion_length: int = 384,
+    temperature: float = 0.9,
+    top_p: float = 0.95,
+    top_k: int = 50,
+    temperature_help: str = "sampling temperature",
+) -> None:
+    """How completions are sampled, by default with R3V's values."""
     g.add_common(
         "--max-completion-length",
         type=int_from_1,
-        default=384,
-        help="tokens of a sampled completion at most",
+        default=max_completion_length,
+        help="tokens of a completion at most",
     )
-    g.add_common("--temperature", type=not_negative, default=0.9, help="sampling temperature")
+    g.add_common("--temperature", type=not_negative, default=temperature, help=temperature_help)
     g.add_argument(
         "--top-p",
         type=share,
-        default=0.95,
-        help="sample among the likeliest tokens that make up this mass",
+        default=top_p,
+        help="sample among the likeliest tokens that make up this mass; 1: all",
     )
     g.add_argument(
         "--top-k",
         type=int_from_0,
-        default=50,
-        help="sample among this many likeliest tokens, 0: all",
+        default=top_k,
+        help="sample among this many likeliest tokens; 0: all",
     )
 
 

@@ -8,7 +8,7 @@
                 reference.jsonl     the reference's log-probs of its pairs (update.py)
                 checkpoint-STEP/    training that has not ended (update.train)
                 trained.json        steps and rows; the model here is the result
-                eval_N_*.jsonl      the answers of an evaluation (heldout.py)
+                eval_N_*.jsonl      the answers of an evaluation (evaluating/heldout.py)
                 result.json         all metrics: the iteration is finished
 
 A killed run goes on in the first iteration without result.json. Samples, log-probs, checkpoints

@@ -1,17 +1,38 @@
 """Whether a model was loaded as its checkpoint and the flags say."""
 
+import contextlib
 import math
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
-from plumbing import checkpoint_files
+from plumbing import checkpoint_files, disk, fields
 from plumbing.device import dtype_name
 from plumbing.errors import UserError
 from plumbing.weights import read_weights
 
 NF4_BITS = 4.127  # of a weight, with double quantisation (QLoRA, arXiv:2305.14314, section 3)
 IN_4_BITS = "model.language_model.layers."  # where nf4 layers may lie
+
+
+@contextlib.contextmanager
+def refusing(what: str, remedy: str) -> Iterator[None]:
+    """Turn what another library raises while it loads a checkpoint into a UserError, in quiet.
+
+    "`what` (its own words); `remedy`". Where memory runs out, no checkpoint is at fault.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except (UserError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # the loaders and their file formats raise some twenty types
+        if disk.is_the_machines(error):
+            raise
+        raise UserError(f"{what} ({fields.first_line(error)}); {remedy}") from None
 
 
 def check_report(directory: str | Path, model, report: dict) -> None:

@@ -4,7 +4,7 @@
 
 1,000 right worked answers about drawn scenes of `count` and `spatial`. A quarter each gets a leak,
 a wrong answer and an object that is not there; the last quarter gets what only looks like one of
-these (distilling/planted.py). Every filter then sees all 1,000. Writes result.json and the misses.
+these (recipes/planted.py). Every filter then sees all 1,000. Writes result.json and the misses.
 """
 
 import argparse
@@ -16,9 +16,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import data
 import tasks
-from distilling import filters, leaks, planted, sentences, stages
+from distilling import filters, leaks, stages
 from grading import metrics
 from plumbing import disk, flags, running
+from recipes import leak_sentences, planted
 from tasks.example import Example
 
 
@@ -78,9 +79,9 @@ def measure_traces(number: int, seed: int) -> tuple[dict, list[dict]]:
 def measure_sentences() -> dict:
     """Ask the filter for leaks about each sentence by itself, seen and unseen."""
     rows = {}
-    for group in sentences.LEAKS:
-        told = [(text, True) for text in sentences.LEAKS[group]]
-        told += [(text, False) for text in sentences.INNOCENT[group]]
+    for group in leak_sentences.LEAKS:
+        told = [(text, True) for text in leak_sentences.LEAKS[group]]
+        told += [(text, False) for text in leak_sentences.INNOCENT[group]]
         found = [bool(leaks.find(text)) for text, _ in told]
         rows[f"leak, sentences {group}"] = counted([truth for _, truth in told], found)
     return rows

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The traps of docs/evaluation.md, measured on checkpoints that answer `count`.
+# The traps of docs/traps.md, measured on checkpoints that answer `count`.
 #
 #     bash recipes/traps.sh runs/traps checkpoints/count runs/demo    # goes on after a stop
 set -euo pipefail

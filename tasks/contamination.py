@@ -58,7 +58,7 @@ OPENED = 512  # pictures kept open while pairs are compared
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    p = flags.Parser(__doc__, "python -m tasks.contamination", "evaluation.md")
+    p = flags.Parser(__doc__, "python -m tasks.contamination", "traps.md")
     g = p.add_argument_group("data")
     g.add_argument("train", metavar="TRAIN", help="what is trained on")
     g.add_argument("eval", metavar="EVAL", help="what is evaluated on")

@@ -11,7 +11,7 @@ from plumbing.text import short
 from tasks import choice_forms, image_fields, record_fields, worked_answers
 from tasks.record_fields import NUMBER_OR_TEXT
 
-# A record may have several of these, which must agree. The first is taken.
+# Where a gold may be. A question may have several of these, which must agree; the first is taken.
 KEYS = (
     *record_fields.ANSWER_KEYS,
     *("gt", "gt_answer", "correct_answer", "correct_choice", "correct_option"),
@@ -19,6 +19,8 @@ KEYS = (
 )
 PLACE_KEYS = ("answer_idx", "answer_index", "correct_choice_idx")  # counted from 0, or a letter
 LESSER_KEYS = ("answers", "label")  # read where there is none of the others
+OF_PAIRS = (*record_fields.ANSWER_KEYS, "answer_gt")  # of preference pairs; the last is MMPR's
+OF_OUTPUTS = ("ground_truth", "gold", "gt", "label", "solution")  # of saved outputs, after `answer`
 # Names of other keys that may hold the gold.
 SEEMS_GOLD = re.compile(
     r"(?:final|short|full|direct|gold|golden|correct|right|true|reference|expected|target)?"

@@ -10,13 +10,13 @@ import re
 import rewards
 from grading.boxes import parse_boxes, to_pixels
 from grading.tags import last_answer
-from tasks import box_fields
+from tasks import box_fields, gold_keys
 from tasks.example import Example
 from tasks.protocol import Protocol
 
 ALIASES = {  # other names under which saved outputs have these fields
     "prediction": ("model_output", "output", "response", "completion", "generated_text", "pred"),
-    "answer": ("ground_truth", "gold", "gt", "label", "solution"),
+    "answer": gold_keys.OF_OUTPUTS,
     "question": ("problem", "query", "prompt"),
     "id": ("question_id", "pid", "idx", "image_path", "image"),
     "category": ("class", "class_name"),

@@ -11,6 +11,7 @@ from plumbing.errors import UserError
 from plumbing.text import short
 from tasks import (
     folders,
+    gold_keys,
     hub,
     image_fields,
     json_records,
@@ -26,7 +27,6 @@ from tasks.option_texts import with_choices
 from tasks.stored import Store
 
 PROMPT_KEYS = ("prompt", "conversations", "messages", *record_fields.QUESTION_KEYS)
-ANSWER_KEYS = (*record_fields.ANSWER_KEYS, "answer_gt")  # the last is MMPR's
 REPLIES = ("chosen", "rejected")
 OTHER_KEYS = ("choices", "id", "idx", "task", "video", "system", "history", "boxes")
 SWIFT_KEYS = ("rejected_response", "rejected_messages")  # ms-swift's
@@ -206,7 +206,7 @@ def to_pair(
         record, "idx", where
     )
     meta = record_fields.without(
-        record, *record_fields.IMAGE_KEYS, *PROMPT_KEYS, *ANSWER_KEYS, *REPLIES, *OTHER_KEYS
+        record, *record_fields.IMAGE_KEYS, *PROMPT_KEYS, *gold_keys.OF_PAIRS, *REPLIES, *OTHER_KEYS
     )
     meta["prompt_template"] = "none"  # the responses answer this prompt as it stands
     example = Example(
@@ -366,7 +366,9 @@ def images_of_pair(record: dict, key: str | None, embedded: list, where: str) ->
 
 def answer_of(record: dict, where: str) -> str:
     """Read the gold answer, which a pair may have; "" if it has none."""
-    given = [record[key] for key in ANSWER_KEYS if isinstance(record.get(key), (str, int, float))]
+    given = [
+        record[key] for key in gold_keys.OF_PAIRS if isinstance(record.get(key), (str, int, float))
+    ]
     answer = str(given[0]).strip() if given else ""
     record_fields.must_be_whole(answer, "answer", where)
     return answer

@@ -73,8 +73,13 @@ def names_its_classes(example: Example, protocol: Protocol) -> bool:
     return bool(boxes) and all(box["label"] for box in boxes)
 
 
-def judged(examples: list[Example], protocol: str) -> list[Example]:
-    """Make examples of a data set ones that the protocol scores. UserError if it cannot."""
+def judged(examples: list[Example], protocol: str | None) -> list[Example]:
+    """Make examples of a data set ones that the protocol scores. UserError if it cannot.
+
+    Without a protocol they stay.
+    """
+    if not protocol:
+        return examples
     records = []
     for example in examples:
         record = {

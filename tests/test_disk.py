@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from plumbing import disk, records
+from plumbing import disk, loaded, records
 from plumbing.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,7 +45,7 @@ def test_a_limit_on_file_sizes_is_said_in_one_sentence(tmp_path, name):
 import resource, sys
 sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
 import test_disk
-from plumbing import disk, records
+from plumbing import disk, loaded, records
 resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
 try:
     with disk.writing("the thing", 40000):
@@ -115,6 +115,19 @@ def test_what_ran_out_is_not_damage():
         assert disk.is_the_machines(error)
     for error in (ValueError("bad"), OSError(errno.ENOENT, ""), RuntimeError("wrong shape")):
         assert not disk.is_the_machines(error)
+
+
+def test_what_a_library_raises_while_it_loads_becomes_one_sentence():
+    for error in (KeyError("wte"), AssertionError("odd"), RuntimeError("wrong shape\nand more")):
+        with pytest.raises(UserError) as refused, loaded.refusing("x cannot be loaded", "fetch it"):
+            raise error
+        words = str(error).partition("\n")[0]
+        assert str(refused.value) == f"x cannot be loaded ({words}); fetch it"
+    ours, full = UserError("its own sentence"), torch.OutOfMemoryError("CUDA out of memory")
+    for error in (ours, full, MemoryError(), OSError(errno.EMFILE, "")):  # no checkpoint's fault
+        with pytest.raises(type(error)) as passed, loaded.refusing("x", "fetch it"):
+            raise error
+        assert passed.value is error
 
 
 def test_a_folder_that_has_no_room_says_how_much_it_needs(tmp_path):

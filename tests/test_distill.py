@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,12 +22,12 @@ from test_distilling import fault
 import distill
 import tasks
 import teachers
-from distilling import asking, estimates, formats, planted, prompts, stages
-from distilling.planted import Faults, ToyTeacher
+from distilling import asking, estimates, formats, prompts, stages, toy_teacher
 from plumbing import running, stopping
 from plumbing.errors import UserError
+from recipes import planted
 from tasks import images
-from tasks.asks import Failure, text_of
+from tasks.asks import Failure, Reply, text_of
 
 ROOT = Path(__file__).resolve().parents[1]
 TOY = "--data count --teacher toy --judge toy --max-train-samples 12"
@@ -75,11 +76,11 @@ def test_every_mode_makes_records_that_fit_their_schema_and_are_read(mode, name,
 
 
 def test_what_is_kept_is_right_and_what_is_not_says_why(tmp_path, monkeypatch):
-    faults = Faults(leak=0.3, wrong_answer=0.3, hallucination=0.3)
+    faults = planted.Faults(leak=0.3, wrong_answer=0.3, hallucination=0.3)
     monkeypatch.setattr(planted, "SENTENCES", "seen")
-    monkeypatch.setattr(
-        planted, "ToyTeacher", lambda examples: ToyTeacher(examples, faults), raising=True
-    )
+    errs = {"spoil": partial(planted.spoilt, faults), "leaks": planted.EVERY_LEAK}
+    teacher = partial(toy_teacher.ToyTeacher, **errs)
+    monkeypatch.setattr(toy_teacher, "ToyTeacher", teacher)
     run(tmp_path, "--data spatial --teacher toy --max-train-samples 40 --mode direct")
     kept, rejected = (lines_of(tmp_path / f"{file}.jsonl") for file in ("distilled", "rejected"))
     said = {name for record in rejected for name in record["filter"].split(", ")}
@@ -209,7 +210,7 @@ class Scripted:
                 self.before(number)
             self.asked.append(asks[at])
             text = self.text(asks[at]) if callable(self.text) else self.text
-            reply = planted.Reply(text, 10, 5, "stop")
+            reply = Reply(text, 10, 5, "stop")
             failed = asks[at].id.partition(":")[2] in self.failing
             yield asks[at], Failure("429: too busy") if failed else reply
             if stopping.requested():

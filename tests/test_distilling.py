@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from distilling import filters, formats, leaks, planted, prompts, replies, sentences, stages
+from distilling import filters, formats, leaks, prompts, replies, stages
 from distilling.filters import Trace
+from distilling.toy_teacher import ToyTeacher
 from plumbing.errors import UserError
+from recipes import leak_sentences, planted
 from tasks import toy
 from tasks.example import Example, Turn
 
@@ -176,7 +178,7 @@ def test_a_plant_is_one_fault_and_its_look_alike_is_none(fault, task):
 
 
 def test_the_toy_judge_sees_what_the_teacher_wrote():
-    teacher = planted.ToyTeacher({"a": example()})
+    teacher = ToyTeacher({"a": example()})
     for text, verdict in (
         (ROWS, "yes"),
         (ROWS.replace("blue square", "green square"), "no"),
@@ -187,17 +189,17 @@ def test_the_toy_judge_sees_what_the_teacher_wrote():
         assert "FIRSTHAND: yes" in teacher.verdict(example(), said)
 
 
-def test_the_toy_judge_knows_every_leak():
-    teacher = planted.ToyTeacher({"a": example()})
-    for sentence in sentences.LEAKS["unseen"]:  # some others name objects, too
+def test_the_toy_judge_knows_every_leak_that_is_planted():
+    teacher = ToyTeacher({"a": example()}, leaks=planted.EVERY_LEAK)
+    for sentence in leak_sentences.LEAKS["unseen"]:  # some others name objects, too
         said = prompts.fill(prompts.JUDGE, question="?", thinking=f"{ROWS} {sentence}", answer="2")
         verdict = filters.judged(teacher.verdict(example(), said))
         assert verdict == (False, "firsthand"), sentence
 
 
 def test_leaks_that_were_seen_are_found_and_what_only_looks_like_one_is_not():
-    found = [bool(leaks.find(text)) for text in sentences.LEAKS["seen"]]
-    alarms = [text for text in sentences.INNOCENT["seen"] if leaks.find(text)]
+    found = [bool(leaks.find(text)) for text in leak_sentences.LEAKS["seen"]]
+    alarms = [text for text in leak_sentences.INNOCENT["seen"] if leaks.find(text)]
     assert sum(found) / len(found) > 0.95 and len(alarms) <= 2
 
 

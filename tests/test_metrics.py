@@ -1,8 +1,6 @@
 """Tests of grading/metrics.py.    python -m pytest tests/test_metrics.py    (CPU, 3 s)"""
 
 import itertools
-import math
-import random
 from types import SimpleNamespace
 
 import pytest
@@ -29,42 +27,6 @@ def test_wilson():
         "x_low": metrics.wilson(5, 10)[0],
         "x_high": metrics.wilson(5, 10)[1],
     }
-
-
-def binomial_quantile(n, p, q):
-    total = 0.0
-    for k in range(n + 1):
-        total += math.comb(n, k) * p**k * (1 - p) ** (n - k)
-        if total >= q:
-            return k
-
-
-@pytest.mark.parametrize("n, gained", [(20, 6), (50, 10), (200, 60)])
-def test_the_bootstrap_of_a_difference_is_binomial_where_nothing_is_lost(n, gained):
-    """With differences of 0 and 1, the sum of a resample is binomial(n, gained / n)."""
-    a, b = [1.0] * gained + [0.0] * (n - gained), [0.0] * n
-    expected = [binomial_quantile(n, gained / n, q) / n for q in (0.025, 0.975)]
-    near = pytest.approx(expected, abs=1.001 / n)  # a quantile on a step may go either way
-    for seed in range(3):
-        assert metrics.bootstrap_difference(a, b, seed) == near
-        low, high = metrics.bootstrap_difference(b, a, seed)
-        assert (-high, -low) == near
-
-
-def test_the_bootstrap_of_a_difference_is_paired():
-    rng = random.Random(0)
-    a = [float(rng.random() < 0.5) for _ in range(400)]
-    assert metrics.bootstrap_difference(a, a) == (0, 0)  # equal, question by question: no doubt
-    b = a[1:] + a[:1]
-    low, high = metrics.bootstrap_difference(a, b)
-    differences = [x - y for x, y in zip(a, b)]
-    error = math.sqrt(sum(d * d for d in differences)) / len(a)  # their mean is 0
-    assert low == pytest.approx(-1.96 * error, rel=0.1)
-    assert high == pytest.approx(1.96 * error, rel=0.1)
-    assert metrics.bootstrap_difference(a, b, 1) == metrics.bootstrap_difference(a, b, 1)
-    assert metrics.bootstrap_difference([], []) == (0, 0)
-    with pytest.raises(ValueError, match="got 2 and 1"):
-        metrics.bootstrap_difference([1, 0], [1])
 
 
 # --- many answers to one question ---

@@ -24,7 +24,6 @@ from PIL import Image
 from pool_lines import example, line
 
 import data
-import heldout
 import lengths
 import model as modeling
 import rollout
@@ -33,6 +32,7 @@ import selftrain
 import tasks as tasks_
 import train_dpo
 import update
+from evaluating import heldout
 from grading import answers
 from plumbing import plots, records, rundir
 from plumbing.errors import UserError
@@ -130,7 +130,7 @@ KILLS = {
         ("update.take_step", 2),
         ("torch.save", 1),
         ("plumbing.disk.write_json", "iteration-1/trained.json"),
-        ("heldout.evaluate", 1),
+        ("evaluating.heldout.evaluate", 1),
         ("rollout.answer_all", 3, "iteration-1/eval_0_samples.jsonl"),
         ("selftrain.draw", 1),
         ("update.train", 1),
@@ -154,7 +154,7 @@ KILLS = {
         ("pools.ntp_pair", 2),
         ("update.pair_logps", 3),
         ("plumbing.rundir.save_checkpoint", 2),
-        ("heldout.evaluate", 1),
+        ("evaluating.heldout.evaluate", 1),
     ],
     "star": [
         ("rollout.answer_all", 4),
@@ -162,7 +162,7 @@ KILLS = {
         ("rollout.answer_all", 3),
         ("pools.select_items", 1),
         ("plumbing.rundir.save_checkpoint", 2),
-        ("heldout.evaluate", 1),
+        ("evaluating.heldout.evaluate", 1),
     ],
 }
 
