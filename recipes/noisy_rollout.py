@@ -111,7 +111,7 @@ def add_rollout_flags(p: flags.Parser) -> None:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    p = flags.Parser(__doc__, "recipes.noisy_rollout", "loops.md")
+    p = flags.Parser(__doc__, "recipes.noisy_rollout", "forks.md")
     flags.add_model_flags(p)
     flags.add_training_flags(p)
     flags.add_data_flags(p)

@@ -109,7 +109,7 @@ def add_rollout_flags(p: flags.Parser) -> None:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    p = flags.Parser(__doc__, "recipes.on_policy_distillation", "loops.md")
+    p = flags.Parser(__doc__, "recipes.on_policy_distillation", "forks.md")
     flags.add_model_flags(p)
     flags.add_training_flags(p)
     p.add_argument("--teacher", required=True, metavar="DIR", help="a checkpoint of this family")

@@ -5,6 +5,7 @@ The forks of train_grpo.py in recipes/: short diffs, and loops that do what thei
 
 import copy
 import difflib
+import re
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -55,12 +56,47 @@ def steps(script, base, out, more="", number=1):
     return metrics_of(out)[1:]
 
 
+def texts_of(name):
+    """Return train_grpo.py and a fork of it."""
+    return [(ROOT / path).read_text() for path in ("train_grpo.py", f"recipes/{name}.py")]
+
+
+def changed_lines(name):
+    diff = difflib.ndiff(*(text.splitlines() for text in texts_of(name)))
+    return [line for line in diff if line[:2] in ("- ", "+ ")]
+
+
 @pytest.mark.parametrize("name", LOOPS)
 def test_a_fork_is_a_short_diff(name):
-    texts = [(ROOT / path).read_text() for path in ("train_grpo.py", f"recipes/{name}.py")]
-    diff = difflib.ndiff(*(text.splitlines() for text in texts))
-    changed = [line for line in diff if line[:2] in ("- ", "+ ")]
-    assert 10 < len(changed) <= 80
+    assert 10 < len(changed_lines(name)) <= 80
+
+
+# --- docs/forks.md ---
+
+PAGE = (ROOT / "docs" / "forks.md").read_text(encoding="utf-8")
+SHOWN = dict(re.findall(r"^```diff recipes/(\w+)\.py\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL))
+
+
+def test_the_page_shows_every_fork_and_its_lines():
+    assert set(SHOWN) == set(LOOPS)
+    rows = dict(re.findall(r"^\| `recipes/(\w+)\.py` \| (\d+) \|", PAGE, re.MULTILINE))
+    assert {name: int(number) for name, number in rows.items()} == {
+        name: len(changed_lines(name)) for name in LOOPS
+    }
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_a_shown_hunk_is_in_the_fork(name):
+    """Lines with - and a space are one piece of train_grpo.py; with + and a space, of the fork."""
+    before, after = (f"\n{text}" for text in texts_of(name))
+    hunks = re.split(r"^@@ .* @@\n", SHOWN[name], flags=re.MULTILINE)
+    assert not hunks[0] and len(hunks) > 2
+    for hunk in hunks[1:]:
+        lines = hunk.splitlines()
+        assert all(line[:1] in ("", " ", "+", "-") for line in lines)
+        for text, sign in ((before, "-"), (after, "+")):
+            piece = [line[1:] for line in lines if line[:1] in ("", " ", sign)]
+            assert "".join(f"\n{line}" for line in piece) in text, hunk
 
 
 # --- PAPO ---
