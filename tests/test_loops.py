@@ -5,6 +5,7 @@ The forks of train_grpo.py in recipes/: short diffs, and loops that do what thei
 
 import copy
 import difflib
+import json
 import re
 from functools import partial
 from pathlib import Path
@@ -31,7 +32,7 @@ import rewards
 import rollout
 import tasks
 import train_grpo
-from recipes import noisy_rollout, on_policy_distillation, papo, rethink
+from recipes import loops_table, noisy_rollout, on_policy_distillation, papo, rethink
 from reinforcing import objective, rethinking, shares
 from reinforcing.groups import Groups
 from reinforcing.replay import Rows
@@ -450,3 +451,31 @@ def test_rethinking_and_a_dry_run(base, tmp_path, quick):
 def test_replay_and_resampling_exclude_each_other(base, tmp_path, capsys):
     line = f"--model {base} {GRPO} --max-steps 1 --max-resample-times 2 --output-dir {tmp_path}"
     assert "rows of earlier steps take the place" in refusal(rethink, line.split(), capsys)
+
+
+# --- what recipes/loops.sh prints ---
+
+
+def test_the_table_of_loops(tmp_path, capsys):
+    """The warm start, then GRPO, then the others: means over seeds, all that was sampled."""
+    for name, seed, accuracy in (("rethink", 0, 0.7), ("grpo", 0, 0.8), ("grpo", 1, 0.9)):
+        looked = {"eval/count:test/accuracy": 0.5, "eval/count:ood/accuracy": 0.1, "vision/kl": 0.2}
+        step = {"groups/sampled_tokens": 2000, "rethinking/tokens": 1000 * (name == "rethink")}
+        lines = [{"step": 0, **looked}, {"step": 1, "step_time": 1.5, **step}]
+        lines.append({"step": 2, "step_time": 2.5, **step, **looked})
+        lines[-1]["eval/count:test/accuracy"] = accuracy
+        folder = tmp_path / f"{name}-seed{seed}"
+        folder.mkdir()
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    loops_table.main(loops_table.parse_args([str(tmp_path)]))
+    rows = capsys.readouterr().out.splitlines()[2:]
+    same = "0.100 (0.100 - 0.100) | 0.200 (0.200 - 0.200)"
+    assert rows == [
+        "| before | | 0.500 | 0.100 | 0.200 | | |",
+        f"| grpo | 2 | 0.850 (0.800 - 0.900) | {same} | 4 | 4 |",
+        "| rethink | 1 | 0.700 | 0.100 | 0.200 | 6 | 4 |",
+    ]
+
+
+def test_a_folder_without_runs_says_what_makes_them(tmp_path, capsys):
+    assert "bash recipes/loops.sh" in refusal(loops_table, [tmp_path], capsys)
