@@ -128,6 +128,7 @@ def ended_right(
 ) -> dict[int, Tensor]:
     """Choose what is learned, MOST a question: {row: (T,) ids of the whole completion}.
 
+    It ends, is right, and is in the exact format if the answer was that it goes on from.
     starts: of `begun`. roll: their continuations, in this order.
     """
     wholes = {}
@@ -139,9 +140,12 @@ def ended_right(
     texts = [processor.decode(ids) for ids in wholes.values()]
     right = are_right(texts, [groups.examples[row // groups.G] for row in wholes])
     kept, each = {}, Counter()
-    for (row, ids), is_right in zip(wholes.items(), right):
-        if is_right and each[row // groups.G] < MOST:
-            each[row // groups.G] += 1
+    for (row, ids), text, is_right in zip(wholes.items(), texts, right):
+        n = row // groups.G
+        # Otherwise a policy that answers three times, the last time right, would be imitated.
+        is_worse = rewards.format(text) < rewards.format(groups.completions[row])
+        if is_right and not is_worse and each[n] < MOST:
+            each[n] += 1
             kept[row] = ids
     return kept
 

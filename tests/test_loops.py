@@ -365,23 +365,24 @@ def test_sampling_goes_on_where_the_answer_was_cut(tiny):
 
 
 def test_what_ends_right_is_learned_two_a_question(tiny):
-    """What ends wrong, or does not end, is not."""
+    """What ends wrong, does not end, or answers twice, is not."""
     policy, processor = tiny
     first, second = golds(tiny)
     groups = answered(tiny, [said(9)] * 8)
     start = rethinking.start_of(said(9), "Wait.", processor)
     right, wrong = f" </think><answer> {first} </answer>", " </think><answer> 77 </answer>"
     other = f" </think><answer> {second} </answer>"
-    more = answered(tiny, [right, wrong, right, right, wrong, other, other, wrong])
+    twice = f"{wrong}{right}"
+    more = answered(tiny, [twice, right, right, right, wrong, other, other, wrong])
     more.roll.finish[5] = "length"
     starts = dict.fromkeys(range(8), start)
     found = rethinking.ended_right(starts, more.roll, groups, processor)
-    assert list(found) == [0, 2, 6]
-    assert processor.decode(found[0]) == f"<think> Row 1: none. Wait.{right}"
+    assert list(found) == [1, 2, 6]
+    assert processor.decode(found[1]) == f"<think> Row 1: none. Wait.{right}"
     rows = rethinking.rows_of(found, 4, 20, 0.05, processor.special.pad_id)
     assert rows.asked == [20, 20, 21] and rows.adv.tolist() == pytest.approx([0.05] * 3)
     assert [rows.roll.targets[n, : rows.roll.lengths[n]].tolist() for n in range(3)] == [
-        found[row].tolist() for row in (0, 2, 6)
+        found[row].tolist() for row in (1, 2, 6)
     ]
     assert rethinking.rows_of({}, 4, 20, 0.05, processor.special.pad_id).asked == []
 
