@@ -111,7 +111,7 @@ def add_rollout_flags(p: flags.Parser) -> None:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    p = flags.Parser(__doc__, "recipes.noisy_rollout", "loops.md")
+    p = flags.Parser(__doc__, "recipes.noisy_rollout", "forks.md")
     flags.add_model_flags(p)
     flags.add_training_flags(p)
     flags.add_data_flags(p)
@@ -525,7 +525,7 @@ def main(args: argparse.Namespace) -> None:
             # 5. clipped gradient steps, in micro-batches
             policy.train()
             # None: the policy is that of the rollout, and the first update's ratio is 1.
-            old_logp, clips = None, []
+            old_logp, clips, updates = None, [], []
             first_logp, first_entropy = torch.zeros_like(counted), torch.zeros_like(counted)
             for iteration, (rows, batch) in product(range(args.num_iterations), minibatches):
                 optimizer.zero_grad()
@@ -547,8 +547,9 @@ def main(args: argparse.Namespace) -> None:
                     old_logp = logp_without_dropout  # the noisy ones were sampled by another
                     if old_logp is None and args.num_iterations * K > 1:
                         old_logp = frozen_logps(policy, every(), logp_of, counted)
-                grad_norm = update.clip_gradient(trained, args.max_grad_norm, step)
+                updates.append([loss, update.clip_gradient(trained, args.max_grad_norm, step)])
                 optimizer.step()
+            loss, grad_norm = torch.tensor(updates, dtype=torch.float64).mean(0)
 
             # 6. log and evaluate
             seconds = time.perf_counter() - started

@@ -63,8 +63,8 @@ def grpo(base, out, more="", steps=1):
     return metrics_of(out)[1:]
 
 
-def train_until_killed(line, call):
-    """Train by GRPO in a process that kills itself at this call of rollout.rollout."""
+def train_until_killed(line, call, script=train_grpo):
+    """Train in a process that kills itself at this call of rollout.rollout."""
     child = os.fork()
     if child == 0:
         try:
@@ -77,7 +77,7 @@ def train_until_killed(line, call):
                 return sample(*given, **more)
 
             rollout.rollout = dying
-            train(train_grpo, line)
+            train(script, line)
         finally:
             os._exit(1)
     _, status = os.waitpid(child, 0)

@@ -21,6 +21,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "forks.md").read_text(encoding="utf-8")
+PAGE, _, LOOPS = PAGE.partition("## Loops from papers\n")  # these are there: test_loops.py
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -119,6 +120,7 @@ def apply(fork: Fork, folder: Path) -> None:
 
 
 def test_the_page_has_all_forks():
+    assert LOOPS and not BLOCK.search(LOOPS), "a diff of the last section names its file"
     assert list(FORKS) == list(FILES)
     rows = re.findall(r"^\| \[(.+?)\]\(.+?\) \| (.*) \|$", INTRODUCTION, re.MULTILINE)
     shown = [(f"{name[0].upper()}{name[1:]}", files) for name, files in rows]

@@ -289,7 +289,7 @@ def test_truncated_completions_teach_nothing_if_so_asked(base, tmp_path, no_pict
 def test_clip_higher_clips_less(base, tmp_path, no_pictures):
     """Three updates on one rollout, at a rate high enough for ratios to leave 1 +- 0.05.
 
-    The last loss is no longer 0: its ratio is to the policy that sampled, not to itself.
+    The mean loss is no longer 0: later ratios are to the policy that sampled, not to itself.
     """
     line = "--num-iterations 3 --learning-rate 1e-2 --epsilon 0.05 --epsilon-high"
     low, high = tmp_path / "low", tmp_path / "high"

@@ -12,6 +12,7 @@ from commands import grpo, refusal, skip_pictures, use_toy_reward
 
 import losses
 import train_grpo
+import update
 from losses import (
     LOSSES,
     at_level,
@@ -375,6 +376,29 @@ def test_one_update_of_a_rollout_is_what_it_was(base, tmp_path, quick):
 
     once = [grad_norm(name) for name in ("grpo", "gspo", "sapo")]
     assert once[1:] == pytest.approx([once[0]] * 2, rel=1e-4)
+
+
+def test_loss_and_gradient_norm_are_means_of_the_updates(base, tmp_path, quick, monkeypatch):
+    found, gradient, clip = [], train_grpo.grpo_gradient, update.clip_gradient
+
+    def seen_gradient(*given):
+        loss, *others = gradient(*given)
+        found.append(loss)
+        return loss, *others
+
+    def seen_clip(*given):
+        found.append(clip(*given))
+        return found[-1]
+
+    monkeypatch.setattr(train_grpo, "grpo_gradient", seen_gradient)
+    monkeypatch.setattr(update, "clip_gradient", seen_clip)
+    flags = f"{FOUR} --updates-per-rollout 2 --num-iterations 2 --learning-rate 1e-2"
+    [step] = grpo(base, tmp_path, flags)
+    found = found[1:]  # after the preflight, which makes a gradient and does not clip it
+    losses_, norms = found[::2], found[1::2]
+    assert len(losses_) == len(norms) == 4 and len(set(norms)) == 4
+    assert step["loss"] == pytest.approx(sum(losses_) / 4, rel=1e-9)
+    assert step["grad_norm"] == pytest.approx(sum(norms) / 4, rel=1e-9)
 
 
 def test_a_cut_rollout_is_whole(base):

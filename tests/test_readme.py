@@ -51,8 +51,8 @@ def joined(text: str) -> str:
 
 
 def without_diffs(page: str) -> str:
-    """A page without its diffs, which test_forks.py applies."""
-    return re.sub(r"^```diff\n.*?^```$", "", page, flags=re.MULTILINE | re.DOTALL)
+    """A page without its diffs, which test_forks.py applies and test_loops.py finds."""
+    return re.sub(r"^```diff\b.*?^```$", "", page, flags=re.MULTILINE | re.DOTALL)
 
 
 def prose_of(page: str) -> str:
