@@ -19,7 +19,7 @@ import data
 import experts
 import losses
 from logps import token_logps
-from plumbing import device, disk, records, report, rundir
+from plumbing import device, disk, ranks, records, report, rundir
 from plumbing.errors import UserError
 from plumbing.iterations import Models
 from plumbing.loading import loading
@@ -295,6 +295,7 @@ def make_optimizer(
     """Make AdamW without weight decay over float32 parameters; adamw_8bit needs bitsandbytes."""
     options = {"lr": learning_rate, "betas": betas, "weight_decay": 0.0}
     if name == "adamw":
+        ranks.gather()
         return torch.optim.AdamW(parameters, **options)
     try:
         import bitsandbytes
@@ -316,7 +317,7 @@ def clip_gradient(parameters: Iterable, max_norm: float, step: int) -> float:
 
     UserError if it is not finite, before the weights are spoiled.
     """
-    norm = float(torch.nn.utils.clip_grad_norm_(parameters, max_norm or math.inf))
+    norm = float(ranks.whole(torch.nn.utils.clip_grad_norm_(parameters, max_norm or math.inf)))
     if not math.isfinite(norm):
         raise UserError(f"the gradient of step {step} is {norm}; {NOT_FINITE}")
     return norm
