@@ -205,7 +205,9 @@ def embed(core, batch: dict) -> dict:
         embeds = embeds + batch["noise"].to(embeds.dtype)  # features replace it at their places
     features = batch.get("features")
     if features is None and batch["pixel_values"] is None:
-        return {"inputs_embeds": embeds}
+        # Processes of --shard add up the gradients of all weights, also of a tower at rest.
+        resting = core.model.visual.parameters() if hasattr(core, "unshard") else ()
+        return {"inputs_embeds": embeds + 0 * sum(weight.sum() for weight in resting)}
     if features is None:
         features = image_features(core, batch["pixel_values"], batch["grid"])
     features = features.to(embeds.dtype)[batch["feature_index"]]

@@ -30,7 +30,7 @@ import adapters
 import families
 import graft
 import logps
-from plumbing import checkpoint_files, disk, loaded, rundir, running
+from plumbing import checkpoint_files, disk, loaded, ranks, rundir, running
 from plumbing.device import dtype_name, pick_device, pick_dtype
 from plumbing.errors import UserError
 from plumbing.find_model import locate, must_not_overwrite
@@ -75,6 +75,10 @@ def resolve(
     if train:
         decided |= adapters.decide(args, base, adapter, quant)
         decided["router_aux_loss_coef"] = router_coef(args.router_aux_loss_coef, base)
+        N = vars(args).get("batch_size") or args.prompts_per_step
+        odd = ranks.world() == 1 or N % (ranks.world() * vars(args).get("updates_per_rollout", 1))
+        if args.shard and (odd or decided["lora_r"] or args.optim != "adamw"):
+            raise UserError("--shard needs torchrun, equal shares, --lora-r 0 and --optim adamw")
     # The same pictures in evaluation as in training.
     decided["max_pixels"] = args.max_pixels or trained_with.get("max_pixels") or MAX_PIXELS
     decided["min_pixels"] = args.min_pixels or trained_with.get("min_pixels") or MIN_PIXELS
@@ -106,7 +110,7 @@ def load_from_args(
 
     resume: a checkpoint's directory to take the weights from.
     """
-    return load(
+    policy, processor = load(
         str(resume or args.model),
         getattr(torch, args.dtype),
         torch.device(args.device),
@@ -116,6 +120,9 @@ def load_from_args(
         args.min_pixels,
         args.seed,
     )
+    if train and args.shard:
+        ranks.shard(policy)
+    return policy, processor
 
 
 # --- load ---
@@ -386,7 +393,7 @@ def save(policy, processor: Processor, directory: str | Path) -> None:
             directory, selected_adapters=["default"], save_embedding_layers=False
         )
     else:
-        policy.save_pretrained(directory)
+        policy.save_pretrained(directory, state_dict=dict(policy.named_parameters()))
     processor.save(directory)
 
 

@@ -310,6 +310,7 @@ def make_optimizer(
     """Make AdamW without weight decay over float32 parameters; adamw_8bit needs bitsandbytes."""
     options = {"lr": learning_rate, "betas": betas, "weight_decay": 0.0}
     if name == "adamw":
+        ranks.gather()
         return torch.optim.AdamW(parameters, **options)
     try:
         import bitsandbytes
@@ -331,7 +332,7 @@ def clip_gradient(parameters: Iterable, max_norm: float, step: int) -> float:
 
     UserError if it is not finite, before the weights are spoiled.
     """
-    norm = float(torch.nn.utils.clip_grad_norm_(parameters, max_norm or math.inf))
+    norm = float(ranks.whole(torch.nn.utils.clip_grad_norm_(parameters, max_norm or math.inf)))
     if not math.isfinite(norm):
         raise UserError(f"the gradient of step {step} is {norm}; {NOT_FINITE}")
     return norm

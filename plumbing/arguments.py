@@ -32,7 +32,15 @@ FREE_ON_RESUME = {
     "num_workers",
 }
 TYPED_AS = {"max_pixels_growth": "max_pixels"}  # what --max-pixels A:B stores beside B
-OF_THIS_START = {"device", "output_dir", "resume_from_checkpoint", "argv", "run", "dry_run"}
+OF_THIS_START = {
+    "device",
+    "output_dir",
+    "resume_from_checkpoint",
+    "argv",
+    "run",
+    "dry_run",
+    "shard",
+}
 
 
 def flags_given(argv=None) -> list[str]:

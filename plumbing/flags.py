@@ -176,6 +176,7 @@ def add_training_flags(parser: Parser) -> Group:
         default=False,
         help="recompute activations in the backward pass: slower, much less memory",
     )
+    g.add_argument("--shard", action="store_true", help="full fine-tuning: split it over the cards")
     return g
 
 

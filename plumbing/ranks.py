@@ -8,6 +8,7 @@
     ranks.summed(tensors)      # add up over the processes, in place
     ranks.from_first(function) # the first decides, or writes
     @ranks.first               # so it is at each call of this function
+    ranks.shard(policy)        # split gradients and moments; see gather, whole and split
 
 Without torchrun there is one process, and all of it does nothing. Every process must make the same
 calls in the same order. Those after the first print nothing, and write into a scratch directory.
@@ -36,6 +37,7 @@ BUCKET = 2**26  # elements that are added up at a time
 _rank, _world = 0, 1
 _flags = {}  # those that this process has for itself
 _store = None  # what the processes know of each other
+parts = []  # what --shard splits: the layers, then the model with all else
 _errors = None  # where errors are printed, in a process that prints nothing else
 
 
@@ -153,7 +155,7 @@ def sum_gradients(parameters: Sequence["Tensor"]) -> None:
 
     A parameter that has none in any process keeps none.
     """
-    if _world == 1:
+    if _world == 1 or parts:  # FSDP2 has added them up
         return
     import torch
 
@@ -164,6 +166,40 @@ def sum_gradients(parameters: Sequence["Tensor"]) -> None:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
     summed([parameter.grad for parameter in learned])
+
+
+def shard(policy: Any) -> None:
+    """Split gradients and moments over the processes (FSDP2); `gather` gives all the weights."""
+    from torch.distributed.fsdp import fully_shard
+
+    parts[:] = [*policy.model.language_model.layers, policy]
+    for part in parts:
+        fully_shard(part, reshard_after_forward=False)
+        part.set_gradient_divide_factor(1.0)  # gradients are added, not averaged
+        part.set_force_sum_reduction_for_comms(True)  # gloo knows no other way
+    policy.set_reshard_after_backward(False)
+    policy._get_fsdp_state()._lazy_init()  # before a layer takes itself for the whole
+
+
+def gather(*_) -> None:
+    """Put the weights together, in every process, anew after each step of the optimizer."""
+    for part in parts:
+        part.reshard()
+        part.unshard()
+
+
+def whole(value: Any) -> Any:
+    """Put a split tensor together, on the CPU, and return anything else as it is."""
+    return value.full_tensor().cpu() if hasattr(value, "full_tensor") else value
+
+
+def split(moments: dict[int, dict], weights: Sequence["Tensor"]) -> None:
+    """Split an AdamW's moments as its weights are, in place."""
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    for number, found in moments.items():
+        for name in parts and ("exp_avg", "exp_avg_sq"):
+            found[name] = distribute_tensor(found[name], weights[number].device_mesh, [Shard(0)])
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_map
 from tqdm import tqdm
 
 from plumbing import flags, ranks, rundir, stopping
@@ -71,8 +72,10 @@ class Run(contextlib.ExitStack):
         self.more, self.title, self.where = more, title, where
         self.page = None if ranks.rank() else page
         self.step, self.max_steps, self.shown = 0, None, {}
+        optimizer.register_step_post_hook(ranks.gather)
         if resume:
             state = rundir.load_state(resume)
+            ranks.split(state["optimizer"]["state"], optimizer.param_groups[0]["params"])
             optimizer.load_state_dict(state["optimizer"])
             self.step = state["step"]
             if more is not None:
@@ -130,7 +133,7 @@ class Run(contextlib.ExitStack):
 
     def save(self, leaving: bool = False):
         """Write a checkpoint of this step."""
-        state = {"optimizer": self.optimizer.state_dict()}
+        state = {"optimizer": tree_map(ranks.whole, self.optimizer.state_dict())}
         if self.more is not None:
             state["more"] = self.more
         needed, keep = self.model_bytes + self.state_bytes, self.args.save_total_limit

@@ -1398,6 +1398,7 @@ def command_line(*words):
     add_model_flags(parser)
     add_training_flags(parser)
     add_optimization_flags(parser, "peak learning rate")
+    parser.add_argument("--batch-size", type=int, default=8)
     return parser.parse_args([str(w) for w in words])
 
 
