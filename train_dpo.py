@@ -39,7 +39,8 @@ import model
 import rewards
 import rollout
 import update
-from heldout import Evaluation, check_protocol, draw, evaluate_all, with_answers
+from evaluating.golds import check_protocol, with_answers
+from evaluating.heldout import Evaluation, draw, evaluate_all
 from plumbing import disk, flags, iterations, loading, ranks, running
 from plumbing.arguments import flags_given, label_of, write_args
 from plumbing.bad_records import BadRecords

@@ -26,16 +26,16 @@ arms() { # a line each: the run's name, then its flags
     echo "resampled_once-1 --prompts-per-step 16 --learning-rate 1e-4 --max-resample-times 1"
 }
 
-run() { # SEED NAME FLAGS...
-    python train_grpo.py $GRPO --seed "$1" "${@:3}" --output-dir "$OUT/$2-seed$1" \
-        > "$OUT/$2-seed$1.log" 2>&1 || { echo "$2, seed $1, failed: see $OUT/$2-seed$1.log"; exit 255; }
-    echo "$2, seed $1: done"
+run() { # NAME FLAGS...
+    name=$1-seed$seed
+    shift
+    python train_grpo.py $GRPO --seed $seed "$@" --output-dir $OUT/$name
 }
-export GRPO OUT
+export GRPO OUT seed
 export -f run
 
 mkdir -p "$OUT"
 for seed in 0 1 2; do
-    arms | xargs -P 2 -I ARM bash -c "run $seed ARM"
+    arms | xargs -P 2 -I ARM bash -c "run ARM || exit 255" # after which xargs starts no more
 done
 python -m recipes.objectives_table "$OUT"

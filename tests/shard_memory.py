@@ -1,14 +1,14 @@
-"""Run: python tests/shard_memory.py 1024 8 2 4        (width, layers, numbers of processes)
+"""Run: python tests/shard_memory.py 1024 8 2 4
 
 Peak memory of each process in two steps of full fine-tuning, without and with --shard, of a random
 Qwen2-VL of that size, on a CPU.
 """
 
+import argparse
 import copy
 import signal
 import sys
 import tempfile
-from argparse import Namespace
 from functools import partial
 from pathlib import Path
 
@@ -56,7 +56,7 @@ def work(_rank, width, layers, is_split):
     """Print what a process holds."""
     signal.alarm(0)
     torch.set_num_threads(1)
-    with ranks.together(Namespace(device="cpu"), True):
+    with ranks.together(argparse.Namespace(device="cpu"), True):
         policy, processor = random_model(width, layers)
         if is_split:
             ranks.shard(policy)
@@ -81,13 +81,24 @@ def work(_rank, width, layers, is_split):
         )
 
 
-if __name__ == "__main__":
-    width, layers, *worlds = map(int, sys.argv[1:])
-    for world in worlds:
+def parse_args():
+    p = argparse.ArgumentParser(description=__doc__.split("\n\n")[1])
+    p.add_argument("width", type=int, help="of the language model")
+    p.add_argument("layers", type=int, help="of the language model")
+    p.add_argument("worlds", type=int, nargs="+", help="numbers of processes")
+    return p.parse_args()
+
+
+def main(args):
+    for world in args.worlds:
         for is_split in (False, True):
             folder = Path(tempfile.mkdtemp())
-            call = partial(work, width=width, layers=layers, is_split=is_split)
+            call = partial(work, width=args.width, layers=args.layers, is_split=is_split)
             codes, errors = in_processes(world, call, folder)
             assert codes == [0] * world, errors
             for rank in range(world):
                 print((folder / f"out{rank}").read_text().splitlines()[-1], flush=True)
+
+
+if __name__ == "__main__":
+    main(parse_args())

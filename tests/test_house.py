@@ -39,7 +39,7 @@ FLOORS = [
     ["lengths", "experts"],
     ["curriculum", "merging"],
     ["fast", "fast.decode", "rollout", "update"],
-    ["sampler", "heldout", "teachers", "evaluating*", "reinforcing*"],
+    ["sampler", "teachers", "evaluating*", "reinforcing*"],
     ["distill", "evaluate", "generate", "selftrain", "train_*", "fast.*", "labs*"],
 ]
 
