@@ -148,7 +148,10 @@ def row_of(arm: Arm) -> str:
 
 @plots.picture
 def draw(arms: list[Arm], png: str) -> None:
-    """Draw the mean accuracy of each objective against the mean of sampled tokens."""
+    """Draw the mean accuracy of each objective against the mean of sampled tokens.
+
+    Up to where the thriftiest ends: dynamic sampling goes on for twice as long.
+    """
     figure, [axes] = plots.canvas(1, 2, 11, 4.5, sharey=True)
     for arm in arms:
         points = list(zip(*map(curve_of, arm.runs)))
@@ -156,7 +159,9 @@ def draw(arms: list[Arm], png: str) -> None:
         means = [statistics.mean(accuracy for _, accuracy in point) for point in points]
         panel = axes[0] if arm.name.endswith("1 update") else axes[1]
         panel.plot(tokens, means, label=arm.name)
+    shortest = min(tokens for arm in arms for [*_, (tokens, _)] in map(curve_of, arm.runs))
     for panel in axes:
+        panel.set_xlim(0, shortest / 1000)
         panel.axhline(LEVELS[0], color="grey", linewidth=0.8, linestyle=":")
         panel.set_xlabel("thousand tokens sampled")
         panel.grid(alpha=0.3)
