@@ -31,11 +31,10 @@ from plumbing.records import read_lines
 
 WARM_START = "checkpoints/count"
 EVALUATED = "eval/count:test/accuracy"
-LEVELS = 0.90, 0.95  # accuracies to reach
 ANSWERS = 128  # that the KL is measured on
 HEADER = """\
-| objective | accuracy | kilotokens to 0.90 | to 0.95 | in all | clipped | no signal | KL |
-|---|---|---|---|---|---|---|---|"""
+| objective | accuracy | steps to 0.90 | kilotokens | to 0.95 | in all | clipped | no signal | KL |
+|---|---|---|---|---|---|---|---|---|"""
 
 
 class Arm(NamedTuple):
@@ -56,25 +55,36 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 # --- what a run did ---
 
 
-def curve_of(lines: list[dict]) -> list[tuple[int, float]]:
-    """Return (tokens sampled so far, accuracy) at each evaluation of a run."""
+class Point(NamedTuple):
+    """An evaluation: how far the run was, and what it could."""
+
+    step: int
+    tokens: int  # sampled so far
+    accuracy: float
+
+
+def curve_of(lines: list[dict]) -> list[Point]:
+    """Return the evaluations of a run."""
     tokens, curve = 0, []
     for line in lines:
         tokens += int(line.get("groups/sampled_tokens", 0))
         if EVALUATED in line:
-            curve.append((tokens, line[EVALUATED]))
+            curve.append(Point(line["step"], tokens, line[EVALUATED]))
     return curve
 
 
-def tokens_to(curve: list[tuple[int, float]], accuracy: float) -> float | None:
-    """Return the tokens sampled when the accuracy was first reached; None: it was not."""
-    before, below = curve[0]
-    for tokens, reached in curve:
-        if reached >= accuracy:
-            part = (accuracy - below) / (reached - below) if reached > below else 0.0
-            return before + part * (tokens - before)
-        before, below = tokens, reached
-    return None
+def reached(curve: list[Point], accuracy: float) -> tuple[float | None, float | None]:
+    """Return (steps, thousand tokens) when the accuracy was first reached; None: it was not."""
+    before = curve[0]
+    for point in curve:
+        if point.accuracy >= accuracy:
+            gained = point.accuracy - before.accuracy
+            part = (accuracy - before.accuracy) / gained if gained > 0 else 0.0
+            steps = before.step + part * (point.step - before.step)
+            tokens = before.tokens + part * (point.tokens - before.tokens)
+            return steps, tokens / 1000
+        before = point
+    return None, None
 
 
 @torch.no_grad()
@@ -135,11 +145,12 @@ def mean_of(lines: list[dict], name: str) -> float:
 def row_of(arm: Arm) -> str:
     """Write a line of the table: means over seeds and steps, with ranges over seeds."""
     curves = [curve_of(lines) for lines in arm.runs]
-    cells = [arm.name, spread(curve[-1][1] for curve in curves)]
-    for level in LEVELS:
-        needed = [tokens_to(curve, level) for curve in curves]
-        cells.append(spread((n if n is None else n / 1000 for n in needed), "{:.0f}"))
-    cells.append(f"{statistics.mean(curve[-1][0] for curve in curves) / 1000:.0f}")
+    cells = [arm.name, spread(curve[-1].accuracy for curve in curves)]
+    steps, tokens = zip(*(reached(curve, 0.90) for curve in curves))
+    cells += [spread(steps, "{:.1f}"), spread(tokens, "{:.0f}")]
+    _, tokens = zip(*(reached(curve, 0.95) for curve in curves))
+    cells.append(spread(tokens, "{:.0f}"))
+    cells.append(f"{statistics.mean(curve[-1].tokens for curve in curves) / 1000:.0f}")
     for name, form in ("clip_ratio/region_mean", "{:.4f}"), ("frac_reward_zero_std", "{:.2f}"):
         cells.append(form.format(statistics.mean(mean_of(lines, name) for lines in arm.runs)))
     cells.append(spread(arm.drifts, "{:.4f}"))
@@ -155,14 +166,14 @@ def draw(arms: list[Arm], png: str) -> None:
     figure, [axes] = plots.canvas(1, 2, 11, 4.5, sharey=True)
     for arm in arms:
         points = list(zip(*map(curve_of, arm.runs)))
-        tokens = [statistics.mean(t for t, _ in point) / 1000 for point in points]
-        means = [statistics.mean(accuracy for _, accuracy in point) for point in points]
+        tokens = [statistics.mean(seed.tokens for seed in point) / 1000 for point in points]
+        means = [statistics.mean(seed.accuracy for seed in point) for point in points]
         panel = axes[0] if arm.name.endswith("1 update") else axes[1]
         panel.plot(tokens, means, label=arm.name)
-    shortest = min(tokens for arm in arms for [*_, (tokens, _)] in map(curve_of, arm.runs))
+    shortest = min(curve_of(lines)[-1].tokens for arm in arms for lines in arm.runs)
     for panel in axes:
         panel.set_xlim(0, shortest / 1000)
-        panel.axhline(LEVELS[0], color="grey", linewidth=0.8, linestyle=":")
+        panel.axhline(0.90, color="grey", linewidth=0.8, linestyle=":")
         panel.set_xlabel("thousand tokens sampled")
         panel.grid(alpha=0.3)
         panel.legend(fontsize=7)

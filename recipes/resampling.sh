@@ -14,15 +14,15 @@ GRPO="--model checkpoints/count --data count --eval-data count:test --eval-steps
     --eval-batch-size 64 --resume-from-checkpoint"
 
 pair() { # NAME FLAGS...: GRPO, and with dynamic sampling
-    echo "grpo_$1-1 ${*:2}"
-    echo "resampled_$1-1 --max-resample-times 3 ${*:2}"
+    echo "grpo_$1 ${*:2}"
+    echo "resampled_$1 --max-resample-times 3 ${*:2}"
 }
 
 arms() { # a line each: the run's name, then its flags
-    pair N16_lr2e4 --prompts-per-step 16 --learning-rate 2e-4
-    pair N16_lr4e4 --prompts-per-step 16 --learning-rate 4e-4
-    pair N6_lr1e4 --prompts-per-step 6 --learning-rate 1e-4 --max-steps 24
-    pair N16_four --prompts-per-step 16 --learning-rate 1e-4 --updates-per-rollout 4
+    pair N16_lr2e4-1 --prompts-per-step 16 --learning-rate 2e-4
+    pair N16_lr4e4-1 --prompts-per-step 16 --learning-rate 4e-4
+    pair N6_lr1e4-1 --prompts-per-step 6 --learning-rate 1e-4 --max-steps 24
+    pair N16_lr1e4-4 --prompts-per-step 16 --learning-rate 1e-4 --updates-per-rollout 4
     echo "resampled_once-1 --prompts-per-step 16 --learning-rate 1e-4 --max-resample-times 1"
 }
 
