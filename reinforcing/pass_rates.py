@@ -5,6 +5,7 @@ evaluate.py run with --num-samples, or from a column of the data, such as ViRL39
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -84,8 +85,14 @@ def rates_in(lines: Sequence[dict], name: str) -> dict[str, float]:
     """Read how often each question was answered right: {id: share}.
 
     lines: predictions.jsonl of evaluate.py, with `right` for each sample; or with `pass_rate`.
-    UserError if they have neither.
+    UserError if they have neither, or if a question is there twice.
     """
+    ids = Counter(str(line["id"]) for line in lines)
+    twice = [id for id, count in ids.items() if count > 1]
+    if twice:
+        raise UserError(
+            f"--pass-rates {name} has {twice[0]} more than once; keep one line for each question"
+        )
     rates = numbers({str(line["id"]): rate_of(line) for line in lines}, name)
     if not rates:
         raise UserError(

@@ -238,6 +238,7 @@ def test_questions_are_chosen_by_a_column():
         ([{"id": "q1", "pass_rate": "hard"}], (0, 1), "'hard', the rate of q1, is no number"),
         ([{"right": [1.0]}, [1], {"id": "q1", "right": 3}], (0, 1), "has no samples"),
         ([{"id": "q1", "right": [None, 1]}], (0, 1), "has no samples"),
+        ([{"id": "q1", "right": [1.0]}, {"id": "q1", "right": [0.0]}], (0, 1), "more than once"),
     ],
 )
 def test_rates_that_choose_nothing_are_refused(tmp_path, lines, bounds, words):
