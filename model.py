@@ -75,10 +75,14 @@ def resolve(
     if train:
         decided |= adapters.decide(args, base, adapter, quant)
         decided["router_aux_loss_coef"] = router_coef(args.router_aux_loss_coef, base)
-        N = vars(args).get("batch_size") or args.prompts_per_step
-        odd = ranks.world() == 1 or N % (ranks.world() * vars(args).get("updates_per_rollout", 1))
-        if args.shard and (odd or decided["lora_r"] or args.optim != "adamw"):
-            raise UserError("--shard needs torchrun, equal shares, --lora-r 0 and --optim adamw")
+        number = vars(args).get("batch_size") or args.prompts_per_step / args.updates_per_rollout
+        odd = ranks.world() == 1 or number % ranks.world() or decided["lora_r"]
+        known = args.script in ("train_sft.py", "train_grpo.py") and args.optim == "adamw"
+        if args.shard and (odd or not known):
+            raise UserError(
+                "--shard needs torchrun with train_sft.py or train_grpo.py, --lora-r 0, --optim "
+                "adamw, and as many questions of an update for each process; see docs/cards.md"
+            )
     # The same pictures in evaluation as in training.
     decided["max_pixels"] = args.max_pixels or trained_with.get("max_pixels") or MAX_PIXELS
     decided["min_pixels"] = args.min_pixels or trained_with.get("min_pixels") or MIN_PIXELS

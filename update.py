@@ -448,6 +448,7 @@ def train(
     finish(folder, save_model, model_bytes, {"steps": run.step, "rows": len(rows)})
 
 
+@ranks.first
 def finish(
     folder: Path, save_model: Callable[[Path], None], model_bytes: int, result: dict
 ) -> None:

@@ -26,7 +26,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from plumbing import stopping
-from plumbing.errors import UserError, gpu_out_of_memory
+from plumbing.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,7 +37,7 @@ BUCKET = 2**26  # elements that are added up at a time
 _rank, _world = 0, 1
 _flags = {}  # those that this process has for itself
 _store = None  # what the processes know of each other
-parts = []  # what --shard splits: the layers, then the model with all else
+sharded = []  # what --shard splits: the layers, then the model with all else
 _errors = None  # where errors are printed, in a process that prints nothing else
 
 
@@ -85,8 +85,7 @@ def gathered(value: Any) -> list:
     import torch.distributed as dist
 
     found = [None] * _world
-    with talking():
-        dist.all_gather_object(found, value)
+    dist.all_gather_object(found, value)
     return found
 
 
@@ -97,8 +96,7 @@ def from_first(function: Callable[[], Any]) -> Any:
     import torch.distributed as dist
 
     found = [function() if _rank == 0 else None]
-    with talking():
-        dist.broadcast_object_list(found, src=0)
+    dist.broadcast_object_list(found, src=0)
     return found[0]
 
 
@@ -130,8 +128,7 @@ def summed(tensors: Sequence["Tensor"]) -> None:
     for same in kinds.values():
         for bucket in buckets(same):
             flat = torch.cat([tensor.flatten() for tensor in bucket])
-            with talking():
-                dist.all_reduce(flat)
+            dist.all_reduce(flat)
             parts = flat.split([tensor.numel() for tensor in bucket])
             for tensor, part in zip(bucket, parts):
                 tensor.copy_(part.view_as(tensor))
@@ -155,7 +152,7 @@ def sum_gradients(parameters: Sequence["Tensor"]) -> None:
 
     A parameter that has none in any process keeps none.
     """
-    if _world == 1 or parts:  # FSDP2 has added them up
+    if _world == 1 or sharded:  # FSDP2 has added them up
         return
     import torch
 
@@ -172,8 +169,8 @@ def shard(policy: Any) -> None:
     """Split gradients and moments over the processes (FSDP2); `gather` gives all the weights."""
     from torch.distributed.fsdp import fully_shard
 
-    parts[:] = [*policy.model.language_model.layers, policy]
-    for part in parts:
+    sharded[:] = [*policy.model.language_model.layers, policy]
+    for part in sharded:
         fully_shard(part, reshard_after_forward=False)
         part.set_gradient_divide_factor(1.0)  # gradients are added, not averaged
         part.set_force_sum_reduction_for_comms(True)  # gloo knows no other way
@@ -183,7 +180,7 @@ def shard(policy: Any) -> None:
 
 def gather(*_) -> None:
     """Put the weights together, in every process, anew after each step of the optimizer."""
-    for part in parts:
+    for part in sharded:
         part.reshard()
         part.unshard()
 
@@ -195,25 +192,13 @@ def whole(value: Any) -> Any:
 
 def split(moments: dict[int, dict], weights: Sequence["Tensor"]) -> None:
     """Split an AdamW's moments as its weights are, in place."""
+    if not sharded:
+        return
     from torch.distributed.tensor import Shard, distribute_tensor
 
     for number, found in moments.items():
-        for name in parts and ("exp_avg", "exp_avg_sq"):
+        for name in ("exp_avg", "exp_avg_sq"):
             found[name] = distribute_tensor(found[name], weights[number].device_mesh, [Shard(0)])
-
-
-@contextlib.contextmanager
-def talking() -> Iterator[None]:
-    """Turn what is raised when another process has ended into a UserError."""
-    try:
-        yield
-    except RuntimeError as error:
-        if gpu_out_of_memory(error):
-            raise
-        raise UserError(
-            "another process of this run ended or cannot be reached; go on with "
-            "--resume-from-checkpoint"
-        ) from None
 
 
 # --- start and end ---
@@ -285,13 +270,28 @@ def together(args: argparse.Namespace, allowed: bool) -> Iterator[None]:
         dist.init_process_group(backend, store=_store, rank=rank, world_size=world, timeout=LONGEST)
     except (RuntimeError, ValueError) as error:
         raise UserError(f"the processes of this run cannot be joined ({error})") from None
-    with scratch() if rank else contextlib.nullcontext() as folder:
+    with talking(), scratch() if rank else contextlib.nullcontext() as folder:
         if folder:
             flags |= {"output_dir": folder, "report_to": "none"}
         _rank, _world, _flags = rank, world, flags
         yield
     dist.destroy_process_group()  # not after an error: the others would see that first
     _rank, _world, _flags = 0, 1, {}
+
+
+@contextlib.contextmanager
+def talking() -> Iterator[None]:
+    """Turn what is raised when another process has ended into a UserError."""
+    try:
+        yield
+    except RuntimeError as error:
+        # gloo names its source file; nccl and the store have types of their own.
+        if "gloo" not in str(error) and not type(error).__name__.startswith("Dist"):
+            raise
+        raise UserError(
+            "another process of this run ended or cannot be reached; go on with "
+            "--resume-from-checkpoint"
+        ) from None
 
 
 @contextlib.contextmanager

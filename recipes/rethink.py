@@ -200,11 +200,17 @@ def score(
     return groups._replace(parts=parts, failed=failed)
 
 
-def compare(groups: Groups, advantage: Advantage, weights: list[float] | None) -> Tensor:
-    """Compute the advantages of a step's completions: (B,)."""
+def compare(
+    groups: Groups, advantage: Advantage, weights: list[float] | None, mask_truncated: bool
+) -> Tensor:
+    """Compute the advantages of a step's completions: (B,).
+
+    mask_truncated: those of cut completions are 0 in the end, as none of their tokens counts.
+    """
     parts, G = groups.parts, groups.G
     scores = torch.tensor(rewards.total(parts, weights))
-    return advantage.of(scores, list(parts.values()), groups.roll.lengths, G)
+    adv = advantage.of(scores, list(parts.values()), groups.roll.lengths, G)
+    return adv * groups.roll.finished() if mask_truncated else adv
 
 
 @torch.no_grad()
@@ -435,6 +441,7 @@ def main(args: argparse.Namespace) -> None:
     draw = partial(sample, policy, processor, G, sampling)
     judge = partial(score, limit=limit, names=args.reward_funcs, reward_models=graders, size=size)
     compared = partial(compare, advantage=objective.advantage_of(args), weights=args.reward_weights)
+    compared = partial(compared, mask_truncated=args.mask_truncated_completions)
     logp_of = partial(
         logps.token_logps, temperature=args.temperature, suppress=processor.special.vision_ids
     )

@@ -45,7 +45,7 @@ def test_a_limit_on_file_sizes_is_said_in_one_sentence(tmp_path, name):
 import resource, sys
 sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
 import test_disk
-from plumbing import disk, loaded, records
+from plumbing import disk, records
 resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
 try:
     with disk.writing("the thing", 40000):

@@ -443,6 +443,18 @@ def test_a_killed_run_replays_the_same_rows(flags, base, tmp_path, quick, monkey
     assert same_weights(tmp_path / "killed", tmp_path / "whole")
 
 
+def test_cut_completions_that_are_masked_are_not_replayed(base, tmp_path, quick, monkeypatch):
+    fresh, real = [], Rows.and_new
+    monkeypatch.setattr(
+        Rows, "and_new", lambda self, *new: fresh.append(new[0]) or real(self, *new)
+    )
+    steps(rethink, base, tmp_path / "all")
+    steps(rethink, base, tmp_path / "masked", "--mask-truncated-completions")
+    for rows, is_learned in zip(fresh, (True, False), strict=True):
+        cut = rows.roll.finished() == 0
+        assert cut.any() and bool(rows.adv[cut].any()) == is_learned
+
+
 def test_rethinking_and_a_dry_run(base, tmp_path, quick):
     steps_ = f"--model {base} {GRPO} {FLAGS} --max-steps 2 --dry-run --output-dir {tmp_path}"
     train(rethink, steps_)

@@ -307,7 +307,14 @@ def dpo_is_the_same(world, flags, base, mmpr, out, steps):
     assert last["rewards/margins"] > 0 and last["delta"] != 0
 
 
-def test_dpo_on_two_processes(base, mmpr, tmp_path, quick):
+def test_dpo_on_two_processes(base, mmpr, tmp_path, quick, monkeypatch):
+    real = model.save
+
+    def save(*given):
+        assert ranks.rank() == 0, "only the first writes models: others have no room for them"
+        real(*given)
+
+    monkeypatch.setattr(model, "save", save)
     dpo_is_the_same(2, DPO_FLAGS["dpo"], base, mmpr, tmp_path, steps=2)
 
 

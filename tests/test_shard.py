@@ -28,11 +28,13 @@ import logps
 import losses
 import model
 import tasks
+import train_dpo
 import train_grpo
 import train_sft
 import update
 from plumbing import ranks
 from plumbing.errors import UserError
+from recipes import rethink
 
 __all__ = ["quick", "short_answers"]  # fixtures
 
@@ -172,8 +174,10 @@ def test_killed_on_two_processes_and_resumed_on_one(base, tmp_path, quick, monke
     with monkeypatch.context() as patch:
         dying(6, kill, patch)  # in the third step
         work = partial(run_script, train_sft, f"{line} --shard --output-dir {out}")
-        codes, _ = in_processes(2, work, tmp_path / "printed")
-    assert codes[0] and codes[1] == -signal.SIGKILL
+        codes, errors = in_processes(2, work, tmp_path / "printed")
+    assert codes == [2, -signal.SIGKILL]
+    said = [line for line in errors.splitlines() if "rror" in line]
+    assert len(said) == 1 and "another process of this run ended" in said[0], errors
     assert 1 < len(metrics_of(out)) < 4, "it was killed in the middle"
     train(train_sft, f"{line} --resume-from-checkpoint --output-dir {out}")
     same(metrics_of(tmp_path / "one"), metrics_of(out))
@@ -204,5 +208,15 @@ def test_one_process_refuses_it(base, tmp_path):
 def test_what_it_refuses(flags, base, tmp_path, monkeypatch):
     monkeypatch.setattr(ranks, "_world", 2)
     line = f"--model {base} --data count {flags} --shard --output-dir {tmp_path / 'out'}"
-    with pytest.raises(UserError, match="--shard needs torchrun, equal shares"):
+    with pytest.raises(UserError, match="--shard needs torchrun"):
         model.resolve(train_sft.parse_args(line.split()), train=True)
+
+
+@pytest.mark.parametrize("script", [train_dpo, rethink])
+def test_scripts_whose_processes_are_not_in_step_refuse_it(script, base, tmp_path, monkeypatch):
+    """train_dpo.py would train nothing, and an update of recipes/rethink.py has odd rows."""
+    monkeypatch.setattr(ranks, "_world", 2)
+    data = "--pairs pairs.jsonl" if script is train_dpo else "--data count --max-steps 1"
+    line = f"--model {base} {data} --lora-r 0 --shard --output-dir {tmp_path / 'out'}"
+    with pytest.raises(UserError, match="--shard needs torchrun with train_sft.py or"):
+        model.resolve(script.parse_args(line.split()), train=True)
