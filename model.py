@@ -77,12 +77,8 @@ def resolve(
         decided["router_aux_loss_coef"] = router_coef(args.router_aux_loss_coef, base)
         number = vars(args).get("batch_size") or args.prompts_per_step / args.updates_per_rollout
         odd = ranks.world() == 1 or number % ranks.world() or decided["lora_r"]
-        known = args.script in ("train_sft.py", "train_grpo.py") and args.optim == "adamw"
-        if args.shard and (odd or not known):
-            raise UserError(
-                "--shard needs torchrun with train_sft.py or train_grpo.py, --lora-r 0, --optim "
-                "adamw, and as many questions of an update for each process; see docs/cards.md"
-            )
+        if vars(args).get("shard") and (odd or args.optim != "adamw"):
+            raise UserError("--shard needs torchrun, equal shares, --lora-r 0 and --optim adamw")
     # The same pictures in evaluation as in training.
     decided["max_pixels"] = args.max_pixels or trained_with.get("max_pixels") or MAX_PIXELS
     decided["min_pixels"] = args.min_pixels or trained_with.get("min_pixels") or MIN_PIXELS
@@ -124,7 +120,7 @@ def load_from_args(
         args.min_pixels,
         args.seed,
     )
-    if train and args.shard:
+    if train and vars(args).get("shard"):
         ranks.shard(policy)
     return policy, processor
 

@@ -176,7 +176,8 @@ def add_training_flags(parser: Parser) -> Group:
         default=False,
         help="recompute activations in the backward pass: slower, much less memory",
     )
-    g.add_argument("--shard", action="store_true", help="full fine-tuning: split it over the cards")
+    if parser.prog in ("train_sft.py", "train_grpo.py"):  # processes of others are not in step
+        g.add_argument("--shard", action="store_true", help="full fine-tuning: split it over cards")
     return g
 
 

@@ -201,6 +201,21 @@ def split(moments: dict[int, dict], weights: Sequence["Tensor"]) -> None:
             found[name] = distribute_tensor(found[name], weights[number].device_mesh, [Shard(0)])
 
 
+@contextlib.contextmanager
+def talking() -> Iterator[None]:
+    """Turn what is raised when another process has ended into a UserError."""
+    try:
+        yield
+    except RuntimeError as error:
+        # gloo names its source file; nccl and the store have types of their own.
+        if "gloo" not in str(error) and not type(error).__name__.startswith("Dist"):
+            raise
+        raise UserError(
+            "another process of this run ended or cannot be reached; go on with "
+            "--resume-from-checkpoint"
+        ) from None
+
+
 # --- start and end ---
 
 
@@ -277,21 +292,6 @@ def together(args: argparse.Namespace, allowed: bool) -> Iterator[None]:
         yield
     dist.destroy_process_group()  # not after an error: the others would see that first
     _rank, _world, _flags = 0, 1, {}
-
-
-@contextlib.contextmanager
-def talking() -> Iterator[None]:
-    """Turn what is raised when another process has ended into a UserError."""
-    try:
-        yield
-    except RuntimeError as error:
-        # gloo names its source file; nccl and the store have types of their own.
-        if "gloo" not in str(error) and not type(error).__name__.startswith("Dist"):
-            raise
-        raise UserError(
-            "another process of this run ended or cannot be reached; go on with "
-            "--resume-from-checkpoint"
-        ) from None
 
 
 @contextlib.contextmanager

@@ -30,9 +30,8 @@ class Rows(NamedTuple):
         """Return 0 rows."""
         nothing = torch.zeros(0, 0)
         lengths = torch.zeros(0, dtype=torch.long)
-        return cls(
-            rollout.Rollout(nothing.long(), nothing, nothing, lengths, []), lengths * 1.0, []
-        )
+        roll = rollout.Rollout(nothing.long(), nothing, nothing, lengths, [])
+        return cls(roll, torch.zeros(0), [])
 
     def at(self, places: Sequence[int]) -> "Rows":
         """Return some of the rows, in this order."""

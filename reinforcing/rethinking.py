@@ -12,7 +12,6 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from types import SimpleNamespace
 
 import torch
 from torch import Tensor
@@ -106,8 +105,7 @@ def start_of(text: str, trigger: str, processor: Processor) -> Tensor | None:
     thinking = text.rpartition("</think>")[0] or text
     start = f"{thinking.rstrip()} {trigger}"
     ids = processor.tokenizer(start, add_special_tokens=False)["input_ids"]
-    special: SimpleNamespace = processor.special
-    if {*ids} & {*special.vision_ids, *special.eos_ids}:
+    if {*ids} & {*processor.special.vision_ids, *processor.special.eos_ids}:
         return None
     return torch.tensor(ids)
 

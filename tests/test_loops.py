@@ -23,6 +23,7 @@ from commands import (
     train_until_killed,
     use_toy_reward,
 )
+from test_ranks import run_in_processes, same
 
 import batching
 import data
@@ -395,7 +396,8 @@ def think_over(monkeypatch):
 
     def begun(groups, limit, processor, seed):
         start = torch.tensor(processor.tokenizer("Wait.")["input_ids"])
-        return dict.fromkeys(range(0, len(groups.completions), groups.G), start)
+        own = [n for n, prompt in enumerate(groups.prompts) if prompt is not None]
+        return dict.fromkeys([n * groups.G for n in own], start)
 
     def whole(starts, roll, groups, processor):
         return {
@@ -421,12 +423,26 @@ def test_without_second_thoughts_and_replay_it_is_grpo(base, tmp_path, quick, mo
     assert same_weights(tmp_path / "rethink", tmp_path / "grpo")
 
 
-@pytest.mark.parametrize("flags", ["--updates-per-rollout 2", "--lora-r 4 --num-iterations 2"])
-def test_a_killed_run_replays_the_same_rows(flags, base, tmp_path, quick, monkeypatch):
+@pytest.fixture
+def rare(monkeypatch):
     """Rewards are rare, so that most groups are idle, and all that is in the buffer is learned."""
     think_over(monkeypatch)
-    rare = lambda text, example: float(len(text) % 5 == 0)  # noqa: E731
-    monkeypatch.setitem(rewards.REWARDS, "vowels", rewards.Reward(rare))
+    pay = rewards.Reward(lambda text, example: float(len(text) % 5 == 0))
+    monkeypatch.setitem(rewards.REWARDS, "vowels", pay)
+
+
+@pytest.mark.slow
+def test_rethinking_on_two_processes(base, tmp_path, quick, rare):
+    line = f"--model {base} {GRPO} {FLAGS} --prompts-per-step 4 --updates-per-rollout 2"
+    line += " --max-steps 3 --save-steps 0"
+    train(rethink, f"{line} --output-dir {tmp_path / 'one'}")
+    found = run_in_processes(2, rethink, line, tmp_path / "several")
+    assert found[-1]["replayed"] > 0 and found[-1]["rethinking/learned"] == 4
+    same(metrics_of(tmp_path / "one"), found)
+
+
+@pytest.mark.parametrize("flags", ["--updates-per-rollout 2", "--lora-r 4 --num-iterations 2"])
+def test_a_killed_run_replays_the_same_rows(flags, base, tmp_path, quick, rare):
     line = f"--model {base} {GRPO} {FLAGS} --prompts-per-step 4 {flags} --max-steps 4"
     line += " --save-steps 2 --save-total-limit 9 --output-dir"
     train(rethink, f"{line} {tmp_path / 'whole'}")
