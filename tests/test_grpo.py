@@ -281,8 +281,9 @@ def test_truncated_completions_teach_nothing_if_so_asked(base, tmp_path, no_pict
 
     monkeypatch.setattr(rollout_, "rollout", all_cut)
     step = grpo(base, tmp_path, "--mask-truncated-completions")[0]
-    assert step["completions/clipped_ratio"] == 1 and step["adv_abs"] > 0
-    assert step["grad_norm"] == step["loss"] == 0
+    assert step["completions/clipped_ratio"] == 1 and step["reward_std"] > 0
+    assert step["adv_abs"] == step["grad_norm"] == step["loss"] == 0
+    assert step["frac_reward_zero_std"] == 1
     assert same_weights(tmp_path, base)
 
 
