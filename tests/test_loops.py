@@ -441,7 +441,13 @@ def test_rethinking_on_two_processes(base, tmp_path, quick, rare):
     same(metrics_of(tmp_path / "one"), found)
 
 
-@pytest.mark.parametrize("flags", ["--updates-per-rollout 2", "--lora-r 4 --num-iterations 2"])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--updates-per-rollout 2",
+        pytest.param("--lora-r 4 --num-iterations 2", marks=pytest.mark.slow),
+    ],
+)
 def test_a_killed_run_replays_the_same_rows(flags, base, tmp_path, quick, rare):
     line = f"--model {base} {GRPO} {FLAGS} --prompts-per-step 4 {flags} --max-steps 4"
     line += " --save-steps 2 --save-total-limit 9 --output-dir"
