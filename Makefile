@@ -1,5 +1,5 @@
 # make install    this Python environment, .venv; the other targets make it too
-# make demo       reinforcement learning on a laptop, in minutes: measured before and after
+# make demo       reinforcement learning on a laptop, in a minute or two: measured before and after
 # make demo-full  the whole loop, a quarter of an hour: warm start, too
 # make labs       the exercises of labs/ as notebooks, with Jupyter to open them
 # make test       the tests; `make test-slow` adds the real sizes (2B in 4 bits: 15 GB of memory, minutes)
@@ -15,7 +15,7 @@ BIN = .venv/bin
 
 install: .venv/installed
 
-# About two minutes on two cores, from a warm start that is in the repository.
+# About a minute on two idle cores, from a warm start that is in the repository.
 demo: .venv/installed
 	@echo "== GRPO, from checkpoints/count: a Qwen2-VL of 1.4 M parameters that describes drawn scenes and counts, but"
 	@echo "== overlooks the right-hand column, as its teacher did. It sees questions and right answers only."
