@@ -16,6 +16,7 @@ from plumbing import running
 from plumbing.errors import UserError
 from plumbing.flags import Parser
 from plumbing.records import read_lines
+from recipes.objectives_table import spread
 
 EVALUATED = "eval/count:test/accuracy", "eval/count:ood/accuracy", "vision/kl"
 HEADER = """\
@@ -44,16 +45,10 @@ def cost_of(lines: list[dict]) -> tuple[float, float]:
     return tokens, sum(line.get("step_time", 0) for line in lines)
 
 
-def spread(values: list[float]) -> str:
-    """Write the mean, and the range of several."""
-    mean = f"{statistics.mean(values):.3f}"
-    return mean if len(values) == 1 else f"{mean} ({min(values):.3f} - {max(values):.3f})"
-
-
 def row_of(name: str, runs: list[list[dict]]) -> str:
     """Write a line of the table. runs: for each seed the lines of metrics.jsonl."""
     columns = zip(*(evaluations_of(lines)[1] for lines in runs))
-    cells = [spread(list(values)) for values in columns]
+    cells = [spread(values) for values in columns]
     tokens, seconds = (statistics.mean(each) for each in zip(*map(cost_of, runs)))
     return f"| {name} | {len(runs)} | {' | '.join(cells)} | {tokens / 1000:,.0f} | {seconds:.0f} |"
 

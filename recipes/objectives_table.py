@@ -127,12 +127,14 @@ def read_arms(folder: Path) -> list[Arm]:
 
 
 def spread(values: Iterable[float | None], form: str = "{:.3f}") -> str:
-    """Write a mean and its range over seeds; how many seeds there are where some have none."""
+    """Write a mean, its range over seeds, and how many seeds have a value if some have none."""
     values = list(values)
     known = [value for value in values if value is not None]
     if not known:
         return "-"
     mean, low, high = (form.format(f(known)) for f in (statistics.mean, min, max))
+    if len(values) == 1:
+        return mean
     missing = f"; {len(known)} of {len(values)} seeds" if len(known) < len(values) else ""
     return f"{mean} ({low} - {high}{missing})"
 
