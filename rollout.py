@@ -26,7 +26,7 @@ import data
 import experts
 import logps
 from fast import decode, kernels
-from plumbing import ranks
+from plumbing import ranks, stopping
 from plumbing.loading import loading
 from tasks.example import Example
 from tasks.prompts import SELECT, question_text, select_prompt, with_question
@@ -329,6 +329,7 @@ def answer_all(
             ahead = prompts_ahead(asker, examples, sampling, cuts, num_workers)
             batches = stack.enter_context(ahead)
         for start in tqdm(starts, desc=describe, leave=False, disable=len(starts) < 2):
+            stopping.give_way()
             out = rollout(
                 policy,
                 next(batches),
@@ -352,11 +353,17 @@ def answer_together(
     settings: of `answer_all`, which says what is returned: here it is of all examples.
     """
     own = ranks.share(len(examples))
-    found = answer_all(
-        policy, asker, examples[own.start : own.stop], first_row=own.start, **settings
-    )
+    try:
+        found = answer_all(
+            policy, asker, examples[own.start : own.stop], first_row=own.start, **settings
+        )
+    except stopping.Interrupted:
+        found = None
+    every = ranks.gathered(found)
+    if None in every:
+        raise stopping.Interrupted
     texts, lengths, finish = [], [], []
-    for their_texts, their_lengths, their_finish in ranks.gathered(found):
+    for their_texts, their_lengths, their_finish in every:
         texts += their_texts
         lengths += their_lengths
         finish += their_finish

@@ -294,12 +294,12 @@ def main(args: argparse.Namespace) -> None:
     )
     ask = partial(rollout.answer_together, policy, asker, sampling=greedy)
     ask = partial(ask, batch_size=args.eval_batch_size, num_workers=args.num_workers)
+    measure = partial(evaluate, ask, eval_sets, folder=out / "samples")
+    hooks = {"page": report.write, "measure": measure}
     accuracies = [f"eval/{name}/accuracy" for name in eval_sets]
 
     # --- loop ---
-    with Run(
-        args, save_model, model_bytes, optimizer, resume, title="sft", page=report.write
-    ) as run:
+    with Run(args, save_model, model_bytes, optimizer, resume, title="sft", **hooks) as run:
         disk.announce(out, rundir.to_write(args, model_bytes, run.state_bytes, max_steps))
         kept.keep_sets(out / "samples", eval_sets)
         count = f"{len(plan.epoch)} examples" if plan.epoch else "endless, drawn here"
@@ -343,7 +343,7 @@ def main(args: argparse.Namespace) -> None:
             grad_norm = update.clip_gradient(trained, args.max_grad_norm, step)
             optimizer.step()
 
-            # 4. log and evaluate
+            # 4. log, and evaluate if that is due
             seconds = time.perf_counter() - started
             metrics = {
                 "loss": loss,
@@ -356,8 +356,6 @@ def main(args: argparse.Namespace) -> None:
                 "tokens_per_second": float(mask.sum()) / seconds,
             }
             metrics |= curriculum.logged_shares(specs, origins, mask.sum(1).tolist())
-            if run.due(args.eval_steps):
-                metrics |= evaluate(ask, eval_sets, step, out / "samples")
             run.log(metrics, ["loss", "grad_norm", "learning_rate", *accuracies])
 
     # --- the end: publish, measure, draw ---
@@ -365,7 +363,7 @@ def main(args: argparse.Namespace) -> None:
     final = run.history.at(run.step)
     if accuracies and accuracies[0] not in final:
         # It was resumed to stop at a step that an earlier, longer run did not evaluate.
-        final |= evaluate(ask, eval_sets, run.step, out / "samples")
+        final |= measure(run.step)
     if ranks.rank():
         return
     panels = [("loss", ["loss"]), ("gradient norm", ["grad_norm"]), ("greedy accuracy", accuracies)]

@@ -115,6 +115,12 @@ def any_of(flag: bool) -> bool:
     return any(gathered(flag))
 
 
+def give_way() -> None:
+    """Raise stopping.Interrupted in all processes, if one of them must give way."""
+    if any_of(stopping.must_give_way()):
+        raise stopping.Interrupted
+
+
 def summed(tensors: Sequence["Tensor"]) -> None:
     """Add up tensors over the processes, in place: afterwards all have the same bits."""
     if _world == 1:

@@ -6,7 +6,8 @@
             run.log(metrics, ("loss",))    # metrics.jsonl, screen
     run.publish()
 
-When the body has ended, the step is saved if that is due. Ctrl-C lets a step end, and saves it.
+When the body has ended, the step is saved if that is due. Ctrl-C lets a step end, and saves it,
+but not its evaluation, which the resumed run does first.
 Of several processes (plumbing/ranks.py) the first saves, and a signal to one stops all.
 """
 
@@ -49,6 +50,7 @@ class Run(contextlib.ExitStack):
     are read here, and args.json is save_model's. more: JSON values to keep in checkpoints.
     title and where: what the progress bar and the sentence after Ctrl-C call the training.
     page: writes what people look at into a directory, after each evaluation and before each save.
+    measure(step) -> more metrics, at --eval-steps and at the end: `log` calls it.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Run(contextlib.ExitStack):
         title: str = "train",
         where: str = "",
         page: Callable[[Path], None] | None = None,
+        measure: Callable[[int], dict[str, float]] | None = None,
     ):
         super().__init__()
         self.args, self.optimizer, self.folder = args, optimizer, folder
@@ -70,14 +73,15 @@ class Run(contextlib.ExitStack):
         self.write_weights, self.model_bytes = save_model, model_bytes
         self.state_bytes = optimizer_bytes(optimizer)
         self.more, self.title, self.where = more, title, where
-        self.page = None if ranks.rank() else page
+        self.page, self.measure = None if ranks.rank() else page, measure
         self.step, self.max_steps, self.shown = 0, None, {}
+        self.unmeasured = None  # (metrics, show) of a step whose evaluation was given up
         optimizer.register_step_post_hook(ranks.gather)
         if resume:
             state = rundir.load_state(resume)
             ranks.split(state["optimizer"]["state"], optimizer.param_groups[0]["params"])
             optimizer.load_state_dict(state["optimizer"])
-            self.step = state["step"]
+            self.step, self.unmeasured = state["step"], state.get("unmeasured")
             if more is not None:
                 more |= state["more"]
             del state  # the optimizer has it now
@@ -95,7 +99,10 @@ class Run(contextlib.ExitStack):
         bar = tqdm(
             total=max_steps, initial=self.step, desc=self.title, unit="step", leave=not self.where
         )
-        stop = self.enter_context(stopping.Stop())  # until the `with` of the run ends
+        self.stop = self.enter_context(stopping.Stop())  # until the `with` of the run ends
+        if self.unmeasured:
+            self.log(*self.unmeasured)
+            self.end_step(bar)
         while self.step < max_steps:
             self.learning_rate = peak * lr_scale(self.step, max_steps, *schedule)
             for group in self.optimizer.param_groups:
@@ -103,31 +110,45 @@ class Run(contextlib.ExitStack):
             self.step += 1
             yield self.step
             bar.update()
-            bar.set_postfix(self.shown)
-            # Asked once: the step named below is the one saved here.
-            leaving = ranks.any_of(stop.requested)
-            is_saved = leaving or self.due(self.args.save_steps)
-            if self.page and (is_saved or self.due(self.args.eval_steps)):
-                self.page(self.out)  # first: a run killed in between does this step again
-            if is_saved:
-                self.save(leaving)
-            if leaving:
-                bar.close()
-                stop.leave(
-                    f"stopped{self.where} after step {self.step}; "
-                    "go on with --resume-from-checkpoint"
-                )
+            self.end_step(bar)
         bar.close()
+
+    def end_step(self, bar: tqdm):
+        """Save the step if that is due, and leave if the run has been told to stop."""
+        bar.set_postfix(self.shown)
+        # Asked once: the step named below is the one saved here.
+        leaving = ranks.any_of(self.stop.requested)
+        is_saved = leaving or self.due(self.args.save_steps)
+        if self.page and (is_saved or self.due(self.args.eval_steps)):
+            self.page(self.out)  # first: a run killed in between does this step again
+        if is_saved:
+            self.save(leaving)
+        if leaving:
+            bar.close()
+            rest = ", and before its evaluation" if self.unmeasured else ""
+            self.stop.leave(
+                f"stopped{self.where} after step {self.step}{rest}; "
+                "go on with --resume-from-checkpoint"
+            )
 
     def due(self, every: int) -> bool:
         """Whether this step is the last, or a multiple of `every` above 0."""
         return self.step == self.max_steps or every > 0 and self.step % every == 0
 
     def log(self, metrics: dict[str, float], show: Sequence[str] = ()):
-        """Write a line of metrics.jsonl, and print `show` of it.
+        """Measure if that is due, write a line of metrics.jsonl, and print `show` of it.
 
-        The progress bar shows the first of these.
+        The progress bar shows the first of these. A run that is told to stop meanwhile keeps the
+        metrics without the evaluation.
         """
+        is_due = self.measure and self.step and (self.unmeasured or self.due(self.args.eval_steps))
+        self.unmeasured = None
+        if is_due:
+            try:
+                metrics = metrics | self.stop.unless_told(lambda: self.measure(self.step))
+            except stopping.Interrupted:
+                self.unmeasured = metrics, list(show)
+                return
         self.history.log(self.step, metrics, show, self.step == self.max_steps)
         self.shown = {name: f"{metrics[name]:.3f}" for name in show[:1]}
 
@@ -136,6 +157,8 @@ class Run(contextlib.ExitStack):
         state = {"optimizer": tree_map(ranks.whole, self.optimizer.state_dict())}
         if self.more is not None:
             state["more"] = self.more
+        if self.unmeasured:
+            state["unmeasured"] = self.unmeasured
         needed, keep = self.model_bytes + self.state_bytes, self.args.save_total_limit
         place = self.out, self.step, self.save_model
         ranks.from_first(

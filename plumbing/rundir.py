@@ -52,6 +52,7 @@ def open_output_dir(args: argparse.Namespace) -> Path | None:
     """
     out, wanted = Path(args.output_dir), args.resume_from_checkpoint
     disk.make_writable(out)
+    put_back(out)
     found = checkpoints(out)
     if not found:
         refuse_anothers(out, args)
@@ -98,6 +99,15 @@ def open_together(args: argparse.Namespace) -> tuple[Path | None, dict]:
     """
     resume, decided = ranks.from_first(lambda: (open_output_dir(args), vars(args)))
     return resume, decided | ranks.own_flags()
+
+
+def put_back(out: Path) -> None:
+    """Give a checkpoint its name again, if `save_checkpoint` was killed while replacing it."""
+    for before in out.glob(".checkpoint-*.before"):
+        name = before.name[1:].removesuffix(".before")
+        if not (out / name).exists():
+            os.replace(before, out / name)
+        delete(before)
 
 
 def _real(path: str | Path) -> str:
@@ -221,8 +231,11 @@ def save_checkpoint(
     temporary, final = out / f".checkpoint-{step}.tmp", out / f"checkpoint-{step}"
     with disk.writing(final, needed):
         _fill(temporary, save_model, state | {"step": step}, log.lines)
-        remove(final)
+        before = out / f".{final.name}.before"
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(final, before)  # of the same step, whose evaluation was still to be done
         os.replace(temporary, final)
+        delete(before)
         if not leaving:
             drop_later(out)
         remove_older(out, keep)

@@ -429,20 +429,20 @@ def main(args: argparse.Namespace) -> None:
     ask = partial(ask, batch_size=args.eval_batch_size, num_workers=args.num_workers)
     looks = partial(looking.measure, policy, asker, limit=limit, logp_of=logp_of, size=size)
     looks = partial(looks, batch_size=args.eval_batch_size)
+    measure = partial(evaluate, ask, looks, eval_sets, folder=out / "samples")
+    hooks = {"page": report.write, "measure": measure}
     names = list(eval_sets)
     show = logged.shown(args.reward_funcs, names)
 
     # --- loop ---
-    with Run(
-        args, save_model, model_bytes, optimizer, resume, title="grpo", page=report.write
-    ) as run:
+    with Run(args, save_model, model_bytes, optimizer, resume, title="grpo", **hooks) as run:
         disk.announce(out, rundir.to_write(args, model_bytes, run.state_bytes, max_steps))
         kept.keep_sets(out / "samples", eval_sets)
         print(f"model: {model.describe(policy)}; prompt template {args.prompt_template}")
         logged.print_plan(args, size, max_steps)
         print(WHAT_TO_WATCH)
         if run.step == 0:
-            before = evaluate(ask, looks, eval_sets, 0, out / "samples")
+            before = measure(0)
             results.print_before(before, names)
             run.log(before)
             report.write(out)
@@ -530,7 +530,7 @@ def main(args: argparse.Namespace) -> None:
                 optimizer.step()
             loss, grad_norm = torch.tensor(updates, dtype=torch.float64).mean(0)
 
-            # 6. log and evaluate
+            # 6. log, and evaluate if that is due
             seconds = time.perf_counter() - started
             metrics = {
                 "loss": loss,
@@ -550,8 +550,6 @@ def main(args: argparse.Namespace) -> None:
             }
             if args.num_iterations * K > 1:
                 metrics["old_logp_from_rollout"] = agrees
-            if run.due(args.eval_steps):
-                metrics |= evaluate(ask, looks, eval_sets, step, out / "samples")
             run.log({name: float(value) for name, value in metrics.items()}, show)
             is_shown = step == 1 or run.due(args.eval_steps or 50)
             if is_shown or run.due(kept.every(max_steps)):
@@ -567,7 +565,7 @@ def main(args: argparse.Namespace) -> None:
     before, after = run.history.at(0), run.history.at(run.step)
     if f"eval/{names[0]}/accuracy" not in after:
         # It was resumed to stop at a step that an earlier, longer run did not evaluate.
-        after |= evaluate(ask, looks, eval_sets, run.step, out / "samples")
+        after |= measure(run.step)
     logged.finish(run.history.lines, args, before, after, eval_sets, run.step, out)
 
 

@@ -10,6 +10,7 @@ import data
 import losses
 import rewards
 import rollout
+from plumbing import ranks
 from tasks.example import Example
 
 MOST = 64  # questions: this is measured at every evaluation
@@ -52,6 +53,7 @@ def measure(
         return {}
     blind, kl, tokens = [], 0.0, 0.0
     for first in range(0, len(seen), batch_size):
+        ranks.give_way()
         some = seen[first : first + batch_size]
         prompts = [asker.prompt(example, room=limit) for example in some]
         grey = [greyed(prompt) for prompt in prompts]

@@ -393,6 +393,24 @@ def test_an_error_in_one_process_ends_all_with_its_sentence(base, tmp_path, quic
     assert said == ["error: this process cannot go on"]
 
 
+def test_a_signal_to_one_process_in_an_evaluation_ends_all(
+    base, tmp_path, quick, short_answers, monkeypatch
+):
+    """The second asks two of three questions, one at a time, and is told to stop in the first."""
+    line = f"--model {base} {SFT} --max-eval-samples 3 --eval-batch-size 1 --max-steps 1"
+    line = f"{line} --learning-rate 1e-3 --save-steps 0"
+    out, one = tmp_path / "out", tmp_path / "one"
+    with monkeypatch.context() as patch:
+        dying(1, lambda: signal.raise_signal(signal.SIGTERM), patch)
+        work = partial(run_script, train_sft, f"{line} --output-dir {out}")
+        codes, errors = in_processes(2, work, tmp_path / "printed")
+    assert codes == [130, 143], errors  # torchrun tells all, and all say 143
+    assert metrics_of(out) == [] and (out / "checkpoint-1").is_dir()
+    train(train_sft, f"{line} --output-dir {one}")
+    found = run_in_processes(2, train_sft, f"{line} --resume-from-checkpoint", out)
+    same(metrics_of(one), found)
+
+
 @pytest.mark.slow
 def test_killed_on_two_processes_and_resumed_on_one(base, tmp_path, quick, monkeypatch):
     line = f"--model {base} {LINE} --prompts-per-step 3 --num-generations 2 --max-steps 4"

@@ -10,13 +10,15 @@ import signal
 import pytest
 import torch
 
-from plumbing import rundir
+from plumbing import rundir, stopping
+from plumbing.log import metrics_of
 from plumbing.run import Run, lr_scale
 
 FLAGS = {
     "warmup_steps": 2,
     "lr_scheduler_type": "linear",
     "save_steps": 2,
+    "eval_steps": 2,
     "save_total_limit": 9,
     "report_to": "none",
     "logging_steps": 1,
@@ -52,6 +54,22 @@ def learn(run, until=None, max_steps=5):
     return steps
 
 
+def measured(run, tell=()):
+    """Let the run measure its weight, in two batches; send SIGTERM in the first at these calls."""
+    calls = []
+
+    def measure(step):
+        calls.append(step)
+        for batch in range(2):
+            stopping.give_way()
+            if batch == 0 and len(calls) in tell:
+                signal.raise_signal(signal.SIGTERM)
+        return {"accuracy": run.weight.item()}
+
+    run.measure = measure
+    return calls
+
+
 def names(out):
     return [path.name for path in rundir.checkpoints(out)]
 
@@ -82,6 +100,65 @@ def test_a_signal_lets_the_step_end_and_saves_it_and_the_run_goes_on_as_if_nothi
     for name in ("model.txt", "metrics.jsonl"):
         parts = [(out / "checkpoint-5" / name).read_text() for out in (whole, halves)]
         assert parts[0] == parts[1], name
+
+
+def test_an_evaluation_is_given_up_and_the_resumed_run_does_it_first(tmp_path, capsys):
+    """Told to stop in it, and again when it is done again; then the log is that of a whole run."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    whole.mkdir(), parts.mkdir()
+    run = make(whole)
+    assert measured(run) == [] and learn(run) == [1, 2, 3, 4, 5]
+    run = make(parts)
+    calls = measured(run, tell=[2])
+    with pytest.raises(SystemExit) as left:
+        learn(run)
+    assert left.value.code == 143 and calls == [2, 4]
+    assert "stopped after step 4, and before its evaluation; go on" in capsys.readouterr().out
+    for tell, todo in (([1], None), ([], [5])):
+        assert names(parts) == ["checkpoint-2", "checkpoint-4"]
+        assert [line["step"] for line in metrics_of(parts / "checkpoint-4")] == [1, 2, 3]
+        run = make(parts, parts / "checkpoint-4")
+        run.weight.data.fill_(float((parts / "checkpoint-4" / "model.txt").read_text()))
+        calls = measured(run, tell)
+        if todo is None:
+            with pytest.raises(SystemExit):
+                learn(run)
+            assert calls == [4]
+        else:
+            assert learn(run) == todo and calls == [4, 5]
+    for file in ("metrics.jsonl", "checkpoint-4/metrics.jsonl", "checkpoint-5/model.txt"):
+        assert (whole / file).read_text() == (parts / file).read_text(), file
+    ended = rundir.load_state(parts / "checkpoint-4"), rundir.load_state(whole / "checkpoint-4")
+    assert ended[0].keys() == ended[1].keys()
+
+
+def test_the_last_evaluation_is_given_up_and_done_by_a_run_without_steps(tmp_path):
+    run = make(tmp_path)
+    measured(run, tell=[3])
+    with pytest.raises(SystemExit):
+        learn(run)
+    assert run.history.lines[-1]["step"] == 4
+    run = make(tmp_path, tmp_path / "checkpoint-5")
+    run.weight.data.fill_(0.25)
+    assert measured(run) == [] and learn(run) == []
+    assert run.history.at(5)["accuracy"] == 0.25 and run.history.at(5)["rate"] > 0
+    assert "unmeasured" not in rundir.load_state(tmp_path / "checkpoint-5")
+
+
+def test_a_signal_before_a_due_evaluation_begins_none_of_its_batches(tmp_path):
+    run = make(tmp_path)
+    calls = measured(run)
+    step_of = run.optimizer.step
+
+    def told(*given):
+        step_of(*given)
+        if run.step == 2:
+            signal.raise_signal(signal.SIGTERM)
+
+    run.optimizer.step = told
+    with pytest.raises(SystemExit):
+        learn(run)
+    assert calls == [2] and run.unmeasured and names(tmp_path) == ["checkpoint-2"]
 
 
 def test_an_error_in_a_step_puts_the_signals_back_and_saves_nothing(tmp_path):

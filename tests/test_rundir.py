@@ -659,6 +659,39 @@ def test_going_back_leaves_at_every_moment_a_directory_that_resumes(tmp_path, mo
     assert not list(out.glob(".*"))
 
 
+def test_a_step_saved_again_is_there_at_every_moment(tmp_path, monkeypatch):
+    """Its evaluation was given up, and is done now; no other checkpoint is there to resume."""
+    out = tmp_path / "run"
+    out.mkdir()
+    for moment in range(1, 40):
+        rundir.save_checkpoint(out, 2, model_writer(), {"unmeasured": 1}, Log(1), 1)
+        left = [moment]
+
+        def dies(real):
+            def counted(*args, **kwargs):
+                left[0] -= 1
+                if left[0] == 0:
+                    raise KeyboardInterrupt
+                return real(*args, **kwargs)
+
+            return counted
+
+        with monkeypatch.context() as patch:
+            for module, name in ((os, "replace"), (os, "unlink"), (os, "rmdir")):
+                patch.setattr(module, name, dies(getattr(module, name)))
+            try:
+                rundir.save_checkpoint(out, 2, model_writer(), {}, Log(1, 2), 1)
+            except KeyboardInterrupt:
+                pass
+        path = rundir.open_output_dir(output(out, "newest"))
+        is_new = "unmeasured" not in rundir.load_state(path)
+        assert [line["step"] for line in metrics_of(path)] == [1, 2][: 1 + is_new]
+        if left[0] > 0:
+            break
+    assert moment > 4 and is_new and names(out) == ["checkpoint-2"]
+    assert not list(out.glob(".*.before"))
+
+
 # --- one at a time ---
 
 

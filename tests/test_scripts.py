@@ -632,6 +632,56 @@ def test_ctrl_c_saves_and_leaves_with_130(start, base, tmp_path):
     assert metrics_of(out) == metrics_of(whole) and same_weights(out, whole)
 
 
+def told_in_evaluation(script, line, call, monkeypatch):
+    """Train, and send SIGTERM in this call of rollout.rollout: how many there are in all."""
+    sample, calls = rollout_.rollout, []
+
+    def called(*given, **more):
+        calls.append(1)
+        if len(calls) == call:
+            signal.raise_signal(signal.SIGTERM)
+        return sample(*given, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rollout_, "rollout", called)
+        try:
+            train(script, line)
+        except SystemExit as left:
+            assert left.code == 143
+        else:
+            assert call == 0
+    return len(calls)
+
+
+# Two steps with evaluations of four questions in two batches. In which call the signal comes: after
+# how many calls the run ends, and whether the evaluation is still to be done. GRPO's evaluations
+# ask each batch with the picture and without it first; one is made before the first step.
+IN_EVALUATIONS = {
+    "sft": (train_sft, SFT, {1: (1, True), 2: (2, False), 3: (3, True), 4: (4, False)}),
+    "grpo": (train_grpo, GRPO, {8: (9, True), 12: (12, True), 20: (20, False)}),
+}
+
+
+@pytest.mark.parametrize("name", IN_EVALUATIONS)
+def test_a_signal_in_an_evaluation_waits_for_one_batch_and_loses_nothing(
+    name, base, tmp_path, no_pictures, monkeypatch, capsys
+):
+    script, flags, calls = IN_EVALUATIONS[name]
+    line = f"--model {base} {flags} --max-steps 2 --eval-steps 1 --eval-batch-size 2"
+    line = f"{line} --save-steps 0 --output-dir"
+    whole = tmp_path / "whole"
+    assert told_in_evaluation(script, f"{line} {whole}", 0, monkeypatch) == max(calls)
+    for call, (made, is_pending) in calls.items():
+        out = tmp_path / str(call)
+        capsys.readouterr()
+        assert told_in_evaluation(script, f"{line} {out}", call, monkeypatch) == made
+        rest = ", and before its evaluation" if is_pending else ""
+        said = f"stopped after step {rundir.newest(out).name[-1]}{rest}; go on"
+        assert said in capsys.readouterr().out
+        train(script, f"{line} {out} --resume-from-checkpoint")
+        assert same_run(out, whole)
+
+
 # --- bad input ---
 
 

@@ -55,6 +55,17 @@ def test_an_error_in_the_loop_is_the_error_that_comes_out():
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_only_what_can_be_done_again_gives_way(capfd):
+    with pytest.raises(SystemExit), stopping.Stop() as stop:
+        assert stop.unless_told(lambda: stopping.give_way() or 3) == 3
+        signal.raise_signal(signal.SIGTERM)
+        stopping.give_way()  # a step that was begun is ended
+        with pytest.raises(stopping.Interrupted):
+            stop.unless_told(stopping.give_way)
+        stopping.give_way()
+    stopping.give_way()
+
+
 def test_outside_the_main_thread_there_are_no_signals():
     result = []
 
