@@ -12,6 +12,8 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
+from plumbing.errors import UserError
+
 CHUNK_LOGITS = 2**25  # logits of the head that exist at once: 128 MB in float32
 
 # --- the model inside, and its precision ---
@@ -290,6 +292,15 @@ def token_logps(
     if not entropy:
         return logp
     return logp, empty.masked_scatter(keep, torch.cat([e for _, e in pieces]))
+
+
+def must_be_numbers(logp: torch.Tensor) -> None:
+    """Raise UserError for a NaN, with which sampling would go on and an evaluation score 0."""
+    if logp.isnan().any():
+        raise UserError(
+            "the model's log-probs are NaN: its weights are damaged, or a training went astray; "
+            "take another checkpoint as --model, or try --dtype float32"
+        )
 
 
 def target_states(core, batch: dict, keep: torch.Tensor) -> torch.Tensor:

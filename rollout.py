@@ -209,13 +209,17 @@ def finish_rollout(
     special: SimpleNamespace,
     chosen: torch.Tensor | None = None,
 ) -> Rollout:
-    """Measure sampled rows (B, T): after its first end token a row holds nothing but padding."""
+    """Measure sampled rows (B, T): after its first end token a row holds nothing but padding.
+
+    UserError if a log-prob is NaN.
+    """
     T = targets.shape[1]
     ends = torch.isin(targets, torch.tensor(special.eos_ids))  # (B, T)
     stopped = ends.any(1)
     lengths = torch.where(stopped, ends.int().argmax(1) + 1, T)
     mask = (torch.arange(int(lengths.max())) < lengths[:, None]).float()
     T = mask.shape[1]
+    logps.must_be_numbers(logp[:, :T][mask.bool()])
     finish = ["stop" if s else "length" for s in stopped.tolist()]
     if chosen is not None:
         chosen = chosen[:, :T] * mask[..., None, None].to(chosen.dtype)

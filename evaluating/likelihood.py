@@ -56,6 +56,7 @@ def option_logps(
     batch = batching.collate([prompt], targets, mask, [len(rows)], core.device)
     with logps.in_eval_mode(policy):
         logp = logps.token_logps(policy, batch, suppress=processor.special.vision_ids)  # (B, T)
+    logps.must_be_numbers(logp)
     return (logp.sum(1) / batch["mask"].sum(1)).tolist()
 
 

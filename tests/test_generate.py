@@ -23,6 +23,7 @@ import logps
 import model as modeling
 import rollout
 import update
+from evaluating import likelihood
 from fast import decode
 from plumbing import disk, running
 from plumbing.errors import UserError
@@ -576,6 +577,21 @@ def test_mode_is_restored_and_never_in_the_way(training, lively):
     )
     assert expected == stock_greedy(policy.eval(), processor, prompts, 12, [NEVER])
     assert not any(p.grad is not None for p in policy.parameters())
+
+
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_weights_that_are_not_numbers_are_said(temperature, loaded):
+    """One NaN among them. It would be answered with noise, and scored 0."""
+    policy, processor = loaded
+    policy.model.language_model.norm.weight.data[3] = torch.nan
+    prompts = checkpoints.prompts_of(processor, slice(4, 6))
+    options = (policy, prompts, processor.special, 2, rollout.Sampling(3, temperature))
+    for sample in (rollout.rollout, rollout.rollout_plain):
+        with pytest.raises(UserError, match="log-probs are NaN.*another checkpoint as --model"):
+            sample(*options)
+    with pytest.raises(UserError, match="log-probs are NaN"):
+        asker = data.Asker(processor)
+        likelihood.option_logps(policy, asker, prompts[0], ["red", "blue"], tags=False)
 
 
 @pytest.mark.parametrize("kind", ["full", "lora", "nf4"])
