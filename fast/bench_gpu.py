@@ -17,11 +17,9 @@ On a CPU the same code runs on toy sizes, without graphs: that is what the tests
 Dimension key: N prompts of P tokens, G completions of T tokens each, B = N * G rows.
 """
 
-import concurrent.futures
 import contextlib
 import functools
 import importlib.util
-import multiprocessing
 import statistics
 import tempfile
 import time
@@ -32,6 +30,7 @@ from typing import NamedTuple, Self
 import torch
 
 from fast import sides
+from fast.bench_memory import in_fresh_process
 from fast.gpu_checks import bench_check, clear
 from fast.gpu_decode import bench_decode
 from fast.race import clock, one_thread, print_table, race, rows_of
@@ -237,13 +236,8 @@ def bench_memory(
         tried = [card for card in CARDS if card.size in directories]
     for card in tried:
         try:
-            with concurrent.futures.ProcessPoolExecutor(
-                1, mp_context=multiprocessing.get_context("spawn")
-            ) as pool:
-                directory = directories[card.size]
-                found = pool.submit(
-                    step_in_a_small_card, directory, str(device), quant, card
-                ).result()
+            what = directories[card.size], str(device), quant, card
+            found = in_fresh_process(step_in_a_small_card, *what)
         except Exception as error:
             found = {"failed": f"{type(error).__name__}: {str(error)[:300]}"}
         max_pixels = sides.picture_side(card.P) ** 2 * 784

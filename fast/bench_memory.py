@@ -5,13 +5,16 @@ Each peak is measured in a fresh process, beyond the loaded model.
 
 import concurrent.futures
 import multiprocessing
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
 import logps
 from fast.race import checkpoint, one_thread, print_table
 from fast.sides import SIDES, Work, load_bench, update_sides
+from plumbing import loading
 
 
 def resident_bytes(field: str) -> int:
@@ -53,10 +56,15 @@ def peak_of(
     directory: str, device: torch.device, dtype: torch.dtype, kind: str, side: str, work: Work
 ) -> int | None:
     """Run `peak_here` in a fresh process."""
+    return in_fresh_process(peak_here, directory, str(device), dtype, kind, side, work)
+
+
+def in_fresh_process(function: Callable, *given: Any) -> Any:
+    """Call a function in a process of its own, which ends with this one."""
     with concurrent.futures.ProcessPoolExecutor(
-        1, mp_context=multiprocessing.get_context("spawn")
+        1, multiprocessing.get_context("spawn"), initializer=loading.begin, initargs=(0,)
     ) as pool:
-        return pool.submit(peak_here, directory, str(device), dtype, kind, side, work).result()
+        return pool.submit(function, *given).result()
 
 
 def bench_memory(

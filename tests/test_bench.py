@@ -5,6 +5,10 @@ The measurements at toy size: that they measure what they say. No test asks for 
 
 import importlib.util
 import json
+import os
+import signal
+import sys
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -258,6 +262,27 @@ def test_peaks_are_those_of_one_turn(directory):
         directory, CPU, torch.float32, "update", "the same with full logits", Work(1, 48, 96, 8)
     )
     assert 2 * 4 * 8 * 96 * 4096 < peak < 4e8
+
+
+def outlive(pipe):
+    with open(pipe, "w") as file:
+        print("begun", file=file, flush=True)
+        time.sleep(60)
+        print("ended in its own time", file=file)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it ends in its own time")
+def test_a_fresh_process_ends_with_the_one_that_wanted_it(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    parent = os.fork()
+    if parent == 0:
+        bench_memory.in_fresh_process(outlive, str(pipe))
+    with open(pipe) as file:
+        assert file.readline() == "begun\n"
+        os.kill(parent, signal.SIGKILL)
+        os.waitpid(parent, 0)
+        assert file.read() == "", "nobody holds the pipe any more"
 
 
 def test_memory_compares_with_full_logits(tmp_path, capsys, monkeypatch):
