@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 import data
 import lengths
 import rollout
-from plumbing import memory
+from plumbing import memory, ranks
 from plumbing.errors import UserError
 from plumbing.log import say
 from processor import Processor
@@ -51,7 +51,7 @@ def size_that_fits(
     """Try an update, print its peak, and return the --micro-batch-size with which it fits.
 
     gradient(size) makes one. Weights, gradients and the optimizer are as before when this returns.
-    UserError where one row is too much.
+    UserError where one row is too much, or `size` of them with --shard.
     """
     while True:
         try:
@@ -63,6 +63,11 @@ def size_that_fits(
                     "out of memory with one completion of the longest question at a time; "
                     "try --gradient-checkpointing, --quant nf4, a lower --max-pixels or "
                     "--max-completion-length"
+                ) from None
+            if ranks.sharded:  # others wait inside the backward pass, for a gradient of this size
+                raise UserError(
+                    f"out of memory with --micro-batch-size {size} on the longest question; "
+                    f"lower it to {size // 2}, or add --gradient-checkpointing"
                 ) from None
         say(f"preflight: --micro-batch-size {size} is too much for the memory; {size // 2} instead")
         size //= 2

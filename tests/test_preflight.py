@@ -9,7 +9,7 @@ from commands import GRPO, SMALL, grpo, metrics_of, skip_pictures, train, use_to
 
 import tasks
 import train_grpo
-from plumbing import memory
+from plumbing import memory, ranks
 from plumbing.errors import UserError
 from reinforcing import preflight
 from tasks.example import Example
@@ -79,6 +79,16 @@ def test_one_row_that_does_not_fit_is_refused():
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     with pytest.raises(UserError, match="--gradient-checkpointing"):
         preflight.size_that_fits(Allocator(limit=0), optimizer, CPU, 5)
+
+
+def test_nothing_is_halved_where_others_wait_for_the_gradient(monkeypatch):
+    """--shard: the processes exchange gradients inside the backward pass."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    allocator = Allocator(limit=3)
+    monkeypatch.setattr(ranks, "sharded", ["a layer"])
+    with pytest.raises(UserError, match="--micro-batch-size 16 .* lower it to 8"):
+        preflight.size_that_fits(allocator, optimizer, CPU, 16)
+    assert allocator.tried == [16]
 
 
 def test_the_run_goes_on_with_the_size_that_fits(base, tmp_path, quick, monkeypatch):
