@@ -227,8 +227,9 @@ def scaling_rows(results: Results) -> list[str]:
         at = [curve[n] for curve in curves]
         gains = []
         for c in at:
-            low, high = c["self_select_gain_low"], c["self_select_gain_high"]
-            gains.append(f"{c['self_select_gain']:+.3f} [{low:+.3f}, {high:+.3f}]")
+            ends = c["self_select_gain_low"], c["self_select_gain_high"]
+            low, high = ("none" if end is None else f"{end:+.3f}" for end in ends)  # one picture
+            gains.append(f"{c['self_select_gain']:+.3f} [{low}, {high}]")
         keys = ("mean_sample_accuracy", "majority@k", "self_select@k", "pass@k")
         figures = " / ".join(mean([c[key] for c in at]) for key in keys)
         claim = "**(b)** " if n == min(SIZES) else ""

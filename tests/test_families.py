@@ -486,7 +486,14 @@ def test_supervised_stage_imitates(kind, no_pictures, tmp_path):
     assert losses[-1] < losses[0]
 
 
-@pytest.mark.parametrize("more", ["", "--lora-r 4", "--quant nf4"], ids=["full", "lora", "nf4"])
+@pytest.mark.parametrize(
+    "more",
+    [
+        pytest.param("", id="full"),
+        pytest.param("--lora-r 4", id="lora", marks=pytest.mark.slow),
+        pytest.param("--quant nf4", id="nf4", marks=pytest.mark.slow),
+    ],
+)
 def test_killed_and_resumed_is_exact(more, directory, toy_reward, no_pictures, tmp_path):
     """Killed in the second of three steps of GRPO, after the evaluation and the first step."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
