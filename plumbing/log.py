@@ -2,6 +2,7 @@
 
 import json
 import math
+import secrets
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,13 @@ def line_of(step: int, metrics: dict[str, float]) -> dict:
     """Make a line of metrics.jsonl. JSON has neither infinity nor NaN: they become null."""
     finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
     return {"step": step} | finite
+
+
+def service_id(path: Path, is_new: bool) -> str:
+    """Read the id by which a service knows the run, to go on with it; make one for a new run."""
+    if is_new or not path.is_file():
+        disk.write_whole(path, secrets.token_hex(8) + "\n")
+    return disk.read_text(path).strip()
 
 
 class MetricsLog:
@@ -40,7 +48,8 @@ class MetricsLog:
                 import wandb
 
                 name = "/".join(Path(out).parts[-2:])
-                options = {"resume": "allow", "reinit": "create_new"}
+                id = service_id(Path(out) / "wandb_id", is_new=not lines)
+                options = {"id": id, "resume": "allow", "reinit": "create_new"}
                 run = wandb.init(project="nanovlr", dir=str(out), name=name, **options)
                 self.send = run.log
             elif report_to == "tensorboard":

@@ -412,6 +412,11 @@ def test_two_logs_are_two_runs_of_wandb(tmp_path, monkeypatch):
     assert [run["reinit"] for run in begun] == ["create_new"] * 2 and begun[1][
         "name"
     ] == "r3v/iteration-1" != begun[0]["name"]
+    assert begun[0]["id"] != begun[1]["id"]
+    MetricsLog(tmp_path / "r3v", [{"step": 1}], report_to="wandb")
+    assert begun[2]["id"] == begun[0]["id"], "a run that goes on is one run there, too"
+    MetricsLog(tmp_path / "r3v", report_to="wandb")
+    assert begun[3]["id"] not in (begun[0]["id"], begun[1]["id"])
 
 
 @pytest.mark.parametrize(
