@@ -12,6 +12,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
+from plumbing import stopping
 from plumbing.errors import UserError
 
 CHUNK_LOGITS = 2**25  # logits of the head that exist at once: 128 MB in float32
@@ -264,6 +265,7 @@ def token_logps(
     suppress: ids that cannot be sampled (special.vision_ids); their logits are minus infinity.
     chunk: tokens that the head takes at a time; by default CHUNK_LOGITS logits.
     """
+    stopping.give_way()
     core = core_of(policy)
     chunk = chunk or max(64, CHUNK_LOGITS // core.config.text_config.vocab_size)
     keep = batch["mask"].bool()  # (B, T)

@@ -26,7 +26,7 @@ import data
 import experts
 import logps
 from fast import decode, kernels
-from plumbing import ranks, stopping
+from plumbing import ranks
 from plumbing.loading import loading
 from tasks.example import Example
 from tasks.prompts import SELECT, question_text, select_prompt, with_question
@@ -333,7 +333,6 @@ def answer_all(
             ahead = prompts_ahead(asker, examples, sampling, cuts, num_workers)
             batches = stack.enter_context(ahead)
         for start in tqdm(starts, desc=describe, leave=False, disable=len(starts) < 2):
-            stopping.give_way()
             out = rollout(
                 policy,
                 next(batches),
@@ -357,17 +356,10 @@ def answer_together(
     settings: of `answer_all`, which says what is returned: here it is of all examples.
     """
     own = ranks.share(len(examples))
-    try:
-        found = answer_all(
-            policy, asker, examples[own.start : own.stop], first_row=own.start, **settings
-        )
-    except stopping.Interrupted:
-        found = None
-    every = ranks.gathered(found)
-    if None in every:
-        raise stopping.Interrupted
+    some = examples[own.start : own.stop]
+    answer = functools.partial(answer_all, policy, asker, some, first_row=own.start, **settings)
     texts, lengths, finish = [], [], []
-    for their_texts, their_lengths, their_finish in every:
+    for their_texts, their_lengths, their_finish in ranks.unless_told(answer):
         texts += their_texts
         lengths += their_lengths
         finish += their_finish

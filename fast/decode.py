@@ -26,6 +26,7 @@ import experts
 import families
 import logps
 from fast import kernels
+from plumbing import stopping
 from plumbing.log import say
 
 PREFILL_TOKENS = 4096  # of several prompts in one prefill pass: enough to keep a GPU busy
@@ -642,6 +643,7 @@ class Decoder:
         every = 16 if self.graphed else 1
         for length in range(1, self.sampling.max_tokens):
             if (length - 1) % every == 0:
+                stopping.give_way()
                 running = (~self.finished[: self.rows]).nonzero()[:, 0]
                 n = len(running)
                 if n == 0:

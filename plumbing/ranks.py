@@ -115,10 +115,19 @@ def any_of(flag: bool) -> bool:
     return any(gathered(flag))
 
 
-def give_way() -> None:
-    """Raise stopping.Interrupted in all processes, if one of them must give way."""
-    if any_of(stopping.must_give_way()):
+def unless_told(function: Callable[[], Any]) -> list:
+    """Call a function in each process, and return what it returned in each, in their order.
+
+    If one was interrupted (stopping.give_way), all are. It must make no calls of this module.
+    """
+    try:
+        own = [function()]
+    except stopping.Interrupted:
+        own = []
+    found = gathered(own)
+    if not all(found):
         raise stopping.Interrupted
+    return [value for [value] in found]
 
 
 def summed(tensors: Sequence["Tensor"]) -> None:

@@ -6,8 +6,9 @@
             run.log(metrics, ("loss",))    # metrics.jsonl, screen
     run.publish()
 
-When the body has ended, the step is saved if that is due. Ctrl-C lets a step end, and saves it,
-but not its evaluation, which the resumed run does first.
+When the body has ended, the step is saved if that is due. Told to stop (Ctrl-C), a run gives up
+what it can do again: a step whose update has not begun, or an evaluation, which the resumed run
+does first. It saves the step before, or this one, and leaves.
 Of several processes (plumbing/ranks.py) the first saves, and a signal to one stops all.
 """
 
@@ -76,6 +77,9 @@ class Run(contextlib.ExitStack):
         self.page, self.measure = None if ranks.rank() else page, measure
         self.step, self.max_steps, self.shown = 0, None, {}
         self.unmeasured = None  # (metrics, show) of a step whose evaluation was given up
+        self.saved = None  # the step of the newest checkpoint, if it is as it should be
+        self.stop = stopping.Stop()
+        optimizer.register_step_pre_hook(self.no_way_back)
         optimizer.register_step_post_hook(ranks.gather)
         if resume:
             state = rundir.load_state(resume)
@@ -84,6 +88,7 @@ class Run(contextlib.ExitStack):
             self.step, self.unmeasured = state["step"], state.get("unmeasured")
             if more is not None:
                 more |= state["more"]
+            self.saved = None if self.unmeasured else self.step
             del state  # the optimizer has it now
         if folder is None:
             write_args(self.out, args)
@@ -96,26 +101,46 @@ class Run(contextlib.ExitStack):
         """Yield the numbers of the remaining steps; save each when due."""
         self.max_steps, peak = max_steps, self.optimizer.defaults["lr"]
         schedule = self.args.warmup_steps, self.args.lr_scheduler_type
-        bar = tqdm(
-            total=max_steps, initial=self.step, desc=self.title, unit="step", leave=not self.where
-        )
-        self.stop = self.enter_context(stopping.Stop())  # until the `with` of the run ends
+        bar = {"total": max_steps, "initial": self.step, "desc": self.title, "unit": "step"}
+        self.bar = tqdm(**bar, leave=not self.where)
+        self.enter_context(self.stop)  # until the `with` of the run ends
+        self.push(self.given_up)
         if self.unmeasured:
             self.log(*self.unmeasured)
-            self.end_step(bar)
+            self.end_step()
         while self.step < max_steps:
             self.learning_rate = peak * lr_scale(self.step, max_steps, *schedule)
             for group in self.optimizer.param_groups:
                 group["lr"] = self.learning_rate
+            self.more_before = dict(self.more or {})
+            # There is a step to go back to. Several processes would not give way at one place.
+            self.stop.gives_way = self.step > 0 and ranks.world() == 1
             self.step += 1
             yield self.step
-            bar.update()
-            self.end_step(bar)
-        bar.close()
+            self.bar.update()
+            self.end_step()
+        self.bar.close()
 
-    def end_step(self, bar: tqdm):
+    def no_way_back(self, *_):
+        """Before the weights change: the step must be ended now."""
+        self.stop.gives_way = False
+
+    def given_up(self, kind: type | None, *_):
+        """Save the step before the one that was given up, unless it is saved, and leave."""
+        if kind is not stopping.Interrupted:
+            return
+        self.step -= 1
+        if self.more is not None:
+            self.more |= self.more_before
+        if self.saved != self.step:
+            if self.page:
+                self.page(self.out)
+            self.save(leaving=True)
+        self.leave()
+
+    def end_step(self):
         """Save the step if that is due, and leave if the run has been told to stop."""
-        bar.set_postfix(self.shown)
+        self.bar.set_postfix(self.shown)
         # Asked once: the step named below is the one saved here.
         leaving = ranks.any_of(self.stop.requested)
         is_saved = leaving or self.due(self.args.save_steps)
@@ -124,12 +149,15 @@ class Run(contextlib.ExitStack):
         if is_saved:
             self.save(leaving)
         if leaving:
-            bar.close()
-            rest = ", and before its evaluation" if self.unmeasured else ""
-            self.stop.leave(
-                f"stopped{self.where} after step {self.step}{rest}; "
-                "go on with --resume-from-checkpoint"
-            )
+            self.leave()
+
+    def leave(self):
+        """Say which step is saved, and end the process."""
+        self.bar.close()
+        rest = ", and before its evaluation" if self.unmeasured else ""
+        self.stop.leave(
+            f"stopped{self.where} after step {self.step}{rest}; go on with --resume-from-checkpoint"
+        )
 
     def due(self, every: int) -> bool:
         """Whether this step is the last, or a multiple of `every` above 0."""
@@ -144,11 +172,14 @@ class Run(contextlib.ExitStack):
         is_due = self.measure and self.step and (self.unmeasured or self.due(self.args.eval_steps))
         self.unmeasured = None
         if is_due:
+            self.stop.gives_way = True
             try:
-                metrics = metrics | self.stop.unless_told(lambda: self.measure(self.step))
+                metrics = metrics | self.measure(self.step)
             except stopping.Interrupted:
                 self.unmeasured = metrics, list(show)
                 return
+            finally:
+                self.stop.gives_way = False
         self.history.log(self.step, metrics, show, self.step == self.max_steps)
         self.shown = {name: f"{metrics[name]:.3f}" for name in show[:1]}
 
@@ -164,6 +195,7 @@ class Run(contextlib.ExitStack):
         ranks.from_first(
             lambda: rundir.save_checkpoint(*place, state, self.history, keep, needed, leaving)
         )
+        self.saved = self.step
 
     def save_model(self, directory: Path):
         """Write the model and the args.json that belongs to it."""

@@ -1,9 +1,10 @@
 """Ctrl-C, SIGTERM and SIGHUP: what happens to a run that is told to stop.
 
 Inside `with Stop() as stop:`, a training loop, the first signal only asks: the loop finishes its
-step, saves it, and leaves with `stop.leave(sentence)`. `stop.unless_told(function)` calls what can
-be done again, and gives it up. Anywhere else, and at the second signal (if it is no SIGHUP), the
-process ends at once with one sentence: what is finished is in whole files.
+step, saves it, and leaves with `stop.leave(sentence)`. While `stop.gives_way`, what goes on can be
+done again: `give_way`, which long work calls now and then, raises Interrupted. Anywhere else, and
+at the second signal (if it is no SIGHUP), the process ends at once with one sentence: what is
+finished is in whole files.
 The exit code is 128 + the signal's number, as shells have it: 130, 143, 129.
 
 Imports next to nothing: a script watches for signals before anything else.
@@ -63,7 +64,7 @@ class HeldBack:
             _signal.pthread_sigmask(_signal.SIG_SETMASK, self.before)
 
 
-class Interrupted(Exception):
+class Interrupted(BaseException):  # nobody's `except Exception` means it
     """Work that can be done again was given up, so that the process ends soon."""
 
 
@@ -72,7 +73,7 @@ class Stop:
 
     def __init__(self):
         self.requested = False
-        self.gives_way = False
+        self.gives_way = False  # whether what goes on can be done again
         self.number = SIGINT
 
     def __enter__(self):
@@ -90,15 +91,7 @@ class Stop:
 
     def ask(self, number):
         self.requested, self.number = True, number
-        _say(f"stopping after this step ({NAMES[number]}; a second one stops at once)")
-
-    def unless_told(self, function):
-        """Call a function in which `give_way` raises Interrupted, once the loop is told to stop."""
-        self.gives_way = True
-        try:
-            return function()
-        finally:
-            self.gives_way = False
+        _say(f"stopping soon ({NAMES[number]}; a second one stops at once)")
 
     def leave(self, sentence):
         """Say it and end the process in the ordinary way. The step that it names must be saved."""
@@ -125,14 +118,9 @@ def requested():
     return _asking is not None and _asking.requested
 
 
-def must_give_way():
-    """Whether a training loop has been told to stop, in what `Stop.unless_told` calls."""
-    return requested() and _asking.gives_way
-
-
 def give_way():
-    """Raise Interrupted if `must_give_way`: between the batches of work that can be done again."""
-    if must_give_way():
+    """Raise Interrupted if a training loop has been told to stop, in what can be done again."""
+    if requested() and _asking.gives_way:
         raise Interrupted
 
 

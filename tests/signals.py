@@ -63,7 +63,7 @@ def failures_of(text, code: int | None, folder: Path, sent: list[int], quiet=Fal
         failed.append(f"exit code {code}: {said[-1] if said else text[-200:]}")
     if quiet:
         return failed + failures_of_the_folder(text, folder)
-    asked = text.count("stopping after this step")
+    asked = text.count("stopping soon")
     ended = re.findall(r"^stopped .*", text, re.MULTILINE)
     if len(ended) > 1 or asked > 1 or asked + len(ended) > len(sent) + 1:
         failed.append(f"too many sentences: {asked}, {ended}")

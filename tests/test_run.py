@@ -161,6 +161,75 @@ def test_a_signal_before_a_due_evaluation_begins_none_of_its_batches(tmp_path):
     assert calls == [2] and run.unmeasured and names(tmp_path) == ["checkpoint-2"]
 
 
+def gives_way(run, until, more=None):
+    """Train steps that call give_way before their update; send SIGTERM before it in `until`."""
+    steps = []
+    with run:
+        for step in run.steps(5):
+            run.optimizer.zero_grad()
+            if more is not None:
+                more["total"] += step
+            (run.weight * step).sum().backward()
+            if step == until:
+                signal.raise_signal(signal.SIGTERM)
+            stopping.give_way()
+            run.optimizer.step()
+            stopping.give_way()  # the weights have changed: too late
+            run.log({"rate": run.learning_rate}, ("rate",))
+            steps.append(step)
+    return steps
+
+
+@pytest.mark.parametrize("until, saved", [(4, [2, 3]), (3, [2]), (5, [2, 4])])
+def test_a_step_is_given_up_before_its_update_and_done_again(until, saved, tmp_path, capsys):
+    """The step before is saved, if it is not; what a step has noted is taken back with it."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    whole.mkdir(), parts.mkdir()
+    gives_way(make(whole, more=(all_of := {"total": 0.0})), None, all_of)
+    run = make(parts, more=(some := {"total": 0.0}))
+    with pytest.raises(SystemExit) as left:
+        gives_way(run, until, some)
+    assert left.value.code == 143
+    assert f"stopped after step {until - 1}; go on" in capsys.readouterr().out
+    assert names(parts) == [f"checkpoint-{step}" for step in saved]
+    last = parts / f"checkpoint-{saved[-1]}"
+    assert [line["step"] for line in metrics_of(last)] == list(range(1, until))
+    run = make(parts, last, more=some)
+    run.weight.data.fill_(float((last / "model.txt").read_text()))
+    assert gives_way(run, None, some) == list(range(until, 6))
+    assert some == all_of == {"total": 15.0}
+    for file in ("metrics.jsonl", "checkpoint-5/model.txt"):
+        assert (whole / file).read_text() == (parts / file).read_text(), file
+
+
+def test_the_first_step_is_ended_and_a_second_update_of_a_step_too(tmp_path):
+    """There is no step to go back to; and the weights are those of no step."""
+    with pytest.raises(SystemExit):
+        gives_way(make(tmp_path), until=1)
+    assert names(tmp_path) == ["checkpoint-1"]
+    run = make(tmp_path, tmp_path / "checkpoint-1")
+    with pytest.raises(SystemExit), run:
+        for step in run.steps(5):
+            for update in range(2):
+                run.optimizer.zero_grad()
+                (run.weight * step).sum().backward()
+                stopping.give_way()
+                run.optimizer.step()
+                if (step, update) == (2, 0):
+                    signal.raise_signal(signal.SIGTERM)
+            run.log({"rate": run.learning_rate})
+    assert names(tmp_path) == ["checkpoint-1", "checkpoint-2"]
+
+
+def test_a_step_that_was_resumed_and_given_up_is_saved_already(tmp_path, monkeypatch):
+    learn(make(tmp_path), max_steps=2)
+    run = make(tmp_path, tmp_path / "checkpoint-2")
+    monkeypatch.setattr(run, "save", None)
+    with pytest.raises(SystemExit):
+        gives_way(run, until=3)
+    assert names(tmp_path) == ["checkpoint-2"]
+
+
 def test_an_error_in_a_step_puts_the_signals_back_and_saves_nothing(tmp_path):
     run, before = make(tmp_path), signal.getsignal(signal.SIGTERM)
     with pytest.raises(RuntimeError), run:

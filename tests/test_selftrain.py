@@ -193,12 +193,17 @@ def test_killed_in_each_phase_and_resumed_is_the_same_run(kind, whole, base, tmp
     assert {p: p.stat().st_mtime_ns for p in out.glob("iteration-*/*")} == before
 
 
-def test_ctrl_c_saves_and_leaves_with_130(whole, base, tmp_path, speaking, monkeypatch, capsys):
+@pytest.mark.parametrize("step", [1, 2])
+def test_ctrl_c_saves_and_leaves_with_130(
+    step, whole, base, tmp_path, speaking, monkeypatch, capsys
+):
+    """The first step is ended; the second is given up, and done again."""
     real, out = update.take_step, tmp_path / "out"
     line = f"--model {base} {LINE} {RUNS['star']} --output-dir {out} --save-steps 0"
 
     def interrupted(*args):
-        os.kill(os.getpid(), signal.SIGINT)
+        if args[-1] == step:
+            os.kill(os.getpid(), signal.SIGINT)
         return real(*args)
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:

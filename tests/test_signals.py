@@ -46,7 +46,7 @@ def check(*records):
 
 # --- the harness itself: what is wrong is found ---
 
-ASKED = "\nstopping after this step (Ctrl-C; a second one stops at once)\n"
+ASKED = "\nstopping soon (Ctrl-C; a second one stops at once)\n"
 WRONG = {
     (ASKED + "\nstopped after step 3; go on\n", 143, (2,)): "exit code 143",
     (ASKED + "\nstopped after step 3; go on\n", 130, (2,)): "step 3, which is named",
