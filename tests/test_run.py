@@ -10,6 +10,7 @@ import signal
 import pytest
 import torch
 
+import update
 from plumbing import rundir, stopping
 from plumbing.log import metrics_of
 from plumbing.run import Run, lr_scale
@@ -219,6 +220,21 @@ def test_the_first_step_is_ended_and_a_second_update_of_a_step_too(tmp_path):
                     signal.raise_signal(signal.SIGTERM)
             run.log({"rate": run.learning_rate})
     assert names(tmp_path) == ["checkpoint-1", "checkpoint-2"]
+
+
+@pytest.mark.parametrize("name", ["adamw", "adamw_8bit"])
+def test_every_optimizer_says_that_the_weights_change(name, tmp_path):
+    """Else a step would be given up whose update has begun, and the model saved is that of none."""
+    if name == "adamw_8bit":
+        pytest.importorskip("bitsandbytes")
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = update.make_optimizer(name, [weight], 0.1)
+    args = argparse.Namespace(output_dir=str(tmp_path), **FLAGS)
+    run = Run(args, None, 10, optimizer)
+    weight.sum().backward()
+    run.stop.gives_way = True
+    optimizer.step()
+    assert not run.stop.gives_way and weight != 0
 
 
 def test_a_step_that_was_resumed_and_given_up_is_saved_already(tmp_path, monkeypatch):
