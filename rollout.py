@@ -356,10 +356,11 @@ def answer_together(
     settings: of `answer_all`, which says what is returned: here it is of all examples.
     """
     own = ranks.share(len(examples))
-    some = examples[own.start : own.stop]
-    answer = functools.partial(answer_all, policy, asker, some, first_row=own.start, **settings)
+    found = answer_all(
+        policy, asker, examples[own.start : own.stop], first_row=own.start, **settings
+    )
     texts, lengths, finish = [], [], []
-    for their_texts, their_lengths, their_finish in ranks.unless_told(answer):
+    for their_texts, their_lengths, their_finish in ranks.gathered(found):
         texts += their_texts
         lengths += their_lengths
         finish += their_finish

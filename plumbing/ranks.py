@@ -84,6 +84,7 @@ def gathered(value: Any) -> list:
         return [value]
     import torch.distributed as dist
 
+    meet()
     found = [None] * _world
     dist.all_gather_object(found, value)
     return found
@@ -95,6 +96,7 @@ def from_first(function: Callable[[], Any]) -> Any:
         return function()
     import torch.distributed as dist
 
+    meet()
     found = [function() if _rank == 0 else None]
     dist.broadcast_object_list(found, src=0)
     return found[0]
@@ -110,24 +112,23 @@ def first(function: Callable) -> Callable:
     return asked
 
 
+def meet(gives_way: bool = False) -> None:
+    """Before the processes exchange something: raise stopping.Interrupted in all if one gives way.
+
+    That one comes here in place of its next exchange.
+    """
+    import torch
+    import torch.distributed as dist
+
+    told = torch.tensor([gives_way], dtype=torch.int32)
+    dist.all_reduce(told)
+    if told.any():
+        raise stopping.Interrupted
+
+
 def any_of(flag: bool) -> bool:
     """Tell whether the flag is set in some process."""
     return any(gathered(flag))
-
-
-def unless_told(function: Callable[[], Any]) -> list:
-    """Call a function in each process, and return what it returned in each, in their order.
-
-    If one was interrupted (stopping.give_way), all are. It must make no calls of this module.
-    """
-    try:
-        own = [function()]
-    except stopping.Interrupted:
-        own = []
-    found = gathered(own)
-    if not all(found):
-        raise stopping.Interrupted
-    return [value for [value] in found]
 
 
 def summed(tensors: Sequence["Tensor"]) -> None:
@@ -137,6 +138,7 @@ def summed(tensors: Sequence["Tensor"]) -> None:
     import torch
     import torch.distributed as dist
 
+    meet()
     kinds = {}
     for tensor in tensors:
         kinds.setdefault((tensor.device, tensor.dtype), []).append(tensor)
@@ -304,9 +306,11 @@ def together(args: argparse.Namespace, allowed: bool) -> Iterator[None]:
         if folder:
             flags |= {"output_dir": folder, "report_to": "none"}
         _rank, _world, _flags = rank, world, flags
+        stopping.tell_others = functools.partial(meet, True)
         yield
     dist.destroy_process_group()  # not after an error: the others would see that first
     _rank, _world, _flags = 0, 1, {}
+    stopping.tell_others = None
 
 
 @contextlib.contextmanager

@@ -113,8 +113,8 @@ class Run(contextlib.ExitStack):
             for group in self.optimizer.param_groups:
                 group["lr"] = self.learning_rate
             self.more_before = dict(self.more or {})
-            # There is a step to go back to. Several processes would not give way at one place.
-            self.stop.gives_way = self.step > 0 and ranks.world() == 1
+            # With --shard the processes meet inside the backward pass: none may leave.
+            self.stop.gives_way = self.step > 0 and not ranks.sharded
             self.step += 1
             yield self.step
             self.bar.update()

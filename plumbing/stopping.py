@@ -23,6 +23,7 @@ NAMES = {SIGINT: "Ctrl-C", SIGTERM: "SIGTERM", SIGHUP: "SIGHUP"}
 
 # Functions that are called when the process ends at once. One may return what is kept, and where.
 last_words = []
+tell_others = None  # a function: the other processes of the run are interrupted, too
 _asking = None  # the Stop that a first signal is handed to
 _process = None  # who watches: a child has the handlers too, but neither locks nor last words
 _waiting = None  # in `Undivided`: the signals that wait for its end
@@ -121,6 +122,8 @@ def requested():
 def give_way():
     """Raise Interrupted if a training loop has been told to stop, in what can be done again."""
     if requested() and _asking.gives_way:
+        if tell_others:
+            tell_others()
         raise Interrupted
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 
 import torch
 from torch.nn import Module
@@ -11,7 +10,6 @@ import data
 import losses
 import rewards
 import rollout
-from plumbing import ranks
 from tasks.example import Example
 
 MOST = 64  # questions: this is measured at every evaluation
@@ -27,6 +25,7 @@ def greyed(prompt: data.Prompt) -> data.Prompt:
     return replace(prompt, pixel_values=torch.zeros_like(prompt.pixel_values), features=None)
 
 
+@torch.no_grad()
 def measure(
     policy: Module,
     asker: data.Asker,
@@ -45,27 +44,12 @@ def measure(
     limit: tokens of an answer; batch_size: answers at a time; size: rows of a micro-batch.
     Questions without a picture are left out. Where all are, there is nothing to measure: {}.
     """
-    seen = [example for example in examples if example.images][:MOST]
-    if not seen:
-        return {}
-    look = partial(compare, policy, asker, seen, limit, logp_of, batch_size, size)
-    return ranks.unless_told(look)[0]  # several processes find the same
-
-
-@torch.no_grad()
-def compare(
-    policy: Module,
-    asker: data.Asker,
-    seen: list[Example],
-    limit: int,
-    logp_of: Callable,
-    batch_size: int,
-    size: int,
-) -> dict[str, float]:
-    """Do what `measure` says, of questions that have pictures."""
     was_training = policy.training
     policy.eval()
     greedy = rollout.Sampling(limit, temperature=0)
+    seen = [example for example in examples if example.images][:MOST]
+    if not seen:
+        return {}
     blind, kl, tokens = [], 0.0, 0.0
     for first in range(0, len(seen), batch_size):
         some = seen[first : first + batch_size]

@@ -411,6 +411,31 @@ def test_a_signal_to_one_process_in_an_evaluation_ends_all(
     same(metrics_of(one), found)
 
 
+# In which call of a function the second process is told. Before: three of an evaluation, or two and
+# the preflight, and one of the first step.
+GIVEN_UP = {"while it samples": (rollout, "rollout"), "in a gradient": (logps, "token_logps")}
+
+
+@pytest.mark.parametrize("where", GIVEN_UP)
+def test_a_signal_to_one_process_gives_up_the_step_of_all(
+    where, base, tmp_path, quick, monkeypatch
+):
+    """The other two wait for it at different places. Three questions, one a process."""
+    line = f"--model {base} {LINE} --prompts-per-step 3 --num-generations 2 --max-steps 2"
+    line = line.replace("--save-steps 0", "--save-steps 0 --eval-steps 0")
+    out, one = tmp_path / "out", tmp_path / "one"
+    with monkeypatch.context() as patch:
+        dying(5, lambda: signal.raise_signal(signal.SIGTERM), patch, *GIVEN_UP[where])
+        work = partial(run_script, train_grpo, f"{line} --output-dir {out}")
+        codes, errors = in_processes(3, work, tmp_path / "printed")
+    assert codes == [130, 143, 130], errors
+    assert [line["step"] for line in metrics_of(out)] == [0, 1]
+    assert [path.name for path in out.glob("checkpoint-*")] == ["checkpoint-1"]
+    train(train_grpo, f"{line} --output-dir {one}")
+    found = run_in_processes(2, train_grpo, f"{line} --resume-from-checkpoint", out)
+    same(metrics_of(one), found)
+
+
 @pytest.mark.slow
 def test_killed_on_two_processes_and_resumed_on_one(base, tmp_path, quick, monkeypatch):
     line = f"--model {base} {LINE} --prompts-per-step 3 --num-generations 2 --max-steps 4"
