@@ -10,6 +10,7 @@
                 trained.json        steps and rows; the model here is the result
                 eval_N_*.jsonl      the answers of an evaluation (evaluating/heldout.py)
                 result.json         all metrics: the iteration is finished
+    .run                            whose args.json this is
 
 A killed run goes on in the first iteration without result.json. Samples, log-probs, checkpoints
 and answers are taken up where they end; built rows are made again. Of several processes the first
@@ -17,6 +18,7 @@ says what is there (plumbing/ranks.py).
 """
 
 import gc
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +27,8 @@ from plumbing import disk, lock, ranks, records, rundir, sums
 from plumbing.arguments import run_id, same_flags
 from plumbing.errors import UserError
 from plumbing.log import line_of
+
+MARK = ".run"  # holds the id of the run in a directory, as args.json does
 
 
 def open_output_dir(args) -> dict:
@@ -47,10 +51,27 @@ def flags_there(args) -> dict:
                 f"it, or {disk.another(out)}"
             )
         same_flags(args, out)
+        refuse_anothers_flags(out, args.run)
     else:
         rundir.refuse_anothers(out, args)
-    run_id(args)  # now: flags that are decided later would change it
+    # Now: flags that are decided later would change the id.
+    disk.write_whole(out / MARK, run_id(args) + "\n")
     return vars(args)
+
+
+def refuse_anothers_flags(out: Path, run: str | None) -> None:
+    """Raise UserError if args.json, whose run this is, is not the one that was written here.
+
+    It would complete the command by flags of another run, and all answers would be made anew.
+    """
+    mark = out / MARK
+    if run and mark.is_file():
+        found = disk.read_text(mark, errors="replace").strip()
+        if re.fullmatch("[0-9a-f]{8}", found) and found != run:
+            raise UserError(
+                f"{out}/args.json is another run's; delete it, and give the flags that the run was "
+                "started with"
+            )
 
 
 def open_folder(out: Path, t: int) -> tuple[Path, bool]:

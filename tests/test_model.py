@@ -4,6 +4,7 @@ Everything is compared with stock transformers and PEFT, or with a checkpoint wh
 layout published in 2024). What holds for every family is in tests/test_families.py.
 """
 
+import argparse
 import json
 import re
 import shutil
@@ -41,7 +42,8 @@ import model as modeling
 import rollout
 from grading import judges
 from logps import autocast, cache_features, core_of, token_logps
-from plumbing import checkpoint_files, disk
+from plumbing import checkpoint_files, disk, rundir
+from plumbing.arguments import write_args
 from plumbing.errors import UserError
 from plumbing.find_model import locate, must_not_overwrite
 from plumbing.flags import Parser, add_model_flags, add_optimization_flags, add_training_flags
@@ -961,6 +963,27 @@ def test_no_such_directory(tmp_path):
     (tmp_path / "checkpoint-4").mkdir()
     (tmp_path / "checkpoint-4" / "state.pt").touch()
     refuses(tmp_path, "did you mean", "checkpoint-4")
+
+
+def test_a_model_of_ours_that_has_lost_a_file_is_known(tmp_path):
+    """Not "no Hugging Face checkpoint": the checkpoint beside it is named."""
+    out = tmp_path / "run"
+    log = SimpleNamespace(lines=[])
+    out.mkdir()
+    policy, processor = modeling.load("tiny", seed=0)
+    args = argparse.Namespace(output_dir=str(out))
+
+    def save(folder):
+        modeling.save(policy, processor, folder)
+        write_args(folder, args)
+
+    rundir.save_checkpoint(out, 1, save, {}, log, 1)
+    rundir.publish(out, save)
+    (out / "config.json").unlink()
+    whole = f"{out}/checkpoint-1 is whole: name that"
+    refuses(out, f"{out}/config.json", whole)
+    with pytest.raises(UserError, match=re.escape(whole)):
+        locate(str(out), weights=False)
 
 
 def test_hub_name_that_cannot_be_fetched(monkeypatch):

@@ -267,6 +267,21 @@ def test_a_run_in_progress_is_not_another_run(base, tmp_path, whole, speaking):
         run(f"{line} --beta 0.2 --resume-from-checkpoint")
 
 
+def test_another_runs_args_do_not_complete_the_command(base, tmp_path, whole, speaking):
+    """A flag that is not typed again comes from there; then all would be made anew by it."""
+    out = tmp_path / "copy"
+    shutil.copytree(whole("mpo"), out)
+    (out / "iteration-1" / "result.json").unlink()
+    line = f"--model {base} {LINE} {RUNS['mpo']} --output-dir {out} --resume-from-checkpoint"
+    theirs = read(out / "args.json") | {"system_prompt": "Look.", "run": "01234567"}
+    records.write_record(out / "args.json", theirs)
+    with pytest.raises(UserError, match="args.json is another run's; delete it, and give"):
+        run(line)
+    (out / "args.json").unlink()
+    run(line)
+    assert left_by(out) == left_by(whole("mpo"))
+
+
 # --- what an iteration leaves ---
 
 
