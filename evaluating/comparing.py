@@ -6,6 +6,7 @@ samples/differ.png       some of these, beside their pictures
 """
 
 import json
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,16 +38,41 @@ def place_of(a: str, b: str) -> str:
 
 
 def answers_of(run: str) -> list[dict]:
-    """Read the scored answers of an evaluation's directory. UserError if there are none."""
+    """Read the scored answers of an evaluation's directory. UserError for none, and for damage."""
     path = Path(run) / ANSWERS
-    if not path.is_file():
+    if not os.path.isfile(path):  # unlike Path.is_file(), also False for a name too long
         raise UserError(
             f"--compare {short(run)} holds no {ANSWERS}; name two --output-dir of evaluate.py"
         )
     rows = [row for row in read_lines(path) if isinstance(row, dict) and "accuracy" in row]
     if not rows:
         raise UserError(f"{path} holds no scored answer; evaluate that run again")
+    for number, row in enumerate(rows, 1):
+        wrong = fault_of(row)
+        if wrong:
+            raise UserError(
+                f"{path}: answer {number} has {wrong} {short(repr(row.get(wrong)), 60)}: it is "
+                "damaged; evaluate that run again"
+            )
     return rows
+
+
+def fault_of(row: dict) -> str | None:
+    """Name the first field of a scored answer that cannot be compared; None if all can."""
+    for name in ("id", "question", "answer"):  # of saved outputs, these may be of any type
+        if name not in row:
+            return name
+    if not isinstance(row.get("prediction"), str):
+        return "prediction"
+    if not isinstance(row.get("picture"), str | None):
+        return "picture"
+    for name in SCORES:
+        score = row.get(name)
+        if score is None and name != "accuracy":
+            continue
+        if not isinstance(score, int | float) or not 0 <= score <= 1:
+            return name
+    return None
 
 
 def question_of(row: dict) -> str:
@@ -193,7 +219,7 @@ def draw(differ: list[tuple[dict, dict]], runs: Sequence[str], png: Path) -> Non
     shown = small_pictures(runs)
     rows = []
     for before, after in chosen:
-        picture = shown.get(before["id"])
+        picture = shown.get(json.dumps(before["id"]))
         completions = [
             (f"A: {before['prediction']}", {"accuracy": before["accuracy"]}),
             (f"B: {after['prediction']}", {"accuracy": after["accuracy"]}),
@@ -212,11 +238,15 @@ def draw(differ: list[tuple[dict, dict]], runs: Sequence[str], png: Path) -> Non
 
 
 def small_pictures(runs: Sequence[str]) -> dict[str, Image.Image]:
-    """Open the small pictures that two runs have kept of their questions, by id."""
+    """Open the small pictures that two runs have kept of their questions, by id in JSON."""
     found = {}
     for run in runs:
         for line in read_lines(Path(run) / "samples" / "questions_answers.jsonl"):
-            if line.get("picture") and line["id"] not in found:
-                encoded = images.decoded_picture(line["picture"])
-                found[line["id"]] = images.open_image(encoded, str(line["id"]))
+            try:
+                name, picture = json.dumps(line["id"]), line["picture"]
+                if picture and name not in found:
+                    encoded = images.decoded_picture(picture) or b""
+                    found[name] = images.open_image(encoded, str(line["id"]))
+            except (UserError, LookupError, TypeError, ValueError) as error:
+                plots.warn(f"a question is shown without its picture: {short(error)}")
     return found

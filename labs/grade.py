@@ -20,6 +20,7 @@ if __name__ == "__main__":
 
 import argparse
 import csv
+import io
 import json
 import os
 import signal
@@ -32,7 +33,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from labs import notebooks
-from plumbing import flags, running
+from plumbing import disk, flags, running
 from plumbing.errors import UserError
 from plumbing.text import short
 
@@ -201,12 +202,13 @@ def table(grades: dict[tuple[str, str], Grade], labs: list[str]) -> list[str]:
 
 
 def write_csv(path: Path, grades: list[Grade]) -> None:
-    """Write a line for each student and lab."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(Grade._fields)
-        for grade in grades:
-            writer.writerow([*grade[:4], f"{grade.seconds:.1f}", *grade[5:]])
+    """Write a line for each student and lab, whole or not at all: it holds hours of grading."""
+    file = io.StringIO(newline="")
+    writer = csv.writer(file)
+    writer.writerow(Grade._fields)
+    for grade in grades:
+        writer.writerow([*grade[:4], f"{grade.seconds:.1f}", *grade[5:]])
+    disk.write_whole(path, file.getvalue())
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -231,6 +233,9 @@ def main(args: argparse.Namespace) -> None:
         )
     cells = {lab: notebooks.read(path) for lab, path in texts.items()}
     out = Path(args.csv) if args.csv else folder / "grades.csv"
+    if os.path.isdir(out):
+        raise UserError(f"{out}, where the grades go, is a directory; name a file as --csv")
+    disk.make_writable(out.parent, "--csv")
     grades = {}
 
     def kept() -> str:

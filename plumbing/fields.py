@@ -4,8 +4,8 @@ Only what is used is checked. UserError names file, field and remedy.
 """
 
 import json
-import math
 import re
+import sys
 from pathlib import Path
 
 import torch
@@ -25,7 +25,7 @@ RUN_REMEDY = "delete the file, and give the flags that it stood for"
 
 
 def is_number(value) -> bool:
-    return type(value) in (int, float) and abs(value) < math.inf
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max  # 10**400: no float
 
 
 def is_whole(value, most: int = MOST) -> bool:

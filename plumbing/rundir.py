@@ -236,6 +236,7 @@ def save_checkpoint(
             os.replace(final, before)  # of the same step, whose evaluation was still to be done
         os.replace(temporary, final)
         delete(before)
+        delete(out / f".{final.name}.later")  # this one has its name: nobody can go back to that
         if not leaving:
             drop_later(out)
         remove_older(out, keep)

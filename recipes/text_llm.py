@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import graft
 import model
-from plumbing import rundir
+from plumbing import rundir, running
 
 END, EOT = graft.ENDS
 USER, ASSISTANT = graft.TURNS
@@ -103,4 +103,4 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    main(parse_args())
+    running.run(main, parse_args)

@@ -5,6 +5,7 @@ evaluate.py run with --num-samples, or from a column of the data, such as ViRL39
 """
 
 import math
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ import data
 from plumbing.errors import UserError
 from plumbing.log import say
 from plumbing.records import read_lines
+from plumbing.text import short
 from tasks.example import Example
 
 
@@ -33,7 +35,7 @@ def chosen(
             "--pass-rates chooses among the questions of a file, and a toy task has no end; "
             "leave it out, or write questions to a file first"
         )
-    is_file = Path(source).is_file()
+    is_file = os.path.isfile(source)  # unlike Path.is_file(), also False for a name too long
     if is_file:
         rates = rates_in(about(read_lines(Path(source)), examples, source), source)
     else:
@@ -102,13 +104,13 @@ def rates_in(lines: Sequence[dict], name: str) -> dict[str, float]:
 
 
 def rate_of(line: dict) -> object:
-    """Return a line's `pass_rate`, or the mean of its marks; None if it has neither."""
+    """Return a line's `pass_rate`, or the mean of its marks, 0 to 1; None if it has neither."""
     if line.get("pass_rate") is not None:
         return line["pass_rate"]
     right = line.get("right")
     if not isinstance(right, list) or not right:
         return None
-    if not all(isinstance(mark, int | float) for mark in right):
+    if not all(isinstance(mark, int | float) and 0 <= mark <= 1 for mark in right):
         return None
     return sum(right) / len(right)
 
@@ -125,9 +127,9 @@ def numbers(values: dict[str, object], name: str) -> dict[str, float]:
         try:
             if value is not None and not math.isnan(float(value)):
                 found[key] = float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):  # the last: of 309 digits and more
             raise UserError(
-                f"--pass-rates {name}: {value!r}, the rate of {key}, is no number; correct it, or "
-                "leave it out"
+                f"--pass-rates {name}: {short(repr(value), 60)}, the rate of {key}, is no "
+                "number; correct it, or leave it out"
             ) from None
     return found

@@ -8,6 +8,7 @@ transformers' LLM under its own tokenizer.
 import json
 import random
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -419,6 +420,16 @@ def test_the_words_of_a_tiny_model_as_an_llm_and_behind_its_own_tower(tiny, base
     stock, its = stock_words(tmp_path / "llm")
     ids = [its.get_vocab()[word] for word in words]
     assert ids != list(words.values()) and sorted(ids) == sorted(words.values())
+
+
+def test_the_script_that_drops_a_tower_refuses_in_a_sentence(tmp_path, monkeypatch, capsys):
+    from recipes import text_llm
+
+    words = ["text_llm.py", "--model", str(tmp_path / "no"), "--output-dir", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(text_llm.__file__, run_name="__main__")
+    assert ended.value.code == 2 and "error: --model" in capsys.readouterr().err
 
 
 def test_table(tmp_path, capsys):

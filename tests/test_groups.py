@@ -236,6 +236,8 @@ def test_questions_are_chosen_by_a_column():
         ([{"id": "q1", "question": "Why?", "right": [1.0]}], (0, 1), "asks other questions"),
         (None, (0, 1), "no such file or column"),
         ([{"id": "q1", "pass_rate": "hard"}], (0, 1), "'hard', the rate of q1, is no number"),
+        ([{"id": "q1", "pass_rate": 10**400}], (0, 1), "the rate of q1, is no number"),
+        ([{"id": "q1", "right": [10**400, 1]}], (0, 1), "has no samples"),
         ([{"right": [1.0]}, [1], {"id": "q1", "right": 3}], (0, 1), "has no samples"),
         ([{"id": "q1", "right": [None, 1]}], (0, 1), "has no samples"),
         ([{"id": "q1", "right": [1.0]}, {"id": "q1", "right": [0.0]}], (0, 1), "more than once"),
@@ -273,6 +275,8 @@ def test_a_column_of_words_and_a_stream_are_refused():
     with pytest.raises(UserError, match="'hard', the rate of q2, is no number"):
         pass_rates.chosen(words, "rate", (0, 1))
     assert pass_rates.chosen(words[:2], "rate", (0, 1)) == words[:1]
+    with pytest.raises(UserError, match="no such file or column"):
+        pass_rates.chosen(words, "x" * 5000, (0, 1))
     with pytest.raises(UserError, match="a toy task has no end"):
         pass_rates.chosen(SimpleNamespace(), "rate", (0, 1))
 

@@ -428,6 +428,33 @@ def test_what_cannot_be_graded_is_said(toy_lab: Path) -> None:
     assert "no cell begins with # YOUR CODE" in grade_text(toy_lab, "# %%\nx = 1\n").note
 
 
+def test_where_the_grades_go_is_tried_first_and_never_half_written(
+    toy_lab: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_ipynb(toy_lab / "ada" / "01_toy.ipynb", DOUBLE)
+    (toy_lab / "file").touch()
+    with monkeypatch.context() as patch:
+        patch.setattr(grade, "grade_file", None)  # nothing is graded before that
+        for place, words in (
+            (toy_lab / "ada", "is a directory"),
+            (toy_lab / "file" / "x", "--csv"),
+        ):
+            with pytest.raises(UserError, match=words):
+                grade.main(grade.parse_args([str(toy_lab), "--csv", str(place)]))
+    out = toy_lab / "grades.csv"
+    grade.write_csv(out, [grade.Grade("ada", "01_toy", 1, 2, 0.5, "a, b", "x")])
+    before = out.read_bytes()
+    assert before.splitlines()[1] == b'ada,01_toy,1,2,0.5,"a, b",x'
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="No space left"):
+        grade.write_csv(out, [])
+    assert out.read_bytes() == before
+
+
 def test_results_that_a_student_spoils_are_skipped(tmp_path: Path) -> None:
     good = {"check": "two", "passed": True, "said": ""}
     lines = ["{", "[]", "null", json.dumps({**good, "passed": "yes"}), json.dumps(good), "\x00"]

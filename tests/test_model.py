@@ -1210,7 +1210,7 @@ def test_pictures_must_be_prepared_as_the_model_takes_them(published, tmp_path):
         wrong = (
             [-1, 0] if field == "image_std" else [[0, 0]] if field == "image_mean" else [-1, 10**9]
         )
-        for value in [[], {}, "x", "", float("nan"), *wrong]:
+        for value in [[], {}, "x", "", float("nan"), 10**400, *wrong]:
             set_in(file, field, value)
             assert field in refused(bad)
             file.write_text(good)

@@ -7,6 +7,7 @@ evaluate.py --compare.
 import json
 import math
 import random
+from pathlib import Path
 
 import pytest
 from commands import opened, read
@@ -304,6 +305,39 @@ def test_runs_of_other_questions_are_refused(tmp_path):
     third = a_run(tmp_path / "third", [1, 0, 0], ["p", "q", "s"])
     assert "question 2 has another picture" in refused(other, third)
     assert "holds no predictions.jsonl" in refused(one, str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [("accuracy", "1"), ("accuracy", None), ("accuracy", 10**400), ("lave", [1]), ("picture", 5)]
+    + [("prediction", None), ("id", ...), ("question", ...), ("answer", ...)],
+)
+def test_a_damaged_answer_is_named(tmp_path, name, value):
+    """All of these would be met in the middle of the comparison. ...: the key is missing."""
+    one, two = (a_run(tmp_path / folder, [1, 0], lave=[1, None]) for folder in ("one", "two"))
+    file = tmp_path / "two" / "predictions.jsonl"
+    rows = [json.loads(line) for line in file.open()]
+    rows[1][name] = value
+    if value is ...:
+        del rows[1][name]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    sentence = refused(one, two)
+    assert f"{file}: answer 2 has {name} " in sentence and "evaluate that run again" in sentence
+    assert "holds no predictions.jsonl" in refused(one, "x" * 5000, "--output-dir", str(tmp_path))
+
+
+def test_a_small_picture_that_is_damaged_is_a_warning(tmp_path, capsys):
+    """And an id may be a list: of saved outputs it is whatever they say."""
+    one, two = a_run(tmp_path / "one", [1, 0]), a_run(tmp_path / "two", [0, 1])
+    for run in (one, two):
+        file = Path(run, "predictions.jsonl")
+        file.write_text(file.read_text().replace('"id": "0"', '"id": ["a", 0]'))
+    kept = tmp_path / "one" / "samples" / "questions_answers.jsonl"
+    kept.parent.mkdir()
+    kept.write_text('5\n{"id": "1", "picture": 5}\n{"id": "1", "picture": "nothing"}\n')
+    compared(one, two)
+    assert capsys.readouterr().err.count("is shown without its picture") == 3
+    assert opened(tmp_path / "two" / "compared_with_one" / "samples" / "differ.png") > 100
 
 
 def test_rescored_outputs_can_be_compared(tmp_path):

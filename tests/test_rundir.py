@@ -826,6 +826,16 @@ def test_leaving_keeps_what_was_set_aside(tmp_path):
     assert not list(tmp_path.glob(".*later"))
 
 
+def test_what_was_set_aside_goes_when_its_step_is_saved_again(tmp_path):
+    """Nobody could name it any more; a run that ends there would keep it for ever."""
+    for step in (4, 5, 6):
+        rundir.save_checkpoint(tmp_path, step, model_writer(), {}, Log(), 9)
+    rundir.set_aside_later(tmp_path, tmp_path / "checkpoint-4")
+    rundir.save_checkpoint(tmp_path, 5, model_writer(), {}, Log(), 9, leaving=True)
+    assert names(tmp_path) == ["checkpoint-4", "checkpoint-5"]
+    assert [path.name for path in tmp_path.glob(".*later")] == [".checkpoint-6.later"]
+
+
 def test_an_adapter_whose_base_was_moved_may_be_corrected(tmp_path):
     """By hand, in its adapter_config.json, as the sentence about the missing base says."""
 
