@@ -102,12 +102,16 @@ def open_together(args: argparse.Namespace) -> tuple[Path | None, dict]:
 
 
 def put_back(out: Path) -> None:
-    """Give a checkpoint its name again, if `save_checkpoint` was killed while replacing it."""
-    for before in out.glob(".checkpoint-*.before"):
-        name = before.name[1:].removesuffix(".before")
-        if not (out / name).exists():
-            os.replace(before, out / name)
-        delete(before)
+    """Give a checkpoint its name again, if `save_checkpoint` was killed while replacing it.
+
+    What it has replaced is deleted.
+    """
+    for hidden in [*out.glob(".checkpoint-*.before"), *out.glob(".checkpoint-*.later")]:
+        final = out / hidden.stem[1:]
+        if final.exists():
+            delete(hidden)
+        elif hidden.suffix == ".before":
+            os.replace(hidden, final)
 
 
 def _real(path: str | Path) -> str:

@@ -670,6 +670,7 @@ def test_a_step_saved_again_is_there_at_every_moment(tmp_path, monkeypatch):
     out.mkdir()
     for moment in range(1, 40):
         rundir.save_checkpoint(out, 2, model_writer(), {"unmeasured": 1}, Log(1), 1)
+        (out / ".checkpoint-2.later").mkdir()  # gone back from, and passed again
         left = [moment]
 
         def dies(real):
@@ -691,10 +692,10 @@ def test_a_step_saved_again_is_there_at_every_moment(tmp_path, monkeypatch):
         path = rundir.open_output_dir(output(out, "newest"))
         is_new = "unmeasured" not in rundir.load_state(path)
         assert [line["step"] for line in metrics_of(path)] == [1, 2][: 1 + is_new]
+        assert not list(out.glob(".*.before")) and not list(out.glob(".*.later"))
         if left[0] > 0:
             break
     assert moment > 4 and is_new and names(out) == ["checkpoint-2"]
-    assert not list(out.glob(".*.before"))
 
 
 # --- one at a time ---
