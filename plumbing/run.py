@@ -77,7 +77,7 @@ class Run(contextlib.ExitStack):
         self.page, self.measure = None if ranks.rank() else page, measure
         self.step, self.max_steps, self.shown = 0, None, {}
         self.unmeasured = None  # (metrics, show) of a step whose evaluation was given up
-        self.saved = None  # the step of the newest checkpoint, if it is as it should be
+        self.saved = None  # the step of the newest checkpoint, if it has all there is of it
         self.stop = stopping.Stop()
         optimizer.register_step_pre_hook(self.no_way_back)
         optimizer.register_step_post_hook(ranks.gather)
@@ -88,7 +88,7 @@ class Run(contextlib.ExitStack):
             self.step, self.unmeasured = state["step"], state.get("unmeasured")
             if more is not None:
                 more |= state["more"]
-            self.saved = None if self.unmeasured else self.step
+            self.saved = self.step
             del state  # the optimizer has it now
         if folder is None:
             write_args(self.out, args)
@@ -107,6 +107,8 @@ class Run(contextlib.ExitStack):
         self.push(self.given_up)
         if self.unmeasured:
             self.log(*self.unmeasured)
+            if not self.unmeasured:
+                self.saved = None  # the checkpoint lacks what was measured
             self.end_step()
         while self.step < max_steps:
             self.learning_rate = peak * lr_scale(self.step, max_steps, *schedule)
@@ -146,7 +148,7 @@ class Run(contextlib.ExitStack):
         is_saved = leaving or self.due(self.args.save_steps)
         if self.page and (is_saved or self.due(self.args.eval_steps)):
             self.page(self.out)  # first: a run killed in between does this step again
-        if is_saved:
+        if is_saved and self.saved != self.step:
             self.save(leaving)
         if leaving:
             self.leave()
