@@ -430,7 +430,7 @@ def main(args: argparse.Namespace) -> None:
     update.make_optimizer(args.optim, models.trained, 0.0)  # now, not after an hour of sampling
     device = models.policy.device
     args.num_workers = loading.workers(args.num_workers, data.is_toy(args.data), device)
-    write_args(out, args)
+    iterations.write_flags(out, args)
     if args.learning_rate is None:
         args.learning_rate = update.default_learning_rate(method.prefers, args.lora_r)
     finished = iterations.finished_lines(out, args.iterations, label)

@@ -138,7 +138,7 @@ def main(args: argparse.Namespace) -> None:
     update.make_optimizer(args.optim, models.trained, 0.0)
     experts.Balance(models.policy, args.router_aux_loss_coef, list)
     args.num_workers = loading.workers(args.num_workers, False, models.policy.device)
-    write_args(out, args)
+    iterations.write_flags(out, args)
     if args.learning_rate is None:
         args.learning_rate = update.default_learning_rate(pairs=True, lora_r=args.lora_r)
     finished = iterations.finished_lines(out, LAST, label)

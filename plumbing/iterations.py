@@ -17,6 +17,7 @@ and answers are taken up where they end; built rows are made again. Of several p
 says what is there (plumbing/ranks.py).
 """
 
+import argparse
 import gc
 import re
 import shutil
@@ -24,7 +25,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from plumbing import disk, lock, ranks, records, rundir, sums
-from plumbing.arguments import run_id, same_flags
+from plumbing.arguments import run_id, same_flags, write_args
 from plumbing.errors import UserError
 from plumbing.log import line_of
 
@@ -54,9 +55,14 @@ def flags_there(args) -> dict:
         refuse_anothers_flags(out, args.run)
     else:
         rundir.refuse_anothers(out, args)
-    # Now: flags that are decided later would change the id.
-    disk.write_whole(out / MARK, run_id(args) + "\n")
+    run_id(args)  # now: flags that are decided later would change it
     return vars(args)
+
+
+def write_flags(out: Path, args: argparse.Namespace) -> None:
+    """Write args.json of the run, and whose it is."""
+    disk.write_whole(out / MARK, run_id(args) + "\n")
+    write_args(out, args)
 
 
 def refuse_anothers_flags(out: Path, run: str | None) -> None:
