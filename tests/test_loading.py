@@ -104,7 +104,7 @@ def test_the_examples_of_a_step_are_those_of_take():
     assert sorted(sum(taken, [])) == sorted(rows * 3)
 
 
-@pytest.mark.parametrize("forks", [True, False])
+@pytest.mark.parametrize("forks", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_prompts_of_two_workers_are_those_of_none(tiny, forks, monkeypatch):
     """Spawned as on macOS and Windows, too: there, all that workers need has to pickle."""
     monkeypatch.setattr(loading, "FORKS", forks)

@@ -167,7 +167,10 @@ KILLS = {
 }
 
 
-@pytest.mark.parametrize("kind", KILLS)
+SLOW = {"ntp": pytest.mark.slow, "star": pytest.mark.slow}
+
+
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=SLOW.get(kind, ())) for kind in KILLS])
 def test_killed_in_each_phase_and_resumed_is_the_same_run(kind, whole, base, tmp_path, speaking):
     """In sampling, building, training, evaluating, and between them: every file to the last bit."""
     out, wanted = tmp_path / "pieces", left_by(whole(kind))
