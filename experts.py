@@ -27,7 +27,7 @@ import torch
 
 import batching
 import logps
-from plumbing import ranks
+from plumbing import ranks, stopping
 from plumbing.errors import UserError
 
 Batches = Callable[[], Iterable[tuple[object, dict]]]  # yields (its rows, batch)
@@ -154,6 +154,7 @@ def count_batches(policy: torch.nn.Module, batches: Batches) -> Load | None:
     with torch.no_grad(), logps.in_eval_mode(policy):
         core.training = has_noise  # of the module itself alone, which adds NEFTune's noise
         for _, batch in itertools.chain(first, rest):
+            stopping.give_way()
             with watching(core) as said, logps.autocast(core):
                 logps.all_states(core, batch)
             new = load_of(said, batching.times_in_rows(batch))

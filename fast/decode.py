@@ -503,6 +503,7 @@ class Decoder:
         # Without autocast's cache, which would be a second copy of a fully trained model.
         with logps.autocast(self.core, cache_enabled=False):
             for indices in prefill_passes([len(p.ids) for p in prompts]):
+                stopping.give_way()
                 # Padded on the right, where causal attention needs no mask.
                 empty = torch.zeros(len(indices), 0)
                 batch = batching.collate(

@@ -48,8 +48,8 @@ class MetricsLog:
                 import wandb
 
                 name = "/".join(Path(out).parts[-2:])
-                id = service_id(Path(out) / "wandb_id", is_new=not lines)
-                options = {"id": id, "resume": "allow", "reinit": "create_new"}
+                known_as = service_id(Path(out) / "wandb_id", is_new=not lines)
+                options = {"id": known_as, "resume": "allow", "reinit": "create_new"}
                 run = wandb.init(project="nanovlr", dir=str(out), name=name, **options)
                 self.send = run.log
             elif report_to == "tensorboard":

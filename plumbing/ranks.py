@@ -4,6 +4,8 @@
     ranks.share(N)             # which of N things are this process's
     ranks.dealt(things)        # those that are this process's, if they are dealt in turn
     ranks.gathered(value)      # what each process has, in their order
+    ranks.any_of(flag)         # whether some process says so
+    ranks.meet()               # all give up what they do, if one does
     ranks.collected(own)       # what all have made of what was dealt
     ranks.summed(tensors)      # add up over the processes, in place
     ranks.from_first(function) # the first decides, or writes
@@ -113,10 +115,13 @@ def first(function: Callable) -> Callable:
 
 
 def meet(gives_way: bool = False) -> None:
-    """Before the processes exchange something: raise stopping.Interrupted in all if one gives way.
+    """Raise stopping.Interrupted in all processes if one of them gives way.
 
-    That one comes here in place of its next exchange.
+    A process that gives way calls this where the others call it before their next exchange. So
+    that exchange must belong to the same step, or the same evaluation: Run sees to that.
     """
+    if _world == 1:
+        return
     import torch
     import torch.distributed as dist
 

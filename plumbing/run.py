@@ -8,7 +8,7 @@
 
 When the body has ended, the step is saved if that is due. Told to stop (Ctrl-C), a run gives up
 what it can do again: a step whose update has not begun, or an evaluation, which the resumed run
-does first. It saves the step before, or this one, and leaves.
+does first. It saves the last whole step, and leaves.
 Of several processes (plumbing/ranks.py) the first saves, and a signal to one stops all.
 """
 
@@ -48,7 +48,8 @@ class Run(contextlib.ExitStack):
 
     save_model(directory) writes model_bytes. resume: the checkpoint to go on from.
     folder: where to write, if it is not --output-dir. Then args may be a record of the flags that
-    are read here, and args.json is save_model's. more: JSON values to keep in checkpoints.
+    are read here, and args.json is save_model's.
+    more: values and tensors to keep in checkpoints; a step replaces them, none is changed in place.
     title and where: what the progress bar and the sentence after Ctrl-C call the training.
     page: writes what people look at into a directory, after each evaluation and before each save.
     measure(step) -> more metrics, at --eval-steps and at the end: `log` calls it.
@@ -74,12 +75,13 @@ class Run(contextlib.ExitStack):
         self.write_weights, self.model_bytes = save_model, model_bytes
         self.state_bytes = optimizer_bytes(optimizer)
         self.more, self.title, self.where = more, title, where
-        self.page, self.measure = None if ranks.rank() else page, measure
+        self.page = None if ranks.rank() else page
+        self.measure = measure
         self.step, self.max_steps, self.shown = 0, None, {}
         self.unmeasured = None  # (metrics, show) of a step whose evaluation was given up
-        self.saved = None  # the step of the newest checkpoint, if it has all there is of it
+        self.saved = None  # the step of the newest checkpoint; None if there is more to save of it
         self.stop = stopping.Stop()
-        optimizer.register_step_pre_hook(self.no_way_back)
+        optimizer.register_step_pre_hook(self.begin_update)
         optimizer.register_step_post_hook(ranks.gather)
         if resume:
             state = rundir.load_state(resume)
@@ -116,16 +118,18 @@ class Run(contextlib.ExitStack):
                 group["lr"] = self.learning_rate
             self.more_before = dict(self.more or {})
             # With --shard the processes meet inside the backward pass: none may leave.
-            self.stop.gives_way = self.step > 0 and not ranks.sharded
+            self.stop.repeatable = self.step > 0 and not ranks.sharded
             self.step += 1
             yield self.step
             self.bar.update()
             self.end_step()
         self.bar.close()
 
-    def no_way_back(self, *_):
-        """Before the weights change: the step must be ended now."""
-        self.stop.gives_way = False
+    def begin_update(self, *_):
+        """Before the weights change: the step must be ended now, in all processes."""
+        if self.stop.repeatable:
+            ranks.meet()
+        self.stop.repeatable = False
 
     def given_up(self, kind: type | None, *_):
         """Save the step before the one that was given up, unless it is saved, and leave."""
@@ -168,20 +172,21 @@ class Run(contextlib.ExitStack):
     def log(self, metrics: dict[str, float], show: Sequence[str] = ()):
         """Measure if that is due, write a line of metrics.jsonl, and print `show` of it.
 
-        The progress bar shows the first of these. A run that is told to stop meanwhile keeps the
-        metrics without the evaluation.
+        The progress bar shows the first of these. If the run is told to stop meanwhile, the metrics
+        go into the checkpoint, and the resumed run measures and writes the line.
         """
         is_due = self.measure and self.step and (self.unmeasured or self.due(self.args.eval_steps))
         self.unmeasured = None
         if is_due:
-            self.stop.gives_way = True
+            self.stop.repeatable = True
             try:
                 metrics = metrics | self.measure(self.step)
+                ranks.meet()  # one may have given way at its end
             except stopping.Interrupted:
                 self.unmeasured = metrics, list(show)
                 return
             finally:
-                self.stop.gives_way = False
+                self.stop.repeatable = False
         self.history.log(self.step, metrics, show, self.step == self.max_steps)
         self.shown = {name: f"{metrics[name]:.3f}" for name in show[:1]}
 

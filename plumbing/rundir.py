@@ -104,13 +104,14 @@ def open_together(args: argparse.Namespace) -> tuple[Path | None, dict]:
 def put_back(out: Path) -> None:
     """Give a checkpoint its name again, if `save_checkpoint` was killed while replacing it.
 
-    What it has replaced is deleted.
+    What it has replaced is deleted, if the new one is whole.
     """
     for hidden in [*out.glob(".checkpoint-*.before"), *out.glob(".checkpoint-*.later")]:
         final = out / hidden.stem[1:]
-        if final.exists():
+        if final.exists() and not fault_of(final):
             delete(hidden)
         elif hidden.suffix == ".before":
+            delete(final)
             os.replace(hidden, final)
 
 
@@ -236,8 +237,9 @@ def save_checkpoint(
     with disk.writing(final, needed):
         _fill(temporary, save_model, state | {"step": step}, log.lines)
         before = out / f".{final.name}.before"
-        with contextlib.suppress(FileNotFoundError):
-            os.replace(final, before)  # of the same step, whose evaluation was still to be done
+        if final.exists():  # of the same step, whose evaluation was still to be done
+            delete(before)
+            os.replace(final, before)
         os.replace(temporary, final)
         delete(before)
         delete(out / f".{final.name}.later")  # this one has its name: nobody can go back to that

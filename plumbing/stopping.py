@@ -1,10 +1,10 @@
 """Ctrl-C, SIGTERM and SIGHUP: what happens to a run that is told to stop.
 
-Inside `with Stop() as stop:`, a training loop, the first signal only asks: the loop finishes its
-step, saves it, and leaves with `stop.leave(sentence)`. While `stop.gives_way`, what goes on can be
-done again: `give_way`, which long work calls now and then, raises Interrupted. Anywhere else, and
-at the second signal (if it is no SIGHUP), the process ends at once with one sentence: what is
-finished is in whole files.
+Inside `with Stop() as stop:`, a training loop, the first signal only asks. While what goes on can
+be done again (`stop.repeatable`), `give_way`, which long work calls now and then, raises
+Interrupted. Else the loop finishes its step. It saves, and leaves with `stop.leave(sentence)`.
+Anywhere else, and at the second signal (if it is no SIGHUP), the process ends at once with one
+sentence: what is finished is in whole files.
 The exit code is 128 + the signal's number, as shells have it: 130, 143, 129.
 
 Imports next to nothing: a script watches for signals before anything else.
@@ -70,11 +70,11 @@ class Interrupted(BaseException):  # nobody's `except Exception` means it
 
 
 class Stop:
-    """The context of a training loop: the first signal sets `requested`, and the step goes on."""
+    """The context of a training loop: the first signal sets `requested`, and the loop goes on."""
 
     def __init__(self):
         self.requested = False
-        self.gives_way = False  # whether what goes on can be done again
+        self.repeatable = False  # whether what goes on can be done again
         self.number = SIGINT
 
     def __enter__(self):
@@ -121,10 +121,11 @@ def requested():
 
 def give_way():
     """Raise Interrupted if a training loop has been told to stop, in what can be done again."""
-    if requested() and _asking.gives_way:
+    if requested() and _asking.repeatable:
         if tell_others:
-            tell_others()
-        raise Interrupted
+            tell_others()  # it raises in all
+        else:
+            raise Interrupted
 
 
 def _handle(number, _frame):

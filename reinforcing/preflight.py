@@ -1,7 +1,7 @@
 """Will a step fit? One update of the worst case before the first, and then all is as before.
 
 The worst case: the longest prompt, and G completions of the full length. Advantages are 0. Out of
-memory halves --micro-batch-size, which cannot change the gradient.
+memory halves --micro-batch-size, which cannot change the gradient; with --shard it ends the run.
 """
 
 import gc
@@ -67,7 +67,7 @@ def size_that_fits(
             if ranks.sharded:  # others wait inside the backward pass, for a gradient of this size
                 raise UserError(
                     f"out of memory with --micro-batch-size {size} on the longest question; "
-                    f"lower it to {size // 2}, or add --gradient-checkpointing"
+                    f"lower it to {size // 2}, add --gradient-checkpointing, or use more processes"
                 ) from None
         say(f"preflight: --micro-batch-size {size} is too much for the memory; {size // 2} instead")
         size //= 2

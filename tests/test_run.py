@@ -233,9 +233,9 @@ def test_every_optimizer_says_that_the_weights_change(name, tmp_path):
     args = argparse.Namespace(output_dir=str(tmp_path), **FLAGS)
     run = Run(args, None, 10, optimizer)
     weight.sum().backward()
-    run.stop.gives_way = True
+    run.stop.repeatable = True
     optimizer.step()
-    assert not run.stop.gives_way and weight != 0
+    assert not run.stop.repeatable and weight != 0
 
 
 def test_a_step_that_was_resumed_and_given_up_is_saved_already(tmp_path, monkeypatch):

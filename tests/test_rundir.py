@@ -698,6 +698,20 @@ def test_a_step_saved_again_is_there_at_every_moment(tmp_path, monkeypatch):
     assert moment > 4 and is_new and names(out) == ["checkpoint-2"]
 
 
+def test_what_was_replaced_is_had_back_if_the_new_one_is_damaged(tmp_path):
+    """A power cut: the new name was on the disk, and what it names was not."""
+    final, before = tmp_path / "checkpoint-2", tmp_path / ".checkpoint-2.before"
+    rundir.save_checkpoint(tmp_path, 2, model_writer(), {}, Log(1), 1)
+    os.replace(final, tmp_path / "kept")
+    rundir.save_checkpoint(tmp_path, 2, model_writer(), {}, Log(1, 2), 1)
+    os.replace(tmp_path / "kept", before)
+    with open(final / "state.pt", "r+b") as file:
+        file.truncate(9)
+    path = rundir.open_output_dir(output(tmp_path, "newest"))
+    assert [line["step"] for line in metrics_of(path)] == [1]
+    assert names(tmp_path) == ["checkpoint-2"] and not before.exists()
+
+
 # --- one at a time ---
 
 

@@ -57,12 +57,12 @@ def test_an_error_in_the_loop_is_the_error_that_comes_out():
 
 def test_only_what_can_be_done_again_gives_way(capfd):
     with pytest.raises(SystemExit), stopping.Stop() as stop:
-        stop.gives_way = True
+        stop.repeatable = True
         stopping.give_way()  # nobody asks
         signal.raise_signal(signal.SIGTERM)
         with pytest.raises(stopping.Interrupted):
             stopping.give_way()
-        stop.gives_way = False
+        stop.repeatable = False
         stopping.give_way()  # an update that was begun is ended
     stopping.give_way()
 
