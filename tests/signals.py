@@ -187,7 +187,8 @@ def alarms_of(rng: random.Random, cpu: float) -> list[tuple[int, float]]:
 
 # --- two at once ---
 
-PAIRS = {name: RUNS[name] for name in ("sft", "grpo", "r3v", "evaluate", "rescore", "export")}
+PAIRED = "sft grpo r3v dpo evaluate rescore distill export graft"
+PAIRS = {name: RUNS[name] for name in PAIRED.split()}
 PAIRS["bench"] = Run(
     "fast.bench",
     "rewards --prompts 2 --num-generations 2 --max-completion-length 60 --repeats 1",
