@@ -100,7 +100,7 @@ class Damage:
 
 
 def damages(old: bytes, others: dict[str, bytes], rng: random.Random) -> list[Damage]:
-    """Make some thirty damages of a file from its content. Those that change nothing are left out.
+    """Make some forty damages of a file from its content. Those that change nothing are left out.
 
     others: what the file is called -> its content, of files that could be in its place.
     """
@@ -108,6 +108,7 @@ def damages(old: bytes, others: dict[str, bytes], rng: random.Random) -> list[Da
     made += [Damage("removed"), Damage("in its place a dangling link", place="a dangling link")]
     contents = {f"in its place {what}": some for what, some in others.items()}
     contents |= of_bytes(old, rng)
+    contents |= of_blocks(old)
     text = as_text(old)
     if text is not None:
         contents |= of_text(old, rng)
@@ -153,6 +154,37 @@ def of_bytes(old: bytes, rng: random.Random) -> dict[str, bytes]:
             "zeros from somewhere on": old[: len(old) // 3].ljust(len(old), b"\0"),
         }
     return made
+
+
+LFS = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 9\n"
+OF_ANOTHER_KIND = {
+    "a pointer of Git LFS": LFS.encode(),
+    "a page of a server": b"<!DOCTYPE html><html><body>404 Not Found</body></html>\n",
+    "a picture": b"\x89PNG\r\n\x1a\n" + bytes(99),
+    "an archive": b"PK\x03\x04" + bytes(99),
+    "only spaces": b" " * 99,
+    "only line ends": b"\n" * 99,
+}
+
+
+def of_blocks(old: bytes) -> dict[str, bytes]:
+    """What happens to whole blocks, and files of another kind in its place."""
+    rng, middle = random.Random(len(old)), len(old) // 2
+    made = {"zeros before it": bytes(64) + old, "a line before it": b"x\n" + old}
+    if len(old) > 4:
+        flipped = bytearray(old)
+        for at in rng.choices(range(len(old)), k=64):
+            flipped[at] ^= 255
+        block = len(old) // 8 + 1
+        made |= {
+            "64 bytes flipped": bytes(flipped),
+            "its halves exchanged": old[middle:] + old[:middle],
+            "a byte lost in the middle": old[:middle] + old[middle + 1 :],
+            "a block lost": old[:middle] + old[middle + block :],
+            "a block twice": old[: middle + block] + old[middle:],
+            "a block of zeros": old[:middle] + bytes(block) + old[middle + block :],
+        }
+    return {f"blocks: {name}": content for name, content in (made | OF_ANOTHER_KIND).items()}
 
 
 def of_text(old: bytes, rng: random.Random) -> dict[str, bytes]:
