@@ -1,5 +1,6 @@
 """The output directory of a run: checkpoints, hashes, lock, log. No model is needed."""
 
+import contextlib
 import json
 import math
 import os
@@ -627,6 +628,26 @@ def test_only_what_a_run_leaves_is_tidied_up(tmp_path):
 # --- going back ---
 
 
+@contextlib.contextmanager
+def killed_at(moment, monkeypatch):
+    """End at this change of a name or removal. Yields [how many are left]: above 0, none came."""
+    left = [moment]
+
+    def dies(real):
+        def counted(*args, **kwargs):
+            left[0] -= 1
+            if left[0] == 0:
+                raise KeyboardInterrupt
+            return real(*args, **kwargs)
+
+        return counted
+
+    with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+        for name in ("replace", "unlink", "rmdir"):
+            patch.setattr(os, name, dies(getattr(os, name)))
+        yield left
+
+
 def test_going_back_leaves_at_every_moment_a_directory_that_resumes(tmp_path, monkeypatch):
     """Killed at each change of a name or removal; what is resumed then has its own metrics."""
     for moment in range(1, 40):
@@ -635,26 +656,10 @@ def test_going_back_leaves_at_every_moment_a_directory_that_resumes(tmp_path, mo
         for step in (2, 4, 6):
             log = Log(*range(1, step + 1))
             rundir.save_checkpoint(out, step, model_writer(), {}, log, 3)
-        left = [moment]
-
-        def dies(real):
-            def counted(*args, **kwargs):
-                left[0] -= 1
-                if left[0] == 0:
-                    raise KeyboardInterrupt
-                return real(*args, **kwargs)
-
-            return counted
-
-        with monkeypatch.context() as patch:
-            for module, name in ((os, "replace"), (os, "unlink"), (os, "rmdir")):
-                patch.setattr(module, name, dies(getattr(module, name)))
-            try:
-                resume = rundir.open_output_dir(output(out, str(out / "checkpoint-2")))
-                rundir.set_aside_later(out, resume)
-                rundir.save_checkpoint(out, 3, model_writer(), {}, Log(1, 2, 3), 3)
-            except KeyboardInterrupt:
-                pass
+        with killed_at(moment, monkeypatch) as left:
+            resume = rundir.open_output_dir(output(out, str(out / "checkpoint-2")))
+            rundir.set_aside_later(out, resume)
+            rundir.save_checkpoint(out, 3, model_writer(), {}, Log(1, 2, 3), 3)
         path = rundir.open_output_dir(output(out, "newest"))
         step = rundir.load_state(path)["step"]
         assert [line["step"] for line in metrics_of(path)] == list(range(1, step + 1))
@@ -671,24 +676,8 @@ def test_a_step_saved_again_is_there_at_every_moment(tmp_path, monkeypatch):
     for moment in range(1, 40):
         rundir.save_checkpoint(out, 2, model_writer(), {"unmeasured": 1}, Log(1), 1)
         (out / ".checkpoint-2.later").mkdir()  # gone back from, and passed again
-        left = [moment]
-
-        def dies(real):
-            def counted(*args, **kwargs):
-                left[0] -= 1
-                if left[0] == 0:
-                    raise KeyboardInterrupt
-                return real(*args, **kwargs)
-
-            return counted
-
-        with monkeypatch.context() as patch:
-            for module, name in ((os, "replace"), (os, "unlink"), (os, "rmdir")):
-                patch.setattr(module, name, dies(getattr(module, name)))
-            try:
-                rundir.save_checkpoint(out, 2, model_writer(), {}, Log(1, 2), 1)
-            except KeyboardInterrupt:
-                pass
+        with killed_at(moment, monkeypatch) as left:
+            rundir.save_checkpoint(out, 2, model_writer(), {}, Log(1, 2), 1)
         path = rundir.open_output_dir(output(out, "newest"))
         is_new = "unmeasured" not in rundir.load_state(path)
         assert [line["step"] for line in metrics_of(path)] == [1, 2][: 1 + is_new]
