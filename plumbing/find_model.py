@@ -42,7 +42,7 @@ def locate(
         base, _ = locate(base_of(path), named_by=path, weights=weights)
         return base, path
     if not (path / "config.json").is_file():
-        rundir.check_model_files(path)  # was it saved here, it is known what has gone
+        rundir.check_model_files(path)  # if saved here, its sums name what is gone
         within = rundir.checkpoints(path) or checkpoints_in(path)
         raise UserError(
             f"{what} holds no config.json and no adapter_config.json: not a Hugging Face checkpoint"

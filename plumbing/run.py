@@ -149,10 +149,10 @@ class Run(contextlib.ExitStack):
         self.bar.set_postfix(self.shown)
         # Asked once: the step named below is the one saved here.
         leaving = ranks.any_of(self.stop.requested)
-        is_saved = leaving or self.due(self.args.save_steps)
-        if self.page and (is_saved or self.due(self.args.eval_steps)):
+        must_save = leaving or self.due(self.args.save_steps)
+        if self.page and (must_save or self.due(self.args.eval_steps)):
             self.page(self.out)  # first: a run killed in between does this step again
-        if is_saved and self.saved != self.step:
+        if must_save and self.saved != self.step:
             self.save(leaving)
         if leaving:
             self.leave()
